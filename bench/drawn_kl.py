@@ -17,7 +17,7 @@ from pathlib import Path
 from heading import parse_arguments
 
 from runner.records.jobs import read_samples
-from runner.records.top_k import TOP_K, TopKFile, read_top_k
+from runner.records.top_k import TOP_K, TopKFile, read_top_k_file
 from runner_base import Likelihood, machine
 from tools.commands import jobs
 
@@ -49,7 +49,7 @@ def main() -> None:
         for name in options.formats:
             compared = [*job, f"quantization={name}", "task.reference=quantization=none"]
             drawn, exact = (likelihoods(run(compared)), likelihoods(run([*compared, "task.exact=true"])))
-            kept_lines = read_top_k(kept / TOP_K)
+            kept_lines = read_top_k_file(kept / TOP_K)
             (kept / TOP_K).unlink()
             file = TopKFile(kept)
             for index, line in kept_lines.items():

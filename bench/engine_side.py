@@ -61,7 +61,7 @@ def with_engine(job: Job) -> Outcome:
     model = LocalModelConfig(
         name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention
     )
-    keys: dict[str, Any] = {"int8_rows": True} if job.settings.get("int8_rows") else {}
+    keys: dict[str, Any] = {"int8_activations": True} if job.settings.get("int8_activations") else {}
     quantization = CHOICES[job.settings.get("quantization", "none")](**keys)
     engine = greedy_engine(model, quantization, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()

@@ -78,7 +78,7 @@ def tokenizer_file() -> Path:
 def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) -> Completer:
     """Load a file with our engine; return what completes prompts with it."""
     model = LocalModelConfig(name=str(file), device="cpu", dtype=Dtype(dtype), threads=threads)
-    config = greedy(model, CHOICES["gguf"](int8_rows=has_byte_rows), new)  # type: ignore[call-arg]
+    config = greedy(model, CHOICES["gguf"](int8_activations=has_byte_rows), new)  # type: ignore[call-arg]
     config = replace(config, generation=replace(config.generation, speculate=SpeculationConfig.off))
     engine = LocalEngine(resolve_job(config).model)
     engine.load()
@@ -269,7 +269,7 @@ def main() -> None:
         gc.collect()
     print("### .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
-    if left_out := processor.disabled_features():
+    if left_out := processor.parse_disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     of_time = "of the processor's time" if options.processor_time else "by the clock"
     tokens = f"{options.prompt} + {options.new} tokens a row"

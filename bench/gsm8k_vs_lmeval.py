@@ -27,7 +27,7 @@ from runner.config.extractors import Extractor
 from runner.config.wording import PromptStyle
 from runner.datasets.question_prompts import (
     build_question_prompt,
-    few_shot_stop_strings,
+    get_few_shot_stop_strings,
     load_few_shot_examples,
 )
 from runner.datasets.questions import load_questions
@@ -113,7 +113,7 @@ def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list
     if same != len(ours):
         raise SystemExit("the prompts differ")
     assert theirs[0]["settings"] == {
-        "until": list(few_shot_stop_strings(task)),
+        "until": list(get_few_shot_stop_strings(task)),
         "do_sample": False,
         "temperature": 0.0,
     }

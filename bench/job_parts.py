@@ -112,13 +112,13 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
     """Return the seconds of each part, those within passes, the whole job's, and the number of
     tokens in words."""
     is_gguf = options.model.endswith(".gguf")
-    if options.int8_rows and not is_gguf:
-        raise SystemExit(f"--int8-rows: give a --model FILE.gguf, and not {options.model}")
+    if options.int8_activations and not is_gguf:
+        raise SystemExit(f"--int8-activations: give a --model FILE.gguf, and not {options.model}")
     place = Path(options.model) if is_gguf else model_folder(options.model)
     model = LocalModelConfig(
         name=str(place), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
     )
-    quantization = GgufConfig(int8_rows=options.int8_rows) if is_gguf else None
+    quantization = GgufConfig(int8_activations=options.int8_activations) if is_gguf else None
     engine = greedy_engine(model, quantization, options.new_tokens)
     engine.load()
     prompts: Sequence[Any] = (
@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument(
         "--model", default="random", help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf"
     )
-    parser.add_argument("--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits")
+    parser.add_argument(
+        "--int8-activations", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits"
+    )
     parser.add_argument(
         "--random-prompt", type=int, help="prompts of so many random tokens instead of questions"
     )

@@ -158,7 +158,7 @@ def watched_arenas() -> list[int]:
 
     found: list[int] = []
     arenas: list[KvArena] = []
-    real = KvArena.set_filled
+    real = KvArena.set_num_filled
 
     def enter(store: KvArenaStore, *needs: Any) -> None:
         enter_of_store(store, *needs)

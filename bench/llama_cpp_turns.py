@@ -28,7 +28,7 @@ WAYS = {
     "runner, int8 activations": [
         "model=local",
         "quantization=gguf",
-        "quantization.int8_rows=true",
+        "quantization.int8_activations=true",
         "model.device=cpu",
     ],
 }

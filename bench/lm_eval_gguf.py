@@ -86,7 +86,7 @@ def runner_side(file: Path, threads: int, has_byte_rows: bool) -> Ask:
 
     from runner.options.harness.model import EngineModel
 
-    more = ",quantization.int8_rows=true" if has_byte_rows else ""
+    more = ",quantization.int8_activations=true" if has_byte_rows else ""
     model = EngineModel.create_from_arg_string(
         f"pretrained={file},threads={threads}{more}", {"device": "cpu"}
     )
@@ -192,7 +192,7 @@ def main() -> None:
     rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
     print("### lm-eval's requests a second, from a .gguf file\n")
     print(head_line(["bench/lm_eval_gguf.py", *map(shlex.quote, sys.argv[1:])], options.threads))
-    if left_out := processor.disabled_features():
+    if left_out := processor.parse_disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     print(
         f"\n{file.name}, {options.rounds} rounds by turns: median (least..most); answers of {options.new} tokens\n"

@@ -79,9 +79,9 @@ class Watched(JobEnergyMeter):
         super().measure_idle_power(stats, sleep)
         Watched.began = time.process_time()
 
-    def count_step(self, stats: EngineStats, force: bool = False) -> None:
+    def add_energy_since_last_step(self, stats: EngineStats, ignore_interval: bool = False) -> None:
         """Note how much has been used."""
-        super().count_step(stats, force)
+        super().add_energy_since_last_step(stats, ignore_interval)
         Watched.worked_s = time.process_time() - Watched.began
 
 

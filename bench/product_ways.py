@@ -24,7 +24,7 @@ from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.matmul import backend_selection
 from runner_engine.matmul.backend_selection import MatmulBackend
-from runner_engine.matmul.interleaved_timing import Ways, reduce_to_sample_shape, time_matmuls
+from runner_engine.matmul.interleaved_timing import MatmulBuilders, shrink_shape_for_timing, time_matmuls
 from runner_engine.render.notes import render_engine_note
 
 ROWS = (1, 4, 8, 16, 32, 128)
@@ -50,16 +50,16 @@ def main() -> None:
     problems = {
         way: backend_selection.find_backend_problem(way, inputs, dtype, kernels) for way in MatmulBackend
     }
-    ways: Ways = {}
+    ways: MatmulBuilders = {}
     for way in MatmulBackend:
         if not problems[way]:
-            ways |= backend_selection.list_timed_matmuls(way, kernels)
+            ways |= backend_selection.get_matmul_builders(way, kernels)
     print(head_line(["bench/product_ways.py", *sys.argv[1:]], 1))
     print("\n".join(f"{way}: {render_engine_note(problem)}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
-    for shape in {reduce_to_sample_shape(shape): shape for shape in shapes}.values():
-        outputs, width = reduce_to_sample_shape(shape)
+    for shape in {shrink_shape_for_timing(shape): shape for shape in shapes}.values():
+        outputs, width = shrink_shape_for_timing(shape)
         for _ in range(chosen.rounds):
             took = time_matmuls(ways, shape, ROWS, dtype, time.thread_time() + 60, slow_factor=math.inf)
             for name in ways:
@@ -73,7 +73,7 @@ def main() -> None:
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
     layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
     heads = KvCacheSpec(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
-    if (attention := shared_attention.choose_backend(heads, kernels)) is not None:
+    if (attention := shared_attention.choose_shared_attention_backend(heads, kernels)) is not None:
         print(f"shared attention: {render_engine_note(attention.fact)}")
     print(
         f"products: {render_engine_note(backend_selection.choose_unquantized_backend(layers, dtype, kernels).fact)}"

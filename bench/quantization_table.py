@@ -53,14 +53,14 @@ class Line:
     quantization: str
     kv_cache: KvCache = KvCache.as_model
     file: str = ""  # a .gguf file of the model, instead of the model itself
-    int8_rows: bool = False  # of a file or a stored checkpoint
+    int8_activations: bool = False  # of a file or a stored checkpoint
     dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
 
     @property
     def recorded(self) -> dict[str, str]:
         """The keys that a job records of it."""
         rows = (
-            {"quantization.int8_rows": str(self.int8_rows).lower()}
+            {"quantization.int8_activations": str(self.int8_activations).lower()}
             if self.file and self.has_byte_rows
             else {}
         )
@@ -137,7 +137,7 @@ def engine_of(folder: Path, line: Line, new_tokens: int) -> LocalEngine:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
     quantization = CHOICES[line.quantization]()
     if isinstance(quantization, Int8ActivationsConfig):
-        quantization = replace(quantization, int8_rows=line.int8_rows)
+        quantization = replace(quantization, int8_activations=line.int8_activations)
     return greedy_engine(model, quantization, new_tokens, line.kv_cache)
 
 

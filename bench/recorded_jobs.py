@@ -26,7 +26,7 @@ from engines import head_line, markdown, spread
 from heading import parse_arguments
 
 from runner.tracking import published_index
-from runner.tracking.stores import store_from_options
+from runner.tracking.stores import create_store_from_options
 from runner_base import Record
 
 GRID = 100
@@ -167,7 +167,7 @@ def fill(outputs: Path, uri: str, count: int) -> None:
         copied = replace(record, job_id=job, output_dir=str(target), mlflow_run_id=run)
         (target / "result.json").write_text(copied.to_json())
         copies.append({"run": run, "job": job, "folder": str(target), "input": uuid.uuid4().hex})
-    store = store_from_options(outputs, uri, None)
+    store = create_store_from_options(outputs, uri, None)
     noted = [*published_index.read_index_entries(outputs, original.name)][-1]
     for copy in copies:
         published_index.append_index_entry(

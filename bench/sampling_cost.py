@@ -69,8 +69,8 @@ def sampling_of(preset: str) -> Sampling:
     """Return a preset's sampling; open parameters have no effect."""
     chosen = build_group_configs(["generation"], {"generation": preset}, {})[
         "generation"
-    ].with_model_defaults({})
-    return OPEN.with_defaults(chosen, default_seed=0)
+    ].apply_model_defaults({})
+    return OPEN.apply_defaults(chosen, default_seed=0)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 `python bench/short_lora.py BASE FOLDER [--texts problems --steps 40]`: all linear layers of the last third of the
 model's layers (`--texts calls`: of all of them), rank 8, float32, from a fixed seed. The problems are practice ones, of
 up to four steps, which no split has. The calls are of the functions of task=tools, which are offered as
-`task.offer=system` does, with other questions than those that ship.
+`task.tool_placement=system` does, with other questions than those that ship.
 """
 
 from __future__ import annotations

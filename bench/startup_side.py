@@ -22,17 +22,17 @@ last = STARTED
 
 AT_ONCE = {
     "resolve": [
-        "runner.config.compose:compose_config",
+        "runner.config.compose:compose_job",
         "runner.run:read_inputs_and_identify_job",
         "runner.run:check_job_before_loading",
     ],
-    "imports": ["runner.engines.kinds.local:Local.import_libraries"],
-    "load": ["runner_engine.local.base_model_cache:BaseCache.get_or_load"],
+    "imports": ["runner.engines.kinds.local:LocalKind.import_libraries"],
+    "load": ["runner_engine.local.base_model_cache:BaseModelCache.get_or_load"],
     "mlflow": ["runner.tracking.sink:MlflowSink.start_run", "runner.tracking.sink:MlflowSink.finish"],
-    "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
+    "kernels": ["runner.engines.kinds.local:LocalKind.build_kernels"],
 }
 ONCE_IMPORTED = {
-    "trials": ["probe_heads", "probe_fused_forward", "choices_for", "probe_batching"],
+    "trials": ["probe_attention", "probe_fused_forward", "choose_matmul_backends", "find_batching_mode"],
     "packing": ["FastLayers"],
 }
 
@@ -78,10 +78,10 @@ def main() -> None:
             *owner, name = name.split(".")
             exchange(getattr(holder, owner[0]) if owner else holder, name, part)
     job_runs = import_module("runner.tracking.job_runs")
-    exchange(job_runs.JobRun, "wait", "mlflow")
+    exchange(job_runs.JobRun, "wait_until_started", "mlflow")
     if (beside := sys.modules.get("runner.tracking.tracking_process")) is not None:
-        exchange(beside.ForkedJobRun, "wait", "mlflow")
-    kind = import_module("runner.engines.kinds.local").Local
+        exchange(beside.ForkedJobRun, "wait_until_started", "mlflow")
+    kind = import_module("runner.engines.kinds.local").LocalKind
     own = kind.import_libraries
 
     def import_libraries(*arguments: Any) -> None:

@@ -127,7 +127,7 @@ def with_byte_rows(name: str, line: Line) -> Iterator[tuple[str, Line]]:
     """Yield a line, and the same with rows in 8 bits where the choice has them."""
     yield name, line
     if line.has_byte_rows:
-        yield f"{name}, int8 rows", replace(line, int8_rows=True)
+        yield f"{name}, int8 rows", replace(line, int8_activations=True)
 
 
 def load_one(folder: Path, line: Line) -> dict[str, float]:

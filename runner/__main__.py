@@ -25,8 +25,9 @@ from runner.config import runner_hydra
 from runner.config.command_line_typos import reject_mistyped_arguments
 from runner.config.groups import GROUPS
 from runner.config.hydra import config_to_yaml, to_runner_config
-from runner.config.hydra_versions import hydra_main_environment
+from runner.config.hydra_versions import apply_hydra_main_settings
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
+from runner.config.renamed_keys import rename_overrides
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
 from runner.core.typed_command import remember_command_line
@@ -43,22 +44,20 @@ exit_codes: list[int] = []  # of a single job; a grid raises an error with its o
 def entry() -> NoReturn:
     """Run the command. Every user error becomes one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
-    signals.install_signal_handlers(on_waiting=lambda: print_message(STOPPING))
+    signals.install_signal_handlers(on_signal_waiting=lambda: print_message(STOPPING))
     run_command("error", _main, user_error_message, HOW_TO_RESUME)
 
 
 def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
-    with hydra_main_environment(), remember_command_line(sys.argv[1:]):
+    with apply_hydra_main_settings(), remember_command_line(sys.argv[1:]):
         sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         runner_hydra.run_command_line(main)
     return max(exit_codes)
 
 
 def to_hydra_arguments(arguments: list[str]) -> list[str]:
-    """Return the command line in the form that Hydra accepts: all overrides together, with text values
-    quoted.
-    """
+    """Convert command-line arguments to Hydra's syntax: overrides first, with text values quoted."""
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
@@ -70,7 +69,8 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    quoted = quote_override_values(expand_sweeper_shortcuts(overrides))
+    renamed = rename_overrides(overrides, is_silent=bool(known.shell_completion))
+    quoted = quote_override_values(expand_sweeper_shortcuts(renamed))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = (
         read_variable_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
@@ -91,7 +91,7 @@ def _version_text() -> str:
 
 
 def user_error_message(error: Exception) -> str | None:
-    """Return the message for an error that the user can fix. None for a bug."""
+    """Return the message for an error that the user can fix, or None for a bug."""
     if WANTS_TRACEBACK:
         return None
     from runner.config.error_messages import explain_error  # with all that a message names
@@ -100,10 +100,9 @@ def user_error_message(error: Exception) -> str | None:
 
 
 def main(composed: DictConfig) -> Any:
-    """Run the composed job. In a grid, return the outcome of this process's job."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
-        with_exits = exits_as_job_failed()(run_single)
+        with_exits = exits_as_job_failed()(run_single_job)
         exit_codes.append(
             run_with_exit_code("error", lambda: with_exits(composed, hydra_config), user_error_message)
         )
@@ -115,16 +114,16 @@ def main(composed: DictConfig) -> Any:
     return run_search_trial(composed, hydra_config)
 
 
-def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
+def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
     from runner.report import print_record
     from runner.run import run, run_as_torchrun_worker
-    from runner.tracking.stores import store_from_config
+    from runner.tracking.stores import create_store_from_config
 
     config = to_runner_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
         raise ConfigError(
-            f"files={files} makes a grid of its models. Add -m, or run the study which_file", code="missing"
+            f"files={files} needs a grid of jobs. Add -m, or run a study such as which_file", code="missing"
         )
     if config.plan:
         return _print_plan(config, hydra_config)
@@ -139,7 +138,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     only_answers = config.task.answers_on_stdout and has_table and not sys.stdout.isatty()
     with redirect_stdout(sys.stderr if only_answers else sys.stdout):
-        print_record(record, choices, config.print, store_from_config(config))
+        print_record(record, choices, config.print, create_store_from_config(config))
     if record.error:  # the task ran to its end and found a problem
         summary, _, details = record.error.partition(":\n")  # the table has the details
         print_message(f"error: {summary if has_table and details else record.error}")
@@ -148,7 +147,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
 
 
 def run_search_trial(composed: DictConfig, hydra_config: HydraConf) -> Any:
-    """Run one job for another package's sweeper, and return the objective that the sweeper optimizes."""
+    """Run one trial of a hyperparameter search and return its objective to Hydra's sweeper."""
     from runner.grid.outcomes import extract_objective
     from runner.run import run
 

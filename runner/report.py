@@ -19,11 +19,17 @@ from runner.render.grid_lines import (
     MORE,
     NEXT,
     JobCells,
+    build_job_cells,
     format_hint_line,
-    job_cells,
 )
 from runner.render.job_lines import LINES, select_grid_columns
-from runner.tracking.stores import EXPERIMENT, Store, compare_command, relative_to_cwd, ui_url_or_command
+from runner.tracking.stores import (
+    EXPERIMENT,
+    Store,
+    build_compare_command,
+    format_ui_access,
+    make_relative_to_cwd,
+)
 from runner_base import (
     COMPLETIONS,
     Column,
@@ -38,11 +44,11 @@ from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH, print_wrapped
 from runner_compare import (
     ACCURACY,
-    cut_off_message,
-    divergence_tables,
+    build_divergence_tables,
     find_metric,
+    format_cut_off_message,
+    format_unread_answers_message,
     plug_in_metric_keys,
-    unread_answers_message,
 )
 from runner_compare.metrics import format_number
 from runner_engine.models.load_summary import SHOWN, summarize_load
@@ -104,9 +110,7 @@ FACTS_SHOWN = (
 def print_record(
     record: Record, choices: dict[str, str], print_mode: PrintMode, store: Store | None = None
 ) -> None:
-    """Print a job's record on stdout in the form of print=.... `store` is the MLflow store that contains
-    the run.
-    """
+    """Print a job's record on stdout, as `print=` requests. `store` adds hints on MLflow."""
     if print_mode is PrintMode.json:
         print(record_to_json(record), flush=True)
     elif print_mode.is_table:
@@ -114,25 +118,20 @@ def print_record(
 
 
 def format_main_metrics(record: Record) -> str:
-    """Return a job's main metrics on one line."""
     return " · ".join(format_job_cells(record).filled())
 
 
 def format_job_cells(record: Record) -> JobCells:
-    """Return the texts of a job's line in the grid: score, speed and time."""
     metrics = record.result.metrics
-    found = job_cells(metrics)
+    found = build_job_cells(metrics)
     if found.score:
         return found
     others = format_headline_metrics(metrics, full=False)
     characteristic = [label for label in others if label not in ("speed", "time", "memory")][:MAX_OTHERS]
-    return job_cells(metrics, [f"{label} {others[label]}" for label in characteristic])
+    return build_job_cells(metrics, [f"{label} {others[label]}" for label in characteristic])
 
 
-def do_stdout_and_stderr_share_target() -> bool:
-    """Return whether stdout and stderr go to the same terminal or file, so that a reader of one sees
-    both.
-    """
+def is_stderr_same_file_as_stdout() -> bool:
     try:
         out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
     except (OSError, ValueError, AttributeError):
@@ -141,7 +140,6 @@ def do_stdout_and_stderr_share_target() -> bool:
 
 
 def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = True) -> None:
-    """Print all jobs of a grid as a table, as one JSON line per job, or not at all."""
     if print_mode is PrintMode.json:
         for line in lines:
             if line.record is not None:
@@ -149,12 +147,12 @@ def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = T
     if not print_mode.is_table:
         return
     out, full = create_console(non_terminal_width=WIDTH), print_mode is PrintMode.full
-    keys, names = job_name_columns([line.names for line in lines])
+    keys, names = build_job_name_columns([line.names for line in lines])
     if has_table:
         _print_grid_table(
             create_console(non_terminal_width=NO_WIDTH) if full else out, lines, keys, names, full
         )
-    for note in [*_truncation_notes(lines, names), *_unread_answer_notes(lines, names)]:
+    for note in [*_format_truncation_notes(lines, names), *_format_extraction_notes(lines, names)]:
         print_wrapped(out, f"note: {note}", style="yellow")
 
 
@@ -171,7 +169,7 @@ def _print_grid_table(
     columns = [
         *to_job_name_table_columns(keys, names),
         Column("status", [line.status for line in lines], False, use=ColumnUse.result),
-        job_id_column([line.job_id for line in lines], names),
+        build_job_id_column([line.job_id for line in lines], names),
     ]
     scored = any(line.format_accuracy() for line in lines)
     if scored:
@@ -187,29 +185,34 @@ def _print_grid_table(
     print_fitting_table(console, columns, "print=full, print=json, runner-compare")
 
 
-def _truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
-    """Return notes that list the jobs with truncated answers. Jobs with the same message share a line."""
+def _format_truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
     jobs: dict[str, list[str]] = {}
     for line, named in zip(lines, job_labels, strict=True):
         words = (
-            cut_off_message(line.record.result.metrics, line.record.params) if line.record is not None else ""
+            format_cut_off_message(line.record.result.metrics, line.record.params)
+            if line.record is not None
+            else ""
         )
         jobs.setdefault(words, []).append(" ".join(filter(None, named)) or line.job_id)
     return [f"{join_first_names(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
 
 
-def _unread_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
-    """Return notes that list the jobs in whose answers the scorer found few results."""
+def _format_extraction_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
     named = zip(lines, job_labels, strict=True)
     records = (
         (" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None
     )
-    note = unread_answers_message((name, record.result.metrics, record.params) for name, record in records)
+    note = format_unread_answers_message(
+        (name, record.result.metrics, record.params) for name, record in records
+    )
     return [note] * bool(note)
 
 
-def job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Return the table headers and cells that distinguish the jobs. More than six keys share one column."""
+def build_job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Return table headers and cells that distinguish the jobs.
+
+    More than six keys are joined in one column.
+    """
     keys = list(dict.fromkeys(key for row in job_names for key in row))
     if len(keys) <= MAX_KEY_COLUMNS:
         return keys, [[row.get(key, "") for key in keys] for row in job_names]
@@ -217,17 +220,14 @@ def job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str],
 
 
 def to_job_name_table_columns(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Column]:
-    """Convert the headers and cells from job_name_columns to table columns."""
     return [
         Column(key, [row[place] for row in cells], False, use=ColumnUse.setting)
         for place, key in enumerate(keys)
     ]
 
 
-def job_id_column(job_ids: list[str], cells: Sequence[Sequence[str]]) -> Column:
-    """Return the table column of job ids, which a narrow table drops first if the settings already
-    distinguish the jobs.
-    """
+def build_job_id_column(job_ids: list[str], cells: Sequence[Sequence[str]]) -> Column:
+    """Return the job id column. Narrow tables omit it if other columns distinguish the jobs."""
     told_apart = len({*map(tuple, cells)}) == len(cells)
     return Column("job", job_ids, False, drop_order=int(told_apart), use=ColumnUse.job)
 
@@ -245,9 +245,7 @@ class GridLine:
         return None if self.record is None else self.record.result.metrics.get(name)
 
     def format_accuracy(self) -> str:
-        """Return the accuracy in percent with its interval. Empty without a score or with unanswered
-        questions.
-        """
+        """Return the accuracy in percent with its confidence interval. Empty unless a finished job has a score."""
         if self.record is None or self.record.status is not Status.FINISHED:
             return ""
         values = [self.get_metric(name) for name in ACCURACY]
@@ -288,11 +286,11 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     if not full:
-        shown = [(key, words) for key, text in shown if (words := _format_common_fact(key, text, choices))]
+        shown = [(key, words) for key, text in shown if (words := _format_main_fact(key, text, choices))]
         if "device" in result.facts and "device" not in dict(shown):
             shown.append(("device", result.facts["device"]))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("results", str(relative_to_cwd(Path(record.output_dir))))]:
+    for key, text in [*shown, ("results", str(make_relative_to_cwd(Path(record.output_dir))))]:
         table.add_row(LABELS.get(key, key.replace("_", " ")), text)
     if record.mlflow_run_id is not None:
         experiment = f", experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
@@ -305,29 +303,27 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     tables = create_console(non_terminal_width=NO_WIDTH if full else WIDTH)
     if result.rows:
         _print_samples(result.rows, tables)
-    for title, rows in {**divergence_tables(result.metrics), **result.tables}.items():
+    for title, rows in {**build_divergence_tables(result.metrics), **result.tables}.items():
         if rows:
             out.print(f"\n{title}", style="bold")
             _print_samples(rows, tables)
     for note in result.notes:
         print_wrapped(out, f"note: {note}", style="yellow")
     # not folded, so that they can be pasted
-    for line in _next_step_hints(record, store, full):
+    for line in _iterate_next_step_hints(record, store, full):
         print(escape_control_characters(line), flush=True)
 
 
-def _next_step_hints(record: Record, store: Store | None, full: bool) -> Iterator[str]:
-    """Yield hints on what the user may do next with a finished job."""
+def _iterate_next_step_hints(record: Record, store: Store | None, full: bool) -> Iterator[str]:
     if record.mlflow_uri is not None:
         if store is not None:
-            yield format_hint_line(NEXT, compare_command(store))
-        yield format_hint_line(MLFLOW, ui_url_or_command(record.mlflow_uri))
+            yield format_hint_line(NEXT, build_compare_command(store))
+        yield format_hint_line(MLFLOW, format_ui_access(record.mlflow_uri))
     if not full:
         yield format_hint_line(MORE, HOW_TO_SEE_MORE)
 
 
 def format_headline_metrics(metrics: dict[str, float], full: bool = True) -> dict[str, str]:
-    """Return a job's main metrics as label → text. If the task has no main metrics, return every metric."""
     shown = [line for line in LINES if line.has_values(metrics) and (full or not line.detail)]
     if all(line.common for line in shown):
         return {key: format_number(value) for key, value in metrics.items() if "/" not in key}
@@ -338,10 +334,8 @@ def format_headline_metrics(metrics: dict[str, float], full: bool = True) -> dic
     return {line.label: line.format_line(metrics) for line in shown} | of_others
 
 
-def _format_common_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
-    """Return a recorded fact as text without expert details. Empty if the table's title already contains
-    it.
-    """
+def _format_main_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
+    """Return a fact's text, or "" for details and for facts that the table's title contains."""
     if value == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":

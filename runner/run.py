@@ -22,11 +22,9 @@ from runner_engine import BaseModelCache
 
 
 def run(
-    config: RunnerConfig, config_yaml: str = "", bases: BaseModelCache | None = None, wait: bool = True
+    config: RunnerConfig, config_yaml: str = "", base_models: BaseModelCache | None = None, wait: bool = True
 ) -> Record:
-    """Run one job, or return its recorded result. `bases` keeps the loaded model for the next job of a
-    grid.
-    """
+    """Run one job, or return its recorded result. `base_models` keeps the model loaded for later jobs."""
     task, resolved = import_task_module(config), resolve_job(config)
     inputs, job = read_inputs_and_identify_job(resolved)
     resolved = apply_task_inputs(resolved, inputs)
@@ -37,14 +35,14 @@ def run(
         if done is not None:
             if hasattr(task, "deliver"):
                 task.deliver(inputs, resolved, job, done.result)
-            return sink.attach_recorded(job_records.reuse_finished_record(config, job, done))
-        if bases is None:  # the jobs of a grid were checked when it was planned
+            return sink.log_recorded_or_raise(job_records.reuse_finished_record(config, job, done))
+        if base_models is None:  # the jobs of a grid were checked when it was planned
             for note in check_job_before_loading(resolved, inputs):
                 announce(f"note: {format_note(note)}")
         if anew:
             sink.check_store()  # the last check: only then earlier evidence is touched
-            job.set_aside() if config.rerun else job.delete_earlier_files()
-        return execute_job(task, resolved, inputs, job, sink, config_yaml, bases)
+            job.move_results_to_backup() if config.rerun else job.delete_earlier_files()
+        return execute_job(task, resolved, inputs, job, sink, config_yaml, base_models)
 
 
 @report_step("reading the job's inputs")
@@ -57,21 +55,17 @@ def read_inputs_and_identify_job(resolved: ResolvedJob) -> tuple[TaskInputs, job
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
     reuse = inputs.ignored_for_reuse, inputs.usual_for_reuse
-    return inputs, jobs.identify(config, task.VERSION, input_hashes, is_measurement, *reuse)
+    return inputs, jobs.identify_job(config, task.VERSION, input_hashes, is_measurement, *reuse)
 
 
 def must_ignore_earlier_results(config: RunnerConfig, task: Task) -> bool:
-    """Return whether the task or rerun=all requires a job to ignore earlier results. rerun=failed keeps
-    its answers.
-    """
+    """Return whether the job must ignore recorded results, as with rerun=all. rerun=failed reuses answers."""
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
 @report_step("checking what the job needs")
 def check_job_before_loading(resolved: ResolvedJob, inputs: TaskInputs | None = None) -> list[Note | str]:
-    """Raise an error for a job that cannot run, before a model is loaded. Returns notes on limits that
-    are nearly reached.
-    """
+    """Raise an error for a job that cannot run. Returns notes about limits and settings."""
     require_free_space(resolved.config)
     task = import_task_module(resolved.config)
     notes = get_model_kind(resolved.config.model).check_job(resolved) if Uses.weights in task.USES else []
@@ -98,20 +92,22 @@ def execute_job(
     goes_on = not must_ignore_earlier_results(config, task)
     # reads the samples of an interrupted run, and rejects damaged ones
     recorder = jobs.Recorder(job)
-    with signals.deferred_signals():  # a signal takes effect when the end of the job is recorded
+    with signals.defer_signals():  # a signal takes effect when the end of the job is recorded
         sink.start_run(record, goes_on, in_background=Uses.engine in task.USES)
-        engine = create_lazy_engine(resolved, base_models, job.folder, before_loading=sink.wait_until_started)
+        engine = create_lazy_engine(
+            resolved, base_models, job.folder, on_libraries_imported=sink.wait_until_started
+        )
         context = TaskContext(recorder, resolved, engine)
         started = time.perf_counter()
         try:
             with (
                 signals.interruptible_block(),
-                job_records.job_log_file(job.folder / "log.txt"),
+                job_records.write_job_log(job.folder / "log.txt"),
                 memory_errors_as_job_failed(),
                 exits_as_job_failed(),
             ):
                 write_text_atomically(
-                    job.folder / "config.yaml", job_records.redact_store_uri(config, config_yaml)
+                    job.folder / "config.yaml", job_records.redact_store_uri_in_text(config, config_yaml)
                 )
                 with report_step(f"task={config.task.name}"):
                     record.result = task.run(inputs, context)
@@ -119,7 +115,7 @@ def execute_job(
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.problem_message
         except KeyboardInterrupt as stop:
-            record.status, record.error = Status.KILLED, signals.interruption_message(stop)
+            record.status, record.error = Status.KILLED, signals.format_interruption_message(stop)
             raise
         except BaseException as error:
             record.error = f"{type(error).__name__}: {error}"
@@ -144,7 +140,7 @@ def execute_job(
 
 
 def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
-    """Run as a torchrun worker and return the exit code. Returns None in the process that owns the job."""
+    """Run as a torchrun worker and return the exit code. Returns None if this process is no worker."""
     kind = get_model_kind(config.model)
     if not isinstance(kind, RunsUnderTorchrun) or Uses.engine not in import_task_module(config).USES:
         return None

@@ -9,11 +9,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if os.name == "nt":  # locks, signals and mapped files are those of Unix
     print(
-        "error: runner does not run on Windows itself. Install WSL2 (wsl --install) and run it there",
+        "error: runner does not support Windows. Install WSL2 (wsl --install) and use runner in WSL2",
         file=sys.stderr,
     )
     raise SystemExit(2)
@@ -197,4 +197,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)  # commands that answer at once need few of them
+__getattr__ = create_lazy_getattr(__name__, PLACES)  # commands that answer at once need few of them

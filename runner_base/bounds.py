@@ -11,7 +11,7 @@ from runner_base.errors import check_value
 
 @dataclass(frozen=True)
 class ValueConstraint:
-    """A constraint on a config key's value, with the message for an invalid value."""
+    """Condition on a config key's value, and the message for an invalid value."""
 
     fits: Callable[[Any], bool]
     need: str  # as an error says it
@@ -27,7 +27,6 @@ def greater_than(bound: float, unit: str = "") -> ValueConstraint:
 
 
 def in_range(low: float, high: float, requirement: str = "") -> ValueConstraint:
-    """Constraint that a number lies in [low, high], ends included."""
     return ValueConstraint(lambda value: low <= value <= high, requirement or f"must lie in {low}..{high:,}")
 
 

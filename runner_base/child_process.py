@@ -1,4 +1,4 @@
-"""Child processes that run this program's Python modules and never outlive it."""
+"""Starts Python modules of this program in child processes, which end when the parent ends."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def start_python(
-    *arguments: str, environment: Mapping[str, str] | None = None, inherit_secrets: bool = True, **popen: Any
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    should_inherit_secrets: bool = True,
+    **popen: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start Python with this process's module path, in any working directory.
+    """Start Python with the module path of this process.
 
-    A child that reads a model's output or a checkpoint must run with `inherit_secrets=False`:
-    it gets no secret environment variables.
+    A child that reads a model's output or a checkpoint must run with
+    `should_inherit_secrets=False`: it gets no secret environment variables.
     """
     modules = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-    own = os.environ if inherit_secrets else untrusted_child_environment()
+    own = os.environ if should_inherit_secrets else untrusted_child_environment()
     variables = {**own, **modules, **(environment or {})}
     return subprocess.Popen([sys.executable, "-P", *arguments], env=variables, **popen)
 
@@ -42,10 +45,8 @@ def send_pickled_input(process: subprocess.Popen[bytes], value: Any) -> None:
         stdin.write(pickle.dumps(value))
 
 
-def die_with_parent(parent_pid: int | None = None) -> None:
-    """Have the kernel kill this process when its parent dies. Exits now if the parent is already
-    dead.
-    """
+def request_death_with_parent(parent_pid: int | None = None) -> None:
+    """Ask the kernel to kill this process when its parent dies. Exits if the parent is already dead."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent_pid is not None and os.getppid() != parent_pid:
@@ -57,7 +58,7 @@ def describe_exit_code(exit_code: int) -> str:
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     name = signal.Signals(-exit_code).name
-    return f"was killed by {name}{', likely for lack of memory' if name == 'SIGKILL' else ''}"
+    return f"was killed by {name}{', probably because memory ran out' if name == 'SIGKILL' else ''}"
 
 
 def read_last_lines(log_file: Path, count: int, offset: int = 0) -> list[str]:

@@ -1,4 +1,5 @@
-"""Registry of config choices by name, whose classes are imported only when used.
+"""Registers the choices of each config group by name, and imports a choice's class at first
+use.
 
 A job uses one choice of a group. Importing the modules of all others takes longer than
 Hydra needs to compose the config.
@@ -32,7 +33,7 @@ class Choices(MutableMapping[str, type[T]]):
         self._broken: set[str] = set()
 
     def list_names(self) -> list[str]:
-        """Return the names of all choices. A built-in choice hides a plug-in with the same name."""
+        """Return the names of all choices. Built-in choices take precedence over plug-ins."""
         return sorted({*self._own, *find_plug_ins(self._kind)})
 
     def find_plug_in(self, name: str) -> PlugIn | None:
@@ -40,7 +41,6 @@ class Choices(MutableMapping[str, type[T]]):
         return None if name in self._own else find_plug_ins(self._kind).get(name)
 
     def find_plug_in_of_class(self, choice: type[Any]) -> PlugIn | None:
-        """Return the plug-in that provides a class, or None for a built-in class."""
         if f"{choice.__module__}:{choice.__qualname__}" in self._iter_builtin_targets():
             return None
         return next(
@@ -95,8 +95,10 @@ class Choices(MutableMapping[str, type[T]]):
     def get(self, name: str, default: D, /) -> type[T] | D: ...
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a choice; the default if there is none, or, with a warning, if it cannot be
-        imported."""
+        """Return a choice, or the default if the choice is unknown.
+
+        If the import fails, a warning is printed once and the default is returned.
+        """
         try:
             return self[name]
         except KeyError:

@@ -1,6 +1,4 @@
-"""Argument parser of the small commands: errors fit one line, and repeated options are
-rejected.
-"""
+"""Argument parser for small commands. Errors fit on one line, and options cannot be repeated."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ class StoreOnce(argparse._StoreAction):
             raise ConfigError(
                 f"{option_string} {_join_values(getattr(namespace, self.dest))} "
                 f"{option_string} {_join_values(values)}: "
-                "given twice. Give it once",
+                "the option is repeated. Use it only once",
                 code="conflict",
             )
         given.add(self.dest)

@@ -1,4 +1,4 @@
-"""Console output: control characters are escaped, and a closed pipe does not end the job.
+"""Console output that escapes control characters and survives a closed pipe.
 
 Text of users and models is never markup, and control characters are shown as escape
 sequences. If the reader leaves (`head -1`), the device is full or a stream is closed,
@@ -53,7 +53,6 @@ def create_console(stream: Any = None, non_terminal_width: int = 160) -> Console
 
 
 def create_rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
-    """Create a rich table with one of rich's box styles."""
     from rich import box
     from rich.table import Table
 
@@ -74,8 +73,8 @@ LOG_ONLY: dict[str, object] = {"log_only": True}
 
 
 class StderrFilter(logging.Filter):
-    """Log filter that hides from stderr the lines meant only for the log, and lines that the
-    result table repeats.
+    """Log filter that removes lines from stderr if they belong only in log.txt or repeat the
+    result table.
     """
 
     table_follows: ClassVar[bool] = False
@@ -90,7 +89,7 @@ class StderrFilter(logging.Filter):
 
 
 class ResilientStream(io.FileIO):
-    """Standard stream that discards data instead of raising once writing fails."""
+    """Standard stream that discards data after the first write error instead of raising the error."""
 
     lost: OSError | None = None  # why nothing is written any more
     written_at: ClassVar[float] = 0.0  # when either stream was written last, by the monotonic clock
@@ -105,8 +104,8 @@ class ResilientStream(io.FileIO):
         return memoryview(data).nbytes
 
 
-def install_resilient_streams() -> None:
-    """Replace stdout and stderr with streams that keep working after the reader closes the pipe.
+def install_fault_tolerant_streams() -> None:
+    """Replace stdout and stderr by streams that keep working after the reader closes the pipe.
 
     Closed streams become /dev/null.
     """
@@ -148,7 +147,7 @@ def _find_resilient_stream(stream: Any) -> ResilientStream | None:
 
 
 def _writes_to_descriptor(stream: Any, descriptor: int) -> bool:
-    """Whether a stream writes to a file descriptor. Flushes the stream's buffer first."""
+    """Return whether a stream writes to a file descriptor. Flushes the stream first."""
     try:
         stream.flush()
     except (OSError, ValueError):  # nobody reads it

@@ -1,6 +1,4 @@
-"""Style and output of plots with axes, for pages and MLflow. Imports matplotlib, which takes 1
-s.
-"""
+"""Creates plots with axes for HTML pages and MLflow. Imports matplotlib, which takes 1 s."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """A plot that is rendered anew for each output format."""
+    """A named plot, drawn again for each output format."""
 
     name: str
     title: str
@@ -100,19 +98,21 @@ def draw_in_child_process(module: str, folder: Path) -> None:
     if process.returncode:
         last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
         log.warning(
-            "no pictures were drawn: the drawing %s. %s",
+            "plots are missing, because the plotting process %s. %s",
             child_process.describe_exit_code(process.returncode),
             last_line,
         )
 
 
 def draw_missing_plots(module: str, folder: Path, points_file: str) -> None:
-    """Draw a recorded job's plots if its folder has the plot data but no PNG yet."""
+    """Draw the plots of a recorded job. Does nothing if PNG files exist or the plot data is
+    missing.
+    """
     if (folder / points_file).exists() and not list(folder.glob("*.png")):
         draw_in_child_process(module, folder)
 
 
 def save_plots(points_file: Path, draw: Callable[[dict[str, Any]], list[Picture]]) -> None:
-    """Draw plots from a file of points and save them as PNG files next to it."""
+    """Draw plots from a JSON file with plot data, and save PNG files next to the JSON file."""
     for picture in draw(json.loads(points_file.read_text(encoding="utf-8"))):
         points_file.with_name(f"{picture.name}.png").write_bytes(picture.to_png())

@@ -20,7 +20,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def find_stored_dtype(model_config: Mapping[str, Any]) -> str:
-    """Return the dtype in a checkpoint's config.json, also if only its text_config has one."""
+    """Return the dtype in config.json. For multimodal models, the dtype may be in `text_config`."""
     parts = (model_config, model_config.get("text_config") or {})
     return str(
         next((name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))), "float32")

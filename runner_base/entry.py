@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from runner_base import environment, heartbeat, signals
-from runner_base.console import find_stdout_error, install_resilient_streams, print_message
+from runner_base.console import find_stdout_error, install_fault_tolerant_streams, print_message
 from runner_base.errors import INTERRUPTED, run_with_exit_code, user_message
 from runner_base.uris import redact_secrets
 
 
 def run_command(
     program: str,
-    work: Callable[[], int | None],
+    command: Callable[[], int | None],
     format_message: Callable[[Exception], str | None] = user_message,
     interrupt_message: str | None = None,
 ) -> NoReturn:
@@ -25,9 +25,9 @@ def run_command(
 
     def load_environment_and_work() -> int | None:
         environment.load_dotenv()
-        return work()
+        return command()
 
-    install_resilient_streams()
+    install_fault_tolerant_streams()
     sys.excepthook = print_traceback
     code: Any
     try:
@@ -42,8 +42,8 @@ def run_command(
     except SystemExit as exit:  # raised by argparse
         code = exit.code
     if lost := find_stdout_error():
-        fix = "the results are kept, and the same command prints them again"
-        print_message(f"{program}: stdout cannot be written ({lost.strerror}): {fix}")
+        fix = "The results are saved. Run the same command to print them again"
+        print_message(f"{program}: cannot write to stdout ({lost.strerror}). {fix}")
         code = code or 1
     gc.freeze()  # all of it ends with the process: looking through torch's modules for garbage takes half a second
     sys.exit(code)
@@ -52,9 +52,7 @@ def run_command(
 def print_traceback(
     error_class: type[BaseException], error: BaseException, traceback_object: TracebackType | None
 ) -> None:
-    """Print a bug's traceback without secrets, since library errors may quote a URI with its
-    token.
-    """
+    """Print the traceback of an unexpected error without secrets, such as a token in a URI."""
     sys.stderr.write(
         redact_secrets("".join(traceback.format_exception(error_class, error, traceback_object)))
     )

@@ -50,7 +50,7 @@ def find_plugin_packages() -> tuple[PluginPackage, ...]:
 
 @cache
 def find_entry_points(group: str) -> Mapping[str, str]:
-    """Map the names of a group's entry points to MODULE:ATTRIBUTE."""
+    """Return the entry points of a group as a mapping from name to MODULE:ATTRIBUTE."""
     found: dict[str, str] = {}
     for package in find_plugin_packages():
         for name, target in package.groups.get(group, {}).items():
@@ -59,13 +59,13 @@ def find_entry_points(group: str) -> Mapping[str, str]:
 
 
 def load_entry_point(group: str, name: str, expected_class: type[T]) -> T:
-    """Import an entry point's object. Raises ConfigError if the object is no `expected_class`."""
+    """Import the object of an entry point. Raises ConfigError if its type is not `expected_class`."""
     target = find_entry_points(group)[name]
     module, _, attribute = target.partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, expected_class):
         raise ConfigError(
-            f"{name} = {target} is no {expected_class.__name__}, but {type(loaded).__name__}",
+            f"{name} = {target} has the type {type(loaded).__name__} instead of {expected_class.__name__}",
             key=group,
             code="bad_value",
         )

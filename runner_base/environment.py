@@ -1,4 +1,4 @@
-"""Environment variables and the `.env` file. Blank variables count as not set.
+"""Reads environment variables and the `.env` file. A blank variable counts as unset.
 
 `.env` sets only variables that are not set.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner_base.console import print_message
 from runner_base.errors import ConfigError, join_first_names
-from runner_base.uris import sqlite_path
+from runner_base.uris import parse_sqlite_path
 
 FILE = ".env"
 NAMES = (  # what `.env` may set, as .env.example lists it
@@ -69,13 +69,14 @@ def load_dotenv() -> None:
         elif value.strip():
             ignored.append(f"{name} (of a server)" if name in NAMES else name)
     if ignored and not RUNS_NOTHING & set(sys.argv):
-        fix = "set it in the environment" if len(ignored) == 1 else "set them in the environment"
+        fix = "Set it in the environment" if len(ignored) == 1 else "Set them in the environment"
         print_message(
-            f"{FILE}: {join_first_names(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}"
+            f"{FILE}: ignored {join_first_names(ignored, 8)}. "
+            f"This file may set only the variables listed in .env.example. {fix}"
         )
 
 
 def _is_allowed_variable(name: str, value: str) -> bool:
     if name == "MLFLOW_TRACKING_URI":  # a server that somebody else names would get the results
-        return sqlite_path(value) is not None
+        return parse_sqlite_path(value) is not None
     return name in NAMES or name.endswith(KEYS_END)

@@ -1,10 +1,9 @@
-"""Errors that a user can cause or fix: each is one clear message on stderr and an exit code,
-without a traceback.
+"""Errors that a user can cause or fix. Each prints one message without a traceback.
 
 RunnerError              exit 2   unless a subclass says otherwise
 ├── ConfigError          exit 2   a key, value or choice is wrong
 │   └── DataError        exit 2   a data file is missing or malformed
-├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
+├── RunRecordError       exit 2   the files of an earlier run cannot be read
 ├── OutputError          exit 2   the output folder cannot be written
 ├── TrackingError        exit 2   MLflow cannot be opened or written
 └── JobFailed            exit 1   the work itself broke (a crashed child process, a full disk)
@@ -116,12 +115,12 @@ E = TypeVar("E", bound=RunnerError)
 
 
 def convert_error(error: RunnerError, error_class: type[E]) -> E:
-    """Return a copy of an error as another class, with the same key, value, reason and code."""
+    """Return a copy of an error with another class."""
     return error_class(error.reason, key=error.key, value=error.value, code=error.code)
 
 
-def rename_error_keys(error: E, new_names: Mapping[str, str]) -> E:
-    """Return the error with internal key names replaced by the names that the user typed."""
+def translate_error_keys(error: E, new_names: Mapping[str, str]) -> E:
+    """Return a copy of an error in which `new_names` replace internal config key names."""
     reason, key = error.reason, error.key
     for old, new in new_names.items():
         reason = reason.replace(f"{old}=", f"{new}=")
@@ -148,7 +147,7 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory_error(error: BaseException) -> bool:
-    """Whether an error, or one of its causes, reports that memory ran out.
+    """Return whether an error or one of its causes reports that memory ran out.
 
     All causes are checked, since model code and libraries may replace torch's error by their
     own.
@@ -163,8 +162,9 @@ def is_out_of_memory_error(error: BaseException) -> bool:
     return False
 
 
-def gpu_failure_message(error: BaseException) -> str:
-    """Return the error's message if the error makes the GPU unusable for this process; else "".
+def get_fatal_gpu_error_message(error: BaseException) -> str:
+    """Return the message of an error after which CUDA is unusable in this process; otherwise an
+    empty text.
 
     An example is a failed assertion on the GPU: torch reports it again at each later use. The
     error is recognized by its class name, since torch is not imported here.
@@ -180,29 +180,29 @@ def gpu_failure_message(error: BaseException) -> str:
 
 @contextmanager
 def memory_errors_as_job_failed() -> Iterator[None]:
-    """Raise JobFailed with a clear message if memory runs out in this block."""
+    """Convert out-of-memory errors to JobFailed with a suggested fix."""
     try:
         yield
     except Exception as error:
         if isinstance(error, RunnerError) or not is_out_of_memory_error(error):
             raise
         raise JobFailed(
-            f"memory ran out: {to_one_line(error)}. Free some and run the same command again, or use less: a smaller "
-            "generation.batch_size or generation.max_new_tokens, another quantization",
+            f"memory ran out: {to_one_line(error)}. Free memory and run this command again, or reduce "
+            "generation.batch_size or generation.max_new_tokens, or use another quantization",
             code="too_large",
         ) from error
 
 
 @contextmanager
 def exits_as_job_failed() -> Iterator[None]:
-    """Raise JobFailed if plug-in or library code calls sys.exit in this block."""
+    """Raise JobFailed if plug-in or library code calls sys.exit."""
     try:
         yield
     except SystemExit as error:
         *_, last = traceback.extract_tb(error.__traceback__)
         raise JobFailed(
             f"a plug-in or a library called sys.exit({error.code!r}) in {last.filename}, line {last.lineno}. "
-            "Fix it, or do without it",
+            "Fix that code or uninstall the plug-in",
             code="failed",
         ) from error
 
@@ -219,7 +219,7 @@ def join_first_names(names: list[str], limit: int = 3) -> str:
 
 
 def check_value(is_valid: bool, key: str, value: object, requirement: str, code: Code = "bad_value") -> None:
-    """Raise ConfigError `key=value: requirement` if the value is not valid."""
+    """Raise ConfigError with the message `key=value: requirement` unless the value is valid."""
     if not is_valid:
         raise ConfigError(requirement, key=key, value=value, code=code)
 
@@ -237,12 +237,12 @@ def reject_password_in_uri(key: str, uri: str) -> None:
         parts = urlsplit(uri)
     except ValueError:  # its text may quote the password, as the uri itself does
         shown = f"{uri.partition('://')[0]}://***"
-        need = "this is not a uri; characters such as [ ] @ : / in a name must be percent-encoded"
+        need = "the URI is invalid. Percent-encode characters such as [ ] @ : / in names"
         raise ConfigError(need, key=key, value=shown, code="bad_value") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
-        fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
+        fix = "Use MLFLOW_TRACKING_PASSWORD for a server, or PGPASSWORD or ~/.pgpass for PostgreSQL"
         raise ConfigError(
-            f"a password would end up in configs and logs: {fix}",
+            f"the URI contains a password, which would appear in configs and logs. Remove it. {fix}",
             key=key,
             value=redact_secrets(uri),
             code="refused",
@@ -266,7 +266,7 @@ def find_closest_names(name: str, options: list[str]) -> list[str]:
 def unknown_choice_message(
     kind: str, name: str, choices: Iterable[str], suggestions: Iterable[str] = (), show_choices: bool = True
 ) -> str:
-    """Return "no KIND 'name'", followed by suggestions and the list of choices.
+    """Format a message about an unknown choice, with suggestions and the list of choices.
 
     Without suggestions, the choice with the most similar spelling is suggested.
     """
@@ -277,11 +277,11 @@ def unknown_choice_message(
 
 
 def convert_write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
-    """Return JobFailed if the disk is full, else OutputError for an unwritable folder."""
+    """Return JobFailed if the disk is full, otherwise OutputError."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
-            f"the disk is full: {path} could not be written. Everything before it is kept; "
-            "make room and run the same command again to resume",
+            f"the disk is full: {path} could not be written. Earlier results are saved. "
+            "Free disk space and run the same command again to resume",
             code="too_large",
         )
     return OutputError(
@@ -295,7 +295,7 @@ def check_output_folder(key: str, folder_name: str, needs_write: bool = True) ->
 
     def output_error(reason: str) -> OutputError:
         return OutputError(
-            f"{reason}. Give a folder you may write: {key}=...", key=key, value=folder_name, code="refused"
+            f"{reason}. Choose a writable folder: {key}=...", key=key, value=folder_name, code="refused"
         )
 
     for path in (folder, *folder.parents):
@@ -303,7 +303,7 @@ def check_output_folder(key: str, folder_name: str, needs_write: bool = True) ->
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
-                raise output_error(f"{path} is a link to {path.readlink()}, which is not there") from None
+                raise output_error(f"{path} is a link to {path.readlink()}, which does not exist") from None
             continue  # it will be made in the one above it
         except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
             raise output_error(f"{path}: {error.strerror}") from error
@@ -314,7 +314,7 @@ def check_output_folder(key: str, folder_name: str, needs_write: bool = True) ->
         ):
             is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
-            raise output_error(f"nothing may be written in {path} ({reason})")
+            raise output_error(f"{path} is not writable ({reason})")
         return
 
 
@@ -330,8 +330,8 @@ def check_free_space(key: str, folder: Path, needed_bytes: int) -> None:
         return
     if disk.total and disk.free < needed_bytes:  # a file system that is no disk has 0 of both
         raise OutputError(
-            f"the disk is full: {disk.free // 1024:,} KiB are free in {parent}, and at least "
-            f"{needed_bytes // 1024:,} KiB are needed to begin",
+            f"the disk is full: {disk.free // 1024:,} KiB are free in {parent}, but at least "
+            f"{needed_bytes // 1024:,} KiB are required",
             key=key,
             value=folder,
             code="too_large",
@@ -348,18 +348,20 @@ def os_errors_as_data_error(path: Path) -> Iterator[None]:
 
 
 def user_message(error: Exception) -> str | None:
-    """Return an error's message for the user, or None for a bug, which needs a traceback."""
+    """Return the message that the user sees. None for an unexpected error, which needs a
+    traceback.
+    """
     return str(error) if isinstance(error, RunnerError) else None
 
 
 def run_with_exit_code(
     program: str,
-    work: Callable[[], int | None],
+    command: Callable[[], int | None],
     format_message: Callable[[Exception], str | None] = user_message,
 ) -> int:
-    """Run `work` and return its exit code. On failure, print `program: message`."""
+    """Run `command` and return its exit code. On failure, print `program: message`."""
     try:
-        return work() or 0
+        return command() or 0
     except Exception as error:
         if signals.has_unhandled_interrupt():
             raise signals.Interrupted from None

@@ -30,22 +30,20 @@ class NotInIdentity:
     only: tuple[Any, ...] = ()  # the values for which that holds; empty: all
 
     def excludes(self, value: Any) -> bool:
-        """Whether the key is excluded from the job id for this value."""
+        """Return whether the job id omits the key when it has this value."""
         return not self.only or value in self.only
 
 
 @dataclass(frozen=True)
 class DefaultCountsAs:
-    """A config key whose default enters the job id as another value, so that older jobs keep their
-    ids.
-    """
+    """Job id rule that replaces the default by `value`, so that existing jobs keep their ids."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class InIdentityUnless:
-    """A config key that is part of the job id except when it has one specific value.
+    """Job id rule that omits a config key when the key has one specific value.
 
     That value is the default, or the value that was used before the key existed. Older jobs
     without the key keep their ids.
@@ -55,7 +53,7 @@ class InIdentityUnless:
     changes_answers: bool = True
 
 
-HASHED = NotInIdentity("a location; the SHA-256 of the content counts instead")
+HASHED = NotInIdentity("the job id includes the SHA-256 of the content instead")
 UNLESS_DEFAULT = InIdentityUnless()
 
 
@@ -63,29 +61,37 @@ def config_field(
     default: Any,
     identity_rule: NotInIdentity | InIdentityUnless | DefaultCountsAs | None = None,
     constraint: ValueConstraint | None = None,
+    renamed_from: str | None = None,
 ) -> Any:
     """Declare a config field, its effect on the job id and its allowed values.
 
-    Without an identity rule, its value is part of the job id.
+    Without an identity rule, its value is part of the job id. The job id contains the old name of a
+    renamed field.
     """
-    return field(default=default, metadata={"counts": identity_rule, "takes": constraint})
+    metadata = {"counts": identity_rule, "takes": constraint, "renamed_from": renamed_from}
+    return field(default=default, metadata=metadata)
 
 
 def get_identity_rule(field_def: Field[Any]) -> NotInIdentity | InIdentityUnless | DefaultCountsAs | None:
-    """Return the rule by which a field enters the job id; None means that its value always does."""
+    """Return the job id rule of a config key. None means that every value is part of the job id."""
     return field_def.metadata.get("counts")
+
+
+def get_identity_name(field_def: Field[Any]) -> str:
+    """Return the name of a field in the job id: its first name, so that older jobs keep their ids."""
+    return field_def.metadata.get("renamed_from") or field_def.name
 
 
 def get_default(field_def: Field[Any]) -> Any:
     return field_def.default if field_def.default_factory is NO_FACTORY else field_def.default_factory()
 
 
-def get_omitted_value(field_def: Field[Any]) -> Any:
-    """Return the value with which a field does not enter the job id, or the field's default."""
-    counts = get_identity_rule(field_def)
+def get_value_omitted_from_job_id(config_key_field: Field[Any]) -> Any:
+    """Return the value with which the key is omitted from the job id."""
+    counts = get_identity_rule(config_key_field)
     if isinstance(counts, InIdentityUnless) and counts.value is not DEFAULT:
         return counts.value
-    return get_default(field_def)
+    return get_default(config_key_field)
 
 
 def get_choice_name(group_config: object) -> str | None:

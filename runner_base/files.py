@@ -1,4 +1,4 @@
-"""File locks, and atomic file replacement, so that readers never see a partial file."""
+"""Locks files and folders, and replaces files atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner_base.errors import ConfigError, convert_write_error
 CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 
 
-def lock_file(file: Path, wait: bool = True) -> TextIO:
+def lock_file(file: Path, should_wait: bool = True) -> TextIO:
     """Lock a file until the returned object is closed or this process dies.
 
     Unlike a stored process id, a lock cannot belong to an unrelated later process.
@@ -28,7 +28,7 @@ def lock_file(file: Path, wait: bool = True) -> TextIO:
         raise OSError(errno.EINVAL, "it is a pipe")  # opening it would block forever
     lock = file.open("a")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if should_wait else fcntl.LOCK_NB))
     except OSError:
         lock.close()
         raise
@@ -40,7 +40,7 @@ def is_locked(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        lock_file(file, wait=False).close()
+        lock_file(file, should_wait=False).close()
     except BlockingIOError:
         return True
     return False
@@ -57,7 +57,7 @@ def lock_folder(folder: Path, key: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                "another process is writing there; wait, or give another folder",
+                "another process is writing to this folder. Wait for it, or choose another folder",
                 key=key,
                 value=folder,
                 code="busy",
@@ -69,7 +69,7 @@ def lock_folder(folder: Path, key: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for_folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for a folder's lock and hold it within this block of a few system calls."""
+    """Wait for a folder's lock and hold it. Keep the block short, because other processes wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -78,7 +78,7 @@ def wait_for_folder_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def user_cache_folder() -> Path | None:
+def get_user_cache_folder() -> Path | None:
     """Return the runner's folder in the user's cache, or None if it is not writable."""
     # without a home (an unnamed user in a container), "~" is not expanded
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "runner"
@@ -90,11 +90,11 @@ def user_cache_folder() -> Path | None:
 
 
 def replace_atomically(
-    path: Path, create: Callable[[Path], object], make_parents: bool = True, durable: bool = False
+    path: Path, create_file: Callable[[Path], object], make_parents: bool = True, durable: bool = False
 ) -> None:
     """Create a file or link under a unique temporary name, and move it into place atomically.
 
-    `create` must fail if the name exists. `durable` waits until the disk has stored the file
+    `create_file` must fail if the name exists. `durable` waits until the disk has stored the file
     and its name; otherwise a power cut may restore the old file or leave an empty one.
     """
     if make_parents:
@@ -102,7 +102,7 @@ def replace_atomically(
     # not the process's id: two containers, or two threads, may have the same one
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        create(fresh)
+        create_file(fresh)
         if durable:
             sync_to_disk(fresh)
         fresh.replace(path)
@@ -133,7 +133,7 @@ def write_text_atomically(path: Path, text: str, key: str = "output_dir", durabl
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until the disk has stored a file's content, or a folder's entries."""
+    """Flush a file's content or a folder's entries to disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -146,16 +146,16 @@ def sync_to_disk(path: Path) -> None:
 
 
 def is_gguf_file_name(name: str) -> bool:
-    """Whether a file name ends in .gguf, in upper or lower case."""
     return name.lower().endswith(".gguf")
 
 
-def common_folder(names: Iterable[str]) -> str:
-    """Return the common parent folder of several paths, with a trailing slash, or "".
+def find_common_folder(paths: Iterable[str]) -> str:
+    """Return the common parent folder of several paths, with a trailing slash. Empty if there is
+    none.
 
     Names that may be hub ids, such as OWNER/NAME, have none.
     """
-    distinct = {Path(name) for name in names}
+    distinct = {Path(name) for name in paths}
     are_paths = all(path.is_absolute() for path in distinct) or all(
         is_gguf_file_name(path.name) for path in distinct
     )

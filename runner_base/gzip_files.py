@@ -34,7 +34,7 @@ class LimitedReader(io.RawIOBase):
         self.count += len(content)
         if self.count > self.limit:
             raise DataError(
-                f"unpacked it has more than {self.limit // MIB:,} MiB, more than are read",
+                f"the decompressed content exceeds the limit of {self.limit // MIB:,} MiB",
                 key=self.where,
                 code="too_large",
             )
@@ -60,17 +60,19 @@ def unpack_gzip(packed: bytes, source: str) -> bytes:
 
 @contextmanager
 def open_unpacked(
-    packed_stream: BinaryIO, size: int, source: object, is_gzip: bool = True
+    compressed_stream: BinaryIO, size: int, error_source: object, is_gzip: bool = True
 ) -> Iterator[LimitedReader]:
-    """Open a gzip file or plain stream with a size limit: 100 times its size, at least 64 MiB.
+    """Open a gzip file or uncompressed tar stream with a size limit against decompression bombs.
 
     Raises DataError if a gzip file or tar archive is damaged.
     """
-    stream = cast(BinaryIO, gzip.GzipFile(fileobj=packed_stream)) if is_gzip else packed_stream
+    stream = cast(BinaryIO, gzip.GzipFile(fileobj=compressed_stream)) if is_gzip else compressed_stream
     try:
-        yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), source)
+        yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), error_source)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         kind = "gzip file" if is_gzip else "tar archive"
         raise DataError(
-            f"damaged, cut off, or not a {kind} ({to_one_line(error, 120)})", key=source, code="damaged"
+            f"the file is not a valid {kind}: it may be damaged or truncated ({to_one_line(error, 120)})",
+            key=error_source,
+            code="damaged",
         ) from error

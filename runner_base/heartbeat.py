@@ -1,4 +1,4 @@
-"""Print the current step on stderr whenever a command was silent for 10 seconds.
+"""Print the current step on stderr after 10 seconds without output.
 
 `with report_step("reading weights"):` names a step; the innermost step is printed. One thread per
 command prints (`run_heartbeat`, in `entry.py`). A command that ends within 10 seconds prints none
@@ -30,9 +30,7 @@ Text = str | Callable[[], str]
 
 @dataclass(eq=False)
 class _Step:
-    """A running step. Its text may be a function that is called when it is printed; None prints
-    nothing.
-    """
+    """A running step. A step without a description is not printed."""
 
     text: Text | None
     began: float = field(default_factory=time.monotonic)
@@ -100,7 +98,7 @@ class _Heartbeat:
     """Thread that prints the current step."""
 
     def __init__(self) -> None:
-        self._first_at = time.monotonic() + FIRST_AFTER_S - _process_age_s()
+        self._first_at = time.monotonic() + FIRST_AFTER_S - _read_process_age_s()
         self._printed_at = 0.0
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
@@ -141,7 +139,7 @@ class _Heartbeat:
                 print_message(step.format_line())
 
 
-def _process_age_s() -> float:
+def _read_process_age_s() -> float:
     """Return how many seconds ago this process started; 0 if the system does not report it."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

@@ -1,4 +1,5 @@
-"""Remove secrets of environment variables from messages, logs, records and child processes.
+"""Replaces the secrets of environment variables in messages, logs and records, and hides them
+from child processes.
 
 A server may send a secret back, in an error page or a header that a library quotes.
 """
@@ -41,9 +42,7 @@ def untrusted_child_environment() -> dict[str, str]:
 
 
 def redact_environment_secrets(text: str) -> str:
-    """Replace the values of secret environment variables in a text, also URL-encoded ones, by
-    `***`.
-    """
+    """Replace the values of secret environment variables by `***`, including URL-encoded values."""
     for spelling in sorted({*_iter_secret_encodings()}, key=len, reverse=True):
         text = text.replace(spelling, HIDDEN)
     return text

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_getattr(
+def create_lazy_getattr(
     package: str, modules_by_name: Mapping[str, str], prefix: str | None = None
 ) -> Callable[[str], Any]:
     """Return a module `__getattr__` that imports each name from its module at first use.

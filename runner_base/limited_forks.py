@@ -1,9 +1,8 @@
-"""Fork server: a process prepares once, then answers each message in a fork with CPU and
-memory limits.
+"""Fork server that answers each message in a separate fork with CPU and memory limits.
 
-The kernel ends a fork that exceeds a limit, and the next message gets a new one. Each
-message has its own socket connection, so several are answered at once and none waits for
-another.
+The server process is prepared once. The kernel ends a fork that exceeds a limit, and the next
+message gets a new one. Each message has its own socket connection, so several are answered at once
+and none waits for another.
 """
 
 from __future__ import annotations
@@ -48,7 +47,9 @@ class ForkOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ForkLimits:
-    """Limits of each fork (CPU, memory, time), of concurrent forks, and of the server's idle time."""
+    """Limits on each fork (CPU, memory, time), on the number of forks, and on the server's idle
+    time.
+    """
 
     cpu_s: float
     memory_mib: int  # in addition to the memory of the prepared process
@@ -59,9 +60,7 @@ class ForkLimits:
 
 @dataclass
 class _ServerProcess:
-    """Running server process, a separate object so that its finalizer does not keep LimitedForks
-    alive.
-    """
+    """Running server process. A finalizer holds this object to end the process."""
 
     process: subprocess.Popen[bytes] | None = None
     control: socket.socket | None = None
@@ -70,7 +69,6 @@ class _ServerProcess:
     timer: threading.Timer | None = None
 
     def end(self) -> None:
-        """End the server process and its forks."""
         process, control, timer = self.process, self.control, self.timer
         self.control = self.timer = None
         if timer is not None:
@@ -87,7 +85,10 @@ class LimitedForks:
     """Client that starts a fork server and sends it messages. Thread-safe."""
 
     def __init__(self, server_file: str, limits: ForkLimits, preparation: bytes) -> None:
-        """server_file: a Python file that calls `run_fork_server`; preparation: the input of its `prepare`."""
+        """Create a client without starting the server. The first request starts it.
+
+        server_file: a Python file that calls `run_fork_server`; preparation: the input of its `prepare`.
+        """
         self._file, self._limits, self._preparation = server_file, limits, preparation
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(limits.at_once)
@@ -106,15 +107,15 @@ class LimitedForks:
             self._shared.end()
 
     def request(
-        self, message: bytes, is_wanted: Callable[[], bool] = lambda: True
+        self, message: bytes, should_continue: Callable[[], bool] = lambda: True
     ) -> tuple[ForkOutcome, bytes]:
-        """Send a message to the fork server. Returns the outcome and the answer.
+        """Send a message to the fork server and return the outcome and the reply.
 
-        Returns early once `is_wanted` returns False.
+        Returns early when `should_continue` returns False.
         """
         deadline = time.monotonic() + self._limits.wall_s
         while not self._room.acquire(timeout=LOOK_S):
-            if not is_wanted():
+            if not should_continue():
                 return ForkOutcome.cancelled, b""
             if time.monotonic() > deadline:
                 return ForkOutcome.too_busy, b""
@@ -126,7 +127,7 @@ class LimitedForks:
                 with parent_end:
                     with child_end:
                         self._send_connection(child_end)
-                    found = _send_and_receive(parent_end, message, deadline, is_wanted)
+                    found = _send_and_receive(parent_end, message, deadline, should_continue)
                 if found is not None:
                     return found
             return ForkOutcome.died, b""
@@ -139,7 +140,7 @@ class LimitedForks:
             self._room.release()
 
     def _send_connection(self, connection: socket.socket) -> None:
-        """Send a connection to the server, which is started if necessary."""
+        """Send a socket to the server. Starts the server if it is not running."""
         with self._lock:
             for _ in range(2):  # it may have ended since the last message
                 if self._shared.process is None or self._shared.process.poll() is not None:
@@ -168,7 +169,7 @@ class LimitedForks:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                inherit_secrets=False,
+                should_inherit_secrets=False,
             )
         self._shared.control = parent_end
         with suppress(OSError):  # it has ended: the caller sees that on its own connection
@@ -198,7 +199,7 @@ def _end_if_idle(owner_ref: weakref.ref[LimitedForks]) -> None:
 
 
 def _send_and_receive(
-    connection: socket.socket, message: bytes, deadline: float, is_wanted: Callable[[], bool]
+    connection: socket.socket, message: bytes, deadline: float, should_continue: Callable[[], bool]
 ) -> tuple[ForkOutcome, bytes] | None:
     """Send a message and return the reply, or None if the server ended.
 
@@ -208,7 +209,7 @@ def _send_and_receive(
     connection.setblocking(False)
     poll = select.poll()
     while True:
-        if not is_wanted():
+        if not should_continue():
             return ForkOutcome.cancelled, b""
         if time.monotonic() > deadline:
             return ForkOutcome.too_busy, b""
@@ -253,13 +254,13 @@ def _parse_reply(received: bytearray) -> tuple[ForkOutcome, bytes] | None:
 # ---------------------------------------------------------------------------- in the process
 
 
-def run_fork_server(prepare: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
-    """Run the fork server: prepare once, then answer each message in a fork until the client exits."""
+def run_fork_server(create_message_handler: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
+    """Create the message handler once, then answer each message in a fork until the client exits."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they are for the process that asks
     control, forks = socket.socket(fileno=0), dict[int, socket.socket]()
     with control.makefile("rb", buffering=0) as stream:
-        answer = prepare(_read_message(stream.read))
+        answer = create_message_handler(_read_message(stream.read))
     while True:
         _kill_disconnected_forks(forks)
         _reap_forks(forks)
@@ -293,12 +294,12 @@ def _read_message(read_bytes: Callable[[int], bytes | None]) -> bytes:
     return read_all(*LENGTH.unpack(read_all(LENGTH.size)))
 
 
-def _answer_in_fork(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
-    """In the forked child: answer one message within the limits, and exit."""
+def _answer_in_fork(connection: socket.socket, handle_message: Callable[[bytes], bytes]) -> None:
+    """Answer one message under the resource limits, then exit this forked process."""
     code = 1
     try:
         _apply_limits()
-        reply = answer(_read_message(connection.recv))
+        reply = handle_message(_read_message(connection.recv))
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(LENGTH.pack(len(reply)) + reply)
         code = 0
@@ -332,7 +333,7 @@ def _kill_disconnected_forks(forks: dict[int, socket.socket]) -> None:
 
 
 def _reap_forks(forks: dict[int, socket.socket]) -> None:
-    """Collect ended forks and send their exit codes to clients that still wait."""
+    """Collect ended forks and send their exit codes to waiting clients."""
     for pid in list(forks):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -10,24 +10,23 @@ from contextlib import contextmanager
 PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 
 
-def package_loggers() -> list[logging.Logger]:
-    """Return the top logger of each runner package."""
+def get_package_loggers() -> list[logging.Logger]:
     return [logging.getLogger(name) for name in PACKAGES]
 
 
 def enable_info_logging() -> None:
     """Log the runner packages at INFO level, as in a job's log.txt."""
-    for logger in package_loggers():
+    for logger in get_package_loggers():
         logger.setLevel(logging.INFO)
 
 
 @contextmanager
-def info_logging(override_level: bool = True) -> Iterator[None]:
+def use_info_logging(override_level: bool = True) -> Iterator[None]:
     """Log the runner packages at INFO level within this block.
 
     `override_level=False` keeps a level that was set before.
     """
-    before = [(logger, logger.level) for logger in package_loggers()]
+    before = [(logger, logger.level) for logger in get_package_loggers()]
     for logger, level in before:
         logger.setLevel(logging.INFO if override_level else level or logging.INFO)
     try:

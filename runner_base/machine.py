@@ -1,5 +1,5 @@
-"""Facts about the machine and this process: memory, cores, GPUs, library versions. No torch
-import.
+"""Describes the machine and this process: memory, cores, GPUs, library versions. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def _read_status_mib(key: str) -> float:
 
 
 def rss_mib() -> float:
-    """Resident memory of this process; 0 if the system does not report it."""
+    """Return the resident memory of this process. 0 if the system does not report it."""
     return _read_status_mib("VmRSS")
 
 
 def anonymous_rss_mib() -> float:
-    """Resident memory of this process without file pages, such as a memory-mapped checkpoint."""
+    """Return the resident memory of this process without file pages, such as a memory-mapped checkpoint."""
     return _read_status_mib("RssAnon")
 
 
 def peak_rss_mib() -> float:
-    """Highest resident memory of this process since its start or the last `reset_peak_rss`."""
+    """Return the peak resident memory since the process start or the last `reset_peak_rss`."""
     if peak := _read_status_mib("VmHWM"):
         return peak
     import resource  # without /proc: since the start of the process, never reset
@@ -75,7 +75,7 @@ def reset_peak_rss_counter() -> bool:
 
 def describe_machine() -> dict[str, str]:
     return {
-        "cpu": _cpu_model(),
+        "cpu": _read_cpu_model(),
         "cores": str(available_cores()),
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
         "gpus": ", ".join(visible_gpu_models()) or "none",
@@ -83,7 +83,9 @@ def describe_machine() -> dict[str, str]:
 
 
 def machine_name() -> str:
-    """Describe the machine type on one line. Measurements of different types are not compared."""
+    """Describe CPU, cores, memory and GPUs on one line. Speeds are compared only between equal
+    machines.
+    """
     described = describe_machine()
     return f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB, GPUs: {described['gpus']}"
 
@@ -95,37 +97,37 @@ _measurements = itertools.count()  # of this process
 
 
 class Contention:
-    """Measures other load on this process and machine since a measurement began."""
+    """Measures other load on the machine during a measurement."""
 
     def __init__(self, is_job: bool = True) -> None:
         # earlier jobs leave memory behind, which raises peaks
         self.earlier = next(_measurements) if is_job else 0
-        self.started, self.others_s = time.monotonic(), _other_cpu_seconds()
+        self.started, self.others_s = time.monotonic(), _measure_other_cpu_seconds()
 
     def describe_load(self) -> str:
-        """Describe the load by other work on the machine so far, or report that there was none."""
-        earlier = f"in a process that had done {format_count(self.earlier, 'job')} before"
+        """Describe the load by other programs or earlier jobs, or report that there was none."""
+        earlier = f"in a process that had already run {format_count(self.earlier, 'job')}"
         return self.describe_other_programs() or (earlier if self.earlier else EXCLUSIVE)
 
     def describe_other_programs(self) -> str:
-        """Describe the load by other programs so far; "" if it is negligible."""
-        passed, others_s = time.monotonic() - self.started, _other_cpu_seconds() - self.others_s
+        """Describe the CPU load by other programs since the start. Empty if negligible."""
+        passed, others_s = time.monotonic() - self.started, _measure_other_cpu_seconds() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
         return f"{BESIDE} that used {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
-def _other_cpu_seconds() -> float:
-    """CPU seconds of all processes except this one and its descendants; 0 if unknown."""
+def _measure_other_cpu_seconds() -> float:
+    """Return the CPU seconds of all processes except this one and its descendants. 0 if unknown."""
     try:
         ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except (OSError, ValueError):
         return 0.0
     user, nice, system, _, _, irq, softirq, *_ = ticks
-    return (user + nice + system + irq + softirq - _own_cpu_ticks()) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq - _measure_own_cpu_ticks()) / os.sysconf("SC_CLK_TCK")
 
 
-def _own_cpu_ticks() -> int:
+def _measure_own_cpu_ticks() -> int:
     """CPU time of this process and its descendants, in clock ticks."""
     of = _read_process_table()
     own = _find_descendants(of)
@@ -138,7 +140,7 @@ def descendant_pids() -> set[int]:
 
 
 def _read_process_table() -> dict[int, tuple[int, int]]:
-    """Map each process id to its parent and its CPU ticks, including ended children."""
+    """Return the parent id and CPU ticks of each process. The ticks include ended children."""
     of: dict[int, tuple[int, int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -173,7 +175,7 @@ def _run_git(*arguments: str) -> str:
 
 
 def available_cores() -> int:
-    """CPU cores available to this process: its affinity mask, or its container's lower limit."""
+    """Return the number of CPU cores that this process may use, given its affinity and container."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([available, *map(math.ceil, cgroup_cpu_limits())]))
 
@@ -184,7 +186,7 @@ ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
 def num_threads_for_model(num_parameters: int) -> int:
-    """Return the number of CPU threads for a model's size.
+    """Return the number of CPU threads for a model of this size.
 
     A fixed rule, rather than a trial run, keeps answers reproducible.
     """
@@ -192,7 +194,7 @@ def num_threads_for_model(num_parameters: int) -> int:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that affect speed and memory, found without importing the libraries."""
+    """Return the versions of libraries that affect speed and memory. Imports no library."""
     return {
         "python": platform.python_version(),
         **{name: _library_version(name) for name in MEASURED_LIBRARIES},
@@ -201,15 +203,14 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def _library_version(name: str) -> str:
-    """Return the installed version of a library, cached: reading it takes milliseconds."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
-    """Return the CPU name with family and model, since cloud names may hide the generation."""
+def _read_cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
+    """Return the CPU name with its family and model number. The name alone may be ambiguous."""
     name = processor.read_proc_value(file, "model name") or platform.processor() or platform.machine()
     family, model = processor.read_proc_value(file, "cpu family"), processor.read_proc_value(file, "model\t")
     return f"{name} (family {family} model {model})" if family and model else name
@@ -224,11 +225,11 @@ def total_memory_mib() -> float:
 
 
 def available_memory_mib() -> float:
-    """Memory available to new processes, limited by the machine or by a smaller container."""
+    """Return the memory available to new processes, given the container's limit."""
     free = processor.read_proc_value("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
-    return min([int(free.split()[0]) / 1024, *cgroup_free_mib()])
+    return min([int(free.split()[0]) / 1024, *read_cgroup_free_mib()])
 
 
 FIRST_CACHED = ("total_active_file", "total_inactive_file")
@@ -237,8 +238,8 @@ SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
 CGROUP = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
-def cgroup_free_mib(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the free memory of each surrounding control group that has a limit.
+def read_cgroup_free_mib(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
+    """Return the free memory of each control group of this process that has a limit.
 
     Cached files count as free, unless they are mapped: a checkpoint would be read from disk
     again at each pass. Above memory.max the kernel kills processes; above memory.high it slows
@@ -270,7 +271,7 @@ def _read_small_file(file: Path) -> str:
 
 
 def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the CPU limit, in cores, of each surrounding control group with a limit."""
+    """Return the CPU limits of this process's control groups, in cores."""
     shares = []
     for folder, is_first in _iter_cgroups("cpu", cgroup_file, root):
         files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)
@@ -284,7 +285,7 @@ def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> 
 
 
 def _iter_cgroups(controller: str, cgroup_file: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the surrounding control groups, and whether each is version 1."""
+    """Yield the folders of this process's control groups, and whether each uses cgroup version 1."""
     try:
         lines = [line.split(":", 2) for line in cgroup_file.read_text().splitlines()]
     except OSError:
@@ -300,7 +301,7 @@ def _iter_cgroups(controller: str, cgroup_file: Path, root: Path) -> Iterator[tu
 
 
 def limit_kernel_caches(count: int) -> None:
-    """Limit how many kernels oneDNN and torch cache. Both read the limit at their first matmul."""
+    """Limit the number of kernels that oneDNN and torch cache. Call this before the first matmul."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(count))
 

@@ -20,7 +20,7 @@ WEIGHT_FILES = (".gguf", ".pth", ".pt", ".bin", ".safetensors")
 
 
 def short_model_name(path_or_id: str) -> str:
-    """Return a display name: `org/name` for a hub id, SmolLM2 for .../SmolLM2/bfloat16.
+    """Return the display name of a model, e.g. SmolLM2 for .../SmolLM2/bfloat16.
 
     A file is named by its own name.
     """

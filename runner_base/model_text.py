@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from runner_base.thinking import TAGS, Places, SplitText, Tags, split_thinking
+from runner_base.thinking import TAGS, SplitText, TagPositions, Tags, split_thinking
 
 # keys of samples, as earlier versions wrote them
 RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: stop token or string, token limit, full context, error, or
-    cancelled.
-    """
+    """Reason why a completion ended, such as a stop token or the token limit."""
 
     stop = "stop"
     length = "length"  # generation.max_new_tokens
@@ -31,7 +29,7 @@ class FinishReason(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Verdict on an answer. Only `correct` scores."""
+    """Verdict on an answer. Only `correct` counts as solved."""
 
     correct = "correct"
     wrong = "wrong"
@@ -40,7 +38,7 @@ class Verdict(StrEnum):
 
 
 class Ending(StrEnum):
-    """How an answer ended that has thinking: closed, cut off, or at the thinking budget."""
+    """Where an answer ended, relative to its thinking."""
 
     no_thinking = "no_thinking"
     closed = "closed"
@@ -79,7 +77,7 @@ class Answer:
         in_thinking: bool = False,
         thinking: str | None = None,
         is_spent: bool = False,
-        closed: Places = (),
+        closed: TagPositions = (),
         thinking_tokens: int | None = None,
         answer_tokens: int | None = None,
         new_tokens: int | None = None,
@@ -127,9 +125,6 @@ class Answer:
         return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
 
     def without_tokens(self) -> Self:
-        """Return a copy without token ids, for samples in which each of several answers stores its
-        own.
-        """
         return replace(self, token_ids=[], new_tokens=None)
 
     @property

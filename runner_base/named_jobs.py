@@ -1,4 +1,4 @@
-"""References to another job, as stored in the facts of a record."""
+"""Data class for a reference from one job to another, as stored in records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SEPARATOR = " · "
 
 @dataclass(frozen=True)
 class JobReference:
-    """A reference to another job: the user's text (overrides or an id), and the job id."""
+    """Reference to another job: its job id, and the user's text (overrides or a job id)."""
 
     named_as: str  # empty: by its id
     job_id: str  # of a model that was loaded beside this one: a description

@@ -1,4 +1,4 @@
-"""Structured notes about a job. The `render` packages turn them into messages."""
+"""Structured notes about a job, which the `render` packages convert to messages."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def note(code: str, level: Level = "info", /, **values: object) -> Note:
 
 
 def text_note(text: str) -> Note:
-    """Return a note with literal text from another program, an error or an older file."""
+    """Return a note with unstructured text, e.g. from another program."""
     return Note(GIVEN, {"text": text})

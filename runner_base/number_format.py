@@ -1,4 +1,4 @@
-"""Format numbers with enough decimals that rounding never makes a value equal its limit.
+"""Format numbers with enough digits to distinguish a value from its limit.
 
 Rounding keeps the order of two numbers, but makes close ones equal: 2.127 MiB with a limit
 of `<2.13` would be shown as 2.13, as if the limit was missed.
@@ -20,7 +20,7 @@ class NumberFormatter(Protocol):
 
 
 def count_extra_digits(values: Iterable[float], limit: float, format_number: NumberFormatter) -> int:
-    """Return how many extra digits keep each rounded value on its side of the limit.
+    """Return the number of extra digits with which no rounded value equals the rounded limit.
 
     Returns 0 if no number of digits up to the maximum does.
     """
@@ -39,20 +39,18 @@ def _parse_formatted_number(text: str) -> float:
 
 
 def format_against_limit(value: float, limit: float, format_number: NumberFormatter) -> str:
-    """Format a value with enough digits that it does not look equal to its limit."""
+    """Format a value so that it does not appear equal to its limit."""
     return format_number(value, count_extra_digits([value], limit, format_number))
 
 
 def format_value_and_limit(value: float, limit: float, format_number: NumberFormatter) -> tuple[str, str]:
-    """Format a value and a computed limit with the same number of digits, enough to differ."""
+    """Format a value and its limit with the same number of digits, enough to distinguish them."""
     more = count_extra_digits([value], limit, format_number)
     return format_number(value, more), format_number(limit, more)
 
 
-def fixed_decimals_formatter(count: int) -> NumberFormatter:
-    """Return a formatter with a fixed number of decimals, e.g. 1,234.56 for two."""
-
+def fixed_decimals_formatter(num_decimals: int) -> NumberFormatter:
     def format_decimals(value: float, extra_digits: int = 0, /) -> str:
-        return f"{value:,.{count + extra_digits}f}"
+        return f"{value:,.{num_decimals + extra_digits}f}"
 
     return format_decimals

@@ -1,4 +1,4 @@
-"""Plug-ins: entry points that other packages add. Names are listed without importing code.
+"""Finds plug-ins: entry points of other packages. Listing them imports no code.
 
 The entry point names a class or an object. The YAML of a choice or a data set is
 `conf/GROUP/NAME.yaml` in that package, with the syntax of the runner's own `conf/`. The
@@ -68,7 +68,6 @@ class PlugIn:
 
     @property
     def is_builtin_option(self) -> bool:
-        """Whether the plug-in is an option that the runner's own package provides."""
         return self.package.partition(" ")[0] == OWN_PACKAGE
 
     def __str__(self) -> str:
@@ -91,13 +90,12 @@ def find_plug_ins(kind: str) -> Mapping[str, PlugIn]:
 
 @cache
 def find_builtin_options(kind: str) -> Mapping[str, PlugIn]:
-    """Return the runner's own options of a kind, by name."""
+    """Return the options of a kind that the runner's own package provides, by name."""
     return {option.name: option for option in _load_builtin_options() if option.kind == kind}
 
 
 @cache
-def builtin_conf_folders() -> tuple[Path, ...]:
-    """Return the conf/ folders of the runner's own options."""
+def find_builtin_conf_folders() -> tuple[Path, ...]:
     folders = dict.fromkeys(option.conf_folder for option in _load_builtin_options())
     return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
@@ -107,13 +105,12 @@ def builtin_conf_files() -> Mapping[str, Path]:
     """Map each config file of the runner's options, e.g. task/serve.yaml, to its conf/ folder."""
     return {
         file.relative_to(folder).as_posix(): folder
-        for folder in builtin_conf_folders()
+        for folder in find_builtin_conf_folders()
         for file in sorted(folder.rglob("*.yaml"))
     }
 
 
-def plug_ins_by_package() -> dict[str, list[PlugIn]]:
-    """Group the plug-ins by package and version."""
+def group_plug_ins_by_package() -> dict[str, list[PlugIn]]:
     by_package: dict[str, list[PlugIn]] = {}
     for plug_in in _load_plug_ins():
         by_package.setdefault(plug_in.package, []).append(plug_in)
@@ -121,8 +118,8 @@ def plug_ins_by_package() -> dict[str, list[PlugIn]]:
 
 
 @cache
-def misnamed_group_messages() -> tuple[str, ...]:
-    """Return a message for each entry point group that resembles a runner group but is unknown."""
+def describe_unknown_runner_groups() -> tuple[str, ...]:
+    """Return a message for each unknown entry point group with the prefix of runner groups."""
     known = [*OF_OPTIONS.values(), *OF_COMPARISON]
     return tuple(
         f"{package}: entry points of {group} are ignored: "
@@ -139,7 +136,7 @@ def _groups_with_same_ending(group: str, known: Sequence[str]) -> list[str]:
 
 
 @cache
-def plug_in_conf_folders() -> dict[str, Path]:
+def find_plug_in_conf_folders() -> dict[str, Path]:
     """Return the conf/ folders of packages with plug-ins, by package."""
     found = {plug_in.package: plug_in.conf_folder for plug_in in reversed(_load_plug_ins())}
     return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
@@ -147,7 +144,6 @@ def plug_in_conf_folders() -> dict[str, Path]:
 
 @cache
 def _load_builtin_options() -> tuple[PlugIn, ...]:
-    """Read the entry points of the runner's own package."""
     found = [
         PlugIn(kind, name, target, str(package))
         for package in find_plugin_packages()  # without it if only a part is installed, such as the comparison
@@ -160,7 +156,6 @@ def _load_builtin_options() -> tuple[PlugIn, ...]:
 
 @cache
 def _load_plug_ins() -> tuple[PlugIn, ...]:
-    """Read all other packages' entry points of known groups."""
     found: dict[tuple[str, str], PlugIn] = {}
     for package in find_plugin_packages():
         if package.name == OWN_PACKAGE:
@@ -175,38 +170,34 @@ def _load_plug_ins() -> tuple[PlugIn, ...]:
 
 
 def load_plug_in_object(kind: str, name: str, expected_class: type[T]) -> T:
-    """Import a plug-in's object. Raises ConfigError, naming the package, if it is no
-    `expected_class`.
-    """
+    """Import a plug-in's object. Raises ConfigError unless its type is `expected_class`."""
     plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
-    loaded = _import_target(plug_in)
+    loaded = _import_plug_in_object(plug_in)
     if not isinstance(loaded, expected_class):
         raise ConfigError(
             (
-                f"{plug_in.target} is no {expected_class.__name__} "
-                f"({expected_class.__module__}), but {_describe_object(loaded)}"
+                f"{plug_in.target} must be of type {expected_class.__name__} "
+                f"({expected_class.__module__}), but is {_describe_object(loaded)}"
             ),
             key=plug_in,
             code="bad_value",
         )
     if (key := getattr(loaded, "key", name)) != name:
         raise ConfigError(
-            f"{plug_in.target} calls itself {key!r}: give it the key {name!r}", key=plug_in, code="mismatch"
+            f"{plug_in.target} has key = {key!r}. Set key = {name!r}", key=plug_in, code="mismatch"
         )
     return loaded
 
 
 def load_plug_in_class(kind: str, name: str, base_class: type[T]) -> type[T]:
-    """Import a plug-in's class. Raises ConfigError, naming the package, if it is no subclass of
-    `base_class`.
-    """
+    """Import a plug-in's class. Raises ConfigError unless it is a subclass of `base_class`."""
     plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
-    loaded = _import_target(plug_in)
+    loaded = _import_plug_in_object(plug_in)
     if not (isinstance(loaded, type) and issubclass(loaded, base_class)):
         raise ConfigError(
             (
-                f"{plug_in.target} is no subclass of {base_class.__name__} "
-                f"({base_class.__module__}), but {_describe_object(loaded)}"
+                f"{plug_in.target} must be a subclass of {base_class.__name__} "
+                f"({base_class.__module__}), but is {_describe_object(loaded)}"
             ),
             key=plug_in,
             code="bad_value",
@@ -214,7 +205,7 @@ def load_plug_in_class(kind: str, name: str, base_class: type[T]) -> type[T]:
     # records would name another choice than what ran
     if (named := get_choice_name(loaded)) not in (None, plug_in.name):
         raise ConfigError(
-            f"{plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}",
+            f"{plug_in.target} has name = {named!r}, unlike its entry point. Set name = {plug_in.name!r}",
             key=plug_in,
             code="mismatch",
         )
@@ -227,15 +218,15 @@ def check_plug_in_exists(key: str, kind: str, name: str) -> None:
         problem = (
             unknown_choice_message(kind, name, known)
             if known
-            else f"no installed package adds a {kind} (docs/plugins.md)"
+            else f"no installed package provides any {kind} plug-in (see docs/plugins.md)"
         )
         raise ConfigError(problem, key=key, value=name, code="unknown_choice" if known else "needs_package")
 
 
-def _import_target(plug_in: PlugIn) -> Any:
+def _import_plug_in_object(plug_in: PlugIn) -> Any:
     if plug_in.rival:
         raise ConfigError(
-            f"{plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages",
+            f"{plug_in.rival} provides a {plug_in.kind} with the same name. Uninstall one of the packages",
             key=plug_in,
             code="ambiguous",
         )

@@ -1,4 +1,4 @@
-"""Print tables on a terminal, and transpose a table where columns would break words.
+"""Print tables on a terminal. A table that is too wide is transposed.
 
 A table of many statistics and few rows is wider than a terminal. Transposed, each statistic
 is a line and each row is a column. Rows without room follow in further blocks.
@@ -16,7 +16,7 @@ from runner_base.tables import (
     column_width,
     fit_to_width,
     join_lines,
-    layout_full_width,
+    lay_out_full_width,
     print_wrapped,
     wrap_columns,
 )
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def print_fitting_table(
-    terminal: Console, columns: Iterable[Column], rest_location: str, **table_options: Any
+    terminal: Console, columns: Iterable[Column], omitted_columns_hint: str, **table_options: Any
 ) -> None:
-    """Print the columns that fit the terminal. `rest_location` tells where to find the omitted
+    """Print as many columns as fit the terminal. The hint explains how to show the omitted
     columns.
     """
     gap = 3 if table_options.get("frame", "SIMPLE_HEAD") == "SIMPLE_HEAD" else 2
@@ -38,18 +38,20 @@ def print_fitting_table(
     table = fit_to_width(columns, width, gap, captions)
     blocks = [table.columns]
     if table.breaks_words:
-        table = layout_full_width(columns, captions)
+        table = lay_out_full_width(columns, captions)
         blocks = transpose_table(table.columns, width, gap)
     if table.caption:
         print_wrapped(terminal, f"all rows: {' · '.join(table.caption)}", style="dim")
     for block in blocks:
         terminal.print(_build_rich_table(block, **table_options))
     if table.left_out:
-        print_wrapped(terminal, f"no room for: {', '.join(table.left_out)} ({rest_location})", style="dim")
+        print_wrapped(
+            terminal, f"no room for: {', '.join(table.left_out)} ({omitted_columns_hint})", style="dim"
+        )
 
 
-def transpose_table(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]]:
-    """Transpose a table into blocks, each with the headings and as many rows as fit."""
+def transpose_table(columns: Sequence[Column], width: int, column_gap: int) -> list[list[Column]]:
+    """Transpose a table into blocks that fit the width. Each block repeats the headers."""
     naming = next(
         (column for use in (ColumnUse.setting, ColumnUse.job) for column in columns if column.use is use),
         columns[0],
@@ -59,10 +61,10 @@ def transpose_table(columns: Sequence[Column], width: int, gap: int) -> list[lis
     blocks: list[list[Column]] = []
     for at, name in enumerate(naming.cells):
         row = Column(name, [other.cells[at] for other in others])
-        if not blocks or _total_width([*blocks[-1], row], gap) > width:
+        if not blocks or _total_width([*blocks[-1], row], column_gap) > width:
             blocks.append([heads])
         blocks[-1].append(row)
-    return [_wrap_block(block, width, gap) for block in blocks]
+    return [_wrap_block(block, width, column_gap) for block in blocks]
 
 
 def _total_width(columns: Sequence[Column], gap: int) -> int:
@@ -70,7 +72,7 @@ def _total_width(columns: Sequence[Column], gap: int) -> int:
 
 
 def _wrap_block(block: list[Column], width: int, gap: int) -> list[Column]:
-    """Wrap the cells of a transposed block that is too wide even with a single row."""
+    """Wrap the cells of a transposed block that is too wide."""
     if _total_width(block, gap) <= width:
         return block
     return wrap_columns(block, width - gap * len(block), None) or block

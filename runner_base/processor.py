@@ -22,7 +22,7 @@ FEATURES = {
 }
 
 
-def disabled_features() -> tuple[str, ...]:
+def parse_disabled_features() -> tuple[str, ...]:
     """Return the CPU features that RUNNER_WITHOUT disables (a comma-separated list)."""
     text = os.environ.get(LEFT_OUT, "")
     names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
@@ -34,18 +34,17 @@ def disabled_features() -> tuple[str, ...]:
 
 
 def remove_disabled_features(flags: set[str]) -> set[str]:
-    """Remove disabled features from the processor's flags."""
-    names = disabled_features()
+    names = parse_disabled_features()
     if "avx2" in names:
         names = (*names, "avx512")
     return {flag for flag in flags if not flag.startswith(names)} if names else flags
 
 
-def disabled_feature_flags() -> list[str]:
+def build_disabling_flags() -> list[str]:
     """Return the compiler flags that disable the features in RUNNER_WITHOUT."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
-    return [FEATURES[name] for name in disabled_features() if FEATURES[name]]
+    return [FEATURES[name] for name in parse_disabled_features() if FEATURES[name]]
 
 
 def find_c_compiler() -> str | None:
@@ -54,11 +53,11 @@ def find_c_compiler() -> str | None:
 
 
 def has_bfloat16_matmul() -> bool:
-    """Whether the processor has AVX512-BF16; without it bitsandbytes keeps 4-bit weights unpacked."""
-    return "avx512_bf16" in cpu_features()
+    """Whether the CPU has AVX512-BF16. Without it, bitsandbytes does not pack 4-bit weights."""
+    return "avx512_bf16" in read_cpu_features()
 
 
-def cpu_features() -> set[str]:
+def read_cpu_features() -> set[str]:
     """Return the processor's feature flags without disabled ones."""
     # of x86, of ARM
     named = read_proc_value("/proc/cpuinfo", "flags") or read_proc_value("/proc/cpuinfo", "Features") or ""

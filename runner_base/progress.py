@@ -35,7 +35,6 @@ class ProgressState:
     per_s: float | None = None  # steps per second; None: unknown
 
     def format_cells(self) -> list[str]:
-        """Return count, speed, time left and the latest values as cells of one line."""
         total = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else ""
         speed = format_speed(self.per_s) if self.per_s else ""
         left = f"{format_duration(self.left_s)} left" if self.left_s else ""
@@ -46,10 +45,10 @@ class ProgressState:
 _sink: Callable[[ProgressState], None] | None = None
 
 
-def set_progress_sink(sink: Callable[[ProgressState], None] | None) -> None:
-    """Send the steps of every progress bar to `sink` instead of drawing them."""
+def set_progress_sink(on_progress: Callable[[ProgressState], None] | None) -> None:
+    """Send the state of every progress bar to `on_progress` instead of drawing the bars."""
     global _sink
-    _sink = sink
+    _sink = on_progress
 
 
 def announce(message: str) -> None:
@@ -59,7 +58,10 @@ def announce(message: str) -> None:
 
 
 class Progress:
-    """Progress bar: `with Progress(total, "gsm8k") as bar: bar.advance(1, accuracy="91.0 %")`."""
+    """Progress bar as context manager, with speed, time left and optional values.
+
+    Example: `with Progress(total, "gsm8k") as bar: bar.advance(1, accuracy="91.0 %")`.
+    """
 
     def __init__(self, total: float | None, title: str, unit: str = "") -> None:
         self.total, self.what, self.unit = total, title, unit
@@ -112,7 +114,7 @@ class Progress:
         self.set_position(self._done + step, **news)
 
     def skip(self, step: float = 1) -> None:
-        """Advance by steps that an earlier start completed. They do not count for the speed."""
+        """Advance by steps that were completed earlier. The speed does not include them."""
         if self._began is not None:
             self._began = self._began[0], self._began[1] + step
         self.set_position(self._done + step)
@@ -122,7 +124,7 @@ class Progress:
         self.set_position_with_pending(done, 0.0, **news)
 
     def set_position_with_pending(self, done: float, under_way: float, **news: str) -> None:
-        """Set the completed position, plus pending steps that move the bar but are not counted."""
+        """Set the number of completed and of pending steps. The displayed count omits pending steps."""
         self._done, self._under_way = done, under_way
         if self._began is None:
             self._began = time.monotonic(), done + under_way
@@ -144,7 +146,6 @@ class Progress:
         return f"{int(self._done):>{len(total)}}/{total}"
 
     def _format_line(self) -> str:
-        """Format the state of the bar as one line of text."""
         passed_s = format_duration(time.monotonic() - (self._described_at or self._entered_at))
         moved, left_s = self._measure_progress(), self.estimate_seconds_left()
         if not self.total or moved is None:
@@ -162,7 +163,7 @@ class Progress:
         return f"{self._done / self.total:.0%}" if self.total else ""
 
     def _measure_progress(self) -> tuple[float, float] | None:
-        """Return the steps and seconds since the work began; None before the first step."""
+        """Return the steps and seconds since the bar was started, or None before the first step."""
         if self._began is None:
             return None
         (at, before), position = self._began, self._done + self._under_way
@@ -180,7 +181,7 @@ class Progress:
         return (self.total - self._done - self._under_way) * seconds / steps
 
     def set_title(self, title: str) -> None:
-        """Change the bar's title. Before the first step, this restarts the timing.
+        """Change the bar's title. A change before the first step restarts the timing.
 
         The time before then was spent on loading, which must not count for the speed.
         """

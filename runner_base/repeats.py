@@ -1,4 +1,4 @@
-"""Repeated measurements of a job: repeats.jsonl has one line per repeat and measure.
+"""Repeated measurements of a job in repeats.jsonl, with one line per repeat and metric.
 
 `runner-compare` compares these:
 
@@ -28,7 +28,7 @@ class RepeatLog:
         self._write_text("", mode="w")  # a job that starts again measures again
 
     def add_repeat(self, repeat: int, measurements: Mapping[str, float]) -> None:
-        """Append one line per measure with its value in this repeat."""
+        """Append one line per metric with its value in this repeat."""
         lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in measurements.items())
         self._write_text("".join(dump_signed_line(line) + "\n" for line in lines))
 
@@ -41,9 +41,9 @@ class RepeatLog:
 
 
 def read_repeats(path: Path) -> dict[str, list[float]]:
-    """Return the values of each measure that has the full number of repeats.
+    """Return the values of each metric that was measured in all repeats.
 
-    A measure with fewer repeats, e.g. one that ran out of memory, is omitted. Raises
+    A metric with fewer repeats, e.g. one that ran out of memory, is omitted. Raises
     ValueError, KeyError or TypeError if a line is not a repeat.
     """
     by_measure: dict[str, list[float]] = {}

@@ -11,6 +11,7 @@ from runner_base.model_text import RENAMED
 from runner_base.model_text import Answer as Answer
 from runner_base.model_text import FinishReason as FinishReason
 from runner_base.model_text import Verdict as Verdict
+from runner_base.renamed_keys import rename_params
 from runner_base.signed_jsonl import dump_signed_line, parse_signed_line, remove_unset_keys
 from runner_base.texts import format_count, parse_json, to_signed_json, verify_checksum
 
@@ -59,7 +60,6 @@ class Response:
 
     @classmethod
     def from_response(cls, other: Response, **own: Any) -> Self:
-        """Create an instance of this subclass from a response and the additional fields."""
         return cls(**{item.name: getattr(other, item.name) for item in fields(Response)} | own)
 
     @property
@@ -68,7 +68,7 @@ class Response:
         return self.answer.finish_reason is FinishReason.error
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the response with the keys of its file format, including unset ones."""
+        """Return the response as a dictionary in file format. Unset keys are included."""
         values = asdict(replace(self, calls=None))  # which have an order of their own
         values |= values.pop("answer")
         if self.calls is not None:
@@ -91,7 +91,7 @@ ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
 
 @dataclass
 class Call(Response):
-    """One of several completions for a sample, with the model or agent that wrote it."""
+    """One of several model calls for a sample, and the model or agent that answered."""
 
     ORDER = (
         "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
@@ -104,7 +104,7 @@ class Call(Response):
 
 @dataclass
 class Likelihood:
-    """A model's likelihood of a given text: sums over its tokens, in nats (natural logarithms)."""
+    """Log-likelihood of a given text under a model, in nats. Values are sums over tokens."""
 
     unit: int  # the sample that it belongs to: a text with all its windows, or a question with its choices
     nats: float  # the log-likelihood
@@ -127,7 +127,7 @@ class Likelihood:
 
 
 class ClusterUnit(StrEnum):
-    """Property that the questions of a cluster share in task=recall."""
+    """What the questions of a task=recall cluster have in common: the haystack or the content."""
 
     text = "text"  # the haystack
     question = "question"  # what is asked, at several lengths or depths
@@ -158,7 +158,7 @@ class Sample(Response):
     likelihood: Likelihood | None = None
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
-    left_out: bool = False  # asked, and not counted in the score (task.without)
+    left_out: bool = False  # asked, and not counted in the score (task.unscored)
     tool_category: str | None = None  # of task=tools: what kind of calls is wanted
     tool_length: int | None = (
         None  # the tokens up to which its context was filled with other functions; 0: it was not
@@ -178,27 +178,27 @@ class Sample(Response):
 
     @property
     def answers(self) -> Sequence[Answer]:
-        """All answers of the sample: one per branch or choice, or the single answer."""
+        """All answers: one per branch or choice, or the single answer."""
         return self.branches or self.choices or [self.answer]
 
     @property
     def solved(self) -> bool:
-        """Whether the answer, or the elected one of several answers, has the verdict `correct`."""
+        """Whether the answer is correct. With several answers, whether the majority answer is correct."""
         return self.answer.verdict is Verdict.correct
 
-    def accuracy(self, cut_off_counts: bool = False) -> float:
+    def accuracy(self, count_truncated_as_correct: bool = False) -> float:
         """Return the fraction of correct answers.
 
-        `cut_off_counts` counts answers that were cut off as correct.
+        `count_truncated_as_correct` counts answers that were cut off as correct.
         """
         right, answers = self.count_correct_answers
         if not answers:
-            return float(self.solved or (cut_off_counts and self.num_cut_off_answers > 0))
-        return (right + self.num_cut_off_answers * cut_off_counts) / answers
+            return float(self.solved or (count_truncated_as_correct and self.num_cut_off_answers > 0))
+        return (right + self.num_cut_off_answers * count_truncated_as_correct) / answers
 
     @property
     def num_cut_off_answers(self) -> int:
-        """Number of answers that were cut off before a final answer. Errors do not count."""
+        """Number of answers that a token limit cut off before the final answer."""
         return sum(
             choice.verdict is Verdict.cut_off and choice.finish_reason is not FinishReason.error
             for choice in self.choices or [self.answer]
@@ -206,7 +206,7 @@ class Sample(Response):
 
     @property
     def count_correct_answers(self) -> tuple[int, int]:
-        """Number of correct answers and number of all answers; (0, 0) without several verdicts."""
+        """Number of correct answers and of all answers. (0, 0) if there is only one answer."""
         verdicts = [choice.verdict for choice in self.choices or []]
         return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
@@ -221,7 +221,7 @@ class Sample(Response):
         """
         values = parse_signed_line(line)
         if not isinstance(values.get("index"), int):
-            raise ValueError("no sample: a JSON object with an integer index was expected")
+            raise ValueError("the line must be a JSON object with an integer index")
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
         if values.get("recall_cluster_unit") is not None:
@@ -256,7 +256,6 @@ class Result:
 
     @property
     def problem_message(self) -> str | None:
-        """All problems of the result as one message; None without problems."""
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         return f"{format_count(count, 'problem')} found:{lines}" if count else None
@@ -264,7 +263,7 @@ class Result:
 
 @dataclass
 class Record:
-    """Content of result.json: a result with its job, status and locations."""
+    """Content of result.json: a job, its status, its result and its locations."""
 
     job_id: str
     status: Status
@@ -296,7 +295,7 @@ class Record:
         """Parse result.json. Raises ValueError, KeyError or TypeError if it is malformed."""
         values = verify_checksum(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
-            raise ValueError("a JSON object with a result was expected")
+            raise ValueError("the file must contain a JSON object with a result")
         kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,
                  "tables": dict, "series": dict}  # fmt: skip
         for key, kind in kinds.items():
@@ -306,4 +305,6 @@ class Record:
         result.series = {
             name: [(step, value) for step, value in points] for name, points in result.series.items()
         }
+        if isinstance(params := values.get("params"), dict):
+            values["params"] = rename_params(params)
         return cls(**{**values, "status": Status(values["status"]), "result": result})

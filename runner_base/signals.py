@@ -1,4 +1,4 @@
-"""Turn termination signals into KeyboardInterrupt, without leaving a half-written record.
+"""Converts termination signals to KeyboardInterrupt without leaving partially written records.
 
 with deferred_signals():           # signals wait: what begins here also ends here
     ...
@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _SignalState:
-    """State that decides how the next signal is handled. Only the main thread receives signals."""
+    """State that determines how the next signal is handled."""
 
     in_deferred: bool = False
     is_deferring: bool = False  # whether a signal is only noted
@@ -64,18 +64,15 @@ _state = _SignalState()
 
 
 class BetweenSteps(Interrupted):
-    """Raised after a step during which a signal arrived. The step is complete, so its results can
-    be kept.
-    """
+    """Raised at the end of a step during which a signal arrived. The step's results are complete."""
 
 
-def interruption_message(interrupt: KeyboardInterrupt) -> str:
-    """Return a message that the job was interrupted, with the interrupt's own text."""
+def format_interruption_message(interrupt: KeyboardInterrupt) -> str:
     return ": ".join(filter(None, ("interrupted", str(interrupt))))
 
 
 def exit_on_signals() -> None:
-    """Install handlers that exit with a message on a termination signal, before any work has begun."""
+    """Install handlers that exit with a message. Use this before any work starts."""
     for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _exit_immediately)
@@ -87,14 +84,14 @@ def _exit_immediately(*_: object) -> NoReturn:
 
 
 def install_signal_handlers(
-    override_ignored: bool = False, on_waiting: Callable[[], object] | None = None
+    override_ignored: bool = False, on_signal_waiting: Callable[[], object] | None = None
 ) -> None:
     """Install handlers that turn all termination signals into KeyboardInterrupt.
 
     Signals that nohup or a shell's `&` ignores stay ignored, unless `override_ignored`.
-    `on_waiting` is called in its own thread when a signal has to wait for a step.
+    `on_signal_waiting` is called in its own thread when a signal has to wait for a step.
     """
-    _state.tell, _state.unanswered = on_waiting, False
+    _state.tell, _state.unanswered = on_signal_waiting, False
     defaults = (signal.SIG_DFL, signal.default_int_handler, _exit_immediately)
     for number in ENDING:
         if override_ignored or signal.getsignal(number) in defaults:
@@ -105,9 +102,7 @@ def install_signal_handlers(
 
 @dataclass
 class _ResendLostSignal:
-    """Hook that sends a signal again if Python swallowed its exception, e.g. in `__del__` or a
-    callback.
-    """
+    """Hook that sends a signal again if Python ignored its exception, e.g. in `__del__`."""
 
     others: Callable[[Any], Any]  # what handles the other exceptions
 
@@ -116,11 +111,11 @@ class _ResendLostSignal:
             self.others(ignored)
             return
         _state.is_deferring, _state.first_at, _state.acted = False, None, False
-        threading.Thread(target=_resend_until_handled, daemon=True).start()
+        threading.Thread(target=_resend_last_signal_until_handled, daemon=True).start()
 
 
-def _resend_until_handled() -> None:
-    """Send the last signal again until Python no longer swallows its exception."""
+def _resend_last_signal_until_handled() -> None:
+    """Send the last signal again until its exception has reached the main program."""
     time.sleep(AGAIN_S)
     while not _state.acted:
         _state.acted = None
@@ -129,29 +124,27 @@ def _resend_until_handled() -> None:
             time.sleep(AGAIN_S)
 
 
-def _is_handling_lost_signal(frame: FrameType | None) -> bool:
-    """Whether the frame runs in the hook for lost signals, where a new exception would be lost too."""
+def _is_in_lost_signal_hook(frame: FrameType | None) -> bool:
+    """Return whether the frame runs in the hook for lost signals, where Python ignores exceptions."""
     while frame is not None and frame.f_code is not _ResendLostSignal.__call__.__code__:
         frame = frame.f_back
     return frame is not None
 
 
 @contextmanager
-def installed_handlers() -> Iterator[None]:
+def install_handlers_temporarily() -> Iterator[None]:
     """Install the signal handlers within this block. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with restored_handlers():
+    with preserve_signal_handlers():
         install_signal_handlers()
         yield
 
 
 @contextmanager
-def restored_handlers() -> Iterator[None]:
-    """Restore the signal handlers after this block, which calls a library that installs its own
-    handlers.
-    """
+def preserve_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers after this block, because a library may install other handlers."""
     before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
     try:
         yield
@@ -163,10 +156,8 @@ def restored_handlers() -> Iterator[None]:
 
 
 def handle_signal(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    """Handle a signal: call the redirect function, record the signal for later, or raise
-    KeyboardInterrupt.
-    """
-    _state.last, _state.acted = number, not _is_handling_lost_signal(frame)
+    """Handle a signal now, defer it, or raise KeyboardInterrupt, depending on the state."""
+    _state.last, _state.acted = number, not _is_in_lost_signal_hook(frame)
     if not _state.acted:
         return
     if _state.instead is not None:
@@ -189,8 +180,8 @@ def _notify_if_waiting(on_waiting: Callable[[], object]) -> None:
         on_waiting()
 
 
-def _raise_interrupt(error_class: type[Interrupted], first_at: float | None) -> NoReturn:
-    _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
+def _raise_interrupt(error_class: type[Interrupted], first_signal_time: float | None) -> NoReturn:
+    _state.noted, _state.first_at = False, first_signal_time if _state.in_deferred else None
     # the cleanup that follows is not interrupted by the same signal
     _state.is_deferring = _state.in_deferred
     _state.unanswered = True
@@ -203,7 +194,7 @@ def _raise_noted_signal(error_class: type[Interrupted] = Interrupted) -> None:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Defer signals within this block, except in `interruptible_block()`.
 
     A deferred signal interrupts at the end of the block.
@@ -221,7 +212,7 @@ def deferred_signals() -> Iterator[None]:
 
 @contextmanager
 def interruptible_block() -> Iterator[None]:
-    """Let a signal interrupt this block, inside `deferred_signals()`.
+    """Let a signal interrupt this block, inside `defer_signals()`.
 
     A library's error that was caused by an interrupt is raised as Interrupted.
     """
@@ -258,21 +249,19 @@ def defer_until_step_ends() -> Iterator[None]:
 
 
 def raise_if_signal_waits() -> None:
-    """Raise KeyboardInterrupt if a deferred signal is waiting. For use within steps that may take
-    minutes.
-    """
+    """Raise KeyboardInterrupt if a deferred signal is waiting. Long steps call this regularly."""
     if _state.noted:
         _raise_interrupt(Interrupted, _state.first_at)
 
 
 def raise_if_interrupt_dropped() -> None:
-    """Raise KeyboardInterrupt again if a library caught an earlier one and continued."""
+    """Raise KeyboardInterrupt if a library has suppressed an earlier KeyboardInterrupt."""
     if _state.unanswered:
         raise Interrupted
 
 
 def has_unhandled_interrupt() -> bool:
-    """Whether an interrupt was raised and not yet marked as handled.
+    """Return whether an interrupt was raised but not marked as handled.
 
     An error is then its consequence.
     """
@@ -285,12 +274,12 @@ def mark_interrupt_handled() -> None:
 
 
 def discard_waiting_signal() -> None:
-    """Discard a deferred signal if an error already reports the signal's cause."""
+    """Discard a deferred signal, because the current error already explains it."""
     _state.noted = _state.unanswered = False
 
 
-def interruptible_sleep(seconds: float) -> None:
-    """Sleep within a step. A signal ends the sleep."""
+def sleep_interruptibly(seconds: float) -> None:
+    """Sleep during a step. A signal ends the sleep early."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, SAME_S))
@@ -298,9 +287,9 @@ def interruptible_sleep(seconds: float) -> None:
 
 
 @contextmanager
-def redirected_signals(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function for each signal within this block, instead of raising KeyboardInterrupt."""
-    before, _state.instead = _state.instead, function
+def redirect_signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """Call `on_signal` for each signal within this block, instead of raising KeyboardInterrupt."""
+    before, _state.instead = _state.instead, on_signal
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ CHECKSUM = ', "checksum": "'
 
 
 def remove_unset_keys(value: Any) -> Any:
-    """Remove keys that are None or False, recursively. Values below "extracted" stay."""
+    """Remove keys with the value None or False recursively, except below `extracted`."""
     if isinstance(value, list):
         return [remove_unset_keys(entry) for entry in value]
     if isinstance(value, dict):
@@ -25,7 +25,7 @@ def remove_unset_keys(value: Any) -> Any:
 def dump_signed_line(values: Mapping[str, Any]) -> str:
     """Return an object as one JSON line with a checksum over the other keys."""
     line = json.dumps(values, ensure_ascii=False)
-    return f"{line[:-1]}{_checksum_suffix(line)}"
+    return f"{line[:-1]}{_format_checksum_suffix(line)}"
 
 
 def parse_signed_line(line: str) -> dict[str, Any]:
@@ -37,11 +37,10 @@ def parse_signed_line(line: str) -> dict[str, Any]:
         raise ValueError("it has no checksum")
     del values["checksum"]
     content = f"{line.rpartition(CHECKSUM)[0]}}}"
-    if line != f"{content[:-1]}{_checksum_suffix(content)}":
-        raise ValueError("its checksum does not fit: it has been changed since it was written")
+    if line != f"{content[:-1]}{_format_checksum_suffix(content)}":
+        raise ValueError("the checksum does not match, because the line was changed after writing")
     return values
 
 
-def _checksum_suffix(line: str) -> str:
-    """Return the text that ends a JSON line: the line's checksum field."""
+def _format_checksum_suffix(line: str) -> str:
     return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'

@@ -12,8 +12,8 @@ ERROR = 0.05  # of an interval
 RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return p50, p95 and p99; {} without values.
+def compute_percentiles(values: Iterable[float]) -> dict[str, float]:
+    """Return the percentiles p50, p95 and p99, or an empty mapping without values.
 
     A percentile is the lowest value that this share of the values does not exceed.
     """
@@ -21,7 +21,7 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
     return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
 
 
-def relative_spread(values: Sequence[float]) -> float:
+def compute_relative_spread(values: Sequence[float]) -> float:
     """Return the interquartile range divided by the median; infinity for fewer than three values."""
     if len(values) < 3:
         return math.inf
@@ -29,8 +29,8 @@ def relative_spread(values: Sequence[float]) -> float:
     return (high - low) / middle if middle else math.inf
 
 
-def median_confidence_interval(values: Sequence[float], alpha: float = ERROR) -> tuple[float, float] | None:
-    """Return the exact confidence interval of a median, without assumptions about the noise.
+def compute_median_interval(values: Sequence[float], alpha: float = ERROR) -> tuple[float, float] | None:
+    """Return the exact, distribution-free confidence interval of a median.
 
     Returns None for too few values. Its ends are measurements: of six, the lowest and the
     highest. Student's t does not hold for processes of a single job: where one run in ten is
@@ -45,6 +45,6 @@ def median_confidence_interval(values: Sequence[float], alpha: float = ERROR) ->
     return (ordered[beyond], ordered[-1 - beyond]) if beyond >= 0 else None
 
 
-def min_values_for_interval(alpha: float = ERROR) -> int:
-    """Return how many measurements a confidence interval of their median needs."""
+def compute_min_values_for_interval(alpha: float = ERROR) -> int:
+    """Return the smallest number of measurements for a confidence interval of their median."""
     return math.ceil(1 - math.log2(alpha))

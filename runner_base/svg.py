@@ -13,13 +13,13 @@ def build_document(width: float, height: float, elements: Iterable[str]) -> str:
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *elements, "</svg>"]) + "\n"
 
 
-def rectangle(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
+def format_rectangle(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
     """Return a filled rectangle, whose title appears as a tooltip."""
     position = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
     return f'<rect {position} fill="{colour}"><title>{escape_text(title)}</title></rect>'
 
 
-def text_line(
+def format_text_line(
     x: float, y: float, content: str, *, bold: bool = False, colour: str = "black", anchor: str = "start"
 ) -> str:
     """Return a line of text. `anchor` (start, middle or end) aligns the text at x."""

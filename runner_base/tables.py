@@ -79,7 +79,7 @@ class FittedTable:
     breaks_words: bool = False  # whether a word or a number has no line of its own
 
 
-def layout_full_width(columns: Iterable[Column], constants_to_caption: bool = True) -> FittedTable:
+def lay_out_full_width(columns: Iterable[Column], move_constants_to_caption: bool = True) -> FittedTable:
     """Lay out all columns, sorted by purpose, without a width limit."""
     columns = [
         replace(
@@ -90,16 +90,16 @@ def layout_full_width(columns: Iterable[Column], constants_to_caption: bool = Tr
         for column in columns
     ]
     table = FittedTable(sorted(columns, key=lambda column: column.use))
-    if constants_to_caption:
+    if move_constants_to_caption:
         _move_constants_to_caption(table)
     return table
 
 
 def fit_to_width(
-    columns: Iterable[Column], width: int, gap: int = 2, constants_to_caption: bool = True
+    columns: Iterable[Column], width: int, gap: int = 2, move_constants_to_caption: bool = True
 ) -> FittedTable:
-    """Lay out the columns for a terminal of this width. `gap` is the space added per column."""
-    table = layout_full_width(columns, constants_to_caption)
+    """Lay out the columns for a terminal width. `gap` is the width between two columns."""
+    table = lay_out_full_width(columns, move_constants_to_caption)
 
     def total_width() -> int:
         return sum(gap + column_width(column) for column in table.columns)
@@ -145,7 +145,6 @@ def print_list_item(terminal: Console, text: str) -> None:
 
 
 def wrapped_lines(text: str, width: int) -> list[str]:
-    """Return the lines of a text that is wrapped at words."""
     return _wrap_text(escape_control_characters(text), width, IN_SENTENCE)
 
 
@@ -154,7 +153,7 @@ def _is_wrapped(terminal: Console) -> bool:
 
 
 def shorten_paths(values: Sequence[str]) -> list[str]:
-    """Cut the folders that all paths share, e.g. `…/7b/nf4` and `…/8b/nf4`."""
+    """Replace the parent folders that all paths share by `…`, e.g. `…/7b/nf4`."""
     paths = dict.fromkeys(value for value in values if "/" in value and not SPACE.search(value))
     if not paths:
         return list(values)
@@ -164,16 +163,16 @@ def shorten_paths(values: Sequence[str]) -> list[str]:
     if sum(map(len, split[0][:shared])) == 0:
         shared = 0
 
-    def shorten(path: str) -> str:
+    def shorten_path(path: str) -> str:
         parts = path.split("/")
         middle = "/".join(parts[shared : len(parts) - last])
         return f"{(f'{ELLIPSIS}/' if shared > 0 else '')}{middle}{(f'/{ELLIPSIS}' if last > 0 else '')}"
 
-    return [shorten(value) if value in paths else value for value in values]
+    return [shorten_path(value) if value in paths else value for value in values]
 
 
 def _count_shared_parts(split_paths: Sequence[Sequence[str]]) -> int:
-    """Return how many leading parts all paths share. At least one part of each path remains."""
+    """Return how many parent folders all paths share. At least one part of each path remains."""
     return len(
         [
             *takewhile(
@@ -184,7 +183,6 @@ def _count_shared_parts(split_paths: Sequence[Sequence[str]]) -> int:
 
 
 def _move_constants_to_caption(table: FittedTable) -> None:
-    """Move columns with the same value in all rows to the caption."""
     same = [
         column
         for column in table.columns
@@ -217,7 +215,7 @@ def join_lines(text: str) -> str:
 
 
 def wrap_columns(columns: Sequence[Column], max_width: int, max_lines: int | None) -> list[Column] | None:
-    """Wrap the cells of the widest columns until all columns fit, or return None.
+    """Wrap cells of the widest columns until all columns fit. Returns None if that is impossible.
 
     `max_lines` limits the lines of a cell. Without a limit, words may be broken.
     """
@@ -231,7 +229,7 @@ def wrap_columns(columns: Sequence[Column], max_width: int, max_lines: int | Non
 
 
 class _LayoutCache:
-    """Column layouts by width, each computed once."""
+    """Cache of wrapped columns by width."""
 
     def __init__(
         self,
@@ -242,18 +240,18 @@ class _LayoutCache:
         self._columns, self._narrow, self._most_lines = columns, wrap_column, max_lines
         self._known: dict[tuple[int, int], Column | None] = {}
 
-    def wrap_to_width(self, index: int, width: int) -> Column | None:
+    def wrap_to_width(self, column_index: int, width: int) -> Column | None:
         """Return a column wrapped to at most this width, or None if the width is too small."""
-        key = (index, width)
+        key = (column_index, width)
         if key not in self._known:
-            found = self._narrow(self._columns[index], width)
+            found = self._narrow(self._columns[column_index], width)
             if found and self._most_lines and _max_cell_lines(found) > self._most_lines:
                 found = None
             self._known[key] = found
         return self._known[key]
 
     def min_width(self, index: int, max_width: int) -> int:
-        """Return the smallest possible width of a column, or `max_width` if none is smaller."""
+        """Return the smallest width to which a column can be wrapped, at most `max_width`."""
         return bisect_left(range(max_width), True, key=lambda width: bool(self.wrap_to_width(index, width)))
 
 
@@ -310,7 +308,7 @@ def _wrap_at_words(column: Column, width: int) -> Column | None:
 
 
 def _wrap_within_words(column: Column, width: int) -> Column | None:
-    """Wrap a column within words, preferably after `/`, `_` or the like; None if the width is < 1."""
+    """Wrap a column within words, preferably after `/` or `_`. Returns None if that is impossible."""
     if width < 1:
         return None
 
@@ -319,7 +317,7 @@ def _wrap_within_words(column: Column, width: int) -> Column | None:
         pieces = (
             part
             for line in lines
-            for part in ([line] if _display_width(line) <= width else _break_word(line, width))
+            for part in ([line] if _measure_display_width(line) <= width else _break_word(line, width))
         )
         return "\n".join(pieces)
 
@@ -330,14 +328,14 @@ def _wrap_within_words(column: Column, width: int) -> Column | None:
 def _break_word(word: str, width: int) -> list[str]:
     lines, start, end, shown = [], 0, 0, 0
     for part in filter(None, PART_OF_WORD.findall(word)):
-        fits = _display_width(part) <= width
+        fits = _measure_display_width(part) <= width
         for piece in (
             [part] if fits else _split_by_width(part, width - shown, width) if word.isascii() else part
         ):
-            longer = shown + _added_width(word, start, end, end + len(piece))
+            longer = shown + _measure_added_width(word, start, end, end + len(piece))
             if longer > width:
                 lines.append(word[start:end])
-                start, longer = end, _display_width(piece)
+                start, longer = end, _measure_display_width(piece)
             end, shown = end + len(piece), longer
     return list(filter(None, [*lines, word[start:end]]))
 
@@ -354,10 +352,10 @@ def _wrap_text(text: str, width: int, word_pattern: re.Pattern[str]) -> list[str
         for match in _iter_words(line, word_pattern):
             if start == end:
                 start = end = match.start()
-            longer = shown + _added_width(line, start, end, match.end())
+            longer = shown + _measure_added_width(line, start, end, match.end())
             if start < end and longer > width:
                 lines.append(line[start:end])
-                start, longer = match.start(), _display_width(match[0])
+                start, longer = match.start(), _measure_display_width(match[0])
             end, shown = match.end(), longer
         lines.append(line[start:end])
     return lines
@@ -376,21 +374,22 @@ def _iter_words(line: str, word_pattern: re.Pattern[str]) -> Iterator[re.Match[s
     yield from without.finditer(line, end)
 
 
-def _added_width(text: str, start: int, end: int, new_end: int) -> int:
-    """Return by how many terminal cells text[start:end] grows if it ends at `new_end` instead.
+def _measure_added_width(text: str, start: int, old_end: int, new_end: int) -> int:
+    """Return the width in terminal cells that a text gains when its end moves to `new_end`.
 
     The last letters before the old end are measured again, since letters may combine into one.
     """
-    start = max(start, end - COMBINED)
-    return _display_width(text[start:new_end]) - _display_width(text[start:end])
+    start = max(start, old_end - COMBINED)
+    return _measure_display_width(text[start:new_end]) - _measure_display_width(text[start:old_end])
 
 
 def column_width(column: Column) -> int:
-    """Return a column's width in terminal cells."""
-    return max(_display_width(line) for text in (column.head, *column.cells) for line in text.split("\n"))
+    return max(
+        _measure_display_width(line) for text in (column.head, *column.cells) for line in text.split("\n")
+    )
 
 
-def _display_width(text: str) -> int:
+def _measure_display_width(text: str) -> int:
     """Return a text's width in terminal cells."""
     if text.isascii():
         return len(text)

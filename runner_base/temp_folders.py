@@ -22,7 +22,7 @@ NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 
 
 @contextmanager
-def temporary_folder(parent: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
+def create_temporary_folder(parent: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
     """Create an empty folder that only its user can read, and remove it after the block."""
     folder, lock = _create_locked_folder(parent, prefix, suffix)
     try:
@@ -70,7 +70,7 @@ def require_user_owned(folder: Path) -> None:
     """Raise PermissionError if a path is a link or not a folder of this user."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} is a link, or belongs to another user")
+        raise PermissionError(f"{folder} is not a folder of the current user")
 
 
 def _create_locked_folder(parent: Path, prefix: str, suffix: str) -> tuple[Path, int]:
@@ -101,19 +101,17 @@ def _remove_user_owned(folder: Path, lock: int) -> None:
     _remove_opened_folder(folder, lock)
 
 
-def _remove_opened_folder(folder: Path, lock: int) -> None:
-    """Remove the folder opened as `lock`. Raises FileNotFoundError if its path now names another
-    folder.
-    """
-    if not _is_same_folder(folder, lock):
+def _remove_opened_folder(folder: Path, folder_descriptor: int) -> None:
+    """Remove an opened folder. Raises FileNotFoundError if the path now refers to another folder."""
+    if not _is_same_folder(folder, folder_descriptor):
         raise FileNotFoundError(f"{folder} is not the folder that was opened")
     with suppress(OSError):
-        os.fchmod(lock, 0o700)
+        os.fchmod(folder_descriptor, 0o700)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _restore_owner_access(folder: Path) -> None:
-    """Give the owner access to a folder again. A link stays as it is."""
+    """Give the owner access to a folder again. Links are not followed."""
     with suppress(OSError):
         if os.chmod in os.supports_follow_symlinks:
             folder.chmod(0o700, follow_symlinks=False)

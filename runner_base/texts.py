@@ -41,7 +41,7 @@ def iter_text_lines(stream: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
                     raise DataError(
-                        f"this is {what}, and lines of UTF-8 text are expected", key=source, code="damaged"
+                        f"the file is {what}. A UTF-8 text file is required", key=source, code="damaged"
                     )
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
@@ -94,12 +94,12 @@ def parse_json(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
+            raise ValueError(f"the text contains {half!r}, a lone surrogate without UTF-8 encoding") from None
     return value
 
 
 def _check_json_depth(text: str, value: Any) -> None:
-    """Raise ValueError if JSON is nested too deeply for recursive readers."""
+    """Raise ValueError if JSON is nested so deeply that recursive functions would fail."""
     level, depth = [value], 0
     # a quick test: fewer brackets cannot be nested deeper
     deep = text.count("[") + text.count("{") > MAX_DEPTH
@@ -173,7 +173,7 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
 
 def format_count(count: int, singular: str, plural: str = "") -> str:
-    """Format a count with its noun, e.g. `1 job`, `2,000 jobs`, `1 answer was`."""
+    """Format a count with its noun in singular or plural, e.g. `1 job`, `2,000 jobs`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
@@ -203,7 +203,7 @@ def to_signed_json(values: dict[str, Any]) -> str:
 
 
 def is_partially_written(data: bytes) -> bool:
-    """Whether damaged JSON was cut off by a power failure, rather than edited by a user."""
+    """Whether damaged JSON was truncated, e.g. by a power failure, rather than edited by a user."""
     return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
 
 
@@ -215,7 +215,7 @@ def verify_checksum(values: Any) -> Any:
     if not isinstance(values, dict) or "checksum" not in values:
         return values
     if values.pop("checksum") != short_hash(values, 16):
-        raise ValueError("its checksum does not fit: it has been changed since it was written")
+        raise ValueError("the checksum does not match, because the content was changed after writing")
     return values
 
 
@@ -232,12 +232,14 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_quantized_fraction(
-    block_fraction: float, total_fraction: float | None = None, byte_fraction: float | None = None
+    fraction_in_blocks: float, total_fraction: float | None = None, fraction_of_bytes: float | None = None
 ) -> str:
-    """Describe how much is quantized, e.g. `97 % of the parameters in blocks, 79 % of all`."""
-    shown = f"{format_percent(block_fraction)} of the parameters in blocks"
-    if total_fraction is not None and format_percent(total_fraction) != format_percent(block_fraction):
+    """Describe the fraction of quantized parameters, e.g. `97 % of the parameters in blocks, 79 %
+    of all`.
+    """
+    shown = f"{format_percent(fraction_in_blocks)} of the parameters in blocks"
+    if total_fraction is not None and format_percent(total_fraction) != format_percent(fraction_in_blocks):
         shown += f", {format_percent(total_fraction)} of all"
-    if byte_fraction is not None:
-        shown += f", {format_percent(byte_fraction)} of the weights' bytes"
+    if fraction_of_bytes is not None:
+        shown += f", {format_percent(fraction_of_bytes)} of the weights' bytes"
     return shown

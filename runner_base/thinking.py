@@ -26,12 +26,12 @@ class Tag(NamedTuple):
 
     @property
     def cut_text(self) -> str:
-        """Text that is inserted to end thinking that was cut off."""
+        """Text that ends the thinking when the thinking budget is spent."""
         return self.forced or self.closing
 
 
 Tags = tuple[Tag, ...]
-Places = Sequence[tuple[int, int]]  # in a text: from and to
+TagPositions = Sequence[tuple[int, int]]  # in a text: from and to
 _END, _FINAL = "<|end|><|start|>assistant", "<|channel|>final<|message|>"
 TAGS: Tags = (  # as a model or its chat template writes them
     Tag("<think>", "</think>"),
@@ -72,7 +72,7 @@ class SplitText:
 
     @property
     def has_thinking(self) -> bool:
-        """Whether the model thought. An empty pair of tags does not count."""
+        """Whether the text contains thinking. Empty thinking tags do not count."""
         return self.is_open or bool(self.thinking.strip())
 
 
@@ -86,9 +86,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class TaggedSpans:
-    """Spans of thinking and answer in a text, without tags. The last span is the answer or
-    unfinished thinking.
-    """
+    """Spans of thinking and answer in a text, without tags."""
 
     spans: list[Span]
     tag: Tag | None = None  # that opened or closed the last span
@@ -106,7 +104,7 @@ def parse_spans(
     tags: Tags = TAGS,
     in_thinking: bool = False,
     is_complete: bool = True,
-    forced_tags: Places = (),
+    forced_tags: TagPositions = (),
 ) -> TaggedSpans:
     """Split a text into spans of thinking and answer.
 
@@ -118,12 +116,12 @@ def parse_spans(
     at, is_open, tag, is_undecided = 0, in_thinking, None, False
     in_code = has_pair = False  # in a block of code, and behind an opening tag in it
     opening: re.Match[str] | None = None  # the last opening tag, if the text may only speak of it
-    for mark in _tag_pattern(tags).finditer(text):
+    for mark in _compile_tag_pattern(tags).finditer(text):
         if mark[0].endswith(_FENCE):
             in_code, has_pair = not in_code, False
             continue
         closes, is_answer = _tags_by_closing(tags).get(_normalize_tag(mark[0])), bool(spans) and not is_open
-        followers = _chars_after_mention(mark, closes is not None, opening, is_open, is_answer)
+        followers = _find_mention_followers(mark, closes is not None, opening, is_open, is_answer)
         if mark.span() in forced_tags:
             followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_complete
@@ -142,11 +140,11 @@ def parse_spans(
     return TaggedSpans([*spans, Span(at, len(text), is_open)], tag, is_undecided)
 
 
-def _chars_after_mention(
+def _find_mention_followers(
     tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
-    """Return the characters that, right after a tag, show a mere mention of the tag; None: always
-    a mention.
+    """Return the next characters that mark a tag as merely mentioned in the text. None if it is
+    always a mention.
     """
     text, start = tag_match.string, tag_match.start()
     quote = text[start - 1] if start else ""
@@ -165,9 +163,12 @@ def _chars_after_mention(
 
 
 def split_thinking(
-    text: str, in_thinking: bool = False, tags: Tags = TAGS, forced_tags: Places = ()
+    text: str, in_thinking: bool = False, tags: Tags = TAGS, forced_tags: TagPositions = ()
 ) -> SplitText:
-    """Split a text into thinking and answer. `in_thinking`: the prompt ended in an opening tag."""
+    """Split a text into thinking and answer.
+
+    in_thinking: the prompt ended in an opening tag.
+    """
     spans = parse_spans(text, tags, in_thinking, forced_tags=forced_tags).spans
     last = spans[-1]
     if len(spans) == 1:
@@ -185,16 +186,16 @@ class TextPiece(NamedTuple):
     is_thinking: bool
 
 
-def next_stream_pieces(
+def split_streamable_text(
     text: str,
-    sent_chars: int,
+    num_sent_chars: int,
     tags: Tags = TAGS,
     in_thinking: bool = False,
     is_complete: bool = False,
     stop: Sequence[str] = (),
-    forced_tags: Places = (),
+    forced_tags: TagPositions = (),
 ) -> tuple[list[TextPiece], int]:
-    """Return the text that can be streamed after `sent_chars` characters, and the new position.
+    """Return the pieces of text that can be sent now, and the total number of characters sent.
 
     Characters that may begin a tag or a stop string, and bytes of an unfinished character, are
     withheld until more text follows. is_complete: nothing follows.
@@ -203,15 +204,15 @@ def next_stream_pieces(
     found = parse_spans(text, tags, in_thinking, is_complete, forced_tags)
     if not is_complete:
         held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
-        held = max(held, count_possible_tag_chars(text[:end], tags))
+        held = max(held, count_partial_tag_chars(text[:end], tags))
         for stop_text in () if found.is_open else stop:
             sizes = range(min(len(stop_text) - 1, end), held, -1)
             held = next((size for size in sizes if text[:end].endswith(stop_text[:size])), held)
         end -= held
     spans = [
-        (text[max(span.start, sent_chars) : min(span.end, end)], span.is_thinking) for span in found.spans
+        (text[max(span.start, num_sent_chars) : min(span.end, end)], span.is_thinking) for span in found.spans
     ]
-    return [TextPiece(new, is_thinking) for new, is_thinking in spans if new], max(sent_chars, end)
+    return [TextPiece(new, is_thinking) for new, is_thinking in spans if new], max(num_sent_chars, end)
 
 
 def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
@@ -229,12 +230,11 @@ def find_open_tag(prompt: object, tags: Tags = TAGS) -> Tag | None:
 
 
 def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
-    """Whether a special token belongs to a thinking tag, and must therefore stay in the text."""
+    """Return whether a special token is part of a thinking tag. Such tokens must stay in the text."""
     return bool(token) and any(token in part for tag in tags for part in tag if part)
 
 
-def count_possible_tag_chars(text: str, tags: Tags = TAGS) -> int:
-    """Return how many characters at the end of a text may be the beginning of a tag."""
+def count_partial_tag_chars(text: str, tags: Tags = TAGS) -> int:
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
     ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))
@@ -242,12 +242,12 @@ def count_possible_tag_chars(text: str, tags: Tags = TAGS) -> int:
 
 
 def _normalize_tag(tag_text: str) -> str:
-    """Lower-case a tag with a name in angle brackets, as models also write <Thought>."""
+    """Convert a tag such as <Thought> to lower case, because models vary its capitalization."""
     return tag_text.lower() if _NAME.fullmatch(tag_text) else tag_text
 
 
 @lru_cache(maxsize=64)
-def _tag_pattern(tags: Tags) -> re.Pattern[str]:
+def _compile_tag_pattern(tags: Tags) -> re.Pattern[str]:
     """Return a pattern for all tags and code fences. Longer tags match first."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
     patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]

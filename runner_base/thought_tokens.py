@@ -1,4 +1,4 @@
-"""Token counts of thinking and answers, and how the answers of a job ended."""
+"""Counts tokens of thinking and answers, and counts how answers ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base.result import Sample
 
 
 def count_thinking_tokens(answer: Answer) -> int | None:
-    """Return the number of thinking tokens: 0 without thinking, None if they were not counted."""
+    """Return the number of thinking tokens. 0 without thinking, None if the tokens were not counted."""
     if answer.thinking_tokens is None and answer.parts.has_thinking:
         return None
     return answer.thinking_tokens or 0
@@ -24,7 +24,9 @@ def count_answer_tokens(answer: Answer) -> int | None:
     return None if answer.parts.has_thinking else answer.num_tokens
 
 
-def mean_tokens(count_tokens: Callable[[Answer], int | None], answers: Sequence[Answer]) -> float | None:
+def compute_mean_tokens(
+    count_tokens: Callable[[Answer], int | None], answers: Sequence[Answer]
+) -> float | None:
     """Return the mean token count of answers, or None if any count is unknown."""
     counts = [count_tokens(answer) for answer in answers]
     known = [count for count in counts if count is not None]
@@ -32,14 +34,14 @@ def mean_tokens(count_tokens: Callable[[Answer], int | None], answers: Sequence[
 
 
 def thinking_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return mean thinking tokens and counts of endings; {} if the model never thought."""
+    """Return the mean number of thinking tokens, and the count of each kind of answer ending."""
     answers = [answer for sample in samples if not sample.failed for answer in sample.answers]
     if all(answer.ending in (None, Ending.no_thinking) for answer in answers):
         return {}
     endings = Counter(answer.ending or Ending.no_thinking for answer in answers)
     means = {
-        "thinking_tokens_per_answer": mean_tokens(count_thinking_tokens, answers),
-        "answer_tokens_per_answer": mean_tokens(count_answer_tokens, answers),
+        "thinking_tokens_per_answer": compute_mean_tokens(count_thinking_tokens, answers),
+        "answer_tokens_per_answer": compute_mean_tokens(count_answer_tokens, answers),
     }
     return {
         **{key: mean for key, mean in means.items() if mean is not None},

@@ -1,4 +1,4 @@
-"""Outcomes of questions that offer tools, and the step at which an answer's tool calls failed."""
+"""Outcomes of questions that offer tools."""
 
 from __future__ import annotations
 

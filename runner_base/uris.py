@@ -38,7 +38,7 @@ ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")
 NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 
-def sqlite_uri(path: Path) -> str:
+def format_sqlite_uri(path: Path) -> str:
     """Return the sqlite URI of a database file, in the form that MLflow expects.
 
     If a character has to be encoded, the URI names the driver too: after `sqlite:///` MLflow
@@ -48,7 +48,7 @@ def sqlite_uri(path: Path) -> str:
     return f"{SCHEMES[text != str(path)]}{text}"
 
 
-def sqlite_path(uri: str) -> Path | None:
+def parse_sqlite_path(uri: str) -> Path | None:
     """Return the database file of a sqlite URI, or None for another URI."""
     for scheme in SCHEMES:
         if uri.startswith(scheme):
@@ -79,10 +79,10 @@ def _redact_uri(uri: str) -> str:
     return f"{scheme}://{HIDDEN * bool(at)}{at}{path}{question_mark}{query}{hash_sign}{fragment}{after}"
 
 
-def _split_user_info(rest: str) -> tuple[str, str, str]:
-    where = re.split(r"[/?#]", rest, maxsplit=1)[0]
+def _split_user_info(uri_without_scheme: str) -> tuple[str, str, str]:
+    where = re.split(r"[/?#]", uri_without_scheme, maxsplit=1)[0]
     user, at, _ = where.rpartition("@")
-    return user, at, rest[len(user + at) :]
+    return user, at, uri_without_scheme[len(user + at) :]
 
 
 def _redact_query_part(part: str) -> str:

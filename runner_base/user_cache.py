@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner_base.files import replace_text, user_cache_folder
+from runner_base.files import get_user_cache_folder, replace_text
 from runner_base.texts import short_hash, to_signed_json, verify_checksum
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,8 @@ DAY_S = 86_400
 UNUSED_DAYS = 90
 
 
-def cache_file(kind: str, key: object) -> Path | None:
-    """Return the cache file of a JSON key, or None if there is no user cache."""
-    cache = user_cache_folder()
+def get_cache_file(kind: str, key: object) -> Path | None:
+    cache = get_user_cache_folder()
     return None if cache is None else cache / f"{kind}-{short_hash(key, 16)}.json"
 
 
@@ -65,20 +64,20 @@ def write_cache_file(file: Path, values: dict[str, Any]) -> bool:
         log.info("%s cannot be written, so its content will be recomputed each time: %s", file, error)
         return False
     if is_new:
-        remove_unused_files()
+        remove_unused_cache_files()
     return True
 
 
 def mark_file_used(file: Path) -> None:
-    """Update a cache file's modification time, at most once a day, to mark it as used."""
+    """Mark a cache file as used by updating its modification time, at most once a day."""
     with suppress(OSError):  # a cache that others have made for this user
         if time.time() - file.stat().st_mtime > DAY_S:
             os.utime(file)
 
 
-def remove_unused_files() -> None:
-    """Remove files that were not used for UNUSED_DAYS from the user cache."""
-    folder, oldest = user_cache_folder(), time.time() - UNUSED_DAYS * DAY_S
+def remove_unused_cache_files() -> None:
+    """Remove files from the user cache that were not used for UNUSED_DAYS days."""
+    folder, oldest = get_user_cache_folder(), time.time() - UNUSED_DAYS * DAY_S
     for kind in KINDS if folder is not None else ():
         for file in folder.glob(kind):  # type: ignore[union-attr]
             with suppress(OSError):  # another process has just removed it

@@ -69,7 +69,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class PhysicalGpu:
-    """A GPU of the machine. If it is split into MIG instances, only these are usable."""
+    """A GPU of the machine. If the GPU is split, only its MIG instances can be used."""
 
     model: str
     uuid: str
@@ -77,7 +77,7 @@ class PhysicalGpu:
     is_split: bool = False
 
     def list_usable_gpus(self, name: str) -> list[Gpu]:
-        """Return this GPU under the given name, or its MIG instances under their UUIDs."""
+        """Return this GPU under `name`. A split GPU returns its MIG instances by UUID."""
         if self.is_split:
             return [Gpu(uuid, model, uuid, is_part=True) for model, uuid in self.parts]
         return [Gpu(name, self.model, self.uuid)]
@@ -113,14 +113,14 @@ def select_gpus(gpus: Sequence[PhysicalGpu], visible_devices: str | None) -> lis
         return [gpu for gpu in every if gpu.is_part] or every
     selected: list[Gpu] = []
     for entry in map(str.strip, visible_devices.split(",")):
-        if not (found := _resolve_entry(gpus, entry)):
+        if not (found := _resolve_visible_devices_entry(gpus, entry)):
             break
         selected += found
     return selected if max(Counter(selected).values(), default=1) == 1 else []
 
 
-def _resolve_entry(gpus: Sequence[PhysicalGpu], entry: str) -> list[Gpu]:
-    """Return the GPUs that one entry of CUDA_VISIBLE_DEVICES selects; none if it is invalid."""
+def _resolve_visible_devices_entry(gpus: Sequence[PhysicalGpu], entry: str) -> list[Gpu]:
+    """Return the GPUs of one entry in CUDA_VISIBLE_DEVICES. Empty if the entry is invalid."""
     if entry.startswith("MIG-"):
         parts = [
             gpu
@@ -168,7 +168,7 @@ def _find_physical_gpus() -> list[PhysicalGpu]:
 
 @contextmanager
 def open_nvml() -> Iterator[Any]:
-    """Open the NVML library, or yield None if it is not installed or finds no driver."""
+    """Open the NVML library. Yields None if the library or the driver is missing."""
     library: Any = None
     with suppress(ImportError):
         library = importlib.import_module("pynvml")
@@ -244,7 +244,6 @@ def query_nvidia_smi(field: str) -> dict[str, float]:
 
 
 def _run_nvidia_smi(*arguments: str) -> str | None:
-    """Return the output of nvidia-smi, or None if it is missing or fails."""
     program = shutil.which("nvidia-smi") or shutil.which(WSL_SMI)
     if program is None:
         return None
@@ -286,7 +285,7 @@ def _find_torch_gpus() -> list[tuple[str, int]]:
 def _load_torch_gpus(version: str, visible_devices: tuple[str | None, ...]) -> list[tuple[str, int]]:
     """Return torch's list of GPUs, cached in the user cache until the machine restarts."""
     boot = BOOT_ID.read_text() if BOOT_ID.exists() else ""
-    file = user_cache.cache_file("gpus", [version, visible_devices, boot])
+    file = user_cache.get_cache_file("gpus", [version, visible_devices, boot])
     found = user_cache.read_cache_file(file).get("gpus") if file is not None else None
     if found is None:
         found = _query_torch_gpus()

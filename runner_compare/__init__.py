@@ -14,7 +14,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_compare.command import entry as entry
@@ -68,21 +68,21 @@ if TYPE_CHECKING:
     from runner_compare.reader import missing_samples_error as missing_samples_error
     from runner_compare.readers.records import Records as Records
     from runner_compare.readers.records import RecordsOpener as RecordsOpener
-    from runner_compare.render.answers import cut_off_message as cut_off_message
-    from runner_compare.render.answers import unread_answers_message as unread_answers_message
+    from runner_compare.render.answers import format_cut_off_message as format_cut_off_message
+    from runner_compare.render.answers import format_unread_answers_message as format_unread_answers_message
     from runner_compare.render.effects import format_p_value as format_p_value
     from runner_compare.render.escaping import escape_markdown as escape_markdown
-    from runner_compare.render.interim_verdicts import interim_summary as interim_summary
-    from runner_compare.render.interim_verdicts import interim_verdict as interim_verdict
+    from runner_compare.render.interim_verdicts import format_interim_summary as format_interim_summary
+    from runner_compare.render.interim_verdicts import format_interim_verdict as format_interim_verdict
     from runner_compare.render.labels import format_number as format_number
-    from runner_compare.render.labels import row_name as row_name
-    from runner_compare.render.labels import short_row_names as short_row_names
-    from runner_compare.render.margins import format_level as format_level
+    from runner_compare.render.labels import format_row_name as format_row_name
+    from runner_compare.render.labels import shorten_row_names as shorten_row_names
     from runner_compare.render.margins import format_margin_points as format_margin_points
+    from runner_compare.render.margins import format_significance_level as format_significance_level
     from runner_compare.render.parts import conclusion_and_findings as conclusion_and_findings
     from runner_compare.render.pictures import JobPicture as JobPicture
     from runner_compare.render.quantities import format_points as format_points
-    from runner_compare.render.token_metrics import divergence_tables as divergence_tables
+    from runner_compare.render.token_metrics import build_divergence_tables as build_divergence_tables
     from runner_compare.render.token_metrics import format_metric as format_metric
     from runner_compare.section import Section as Section
     from runner_compare.statistics.answer_times import estimate_answer_times as estimate_answer_times
@@ -126,19 +126,19 @@ PLACES = {
     "Table": "model.data",  # all runs of one task, with what sections have computed
     "TableRow": "model.data",  # one run of a table, and how it compares
     "JobPicture": "render.pictures",  # a picture that jobs have drawn
-    "row_name": "render.labels",  # the shortest name that tells a row from the others
-    "short_row_names": "render.labels",  # names by what differs among rows
+    "format_row_name": "render.labels",  # the shortest name that tells a row from the others
+    "shorten_row_names": "render.labels",  # names by what differs among rows
     "format_number": "render.labels",  # a measurement to three digits
     "conclusion_and_findings": "render.parts",  # the answer for a table, and a finding for each run
-    "interim_verdict": "render.interim_verdicts",  # the verdict on a run that is still going on, as text
-    "interim_summary": "render.interim_verdicts",  # the same with the difference and its interval
+    "format_interim_verdict": "render.interim_verdicts",  # the verdict on a run that is still going on, as text
+    "format_interim_summary": "render.interim_verdicts",  # the same with the difference and its interval
     "format_points": "render.quantities",  # a difference of accuracies in points
-    "cut_off_message": "render.answers",  # the number of answers that reached their token limit
-    "unread_answers_message": "render.answers",  # which jobs had few of their answers read
-    "divergence_tables": "render.token_metrics",  # the same as a report shows it
+    "format_cut_off_message": "render.answers",  # the number of answers that reached their token limit
+    "format_unread_answers_message": "render.answers",  # which jobs had few of their answers read
+    "build_divergence_tables": "render.token_metrics",  # the same as a report shows it
     "format_metric": "render.token_metrics",  # a metric with its interval, as text
     "format_margin_points": "render.margins",  # a margin as text
-    "format_level": "render.margins",  # the confidence level of one of several comparisons, as text
+    "format_significance_level": "render.margins",  # the confidence level of one of several comparisons, as text
     "format_p_value": "render.effects",  # a p-value as text
     "key_label": "model.data",  # the label of a key
     "escape_markdown": "render.escaping",  # a text of others, harmless in Markdown
@@ -166,7 +166,7 @@ __all__ = [*PLACES]
 
 
 class _CallableModule(ModuleType):
-    """Makes this package callable, since `runner.compare` is both a package and a function."""
+    """Module type that lets users call runner_compare(...) like the function `compare`."""
 
     def __call__(self, *runs: Any, **options: Any) -> Any:
         from runner_compare.python_api import compare
@@ -174,7 +174,7 @@ class _CallableModule(ModuleType):
         return compare(*runs, **options)
 
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)
 
 
 sys.modules[__name__].__class__ = _CallableModule

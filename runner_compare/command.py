@@ -48,7 +48,7 @@ from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Tab
 from runner_compare.model.default_selection import select_newest_comparable
 from runner_compare.model.missing_jobs import (
     MissingJob,
-    jobs_with_errors,
+    find_jobs_with_errors,
     mention_missing_jobs,
     select_missing_jobs,
 )
@@ -59,16 +59,16 @@ from runner_compare.model.selection import (
     filter_by_values,
     filter_runs,
     find_runs_by_id,
-    newest_run_per_job,
     parse_config_keys,
     parse_config_values,
     parse_margins,
+    select_newest_run_per_job,
 )
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.options import (
     LLAMA,
+    build_command_with_sources,
     check_option_combinations,
-    command_with_sources,
     create_parser,
     find_first_set_option,
     reject_conflicting_options,
@@ -110,7 +110,9 @@ def _run_parsed_options(options: argparse.Namespace) -> int:
 
 @dataclass
 class ComparisonRun:
-    """A comparison with the reader of its runs, their records and the target of --log."""
+    """A comparison, the reader and records of its runs, and the MLflow run that receives it with
+    --log.
+    """
 
     comparison: Comparison
     reader: Reader
@@ -119,23 +121,25 @@ class ComparisonRun:
 
 
 def build_comparison(
-    options: argparse.Namespace, scratch: Path, known_missing_jobs: Sequence[MissingJob] = ()
+    options: argparse.Namespace, scratch_folder: Path, jobs_without_result: Sequence[MissingJob] = ()
 ) -> ComparisonRun:
-    """Load and select runs, build their tables, and compute all requested parts.
+    """Load and select runs, and compute the requested comparison.
 
-    `known_missing_jobs`: jobs that the caller knows to have no result.
+    `jobs_without_result`: jobs that the caller knows to have no result.
     """
     aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
     check_option_combinations(options)
-    command = command_with_sources(options)  # before a reader notes in the options what it has opened
-    records = None if reads_other_tools(options) else open_records(options, scratch)
-    every_run, reader = load_other_tools(options) if records is None else (records.runs, records.reader)
+    command = build_command_with_sources(options)  # before a reader notes in the options what it has opened
+    records = None if reads_other_tools(options) else open_records(options, scratch_folder)
+    every_run, reader = (
+        load_runs_of_other_tools(options) if records is None else (records.runs, records.reader)
+    )
     chosen = select_runs(options, every_run)
     runs, every_run = exclude_failed_runs(options, chosen, every_run)
     check_clusters(options, runs)
     runs, reader = apply_run_options(options, runs, reader)
     grid_jobs = None if records is None else records.grid_jobs
-    missing = [*known_missing_jobs, *select_missing_jobs(options, grid_jobs, runs)]
+    missing = [*jobs_without_result, *select_missing_jobs(options, grid_jobs, runs)]
     target = records.find_log_target(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
     margins = merge_margins(terms, parse_margins(options.margin))
@@ -159,7 +163,7 @@ def build_comparison(
     )
     comparison = Comparison(tables, view)
     comparison.get_section_data(ComparisonMissingJobs).jobs = missing
-    unanswered = [] if options.count_errors else jobs_with_errors(chosen)
+    unanswered = [] if options.count_errors else find_jobs_with_errors(chosen)
     comparison.get_section_data(Requirements).of_rows = check_requirements(
         tables, terms, reader, [*missing, *unanswered]
     )
@@ -174,11 +178,11 @@ def build_comparison(
     return ComparisonRun(comparison, reader, records, target)
 
 
-def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
+def run_comparison(options: argparse.Namespace, scratch_folder: Path) -> int:
     """Compare runs, then print, save and log the comparison. Returns 1 if a requirement failed,
     else 0.
     """
-    compared = build_comparison(options, scratch)
+    compared = build_comparison(options, scratch_folder)
     comparison, reader, records, target = (
         compared.comparison,
         compared.reader,
@@ -195,7 +199,7 @@ def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
         for job in comparison.get_section_data(ComparisonMissingJobs).jobs:
             print_message(job.message)
     if options.save or target:
-        folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
+        folder = Path(options.save).expanduser() if options.save else scratch_folder / FOLDER
         names = save_comparison(comparison, folder, reader, collect_set_options(options))
         if options.save:
             print_message(f"saved in {options.save}: {', '.join(names)}")
@@ -204,7 +208,7 @@ def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
             print_message(f"logged to MLflow run {target}: {FOLDER}/")
     if options.publish and records is not None:
         paths = records.publish_comparison(tables, Path(options.publish).expanduser(), options.benchmark)
-        print_message(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
+        print_message(f"files to publish (nothing was uploaded): {', '.join(map(str, paths))}")
     failed = format_unmet_requirements(collect_requirements(comparison))
     for line in failed:
         print_message(line)
@@ -212,12 +216,11 @@ def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
 
 
 def reads_other_tools(options: argparse.Namespace) -> bool:
-    """Whether the options name files of other tools instead of runner jobs."""
     return bool(options.lm_eval or options.results)
 
 
-def load_other_tools(options: argparse.Namespace) -> tuple[list[Run], Reader]:
-    """Load other tools' results. Raises ConfigError for options that need an MLflow store."""
+def load_runs_of_other_tools(options: argparse.Namespace) -> tuple[list[Run], Reader]:
+    """Load runs from other tools' files. Raises ConfigError for options that need an MLflow store."""
     if options.lm_eval and options.results:
         raise ConfigError(
             "--lm-eval and --results: give all folders to --results, which reads lm-eval's, too",
@@ -226,7 +229,7 @@ def load_other_tools(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := find_first_set_option(options, "tracking_uri", "experiment", "grid", "log"):
         raise ConfigError(
-            f"{source} reads folders and no MLflow store: leave out one of the two",
+            f"{source} reads folders, so options for an MLflow store are invalid. Omit one of the options",
             key=option,
             code="conflict",
         )
@@ -251,12 +254,12 @@ def apply_run_options(
     if options.across_tools:
         runs, reader = pair_across_tools(runs, options.results, reader)
     if options.teams:
-        runs = name_teams(runs, reader)
+        runs = set_team_names(runs, reader)
     return select_newest_comparable(options, runs), reader
 
 
-def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
-    """Set the parameter `team` of runs of agent teams. Raises ConfigError if there are no such runs."""
+def set_team_names(runs: list[Run], reader: Reader) -> list[Run]:
+    """Set the param `team` of agent runs. Raises ConfigError if no run is an agent run."""
     for section in load_sections():
         if isinstance(section, NamesRuns):
             runs = [*section.name_runs(runs, reader)]
@@ -271,9 +274,9 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
     """Raise ConfigError if a job did not record the field that --cluster names."""
     without = sorted(run.job_id for run in runs if run.get_value(CLUSTER) != options.cluster)
     if options.cluster and without:
-        fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
+        fix = f"Run these jobs again with {CLUSTER}={options.cluster}. Word problems reuse stored answers"
         raise ConfigError(
-            f"not recorded by {join_first_names(without)}: {fix}",
+            f"jobs did not record this field: {join_first_names(without)}. {fix}",
             key="--cluster",
             value=options.cluster,
             code="missing",
@@ -281,8 +284,7 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
 
 
 def select_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Return the runs that --runs, --task and --where select."""
-    runs = find_runs_by_id(options.runs, runs, "--runs") if options.runs else newest_run_per_job(runs)
+    runs = find_runs_by_id(options.runs, runs, "--runs") if options.runs else select_newest_run_per_job(runs)
     tasks = sorted({run.task for run in runs})
     if options.task:
         if options.task not in tasks:
@@ -310,7 +312,7 @@ def exclude_failed_runs(
             fix = "" if options.count_errors else " Run it again, or count them as not solved: --count-errors"
             n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
             print(
-                f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}",
+                f"{what}: {run.job_id}. {run.errors} of {n} questions ended in an error.{fix}",
                 file=sys.stderr,
             )
     if options.count_errors:
@@ -342,7 +344,7 @@ def build_task_tables(
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
-            fix = "with --by, give the baseline by the values of those keys"
+            fix = "with --by, set the baseline by values of the --by keys, such as KEY=VALUE"
             raise ConfigError(fix, key="--baseline", value=options.baseline, code="conflict")
         base, baseline = candidates[0], {}
     tables = []
@@ -350,7 +352,9 @@ def build_task_tables(
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
-        keys = (baseline, by) if baseline or base or by else default_baseline_and_rows(options, of_task)
+        keys = (
+            (baseline, by) if baseline or base or by else choose_default_baseline_and_keys(options, of_task)
+        )
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(
@@ -363,7 +367,7 @@ def build_task_tables(
 
 
 def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]) -> None:
-    """Raise ConfigError if there is no baseline for options about differences."""
+    """Raise ConfigError if an option about differences is set but there is no baseline."""
     names_one = bool(options.baseline) or reads_other_tools(options)  # by default the first path
     has_one = names_one or bool(options.by)
     compares = any(term.is_comparison for term in terms)
@@ -381,11 +385,11 @@ def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]
 
 
 def _parse_tolerance(options: argparse.Namespace) -> float | None:
-    """Return --tolerance as a fraction: speed differences below it are noise. None if it is not set."""
+    """Return --tolerance as a fraction, or None if it is not set."""
     tolerance = None if options.tolerance is None else float(options.tolerance) / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(
-            "must be a percentage from 0 to 1000",
+            "the tolerance must be a percentage from 0 to 1000",
             key="--tolerance",
             value=f"{options.tolerance:g}",
             code="bad_value",
@@ -393,15 +397,15 @@ def _parse_tolerance(options: argparse.Namespace) -> float | None:
     return tolerance
 
 
-def default_baseline_and_rows(
+def choose_default_baseline_and_keys(
     options: argparse.Namespace, runs: list[Run]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: none, or those of the first path with other tools'
-    files.
+    """Return the default baseline and the keys that define table rows. The first path of other
+    tools is the baseline.
     """
     if options.lm_eval:
-        return evaluations.default_baseline_and_rows(options.lm_eval, runs)
-    return other_tools.default_baseline_and_rows(options.results, runs) if options.results else ({}, [])
+        return evaluations.choose_baseline_and_row_keys(options.lm_eval, runs)
+    return other_tools.choose_baseline_and_row_keys(options.results, runs) if options.results else ({}, [])
 
 
 def pool_tasks(
@@ -411,17 +415,16 @@ def pool_tasks(
     reader: Reader,
     margins: dict[str, float],
 ) -> list[PooledTable]:
-    """Pool the comparisons of several tasks (--pool) and return the pooled tables."""
     by = parse_config_keys(options.by, runs, "--by") if options.by else []
     if not options.baseline and not by:
-        by = default_baseline_and_rows(options, runs)[1]
+        by = choose_default_baseline_and_keys(options, runs)[1]
     return build_pooled_tables(tables, PoolingWeights(options.pool), by, margins, reader)
 
 
 def build_flips_table(
     options: argparse.Namespace, runs: list[Run], all_runs: list[Run], reader: Reader
 ) -> Table:
-    """Build the table of the two runs in --flips, with the questions that only one of the two
+    """Build the table of the two runs in --flips, with the questions that exactly one of them
     solved.
     """
     reject_conflicting_options(options, "flips")
@@ -447,24 +450,24 @@ def build_flips_table(
     return table
 
 
-def find_single_run(text: str, runs: list[Run], all_runs: list[Run], reader: Reader) -> Run:
-    """Return the run with this id, or the only run that matches the text as a filter.
+def find_single_run(run_id_or_filter: str, runs: list[Run], all_runs: list[Run], reader: Reader) -> Run:
+    """Return the run with this id, or the only run that matches the filter.
 
     The id may be of an older run of a job.
     """
     matching = (
-        filter_runs(runs, text, "--flips")
-        if re.search("[=<>]", text)
-        else find_runs_by_id([text], all_runs, "--flips")
+        filter_runs(runs, run_id_or_filter, "--flips")
+        if re.search("[=<>]", run_id_or_filter)
+        else find_runs_by_id([run_id_or_filter], all_runs, "--flips")
     )
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
-        keys = reader.key_rules.differing_keys([run.params for run in matching])
+        keys = reader.key_rules.find_differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(key_label, keys[:4]))}" if keys else ""
         raise ConfigError(
             f"{len(matching)} runs match ({several}){differ}: name one",
             key="--flips",
-            value=text,
+            value=run_id_or_filter,
             code="ambiguous",
         )
     return matching[0]

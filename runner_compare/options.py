@@ -8,7 +8,7 @@ from functools import partial
 
 from runner_base import ConfigError
 from runner_base.command_line import CommandParser
-from runner_compare.readers.tools import supported_tools
+from runner_compare.readers.tools import format_supported_tools
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics.pooling import PoolingWeights
 
@@ -42,7 +42,7 @@ APART = {
 
 
 def create_parser() -> argparse.ArgumentParser:
-    about = "Compare recorded jobs: a table with differences to a baseline, and which of them are shown."
+    about = "Compare recorded jobs with a baseline, and test which differences are significant."
     epilog = """examples:
   runner-compare --baseline quantization=none --margin 2
   runner-compare --grid last --baseline quantization=none --save comparison --log
@@ -62,7 +62,7 @@ def create_parser() -> argparse.ArgumentParser:
     _add_common_options(arguments.add_argument_group("most used").add_argument)
     _add_source_options(
         arguments.add_argument_group(
-            "which results (default: the newest finished run of each job that is comparable with the newest)"
+            "selection of runs (default: the newest run, and the newest comparable run of each other job)"
         ).add_argument
     )
     _add_method_options(arguments.add_argument_group("how to compare").add_argument)
@@ -70,23 +70,26 @@ def create_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def _add_common_options(add: Callable[..., object]) -> None:
-    add(
+def _add_common_options(add_argument: Callable[..., object]) -> None:
+    add_argument(
         "--baseline",
         default="",
         metavar=PAIRS,
-        help="compare all other runs with the runs that have these values, e.g. quantization=none",
+        help="config values of the baseline runs, e.g. quantization=none",
     )
-    add(
+    add_argument(
         "--margin",
         action="append",
         default=[],
         metavar="LOSS",
-        help="the loss that you accept: 2 (points of accuracy), 0.01nats (per token of likelihood) or 5%% (speed, "
-        "time, memory); once for each kind",
+        help="maximum acceptable loss: 2 (points of accuracy), 0.01nats "
+        "(likelihood per token) or 5%% (speed, time, "
+        "memory). Repeat the option for several measures",
     )
-    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
-    add(
+    add_argument(
+        "--grid", metavar="ID|last", help="compare only the jobs of one grid: its MLflow run id, or `last`"
+    )
+    add_argument(
         "--where",
         action="append",
         default=[],
@@ -94,52 +97,54 @@ def _add_common_options(add: Callable[..., object]) -> None:
         help=f"only runs with these values: {PAIRS}, or an expression over keys and metrics: "
         "\"quantization.name='nf4' and accuracy > 0.9\" (and, or, not, in, = != < <= > >=)",
     )
-    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and plots to this folder")
-    add(
+    add_argument(
+        "--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and plots to this folder"
+    )
+    add_argument(
         "--format",
         default="table",
         choices=[*FORMATS, LLAMA],
-        help="how to print (default: %(default)s); llama: as llama-perplexity --kl-divergence, for task=likelihood "
-        "with task.exact=true",
+        help="output format (default: %(default)s). llama: like llama-perplexity --kl-divergence, for "
+        "task=likelihood with task.exact=true",
     )
-    add(
+    add_argument(
         "--explain",
         action="store_true",
-        help="also print each finding with its figures, the Pareto front, and how everything is decided",
+        help="also print all statistics, the Pareto front and the test methods",
     )
-    add(
+    add_argument(
         "--columns",
         default="short",
         choices=["short", "all"],
-        help="all prints every column and table, wider than 100 characters (default: %(default)s)",
+        help="columns and tables to print. `all` may exceed 100 characters per line (default: %(default)s)",
     )
-    add("--plot", action="store_true", help="also draw the differences with their intervals")
+    add_argument("--plot", action="store_true", help="also draw the differences with their intervals")
 
 
-def _add_source_options(add: Callable[..., object]) -> None:
-    add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
-    add(
+def _add_source_options(add_argument: Callable[..., object]) -> None:
+    add_argument("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
+    add_argument(
         "--tracking-uri",
         help="another MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in --output-dir)",
     )
-    add("--experiment", help="the MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
-    add("--task", help="only this task, e.g. gsm8k (default: a table for each task)")
-    add("--runs", nargs="+", default=[], metavar="ID", help="only these job ids or MLflow run ids")
-    add(
+    add_argument("--experiment", help="the MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add_argument("--task", help="only this task, e.g. gsm8k (default: a table for each task)")
+    add_argument("--runs", nargs="+", default=[], metavar="ID", help="only these job ids or MLflow run ids")
+    add_argument(
         "--all",
         action="store_true",
-        help="also jobs with other questions or prompts than the newest grid or job",
+        help="include jobs whose questions or prompts differ from those of the newest grid or job",
     )
-    add(
+    add_argument(
         "--results",
         nargs="+",
         default=[],
         metavar="PATH",
         help="read files or folders of other tools instead of MLflow: "
-        f"{supported_tools()}. The first is the baseline, unless "
-        "--baseline or --by is given",
+        f"{format_supported_tools()}. The first path is the baseline, unless "
+        "--baseline or --by is set",
     )
-    add(
+    add_argument(
         "--lm-eval",
         nargs="+",
         default=[],
@@ -147,98 +152,101 @@ def _add_source_options(add: Callable[..., object]) -> None:
         help="read folders that lm-evaluation-harness wrote with --output_path FOLDER --log_samples. The first is the "
         "baseline, unless --baseline or --by is given",
     )
-    add(
+    add_argument(
         "--across-tools",
         action="store_true",
-        help="with --results: pair questions of different tools by their text, and report what else differs",
+        help="with --results: match questions of different tools by text, and list differing settings",
     )
 
 
-def _add_method_options(add: Callable[..., object]) -> None:
-    add(
+def _add_method_options(add_argument: Callable[..., object]) -> None:
+    add_argument(
         "--by",
         default="",
         metavar="KEY[,KEY]",
-        help="a table row for each combination of these keys; other runs (e.g. splits) are pooled",
+        help="show one table row per combination of these keys. Runs that differ in other keys are pooled",
     )
-    add(
+    add_argument(
         "--pool",
         nargs="?",
         const=PoolingWeights.questions.value,
         choices=[weight.value for weight in PoolingWeights],
-        help="also give one verdict over all tasks, splits and data sets: equal weight for each question (default) or "
-        "each task",
+        help="pool the comparisons of all tasks, splits and data sets. "
+        "`questions` (default) gives each question the same weight, `tasks` each task",
     )
-    add(
+    add_argument(
         "--seeds",
         action="store_true",
-        help="runs that differ only in the seed are one table row: their mean, with intervals over questions and seeds",
+        help="pool runs that differ only in the seed. Intervals then include the variation between seeds",
     )
-    add(
+    add_argument(
         "--metric",
         default="",
         metavar="NAME",
-        help="compare this instead of accuracy: new_tokens, thinking_tokens, answer_tokens, characters, cost_usd, "
-        "pass@4, maj@4, pass^4, or a metric of other tools' files",
+        help="metric to compare instead of accuracy, e.g. new_tokens, thinking_tokens, answer_tokens, "
+        "characters, cost_usd, pass@4, maj@4, pass^4, or a metric in other tools' files",
     )
-    add(
+    add_argument(
         "--cluster",
         default="",
         metavar="FIELD",
-        help="questions with the same value of this field are one cluster: task.cluster of the jobs, or a field of "
-        "other tools' documents",
+        help="field whose equal values define a cluster of questions: "
+        "task.cluster of the jobs, or a field in other "
+        "tools' documents",
     )
-    add(
+    add_argument(
         "--ignore",
         default="",
         metavar="KEY[,KEY]",
-        help="with --baseline: runs may differ from their baseline in these keys, e.g. model.revision",
+        help="with --baseline: keys in which runs may also differ from the baseline, e.g. model.revision",
     )
-    add(
+    add_argument(
         "--unpaired",
         action="store_true",
-        help="also compare runs with other questions, prompts or scoring, by Fisher's exact test",
+        help="also compare runs with different questions, prompts or scoring, using Fisher's exact test",
     )
-    add(
+    add_argument(
         "--count-errors",
         action="store_true",
-        help="also compare jobs in which questions ended in an error: these count as not solved",
+        help="also compare jobs in which questions failed with an error. These questions count as not solved",
     )
-    add(
+    add_argument(
         "--teams",
         action="store_true",
-        help='name jobs of task=agents by their team, so that --baseline "team=one agent" works for all of them',
+        help='add a key `team` to task=agents jobs, for use in --baseline "team=one agent"',
     )
-    add(
+    add_argument(
         "--recall-margin",
         metavar="POINTS",
-        help="task=recall: accepted loss against the shortest length (default: task.margin of the jobs, or 10)",
+        help="task=recall: maximum acceptable loss of recall compared with the shortest length "
+        "(default: task.margin of the jobs, or 10)",
     )
-    add(
+    add_argument(
         "--tolerance",
         type=float,
         metavar="PERCENT",
-        help="Pareto front: differences in speed that count as noise (default: measured; fewer than 3 runs of a job: "
-        "speed is left out)",
+        help="Pareto front: ignore smaller differences in speed (default: "
+        "estimated from at least 3 runs per job; with fewer runs, speed is ignored)",
     )
 
 
-def _add_report_options(add: Callable[..., object]) -> None:
-    add(
+def _add_report_options(add_argument: Callable[..., object]) -> None:
+    add_argument(
         "--flips",
         nargs=2,
         metavar=("A", "B"),
-        help="show the questions that only one of two runs solved; A (the baseline) and B: an id or a filter",
+        help="list the questions that only one of two runs solved. A is the baseline. "
+        "A and B are ids or filters",
     )
-    add(
+    add_argument(
         "--plan-questions",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="how many questions you need: margin=2 (to show a loss of at most 2 points), detect=3 (to detect 3 "
-        "points); power=0.8",
+        help="compute the required number of questions. margin=2: to show a loss of at most 2 points. "
+        "detect=3: to detect a difference of 3 points. power=0.8: statistical power",
     )
-    add(
+    add_argument(
         "--require",
         action="append",
         default=[],
@@ -246,28 +254,31 @@ def _add_report_options(add: Callable[..., object]) -> None:
         help="exit with 1 if a run fails a term: margin=2, finding!=worse, or a metric by its interval: "
         "'model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
     )
-    add(
+    add_argument(
         "--files",
         action="store_true",
-        help="a table with a row for each model file: size, memory, speed, KL, likelihood and accuracy "
-        "(experiments/which_file.yaml)",
+        help="show one table row per model file: size, memory, speed, KL divergence, likelihood and accuracy "
+        "(see experiments/which_file.yaml)",
     )
-    add("--log", action="store_true", help="log the files of --save to the grid's MLflow run, as comparison/")
-    add(
+    add_argument(
+        "--log",
+        action="store_true",
+        help="log the files of --save as artifacts (comparison/) of the grid's MLflow run",
+    )
+    add_argument(
         "--publish",
         metavar="FOLDER",
-        help="write a section for a model card, .eval_results/*.yaml, and divergence.md; nothing is uploaded",
+        help="write files for the Hugging Face Hub (model-card section, .eval_results/*.yaml, divergence.md)",
     )
-    add(
+    add_argument(
         "--benchmark",
         default="",
         metavar="DATASET_ID:TASK_ID",
-        help="with --publish: the benchmark on the Hub (default: task.data and task.subset)",
+        help="with --publish: benchmark id on the Hugging Face Hub (default: task.data and task.subset)",
     )
 
 
-def command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the command with the options that select which runs it reads."""
+def build_command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
     words = ["runner-compare"]
     if options.output_dir != "outputs":
         words += ["--output-dir", options.output_dir]
@@ -287,7 +298,7 @@ def check_option_combinations(options: argparse.Namespace) -> None:
     reject_conflicting_options(options, "files")
     if options.benchmark and not options.publish:
         raise ConfigError(
-            "it names what --publish writes: add --publish FOLDER",
+            "--benchmark requires --publish. Add --publish FOLDER",
             key="--benchmark",
             value=options.benchmark,
             code="missing",
@@ -300,13 +311,13 @@ def check_option_combinations(options: argparse.Namespace) -> None:
         )
 
 
-def reject_conflicting_options(options: argparse.Namespace, name: str) -> None:
-    """Raise ConfigError if the named option and one that conflicts with it are both set."""
-    what, others = APART[name]
-    if getattr(options, name) and (option := find_first_set_option(options, *others)):
+def reject_conflicting_options(options: argparse.Namespace, option_name: str) -> None:
+    """Raise ConfigError if an option and a conflicting option are both set."""
+    what, others = APART[option_name]
+    if getattr(options, option_name) and (option := find_first_set_option(options, *others)):
         raise ConfigError(f"leave out {option}", key=what, code="conflict")
 
 
 def find_first_set_option(options: argparse.Namespace, *names: str) -> str:
-    """Return the first of several options that is set, as on the command line; "" if none is."""
+    """Return the first option that is set, as written on the command line; "" if none is set."""
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")

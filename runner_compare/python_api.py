@@ -29,8 +29,8 @@ from runner_compare.options import create_parser
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.html import escape_html, write_table
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import report_parts
-from runner_compare.render.pictures import table_pictures
+from runner_compare.render.parts import build_report_parts
+from runner_compare.render.pictures import create_table_pictures
 
 # where the command writes
 OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")
@@ -49,7 +49,7 @@ STATES = {
 
 @dataclass(repr=False)
 class ComparedRuns:
-    """Result of `runner.compare`: tables and sentences. A notebook displays them with pictures."""
+    """Result of `runner.compare`, with tables and sentences. Notebooks also display plots."""
 
     comparison: Comparison
 
@@ -60,13 +60,12 @@ class ComparedRuns:
 
     @property
     def conclusions(self) -> list[str]:
-        """Conclusions over all rows, one per task that has a baseline."""
+        """One conclusion per task. Tasks without a baseline have no conclusion."""
         return [text for table in self.tables if (text := conclusion_text(table.candidate_rows))]
 
     @property
     def sentences(self) -> list[str]:
-        """All sentences of the report about rows."""
-        return [sentence for part in report_parts(self.comparison) for sentence, _ in part.sentences]
+        return [sentence for part in build_report_parts(self.comparison) for sentence, _ in part.sentences]
 
     @property
     def missing_jobs(self) -> list[MissingJob]:
@@ -75,12 +74,12 @@ class ComparedRuns:
 
     @property
     def requirements(self) -> list[Requirement]:
-        """Results of `require=` for each row and term, and for each job without a result."""
+        """Results of `require=`: one per row and term, and one per job without a result."""
         return collect_requirements(self.comparison)
 
     @property
     def passed(self) -> bool | None:
-        """Whether all requirements are met; None without `require=`."""
+        """Whether every requirement is met, or None without `require=`."""
         found = self.requirements
         return all(requirement.met for requirement in found) if found else None
 
@@ -91,7 +90,7 @@ class ComparedRuns:
         return pd.DataFrame(flatten_rows(self.comparison))
 
     def to_text(self, form: str = "table") -> str:
-        """Return the output of runner-compare in a format: `table`, `markdown`, `json` or `csv`."""
+        """Return the output as text. `form` is table, markdown, json or csv."""
         if form not in FORMATS:
             raise ConfigError(
                 unknown_choice_message("form", form, [*FORMATS]),
@@ -111,7 +110,7 @@ class ComparedRuns:
 
     def _repr_html_(self) -> str:
         out = io.StringIO()
-        for part in report_parts(self.comparison):
+        for part in build_report_parts(self.comparison):
             out.write(f"<h4>{escape_html(part.title)}</h4>\n")
             if part.conclusion:
                 out.write(f"<p><b>{escape_html(part.conclusion)}</b></p>\n")
@@ -131,20 +130,18 @@ class ComparedRuns:
 
 def _iter_images(table: Table) -> Iterable[str]:
     """Yield the first pictures of a table as HTML images."""
-    for picture in table_pictures(table)[:PICTURES]:
+    for picture in create_table_pictures(table)[:PICTURES]:
         image = base64.b64encode(picture.to_png()).decode()
         title = escape_html(picture.title)
         yield f'<p><img alt="{title}" style="max-width:{WIDTH}" src="data:image/png;base64,{image}"><br>{title}</p>\n'
 
 
 class Compare(Protocol):
-    """Type of `runner.compare`, which is both the function and the command's package."""
+    """Type of `runner.compare`, which is a function and also a package with the command."""
 
     def __call__(self, *runs: object, **options: Any) -> ComparedRuns: ...
 
-    def main(self, arguments: list[str]) -> int:
-        """Run the command and return its exit code."""
-        ...
+    def main(self, arguments: list[str]) -> int: ...
 
 
 def compare(*runs: object, **options: Any) -> ComparedRuns:
@@ -160,10 +157,12 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
     given: dict[str, Any] = {"output_dir": folder} if folder else {}
     given |= ({"runs": chosen} if chosen else {}) | options
     if (chosen or given_runs.missing) and "runs" in options:
-        raise ConfigError("name them once, as arguments or by runs=", key="runs=", code="conflict")
+        raise ConfigError(
+            "runs are passed twice. Pass them either as arguments or with runs=", key="runs=", code="conflict"
+        )
     if given_runs.missing and not chosen:
         states = "; ".join(job.message for job in given_runs.missing)
-        raise ConfigError(f"none of these jobs has a result: {states}", key="compare", code="empty")
+        raise ConfigError(f"no job of the comparison has a result: {states}", key="compare", code="empty")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             compared = build_comparison(_parse_options(given), Path(scratch), given_runs.missing)
@@ -174,21 +173,22 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
 
 @dataclass
 class RunArguments:
-    """Runs passed to `compare(...)`: ids of jobs with a result, and a grid's jobs without one."""
+    """Runs that the user passed to `compare(...)`, including jobs without a result."""
 
     ids: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     missing: list[MissingJob] = field(default_factory=list)
 
     def add(self, runs: Iterable[object], keys: Sequence[str] = ()) -> None:
-        """Add runs given as ids, records, rows or lists of these. `keys`: config keys in which a
-        grid's rows differ.
+        """Add runs, given as ids, records, grid rows, or lists of these.
+
+        `keys` are the config keys in which a grid's rows differ.
         """
         for run in runs:
             if isinstance(run, str):
                 self.ids.append(run)
             elif isinstance(run, Mapping):
-                self._add_row(run, keys)
+                self._add_grid_row(run, keys)
             elif isinstance(run, Record):
                 self.ids.append(run.job_id)
                 self.folders.append(str(Path(run.output_dir).parents[1]))
@@ -198,12 +198,12 @@ class RunArguments:
                 self.add(run, getattr(run, "keys", ()))
             else:
                 raise ConfigError(
-                    "give job ids, records of runner.evaluate or rows of runner.grid",
+                    "the argument must be a job id, a record of runner.evaluate or a row of runner.grid",
                     key=f"compare({run!r})",
                     code="bad_value",
                 )
 
-    def _add_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
+    def _add_grid_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
         job_id, status = row.get("job_id") or "", row.get("status")
         if status in (None, *WITH_RESULT):
             self.ids += [job_id] if job_id else []
@@ -216,7 +216,10 @@ class RunArguments:
         """Return the folder of all records. Raises ConfigError if there are several."""
         folders = sorted({*self.folders})
         if len(folders) > 1:
-            raise ConfigError(f"these records are in several folders: {', '.join(folders)}", code="ambiguous")
+            raise ConfigError(
+                f"records come from several folders: {', '.join(folders)}. Pass records of only one folder",
+                code="ambiguous",
+            )
         return next(iter(folders), "")
 
 
@@ -232,7 +235,7 @@ def _parse_options(options: Mapping[str, Any]) -> Any:
             argument = f"compare({key}=...)"
             if key in OF_THE_COMMAND:
                 raise ConfigError(
-                    "it says where the command writes; here use to_df() or to_text()",
+                    "this option exists only on the command line. Use to_df() or to_text()",
                     key=argument,
                     code="unsupported",
                 )

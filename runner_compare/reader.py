@@ -15,11 +15,12 @@ from runner_compare.model.outcomes import Answers, Costs, Question, Texts
 from runner_compare.statistics.token_divergence import TextTokens
 
 SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
-NOT_THERE = "is neither in its folder nor in MLflow"
+NOT_THERE = "is neither in the job's folder nor in MLflow"
 
 
 class Reader:
-    """Loads the answers of runs. The answers of baselines, which many runs share, are cached.
+    """Loads the answers of runs. Answers of baselines are cached, because many runs share a
+    baseline.
 
     A subclass provides the answers of one run. The defaults here mean "unknown".
     """
@@ -32,7 +33,7 @@ class Reader:
         self._baselines: dict[str, Answers] = {}
 
     def of_baseline(self, run: Run) -> Answers:
-        """Return a baseline's answers, which are read once and cached."""
+        """Return the answers of a baseline, which are cached."""
         if run.run_id not in self._baselines:
             self._baselines[run.run_id] = self.load_answers(run)
         return self._baselines[run.run_id]
@@ -45,7 +46,6 @@ class Reader:
         return {question: outcome for part in parts for question, outcome in part.items()}
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question of a single run."""
         raise missing_samples_error(run)
 
     def load_text_scores(self, run: Run) -> Texts:
@@ -53,7 +53,7 @@ class Reader:
         raise missing_samples_error(run)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the value of the compared metric for each question, used instead of verdicts."""
+        """Return the outcome of each question with the compared metric's value instead of a verdict."""
         raise missing_samples_error(run)
 
     def load_answer_texts(
@@ -69,11 +69,11 @@ class Reader:
         raise missing_samples_error(run)
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the questions that a run answered but that its accuracy excludes."""
+        """Return the answered questions that do not count in the run's accuracy."""
         return set()
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of each measure per source that has them, most reliable source first."""
+        """Yield the repeated measurements from each source, the most reliable source first."""
         return iter(())
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
@@ -91,11 +91,11 @@ class Reader:
         return iter(())
 
     def comparison_note(self, run: Run, base: Run) -> Note | None:
-        """Return an additional note that readers of the comparison of two runs should see."""
+        """Return a note that explains the comparison of two runs, or None."""
         return None
 
     def describe_rule_changes(self, task: str, versions: tuple[str, str]) -> str:
-        """Describe what changed between two versions of a task's rules; "" if unknown."""
+        """Describe how a task's scoring rules changed between two versions; "" if unknown."""
         return ""
 
     def fetch_files(self, runs: Iterable[Run]) -> None:
@@ -103,10 +103,8 @@ class Reader:
 
 
 def missing_samples_error(run: Run, reason: str = "") -> NotPaired:
-    """Create the error for a run whose answers are missing or unusable."""
-    return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {reason or NOT_THERE}")
+    return NotPaired(f"samples are missing, because {SAMPLES} of job {run.job_id} {reason or NOT_THERE}")
 
 
 def missing_repeats_error(run: Run) -> NotPaired:
-    """Create the error for a run whose repeated measurements are missing."""
-    return NotPaired(f"no repeats: {REPEATS} of {run.job_id} {NOT_THERE}, or not whole")
+    return NotPaired(f"repeats are missing, because {REPEATS} of {run.job_id} {NOT_THERE}, or is incomplete")

@@ -14,7 +14,7 @@ from runner_compare.render.pictures import JobPicture
 
 
 class ColumnSlot(Enum):
-    """Position at which a section inserts columns into a task's accuracy table."""
+    """Position in the accuracy table at which a section inserts its columns."""
 
     accuracy = auto()  # beside the accuracy
     comparison = auto()  # after the comparison with the baseline
@@ -50,11 +50,11 @@ class Section:
         return []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return the default output's short sentences, one for each finding that no table shows."""
+        """Return sentences for the default output about findings that its tables do not show."""
         return self.sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return the explanation of the section's columns, in full if `explain`."""
+        """Return the explanation of the section's columns. `explain` selects the full text."""
         return ""
 
     # ---- JSON and CSV
@@ -68,11 +68,14 @@ class Section:
         return {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return additional JSON keys of a row; `row_records.ORDER` defines their order."""
+        """Return additional JSON keys of a row.
+
+        `row_records.ORDER` defines the order of the keys.
+        """
         return {}
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return additional CSV columns of a row, with a column for each value of its JSON record."""
+        """Return additional CSV columns of a row, by default one per value of `row_record`."""
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
@@ -86,13 +89,13 @@ class Section:
 
 @runtime_checkable
 class NamesRuns(Protocol):
-    """Section that gives agent teams names (--teams)."""
+    """Section that assigns the team names from --teams to runs."""
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
         """Return the runs with their team names."""
 
     def replaces_key(self, key: str) -> bool:
-        """Whether the teams' names replace this config key."""
+        """Whether the table shows team names instead of this config key."""
 
 
 @runtime_checkable
@@ -108,12 +111,12 @@ class RowSentences(Protocol):
     """Section that adds sentences about single rows."""
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
-        """Return sentences about a row, shown after the finding about it."""
+        """Return sentences that follow the finding about a row."""
 
 
 @runtime_checkable
 class HasRequirements(Protocol):
-    """Section with requirements that table rows must meet."""
+    """Section that checks table rows against requirements."""
 
     def unmet_requirements(self, table: Table) -> list[str]:
         """Return a line for each requirement that a table does not meet."""
@@ -121,7 +124,7 @@ class HasRequirements(Protocol):
 
 @runtime_checkable
 class HasCsvLines(Protocol):
-    """Section that adds lines of its own to the CSV output."""
+    """Section that adds lines to the CSV output."""
 
     def csv_lines(self, comparison: Comparison) -> list[dict[str, Any]]:
         """Return CSV lines, written below the lines of the tables."""

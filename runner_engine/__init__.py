@@ -6,7 +6,7 @@ The engine knows nothing of jobs, configuration schemas or where results are sto
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.locating import DownloadRequired as DownloadRequired
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
         create_tokenizer_only_encoder as create_tokenizer_only_encoder,
     )
     from runner_engine.local.base_model_cache import BaseModelCache as BaseModelCache
-    from runner_engine.local.capabilities import supported_capabilities as supported_capabilities
+    from runner_engine.local.capabilities import list_supported_capabilities as list_supported_capabilities
     from runner_engine.local.engine import LocalEngine as LocalEngine
     from runner_engine.local.opening import open_engine as open_engine
     from runner_engine.local.opening import open_session as open_session
     from runner_engine.local.preload_checks import build_required_kernels as build_required_kernels
-    from runner_engine.local.preload_checks import check_files as check_files
     from runner_engine.local.preload_checks import check_memory_fits as check_memory_fits
+    from runner_engine.local.preload_checks import (
+        check_model_and_adapter_files as check_model_and_adapter_files,
+    )
     from runner_engine.plan.footprint import Footprint as Footprint
     from runner_engine.plan.footprint import predict_footprint as predict_footprint
     from runner_engine.plan.memory_check import count_required_gpus as count_required_gpus
@@ -94,10 +96,10 @@ PLACES = {
     "PositionLimits": "checkpoints.positions",  # how many a model was made for, and will have with its rope
     "predict_footprint": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
-    "check_files": "local.preload_checks",  # rejects what cannot work, as far as the headers tell
+    "check_model_and_adapter_files": "local.preload_checks",  # rejects what cannot work, as far as the headers tell
     "check_memory_fits": "local.preload_checks",  # rejects a model that does not fit into this machine's memory
     "count_required_gpus": "plan.memory_check",  # how many GPUs a model needs, and which it names
-    "supported_capabilities": "local.capabilities",  # what the engine of a spec can do
+    "list_supported_capabilities": "local.capabilities",  # what the engine of a spec can do
     "build_required_kernels": "local.preload_checks",  # builds the C kernels that a model needs, unless they are there
     "forbid_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload
     "DownloadRequired": "checkpoints.locating",  # a download would be needed
@@ -132,4 +134,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)  # who needs no weights imports no torch
+__getattr__ = create_lazy_getattr(__name__, PLACES)  # who needs no weights imports no torch

@@ -1,4 +1,4 @@
-"""Immutable input of the engine: the model specification that all engine modules read."""
+"""Immutable model specification that all engine modules read."""
 
 from __future__ import annotations
 

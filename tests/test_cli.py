@@ -47,8 +47,8 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["task.limit=-3"], "task.limit=-3: must be 1 or more, or null for all"),
         (["model=auto"], "model.name has no value. Give model.name=VALUE"),
         (["model=auto", "model.name=./nope"], "model.name=./nope: model path does not exist: "),
-        (["model=auto", "model.name=nope"], "model.name=nope: no folder "),
-        (["model=auto", "model.name=some/model"], "it is not in the cache and the hub cannot be reached"),
+        (["model=auto", "model.name=nope"], "does not exist, and the name is no hub id of the form OWNER/NAME"),
+        (["model=auto", "model.name=some/model"], "The model is not in the cache, and the hub cannot be reached"),
         (["model=auto", "model.name=."], "contains no config.json"),
         (["quantization=none,nf4"], "To sweep over them, add --multirun"),
         (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
@@ -59,14 +59,14 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
         (["foo"], "foo: not a valid override. Write KEY=VALUE or GROUP=CHOICE"),
-        (["seed=;"], """seed=;: the value cannot be read: text with special characters needs a second pair of quotes: "seed=';'\""""),
+        (["seed=;"], """seed=;: the value cannot be parsed, because its special characters are not quoted. Write "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over them, add --multirun (-m). If the value is one text, add inner quotes: "task.data='a,b.jsonl'\""""),
-        (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? For a key of your own use +notes."),
+        (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? To record a note, use +notes.new_tokens=2"),
         (["quantization.name=nf4", *STUB], "quantization.name=nf4: no key, but a choice's name. Use quantization=nf4. Choices for quantization: auto_round, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
-        (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),
+        (["task=likelihood", "task.stride=2000"], "task.stride=2000: task.stride must be smaller than task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: no choice for quantization 'noen'. Did you mean none?"),
-        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "Run the reference with task.keep_top_k=64: there is none yet"),
+        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "has no finished job like this. Run a reference with task.keep_top_k=64. There is none yet"),
         (["task=generate", "task.prompt=a", "task.stop=。"], "task.stop=。: a list is needed: task.stop=[。]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -116,7 +116,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db" in first.out
     second = runner(*STUB, "print=json")
     assert second.json()["status"] == "FINISHED"
-    assert "is already done" in second.err
+    assert "is already complete" in second.err
     folder = Path(second.json()["output_dir"])
     assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
         "config.yaml",
@@ -145,7 +145,7 @@ def test_json_is_one_line_per_job_and_a_grid_runs_despite_impossible_jobs(
     assert set(lines[0]) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"}
     assert done.err.count("impossible: ") == 2
     assert "Did you mean test?" in done.err
-    assert "error: 2 of 4 jobs are not finished" in done.err
+    assert "error: 2 of 4 jobs did not finish" in done.err
     assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"], (
         "two jobs, and the grid, in which two are missing"
     )
@@ -160,7 +160,7 @@ def test_corrupt_samples_are_rejected_and_kept(runner: Run) -> None:
     samples.write_text(text)
     done = runner(*STUB, "tracking=none")
     assert done.code == 2
-    assert "samples.jsonl, line 3 is not a sample" in done.err
+    assert "samples.jsonl, line 3: the line is not a valid sample (" in done.err
     assert "Traceback" not in done.err
     assert samples.read_text() == text
     assert runner(*STUB, "tracking=none", "rerun=true").code == 0
@@ -244,7 +244,7 @@ def test_a_locked_database_is_an_error_before_the_job(runner: Run, tmp_path: Pat
 def test_an_unwritable_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking.uri=sqlite:////proc/nope.db")
     assert done.code == 2
-    assert "MLflow at sqlite:////proc/nope.db cannot be reached or written" in done.err
+    assert "cannot write to MLflow at sqlite:////proc/nope.db: " in done.err
     assert "tracking=none" in done.err
     assert "Traceback" not in done.err
     (tmp_path / "notes.txt").write_text("this is no database, and long enough to be looked at " * 20)
@@ -278,7 +278,7 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
     assert "Traceback" not in err
     again = runner(*slow, "print=json")
     assert again.code == 0, again.err
-    assert "is already done" in again.err
+    assert "is already complete" in again.err
     assert again.json()["mlflow_run_id"]
     assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED"], "the run that was begun has been finished"
 

@@ -44,7 +44,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompt=a", "task.format=raw", "task.system=b"], "task.system needs task.format=chat"),
         (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and contains something other than this job's completions"),
         (["task.prompt=a", "task.output=/proc/nope/x.jsonl"], "cannot write /proc/nope/x.jsonl"),
-        (["task.prompts=-", "seed=1,2", "-m"], "would read stdin, which the jobs of a grid do not have: give a file (task.prompts=FILE), or run it without -m"),
+        (["task.prompts=-", "seed=1,2", "-m"], "task=generate reads stdin, which jobs of a grid cannot do. Give a file (task.prompts=FILE), or run it as a single job, without -m"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     from_file = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")
     assert from_file.json()["job_id"] == line["job_id"]
-    assert "is already done" in from_file.err
+    assert "is already complete" in from_file.err
     assert [json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         "one",
         "two",
@@ -115,11 +115,11 @@ def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path
     assert verbatim["prompt"] == "@p.md", "what a file holds is a text"
     missing = runner(*STUB, "task.prompt=@nobody said so")
     assert missing.code == 2
-    assert "For a text that begins with @, double the character: task.prompt=@@nobody said so" in missing.err
+    assert "For a literal text that begins with @, use task.prompt=@@nobody said so" in missing.err
     empty = warm_process.complete(command, "\n", cwd=tmp_path)
     assert (empty.returncode, empty.stderr) == (2, "error: task.prompt: stdin holds no text\n")
     grid = runner(*STUB, "task.prompt=-", "seed=1,2", "-m")
-    assert (grid.code, "would read stdin" in grid.err) == (2, True)
+    assert (grid.code, "task=generate reads stdin, which jobs of a grid cannot do" in grid.err) == (2, True)
 
 
 TEXTS = (
@@ -211,7 +211,7 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "task.template",
         "task.stop",
         "task.branches",
-        "task.gold_after",
+        "task.answer_marker",
         "generation.thinking_end",
         "model.answer",
     }

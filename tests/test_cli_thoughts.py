@@ -84,7 +84,7 @@ def test_thoughts_that_are_not_the_models_are_found_by_the_direct_questions(
     done = runner(*common, "generation.thinking_tokens=5")
     assert notes(done) == []
     (note,) = [note for note in result(done)["notes"] if "was not reused" in note]
-    assert "3 of 3 questions that were asked from the start" in note
+    assert "A check of 3 questions found different thinking for 3 questions" in note
     assert all(it["token_ids"][0] != 7 for it in answers(done)), "none begins with the other job's tokens"
     sampled = runner(*common, "generation.thinking_tokens=5", "generation.temperature=0.5")
     assert sampled.code == 0, "a sampled job takes nobody's thoughts"

@@ -130,9 +130,9 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
         ("task=words", "model=stub", "task.prompt= "): ("task.prompt", "give what to ask"),
         ("task.data=colors",): ("no data set 'colors'. Did you mean colours?",),
         ("task.scorer=lastword",): ("task.scorer=lastword: no scorer 'lastword'. Did you mean last_word?",),
-        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: this key works with numbers and letters only, but task.scorer=last_word judges",),
+        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: this key needs answers that are numbers or letters. Omit this key or task.scorer=last_word",),
         ("metrics=[answer_word]",): ("metrics=answer_word: no metric 'answer_word'. Did you mean answer_words?",),
-        ("metrics=[words]",): ("metrics=words: a task computes this metric itself, not from samples",),
+        ("metrics=[words]",): ("metrics=words: this metric cannot be computed from samples; a task computes it",),
         ("metrics=[answer_words]", "task=sweep"): ("task=sweep saves no samples",),
     }.items():  # fmt: skip
         done = there(*words)
@@ -268,7 +268,7 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     )
     done = there("quantization=absmax", "plan=true", before=(rival,))
     assert done.code == 2
-    assert "has the same name for a quantization: uninstall one of the two packages" in done.err
+    assert "provides a quantization with the same name. Uninstall one of the packages" in done.err
     done = there("quantization=nf4", "plan=quick", "task.limit=2", before=(rival,))
     assert done.code == 0
     assert (

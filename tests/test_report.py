@@ -12,9 +12,9 @@ from runner.config.root import PrintMode
 from runner.report import (
     MAX_KEY_COLUMNS,
     GridLine,
+    build_job_name_columns,
     format_headline_metrics,
     format_main_metrics,
-    job_name_columns,
     print_grid,
     print_record,
 )
@@ -228,9 +228,9 @@ def test_a_gpu_has_its_own_memory() -> None:
 
 def test_many_keys_share_a_column_in_the_table_of_a_grid() -> None:
     few = [{"a": "1", "b": "2"}, {"a": "3"}]
-    assert job_name_columns(few) == (["a", "b"], [["1", "2"], ["3", ""]])
+    assert build_job_name_columns(few) == (["a", "b"], [["1", "2"], ["3", ""]])
     many = [{f"key{number}": "v" for number in range(MAX_KEY_COLUMNS + 1)}, {"key0": "w"}]
-    heads, cells = job_name_columns(many)
+    heads, cells = build_job_name_columns(many)
     assert (heads, cells[1]) == (["overrides"], ["key0=w"])
     assert cells[0] == [" ".join(f"key{number}=v" for number in range(MAX_KEY_COLUMNS + 1))]
 

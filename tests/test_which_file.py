@@ -39,7 +39,7 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
     assert ended.code == 2, ended.err  # as for any file that is damaged
     assert f"reference: {folder}/F16.gguf" in ended.err
     assert f"cannot be read: {folder}/broken.gguf: " in ended.err
-    assert "3 of 18 jobs are not finished" in ended.err
+    assert "3 of 18 jobs did not finish" in ended.err
     assert ended.err.count("impossible: model.name=broken.gguf") == 3
 
     shown = runner("--grid", "last", "--files", module="runner_compare")

@@ -13,14 +13,13 @@ PAGE = ROOT / "docs" / "compare_json.md"
 SCHEMA = ROOT / "runner_compare" / "comparison.schema.json"
 HEAD = """# JSON of a comparison
 
-`runner-compare --format json` writes one object. `--save FOLDER` writes the same object into `comparison.json`.
-[comparison.schema.json](../runner_compare/comparison.schema.json) (JSON Schema, draft 2020-12) describes every key with
-its type. `python -m tools.compare_json` writes this page from that file.
+`runner-compare --format json` writes one JSON object. `--save FOLDER` writes the same object into `comparison.json`.
+The JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12) defines the type of
+each key. The command `python -m tools.compare_json` generates this page from the schema.
 
-- Accuracies and their differences are shares of the questions, not percent or points.
-- `_low` and `_high` are the ends of an interval. A value that is unknown is null.
-- New keys may be added. No key is renamed within a major version.
-- Objects that occur in several places are described once.
+Accuracies and their differences are shares of the questions. The value 0.5 means 50 %. The suffixes `_low` and `_high`
+mark the ends of an interval. Unknown values are null. New versions can add keys, but a minor version never renames a
+key. This page explains each repeated object only once.
 """
 
 
@@ -38,8 +37,8 @@ def sections(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str,
 
 
 def page() -> str:
-    """Return the page: one list for each object, without keys that an earlier list has explained
-    alike."""
+    """Return the page with one table per object. A table omits keys that an earlier table explains
+    with the same description."""
     text, described = HEAD, set[tuple[str, str]]()
     for path, properties in sections(json.loads(SCHEMA.read_text(encoding="utf-8")), "comparison"):
         keys = {key: part.get("description", "") for key, part in properties.items()}
@@ -51,9 +50,9 @@ def page() -> str:
             described.add((key, meaning))
             ends = [end for end in (f"{key}_low", f"{key}_high") if end in keys]
             names = ", ".join(f"`{name}`" for name in (key, *ends))
-            lines.append(f"- {names}: {meaning}")
+            lines.append(f"| {names} | {meaning} |")
         if lines:
-            text += "\n".join([f"\n## `{path}`\n", *lines, ""])
+            text += "\n".join([f"\n## `{path}`\n", "| key | meaning |", "|---|---|", *lines, ""])
     return text
 
 

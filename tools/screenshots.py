@@ -91,7 +91,7 @@ def mlflow_table(picture: Path, folder: Path) -> None:
 
     experiment = MlflowClient(DEMO).get_experiment_by_name("runner")
     assert experiment is not None, "the demo has not been run here"
-    place = run_table.view_url("", experiment.experiment_id).removeprefix(run_table.LOCAL)
+    place = run_table.build_run_table_view_url("", experiment.experiment_id).removeprefix(run_table.LOCAL)
     with _mlflow_ui() as url, browser(folder, "--window-size=1900,660") as page:
         page.go(url + place)
         page.until("document.body.innerText.includes('matching runs')", SERVER_S)

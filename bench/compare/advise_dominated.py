@@ -22,7 +22,7 @@ import numpy as np
 from advise_null import Draws
 from simulation import Rate, Table, answers, begin
 
-from runner.estimates.amounts import estimate_work_amounts
+from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.fit import PROCESS_MIB, MemoryFit
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy, RecordedAnswer
@@ -76,7 +76,7 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
     for place, true in enumerate(truths):
         config = draws.config(place, draws.folder)
         it = Candidate([], config, "mine", True, allowed_mib=ROOM_MIB)
-        count = sum(amount.completions for amount in estimate_work_amounts(config))
+        count = sum(amount.completions for amount in estimate_requested_completions(config))
         if generator.random() < recorded:
             it.time = Estimate(true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded)
             it.measured_mib = float(true.mib * generator.normal(1, 0.03))

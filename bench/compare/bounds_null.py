@@ -25,7 +25,10 @@ from runner.core.finishing import WANTED, AnswerLength, FinishingCurve
 from runner_compare.model.data import Run
 from runner_compare.statistics import Decision, Finding, decide_all
 from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics
-from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, exact_interval_over_seeds
+from runner_compare.statistics.seed_means import (
+    accuracy_interval_over_seeds,
+    compute_exact_interval_over_seeds,
+)
 from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
@@ -112,7 +115,7 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 found = []
                 for _ in range(pairs):
                     solved, true = of_seeds(generator, kind, n, seeds)
-                    new, old = exact_interval_over_seeds(solved), accuracy_interval_over_seeds(solved)
+                    new, old = compute_exact_interval_over_seeds(solved), accuracy_interval_over_seeds(solved)
                     found.append((new[0] > true, new[1] < true, old[0] > true, old[1] < true))
                 rates = [rate(of) for of in zip(*found, strict=True)]
                 if kind != kinds[-1]:
@@ -255,7 +258,7 @@ def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Fin
         AnswerLength(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)
     ]
     finished = sorted(it.tokens for it in seen if it.finished)
-    return FinishingCurve.from_lengths(seen), finished[math.ceil(WANTED * len(finished)) - 1]
+    return FinishingCurve.estimate_from_lengths(seen), finished[math.ceil(WANTED * len(finished)) - 1]
 
 
 def finishing(tokens: float) -> float:

@@ -16,7 +16,7 @@ from files_null import LEAST, Line, draw
 from simulation import Limits, Rate, Table, begin
 
 from runner_base import Likelihood
-from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 
 KINDS = ("even", "peaked", "mixed", "families")
 FARTHER = 1.5
@@ -35,7 +35,7 @@ def intervals(generator: np.random.Generator, line: Line) -> list[tuple[float, f
                        truncation_nats=0.0, top_1_agreed=0)
             for at, (count, kl) in enumerate(zip(tokens, row, strict=True))
         ]  # fmt: skip
-        job = likelihood_metrics(of_texts, by_unit)
+        job = compute_likelihood_metrics(of_texts, by_unit)
         found.append((job.get(ENDS[0], -math.inf), job.get(ENDS[1], math.inf)))
     return found
 

@@ -183,7 +183,7 @@ def planned(
     assert first is not None
     if not first.can_plan:
         return None
-    needed = first.test.sample_size_for_margin(margin, ALPHA)
+    needed = first.test.plan_sample_size_for_margin(margin, ALPHA)
     assert needed is not None
     times = needed / len(family)
     it = verdict(

@@ -21,8 +21,8 @@ import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.empirical_likelihood import likelihood_p_values, smallest_sum_steps
-from runner_compare.statistics.paired_means import MeanDifference, mean_p_values
+from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_values, find_smallest_sum_gaps
+from runner_compare.statistics.paired_means import MeanDifference, compute_mean_p_values
 from runner_compare.statistics.ratios import sign_flip_p_value
 
 CLUSTERS = (8, 12, 18, 30, 59, 100)
@@ -89,7 +89,7 @@ def draw_sums(generator: np.random.Generator, effects: Numbers, sizes: Numbers, 
 
 def p_values(sums: Numbers, sizes: Numbers, difference: float) -> Numbers:
     """Return the p of each pair against a true difference, as the product has it."""
-    ps: Numbers = mean_p_values(sums, sizes, difference)
+    ps: Numbers = compute_mean_p_values(sums, sizes, difference)
     if difference == 0:
         ps = with_flips(ps, sums)
     for own_sums, own_sizes, p in list(zip(sums, sizes, ps, strict=True))[:CHECKED]:
@@ -128,7 +128,9 @@ def controls(sums: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
     error = np.sqrt(count / (count - 1) * squares) / total
     t = np.abs(mean) / np.where(error > 0, error, 1.0)
     by_student = np.where(error > 0, 2 * stdtr(count - 1, -t), np.where(mean == 0, 1.0, 0.0))
-    before = np.maximum(by_student, likelihood_p_values(sums, sizes, 0.0, smallest_sum_steps(sums)))
+    before = np.maximum(
+        by_student, compute_likelihood_p_values(sums, sizes, 0.0, find_smallest_sum_gaps(sums))
+    )
     return by_student, with_flips(before, sums)
 
 

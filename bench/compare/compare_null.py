@@ -17,7 +17,7 @@ from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disag
 
 from runner_compare.model.data import TableRow
 from runner_compare.statistics import ALPHA, Finding, decide_all
-from runner_compare.statistics.planning import smallest_detectable_difference
+from runner_compare.statistics.planning import find_smallest_detectable_difference
 from runner_compare.statistics.stats import detectable_unpaired_difference
 from runner_compare.ways.verdicts import compare_pair, compare_unpaired
 
@@ -86,7 +86,7 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         null, said = promised(
             verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs)
         )
-        gap = smallest_detectable_difference(n, rate) or accuracy
+        gap = find_smallest_detectable_difference(n, rate) or accuracy
         apart = (
             verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs)
         )
@@ -108,7 +108,7 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         level = [accuracy] * (FAMILY + 1)
         null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
-        gap = smallest_detectable_difference(n, rate, alpha=ALPHA / FAMILY) or accuracy
+        gap = find_smallest_detectable_difference(n, rate, alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
         apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)

@@ -16,7 +16,7 @@ from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner.scorers.divergence import Divergence, divergence_from_draws
 from runner_base import Likelihood
-from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 
 DRAWN = 16
 REST = 0.2  # probability of all tokens that were not kept
@@ -66,7 +66,7 @@ def misses(generator: np.random.Generator, draws: int, tokens: int, share: float
                     top_1_agreed=1, kl_variance=found.kl_variance,
                 )
             )  # fmt: skip
-        known = likelihood_metrics(job)
+        known = compute_likelihood_metrics(job)
         off = abs(known["kl_nats_per_token"] - truth / tokens)
         error = known.get("kl_drawing_error_nats_per_token")
         if error is not None:

@@ -144,7 +144,7 @@ def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
                 np.cumsum(ours == theirs).tolist(),
                 strict=True,
             )
-            missed += SequentialPairs(looks=list(looks)).first_shown_side(difference) is not Side.open
+            missed += SequentialPairs(looks=list(looks)).find_first_decided_side(difference) is not Side.open
         rates.append(Rate(missed, pairs))
         table.row(accuracy, rho, f"{100 * difference:.0f}", rates[-1])
     return rates

@@ -24,7 +24,7 @@ from runner_compare.features.gates.section import Requirements, check_requiremen
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as Compared
-from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 from runner_compare.statistics.ratios import ratio_of_sums, ratio_standard_error
 from runner_compare.statistics.stats import ALPHA, student_quantile
 from runner_compare.statistics.token_percentiles import TokenValues
@@ -122,7 +122,7 @@ def text_job(key: str, texts: Texts) -> Draw:
             nats, agreed = parts, generator.binomial(counts, chances)
         else:
             nats, agreed = parts * (math.log(truth) if key == "perplexity" else truth), counts
-        job = likelihood_metrics(
+        job = compute_likelihood_metrics(
             [
                 Likelihood(
                     unit, -nats[unit], size, size, size, int(agreed[unit]),

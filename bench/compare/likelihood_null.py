@@ -25,8 +25,8 @@ from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_all
-from runner_compare.statistics.likelihoods import likelihood_metrics
-from runner_compare.statistics.ratios import p_value_factor, ratio_of_sums, ratio_standard_error
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
+from runner_compare.statistics.ratios import get_p_value_factor, ratio_of_sums, ratio_standard_error
 from runner_compare.statistics.stats import student_quantile
 from runner_compare.ways import PairingOptions, compare_runs
 from tools.commands import samples_of
@@ -220,7 +220,7 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
         Likelihood(unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0)
         for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
     ]
-    job_figures = likelihood_metrics(texts)
+    job_figures = compute_likelihood_metrics(texts)
     low, high = (job_figures[f"kl_nats_per_token_{end}"] for end in ("low", "high"))
     sums, sizes = divergences.tolist(), tokens.tolist()
     half = student_quantile(ALPHA, len(sums) - 1) * ratio_standard_error(sums, sizes)
@@ -256,7 +256,7 @@ def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]
     """Whether equal runs are called different, and whether they were with twice the larger p for
     any number."""
     it = SignFlipTest(differences.tolist(), tokens.tolist(), "token")
-    return it.effect.p < ALPHA, it.effect.p < ALPHA * p_value_factor(len(tokens)) / CAUTION
+    return it.effect.p < ALPHA, it.effect.p < ALPHA * get_p_value_factor(len(tokens)) / CAUTION
 
 
 def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:

@@ -1,10 +1,10 @@
 """Is a finding rightly called no larger than the noise? `python bench/compare/noise_floor_null.py`.
 
-A baseline is run again once or three times (task.repeat=1, 2, 3), and a setting is compared with it. First the setting
-changes nothing: it is one more run of the baseline. Then it is worse by 3, 5 or 10 points. With a drift, each run is
-also better or worse as a whole, by chance: as another machine or library would make it. Counted are findings, those
-that are said to be no larger than the noise, and those that stand without a word about noise. Without a drift, a
-setting that changes nothing may seldom stand so, and a true finding may seldom be called no larger.
+A baseline is run again once or three times (task.repeat_index=1, 2, 3), and a setting is compared with it. First the
+setting changes nothing: it is one more run of the baseline. Then it is worse by 3, 5 or 10 points. With a drift, each
+run is also better or worse as a whole, by chance: as another machine or library would make it. Counted are findings,
+those that are said to be no larger than the noise, and those that stand without a word about noise. Without a drift,
+a setting that changes nothing may seldom stand so, and a true finding may seldom be called no larger.
 """
 
 from __future__ import annotations

@@ -30,15 +30,18 @@ from runner_compare.statistics import (
     SignFlipTest,
     decide_all,
 )
-from runner_compare.statistics.early_stop_plans import early_stop_detectable_loss, early_stop_questions_needed
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.early_stop_plans import (
+    find_early_stop_detectable_loss,
+    plan_early_stop_questions,
+)
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_needed_to_detect,
-    samples_needed_to_detect,
+    estimate_disagreement_rate,
+    plan_questions_to_detect,
+    plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import ratio_standard_error
-from runner_compare.statistics.sequential import log_betting_capitals
+from runner_compare.statistics.sequential import compute_log_betting_capitals
 from runner_compare.statistics.stats import detectable_paired_difference, mcnemar_exact_p_value
 
 # disagreement, difference
@@ -81,7 +84,7 @@ def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
     table, rates = (Table(title, "comparisons", "disagree", "difference", "questions", "detected %"), [])
     for comparisons in (1, FAMILY):
         for noise, difference in KNOWN:
-            n = questions_needed_to_detect(noise, difference, ALPHA / comparisons)
+            n = plan_questions_to_detect(noise, difference, ALPHA / comparisons)
             assert n is not None
             counts = (drawn(generator, n, noise + difference, difference) for _ in range(pairs))
             rates.append(Rate(sum(shows(*one, n, comparisons, None) for one in counts), pairs))
@@ -94,11 +97,13 @@ def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
     """Return the planned questions after a first sample."""
     test = McNemarTest(wins, losses, n)
     if not is_control:
-        needed = (test.sample_size_for_margin if margin else test.sample_size_to_detect)(SIZE, ALPHA)
+        needed = (test.plan_sample_size_for_margin if margin else test.plan_sample_size_to_detect)(
+            SIZE, ALPHA
+        )
     elif margin:
-        needed = paired_questions_needed(SIZE, expected_disagreement(wins + losses, n))
+        needed = plan_paired_questions(SIZE, estimate_disagreement_rate(wins + losses, n))
     else:
-        needed = questions_needed_to_detect((wins + losses) / n, SIZE)
+        needed = plan_questions_to_detect((wins + losses) / n, SIZE)
     assert needed is not None
     return int(needed)
 
@@ -162,13 +167,16 @@ def needs_and_range(
     """Return the questions that the true disagreement needs, the printed range, and the plan."""
     test = McNemarTest(wins, losses, first)
     if margin:
-        truth = paired_questions_needed(SIZE, rate, observed_pairs=(wins, losses, first))
-        between, planned = test.sample_size_interval(SIZE, ALPHA), test.sample_size_for_margin(SIZE, ALPHA)
-    else:
-        truth = questions_needed_to_detect(rate, SIZE)
+        truth = plan_paired_questions(SIZE, rate, observed_pairs=(wins, losses, first))
         between, planned = (
-            test.detection_size_interval(SIZE, ALPHA),
-            test.sample_size_to_detect(SIZE, ALPHA),
+            test.estimate_sample_size_interval(SIZE, ALPHA),
+            test.plan_sample_size_for_margin(SIZE, ALPHA),
+        )
+    else:
+        truth = plan_questions_to_detect(rate, SIZE)
+        between, planned = (
+            test.estimate_detection_size_interval(SIZE, ALPHA),
+            test.plan_sample_size_to_detect(SIZE, ALPHA),
         )
     assert truth is not None
     assert planned is not None
@@ -190,16 +198,19 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     )
     table, rates = Table(title, *heads), []
     for n, noise, level in EARLY:
-        losses = early_stop_detectable_loss(n, noise, level), detectable_paired_difference(n, noise, level)
+        losses = (
+            find_early_stop_detectable_loss(n, noise, level),
+            detectable_paired_difference(n, noise, level),
+        )
         assert None not in losses
         found = [
             Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
             for loss in losses
         ]
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
-        fixed = paired_questions_needed(EARLY_MARGIN, noise, level)
+        fixed = plan_paired_questions(EARLY_MARGIN, noise, level)
         assert fixed is not None
-        needed = early_stop_questions_needed(EARLY_MARGIN, noise, level, fixed, True)
+        needed = plan_early_stop_questions(EARLY_MARGIN, noise, level, fixed, True)
         assert needed is not None
         shown = [
             Rate(sum(course(generator, of, noise, 0.0, level)[1] for _ in range(courses)), courses)
@@ -219,8 +230,8 @@ def course(
     steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
     counts = np.eye(3)[steps].cumsum(axis=0)
     enough = np.log(2 / level)
-    is_worse = bool((log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
-    return is_worse, bool((log_betting_capitals(counts, -EARLY_MARGIN) >= enough).any())
+    is_worse = bool((compute_log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
+    return is_worse, bool((compute_log_betting_capitals(counts, -EARLY_MARGIN) >= enough).any())
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
@@ -237,7 +248,7 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     for margin in (True, False):
         hits, planned = 0, []
         for _ in range(TEXTS):
-            n = samples_needed_to_detect(ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
+            n = plan_samples_to_detect(ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
             assert n is not None
             planned.append(n)
             test = SignFlipTest(*pair(n, 0.0 if margin else SHIFT), "token")
@@ -276,7 +287,11 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                 hits, planned = 0, []
                 for _ in range(pairs):
                     seen = pair(first, 0.0)
-                    needs = seen.sample_size_for_margin if what == "as good" else seen.sample_size_to_detect
+                    needs = (
+                        seen.plan_sample_size_for_margin
+                        if what == "as good"
+                        else seen.plan_sample_size_to_detect
+                    )
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)

@@ -23,9 +23,9 @@ import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA, POWER, Finding, MeanFlipTest, create_pooled_test, decide_all
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
-from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, mean_difference_interval
+from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, compute_mean_difference_interval
 from runner_compare.statistics.stats import holm_adjust, mcnemar_exact_p_value
 
 MARGIN, FAMILY = 0.02, 4
@@ -230,14 +230,14 @@ def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float
     """Return how many of the pairs of equal runs are shown to be as good in the mean over these
     tasks."""
     drawn = draw(generator, tasks, [chances(task, 0.0) for task in tasks], pairs)
-    return sum(mean_difference_interval(one)[0] > -margin for one in drawn)
+    return sum(compute_mean_difference_interval(one)[0] > -margin for one in drawn)
 
 
 @cache
 def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> int:
     """Return the planned number of questions over all tasks."""
     tasks = [PairedVerdicts(0, count, n) for count, n in zip(discordant, ns, strict=True)]
-    count = create_pooled_test(tasks, PoolingWeights.tasks, FINEST).sample_size_for_margin(margin, ALPHA)
+    count = create_pooled_test(tasks, PoolingWeights.tasks, FINEST).plan_sample_size_for_margin(margin, ALPHA)
     assert count is not None
     return int(count)
 
@@ -263,7 +263,7 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
             tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)
         ]
         hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
-        by_sum = paired_questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
+        by_sum = plan_paired_questions(margin, sum(exact) / (KNOWN * sum(ns)))
         assert by_sum is not None
         control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
         limits.planned.append(known)
@@ -303,7 +303,7 @@ def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             wrong = [count + (p < ALPHA) for count, p in zip(wrong, ps, strict=True)]
             pooled = pool_mean_tests(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
             is_above = pooled.mean.difference > -TEMPLATE_MARGIN
-            good += is_above and pooled.p_value_at(-TEMPLATE_MARGIN) < ALPHA
+            good += is_above and pooled.compute_p_value(-TEMPLATE_MARGIN) < ALPHA
         rates = [Rate(count, pairs) for count in wrong]
         limits.false.append(rates[0])
         limits.gates.append(Rate(good, pairs))

@@ -177,7 +177,7 @@ def planned(
         first = verdict(draw(generator, tasks, real), weights)
         if not first.can_plan:
             continue
-        needed = first.test.sample_size_for_margin(margin, ALPHA)
+        needed = first.test.plan_sample_size_for_margin(margin, ALPHA)
         assert needed is not None
         growth.append(needed / had)
         larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner.datasets.rotations import evenly_spaced_shifts
+from runner.datasets.rotations import compute_rotation_shifts
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.position_bias import QuestionInOrders, measure_position_bias
 
@@ -45,7 +45,7 @@ def asked(
     """Draw the answers of a model; return the true share of each position, and how far it is above
     its expectation."""
     questions, choices, orders, accuracy, alike, first = setting
-    shifts, answers = tuple(evenly_spaced_shifts(choices, orders)), list[QuestionInOrders]()
+    shifts, answers = tuple(compute_rotation_shifts(choices, orders)), list[QuestionInOrders]()
     shares, expected, is_b = np.zeros(choices), np.zeros(choices), np.arange(choices) == 1
     for _ in range(questions):
         gold = 0 if first else int(generator.integers(choices))

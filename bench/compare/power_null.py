@@ -26,7 +26,7 @@ from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA, Finding, MeanFlipTest, SeedTest, Test, decide_all
-from runner_compare.statistics.paired_means import MeanDifference, mean_p_values
+from runner_compare.statistics.paired_means import MeanDifference, compute_mean_p_values
 from runner_compare.statistics.stats import student_p_value
 
 FIRST = 40  # first pairs a line: each says another loss
@@ -74,7 +74,7 @@ def with_loss(
 
 def promise(it: Test, whole: bool) -> float | None:
     """Return what a comparison could detect by its own words."""
-    return it.worst_case_detectable(ALPHA) if whole else it.detectable_difference(ALPHA)
+    return it.find_worst_case_detectable(ALPHA) if whole else it.detectable_difference(ALPHA)
 
 
 def is_found(it: Test) -> bool:
@@ -238,7 +238,7 @@ def of_random_truths(generator: np.random.Generator) -> list[Rate]:
         for _ in range(TRUTHS):
             values, chances = random_truth(generator, families)
             sums = generator.choice(values, p=chances, size=(TRUTH_DRAWS, families))
-            wrong.append(int((mean_p_values(sums, np.ones_like(sums), 0.0) < ALPHA).sum()))
+            wrong.append(int((compute_mean_p_values(sums, np.ones_like(sums), 0.0) < ALPHA).sum()))
             if chances[0] * families >= ENOUGH:
                 often.append(wrong[-1])
         cells = [Rate(sum(wrong), TRUTHS * TRUTH_DRAWS), Rate(max(wrong), TRUTH_DRAWS)]

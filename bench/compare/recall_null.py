@@ -30,7 +30,7 @@ from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 from runner_compare.features.recall.compute import RecallFindings, divide_error_rate
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
 from runner_compare.statistics import ALPHA, Finding, decide_all
-from runner_compare.statistics.effective_length import one_sided_length_tests
+from runner_compare.statistics.effective_length import compute_recall_loss_tests
 from runner_compare.statistics.lost_depths import find_lost_depths
 from runner_compare.ways.verdicts import create_mcnemar_test
 
@@ -214,7 +214,7 @@ def longest_shown(findings: RecallFindings) -> int:
     found = LENGTHS[0]
     for length in findings.length_recalls[1:]:
         if length.against_shortest is not None:
-            tests = one_sided_length_tests(length.against_shortest.test, MARGIN, None)
+            tests = compute_recall_loss_tests(length.against_shortest.test, MARGIN, None)
             found = length.length if tests.p_kept < ALPHA / 2 else found
     return found
 

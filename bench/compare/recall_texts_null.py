@@ -26,11 +26,11 @@ from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_all
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
     LengthTests,
+    compute_recall_loss_tests,
     find_effective_length,
-    one_sided_length_tests,
 )
-from runner_compare.statistics.paired_means import MIN_CLUSTERS, mean_p_values
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
+from runner_compare.statistics.paired_means import MIN_CLUSTERS, compute_mean_p_values
+from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
 
 SETTINGS, CASES, SPREAD = 10, 30, 0.3
 TEXTS = (1, 5, 30)
@@ -100,7 +100,7 @@ def outcomes_of(right: Solved, texts: int, by_text: bool) -> tuple[QuestionOutco
 @lru_cache(maxsize=100_000)
 def tests_of_questions(wins: int, losses: int, n: int) -> LengthTests:
     """Return the tests of a length where questions are the units."""
-    return one_sided_length_tests(McNemarTest(wins, losses, n), MARGIN)
+    return compute_recall_loss_tests(McNemarTest(wins, losses, n), MARGIN)
 
 
 def all_tests(right: Solved, texts: int, by_text: bool) -> list[list[list[LengthTests]]]:
@@ -122,7 +122,7 @@ def all_tests(right: Solved, texts: int, by_text: bool) -> list[list[list[Length
     size = shape[3] * shape[4] / texts
     rows = sums.reshape(-1, texts)
     ps = np.concatenate(
-        [mean_p_values(part, np.full_like(part, size), -MARGIN) for part in np.array_split(rows, 50)]
+        [compute_mean_p_values(part, np.full_like(part, size), -MARGIN) for part in np.array_split(rows, 50)]
     )
     mean = rows.mean(axis=1) / size
     tests = [
@@ -207,10 +207,10 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
             pair for pair in zip(*both, strict=True) if pair[0].recall and pair[0].recall.length == length
         ]
         if texts == 1:
-            tests.append(compare_with_cut_off_bounds(create_mcnemar_test, pairs))
+            tests.append(compare_with_truncation_bounds(create_mcnemar_test, pairs))
         else:
             tests.append(
-                compare_with_cut_off_bounds(lambda of_length: create_mean_test(of_length, "text"), pairs)
+                compare_with_truncation_bounds(lambda of_length: create_mean_test(of_length, "text"), pairs)
             )
     return any(decision.finding is not Finding.open for decision in decide_all(tests))
 

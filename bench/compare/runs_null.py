@@ -27,7 +27,7 @@ from runner_compare.statistics import (
     StudentTTest,
     decide_all,
 )
-from runner_compare.statistics.run_ratios import CLEAR_DIFFERENCE, runs_needed_per_side
+from runner_compare.statistics.run_ratios import CLEAR_DIFFERENCE, plan_runs_per_job
 
 # noise of a run's and of a repeat's logarithm; repeats of a run
 BETWEEN, WITHIN, REPEATS = (0.03, 0.02, 5)
@@ -145,7 +145,7 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         limits.false += [as_good(shape, runs, 1 / (1 + MARGIN)) for runs in (3, 5, 10)]
     # 0.957: a median of five
     spread = math.hypot(BETWEEN, WITHIN * math.sqrt(math.pi / 2 / REPEATS) * 0.957)
-    needed = runs_needed_per_side(math.log1p(MARGIN) / spread)
+    needed = plan_runs_per_job(math.log1p(MARGIN) / spread)
     assert needed is not None
     print(f"planned for {POWER:.0%}: {needed} runs each")
     limits.powers.append(as_good("normal", needed, 1.0))
@@ -156,7 +156,7 @@ def advice(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     title = f"a difference of {CLEAR_DIFFERENCE:g} spreads, with as many runs as advised: {tables:,} tables a line"
     table = Table(title, "comparisons", "runs", "difference named %")
     for comparisons in (1, 5, 12):
-        runs = runs_needed_per_side(CLEAR_DIFFERENCE, ALPHA / comparisons)
+        runs = plan_runs_per_job(CLEAR_DIFFERENCE, ALPHA / comparisons)
         assert runs is not None
         found = 0
         for _ in range(tables):

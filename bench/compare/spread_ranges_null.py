@@ -18,7 +18,7 @@ from simulation import Limits, Rate, Table, begin
 from runner_compare.statistics import ALPHA, SignFlipTest
 from runner_compare.statistics.effects import Test
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
-from runner_compare.statistics.planning import standard_error_factors
+from runner_compare.statistics.planning import compute_standard_error_factors
 
 MARGIN = 0.05
 LARGE = 4_000  # clusters or texts of the sample that gives the truth
@@ -54,21 +54,21 @@ def count_misses(
 ) -> tuple[Rate, Rate, Rate, str]:
     """Return how often the range misses the truth, how often it does by the control, how often it
     has no upper end, and its median width."""
-    truth = draw(LARGE).sample_size_for_margin(margin, ALPHA)
+    truth = draw(LARGE).plan_sample_size_for_margin(margin, ALPHA)
     assert truth is not None
     misses = control = without_end = 0
     widths = []
     for _ in range(samples):
         test = draw(n)
-        low, high = test.sample_size_interval(margin, ALPHA) or (None, None)
-        planned = test.sample_size_for_margin(margin, ALPHA)
+        low, high = test.estimate_sample_size_interval(margin, ALPHA) or (None, None)
+        planned = test.plan_sample_size_for_margin(margin, ALPHA)
         assert low is not None
         assert planned is not None
         misses += low > truth or (high is not None and high < truth)
         without_end += high is None
         if high is not None:
             widths.append(high / low)
-        least, most = standard_error_factors(3.0, n, 3.0)
+        least, most = compute_standard_error_factors(3.0, n, 3.0)
         assert most is not None
         control += not planned * least**2 <= truth <= planned * most**2
     width = f"x {median(widths):.1f}" if widths else ""

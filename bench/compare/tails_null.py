@@ -28,8 +28,8 @@ from runner.records.jobs import read_samples
 from runner.tasks.likelihood.token_divergences import collect_text_tokens
 from runner_base import Likelihood, machine
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
-from runner_compare.statistics.likelihoods import likelihood_metrics
-from runner_compare.statistics.token_divergence import TextTokens, token_divergence_metrics
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
+from runner_compare.statistics.token_divergence import TextTokens, compute_divergence_metrics
 from runner_compare.statistics.token_percentiles import TokenValues
 from runner_engine.embedded import MODEL_DIR
 from tools.commands import jobs
@@ -76,7 +76,7 @@ def figures_of(texts: Sequence[TextTokens]) -> dict[str, float]:
                    top_1_agreed=it.agreed)
         for unit, it in enumerate(texts)
     ]  # fmt: skip
-    return likelihood_metrics(likelihoods) | token_divergence_metrics(
+    return compute_likelihood_metrics(likelihoods) | compute_divergence_metrics(
         [replace(it, category=None) for it in texts]
     )
 

@@ -19,7 +19,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA, MeanFlipTest, SeedTest
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, question_error
+from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, estimate_question_error
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
@@ -82,7 +82,7 @@ def main() -> int:
             found = share, cost.tokens_a_question, cost.correct_per_1000
             for place, (it, truth) in enumerate(zip(found, truths, strict=True)):
                 inside[place] += it.low <= truth <= it.high
-            alone = question_error(solved.mean(axis=0).tolist())
+            alone = estimate_question_error(solved.mean(axis=0).tolist())
             inside[3] += abs(share.value - accuracy) <= alone.error_bound(ALPHA, True)
         rates = [Rate(count, jobs) for count in inside]
         table.row(seeds, questions, accuracy, apart, hard_take, *(it.plain for it in rates))

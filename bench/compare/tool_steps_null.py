@@ -18,7 +18,7 @@ from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begi
 from tools_null import ALIKE, CATEGORIES, LOSSES_OF_ALL, SHARES, PartTest, Questions, outcome_of, run_of
 
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
-from runner_compare.features.tool_calls.pairs import answers_by_step, compare_lengths
+from runner_compare.features.tool_calls.pairs import compare_lengths, split_answers_by_step
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.statistics import ALPHA, Decision, Finding, decide_all
 from runner_compare.statistics.stats import holm_adjust
@@ -99,7 +99,7 @@ def step_decisions(
     compared = {
         (number, step): compare_answers(runs[number], runs[0], sides, Drawn())
         for number in range(1, STEP_SETTINGS)
-        for step, sides in answers_by_step(answers[number], answers[0]).items()
+        for step, sides in split_answers_by_step(answers[number], answers[0]).items()
     }
     return dict(zip(compared, decide_all(list(compared.values())), strict=True))
 

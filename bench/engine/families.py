@@ -183,7 +183,7 @@ def main() -> None:
     logger.propagate = False
     torch.set_grad_enabled(False)
     print(head_line(["bench/engine/families.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.disabled_features():
+    if left_out := processor.parse_disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     if options.processor_time:
         print("by the processor's time")

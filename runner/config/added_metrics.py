@@ -1,4 +1,6 @@
-"""Checks the config key `metrics`, which names metrics that plug-ins compute from a job's samples."""
+"""Checks the metric names in the config key `metrics`. Plug-ins compute these metrics from
+samples.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,7 @@ from runner_compare import Metric, known_metrics
 
 
 def check_plugin_metrics(metric_names: Iterable[str]) -> None:
-    """Raise ConfigError for a metric name that no plug-in defines, or whose metric is not computed from
-    samples.
-    """
+    """Raise ConfigError unless a plug-in defines each metric and computes it from samples."""
     for name in metric_names:
         check_plug_in_exists("metrics", "metric", name)
         is_new = name not in known_metrics()
@@ -23,7 +23,7 @@ def check_plugin_metrics(metric_names: Iterable[str]) -> None:
             "the runner already has a metric with this name. Rename the plug-in's metric",
             code="conflict",
         )
-        need = "a task computes this metric itself, not from samples. Omit it"
+        need = "this metric cannot be computed from samples; a task computes it. Remove the name from metrics"
         check_value(
             load_plug_in_object("metric", name, Metric).of_samples is not None,
             "metrics",

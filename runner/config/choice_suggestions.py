@@ -47,9 +47,9 @@ def suggest_choice(group: str, choice: str) -> str:
 
 def _suggest_model(name: str) -> str:
     if is_gguf_file_name(name):
-        return f"not a choice but a file. Use model=auto model.name={name}"
+        return f"this is a file, not a choice. Use model=auto model.name={name}"
     return (
-        f"not a choice but a model's name. Use model=auto model.name={name}"
+        f"this is a model name, not a choice. Use model=auto model.name={name}"
         if _looks_like_path_or_hub_id(name)
         else ""
     )
@@ -57,9 +57,9 @@ def _suggest_model(name: str) -> str:
 
 def _suggest_adapter(name: str) -> str:
     if name.endswith(OF_ADAPTERS):
-        return f"not a choice but an adapter file. Use lora=pth lora.path={name}"
+        return f"this is an adapter file, not a choice. Use lora=pth lora.path={name}"
     return (
-        f"not a choice but an adapter's name. Use lora=peft lora.path={name}"
+        f"this is an adapter name, not a choice. Use lora=peft lora.path={name}"
         if _looks_like_path_or_hub_id(name)
         else ""
     )
@@ -71,7 +71,7 @@ def _looks_like_path_or_hub_id(name: str) -> bool:
 
 def _suggest_quantization(name: str) -> str:
     if GGUF_TYPE.fullmatch(name):
-        return "a type of .gguf files. Use model=auto model.name=FILE.gguf"
+        return "this is a quantization type of .gguf files. Use model=auto model.name=FILE.gguf"
     if (found := BITS.fullmatch(name)) is None:
         return ""
     bits = int(found[1])
@@ -83,8 +83,8 @@ def _suggest_quantization(name: str) -> str:
     if bits == 7:
         return "no choice has 7 bits"
     return (
-        f"formats with {bits} bits: {', '.join(made)} quantize while loading; {', '.join(stored)} "
-        "read a quantized checkpoint"
+        f"choices with {bits} bits: {', '.join(made)} quantize the model while it is loaded; "
+        f"{', '.join(stored)} read a checkpoint that is already quantized"
     )
 
 
@@ -93,5 +93,5 @@ def _suggest_task(name: str) -> str:
     if task in list_choices("task"):
         return f"use task={task}"
     if name in list_choices("dataset"):
-        return f"not a choice but a data set. Use task=gsm8k task.data={name}"
+        return f"{name} is a data set, not a task. Use task=gsm8k task.data={name}"
     return ""

@@ -1,4 +1,6 @@
-"""Lists the choices of each config group. Each choice is a YAML file that begins with its schema."""
+"""Lists the choices of each config group. A choice is a YAML file whose defaults list starts with
+its schema.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.groups import GROUPS
-from runner_base.plugins import builtin_conf_folders, plug_in_conf_folders
+from runner_base.plugins import find_builtin_conf_folders, find_plug_in_conf_folders
 
 HERE = Path(__file__).resolve().parents[1]
 # in a wheel, or in a checkout
@@ -16,22 +18,19 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 
 def installed_choice_files(group: str) -> list[Path]:
-    """Return the YAML files of a group's choices that are installed with the runner, in conf/ and in its
-    options.
-    """
-    return sorted(file for conf in (CONF, *builtin_conf_folders()) for file in (conf / group).glob("*.yaml"))
+    return sorted(
+        file for conf in (CONF, *find_builtin_conf_folders()) for file in (conf / group).glob("*.yaml")
+    )
 
 
 def list_choices(group: str) -> list[str]:
-    folders = (CONF, *builtin_conf_folders(), *plug_in_conf_folders().values())
+    folders = (CONF, *find_builtin_conf_folders(), *find_plug_in_conf_folders().values())
     return sorted({file.stem for conf in folders for file in (conf / group).glob("*.yaml")})
 
 
 def find_choice_file(group: str, choice: str) -> Path:
-    """Return the YAML file of a choice, in conf/ or a plug-in's package. An empty Path means a choice in
-    the user's own folder.
-    """
-    folders = (CONF, *builtin_conf_folders(), *plug_in_conf_folders().values())
+    """Return the YAML file of a choice, or an empty path for a choice that the user has defined."""
+    folders = (CONF, *find_builtin_conf_folders(), *find_plug_in_conf_folders().values())
     return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 
 

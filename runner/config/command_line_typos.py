@@ -21,9 +21,7 @@ PREFERRED = ("task", "model", "quantization")  # of several groups that have a c
 def reject_mistyped_arguments(
     arguments: Sequence[str], unknown_options: Sequence[str], options: Sequence[str]
 ) -> None:
-    """Raise ConfigError with the likely fix for the first mistyped argument. `unknown_options` are the
-    dashed arguments that `options` lacks.
-    """
+    """Raise ConfigError for the first mistyped argument, and suggest a fix."""
     for index, word in enumerate(arguments):
         rest = arguments[index + 1 :]
         if word in unknown_options and word.startswith("-"):
@@ -35,17 +33,17 @@ def reject_mistyped_arguments(
             )
 
 
-def stray_argument_error(argument: str) -> ConfigError:
+def make_stray_argument_error(argument: str) -> ConfigError:
     """Build the error for a command line argument that is not an override (KEY=VALUE)."""
     groups = [group for group in (*PREFERRED, *GROUPS) if argument in list_choices(group)]
     meant = " or ".join(f"{group}={argument}" for group in dict.fromkeys(groups))
-    reason = f"not a valid override: {f'did you mean {meant}?' if meant else FORM}"
+    reason = f"this is not a valid override: {f'did you mean {meant}?' if meant else FORM}"
     return ConfigError(reason, key=argument, code="bad_value")
 
 
 def _rejoin_split_override(argument: str, following_arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Return the override that blanks have split into several arguments, and a description of the
-    blanks. None if nothing was split.
+    """Return the override that misplaced spaces split, and a description of the typo. Returns
+    None if the arguments have no such typo.
     """
     following = following_arguments[0]
     if following == "=" or (following.startswith("=") and KEY.fullmatch(argument)):
@@ -77,7 +75,6 @@ def _join_override_arguments(argument: str, following_arguments: Sequence[str]) 
 def _unknown_option_error(
     argument: str, following_arguments: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
-    """Build the error for an unknown command line option, with a suggestion to type instead."""
     name, equals, value = argument.partition("=")
     key = name.lstrip("-").replace("-", "_")
     if (

@@ -1,4 +1,4 @@
-"""Tab completion of config values: keys with few valid values are completed, also after a comma."""
+"""Completes config values in the shell, for keys that accept only a few values."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from runner.config import data_sets
 from runner.config.groups import schema_keys
 from runner.config.help import allowed_values
 from runner.config.questions import QuestionsConfig
+from runner.config.renamed_keys import rename_overrides
 from runner_base import find_plug_ins
 
 
@@ -24,6 +25,8 @@ class CompletesValues(CompletionPlugin):
 
     def _query(self, config_name: str | None, line: str) -> list[str]:
         *before, word = line.split(" ") or [""]
+        before = rename_overrides(before, is_silent=True)
+        line = " ".join([*before, word])
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
             found = [
@@ -52,7 +55,7 @@ def add_value_completion(plugin: CompletionPlugin) -> CompletionPlugin:
 def _append_equals_to_keys(
     plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], completions: list[str]
 ) -> list[str]:
-    """Append `=` to completed keys that hold lists and mappings. Hydra would append a dot."""
+    """Append `=` to completed keys of lists and mappings, where Hydra appends a dot."""
     if not any(offer.endswith(".") for offer in completions):
         return completions
     node = _compose_or_none(plugin, config_name, earlier_words)

@@ -1,5 +1,4 @@
-"""Composes a job's config from its overrides with Hydra, with equal results for command line, grid
-and Python.
+"""Composes a job's config with Hydra. Command line, grid and Python get the same result.
 
 Hydra takes some 60 ms a job to build the defaults list and to merge the files, but this depends
 on the group choices and on hydra.* alone. So the result is cached for each combination of
@@ -31,9 +30,10 @@ from runner.config.choices import list_choices
 from runner.config.deleted_groups import reject_deleted_groups
 from runner.config.error_messages import convert_config_errors
 from runner.config.gguf_files import add_gguf_quantization
-from runner.config.hydra import split_off_hydra
+from runner.config.hydra import split_hydra_config
 from runner.config.messages import unknown_choice_error
 from runner.config.missing_keys import find_missing_key_overrides
+from runner.config.renamed_keys import rename_overrides
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import create_hydra
 
@@ -47,38 +47,35 @@ def compose_job(
     `config_folder` locate a study's YAML file.
     """
     reject_deleted_groups(overrides)
-    return split_off_hydra(create_composer(config_name, config_folder).compose([*overrides]))
+    return split_hydra_config(create_composer(config_name, config_folder).compose([*overrides]))
 
 
 def build_group_configs(
-    groups: Iterable[str],
+    group_names: Iterable[str],
     choices: Mapping[str, str],
     key_values: Mapping[str, Any],
-    base_overrides: Sequence[str] = (),
+    default_overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the validated dataclass of each config group, with the given choices and key values.
 
-    `base_overrides` have lower precedence than both.
+    `default_overrides` have lower precedence than both.
     """
     for group, choice in choices.items():
         if choice not in (options := list_choices(group)):
             raise unknown_choice_error(group, choice, options)
     with convert_config_errors():
         composed, _ = compose_job(
-            [*base_overrides, *(f"{group}={choice}" for group, choice in choices.items())]
+            [*default_overrides, *(f"{group}={choice}" for group, choice in choices.items())]
         )
-        for key, value in key_values.items():
+        for key, value in zip(rename_overrides(key_values), key_values.values(), strict=True):
             try:
                 OmegaConf.update(composed, key, value)
             except OmegaConfBaseException as error:
                 raise ConfigCompositionException(f"Error merging override {key}={value}") from error
-        return {group: OmegaConf.to_object(composed[group]) for group in groups}
+        return {group: OmegaConf.to_object(composed[group]) for group in group_names}
 
 
 def update_group_configs(config: RunnerConfig, key_values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config groups that change when full keys are set to Python values. Values are validated
-    like overrides.
-    """
     with convert_config_errors():
         names = {where.partition(".")[0] for where in key_values}
         groups = {group: OmegaConf.structured(getattr(config, group)) for group in names}
@@ -92,9 +89,7 @@ def update_group_configs(config: RunnerConfig, key_values: Mapping[str, Any]) ->
 
 
 def create_composer(config_name: str = "config", config_folder: str | None = None) -> Composer:
-    """Return a Composer for a config file. Only the default one is cached, because a study's file may
-    change between calls.
-    """
+    """Return a Composer for a config file. Only the Composer of the default config is cached."""
     return (
         Composer(create_hydra(config_folder).config_loader, config_name)
         if config_folder or config_name != "config"
@@ -132,14 +127,18 @@ class Composer:
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return a job's config. An invalid override raises the same error as Hydra's full composition."""
-        overrides = add_gguf_quantization(overrides)
+        overrides = add_gguf_quantization(rename_overrides(overrides))
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_from_cache(overrides)) is not None:
                 return self._copy_resolver_cache(config)
         return self._copy_resolver_cache(self._compose_fully([*self._for_hydra, *overrides]))
 
     def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        """Return a job's config without the overrides whose keys its choices lack, and these overrides."""
+        """Compose a config, but skip overrides whose keys the chosen config groups lack.
+
+        Returns the config and the skipped overrides.
+        """
+        overrides = rename_overrides(overrides)
         all_of_them = add_gguf_quantization(overrides)
         choices = tuple(line for line in all_of_them if self._is_choice_or_hydra_override(self._parse(line)))
         omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
@@ -165,14 +164,14 @@ class Composer:
         return config
 
     def _compose_from_cache(self, overrides: list[str]) -> DictConfig | None:
-        """Return a job's config from a cached combination of group choices. None if only a full composition
-        is correct.
+        """Compose a job's config from the cached config of its group choices. Returns None if
+        only a full composition gives the correct config.
         """
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
         values = [override for override in parsed if not self._is_choice_or_hydra_override(override)]
         if not self._can_apply_values_last(parsed, len(self._for_hydra)):
             return None
-        kept = self._compose_combination(
+        kept = self._compose_group_choices(
             [override for override in parsed if self._is_choice_or_hydra_override(override)]
         )
         if kept is None:
@@ -194,19 +193,13 @@ class Composer:
         return config
 
     def _is_choice_or_hydra_override(self, override: Override) -> bool:
-        """Return whether an override selects a group's choice or sets a key of hydra.*."""
         return override.is_hydra_override() or self._is_group_choice(override)
 
     def _is_group_choice(self, override: Override) -> bool:
-        """Return whether Hydra reads an override as GROUP=CHOICE: the key is a config group, and the value
-        is no dict.
-        """
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _can_apply_values_last(self, parsed_overrides: list[Override], num_primary: int) -> bool:
-        """Return whether value overrides may be applied after the group choices: there is no sweep, and
-        hydra.* values come first.
-        """
+        """Return whether the values can be set after the group choices without changing the result."""
         values = [override for override in parsed_overrides if not self._is_group_choice(override)]
         of_hydra = [override.is_hydra_override() for override in values]
         return (
@@ -220,21 +213,22 @@ class Composer:
             )
         )
 
-    def _compose_combination(self, combination_overrides: list[Override]) -> bytes | None:
-        """Return the pickled config for a combination of group choices. None if the choices do not compose
-        without other overrides.
+    def _compose_group_choices(self, choice_overrides: list[Override]) -> bytes | None:
+        """Return the pickled config of these group choices, from the cache if possible.
+
+        Returns None if the choices cannot be composed without other overrides.
 
         It is cached pickled: unpickling a copy takes a third of the time of `deepcopy`, and a tenth of
         the memory.
         """
-        lines = [override.input_line or "" for override in combination_overrides]
+        lines = [override.input_line or "" for override in choice_overrides]
         key = (os.getcwd(), *lines)  # the working directory ends up in hydra.runtime.cwd
         if key not in self._kept:
             if len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = None
             config = self._compose_fully(lines)
-            for override in combination_overrides:
+            for override in choice_overrides:
                 if not override.is_hydra_override():
                     config.hydra.overrides.task.pop()  # every job lists its own
             self._kept[key] = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)

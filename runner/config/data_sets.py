@@ -1,5 +1,4 @@
-"""Named data sets: dataset/NAME.yaml in conf/, or in the user's own folder (-cd FOLDER,
-hydra.searchpath).
+"""Finds named data sets: dataset/NAME.yaml in conf/ or in the user's config folder.
 
 Such a file holds keys of the task: where the data are, how a row is read and how a question is
 worded. In conf/task/ these keys are `${data_set:KEY}`: the value in the file that task.data
@@ -44,8 +43,8 @@ KEYS = (
         "answer_key",
         "choices_key",
         "choices_seed",
-        "gold",
-        "gold_after",
+        "answer_type",
+        "answer_marker",
         "cluster",
     ),
     *(
@@ -91,7 +90,7 @@ def find_data_set(data_name: str, root_config: Any = None) -> DataSetFile | None
 
 
 def resolve_data_set_key(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
-    """Resolve `${data_set:KEY}` to the key's value in the task's data set, else to the schema's default.
+    """Resolve `${data_set:KEY}` to the data set's value for the key, or to the schema's default.
 
     `${data_set:data}` is the data set itself where none is named.
     """
@@ -102,25 +101,22 @@ def resolve_data_set_key(key: str, *, _parent_: DictConfig, _root_: DictConfig) 
 
 
 def _default_data_set_name(root_config: DictConfig) -> str:
-    """Return the default data set: the generated problems for the embedded model, real texts for other
-    models.
-    """
     model, schema = root_config._get_node("model"), OmegaConf.get_type(root_config, "model")
     is_local = isinstance(schema, type) and issubclass(schema, LocalModelConfig)
     name = model._get_node("name") if is_local and isinstance(model, DictConfig) else None
     return TEXTS if name is not None and str(name) != EMBEDDED else EMBEDDED
 
 
-def apply_data_set(composed: DictConfig) -> None:
-    """Write the keys of the job's named data set into its task config, and replace the name by the
-    data's location.
+def set_task_keys_from_data_set(composed: DictConfig) -> None:
+    """Copy the keys of the job's named data set into its task config. The name in task.data
+    becomes the location of the data.
     """
     task = composed._get_node("task")
     if not isinstance(task, DictConfig) or task._is_missing() or task._is_interpolation():
         return
     schema: Any = OmegaConf.get_type(task)
     if key := getattr(schema, "data_sets_key", ""):
-        _replace_names_by_locations(task, key, composed)
+        _resolve_user_data_set_names(task, key, composed)
     if not (isinstance(schema, type) and issubclass(schema, QuestionsConfig)):
         return
     data_set = find_data_set(str(task.data), composed)
@@ -128,7 +124,7 @@ def apply_data_set(composed: DictConfig) -> None:
         problem = unknown_choice_message("data set", task.data, list_data_set_names(composed))
         path = Path(task.data).absolute()
         raise ConfigError(
-            f"{problem}; no file or folder {path} exists either",
+            f"{problem}; the file or folder {path} does not exist",
             key="task.data",
             value=task.data,
             code="unknown_choice",
@@ -169,13 +165,13 @@ def _data_set_task_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[
 
 
 def _is_installed_data_set(data_set: DataSetFile) -> bool:
-    """Return whether a data set's file is installed with the runner."""
     return data_set.where.startswith(f"{CONF}/")
 
 
-def _replace_names_by_locations(task: DictConfig, key: str, root_config: DictConfig) -> None:
-    """Replace names of the user's own data sets by file locations, because only the composing process
-    knows the user's folders.
+def _resolve_user_data_set_names(task: DictConfig, key: str, root_config: DictConfig) -> None:
+    """Replace names of the user's own data sets by file locations, in place.
+
+    Worker processes do not know the user's config folders.
     """
     located = []
     for name in map(str, task[key]):
@@ -192,19 +188,20 @@ def _is_data_set_interpolation(task: DictConfig, key: str) -> bool:
 
 
 def _get_schema_default(task: DictConfig, key: str) -> Any:
-    """Return a task key's default in the schema. The default instruction depends on the kind of answer."""
     schema: Any = OmegaConf.get_type(task)
     default: Any = next(item.default for item in fields(schema) if item.name == key)
-    if key == "instruction" and (task.choices_key is not None or task.gold is GoldKind.letter):
+    if key == "instruction" and (task.choices_key is not None or task.answer_type is GoldKind.letter):
         return default_letter_instruction(default)
-    if key == "instruction" and (task.gold is GoldKind.expression or task.get("extractor") is Extractor.math):
+    if key == "instruction" and (
+        task.answer_type is GoldKind.expression or task.get("extractor") is Extractor.math
+    ):
         return FOR_EXPRESSIONS
     return default
 
 
 def _iterate_config_sources(root_config: Any) -> Iterator[ConfigSource]:
-    """Yield the folders that Hydra composes configs from, the user's own first. Without Hydra's config,
-    yield only conf/.
+    """Yield Hydra's config sources, the user's own folders first. Without a Hydra config, yield
+    only conf/.
     """
     hydra = root_config.hydra if isinstance(root_config, DictConfig) and "hydra" in root_config else None
     if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
@@ -221,9 +218,11 @@ def _iterate_config_sources(root_config: Any) -> Iterator[ConfigSource]:
 
 
 @lru_cache(maxsize=64)  # a grid reads the same few again and again
-def _read_cached_data_set_file(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSetFile:
-    source = kind("", f"{kind.scheme()}://{path}")
-    where = f"{path}/{GROUP}/{name}.yaml"
+def _read_cached_data_set_file(
+    source_class: type[ConfigSource], config_folder: str, name: str, _modified_ns: int
+) -> DataSetFile:
+    source = source_class("", f"{source_class.scheme()}://{config_folder}")
+    where = f"{config_folder}/{GROUP}/{name}.yaml"
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
         raise ConfigError(
@@ -238,5 +237,5 @@ def _read_cached_data_set_file(kind: type[ConfigSource], path: str, name: str, _
             )
     for key in PATH_KEYS:  # relative to the file, since the working directory is often another
         if str(content.get(key, "")).startswith("."):
-            content[key] = str(Path(path, GROUP, content[key]).absolute())
+            content[key] = str(Path(config_folder, GROUP, content[key]).absolute())
     return DataSetFile(where, content)

@@ -1,4 +1,4 @@
-"""Rejects ~GROUP overrides, because every config group needs a choice."""
+"""Rejects overrides such as ~lora, because a job needs a choice of every config group."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def reject_deleted_groups(overrides: Iterable[str]) -> None:
             use = (
                 f"use {group}={NONE}"
                 if NONE in list_choices(group)
-                else "omit it for the default, or name a choice"
+                else "remove this override to use the default, or name a choice"
             )
             raise ConfigError(
-                f"a job needs a choice of every group: {use}. {_list_group_choices(group)}",
+                f"every config group needs a choice: {use}. {_list_group_choices(group)}",
                 key=f"~{group}",
                 code="missing",
             )

@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config.command_line_typos import stray_argument_error
+from runner.config.command_line_typos import make_stray_argument_error
 from runner.config.groups import KeyType, find_key_type
 from runner.config.messages import unknown_choice_error, unknown_key_error, wrong_value_error
 from runner_base import ConfigError, RunnerError, find_plug_ins
@@ -52,7 +52,7 @@ def _to_config_error(error: BaseException) -> ConfigError | None:
     if isinstance(error, OverrideParseException):
         return _unparsable_override_error(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _override_error_from_causes(error) or _first_lines_error(error)
+        return _find_override_error(error) or _first_lines_error(error)
     return None
 
 
@@ -60,10 +60,10 @@ def _unparsable_override_error(override: str) -> ConfigError:
     """Build the error for an override that Hydra's grammar rejects, with the corrected text to type."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
-        return stray_argument_error(override)
+        return make_stray_argument_error(override)
     fix = _quote_override(key, value)
     return ConfigError(
-        f"the value cannot be read: text with special characters needs a second pair of quotes: {fix}",
+        f"the value cannot be parsed, because its special characters are not quoted. Write {fix}",
         key=override,
         code="bad_value",
     )
@@ -74,7 +74,6 @@ def _quote_override(key: str, value: str) -> str:
 
 
 def _multiple_values_error(key: str, value: str) -> ConfigError:
-    """Build the error for a key with several values outside a grid, with the text to type instead."""
     kind = find_key_type(key) or KeyType()
     fix = (
         f". If the value is one text, add inner quotes: {_quote_override(key, value)}"
@@ -106,15 +105,15 @@ def _missing_config_error(error: MissingConfigException) -> ConfigError:
     return _first_lines_error(error)
 
 
-def _override_error_from_causes(error: BaseException) -> ConfigError | None:
-    """Return an error with the wrong override and the reason, both taken from the chain of exception
-    causes.
+def _find_override_error(error: BaseException) -> ConfigError | None:
+    """Search the chain of exception causes for the wrong override and the reason. Returns None if
+    neither is found.
     """
     text, cause = str(error), error
     if (
         match := re.match(r"In '([^']+)': \w+ raised while composing config", text)
     ) and error.__context__ is not None:
-        reason = _override_error_from_causes(error.__context__)
+        reason = _find_override_error(error.__context__)
         return reason and ConfigError(str(reason), key=f"{match[1]}.yaml", code=reason.code)
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -1,6 +1,4 @@
-"""Enums for answer extraction: how an answer is found in a text, and which kinds of gold answers
-exist.
-"""
+"""Enums for answer extraction: extraction rules, and types of gold answers."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ OF_NUMBERS = tuple(each for each in Extractor if each is not Extractor.math)
 
 
 class GoldKind(StrEnum):
-    """Kind of a question's gold answer: a number, the letter of a choice, or a mathematical expression."""
+    """Type of the gold answers: number, letter of an answer choice, or mathematical expression."""
 
     number = "number"
     letter = "letter"

@@ -30,7 +30,7 @@ GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
 
 @dataclass(frozen=True)
 class KeyType:
-    """The type of a config key: a string, free text, or a list."""
+    """Type of a config key. It decides how values are quoted in overrides."""
 
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
@@ -43,7 +43,6 @@ class KeyType:
 
 
 def list_schema_names(group: str) -> list[str]:
-    """Return the names of all schemas of a config group, including schemas from plug-ins."""
     schemas = GROUPS[group]
     return schemas.list_names() if isinstance(schemas, Choices) else sorted(schemas)
 
@@ -86,15 +85,11 @@ def collect_key_types() -> dict[str, KeyType]:
 
 
 def find_key_type(key: str) -> KeyType | None:
-    """Return the type of a config key, or None for an unknown key. Only the schemas of the key's group
-    are imported.
-    """
     group, dot, _ = key.partition(".")
     return _group_key_types(group if dot and group in GROUPS else "").get(key)
 
 
 def _group_key_types(group: str) -> dict[str, KeyType]:
-    """Return the type of each key of a config group. An empty group name means the top-level keys."""
     return _collect_key_types(group, len(GROUPS.get(group, ())))
 
 

@@ -28,7 +28,7 @@ from runner.config.choices import (
 from runner.config.groups import GROUPS
 from runner.config.questions import QuestionsConfig
 from runner.config.render import ALL_KEYS, COMMON_KEYS, COMMON_KEYS_HEAD, GROUPS_HEAD, GROUPS_MEAN
-from runner_base.plugins import plug_ins_by_package
+from runner_base.plugins import group_plug_ins_by_package
 
 WIDTH, COLUMN = 100, 40
 COLUMN_OF_COMMON = 34
@@ -44,7 +44,6 @@ class Comments:
 
 
 def format_help_overview(composed: DictConfig, choices: Mapping[str, str]) -> str:
-    """Return the help overview: all config groups with their choices, and the most used keys."""
     lines = [GROUPS_HEAD]
     for group, meaning in GROUPS_MEAN.items():
         others = [choice for choice in list_choices(group) if choice != choices[group]]
@@ -63,7 +62,6 @@ def format_help_overview(composed: DictConfig, choices: Mapping[str, str]) -> st
 
 
 def describe_groups(composed: DictConfig, choices: Mapping[str, str], group_names: Sequence[str]) -> str:
-    """Return help on the given config groups: their choices and their keys."""
     lines = [describe_job_keys(composed, choices, group_names)]
     for group in group_names:
         others = [choice for choice in list_choices(group) if choice != choices[group]]
@@ -78,7 +76,6 @@ def _wrap_lines(text: str, indent: int) -> list[str]:
 def describe_job_keys(
     composed: DictConfig, choices: Mapping[str, str], groups: Collection[str] | None = None
 ) -> str:
-    """Return help on every key of a composed job, ordered by config group, and on the top-level keys."""
     lines = []
     for group in GROUPS:
         if groups is not None and group not in groups:
@@ -108,7 +105,7 @@ def describe_job_keys(
     for key, value, schema in _iterate_group_keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:
             lines += _format_key(key, value, schema, menu.get(key, ""))
-    if found := plug_ins_by_package():
+    if found := group_plug_ins_by_package():
         lines += ["", "From plug-ins (docs/plugins.md):"]
     for package, added in found.items():
         lines += textwrap.wrap(f"  {package}: {', '.join(f'{it.kind} {it.name}' for it in added)}", WIDTH)
@@ -126,9 +123,6 @@ def allowed_values(schema: type[Any], key: str) -> list[str]:
 
 @cache
 def read_comments(file: Path) -> Comments:
-    """Read the comments of a YAML file in conf/. Empty for a choice whose file is in the user's own
-    folder.
-    """
     read, top, path = Comments(), [], [""]
     last = ""
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
@@ -147,7 +141,6 @@ def read_comments(file: Path) -> Comments:
 
 
 def _iterate_group_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
-    """Yield each key of a config group with its value and the dataclass that defines the key."""
     schema: Any = OmegaConf.get_type(node)
     for item in fields(schema):
         inner = node._get_node(item.name)
@@ -192,9 +185,6 @@ def _format_override_value(value: Any) -> str:
 
 
 def _find_key_comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
-    """Return the comment next to a key in its choice's YAML file, or in another choice's file with the
-    same key.
-    """
     if comment := read_comments(find_choice_file(group, choice)).beside.get(key):
         return comment
     last = key.rpartition(".")[2]

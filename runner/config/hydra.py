@@ -30,22 +30,22 @@ class NoRunFolder(Callback):
     """Hydra callback that prevents the creation of the unused, empty folder hydra.run.dir."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Replace hydra.run.dir by the working directory, unless the job is configured to run in that
-        folder.
-        """
+        """Set hydra.run.dir to the working directory, unless a setting such as hydra.job.chdir uses it."""
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
         print_message(
-            f"note: hydra.run.dir={config.hydra.run.dir} has no effect. Results are in the folder output_dir"
+            f"note: hydra.run.dir={config.hydra.run.dir} has no effect. Results are written to output_dir"
         )
         with read_write(config):
             config.hydra.run.dir = "."
 
 
-def split_off_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config without hydra.*, and the choice of each group, which only hydra.* contains."""
+def split_hydra_config(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Split a composed config into the job's config and the choice of each config group. Removes
+    hydra.* from the config.
+    """
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
-    data_sets.apply_data_set(composed)  # needs the folders that Hydra's half lists
+    data_sets.set_task_keys_from_data_set(composed)  # needs the folders that Hydra's half lists
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
     return composed, choices
@@ -63,7 +63,7 @@ def to_runner_config(composed: Any, choices: Mapping[str, str] | None = None) ->
             code="missing",
         )
     _reject_unknown_keys("", composed)
-    data_sets.apply_data_set(composed)
+    data_sets.set_task_keys_from_data_set(composed)
     if choices is not None:
         _reject_mismatched_choices(composed, choices)
         for group in GROUPS:
@@ -85,7 +85,6 @@ def _warn_of_shadowed_plugin(group: str, choice: str) -> None:
 
 
 def config_to_yaml(composed: DictConfig) -> str:
-    """Return a job's config as YAML for storage, with the name of each group's choice."""
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
         if (choice := get_choice_name(OmegaConf.get_type(composed, group))) is not None:
@@ -108,13 +107,11 @@ def _reject_unknown_keys(prefix: str, composed: DictConfig) -> None:
 
 
 def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str, node: Any) -> None:
-    """Reject an interpolation that gives a single value to a list or mapping, because OmegaConf accepts
-    it.
-    """
+    """Reject an interpolation that sets a list or mapping to a scalar, which OmegaConf accepts."""
     if not isinstance(node, DictConfig | ListConfig) or not node._is_interpolation():
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
-        needed = "a list" if isinstance(node, ListConfig) else "names with values"
+        needed = "a list" if isinstance(node, ListConfig) else "a mapping (names with values)"
         raise ConfigError(
             f"must be {needed}, not a single value", key=full_name, value=value, code="bad_value"
         )
@@ -136,9 +133,8 @@ def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str])
                 )
             raise ConfigError(
                 (
-                    f"{group}={choices[group]} is chosen, but the config sets the keys of {kind}. "
-                    f"Choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a "
-                    "defaults list"
+                    f"{group}={choices[group]} is chosen, but the config has the keys of {group}={kind}. "
+                    f"Set {group}=CHOICE, or add `override /{group}: CHOICE` to the defaults list"
                 ),
                 code="conflict",
             )
@@ -146,8 +142,8 @@ def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str])
     if named != chosen:
         raise ConfigError(
             (
-                f"{named} is a profile, not a key, and the profile is {chosen}. Use "
-                f"profile={named}, or `override /profile: {named}` in a defaults list"
+                f"the config sets profile={named}, but the chosen profile is {chosen}. Use "
+                f"profile={named}, or add `override /profile: {named}` to the defaults list"
             ),
             key="profile",
             code="no_effect",

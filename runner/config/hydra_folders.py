@@ -1,4 +1,4 @@
-"""Rejects Hydra's folder keys on a command line where nothing would be written to the folder."""
+"""Rejects Hydra's folder keys, such as hydra.run.dir, on command lines that ignore them."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ KINDS = ("launcher", "sweeper")
 
 @dataclass(frozen=True)
 class HydraOption:
-    """A launcher or sweeper that hydra/launcher=NAME or hydra/sweeper=NAME selects by its entry point
-    name.
+    """A Hydra launcher or sweeper that an installed package provides through an entry point.
 
     Its class for Hydra is in hydra_plugins/runner.py, and is imported at its first use.
     """
@@ -38,7 +37,6 @@ def find_installed_option(plugin_kind: str, name: str) -> HydraOption | None:
 
 
 def list_installed_option_names(plugin_kind: str) -> list[str]:
-    """Return the names of the launchers or sweepers whose required packages are installed."""
     return [
         name
         for name in find_builtin_options(plugin_kind)
@@ -47,7 +45,6 @@ def list_installed_option_names(plugin_kind: str) -> list[str]:
 
 
 def is_module_installed(module_name: str) -> bool:
-    """Return whether a module can be found, without importing the module."""
     with suppress(ImportError):  # the package that it is in cannot be imported
         return find_spec(module_name) is not None
     return False

@@ -36,16 +36,17 @@ def allow_instantiated_classes() -> AbstractContextManager[Any]:
     return cast(AbstractContextManager[Any], allow(NAMED_CLASSES))
 
 
-def hydra_main_environment() -> AbstractContextManager[Any]:
-    """Context with the global settings that `hydra.main` makes before it reads the command line."""
+def apply_hydra_main_settings() -> AbstractContextManager[Any]:
+    """Apply the global settings that `hydra.main` makes before it reads the command line."""
     if not IS_HYDRA_1_4:
         version.setbase(VERSION_BASE["version_base"])
     return allow_instantiated_classes()
 
 
-def add_rerun_overrides(arguments: Any) -> list[str]:
-    """Prepend the overrides of the job that Hydra 1.4's --experimental-rerun names, and return these
-    overrides.
+def prepend_rerun_overrides(arguments: Any) -> list[str]:
+    """Insert the overrides of an earlier job before the command line's overrides, and return them.
+
+    The option --experimental-rerun of Hydra 1.4 names the earlier job.
     """
     if arguments.experimental_rerun is None:
         return []

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 from runner.config.prompts import Framing
-from runner.config.task import QUESTION_TOKENS, TaskConfig, WorkAmount
+from runner.config.task import QUESTION_TOKENS, RequestedCompletions, TaskConfig
 from runner_base import (
     HASHED,
     ConfigError,
@@ -48,20 +48,22 @@ class SweepConfig(TaskConfig):
     repeats: int = config_field(5, constraint=in_range(1, MAX_REPEATS))
     warmup: int = config_field(1, constraint=in_range(0, MAX_REPEATS))
     prompts: str | None = config_field(
-        None, HASHED, not_blank("give embedded, a file, a data set, or null for random tokens")
+        None, HASHED, not_blank("give the word embedded, a file or a data set, or null for random tokens")
     )
     split: str = config_field(
-        "test", NotInIdentity("says which questions are the prompts; the SHA-256 of those counts instead")
+        "test", NotInIdentity("the job id contains the SHA-256 of the prompts that task.split selects")
     )
     format: Framing = config_field(
-        Framing.chat, NotInIdentity("how real prompts are formatted; it is a part of their SHA-256")
+        Framing.chat, NotInIdentity("the job id contains the SHA-256 of the formatted prompts")
     )
     arrival_rates: list[float] = field(default_factory=list)
-    arrival_s: float = config_field(
-        30.0, constraint=ValueConstraint(lambda value: 0 < value < math.inf, "must be above 0")
+    arrival_duration_s: float = config_field(
+        30.0,
+        constraint=ValueConstraint(lambda value: 0 < value < math.inf, "must be above 0"),
+        renamed_from="arrival_s",
     )
     arrival_requests: int | None = config_field(
-        None, constraint=at_least(2, ", or null: task.arrival_s determines the number")
+        None, constraint=at_least(2, ", or null: task.arrival_duration_s determines the number")
     )
     pictures: bool = config_field(True, NotInIdentity("only draws what was measured"))
 
@@ -80,7 +82,10 @@ class SweepConfig(TaskConfig):
             check_value(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
             _check_axis_values(key, values, "[1,4,16]")
             check_value(
-                all(value >= 1 for value in values), f"task.{key}", values, "every number must be at least 1"
+                all(value >= 1 for value in values),
+                f"task.{key}",
+                values,
+                "every value in the list must be at least 1",
             )
         check_min_value(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
         _check_axis_values("shared_prefix", self.shared_prefix, "[0,0.5]")
@@ -89,15 +94,15 @@ class SweepConfig(TaskConfig):
             shares,
             "task.shared_prefix",
             self.shared_prefix,
-            "every number must be from 0 to 1: it is a fraction of the prompt",
+            "every value must be from 0 to 1. It is the fraction of the prompt that is shared",
         )
         rates = self.arrival_rates
-        need = "every number must be above 0. Give requests per second, such as [0.5,1,2]"
+        need = "every arrival rate must be above 0. Give requests per second, such as [0.5,1,2]"
         check_value(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
         check_value(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
-        most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
-        need = f"{most:,.0f} requests would arrive at one rate; the limit is {MAX_REQUESTS:,}"
-        rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
+        most = self.arrival_requests or max([0.0, *rates]) * self.arrival_duration_s
+        need = f"each arrival rate gets {most:,.0f} requests, but the limit is {MAX_REQUESTS:,}"
+        rates_in_s = f"{rates} in task.arrival_duration_s={self.arrival_duration_s:g} seconds"
         is_counted = self.arrival_requests is not None
         key, value = (
             ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
@@ -129,7 +134,7 @@ class SweepConfig(TaskConfig):
             need,
             code="conflict",
         )
-        need = f"the prompts of task.prompts={self.prompts} have their own prefixes. Omit this key"
+        need = f"task.prompts={self.prompts} already determines which prefixes prompts share. Omit this key"
         check_value(
             self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need, code="conflict"
         )
@@ -137,32 +142,38 @@ class SweepConfig(TaskConfig):
         return True
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest cell of the sweep. Larger cells may fail, which the result notes."""
+        """Return the smallest cell of the sweep, which must fit in memory. A larger cell may
+        fail.
+        """
         return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
     def num_limit_measurements(self) -> int:
-        """One measurement of the machine's limits per round."""
+        """The task measures the machine's bandwidth and compute limits once per round."""
         return self.warmup + self.repeats
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the amount of work of all cells and repeats. Empty if requests arrive at configured rates."""
+    ) -> list[RequestedCompletions]:
+        """Return the completions of all sweep cells. The list is empty for an open-loop load test."""
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
         turns = (True, False) if generation.speculation.drafts_every_step else (True,)
         cells = product(self.batch_sizes, self.prompt_tokens or [QUESTION_TOKENS], self.new_tokens)
         return [
-            WorkAmount(rows, prompt, new, rows * times, self.prompts is None, is_guessed=is_guessed)
+            RequestedCompletions(rows, prompt, new, rows * times, self.prompts is None, is_guessed=is_guessed)
             for (rows, prompt, new), is_guessed in product(cells, turns)
         ]
 
 
 def _check_axis_values(key: str, values: Sequence[float], example: str) -> None:
     check_value(
-        bool(values), f"task.{key}", values, f"give at least one number, such as {example}", code="empty"
+        bool(values),
+        f"task.{key}",
+        values,
+        f"the list is empty. Give at least one value, such as {example}",
+        code="empty",
     )
     check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 

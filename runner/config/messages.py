@@ -20,8 +20,8 @@ from runner_base.errors import NOT_GIVEN, find_closest_names
 # old names of choices and keys, and what to use instead
 RENAMED = {
     "task=pipeline": (
-        "task=generate model=parts model.name=FOLDER. model.stages, model.micro_batch and "
-        "model.timeout_s replace task.processes, task.micro_batch and task.timeout_s"
+        "task=generate model=parts model.name=FOLDER. Use model.stages, "
+        "model.micro_batch and model.timeout_s for task.processes, task.micro_batch and task.timeout_s"
     ),
     "task.until": "task.early_stop_vs",
     "task.batch": "task.batch_sizes",
@@ -29,7 +29,7 @@ RENAMED = {
 }
 
 
-REPEAT = "task.repeat"
+REPEAT = "task.repeat_index"
 NOTES = "notes"  # the user's own keys
 
 
@@ -41,17 +41,18 @@ def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> Con
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
     if meaning := suggest_choice(group, choice):
         return ConfigError(meaning, code="unknown_choice")
-    reason = f"{unknown_choice_message(f'choice for {group}', choice, options)}{_plugin_packages_text(group)}"
+    reason = (
+        f"{unknown_choice_message(f'choice for {group}', choice, options)}{_format_plugin_packages(group)}"
+    )
     return ConfigError(reason, key=group, value=choice, code="unknown_choice")
 
 
-def _plugin_packages_text(kind: str) -> str:
-    """Return a text that names the packages of plug-in choices. Empty without plug-ins."""
+def _format_plugin_packages(kind: str) -> str:
+    """Return a clause that names the package of each plug-in choice. Empty without plug-ins."""
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
 def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
-    """Build the error for a wrong value, with the values that the key accepts."""
     before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
@@ -69,7 +70,6 @@ def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
 
 
 def unknown_key_error(key: str, owner: object = None, value: object = None) -> ConfigError:
-    """Build the error for an unknown config key, with the nearest group, top-level key or schema key."""
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
@@ -80,7 +80,7 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
         return _unknown_key_error(key, _suggest_repeat_alternative(schema_keys(owner)))
     if head == NOTES:
         return _unknown_key_error(
-            key, f"a new note needs a plus: +{NOTES}.{last}={_value_or_placeholder(value)}"
+            key, f"this note does not exist. To add it, use +{NOTES}.{last}={_value_or_placeholder(value)}"
         )
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if (
@@ -88,17 +88,17 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
         and last not in names
         and get_close_matches(last, {*names, "name"}, 1) == ["name"]
     ):
-        return _group_name_error(key, head, value)
+        return _wrong_name_key_error(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _list_tasks_with_key(key)
-    likely = list(_similar_keys(key, choices)) or find_closest_names(key, sorted(choices))
+    likely = list(_find_similar_keys(key, choices)) or find_closest_names(key, sorted(choices))
     other = (
         f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
     )
     what = "key" if dot else "group or key"
     problem = unknown_choice_message(what, key, choices, likely, show_choices=not likely)
-    own = "" if dot else _suggest_notes_key(key, choices, value)
+    own = "" if dot else _suggest_notes_override(key, choices, value)
     more = ". ".join(filter(None, (other if tasks else "", own)))
     return _unknown_key_error(key, f"{problem}{' ' if likely else '. '}{more}" if more else problem)
 
@@ -107,33 +107,27 @@ def _unknown_key_error(key: str, message: str, value: object = NOT_GIVEN) -> Con
     return ConfigError(message, key=key, value=value, code="unknown_choice")
 
 
-def _suggest_notes_key(key: str, choices: set[str], value: object) -> str:
-    """Return a suggestion of +notes.NAME for a user-defined key, unless the key looks like a misspelt
-    config key.
-    """
+def _suggest_notes_override(key: str, choices: set[str], value: object) -> str:
+    """Suggest +notes.NAME for an unknown key, unless the key resembles a config key."""
     name = key.lstrip("+~")
     if find_closest_names(name, sorted(choices)) not in ([], [NOTES]):
         return ""
-    return f"For a key of your own use +{NOTES}.{name}={_value_or_placeholder(value)}"
+    return f"To record a note, use +{NOTES}.{name}={_value_or_placeholder(value)}"
 
 
 def _value_or_placeholder(value: object) -> str:
-    """Return a value as typed on the command line, or the word VALUE if it has no such form."""
     return "VALUE" if value is None else str(value)
 
 
-def _suggest_repeat_alternative(keys: set[str]) -> str:
-    """Suggest how to run a task again that has no key task.repeat."""
-    if "repeats" in keys:
-        return (
-            "this task has task.repeats, which repeats measurements within a job; rerun=all "
-            "repeats the whole job"
-        )
+def _suggest_repeat_alternative(task_keys: set[str]) -> str:
+    """Suggest another way to repeat a task that has no key task.repeat_index."""
+    if "repeats" in task_keys:
+        return "to repeat measurements within a job, use task.repeats. To repeat the whole job, use rerun=all"
     *others, last = (f"task={task}" for task in _list_tasks_with_key(REPEAT))
     tasks = f"{', '.join(others)} and {last}"
     return (
-        f"only {tasks} have it. For this task, another seed (seed=1) makes a new job with other "
-        "random numbers"
+        f"only {tasks} have the key task.repeat_index. To repeat this task with other random numbers, "
+        "set another seed, such as seed=1"
     )
 
 
@@ -145,22 +139,19 @@ def _list_tasks_with_key(key: str) -> list[str]:
     )
 
 
-def _group_name_error(key: str, group: str, value: object) -> ConfigError:
-    """Build the error for GROUP.name=..., with the override GROUP=CHOICE that selects a choice."""
+def _wrong_name_key_error(key: str, group: str, value: object) -> ConfigError:
     choices = list_choices(group)
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
-        return _unknown_key_error(key, f"this kind of model has no such key. Use {use}", name or NOT_GIVEN)
+        return _unknown_key_error(key, f"the chosen model has no key `name`. Use {use}", name or NOT_GIVEN)
     use = f"{group}={name if name in choices else 'CHOICE'}"
-    reason = f"no key, but a choice's name. Use {use}. Choices for {group}: {', '.join(choices)}"
+    reason = f"the group {group} has no key `name`. Use {use}. Choices for {group}: {', '.join(choices)}"
     return _unknown_key_error(key, reason, name or NOT_GIVEN)
 
 
-def _similar_keys(key: str, choices: set[str]) -> list[str]:
-    """Return the full keys of all config groups that have this key, which was given without or with a
-    wrong group.
-    """
+def _find_similar_keys(key: str, choices: set[str]) -> list[str]:
+    """Return the full config keys that match a key with a missing or wrong group."""
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
     for known in (

@@ -1,4 +1,4 @@
-"""Handles overrides in a grid whose key exists only in some choices of a config group."""
+"""Handles grid overrides whose key exists only in some choices of a config group."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from runner_base.signals import deferred_signals
+from runner_base.signals import defer_signals
 
 
 def find_missing_key_overrides(error: BaseException, overrides: list[str]) -> list[str]:
-    """Return the overrides that failed to compose because the chosen schemas lack their key."""
     while error.__cause__ is not None:
         error = error.__cause__
     if not isinstance(error, ConfigAttributeError | ConfigKeyError) or not error.full_key:
@@ -25,7 +24,7 @@ def find_missing_key_overrides(error: BaseException, overrides: list[str]) -> li
 def compose_omitting_missing_keys(
     compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
-    """Compose a config like Hydra, but omit overrides of a grid whose keys the default choices lack.
+    """Compose a config. In a grid, skip overrides whose keys the default choices lack.
 
     The sweeper passes each of these keys to the jobs whose choices have it, and rejects a key that
     no job has.
@@ -35,7 +34,7 @@ def compose_omitting_missing_keys(
         used = [line for line in overrides if line not in omitted]
         try:
             with (
-                deferred_signals()
+                defer_signals()
             ):  # an interrupt amid it may end as another error, of a config that is half made
                 composed = compose(used)
             break

@@ -13,23 +13,26 @@ from runner_engine.quantization.quantization_mix import QuantizationMix
 
 def build_quantization_mix(quantization: QuantizationConfig) -> QuantizationMix:
     """Return the quantization of each layer as configured by quantization.overrides."""
-    return QuantizationMix.from_config(quantization, parse_layer_choice)
+    return QuantizationMix.from_config(quantization, parse_layer_quantization)
 
 
-def parse_layer_choice(
-    pattern: str, config_class: type[QuantizationConfig], key_values: dict[str, Any]
+def parse_layer_quantization(
+    layer_pattern: str, quantization_class: type[QuantizationConfig], key_values: dict[str, Any]
 ) -> QuantizationConfig:
-    """Return the quantization config that an override assigns to layers. Raises ConfigError for a value
-    of a wrong type.
+    """Parse the quantization config for the layers that match a name pattern. Raises ConfigError
+    for a value of a wrong type.
     """
     from omegaconf import OmegaConf  # most jobs have no such override
     from omegaconf.errors import OmegaConfBaseException
 
     keys = {key: value for key, value in key_values.items() if key != "name"}
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), keys))
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(quantization_class), keys))
     except OmegaConfBaseException as error:
         raise ConfigError(
-            to_one_line(error), key=f"quantization.overrides.{pattern}", value=key_values, code="bad_value"
+            to_one_line(error),
+            key=f"quantization.overrides.{layer_pattern}",
+            value=key_values,
+            code="bad_value",
         ) from error
     return cast(QuantizationConfig, made)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from runner_base import UNLESS_DEFAULT, NotInIdentity, Text, at_least, config_field, in_range
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine import ModelConfig as ModelConfig  # plug-ins have it from here
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 
 
 @dataclass
@@ -41,7 +41,5 @@ class StubConfig(ModelConfig):
 
 
 def reject_speculation(generation: GenerationConfig, reason: str) -> None:
-    """Raise ConfigError if speculative decoding is configured, with a reason. Other KV formats are
-    accepted with a note.
-    """
-    reject_scheduler_features(replace(generation, kv_cache="as_model"), reason)
+    """Raise ConfigError with the given reason if speculative decoding is configured."""
+    reject_scheduler_only_settings(replace(generation, kv_cache="as_model"), reason)

@@ -7,8 +7,9 @@ from runner_engine import LoraConfig
 
 
 def adapter_display_name(lora: LoraConfig) -> str:
-    """Return an adapter's display name: its Hub id, its folder, or its file without extension. `none`
-    without an adapter.
+    """Return the adapter's Hub id, folder name, or file name without extension.
+
+    Without an adapter, the name is `none`.
     """
     adapter = lora.single_adapter
     if adapter is None:

@@ -1,4 +1,4 @@
-"""Registry of model kinds, from schema name to config class. Options are added by entry points."""
+"""Registry that maps each model schema's name to its config class. Entry points add classes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(
 
 
 def expand_sweeper_shortcuts(arguments: list[str]) -> list[str]:
-    """Replace the shortcuts files= and reference= by the sweeper's full keys, and return all arguments."""
     lines = []
     for word in arguments:
         key, _, value = word.partition("=")
@@ -89,8 +88,10 @@ def quote_override(argument: str) -> str:
 
 
 def format_sweep_override(key: str, value: Any) -> str:
-    """Return one entry of a study's sweep as an override. A YAML list means several values, unless the
-    key itself holds a list.
+    """Convert one key of a study's sweep to an override. The items of a YAML list become sweep
+    values.
+
+    If the key's own type is a list, a YAML list is a single value.
     """
     kind = find_key_type(key.lstrip("+")) or KeyType()
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
@@ -157,7 +158,7 @@ def _quote_if_needed(text: str, is_free_text: bool) -> str:
 
 
 def _format_sweep_value(value: Any, key_type: KeyType) -> str:
-    """Return one member of a YAML list as a value of a sweep override."""
+    """Convert one item of a YAML list to a value in a sweep override."""
     if not isinstance(value, str):
         return "null" if value is None else str(value)
     if value.lower() == "null":  # in YAML this was a quoted text: a null is None
@@ -176,7 +177,6 @@ def parse_override_value(value_text: str) -> Override | None:
 
 
 def _split_at_unquoted_commas(text: str) -> list[str]:
-    """Split a text at its commas, except commas in quotes or brackets."""
     pieces, depth, start = [], 0, 0
     for match in re.finditer(rf"(?<![^\s,\[(])(?:{QUOTED})|\\.|[][(){{}},]", text, re.DOTALL):
         if match[0] in ("[", "(", "{"):

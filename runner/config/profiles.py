@@ -1,5 +1,5 @@
-"""Profiles: four presets to run a model, from little memory to much. conf/profile/ lists their
-choices.
+"""Profiles are four presets for machines with little to much memory. Their files are in
+conf/profile/.
 
 A profile's settings for the weights are here, because they apply to the model's own keys or to
 those of its student.
@@ -21,7 +21,7 @@ TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=a
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of a profile that are not choices of config groups."""
+    """Properties of a profile: the machine that it suits, and its keys for a local model."""
 
     suits: str  # the machine that it is for
     weights: Mapping[str, str] = field(default_factory=dict)  # keys of a model on this machine
@@ -39,8 +39,10 @@ PROFILES = {
 }
 
 
-def profile_model_keys(config_name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
-    """Return the model keys of the config PROFILE_MODEL. None if no profile sets keys for this model."""
+def get_profile_model_keys(config_name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
+    """Return the model keys that a config named PROFILE_MODEL sets. Returns None if no profile
+    sets keys for this model.
+    """
     for profile_name, profile in PROFILES.items():
         choice = config_name.removeprefix(f"{profile_name}_")
         if not profile.weights or choice == config_name or choice not in model_choices:
@@ -53,15 +55,17 @@ def profile_model_keys(config_name: str, model_choices: Collection[str]) -> dict
     return None
 
 
-def list_profile_models(model_choices: Collection[str]) -> list[str]:
-    """Return the names of all PROFILE_MODEL configs. The schema of each model kind is imported."""
+def list_profile_model_configs(model_choices: Collection[str]) -> list[str]:
+    """Return the names of all configs that combine a profile with a model. Imports every model's
+    schema.
+    """
     pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in model_choices)
-    return [name for name in pairs if profile_model_keys(name, model_choices) is not None]
+    return [name for name in pairs if get_profile_model_keys(name, model_choices) is not None]
 
 
-def keys_set_by_profile(profile: str) -> list[str]:
-    """Return the groups and keys that a profile sets, because environment variables must not override
-    these.
+def list_profile_keys(profile: str) -> list[str]:
+    """Return the config groups and keys that a profile sets. Environment variables must not
+    override these keys.
     """
     if profile == NONE:
         return []
@@ -71,18 +75,13 @@ def keys_set_by_profile(profile: str) -> list[str]:
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
-    """Reject a model that the profile excludes, a model without weights, or one whose keys the profile
-    cannot set.
-    """
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = (
         f"this profile needs weights on this machine (quantization={quantization!s}), but "
         "model=api has none. Use profile=teacher_only"
     )
     check_value(not is_idle, "profile", profile, f"{need}, or omit the profile", code="no_effect")
-    need = (
-        "with this profile no model runs on this machine, but the model is not model=api. Omit one of the two"
-    )
+    need = "this profile runs no model on this machine, but the chosen model is local. Use model=api"
     check_value(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
     is_applied = (
         profile != "low_memory" or not model.has_weights or to_local_model_config(model).device != "auto"
@@ -91,8 +90,8 @@ def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     check_value(is_applied, "profile", profile, need, code="unsupported")
 
 
-def profile_device_notes(profile: str, device: str) -> list[str]:
-    """Return a note if a profile is made for a GPU but the job runs on the CPU."""
+def make_profile_device_notes(profile: str, device: str) -> list[str]:
+    """Return a note if the profile expects a GPU but the job runs on the CPU."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []
     return [

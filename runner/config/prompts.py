@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runner.config.task import QUESTION_TOKENS, TaskConfig, WorkAmount
+from runner.config.task import QUESTION_TOKENS, RequestedCompletions, TaskConfig
 from runner_base import (
     HASHED,
     ConfigError,
@@ -20,7 +20,7 @@ from runner_engine import GenerationConfig
 
 
 class Framing(StrEnum):
-    """Form in which a prompt is given to the model: as a user turn in the chat template, or as raw text."""
+    """How a prompt is given to the model: as a user turn in the chat template, or as raw text."""
 
     chat = "chat"
     raw = "raw"
@@ -31,7 +31,7 @@ class PromptsConfig(TaskConfig):
     """Config keys shared by the tasks that complete the user's own prompts."""
 
     prompt: Text | None = config_field(
-        None, NotInIdentity("the SHA-256 of the prompts counts, however they were given")
+        None, NotInIdentity("the job id contains the SHA-256 of the prompts, not this key")
     )
     prompts: str | None = config_field(None, HASHED, not_blank("give a file, or -"))
     format: Framing = Framing.chat
@@ -45,13 +45,15 @@ class PromptsConfig(TaskConfig):
             given = "neither is given" if self.prompt is None else "both are given"
             raise ConfigError(
                 (
-                    f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, "
-                    f".jsonl, or - for stdin): {given}"
+                    f"task={self.name} needs one source of prompts, but {given}. Use "
+                    "task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin)"
                 ),
                 code="missing" if self.prompt is None else "conflict",
             )
         check_value(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check_value(all(self.stop), "task.stop", self.stop, "an empty string would end every answer at once")
+        check_value(
+            all(self.stop), "task.stop", self.stop, "an empty stop string would end every answer at once"
+        )
         if self.format is Framing.raw and self.system:
             raise ConfigError(
                 "task.system needs task.format=chat, because a raw prompt has no system message",
@@ -60,9 +62,7 @@ class PromptsConfig(TaskConfig):
 
     @property
     def common_branches(self) -> list[Text] | None:
-        """Branch beginnings that all prompts share. None if prompts have no branches, or each prompt has its
-        own.
-        """
+        """Texts with which the answers to every prompt begin, or None."""
         return None
 
     @property
@@ -73,13 +73,16 @@ class PromptsConfig(TaskConfig):
     def reads_stdin(self) -> bool:
         return "-" in (self.prompt, self.prompts)
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the work amount of the single prompt, or of the prompts of a file that has been read."""
+    ) -> list[RequestedCompletions]:
         count = 1 if self.prompt is not None else num_questions
         return (
             []
             if count is None
-            else [WorkAmount(generation.batch_size, QUESTION_TOKENS, generation.max_total_new_tokens, count)]
+            else [
+                RequestedCompletions(
+                    generation.batch_size, QUESTION_TOKENS, generation.max_total_new_tokens, count
+                )
+            ]
         )

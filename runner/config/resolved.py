@@ -1,11 +1,11 @@
-"""Resolves a composed job: config, model specification, and the contents of the model's files."""
+"""Resolves a composed config to a job with a model specification and the hashes of model files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config.profiles import profile_device_notes as profile_device_notes
+from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import limit_batch_size
 from runner_base import ConfigError, check_value
@@ -24,47 +24,43 @@ class ResolvedJob:
     second: ResolvedJob | None = None  # whose model is loaded beside this one
     notes: tuple[str, ...] = ()
 
-    def with_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
-        """Return the job with a second model in memory besides its own. Without a second config, return the
-        job unchanged.
-        """
+    def add_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
+        """Return a copy of the job that loads a second model, or the job itself without a second config."""
         if second_config is None:
             return self
         other = resolve_job(second_config)
         return replace(self, model=replace(self.model, second=other.model), second=other)
 
-    def replace_groups(self, **groups: Any) -> ResolvedJob:
+    def replace_config_groups(self, **groups: Any) -> ResolvedJob:
         """Return a copy of the job with other config groups and the same model files."""
         config = replace(self.config, **groups)
         return replace(self, config=config, model=replace(self.model, spec=build_model_spec(config)))
 
 
 def resolve_job(config: RunnerConfig) -> ResolvedJob:
-    """Resolve a job's model and settings. Within a `sharing` block, jobs with the same model and adapter
-    share files.
+    """Resolve a job's model and settings. Inside `share_model_files()`, equal models share their
+    files.
     """
     resolved = ResolvedJob(config, resolve_model(build_model_spec(config)))
     notes = []
     if config.generation.needs_published_settings:
         generation = apply_published_settings(config.generation, resolved)
-        resolved = resolved.replace_groups(generation=generation)
+        resolved = resolved.replace_config_groups(generation=generation)
         notes.append(generation.sources_description)
     task, note = config.task.adapt_to_generation(resolved.config.generation)
     if task is not config.task:
-        resolved = resolved.replace_groups(task=task)
+        resolved = resolved.replace_config_groups(task=task)
         notes.append(note)
     return replace(resolved, notes=tuple(notes)) if notes else resolved
 
 
 def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob) -> GenerationConfig:
-    """Return generation settings in which generation=model is replaced by values from the model's own
-    files.
-    """
+    """Replace generation=model by the sampling settings in the model's own files."""
     model = resolved.config.model
     kind = get_choice_name(model)
     need = (
-        f"model={kind} has no local files with sampling settings. Use generation=greedy or "
-        "generation=sampling"
+        f"sampling settings come from a local model's files, and model={kind} has none. Use "
+        "generation=greedy or generation=sampling"
     )
     check_value(model.publishes_settings, "generation", generation.name, need, code="unsupported")
     published = resolved.model.files.published_settings
@@ -78,7 +74,7 @@ def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob
             value="model",
             code="not_found",
         )
-    return generation.with_published_settings(
+    return generation.apply_published_settings(
         published.values, published.sources, published.file, published.max_new_tokens
     )
 
@@ -94,7 +90,7 @@ def build_model_spec(config: RunnerConfig) -> ModelSpec:
         config.seed,
         config.task.workload(limit_batch_size(config.task, config.generation)),
         config.mix,
-        "".join(profile_device_notes(config.profile, "cpu")),
+        "".join(make_profile_device_notes(config.profile, "cpu")),
     )
 
 
@@ -106,7 +102,6 @@ def base_model_key(config: RunnerConfig) -> str:
 
 
 def list_model_choices() -> list[str]:
-    """Return the choices of the config group `model`, which errors about unknown models suggest."""
     # it reads YAML: only where there is an error to write
     from runner.config.choices import list_choices
 

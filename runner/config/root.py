@@ -4,7 +4,7 @@ the job id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -28,10 +28,12 @@ from runner_base.fields import (
     InIdentityUnless,
     get_choice_name,
     get_default,
+    get_identity_name,
     get_identity_rule,
-    get_omitted_value,
+    get_value_omitted_from_job_id,
 )
 from runner_base.known_secrets import find_leaked_variable
+from runner_base.renamed_keys import LAYER_CHOICES, RENAMED_KEYS
 from runner_base.texts import is_encodable
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 
@@ -46,7 +48,7 @@ class PrintMode(StrEnum):
 
     @property
     def is_table(self) -> bool:
-        """Whether the output is a table for people, not for programs."""
+        """Whether stdout gets a table for people."""
         return self in (PrintMode.table, PrintMode.full)
 
 
@@ -75,7 +77,7 @@ class NoTrackingConfig(TrackingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "tracking=none logs nothing to MLflow. Omit one of the two"
+        need = "tracking=none logs no traces to MLflow. Omit tracking=none or tracking.traces"
         check_value(not self.traces, "tracking.traces", self.traces, need, code="conflict")
 
 
@@ -90,29 +92,30 @@ class RunnerConfig:
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
     tracking: TrackingConfig = config_field(
-        MISSING, NotInIdentity("names the store of the results, and changes nothing in them")
+        MISSING, NotInIdentity("tracking selects where results are logged, and does not change the results")
     )
-    profile: str = config_field(NO_PROFILE, NotInIdentity("sets groups and keys, which count themselves"))
+    profile: str = config_field(NO_PROFILE, NotInIdentity("the job id contains the keys that profile sets"))
     seed: int = 0
     metrics: list[str] = field(
         default_factory=list, metadata={"counts": InIdentityUnless(changes_answers=False)}
     )
     notes: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"counts": NotInIdentity("the user's own words about a job, which change nothing in it")},
+        metadata={"counts": NotInIdentity("notes are comments that do not change the results")},
     )
     output_dir: str = config_field(
-        "outputs", NotInIdentity("names the folder of the results, and changes nothing in them")
+        "outputs",
+        NotInIdentity("output_dir selects where results are stored, and does not change the results"),
     )
     print: PrintMode = config_field(
         PrintMode.table, NotInIdentity("changes the display, not the computation")
     )
     plan: bool | str = config_field(False, NotInIdentity("shows the plan and does nothing"))
     rerun: bool | str = config_field(False, NotInIdentity("asks for the same job again"))
-    workers: str = config_field(AUTO, NotInIdentity("how many processes share a grid's jobs"))
-    job_timeout_s: float | None = config_field(None, NotInIdentity("ends a job of a grid that hangs"))
+    workers: str = config_field(AUTO, NotInIdentity("workers sets the number of processes that run a grid"))
+    job_timeout_s: float | None = config_field(None, NotInIdentity("job_timeout_s only ends jobs that hang"))
     price_kwh: float | None = config_field(
-        None, NotInIdentity("prices the energy, and changes no answer", measured=True), at_least(0)
+        None, NotInIdentity("price_kwh changes energy costs, but not the answers", measured=True), at_least(0)
     )
 
     def __post_init__(self) -> None:
@@ -140,12 +143,14 @@ class RunnerConfig:
             "give true, false, or quick (runs no calibration)",
         )
         workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)
-        check_value(workers_ok, "workers", self.workers, f"give {AUTO}, or a number of at least 1")
+        check_value(
+            workers_ok, "workers", self.workers, f"give {AUTO}, or the number of processes (at least 1)"
+        )
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check_value(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         check_notes(self.notes)
         for key, text in _iterate_texts(self, ""):
-            need = "contains a character that UTF-8 or file names do not allow: a lone surrogate or NUL"
+            need = "must not contain NUL or an unpaired surrogate, which file names do not allow"
             check_value(is_encodable(text) and "\0" not in text, key, repr(text), need)
             if key != "tracking.uri":  # it is recorded without its secrets
                 reject_secret(key, text)
@@ -158,7 +163,7 @@ class RunnerConfig:
         self.model.check_compatibility(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_generation(self.generation)
         self.lora.check_adapter_names(self.task.name, self.task.named_adapters)
-        self.lora.check_merge(self.mix)
+        self.lora.check_merge_settings(self.mix)
 
 
 def _iterate_texts(value: object, key: str) -> Iterator[tuple[str, str]]:
@@ -190,13 +195,18 @@ def reject_secret(key: str, value: str) -> None:
         )
 
 
-def iterate_identity_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full key and value of every config key that is part of the job id."""
+def iterate_job_id_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full key and value of every config key that is part of the job id.
+
+    A renamed key has its old name, so that jobs of earlier versions keep their ids.
+    """
     assert is_dataclass(config)
     for item in fields(config):
         counts, value = get_identity_rule(item), getattr(config, item.name)
         is_inert = isinstance(counts, NotInIdentity) and counts.excludes(value)
-        if is_inert or (isinstance(counts, InIdentityUnless) and value == get_omitted_value(item)):
+        if is_inert or (
+            isinstance(counts, InIdentityUnless) and value == get_value_omitted_from_job_id(item)
+        ):
             continue
         if isinstance(counts, DefaultCountsAs) and value == get_default(item):
             value = counts.value
@@ -206,17 +216,29 @@ def iterate_identity_keys(config: object, prefix: str = "") -> Iterator[tuple[st
                 value, ModelConfig
             ):  # its fingerprint identifies a model
                 yield f"{prefix}{item.name}.name", choice
-            yield from iterate_identity_keys(value, f"{prefix}{item.name}.")
+            yield from iterate_job_id_keys(value, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", value
+            value = _rename_layer_keys_for_id(value) if f"{prefix}{item.name}" == LAYER_CHOICES else value
+            yield f"{prefix}{get_identity_name(item)}", value
 
 
-def iterate_measurement_keys(config: object, prefix: str = "") -> Iterator[str]:
-    """Yield every config key that changes no answer but changes measured times or costs."""
+def _rename_layer_keys_for_id(layer_choices: dict[str, Any]) -> dict[str, Any]:
+    """Return quantization.overrides with the old names of the keys in its values."""
+    old_names = {new: old for old, new in RENAMED_KEYS["quantization"].items()}
+    return {
+        pattern: {old_names.get(key, key): value for key, value in choice.items()}
+        if isinstance(choice, Mapping)
+        else choice
+        for pattern, choice in layer_choices.items()
+    }
+
+
+def iterate_keys_affecting_timing(config: object, prefix: str = "") -> Iterator[str]:
+    """Yield each config key that affects measured times or costs, but not the answers."""
     assert is_dataclass(config)
     for item in fields(config):
         counts, value = get_identity_rule(item), getattr(config, item.name)
         if isinstance(counts, NotInIdentity) and counts.measured:
             yield f"{prefix}{item.name}"
         elif is_dataclass(value):
-            yield from iterate_measurement_keys(value, f"{prefix}{item.name}.")
+            yield from iterate_keys_affecting_timing(value, f"{prefix}{item.name}.")

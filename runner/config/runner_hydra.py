@@ -1,5 +1,4 @@
-"""Hydra's command line with the runner's help, completion and configs, implemented by derived
-classes.
+"""Extends Hydra's command line with the runner's help, completion and configs.
 
 No class of Hydra's is changed, so `hydra.main` cannot be used: it creates its own Hydra object.
 `run_command_line` does the same.
@@ -45,21 +44,23 @@ from runner.config.hydra_folders import reject_unused_folders
 from runner.config.hydra_versions import (
     IS_HYDRA_1_4,
     VERSION_BASE,
-    add_rerun_overrides,
     parsed_overrides_kwargs,
+    prepend_rerun_overrides,
 )
 from runner.config.missing_keys import compose_omitting_missing_keys
+from runner.config.renamed_keys import rename_overrides
 from runner.config.root import RunnerConfig
 from runner.config.sources import create_config_loader
-from runner_base.plugins import plug_in_conf_folders
+from runner_base.plugins import find_plug_in_conf_folders
 
 
 class RunnerHydra(Hydra):
     """Hydra subclass that composes the runner's configs. Parameters of Hydra 1.4 are passed on."""
 
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
-        """Return hydra.mode without Hydra 1.3's second composition. Only a study or an override can set the
-        mode.
+        """Return hydra.mode. The default config is not composed for this, unlike in Hydra 1.3.
+
+        Only a study or an override can set the mode.
         """
         places = {source.provider: source.path for source in self.config_loader.get_search_path().get_path()}
         is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
@@ -70,10 +71,9 @@ class RunnerHydra(Hydra):
     def compose_config(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
     ) -> DictConfig:
-        """Compose a config like Hydra, omit keys that only some jobs of a grid have, and apply the job's
-        data set.
-        """
+        """Compose a config like Hydra, then apply the values of the task's data set."""
 
+        overrides = rename_overrides(overrides)
         reject_deleted_groups(overrides)
         given = overrides
         if run_mode is RunMode.RUN:  # of a grid, each job has its own
@@ -88,7 +88,7 @@ class RunnerHydra(Hydra):
         if (
             run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig
         ):  # of a grid, each job has its own
-            data_sets.apply_data_set(composed)
+            data_sets.set_task_keys_from_data_set(composed)
         reject_unused_folders(overrides, composed)
         return composed
 
@@ -156,16 +156,17 @@ def create_hydra(study_folder: str | None = None) -> RunnerHydra:
 
 
 def create_search_path(
-    main_folder: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
+    main_folder: str,
+    study_folder: Path | None,
+    calling_file_or_module: tuple[str | None, str | None] = (None, None),
 ) -> ConfigSearchPath:
-    """Return Hydra's config search path: the main folder, plug-in packages, and a folder of studies,
-    which -cd would add.
+    """Return Hydra's config search path, which contains built-in, plug-in and study configs.
 
-    `caller` is the file or the module that a relative `main_folder` begins at.
+    `calling_file_or_module` is the file or the module that a relative `main_folder` begins at.
     """
-    search = create_automatic_config_search_path(*caller, main_folder)
+    search = create_automatic_config_search_path(*calling_file_or_module, main_folder)
     before_schemas = SearchPathQuery(provider="schema")
-    for package, folder in plug_in_conf_folders().items():
+    for package, folder in find_plug_in_conf_folders().items():
         search.prepend(package, f"file://{folder}", before_schemas)
     if study_folder is not None:
         search.prepend("command-line", f"file://{study_folder.absolute()}", before_schemas)
@@ -173,7 +174,9 @@ def create_search_path(
 
 
 def run_command_line(task_function: TaskFunction) -> None:
-    """Parse and run this process's command line like `hydra.main`, but raise every error."""
+    """Parse and run the command line like `hydra.main`, but raise errors instead of printing
+    them.
+    """
     parser = get_args_parser()
     arguments = parser.parse_args()
     if (
@@ -181,7 +184,7 @@ def run_command_line(task_function: TaskFunction) -> None:
     ):  # of a pickled config: nothing is composed
         hydra.main(**VERSION_BASE)(task_function)()
         return
-    saved = add_rerun_overrides(arguments)
+    saved = prepend_rerun_overrides(arguments)
     name = "config" if arguments.config_name is None else arguments.config_name
     main = str(CONF) if arguments.config_path is None else arguments.config_path
     validate_config_path(main)
@@ -199,13 +202,13 @@ def run_command_line(task_function: TaskFunction) -> None:
     )
     GlobalHydra.instance().initialize(runner_hydra)
     try:
-        _run_hydra_mode(runner_hydra, arguments, parser, name, saved, task_function)
+        _run_requested_hydra_command(runner_hydra, arguments, parser, name, saved, task_function)
     finally:
         GlobalHydra.instance().clear()
 
 
 def _require_study_name(arguments: Any, folder: Path) -> None:
-    """Raise SearchPathException for a folder of studies without `-cn`.
+    """Raise SearchPathException if `-cd` names a folder of studies but `-cn` names no study.
 
     A folder of choices has a folder for each group, and needs no `-cn`.
     """
@@ -218,7 +221,7 @@ def _require_study_name(arguments: Any, folder: Path) -> None:
         )
 
 
-def _run_hydra_mode(
+def _run_requested_hydra_command(
     runner_hydra: RunnerHydra,
     arguments: Any,
     parser: ArgumentParser,

@@ -35,6 +35,7 @@ from runner.config.choices import CONF, list_choices
 from runner.config.groups import GROUPS, list_schema_names
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_option_names
+from runner.config.renamed_keys import rename_yaml_keys
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import check_yaml_before_loading, fast_yaml_loader
 from runner_base import find_plug_ins
@@ -50,8 +51,9 @@ WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
 def create_config_loader(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
-    """Return Hydra's own loader class with the runner's config sources, because Hydra 1.4 treats
-    subclasses differently.
+    """Return Hydra's own config loader with replaced config sources.
+
+    Hydra 1.4 treats a subclass of its loader differently.
     """
     loader = ConfigLoaderImpl(search_path)
     loader.repository = Repository(search_path)
@@ -72,15 +74,17 @@ class Repository(ConfigRepository):
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self.sources = [_to_checked_source(source) for source in self.sources]
+        self.sources = [_replace_hydra_source(source) for source in self.sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy without duplicating the immutable sources. Hydra copies them 60 times for --help."""
+        """Copy the repository without its sources, which are immutable. Hydra makes many copies for
+        --help.
+        """
         return copy(self)
 
 
 class CheckedFiles(FileConfigSource):
-    """Config source for a folder of YAML files. The folder conf/ also includes the files of the runner's
+    """Config source for a folder of YAML files. For conf/, it includes the files of built-in
     options.
     """
 
@@ -92,10 +96,10 @@ class CheckedFiles(FileConfigSource):
         with check_yaml_before_loading(file):
             if self.path == str(CONF) and file.is_file():
                 return self._load_option_file(file)
-            return super().load_config(config_path)
+            return _rename_keys(super().load_config(config_path), config_path)
 
     def _load_option_file(self, file: Path) -> ConfigResult:
-        """Load a YAML file of an option like a file in conf/."""
+        """Load the YAML file of a built-in option as if the file were in conf/."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=fast_yaml_loader())
         config: Any = _merge_into_schema(content) or OmegaConf.create({} if content is None else content)
@@ -117,9 +121,7 @@ class CheckedFiles(FileConfigSource):
         return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
 
     def _find_option_folder(self, name: str) -> Path | None:
-        """Return the conf/ folder of the option that has a file with this name. None if this source is not
-        the runner's conf/.
-        """
+        """Return the conf/ folder of the built-in option that contains this file, or None."""
         return builtin_conf_files().get(name) if self.path == str(CONF) else None
 
 
@@ -130,6 +132,10 @@ class CheckedPackage(ImportlibResourcesConfigSource):
         with check_yaml_before_loading(res):
             return super()._read_config(res)
 
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Load a YAML file with the current names of its keys."""
+        return _rename_keys(super().load_config(config_path), config_path)
+
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
     """Config source for the runner's own schemas, then for Hydra's ConfigStore. Hydra requires this
@@ -137,7 +143,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Create one of the runner's own configs, or load the config from Hydra's ConfigStore."""
+        """Load a built-in config of the runner, or a config from Hydra's ConfigStore."""
         path = config_path.removesuffix(".yaml")
         if (make := find_config_factory(path)) is None:
             return super().load_config(config_path)
@@ -145,7 +151,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
-        return config_path.rstrip("/") in own_config_groups() or super().is_group(config_path)
+        return config_path.rstrip("/") in list_builtin_config_groups() or super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
         path = config_path.rstrip("/").removesuffix(".yaml")
@@ -153,15 +159,23 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
-        configs = [] if results_filter is ObjectType.GROUP else [*config_factories()]
-        groups = [] if results_filter is ObjectType.CONFIG else [*own_config_groups()]
+        configs = [] if results_filter is ObjectType.GROUP else [*get_config_factories()]
+        groups = [] if results_filter is ObjectType.CONFIG else [*list_builtin_config_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         found |= {name for group, _, name in split if group == config_path.strip("/")}
         return sorted(
             found
             if results_filter is ObjectType.GROUP
-            else found | {*_lazy_config_names(config_path.strip("/"))}
+            else found | {*_list_lazy_config_names(config_path.strip("/"))}
         )
+
+
+def _rename_keys(loaded: ConfigResult, config_path: str) -> ConfigResult:
+    """Give the keys of a YAML file their current names."""
+    if isinstance(loaded.config, DictConfig):
+        path = config_path.removesuffix(".yaml")
+        loaded.config = rename_yaml_keys(loaded.config, path, loaded.header.get("package"))
+    return loaded
 
 
 OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own classes twice
@@ -169,17 +183,18 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 }
 
 
-def _to_checked_source(source: ConfigSource) -> ConfigSource:
-    """Return the runner's source for one of Hydra's. Sources of other packages are returned unchanged
-    and unchecked.
+def _replace_hydra_source(source: ConfigSource) -> ConfigSource:
+    """Return the runner's own config source in place of one of Hydra's sources. Sources of other
+    packages are returned unchanged.
     """
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
 
 
 def _merge_into_schema(content: Any) -> DictConfig | None:
-    """Merge a YAML file's content into its schema. None unless the defaults list is exactly that schema
-    and `_self_`.
+    """Merge a YAML file's content into its schema, if its defaults list names only the schema.
+
+    Returns None for other defaults lists.
 
     Hydra would load the schema as a further config and, for each config, copy all choices that were
     made so far.
@@ -195,50 +210,52 @@ def _merge_into_schema(content: Any) -> DictConfig | None:
 
 
 def _parse_schema_path(defaults_entry: str) -> str:
-    """Return the schema path in a defaults entry of the form /hydra/schema/GROUP/NAME@_here_."""
+    """Return the schema path in an entry of a defaults list, or an empty string.
+
+    Such an entry has the form /hydra/schema/GROUP/NAME@_here_.
+    """
     path, _, package = defaults_entry.removeprefix("/").partition("@")
     return path if package == "_here_" and path.startswith("hydra/schema/") else ""
 
 
 def find_config_factory(path: str) -> Callable[[], DictConfig] | None:
-    """Return the function that creates the runner's own config at this path. None for other paths."""
-    if path in config_factories():
-        return config_factories()[path]
+    """Return the function that creates the built-in config at a path, or None for other paths."""
+    if path in get_config_factories():
+        return get_config_factories()[path]
     group, _, name = path.rpartition("/")
     if (
         group == PROFILES
-        and (of_weights := profiles.profile_model_keys(name, _profile_model_choices())) is not None
+        and (of_weights := profiles.get_profile_model_keys(name, _list_profile_model_choices())) is not None
     ):
-        return partial(_create_open_config, of_weights)
+        return partial(_create_extensible_config, of_weights)
     if group in OPTIONS and (option := find_installed_option(OPTIONS[group], name)) is not None:
         return partial(_create_option_config, option)
     return None
 
 
-def _lazy_config_names(group: str) -> list[str]:
-    """Return a group's config names that are known only after an import of their modules."""
+def _list_lazy_config_names(group: str) -> list[str]:
+    """Import the modules that define a group's configs, and return the names of these configs."""
     if group == PROFILES:
-        return profiles.list_profile_models(_profile_model_choices())
+        return profiles.list_profile_model_configs(_list_profile_model_choices())
     return list_installed_option_names(OPTIONS[group]) if group in OPTIONS else []
 
 
 @cache
-def _profile_model_choices() -> frozenset[str]:
-    """Return the choices of the group `model` whose keys a profile may set, without plug-ins."""
+def _list_profile_model_choices() -> frozenset[str]:
     return frozenset(list_choices("model")) - find_plug_ins("model").keys()
 
 
 @cache
-def config_factories() -> dict[str, Callable[[], DictConfig]]:
-    """Return the factory of each config of the runner by path, except for lazily listed configs.
+def get_config_factories() -> dict[str, Callable[[], DictConfig]]:
+    """Return, by config path, the functions that create the built-in configs.
 
     A job uses few of the schemas: their classes are imported on creation, also those of plug-ins.
     They are under hydra/, because `--help` and tab completion list only groups outside of it.
     """
     configs: dict[str, Callable[[], DictConfig]] = {
-        "hydra/schema/runner": partial(_create_open_config, RunnerConfig),
-        "hydra/sweeper/grid": partial(_create_open_config, GRID, "params"),
-        "hydra/launcher/workers": partial(_create_open_config, WORKERS),
+        "hydra/schema/runner": partial(_create_extensible_config, RunnerConfig),
+        "hydra/sweeper/grid": partial(_create_extensible_config, GRID, "params"),
+        "hydra/launcher/workers": partial(_create_extensible_config, WORKERS),
     }
     for group in GROUPS:
         configs |= {
@@ -249,26 +266,25 @@ def config_factories() -> dict[str, Callable[[], DictConfig]]:
 
 
 @cache
-def own_config_groups() -> frozenset[str]:
-    """Return the names of the runner's own config groups and of their parent groups."""
-    parents = {path.rpartition("/")[0] for path in (*config_factories(), f"{PROFILES}/")}
+def list_builtin_config_groups() -> frozenset[str]:
+    parents = {path.rpartition("/")[0] for path in (*get_config_factories(), f"{PROFILES}/")}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 
 def _create_option_config(option: HydraOption) -> DictConfig:
     content, open_keys = option.settings()
-    return _create_open_config(content, *open_keys)
+    return _create_extensible_config(content, *open_keys)
 
 
 def _create_schema_config(group: str, name: str) -> DictConfig:
     schema = GROUPS[group][name]
     free = [item.name for item in fields(schema) if item.default_factory is dict]
-    return _create_open_config(schema, *free)
+    return _create_extensible_config(schema, *free)
 
 
-def _create_open_config(content: Any, *open_keys: str) -> DictConfig:
-    """Return a config that accepts new keys below `open_keys` without a leading +."""
+def _create_extensible_config(content: Any, *extensible_keys: str) -> DictConfig:
+    """Return a config to which the user can add keys below `extensible_keys` without a leading +."""
     node: DictConfig = OmegaConf.structured(content)
-    for key in open_keys:
+    for key in extensible_keys:
         OmegaConf.set_struct(node[key], False)
     return node

@@ -24,8 +24,8 @@ def to_absolute_path(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class WorkAmount:
-    """A number of completions that a job requests, with their token counts, known from the config alone."""
+class RequestedCompletions:
+    """A number of completions that a job requests, with their prompt and answer lengths."""
 
     rows: int | None  # at once; None: the engine decides
     prompt_tokens: int
@@ -50,7 +50,7 @@ class WorkAmount:
 
     @property
     def attention_pairs(self) -> float:
-        """The number of (token, earlier token) pairs that attention computes, summed over all completions."""
+        """Number of query-key pairs that attention computes for all completions together."""
         before, piece = (
             self.known_tokens + self.shared_tokens,
             min(self.prompt_tokens, self.piece_tokens or math.inf),
@@ -81,29 +81,28 @@ class TaskConfig:
 
     @property
     def subject(self) -> str:
-        """The task's part of a run's display name."""
+        """Short description of the task's data, for the display name of a run."""
         return ""
 
     @property
     def named_adapters(self) -> Sequence[str] | None:
-        """The adapters that the task's requests select by name. None if they are known only at run time."""
+        """Names of the adapters that requests may select, or None if the names are known only at run
+        time.
+        """
         return ()
 
     @property
     def questions_config(self) -> Any:
-        """This config if the task asks questions with gold answers, as defined in config/questions.py. None
-        otherwise.
-        """
+        """This config if the task asks questions with gold answers, otherwise None."""
         return None
 
     @property
     def uses_chat_template(self) -> bool:
-        """Whether the task needs the model's chat template in any case."""
+        """Whether the task always needs the model's chat template."""
         return False
 
     @property
     def reads_stdin(self) -> bool:
-        """Whether the task reads its input from stdin, which workers of a grid do not have."""
         return False
 
     @property
@@ -113,8 +112,9 @@ class TaskConfig:
 
     @property
     def output_file(self) -> str | None:
-        """The user's file that the task writes outside the job's folder, even if the job is already done.
-        None without such a file.
+        """File that the task writes outside the job's folder, or None.
+
+        Repeating a finished job writes the file again.
         """
         return None
 
@@ -126,14 +126,15 @@ class TaskConfig:
         """Raise ConfigError if the task cannot work with these generation settings."""
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest batch that must fit in memory. `batch_size` applies if the engine chooses the
-        batch size.
+        """Return the smallest batch that the task needs: batch size, prompt tokens and new
+        tokens.
+
+        `batch_size` is used if the generation config does not set one.
         """
         return generation.batch_size or batch_size, TYPICAL_PROMPT_TOKENS, generation.max_total_new_tokens
 
     @property
     def num_loads(self) -> int:
-        """How many processes load the model, one after another."""
         return 1
 
     @property
@@ -141,20 +142,24 @@ class TaskConfig:
         """How many times the task measures the machine's bandwidth and compute limits."""
         return 0
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the completions that the task requests, to estimate their time. Prompts that are not known
-        yet get typical lengths.
+    ) -> list[RequestedCompletions]:
+        """Return the completions that the task requests, to estimate their time.
 
-        `num_questions` is the number of questions or prompts, once they have been read. The list is
-        empty if the number of completions is not known either.
+        `num_questions` is the number of questions or prompts, if they have been read. Prompts of
+        unknown length get a typical length. The list is empty if the number of completions is
+        unknown.
         """
         _, prompt_tokens, new_tokens = self.workload(generation)
         return (
             []
             if self.is_endless
-            else [WorkAmount(generation.batch_size, prompt_tokens, new_tokens, self.expected_completions)]
+            else [
+                RequestedCompletions(
+                    generation.batch_size, prompt_tokens, new_tokens, self.expected_completions
+                )
+            ]
         )
 
 
@@ -163,7 +168,7 @@ def limit_batch_size(
 ) -> GenerationConfig:
     """Return generation settings whose batch size does not exceed the number of completions."""
     most = max(
-        (amount.completions for amount in task.requested_work(generation, num_questions)),
+        (amount.completions for amount in task.list_requested_completions(generation, num_questions)),
         default=generation.batch_size or 1,
     )
     is_larger = generation.batch_size is not None and generation.batch_size > most

@@ -1,4 +1,4 @@
-"""Parses token counts in config keys: 512, or 4k for 4 · 1,024."""
+"""Parses token counts in config keys, such as 512 or 4k (4 · 1,024)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def parse_token_count(value: str | int) -> int | None:
     return int(count) * (THOUSAND if thousand else 1)
 
 
-def parse_valid_token_count(value: str | int) -> int:
-    """Parse the token count of a config key that has been checked before."""
+def parse_checked_token_count(value: str | int) -> int:
+    """Parse a token count that the config has already validated."""
     count = parse_token_count(value)
     assert count is not None, "keys are checked first"
     return count
@@ -41,9 +41,8 @@ def parse_token_counts(key: str, values: Iterable[str | int]) -> list[int]:
     return known
 
 
-def min_token_count_constraint(min_value: int, message_suffix: str = "") -> ValueConstraint:
-    """Return a constraint for a token count of at least `min_value`, which may be written as 4k."""
+def require_min_token_count(min_value: int, message_suffix: str = "") -> ValueConstraint:
     return ValueConstraint(
         lambda value: (parse_token_count(value) or 0) >= min_value,
-        f"must be {min_value} or more, such as 4k (4 · 1,024){message_suffix}",
+        f"must be at least {min_value} tokens, such as 4k (4 · 1,024){message_suffix}",
     )

@@ -14,12 +14,10 @@ Plain = str | int | float | bool | None
 
 
 def check_notes(notes: Mapping[str, Any]) -> None:
-    """Reject notes with names that MLflow does not accept, or with values that are not plain scalars or
-    lists.
-    """
+    """Reject notes whose names MLflow does not accept, and values other than scalars and lists."""
     if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
         raise ConfigError(
-            f"a note needs a name and a value. Use +{NOTES}.NAME=VALUE",
+            f"notes must be a mapping from names to values. Use +{NOTES}.NAME=VALUE",
             key=NOTES,
             value=notes,
             code="bad_value",
@@ -28,7 +26,7 @@ def check_notes(notes: Mapping[str, Any]) -> None:
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
                 raise ConfigError(
-                    f"{part!r} is not a valid name. Use letters, digits, _ and -, beginning with a letter",
+                    f"{part!r} is no valid note name. Use letters, digits, _ and -, and begin with a letter",
                     key=NOTES,
                     code="bad_value",
                 )
@@ -41,7 +39,6 @@ def check_notes(notes: Mapping[str, Any]) -> None:
 
 
 def flatten_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each nested note with its keys joined by dots. The members of lists are joined by commas."""
     for key, value in notes.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reads environment variables as overrides, with precedence over YAML files but below the command
+"""Reads overrides from environment variables. They rank above YAML files and below the command
 line.
 """
 
@@ -13,7 +13,9 @@ from runner_base.plugins import find_builtin_options
 def read_variable_overrides(
     overrides: list[str], config_name: str = "config", folder: str | None = None
 ) -> list[str]:
-    """Return overrides from the environment for keys that the given overrides do not set."""
+    """Return the overrides that environment variables define, except for keys that are already
+    set.
+    """
     found: list[str] = []
     for name in find_builtin_options("variables"):
         read: Any = load_plug_in_object("variables", name, object)

@@ -1,4 +1,4 @@
-"""Config keys for the wording of a question's prompt, and checks of these keys."""
+"""Config keys that define the prompt of a question, such as template and system message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base import ConfigError, Text, check_value, unknown_choice_message
 
 
 def default_letter_instruction(instruction: str) -> str:
-    """Return the default instruction for questions whose answers are the letters of choices."""
+    """Return the default instruction for multiple-choice questions, where the answer is a letter."""
     return instruction.replace("number", "letter")
 
 
@@ -19,9 +19,7 @@ FOR_EXPRESSIONS = "Solve it step by step, and put your final answer within \\box
 
 
 class PromptStyle(StrEnum):
-    """Form of a question's prompt: chat template, plain `Question: … Answer:` text, or the prompt of
-    lm-evaluation-harness.
-    """
+    """Style of a question's prompt: a chat, the text `Question: … Answer:`, or lm-eval's format."""
 
     chat = "chat"
     text = "text"
@@ -30,14 +28,14 @@ class PromptStyle(StrEnum):
 
 @dataclass
 class WordingConfig:
-    """Mixin with the wording keys of a task's config. The task calls `check_wording` in its own checks."""
+    """Mixin for task configs with the keys that define a question's prompt."""
 
     prompt: PromptStyle = PromptStyle.chat
     template: Text | None = None
     system: Text | None = None
     instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
-    def check_wording(self) -> None:
+    def reject_conflicting_prompt_keys(self) -> None:
         """Raise ConfigError for wording keys that exclude each other."""
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError(
@@ -45,11 +43,11 @@ class WordingConfig:
                 code="conflict",
             )
         if self.template is not None:
-            _check_template(self.template)
+            _validate_prompt_template(self.template)
 
 
-def _check_template(template: str) -> None:
-    """Reject a template without {question}. Braces around other text are allowed, as in a LaTeX box."""
+def _validate_prompt_template(template: str) -> None:
+    """Reject a prompt template without {question} or with a misspelt placeholder."""
     names, shown = ("question", "instruction"), repr(template)
     for name in re.findall(r"\{ *(\w+) *\}", template):
         is_typo = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)

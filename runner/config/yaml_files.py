@@ -20,8 +20,9 @@ MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 @contextmanager
 def check_yaml_before_loading(file: Traversable) -> Iterator[None]:
-    """Check a YAML file, if it exists, before this block loads it. A ConfigError names file and
-    position.
+    """Check a YAML file for errors before the block loads it.
+
+    Errors contain the file name and the position.
     """
     import yaml
 
@@ -33,15 +34,14 @@ def check_yaml_before_loading(file: Traversable) -> Iterator[None]:
             reject_yaml_alias_bombs(text, where)
         yield
     except yaml.MarkedYAMLError as error:
-        raise _yaml_error(error, where) from error
+        raise _make_yaml_error(error, where) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"it is not valid YAML: {to_one_line(error)}", key=where, code="damaged") from error
 
 
 @cache
 def fast_yaml_loader() -> Any:
-    """Return OmegaConf's YAML loader class with libyaml's fast parser, or without libyaml OmegaConf's
-    own.
+    """Return OmegaConf's YAML loader class, with libyaml's fast parser if libyaml is installed.
 
     It is for the included files, which a test reads in both ways: of users' files libyaml accepts a
     few that PyYAML's parser rejects, and its errors are worded differently. `--cfg job` reads 14
@@ -60,7 +60,7 @@ def fast_yaml_loader() -> Any:
     return QuickLoader
 
 
-def _yaml_error(error: Any, where: str) -> ConfigError:
+def _make_yaml_error(error: Any, where: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     position = where if mark is None else f"{where}, {_format_position(mark)}"
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
@@ -80,7 +80,7 @@ def _format_position(mark: Any) -> str:
 
 def reject_deep_yaml_nesting(text: str, location: str) -> None:
     """Raise ConfigError if lists and mappings of a YAML text are nested too deeply."""
-    if _nesting_depth_bound(text) <= MAX_DEPTH:
+    if _bound_nesting_depth(text) <= MAX_DEPTH:
         return
     import yaml
 
@@ -95,9 +95,10 @@ def reject_deep_yaml_nesting(text: str, location: str) -> None:
             )
 
 
-def _nesting_depth_bound(text: str) -> int:
-    """Return an upper bound of a YAML text's nesting depth without parsing: two levels per column, one
-    per bracket.
+def _bound_nesting_depth(text: str) -> int:
+    """Return an upper bound of a YAML text's nesting depth without parsing the text.
+
+    Each column of indentation counts as two levels, and each opening bracket as one.
     """
     # a comment opens none
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -117,16 +118,13 @@ def reject_yaml_alias_bombs(text: str, location: str) -> None:
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
         raise ConfigError(
-            f"its YAML aliases (*name) expand to more than {MAX_VALUES:,} values, or contain themselves",
+            f"YAML aliases (*name) expand to more than {MAX_VALUES:,} values, or refer to themselves",
             key=location,
             code="too_large",
         )
 
 
 def _count_expanded_values(node: Any, counts: dict[int, int]) -> int:
-    """Return the number of values in a YAML node after alias expansion. A recursive node counts as too
-    many.
-    """
     if id(node) not in counts:
         counts[id(node)] = MAX_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)

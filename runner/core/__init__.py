@@ -1,3 +1,3 @@
-"""Foundation of all other packages, on which it does not depend: errors, results, statistics,
-progress, machine.
+"""Base package that all other packages import. It contains errors, results, statistics and
+progress.
 """

@@ -11,7 +11,7 @@ from runner_base.result import Response
 
 
 def count_answers_by_model(answers: Iterable[Response]) -> dict[str, float]:
-    """Count answers, calls and tokens for each model that gave answers."""
+    """Count the answers, calls and tokens of each model in a job with several models."""
     counts: Counter[str] = Counter()
     for response in answers:
         for call in response.calls or []:

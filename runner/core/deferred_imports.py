@@ -42,20 +42,21 @@ class DeferredValue:
             __module__=placeholder_module.__name__,
         )
 
-    def _resolve(self) -> Any:
+    def _import_deferred_object(self) -> Any:
         own = self.__dict__
         if "_real" not in own:
             own["_real"] = own["_made"]()
         return own["_real"]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call the real object if it is imported. Otherwise return a placeholder for the result."""
         module, name = self._module, f"{self.__name__}(...)"
         if module.is_deferred:
             return DeferredValue(
-                module, name, lambda: self._resolve()(*map(_resolve_if_deferred, arguments), **named)
+                module,
+                name,
+                lambda: self._import_deferred_object()(*map(_resolve_if_deferred, arguments), **named),
             )
-        return self._resolve()(*arguments, **named)
+        return self._import_deferred_object()(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(
@@ -64,37 +65,41 @@ class DeferredValue:
             raise AttributeError(name)
         module = self._module
         if module.is_deferred:
-            return DeferredValue(module, f"{self.__name__}.{name}", lambda: getattr(self._resolve(), name))
-        return getattr(self._resolve(), name)
+            return DeferredValue(
+                module, f"{self.__name__}.{name}", lambda: getattr(self._import_deferred_object(), name)
+            )
+        return getattr(self._import_deferred_object(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        return self._module.is_imported and isinstance(instance, self._resolve())
+        return self._module.is_imported and isinstance(instance, self._import_deferred_object())
 
     def __subclasscheck__(self, subclass: type) -> bool:
-        return self._module.is_imported and issubclass(subclass, self._resolve())
+        return self._module.is_imported and issubclass(subclass, self._import_deferred_object())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (self._resolve(),)
+        return (self._import_deferred_object(),)
 
     def __or__(self, other: Any) -> Any:  # in annotations: Tensor | None
         return DeferredValue(
-            self._module, f"{self.__name__} | ...", lambda: self._resolve() | _resolve_if_deferred(other)
+            self._module,
+            f"{self.__name__} | ...",
+            lambda: self._import_deferred_object() | _resolve_if_deferred(other),
         )
 
     __ror__ = __or__
 
     def __eq__(self, other: object) -> bool:
-        return self is other or bool(self._resolve() == _resolve_if_deferred(other))
+        return self is other or bool(self._import_deferred_object() == _resolve_if_deferred(other))
 
     def __hash__(self) -> int:
-        return hash(self._resolve())
+        return hash(self._import_deferred_object())
 
     def __repr__(self) -> str:
         return f"<{self.__module__}.{self.__name__}, imported when it is used>"
 
 
 def _resolve_if_deferred(value: Any) -> Any:
-    return value._resolve() if isinstance(value, DeferredValue) else value
+    return value._import_deferred_object() if isinstance(value, DeferredValue) else value
 
 
 class DeferredModule(ModuleType):
@@ -106,7 +111,7 @@ class DeferredModule(ModuleType):
 
     @property
     def is_deferred(self) -> bool:
-        """Whether the module's import is still deferred after any attribute access."""
+        """Whether this module is a placeholder whose import is still deferred."""
         return bool(self._finder.defers(self.__name__))
 
     @property
@@ -118,7 +123,7 @@ class DeferredModule(ModuleType):
         in_main = threading.current_thread() is threading.main_thread()
         # amid an import a signal leaves half a module behind
         with (
-            self._finder.not_deferring(self.__name__),
+            self._finder.stop_deferring_module(self.__name__),
             signals.defer_until_step_ends() if in_main else nullcontext(),
         ):
             return import_module(self.__name__)
@@ -132,13 +137,12 @@ class DeferredModule(ModuleType):
 
 
 class _DeferringFinder(MetaPathFinder, Loader):
-    """Import finder that returns placeholder modules for the given names and their submodules."""
+    """Import finder that returns placeholders for deferred modules and their submodules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]
 
     def defers(self, module: str) -> bool:
-        """Return whether the import of this module is deferred."""
         return any(f"{module}.".startswith(f"{name}.") for name in self.names)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -151,8 +155,8 @@ class _DeferringFinder(MetaPathFinder, Loader):
         """Do nothing, because a placeholder module has no code."""
 
     @contextmanager
-    def not_deferring(self, module: str) -> Iterator[None]:
-        """Stop deferring a module, and defer no other module while it is imported in this block."""
+    def stop_deferring_module(self, module: str) -> Iterator[None]:
+        """Import this module normally in the block. Modules that it imports are not deferred either."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
         self.names = []
         there = self.remove_placeholders()
@@ -165,8 +169,9 @@ class _DeferringFinder(MetaPathFinder, Loader):
                     sys.modules.setdefault(name, stand_in)
 
     def remove_placeholders(self) -> dict[str, DeferredModule]:
-        """Remove and return the placeholder modules in sys.modules. Parent modules keep them, and a first
-        use imports them.
+        """Remove the placeholder modules from sys.modules, and return them by name.
+
+        Parent modules still refer to the placeholders, which import the real module at first use.
         """
         there = {
             name: module
@@ -180,8 +185,9 @@ class _DeferringFinder(MetaPathFinder, Loader):
 
 @contextmanager
 def defer_imports(*modules: str) -> Iterator[None]:
-    """Defer imports of these modules by libraries that are imported in this block, until the first use
-    after the block.
+    """Replace these modules by placeholders while the block imports a library.
+
+    A placeholder imports its module at the first use after the block.
     """
     finder = _DeferringFinder(modules)
     sys.meta_path.insert(0, finder)

@@ -36,7 +36,6 @@ class EnergyCounters:
 
     @property
     def sources(self) -> str:
-        """A text with the number and kind of readable counters. Empty without counters."""
         names = [f"{len(self._packages)} CPU packages (RAPL)"] if self._packages else []
         return " and ".join([*names, *([f"{len(self._gpus)} GPUs (NVML)"] if self._gpus else [])])
 
@@ -46,22 +45,24 @@ class EnergyCounters:
             packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus]
         )
 
-    def joules_since(
-        self, earlier: CounterReading, later_reading: CounterReading | None = None
+    def compute_joules(
+        self, earlier_reading: CounterReading, later_reading: CounterReading | None = None
     ) -> float | None:
-        """Return the joules between an earlier reading and a later one, by default now. None without
-        readable counters.
+        """Return the joules between two counter readings. Without a later reading, the counters
+        are read now.
+
+        Returns None if no counter is readable.
         """
         if not self.sources:
             return None
         later_reading, total = later_reading or self.read_counters(), 0.0
         for folder, microjoules in later_reading.packages.items():
-            passed = microjoules - earlier.packages[folder]
+            passed = microjoules - earlier_reading.packages[folder]
             if passed < 0:  # the counter overflowed, which happens every few minutes
                 passed += int((folder / "max_energy_range_uj").read_text())
             total += passed * MICRO
         return total + MILLI * sum(
-            later - before for later, before in zip(later_reading.gpus, earlier.gpus, strict=True)
+            later - before for later, before in zip(later_reading.gpus, earlier_reading.gpus, strict=True)
         )
 
     def num_other_gpu_programs(self) -> int:
@@ -91,7 +92,6 @@ class EnergyCounters:
         return packages
 
     def _find_readable_gpus(self) -> tuple[Any, list[Any]]:
-        """Return the NVML library and the GPUs whose counters this process may read."""
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:

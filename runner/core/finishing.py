@@ -1,5 +1,4 @@
-"""Estimates, with a Kaplan-Meier curve, the token limit within which truncated answers would have
-finished.
+"""Estimates the token limit that truncated answers would have needed, with a Kaplan-Meier curve.
 
 A truncated answer would have taken more tokens than it has: how many more is unknown, but that
 it took so many counts. The finished answers alone are the short ones, so a quantile of theirs
@@ -23,8 +22,8 @@ WANTED = 0.95  # the share of answers that are to finish
 
 
 class AnswerLength(NamedTuple):
-    """Number of tokens in an answer, and whether the answer ended by itself. A truncated answer would be
-    longer.
+    """Number of tokens in an answer, and whether the answer is complete. A truncated answer would
+    be longer.
     """
 
     tokens: int
@@ -40,7 +39,7 @@ class LimitCost(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishingCurve:
-    """Estimated share of answers that finish within a number of tokens."""
+    """Estimated fraction of answers that finish within a number of tokens."""
 
     lengths: Sequence[AnswerLength]
     reached: float  # the largest share that the curve reaches
@@ -49,11 +48,14 @@ class FinishingCurve:
     high: int | None = None
 
     @classmethod
-    def from_lengths(cls, lengths: Iterable[AnswerLength], target_share: float = WANTED) -> FinishingCurve:
-        """Estimate the curve from answer lengths. The confidence interval is exact for Peto's effective
-        sample size.
+    def estimate_from_lengths(
+        cls, answer_lengths: Iterable[AnswerLength], finished_fraction: float = WANTED
+    ) -> FinishingCurve:
+        """Estimate the curve and its exact confidence interval from answer lengths.
+
+        The interval uses Peto's effective sample size.
         """
-        ordered = sorted(lengths)
+        ordered = sorted(answer_lengths)
         every, open_share, worth = [length.tokens for length in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
         for tokens, ended in Counter(length.tokens for length in ordered if length.finished).items():
@@ -63,21 +65,19 @@ class FinishingCurve:
                 worth = round((at_risk - ended) / open_share)
             ends = exact_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
-                if share >= target_share - 1e-12:
+                if share >= finished_fraction - 1e-12:
                     found.setdefault(name, tokens)
         return cls(ordered, 1 - open_share, **found)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics: the share of finished answers, and the token limit within which 95 % finish, if it can be
-        estimated.
-        """
+        """Fraction of finished answers, and the token limit that 95 % of answers need, if it is known."""
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
-    def advice_note(self, token_limit: int, tok_per_s: float | None) -> Note:
-        """Return a note with the token limit within which 95 % of answers finish, and its cost at a decode
-        speed.
+    def make_advice_note(self, token_limit: int, tok_per_s: float | None) -> Note:
+        """Return a note on the token limit that 95 % of answers need, and on the cost of this
+        limit.
         """
         if self.tokens is None:
             return note(
@@ -86,14 +86,14 @@ class FinishingCurve:
                 reached=self.reached,
                 limit=token_limit,
                 longer=2 * token_limit,
-                price=self._max_limit_cost(2 * token_limit, tok_per_s),
+                price=self._compute_max_limit_cost(2 * token_limit, tok_per_s),
             )
-        price = None if self.tokens <= token_limit else self._max_limit_cost(self.tokens, tok_per_s)
+        price = None if self.tokens <= token_limit else self._compute_max_limit_cost(self.tokens, tok_per_s)
         found = {"tokens": self.tokens, "low": self.low, "high": self.high, "price": price}
         return note("enough_tokens", wanted=WANTED, **found)
 
-    def _max_limit_cost(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
-        """Return the cost of another token limit if all truncated answers use it fully."""
+    def _compute_max_limit_cost(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
+        """Return an upper bound of the cost if the token limit is raised to `token_limit`."""
         more = sum(max(0, token_limit - length.tokens) for length in self.lengths if not length.finished)
         return LimitCost(more, more / tok_per_s if tok_per_s else None)
 

@@ -22,7 +22,7 @@ JOULES_PER_WH = 3600
 
 @dataclass(frozen=True)
 class JobJoules:
-    """Energy in joules that a job's processors use. Values of several starts of a job can be added."""
+    """Energy in joules that a job's processors use, split into prefill and decode."""
 
     gross_j: float = 0.0  # all that the counters have counted
     idle_j: float = 0.0  # of which the machine would have drawn so much without the job
@@ -50,9 +50,7 @@ class JobJoules:
 
 @dataclass
 class JobEnergyMeter:
-    """Measures the energy while a job answers its questions. `beside` describes the load by other
-    programs.
-    """
+    """Measures the energy of a job in joules, with the hardware's energy counters."""
 
     energy: EnergyCounters
     beside: Callable[[], str]
@@ -71,19 +69,19 @@ class JobEnergyMeter:
             return
         started, before = self.clock(), self.energy.read_counters()
         sleep(IDLE_S)
-        self.idle_w = (self.energy.joules_since(before) or 0.0) / max(self.clock() - started, 1e-9)
+        self.idle_w = (self.energy.compute_joules(before) or 0.0) / max(self.clock() - started, 1e-9)
         self._reading, self._read_at = self.energy.read_counters(), self.clock()
         self._phases = stats.prefill_s, stats.decode_s
 
-    def count_step(self, stats: EngineStats, force: bool = False) -> None:
-        """Add the energy since the last step to prefill and decode, in proportion to the time that each
-        took.
+    def add_energy_since_last_step(self, stats: EngineStats, ignore_interval: bool = False) -> None:
+        """Add the energy since the last call to the prefill and decode energy. The split is
+        proportional to the time of each phase.
         """
         passed = self.clock() - self._read_at
-        if not self.energy.sources or (passed < READ_EVERY_S and not force):
+        if not self.energy.sources or (passed < READ_EVERY_S and not ignore_interval):
             return
         now = self.energy.read_counters()  # once, so that no energy falls between two readings
-        joules = self.energy.joules_since(self._reading, now) or 0.0
+        joules = self.energy.compute_joules(self._reading, now) or 0.0
         self._reading, self._read_at = now, self._read_at + passed
         prefill_s, decode_s = stats.prefill_s - self._phases[0], stats.decode_s - self._phases[1]
         self._phases = stats.prefill_s, stats.decode_s
@@ -93,8 +91,7 @@ class JobEnergyMeter:
         of_decode = net * decode_s / worked_s if worked_s else 0.0
         self.so_far += JobJoules(joules, idle_j, of_prefill, of_decode, passed)
 
-    def why_unavailable(self) -> Note | None:
-        """Return a note on why energy is not measured. None if it is measured."""
+    def explain_unavailable_energy(self) -> Note | None:
         if not self.energy.sources:
             return note("no_counters", reasons=tuple(self.energy.why_not))
         if beside := self.beside():
@@ -103,10 +100,10 @@ class JobEnergyMeter:
         return note("shared_counters", other=note("others_on_gpus", count=others)) if others else None
 
 
-def energy_metrics(
+def compute_energy_metrics(
     joules: JobJoules, samples: Sequence[Sample], price_kwh: float | None
 ) -> Mapping[str, float]:
-    """Return a job's energy metrics: per phase, per question, per right answer, and in money."""
+    """Return a job's energy metrics: per phase, per question, per correct answer, and its cost."""
     if not joules.seconds:
         return {}
     wh = joules.gross_j / JOULES_PER_WH
@@ -134,7 +131,6 @@ def count_right_answers(samples: Sequence[Sample]) -> float:
     return sum(sample.accuracy() * len(sample.answers) for sample in answered_here)
 
 
-def energy_price_notes(unavailable_reason: str, price_kwh: float | None) -> list[Note]:
-    """Return a note on why energy has no price, if a price was requested."""
+def make_missing_price_notes(unavailable_reason: str, price_kwh: float | None) -> list[Note]:
     is_unpriced = price_kwh and unavailable_reason
     return [note("energy_not_priced", price_kwh=price_kwh, reason=unavailable_reason)] if is_unpriced else []

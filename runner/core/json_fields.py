@@ -33,17 +33,19 @@ class JsonFieldReader:
             for entry in self.read_list(key, entries)
         )
 
-    def read_file_entry(self, key: str, entry: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
-        """Read a manifest's file entry: size, and digest or, for a small file, SHA-256 in hex."""
-        name, nbytes = entry.get("file"), entry.get("bytes")
-        digest = f"sha256:{entry['sha256']}" if "sha256" in entry else entry.get("digest")
+    def read_file_entry(
+        self, key: str, file_entry: dict[str, Any], is_digest_optional: bool = False
+    ) -> ListedFile:
+        """Read a file's entry in a manifest: its name, size and digest."""
+        name, nbytes = file_entry.get("file"), file_entry.get("bytes")
+        digest = f"sha256:{file_entry['sha256']}" if "sha256" in file_entry else file_entry.get("digest")
         if not is_plain_file_name(name):
             self.raise_error(key, "a bare file name", name)
         if type(nbytes) is not int or nbytes < 0:
-            self.raise_error(key, f"bytes of {name}, a whole number from 0,", nbytes)
-        if digest is not None or not may_lack_digest:
+            self.raise_error(key, f"the size of {name} in bytes (a whole number of at least 0)", nbytes)
+        if digest is not None or not is_digest_optional:
             digest = self.read_digest(f"{key}: {name}", digest)
-        tensors = entry.get("tensors") if type(entry.get("tensors")) is list else None
+        tensors = file_entry.get("tensors") if type(file_entry.get("tensors")) is list else None
         names = (
             None
             if tensors is None
@@ -95,7 +97,6 @@ class JsonFieldReader:
         return numbers[0], numbers[1]
 
     def read_choice(self, key: str, value: object, choices: tuple[object, ...]) -> object:
-        """Read one of the choices, of the same type."""
         if not any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
             self.raise_error(
                 key, " or ".join("null" if choice is None else str(choice) for choice in choices), value

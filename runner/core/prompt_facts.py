@@ -1,6 +1,4 @@
-"""The recorded fact about a job's prompts, such as `chat · 5 worked examples · form 0123abcd ·
-without BOS`.
-"""
+"""Describes a job's prompts in its record, such as `chat · 5 worked examples · form 0123abcd`."""
 
 from __future__ import annotations
 

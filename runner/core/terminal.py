@@ -1,4 +1,4 @@
-"""Reads lines from a terminal or a pipe. Ctrl-C stops the answer in progress, not the program."""
+"""Reads user input from a terminal or a pipe. Ctrl-C stops only the current answer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ SIGNAL_CHECK_S = 0.5
 
 
 class CtrlCWhileReading(Exception):
-    """Raised at Ctrl-C while the program waits for a line."""
+    """Ctrl-C was pressed while the program waited for input."""
 
 
 class ThinkingPrinter:
-    """Prints a model's thinking on stderr, because stdout is for answers: dimmed in a terminal, marked
-    elsewhere.
+    """Prints a model's thinking on stderr, because stdout is for answers.
+
+    The text is dimmed in a terminal. Elsewhere it begins with [thinking].
     """
 
     DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -29,8 +30,7 @@ class ThinkingPrinter:
     def __init__(self) -> None:
         self._is_open = False
 
-    def print_piece(self, text: str) -> None:
-        """Print a chunk of the thinking."""
+    def print_chunk(self, text: str) -> None:
         begin = ""
         if not self._is_open:
             text = text.lstrip()
@@ -73,7 +73,9 @@ def read_user_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator
 
 @contextlib.contextmanager
 def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
-    """Yield a function that reads a line: in a terminal with editing and history, otherwise from a pipe."""
+    """Yield a function that reads one line of input. A terminal offers line editing and a
+    history.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         lines = iter_text_lines(sys.stdin.buffer, "stdin")
 
@@ -93,7 +95,7 @@ def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
         return
 
     def read_from_terminal(prompt: str) -> str:
-        """Read a line. A timer lets Python handle a signal that arrived just before reading started."""
+        """Read one line. Python handles a signal even if it arrives just before `input` blocks."""
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
@@ -114,9 +116,12 @@ def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
 
 
 @contextlib.contextmanager
-def catch_ctrl_c() -> Iterator[list[bool]]:
-    """Yield a one-element list, set to True by Ctrl-C during an answer. Otherwise, or the second time,
-    Ctrl-C interrupts.
+def record_ctrl_c() -> Iterator[list[bool]]:
+    """Yield a flag that Ctrl-C sets while an answer is generated. The flag is the list's first
+    element.
+
+    The list is empty while the program waits for input, where Ctrl-C raises CtrlCWhileReading. A
+    second Ctrl-C during an answer interrupts the program.
     """
     pressed: list[bool] = []
 

@@ -21,10 +21,8 @@ def remember_command_line(arguments: Sequence[str]) -> Iterator[None]:
         _arguments.reset(before)
 
 
-def equivalent_grid_command() -> str | None:
-    """Return the command that runs the typed single job as a grid, without plan=. None if no such
-    command exists.
-    """
+def format_grid_command() -> str | None:
+    """Return the command that runs the typed job as a grid, or None if no such command exists."""
     arguments = _arguments.get()
     if arguments is None or MULTIRUN & {*arguments}:
         return None

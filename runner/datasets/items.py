@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """Where questions are read from, and which keys of a table row contain them."""
+    """Location of a data set's questions, and the record keys that contain them."""
 
     data: str
     split: str
@@ -71,14 +71,14 @@ def read_questions(source: QuestionSource, selection: QuestionSelection) -> list
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(
-            f"{source.key}={data} does not use this key. Omit it",
+            f"{source.key}={data} has no subsets, so this key has no effect. Remove the key",
             key="task.subset",
             value=source.subset,
             code="unsupported",
         )
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
-            need = f"the embedded questions have clusters by {TEMPLATE} only. Use it, or omit this key"
+            need = f"embedded questions have no such key. Use task.cluster={TEMPLATE} or task.cluster=null"
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
         return _generate_selected_questions(source.split, selection, keys.cluster is not None)
     if path.is_dir():
@@ -95,8 +95,8 @@ def read_questions(source: QuestionSource, selection: QuestionSelection) -> list
 
 
 def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelection) -> list[Item]:
-    """Read a split from a folder with a .jsonl file, or with tables in the layout of the Hub or
-    `datasets`.
+    """Read a split from a folder of .jsonl files, or of tables as the Hub or `datasets` stores
+    them.
     """
     split, keys = source.split, source.keys
     if source.subset is not None:
@@ -125,9 +125,12 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
     )
 
 
-def _generate_selected_questions(split: str, selection: QuestionSelection, has_clusters: bool) -> list[Item]:
-    """Generate only the selected embedded questions. A shuffle covers all questions before the first
-    repetition.
+def _generate_selected_questions(
+    split: str, selection: QuestionSelection, should_set_clusters: bool
+) -> list[Item]:
+    """Generate only the selected questions of the embedded data set.
+
+    A shuffle reorders all questions before the first repetition.
     """
     names = [name.value for name in Split]
     if split not in names:
@@ -139,7 +142,7 @@ def _generate_selected_questions(split: str, selection: QuestionSelection, has_c
         )
     if selection.limit is None:
         raise ConfigError(
-            "the embedded generator has no end. Give a number, such as task.limit=1000",
+            "the embedded generator yields endless questions. Set a limit, such as task.limit=1000",
             key="task.limit",
             value="null",
             code="missing",
@@ -149,14 +152,14 @@ def _generate_selected_questions(split: str, selection: QuestionSelection, has_c
         raise ConfigError(
             (
                 f"only {DISTINCT:,} embedded questions can be shuffled, but task.offset + "
-                f"task.limit is {end:,}. Lower it, or omit task.shuffle_seed"
+                f"task.limit is {end:,}. Lower task.limit, or omit task.shuffle_seed"
             ),
             key="task.shuffle_seed",
             value=selection.shuffle_seed,
             code="too_large",
         )
     items = _generate_items(split, selection)
-    if not has_clusters:
+    if not should_set_clusters:
         return list(items)
     return [replace(item, cluster=problem_template_name(Split(split), item.position)) for item in items]
 
@@ -175,11 +178,11 @@ def _generate_items(split: str, selection: QuestionSelection) -> tuple[Item, ...
 
 
 def _read_tables(files: Iterable[Path], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    return _parse_selected_rows(tables.read_table_rows(files, keys.columns_to_read), selection, keys)
+    return _parse_selected_rows(tables.read_table_rows(files, keys.list_columns_to_read), selection, keys)
 
 
 def _read_json_file(file: Path, selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    """Read the questions of a JSON file: one per line, or one list with all of them."""
+    """Read the questions of a JSON Lines file, or of a file with one JSON list."""
     try:
         with file.open("rb") as stream:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
@@ -207,11 +210,10 @@ def _read_json_list(file: Path) -> Iterator[Row]:
 
 
 def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    """Parse the selected table rows or JSON lines, each with its location in the file."""
     items: list[Item] = []
     for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = parse_row(_require_row_mapping(row), keys)
+            read = parse_row(_parse_record(row), keys)
             items.append(
                 Item(
                     read.question,
@@ -229,8 +231,8 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
         except ValueError as error:
             raise DataError(
                 (
-                    f"{error} (a record needs a question and {keys.required_answer}; for other "
-                    "key names use task.question_key and task.answer_key)"
+                    f"{error}. A record needs a question and {keys.required_answer}. To use other "
+                    "keys of the record, set task.question_key and task.answer_key"
                 ),
                 key=where,
                 code="damaged",
@@ -240,17 +242,15 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
 def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
-    """Read questions from a Hub data set. If the Hub is unreachable, read the caches of earlier
-    downloads.
-    """
+    """Read questions from a Hub data set, or from the local caches if the Hub is unreachable."""
     name, split, key, keys = source.data, source.split, source.key, source.keys
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
-    if reason := _hub_failure_reason(name, key):
+    if reason := _explain_hub_failure(name, key):
         files = tables.find_cached_hub_files(name, config, split)
         if not files:
             raise DataError(
                 (
-                    f"the folder {Path(name).absolute()} does not exist, the cache has no copy, "
+                    f"the folder {Path(name).absolute()} does not exist, the data set is not cached, "
                     f"and {reason}. Repeat the command when the hub is reachable"
                 ),
                 key=key,
@@ -272,8 +272,8 @@ def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> 
         raise DataError(first_line, key=key, value=value, code="unreadable") from error
 
 
-def _hub_failure_reason(name: str, key: str) -> str:
-    """Return a short reason why the Hub cannot be queried for a data set. Empty if the Hub answers."""
+def _explain_hub_failure(name: str, key: str) -> str:
+    """Return why the Hub cannot be queried for a data set, or an empty string if the Hub answers."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     from runner_engine.checkpoints import hub
@@ -285,14 +285,17 @@ def _hub_failure_reason(name: str, key: str) -> str:
     except errors.HFValidationError as error:
         here = f"no file or folder {Path(name).absolute()}"
         raise ConfigError(
-            f"{here}, and not a hub id: {error}", key=key, value=name, code="not_found"
+            f"{here} exists, and the name is not a valid Hub id: {error}",
+            key=key,
+            value=name,
+            code="not_found",
         ) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.describe_hub_failure(error)
     return ""
 
 
-def _require_row_mapping(row: Any) -> dict[str, Any]:
+def _parse_record(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
         raise ValueError("not an object with keys")

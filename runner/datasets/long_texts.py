@@ -65,7 +65,7 @@ SENTENCES = (
 
 
 @dataclass
-class StoryFigure:
+class StoryPerson:
     """A person that a text mentions repeatedly, with fixed attributes."""
 
     name: str
@@ -79,27 +79,25 @@ class StoryFigure:
 
     @property
     def full_name(self) -> str:
-        """The name, trade, town and seal of the person, always in the same words."""
         return f"{self.name}, the {self.trade} of {self.town} under the seal of {self.seal},"
 
     @property
     def function_result(self) -> int:
-        """The return value of the person's function in generated code."""
+        """Return value of the function that generated code assigns to this person."""
         return 3 * self.argument + self.limit
 
 
-class FigureSelector:
-    """Selects which person a generated text mentions next: one mentioned recently, or very long ago."""
+class PersonSelector:
+    """Selects the person that a generated text mentions next. Some mentions are recent, others
+    long ago.
+    """
 
-    def __init__(self, random: Random, create_figure: Callable[[Random], StoryFigure]) -> None:
-        self.random, self.make = random, create_figure
-        self.latest_first: list[StoryFigure] = []
+    def __init__(self, random: Random, create_person: Callable[[Random], StoryPerson]) -> None:
+        self.random, self.make = random, create_person
+        self.latest_first: list[StoryPerson] = []
         self.names: set[str] = set()
 
-    def next_figure(self) -> StoryFigure:
-        """Return a new person, or one mentioned earlier. Each order of magnitude of distance is equally
-        likely.
-        """
+    def select_next_person(self) -> StoryPerson:
         known = len(self.latest_first)
         if known < AT_FIRST or self.random.random() < NEW_SHARE:
             figure = self._new_figure()
@@ -109,7 +107,7 @@ class FigureSelector:
         self.latest_first.insert(0, figure)
         return figure
 
-    def _new_figure(self) -> StoryFigure:
+    def _new_figure(self) -> StoryPerson:
         while True:
             figure = self.make(self.random)
             if figure.name not in self.names:
@@ -117,28 +115,27 @@ class FigureSelector:
                 return figure
 
 
-def create_random_figure(random: Random) -> StoryFigure:
+def create_random_person(random: Random) -> StoryPerson:
     town = f"{random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}"
     seal = f"{random.choice(ANIMALS)} above {random.choice(NUMBERS)} {random.choice(OBJECTS)}"
     surname = f"{random.choice(NAME_STARTS)}{random.choice(NAME_ENDS)}"
     name = f"{random.choice(FIRST)} {surname}"
     trade = random.choice(TRADES)
     account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
-    return StoryFigure(
+    return StoryPerson(
         name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
     )
 
 
 def generate_chronicle(random: Random) -> Iterator[str]:
-    """Yield the paragraphs of a random chronicle."""
-    cast = FigureSelector(random, create_random_figure)
+    cast = PersonSelector(random, create_random_person)
     yield f"The chronicle of {random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}, as its clerks have kept it.\n\n"
     while True:
         sentences = []
         for _ in range(random.randint(3, 5)):
             sentence = random.choice(SENTENCES).format(
-                a=cast.next_figure().full_name,
-                b=cast.next_figure().full_name.removesuffix(","),
+                a=cast.select_next_person().full_name,
+                b=cast.select_next_person().full_name.removesuffix(","),
                 n=random.choice(NUMBERS),
                 goods=random.choice(GOODS),
                 day=f"{random.randint(4, 20)}th",
@@ -150,11 +147,11 @@ def generate_chronicle(random: Random) -> Iterator[str]:
 
 def generate_code(random: Random) -> Iterator[str]:
     """Yield the functions of a random Python module, and assertions that call these functions."""
-    cast = FigureSelector(random, create_random_figure)
+    cast = PersonSelector(random, create_random_person)
     yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
     defined: set[str] = set()
     for number in count(1):
-        person = cast.next_figure()
+        person = cast.select_next_person()
         owner = f"{person.name}, {person.trade} of {person.town}"
         if person.name not in defined:
             defined.add(person.name)
@@ -173,10 +170,10 @@ def generate_code(random: Random) -> Iterator[str]:
 
 def generate_ledger(random: Random) -> Iterator[str]:
     """Yield the rows of a random ledger with consistent balances."""
-    cast = FigureSelector(random, create_random_figure)
+    cast = PersonSelector(random, create_random_person)
     yield "| entry | account | holder | town | seal | change | balance |\n|---|---|---|---|---|---|---|\n"
     for number in count(1):
-        person = cast.next_figure()
+        person = cast.select_next_person()
         change = random.randint(1, 40)
         person.balance += change
         holder = f"{person.name}, {person.trade}"
@@ -196,10 +193,9 @@ KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
 
 
 def reject_synthetic_texts_as_questions(config_key: str, data: str) -> None:
-    """Raise DataError if a task uses the synthetic texts as questions."""
     if data == DATA:
         raise DataError(
-            "it has texts without questions: they are for task=likelihood",
+            "the synthetic texts contain no questions. Use task=likelihood",
             key=config_key,
             value=data,
             code="unsupported",
@@ -207,18 +203,17 @@ def reject_synthetic_texts_as_questions(config_key: str, data: str) -> None:
 
 
 def iterate_synthetic_texts() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield all synthetic texts as data set rows, each with its location."""
     for index in range(DOCUMENTS):
         yield (
             f"task.data={DATA}, text {index}",
-            {"text": generate_synthetic_text(index), "category": text_category(index)},
+            {"text": generate_synthetic_text(index), "category": get_text_category(index)},
         )
 
 
 @cache
 def generate_synthetic_text(index: int) -> str:
     """Return the synthetic text with this index. The same index always gives the same text."""
-    kind = text_category(index)
+    kind = get_text_category(index)
     write, least = KINDS[kind]
     parts: list[str] = []
     size = 0
@@ -230,8 +225,5 @@ def generate_synthetic_text(index: int) -> str:
     return "".join(parts)
 
 
-def text_category(index: int) -> str:
-    """Return the category of the synthetic text with this index. Any three consecutive texts cover all
-    three categories.
-    """
+def get_text_category(index: int) -> str:
     return list(KINDS)[index % len(KINDS)]

@@ -20,7 +20,10 @@ def parse_prompt_file(prompt: str | None) -> Path | None:
 
 
 def read_prompt_text(prompt: str) -> str:
-    """Return the prompt text that task.prompt gives, without a file's final line break."""
+    """Return the prompt of task.prompt: a literal text, a file's text, or stdin.
+
+    The last line break of a file is removed.
+    """
     if prompt == STDIN:
         return _strip_bom_and_newline(_decode_utf8(read_stdin_once()), "stdin")
     path = parse_prompt_file(prompt)
@@ -30,8 +33,8 @@ def read_prompt_text(prompt: str) -> str:
     if not path.is_file():
         raise ConfigError(
             (
-                f"file {path.absolute()} does not exist. For a text that begins with {AT}, double "
-                f"the character: task.prompt={AT}{prompt}"
+                f"file {path.absolute()} does not exist. For a literal text that begins with {AT}, "
+                f"use task.prompt={AT}{prompt}"
             ),
             key=where,
             code="not_found",

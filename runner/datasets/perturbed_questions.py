@@ -78,21 +78,20 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 class CannotPerturb(ValueError):
-    """Raised when the worked answer does not show clearly how the question is solved."""
+    """A word problem cannot be perturbed, because its worked answer is not a clear chain of
+    calculations.
+    """
 
 
 @dataclass(frozen=True)
 class WorkedStep:
-    """One calculation in a worked answer: an expression with placeholders {0}, {1} … for its numbers,
-    and the result.
-    """
+    """One calculation in a worked answer: an arithmetic expression and its result."""
 
     form: str
     literals: tuple[Fraction, ...]
     result: Fraction
 
     def evaluate(self, values: list[Fraction]) -> Fraction:
-        """Return the expression's value with other numbers in its placeholders."""
         try:
             tree = ast.parse(self.form, mode="eval").body
             return _evaluate_arithmetic(tree, values)
@@ -101,36 +100,36 @@ class WorkedStep:
 
 
 def perturb_questions(data: str, split: str, items: list[Item]) -> dict[int, Item]:
-    """Return a perturbed version of each question where possible, by question number."""
     return {item.number: made for item in items if (made := perturb_question(data, split, item))}
 
 
 @lru_cache(maxsize=4096)  # a grid asks for the same ones again and again
 def perturb_question(data: str, split: str, item: Item) -> Item | None:
-    """Return the question with other numbers, always the same ones. None if the question cannot be
-    perturbed.
+    """Replace the numbers of a word problem. Returns None if this is impossible.
+
+    The replacement depends only on the question.
     """
     if data == EMBEDDED:
         other = generate_perturbed_problem(Split(split), item.position)
         is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
         return Item(other.question, other.answer, to_canonical_number(other.gold)) if is_same_story else None
     try:
-        return _perturb_worked_answer(item)
+        return _replace_question_numbers(item)
     except CannotPerturb:
         return None
 
 
-def _perturb_worked_answer(item: Item) -> Item:
+def _replace_question_numbers(item: Item) -> Item:
     steps = list(_parse_steps(item.answer))
     if not steps or steps[-1].result != Fraction(item.gold):
-        raise CannotPerturb("the result of the last step is not the answer")
+        raise CannotPerturb("the last worked step does not give the gold answer")
     stated = [Fraction(found[1].replace(",", "")) for found in _STATED.finditer(item.question)]
     movable = _find_replaceable_numbers(item.question, steps, stated)
     values = {number: number for number in stated}
     if _recompute_steps(steps, values, _find_stated_numbers(item.question)) != [
         step.result for step in steps
     ]:
-        raise CannotPerturb("the steps, computed with the question's numbers, do not give the answer")
+        raise CannotPerturb("the worked steps cannot be recomputed from the question's numbers")
     random = Random(item.question)
     for number in movable:
         for _ in range(TRIES):
@@ -140,9 +139,9 @@ def _perturb_worked_answer(item: Item) -> Item:
                 break
     gold = _recompute_steps(steps, values, _find_stated_numbers(item.question))[-1]
     if gold == steps[-1].result:
-        raise CannotPerturb("no other numbers give another answer of the same kind")
+        raise CannotPerturb("no replaced numbers lead to a different, plausible answer")
     written = to_canonical_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
-    question = _STATED.sub(lambda found: _format_replacement(found, values), item.question)
+    question = _STATED.sub(lambda found: _format_replaced_number(found, values), item.question)
     return Item(question, f"#### {written}", written)
 
 
@@ -164,7 +163,6 @@ def _parse_steps(answer: str) -> Iterator[WorkedStep]:
 
 
 def _evaluate_arithmetic(node: ast.expr, values: list[Fraction]) -> Fraction:
-    """Evaluate an arithmetic syntax tree. Anything else raises CannotPerturb."""
     match node:
         case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
             return _OPERATORS[type(kind)](
@@ -190,7 +188,10 @@ def _find_stated_numbers(question: str) -> set[Fraction]:
 def _find_replaceable_numbers(
     question: str, steps: list[WorkedStep], stated_numbers: list[Fraction]
 ) -> list[Fraction]:
-    """Return the numbers of a question that have only one meaning in the text and in the worked steps."""
+    """Return the numbers of a question that can be replaced without ambiguity.
+
+    Such a number occurs once in the text, is used in a worked step, and has no other meaning.
+    """
     spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
     used = [literal for step in steps for literal in step.literals]
@@ -207,14 +208,17 @@ def _find_replaceable_numbers(
 
 
 def _draw_similar_number(random: Random, number: Fraction) -> Fraction:
-    """Draw a number of similar size and equally round."""
     grain = next(grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain)
     reach = max(1, int(number / grain * Fraction(SPREAD)))
     return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
 
 
 def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fraction], question: str) -> bool:
-    """Return whether all results with the new numbers keep their kind: whole, positive, or a fraction."""
+    """Return whether the recomputed results are as plausible as the original results.
+
+    Whole results must stay whole, positive results positive, and results below 1 must stay below
+    1.
+    """
     if min(values.values()) < 1 or len(set(values.values())) < len(values):
         return False
     try:
@@ -232,10 +236,11 @@ def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fract
 
 
 def _recompute_steps(
-    steps: list[WorkedStep], values: dict[Fraction, Fraction], known_numbers: set[Fraction]
+    steps: list[WorkedStep], values: dict[Fraction, Fraction], stated_numbers: set[Fraction]
 ) -> list[Fraction]:
-    """Recompute all worked steps. Each literal must be either a number of the question or an earlier
-    result, not both.
+    """Recompute all worked steps. Raises CannotPerturb if the origin of a number is ambiguous.
+
+    Every number must come either from the question or from one earlier step.
     """
     results: list[Fraction] = []
     for step in steps:
@@ -243,7 +248,7 @@ def _recompute_steps(
         for literal in step.literals:
             earlier = {new for before, new in zip(steps, results, strict=False) if before.result == literal}
             meanings = earlier | (
-                {values.get(literal, literal)} if literal in known_numbers or literal in values else set()
+                {values.get(literal, literal)} if literal in stated_numbers or literal in values else set()
             )
             if len(meanings) != 1:
                 raise CannotPerturb(f"the meaning of {literal} is unclear")
@@ -252,8 +257,8 @@ def _recompute_steps(
     return results
 
 
-def _format_replacement(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
-    """Return the replacement of a number in a question, in the original notation."""
+def _format_replaced_number(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
+    """Return the new number in the notation of the old number."""
     old = matched_number[1]
     new = int(values[Fraction(old.replace(",", ""))])
     return matched_number[0].replace(old, f"{new:,}" if "," in old else str(new))

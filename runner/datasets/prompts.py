@@ -46,7 +46,7 @@ Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a 
 
 @dataclass(frozen=True)
 class BranchedPrompt:
-    """A prompt with several branches, each with its own beginning of the answer."""
+    """A prompt whose answers begin with given texts, the branches."""
 
     main: Plain
     branches: tuple[str, ...]
@@ -62,7 +62,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
             text = validate_text(read_prompt_text(task.prompt))
         except ValueError as error:
             raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
-        return [_with_common_branches(text, task)]
+        return [_add_task_branches(text, task)]
     assert task.prompts is not None
     data, where, as_json = _read_prompts_source(task.prompts)
     prompts: list[GivenPrompt] = []
@@ -71,7 +71,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
             prompt = _parse_json_prompt(line, task.format) if as_json else validate_text(line)
         except ValueError as error:
             raise DataError(str(error), key=f"{where}, line {number}", code="damaged") from error
-        prompts.append(_with_common_branches(prompt, task))
+        prompts.append(_add_task_branches(prompt, task))
     if not prompts:
         raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts, code="empty")
     return prompts
@@ -86,7 +86,6 @@ def parse_conversation(text: str) -> tuple[Message, ...]:
 
 
 def prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
-    """Return a prompt in the form of a JSON line."""
     if isinstance(prompt, BranchedPrompt):
         return prompt_to_json(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
@@ -100,8 +99,10 @@ def hash_prompts(prompts: list[GivenPrompt]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
-    """Describe the prompts as a data set for MLflow. Empty for a text on the command line."""
+def describe_prompts(task: PromptsConfig, prompts_sha256: str) -> dict[str, str]:
+    """Describe a prompt file as an MLflow data set. The result is empty for a prompt on the command
+    line.
+    """
     file = parse_prompt_file(task.prompt)
     if task.prompts is None and task.prompt != STDIN and file is None:
         return {}
@@ -111,11 +112,14 @@ def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
     else:
         path = (file or Path(task.prompts or "").expanduser()).absolute()
         name, kind, source = path.name, "local", {"uri": str(path)}
-    return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
+    return {"name": name, "digest": prompts_sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
 def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
-    """Return a user's prompt as a chat turn or as raw text. A conversation keeps its own system message."""
+    """Convert a user's prompt to chat messages or raw text, as task.format requires.
+
+    A conversation keeps its own system message.
+    """
     if isinstance(prompt, BranchedPrompt):  # its branches follow the prompt, as beginnings of answers
         return to_chat_or_raw_prompt(task, prompt.main)
     if task.format.value == "raw":
@@ -127,7 +131,7 @@ def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
 
 
 def completions_to_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
-    """Return the content of completions.jsonl: one line per prompt, in order, with a list for branches."""
+    """Return the content of completions.jsonl, with one line per prompt in order."""
     lines = (
         {"index": index, **prompt_to_json(given), **completion_to_json(given, samples[index])}
         for index, given in enumerate(prompts)
@@ -136,7 +140,6 @@ def completions_to_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample])
 
 
 def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]:
-    """Return a prompt's completion as one JSON object of completions.jsonl."""
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(prompt, BranchedPrompt):
         return {
@@ -159,13 +162,11 @@ def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]
 
 
 def _answer_to_json(answer: Answer) -> dict[str, str]:
-    """Return an answer's text, and its thinking if the model thought."""
     parts = answer.parts
     return {"text": parts.answer} | ({"thinking": parts.thinking} if parts.has_thinking else {})
 
 
 def _read_prompts_source(prompts: str) -> tuple[bytes, str, bool]:
-    """Return the content of task.prompts, its name for messages, and whether its lines are JSON."""
     if prompts == STDIN:
         data = read_stdin_once()
         return data, "stdin", _starts_with_json_prompt(data)
@@ -208,8 +209,7 @@ def _starts_with_json_prompt(data: bytes) -> bool:
     return isinstance(values, dict) and ("prompt" in values or "messages" in values)
 
 
-def _with_common_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
-    """Return the prompt with the job's branches, unless the prompt defines its own."""
+def _add_task_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
     if isinstance(prompt, BranchedPrompt) or task.common_branches is None:
         return prompt
     try:
@@ -240,11 +240,10 @@ def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
 
 @cache  # a grid reads the same lines for each of its jobs
 def _warn_of_ignored_keys(keys: str) -> None:
-    log.warning("note: keys of prompt lines are ignored: %s (used are %s)", keys, ", ".join(KEYS))
+    log.warning("note: unknown keys of prompt lines are ignored: %s (known keys: %s)", keys, ", ".join(KEYS))
 
 
 def _validate_branches(branches: Any) -> tuple[str, ...]:
-    """Return validated branch beginnings. An empty beginning continues the prompt directly."""
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches must be a list of at least one string, not {json.dumps(branches)[:80]}")
     return tuple("" if text == "" else validate_text(text) for text in branches)
@@ -261,7 +260,7 @@ def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 def validate_message(message: Any) -> Message:
     """Return a validated chat message. Raises ValueError with the problem."""
     if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
-        raise ValueError(f"a message has the keys role and content only, not {_truncate_json(message)}")
+        raise ValueError(f"a message needs exactly the keys role and content, not {_truncate_json(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     if (thinking := message.get("reasoning_content")) is None:
@@ -279,7 +278,7 @@ def validate_text(value: Any) -> str:
     """Return a validated text for a model. Raises ValueError with the reason."""
     if not isinstance(value, str) or not value:
         raise ValueError(
-            f"expected a string, found {('an empty one' if value == '' else _truncate_json(value))}"
+            f"expected a string, found {('an empty string' if value == '' else _truncate_json(value))}"
         )
     try:
         value.encode()

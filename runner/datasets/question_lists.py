@@ -1,4 +1,4 @@
-"""Reads files that list questions of a data set for `task.only` and `task.without`.
+"""Reads files that list questions of a data set for `task.only` and `task.unscored`.
 
 One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry
 is the number of a question in its split, from 0 on; an id of the data set; or the SHA-256 of
@@ -20,12 +20,11 @@ ID = "id:"  # before an id that is a whole number, because a whole number alone 
 DIGITS = 16  # of a hash, at least
 HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}|[0-9a-f]{{64}}")
 FORMS = (
-    "the number of a question (from 0), an id of the data set, or the SHA-256 of a question "
-    f"(64 or {DIGITS} digits)"
+    f"a question's number (counted from 0), its id in the data set, or its SHA-256 (64 or {DIGITS} digits)"
 )
 
 
-class ListableQuestion(Protocol):
+class IdentifiableQuestion(Protocol):
     """Protocol of a question with its position, id and text in the data set."""
 
     @property
@@ -45,7 +44,7 @@ def hash_question_text(text: str) -> str:
 
 
 def read_question_list(file: str, config_key: str) -> list[str]:
-    """Return the entries of a question list without duplicates. `config_key` names the file in messages."""
+    """Read a list of questions from a file, without duplicates. Errors name `config_key`."""
     text = read_text(Path(file).expanduser(), f"{config_key}={file}").removeprefix("\ufeff")
     if text.lstrip().startswith("["):
         entries = _parse_json_list(text, f"{config_key}={file}")
@@ -54,7 +53,10 @@ def read_question_list(file: str, config_key: str) -> list[str]:
     entries = list(dict.fromkeys(filter(None, entries)))
     if not entries:
         raise ConfigError(
-            f"the line names no question. A line must be {FORMS}", key=config_key, value=file, code="empty"
+            f"the file lists no question. Write one per line: {FORMS}",
+            key=config_key,
+            value=file,
+            code="empty",
         )
     return entries
 
@@ -73,7 +75,7 @@ def _parse_json_list(text: str, source: str) -> list[str]:
 
 
 def find_listed_positions(
-    file: str, config_key: str, split: str, questions: Sequence[ListableQuestion]
+    file: str, config_key: str, split: str, questions: Sequence[IdentifiableQuestion]
 ) -> frozenset[int]:
     """Return the positions of the listed questions in the split. Raises ConfigError for unknown entries."""
     entries = read_question_list(file, config_key)
@@ -85,13 +87,12 @@ def find_listed_positions(
             names |= {f"{ID}{item.id}"} if item.id.isdecimal() else {item.id, f"{ID}{item.id}"}
         for name in names:
             by_name.setdefault(name, []).append(item.position)
-    places = {entry: by_name.get(_normalize_entry(entry), []) for entry in entries}
+    places = {entry: by_name.get(_normalize_question_name(entry), []) for entry in entries}
     if missing := [entry for entry, found in places.items() if not found]:
         raise ConfigError(
             (
-                f"{len(missing)} of its {len(entries)} entries match no question of split "
-                f"{split}, which has {len(questions):,}: {join_first_names(missing)}. An entry "
-                f"must be {FORMS}"
+                f"{len(missing)} of the {len(entries)} entries match none of the {len(questions):,} "
+                f"questions in split {split}: {join_first_names(missing)}. An entry must be {FORMS}"
             ),
             key=config_key,
             value=file,
@@ -100,7 +101,7 @@ def find_listed_positions(
     return frozenset(position for found in places.values() for position in found)
 
 
-def _normalize_entry(entry: str) -> str:
+def _normalize_question_name(entry: str) -> str:
     """Return a list entry in canonical form: numbers without leading zeros, hashes in lower case."""
     if entry.isdecimal():
         return str(int(entry))

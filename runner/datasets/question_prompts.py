@@ -28,7 +28,7 @@ LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
 def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
-    """Return the worked examples for each question, and a hash of the pool from which they are drawn.
+    """Return each question's worked examples, and a hash of all examples that could be drawn.
 
     Jobs with more of the same questions have the same hash, so they can reuse each other's answers.
     """
@@ -46,14 +46,8 @@ def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[lis
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.position for item in items]
     wanted = set(places)
-    need = f"{LM_EVAL_SHOTS} examples are drawn per question. The limit is {MAX_DRAWN:,} questions"
-    check_value(
-        max(wanted) < MAX_DRAWN,
-        "task.offset",
-        task.offset,
-        f"task.prompt={task.prompt.value}: {need}",
-        code="too_large",
-    )
+    need = f"task.prompt=lm_eval_5shot draws {LM_EVAL_SHOTS} examples for at most {MAX_DRAWN:,} questions"
+    check_value(max(wanted) < MAX_DRAWN, "task.offset", task.offset, need, code="too_large")
     for position in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if position in wanted:
@@ -65,8 +59,8 @@ def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[lis
     return [drawn[position] for position in places], hashlib.sha256(drawn_for.encode()).hexdigest()
 
 
-def few_shot_stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
-    """Return the strings that end a completion because the model begins a next question."""
+def get_few_shot_stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
+    """Return the stop strings that end a completion before the model writes another question."""
     if task.prompt is PromptStyle.chat:
         return ()
     if task.prompt is PromptStyle.lm_eval_5shot:
@@ -75,9 +69,9 @@ def few_shot_stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
     return (f"\n\n{begin.strip()}", f"\n{begin.strip()}") if begin else ()
 
 
-def lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
-    """Return a note on settings that differ from those of published scores, if the prompts are
-    lm-eval's.
+def make_lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
+    """Return a note for each setting that differs from the settings of lm-eval's published
+    scores.
     """
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []
@@ -105,7 +99,6 @@ def build_question_prompt(task: WordingConfig, item: Item, examples: list[Item])
 
 
 def format_continuation(prompt: Prompt, answer: str) -> str:
-    """Return an answer in the form that follows its prompt: after plain text, it begins with a space."""
     return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
 
 
@@ -115,7 +108,7 @@ def _format_worked_example(task: WordingConfig, example: Item) -> str:
 
 
 def _fill_question_template(task: WordingConfig, item: Item) -> str:
-    """Fill a question into the template in one pass, so that braces in the question are not
+    """Insert the question into the template. Braces in the question are not treated as
     placeholders.
     """
     usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"

@@ -1,4 +1,4 @@
-"""Hashes and notes for the questions that `task.only`, `task.without` and `task.cluster` select."""
+"""Hashes and notes for the questions that `task.only`, `task.unscored` and `task.cluster` select."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_base.notes import Note, note
 
 
 class ClusterConfig(Protocol):
-    """Protocol of task configs that assign samples to clusters of dependent questions."""
+    """Protocol of task configs whose samples have clusters of dependent questions."""
 
     data: str
 
@@ -33,9 +33,8 @@ def index_questions_by_number(items: Iterable[Item]) -> dict[int, Item]:
 
 
 def hash_question_subset(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
-    """Return hashes of the selected or excluded questions, and of the clusters of all questions."""
     left_out = [item for item in items if item.left_out]
-    chosen = {"only": (task.only, items), "without": (task.without, left_out)}
+    chosen = {"only": (task.only, items), "without": (task.unscored, left_out)}
     hashes = {
         key: _hash_json_values(list_question_numbers(some))
         for key, (file, some) in chosen.items()
@@ -44,19 +43,18 @@ def hash_question_subset(task: QuestionsConfig, items: Sequence[Item]) -> dict[s
     clusters = [item.cluster for item in items]
     if task.data == EMBEDDED:
         return hashes | _hash_embedded_clusters(task, clusters)
-    return hashes | hash_clusters(clusters)
+    return hashes | hash_cluster_names(clusters)
 
 
-def hash_clusters(clusters: list[str | None]) -> dict[str, str]:
-    """Return a hash of the assignment of questions to clusters. Empty without clusters."""
-    if not any(cluster is not None for cluster in clusters):
+def hash_cluster_names(cluster_names: list[str | None]) -> dict[str, str]:
+    """Hash the cluster names of all questions. Returns an empty dictionary without clusters."""
+    if not any(cluster is not None for cluster in cluster_names):
         return {}
-    return {"clusters": _hash_json_values(clusters)}
+    return {"clusters": _hash_json_values(cluster_names)}
 
 
 def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
-    """Return the hash for embedded problems without clusters. Empty unless task.cluster=null is set
-    explicitly.
+    """Return a hash if a job on embedded problems has task.cluster=null, otherwise an empty mapping.
 
     Their default was null before, and is template now: jobs with the default keep their ids.
     """
@@ -65,8 +63,7 @@ def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -
 
 
 def restore_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample) -> Sample:
-    """Return a sample with the cluster of the recorded sample, if the job began with another default of
-    task.cluster.
+    """Copy the recorded cluster to a sample if the job was recorded with an older default.
 
     Jobs on embedded problems kept their ids when task.cluster=template became the default, and
     task.early_stop_vs has null as default.
@@ -75,16 +72,13 @@ def restore_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Samp
     return replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
 
 
-def question_subset_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
-    """Return notes on how many questions the user's lists select, and how many of them count in the
-    score.
-    """
+def make_question_subset_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
     notes, left_out = [], sum(item.left_out for item in items)
     if task.only is not None:
         notes.append(note("only", file=task.only, count=len(items)))
-    if task.without is not None:
+    if task.unscored is not None:
         count = len(items) - left_out
-        notes.append(note("without", file=task.without, count=count, total=len(items), left_out=left_out))
+        notes.append(note("without", file=task.unscored, count=count, total=len(items), left_out=left_out))
     return notes
 
 

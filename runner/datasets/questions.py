@@ -27,10 +27,9 @@ MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, a
 
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
-    """Return the questions of task.data: shuffled if configured, then task.limit questions from
-    task.offset on.
+    """Return the questions that the task's config selects, in the configured order.
 
-    task.only restricts the questions to those that it names; those that task.without names are
+    task.only restricts the questions to those that it names; those that task.unscored names are
     marked.
     """
     reject_large_embedded_count(task.data, "task.limit", task.limit, task.limit)
@@ -53,11 +52,10 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
         )
     if items[0].choices_key is not None and task.choices_key is None:
         task.set_detected_choices(items[0].choices_key)
-    return items if task.without is None else _mark_excluded_questions(task.without, items, source)
+    return items if task.unscored is None else _mark_excluded_questions(task.unscored, items, source)
 
 
 def _select_listed_questions(list_file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
-    """Return the questions that a list file names. Each question keeps its number among all questions."""
     every = _read_whole_split(source)
     named = find_listed_positions(list_file, "task.only", source.split, every)
     numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).select_positions(len(every)))
@@ -76,11 +74,11 @@ def _select_listed_questions(list_file: str, source: QuestionSource, task: Quest
 
 def _mark_excluded_questions(list_file: str, items: list[Item], source: QuestionSource) -> list[Item]:
     """Return all questions, and mark those that a list file excludes from the score."""
-    named = find_listed_positions(list_file, "task.without", source.split, _read_whole_split(source))
+    named = find_listed_positions(list_file, "task.unscored", source.split, _read_whole_split(source))
     if all(item.position in named for item in items):
         raise ConfigError(
-            f"this list excludes all {len(items):,} questions, so none is scored",
-            key="task.without",
+            f"this file lists all {len(items):,} questions, so no question is left to score",
+            key="task.unscored",
             value=list_file,
             code="empty",
         )
@@ -88,9 +86,7 @@ def _mark_excluded_questions(list_file: str, items: list[Item], source: Question
 
 
 def _read_whole_split(source: QuestionSource) -> list[Item]:
-    """Return all questions of a split. For the endless embedded data, return the questions before the
-    first repetition.
-    """
+    """Return all questions of a split. Embedded questions end before the first duplicate."""
     return read_questions(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
@@ -114,17 +110,18 @@ def load_worked_examples(task: ExamplesConfig) -> list[Item]:
 
 
 def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None = None) -> list[Item]:
-    """Return the first `limit` questions of task.shots_split, or all. Errors name the key that requires
-    them.
+    """Return the first `limit` questions of task.shots_split, or all of them.
+
+    Errors name the config key `required_by`.
 
     The embedded generator is endless: "all" are those before the first repetition.
     """
     if task.shots_data is None and Path(task.data).expanduser().is_file():
         raise ConfigError(
             (
-                f"{required_by} needs worked examples, but task.data={task.data} is one file of "
-                "questions. Give task.shots_data=FILE.jsonl, or a folder with one file per split "
-                "as task.data"
+                f"{required_by} needs worked examples, but task.data={task.data} is a file without "
+                "a train split. Give task.shots_data=FILE.jsonl, or set task.data to a folder with "
+                "one file per split"
             ),
             code="missing",
         )
@@ -138,19 +135,19 @@ def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None =
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {required_by}"
         raise ConfigError(
-            "the examples would also be scored questions. Use another split", key=keys, code="conflict"
+            "the worked examples would come from the scored questions. Use another split",
+            key=keys,
+            code="conflict",
         )
     return examples
 
 
 def reject_large_embedded_count(data: str, key: str, value: object, count: int | None) -> None:
-    """Raise ConfigError if a config key requests too many embedded questions, which all stay in memory."""
-    need = f"the embedded data has at most {MAX_MADE:,} questions"
+    need = f"the embedded data set provides at most {MAX_MADE:,} questions"
     check_value(data != "embedded" or count is None or count <= MAX_MADE, key, value, need, code="too_large")
 
 
 def hash_questions(items: list[Item]) -> str:
-    """Return the SHA-256 of all questions and answers, in order."""
     text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,5 +1,6 @@
-"""task.rotate: asks each multiple-choice question in several orders of its choices, which form one
-cluster.
+"""Implements task.rotate, which asks a multiple-choice question once per order of its choices.
+
+All orders of a question form one cluster.
 
 In the k-th order every choice is moved on by the same number of positions, so that with as many
 orders as choices each choice is once at each position: a model that always prefers one letter
@@ -21,14 +22,13 @@ FEW = 8  # questions: fewer can have the same right letter by chance
 
 
 def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
-    """Return each question in `num_orders` orders of its choices, or in fewer if it has fewer choices."""
     if num_orders == 1:
         return items
     without = next((item for item in items if not item.choices), None)
     if without is not None:
-        fix = "give task.choices_key" if without.gold in LETTERS else "leave it out"
+        fix = "Set task.choices_key" if without.gold in LETTERS else "Omit task.rotate"
         raise ConfigError(
-            f"question {without.number} has no list of choices to rotate. {fix}",
+            f"question {without.number} has no separate answer choices to rotate. {fix}",
             key="task.rotate",
             value=num_orders,
             code="unsupported",
@@ -36,19 +36,19 @@ def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
     return [
         _rotate_question_choices(item, shift, item.number * num_orders + number)
         for item in items
-        for number, shift in enumerate(evenly_spaced_shifts(len(item.choices), num_orders))
+        for number, shift in enumerate(compute_rotation_shifts(len(item.choices), num_orders))
     ]
 
 
-def evenly_spaced_shifts(num_choices: int, num_orders: int) -> list[int]:
-    """Return the rotation of the choices in each order, as evenly spaced numbers of positions."""
+def compute_rotation_shifts(num_choices: int, num_orders: int) -> list[int]:
     num_orders = min(num_orders, num_choices)
     return [number * num_choices // num_orders for number in range(num_orders)]
 
 
-def same_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
-    """Return a warning if the same letter is always right, because a letter preference would look like
-    knowledge.
+def make_constant_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
+    """Return a warning if all correct answers have the same letter.
+
+    A model that prefers this letter would get a too high accuracy.
     """
     letters = Counter(item.gold for item in items if item.choices)
     if num_orders > 1 or len(letters) != 1 or letters.total() < FEW:
@@ -57,8 +57,8 @@ def same_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
     return [note("same_letter", "warning", letter=letter, questions=letters.total())]
 
 
-def _rotate_question_choices(item: Item, shift: int, number: int) -> Item:
-    """Return a question with its choices rotated by `shift` positions, so that the last ones come first."""
+def _rotate_question_choices(item: Item, shift: int, question_number: int) -> Item:
+    """Rotate a question's choices by `shift` positions, so that the last choices come first."""
     start = len(item.choices) - shift
     choices = item.choices[start:] + item.choices[:start]
     gold = LETTERS[(LETTERS.index(item.gold) + shift) % len(choices)]
@@ -71,6 +71,6 @@ def _rotate_question_choices(item: Item, shift: int, number: int) -> Item:
         gold=gold,
         answer=f"#### {gold}",
         cluster=cluster,
-        number=number,
+        number=question_number,
         shift=shift,
     )

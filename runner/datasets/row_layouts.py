@@ -1,5 +1,5 @@
-"""Finds the question and the answer in a data set's row by the keys that the user names, or by known
-layouts.
+"""Finds the question and the answer in a data set record, by configured keys or by a known
+layout.
 
 Choices whose columns tell which of them is right, as GPQA's, are always shuffled: otherwise
 each right one would be A.
@@ -51,7 +51,7 @@ MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")
 
 @dataclass(frozen=True)
 class RowKeys:
-    """The keys that a user has named for question, answer, choices and cluster of a row. A + joins
+    """Keys of a data set record that contain the question, answer, choices and cluster. A + joins
     several keys.
     """
 
@@ -66,49 +66,45 @@ class RowKeys:
 
     @classmethod
     def from_task(cls, task: QuestionsConfig) -> RowKeys:
-        """Return the row keys that a task's config names."""
         keys = task.question_key, task.answer_key, task.choices_key
         return cls(
-            *keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer, task.choices_seed
+            *keys, task.has_letters, task.answer_marker, task.cluster, task.gold_scorer, task.choices_seed
         )
 
-    def find_question_and_answer(self, columns: Collection[str]) -> tuple[tuple[str, ...], str]:
-        """Return the keys of the question's parts and of the answer. Raises ValueError if one is missing."""
+    def find_question_and_answer_keys(self, columns: Collection[str]) -> tuple[tuple[str, ...], str]:
+        """Return the question's keys and the answer's key. Raises ValueError if a key is missing."""
         if of_code := next((keys for keys in PROGRAMMING if all(key in columns for key in keys)), None):
             raise ValueError(
-                f"the keys {', '.join(of_code)} mean programming tasks, such as HumanEval and "
-                "MBPP, whose answers need tests. The runner scores only numbers, letters and "
-                "expressions"
+                f"the keys {', '.join(of_code)} belong to programming tasks, which are not supported. "
+                "Answers must be numbers, letters or expressions"
             )
-        question = _find_existing_key(self.question, QUESTIONS, columns, "question")
-        return tuple(question.split("+")), _find_existing_key(self.answer, ANSWERS, columns, "answer")
+        question = _find_column_key(self.question, QUESTIONS, columns, "question")
+        return tuple(question.split("+")), _find_column_key(self.answer, ANSWERS, columns, "answer")
 
     @property
     def scorer_override(self) -> str:
-        """The override that selects the scorer, to be shown in messages."""
         return (
             f"task.extractor={self.scorer}" if self.scorer == Extractor.math else f"task.scorer={self.scorer}"
         )
 
     @property
     def required_answer(self) -> str:
-        """Description of the answer that each row needs, for messages."""
         if self.scorer is not None:
             return f"an answer that {self.scorer_override} can read"
         if self.has_letters:
             return "an answer that is the letter of a choice"
         return f"an answer that is a number or ends in '{self.after or '####'} NUMBER'"
 
-    def columns_to_read(self, columns: Collection[str]) -> list[str]:
-        """Return the columns of a table that contain question, answer, choices, id or cluster."""
-        parts, answer = self.find_question_and_answer(columns)
+    def list_columns_to_read(self, columns: Collection[str]) -> list[str]:
+        parts, answer = self.find_question_and_answer_keys(columns)
         known = [key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in columns]
         named = *self.choice_keys(columns), *self.cluster_keys(columns), *_find_id_key(columns)
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
-    def detect_choices(self, row: Mapping[str, Any]) -> RowKeys:
-        """Return row keys completed for a known layout of choices. Raises ValueError if configured `choices`
-        are unknown.
+    def detect_choice_keys(self, row: Mapping[str, Any]) -> RowKeys:
+        """Return a copy with the keys of the answer choices that the record's layout defines.
+
+        Raises ValueError for an unknown layout.
         """
         choices, options = row.get(CHOICES), row.get(OPTIONS)
         if self.choices is not None or self.has_letters or self.scorer is not None:
@@ -140,21 +136,19 @@ class RowKeys:
         )
 
     def shuffle_seed(self, answer_key: str, choice_keys: Sequence[str]) -> int | None:
-        """Return the seed for shuffling the choices. If the answer is itself one of the choice columns,
-        choices are always shuffled.
+        """Return the seed for shuffling the choices, or None to keep their order.
+
+        Choices are always shuffled if the correct one has a column of its own.
         """
         return 0 if self.choices_seed is None and answer_key in choice_keys else self.choices_seed
 
     def cluster_keys(self, columns: Collection[str]) -> list[str]:
-        """Return a list with the key of the question's cluster. Empty if no cluster key is named."""
-        return [] if self.cluster is None else [_find_existing_key(self.cluster, (), columns, "cluster")]
+        return [] if self.cluster is None else [_find_column_key(self.cluster, (), columns, "cluster")]
 
     def choice_keys(self, columns: Collection[str]) -> list[str]:
         """Return the key of the list of choices, or one key per choice. Empty without choices."""
         return (
-            []
-            if self.choices is None
-            else _find_existing_key(self.choices, (), columns, "choices").split("+")
+            [] if self.choices is None else _find_column_key(self.choices, (), columns, "choices").split("+")
         )
 
 
@@ -173,14 +167,13 @@ class ParsedRow:
 
 
 def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
-    """Parse a data set row into question and answer. Raises ValueError with the reason if this fails."""
-    keys = keys.detect_choices(row)
-    parts, answer_key = keys.find_question_and_answer(row)
+    keys = keys.detect_choice_keys(row)
+    parts, answer_key = keys.find_question_and_answer_keys(row)
     texts = [_require_text(row, key) for key in parts]
     question = texts[0] if len(texts) == 1 else " ".join(text.strip() for text in texts)
     if masked := MASKED.search(question):
         raise ValueError(
-            f"the question contains {masked[0]} in place of a number. Use a copy with the numbers filled in"
+            f"the question contains the placeholder {masked[0]} instead of a number. Use unmasked data"
         )
     stem, labels = question, tuple(LETTERS)
     choices: tuple[str, ...] = ()
@@ -227,7 +220,6 @@ def shuffled_choice_order(choices: Sequence[str], question: str, seed: int) -> l
 
 
 def _find_id_key(columns: Collection[str]) -> list[str]:
-    """Return a list with the key of a row's id. Empty if rows have no id."""
     return [key for key in IDS if key in columns][:1]
 
 
@@ -236,22 +228,24 @@ def parse_cluster_name(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise ValueError(
-            f"`{key}` is {_truncate_json(value)}, not the name or number of a cluster of questions"
+            f"`{key}` must name the question's cluster as text or a number, not {_truncate_json(value)}"
         )
     return str(value)
 
 
-def _find_existing_key(
-    named_key: str | None, known_keys: Collection[str], columns: Collection[str], description: str
+def _find_column_key(
+    configured_key: str | None, default_keys: Collection[str], columns: Collection[str], description: str
 ) -> str:
-    """Return the first candidate key, or +-joined group of keys, that exists in the columns."""
-    for wanted in known_keys if named_key is None else (named_key,):
+    """Return the first key that exists in the columns. A key may join several columns by +."""
+    for wanted in default_keys if configured_key is None else (configured_key,):
         if all(key in columns for key in wanted.split("+")):
             return wanted
     missing = (
-        description if named_key is None else next(key for key in named_key.split("+") if key not in columns)
+        description
+        if configured_key is None
+        else next(key for key in configured_key.split("+") if key not in columns)
     )
-    raise ValueError(f"the key {missing!r} is missing; the record has {join_first_names(sorted(columns), 8)}")
+    raise ValueError(f"the key {missing!r} is missing. Keys found: {join_first_names(sorted(columns), 8)}")
 
 
 def _require_text(row: Mapping[str, Any], key: str) -> str:
@@ -262,8 +256,8 @@ def _require_text(row: Mapping[str, Any], key: str) -> str:
 
 
 def _parse_answer_text(row: Mapping[str, Any], key: str) -> str:
-    """Return a row's answer as text. A list with one number counts as that number, and units in brackets
-    are dropped.
+    """Return an answer as text. Units in brackets are removed, and a list with one number is
+    unpacked.
     """
     value = row[key]
     if isinstance(value, list) and len(value) == 1:
@@ -271,21 +265,18 @@ def _parse_answer_text(row: Mapping[str, Any], key: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{key}` is {_truncate_json(value)}, neither a string nor a number")
+        raise ValueError(f"`{key}` must be a string or a number, not {_truncate_json(value)}")
     return value if "####" in value else UNIT.sub("", value)
 
 
 def _parse_choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the labels and texts of a row's choices, from a list, a labelled list, or one key per
-    choice.
-    """
     texts: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
     labels: Any = LETTERS
     if isinstance(texts, Mapping) and {"text", "label"} <= texts.keys():  # as in ARC
         labels, texts = texts["label"], texts["text"]
     if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise ValueError(
-            f"`{'+'.join(keys)}` is {_truncate_json(texts)}: expected a list of 2 to {len(LETTERS)} choices"
+            f"`{'+'.join(keys)}` must be a list of 2 to {len(LETTERS)} choices, not {_truncate_json(texts)}"
         )
     return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 
@@ -302,10 +293,8 @@ def _parse_answer_letter(
             letter = LETTERS[choices.index(text)]
         letter = letter or find_gold_letter(text, mark_text)
     if letter is None or (choices and letter not in LETTERS[: len(choices)]):
-        more = (
-            f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"
-        )
-        raise ValueError(f"the answer is {_truncate_json(value)}, not a letter {more}")
+        more = f"letter, number or text of one of {len(choices)} choices" if choices else "letter of a choice"
+        raise ValueError(f"the answer {_truncate_json(value)} is not the {more}")
     return str(value), letter
 
 

@@ -31,7 +31,7 @@ from runner_base.texts import iter_json_lines
 
 
 class TextContext(StrEnum):
-    """What precedes a scored text: nothing, a prompt, or a question."""
+    """Type of the text that precedes a scored document."""
 
     text = "text"  # without context, in windows
     raw = "raw"  # after a prompt, both unchanged
@@ -40,7 +40,7 @@ class TextContext(StrEnum):
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One data set row with the texts to score and the context before them."""
+    """One data set record with the documents to score and the context before them."""
 
     form: TextContext
     question: str  # or the prompt; empty for a text without context
@@ -83,9 +83,8 @@ def load_scored_items(task: QuestionsConfig) -> list[ScoredItem]:
 def _parse_selected_items(
     task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout: str
 ) -> list[ScoredItem]:
-    """Return the scored items of the rows that the task selects."""
     choice = QuestionSelection(None, task.offset, task.shuffle_seed)
-    named = None if task.only is None else _find_listed_rows(task.only, task.split, rows)
+    named = None if task.only is None else _find_listed_row_positions(task.only, task.split, rows)
     chosen = [row for position, row in choice.select_rows(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
@@ -106,7 +105,6 @@ def _parse_selected_items(
 
 
 def _question_to_scored_item(question: Item) -> ScoredItem:
-    """Return a question as a scored item: with its worked answer, or with each of its choices."""
     if not question.choices:
         return ScoredItem(TextContext.asked, question.question, (question.answer,), cluster=question.cluster)
     return ScoredItem(
@@ -115,7 +113,6 @@ def _question_to_scored_item(question: Item) -> ScoredItem:
 
 
 def hash_scored_items(items: list[ScoredItem]) -> str:
-    """Return the SHA-256 of all scored texts, in order."""
     texts = [{key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS} for text in items]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
@@ -126,7 +123,7 @@ def hash_categories(items: list[ScoredItem]) -> dict[str, str]:
     return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
 
-def _find_listed_rows(list_file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
+def _find_listed_row_positions(list_file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
     values = [row if isinstance(row, dict) else {} for _, row in rows]
     texts = [
         next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values
@@ -140,7 +137,7 @@ def _find_listed_rows(list_file: str, split: str, rows: list[tuple[str, Any]]) -
 
 @dataclass(frozen=True)
 class _NamedRow:
-    """A row's position, id and text, to find the row in the user's list."""
+    """Position, id and text of a data set record. A list file can use each of them."""
 
     position: int
     id: str
@@ -148,7 +145,6 @@ class _NamedRow:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield each row with its location in the file."""
     return ((f"{path}, line {number}", row) for number, row in iter_json_lines(path))
 
 
@@ -178,7 +174,7 @@ def _parse_scored_item(
     """Parse one row into a scored item. Raises DataError with the row's location and the reason."""
     try:
         if not isinstance(row, dict) or not set(row_layout.split("+")) <= row.keys():
-            raise ValueError(f"expected {SHAPES[row_layout]}, as in the first record")
+            raise ValueError(f"this record needs the keys {SHAPES[row_layout]}, like the first record")
         cluster = next(
             (parse_cluster_name(row, key) for key in RowKeys(cluster=cluster_key).cluster_keys(row)), None
         )
@@ -191,7 +187,9 @@ def _parse_scored_item(
         form, question = TextContext.raw if key == "prompt" else TextContext.asked, validate_text(row[key])
         if row_layout.endswith("gold"):
             choices = _parse_choices(row["choices"])
-            return ScoredItem(form, question, choices, _parse_right_choice(row, choices), cluster, category)
+            return ScoredItem(
+                form, question, choices, _parse_correct_choice_index(row, choices), cluster, category
+            )
         answer = row[row_layout.split("+")[1]]
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
         text = str(answer) if is_number and form is TextContext.asked else validate_text(answer)
@@ -208,8 +206,7 @@ def _parse_choices(values: Any) -> tuple[str, ...]:
     return tuple(map(validate_text, values))
 
 
-def _parse_right_choice(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
-    """Return the index of the right choice, which a row may give by index, letter or text."""
+def _parse_correct_choice_index(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
     gold = row["gold"]
     if isinstance(gold, str):
         names = choices if gold in choices else tuple(LETTERS)
@@ -217,7 +214,6 @@ def _parse_right_choice(row: Mapping[str, Any], choices: tuple[str, ...]) -> int
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise ValueError(
             f"gold: {json.dumps(row['gold'], default=str)[:80]} is not one of the "
-            f"{len(choices)} choices. Give its number (from 0), its letter (from A), or its "
-            "text"
+            f"{len(choices)} choices. Give a choice's number (from 0), letter (from A) or text"
         )
     return gold

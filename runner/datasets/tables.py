@@ -54,12 +54,11 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
         return [folder / str(name) for name in names]
     for subfolder in SUBFOLDERS:
         if files := [path for path in _list_tables(folder / subfolder) if _parse_split_name(path) == split]:
-            return _require_all_shards(files)
+            return _check_all_shards_exist(files)
     return []
 
 
 def list_splits(folder: Path) -> list[str]:
-    """Return the names of the splits that a folder contains as tables."""
     if (folder / SPLITS).is_file():
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():
@@ -79,9 +78,7 @@ def read_table_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[
 
 
 def find_cached_hub_files(name: str, config: str | None, split: str) -> list[Path]:
-    """Return the files of a Hub data set from the local caches of `datasets` and the Hub. Empty if they
-    are missing.
-    """
+    """Return a Hub data set's cached files. The list is empty if the data set is not cached."""
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
@@ -114,17 +111,13 @@ def _list_tables(folder: Path) -> list[Path]:
 
 
 def _parse_split_name(path: Path) -> str:
-    """Return the split name in a file name: `test` for test-00000-of-00001.parquet, test.parquet and
-    gsm8k-test.arrow.
-    """
+    """Return the split in a table's file name, such as `test` in test-00000-of-00001.parquet."""
     stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
     return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
 
 
-def _require_all_shards(files: list[Path]) -> list[Path]:
-    """Raise an error for a split with missing shards, because the remaining questions would look
-    complete.
-    """
+def _check_all_shards_exist(files: list[Path]) -> list[Path]:
+    """Return the files of a split. Raises DataError if a shard is missing."""
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
         names = join_first_names([path.name for path in files])
@@ -172,7 +165,7 @@ def _read_parquet_batches(path: Path, select_columns: Columns) -> Iterator[Any]:
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
             raise DataError(
-                f"{gib:,.1f} GiB of decompressed text exceed the limit of {most:,.0f}",
+                f"the decompressed text has {gib:,.1f} GiB, but the limit is {most:,.0f} GiB",
                 key=path,
                 code="too_large",
             )

@@ -1,4 +1,5 @@
-"""Generates word problems with worked answers from templates, deterministically and in any number.
+"""Generates any number of word problems with worked answers from templates. Equal seeds give
+equal problems.
 
 A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5
 apples.") as its split needs. A hash of the base's template and numbers decides its split, so
@@ -34,7 +35,10 @@ FOUR_STEP_SHARE = 0.08  # share of the training problems: without any, longer ch
 
 
 class Split(StrEnum):
-    """Disjoint sets of generated problems: three with 1–3 steps, and two harder held-out ones."""
+    """Splits of generated word problems. No problem is in two splits.
+
+    Three splits have problems with 1–3 steps. Two splits are harder.
+    """
 
     TRAIN = "train"
     VALID = "valid"
@@ -49,7 +53,10 @@ HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem: question, worked answer (last line `#### 12`), bare number, and number of steps."""
+    """A word problem with its question, worked answer, gold answer and number of steps.
+
+    The last line of the worked answer is `#### 12`.
+    """
 
     question: str
     answer: str
@@ -58,9 +65,7 @@ class Problem:
 
 
 class _Template(NamedTuple):
-    """A word problem's base story. Its placeholders {a}, {b} … are random numbers, or numbers derived
-    from them.
-    """
+    """Template of a word problem. Placeholders such as {a} are replaced by numbers."""
 
     name: str  # part of the hash: another name would move its problems between splits
     ranges: tuple[tuple[int, int], ...]  # inclusive; all numbers in them make a valid story
@@ -76,13 +81,13 @@ def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return the problem with this index in a split. The same seed, split and index always give the same
     problem.
     """
-    return _compose_problem(*_draw_problem_parameters(split, index, seed))
+    return _compose_problem(*_draw_story_and_steps(split, index, seed))
 
 
 def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the story of `generate_problem` with other numbers and the matching right answer."""
+    """Return the problem that `generate_problem` returns, with other numbers and another answer."""
     original = generate_problem(split, index, seed)
-    rng, slot, buckets, steps = _draw_problem_parameters(split, index, seed)
+    rng, slot, buckets, steps = _draw_story_and_steps(split, index, seed)
     friend = _draw_friend(rng, slot)
     for attempt in count():
         other = _compose_problem(
@@ -95,12 +100,10 @@ def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Probl
 
 
 def problem_template_name(split: Split, index: int, seed: int = 0) -> str:
-    """Return the template of a problem's base story. Problems from one template form a cluster."""
     return _TEMPLATES[_map_index_to_story(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
 
 
-def _draw_problem_parameters(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
-    """Return a problem's random generator, story slot, allowed buckets of numbers, and number of steps."""
+def _draw_story_and_steps(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
     rng = Random(f"{seed}/{split}/{index}")
     slot = _map_index_to_story(index, f"{seed}/{split}")
     if split in HARD_STEPS:
@@ -114,7 +117,6 @@ def _draw_problem_parameters(split: Split, index: int, seed: int) -> tuple[Rando
 
 
 def generate_problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
-    """Return the first `limit` problems of a split."""
     return [generate_problem(split, index, seed) for index in range(limit)]
 
 
@@ -125,8 +127,8 @@ def generate_practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
 
 
 def _map_index_to_story(index: int, key: str) -> int:
-    """Map an index to a (template, name, item) combination. All combinations occur once before any
-    repeats.
+    """Map an index to a story: a combination of template, name and item. Stories repeat as late as
+    possible.
 
     So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a
     stride near the golden ratio of the number of slots spreads neighbours apart.
@@ -140,16 +142,16 @@ def _draw_friend(rng: Random, slot: int) -> str:
 
 
 def _compose_problem(
-    rng: Random, slot: int, buckets: frozenset[int], steps: int, friend: str | None = None
+    rng: Random, story_index: int, answer_buckets: frozenset[int], steps: int, friend: str | None = None
 ) -> Problem:
-    template_index, pair = divmod(slot, _PAIRS)
+    template_index, pair = divmod(story_index, _PAIRS)
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
-    other = friend or _draw_friend(rng, slot)
+    other = friend or _draw_friend(rng, story_index)
     template = _TEMPLATES[template_index]
     random = rng.random  # three times cheaper than randint, and rejection makes many calls
     while True:
         drawn = tuple([low + int(random() * (high - low + 1)) for low, high in template.ranges])
-        if zlib.crc32(f"{template.name}{drawn}".encode()) % BUCKETS in buckets:
+        if zlib.crc32(f"{template.name}{drawn}".encode()) % BUCKETS in answer_buckets:
             break
     numbers = template.numbers(*drawn)
     filled_in = {"who": who, "other": other, "item": item, **numbers}
@@ -164,9 +166,6 @@ def _compose_problem(
 
 
 def _draw_additional_step(rng: Random, person: str, unit: str, current_value: int) -> tuple[str, str, int]:
-    """Draw one more calculation step for the current value: its sentence, its line of the answer, and
-    the new value.
-    """
     kinds = ["get"] if current_value < 4 else ["get", "give"]
     if current_value % 2 == 0:
         kinds.append("half")

@@ -1,4 +1,4 @@
-"""Engines convert requests to completions. `open_engine` selects the engine by the config."""
+"""Engines generate completions for requests. `open_engine` selects the engine from the config."""
 
 from __future__ import annotations
 
@@ -36,11 +36,9 @@ class LazyEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Statistics of the engine so far. All are zero before the first use."""
         return self._built_engine.stats if "_built_engine" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
-        """Build the engine and load the model."""
         return self._built_engine.load()
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -56,7 +54,6 @@ class LazyEngine:
         return self._built_engine.arithmetic()
 
     def close(self) -> None:
-        """Free the model's weights if the engine has been built."""
         if "_built_engine" in vars(self):
             self._built_engine.close()
             del self._built_engine
@@ -66,23 +63,23 @@ def create_lazy_engine(
     resolved: ResolvedJob,
     base_models: BaseModelCache | None = None,
     folder: Path | None = None,
-    before_loading: Callable[[], None] | None = None,
+    on_libraries_imported: Callable[[], None] | None = None,
 ) -> Engine:
     """Return the engine for a job's config. It is built at its first use.
 
     `base_models` keeps the loaded model for the next job; an engine that starts processes writes
-    their logs to `folder`; `before_loading` is called after the libraries are imported: it may
+    their logs to `folder`; `on_libraries_imported` is called after the libraries are imported: it may
     raise errors of other components before a long load.
     """
     kind = get_model_kind(resolved.config.model)
 
-    def build_engine() -> Engine:
+    def import_libraries_and_open_engine() -> Engine:
         with (
             signals.defer_until_step_ends()
         ):  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(resolved)
-        if before_loading is not None:
-            before_loading()
+        if on_libraries_imported is not None:
+            on_libraries_imported()
         return kind.open_engine(resolved, base_models, folder)
 
-    return LazyEngine(build_engine, kind.capabilities(resolved.config))
+    return LazyEngine(import_libraries_and_open_engine, kind.capabilities(resolved.config))

@@ -1,3 +1,1 @@
-"""Estimates a job's memory, whether it fits, and its time, before it runs and without importing
-torch.
-"""
+"""Estimates a job's memory and time before the job runs. torch is not imported."""

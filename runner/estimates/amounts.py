@@ -1,30 +1,34 @@
-"""Amounts of work that a job requests, as numbers of completions and tokens."""
+"""Estimates how many completions and tokens a job requests."""
 
 from __future__ import annotations
 
 from runner.config.root import RunnerConfig
-from runner.config.task import WorkAmount
+from runner.config.task import RequestedCompletions
 from runner_base import machine
 from runner_engine import Attention, to_local_model_config
 
 
-def estimate_work_amounts(config: RunnerConfig, num_questions: int | None = None) -> list[WorkAmount]:
-    """Return the completions that a job requests. Automatically repeated questions count only if
-    sequences may be independent.
+def estimate_requested_completions(
+    config: RunnerConfig, num_questions: int | None = None
+) -> list[RequestedCompletions]:
+    """Return the completions that a job requests.
+
+    Automatic repeats count only if answers are independent of their batch.
     """
     task = config.task.questions_config
-    if task is None or may_decode_independently(config):
-        return config.task.requested_work(config.generation, num_questions)
-    amounts: list[WorkAmount] = task.without_auto_repeats.requested_work(config.generation, num_questions)
+    if task is None or can_decode_batch_invariantly(config):
+        return config.task.list_requested_completions(config.generation, num_questions)
+    amounts: list[RequestedCompletions] = task.without_auto_repeats.list_requested_completions(
+        config.generation, num_questions
+    )
     return amounts
 
 
-def may_decode_independently(config: RunnerConfig) -> bool:
-    """Return whether sequences in a batch may leave each other's answers unchanged, judged from the
-    config alone.
+def can_decode_batch_invariantly(config: RunnerConfig) -> bool:
+    """Return whether the engine may compute each answer independently of its batch.
 
-    They do not for a local model on a CPU with our own kernels; elsewhere
-    task.check_invariance=auto repeats no question.
+    They are for a local model on a CPU with our own kernels. Elsewhere task.check_invariance=auto
+    repeats no question.
     """
     model = to_local_model_config(config.model)
     return (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
-from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate_time
+from runner.estimates.speed import EstimateBasis, SizeTimePoints, Speed, interpolate_time
 from runner.render.notes import format_note
 from runner_base import child_process, format_duration, machine, print_message, replace_text, to_one_line
 from runner_base.notes import note
@@ -31,9 +31,7 @@ SPREAD = 0.25  # relative uncertainty of a calibration: bench/time_prediction.py
 
 @dataclass
 class CalibrationRequest:
-    """A model to calibrate, the estimated seconds of the calibration, and the estimated seconds of its
-    jobs.
-    """
+    """A model to calibrate, with the estimated seconds of its calibration and of its jobs."""
 
     model: CalibrationModel
     cost_s: float
@@ -41,7 +39,6 @@ class CalibrationRequest:
 
     @property
     def name(self) -> str:
-        """Name of the model and its quantization, for messages."""
         config = self.model.config
         return f"{config.model.name} {config.quantization.label}"
 
@@ -54,13 +51,13 @@ def load_cached_speeds(models: list[CalibrationModel], output_dir: Path) -> dict
     }
 
 
-def estimate_calibration_s(model: CalibrationModel, rough_speed: Speed) -> float:
+def estimate_calibration_s(model: CalibrationModel, estimated_speed: Speed) -> float:
     """Estimate how many seconds the calibration of a model takes."""
     share = model.depths.many / model.depths.layers
-    each_s = interpolate_time(rough_speed.prefill, LONG_PROMPT)
+    each_s = interpolate_time(estimated_speed.prefill, LONG_PROMPT)
     for rows in ROWS:
-        each_s += interpolate_time(rough_speed.prefill, rows * SHORT_PROMPT) + STEPS * interpolate_time(
-            rough_speed.decode, rows
+        each_s += interpolate_time(estimated_speed.prefill, rows * SHORT_PROMPT) + STEPS * interpolate_time(
+            estimated_speed.decode, rows
         )
     return SAMPLE_S + share * (1 + (model.depths.many < model.depths.layers)) * REPEATS * each_s
 
@@ -71,8 +68,10 @@ def calibrate_models(
     limit_s: float,
     print_line: Callable[[str], None] = print_message,
 ) -> dict[str, Speed]:
-    """Measure the speeds of models within `limit_s` seconds, those with the most work first. Returns
-    speeds by model key.
+    """Measure the speed of models within a time limit, starting with the models that have the most
+    work.
+
+    Returns the speeds by model key.
 
     Each speed is stored as soon as it is measured. Models that cannot be timed, or not within the
     limit, are omitted.
@@ -99,14 +98,16 @@ def calibrate_models(
 
 
 def _cache_measurement(file: Path, key: str, measurement: dict[str, Any]) -> None:
-    """Add a measurement to the cache file, which another plan may have changed meanwhile."""
+    """Add a measurement to the cache file. The file is read again, because another process may
+    have changed it.
+    """
     text = json.dumps(read_json_cache(file) | {key: measurement})
     with suppress(OSError):  # if it cannot be written, the next plan times again
         replace_text(file, text)
 
 
 def _measurement_to_speed(measurement: dict[str, Any], model: CalibrationModel) -> Speed:
-    def to_points(name: str) -> Points:
+    def to_points(name: str) -> SizeTimePoints:
         return [(float(size), float(took)) for size, took in measurement[name]]
 
     return Speed(

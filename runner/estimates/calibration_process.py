@@ -1,5 +1,6 @@
-"""Child process of a calibration: times a few layers with random weights in the real engine, and
-scales to the whole model.
+"""Measures a model's speed in a child process, with a few layers of random weights.
+
+The speed of the whole model is extrapolated.
 
 Runs as `python -m runner.estimates.calibration_process`. It reads the models pickled from
 stdin, and writes one JSON line for each to stdout.
@@ -32,9 +33,9 @@ BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 
 def main() -> None:
-    """Time each model from stdin, and print its JSON line at once."""
+    """Time each model from stdin, and immediately print its result as a JSON line."""
     started = time.perf_counter()
-    child_process.die_with_parent()
+    child_process.request_death_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)  # what libraries print must not mix with the results
         models: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
@@ -54,7 +55,6 @@ def main() -> None:
 
 
 def measure_read_bandwidth(torch: Any) -> float:
-    """Return the memory bandwidth for reading, in bytes per second."""
     numbers, times = torch.ones(BANDWIDTH_NUMBERS), []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -64,7 +64,6 @@ def measure_read_bandwidth(torch: Any) -> float:
 
 
 def calibrate_model(model: CalibrationModel, temp_folder: Path, bandwidth: float) -> dict[str, Any]:
-    """Time a whole model, or two depths of a large one, because each further layer adds the same time."""
     depths = model.depths
     import_s = warm_up_imports(model, temp_folder)
     many = time_sample_model(model, depths.many, temp_folder)
@@ -96,7 +95,7 @@ def calibrate_model(model: CalibrationModel, temp_folder: Path, bandwidth: float
 
 
 def warm_up_imports(model: CalibrationModel, temp_folder: Path) -> float:
-    """Load a small model once, so that timed loads exclude imports. Returns the seconds spent."""
+    """Load a small model, so that later load times exclude imports. Returns the seconds spent."""
     config = build_sample_config(
         model.config, write_sample_model(model, model.depths.few, temp_folder), model.threads
     )
@@ -123,9 +122,7 @@ def write_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Pa
 
 
 def time_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> dict[str, float]:
-    """Load a model with `num_layers` layers and return median times of its passes, because other work
-    slows jobs too.
-    """
+    """Load a model with `num_layers` layers, and return median seconds by pass (prefill, decode)."""
     from runner_engine import LocalEngine
 
     folder = write_sample_model(model, num_layers, temp_folder)
@@ -158,15 +155,12 @@ def time_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Pat
 
 
 def build_sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
-    """Return the job's config with the sample model, and without the adapter, which fits only the whole
-    model.
-    """
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensor_headers(folder)]
     # patterns may name layers that the sample does not have
-    quantization = config.mix.with_matching_patterns(paths)
+    quantization = config.mix.select_matching_patterns(paths)
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 
@@ -184,7 +178,6 @@ def time_batch(
 
 
 def time_lm_head_matmul(engine: Any, batch_size: int) -> float:
-    """Time the matmul of the language model head, whose vocabulary is smaller in a sample model."""
     import torch
 
     head = engine.loaded.model.get_output_embeddings()

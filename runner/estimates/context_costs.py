@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from runner.config.resolved import ResolvedJob
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner_base import MIB, ConfigError, Record
 from runner_engine import Footprint
 
@@ -20,9 +20,7 @@ UNSURE = (
 
 @dataclass(frozen=True)
 class LengthCosts:
-    """Cost that one earlier token in the context adds to a later token, relative to a token's other
-    costs.
-    """
+    """Cost of attention to one earlier token, relative to the other costs of a token."""
 
     pair_share: float = 0.0  # in a prompt, as a share of the products of a token
     place_share: float = 0.0  # in a step of one row, as a share of the weights
@@ -50,9 +48,9 @@ def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) 
     return LengthCosts(pair / max(active, 1.0), of_place / max(predicted_footprint.weight_mib * MIB, 1.0))
 
 
-def task_with_record_sizes(task: TaskConfig, record: Record) -> TaskConfig | None:
-    """Return the task config with the sizes (batch, tokens) of a recorded task. None if these cannot be
-    read.
+def copy_sizes_from_record(task: TaskConfig, record: Record) -> TaskConfig | None:
+    """Return the task config with a recorded job's batch size and token counts, or None if they are
+    missing.
     """
     known = {item.name for item in fields(task)}
     texts = {key: record.params.get(f"task.{key}") for key in task.sized_by if key in known}
@@ -63,10 +61,14 @@ def task_with_record_sizes(task: TaskConfig, record: Record) -> TaskConfig | Non
         return None
 
 
-def prompt_time_ratios(
-    amounts: Sequence[WorkAmount], recorded_amounts: Sequence[WorkAmount], costs: LengthCosts
+def estimate_prefill_time_ratios(
+    amounts: Sequence[RequestedCompletions],
+    recorded_amounts: Sequence[RequestedCompletions],
+    costs: LengthCosts,
 ) -> Iterator[float]:
-    """Yield lower and upper bound of the prefill time, relative to the prefill time of recorded prompts."""
+    """Yield a lower and an upper bound of the prefill time, relative to the recorded prefill
+    time.
+    """
     for pair_share in (costs.pair_share / UNSURE, costs.pair_share * UNSURE):
         now, before = (
             sum(amount.computed_prompt_tokens + pair_share * amount.attention_pairs for amount in some)
@@ -75,19 +77,20 @@ def prompt_time_ratios(
         yield now / before
 
 
-def step_time_ratio(
-    amounts: Sequence[WorkAmount], recorded_amounts: Sequence[WorkAmount], batch_size: int, costs: LengthCosts
+def estimate_step_time_ratio(
+    completions: Sequence[RequestedCompletions],
+    recorded_completions: Sequence[RequestedCompletions],
+    batch_size: int,
+    costs: LengthCosts,
 ) -> float:
-    """Return the time of a decode step relative to recorded decode steps, if each sequence reads its own
-    KV cache.
-    """
+    """Return the time of a decode step relative to the recorded decode steps."""
     now, before = (
         1 + batch_size * _mean_context_tokens(some) * costs.place_share
-        for some in (amounts, recorded_amounts)
+        for some in (completions, recorded_completions)
     )
     return now / before
 
 
-def _mean_context_tokens(amounts: Sequence[WorkAmount]) -> float:
+def _mean_context_tokens(amounts: Sequence[RequestedCompletions]) -> float:
     completions = sum(amount.completions for amount in amounts)
     return sum(amount.completions * amount.mean_context_tokens for amount in amounts) / completions

@@ -37,15 +37,16 @@ class MemoryFit:
 
     @property
     def verdict(self) -> str:
-        """Yes or no as text, with the change that would make the job fit."""
+        """`yes`, or `no` with the change that would make the job fit."""
         if self.is_possible:
             return "yes"
         return f"no; {self.would_fit}" if self.would_fit else "no"
 
 
-def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the memory in MiB that is free for a model on each device: GPUs, or main memory minus a new
-    process's own.
+def get_free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Return the free memory in MiB of each device that a model may use.
+
+    The memory that the process itself needs is subtracted.
     """
     if machine.resolve_device_class(device) == "cuda":
         free = {str(number): mib for number, mib in enumerate(visible_gpus.free_gpu_memory_mib())}
@@ -58,10 +59,10 @@ def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None)
     return limit_free_memory({"cpu": max(machine.available_memory_mib() - PROCESS_MIB, 0.0)}, max_memory)
 
 
-def max_concurrent_sequences(resolved: ResolvedJob) -> int:
-    """Return the number of sequences that run concurrently if memory suffices."""
+def count_concurrent_sequences(resolved: ResolvedJob) -> int:
+    """Return the number of sequences that decode concurrently if memory suffices."""
     config, files = resolved.config, resolved.model.files
-    amounts = config.task.requested_work(config.generation)
+    amounts = config.task.list_requested_completions(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
     number_bytes = config.generation.kv_cache_config.get_bytes_per_number(files.dtype_bytes)
     device_rows = compute_max_sequences(files.device, number_bytes)
@@ -75,8 +76,8 @@ def predict_fit(
     num_questions: int | None = None,
 ) -> MemoryFit | None:
     """Compare a job's predicted memory with the free memory. None if the memory cannot be predicted."""
-    resolved = limit_to_possible_sizes(resolved, num_questions)
-    rows, batch_size = max_concurrent_sequences(resolved), resolved.config.generation.batch_size
+    resolved = limit_to_feasible_sizes(resolved, num_questions)
+    rows, batch_size = count_concurrent_sequences(resolved), resolved.config.generation.batch_size
     room = sum(free_mib.values())
     predicted, least = (_predict_footprint(resolved, count, room) for count in (rows, 1))
     if predicted is None or least is None:
@@ -99,32 +100,29 @@ def _predict_footprint(resolved: ResolvedJob, batch_size: int, available_mib: fl
     )
 
 
-def limit_to_possible_sizes(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
-    """Return the job with at most as many sequences as completions, and answers within the context
-    length.
-    """
+def limit_to_feasible_sizes(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
+    """Limit the batch size to the number of completions, and the answers to the context length."""
     config = resolved.config
     generation = limit_batch_size(config.task, config.generation, num_questions)
     room = resolved.model.files.text_settings.get("max_position_embeddings")
     ends = config.rope.name == RopeConfig.name and not config.rope.beyond_trained
     if isinstance(room, int) and ends and generation.max_new_tokens >= room:
         generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))
-    return resolved.replace_groups(generation=generation)
+    return resolved.replace_config_groups(generation=generation)
 
 
 def _find_cheapest_fix(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
     """Return the overrides of the least costly change that makes the job fit into memory. Empty if none
     does.
     """
-    for override, changed in _candidate_fixes(resolved):
+    for override, changed in _iterate_candidate_fixes(resolved):
         changed_fit = predict_fit(changed, free_mib, should_find_fix=False)
         if changed_fit is not None and changed_fit.is_possible:
             return f"fits with {override} ({changed_fit.needed_mib:,.0f} MiB)"
     return ""
 
 
-def _candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
-    """Yield changes that save memory: first smaller batches, which change no answer, then fewer bits."""
+def _iterate_candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
     sizes, config = [], resolved.config
     size = config.generation.batch_size or 1
     while size > 1:
@@ -134,7 +132,7 @@ def _candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]
         yield f"generation.batch_size={rows}", _with_batch_size(resolved, rows)
     for name in SMALLER if config.quantization.source is CheckpointSource.plain else ():
         try:
-            changed = resolved.replace_groups(quantization=CHOICES[name]())
+            changed = resolved.replace_config_groups(quantization=CHOICES[name]())
         except ConfigError:  # incompatible with another setting
             continue
         yield f"quantization={name}", changed
@@ -143,4 +141,6 @@ def _candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]
 
 
 def _with_batch_size(resolved: ResolvedJob, batch_size: int) -> ResolvedJob:
-    return resolved.replace_groups(generation=replace(resolved.config.generation, batch_size=batch_size))
+    return resolved.replace_config_groups(
+        generation=replace(resolved.config.generation, batch_size=batch_size)
+    )

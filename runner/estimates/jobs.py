@@ -1,4 +1,4 @@
-"""Estimates memory, fit and time of each job in a plan, on the best available basis."""
+"""Estimates memory and time of each planned job from recorded, measured or rough speeds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.estimates import calibration
-from runner.estimates.amounts import estimate_work_amounts
+from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.calibration import CalibrationRequest, estimate_calibration_s
 from runner.estimates.context_costs import NOTHING, LengthCosts, compute_length_costs
-from runner.estimates.fit import MemoryFit, free_mib_by_device, limit_to_possible_sizes, predict_fit
+from runner.estimates.fit import MemoryFit, get_free_mib_by_device, limit_to_feasible_sizes, predict_fit
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.rough_speed import MachineRates, measure_machine_rates
 from runner.estimates.sample import CalibrationModel, build_calibration_model
 from runner.estimates.speculation_time import (
     SpeculativePasses,
+    disable_speculation,
     estimate_speculative_passes,
-    without_speculation,
 )
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner.render.notes import format_note
@@ -42,9 +42,6 @@ class JobEstimate:
 
 
 def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
-    """Return a job with a known model size, from local files or its preset's shape. None if the size is
-    unknown.
-    """
     model = resolved.model.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
@@ -68,10 +65,13 @@ def estimate_jobs(
     finished_jobs: FinishedJobs | None = None,
     max_time_fraction: float = SHARE,
 ) -> dict[int, JobEstimate]:
-    """Estimate jobs by number from recorded speeds, otherwise from calibrated or rough speeds.
+    """Estimate memory and time of each job, by job number.
 
-    If `calibrate` is set, unknown speeds are calibrated, within this fraction of the total time of
-    the jobs. Only jobs with local weights that fit are calibrated. Nothing is downloaded.
+    Recorded speeds are preferred to calibrated speeds, and these to rough speeds.
+
+    If `should_calibrate` is set, unknown speeds are calibrated. The calibration takes at most
+    `max_time_fraction` of the jobs' total time. Only jobs with local weights that fit are
+    calibrated. Nothing is downloaded.
     """
     contention = machine.Contention(is_job=False)
     records, num_questions = finished_jobs or FinishedJobs(output_dir), num_questions or {}
@@ -81,14 +81,14 @@ def estimate_jobs(
     passes: dict[int, SpeculativePasses | None] = {}
     costs: dict[int, LengthCosts] = {}
 
-    def time_at_speed(number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
+    def estimate_job_time(job_number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
         config, job_fit = (
-            limit_to_possible_sizes(resolved, num_questions.get(number)).config,
-            estimates[number].fit,
+            limit_to_feasible_sizes(resolved, num_questions.get(job_number)).config,
+            estimates[job_number].fit,
         )
         assert job_fit is not None
         return estimate_speculative_time(
-            config, passes.get(number), speed, job_fit.rows, num_questions.get(number)
+            config, passes.get(job_number), speed, job_fit.rows, num_questions.get(job_number)
         )
 
     with forbid_downloads(True):
@@ -97,17 +97,17 @@ def estimate_jobs(
             entry = estimates[number] = JobEstimate()
             known = resolve_without_download(resolved) if config.model.has_weights else None
             entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
-            costs[number] = _length_costs_or_zero(known, entry.fit)
+            costs[number] = _try_compute_length_costs(known, entry.fit)
             entry.time = records.estimate_from_records(config, num_questions.get(number), costs[number])
             if known is None:
                 continue
             can_time = (
-                bool(estimate_work_amounts(config, num_questions.get(number)))
+                bool(estimate_requested_completions(config, num_questions.get(number)))
                 and to_local_model_config(config.model) is config.model
             )
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.is_possible:
                 continue  # a hybrid's time also depends on its teacher
-            alone = without_speculation(known)
+            alone = disable_speculation(known)
             alone_fit = (
                 entry.fit if alone is known else _predict_fit_or_none(alone, num_questions.get(number))
             )
@@ -120,7 +120,7 @@ def estimate_jobs(
                 passes[number] = estimate_speculative_passes(
                     config.generation, entry.fit.predicted, speed, rates, alike
                 )
-                entry.time = time_at_speed(number, known, speed)
+                entry.time = estimate_job_time(number, known, speed)
             elif alone is not known:
                 continue  # nothing tells what the guesses take
             if model := _calibration_model_or_none(alone, alone_fit):
@@ -131,8 +131,8 @@ def estimate_jobs(
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
                 merge_s = guesses[number].merge_s if number in guesses else 0.0
-                speed = with_attention_cost(replace(speed, merge_s=merge_s), costs[number])
-                estimates[number].time = time_at_speed(number, jobs[number], speed)
+                speed = add_attention_cost(replace(speed, merge_s=merge_s), costs[number])
+                estimates[number].time = estimate_job_time(number, jobs[number], speed)
 
     apply_speeds(speeds := calibration.load_cached_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
@@ -160,21 +160,19 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
     parameters = float(sum(tensor.num_elements for tensor in files.tensors))
     token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
     speed = machine_rates.estimate_speed(config.quantization, memory_fit.predicted, parameters, token_bytes)
-    return with_attention_cost(speed, _length_costs_or_zero(resolved, memory_fit))
+    return add_attention_cost(speed, _try_compute_length_costs(resolved, memory_fit))
 
 
-def with_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
-    """Return a speed that includes attention to earlier tokens, of which the measured passes have few."""
+def add_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
+    """Return the speed with the cost of attention to a long context added."""
     return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
 def estimate_time_at_speed(
     config: RunnerConfig, speed: Speed, batch_size: int, num_questions: int | None = None
 ) -> Estimate:
-    """Return a job's estimated time at a model speed. Answers that may end early count with their
-    maximum length.
-    """
-    amounts = estimate_work_amounts(config, num_questions)
+    """Estimate a job's time at a model speed. Every answer is assumed to have its maximum length."""
+    amounts = estimate_requested_completions(config, num_questions)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or batch_size) for amount in amounts)
     seconds += config.task.num_limit_measurements * speed.limits_s
@@ -194,8 +192,9 @@ def estimate_speculative_time(
     batch_size: int,
     num_questions: int | None = None,
 ) -> Estimate | None:
-    """Return a job's time with speculative decoding, from the speed without it. None if the effect is
-    unknown.
+    """Estimate a job's time with speculative decoding, given the speed without speculative decoding.
+
+    Returns None if the speedup is unknown.
     """
     if speculative_passes is not None:
         return speculative_passes.estimate_time(
@@ -207,7 +206,7 @@ def estimate_speculative_time(
 
 def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> MemoryFit | None:
     try:
-        free_mib = free_mib_by_device(
+        free_mib = get_free_mib_by_device(
             resolved.model.files.model.device, resolved.model.files.model.max_memory
         )
         return predict_fit(resolved, free_mib, should_find_fix=bool(free_mib), num_questions=num_questions)
@@ -215,7 +214,7 @@ def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> Me
         return None
 
 
-def _length_costs_or_zero(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
+def _try_compute_length_costs(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
     """Return a model's costs of context length. All are zero if the model's shape is unknown."""
     if resolved is None or memory_fit is None:
         return NOTHING
@@ -232,8 +231,8 @@ def _calibration_model_or_none(resolved: ResolvedJob, memory_fit: MemoryFit) -> 
         return None
 
 
-def format_estimate(estimate: Estimate | None) -> tuple[str, str]:
-    """Return a time estimate as text: the time with its uncertainty, and the basis of the estimate."""
+def format_time_and_basis(estimate: Estimate | None) -> tuple[str, str]:
+    """Return the estimated time with its error as text, and the source of the estimate."""
     if estimate is None:
         return "", ""
     if estimate.source is EstimateBasis.answered:

@@ -14,17 +14,17 @@ from typing import Any
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.config.task import WorkAmount
-from runner.estimates.amounts import estimate_work_amounts
+from runner.config.task import RequestedCompletions
+from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.context_costs import (
     NOTHING,
     LengthCosts,
-    prompt_time_ratios,
-    step_time_ratio,
-    task_with_record_sizes,
+    copy_sizes_from_record,
+    estimate_prefill_time_ratios,
+    estimate_step_time_ratio,
 )
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.records.flat_config import flatten_config, value_to_text
+from runner.records.flat_config import flatten_config, format_config_value
 from runner_base import Record, Status, machine
 from runner_compare import estimate_answer_times
 from runner_engine import RopeConfig
@@ -53,7 +53,7 @@ MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
 
 
 class FinishedJobs:
-    """The newest finished jobs of this machine in an output folder. More would slow plans down."""
+    """The newest finished jobs in an output folder that ran on this machine."""
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
@@ -64,41 +64,40 @@ class FinishedJobs:
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def job_folder(self, record: Record) -> Path:
-        """Return a recorded job's folder, even if the output folder was moved."""
+        """Return the folder of a recorded job, also if the output folder was moved after the job."""
         return self._jobs / record.job_id
 
     def same_base_records(self, config: RunnerConfig) -> list[Record]:
-        """Return the records of jobs with the same base model, newest first."""
-        return self._records_with_same_base(_base_model_params, config)
+        return self._find_records_with_same_params(_base_model_params, config)
 
-    def _records_with_same_base(
-        self, extract_base: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
+    def _find_records_with_same_params(
+        self, extract_params: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
     ) -> list[Record]:
-        if extract_base not in self._bases:  # few differ
-            self._bases[extract_base] = [
-                frozenset(extract_base(record.params).items()) for record in self.records
+        if extract_params not in self._bases:  # few differ
+            self._bases[extract_params] = [
+                frozenset(extract_params(record.params).items()) for record in self.records
             ]
         wanted, defaults, bases = (
-            extract_base(dict(flatten_config(config))),
-            extract_base(dict(_iterate_defaults(config))),
-            self._bases[extract_base],
+            extract_params(dict(flatten_config(config))),
+            extract_params(dict(_iterate_default_values(config))),
+            self._bases[extract_params],
         )
         alike = {base for base in {*bases} if defaults | dict(base) == wanted}
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
-    def similar_records(self, config: RunnerConfig) -> list[Record]:
+    def find_similar_records(self, config: RunnerConfig) -> list[Record]:
         """Return the records of jobs with equal model speed, work and batch size."""
-        params, defaults = dict(flatten_config(config)), dict(_iterate_defaults(config))
-        wanted = _similarity_key(params)
+        params, defaults = dict(flatten_config(config)), dict(_iterate_default_values(config))
+        wanted = _make_similarity_key(params)
         return [
             record
-            for record in self._records_with_same_base(_speed_relevant_params, config)
-            if _similarity_key(defaults | record.params) == wanted
+            for record in self._find_records_with_same_params(_select_speed_relevant_params, config)
+            if _make_similarity_key(defaults | record.params) == wanted
         ]
 
-    def max_peak_mib(self, config: RunnerConfig) -> float | None:
+    def find_max_peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak memory in MiB of similar jobs. None without similar jobs."""
-        found = [record.result.metrics for record in self.similar_records(config)]
+        found = [record.result.metrics for record in self.find_similar_records(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
     def estimate_from_records(
@@ -108,12 +107,12 @@ class FinishedJobs:
 
         `length_costs` are those of the model; they scale times between shorter and longer prompts.
         """
-        amounts = estimate_work_amounts(config, num_questions)
-        similar = self.similar_records(config)
+        amounts = estimate_requested_completions(config, num_questions)
+        similar = self.find_similar_records(config)
         found = (
             (record, times)
             for record in similar
-            if (times := _time_range_s(record, config, amounts, length_costs))
+            if (times := _estimate_time_range_s(record, config, amounts, length_costs))
         )
         if not (newest := [*islice(found, MOST_TIMES)]):
             return None
@@ -133,9 +132,7 @@ def _list_folders(jobs_folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _read_local_record(record_file: Path) -> Record | None:
-    """Return a finished record of this machine. None for records of other machines, unfinished or
-    unreadable ones.
-    """
+    """Return the record of a job that finished on this machine. None for all other files."""
     try:
         record = Record.from_json(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
@@ -149,28 +146,28 @@ def _read_local_record(record_file: Path) -> Record | None:
 
 
 def fill_missing_params(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
-    """Return a record's params, completed by defaults for keys that did not exist when it was written."""
-    return {**dict(_iterate_defaults(config)), **params}
+    """Return a record's params. Keys that are newer than the record get their defaults."""
+    return {**dict(_iterate_default_values(config)), **params}
 
 
-def _iterate_defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _iterate_default_values(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield each config key that has a default, with the default as text."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):
-            yield from _iterate_defaults(value, f"{prefix}{item.name}.")
+            yield from _iterate_default_values(value, f"{prefix}{item.name}.")
         elif item.default is not MISSING:
-            yield f"{prefix}{item.name}", value_to_text(item.default)
+            yield f"{prefix}{item.name}", format_config_value(item.default)
         elif item.default_factory is not MISSING:
-            yield f"{prefix}{item.name}", value_to_text(item.default_factory())
+            yield f"{prefix}{item.name}", format_config_value(item.default_factory())
 
 
 def _base_model_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _speed_relevant_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def _select_speed_relevant_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the params on which a model's speed depends. A RoPE scaling does not change the speed."""
     base = {key: value for key, value in _base_model_params(params).items() if not key.startswith(ROPE)}
     rope = params.get(f"{ROPE}name")
@@ -178,10 +175,7 @@ def _speed_relevant_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
 
 
-def _similarity_key(params: Mapping[str, Any]) -> list[Any]:
-    """Return the values that are equal in similar jobs. Records of jobs without a second model lack this
-    key.
-    """
+def _make_similarity_key(params: Mapping[str, Any]) -> list[Any]:
     values = {key: params.get(key) for key in ALIKE}
     values |= {LOADS_TWO: values[LOADS_TWO] == "true", GUESSES: params.get(GUESSES)}
     if values[GUESSES] in NO_GUESSES:
@@ -189,12 +183,9 @@ def _similarity_key(params: Mapping[str, Any]) -> list[Any]:
     return [*values.values()]
 
 
-def _time_range_s(
-    record: Record, config: RunnerConfig, amounts: list[WorkAmount], length_costs: LengthCosts
+def _estimate_time_range_s(
+    record: Record, config: RunnerConfig, amounts: list[RequestedCompletions], length_costs: LengthCosts
 ) -> tuple[float, float] | None:
-    """Return the shortest and longest time in seconds of a job at a record's speed. None if the jobs are
-    not similar.
-    """
     metrics = record.result.metrics
     if not amounts:
         return None
@@ -208,14 +199,16 @@ def _time_range_s(
         if any(recorded.get(key) != value for key, value in flatten_config(task, "task.")):
             return None
         load_s = metrics.get("load_s", 0.0)
-        share = _count_completions(amounts) / _count_completions(task.requested_work(config.generation))
+        share = _count_completions(amounts) / _count_completions(
+            task.list_requested_completions(config.generation)
+        )
         seconds = load_s + share * max(record.seconds - load_s, 0.0)
         return seconds, seconds
     if (times := estimate_answer_times(metrics)) is None:
         return None
     # once, however many are asked
     beside_s = max(record.seconds - times.total_seconds, float(metrics.get("load_s", 0.0)))
-    if (then := _recorded_work_amounts(record, config, amounts, round(times.n))) is None:
+    if (then := _get_recorded_completions(record, config, amounts, round(times.n))) is None:
         return None
     completions, of_record = _count_completions(amounts), _count_completions(then) or round(times.n)
     more = completions / of_record
@@ -230,31 +223,31 @@ def _time_range_s(
     if then:
         prompts = [
             share * (times.beginnings_s + times.prompts_s)
-            for share in prompt_time_ratios(amounts, then, length_costs)
+            for share in estimate_prefill_time_ratios(amounts, then, length_costs)
         ]
         # less where rows share the keys that they read
-        longer = step_time_ratio(amounts, then, rows, length_costs)
+        longer = estimate_step_time_ratio(amounts, then, rows, length_costs)
         ends += [longer * end for end in ends]
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 
 
-def _recorded_work_amounts(
-    record: Record, config: RunnerConfig, amounts: list[WorkAmount], num_questions: int
-) -> list[WorkAmount] | None:
-    """Return the work amounts of a recorded job, if the prompt tokens of both jobs are known in the same
-    way.
+def _get_recorded_completions(
+    record: Record, config: RunnerConfig, amounts: list[RequestedCompletions], num_questions: int
+) -> list[RequestedCompletions] | None:
+    """Return the completions of a recorded job.
 
-    Empty if neither job's are known, as with word problems. None if only one job's are known.
+    The list is empty if the prompt lengths of both jobs are unknown, as with word problems. The
+    result is None if only one job's prompt lengths are known.
     """
-    task = task_with_record_sizes(config.task, record)
+    task = copy_sizes_from_record(config.task, record)
     if task is None:
         return None
-    then = task.requested_work(config.generation, num_questions)
+    then = task.list_requested_completions(config.generation, num_questions)
     known = [all(amount.counts_tokens for amount in some) for some in (amounts, then)]
     if known[0] is not known[1]:
         return None
     return then if known[0] else []
 
 
-def _count_completions(amounts: list[WorkAmount]) -> int:
+def _count_completions(amounts: list[RequestedCompletions]) -> int:
     return sum(amount.completions for amount in amounts)

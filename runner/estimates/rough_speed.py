@@ -52,7 +52,8 @@ class MachineRates:
         num_parameters: float,
         kv_bytes_per_token: int,
     ) -> Speed:
-        """Estimate the time of a model's passes from the bytes they read and the matmuls they compute.
+        """Estimate a model's speed from the bytes that a pass reads and the matmuls that it
+        computes.
 
         Of a mixture's experts, a pass reads those that its tokens use, and each token passes through a
         few.
@@ -72,7 +73,9 @@ class MachineRates:
 
         def pass_s(num_tokens: float) -> float:
             unused_s = (
-                0.0 if mixture is None else experts_s * (1 - mixture.estimate_used_expert_share(num_tokens))
+                0.0
+                if mixture is None
+                else experts_s * (1 - mixture.estimate_used_expert_fraction(num_tokens))
             )
             return STEP_S[self.device] + max(weights_s - unused_s, 2 * active * num_tokens / self.flops_per_s)
 
@@ -84,15 +87,14 @@ class MachineRates:
             decode=[(float(rows), pass_s(rows)) for rows in ROWS],
             place_s=kv_bytes_per_token / self.bytes_per_s,
             load_s=load_s,
-            merge_s=self.estimate_merge_s(predicted_footprint),
+            merge_s=self.estimate_adapter_merge_s(predicted_footprint),
             import_s=IMPORT_S,
             pass_tokens=tokens,
             source=EstimateBasis.guessed,
             spread=SPREAD,
         )
 
-    def estimate_merge_s(self, predicted_footprint: Footprint) -> float:
-        """Estimate the seconds to merge an adapter: matmuls, moved weights, and requantization."""
+    def estimate_adapter_merge_s(self, predicted_footprint: Footprint) -> float:
         if (merging := predicted_footprint.merging) is None:
             return 0.0
         products_s = 2 * merging.products / self.flops_per_s
@@ -112,11 +114,11 @@ def measure_machine_rates(config: RunnerConfig, device: str, dtype_bytes: int) -
 
 @cache
 def _load_or_measure_rates() -> tuple[float, float]:
-    """Return bytes/s and FLOP/s from the user cache, so that all estimates of a job agree.
+    """Return bytes/s and FLOP/s from the user cache, or measure both once.
 
     If other programs slowed the measurement down, it is repeated until they do not.
     """
-    file = user_cache.cache_file("rates", [VERSION, machine.describe_machine()])
+    file = user_cache.get_cache_file("rates", [VERSION, machine.describe_machine()])
     found = user_cache.read_cache_file(file) if file is not None else {}
     contention = machine.Contention(is_job=False)
     if not found or found["is_busy"]:

@@ -1,5 +1,6 @@
-"""Builds the sample model for a calibration: enough layers to exceed the CPU cache, and a small
-vocabulary.
+"""Builds the small random model whose speed a calibration measures.
+
+Its weights exceed the CPU cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ VERSION = 2  # raise it when a calibration measures something else
 
 @dataclass(frozen=True)
 class Depths:
-    """Numbers of layers and vocabulary sizes of a model and of its calibration samples."""
+    """Numbers of layers and vocabulary sizes of a model and of its smaller random copies."""
 
     layers: int  # of the whole model
     few: int
@@ -45,7 +46,7 @@ class Depths:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """A model to calibrate, in a form that can be sent to another process."""
+    """A model whose speed is to be measured in a child process. The object can be pickled."""
 
     key: str
     name: str  # of the shape: equal shapes share their random weights
@@ -58,10 +59,8 @@ class CalibrationModel:
 
 
 def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
-    """Return the model to calibrate for a job. None for an unknown model family, or if a sample would
-    not fit in memory.
-    """
-    config, files = without_rope_scaling(resolved.config), resolved.model.files
+    """Return the model to calibrate for a job, or None if a calibration is impossible."""
+    config, files = remove_rope_scaling(resolved.config), resolved.model.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored_format is not None:
         return None
@@ -86,7 +85,7 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
     plain_mib = kept * row_bytes / MIB if is_quantized else weight_mib
     is_packed = can_pack_weights(plain_mib * MIB, machine.available_memory_mib())
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
-    name = short_digest([shape])
+    name = compute_short_hash([shape])
     kv_cache = config.generation.kv_cache_config
     timed: list[Any] = [
         VERSION,
@@ -100,9 +99,9 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
     timed += config.quantization.mix_keys
     timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
-        short_digest(timed),
+        compute_short_hash(timed),
         name,
-        with_only_local_model(config),
+        select_local_model(config),
         shape,
         depths,
         threads,
@@ -111,20 +110,15 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
     )
 
 
-def without_rope_scaling(config: RunnerConfig) -> RunnerConfig:
-    """Return the config without RoPE scaling, which changes no speed, so that one calibration serves all
-    scalings.
-    """
+def remove_rope_scaling(config: RunnerConfig) -> RunnerConfig:
+    """Return the config without RoPE scaling, which does not affect speed."""
     return replace(config, rope=RopeConfig()) if config.rope.is_scaling else config
 
 
-def with_only_local_model(config: RunnerConfig) -> RunnerConfig:
-    """Return the config with its local model as the only model, even if that is the draft model of a
-    hybrid.
-    """
+def select_local_model(config: RunnerConfig) -> RunnerConfig:
+    """Return a config that runs only the model with local weights, such as a hybrid's draft model."""
     return replace(config, model=to_local_model_config(config.model), profile="none")
 
 
-def short_digest(content: Any) -> str:
-    """Return a short hash that identifies the calibrated content."""
+def compute_short_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -17,13 +17,14 @@ from runner_base import Record
 from runner_base.notes import Note, note
 from runner_engine import Footprint, GenerationConfig
 
-TimeOf = Callable[[Speed], Estimate]
+SpeedToEstimate = Callable[[Speed], Estimate]
 
 
 @dataclass(frozen=True)
 class SpeculativePasses:
-    """Effect of speculative decoding on a job's passes. Draft model speed is relative to the model's
-    rough speed.
+    """How speculative decoding changes the passes of a job.
+
+    The draft model's speed is relative to the model's rough speed.
     """
 
     asked: str  # generation.speculate
@@ -33,10 +34,13 @@ class SpeculativePasses:
     tokens: tuple[float, float]  # that a pass gives a row: the fewest and the most
     jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
 
-    def estimate_time(self, plain_speed: Speed, estimate_at_speed: TimeOf) -> Estimate:
-        """Return a time range over the possible tokens per pass, given the speed without speculation."""
+    def estimate_time(self, plain_speed: Speed, estimate_at_speed: SpeedToEstimate) -> Estimate:
+        """Estimate the job's time for each possible number of tokens per pass.
+
+        `plain_speed` is the speed without speculative decoding.
+        """
         fewest, most = (
-            estimate_at_speed(self._speculative_speed(plain_speed, tokens)) for tokens in self.tokens
+            estimate_at_speed(self._compute_speculative_speed(plain_speed, tokens)) for tokens in self.tokens
         )
         low, high = most.seconds * (1 - most.spread), fewest.seconds * (1 + fewest.spread)
         return replace(
@@ -54,22 +58,22 @@ class SpeculativePasses:
             "guesses_unknown", asked=self.asked, all_right_s=upper.seconds, none_right_s=lower.seconds
         )
 
-    def _speculative_speed(self, plain_speed: Speed, tokens_per_pass: float) -> Speed:
-        """Return the speed of passes that verify draft tokens and yield `tokens_per_pass` tokens per
-        sequence.
+    def _compute_speculative_speed(self, plain_speed: Speed, tokens_per_pass: float) -> Speed:
+        """Return the speed if each pass verifies draft tokens and yields `tokens_per_pass` tokens
+        per sequence.
         """
         of_draft, count = self.draft, self.guessed
         # the draft's guessed times count by the model's own: both may be slower here than guessed
         scale = interpolate_time(plain_speed.decode, 1) / interpolate_time(self.model.decode, 1)
 
-        def step_s(batch_size: float) -> float:
+        def compute_decode_step_s(batch_size: float) -> float:
             guessing_s = 0.0 if of_draft is None else interpolate_time(of_draft.decode, batch_size)
             checking_s = interpolate_time(plain_speed.decode, batch_size * (1 + count))
             return (checking_s + scale * count * guessing_s) / tokens_per_pass
 
         guessed = replace(
             plain_speed,
-            decode=[(rows, step_s(rows)) for rows, _ in plain_speed.decode],
+            decode=[(rows, compute_decode_step_s(rows)) for rows, _ in plain_speed.decode],
             place_s=plain_speed.place_s / tokens_per_pass,
             without_guesses=plain_speed,
         )
@@ -86,12 +90,11 @@ class SpeculativePasses:
         )
 
 
-def without_speculation(resolved: ResolvedJob) -> ResolvedJob:
-    """Return the job without speculative decoding that is always on."""
+def disable_speculation(resolved: ResolvedJob) -> ResolvedJob:
     generation = resolved.config.generation
     if not generation.speculation.drafts_every_step:
         return resolved
-    return resolved.replace_groups(generation=replace(generation, speculate="off"))
+    return resolved.replace_config_groups(generation=replace(generation, speculate="off"))
 
 
 def estimate_speculative_passes(
@@ -101,7 +104,7 @@ def estimate_speculative_passes(
     machine_rates: MachineRates,
     similar_records: Iterable[Record] = (),
 ) -> SpeculativePasses | None:
-    """Return the effect of speculative decoding on a job's passes. None unless speculation is always on.
+    """Estimate how speculative decoding changes a job's passes, or return None if it is not used.
 
     predicted: the job's memory; rough_speed: the model's estimated speed without speculation;
     similar_records: finished jobs with the same model.
@@ -109,15 +112,18 @@ def estimate_speculative_passes(
     how = generation.speculation
     if not how.drafts_every_step:
         return None
-    known = [tokens for record in similar_records if (tokens := mean_tokens_per_pass(record, str(how)))]
+    known = [
+        tokens for record in similar_records if (tokens := compute_mean_tokens_per_pass(record, str(how)))
+    ]
     ends = (min(known), max(known)) if known else (1.0, 1.0 + how.tokens)
     draft = _estimate_draft_model_speed(predicted_footprint, machine_rates)
     return SpeculativePasses(str(how), how.tokens, rough_speed, draft, ends, len(known))
 
 
-def mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None:
-    """Return a finished job's mean tokens per pass and sequence. None with another speculation setting
-    or without counts.
+def compute_mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None:
+    """Return the mean number of accepted tokens per pass and sequence of a finished job.
+
+    Returns None if the job used other speculative decoding or recorded no counts.
     """
     metrics = record.result.metrics
     new, right = metrics.get("new_tokens", 0.0), metrics.get("accepted_tokens")
@@ -127,8 +133,9 @@ def mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None
 
 
 def _estimate_draft_model_speed(predicted_footprint: Footprint, machine_rates: MachineRates) -> Speed | None:
-    """Estimate the speed of the draft model, or None without one. A draft with fewer layers takes a
-    share of the time.
+    """Estimate the speed of the draft model, or return None without one.
+
+    If the draft model uses only some layers, its time is scaled down.
     """
     draft = predicted_footprint.draft
     if draft is None:

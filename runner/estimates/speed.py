@@ -1,4 +1,4 @@
-"""Speed of a model on a machine as seconds per pass, and the resulting time of a job's completions."""
+"""Speed of a model on a machine, and the time that a job's completions take at this speed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
 
-from runner.config.task import WorkAmount
+from runner.config.task import RequestedCompletions
 from runner_base.notes import Note
 
-Points = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; sorted by size
+SizeTimePoints = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; sorted by size
 
 
 class EstimateBasis(StrEnum):
-    """What a time estimate is based on, best basis first."""
+    """Source of a time estimate. The most reliable source comes first."""
 
     answered = "answered"  # every answer is on disk, and nothing will be decoded
     recorded = "recorded"  # from similar jobs on this machine
@@ -25,8 +25,8 @@ class EstimateBasis(StrEnum):
 class Speed:
     """Speed of one model on one machine: seconds of prefill, decode and loading."""
 
-    prefill: Points  # by tokens of a pass
-    decode: Points  # by rows of a step, with little context
+    prefill: SizeTimePoints  # by tokens of a pass
+    decode: SizeTimePoints  # by rows of a step, with little context
     place_s: float = 0.0  # additional, for each position of context of each row of a step
     pair_s: float = 0.0  # additional, for each pair of a prompt's token and one before it
     load_s: float = 0.0
@@ -44,23 +44,30 @@ class Speed:
         tokens, seconds = self.prefill[-1]
         return seconds / tokens
 
-    def seconds(self, amount: WorkAmount, batch_size: int) -> float:
-        """Return the seconds that an amount of completions takes with `batch_size` concurrent sequences."""
+    def seconds(self, amount: RequestedCompletions, batch_size: int) -> float:
         if self.without_guesses is not None and not amount.is_guessed:
             return self.without_guesses.seconds(amount, batch_size)
         batch_size = max(1, min(batch_size, amount.completions))
         waves, rest = divmod(amount.completions, batch_size)
-        waves_s = waves * self._batch_s(amount, batch_size) + (self._batch_s(amount, rest) if rest else 0.0)
-        return self._prefill_s(amount.shared_tokens) + waves_s + amount.attention_pairs * self.pair_s
+        waves_s = waves * self._estimate_batch_seconds(amount, batch_size) + (
+            self._estimate_batch_seconds(amount, rest) if rest else 0.0
+        )
+        return (
+            self._estimate_prefill_seconds(amount.shared_tokens)
+            + waves_s
+            + amount.attention_pairs * self.pair_s
+        )
 
-    def _batch_s(self, amount: WorkAmount, batch_size: int) -> float:
-        """Return the seconds of a batch of sequences that start and end together."""
+    def _estimate_batch_seconds(self, amount: RequestedCompletions, batch_size: int) -> float:
         step_s = (
             interpolate_time(self.decode, batch_size) + batch_size * amount.mean_context_tokens * self.place_s
         )
-        return self._prefill_s(batch_size * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
+        return (
+            self._estimate_prefill_seconds(batch_size * amount.prompt_tokens)
+            + (amount.new_tokens - 1) * step_s
+        )
 
-    def _prefill_s(self, num_tokens: int) -> float:
+    def _estimate_prefill_seconds(self, num_tokens: int) -> float:
         """Return the seconds to prefill `num_tokens` tokens in as few passes as possible."""
         passes = ceil(num_tokens / self.pass_tokens)
         return passes * interpolate_time(self.prefill, num_tokens / passes) if passes else 0.0
@@ -79,9 +86,9 @@ class Estimate:
     ends: tuple[Estimate, Estimate] | None = None
 
 
-def interpolate_time(points: Points, size: float) -> float:
-    """Return the time for a size by linear interpolation between measured points, extrapolated from
-    the last two.
+def interpolate_time(points: SizeTimePoints, size: float) -> float:
+    """Interpolate the time for a size linearly between measured points. Larger sizes are
+    extrapolated.
     """
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Grid(ModuleType):
-    """Makes the package `runner.grid` callable, so that the name is both a package and a function."""
+    """Makes the package `runner.grid` callable, so that `runner.grid(...)` runs a grid."""
 
     def __call__(self, *overrides: Any, **more: Any) -> Any:
         from runner.grid.grid_api import run_grid

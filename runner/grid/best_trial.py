@@ -19,13 +19,16 @@ from runner_compare import Metric, find_metric
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
 SELECTIONS = frozenset(
-    f"task.{key}" for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "without")
+    f"task.{key}"
+    for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "unscored")
 )
 
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A finished trial of a search with its objective and, where available, a 95 % confidence interval."""
+    """A finished trial with its objective. `interval` is the 95 % confidence interval, if one
+    exists.
+    """
 
     planned: PlannedJob
     metrics: dict[str, float]
@@ -34,12 +37,10 @@ class ScoredTrial:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the objective. None for objectives without one, such as a speed."""
         low, high = (self.metrics.get(f"{self.name}_{end}") for end in ("low", "high"))
         return None if low is None or high is None else (low, high)
 
     def format_objective(self) -> str:
-        """Return the objective as text, with its confidence interval and the number of questions."""
         metric = find_metric(self.name)
         text = f"{metric.label} {metric.format_value(self.value)}"
         if self.interval is not None:
@@ -51,24 +52,26 @@ class ScoredTrial:
         return text
 
 
-def best_trial_notes(
+def make_best_trial_notes(
     best: ScoredTrial, trials: Sequence[ScoredTrial], keys: Collection[str], maximize: bool
 ) -> list[Note]:
-    """Return a warning and a command for a further test if other trials' intervals overlap with the best
-    trial's.
+    """Return a warning if other trials' confidence intervals overlap with the best trial's
+    interval.
+
+    The notes include a command for a further test.
     """
-    rivals = _overlapping_trials(best, trials)
+    rivals = _find_overlapping_trials(best, trials)
     if not rivals:
         return []
     sign = 1 if maximize else -1
     next_best = max(rivals, key=lambda rival: sign * rival.value)
     return [
         note("overlaps", rivals=len(rivals)),
-        *_fresh_questions_notes(best.planned, next_best.planned, keys),
+        *_suggest_rerun_on_unused_questions(best.planned, next_best.planned, keys),
     ]
 
 
-def _overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
+def _find_overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
     """Return the trials whose intervals overlap with the best trial's interval, one per job."""
     if best.interval is None:
         return []
@@ -82,10 +85,9 @@ def _overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> lis
     return [*rivals.values()]
 
 
-def _fresh_questions_notes(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[Note]:
-    """Return a note with the command that runs the two best trials on questions that the search has not
-    used.
-    """
+def _suggest_rerun_on_unused_questions(
+    best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
+) -> list[Note]:
     if best.config is None or SELECTIONS & {*keys}:
         return []
     task = best.config.task.questions_config
@@ -105,16 +107,13 @@ def _fresh_questions_notes(best: PlannedJob, next_best: PlannedJob, keys: Collec
         if _override_key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
     ]
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
-    command = shlex.join(["runner", "-m", *overrides, *_two_trials_overrides(best, next_best, keys)])
-    store = stores.store_from_config(best.config)
-    verdict = [] if store is None else [_comparison_command(store, best, next_best, keys)]
+    command = shlex.join(["runner", "-m", *overrides, *_build_sweep_of_two_trials(best, next_best, keys)])
+    store = stores.create_store_from_config(best.config)
+    verdict = [] if store is None else [_format_comparison_command(store, best, next_best, keys)]
     return [note("check_of_best", questions=limit, commands=[command, *verdict])]
 
 
-def _two_trials_overrides(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
-    """Return the overrides of a grid with exactly the two trials' searched values and no other
-    combination.
-    """
+def _build_sweep_of_two_trials(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
     of_trials = [_searched_values(trial, keys) for trial in (best, next_best)]
     if len(of_trials[0]) == 1:
         [key] = of_trials[0]
@@ -125,7 +124,7 @@ def _two_trials_overrides(best: PlannedJob, next_best: PlannedJob, keys: Collect
     return [f"hydra.sweeper.cases=[{', '.join(cases)}]"]
 
 
-def _comparison_command(
+def _format_comparison_command(
     store: stores.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
 ) -> str:
     """Return the command that compares the two best jobs, with the second-best as baseline."""
@@ -134,7 +133,7 @@ def _comparison_command(
         f"{key}={value}" for key, value in _searched_values(next_best, keys).items() if values[key] != value
     ]
     baseline = shlex.join(["--baseline", ",".join(differing)])
-    return f"{stores.compare_command(store)} --grid last {baseline}"
+    return f"{stores.build_compare_command(store)} --grid last {baseline}"
 
 
 def _searched_values(trial: PlannedJob, keys: Collection[str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_off_hydra
-from runner.core.typed_command import equivalent_grid_command
+from runner.config.hydra import split_hydra_config
+from runner.core.typed_command import format_grid_command
 from runner.grid.plan import PlannedJob, PlanState, plan_composed_job
 from runner.records.jobs import LOCK, Job
 from runner_base import ConfigError
@@ -24,8 +24,9 @@ KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what
 
 
 def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
-    """Return the plan with missing dependencies first. If a dependency cannot be planned, the depending
-    jobs get an error.
+    """Insert the missing dependencies of jobs before these jobs.
+
+    A job whose dependency cannot be planned gets an error.
 
     If a job of the grid equals a dependency except for what it stores, the dependency replaces it.
     """
@@ -63,17 +64,18 @@ def require_dependency_done(planned: PlannedJob) -> None:
         return
     job = _sibling_job(planned, planned.after)
     if job.read_finished_record() is None and not is_locked(job.folder / LOCK):
-        command = equivalent_grid_command() if planned.after_overrides else None
-        first = "This command runs that job first, then this one"
-        fix = "Run it first" if command is None else f"{first}: {command}"
+        command = format_grid_command() if planned.after_overrides else None
+        first = "Run both jobs in order with"
+        fix = f"Run {job.job_id} first" if command is None else f"{first}: {command}"
         raise ConfigError(
-            f"{planned.job_id} needs {job.job_id}, which is not complete in {job.folder.parent}. {fix}",
+            f"job {planned.job_id} needs job {job.job_id}, which is not complete in "
+            f"{job.folder.parent}. {fix}",
             code="not_found",
         )
 
 
 def merge_overrides(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Return a job's overrides with `changes` on top. A change GROUP=CHOICE replaces all keys of the
+    """Apply changes to a job's overrides. A change GROUP=CHOICE removes all earlier keys of the
     group.
     """
     keys = {line.partition("=")[0] for line in changes}
@@ -86,13 +88,15 @@ def _override_key(override: str) -> str:
 
 
 def _plan_dependency(planned: PlannedJob, composer: Composer) -> PlannedJob | None:
-    """Return the job that another job names by overrides. None if the job is named by its job id."""
+    """Plan the job on which another job depends. Returns None if the dependency is given as a job
+    id.
+    """
     if not planned.after_overrides:
         return None
     overrides = merge_overrides(planned.overrides, planned.after_overrides)
     composed, lacking = composer.compose_without_missing_keys([*overrides, KEEPS])
     used = [line for line in overrides if line not in lacking]
-    named = plan_composed_job(used, *split_off_hydra(composed))
+    named = plan_composed_job(used, *split_hydra_config(composed))
     if KEEPS not in lacking:
         named.filled_in.append(KEEPS)
     return named
@@ -116,17 +120,16 @@ def _dependency_error(planned: PlannedJob, job_id: str, dependency: PlannedJob |
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if dependency is None:
         return ConfigError(
-            f"this job needs {job_id} first, but {folder} has no completed job with that id", code="not_found"
+            f"this job depends on job {job_id}, but {folder} has no such completed job", code="not_found"
         )
     if dependency.error is not None:
         return ConfigError(
-            f"this job needs another job first, which cannot run: {dependency.error}",
-            code=dependency.error.code,
+            f"this job depends on another job that cannot run: {dependency.error}", code=dependency.error.code
         )
     return ConfigError(
         (
-            f"this job needs {job_id} first, but the overrides that name it give another job "
-            f"({dependency.job_id}). Run {job_id} on its own"
+            f"this job depends on job {job_id}, but the overrides of this dependency now select "
+            f"job {dependency.job_id}. Run {job_id} as a single job"
         ),
         code="mismatch",
     )

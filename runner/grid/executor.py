@@ -37,7 +37,7 @@ class Executor(ABC):
         The first signal lets the jobs record their progress, the second one kills them.
         """
         is_cancelled = False
-        with signals.redirected_signals(self._count_signal):
+        with signals.redirect_signals(self._count_signal):
             try:
                 is_going_on = True
                 while is_going_on:
@@ -58,15 +58,15 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self) -> None:
-        """Start all jobs that may start now."""
+        """Start every job that is ready to run."""
 
     @abstractmethod
     def poll(self) -> bool:
-        """Process the messages of running jobs for a moment. Returns False when no job is pending."""
+        """Process messages of running jobs for a short time. Returns False once all jobs have ended."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Stop all jobs like Ctrl-C, so that they record their progress."""
+        """Stop all jobs as Ctrl-C does. Each job records its progress."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -76,15 +76,13 @@ class Executor(ABC):
         """Release all resources at the end of a run, even after an error."""
 
     def is_waiting_for_job(self, number: int) -> bool:
-        """Return whether a job depends on a job that has not ended."""
         return any(
             other not in self.outcomes for other in self._numbers_by_job_id.get(self.plan[number].after, ())
         )
 
     def record_outcome(self, number: int, outcome: JobOutcome) -> None:
-        """Record and display the outcome of a job."""
         self.outcomes[number] = outcome
-        self.view.report_ended(number, outcome)
+        self.view.report_ended_job(number, outcome)
 
     def has_timed_out(self, started_at: float) -> bool:
         """Return whether a job has run longer than job_timeout_s. `started_at` is a time.monotonic()

@@ -29,7 +29,7 @@ CASES = "hydra.sweeper.cases"
 EXCLUDE = "hydra.sweeper.exclude"
 
 # a job's value for a key as text (null as "null"); None: it has no such key
-Values = Callable[[str], str | None]
+ValueGetter = Callable[[str], str | None]
 
 
 def expand_grid(
@@ -39,8 +39,9 @@ def expand_grid(
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return the overrides of every job: the product of params, zips, cases and command line, which
-    varies fastest.
+    """Return the overrides of every job, the Cartesian product of all sweeps.
+
+    The keys of the command line vary fastest.
     """
     parser = OverridesParser.create(config_loader=config_loader)
     given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
@@ -62,7 +63,7 @@ def expand_grid(
         for number, case in enumerate(cases or ())
     ]
     by_name = {_key_without_prefix(override): override for case in of_cases for override in case}
-    _reject_duplicate_zip_keys(
+    _reject_conflicting_zip_keys(
         given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {})
     )
 
@@ -80,9 +81,9 @@ def expand_grid(
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
 
-def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: Values) -> bool:
-    """Return whether a job matches all keys of at least one exclude rule. A rule's sweep string matches
-    any of its values.
+def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: ValueGetter) -> bool:
+    """Return whether a job matches all keys of at least one exclude rule. A rule may list several
+    values for a key.
     """
     return any(
         rule and all(_matches_rule(key, rule[key], get_value(key)) for key in rule) for rule in exclude
@@ -90,7 +91,7 @@ def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: Values
 
 
 def check_exclude_keys(
-    exclude: Sequence[Mapping[str, str]], value_getters: Iterable[Values], known_keys: Iterable[str]
+    exclude: Sequence[Mapping[str, str]], value_getters: Iterable[ValueGetter], known_keys: Iterable[str]
 ) -> None:
     """Raise ConfigError for a key in an exclude rule that no job has, and suggest the nearest known key."""
     lookups = list(value_getters)
@@ -115,7 +116,7 @@ def _parse_override(parser: OverridesParser, config_key: str, key: str, value: A
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
-            f"{key}={value} cannot be read ({why}). Text with special characters needs its own quotes",
+            f"{key}={value} cannot be parsed ({why}). Put text with special characters in quotes",
             key=config_key,
             code="bad_value",
         ) from error
@@ -126,16 +127,13 @@ def _key_without_prefix(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
 
-def _reject_duplicate_zip_keys(
+def _reject_conflicting_zip_keys(
     command_line: Mapping[str, Override],
     param_overrides: Mapping[str, Override],
-    zipped: Mapping[str, list[Override]],
+    zip_overrides: Mapping[str, list[Override]],
 ) -> None:
-    """Raise an error for a zipped key that is also set elsewhere, because its values could not be
-    paired.
-    """
     seen: dict[str, str] = {}
-    for where_given, overrides in zipped.items():
+    for where_given, overrides in zip_overrides.items():
         for name in map(_key_without_prefix, overrides):
             if name in seen:
                 where = (
@@ -143,30 +141,31 @@ def _reject_duplicate_zip_keys(
                     if seen[name] == where_given
                     else f"in {seen[name]} and in {where_given}"
                 )
-                raise ConfigError(f"{name} is set {where}. Keep one of them", code="conflict")
+                raise ConfigError(f"{name} is set {where}. Remove one of the two settings", code="conflict")
             seen[name] = where_given
     for override in command_line.values():
         name = _key_without_prefix(override)
         if (place_of_zip := seen.get(name)) is not None:
-            others = [other for other in map(_key_without_prefix, zipped[place_of_zip]) if other != name]
+            others = [
+                other for other in map(_key_without_prefix, zip_overrides[place_of_zip]) if other != name
+            ]
             together = f", together with {', '.join(others)}" if others else ""
             raise ConfigError(
                 (
-                    f"{override.input_line} on the command line conflicts with {name} in "
-                    f"{place_of_zip}{together}. Remove it from the command line or from "
-                    f"{place_of_zip}"
+                    f"{override.input_line} is set on the command line, but {name} is also set in "
+                    f"{place_of_zip}{together}. Remove one of the two settings"
                 ),
                 code="conflict",
             )
     for name in map(_key_without_prefix, param_overrides.values()):
         if name in seen:
             raise ConfigError(
-                f"{name} is set in {PARAMS} and in {seen[name]}. Keep one of them", code="conflict"
+                f"{name} is set in {PARAMS} and in {seen[name]}. Remove one of the two settings",
+                code="conflict",
             )
 
 
 def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ...]]:
-    """Return one axis of the grid: the values of one key, or the value tuples of a zip."""
     columns = [_expand_override(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(
@@ -174,7 +173,7 @@ def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[s
             for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
-            f"keys that change together need the same number of values: {lengths}",
+            f"keys that are zipped together need equally many values: {lengths}",
             key=config_key,
             code="mismatch",
         )
@@ -182,7 +181,6 @@ def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[s
 
 
 def _build_cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
-    """Return the axis of all cases, one case after the other."""
     grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
         raise ConfigError(f"more than {MAX_JOBS:,} jobs. Give fewer values", key=CASES, code="too_large")
@@ -206,7 +204,7 @@ def _reject_unbounded_sweep(override: Override) -> None:
     if override.is_interval_sweep():
         raise ConfigError(
             (
-                "an interval has no list of values, so a grid cannot use it. Use "
+                "a grid cannot sweep over a continuous interval. Use "
                 f"{override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna"
             ),
             key=override.input_line,
@@ -239,12 +237,12 @@ def _no_values_error(override: Override) -> ConfigError:
     choices = override.config_loader.get_group_options(group)
     if not choices:
         return ConfigError(
-            f"glob lists the choices of a group, but {group} is no group. Use choice(...)",
+            f"glob(...) needs a config group, and {group} is not a config group. Use choice(...)",
             key=line,
             code="empty",
         )
     return ConfigError(
-        f"matches no choice for {group}. Choices: {', '.join(choices)}", key=line, code="empty"
+        f"the pattern matches no choice for {group}. Choices: {', '.join(choices)}", key=line, code="empty"
     )
 
 
@@ -261,23 +259,23 @@ def _matches_rule(key: str, pattern: str, value: str | None) -> bool:
     wanted_values = _parse_exclude_values(key, pattern)
     if isinstance(wanted_values, Glob):
         return bool(wanted_values.filter([value]))
-    return _comparable_value(value) in wanted_values or ("str", value) in wanted_values
+    return _normalize_value(value) in wanted_values or ("str", value) in wanted_values
 
 
 @lru_cache(maxsize=4096)
-def _parse_exclude_values(key: str, pattern: str) -> Glob | frozenset[tuple[str, str]]:
-    """Return the values that an exclude rule lists, or its glob pattern."""
-    override = _parse_override(OverridesParser.create(), EXCLUDE, key, pattern)
+def _parse_exclude_values(key: str, rule_values: str) -> Glob | frozenset[tuple[str, str]]:
+    override = _parse_override(OverridesParser.create(), EXCLUDE, key, rule_values)
     value: Any = override.value()
     if isinstance(value, Glob):
         return value
-    return frozenset(_comparable_value(line.partition("=")[2]) for line in _expand_override(override))
+    return frozenset(_normalize_value(line.partition("=")[2]) for line in _expand_override(override))
 
 
 @lru_cache(maxsize=4096)
-def _comparable_value(text: str) -> tuple[str, str]:
-    """Return a value's type and normalized text, so that 1e-1 equals 0.1, True equals true, but 1
-    differs from true.
+def _normalize_value(text: str) -> tuple[str, str]:
+    """Return a value's type and normalized text, to compare values.
+
+    1e-1 equals 0.1, and True equals true, but 1 differs from true.
     """
     override = parse_override_value(text)
     if override is None or override.is_sweep_override():  # None: free text that is not a valid override

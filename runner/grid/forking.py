@@ -30,8 +30,9 @@ def can_fork(num_gpus: int) -> bool:
 
 
 def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
-    """Run a job in a forked process and wait for its end. Returns True in the child, False in the
-    parent.
+    """Run a job in a forked child process, and wait until the child ends.
+
+    Returns True in the child and False in the parent.
 
     If the child dies, this process ends with the same signal or exit code, so that the parent of
     both sees how the job ended.
@@ -45,13 +46,13 @@ def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
     copy = os.fork()
     if not copy:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child_process.die_with_parent(this)
+        child_process.request_death_with_parent(this)
         run_job()
         return True
-    with signals.redirected_signals(lambda: _terminate_process(copy)):
+    with signals.redirect_signals(lambda: _terminate_process(copy)):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         _, status = os.waitpid(copy, 0)
-    exit_like_child(status)
+    exit_with_child_status(status)
     return False
 
 
@@ -60,16 +61,14 @@ def preimport_job_libraries(config: RunnerConfig) -> None:
     them.
     """
     with suppress(Exception):
-        if (store := stores.store_from_config(config)) is not None:
+        if (store := stores.create_store_from_config(config)) is not None:
             connection.import_mlflow(store)
         if Uses.engine in import_task_module(config).USES:
             get_model_kind(config.model).import_libraries(resolve_job(config))
 
 
-def exit_like_child(wait_status: int) -> None:
-    """End this process with the signal or exit code of a child's `waitpid` status. Status 0 does
-    nothing.
-    """
+def exit_with_child_status(wait_status: int) -> None:
+    """End this process with the signal or exit code of its child, unless the exit code is 0."""
     if os.WIFSIGNALED(wait_status):
         number = os.WTERMSIG(wait_status)
         if number != signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""Rejects a grid that would quantize .gguf files, with one error instead of one per job."""
+"""Rejects grids that would quantize .gguf files. All jobs of a grid get a single error."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reject_gguf_quantizations(plan: Sequence[PlannedJob]) -> None:
         return  # the one job's own error says it
     raise ConfigError(
         (
-            f"{', '.join(files)} is a .gguf file, which is already quantized. Omit quantization "
-            "and compare files: model.name=A.gguf,B.gguf"
+            f"{', '.join(files)} is a .gguf file, which is already quantized. Remove the "
+            "quantization key, and sweep over files: model.name=A.gguf,B.gguf"
         ),
         key="quantization",
         value=",".join(quantizations),

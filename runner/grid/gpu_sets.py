@@ -1,4 +1,4 @@
-"""Assigns GPUs to grid workers: as many as a job needs, or those named by model.device=cuda:N."""
+"""Assigns GPUs to a grid's workers, according to the needs of the jobs or to model.device."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ class GpuAllocator:
         named = {number for number in need.named_gpus if number < len(self.gpus)}
         free = [number for number in range(len(self.gpus)) if self.are_shared or not workers_per_gpu[number]]
         free.sort(key=lambda number: (number in avoided_gpus, workers_per_gpu[number]))
-        numbers = frozenset(named or free[: self._num_gpus_needed(need)])
-        if len(numbers) < self._num_gpus_needed(need) or not numbers <= set(free):
+        numbers = frozenset(named or free[: self._count_needed_gpus(need)])
+        if len(numbers) < self._count_needed_gpus(need) or not numbers <= set(free):
             return None
         if named or not numbers or self.are_all_seen:
             return GpuSet(numbers)
         names = ",".join(self.gpus[number].name for number in sorted(numbers))
         return GpuSet(numbers, {visible_gpus.visible_devices_variable(): names})
 
-    def can_serve(self, gpu_set: GpuSet, need: ResourceNeed, avoided_gpus: Collection[int] = ()) -> bool:
-        """Return whether a worker with these GPUs can run a job without leaving a GPU idle."""
+    def can_run_on_gpu_set(
+        self, gpu_set: GpuSet, need: ResourceNeed, avoided_gpus: Collection[int] = ()
+    ) -> bool:
+        """Return whether these GPUs suit a job: enough GPUs, and none without work."""
         named = {number for number in need.named_gpus if number < len(self.gpus)}
         if named:
             return gpu_set.numbers == named and not gpu_set.environment
@@ -57,19 +59,19 @@ class GpuAllocator:
             return False
         can_avoid = bool(set(range(len(self.gpus))) - set(avoided_gpus))
         is_avoided = can_avoid and bool(gpu_set.numbers & set(avoided_gpus))
-        return len(gpu_set.numbers) == self._num_gpus_needed(need) and not is_avoided
+        return len(gpu_set.numbers) == self._count_needed_gpus(need) and not is_avoided
 
-    def _num_gpus_needed(self, need: ResourceNeed) -> int:
-        """Return how many GPUs a job gets. With MIG, CUDA shows a process only one GPU instance."""
+    def _count_needed_gpus(self, need: ResourceNeed) -> int:
+        """Return the number of GPUs that a job gets. With MIG, a process can use only one GPU
+        instance.
+        """
         named = sum(number < len(self.gpus) for number in need.named_gpus)
         most = 1 if any(gpu.is_part for gpu in self.gpus) else len(self.gpus)
         return named or min(need.gpus, most)
 
 
-def max_of_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
-    """Return the largest memory, threads and GPUs that any of these jobs needs, if they run one after
-    another.
-    """
+def merge_resource_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
+    """Return the maximum need of each resource. The jobs run one after another."""
     every = list(needs)
     named = frozenset().union(*(need.named_gpus for need in every))
     return ResourceNeed(

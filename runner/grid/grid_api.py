@@ -32,10 +32,10 @@ def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows
     data frame. A job that fails is a table row with its error. `study` is a study's YAML file.
     """
     with command_environment():
-        sweeper, arguments = create_sweeper(to_command_line_overrides(overrides), study)
+        sweeper, arguments = create_grid_sweeper(to_command_line_overrides(overrides), study)
         grid = sweeper.plan_grid(arguments)
         if grid.settings.plan:
-            plan = _to_grid_rows(grid)
+            plan = _build_result_table(grid)
             return GridRows(
                 (row | {"status": planned.state.value} for row, planned in zip(plan, grid.plan, strict=True)),
                 plan.keys,
@@ -43,12 +43,14 @@ def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows
             )
         if sweeper.run_unfinished_jobs(grid):
             raise KeyboardInterrupt
-        return _to_grid_rows(grid)
+        return _build_result_table(grid)
 
 
-def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
+def create_grid_sweeper(arguments: list[str], study_file: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper and overrides that Hydra would create for this command line."""
-    name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
+    name, folder = (
+        ("config", None) if study_file is None else (Path(study_file).stem, str(Path(study_file).parent))
+    )
     hydra = create_hydra(folder)
     all_overrides = [*read_variable_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
     master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
@@ -59,7 +61,7 @@ def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[Grid
     )
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError(
-            "runner.grid() runs grids only. For a search run: runner -m hydra/sweeper=optuna ...",
+            "runner.grid() cannot run searches. Use the command: runner -m hydra/sweeper=optuna ...",
             key="hydra/sweeper",
             code="unsupported",
         )
@@ -68,11 +70,10 @@ def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[Grid
 
 
 def _run_composed_job(composed: DictConfig) -> JobOutcome:
-    """Run one job in the process of another launcher."""
     return run_launched_job(composed, HydraConfig.get())
 
 
-def _to_grid_rows(grid: Grid) -> GridRows:
+def _build_result_table(grid: Grid) -> GridRows:
     rows: list[dict[str, Any]] = []
     lines = build_grid_table_rows(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):

@@ -9,13 +9,19 @@ from pathlib import Path
 
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import JobEstimate, format_estimate
+from runner.estimates.jobs import JobEstimate, format_time_and_basis
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
-from runner.grid.question_plan import statistical_power_notes
+from runner.grid.question_plan import make_statistical_power_notes
 from runner.render import grid_lines, plans
 from runner.render.notes import render_notes
-from runner.report import WIDTH, GridLine, job_id_column, job_name_columns, to_job_name_table_columns
+from runner.report import (
+    WIDTH,
+    GridLine,
+    build_job_id_column,
+    build_job_name_columns,
+    to_job_name_table_columns,
+)
 from runner.tracking import connection, published_index, run_table, stores
 from runner_base import (
     Column,
@@ -28,7 +34,7 @@ from runner_base import (
     visible_gpus,
 )
 from runner_base.console import create_console
-from runner_base.files import common_folder
+from runner_base.files import find_common_folder
 from runner_base.notes import Note, note
 from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH
@@ -49,19 +55,19 @@ ESTIMATE_USES = (
 )
 
 
-def build_job_names(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return each job's overrides that differ between jobs, and its overrides of the keys in
-    `always_shown`.
-    """
+def select_displayed_overrides(
+    plan: list[PlannedJob], required_keys: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Return, for each job, the overrides that differ between jobs and those in `required_keys`."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
     unnamed = {key for planned in plan for key in planned.unnamed}
     differing = [
         key
         for key in keys
-        if key in always_shown or (key not in unnamed and len({row.get(key) for row in rows}) > 1)
+        if key in required_keys or (key not in unnamed and len({row.get(key) for row in rows}) > 1)
     ]
-    folder = common_folder(row[MODEL_NAME] for row in rows if MODEL_NAME in row)
+    folder = find_common_folder(row[MODEL_NAME] for row in rows if MODEL_NAME in row)
     names = [{key: row[key] for key in differing if key in row} for row in rows]
     return [
         name | ({MODEL_NAME: name[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in name else {})
@@ -74,7 +80,7 @@ def build_job_labels(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -
         " ".join(f"{key}={value}" for key, value in names.items())
         or " ".join(planned.overrides)
         or "(no overrides)"
-        for names, planned in zip(build_job_names(plan, always_shown), plan, strict=True)
+        for names, planned in zip(select_displayed_overrides(plan, always_shown), plan, strict=True)
     ]
 
 
@@ -94,7 +100,7 @@ def print_plan(plan: list[PlannedJob]) -> None:
     bases = {
         base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)
     }
-    keys, names = job_name_columns(build_job_names(plan))
+    keys, names = build_job_name_columns(select_displayed_overrides(plan))
     rows = [_format_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     is_full = any(job.config and job.config.print is PrintMode.full for job in plan)
     filled = [
@@ -111,17 +117,17 @@ def print_plan(plan: list[PlannedJob]) -> None:
             Column(ESTIMATE_COLUMNS[column], [row[column] for row in rows], False, use=ESTIMATE_USES[column])
             for column in filled
         ),
-        job_id_column([job.job_id for job in plan], names),
+        build_job_id_column([job.job_id for job in plan], names),
         *([Column("base", shared, False, drop_order=2, use=ColumnUse.job)] if is_full else []),
     ]
     print_fitting_table(
         create_console(non_terminal_width=NO_WIDTH if is_full else WIDTH), columns, plans.HAS_ALL_COLUMNS
     )
     if any(estimate.fit is not None for estimate in estimates.values()):
-        room, of_gpus = _free_main_memory_mib(), visible_gpus.free_gpu_memory_mib()
+        room, of_gpus = _get_free_main_memory_mib(), visible_gpus.free_gpu_memory_mib()
         print("\n".join(plans.format_memory_lines(PROCESS_MIB, *room, of_gpus)))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
-    for line in render_notes(statistical_power_notes(plan, estimates, is_quick)):
+    for line in render_notes(make_statistical_power_notes(plan, estimates, is_quick)):
         print(line)
     for number, (planned, label) in enumerate(zip(plan, build_job_labels(plan), strict=True)):
         if planned.problem:
@@ -143,7 +149,9 @@ def print_plan(plan: list[PlannedJob]) -> None:
 
 
 def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) -> list[str]:
-    """Return a job's number of questions or prompts, and its estimated memory and time, as texts."""
+    """Format a job's number of questions or prompts, and its estimated memory and time, as table
+    cells.
+    """
     count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = estimate.fit if estimate else None
     if fit is None:
@@ -171,21 +179,21 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
             if is_unknown
             else "no"
         )
-    return [count, *memory, *format_estimate(estimate.time if estimate else None)]
+    return [count, *memory, *format_time_and_basis(estimate.time if estimate else None)]
 
 
-def _free_main_memory_mib() -> tuple[float, bool]:
+def _get_free_main_memory_mib() -> tuple[float, bool]:
     """Return the main memory that is free for models, in MiB, and whether a cgroup limits it."""
     available = machine.available_memory_mib()
-    group = min(machine.cgroup_free_mib(), default=inf)
+    group = min(machine.read_cgroup_free_mib(), default=inf)
     return min(group, available), group <= available
 
 
 def _estimate_total_time(
     plan: list[PlannedJob], estimates: dict[int, JobEstimate]
 ) -> tuple[float | None, float, int]:
-    """Return the seconds of all unfinished jobs one after another, the relative spread, and the number
-    of jobs without an estimate.
+    """Return the total seconds of all unfinished jobs, the relative error, and the number of jobs
+    without estimate.
     """
     to_do = [
         number
@@ -201,42 +209,47 @@ def _estimate_total_time(
 
 
 def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str]] = ()) -> None:
-    """Print where MLflow shows the jobs, and the command that compares them."""
-    store = stores.store_from_config(config)
+    """Print the MLflow address of the jobs, and the command that compares the jobs."""
+    store = stores.create_store_from_config(config)
     if store and config.print.is_table:
-        compare = " ".join([stores.compare_command(store), *_build_baseline_option(names)])
+        compare = " ".join([stores.build_compare_command(store), *_format_baseline_option(names)])
         print(escape_control_characters(grid_lines.format_hint_line(grid_lines.NEXT, compare)))
         print(
             escape_control_characters(
-                grid_lines.format_hint_line(grid_lines.MLFLOW, stores.ui_url_or_command(store.uri))
+                grid_lines.format_hint_line(grid_lines.MLFLOW, stores.format_ui_access(store.uri))
             )
         )
-        if (number := _cached_experiment_id(store)) is not None:
+        if (number := _get_cached_experiment_id(store)) is not None:
             print(
                 escape_control_characters(
-                    grid_lines.format_hint_line(grid_lines.SCORES, run_table.view_url(store.uri, number))
+                    grid_lines.format_hint_line(
+                        grid_lines.SCORES, run_table.build_run_table_view_url(store.uri, number)
+                    )
                 )
             )
 
 
-def _build_baseline_option(names: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the command line option that makes the jobs with the plain choices, such as
-    quantization=none, the baseline. Empty without such jobs.
+def _format_baseline_option(displayed_overrides: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the command-line option that selects the jobs with plain choices as the baseline.
+
+    A plain choice is, for example, quantization=none. The list is empty if no job has all of
+    them.
     """
     plain_values = {
         key: value
         for key, value in PLAIN_CHOICES.items()
-        if len({row.get(key) for row in names}) > 1 and any(row.get(key) == value for row in names)
+        if len({row.get(key) for row in displayed_overrides}) > 1
+        and any(row.get(key) == value for row in displayed_overrides)
     }
-    is_there = any(plain_values.items() <= row.items() for row in names)
+    is_there = any(plain_values.items() <= row.items() for row in displayed_overrides)
     if not plain_values or not is_there:
         return []
     return ["--baseline", ",".join(f"{key}={value}" for key, value in plain_values.items())]
 
 
-def _cached_experiment_id(store: stores.Store) -> str | None:
+def _get_cached_experiment_id(store: stores.Store) -> str | None:
     """Return the experiment's id if it is known without querying MLflow. None otherwise."""
-    number = connection.opened_experiment_id(store)
+    number = connection.get_cached_experiment_id(store)
     if (
         number is None
         and (noted := published_index.find_current_entry(store, "")) is not None
@@ -250,21 +263,20 @@ def build_grid_table_rows(
     plan: list[PlannedJob],
     outcomes: dict[int, JobOutcome],
     interrupted: bool = False,
-    always_shown: Sequence[str] = (),
+    required_keys: Sequence[str] = (),
 ) -> list[GridLine]:
-    """Return the rows of the final table in job order. Keys in `always_shown` appear even if all jobs
-    have the same value.
-    """
     lines = []
-    for number, (planned, names) in enumerate(zip(plan, build_job_names(plan, always_shown), strict=True)):
+    for number, (planned, names) in enumerate(
+        zip(plan, select_displayed_overrides(plan, required_keys), strict=True)
+    ):
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        lines.append(GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record))
+        lines.append(GridLine(names, _format_status(planned, outcome, interrupted), planned.job_id, record))
     return lines
 
 
-def _status_text(planned: PlannedJob, outcome: JobOutcome | None, interrupted: bool) -> str:
+def _format_status(planned: PlannedJob, outcome: JobOutcome | None, interrupted: bool) -> str:
     if outcome is not None:
         was_recorded = outcome.record is not None and outcome.record.from_ledger
         return "done before" if was_recorded else outcome.status.value.lower()

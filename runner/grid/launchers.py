@@ -1,5 +1,4 @@
-"""Launchers that receive the whole plan and report each job's progress: local worker processes and
-Ray.
+"""Launchers that receive the whole plan of a grid and report progress: local workers and Ray.
 
 hydra/launcher=joblib, submitit_… and others receive lists of overrides; other_launchers.py
 handles them.
@@ -30,11 +29,11 @@ from runner.grid.worker_limits import compute_worker_limits
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
 
-NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
+NO_PLAN = "plan=true needs hydra/sweeper=grid, because other sweepers choose jobs while they run"
 
 
 class LaunchingSweeper(Sweeper):
-    """Sweeper that works with any Hydra launcher."""
+    """Base class of sweepers that start jobs with any Hydra launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.master, self.context = config, hydra_context
@@ -44,8 +43,9 @@ class LaunchingSweeper(Sweeper):
 
 
 class PlanLauncher(Launcher):
-    """Base class of launchers that run the jobs of a plan. For another sweeper's search, trials are
-    planned first.
+    """Base class of Hydra launchers that run a whole plan of jobs.
+
+    The jobs of other sweepers are planned before they start.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,6 @@ class PlanLauncher(Launcher):
             return self.run_jobs(settings, plan, job_numbers, view=view, **shared)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs of another sweeper, such as Optuna's, and return one objective per job."""
         plan = plan_jobs(job_overrides, self.context, self.master)
         for planned in plan:
             if planned.error is not None:
@@ -112,7 +111,9 @@ class PlanLauncher(Launcher):
 
 
 class WorkerLauncher(PlanLauncher):
-    """Launcher that runs jobs in local worker processes, which keep a loaded model from job to job."""
+    """Launcher that runs jobs in local worker processes. A worker keeps its loaded model for the
+    next job.
+    """
 
     def __init__(self, fresh: bool = False) -> None:
         super().__init__()

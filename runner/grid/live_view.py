@@ -1,6 +1,4 @@
-"""Progress display of a grid on stderr: live on a terminal, otherwise a plain line at least every 10
-s.
-"""
+"""Shows a grid's progress on stderr: live in a terminal, otherwise a line at least every 10 s."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class GridView:
             self._live = Live(console=create_console(sys.stderr), transient=True, auto_refresh=False)
             self._live.start()
         # the live view draws itself
-        self._entered.enter_context(report_step(None if self._live is not None else self.status_lines))
+        self._entered.enter_context(report_step(None if self._live is not None else self.format_status_lines))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,8 +52,7 @@ class GridView:
         if self._live is not None:
             self._live.stop()
 
-    def status_lines(self) -> str:
-        """Return the content of the live display as plain text."""
+    def format_status_lines(self) -> str:
         head = grid_lines.format_job_counts(self.done, self.to_do, self.failed)
         running = [
             (self.labels[number], grid_lines.format_job_progress(job))
@@ -75,8 +72,7 @@ class GridView:
         if number in self.running:
             self.running[number] = state
 
-    def report_repeated(self, job_number: int, reason: str) -> None:
-        """Print that a job is started again, with the reason."""
+    def report_restarted_job(self, job_number: int, reason: str) -> None:
         self.running.pop(job_number, None)
         line = f"REPEATED {self.labels[job_number]}: {reason}"
         if self._live is None:
@@ -84,7 +80,7 @@ class GridView:
         else:
             self._live.console.print(line)
 
-    def report_ended(self, job_number: int, outcome: JobOutcome) -> None:
+    def report_ended_job(self, job_number: int, outcome: JobOutcome) -> None:
         """Record that a job has ended, and print a line with its status."""
         self.running.pop(job_number, None)
         failed = outcome.status is not Status.FINISHED
@@ -110,7 +106,9 @@ class GridView:
         self.refresh(force=True)
 
     def refresh(self, force: bool = False) -> None:
-        """Redraw the live display if it is older than REDRAW_EVERY_S, or if `force` is set."""
+        """Redraw the live display if it is older than REDRAW_EVERY_S. `force` redraws it in any
+        case.
+        """
         now = time.monotonic()
         if self._live is not None and (force or now - self._drawn_at >= REDRAW_EVERY_S):
             self._drawn_at = now

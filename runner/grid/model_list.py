@@ -1,4 +1,4 @@
-"""Lists the models that `files=FOLDER` finds, selects the reference model, and builds each job's
+"""Finds the models of `files=FOLDER`, chooses the reference model, and builds the jobs'
 overrides.
 
 Only headers are read. An unreadable file becomes jobs that report the damage; the other jobs
@@ -41,7 +41,6 @@ class ListedModel:
 
     @property
     def quantization(self) -> str:
-        """The quantization choice that loads the model's stored format unchanged."""
         return "gguf" if self.is_file else "none"
 
     @property
@@ -56,34 +55,35 @@ class ListedModel:
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
 
 
-def list_models_in(files_value: str) -> tuple[list[ListedModel], list[Note]]:
+def find_models(comma_separated_paths: str) -> tuple[list[ListedModel], list[Note]]:
     """Return the models that `files=` names, and notes on files that are not models."""
     names, left_out = dict[str, bool](), list[Note]()
-    for given in _split_paths(files_value):
+    for given in _split_paths(comma_separated_paths):
         if (found := _find_models_at(given, left_out)) is None:
             raise ConfigError(
                 f"{given} contains neither a .gguf file nor a folder with a config.json"
                 if Path(given).expanduser().exists()
                 else (
-                    f"{given} does not exist. Give a folder, a pattern such as 'models/*.gguf', "
-                    "files or folders separated by commas, or hub ids"
+                    f"{given} does not exist. Give files, folders or hub ids separated by commas, "
+                    "or a pattern such as 'models/*.gguf'"
                 ),
                 key=FILES,
-                value=files_value,
+                value=comma_separated_paths,
                 code="not_found",
             )
         names |= found
     if not names:
         reason = "; ".join(render_notes(left_out)) or "nothing is there"
-        raise ConfigError(reason, key=FILES, value=files_value, code="empty")
+        raise ConfigError(reason, key=FILES, value=comma_separated_paths, code="empty")
     return [_read_model_header(name, is_file) for name, is_file in names.items()], left_out
 
 
 def choose_reference_model(models: Sequence[ListedModel], reference_name: str | None) -> ListedModel:
-    """Return the reference model: the named one, otherwise the largest unquantized or simply the largest
-    one.
+    """Return the model named `reference_name`. Without a name, return the largest unquantized
+    model.
 
-    A model of unknown size is not chosen.
+    If all models are quantized, the largest model is chosen. A model of unknown size is not
+    chosen.
     """
     if reference_name is not None:
         wanted_path = Path(reference_name).expanduser()
@@ -95,7 +95,7 @@ def choose_reference_model(models: Sequence[ListedModel], reference_name: str | 
         same = same or [model for model in models if Path(model.name).name == reference_name]
         if len(same) != 1:
             names = join_first_names([model.name for model in (same or models)], 12)
-            why = f"{len(same)} of the files have this name" if same else "no file has this name"
+            why = f"{len(same)} files have this name" if same else "no file has this name"
             raise ConfigError(
                 f"{why}: {names}",
                 key=REFERENCE,
@@ -108,8 +108,8 @@ def choose_reference_model(models: Sequence[ListedModel], reference_name: str | 
         problems = "; ".join(model.problem for model in models if model.problem)
         raise ConfigError(
             (
-                f"no file can be the reference: {problems or 'none is on this machine yet'}. Give "
-                f"{REFERENCE}=FILE"
+                "no model can be chosen as the reference of the comparison "
+                f"({problems or 'no model file is on this machine'}). Give {REFERENCE}=FILE"
             ),
             key=FILES,
             code="not_found",
@@ -117,18 +117,19 @@ def choose_reference_model(models: Sequence[ListedModel], reference_name: str | 
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
 
-def overrides_per_model(
-    models: Sequence[ListedModel], reference: ListedModel, given_keys: Iterable[str]
+def build_model_overrides(
+    models: Sequence[ListedModel], reference: ListedModel, user_keys: Iterable[str]
 ) -> list[list[str]]:
-    """Return the overrides of each model's jobs, the reference model first.
+    """Return the overrides of each model's jobs. The reference model comes first.
 
-    `given_keys` are the keys that the study or the command line sets. Jobs whose task lacks such a
+    `user_keys` are the keys that the study or the command line sets. Jobs whose task lacks such a
     key omit it.
     """
-    known = set(given_keys)
+    known = set(user_keys)
     if taken := [key for key in ITS_KEYS if key in known]:
         raise ConfigError(
-            f"{FILES} sets {', '.join(ITS_KEYS)} of each job. Omit {', '.join(taken)}", code="conflict"
+            f"{FILES}=... sets {', '.join(ITS_KEYS)} for each model. Remove {', '.join(taken)}",
+            code="conflict",
         )
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []
@@ -140,7 +141,7 @@ def overrides_per_model(
     return lists
 
 
-def model_list_notes(
+def make_model_list_notes(
     files_value: str, models: Sequence[ListedModel], skipped_notes: Sequence[Note], reference: ListedModel
 ) -> list[Note]:
     """Return notes on the number and sizes of the models, the reference, and unreadable files."""
@@ -152,8 +153,7 @@ def model_list_notes(
     return [*found, *(note("left_out", what=what) for what in skipped_notes)]
 
 
-def constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
-    """Return the override keys that have the same value in all jobs."""
+def find_constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
     values: dict[str, set[str]] = {}
     for key, _, value in (line.partition("=") for overrides in job_overrides for line in overrides):
         values.setdefault(key, set()).add(value)
@@ -161,7 +161,6 @@ def constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
 
 
 def is_reference_override(override: str) -> bool:
-    """Return whether a grid over model files added this override. Only tasks with this key use it."""
     return override.startswith(f"{TASK_REFERENCE}=")
 
 
@@ -178,8 +177,9 @@ def _split_paths(files_value: str) -> list[str]:
 
 
 def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
-    """Return the models at a path or glob pattern, as model name → whether it is a file. None if nothing
-    exists there.
+    """Return the models at a path or glob pattern. The value is True for a file, False for a folder.
+
+    Returns None if nothing exists there.
     """
     path = Path(path_or_pattern).expanduser()
     if path.is_file():
@@ -206,7 +206,7 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
 
 
 def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
-    """Return the models in these paths and their subfolders, without hidden folders."""
+    """Return the models in these paths and their subfolders. The value is True for a file."""
     found: dict[str, bool] = {}
     for path in paths:
         if path.is_dir() and (path / "config.json").is_file():
@@ -219,17 +219,14 @@ def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[st
             continue
         elif PART.search(path.stem):
             skipped_notes.append(note("part_of_model", path=path))
-        elif (other := _non_language_model_kind(path)) is not None:
+        elif (other := _read_non_llm_gguf_type(path)) is not None:
             skipped_notes.append(note("no_language_model", path=path, kind=other))
         else:
             found[str(path)] = True
     return found
 
 
-def _non_language_model_kind(path: Path) -> str | None:
-    """Return the kind of a .gguf file that is no language model, such as an image projector or an
-    adapter.
-    """
+def _read_non_llm_gguf_type(path: Path) -> str | None:
     try:
         metadata = gguf_file.read_gguf_header(path).metadata
     except RunnerError:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from runner.config.hydra import config_to_yaml, to_runner_config
 from runner.config.root import AUTO, RunnerConfig
-from runner.grid.outcomes import JobOutcome, outcome_from_error, run_grid_job
+from runner.grid.outcomes import JobOutcome, make_outcome_from_error, run_grid_job
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job, lock_job
 from runner.report import format_main_metrics
@@ -39,7 +39,7 @@ from runner_base import (
     progress,
     signals,
 )
-from runner_base.console import install_resilient_streams
+from runner_base.console import install_fault_tolerant_streams
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,10 @@ class JobDeath(JobReturn):
         self.status, self.return_value = JobStatus.FAILED, JobFailed(self.message, code="failed")
 
 
-def format_launched_job(overrides: Sequence[str], result: object) -> str:
-    """Return a line with a job's overrides and its outcome. In a search, it shows the objective."""
+def format_job_outcome_line(overrides: Sequence[str], result: object) -> str:
+    """Format a job's overrides and its outcome as one line. In a search, the outcome is the
+    objective.
+    """
     name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
     if isinstance(result, JobOutcome):
         failure = f"{result.status.value} {result.message}"
@@ -68,10 +70,8 @@ def format_launched_job(overrides: Sequence[str], result: object) -> str:
 
 
 def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcome:
-    """Run one job in the launcher's process. Its outcome is printed at once, because launchers report
-    only at the end.
-    """
-    install_resilient_streams()
+    """Run one job and print its outcome at once, because many launchers report only at the end."""
+    install_fault_tolerant_streams()
     if not str(hydra_config.launcher.get("_target_")).endswith(
         "BasicLauncher"
     ):  # that one runs jobs in this terminal
@@ -80,7 +80,7 @@ def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcom
         outcome = run_grid_job(
             to_runner_config(composed, hydra_config.runtime.choices), config_to_yaml(composed)
         )
-    print_message(format_launched_job(hydra_config.overrides.task, outcome))
+    print_message(format_job_outcome_line(hydra_config.overrides.task, outcome))
     return outcome
 
 
@@ -93,7 +93,7 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
             else "hydra/launcher=workers"
         )
         raise ConfigError(
-            f"hydra/launcher={launcher_name} does not support this key. Use {own}",
+            f"hydra/launcher={launcher_name} cannot enforce this limit. Use {own}",
             key="job_timeout_s",
             value=f"{config.job_timeout_s:g}",
             code="unsupported",
@@ -117,10 +117,10 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
         )
 
 
-def split_by_dependency(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Split jobs into those that can start and those that depend on them, because a launcher starts all
-    jobs at once.
-    """
+def split_ready_and_dependent_jobs(
+    plan: Sequence[PlannedJob], numbers: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the jobs that can start now, and the jobs that have to wait for other jobs."""
     there = {plan[number].job_id for number in numbers}
     first: list[int] = []
     later: list[int] = []
@@ -149,9 +149,9 @@ class OtherLauncherRun:
         """
         self._jobs = {number: job for number in job_numbers if (job := self.plan[number].job) is not None}
         self._before = {
-            number: (_last_record(job), _job_start_time_ns(job)) for number, job in self._jobs.items()
+            number: (_last_record(job), _get_job_start_time_ns(job)) for number, job in self._jobs.items()
         }
-        batches = deque(filter(None, split_by_dependency(self.plan, job_numbers)))
+        batches = deque(filter(None, split_ready_and_dependent_jobs(self.plan, job_numbers)))
         with redirect_stdout(sys.stderr):
             while batches:
                 batch = batches.popleft()
@@ -167,7 +167,7 @@ class OtherLauncherRun:
                     self._record_stopped_jobs(batch)
                     return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
-                    batches.extendleft(reversed(self._plan_relaunch(batch, error)))
+                    batches.extendleft(reversed(self._record_and_split_failed_batch(batch, error)))
         return False
 
     def _launch_batch(self, batch: list[int]) -> None:
@@ -176,12 +176,12 @@ class OtherLauncherRun:
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             if isinstance(job_return, JobDeath):
-                self._record_job_death(number, job_return)
+                self._record_dead_job(number, job_return)
                 continue
             try:
                 outcome = job_return.return_value
             except Exception as error:  # noqa: BLE001  # an error outside of the runner makes that job fail
-                outcome = outcome_from_error(error)
+                outcome = make_outcome_from_error(error)
             assert isinstance(outcome, JobOutcome)
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
@@ -189,11 +189,11 @@ class OtherLauncherRun:
                     False  # it ended after its launch had broken, and this grid did it
                 )
 
-    def _record_job_death(self, number: int, death: JobDeath) -> None:
+    def _record_dead_job(self, number: int, death: JobDeath) -> None:
         """Record the outcome of a job whose process died, unless the job had already finished."""
         self._read_outcomes_from_disk([number])
         if number not in self.outcomes:
-            self.outcomes[number] = self.plan[number].record_death(death.how, death.message)
+            self.outcomes[number] = self.plan[number].record_dead_process(death.how, death.message)
             self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
 
     def _parent_run_override(self, planned: PlannedJob) -> list[str]:
@@ -201,7 +201,7 @@ class OtherLauncherRun:
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _record_stopped_jobs(self, batch: list[int]) -> None:
-        """Record outcomes after Ctrl-C. Jobs that the launcher leaves running are not changed."""
+        """Record outcomes after Ctrl-C, except for jobs that the launcher still runs."""
         give_up_at = time.monotonic() + GRACE_S
         started = self._unfinished_started_jobs(batch)
         while (
@@ -213,7 +213,7 @@ class OtherLauncherRun:
         running = [number for number in running if number in started]
         for number in started:
             if number not in running:
-                self.outcomes[number] = self.plan[number].record_death(Status.KILLED, "interrupted")
+                self.outcomes[number] = self.plan[number].record_dead_process(Status.KILLED, "interrupted")
         if running:
             log.warning(
                 (
@@ -224,15 +224,17 @@ class OtherLauncherRun:
                 self.name,
             )
 
-    def _plan_relaunch(self, batch: list[int], launch_error: Exception) -> list[list[int]]:
-        """Record the finished jobs of a failed launch, and return the batches of jobs to launch again."""
+    def _record_and_split_failed_batch(self, batch: list[int], launch_error: Exception) -> list[list[int]]:
+        """Record the finished jobs of a failed launch. Returns the batches of jobs to launch
+        again.
+        """
         cause = " ".join(re.sub(r"-{4,}", "", str(launch_error)).split())[:400] or type(launch_error).__name__
         progressed = self._read_outcomes_from_disk(batch)
         started = self._unfinished_started_jobs(batch)
         waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
-            message = f"the process of this job died under hydra/launcher={self.name}: {cause}"
-            self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
+            message = f"hydra/launcher={self.name} lost the process of this job: {cause}"
+            self.outcomes[started[0]] = self.plan[started[0]].record_dead_process(Status.FAILED, message)
             return []
         if not started and not progressed:
             if not self.outcomes:
@@ -274,7 +276,7 @@ class OtherLauncherRun:
         return [
             n
             for n in batch
-            if n not in self.outcomes and _job_start_time_ns(self._jobs[n]) != self._before[n][1]
+            if n not in self.outcomes and _get_job_start_time_ns(self._jobs[n]) != self._before[n][1]
         ]
 
 
@@ -294,7 +296,7 @@ def _is_job_running(job: Job) -> bool:
         return True
 
 
-def _job_start_time_ns(job: Job) -> int:
-    """Return the job's last start time in ns of the file system's clock. 0 if it was never started."""
+def _get_job_start_time_ns(job: Job) -> int:
+    """Return when the job last started, as file system time in ns, or 0 if it never started."""
     lock = job.folder / ".lock"
     return lock.stat().st_mtime_ns if lock.exists() else 0

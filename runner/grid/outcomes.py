@@ -8,14 +8,14 @@ from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tracking.sink import NotLogged
 from runner_base import ConfigError, JobAlreadyRunning, JobFailed, Record, RunnerError, Status, signals
-from runner_base.errors import gpu_failure_message
+from runner_base.errors import get_fatal_gpu_error_message
 from runner_compare import LOG_LIKELIHOOD
 from runner_engine import BaseModelCache
 
 
 @dataclass
 class JobOutcome:
-    """Outcome of a job, in a form that can be sent to another process."""
+    """Outcome of a job. The object can be pickled, because it is sent between processes."""
 
     status: Status
     record: Record | None = None
@@ -41,12 +41,13 @@ def run_grid_job(
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
         if signals.has_unhandled_interrupt():
             raise signals.Interrupted from None
-        return outcome_from_error(error)
+        return make_outcome_from_error(error)
 
 
-def outcome_from_error(error: Exception) -> JobOutcome:
-    """Return the outcome of a job that raised an error. A job whose result only could not be logged
-    counts as finished.
+def make_outcome_from_error(error: Exception) -> JobOutcome:
+    """Return the outcome of a job that raised an error.
+
+    A job whose results could only not be logged counts as finished.
     """
     if isinstance(error, NotLogged):
         return JobOutcome(Status.FINISHED, error.record, str(error))
@@ -59,12 +60,16 @@ def outcome_from_error(error: Exception) -> JobOutcome:
             is_held_elsewhere=isinstance(error, JobAlreadyRunning),
         )
     message = f"{type(error).__name__}: {error}"
-    return JobOutcome(Status.FAILED, message=message, exit_code=1, lost_gpu=gpu_failure_message(error))
+    return JobOutcome(
+        Status.FAILED, message=message, exit_code=1, lost_gpu=get_fatal_gpu_error_message(error)
+    )
 
 
 def extract_objective(record: Record) -> tuple[str, float]:
-    """Return name and value of the metric that a search maximizes: accuracy, likelihood or decode speed.
-    Raises JobFailed for a failed job.
+    """Return the name and value of the metric that a search maximizes. Raises JobFailed for a
+    failed job.
+
+    The metric is accuracy, likelihood or decode speed.
     """
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value, code="failed")

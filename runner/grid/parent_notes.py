@@ -1,5 +1,4 @@
-"""Content of a grid's parent run in MLflow: varied keys, best jobs and the verdict of the
-comparison.
+"""Builds the content of a grid's parent run in MLflow, such as varied keys and best jobs.
 
 MLflow cannot change the params of a run, so they hold what is fixed for a grid. Metrics, tags
 and the description are written again whenever the grid ends.
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.config.groups import GROUPS
-from runner.grid.grid_output import build_job_labels, build_job_names
+from runner.grid.grid_output import build_job_labels, select_displayed_overrides
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
 from runner_base import Record, RunnerError, Status, format_count, join_first_names
@@ -37,7 +36,7 @@ RANKED_BY = (
 
 
 @dataclass
-class ParentNotes:
+class ParentRunContent:
     """Metrics, tags and description that are logged to a grid's parent run at its end."""
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -46,23 +45,20 @@ class ParentNotes:
     first_metric: str = ""  # by which the jobs of the first task are ranked
 
 
-def varied_values(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
-    """Return the config keys in which jobs differ, each with its values in job order."""
+def collect_varied_values(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
-    for names in build_job_names([*plan]):
+    for names in select_displayed_overrides([*plan]):
         for key, value in names.items():
             of_key = values.setdefault(key, [])
             of_key += [value] * (value not in of_key)
     return values
 
 
-def grid_title(plan: Sequence[PlannedJob], study: str) -> str:
-    """Return a grid's title: its study, or the varied keys, such as `quantization=none,int8 ×
-    lora=none,embedded`.
-    """
+def format_grid_title(plan: Sequence[PlannedJob], study: str) -> str:
+    """Return a grid's title: the study's name, or the varied keys with their values."""
     if study:
         return study
-    values = varied_values(plan)
+    values = collect_varied_values(plan)
     if not values:
         return f"grid of {format_count(len(plan), 'job')}"
     whole = " × ".join(f"{key}={','.join(some)}" for key, some in values.items())
@@ -82,38 +78,36 @@ def build_grid_params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
     """
     tried = {
         f"{key}.name" if key in GROUPS else key: ",".join(values)
-        for key, values in varied_values(plan).items()
+        for key, values in collect_varied_values(plan).items()
     }
     return ({"study": study} if study else {}) | {"jobs": str(len(plan))} | tried
 
 
-def build_parent_notes(
+def build_parent_run_content(
     plan: Sequence[PlannedJob],
     outcomes: Mapping[int, JobOutcome],
     overrides: Sequence[str],
     is_finished: bool,
-) -> ParentNotes:
-    """Return the best jobs and the verdict of a finished grid, for its parent run."""
-    named = [*zip(build_job_labels([*plan]), _collect_distinct_records(plan, outcomes), strict=True)]
+) -> ParentRunContent:
+    named = [*zip(build_job_labels([*plan]), _collect_records_of_unique_jobs(plan, outcomes), strict=True)]
     finished = [
         (name, record) for name, record in named if record is not None and record.status is Status.FINISHED
     ]
-    said = ParentNotes(metrics={"jobs": len(plan), "jobs_finished": len(finished)})
+    said = ParentRunContent(metrics={"jobs": len(plan), "jobs_finished": len(finished)})
     lines: list[str] = []
     if (
         is_finished and finished and len(finished) <= MAX_COMPARED
     ):  # first: MLflow shows five lines until it is asked
-        lines += [*_verdict_lines([record for _, record in finished], said), ""]
+        lines += [*_compute_verdict_lines([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
-        lines += _best_job_lines(
+        lines += _format_best_job_lines(
             task, [one_finished for one_finished in finished if one_finished[1].task == task], said
         )
     said.note = "\n".join([*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]).strip()
     return said
 
 
-def _best_job_lines(task: str, jobs: list[tuple[str, Record]], notes: ParentNotes) -> list[str]:
-    """Return text lines with the best jobs of a task, and add the best job's metrics to the notes."""
+def _format_best_job_lines(task: str, jobs: list[tuple[str, Record]], notes: ParentRunContent) -> list[str]:
     has = [key for key in RANKED_BY if all(key in record.result.metrics for _, record in jobs)]
     if not has:
         return []
@@ -150,8 +144,10 @@ def _format_metric(name: str, record: Record) -> str:
     )
 
 
-def _verdict_lines(records: list[Record], notes: ParentNotes) -> list[str]:
-    """Return the verdicts of the statistical comparison of the jobs, and store the first one as a tag."""
+def _compute_verdict_lines(records: list[Record], notes: ParentRunContent) -> list[str]:
+    """Return the verdicts of the comparison as lines. Also stores the first verdict as an MLflow
+    tag.
+    """
     from runner.recorded_runs.job_verdicts import compute_comparison_verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]
@@ -169,10 +165,10 @@ def _verdict_lines(records: list[Record], notes: ParentNotes) -> list[str]:
     ]
 
 
-def _collect_distinct_records(
+def _collect_records_of_unique_jobs(
     plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
 ) -> list[Record | None]:
-    """Return the record of each job. None for duplicates and for jobs without a record."""
+    """Return each job's record, or None for a duplicate and for a job without a record."""
     records: list[Record | None] = []
     for number, planned in enumerate(plan):
         outcome = outcomes.get(number)

@@ -18,7 +18,7 @@ from runner.records import grid_records
 from runner.tracking import grid_runs, job_runs, published_index
 from runner.tracking.sink import was_logged_to
 from runner.tracking.stored_runs import RUNNING, StoredRuns, read_stored_runs
-from runner.tracking.stores import Store, store_from_config
+from runner.tracking.stores import Store, create_store_from_config
 from runner_base import Status, TrackingError, redact_secrets
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ParentRuns:
-    """Starts and ends a grid's parent runs in MLflow, and finds jobs that a store lacks."""
+    """Starts and ends a grid's parent runs in MLflow, and finds finished jobs that are not
+    logged.
+    """
 
     plan: list[PlannedJob]
     overrides: list[str]
@@ -38,17 +40,17 @@ class ParentRuns:
 
     @property
     def grid_id(self) -> str:
-        """The grid's identity: a hash of the sorted job ids, so that the same jobs are the same grid."""
+        """Hash of the sorted job ids. Grids with the same jobs have the same id."""
         names = sorted(planned.job_id or " ".join(planned.overrides) for planned in self.plan)
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
-    def find_unlogged_jobs(self) -> None:
-        """Query each store once, and mark the finished jobs that it lacks."""
+    def mark_unlogged_jobs(self) -> None:
+        """Query each store once, and mark the finished jobs that the store does not contain."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is PlanState.impossible:
                 continue
-            if (store := store_from_config(planned.config)) is not None:
+            if (store := create_store_from_config(planned.config)) is not None:
                 stores.setdefault(store, []).append(planned)
         for store, jobs in stores.items():
             done = [
@@ -74,14 +76,14 @@ class ParentRuns:
             parent = next((run for run, _ in stored.grids.get(self.grid_id, [])), None)
             for planned in done:
                 is_below = parent is not None and stored.find_run(planned.job_id, parent)
-                planned.unlogged |= not (is_below or stored.find_orphan_run(planned.job_id))
+                planned.unlogged |= not (is_below or stored.find_parentless_run(planned.job_id))
             if not self._is_store_up_to_date(stored, jobs):
                 self._stores[store] = jobs
             elif all_done and parent is not None:
                 job_runs.cache_run_id(store, self.grid_id, parent)
 
     def _is_store_up_to_date(self, stored_runs: StoredRuns, jobs: list[PlannedJob]) -> bool:
-        """Return whether a store already contains this grid and nothing is left to log."""
+        """Return whether a store contains this grid with all its jobs and its final status."""
         for run, status in stored_runs.grids.get(self.grid_id, [])[:1]:
             all_below = all(
                 stored_runs.find_run(job.job_id, run) for job in jobs if job.state is PlanState.done
@@ -100,10 +102,10 @@ class ParentRuns:
             ]
             name = grid_runs.GridName(
                 self.grid_id,
-                parent_notes.grid_title(self.plan, self.study),
+                parent_notes.format_grid_title(self.plan, self.study),
                 parent_notes.build_grid_params(self.plan, self.study),
             )
-            run = grid_runs.start_grid_run(store, name, self._start_tags, self._plan_as_json(), done)
+            run = grid_runs.start_grid_run(store, name, self._start_tags, self._convert_plan_to_json(), done)
             self._runs.append(run)
             for planned in jobs:
                 assert planned.config is not None
@@ -111,16 +113,16 @@ class ParentRuns:
         self._write_initial_record()
 
     def _write_initial_record(self) -> None:
-        """Write the grid's record, unless all of its jobs are done and recorded."""
+        """Write the grid's record, unless all jobs are done and a record exists."""
         to_do = any(job.state in (PlanState.todo, PlanState.resume) for job in self.plan)
         if not (to_do or self._runs) and grid_records.has_grid_record(self._output_dir, self.grid_id):
             return
         self._record = grid_records.GridRecord(
             self.grid_id,
-            parent_notes.grid_title(self.plan, self.study),
+            parent_notes.format_grid_title(self.plan, self.study),
             time.time_ns() // 1_000_000,
             RUNNING,
-            **self._plan_as_json(),
+            **self._convert_plan_to_json(),
             params=parent_notes.build_grid_params(self.plan, self.study),
             tags=self._start_tags,
             runs=[run.run_id for run in self._runs],
@@ -137,22 +139,22 @@ class ParentRuns:
         return Path(config.output_dir).expanduser().absolute()
 
     def finish_runs(self, interrupted: bool) -> bool:
-        """End the parent runs with the grid's status. Returns True if all stores were written."""
+        """End the parent runs with the grid's status. Returns whether all stores were updated."""
         status = self._grid_status(interrupted)
         if self._record is not None:
             self._log_grid_results(status)
             grid_records.write_grid_record(self._output_dir, self._record)
-        ended = [grid_runs.finish_grid_run(run, status, self._plan_as_json()) for run in self._runs]
+        ended = [grid_runs.finish_grid_run(run, status, self._convert_plan_to_json()) for run in self._runs]
         return all(ended)
 
     def _log_grid_results(self, status: Status) -> None:
         """Log and record the best jobs and the verdict. Store errors are reported at the end of the grid."""
         assert self._record is not None
-        said = parent_notes.build_parent_notes(
+        said = parent_notes.build_parent_run_content(
             self.plan, self.outcomes, self._redacted_overrides, status is Status.FINISHED
         )
         self._record.status = status.value
-        self._record.jobs = self._plan_as_json()["jobs"]
+        self._record.jobs = self._convert_plan_to_json()["jobs"]
         self._record.metrics, self._record.notes = said.metrics, said.tags
         self._record.description, self._record.first_metric = said.note, said.first_metric
         for run in self._runs:
@@ -166,10 +168,10 @@ class ParentRuns:
         return [redact_secrets(override) for override in self.overrides]
 
     def _grid_status(self, interrupted: bool) -> Status:
-        finished = all(self._job_status(number) is Status.FINISHED for number in range(len(self.plan)))
+        finished = all(self._get_job_status(number) is Status.FINISHED for number in range(len(self.plan)))
         return Status.FINISHED if finished else Status.KILLED if interrupted else Status.FAILED
 
-    def _job_status(self, number: int) -> Status | None:
+    def _get_job_status(self, number: int) -> Status | None:
         same_as = self.plan[number].same_as
         number = number if same_as is None else same_as
         outcome = self.outcomes.get(number)
@@ -181,10 +183,8 @@ class ParentRuns:
     def _split_configs(self) -> tuple[dict[str, str], list[dict[str, str]]]:
         return grid_records.split_common_and_varied_keys([planned.config for planned in self.plan])
 
-    def _plan_as_json(self) -> dict[str, Any]:
-        """Return the plan as JSON data: keys with equal values in all jobs, and each job's other values and
-        status.
-        """
+    def _convert_plan_to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data. Values that all jobs share are stored once."""
         outcomes = map(self.outcomes.get, range(len(self.plan)))
         common, own = self._split_configs
         names = build_job_labels(self.plan)

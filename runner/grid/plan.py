@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_off_hydra, to_runner_config
+from runner.config.hydra import split_hydra_config, to_runner_config
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ResourceNeed, get_model_kind
@@ -91,17 +91,16 @@ class PlannedJob:
 
     @property
     def duplicate_key(self) -> tuple[object, ...]:
-        """Job id, store and output file. Planned jobs with equal values are duplicates."""
+        """Job id, store and output file. Jobs with equal keys are duplicates."""
         assert self.config is not None
-        return self.job, stores.store_from_config(self.config), self.config.task.output_file
+        return self.job, stores.create_store_from_config(self.config), self.config.task.output_file
 
     @cached_property
     def resource_need(self) -> ResourceNeed:
         """The predicted memory, threads and GPUs of the job."""
-        return ResourceNeed(0.0, 1) if self.resolved is None else predict_need(self.resolved)
+        return ResourceNeed(0.0, 1) if self.resolved is None else predict_resources(self.resolved)
 
-    def record_death(self, status: Status, message: str) -> JobOutcome:
-        """Record the outcome of a job whose process died before recording it."""
+    def record_dead_process(self, status: Status, message: str) -> JobOutcome:
         assert self.config is not None
         assert self.job is not None
         record_job_death(self.config, self.job, import_task_module(self.config).VERSION, status, message)
@@ -109,9 +108,7 @@ class PlannedJob:
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
-    """Identify a job and read its record. A job with invalid inputs is planned in the state
-    `impossible`.
-    """
+    """Compute a job's id and read its record. Invalid inputs give a job in state `impossible`."""
     planned = PlannedJob(overrides, config)
     planned.cost = float(config.task.expected_completions * config.generation.max_total_new_tokens)
     task = import_task_module(config)
@@ -137,7 +134,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.record = None if anew else planned.job.read_finished_record()
             if planned.record is None:
                 planned.notes = check_job_before_loading(resolved, inputs)
-            planned.notes += _question_limit_notes(config, inputs.count)
+            planned.notes += _make_question_limit_notes(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [note("nothing_to_ask")] * (planned.questions_left == 0)
@@ -171,7 +168,7 @@ def plan_jobs(
 ) -> list[PlannedJob]:
     composer = Composer(context.config_loader, primary_config.hydra.job.config_name, primary_config)
     return [
-        plan_composed_job(overrides, *split_off_hydra(composer.compose(overrides)))
+        plan_composed_job(overrides, *split_hydra_config(composer.compose(overrides)))
         for overrides in map(list, job_overrides)
     ]
 
@@ -183,11 +180,11 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
     except RunnerError as error:
         return PlannedJob(overrides, error=convert_error(error, ConfigError), exit_code=error.exit_code)
     if config.task.reads_stdin:
-        file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
+        file = "Give a file (task.prompts=FILE), or run" if hasattr(config.task, "prompts") else "Run"
         refusal = ConfigError(
             (
-                f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
-                f"{file}run it without -m"
+                f"task={config.task.name} reads stdin, which jobs of a grid cannot do. "
+                f"{file} it as a single job, without -m"
             ),
             code="unsupported",
         )
@@ -196,7 +193,7 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
         refusal = ConfigError(
             (
                 f"task={config.task.name} runs until you stop it, so it cannot be part of a grid. "
-                "Start it on its own"
+                "Run it as a single job, without -m"
             ),
             code="unsupported",
         )
@@ -209,8 +206,8 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
     return planned
 
 
-def split_error_rate_over_comparisons(plan: list[PlannedJob]) -> None:
-    """Count a grid's comparisons, and give each an equal share of the 5 % error rate.
+def divide_error_rate(plan: list[PlannedJob]) -> None:
+    """Divide the error rate of 5 % equally among the comparisons of a grid.
 
     Jobs that cannot run now count too: a lack of memory today must not change the share of the
     others.
@@ -231,7 +228,7 @@ def split_error_rate_over_comparisons(plan: list[PlannedJob]) -> None:
         plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
-def _question_limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
+def _make_question_limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
     """Return a note if the data set has fewer questions than task.limit."""
     task = config.task.questions_config
     if task is None or task.limit is None or num_questions is None or num_questions >= task.limit:
@@ -240,9 +237,6 @@ def _question_limit_notes(config: RunnerConfig, num_questions: int | None) -> li
 
 
 def would_be_compared(config: RunnerConfig) -> bool:
-    """Return whether an impossible job would be compared after a fix. Such jobs count in sharing the
-    error rate.
-    """
     try:
         task = import_task_module(config)
         return hasattr(task, "names_baseline") and task.names_baseline(config)
@@ -251,7 +245,7 @@ def would_be_compared(config: RunnerConfig) -> bool:
 
 
 def mark_duplicates(plan: list[PlannedJob]) -> None:
-    """Mark planned jobs that appear twice under different overrides, so that each job runs once."""
+    """Mark jobs that appear twice in the plan, so that each job runs once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
@@ -259,11 +253,11 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
             planned.same_as = earlier if earlier != number else None
 
 
-def predict_need(resolved: ResolvedJob) -> ResourceNeed:
-    """Predict memory, threads and GPUs of a job from the checkpoint's headers alone."""
+def predict_resources(resolved: ResolvedJob) -> ResourceNeed:
+    """Predict the memory, threads and GPUs that a job needs, from the checkpoint's headers."""
     config = resolved.config
     return (
-        get_model_kind(config.model).predict_need(resolved)
+        get_model_kind(config.model).predict_resources(resolved)
         if Uses.weights in import_task_module(config).USES
         else ResourceNeed(0.0, 1)
     )

@@ -1,5 +1,4 @@
-"""Estimates the statistical power of a planned grid: detectable differences and needed numbers of
-questions.
+"""Estimates which differences a planned grid can detect, and how many questions it needs.
 
 The baseline is the job that `task.early_stop_vs` names, or else the unquantized job of a grid
 over quantizations. Other grids get no such lines. The numbers equal those of `runner-compare
@@ -24,9 +23,9 @@ from runner_base.notes import Note, note
 from runner_compare.statistics import (
     ALPHA,
     POWER,
-    detectable_accuracy_loss,
-    expected_disagreement,
-    questions_needed_for_margin,
+    estimate_disagreement_rate,
+    find_detectable_accuracy_loss,
+    plan_questions_for_margin,
 )
 
 UNQUANTIZED = "none"
@@ -51,32 +50,34 @@ class ComparedJobs:
     has_margin: bool  # and stop once it is decided whether they are as good within it
     task: QuestionsConfig  # of the first of them
 
-    def detectable_loss(self, disagreement: float, alpha: float) -> float | None:
-        """Return the smallest loss of accuracy that is detected with 80 % power. None if no loss is."""
+    def compute_detectable_loss(self, disagreement: float, alpha: float) -> float | None:
+        """Return the smallest loss of accuracy that is detected with 80 % power. None if no loss
+        is detectable.
+        """
         margin = self.margin if self.has_margin else None
-        return detectable_accuracy_loss(self.questions, disagreement, alpha, self.stops_early, margin)
+        return find_detectable_accuracy_loss(self.questions, disagreement, alpha, self.stops_early, margin)
 
     def questions_needed(self, disagreement: float, alpha: float) -> int | None:
-        """Return how many questions show with 80 % power that a job, if in truth equal to its baseline,
-        loses no more than the margin.
+        """Return the number of questions for a non-inferiority test with 80 % power.
+
+        The power applies to a job that is equal to its baseline.
         """
-        return questions_needed_for_margin(
-            self.margin, disagreement, alpha, self.stops_early, self.has_margin
-        )
+        return plan_questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
 
 
-def statistical_power_notes(
+def make_statistical_power_notes(
     plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool
 ) -> list[Note]:
-    """Return notes on the differences that each set of questions can detect. A quick plan omits needed
-    numbers of questions.
+    """Return notes on the smallest difference that each set of questions can detect.
+
+    Unless `is_quick` is set, the notes also give the needed number of questions.
     """
-    notes, sets = _cluster_notes(plan), _group_compared_jobs(plan, _has_independent_verdicts)
+    notes, sets = _make_cluster_notes(plan), _group_compared_jobs(plan, _has_independent_verdicts)
     for compared in sets:
-        disagreement, pairs = _expected_disagreement(compared)
+        disagreement, pairs = _estimate_differing_fraction(compared)
         alpha = ALPHA / len(compared.baselines)
         where = compared.where if len(sets) > 1 else None
-        notes.append(_detectable_note(compared, disagreement, pairs, alpha, where))
+        notes.append(_make_detectable_difference_note(compared, disagreement, pairs, alpha, where))
         if not is_quick:  # an exact sum over all tables, with scipy
             needed = compared.questions_needed(disagreement, alpha)
             there = None if compared.task.limit is None else count_available_questions(compared.task)
@@ -95,8 +96,9 @@ def statistical_power_notes(
     return notes
 
 
-def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
-    """Return one note for each kind of question cluster by which jobs are compared.
+def _make_cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
+    """Return one note for each cluster key, because statistical power is unknown for clustered
+    questions.
 
     The correlation within a cluster is unknown before the jobs run.
     """
@@ -106,16 +108,16 @@ def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
 
-def _detectable_note(
+def _make_detectable_difference_note(
     compared: ComparedJobs, disagreement: float, num_pairs: int, alpha: float, questions_label: str | None
 ) -> Note:
-    """Return a note with the smallest detectable difference, limited by the share of questions with
-    differing verdicts.
-    """
-    n, least = compared.questions, compared.detectable_loss(disagreement, alpha)
+    """Return a note on the smallest accuracy difference that the planned questions can detect."""
+    n, least = compared.questions, compared.compute_detectable_loss(disagreement, alpha)
     if least is not None and least > disagreement:
         least = None
-    may_detect_largest = not compared.stops_early and _max_mcnemar_power(n, disagreement, alpha) >= POWER
+    may_detect_largest = (
+        not compared.stops_early and _compute_max_mcnemar_power(n, disagreement, alpha) >= POWER
+    )
     return note(
         "detectable",
         where=questions_label,
@@ -131,7 +133,7 @@ def _detectable_note(
     )
 
 
-def _max_mcnemar_power(num_questions: int, disagreement: float, alpha: float) -> float:
+def _compute_max_mcnemar_power(num_questions: int, disagreement: float, alpha: float) -> float:
     """Return the power of McNemar's exact test if all differing verdicts favour the same job."""
     least = ceil(log2(2 / alpha))  # so many that all favour one job are significant
     chance = 1.0
@@ -143,8 +145,8 @@ def _max_mcnemar_power(num_questions: int, disagreement: float, alpha: float) ->
 
 
 def count_available_questions(task: QuestionsConfig) -> int | None:
-    """Return how many questions the data set has without task.limit. None if it is unreadable or
-    endless.
+    """Return the number of questions in the data set, without task.limit. None if it is unknown
+    or unlimited.
     """
     if task.data == "embedded":
         return None
@@ -155,18 +157,17 @@ def count_available_questions(task: QuestionsConfig) -> int | None:
 
 
 def _group_compared_jobs(
-    plan: Sequence[PlannedJob], is_included: Callable[[RunnerConfig | None], bool]
+    plan: Sequence[PlannedJob], should_include: Callable[[RunnerConfig | None], bool]
 ) -> list[ComparedJobs]:
-    """Return groups of jobs that share their questions with a baseline, which is in the plan or named."""
     groups: dict[str, list[int]] = {}
     for number, planned in enumerate(plan):
-        if planned.job is not None and planned.same_as is None and is_included(planned.config):
+        if planned.job is not None and planned.same_as is None and should_include(planned.config):
             groups.setdefault(planned.data_digest, []).append(number)
     found = []
     for numbers in groups.values():
         baselines, names = {}, dict[str, None]()
         for number in numbers:
-            for base, name in _find_baseline(plan, number, numbers):
+            for base, name in _iterate_baseline_jobs(plan, number, numbers):
                 baselines[plan[number].job_id] = base
                 names[name] = None
         if baselines:
@@ -197,8 +198,8 @@ def _group_compared_jobs(
     return found
 
 
-def _find_baseline(
-    plan: Sequence[PlannedJob], number: int, candidates: Iterable[int]
+def _iterate_baseline_jobs(
+    plan: Sequence[PlannedJob], number: int, candidate_numbers: Iterable[int]
 ) -> Iterable[tuple[str, str]]:
     """Yield the job id and label of a job's baseline, if it has one."""
     planned = plan[number]
@@ -209,7 +210,7 @@ def _find_baseline(
         task = config.task.questions_config
         yield planned.after, (task is not None and task.baseline_name) or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
-        for other in candidates:
+        for other in candidate_numbers:
             base = plan[other].config
             if (
                 base is not None
@@ -225,9 +226,7 @@ def _differs_only_in_quantization(config: RunnerConfig, baseline: RunnerConfig) 
 
 
 def _has_independent_verdicts(config: RunnerConfig | None) -> bool:
-    """Return whether a job gives one verdict per independent question, because power is computed only
-    for such jobs.
-    """
+    """Return whether a job has one independent verdict per question. Power is computed only then."""
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.has_independent_verdicts
 
@@ -238,11 +237,12 @@ def _has_clustered_verdicts(config: RunnerConfig | None) -> bool:
     return questions is not None and questions.gives_verdicts and questions.cluster is not None
 
 
-def _expected_disagreement(compared: ComparedJobs) -> tuple[float, int]:
-    """Return the expected share of questions with differing verdicts, and on how many finished pairs it
-    is based.
+def _estimate_differing_fraction(compared: ComparedJobs) -> tuple[float, int]:
+    """Return the expected fraction of questions with differing verdicts.
 
-    With 0 pairs, the share is the usual one.
+    Also returns the number of finished job pairs that the estimate uses.
+
+    With 0 pairs, the fraction is a typical value.
     """
     differing = n = pairs = 0
     for job_id, base_id in compared.baselines.items():
@@ -256,7 +256,7 @@ def _expected_disagreement(compared: ComparedJobs) -> tuple[float, int]:
             both = solved.keys() & base_solved.keys()
             differing += sum(solved[index] != base_solved[index] for index in both)
             n, pairs = n + len(both), pairs + bool(both)
-    return (expected_disagreement(differing, n) if pairs else USUAL_DISAGREEMENT), pairs
+    return (estimate_disagreement_rate(differing, n) if pairs else USUAL_DISAGREEMENT), pairs
 
 
 def _solved_by_question(job: Job) -> dict[int, bool]:
@@ -267,8 +267,8 @@ def _solved_by_question(job: Job) -> dict[int, bool]:
 def _estimate_time_for_questions(
     compared: ComparedJobs, estimates: Mapping[int, JobEstimate], num_questions: int
 ) -> float | None:
-    """Return the seconds of all jobs together with `num_questions` questions. None if a job's time is
-    unknown.
+    """Return the total seconds of the compared jobs with `num_questions` questions. None if a
+    time is unknown.
     """
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]
@@ -278,6 +278,5 @@ def _estimate_time_for_questions(
 
 
 def _round_up_to_3_digits(number: int) -> int:
-    """Round a number up to three significant digits, because a plan is not more exact."""
     step = int(10 ** max(0, len(str(number)) - 3))
     return -(-number // step) * step

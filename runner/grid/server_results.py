@@ -9,21 +9,21 @@ from runner.records.jobs import lock_job
 from runner.render.progress_messages import FETCHING_KNOWN_JOBS
 from runner.run import must_ignore_earlier_results
 from runner.tasks.base import import_task_module
-from runner.tracking.downloaded_jobs import download_run_files, mlflow_server_store
+from runner.tracking.downloaded_jobs import download_run_files, get_mlflow_server_store
 from runner.tracking.stored_runs import read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import JobAlreadyRunning, Progress, TrackingError
 from runner_base.notes import note
 
 
-def find_server_results(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
+def find_jobs_done_on_server(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
     """Return planned jobs with results on an MLflow server, each with its store and run id."""
     by_store: dict[Store, list[PlannedJob]] = {}
     for planned in plan:
         config = planned.config
         if config is None or planned.job is None or planned.state not in (PlanState.todo, PlanState.resume):
             continue
-        if (store := mlflow_server_store(config)) is not None and not must_ignore_earlier_results(
+        if (store := get_mlflow_server_store(config)) is not None and not must_ignore_earlier_results(
             config, import_task_module(config)
         ):
             by_store.setdefault(store, []).append(planned)
@@ -38,15 +38,14 @@ def find_server_results(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store,
 
 
 def mark_jobs_done_on_server(plan: list[PlannedJob]) -> None:
-    """Mark planned jobs with results on an MLflow server as done, for a plan that is only printed."""
-    for planned, store, _ in find_server_results(plan):
+    for planned, store, _ in find_jobs_done_on_server(plan):
         planned.state = PlanState.done
         planned.notes.append(note("done_elsewhere", store=store.redacted_uri))
 
 
-def fetch_server_results(plan: list[PlannedJob]) -> None:
-    """Download other hosts' job results from an MLflow server, and record them in this output folder."""
-    if not (known := find_server_results(plan)):
+def download_server_results(plan: list[PlannedJob]) -> None:
+    """Download other hosts' job results from an MLflow server to this output folder."""
+    if not (known := find_jobs_done_on_server(plan)):
         return
     with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:
         for planned, store, run_id in known:

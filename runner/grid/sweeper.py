@@ -16,11 +16,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_off_hydra
+from runner.config.hydra import split_hydra_config
 from runner.config.root import PrintMode, RunnerConfig
 from runner.grid import model_list
 from runner.grid.dependencies import add_dependencies
-from runner.grid.expand import Values, check_exclude_keys, expand_grid, is_excluded_by_rules
+from runner.grid.expand import ValueGetter, check_exclude_keys, expand_grid, is_excluded_by_rules
 from runner.grid.gguf_grids import reject_gguf_quantizations
 from runner.grid.grid_output import (
     build_grid_table_rows,
@@ -34,19 +34,13 @@ from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.other_launchers import OtherLauncherRun, reject_worker_settings
 from runner.grid.outcomes import JobOutcome
 from runner.grid.parent_runs import ParentRuns
-from runner.grid.plan import (
-    PlannedJob,
-    PlanState,
-    mark_duplicates,
-    plan_composed_job,
-    split_error_rate_over_comparisons,
-)
-from runner.grid.server_results import fetch_server_results, mark_jobs_done_on_server
+from runner.grid.plan import PlannedJob, PlanState, divide_error_rate, mark_duplicates, plan_composed_job
+from runner.grid.server_results import download_server_results, mark_jobs_done_on_server
 from runner.render import grid_lines, progress_messages
 from runner.render.notes import format_note, render_notes
-from runner.report import do_stdout_and_stderr_share_target, print_grid
+from runner.report import is_stderr_same_file_as_stdout, print_grid
 from runner.tracking import grid_runs
-from runner.tracking.stores import relative_to_cwd
+from runner.tracking.stores import make_relative_to_cwd
 from runner_base import (
     ConfigError,
     JobFailed,
@@ -75,7 +69,7 @@ class Grid:
 
     @property
     def settings(self) -> RunnerConfig:
-        """The config whose settings apply to the whole grid: output folder, tracking, print, workers."""
+        """Config of the first valid job. Settings such as its output folder apply to the whole grid."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
             assert self.plan[0].error is not None
@@ -83,7 +77,6 @@ class Grid:
         return config
 
     def unique(self) -> list[int]:
-        """Return the numbers of all jobs except duplicates."""
         return [number for number, planned in enumerate(self.plan) if planned.same_as is None]
 
     def jobs_to_run(self) -> list[int]:
@@ -132,7 +125,7 @@ class GridSweeper(LaunchingSweeper):
     def run_unfinished_jobs(self, grid: Grid) -> bool:
         """Run the unfinished jobs of a planned grid. Returns True if the user stopped the grid."""
         with report_step(progress_messages.FINDING_KNOWN_JOBS):
-            fetch_server_results(grid.plan)
+            download_server_results(grid.plan)
         print_message(summarize_plan(grid.plan))
         for planned, label in zip(grid.plan, build_job_labels(grid.plan), strict=True):
             if planned.made_for:
@@ -142,7 +135,7 @@ class GridSweeper(LaunchingSweeper):
         grid_runs.end_dead_grid_runs(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
         with report_step(progress_messages.READING_GRID_RUNS):
-            parents.find_unlogged_jobs()
+            parents.mark_unlogged_jobs()
         try:
             return self.launch_jobs(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
@@ -151,19 +144,20 @@ class GridSweeper(LaunchingSweeper):
 
     @property
     def study_name(self) -> str:
-        """Name of the study's file. Empty for a grid without a study."""
         name = Path(str(self.master.hydra.job.config_name)).stem
         return "" if name == "config" else name
 
     def plan_grid(self, arguments: list[str]) -> Grid:
-        """Compose and identify every job, so that impossible jobs are known before anything runs."""
+        """Compose and identify every job, so that invalid jobs are known before the grid starts."""
         if self.files == "":
-            raise ConfigError("this study compares the models in a folder: give files=FOLDER", code="missing")
+            raise ConfigError("this study compares the models in a folder. Add files=FOLDER", code="missing")
         loader = self.context.config_loader
-        lists = self.multiply_by_models(expand_grid(arguments, self.params, self.zip, loader, self.cases))
+        lists = self.add_overrides_of_each_model(
+            expand_grid(arguments, self.params, self.zip, loader, self.cases)
+        )
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
-        values: list[Values] = []
+        values: list[ValueGetter] = []
         left_out: dict[
             str, list[str]
         ] = {}  # override -> the choices, in the order of the grid, that have no such key
@@ -171,7 +165,7 @@ class GridSweeper(LaunchingSweeper):
         with share_model_files(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, lacking = composer.compose_without_missing_keys(overrides)
-                composed, choices = split_off_hydra(composed)
+                composed, choices = split_hydra_config(composed)
                 bar.advance()
                 values.append(partial(_get_config_value, composed, choices))
                 if is_excluded_by_rules(self.exclude, values[-1]):
@@ -187,36 +181,36 @@ class GridSweeper(LaunchingSweeper):
                 ):  # a sweep over a key that a job lacks adds the job once
                     grid.plan.append(plan_composed_job(used, composed, choices))
                 seen.add(tuple(used))
-            split_error_rate_over_comparisons(grid.plan)
+            divide_error_rate(grid.plan)
             grid.plan = add_dependencies(grid.plan, composer)
         for planned in grid.plan if self.files is not None else ():
-            planned.unnamed = model_list.constant_keys(lists)
-        check_exclude_keys(self.exclude, values, sorted(_known_keys(self.master)))
+            planned.unnamed = model_list.find_constant_keys(lists)
+        check_exclude_keys(self.exclude, values, sorted(_list_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(
-                f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid", code="empty"
+                f"hydra.sweeper.exclude removes all {len(lists)} jobs of this grid", code="empty"
             )
         reject_gguf_quantizations(grid.plan)
         _report_missing_keys(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
 
-    def multiply_by_models(self, job_overrides: list[list[str]]) -> list[list[str]]:
-        """Return each job's overrides combined with each model that `files=` names, and print notes on the
+    def add_overrides_of_each_model(self, job_overrides: list[list[str]]) -> list[list[str]]:
+        """Combine each job's overrides with each model in `files=`, and print notes on the
         models.
         """
         if self.files is None:
             if self.reference is not None:
                 raise ConfigError(
-                    f"reference={self.reference} is one of the models of files=FOLDER: give that, too",
+                    f"reference={self.reference} has no effect without files=FOLDER. Add files=FOLDER",
                     code="missing",
                 )
             return job_overrides
-        models, left_out = model_list.list_models_in(self.files)
+        models, left_out = model_list.find_models(self.files)
         reference = model_list.choose_reference_model(models, self.reference)
         given = {line.partition("=")[0].lstrip("+~") for overrides in job_overrides for line in overrides}
-        of_models = model_list.overrides_per_model(models, reference, given)
-        for line in render_notes(model_list.model_list_notes(self.files, models, left_out, reference)):
+        of_models = model_list.build_model_overrides(models, reference, given)
+        for line in render_notes(model_list.make_model_list_notes(self.files, models, left_out, reference)):
             print_message(line)
         return [[*of_model, *overrides] for of_model in of_models for overrides in job_overrides]
 
@@ -226,9 +220,7 @@ class GridSweeper(LaunchingSweeper):
         if not isinstance(self.launcher, PlanLauncher):
             reject_worker_settings(name, grid.settings)
         numbers, interrupted = grid.jobs_to_run(), False
-        with (
-            signals.deferred_signals()
-        ):  # a signal takes effect when the grid's runs in MLflow have ended, too
+        with signals.defer_signals():  # a signal takes effect when the grid's runs in MLflow have ended, too
             with report_step(progress_messages.STARTING_GRID_RUN):
                 parent_runs.start_runs()
             try:
@@ -249,24 +241,20 @@ class GridSweeper(LaunchingSweeper):
 
 
 def print_and_finish_grid(grid: Grid, interrupted: bool) -> None:
-    """Print the final table and all failures. If jobs failed, raise the error with the matching exit
+    """Print the final table and all failures. If jobs failed, raise an error with their exit
     code.
     """
     settings = grid.settings
     lines = build_grid_table_rows(grid.plan, grid.outcomes, interrupted)
     # the reader has seen a line for each job
-    has_lines = do_stdout_and_stderr_share_target() and all(
-        number in grid.outcomes for number in grid.unique()
-    )
+    has_lines = is_stderr_same_file_as_stdout() and all(number in grid.outcomes for number in grid.unique())
     print_grid(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
     problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
-        if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
-            print_message(
-                f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}"
-            )
+        if planned.job is not None and settings.rerun and (folders := planned.job.list_backup_folders()):
+            print_message(f"job {planned.job_id} ran again. Its earlier results are in {folders[-1]}")
     if settings.print.is_table:
-        folder = str(relative_to_cwd(Path(settings.output_dir).expanduser() / "jobs"))
+        folder = str(make_relative_to_cwd(Path(settings.output_dir).expanduser() / "jobs"))
         statuses = [line.status for line in lines]
         print(
             escape_control_characters(
@@ -285,35 +273,33 @@ def print_and_finish_grid(grid: Grid, interrupted: bool) -> None:
     if problems:
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
         codes += [planned.exit_code for planned in grid.plan]
-        raise _unfinished_jobs_error(problems, len(grid.plan), max(codes))
+        raise _make_unfinished_jobs_error(problems, len(grid.plan), max(codes))
     if unlogged or not grid.is_logged:
         raise TrackingError(
             not_logged
             if unlogged
-            else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there",
+            else "the grid is done, but its status in MLflow is RUNNING. Repeat the command to update it",
             code="failed",
         )
 
 
-def _unfinished_jobs_error(num_unfinished: int, num_jobs: int, exit_code: int) -> JobFailed:
-    failed = JobFailed(f"{num_unfinished} of {num_jobs} jobs are not finished, see above", code="failed")
+def _make_unfinished_jobs_error(num_unfinished: int, num_jobs: int, exit_code: int) -> JobFailed:
+    failed = JobFailed(f"{num_unfinished} of {num_jobs} jobs did not finish. See errors above", code="failed")
     failed.exit_code = exit_code
     return failed
 
 
 def reject_impossible_jobs(plan: list[PlannedJob]) -> None:
-    """Raise ConfigError if a job of a plan is impossible."""
     impossible = sum(planned.state is PlanState.impossible for planned in plan)
     if impossible:
         some = "none" if impossible == len(plan) else f"{impossible}"
         can = "can" if impossible == len(plan) else "cannot"
-        raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above", code="bad_value")
+        raise ConfigError(f"{some} of these {len(plan)} jobs {can} run. See errors above", code="bad_value")
 
 
 def _report_missing_keys(
     missing_keys: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
 ) -> None:
-    """Print which jobs lack a key that other jobs have. For a key that no job has, raise Hydra's error."""
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
     choices_without: dict[str, list[str]] = {}
     for line, choices in missing_keys.items():
@@ -331,7 +317,7 @@ _ABSENT = object()
 
 
 def _get_config_value(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
-    """Return a job's value of a key, or choice of a group, as text. None if the job has no such key."""
+    """Return a config key's value, or a group's choice, as text. None if the job has no such key."""
     if key in choices:
         return choices[key]
     value: object = OmegaConf.select(composed, key, default=_ABSENT)
@@ -340,7 +326,7 @@ def _get_config_value(composed: DictConfig, choices: dict[str, str], key: str) -
     return "null" if value is None else str(value)
 
 
-def _known_keys(config: DictConfig) -> set[str]:
+def _list_known_keys(config: DictConfig) -> set[str]:
     keys = {str(key) for key in config.hydra.runtime.choices if not str(key).startswith("hydra")}
     for group in map(str, config):
         if group != "hydra":

@@ -1,13 +1,11 @@
-"""Collects all trials of a search, which run in batches but are counted, printed and ranked
-together.
-"""
+"""Collects the trials of a search over all batches, for one progress display and one table."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 
-from runner.grid.best_trial import ScoredTrial, best_trial_notes
+from runner.grid.best_trial import ScoredTrial, make_best_trial_notes
 from runner.grid.grid_output import build_grid_table_rows, build_job_labels, print_next_step_hints
 from runner.grid.live_view import GridView
 from runner.grid.outcomes import JobOutcome, extract_objective
@@ -32,7 +30,6 @@ class Trials:
 
     @property
     def total(self) -> int:
-        """The number of trials, or a lower bound if the sweeper does not announce it."""
         return max(self.wanted, len(self.plan))
 
     def create_view(self) -> GridView:
@@ -41,8 +38,8 @@ class Trials:
         names = build_job_labels(self.plan, self.keys)
         return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
 
-    def scored_trials(self) -> list[ScoredTrial]:
-        """Return the trials that answered all questions, with their objectives."""
+    def list_scored_trials(self) -> list[ScoredTrial]:
+        """Return the trials in which all questions were answered, with their objectives."""
         return [
             ScoredTrial(planned, outcome.record.result.metrics, *score)
             for number, planned in enumerate(self.plan)
@@ -53,9 +50,9 @@ class Trials:
             if not outcome.record.result.metrics.get("questions_left")
         ]
 
-    def best_trial_lines(self) -> list[str]:
-        """Return text lines on the best trial. Among equal trials, the first is best."""
-        sign, scored = 1 if self.maximize else -1, self.scored_trials()
+    def format_best_trial(self) -> list[str]:
+        """Format the best trial as lines of text. Of equal trials, the first is best."""
+        sign, scored = 1 if self.maximize else -1, self.list_scored_trials()
         best = max(scored, key=lambda trial: sign * trial.value, default=None)
         if best is None:
             return []
@@ -63,11 +60,10 @@ class Trials:
         return [
             f"best of {len(self.outcomes)} trials: {best.format_objective()}, {best.planned.job_id}",
             f"  {values}",
-            *render_notes(best_trial_notes(best, scored, self.keys, self.maximize)),
+            *render_notes(make_best_trial_notes(best, scored, self.keys, self.maximize)),
         ]
 
     def print_results(self) -> None:
-        """Print a table of all trials, and the best trial."""
         settings = next((planned.config for planned in self.plan if planned.config is not None), None)
         if settings is None:
             return
@@ -77,7 +73,7 @@ class Trials:
             if line.get_metric("questions_left"):
                 line.status = "pruned"
         print_grid(lines, settings.print)
-        if settings.print.is_table and (lines_of_best := self.best_trial_lines()):
+        if settings.print.is_table and (lines_of_best := self.format_best_trial()):
             print(escape_control_characters("\n".join(lines_of_best)))
         print_next_step_hints(settings)
 

@@ -15,7 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.grid.forking import FORKS, run_in_fork
 from runner.grid.outcomes import JobOutcome, run_grid_job
 from runner_base import INTERRUPTED, ProgressState, Status, child_process, progress, signals
-from runner_base.console import StderrFilter, install_resilient_streams
+from runner_base.console import StderrFilter, install_fault_tolerant_streams
 from runner_base.loggers import enable_info_logging
 from runner_engine import BaseModelCache
 from runner_engine.devices import gpu
@@ -24,8 +24,8 @@ from runner_engine.devices import gpu
 def main() -> None:
     """Run the jobs that the parent process sends, until it sends None or closes the connection."""
     descriptor, parent, forks = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == FORKS
-    child_process.die_with_parent(parent)
-    install_resilient_streams()
+    child_process.request_death_with_parent(parent)
+    install_fault_tolerant_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
     signals.install_signal_handlers(override_ignored=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -53,7 +53,7 @@ def run_job_and_send_outcome(
     base_models: BaseModelCache,
     config: RunnerConfig,
     config_yaml: str,
-    should_wait: bool,
+    wait_for_job_lock: bool,
 ) -> None:
     """Run one job and send its outcome to the parent. Ctrl-C records the job as KILLED and ends the
     worker.
@@ -67,13 +67,15 @@ def run_job_and_send_outcome(
 
     progress.set_progress_sink(send_progress)
     try:
-        outcome = run_grid_job(config, config_yaml, base_models, should_wait)
+        outcome = run_grid_job(config, config_yaml, base_models, wait_for_job_lock)
     except KeyboardInterrupt as stop:
         connection.send(
-            JobOutcome(Status.KILLED, message=signals.interruption_message(stop), exit_code=INTERRUPTED)
+            JobOutcome(
+                Status.KILLED, message=signals.format_interruption_message(stop), exit_code=INTERRUPTED
+            )
         )
         raise
     finally:
         progress.set_progress_sink(None)
-    outcome.lost_gpu = outcome.lost_gpu or gpu.find_gpu_failure()  # the grid then ends this worker
+    outcome.lost_gpu = outcome.lost_gpu or gpu.get_gpu_failure_message()  # the grid then ends this worker
     connection.send(outcome)

@@ -12,8 +12,7 @@ from runner_base import machine
 
 
 def group_jobs_by_model(plan: list[PlannedJob], job_numbers: list[int]) -> deque[deque[int]]:
-    """Group jobs by shared base model, the most expensive group first. A job without a model forms its
-    own group.
+    """Group jobs that share a base model, the most expensive group first.
 
     Within a group, jobs that wait for no other job come first.
     """
@@ -25,7 +24,7 @@ def group_jobs_by_model(plan: list[PlannedJob], job_numbers: list[int]) -> deque
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """Limits on how many workers may run at once."""
+    """Maximum numbers of workers that may run at the same time."""
 
     total: int
     on_cpu: int  # without a GPU
@@ -36,7 +35,8 @@ class WorkerLimits:
 def compute_worker_limits(
     plan: list[PlannedJob], job_numbers: list[int], workers_setting: str
 ) -> WorkerLimits:
-    """Return the limits on workers: the configured number, or as many as cores, memory and GPUs allow.
+    """Return how many workers may run: the configured number, or as many as cores, memory and
+    GPUs allow.
 
     On the CPU there is one worker per base model. On GPUs the number depends on how many GPUs each
     needs.

@@ -1,4 +1,4 @@
-"""State of a worker process, as seen by the grid's own process: its jobs, GPUs and times."""
+"""State of a grid's workers in the main process, such as assigned jobs and GPUs."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ class Worker:
         self.jobs_given += 1
         self.work_from_s = self.left_s = 0.0
 
-    def update_times(self, state: ProgressState, job_cost: float) -> None:
-        """Update the load time and the seconds per unit of job cost after a job has made progress."""
-        if state.left_s is None:
+    def update_progress_times(self, progress: ProgressState, job_cost: float) -> None:
+        if progress.left_s is None:
             return
-        passed_s, self.left_s = time.monotonic() - self.since, state.left_s
+        passed_s, self.left_s = time.monotonic() - self.since, progress.left_s
         self.work_from_s = self.work_from_s or passed_s
         self.load_s = self.load_s or passed_s
-        self.s_per_cost = (passed_s - self.work_from_s + state.left_s) / max(job_cost, 1.0)
+        self.s_per_cost = (passed_s - self.work_from_s + progress.left_s) / max(job_cost, 1.0)
 
     def kill(self) -> None:
         """Kill the worker and all its child processes."""

@@ -25,7 +25,7 @@ from runner.config.hydra import config_to_yaml
 from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.executor import Executor
-from runner.grid.gpu_sets import GpuAllocator, GpuSet, max_of_needs
+from runner.grid.gpu_sets import GpuAllocator, GpuSet, merge_resource_needs
 from runner.grid.outcomes import JobOutcome
 from runner.grid.worker_limits import WorkerLimits, group_jobs_by_model
 from runner.grid.worker_process import Worker
@@ -76,9 +76,8 @@ class WorkerPool(Executor):
             worker.process.wait()
             worker.connection.close()
 
-    def _take_ready_group(self, worker: Worker | None = None) -> deque[int] | None:
-        """Remove and return a group of jobs with one that can start, for this worker or a new one. None
-        without such a group.
+    def _take_startable_group(self, worker: Worker | None = None) -> deque[int] | None:
+        """Remove a group of jobs from the queue, and return the group.
 
         Returns None while all groups wait for jobs or GPUs. If no worker has a job, the required jobs
         have failed: then the first group is returned, and its jobs report that.
@@ -92,29 +91,30 @@ class WorkerPool(Executor):
         return ready
 
     def _can_get_gpus(self, job_numbers: Iterable[int], worker: Worker | None) -> bool:
-        """Return whether GPUs for these jobs are available to the worker, or to a new worker."""
-        need, avoided = self._combined_need(job_numbers)
+        need, avoided = self._merge_needs_and_failed_gpus(job_numbers)
         if worker is not None:
-            return self._sets.can_serve(worker.gpus, need, avoided)
+            return self._sets.can_run_on_gpu_set(worker.gpus, need, avoided)
         others = [*self._workers, *self._leaving]
         picked = self._sets.allocate(need, self._workers_per_gpu, avoided)
         on_cpu = sum(not other.gpus.numbers for other in others)
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
-    def _combined_need(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
-        """Return the largest resource need of jobs that share a model, and the GPUs on which one of these
-        jobs failed.
+    def _merge_needs_and_failed_gpus(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
+        """Return the largest resource need of jobs that share a model, and the GPUs on which they
+        failed.
         """
         jobs = list(job_numbers) if self.gpus else []
         avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
-        return max_of_needs(self.plan[number].resource_need for number in jobs), frozenset().union(*avoided)
+        return merge_resource_needs(self.plan[number].resource_need for number in jobs), frozenset().union(
+            *avoided
+        )
 
     @property
     def _all_idle(self) -> bool:
         return all(worker.current is None for worker in self._workers)
 
-    def _take_half_of_ready_jobs(self, worker: Worker | None = None) -> deque[int]:
-        """Remove and return every second ready job of the worker with the most jobs.
+    def _steal_queued_jobs(self, idle_worker: Worker | None = None) -> deque[int]:
+        """Take every second job from the worker with the most queued jobs.
 
         Takes none if no worker has two, or if loading the model would take longer, unless the user
         requested so many workers. On a GPU a single job is taken too, if its wait would exceed the load
@@ -135,7 +135,7 @@ class WorkerPool(Executor):
             share = share or ready
             if not (self.fresh or waits_s > giver.load_s > 0):
                 return deque()
-        if not share or not self._can_get_gpus(share, worker):
+        if not share or not self._can_get_gpus(share, idle_worker):
             return deque()
         for number in share:
             giver.todo.remove(number)
@@ -151,7 +151,7 @@ class WorkerPool(Executor):
         # a released worker may still have its base in memory: it counts until its process has
         # exited
         while len(self._workers + self._leaving) < self.limits.total:
-            if not (members := self._take_ready_group() or self._take_half_of_ready_jobs()):
+            if not (members := self._take_startable_group() or self._steal_queued_jobs()):
                 break
             self._start_worker(members)
 
@@ -188,7 +188,7 @@ class WorkerPool(Executor):
         assert worker.current is not None
         if isinstance(message, ProgressState):
             self.view.update_progress(worker.current, message)
-            worker.update_times(message, self.plan[worker.current].cost)
+            worker.update_progress_times(message, self.plan[worker.current].cost)
             return
         self._handle_job_end(worker, worker.current, message)
         if message.status is Status.KILLED or message.lost_gpu:
@@ -206,19 +206,21 @@ class WorkerPool(Executor):
         ):
             self._lost[number] = worker.gpus, outcome.lost_gpu
             lost = note("gpu_lost", gpus=worker.gpus, reason=outcome.lost_gpu)
-            self.view.report_repeated(number, format_note(lost))
+            self.view.report_restarted_job(number, format_note(lost))
             # last: if it fails again, it does so at the cost of no other job
             worker.todo.append(number)
             return
         if number in self._lost:
             earlier, why = self._lost[number]
-            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} failed: {why}")
+            outcome = replace(
+                outcome, note=f"the job ran again on {worker.gpus}, because it failed on {earlier}: {why}"
+            )
         if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return
         if outcome.status is Status.KILLED:
             # Ctrl-C may have cut its record short
-            outcome = self.plan[number].record_death(Status.KILLED, outcome.message)
+            outcome = self.plan[number].record_dead_process(Status.KILLED, outcome.message)
             # 130 is for the user's Ctrl-C
             outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)
         self.record_outcome(number, outcome)
@@ -233,7 +235,7 @@ class WorkerPool(Executor):
             self._release_worker(worker)
             return
         if not worker.todo:
-            worker.todo = self._take_ready_group(worker) or self._take_half_of_ready_jobs(worker)
+            worker.todo = self._take_startable_group(worker) or self._steal_queued_jobs(worker)
             worker.load_s = 0.0
         if not worker.todo:
             self._release_worker(worker)
@@ -259,7 +261,7 @@ class WorkerPool(Executor):
     def _start_worker(self, job_numbers: deque[int]) -> None:
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        need, avoided = self._combined_need(job_numbers)
+        need, avoided = self._merge_needs_and_failed_gpus(job_numbers)
         gpus = self._sets.allocate(need, self._workers_per_gpu, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
@@ -284,20 +286,16 @@ class WorkerPool(Executor):
 
     @property
     def _uses_forks(self) -> bool:
-        """Whether each job runs in a fork of its worker. Otherwise, a job that needs a fresh process needs a
-        new worker.
-        """
         return self.fresh and forking.can_fork(len(self.gpus))
 
     @property
     def _workers_per_gpu(self) -> Counter[int]:
-        """Number of workers on each GPU. A released worker counts until its process has exited."""
         return Counter(
             number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers
         )
 
     def _release_worker(self, worker: Worker) -> None:
-        """Tell a worker to exit, and leave its remaining jobs to another worker."""
+        """Tell a worker to exit, and return its remaining jobs to the queue."""
         with suppress(OSError):  # it has exited already
             worker.connection.send(None)
         self._workers.remove(worker)
@@ -336,13 +334,13 @@ class WorkerPool(Executor):
         worker.connection.close()
         if worker.current is not None:
             if self.stop_requests:
-                outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
+                outcome = self.plan[worker.current].record_dead_process(Status.KILLED, "killed")
             else:
                 # what it printed during this job
                 lines = child_process.read_last_lines(worker.log, LAST_LINES, worker.log_from)
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{reason or f'the worker {child_process.describe_exit_code(code)}'}{last_words}"
-                outcome = self.plan[worker.current].record_death(Status.FAILED, message)
+                outcome = self.plan[worker.current].record_dead_process(Status.FAILED, message)
             self.record_outcome(worker.current, outcome)
         self._requeue_jobs(worker)
 

@@ -1,3 +1,1 @@
-"""Python interface: models to generate with (load.py, model.py, answers.py), and jobs as on the
-command line (jobs.py).
-"""
+"""Python interface: `load` returns a model for generation, and `evaluate` runs a job."""

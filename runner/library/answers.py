@@ -53,9 +53,7 @@ class Scores:
 
 
 class Unanswered(JobFailed):
-    """Raised if some requests of a call failed. `answers` contains the other answers, and None for
-    failed requests.
-    """
+    """Error for a call in which requests failed. `answers` contains None for each failed request."""
 
     def __init__(self, message: str, answers: list[Any]) -> None:
         super().__init__(message, code="failed")
@@ -63,7 +61,6 @@ class Unanswered(JobFailed):
 
 
 def scores_from_completions(completions: list[list[Completion]]) -> list[Scores]:
-    """Return the scores of each request's single continuation."""
     return [
         Scores(completion.answer.token_ids, completion.logprobs or [], completion.greedy or [])
         for (completion,) in completions

@@ -9,14 +9,14 @@ from runner_engine import Message
 from runner_engine.settings.sampling import SamplingArguments
 
 Turn = Message | Mapping[str, str]
-TextOrTurns = str | Sequence[Turn]
+PromptOrMessages = str | Sequence[Turn]
 Texts = list[str] | tuple[str, ...]
 # in the model's chat template as a user's turn, or without a template
 Format = Literal["chat", "raw"]
 
 
 class Settings(SamplingArguments, total=False):
-    """Sampling settings of a model call. The defaults are the generation group and the `seed` of `load`."""
+    """Sampling settings of a model call. Omitted settings come from the arguments of `load`."""
 
     max_new_tokens: int
     thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone

@@ -12,8 +12,8 @@ from runner_engine import Completion, Delta, Driver, Event, Request, RequestId
 
 
 class ModelCall:
-    """Submits requests and collects their completions. On leaving the context, unfinished requests are
-    cancelled.
+    """Submits requests and collects their completions. Leaving the context cancels unfinished
+    requests.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class ModelCall:
         return not self._pending
 
     def process_event(self, event: Event | Exception) -> str:
-        """Process an engine event and return the answer text in it."""
+        """Store a completion, or return the answer text of a delta event. An exception is raised
+        again.
+        """
         if isinstance(event, Exception):
             raise event
         if isinstance(event, Delta):
@@ -62,7 +64,7 @@ class ModelCall:
         if not errors:
             return completions
         first, error = next(iter(errors.items()))
-        several = f"{len(errors)} of {len(completions)} requests failed. The first is number {first}: {error}"
+        several = f"{len(errors)} of {len(completions)} requests failed. Error of request {first}: {error}"
         answers = [
             None if at in errors else Answer.from_completions(choices)
             for at, choices in enumerate(completions)

@@ -12,11 +12,12 @@ from runner.config.compose import compose_job
 from runner.config.error_messages import convert_config_errors
 from runner.config.hydra import config_to_yaml, to_runner_config
 from runner.config.override_quoting import format_sweep_override, quote_override_values
+from runner.config.renamed_keys import rename_overrides
 from runner.config.variables import read_variable_overrides
 from runner.library.notebook_view import NotebookRecord
 from runner.run import run
 from runner_base import ConfigError, environment, signals
-from runner_base.loggers import info_logging
+from runner_base.loggers import use_info_logging
 
 # "task.limit=3", several of them, or {"task.limit": 3}
 Overrides = str | Sequence[str] | Mapping[str, Any]
@@ -41,22 +42,25 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
 
 
 def to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]:
-    """Return overrides in command line form. A list in a mapping is a sweep, unless the key itself holds
-    a list.
+    """Convert overrides to command-line syntax. In a mapping, a list of values becomes a sweep.
+
+    If the key's own type is a list, the list is a single value.
     """
     arguments: list[str] = []
     for part in override_groups:
         if isinstance(part, Mapping):
-            arguments += [format_sweep_override(key, value) for key, value in part.items()]
+            names = rename_overrides(part)
+            values = zip(names, part.values(), strict=True)
+            arguments += [format_sweep_override(name, value) for name, value in values]
         else:
-            arguments += quote_override_values([part] if isinstance(part, str) else [*part])
+            arguments += quote_override_values(rename_overrides([part] if isinstance(part, str) else part))
     return arguments
 
 
 @contextmanager
 def command_environment() -> Iterator[None]:
-    """Handle log messages, Ctrl-C and user errors in this block like a command."""
-    with info_logging(override_level=False), convert_config_errors():
+    """Handle log messages, Ctrl-C and user errors in this block as the command line does."""
+    with use_info_logging(override_level=False), convert_config_errors():
         environment.load_dotenv()
-        with signals.installed_handlers():
+        with signals.install_handlers_temporarily():
             yield

@@ -1,6 +1,4 @@
-"""Python function `load`: loads a model by Python arguments. MLflow is never imported, and Hydra
-only when called.
-"""
+"""Python function `load`, which loads a model from Python arguments. MLflow is never imported."""
 
 from __future__ import annotations
 
@@ -24,30 +22,31 @@ from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import build_unknown_load_error, is_bare_model_name, is_gguf_file
 from runner_engine.render.notes import render_engine_note
 
-Place = str | os.PathLike[str]
+NameOrPath = str | os.PathLike[str]
 # a choice of a group, or {"name": choice} with keys of the group
-Choice = Place | Mapping[str, Any]
+ChoiceOrKeys = NameOrPath | Mapping[str, Any]
 
 
 @dataclass
 class NoTask(TaskConfig):
-    """Task config of a model that is loaded from Python, where no job runs."""
+    """Placeholder task config for a model that Python code loads without a job."""
 
     name: ClassVar[str] = "load"
 
 
 def load(
-    model: Place | None = None,
+    model: NameOrPath | None = None,
     *,
-    quantization: Choice | None = None,
-    lora: Choice | None = None,
-    rope: Choice | None = None,
-    generation: Choice | None = None,
+    quantization: ChoiceOrKeys | None = None,
+    lora: ChoiceOrKeys | None = None,
+    rope: ChoiceOrKeys | None = None,
+    generation: ChoiceOrKeys | None = None,
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model: a choice of the config group `model` (default: embedded), a folder, a .gguf file, or
-    a Hub id.
+    """Load a model. `model` is a choice of the config group, a folder, a .gguf file, or a Hub id.
+
+    The default is the embedded model.
 
     The groups take a choice, `quantization="nf4"`, or one with its keys,
     `rope={"name": "yarn", "factor": 4}`; `lora` also takes the path or Hub id of an adapter. All
@@ -71,19 +70,21 @@ def load(
 
 
 def build_load_config(
-    model: Place | None,
-    group_arguments: Mapping[str, Choice | None],
+    model: NameOrPath | None,
+    group_arguments: Mapping[str, ChoiceOrKeys | None],
     model_keys: Mapping[str, Any],
     seed: int = 0,
 ) -> RunnerConfig:
-    """Return the config for the arguments of `load`. Environment variables apply to omitted arguments."""
+    """Build the config for the arguments of `load`. Environment variables replace omitted
+    arguments.
+    """
     _reject_unknown_groups(model_keys, group_arguments)
     # late: `from runner import load` need not import Hydra
     from runner.config.compose import build_group_configs
     from runner.config.variables import read_variable_overrides
 
     given = {group: _split_choice_and_keys(group, argument) for group, argument in group_arguments.items()}
-    given |= {"model": _model_choice_and_keys(model, model_keys)}
+    given |= {"model": _split_model_choice_and_keys(model, model_keys)}
     if given["quantization"][0] is None and is_gguf_file(
         Path(given["model"][1].get("name", "")).expanduser()
     ):
@@ -97,23 +98,21 @@ def build_load_config(
 
 
 def _reject_unknown_groups(model_keys: Mapping[str, Any], group_arguments: Mapping[str, Any]) -> None:
-    """Raise an error for misspelt config group names. Other unknown names are rejected when the model is
-    chosen.
-    """
+    """Raise an error for arguments that look like misspelt config groups."""
     for key in model_keys.keys() - schema_keys(LocalModelConfig):
         names = sorted({*group_arguments, "model", "seed"})
         if find_closest_names(key, names):
             reason = unknown_choice_message("argument of load", key, names)
             raise ConfigError(
-                f"{reason}, and the keys of the model group",
+                f"{reason}. Keys of the config group model are also accepted",
                 key=key,
                 value=model_keys[key],
                 code="unknown_choice",
             )
 
 
-def _model_choice_and_keys(
-    model: Place | None, arguments: Mapping[str, Any]
+def _split_model_choice_and_keys(
+    model: NameOrPath | None, arguments: Mapping[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
     keys = {key: value for key, value in arguments.items() if value is not None}
     for key in keys.keys() & {"dtype", "device"}:
@@ -124,10 +123,7 @@ def _model_choice_and_keys(
     return (name, keys) if name is None or name in list_choices("model") else ("auto", {"name": name, **keys})
 
 
-def _split_choice_and_keys(group: str, argument: Choice | None) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of a config group (None if omitted) and the keys that an argument of `load`
-    sets.
-    """
+def _split_choice_and_keys(group: str, argument: ChoiceOrKeys | None) -> tuple[str | None, dict[str, Any]]:
     if isinstance(argument, Mapping):
         keys = {str(key): value for key, value in argument.items()}
         path = keys.get("path") if group == "lora" else None
@@ -146,6 +142,5 @@ def _split_choice_and_keys(group: str, argument: Choice | None) -> tuple[str | N
     return (_find_adapter_choice(choice), {"path": choice}) if is_place else (choice, {})
 
 
-def _find_adapter_choice(adapter_path: Place) -> str:
-    """Return the choice of the config group `lora` that can load an adapter from this path."""
+def _find_adapter_choice(adapter_path: NameOrPath) -> str:
     return "pth" if os.fspath(adapter_path).endswith(".pth") else "peft"

@@ -18,7 +18,7 @@ from typing import Any, Self, Unpack, overload
 from runner.config.root import RunnerConfig
 from runner.datasets.prompts import validate_message, validate_text
 from runner.library.answers import Answer, Scores, scores_from_completions
-from runner.library.arguments import LIMITS, Format, Settings, TextOrTurns, Texts, Turn
+from runner.library.arguments import LIMITS, Format, PromptOrMessages, Settings, Texts, Turn
 from runner.library.calls import ModelCall, create_thread_safe_queue
 from runner_base import ConfigError, check_value, unknown_choice_message
 from runner_engine import (
@@ -64,7 +64,6 @@ class Model:
 
     @property
     def stats(self) -> EngineStats:
-        """Engine statistics so far: tokens prefilled, shared and decoded, and the seconds of each."""
         return replace(self._driver.engine.stats)
 
     @overload
@@ -108,8 +107,9 @@ class Model:
         return answers[0] if isinstance(prompt, str) else answers
 
     def chat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
-        """Answer a conversation such as `[{"role": "user", "content": "Hi"}]`. A next turn prefills only new
-        tokens.
+        """Answer a conversation such as `[{"role": "user", "content": "Hi"}]`.
+
+        The next turn prefills only the new messages.
         """
         return Answer.from_completions(self._complete_requests([self._build_chat_request(messages, how)])[0])
 
@@ -119,8 +119,8 @@ class Model:
             (await self._acomplete_requests([self._build_chat_request(messages, how)]))[0]
         )
 
-    def stream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer to a prompt or conversation piece by piece, without thinking. Closing the
+    def stream(self, prompt: PromptOrMessages, **how: Unpack[Settings]) -> Iterator[str]:
+        """Yield the answer in chunks while it is generated, without the thinking. Closing the
         iterator cancels the answer.
         """
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
@@ -130,7 +130,7 @@ class Model:
                     yield text
         call.get_completions()  # raises the error if the request has ended in one
 
-    async def astream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> AsyncIterator[str]:
+    async def astream(self, prompt: PromptOrMessages, **how: Unpack[Settings]) -> AsyncIterator[str]:
         queue, put = create_thread_safe_queue()
         with ModelCall(self._driver, [self._build_stream_request(prompt, how)], put) as call:
             while not call.is_finished:
@@ -139,10 +139,12 @@ class Model:
         call.get_completions()
 
     @overload
-    def logprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
+    def logprobs(self, prompt: PromptOrMessages, continuation: str, *, format: Format = ...) -> Scores: ...
     @overload
-    def logprobs(self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...) -> list[Scores]: ...
-    def logprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
+    def logprobs(
+        self, prompt: PromptOrMessages, continuation: Texts, *, format: Format = ...
+    ) -> list[Scores]: ...
+    def logprobs(self, prompt: PromptOrMessages, continuation: Any, *, format: Format = "chat") -> Any:
         """Score one continuation of the prompt, or several, which share the prompt's prefill."""
         scores = scores_from_completions(
             self._complete_requests(self._build_scoring_requests(prompt, continuation, format))
@@ -150,12 +152,14 @@ class Model:
         return scores[0] if isinstance(continuation, str) else scores
 
     @overload
-    async def alogprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
+    async def alogprobs(
+        self, prompt: PromptOrMessages, continuation: str, *, format: Format = ...
+    ) -> Scores: ...
     @overload
     async def alogprobs(
-        self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
+        self, prompt: PromptOrMessages, continuation: Texts, *, format: Format = ...
     ) -> list[Scores]: ...
-    async def alogprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
+    async def alogprobs(self, prompt: PromptOrMessages, continuation: Any, *, format: Format = "chat") -> Any:
         """Async version of `logprobs`. Cancelling the task cancels its requests."""
         scores = scores_from_completions(
             await self._acomplete_requests(self._build_scoring_requests(prompt, continuation, format))
@@ -178,7 +182,7 @@ class Model:
     def _build_chat_request(self, messages: Sequence[Turn], settings: Mapping[str, Any]) -> Request:
         return self._build_request(_to_messages(messages), settings, keep=True)
 
-    def _build_stream_request(self, prompt: TextOrTurns, settings: Mapping[str, Any]) -> Request:
+    def _build_stream_request(self, prompt: PromptOrMessages, settings: Mapping[str, Any]) -> Request:
         is_text = isinstance(prompt, str)
         request = self._build_request(
             _build_request_prompt(prompt, "chat"), settings, keep=not is_text, deltas=True
@@ -187,7 +191,7 @@ class Model:
         return request
 
     def _build_scoring_requests(
-        self, prompt: TextOrTurns, continuation: str | Texts, format: Format
+        self, prompt: PromptOrMessages, continuation: str | Texts, format: Format
     ) -> list[Request]:
         formatted = _build_request_prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
@@ -198,7 +202,7 @@ class Model:
     def _build_request(
         self, prompt: Prompt, settings: Mapping[str, Any], seed_offset: int = 0, **request_fields: Any
     ) -> Request:
-        """Return a request with the settings of a call. Its random numbers depend on the prompt's position
+        """Build a request with the settings of a call. Its seed depends on the prompt's position
         in the list.
         """
         for key, value in settings.items():
@@ -225,7 +229,6 @@ class Model:
         )
 
     def _complete_requests(self, requests: list[Request]) -> list[list[Completion]]:
-        """Submit requests and wait for the completions of each."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with ModelCall(self._driver, requests, queue.put) as call:
             while not call.is_finished:
@@ -240,7 +243,7 @@ class Model:
         return call.get_completions()
 
 
-def _build_request_prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
+def _build_request_prompt(prompt: PromptOrMessages, format: Format, system: str | None = None) -> Prompt:
     """Return a request's prompt: a conversation or a raw text."""
     check_value(format in ("chat", "raw"), "format", format, "use chat or raw")
     check_value(

@@ -1,6 +1,4 @@
-"""Displays records and grid rows: in a notebook as a picture, a table and notes, elsewhere on one
-line.
-"""
+"""Displays records and grid results in notebooks, with a picture, a table and notes."""
 
 from __future__ import annotations
 
@@ -55,9 +53,9 @@ class NotebookRecord(Record):
         if self.status is not Status.FINISHED:
             rows = {"status": f"{self.status.value}: {self.error or ''}", **rows}
         notes = "".join(f"<li>{_escape(note)}</li>" for note in self.result.notes)
-        table = _html_table([[key, text] for key, text in rows.items()])
+        table = _build_html_table([[key, text] for key, text in rows.items()])
         title = f"<p><b>{_escape(self.name or self.job_id)}</b> <small>{_escape(self.job_id)}</small></p>"
-        picture = draw_first_shared_metric_svg([("", metrics)])
+        picture = draw_shared_metric_svg([("", metrics)])
         return f"{title}\n{picture}{table}\n{f'<ul>{notes}</ul>' if notes else ''}"
 
 
@@ -103,23 +101,20 @@ class GridRows(list[dict[str, Any]]):
             cells = [_cell_text(row.get(key)) for key in self.keys] + [
                 _cell_text(row.get("error") or row["status"])
             ]
-            cells += [_interval_text(ACCURACY[0], row)] if scored else []
+            cells += [_format_metric_with_interval(ACCURACY[0], row)] if scored else []
             cells += [metric.format_value(row[metric.key]) if metric.key in row else "" for metric in shown]
             table.append([*cells, _cell_text(row["job_id"])])
         names = [
             " ".join(_cell_text(row.get(key)) for key in self.keys) or str(row["job_id"]) for row in self
         ]
-        picture = draw_first_shared_metric_svg([*zip(names, map(_numeric_values, self), strict=True)])
-        return f"{picture}{_html_table(table, head)}"
+        picture = draw_shared_metric_svg([*zip(names, map(_numeric_values, self), strict=True)])
+        return f"{picture}{_build_html_table(table, head)}"
 
 
 FINISHED = ("finished", "done before", "done")
 
 
-def draw_first_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Return an SVG of the first metric that all rows share, with confidence intervals. Empty without
-    such a metric.
-    """
+def draw_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     rows = [row for row in rows if row[1]][:MAX_ROWS]
     key = next(
         (key for key in (*WITH_INTERVAL, *ALONE) if rows and all(key in metrics for _, metrics in rows)), ""
@@ -132,7 +127,7 @@ def draw_first_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]
     lowest, highest = (0.0, 1.0) if metric.form.endswith("%") else (min(0.0, lowest), max(0.0, highest))
     span = (highest - lowest) or 1.0
     pieces = [
-        svg.text_line(
+        svg.format_text_line(
             4, 16, f"{metric.title}{(', 95 % interval' if key in WITH_INTERVAL else '')}", bold=True
         )
     ]
@@ -142,20 +137,24 @@ def draw_first_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]
         def to_x(at: float) -> float:
             return NAME_WIDTH + (at - lowest) / span * PLOT_WIDTH
 
-        title = f"{name} {_interval_text(key, metrics)}"
-        pieces.append(svg.text_line(4, y + 8, name if len(name) <= 34 else f"{name[:33]}…"))
-        pieces.append(svg.rectangle(to_x(lowest), y + 3, PLOT_WIDTH, 1, "#dddddd", title))
+        title = f"{name} {_format_metric_with_interval(key, metrics)}"
+        pieces.append(svg.format_text_line(4, y + 8, name if len(name) <= 34 else f"{name[:33]}…"))
+        pieces.append(svg.format_rectangle(to_x(lowest), y + 3, PLOT_WIDTH, 1, "#dddddd", title))
         is_bar = key in ALONE
         begin, end = (to_x(0.0), to_x(value)) if is_bar else (to_x(low), to_x(high))
-        pieces.append(svg.rectangle(begin, y, max(1.0, end - begin), 7, LINE, title))
-        pieces.append(svg.rectangle(to_x(value) - 2, y - 2, 4, 11, POINT, title))
-        pieces.append(svg.text_line(NAME_WIDTH + PLOT_WIDTH + 10, y + 8, _interval_text(key, metrics)))
+        pieces.append(svg.format_rectangle(begin, y, max(1.0, end - begin), 7, LINE, title))
+        pieces.append(svg.format_rectangle(to_x(value) - 2, y - 2, 4, 11, POINT, title))
+        pieces.append(
+            svg.format_text_line(
+                NAME_WIDTH + PLOT_WIDTH + 10, y + 8, _format_metric_with_interval(key, metrics)
+            )
+        )
     return svg.build_document(
         NAME_WIDTH + PLOT_WIDTH + VALUE_WIDTH, ROW_HEIGHT * (len(rows) + 1) + 12, pieces
     )
 
 
-def _interval_text(key: str, metrics: Mapping[str, Any]) -> str:
+def _format_metric_with_interval(key: str, metrics: Mapping[str, Any]) -> str:
     metric, values = find_metric(key), [metrics.get(f"{key}{end}") for end in ENDS]
     if values[0] is None:
         return ""
@@ -181,7 +180,7 @@ def _escape(text: str) -> str:
     return escape(escape_control_characters(text))
 
 
-def _html_table(rows: Iterable[Sequence[str]], headers: Sequence[str] = ()) -> str:
+def _build_html_table(rows: Iterable[Sequence[str]], headers: Sequence[str] = ()) -> str:
     heads = (
         f"<thead><tr>{''.join(f'<th {LEFT}>{_escape(it)}</th>' for it in headers)}</tr></thead>"
         if headers

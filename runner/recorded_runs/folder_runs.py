@@ -1,4 +1,4 @@
-"""Reads runs from job records in an output folder, with tracking=none or in place of MLflow."""
+"""Reads runs from the job records of an output folder, without querying MLflow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from runner.tracking import job_runs, published_index
 from runner.tracking.stored_runs import FINISHED, JOB_ID, PARENT
 from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, Record, RunRecordError, Status, print_message
+from runner_base.renamed_keys import rename_params
 from runner_compare import ENGINE, Run
 from runner_compare.statistics import replace_vote_accuracy
 
 EPOCH = "1970-01-01T00:00:00+00:00"  # of records without a time
-Dated = tuple[int, Run]  # a run with the time of its start, in ms
+DatedRun = tuple[int, Run]  # a run with the time of its start, in ms
 
 
 @dataclass
@@ -26,18 +27,17 @@ class FolderRuns:
     """Runs of an MLflow experiment, read from the job records of an output folder."""
 
     # in MLflow, unless they were deleted there
-    published: list[Dated] = field(default_factory=list)
-    unpublished: list[Dated] = field(default_factory=list)  # only in the folder
+    published: list[DatedRun] = field(default_factory=list)
+    unpublished: list[DatedRun] = field(default_factory=list)  # only in the folder
     damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
 
 
 def has_job_records(output_dir: Path) -> bool:
-    """Return whether an output folder contains the result record of any job."""
     return next(_iterate_recorded_jobs(output_dir), None) is not None
 
 
 def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> list[Run]:
-    """Return a folder's finished jobs as runs, newest first, followed by jobs with failed questions."""
+    """Return an output folder's runs: finished ones first, newest first, then runs with failed questions."""
     here = FolderRuns()
     runs = [
         _build_run(job, record)
@@ -52,13 +52,12 @@ def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None)
 
 
 def load_runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
-    """Return the finished runs of the given jobs in a folder, in the order of the ids."""
     jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
     return [_build_run(job, record)[1] for job, record in _iterate_usable_records(jobs, FolderRuns())]
 
 
-def sort_newest_finished_first(dated_runs: Iterable[Dated]) -> list[Run]:
-    """Return the finished runs, newest first, followed by runs with errors of jobs that never finished."""
+def sort_newest_finished_first(dated_runs: Iterable[DatedRun]) -> list[Run]:
+    """Sort finished runs first, newest first. Drops failed runs of jobs with a finished run."""
     newest = [run for _, run in sorted(dated_runs, key=lambda pair: (-pair[0], pair[1].run_id))]
     done = {run.job_id for run in newest if not run.errors}
     return [run for run in newest if not run.errors] + [
@@ -69,13 +68,12 @@ def sort_newest_finished_first(dated_runs: Iterable[Dated]) -> list[Run]:
 def load_experiment_runs(
     store: Store, experiment_identity: str, job_ids: Collection[str] | None
 ) -> FolderRuns:
-    """Return an experiment's runs that the records in the store's output folder contain."""
     noted = {
         published_run.mlflow_id: published_run
         for published_run in published_index.read_index_entries(store.output_dir)
         if published_run.identity == experiment_identity
     }
-    if job_ids is None and store.is_folder_database:
+    if job_ids is None and store.is_default_database:
         jobs = _iterate_recorded_jobs(store.output_dir)
     else:  # other records do not belong to the store
         wanted = {published_run.key for published_run in noted.values()} if job_ids is None else job_ids
@@ -84,28 +82,27 @@ def load_experiment_runs(
     for job, record in _iterate_usable_records(jobs, here):
         if (run := noted.get(record.mlflow_run_id or "")) is not None and run.key == job.job_id:
             here.published.append(_build_run(job, record, run))
-        elif store.is_folder_database and _is_unpublished(record, store.experiment):
+        elif store.is_default_database and _is_missing_in_mlflow(record, store.experiment):
             here.unpublished.append(_build_run(job, record))
     return here
 
 
-def _is_unpublished(record: Record, experiment: str) -> bool:
-    """Return whether a record belongs to this experiment but was never logged to MLflow."""
+def _is_missing_in_mlflow(record: Record, experiment: str) -> bool:
     logged = record.mlflow_uri if record.status is Status.FINISHED else record.mlflow_run_id
     return logged is None and record.params.get("tracking.experiment", EXPERIMENT) == experiment
 
 
 def _iterate_recorded_jobs(output_dir: Path) -> Iterator[Job]:
-    """Yield all jobs with a record in an output folder, except files that a rerun has set aside."""
+    """Yield all jobs of an output folder that have a record. Skips results that rerun=... has
+    replaced.
+    """
     for path in (output_dir / "jobs").glob(f"*/{RESULT}"):
         if OLD not in path.parent.name:
             yield Job(path.parent.name, path.parent)
 
 
 def _iterate_usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Iterator[tuple[Job, Record]]:
-    """Yield jobs with their records if they finished or have failed questions. Unreadable records are
-    noted.
-    """
+    """Yield jobs with a finished or partly failed record. Adds unreadable records to `damaged`."""
     for job in jobs:
         try:
             record = job.read_last_record()
@@ -118,7 +115,7 @@ def _iterate_usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Ite
 
 def _build_run(
     job: Job, record: Record, published_run: published_index.PublishedEntry | None = None
-) -> Dated:
+) -> DatedRun:
     tags, started_at = (
         job_runs.build_run_tags(job, record),
         datetime.fromisoformat(record.started_at or EPOCH),
@@ -130,22 +127,20 @@ def _build_run(
     )
     if published_run and published_run.parent:
         tags[PARENT] = published_run.parent
-    return build_mlflow_like_run(
+    return build_run_with_start_time(
         *ids, record.status.value, job_runs.build_run_params(record), tags, job_runs.build_run_metrics(record)
     )
 
 
-def build_mlflow_like_run(
+def build_run_with_start_time(
     run_id: str,
     started_ms: int,
     status: str,
     params: dict[str, str],
     tags: dict[str, str],
     metrics: dict[str, float],
-) -> Dated:
-    """Return a run with the attributes of an MLflow run. Equal keys and values are interned to save
-    memory.
-    """
+) -> DatedRun:
+    params = rename_params(params)
     if "fact.engine" in tags:
         params = params | {ENGINE: tags["fact.engine"]}
     task = tags.get("task", "unknown")

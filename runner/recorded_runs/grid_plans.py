@@ -1,4 +1,4 @@
-"""Reads a grid's planned jobs, and why some have no result, from job folders or from MLflow."""
+"""Reads a grid's plan, and determines why planned jobs have no result."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from runner.tracking.stored_runs import (
 from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, RunRecordError, Status, parse_json, to_one_line
 from runner_base.files import is_locked
+from runner_base.renamed_keys import rename_params
 from runner_compare import Records
 
 IMPOSSIBLE = "impossible"  # a plan's word for a job whose config is invalid
@@ -50,7 +51,6 @@ class GridPlan:
 
 
 def download_grid_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan | None:
-    """Return the plan that is stored with a grid's MLflow run. None without a plan."""
     path = download_artifact(client, grid_run_id, PLAN, temp_folder / grid_run_id)
     if path is None:
         return None
@@ -59,8 +59,8 @@ def download_grid_plan(client: Any, grid_run_id: str, temp_folder: Path) -> Grid
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             (
-                "plan.json of the grid's MLflow run is damaged "
-                f"({to_one_line(error, limit=100)}). Name its jobs with --runs or --where"
+                "the grid's MLflow run has a damaged artifact plan.json "
+                f"({to_one_line(error, limit=100)}). Select the grid's jobs with --runs or --where"
             ),
             key="--grid",
             value=grid_run_id,
@@ -69,22 +69,20 @@ def download_grid_plan(client: Any, grid_run_id: str, temp_folder: Path) -> Grid
 
 
 def load_folder_plans(output_dir: Path) -> list[GridPlan]:
-    """Return the plans of all grids recorded in a folder, the most recently started first."""
     return [
         GridPlan(record.grid, tuple(record.jobs), record.config)
         for record in grid_records.read_grid_records(output_dir)
     ]
 
 
-def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> GridPlan:
-    """Return a recorded grid plan in a folder by the beginning of its grid id."""
+def find_folder_plan(output_dir: Path, grid_prefix: str, newest_keyword: str) -> GridPlan:
     plans = load_folder_plans(output_dir)
     if not plans:
         raise ConfigError(
             f"{output_dir} contains no record of a grid", key="--grid", value=grid_prefix, code="not_found"
         )
     matching = [plan for plan in plans if plan.grid.startswith(grid_prefix)]
-    if grid_prefix == last_keyword:
+    if grid_prefix == newest_keyword:
         matching = plans[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this name"
@@ -101,8 +99,9 @@ def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> G
 def add_missing_jobs(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
-    """Add a grid's jobs without a result to the records, with reasons. MLflow is queried only for jobs
-    without a folder here.
+    """Add the grid's jobs without a result, and why the result is missing.
+
+    Queries MLflow only for jobs without a local folder.
     """
     with_result = {run.job_id for run in records.runs}
     jobs, seen = records.set_grid_jobs(plan.job_ids), set[str]()
@@ -117,14 +116,14 @@ def add_missing_jobs(
         if planned.get("planned") == IMPOSSIBLE or not job_id:
             found = IMPOSSIBLE, planned.get("problem") or ""
         elif folder.is_dir():
-            found = _missing_reason_from_folder(Job(job_id, folder))
+            found = _read_missing_job_state(Job(job_id, folder))
         else:
             if in_mlflow is None and client is not None and store is not None:
-                in_mlflow = _newest_runs_by_job(client, store, plan.grid)
-            found = _missing_reason_from_mlflow((in_mlflow or {}).get(job_id), planned)
+                in_mlflow = _fetch_newest_runs(client, store, plan.grid)
+            found = _get_missing_job_state((in_mlflow or {}).get(job_id), planned)
         if found is not None:
             jobs.add_missing(
-                _planned_job_name(plan, planned), job_id, *found, _planned_job_params(plan, planned)
+                _get_planned_job_name(plan, planned), job_id, *found, _get_planned_job_params(plan, planned)
             )
 
 
@@ -135,8 +134,8 @@ def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
     return GridPlan(grid, jobs, content.get("config") or {})
 
 
-def _missing_reason_from_folder(job: Job) -> tuple[str, str] | None:
-    """Return why a job has no result, from its folder. None if it has one, whose MLflow run was deleted."""
+def _read_missing_job_state(job: Job) -> tuple[str, str] | None:
+    """Return the job's state and error from its folder. None if the job has finished."""
     with suppress(PermissionError):  # a folder that only others may write
         if is_locked(job.folder / LOCK):
             return STATES[RUNNING], ""
@@ -152,36 +151,32 @@ def _missing_reason_from_folder(job: Job) -> tuple[str, str] | None:
     return STATES[record.status.value], record.error or ""
 
 
-def _missing_reason_from_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return why a job has no result, from its newest run in the grid, or from the grid's plan."""
-    problem = planned.get("problem") or ""
+def _get_missing_job_state(run: Any, planned_job: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the job's state and error from its newest MLflow run. None if the job has finished."""
+    problem = planned_job.get("problem") or ""
     if run is None:
-        return STATES.get(planned.get("status") or "", NOT_STARTED), problem
+        return STATES.get(planned_job.get("status") or "", NOT_STARTED), problem
     if run.info.status not in STATES:
         return None
     return STATES[run.info.status], "" if run.info.status == RUNNING else problem
 
 
-def _newest_runs_by_job(client: Any, store: Store, grid: str) -> dict[str, Any]:
-    """Return each job's newest run below the grid's parent run."""
+def _fetch_newest_runs(client: Any, store: Store, grid: str) -> dict[str, Any]:
     with convert_store_errors(read_error_message):
         experiment = find_experiment(client, store.experiment)
         runs = [*search_runs(client, experiment.experiment_id, f"tags.`{PARENT}` = '{grid}'")]
     return {run.data.tags[JOB_ID]: run for run in reversed(runs) if JOB_ID in run.data.tags}
 
 
-def _planned_job_name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
-    """Return the overrides that distinguish a planned job. Plans written by earlier versions contain no
-    names.
-    """
-    if planned.get("name"):
-        return str(planned["name"])
-    own = planned.get("overrides") or []
+def _get_planned_job_name(plan: GridPlan, planned_job: Mapping[str, Any]) -> str:
+    """Return a planned job's name, or the overrides that distinguish it in plans without names."""
+    if planned_job.get("name"):
+        return str(planned_job["name"])
+    own = planned_job.get("overrides") or []
     shared = set.intersection(*({*(job.get("overrides") or [])} for job in plan.jobs))
-    return " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
+    return " ".join(text for text in own if text not in shared) or planned_job["job_id"] or " ".join(own)
 
 
-def _planned_job_params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return a planned job's config as params. None if the plan does not contain the config."""
-    own = planned.get("config")
-    return None if own is None else {**plan.config, **own}
+def _get_planned_job_params(plan: GridPlan, planned_job: Mapping[str, Any]) -> dict[str, str] | None:
+    own = planned_job.get("config")
+    return None if own is None else rename_params({**plan.config, **own})

@@ -1,6 +1,4 @@
-"""Verdicts on the jobs in a folder, such as those of a grid. The first job of each task is the
-baseline.
-"""
+"""Compares the jobs of a folder or grid with the first job of each task."""
 
 from __future__ import annotations
 
@@ -14,7 +12,6 @@ from runner_compare import ComparisonOptions, NotPaired, build_table, conclusion
 
 
 def compute_comparison_verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
-    """Return the verdicts of comparing finished jobs with the first job of their task."""
     runs = [
         run
         for run in load_runs_of_jobs(output_dir, job_ids)

@@ -29,7 +29,7 @@ from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking.job_runs import log_comparison_files
 from runner.tracking.stored_runs import open_client_for_reading
-from runner.tracking.stores import Store, ui_url_or_command
+from runner.tracking.stores import Store, format_ui_access
 from runner_base import ConfigError
 from runner_compare import Records, RecordsOpener, Run, Table
 
@@ -44,7 +44,6 @@ class RecordedJobs(Records):
     grid: str | None = None  # the MLflow run of the grid that --grid has named
 
     def find_log_target(self, runs: Sequence[Run]) -> str:
-        """Return the id of the MLflow grid run to which all given runs belong."""
         return self.grid or require_single_grid([*runs])
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
@@ -52,7 +51,6 @@ class RecordedJobs(Records):
         log_comparison_files(self.client, target, folder, names, artifact_folder)
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-        """Write the files for --publish and return their paths."""
         return publish_accuracies_and_divergences(tables, folder, benchmark)
 
 
@@ -60,7 +58,7 @@ class JobsOpener(RecordsOpener):
     """Opens the recorded jobs that the command line options of a comparison select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the finished jobs, and store their experiment's name in the options for the report."""
+        """Return the finished jobs. Also sets `options.experiment`."""
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = choose_store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
@@ -74,7 +72,7 @@ class JobsOpener(RecordsOpener):
         else:
             grid, runs = None, load_store_runs(client, store)
             plan = None if options.runs else _find_last_grid_plan(client, store, scratch)
-        jobs = RecordedJobs(runs, reader, client, grid, shown_at=ui_url_or_command(store.uri))
+        jobs = RecordedJobs(runs, reader, client, grid, shown_at=format_ui_access(store.uri))
         if plan is not None:
             add_missing_jobs(jobs, plan, output_dir, client, store)
         _require_finished_jobs(jobs, options.grid)
@@ -85,7 +83,9 @@ def _open_folder_jobs(options: argparse.Namespace, output_dir: Path, temp_folder
     """Return the recorded jobs of an output folder without an MLflow database."""
     if options.log:
         raise ConfigError(
-            f"{output_dir} has no MLflow database, only records of jobs", key="--log", code="not_found"
+            f"{output_dir} has only job records. --log needs an MLflow database",
+            key="--log",
+            code="not_found",
         )
     reader = SampleReader(None, output_dir, temp_folder)
     plan: GridPlan | None
@@ -102,15 +102,14 @@ def _open_folder_jobs(options: argparse.Namespace, output_dir: Path, temp_folder
 
 
 def _find_last_grid_plan(client: Any, store: Store, temp_folder: Path) -> GridPlan | None:
-    """Return the plan of the most recently started grid, or None."""
-    if store.is_folder_database and (plans := load_folder_plans(store.output_dir)):
+    if store.is_default_database and (plans := load_folder_plans(store.output_dir)):
         return next((plan for plan in plans if plan.experiment == store.experiment), None)
     grid = find_last_grid_run(client, store.experiment)
     return download_grid_plan(client, grid, temp_folder) if grid else None
 
 
 def _require_finished_jobs(jobs: RecordedJobs, grid_name: str) -> None:
-    """Raise ConfigError if no job of a grid has finished, with the states of its jobs."""
+    """Raise ConfigError if no job of a grid has finished. The error lists the states of the jobs."""
     if jobs.runs:
         return
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []

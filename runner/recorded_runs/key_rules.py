@@ -1,6 +1,4 @@
-"""Rules on which config keys make two jobs different, derived from the config schema and the jobs'
-choices.
-"""
+"""Determines from the config schema which config keys distinguish two jobs."""
 
 from __future__ import annotations
 
@@ -10,32 +8,37 @@ from typing import Any
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.records.flat_config import value_to_text
+from runner.records.flat_config import format_config_value
 from runner_base import HASHED, NotInIdentity
-from runner_base.fields import DefaultCountsAs, InIdentityUnless, get_identity_rule, get_omitted_value
+from runner_base.fields import (
+    DefaultCountsAs,
+    InIdentityUnless,
+    get_identity_rule,
+    get_value_omitted_from_job_id,
+)
 from runner_compare import KeyRules
 
 
 class SchemaRules(KeyRules):
-    """Rules from the config schema on which keys may differ within one experiment."""
+    """Determines from the config schema which keys may differ between repetitions of an experiment."""
 
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
-        self.written_alike = _equivalent_defaults()
+        self.written_alike = _find_equivalent_defaults()
         of_some = {
             key: value for key, value in KeyRules.defaults.items() if key.startswith(("task.", "lora."))
         }
         self.defaults = _defaults_common_to_choices() | of_some
 
-    def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the config keys in which two runs may differ and still be the same experiment.
+    def find_keys_without_effect(self, config: Mapping[str, str]) -> Set[str]:
+        """Return the config keys in which repetitions of one experiment may differ.
 
         A location whose content is hashed (model.name, task.data) is inert for a job's identity, but
         readers know a model or a data set by it, so it is not inert here; the download cache is. A key
         of the same name may count in another choice of its group: task.split is inert in a sweep, but
         not in gsm8k.
         """
-        keys = {item.name for item in fields(RunnerConfig) if _changes_no_answer(item)} | {"metrics.package"}
+        keys = {item.name for item in fields(RunnerConfig) if _is_answer_neutral(item)} | {"metrics.package"}
         for group_name, schemas in GROUPS.items():
             chosen = schemas.get(config.get(f"{group_name}.name", ""))
             if chosen and any(
@@ -46,13 +49,12 @@ class SchemaRules(KeyRules):
                 keys |= {
                     f"{group_name}.{item.name}"
                     for item in fields(schema)
-                    if _changes_no_answer(item, config.get(f"{group_name}.{item.name}"))
+                    if _is_answer_neutral(item, config.get(f"{group_name}.{item.name}"))
                 }
         return keys
 
 
-def _changes_no_answer(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
-    """Return whether a config key with this value changes no answer."""
+def _is_answer_neutral(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
     counts = get_identity_rule(schema_field)
     changes_none = isinstance(counts, NotInIdentity) and counts is not HASHED
     if isinstance(counts, NotInIdentity) and recorded_value is not None:
@@ -61,8 +63,8 @@ def _changes_no_answer(schema_field: Field[Any], recorded_value: str | None = No
     return changes_none or schema_field.name == "cache_dir"
 
 
-def _equivalent_defaults() -> dict[tuple[str, str], str]:
-    """Return (key, default) → another value with the same meaning for a job's identity, all as text."""
+def _find_equivalent_defaults() -> dict[tuple[str, str], str]:
+    """Map (key, default) to another value that gives the same job id."""
     keys = [
         (f"{group_name}.{item.name}", item)
         for group_name, schemas in GROUPS.items()
@@ -83,11 +85,9 @@ def _equivalent_defaults() -> dict[tuple[str, str], str]:
 
 
 def _defaults_common_to_choices() -> dict[str, str]:
-    """Return the defaults, as text, of keys that every choice of a group has and that older records
-    lack.
-    """
+    """Return defaults of keys that every choice of a group has, for old records without these keys."""
     return {
-        f"{group_name}.{item.name}": value_to_text(get_omitted_value(item))
+        f"{group_name}.{item.name}": format_config_value(get_value_omitted_from_job_id(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if _is_omitted_at_default(get_identity_rule(item))
@@ -96,7 +96,6 @@ def _defaults_common_to_choices() -> dict[str, str]:
 
 
 def _is_omitted_at_default(identity_rule: object) -> bool:
-    """Return whether a key is left out of a job's identity while it has its default."""
     return isinstance(identity_rule, InIdentityUnless) or (
         isinstance(identity_rule, NotInIdentity) and bool(identity_rule.only)
     )

@@ -1,6 +1,4 @@
-"""Report section that compares profiles over all tasks: memory, load time, speed and suitable
-machine.
-"""
+"""Report section that compares profiles over all tasks: memory, load time, speed, suitable machine."""
 
 from __future__ import annotations
 
@@ -16,13 +14,11 @@ SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best
 
 class ProfilesSection(Section):
     def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        return {"profiles": profile_cost_columns(tables)}
+        return {"profiles": make_profile_columns(tables)}
 
 
-def profile_cost_columns(tables: Sequence[Table]) -> list[Column]:
-    """Return the columns profile, memory, load time, speed and suitable machine. Empty without profiles
-    to compare.
-    """
+def make_profile_columns(tables: Sequence[Table]) -> list[Column]:
+    """Return the columns of the profile table. Empty without profiles to compare."""
     order = [name for name in PROFILES if name != NONE]
     runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
     runs.sort(
@@ -46,8 +42,8 @@ def profile_cost_columns(tables: Sequence[Table]) -> list[Column]:
 
 
 def _format_run_speed(run: Run) -> str:
-    """Return a run's speed as text: decoded tokens per second, or for a server tokens per second of
-    whole answers.
+    """Format a run's decode speed in tokens per second. For a server, the speed includes waiting
+    and prefill.
     """
     if name := next((name for name in SPEEDS if name in run.metrics), None):
         return format_number(run.metrics[name])

@@ -1,5 +1,4 @@
-"""`--publish FOLDER`: writes comparison results as files for a model repository on the Hugging Face
-Hub.
+"""Implements `--publish FOLDER`: writes comparison results for a Hugging Face model repository.
 
 `evaluation.md` is a section for the model card, `.eval_results/DATASET.yaml` the data for the
 model's page and the leaderboard. The YAML follows the documented schema
@@ -21,7 +20,7 @@ from runner.datasets.row_layouts import KNOWN_CHOICES
 from runner.records.jobs import Job
 from runner.render import model_cards
 from runner_base import ConfigError, convert_write_error, print_message, replace_text
-from runner_compare import Run, Table, TableRow, escape_markdown, row_name
+from runner_compare import Run, Table, TableRow, escape_markdown, format_row_name
 
 CARD, RESULTS = "evaluation.md", ".eval_results"
 DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the Hub
@@ -36,7 +35,8 @@ OF_DATASET, OF_SOURCE = (
 
 
 def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-    """Write accuracy files, in one folder per model if there are several models, and return their paths.
+    """Write accuracy files for model cards, and return their paths. Several models get one folder
+    each.
 
     `benchmark` is `DATASET_ID:TASK_ID` of the Hub, if task.data does not contain it.
     """
@@ -44,8 +44,8 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
     if not rows:
         raise ConfigError(
             (
-                "no run has verdicts on questions, so there is no accuracy to publish. A "
-                "divergence needs task=likelihood with task.reference=OVERRIDES"
+                "no run has an accuracy to publish. To publish a divergence, run task=likelihood "
+                "with task.reference=OVERRIDES"
             ),
             key="--publish",
             code="empty",
@@ -59,8 +59,8 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
     for number, of_model in enumerate(by_model.values(), 1):
         folder_of_model = folder if len(by_model) == 1 else folder / _model_folder_name(number, *of_model[0])
         files = {CARD: format_accuracy_card_section(of_model)}
-        for dataset, entries in _build_hub_entries(of_model, benchmark).items():
-            files[f"{RESULTS}/{dataset}.yaml"] = entries_to_yaml(entries)
+        for dataset, entries in _build_hub_entries_by_file(of_model, benchmark).items():
+            files[f"{RESULTS}/{dataset}.yaml"] = format_entries_as_yaml(entries)
         for name, text in files.items():
             try:
                 replace_text(folder_of_model / name, text)
@@ -71,13 +71,13 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
 
 
 def require_runs_of_single_jobs(runs: Sequence[Run]) -> None:
-    """Raise ConfigError for a run of another tool, and for a run pooled from several jobs."""
+    """Raise ConfigError for a run of another tool, or one that combines several jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         raise ConfigError(
             (
-                f"{foreign.job_id} is from "
-                f"{foreign.tool or 'several runs pooled by --by or --seeds'}. Only single jobs of "
-                "the runner can be published"
+                f"{foreign.job_id} comes from "
+                f"{foreign.tool or 'several runs that --by or --seeds has combined'}. Only a single "
+                "job of the runner can be published"
             ),
             key="--publish",
             code="unsupported",
@@ -85,12 +85,11 @@ def require_runs_of_single_jobs(runs: Sequence[Run]) -> None:
 
 
 def _model_folder_name(number: int, table: Table, row: TableRow) -> str:
-    name = re.sub(r"[^\w.=+-]+", "-", row_name(row, table.keys)).strip("-.")
+    name = re.sub(r"[^\w.=+-]+", "-", format_row_name(row, table.keys)).strip("-.")
     return f"{number}-{name}"[:80]
 
 
 def format_accuracy_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
-    """Return a Markdown section on the accuracies for a model card."""
     lines = [
         "## Evaluation",
         "",
@@ -111,16 +110,14 @@ def format_accuracy_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -
         )
         lines.append(f"| {' | '.join(escape_markdown(cell).replace('|', '/') for cell in cells)} |")
     lines += ["", model_cards.FORM, ""]
-    commands = dict.fromkeys(reproduction_command(row.run) for _, row in table_rows)
+    commands = dict.fromkeys(format_reproduction_command(row.run) for _, row in table_rows)
     return "\n".join([*lines, *(f"    {command}" for command in commands), ""])
 
 
-def _build_hub_entries(
+def _build_hub_entries_by_file(
     table_rows: Sequence[tuple[Table, TableRow]], benchmark: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the Hub's evaluation entries by file name. Runs on other data than a Hub benchmark have
-    none.
-    """
+    """Return evaluation entries for the Hugging Face Hub by file name. Skips other data sets."""
     found: dict[str, list[dict[str, Any]]] = {}
     for _, row in table_rows:
         names = _find_benchmark_ids(row.run, benchmark)
@@ -132,7 +129,7 @@ def _build_hub_entries(
         validate_hub_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
-            raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}). Choose one of them with "
+            raise ConfigError(f"a model has several runs on {names[0]} ({names[1]}). Select one run with "
                               "--runs or --where", key="--publish", code="ambiguous")  # fmt: skip
         of_file.append(entry)
     return found
@@ -159,8 +156,8 @@ def build_hub_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
     accuracy, low, high = _require_interval(run)
     notes = (
         f"accuracy in %, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
-        f"n = {_format_count(run)}, form {format_prompt_hash(run)}, "
-        f"task version {run.task_version}; {reproduction_command(run)}"
+        f"n = {_format_count(run)}, prompt format {format_prompt_hash(run)}, "
+        f"task version {run.task_version}; {format_reproduction_command(run)}"
     )
     entry = {"dataset": {"id": dataset, "task_id": task}, "value": round(100 * accuracy, 2), "notes": notes}
     record = Job(run.job_id, Path(run.folder)).read_last_record() if run.folder else None
@@ -203,16 +200,16 @@ def _raise_unless(condition: bool, key: str, value: object, problem: str) -> Non
         )
 
 
-def entries_to_yaml(entries: list[dict[str, Any]]) -> str:
+def format_entries_as_yaml(entries: list[dict[str, Any]]) -> str:
     import yaml
 
     text: str = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
     return text
 
 
-def reproduction_command(run: Run) -> str:
-    """Return the command that reproduces a job: its choices, and all keys that differ from their
-    defaults.
+def format_reproduction_command(run: Run) -> str:
+    """Return the command that reproduces a job. Contains the config choices and all keys that
+    differ from their defaults.
     """
     from runner.config.compose import compose_job
     from runner.config.hydra import to_runner_config
@@ -220,14 +217,14 @@ def reproduction_command(run: Run) -> str:
     from runner.records.flat_config import flatten_config
 
     params = run.params
-    overrides = [f"task={params['task.name']}", _model_override(params["model.name"])]
+    overrides = [f"task={params['task.name']}", _make_model_override(params["model.name"])]
     names = {
         group: params.get(f"{group}.name", "") for group in ("quantization", "lora", "rope", "generation")
     }
     overrides += [f"{group}={name}" for group, name in names.items() if name]
     usual = dict(flatten_config(to_runner_config(*compose_job(quote_override_values(overrides)))))
     keys = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS or key == "seed"}
-    left_out = {f"{group}.name" for group in GROUPS} | _auto_detected_keys(params)
+    left_out = {f"{group}.name" for group in GROUPS} | _find_keys_filled_from_data(params)
     changed = [
         f"{key}={value}" for key, value in keys.items() if usual.get(key) != value and key not in left_out
     ]
@@ -244,23 +241,20 @@ def reproduction_command(run: Run) -> str:
     )
 
 
-def _model_override(name: str) -> str:
+def _make_model_override(name: str) -> str:
     from runner.config.choices import installed_choice_files
 
     is_choice = any(name == file.stem for file in installed_choice_files("model"))
     return f"model={name}" if is_choice else "model=auto"
 
 
-def _auto_detected_keys(params: dict[str, str]) -> set[str]:
-    """Return the keys that the job derived from its data: choices in a known layout, and their
-    instruction.
-    """
+def _find_keys_filled_from_data(params: dict[str, str]) -> set[str]:
+    """Return the config keys that the job filled in because its data has a known layout."""
     is_found = params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
     return {"task.choices_key", "task.instruction"} if is_found else set()
 
 
 def format_prompt_hash(run: Run) -> str:
-    """Return the hash of the prompts' form. A dash if none was recorded."""
     return PromptFact.from_fact(run.facts.get("prompt", "")).form or "–"
 
 
@@ -275,10 +269,9 @@ def _format_count(run: Run) -> str:
 
 
 def _format_baseline_difference(row: TableRow) -> str:
-    """Return the difference from the baseline as text, with its interval and finding."""
     effect = row.effect
     if row.is_baseline or effect is None or row.baseline is None:
         return "the baseline" if row.is_baseline else "–"
     low, high = effect.simultaneous_interval
     ends = f"95 % {100 * low:+.1f} to {100 * high:+.1f}{', simultaneous' * (effect.comparisons > 1)}"
-    return f"{100 * effect.value:+.1f} points to {row.baseline.run.job_id} ({ends}): {effect.finding.value}"
+    return f"{100 * effect.value:+.1f} points compared with {row.baseline.run.job_id} ({ends}): {effect.finding.value}"

@@ -13,7 +13,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.recorded_runs.publish import publish_accuracies, reproduction_command, require_runs_of_single_jobs
+from runner.recorded_runs.publish import (
+    format_reproduction_command,
+    publish_accuracies,
+    require_runs_of_single_jobs,
+)
 from runner.render.model_cards import explain_divergence_columns
 from runner_base import convert_write_error, replace_text
 from runner_compare import (
@@ -24,7 +28,7 @@ from runner_compare import (
     escape_markdown,
     find_metric,
     format_metric,
-    short_row_names,
+    shorten_row_names,
 )
 from runner_compare.statistics import AT_MOST, CHIEF
 
@@ -36,7 +40,6 @@ LONGEST_NAME = 60
 
 
 def publish_accuracies_and_divergences(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-    """Write the accuracies and divergences of all tables, and return the paths of the files."""
     sections = [text for table in tables for text in format_divergence_sections(table)]
     has_accuracies = any(row.run.accuracy_interval is not None for table in tables for row in table.rows)
     paths = (
@@ -56,18 +59,16 @@ def format_divergence_sections(table: Table) -> list[str]:
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     require_runs_of_single_jobs([row.run for row in rows])
     names = dict(
-        zip((row.run.run_id for row in rows), short_row_names(rows, table.keys, LONGEST_NAME), strict=True)
+        zip((row.run.run_id for row in rows), shorten_row_names(rows, table.keys, LONGEST_NAME), strict=True)
     )
     alike: dict[tuple[str, ...], list[TableRow]] = {}
     for row in rows:
-        alike.setdefault(_table_group_key(row.run), []).append(row)
-    return [_format_section(some, names) for some in alike.values()]
+        alike.setdefault(_make_grouping_key(row.run), []).append(row)
+    return [_format_divergence_section(some, names) for some in alike.values()]
 
 
-def _table_group_key(run: Run) -> tuple[str, ...]:
-    """Return what all rows of one published table share: reference, texts, and whether distributions are
-    whole.
-    """
+def _make_grouping_key(run: Run) -> tuple[str, ...]:
+    """Return a grouping key: runs with equal keys share a published table."""
     keys = ("task.reference", "task.data", "task.split")
     counts = (f"{run.metrics.get(key, 0):,.0f}" for key in ("n", "scored_tokens"))
     return (
@@ -77,8 +78,8 @@ def _table_group_key(run: Run) -> tuple[str, ...]:
     )
 
 
-def _format_section(table_rows: Sequence[TableRow], names: dict[str, str]) -> str:
-    reference, data, split, texts, tokens, bounds = _table_group_key(table_rows[0].run)
+def _format_divergence_section(table_rows: Sequence[TableRow], names: dict[str, str]) -> str:
+    reference, data, split, texts, tokens, bounds = _make_grouping_key(table_rows[0].run)
     lines = [
         "## Divergence from the reference",
         "",
@@ -94,7 +95,7 @@ def _format_section(table_rows: Sequence[TableRow], names: dict[str, str]) -> st
             )
         )
     explanation = explain_divergence_columns(reference, bool(bounds), texts, tokens, data, split)
-    commands = dict.fromkeys(reproduction_command(row.run) for row in table_rows)
+    commands = dict.fromkeys(format_reproduction_command(row.run) for row in table_rows)
     return "\n".join(
         [*lines, "", escape_markdown(explanation), "", *(f"    {command}" for command in commands), ""]
     )
@@ -105,7 +106,6 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _format_divergence_cells(run: Run) -> list[str]:
-    """Return a run's table cells in the order of HEADS."""
     mib, parameters = run.metrics.get("weight_mib"), run.metrics.get("parameters")
     keys = ("kl_nats_per_token", "kl_p99_nats", "kl_p999_nats", "top_1_agreement")
     return [

@@ -1,5 +1,5 @@
-"""Loads the finished runs and grids of an MLflow store, and reads records in the folder where
-available.
+"""Loads the finished runs and grids of an MLflow store. Prefers job records in the output
+folder to MLflow queries.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 from runner.recorded_runs.folder_runs import (
-    Dated,
-    build_mlflow_like_run,
+    DatedRun,
+    build_run_with_start_time,
     load_experiment_runs,
     sort_newest_finished_first,
 )
@@ -22,7 +22,7 @@ from runner.tracking.stored_runs import (
     FINISHED,
     GRID,
     GRID_STARTED_MS,
-    conditions_excluding,
+    build_exclusion_conditions,
     find_experiment,
     read_error_message,
     search_jobs_and_grid,
@@ -38,8 +38,7 @@ LAST = "last"
 def load_store_runs(
     client: Any, store: Store, job_ids: Collection[str] | None = None, grid_run_id: str = ""
 ) -> list[Run]:
-    """Return the finished runs of a store, newest first, followed by runs with errors of jobs that never
-    finished.
+    """Return an MLflow store's runs: finished ones first, newest first, then failed runs.
 
     A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
     of these jobs and of the grid.
@@ -60,22 +59,26 @@ def load_store_runs(
 
 def load_folder_and_mlflow_runs(
     client: Any, store: Store, job_ids: Collection[str] | None, grid_run_id: str
-) -> list[Dated]:
-    """Return the runs that the output folder has recorded, and all other runs from MLflow."""
+) -> list[DatedRun]:
+    """Return all runs of an experiment with their start times. MLflow is only queried for runs
+    without a job record in the folder.
+    """
     experiment = find_experiment(client, store.experiment)
     here, where = (
         load_experiment_runs(store, experiment_identity(experiment), job_ids),
         experiment.experiment_id,
     )
     deleted = (
-        {run.info.run_id for run in search_runs(client, where, "", view=DELETED_ONLY)}
+        {run.info.run_id for run in search_runs(client, where, "", lifecycle_view=DELETED_ONLY)}
         if here.published
         else set()
     )
     runs = {
         dated_run[1].run_id: dated_run for dated_run in here.published if dated_run[1].run_id not in deleted
     }
-    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_excluding([*runs])]
+    queries = [
+        f"attributes.status = '{FINISHED}'{condition}" for condition in build_exclusion_conditions([*runs])
+    ]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
         for recorded in search_jobs_and_grid(client, where, query, job_ids, grid_run_id):
             if JOB_ID in recorded.data.tags and recorded.info.run_id not in runs:  # a grid's own run has none
@@ -84,7 +87,7 @@ def load_folder_and_mlflow_runs(
                     (recorded.info.run_id, recorded.info.start_time, recorded.info.status),
                 )
                 metrics = read_all_metrics(client, recorded.info.run_id, data.tags, data.metrics)
-                runs[recorded.info.run_id] = found = build_mlflow_like_run(
+                runs[recorded.info.run_id] = found = build_run_with_start_time(
                     *ids, data.params, data.tags, metrics
                 )
                 found[1].artifacts = recorded.info.artifact_uri or ""
@@ -112,7 +115,6 @@ def _load_grid_runs(client: Any, experiment_name: str) -> list[Any]:
 
 
 def find_grid_run(client: Any, experiment_name: str, grid_prefix: str) -> str:
-    """Return the run id of the grid whose id begins with `grid_prefix`, or of the last grid."""
     grids = _load_grid_runs(client, experiment_name)
     if not grids:
         raise ConfigError(
@@ -141,14 +143,11 @@ def find_grid_run(client: Any, experiment_name: str, grid_prefix: str) -> str:
 
 
 def _last_start_ms(grid_run: Any) -> int:
-    """Return when a grid was last started, in ms. Starting a grid again continues its first run."""
     return int(grid_run.data.tags.get(GRID_STARTED_MS, grid_run.info.start_time))
 
 
 def load_grid_job_runs(client: Any, store: Store, grid_run_id: str, plan: GridPlan | None) -> list[Run]:
-    """Return a grid's job runs: those below its parent run, and earlier runs of jobs that were already
-    done.
-    """
+    """Return the runs of a grid's jobs, including runs that finished before the grid started."""
     planned = set(plan.job_ids) if plan is not None else None
     runs = load_store_runs(client, store, planned, grid_run_id)
     of_grid = [run for run in runs if run.grid == grid_run_id]
@@ -162,12 +161,12 @@ def require_single_grid(runs: list[Run]) -> str:
         return grids[0]
     if not grids:
         raise ConfigError(
-            "these runs belong to no grid. Save the comparison in a folder with --save FOLDER",
+            "the compared runs are not part of a grid. Save the comparison with --save FOLDER",
             key="--log",
             code="not_found",
         )
     raise ConfigError(
-        f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}). Choose one with --grid",
+        f"the compared runs belong to {len(grids)} grids ({', '.join(grids[:4])}). Select one with --grid",
         key="--log",
         code="ambiguous",
     )

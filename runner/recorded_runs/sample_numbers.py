@@ -1,6 +1,4 @@
-"""Reads metrics per sample other than the verdict: tokens, cost, probability of a right majority
-vote.
-"""
+"""Reads metrics of samples: tokens, cost, and the probability of a right majority vote."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from pathlib import Path
 from runner.config.extractors import Extractor
 from runner.records.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
-from runner_base.thought_tokens import count_answer_tokens, count_thinking_tokens, mean_tokens
+from runner_base.thought_tokens import compute_mean_tokens, count_answer_tokens, count_thinking_tokens
 from runner_compare import (
     Answers,
     AnswerVotes,
@@ -24,8 +22,8 @@ from runner_compare import (
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
     "new_tokens": lambda sample: sum(answer.num_tokens for answer in sample.answers) / len(sample.answers),
     "characters": lambda sample: sum(len(answer.text) for answer in sample.answers) / len(sample.answers),
-    "thinking_tokens": lambda sample: mean_tokens(count_thinking_tokens, sample.answers),
-    "answer_tokens": lambda sample: mean_tokens(count_answer_tokens, sample.answers),
+    "thinking_tokens": lambda sample: compute_mean_tokens(count_thinking_tokens, sample.answers),
+    "answer_tokens": lambda sample: compute_mean_tokens(count_answer_tokens, sample.answers),
     "cost_usd": lambda sample: sample.cost_usd,
 }
 # of tokens and characters, neither more nor fewer is better
@@ -34,17 +32,17 @@ NUMBERS = {
 }
 
 
-def read_sample_metric(samples_path: Path, metric_name: str, verdict_sources: Sequence[str] = ()) -> Answers:
-    """Return a metric of each answered question. Raises EvidenceError if a sample was modified.
+def read_sample_metric(samples_path: Path, metric_name: str, extractor_names: Sequence[str] = ()) -> Answers:
+    """Return a metric of each answered question. Raises RunRecordError for a modified sample.
 
-    `verdict_sources` are the extractors or scorers that judged a run; of these, the first one that
-    a sample has counts.
+    `extractor_names` are the extractors or scorers that judged a run; of these, the first one
+    that a sample has counts.
     """
     chance = RepeatedAnswerMetric.from_name(metric_name)
     number_of = (
         OF_SAMPLES[metric_name]
         if chance is None
-        else partial(chance_of_right_answer, chance, verdict_sources)
+        else partial(estimate_right_answer_probability, chance, extractor_names)
     )
     return {
         question_identity(sample): QuestionOutcome.from_metric(sample, number_of(sample))
@@ -53,21 +51,20 @@ def read_sample_metric(samples_path: Path, metric_name: str, verdict_sources: Se
     }
 
 
-def chance_of_right_answer(
+def estimate_right_answer_probability(
     repeated_answer_metric: RepeatedAnswerMetric, verdict_sources: Sequence[str], sample: Sample
 ) -> float | None:
-    """Return the probability that k answers to a question include a right one, or elect a right one."""
     right, answers = sample.count_correct_answers
     if not answers:
         right, answers = int(sample.solved), 1
-    said = [_find_vote(choice, verdict_sources) for choice in sample.choices or [sample.answer]]
+    said = [_get_answer_vote(choice, verdict_sources) for choice in sample.choices or [sample.answer]]
     return repeated_answer_metric.estimate(right, answers, AnswerVotes.from_answers(said))
 
 
-def _find_vote(answer: Answer, verdict_sources: Sequence[str]) -> tuple[str | None, bool]:
-    """Return an answer's vote, and whether the vote is right. A truncated answer has no vote."""
+def _get_answer_vote(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:
+    """Return the extracted answer that votes, and whether it is right. Truncated answers do not vote."""
     found = answer.extracted or {}
-    said = next((found[way] for way in verdict_sources if way in found), next(iter(found.values()), None))
+    said = next((found[way] for way in extractor_names if way in found), next(iter(found.values()), None))
     is_cut_off = answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
     has_vote = answer.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
     return said if has_vote else None, answer.verdict is Verdict.correct

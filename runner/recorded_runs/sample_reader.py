@@ -60,16 +60,14 @@ class SampleReader(Reader):
         self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return which questions a run solved, from the first undamaged file that agrees with the logged
-        counts.
-        """
+        """Return which questions a run solved. Skips files that disagree with the logged counts."""
         read = partial(read_verdicts, num_questions=run.num_questions_when_stopped)
-        return self.read_first_intact(
+        return self.read_first_matching_file(
             run, read, lambda found: _count_solved(found) == run.correct_and_total, "n and correct"
         )
 
     def load_text_scores(self, run: Run) -> Texts:
-        """Return each text's log-likelihood, from the first undamaged file that agrees with the logged mean."""
+        """Return each text's log-likelihood. Skips files that disagree with the logged mean."""
 
         def matches_logged_mean(scores: Texts) -> bool:
             likelihoods = sum_likelihoods_by_unit([score.likelihood for score in scores.values()])
@@ -83,19 +81,18 @@ class SampleReader(Reader):
                 abs_tol=TOLERANCE,
             )
 
-        return self.read_first_intact(run, read_text_scores, matches_logged_mean, LOG_LIKELIHOOD)
+        return self.read_first_matching_file(run, read_text_scores, matches_logged_mean, LOG_LIKELIHOOD)
 
     def numbers(self, run: Run) -> Answers:
-        """Return each question's value of the metric that is compared instead of the verdict."""
+        """Return the compared metric of each question, for metrics other than the verdict."""
         ways = [way for key in (SCORER, EXTRACTOR) if (way := run.get_value(key))]
-        read = partial(read_sample_metric, metric_name=run.number or "", verdict_sources=ways)
-        parts = [self.read_first_intact(part, read, bool, "answers") for part in run.parts or [run]]
+        read = partial(read_sample_metric, metric_name=run.number or "", extractor_names=ways)
+        parts = [self.read_first_matching_file(part, read, bool, "answers") for part in run.parts or [run]]
         return {question: answer for part in parts for question, answer in part.items()}
 
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to the given questions: verdict, extracted answer, and the end of the text."""
         answers: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
             extractor = part.get_value(EXTRACTOR) or ""
@@ -110,20 +107,17 @@ class SampleReader(Reader):
         return answers
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the questions that a run has answered but that do not count in its score."""
         parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
         samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
         return {question_identity(sample) for sample in samples if sample.left_out}
 
     def load_costs(self, run: Run) -> Costs:
-        """Return the cost of each scored question, from the first undamaged file that agrees with the logged
-        counts.
-        """
+        """Return the cost of each scored question. Skips files that disagree with the logged counts."""
 
         def matches_logged_counts(costs: Costs) -> bool:
             return (sum(cost.solved for cost in costs.values()), len(costs)) == run.correct_and_total
 
-        return self.read_first_intact(
+        return self.read_first_matching_file(
             run,
             partial(read_question_costs, num_questions=run.num_questions_when_stopped),
             matches_logged_counts,
@@ -131,7 +125,6 @@ class SampleReader(Reader):
         )
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield all repeats of a run's measurements, from the run's folder and from MLflow."""
         for path in self.find_files(run, REPEATS):
             try:
                 measures = read_repeats(path)
@@ -140,7 +133,7 @@ class SampleReader(Reader):
             yield measures
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return the divergences per token of each text in the order of the samples, without wrong choices."""
+        """Return token divergences per text, in sample order, without those of wrong choices."""
         pairs = zip(self.find_files(run, DIVERGENCES), self.find_files(run, SAMPLES), strict=False)
         return next((_read_token_divergences(divergences, samples) for divergences, samples in pairs), None)
 
@@ -151,18 +144,18 @@ class SampleReader(Reader):
         return [json.loads(line) for line in lines]
 
     def describe_rule_changes(self, task: str, versions: tuple[str, str]) -> str:
-        """Return a text on what changed between two versions of a task's judging rules. Empty if unknown."""
         return describe_rule_changes(task, versions)
 
-    def read_first_intact(
+    def read_first_matching_file(
         self,
         run: Run,
         read_file: Callable[[Path], Content],
-        matches_log: Callable[[Content], bool],
+        matches_logged_metrics: Callable[[Content], bool],
         metric_names: str,
     ) -> Content:
-        """Return the content of the first undamaged samples file that agrees with the logged metrics. Raises
-        NotPaired without one.
+        """Return the first undamaged samples file that matches the logged metrics.
+
+        Raises NotPaired if there is no such file.
         """
         why, damage = "", ""
         for path in self.find_files(run, SAMPLES):
@@ -171,19 +164,17 @@ class SampleReader(Reader):
             except RunRecordError as error:
                 why, damage = f"is damaged: {error}", str(error)
                 continue
-            if matches_log(content):
+            if matches_logged_metrics(content):
                 self.sources[run.run_id] = path
                 if damage:
-                    print_message(f"note: {damage}. {run.job_id} is compared using {path}")
+                    print_message(f"note: {damage}. The comparison therefore reads {run.job_id} from {path}")
                 return content
             why = f"is damaged: {damage}" if damage else f"disagrees with its logged {metric_names}"
         raise missing_samples_error(run, why)
 
     def find_files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield the copies of a file: from the run's folder, from the folder next to a moved database, and
-        from MLflow.
-        """
-        yield from self._local_files(run, name)
+        """Yield all copies of a run's file, local copies first, then the MLflow artifact."""
+        yield from self._iterate_local_files(run, name)
         fetched = self._download_once(run, name)
         if fetched is not None:
             yield fetched
@@ -193,7 +184,8 @@ class SampleReader(Reader):
         missing = [
             run
             for run in runs
-            if (run.correct_and_total or run.likelihood_unit) and not any(self._local_files(run, SAMPLES))
+            if (run.correct_and_total or run.likelihood_unit)
+            and not any(self._iterate_local_files(run, SAMPLES))
         ]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
@@ -208,7 +200,7 @@ class SampleReader(Reader):
             self._fetched[key] = download_artifact(self.client, run.run_id, name, self.scratch / run.run_id)
         return self._fetched[key]
 
-    def _local_files(self, run: Run, name: str) -> Iterator[Path]:
+    def _iterate_local_files(self, run: Run, name: str) -> Iterator[Path]:
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
         address = urlsplit(run.artifacts)
@@ -224,11 +216,8 @@ def _count_solved(answers: Answers) -> tuple[int, int]:
 
 
 def read_verdicts(path: Path, num_questions: int | None = None) -> Answers:
-    """Return whether each scored question was solved. Raises EvidenceError with file and line if a
-    sample was modified.
-
-    Only the first `num_questions` count if a job stopped early, and none that task.without
-    excludes.
+    """Return whether each scored question was solved. Raises RunRecordError with file and line if
+    a sample was modified.
     """
     scored = sorted(
         (sample for sample in _read_sample_values(path) if sample.answer.verdict is not None),
@@ -249,7 +238,7 @@ def _read_sample_values(path: Path) -> Iterable[Sample]:
 
 
 def read_text_scores(path: Path) -> Texts:
-    """Return each text's log-likelihood. Raises EvidenceError with file and line if a sample was
+    """Return each text's log-likelihood. Raises RunRecordError with file and line if a sample was
     modified.
     """
     return {
@@ -266,8 +255,8 @@ def read_text_scores(path: Path) -> Texts:
 
 
 def read_question_costs(path: Path, num_questions: int | None = None) -> Costs:
-    """Return the cost of each scored question. Raises EvidenceError with file and line if a sample was
-    modified.
+    """Return the cost of each scored question. Raises RunRecordError with file and line if a
+    sample was modified.
     """
     scored = sorted(
         (sample for sample in read_samples(path).values() if sample.answer.verdict is not None),
@@ -288,7 +277,6 @@ def read_question_costs(path: Path, num_questions: int | None = None) -> Costs:
 
 
 def _read_token_divergences(divergences_file: Path, samples_file: Path) -> list[TextTokens]:
-    """Return the divergences per token of a run's texts from its divergences file and its samples file."""
     by_sample = read_divergences(divergences_file)
     scored = [
         sample

@@ -6,25 +6,24 @@ from pathlib import Path
 
 from runner.recorded_runs.folder_runs import has_job_records
 from runner.tracking import moved_folders
-from runner.tracking.stores import Store, store_from_options
+from runner.tracking.stores import Store, create_store_from_options
 from runner_base import ConfigError
 from runner_base.errors import reject_password_in_uri
 
 
 def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
-    """Return the MLflow store to read, chosen like in all commands. None if only the folder's job
-    records exist.
+    """Return the MLflow store to read, or None if the output folder has only job records.
 
     A missing sqlite file is an error, because MLflow would create it.
     """
     if uri:
         reject_password_in_uri("--tracking-uri", uri)
-    store = store_from_options(output_dir, uri, experiment)
+    store = create_store_from_options(output_dir, uri, experiment)
     file = store.sqlite_file
     if file is not None and not file.exists():
-        if uri or not store.is_folder_database:
+        if uri or not store.is_default_database:
             raise ConfigError(
-                f"tracking uri {store.redacted_uri}: this file does not exist", code="not_found"
+                f"tracking uri {store.redacted_uri}: the database file does not exist", code="not_found"
             )
         if not experiment and has_job_records(output_dir):
             return None
@@ -37,9 +36,8 @@ def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | No
         )
     if file is not None and not file.is_file():  # MLflow would try to open it for minutes
         raise ConfigError(
-            f"tracking uri {store.redacted_uri}: {file} is not a file, but must be a database",
-            code="unreadable",
+            f"tracking uri {store.redacted_uri}: {file} is not a database file", code="unreadable"
         )
-    if store.is_folder_database and (output_dir / moved_folders.PLACE).exists():
+    if store.is_default_database and (output_dir / moved_folders.PLACE).exists():
         moved_folders.repair_moved_paths(output_dir)
     return store

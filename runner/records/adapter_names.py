@@ -1,8 +1,9 @@
-"""Gives adapters unique names within an output folder, where rank and alpha distinguish equal names.
+"""Gives adapters unique names within an output folder. Adapters with equal names are
+distinguished by rank and alpha.
 
-Folders such as `polite/lr1/final` and `polite/lr2/final` may otherwise get the same name. The
-assigned names are stored in the output folder, so that a job keeps its name when it is recorded
-again.
+Folders such as `polite/lr1/final` and `polite/lr2/final` may otherwise get the same name.
+The assigned names are stored in the output folder, so that a job keeps its name when it is
+recorded again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from runner_base.texts import read_json_cache
 FILE = ".adapters.json"  # in the output folder: name → the adapter's place → what it is called
 
 
-def unique_adapter_name(config: RunnerConfig) -> str:
-    """Return a unique name of a job's adapter. Installed and Hub adapters keep their name. Empty without
-    an adapter.
+def make_unique_adapter_name(config: RunnerConfig) -> str:
+    """Return a name for a job's adapter that is unique in the output folder. Empty without an
+    adapter.
+
+    Installed and Hub adapters are unique already.
     """
     adapter = config.lora.single_adapter
     if adapter is None:
@@ -35,26 +38,27 @@ def unique_adapter_name(config: RunnerConfig) -> str:
         known = read_json_cache(file)
         called: dict[str, str] = known.setdefault(name, {})
         if place not in called:
-            called[place] = next(free for free in _candidate_names(name, path) if free not in called.values())
+            called[place] = next(
+                free for free in _iterate_candidate_names(name, path) if free not in called.values()
+            )
             replace_text(file, json.dumps(known, indent=0))
         return called[place]
     return name
 
 
-def _candidate_names(name: str, path: Path) -> Iterator[str]:
-    """Yield possible names for an adapter, each more specific than the previous one."""
-    yield name
-    if shape := _read_rank_and_alpha(path):
-        name = f"{name} ({shape})"
-        yield name
+def _iterate_candidate_names(adapter_name: str, adapter_folder: Path) -> Iterator[str]:
+    yield adapter_name
+    if shape := _read_rank_and_alpha(adapter_folder):
+        adapter_name = f"{adapter_name} ({shape})"
+        yield adapter_name
     number = 2
     while True:
-        yield f"{name} #{number}"
+        yield f"{adapter_name} #{number}"
         number += 1
 
 
 def _read_rank_and_alpha(path: Path) -> str:
-    """Return rank and alpha from an adapter's settings file as text. Empty if it has none."""
+    """Return rank and alpha of an adapter as text, or "" if unknown."""
     settings = path / "adapter_config.json"
     with suppress(DataError):
         found = load_json_object(settings) if settings.is_file() else {}

@@ -25,7 +25,10 @@ WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in the
 
 @dataclass(frozen=True)
 class TokenDivergences:
-    """Divergence bounds, log-probabilities and most probable tokens at each position of one sample."""
+    """Divergences, log-probabilities and most probable tokens at each position of one sample.
+
+    Divergences are exact, or lower and upper bounds.
+    """
 
     # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
     least: array[float]
@@ -40,14 +43,18 @@ class TokenDivergences:
         if sizes | {len(numbers) or len(self.least) for numbers in (self.most, self.reference)} != {
             len(self.least)
         }:
-            raise ValueError(f"expected numbers for {len(self.least)} tokens, found {sorted(sizes)}")
+            raise ValueError(
+                f"all arrays need one value per token, but their lengths differ: {sorted(sizes)}"
+            )
 
     @classmethod
     def from_divergence(
-        cls, divergence: Divergence, logprobs: Sequence[float], reference_logprobs: Sequence[float]
+        cls, sample_divergence: Divergence, logprobs: Sequence[float], reference_logprobs: Sequence[float]
     ) -> TokenDivergences:
-        reference_first, first = zip(*divergence.firsts, strict=True) if divergence.firsts else ((), ())
-        nats = array(NATS, divergence.least), array(NATS, divergence.most)
+        reference_first, first = (
+            zip(*sample_divergence.firsts, strict=True) if sample_divergence.firsts else ((), ())
+        )
+        nats = array(NATS, sample_divergence.least), array(NATS, sample_divergence.most)
         return cls(
             *nats,
             array(LOGPROB, logprobs),
@@ -88,8 +95,8 @@ class DivergenceFile:
 
 
 def read_divergences(path: Path) -> dict[int, TokenDivergences]:
-    """Return a job's token divergences by sample. Raises EvidenceError with file and line for a damaged
-    line.
+    """Return a job's token divergences by sample. Raises RunRecordError with file and line for a
+    damaged line.
     """
     return dict(_read_lines(path))
 
@@ -104,5 +111,5 @@ def _read_lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
             yield int(line["index"]), TokenDivergences(**arrays)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged_line_error(
-                path, number, f"is not a record of token divergences ({error})"
+                path, number, f"the line is not a record of token divergences ({error})"
             ) from error

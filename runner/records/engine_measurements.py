@@ -14,9 +14,9 @@ from runner.core.energy import EnergyCounters
 from runner.core.job_energy import (
     JobEnergyMeter,
     JobJoules,
+    compute_energy_metrics,
     count_right_answers,
-    energy_metrics,
-    energy_price_notes,
+    make_missing_price_notes,
 )
 from runner.render.notes import format_note
 from runner_base import Sample, machine, to_one_line, visible_gpus, write_text_atomically
@@ -53,9 +53,8 @@ class EngineMeasurements:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics from the engine: report, speed and memory."""
         own, speed = (
-            self.stats.peak_memory_metrics(self.report.metrics.get("weight_mib")),
+            self.stats.compute_peak_memory_metrics(self.report.metrics.get("weight_mib")),
             self.stats.speed_metrics,
         )
         if self.report.parts:  # prompts are prefilled whole, and tokens decoded one by one
@@ -75,24 +74,24 @@ class EngineMeasurements:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Recorded facts about engine, machine, and load by other programs."""
+        """Facts for the run record, about the engine, the machine and other running programs."""
         counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
         found = {name: text for name, text in counted.items() if text}
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
-    def cost_metrics(self, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
-        """Return the seconds per right answer and the energy metrics."""
+    def compute_cost_metrics(self, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
+        """Return energy metrics, and the answering time per right answer in seconds."""
         right = count_right_answers(samples)
         time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
-        return {**time_s, **energy_metrics(self.energy, samples, price_kwh)}
+        return {**time_s, **compute_energy_metrics(self.energy, samples, price_kwh)}
 
     def energy_notes(self, price_kwh: float | None) -> list[Note]:
-        """Return a note on why energy has no price, if a price was requested."""
-        return energy_price_notes(self.no_energy, price_kwh)
+        """Return a note if price_kwh is set but energy was not measured. The note gives the reason."""
+        return make_missing_price_notes(self.no_energy, price_kwh)
 
-    def merge_earlier(self, earlier: EngineMeasurements | None) -> EngineMeasurements:
-        """Return the sum of these and earlier starts' measurements on the same kind of machine."""
+    def add_earlier_measurements(self, earlier: EngineMeasurements | None) -> EngineMeasurements:
+        """Return these measurements plus those of an earlier, interrupted run on the same machine."""
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
@@ -116,16 +115,15 @@ class EngineMeasurements:
             answering_s=earlier.answering_s + self.answering_s,
         )
 
-    def write_to(self, folder: Path) -> None:
-        """Write the measurements to a file in a job's folder."""
+    def write_to_folder(self, folder: Path) -> None:
         values = asdict(self)
         for part, notes in (("report", self.report.notes), ("stats", self.stats.notes)):
             values[part]["notes"] = [render_engine_note(note) for note in notes]
         write_text_atomically(folder / MEASURED, to_signed_json(values))
 
     @classmethod
-    def read_from(cls, folder: Path) -> EngineMeasurements | None:
-        """Return the measurements of earlier starts. None if the file is missing or damaged."""
+    def read_from_folder(cls, folder: Path) -> EngineMeasurements | None:
+        """Return the measurements of interrupted runs. None if the file is missing or damaged."""
         path = folder / MEASURED
         try:
             values: Any = (
@@ -156,7 +154,7 @@ class MeasurementRecorder:
     def __init__(
         self, engine: Engine, folder: Path, earlier: EngineMeasurements | None, is_remote: bool = False
     ) -> None:
-        """Load the engine and measure loading. `is_remote` means that another machine computes."""
+        """Load the engine and measure loading. With `is_remote`, the model runs on another machine."""
         self.contention = machine.Contention()
         machine.reset_peak_rss()
         self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
@@ -168,11 +166,11 @@ class MeasurementRecorder:
         self.energy.measure_idle_power(engine.stats)
         self._loaded_at = time.monotonic()
 
-    def write_now(self) -> EngineMeasurements:
-        """Write the measurements of this and earlier starts to disk, and return them."""
+    def write_measurements(self) -> EngineMeasurements:
+        """Write the measurements to disk, including those of earlier interrupted runs."""
         peak_mib, beside = machine.peak_rss_mib(), self.contention.describe_load()
-        self.energy.count_step(self.engine.stats, force=True)
-        reason = self.energy.why_unavailable()
+        self.energy.add_energy_since_last_step(self.engine.stats, ignore_interval=True)
+        reason = self.energy.explain_unavailable_energy()
         no_energy = "" if reason is None else format_note(reason)
         joules = JobJoules() if no_energy else self.energy.so_far
         has_counters = bool(self.energy.energy.sources)
@@ -187,20 +185,18 @@ class MeasurementRecorder:
             has_counters,
             time.monotonic() - self._loaded_at,
         )
-        measured = now.merge_earlier(self.earlier)
-        measured.write_to(self.folder)
+        measured = now.add_earlier_measurements(self.earlier)
+        measured.write_to_folder(self.folder)
         self._kept_at = time.monotonic()
         return measured
 
     def write_if_due(self) -> None:
-        """Write the measurements to disk if the last write is more than a second ago."""
         if time.monotonic() - self._kept_at > WRITE_EVERY_S:
-            self.write_now()
+            self.write_measurements()
 
-    def progress_fields(self) -> dict[str, str]:
-        """Return labelled values for the progress bar: number of sequences and decode speed."""
+    def format_progress_fields(self) -> dict[str, str]:
         stats = self.engine.stats
-        self.energy.count_step(stats)
+        self.energy.add_energy_since_last_step(stats)
         sequences = f"{stats.rows_alive}" if stats.rows_alive else ""
         speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
         return {key: value for key, value in (("decode", speed), ("batch", sequences)) if value}

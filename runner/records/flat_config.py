@@ -1,4 +1,4 @@
-"""Flattens a nested config to text values by full keys, for the params of a record."""
+"""Flattens a nested config to text values by full key, such as `model.name`."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ def flatten_config(config: object, prefix: str = "") -> Iterator[tuple[str, str]
     for item in fields(config):
         value = getattr(config, item.name)
         if not prefix and item.name == NOTES:
-            yield from ((f"{NOTES}.{key}", value_to_text(note)) for key, note in flatten_notes(value))
+            yield from ((f"{NOTES}.{key}", format_config_value(note)) for key, note in flatten_notes(value))
         elif is_dataclass(value):
             yield from flatten_config(value, f"{prefix}{item.name}.")
         else:
-            text = format_as_override(value) if prefix == "quantization." else value_to_text(value)
+            text = format_as_override(value) if prefix == "quantization." else format_config_value(value)
             yield f"{prefix}{item.name}", redact_secrets(text) if prefix == "tracking." else text
 
 
 def format_as_override(value: object) -> str:
-    """Return a value in command line form without Python's quotes, such as {down_proj: int8} or
-    [lm_head].
-    """
+    """Format a value as on the command line, such as {down_proj: int8} or [lm_head]."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {format_as_override(item)}" for key, item in value.items()) + "}"
     return (
-        f"[{', '.join(map(format_as_override, value))}]" if isinstance(value, list) else value_to_text(value)
+        f"[{', '.join(map(format_as_override, value))}]"
+        if isinstance(value, list)
+        else format_config_value(value)
     )
 
 
-def value_to_text(value: object) -> str:
-    """Return a config value in the text form of records: null, true, false, or its string."""
+def format_config_value(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -46,7 +46,7 @@ class GridRecord:
 
 
 def write_grid_record(output_dir: Path, record: GridRecord) -> None:
-    """Write a grid's record atomically. A failure is only logged, because the jobs matter more."""
+    """Write a grid's record atomically. An error is only logged, so that it does not end the grid."""
     try:
         replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
@@ -58,15 +58,15 @@ def has_grid_record(output_dir: Path, grid: str) -> bool:
 
 
 def read_grid_records(output_dir: Path) -> list[GridRecord]:
-    """Return all grid records of a folder, the most recently started first. Damaged ones are skipped
-    with a warning.
+    """Return all grid records of a folder, the most recently started first. Logs a warning for
+    each damaged record.
     """
     records = []
     for path in (output_dir / FOLDER).glob("*.json"):
         if not path.is_file():  # a pipe would wait for its reader
             continue
         try:
-            record = _check_record_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+            record = _require_record_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
             log.warning("ignored: %s is damaged (%s)", path, error)
         else:
@@ -74,8 +74,8 @@ def read_grid_records(output_dir: Path) -> list[GridRecord]:
     return sorted(records, key=lambda record: -record.started_ms)
 
 
-def _check_record_types(record: GridRecord) -> GridRecord:
-    """Return the record unchanged. Raises TypeError if its values have unexpected types."""
+def _require_record_types(record: GridRecord) -> GridRecord:
+    """Raise TypeError if a value of the record has the wrong type."""
     kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
     kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
@@ -88,8 +88,9 @@ def _check_record_types(record: GridRecord) -> GridRecord:
 def split_common_and_varied_keys(
     configs: Sequence[object | None],
 ) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the keys with equal values in all configs, and the remaining keys of each config. None has
-    no remaining keys.
+    """Return the keys that are equal in all configs, and each config's other keys.
+
+    A config of None has no other keys.
     """
     flat: list[Mapping[str, str]] = [dict(flatten_config(config)) if config else {} for config in configs]
     known = [keys for keys in flat if keys]

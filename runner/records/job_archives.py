@@ -27,8 +27,9 @@ def pack_job_folder(job: Job, is_running: bool = False) -> bytes:
 
 
 def unpack_job_folder(archive_bytes: bytes, job: Job) -> None:
-    """Extract an archive from `pack_job` into a job's folder, and replace existing files. The caller
-    holds the job's lock.
+    """Extract an archive into a job's folder and replace existing files.
+
+    The caller must hold the job's lock.
     """
     try:
         fresh = job.folder / SENT
@@ -44,7 +45,6 @@ def unpack_job_folder(archive_bytes: bytes, job: Job) -> None:
 
 
 def move_files_into_job(folder: Path, job: Job) -> None:
-    """Move all files of a folder into a job's folder, and replace existing files."""
     job.folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if (target := job.folder / path.name).is_dir():
@@ -53,6 +53,6 @@ def move_files_into_job(folder: Path, job: Job) -> None:
 
 
 def unpack_partial_job(archive_bytes: bytes, job: Job) -> None:
-    """Extract a running job's latest archive, unless another process holds the job's lock."""
+    """Extract the archive of a running job. Raises JobHeld if another process holds the lock."""
     with lock_job(job, should_wait=False):
         unpack_job_folder(archive_bytes, job)

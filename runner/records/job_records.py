@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.config.groups import used_plugin_packages
-from runner.config.root import RunnerConfig, iterate_measurement_keys
+from runner.config.root import RunnerConfig, iterate_keys_affecting_timing
 from runner.records import adapter_names, flat_config, model_identity, run_names
 from runner.records.jobs import Job
 from runner_base import Record, Result, Status, convert_write_error, machine, redact_secrets
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 def create_job_record(
     config: RunnerConfig, job: Job, task_version: int, data_set: dict[str, str] | None = None
 ) -> Record:
-    """Return a new record of a job. Its status is FAILED until the job ends otherwise."""
+    """Return the record of a new job. The initial status is FAILED, in case the job crashes."""
     params = dict(flat_config.flatten_config(config)) | used_plugin_packages(config)
-    adapter = adapter_names.unique_adapter_name(config)
+    adapter = adapter_names.make_unique_adapter_name(config)
     return Record(
         job.job_id,
         Status.FAILED,
@@ -42,12 +42,10 @@ def create_job_record(
 
 
 def reuse_finished_record(config: RunnerConfig, job: Job, record: Record) -> Record:
-    """Return a finished record for this start, and log config keys whose value differed when it was
-    measured.
-    """
+    """Return a finished job's record. Logs config keys that differ from the recorded values."""
     log.info("%s is already complete: this is the recorded result (rerun=all runs the job again)", job.job_id)
     requested = dict(flat_config.flatten_config(config))
-    for key in iterate_measurement_keys(config):
+    for key in iterate_keys_affecting_timing(config):
         value = requested[key]
         if record.params.get(key, value) != value:
             log.info(
@@ -64,32 +62,30 @@ def reuse_finished_record(config: RunnerConfig, job: Job, record: Record) -> Rec
     return record
 
 
-def redact_store_uri(config: RunnerConfig, text: str) -> str:
-    """Return a text in which secrets of the store's uri are replaced."""
+def redact_store_uri_in_text(config: RunnerConfig, text: str) -> str:
     uri = config.tracking.uri
     return text.replace(uri, redact_secrets(uri)) if uri else text
 
 
-def delete_or_report_set_aside(job: Job, record: Record) -> None:
-    """Delete files that a rerun has set aside once the job is done again. Until then, log where they
-    are.
-    """
+def delete_or_report_replaced_results(job: Job, record: Record) -> None:
     if record.status is Status.FINISHED:
-        job.delete_set_aside()
-    elif folders := job.set_aside_folders():
-        log.warning("earlier results of %s, replaced by rerun=..., are in %s", job.job_id, folders[-1])
+        job.delete_backup_folders()
+    elif folders := job.list_backup_folders():
+        log.warning("the results of %s before rerun=... are still in %s", job.job_id, folders[-1])
 
 
 class LogFile(logging.FileHandler):
-    """Log file handler that ignores a full disk, because the job reports that error."""
+    """Log file handler that ignores write errors such as a full disk. The job itself reports such
+    errors.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
         ...
 
 
 @contextmanager
-def job_log_file(path: Path) -> Iterator[None]:
-    """While this block runs, also write log messages to a file in the job's folder."""
+def write_job_log(path: Path) -> Iterator[None]:
+    """Write log messages also to a file in the job's folder, while this block runs."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:

@@ -12,14 +12,14 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from runner.config.groups import used_plugin_packages
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.records.artifacts import find_changed_file
 from runner.records.jsonl_files import (
     AppendOnlyFile,
@@ -45,6 +45,7 @@ from runner_base import (
     short_hash,
     write_text_atomically,
 )
+from runner_base.fields import get_identity_name
 from runner_base.files import sync_to_disk
 from runner_base.notes import Note
 from runner_base.texts import is_partially_written
@@ -74,16 +75,14 @@ class Job:
 
     @property
     def samples_path(self) -> Path:
-        """Path of the job's samples file, with one JSON line per sample."""
         return self.folder / SAMPLES
 
     @property
     def has_partial_results(self) -> bool:
-        """Whether an earlier start has left samples or measurements."""
         return self.samples_path.exists() or (self.folder / MEASUREMENTS).exists()
 
     def read_finished_record(self) -> Record | None:
-        """Return the record of the finished job. None if the job still has to run or must run again."""
+        """Return the record of a finished job. None if the job is incomplete or its result is invalid."""
         record = self.read_last_record()
         if record is None or record.status is not Status.FINISHED:
             return None
@@ -99,7 +98,9 @@ class Job:
         return record
 
     def read_last_record(self) -> Record | None:
-        """Return the record in result.json, whatever its status. None if the file is missing or incomplete."""
+        """Return the record in result.json, with any status. None if the file is missing or
+        incomplete.
+        """
         path = self.folder / RESULT
         if not is_existing_regular_file(path):
             return None
@@ -120,7 +121,7 @@ class Job:
                 )
                 return None
             raise RunRecordError(
-                f"{path} is not a readable result ({error}). Move the file, or replace it with rerun=all",
+                f"the result file {path} is damaged ({error}). Move the file, or replace it with rerun=all",
                 code="damaged",
             ) from error
 
@@ -135,7 +136,7 @@ class Job:
         write_text_atomically(self.folder / RESULT, record.to_json(), durable=durable)
 
     def list_result_files(self) -> list[Path]:
-        """Return all files in the job's folder that runs of this job have written, except hidden files."""
+        """Return the files in the job's folder, without hidden files."""
         return (
             [path for path in self.folder.iterdir() if not path.name.startswith(".")]
             if self.folder.exists()
@@ -143,12 +144,10 @@ class Job:
         )
 
     def delete_earlier_files(self) -> None:
-        """Delete the files of an earlier run, for a task that cannot resume."""
         for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def set_aside(self) -> None:
-        """Move the files of earlier runs to a separate folder until the job is done again."""
+    def move_results_to_backup(self) -> None:
         try:
             if evidence := self.list_result_files():
                 old = next(
@@ -162,18 +161,17 @@ class Job:
         except OSError as error:
             raise convert_write_error(self.folder, error) from error
 
-    def set_aside_folders(self) -> list[Path]:
-        """Return the folders with files that were set aside, oldest first."""
+    def list_backup_folders(self) -> list[Path]:
+        """Return the folders with results that rerun=... has replaced, oldest first."""
         folders = self.folder.parent.glob(f"{self.job_id}{OLD}*")
         return sorted(folders, key=lambda old: (len(old.name), old.name))
 
-    def delete_set_aside(self) -> None:
-        """Delete the files that were set aside, because the job is done again."""
-        for old in self.set_aside_folders():
+    def delete_backup_folders(self) -> None:
+        for old in self.list_backup_folders():
             shutil.rmtree(old, ignore_errors=True)
 
 
-def identify(
+def identify_job(
     config: RunnerConfig,
     task_version: int,
     input_hashes: dict[str, str],
@@ -181,8 +179,7 @@ def identify(
     ignored_for_reuse: frozenset[str] = frozenset(),
     usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
-    """Return the job for a config, identified by everything that can change its answers: config, inputs,
-    scoring, machine.
+    """Return the job of a config. The job id is a hash of config, inputs, task version and machine.
 
     Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of
     `usual_for_reuse`, give the same answers to the same questions.
@@ -190,18 +187,20 @@ def identify(
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
-        "config": dict(iterate_identity_keys(config)) | used_plugin_packages(config),
+        "config": dict(iterate_job_id_keys(config)) | used_plugin_packages(config),
         "evidence": input_hashes,
     }
     if is_measurement:
         identity |= {"machine": machine.describe_machine(), "versions": machine.library_versions()}
     job_id = f"{config.task.name}-{short_hash(identity)}"
+    names = {f"task.{item.name}": f"task.{get_identity_name(item)}" for item in fields(config.task)}
+    ignored_for_reuse = frozenset(names.get(key, key) for key in ignored_for_reuse)
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
     identity["config"] = {
         key: value for key, value in identity["config"].items() if key.partition(".")[0] != "metrics"
     }
-    identity["config"] |= usual_for_reuse
+    identity["config"] |= {names.get(key, key): value for key, value in usual_for_reuse.items()}
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     identity["config"] = {key: value for key, value in identity["config"].items() if key not in OF_BUDGETS}
@@ -211,14 +210,15 @@ def identify(
 
 @contextmanager
 def lock_job(job: Job, should_wait: bool = True) -> Iterator[None]:
-    """Hold the job's lock in this block. If another process holds it, wait with a message, or raise
-    JobHeld.
+    """Context manager that holds the job's lock.
+
+    If another process holds the lock, waits with a message or raises JobHeld.
     """
     _reject_special_files(job.folder)
     message = held_elsewhere_message(job.job_id)
     try:
         try:
-            lock = lock_file(job.folder / LOCK, wait=False)
+            lock = lock_file(job.folder / LOCK, should_wait=False)
         except BlockingIOError:
             if not should_wait:
                 raise
@@ -235,18 +235,16 @@ def lock_job(job: Job, should_wait: bool = True) -> Iterator[None]:
 
 
 def _reject_special_files(folder: Path) -> None:
-    """Raise an error for a folder that contains a pipe or device, because reading one might never end."""
+    """Raise an error for a pipe or device, because reading one could block forever."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RunRecordError(
-                f"{path} is not a regular file, although this folder belongs to a job. Move it",
-                code="unreadable",
+                f"{path} is not a regular file. Move it out of the job's folder", code="unreadable"
             )
 
 
 class Recorder:
-    """Writes a job's files: samples line by line, and a task's other files. Also creates the progress
-    bar.
+    """Writes a job's samples and other files.
 
     Samples of another kind than the job's own go to a separate file, `name`.
     """
@@ -267,28 +265,25 @@ class Recorder:
         return self.job.folder
 
     def append_sample(self, sample: Sample) -> None:
-        """Append a sample to the file at once, so that a kill loses at most the line being written."""
+        """Append a sample to the samples file immediately. A crash can damage only the last line."""
         self._file.append_line(sample.to_json())
         self._store_sample(sample)
 
     def _store_sample(self, sample: Sample) -> None:
-        """Keep a sample in memory, in place of an earlier one with the same index."""
         new, old = (self.failed, self.done) if sample.failed else (self.done, self.failed)
         old.pop(sample.index, None)
         new[sample.index] = sample
 
     @property
     def samples(self) -> dict[int, Sample]:
-        """All samples of the job, including those with errors."""
         return self.done | self.failed
 
     def raise_if_rejected(self, index: int, rejection_reason: Note | str | None) -> None:
-        """Raise EvidenceError with the sample's line number if a rejection reason is given."""
+        """Raise RunRecordError with the sample's line number if there is a rejection reason."""
         if rejection_reason is not None:
             raise damaged_line_error(self.path, self._lines[index], format_note(rejection_reason))
 
     def create_progress_bar(self, total: float | None, label: str, unit: str = "") -> Progress:
-        """Return a progress bar for use in a `with` statement."""
         return Progress(total, label, unit)
 
     def close(self) -> None:
@@ -301,13 +296,16 @@ def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
 
 
 def _read_numbered_samples(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
-    """Return each index's last sample with its line number. Only samples with an error may be replaced."""
+    """Return the last sample of each index, with its line number.
+
+    Only a failed sample may have a later line.
+    """
     samples: dict[int, tuple[int, Sample]] = {}
     for number, sample in read_lines(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
             raise damaged_line_error(
-                path, number, f"gives sample {sample.index} other content than line {first}"
+                path, number, f"sample {sample.index} differs from the same sample in line {first}"
             )
         samples[sample.index] = number, sample
     return samples

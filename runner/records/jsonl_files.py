@@ -1,4 +1,4 @@
-"""Append-only text files, in which a kill can damage only the last line."""
+"""Append-only text files. If the process is killed, only the last line can be damaged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AppendOnlyFile:
         self._file: FileIO | None = None
 
     def append_line(self, text: str) -> None:
-        """Append one line, which is in the file when this method returns."""
+        """Append one line and write it to the file immediately."""
         line = (text + "\n").encode()
         try:
             if self._file is None:
@@ -61,7 +61,9 @@ def read_lines(
         try:
             yield number, parse_line(line.decode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise damaged_line_error(path, number, f"is not a {line_description} ({error})") from error
+            raise damaged_line_error(
+                path, number, f"the line is not a valid {line_description} ({error})"
+            ) from error
 
 
 def _read_gzip_file(path: Path) -> bytes:
@@ -72,33 +74,27 @@ def _read_gzip_file(path: Path) -> bytes:
 
 
 def is_existing_regular_file(path: Path) -> bool:
-    """Return whether the file exists. Raises EvidenceError for a pipe or device, which might be read
-    endlessly.
-    """
+    """Return whether a file exists. Raises RunRecordError for a pipe or device."""
     if path.is_file() or not path.exists():
         return path.is_file()
     raise RunRecordError(
-        f"{path} is not a regular file, but this job needs a file with this name. Move it", code="unreadable"
+        f"{path} is not a regular file. Move it, so that the job can write this file", code="unreadable"
     )
 
 
 def damaged_line_error(path: Path, number: int, problem: str) -> RunRecordError:
-    """Build the error for a damaged line, because of which a job cannot resume."""
     return RunRecordError(
         (
-            f"{path}, line {number} {problem}. Nothing was changed. Repair or delete that line, "
-            "or repeat the whole job with rerun=all"
+            f"{path}, line {number}: {problem}. Nothing was changed. Repair or delete the line, "
+            "or rerun the job with rerun=all"
         ),
         code="damaged",
     )
 
 
 def deleted_file_error(path: Path) -> JobFailed:
-    """Build the error for a file that was deleted while a job was writing it, with the loss of its
-    answers.
-    """
     return JobFailed(
-        f"{path} was deleted during the job, with all its answers. Run the same command again", code="changed"
+        f"{path} and its answers were deleted during the job. Run the same command again", code="changed"
     )
 
 

@@ -1,9 +1,10 @@
-"""measurements.jsonl: one line per finished measurement of a job, so that the next start resumes.
+"""Reads and writes measurements.jsonl, from which an interrupted job resumes. Each line is a
+finished measurement.
 
 Lines are appended unbuffered with a checksum like samples, and an incomplete last one is
-removed. Each records its conditions. A measurement by another version of this program, or on
-another machine, is repeated; a failed one is not stored, because memory may be free at the next
-start.
+removed. Each records its conditions. A measurement by another version of this program, or
+on another machine, is repeated; a failed one is not stored, because memory may be free at
+the next start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ PACKAGE = "runner-llm"
 
 
 def hash_machine_and_versions() -> str:
-    """Return a hash of the machine and the library versions, on which measurements depend."""
     try:
         own = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -30,10 +30,10 @@ def hash_machine_and_versions() -> str:
 
 
 class MeasurementFile:
-    """A job's measurements of earlier starts, and the file to which new ones are appended."""
+    """A job's measurements.jsonl: recorded measurements, and a writer for new ones."""
 
     def __init__(self, folder: Path) -> None:
-        """Read all existing measurements. Raises EvidenceError for a damaged line."""
+        """Read all existing measurements. Raises RunRecordError for a damaged line."""
         path = folder / MEASUREMENTS
         self._conditions, self._file = hash_machine_and_versions(), AppendOnlyFile(path)
         lines = [line for _, line in read_lines(path, _parse_measurement, "measurement", repair=True)]
@@ -41,17 +41,14 @@ class MeasurementFile:
         self.outdated = len(lines) - len(self.earlier)  # made under other conditions
 
     def append_measurement(self, **values: Any) -> None:
-        """Append a measurement, which is on disk when this method returns."""
+        """Append a measurement and write it to disk immediately."""
         self._file.append_line(dump_signed_line(values | {"conditions": self._conditions}))
 
     def close(self) -> None:
         self._file.close()
 
 
-def recorded_measurement_notes(num_reused: int, num_total: int, num_outdated: int) -> list[Note]:
-    """Return notes on how many measurements come from earlier starts, and how many outdated ones were
-    repeated.
-    """
+def make_measurement_notes(num_reused: int, num_total: int, num_outdated: int) -> list[Note]:
     notes = [note("measurements_on_disk", count=num_reused, total=num_total)] * bool(num_reused)
     return notes + [note("measured_again", lines=num_outdated, file=MEASUREMENTS)] * bool(num_outdated)
 
@@ -59,5 +56,5 @@ def recorded_measurement_notes(num_reused: int, num_total: int, num_outdated: in
 def _parse_measurement(text: str) -> dict[str, Any]:
     line = parse_signed_line(text)
     if not isinstance(line.get("conditions"), str):
-        raise ValueError("it does not record the conditions of the measurement")
+        raise ValueError("the field 'conditions' (hash of machine and versions) is missing")
     return line

@@ -1,11 +1,11 @@
-"""Identity of a job's model for its record: name, digest and params."""
+"""Describes a job's model for the job record: name, digest and params."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner_base import short_hash, short_model_name
 
 GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
@@ -19,7 +19,7 @@ def describe_model(
         return {}
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
     counted = {
-        key: str(value) for key, value in iterate_identity_keys(config) if key.partition(".")[0] in GROUPS
+        key: str(value) for key, value in iterate_job_id_keys(config) if key.partition(".")[0] in GROUPS
     }
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
     called = f"lora-{adapter_name}" if config.lora.single_adapter else "none"

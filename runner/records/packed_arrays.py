@@ -16,11 +16,11 @@ def pack_array(values: array[Any]) -> str:
     return base64.b64encode(pyarrow.compress(values.tobytes(), codec="zstd", asbytes=True)).decode()
 
 
-def unpack_array(typecode: str, packed_text: str | None, num_values: int) -> array[Any]:
-    """Return the array of `num_values` values from a packed string. Empty for None."""
+def unpack_array(array_typecode: str, packed_text: str | None, num_values: int) -> array[Any]:
+    """Decode a packed array of `num_values` values. `typecode` is that of the module array."""
     import pyarrow
 
-    values: array[Any] = array(typecode)
+    values: array[Any] = array(array_typecode)
     if packed_text is not None:
         content, size = base64.b64decode(packed_text, validate=True), num_values * values.itemsize
         values.frombytes(pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True))

@@ -1,8 +1,8 @@
-"""partial.jsonl: the unfinished answers of an interrupted job, with text and tokens so far.
+"""Reads and writes partial.jsonl, which stores the unfinished answers of an interrupted job.
 
 The next start continues them. A damaged line, or one that belongs to another prompt, is
-ignored, and its request starts from the beginning. The file is deleted when the job has all its
-answers.
+ignored, and its request starts from the beginning. The file is deleted when the job has all
+its answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARTIAL = "partial.jsonl"
 
 
 class PartialAnswersFile:
-    """File partial.jsonl with the unfinished answers of a job's earlier starts."""
+    """File partial.jsonl with the unfinished answers of an interrupted job."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / PARTIAL
@@ -33,19 +33,18 @@ class PartialAnswersFile:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def get_answer_prefix(self, request_id: RequestId, engine: Engine) -> PartialAnswers | None:
-        """Return the known tokens of a request's unfinished answers. None if the engine cannot continue
-        them.
-        """
+    def get_resumable_answers(self, request_id: RequestId, engine: Engine) -> PartialAnswers | None:
+        """Return the tokens of unfinished answers to continue. None without any, or if the engine cannot."""
         line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
         return None if line is None else line["begun"]
 
     def save_unfinished(
-        self, completions: Iterable[Completion], engine: Engine, is_done: Callable[[RequestId], bool]
+        self, completions: Iterable[Completion], engine: Engine, is_request_done: Callable[[RequestId], bool]
     ) -> str:
-        """Write all unfinished answers to the file, and return a message about them.
+        """Write all unfinished answers to the file. Returns a message for the user.
 
-        Answers that would continue with other tokens, or whose tokens are unknown, are generated again.
+        Answers that would continue with other tokens, or whose tokens are unknown, are generated
+        again.
         """
         of_request: dict[RequestId, list[Completion]] = {}
         for completion in sorted(completions, key=lambda completion: completion.choice):
@@ -61,8 +60,8 @@ class PartialAnswersFile:
             for some in unfinished
             if can_continue and any(completion.answer.token_ids for completion in some)
         ]
-        self._lines |= {some[0].id: _to_json_line(some) for some in kept}
-        self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
+        self._lines |= {some[0].id: _make_json_line(some) for some in kept}
+        self._lines = {name: line for name, line in self._lines.items() if not is_request_done(name)}
         if self._lines:
             lines = (
                 {key: value for key, value in line.items() if key != "begun"} for line in self._lines.values()
@@ -77,8 +76,7 @@ class PartialAnswersFile:
         self.path.unlink(missing_ok=True)
 
 
-def _to_json_line(completions: list[Completion]) -> dict[str, Any]:
-    """Return the JSON line of a request, including its finished completions."""
+def _make_json_line(completions: list[Completion]) -> dict[str, Any]:
     given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in completions]
     line = {"id": completions[0].id, "prompt_sha256": completions[0].prompt_sha256, "choices": given}
     return line | {"begun": _parse_prefix(line)}

@@ -16,8 +16,8 @@ from runner_engine.quantization.base import QuantizedConfig
 
 
 def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
-    """Return a run's name from all choices and keys that are not defaults, such as `gsm8k embedded nf4
-    hard5 limit=20`.
+    """Return a run's display name, such as `gsm8k embedded nf4 hard5 limit=20`. It contains the
+    choices and keys that are not defaults.
 
     unique_adapter_name: used where the adapter's own name is ambiguous.
     """
@@ -36,19 +36,17 @@ def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
             names_and_subject,
             *(
                 f"{key}={value}"
-                for key, value in _non_default_keys(config)
+                for key, value in _iterate_non_default_keys(config)
                 if value not in names_and_subject.split()
             ),
         ]
     )
 
 
-def _non_default_keys(
+def _iterate_non_default_keys(
     config: object, default_values: Mapping[str, object] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield all keys that can change an answer and that differ from the default of their class or
-    choice.
-    """
+    """Yield the keys that can change an answer and differ from the default or the choice's YAML file."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
@@ -57,15 +55,15 @@ def _non_default_keys(
         if is_inert or isinstance(value, QuantizedConfig):  # its label is in the name
             continue
         if is_dataclass(value):
-            yield from _non_default_keys(value, _read_choice_file_values(item.name, get_choice_name(value)))
+            yield from _iterate_non_default_keys(value, _read_choice_yaml(item.name, get_choice_name(value)))
             continue
         default = get_default(item)
         if value not in (default, (default_values or {}).get(item.name, default)):
             yield item.name, format_as_override(value)
 
 
-def _read_choice_file_values(group: str, choice: str | None) -> dict[str, object]:
-    """Return the key values in a choice's YAML file. Empty for a plug-in's choice."""
+def _read_choice_yaml(group: str, choice: str | None) -> dict[str, object]:
+    """Return the values in the YAML file of a config group's choice, or {} without such a file."""
     import yaml
 
     path = next((file for file in installed_choice_files(group) if file.stem == choice), Path())

@@ -1,10 +1,9 @@
-"""Reuses other jobs' answers: `task.limit=200` after `task.limit=100` generates only the second
-hundred.
+"""Reuses the answers of sibling jobs, which differ only in the choice of questions and in judging.
 
-Sibling jobs differ only in the choice of questions, in how answers are judged and in further
-checks, and in nothing that an answer depends on: a reused text is judged again. A marker file
-in each job's folder lets the others find it. Nothing is written to another job's folder, and
-only complete lines with a correct checksum are read from it.
+For example, task.limit=200 after task.limit=100 generates only 100 answers. Sibling jobs agree
+in everything that an answer depends on. A reused text is judged again. A marker file in each
+job's folder lets the others find it. Nothing is written to another job's folder, and only
+complete lines with a correct checksum are read from it.
 """
 
 from __future__ import annotations
@@ -40,31 +39,30 @@ def find_sibling_jobs(job: Job) -> list[Job]:
 
 
 def read_reusable_answers(
-    job: Job, question_ids: Set[int], adopt_sample: Callable[[Sample], Sample | None]
+    job: Job, question_indices: Set[int], convert_sample: Callable[[Sample], Sample | None]
 ) -> tuple[dict[int, Sample], list[Note]]:
     """Return reusable answers of sibling jobs by question index, and notes on unreadable jobs.
 
-    `adopt_sample` converts another job's sample to one of this job, or returns None if it answers
-    another question. A sibling may be running: an incomplete line is ignored.
+    `convert_sample` converts another job's sample to one of this job, or returns None if it
+    answers another question. A sibling may be running: an incomplete line is ignored.
     """
     reused: dict[int, Sample] = {}
     notes = []
     for other in find_sibling_jobs(job):
-        if question_ids <= reused.keys():
+        if question_indices <= reused.keys():
             break
         try:
             samples = read_samples(other.samples_path)
         except (RunRecordError, OSError) as error:
             notes.append(note("not_reused", job=other.job_id, reason=to_one_line(error)))
             continue
-        for index in question_ids - reused.keys():
+        for index in question_indices - reused.keys():
             sample = samples.get(index)
-            own_sample = None if sample is None or sample.failed else adopt_sample(sample)
+            own_sample = None if sample is None or sample.failed else convert_sample(sample)
             if sample is not None and own_sample is not None:
                 reused[index] = replace(own_sample, reused_from=sample.reused_from or other.job_id)
     return reused, notes
 
 
 def sibling_job_folder(job: Job, job_id: str) -> Path:
-    """Return the folder of another job in the same output folder."""
     return job.folder.with_name(job_id)

@@ -1,14 +1,13 @@
-"""top_k.jsonl: the tokens that a job stores at each position of its texts, for later comparisons
-with other models.
+"""Reads and writes top_k.jsonl: top-k tokens per position, for comparisons with other models.
 
-These are the most probable tokens, and some drawn at random from all others (earlier versions
-drew none).
+The file has the most probable tokens, and some drawn at random from all others (earlier
+versions drew none).
 
 It has one line per sample, with a checksum as samples have: token ids (32 bit) and natural
 logarithms (float32), position by position, compressed with zstd and encoded as base64. The
-total probability of the other tokens follows from these. A line is written before its sample,
-so a sample without a line means that the file was changed. If a kill has left a line without
-its sample, the next line of that index counts.
+total probability of the other tokens follows from these. A line is written before its
+sample, so a sample without a line means that the file was changed. If a kill has left a
+line without its sample, the next line of that index counts.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ TOP_K = "top_k.jsonl"
 
 @dataclass(frozen=True)
 class TopK:
-    """The `width` most probable tokens at each position of a sample, in descending order, and `drawn`
-    randomly drawn ones.
+    """The most probable tokens at each position of a sample, most probable first.
+
+    Each position has `width` such tokens, and `drawn` tokens sampled from all others.
     """
 
     width: int
@@ -44,37 +44,41 @@ class TopK:
     def __post_init__(self) -> None:
         if self.width < 1 or len(self.ids) != len(self.logprobs) or len(self.ids) % self.width:
             raise ValueError(
-                f"expected {self.width} token ids and log-probabilities per position, found "
-                f"{len(self.ids)} and {len(self.logprobs)}"
+                f"expected {self.width} token ids and {self.width} log-probabilities per position, found "
+                f"{len(self.ids)} and {len(self.logprobs)} in total"
             )
         sizes = len(self.drawn_ids), len(self.drawn_logprobs)
         if sizes != (self.drawn * self.num_positions,) * 2:
             raise ValueError(
-                f"found {sizes[0]} sampled ids and {sizes[1]} log-probabilities for "
-                f"{self.num_positions} positions with {self.drawn} each"
+                f"expected {self.drawn} sampled tokens per position ({self.num_positions} positions), found "
+                f"{sizes[0]} ids and {sizes[1]} log-probabilities"
             )
         if len(self.scored) not in (0, self.num_positions):
-            raise ValueError(f"found {len(self.scored)} document tokens for {self.num_positions} positions")
+            raise ValueError(
+                f"expected {self.num_positions} log-probabilities of the document, found {len(self.scored)}"
+            )
 
     @classmethod
-    def from_reported(
+    def from_engine_tokens(
         cls,
-        top: Sequence[Sequence[tuple[int, float]]],
-        drawn: Sequence[Sequence[tuple[int, float]]] = (),
-        scored: Sequence[float] = (),
+        top_tokens: Sequence[Sequence[tuple[int, float]]],
+        sampled_tokens: Sequence[Sequence[tuple[int, float]]] = (),
+        document_logprobs: Sequence[float] = (),
     ) -> TopK:
-        """Return the tokens that an engine has reported for each position, and the log-probabilities of the
-        text's tokens.
-        """
-        width = len(drawn[0]) if drawn else 0
-        return cls(len(top[0]), *_to_arrays(top), width, *_to_arrays(drawn), array(LOGPROB, scored))
+        width = len(sampled_tokens[0]) if sampled_tokens else 0
+        return cls(
+            len(top_tokens[0]),
+            *_to_arrays(top_tokens),
+            width,
+            *_to_arrays(sampled_tokens),
+            array(LOGPROB, document_logprobs),
+        )
 
     @property
     def num_positions(self) -> int:
         return len(self.ids) // self.width
 
     def ids_by_position(self) -> list[array[int]]:
-        """Return the token ids of each position, with randomly drawn tokens last."""
         return [
             self.ids[at * self.width : (at + 1) * self.width]
             + self.drawn_ids[at * self.drawn : (at + 1) * self.drawn]
@@ -83,9 +87,7 @@ class TopK:
 
 
 class TopKFile:
-    """File top_k.jsonl, to which a job appends. `widths` has the number of most probable tokens of each
-    stored sample.
-    """
+    """File top_k.jsonl of a job. `widths` maps each sample to its number of tokens per position."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K
@@ -111,10 +113,8 @@ class TopKFile:
         self._file.close()
 
 
-def read_top_k(path: Path) -> dict[int, TopK]:
-    """Return a job's stored top-k tokens by sample. Raises EvidenceError with file and line for a
-    damaged line.
-    """
+def read_top_k_file(path: Path) -> dict[int, TopK]:
+    """Return a job's stored top-k tokens by sample. Raises RunRecordError for a damaged line."""
     by_sample: dict[int, TopK] = {}
     for number, line in read_lines(path, parse_signed_line, "line of top_k.jsonl"):
         try:
@@ -127,7 +127,7 @@ def read_top_k(path: Path) -> dict[int, TopK]:
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged_line_error(
-                path, number, f"is not a record of a sample's most probable tokens ({error})"
+                path, number, f"the line is not a record of most probable tokens ({error})"
             ) from error
     return by_sample
 

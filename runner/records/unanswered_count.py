@@ -1,4 +1,4 @@
-"""Counts a job's unanswered questions for its plan, where other jobs' reusable answers count as
+"""Counts a job's unanswered questions for its plan. Reusable answers of other jobs count as
 answers.
 
 Nothing is judged or loaded: an answer counts if it belongs to the same question.
@@ -13,11 +13,11 @@ from runner.records.jobs import Job, read_samples
 from runner_base import RunRecordError, Sample
 
 
-def count_unanswered_questions(job: Job, questions: Mapping[int, str], answers_each: int) -> int:
-    """Return how many questions have no answer in this job's folder or in a sibling job's folder."""
-
+def count_unanswered_questions(job: Job, questions: Mapping[int, str], answers_per_question: int) -> int:
     def accept_same_question(sample: Sample) -> Sample | None:
-        is_same = sample.question == questions.get(sample.index) and len(sample.answers) == answers_each
+        is_same = (
+            sample.question == questions.get(sample.index) and len(sample.answers) == answers_per_question
+        )
         return sample if is_same else None
 
     try:

@@ -1,1 +1,1 @@
-"""Texts of the runner's messages, built from values without computing anything."""
+"""Renders the runner's notes and messages as text."""

@@ -19,7 +19,7 @@ GAP = "   "
 
 @dataclass(frozen=True)
 class JobCells:
-    """Texts of a finished job's line in a grid. A text is empty if the job has no such metric."""
+    """Formatted metrics of a finished job, one per column."""
 
     score: str
     speed: str = ""
@@ -29,27 +29,26 @@ class JobCells:
     def filled(self) -> list[str]:
         return [cell for cell in (self.score, self.speed, self.time, *self.rest) if cell]
 
-    def aligned(self) -> str:
-        """Return the cells padded, so that lines of several jobs are aligned."""
+    def format_aligned(self) -> str:
         cells = [f"{self.score:<{SCORE_WIDTH}}", f"{self.speed:>{SPEED_WIDTH}}", f"{self.time:>{TIME_WIDTH}}"]
         return GAP.join([*cells, *self.rest]).rstrip()
 
 
-def job_cells(metrics: Mapping[str, float], others: Sequence[str] = ()) -> JobCells:
-    """Return the score with its interval, speed and time of a job; `others` is the score of a task without one."""
+def build_job_cells(metrics: Mapping[str, float], alternative_scores: Sequence[str] = ()) -> JobCells:
+    """Format a job's metrics. `alternative_scores` are shown if the job has no score."""
     speed = ""
     if decode := metrics.get("decode_tok_per_s"):
         speed = f"{decode:,.0f} tok/s"
     elif prefill := metrics.get("prefill_tok_per_s"):
         speed = f"{prefill:,.0f} tok/s"
     seconds = metrics.get("seconds")
-    score = _format_score(metrics) or " · ".join(others)
+    score = _format_main_score(metrics) or " · ".join(alternative_scores)
     return JobCells(
         score, speed, "" if seconds is None else format_duration(seconds), _format_optional_metrics(metrics)
     )
 
 
-def _format_score(metrics: Mapping[str, float]) -> str:
+def _format_main_score(metrics: Mapping[str, float]) -> str:
     for key in ("accuracy", "acc"):
         if key in metrics:
             return format_percent_with_interval(metrics, key)
@@ -64,11 +63,11 @@ def _format_score(metrics: Mapping[str, float]) -> str:
     if "peak_over_baseline_mib" in metrics:
         return f"peak {metrics['peak_over_baseline_mib']:,.0f} MiB"
     if {"n", "stopped", "cut_off", "errors"} <= metrics.keys():
-        return _answers(metrics)
+        return _format_answer_counts(metrics)
     return ""
 
 
-def _answers(metrics: Mapping[str, float]) -> str:
+def _format_answer_counts(metrics: Mapping[str, float]) -> str:
     parts = [format_count(round(metrics["n"]), "answer")]
     parts += [f"{metrics['cut_off']:,.0f} cut off"] if metrics["cut_off"] else []
     parts += [format_count(round(metrics["errors"]), "error")] if metrics["errors"] else []
@@ -113,7 +112,7 @@ def _format_with_interval(metrics: Mapping[str, float], key: str) -> str:
 
 
 def format_job_progress(step: ProgressState | None) -> str:
-    """Return a running job's progress as text. None means that it has only been started."""
+    """Format a running job's progress. None means that the job is starting."""
     if step is None:
         return "starting"
     news = {key: value for key, value in step.news.items() if key not in DETAILS}
@@ -129,25 +128,19 @@ def format_job_counts(num_done: int, num_jobs: int, num_failed: int) -> str:
     return f"{num_done} of {num_jobs} done" + (f", {num_failed} failed" if num_failed else "")
 
 
-def format_grid_progress(head: str, running: Sequence[tuple[str, str]], shown: int) -> str:
-    """Return a grid's progress: one line for a single running job, otherwise one line for each of the
-    first jobs.
-    """
+def format_grid_progress(summary: str, running: Sequence[tuple[str, str]], max_jobs: int) -> str:
     if len(running) == 1:
         ((label, cells),) = running
-        return f"{head} · {label}: {cells}"
-    lines = [f"{head} · {len(running)} running" if running else head]
-    lines += [f"    {label}: {cells}" for label, cells in running[:shown]]
-    lines += [f"    and {len(running) - shown} more"] if len(running) > shown else []
+        return f"{summary} · {label}: {cells}"
+    lines = [f"{summary} · {len(running)} running" if running else summary]
+    lines += [f"    {label}: {cells}" for label, cells in running[:max_jobs]]
+    lines += [f"    and {len(running) - max_jobs} more"] if len(running) > max_jobs else []
     return "\n".join(lines)
 
 
-def format_ended_job_line(at: str, label: str, width: int, cells: JobCells, recorded: str) -> str:
-    """Return the line of a finished job, with its label padded to `width` so that the lines' cells are
-    aligned.
-    """
-    line = f"{at} {label:<{width}}{GAP}{cells.aligned()}"
-    return f"{line}{GAP}({recorded})" if recorded else line
+def format_ended_job_line(job_counter: str, label: str, width: int, cells: JobCells, note: str) -> str:
+    line = f"{job_counter} {label:<{width}}{GAP}{cells.format_aligned()}"
+    return f"{line}{GAP}({note})" if note else line
 
 
 # -------------------------------------------------------------------------------------------------- the end

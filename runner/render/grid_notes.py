@@ -1,4 +1,4 @@
-"""Texts of notes on plans: predicted times, and what a grid can show."""
+"""Texts of notes on plans: predicted times, and the statistical power of a grid."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from runner_base.render.notes import Template
 A_TENTH = "10 % of the time of the jobs"
 
 
-def _draft_acceptance_known_text(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
+def _format_measured_acceptance(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
     low, high = (f"{end:.1f}" for end in tokens)
     span = low if low == high else f"{low} to {high}"
     finished = format_count(jobs, "finished job")
-    return f"generation.speculate={asked}: {span} tokens a pass, as measured in {finished} with this model"
+    return f"generation.speculate={asked}: this model generated {span} tokens per pass in {finished}"
 
 
-def _draft_acceptance_unknown_text(asked: str, all_right_s: float, none_right_s: float) -> str:
+def _format_unknown_acceptance(asked: str, all_right_s: float, none_right_s: float) -> str:
     span = (
         f"{format_duration(all_right_s)} if all draft tokens are "
-        f"accepted, {format_duration(none_right_s)} if none is"
+        f"accepted, {format_duration(none_right_s)} if none are accepted"
     )
-    return f"generation.speculate={asked}: {span}. No finished job here shows how many are accepted"
+    return f"generation.speculate={asked}: the job takes {span}. The acceptance rate is unknown"
 
 
-def _calibrating_text(count: int, total: int, seconds: float, limit_s: float) -> str:
+def _format_calibration_start(count: int, total: int, seconds: float, limit_s: float) -> str:
     limit = "" if limit_s == inf else f", at most {format_duration(limit_s)}"
     return (
-        f"timing {count} of {total} formats: about {format_duration(seconds)}{limit}. "
-        "The results are stored for later plans on "
-        "this machine. plan=quick skips this"
+        f"measuring the speed of {count} of {total} formats takes about {format_duration(seconds)}{limit}. "
+        "Later plans on this machine reuse the results. plan=quick skips this"
     )
 
 
 ESTIMATES: dict[str, Template] = {
-    "guesses_known": _draft_acceptance_known_text,
-    "guesses_unknown": _draft_acceptance_unknown_text,
+    "guesses_known": _format_measured_acceptance,
+    "guesses_unknown": _format_unknown_acceptance,
     "merging": lambda seconds: (
-        f"about {format_duration(seconds)} of the time is for merging the adapter (a guess)"
+        f"merging the adapter takes about {format_duration(seconds)} of this time (rough estimate)"
     ),
-    "busy": "this machine is busy, {beside}: jobs may take longer than estimated",
+    "busy": "this machine is busy ({beside}). Jobs may take longer than estimated",
     "not_calibrated": lambda names, limit_s: (
-        f"the time of {', '.join(names)} is guessed: to measure it would "
+        f"the time of {', '.join(names)} is a rough estimate, because a measurement would "
         f"take longer than {format_duration(limit_s)}, {A_TENTH}"
     ),
-    "calibrating": _calibrating_text,
+    "calibrating": _format_calibration_start,
     "calibration_ended": lambda limit_s: (
-        f"timing ended after {format_duration(limit_s)}, {A_TENTH}: the times of the other formats are guessed"
+        f"speed measurements ended after {format_duration(limit_s)}, {A_TENTH}. "
+        "The times of the other formats are rough estimates"
     ),
 }
 
 # ----------------------------------------------------------------------------------------------- grids
 
 
-def _models_text(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
+def _format_model_summary(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
     known = [size for size in sizes_mib if size is not None]
     unknown = len(sizes_mib) - len(known)
     total = f"{sum(known):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
@@ -65,17 +65,17 @@ def _models_text(text: str, sizes_mib: Sequence[float | None], reference: str) -
     return f"{text}: {models}, {total}; reference: {reference}"
 
 
-def _not_logged_text(results: int) -> str:
+def _format_not_logged(results: int) -> str:
     are, them = ("result is", "it") if results == 1 else ("results are", "them")
-    return f"{results} {are} on disk but not in MLflow: run runner-sync or the same command to log {them}"
+    return f"{results} {are} missing in MLflow. To log {them}, run runner-sync or the same command again"
 
 
-def _keys_left_out_text(keys: Sequence[str], choices: str) -> str:
-    such = "no such key" if len(keys) == 1 else "no such keys"
-    return f"{', '.join(keys)}: ignored by jobs with {choices}, which have {such}"
+def _format_ignored_keys(keys: Sequence[str], choices: str) -> str:
+    such = "this key" if len(keys) == 1 else "these keys"
+    return f"{', '.join(keys)}: jobs with {choices} ignore the override, because they lack {such}"
 
 
-def _detectable_text(
+def _format_detectable_difference(
     where: str | None,
     questions: int,
     names: Sequence[str],
@@ -88,27 +88,27 @@ def _detectable_text(
     by_bets: bool,
 ) -> str:
     if pairs:
-        basis = f"{disagreement:.1%} of the verdicts differ, as in {format_count(pairs, 'finished job')}"
+        basis = f"{disagreement:.1%} of verdicts differ, as measured in {format_count(pairs, 'finished job')}"
     else:
-        basis = f"{disagreement:.0%} of the verdicts differ, a usual value"
+        basis = f"{disagreement:.0%} of verdicts differ, a typical value"
     bets = ", always-valid tests (early stopping)" if by_bets else ""
     if least is not None:
-        could = f"can detect a difference of {100 * least:.1f} points"
+        could = f"{questions:,} questions per job can detect a difference of {100 * least:.1f} points"
     elif may_detect_largest:
-        could = "can detect only the largest possible difference"
+        could = f"{questions:,} questions per job can detect only the largest possible difference"
     else:
-        could = "are too few to detect any difference"
+        could = f"{questions:,} questions per job are too few to detect any difference"
     limit = (
         f", so {100 * disagreement:.1f} points is the largest possible difference" if least is None else ""
     )
     on = "" if where is None else f"{where}: "
     return (
-        f"{on}{questions:,} questions a job {could} to {' or '.join(names)}, with {power:.0%} power. Assumed: "
+        f"{on}{could} from {' or '.join(names)} with {power:.0%} power. Assumptions: "
         f"{format_count(comparisons, 'comparison')}{bets}; {basis}{limit}"
     )
 
 
-def _questions_for_margin_text(
+def _format_needed_questions(
     margin: float, needed: int | None, there: int | None, jobs: int, seconds: float | None
 ) -> str:
     from runner_compare import format_margin_points  # few grids need it
@@ -121,7 +121,7 @@ def _questions_for_margin_text(
         these = "this job takes" if jobs == 1 else f"these {jobs} jobs take"
         takes = f"; {these} {format_duration(seconds)} then"
     good = f"as good within {format_margin_points(margin)}"
-    return f"    to show '{good}' between equal models, a job needs {about} questions{takes}"
+    return f"    a job needs {about} questions to show '{good}' between equal models{takes}"
 
 
 def _overlaps_text(rivals: int) -> str:
@@ -132,7 +132,7 @@ def _overlaps_text(rivals: int) -> str:
 
 
 def _check_of_best_text(questions: int, commands: Sequence[str]) -> str:
-    fresh = f"{format_count(questions, 'question')} that the search has not used (task.limit sets more)"
+    fresh = f"{format_count(questions, 'question')} that the search has not used (task.limit sets the number)"
     return "\n  ".join([f"  To check the best trial and the next best on {fresh}:", *commands])
 
 
@@ -147,34 +147,34 @@ def _store_failed_text(store: str, reason: str, kept: object) -> str:
         if kept
         else ""
     )
-    return f"MLflow at {store} cannot be reached or written: {reason}.{safe}"
+    return f"cannot write to MLflow at {store}: {reason}.{safe}"
 
 
 GRIDS: dict[str, Template] = {
-    "models": _models_text,
-    "quantized_reference": "note: all models are quantized. They are compared with {reference}, whose own loss is not "
-    "measured. {key}=FILE names another reference",
+    "models": _format_model_summary,
+    "quantized_reference": "note: the reference {reference} is itself quantized, so its own loss is unknown. "
+    "{key}=FILE selects another reference",
     "unreadable": "{model} cannot be read: {problem}",
     "left_out": "left out: {what}",
-    "grid_plan_unreadable": "the grid of run {run}: its plan cannot be read ({reason})",
+    "grid_plan_unreadable": "the plan in the grid's MLflow run {run} cannot be read ({reason})",
     "metrics_unreadable": "run {run}: {count} more metrics cannot be read ({reason})",
     "store_failed": _store_failed_text,
     "database_locked": "the database is locked by another program. Close that program, or wait and run again",
     "store_not_writable": "{reason}. Choose a store that you can write: tracking.uri=sqlite:////PATH.db, or "
     "tracking=none",
-    "nothing_to_fetch": "nothing to fetch: {folder} has all finished jobs",
+    "nothing_to_fetch": "nothing to fetch: {folder} already contains all finished jobs",
     "part_of_model": "{path} is one part of a model. Join the parts into one file with llama-gguf-split --merge",
     "no_language_model": "{path} is not a language model ({kind})",
-    "done_elsewhere": "another host has finished this job: its result comes from {store}",
-    "nothing_to_ask": "all answers are recorded: they are judged again, and nothing is generated",
-    "fewer_questions": "task.limit={limit}: the data set has only {count:,} questions, and all of them are asked",
+    "done_elsewhere": "another host has finished this job. The result is read from {store}",
+    "nothing_to_ask": "all answers are recorded. The job only judges these answers again",
+    "fewer_questions": "task.limit={limit}: the data set has only {count:,} questions. All are used",
     "added_for_others": _added_for_others_text,
-    "not_logged": _not_logged_text,
-    "keys_left_out": _keys_left_out_text,
+    "not_logged": _format_not_logged,
+    "keys_left_out": _format_ignored_keys,
     "gpu_lost": "the worker cannot use {gpus} any more: {reason}",
-    "detectable": _detectable_text,
-    "questions_for_margin": _questions_for_margin_text,
-    "clusters_not_planned": "questions needed: unknown, as the comparison counts clusters (task.cluster={cluster})",
+    "detectable": _format_detectable_difference,
+    "questions_for_margin": _format_needed_questions,
+    "clusters_not_planned": "task.cluster={cluster}: the required number of questions is unknown",
     "overlaps": _overlaps_text,
     "all_asked": "  the search has used all questions: compare its trials on others, e.g. another task.split",
     "check_of_best": _check_of_best_text,

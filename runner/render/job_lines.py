@@ -1,4 +1,4 @@
-"""Lines of a job's result table and columns of a grid's table: selection and order of the metrics."""
+"""Defines the lines of a job's result table, and selects the columns of a grid's table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones 
 
 @dataclass(frozen=True)
 class TableLine:
-    """One line of a job's result table: its label, and a text template with metric names in braces.
+    """Line of a job's result table. `text` contains metric names in braces.
 
     A noun after a metric agrees with its number: `{errors:error}`, `{processes:process|processes}`.
     """
@@ -56,11 +56,9 @@ class TableLine:
 
     @property
     def metric_names(self) -> set[str]:
-        """Names of the metrics in the line's text template."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
 
     def has_values(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether all metrics of the line exist, and the line is not one that is omitted when empty."""
         return self.metric_names <= metrics.keys() and (
             not self.unless_zero or bool(metrics.get(self.unless_zero))
         )
@@ -79,7 +77,6 @@ def _with_plural_noun(number: str, nouns: str) -> str:
 
 
 def _interval_template(metric: str, label: str = "95 % interval") -> str:
-    """Return a text template for the two ends of a metric's interval."""
     return f"   {label} [{{{metric}_low}}, {{{metric}_high}}]"
 
 
@@ -87,7 +84,7 @@ KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval_template("kl_nats_
 BY_VOTE = " · by vote of {answers_each:answer}, {tied_votes:tie} (the first number counts)"
 STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if it did
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", "decode {decode_tok_per_s} tok/s"
-ENERGY = "{energy_net_j} J above the {idle_w} W of the idle machine"
+ENERGY = "{energy_net_j} J in addition to the idle power of {idle_w} W"
 PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
 PER_ANSWER = " · {joules_per_right_answer} J per right answer"
 FASTEST_ANSWERED = (
@@ -105,7 +102,7 @@ LINES = (
     ),
     TableLine(
         "without limit",
-        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (all that were cut off: wrong, or right)"
+        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all truncated answers are wrong, or right)"
         + _interval_template("accuracy_uncut"),
     ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
@@ -118,8 +115,8 @@ LINES = (
     ),
     TableLine(
         "choice orders",
-        "{same_in_all_orders_share} of {questions_in_all_orders:question} get the same choice in all orders · "
-        "{right_in_all_orders_share} are right in all",
+        "{same_in_all_orders_share} of {questions_in_all_orders:question} get equal answers in all orders · "
+        "{right_in_all_orders_share} are right in all orders",
     ),
     TableLine(
         "position bias",
@@ -129,14 +126,14 @@ LINES = (
     ),
     TableLine(
         "extraction",
-        "strict {accuracy/strict} · flexible {accuracy/flexible} · "
-        "{extractors_differ:verdict differs|verdicts differ} · {stopped_by_length} stopped by length",
+        "strict extractor {accuracy/strict} · flexible extractor {accuracy/flexible} · "
+        "{extractors_differ:verdict differs|verdicts differ} · {stopped_by_length} ended at the token limit",
         detail=True,
     ),
     TableLine(
         "thinking",
-        "{thinking_tokens_per_answer:token} per answer · {answer_tokens_per_answer} for the answer itself · "
-        "in {thought_share} of the answers",
+        "{thinking_tokens_per_answer:token} per answer · {answer_tokens_per_answer} after the thinking · "
+        "{thought_share} of the answers contain thinking",
     ),
     TableLine(
         "endings",
@@ -152,7 +149,7 @@ LINES = (
     ),
     TableLine(
         "copies",
-        "{twins} with other numbers: {originals_correct} originals right · {twins_correct} copies right · "
+        "{twins} with changed numbers: {originals_correct} originals right · {twins_correct} copies right · "
         "McNemar p = {twins_p}",
     ),
     *(
@@ -218,11 +215,11 @@ LINES = (
     TableLine(
         "agreement", "{top_1_agreement} of the tokens have the same most probable token as the reference"
     ),
-    TableLine("completions", "{n}   {stopped} finished · {cut_off} cut off · {errors:error}"),
+    TableLine("completions", "{n} in total · {stopped} finished · {cut_off} truncated · {errors:error}"),
     TableLine(
         "requests",
-        "{requests}   {answered} answered · {refused} refused · {clients_left} closed by the client · "
-        "{client_errors} invalid · {server_errors} failed",
+        "{requests} in total · {answered} answered · {refused} refused · "
+        "{clients_left} cancelled by the client · {client_errors} invalid · {server_errors} failed",
     ),
     TableLine(
         "answer time",
@@ -235,9 +232,10 @@ LINES = (
         unless_zero="shared_prompt_tokens",
         detail=True,
     ),
-    TableLine("team", "{calls:call} · {code_failed:program} failed"),
+    TableLine("team", "{calls:model call} · {code_failed:program} failed"),
     TableLine(
-        "team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:shared prompt token}"
+        "team",
+        "{calls:model call} · {code_failed:program} failed · {shared_prompt_tokens:shared prompt token}",
     ),
     TableLine("samples", "{samples_per_question} per question"),
     TableLine(
@@ -251,8 +249,8 @@ LINES = (
     TableLine("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
     TableLine(
         "edges",
-        "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
-        "{temporal_edges_after}",
+        "spatial edges {spatial_edges_before} → {spatial_edges_after} · "
+        "temporal edges {temporal_edges_before} → {temporal_edges_after}",
     ),
     TableLine("speed", PREFILL),
     TableLine("speed", f"{DECODE} · {PREFILL}", unless_zero="decode_tok_per_s"),
@@ -279,7 +277,7 @@ LINES = (
     TableLine("energy", ENERGY + PER_ANSWER),
     TableLine("energy", ENERGY + PHASES + PER_ANSWER),
     TableLine("energy cost", "{energy_cost} for {energy_wh} Wh, idle power included"),
-    TableLine("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
+    TableLine("parts", "{num_parts} parts · largest {largest_part_mib} MiB, {balance} × the mean size"),
     TableLine("written", "{written_parts:part}, {written_mib} MiB"),
     TableLine("copying", "{write_gb_per_s} GB/s, including the hash"),
     TableLine(
@@ -302,7 +300,7 @@ LINES = (
     TableLine(
         "predicted",
         "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
-        "runtime {predicted_runtime_mib} MiB (each at its peak)",
+        "runtime {predicted_runtime_mib} MiB (each value is a separate peak)",
     ),
     TableLine(
         "KV cache",
@@ -310,14 +308,15 @@ LINES = (
         "{kv_per_1000_tokens_mib_max}) · {predicted_kv_per_1000_tokens_mib} MiB by formula",
     ),
     TableLine(
-        "lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}", detail=True
+        "lora",
+        "{lora_modules:module} · rank {lora_rank} · norm of the weight change {lora_delta_norm}",
+        detail=True,
     ),
     TableLine("time", "{seconds} s", common=True),
 )
 
 
 def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Return the metrics that a grid's table shows: all that any of its jobs has measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
     shown[1:1] = full_vote_metric_keys(jobs) if "n" in shown else []
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Texts of all notes and reasons about jobs and grids, by note code."""
+"""Maps the code of each note about jobs and grids to its text."""
 
 from __future__ import annotations
 
@@ -24,5 +24,4 @@ def render_notes(notes: Iterable[Note | str]) -> list[str]:
 
 
 def render_note_cells(table_rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return table rows in which cells that contain notes are rendered as text."""
     return [{key: render_note_value(value, NOTES) for key, value in row.items()} for row in table_rows]

@@ -14,29 +14,33 @@ def job_state_text(state: str, is_duplicate: bool) -> str:
 
 
 def format_memory_lines(
-    process_mib: float, main_mib: float, is_limited: bool, gpus_mib: Sequence[float]
+    process_mib: float, free_ram_mib: float, is_limited: bool, free_gpu_mib: Sequence[float]
 ) -> list[str]:
-    """Return lines that explain a plan's memory columns and name the free memory of the machine and of
-    each GPU.
-    """
     limit = " (limited by the control group)" if is_limited else ""
-    free = [f"{main_mib:,.0f} MiB of main memory{limit}"]
-    free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_mib)]
+    free = [f"{free_ram_mib:,.0f} MiB of main memory{limit}"]
+    free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(free_gpu_mib)]
     return [
-        f"Memory is predicted. Peak: weights + KV cache + activations, without {process_mib:.0f} MiB of the process.",
+        "Memory is predicted. The peak is weights + KV cache + activations. It excludes "
+        f"{process_mib:.0f} MiB for the process itself.",
         f"Free: {', '.join(free)}",
     ]
 
 
 def format_plan_total_line(
-    summary: str, models: int, is_per_worker: bool, seconds: float | None, spread: float, left_out: int
+    summary: str,
+    num_models: int,
+    is_per_worker: bool,
+    seconds: float | None,
+    relative_spread: float,
+    num_unknown_times: int,
 ) -> str:
-    """Return the number of jobs, the number of models to load, and the total time, as one line."""
     each = "once per worker" if is_per_worker else "once"
     parts = [summary]
-    if models:
-        parts.append(f"{format_count(models, 'model')} to load, at most {each}")
+    if num_models:
+        parts.append(f"{format_count(num_models, 'model')} to load, at most {each}")
     if seconds is not None:
-        unknown = f" without {format_count(left_out, 'job')} of unknown time" if left_out else ""
-        parts.append(f"one after another {format_duration(seconds)} ± {spread:.0%}{unknown}")
+        unknown = (
+            f" without {format_count(num_unknown_times, 'job')} of unknown time" if num_unknown_times else ""
+        )
+        parts.append(f"one after another {format_duration(seconds)} ± {relative_spread:.0%}{unknown}")
     return " · ".join(parts)

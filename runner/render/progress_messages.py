@@ -22,10 +22,7 @@ def waiting_message(job_id: str) -> str:
     return f"waiting for the process that runs {job_id}"
 
 
-def resuming_message(recorded: float, total: int, begun: int) -> str:
-    """Return a message on what an interrupted start of a job has left to resume. Empty if nothing is
-    left.
-    """
-    parts = [f"{int(recorded):,} of {total:,} recorded"] if recorded else []
-    parts += [f"{format_count(begun, 'answer')} begun"] if begun else []
+def format_resuming_message(num_recorded: float, total: int, num_unfinished: int) -> str:
+    parts = [f"{int(num_recorded):,} of {total:,} recorded"] if num_recorded else []
+    parts += [f"{format_count(num_unfinished, 'answer')} begun"] if num_unfinished else []
     return f"resuming: {', '.join(parts)}" if parts else ""

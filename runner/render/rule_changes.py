@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-_THINKING_REMOVED = "only the text after the thinking is the answer, and a boxed expression must be a number"
+_THINKING_REMOVED = "only the text after the thinking is judged, and a boxed answer must be a number"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 _TAGS_MENTIONED = (
-    "tags that the text only mentions do not start thinking, and an answer that was cut off after the thinking "
-    "is wrong"
+    "quoted thinking tags are ignored, and an answer that was truncated after the thinking counts as wrong"
 )
 NEW_RULES = {
     ("gsm8k", 3): _THINKING_REMOVED,
@@ -17,7 +16,7 @@ NEW_RULES = {
 
 
 def describe_rule_changes(task: str, versions: tuple[str, str]) -> str:
-    """Return a text on what changed between two versions of a task's judging rules. Empty if unknown."""
+    """Describe how the rules for judging a task's answers changed between two versions. Empty if unknown."""
     if not all(version.isdecimal() for version in versions):
         return ""
     old, new = sorted(map(int, versions))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-BESIDE_LIMITS = "time between tokens, and share of the machine's limits"
-WITHOUT_GUESSES = "decoding with and without draft tokens, in turns"
+BESIDE_LIMITS = "time between tokens, and fraction of the hardware limits"
+WITHOUT_GUESSES = "decoding speed with and without draft tokens"
 BY_CLOCK = "load test: requests at a given rate"
-GUESSES_BY_KIND = "draft tokens by kind of text: accepted of those that were checked"
-RULER_SCORES = "RULER score (share of the requested values in the answer) and exact answers, in %"
+GUESSES_BY_KIND = "acceptance rate of draft tokens by text category"
+RULER_SCORES = "RULER score (fraction of requested values found in the answer) and exact match, in %"
 
 
-def sustainable_rate_text(rate: float | None, is_highest_tried: bool) -> str:
-    """Return as text the highest request rate that an engine sustains."""
+def format_sustainable_rate(rate: float | None, is_highest_tried: bool) -> str:
     if rate is None:
         return "none of the tested rates"
     more = " or more (the highest tested rate)" if is_highest_tried else ""

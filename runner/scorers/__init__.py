@@ -1,8 +1,8 @@
-"""Interface for judging answers, used by every task whose right answers are known."""
+"""Judges answers. Tasks with known right answers use this package."""
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner.scorers.answer_reading import load_scorer as load_scorer
@@ -67,4 +67,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)  # commands that answer at once need few of them
+__getattr__ = create_lazy_getattr(__name__, PLACES)  # commands that answer at once need few of them

@@ -1,6 +1,4 @@
-"""Extracts the answer from a text: numbers and letters with every extractor, other answers with the
-job's scorer.
-"""
+"""Extracts answers with the extractors for numbers and letters, or with the job's scorer."""
 
 from __future__ import annotations
 
@@ -27,13 +25,9 @@ class ExtractedAnswers:
     scorer: Scorer | None = None  # which compares; None: equal answers are equal texts
 
     def is_right(self, answer: str, gold: str) -> bool:
-        """Return whether an extracted answer equals the gold answer."""
         return answer == gold if self.scorer is None else self.scorer.is_right(answer, gold)
 
     def explain_comparison_failure(self, gold: str) -> str:
-        """Return why an extracted answer could not be compared with the gold answer. Empty if the comparison
-        succeeded.
-        """
         if self.scorer is None:
             return ""
         return "".join(
@@ -55,8 +49,9 @@ def load_scorer(scorer_name: str) -> Scorer:
 def extract_answers(
     split_text: SplitText, gold: str, is_complete: bool, scorer: str | None = None
 ) -> ExtractedAnswers:
-    """Extract answers from the text after the thinking, with a scorer, or with extractors for the gold
-    answer's notation.
+    """Extract answers from the text after the thinking.
+
+    Uses the scorer, or else the extractors for numbers or letters.
     """
     if scorer is None:
         return _apply_all_extractors(split_text.answer, letters if gold in letters.LETTERS else numbers)

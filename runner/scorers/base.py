@@ -1,6 +1,4 @@
-"""Base class of scorers, which judge answers that are neither numbers nor letters, such as
-expressions.
-"""
+"""Base class of scorers, which judge answers other than numbers and letters, such as expressions."""
 
 from __future__ import annotations
 
@@ -13,18 +11,14 @@ class Scorer(ABC):
 
     @abstractmethod
     def find(self, text: str) -> str | None:
-        """Return the answer of a completion in canonical form, so that equal answers are equal strings. None
-        without an answer.
-        """
+        """Return the answer in a completion in canonical form, or None."""
 
     def find_in_truncated(self, text: str) -> str | None:
-        """Return the answer of a truncated completion. None unless the answer is certainly the final one."""
+        """Return the answer in a truncated completion, or None if it might be incomplete."""
         return self.find(text)
 
     def read_gold(self, gold_text: str) -> str:
-        """Return the gold answer from a data set row's answer text. Raises ValueError with the reason if
-        there is none.
-        """
+        """Return the gold answer in a data set's answer text. Raises ValueError without an answer."""
         found = self.find(gold_text)
         if found is None:
             raise ValueError(f"no answer found in {gold_text[:60]!r}")
@@ -44,7 +38,5 @@ class Scorer(ABC):
         """Release resources at the end of a job."""
 
     def find_equal_answer(self, answer: str, other_answers: Sequence[str]) -> str:
-        """Return the first of the other answers that equals this answer, for majority votes. Without one,
-        return this answer.
-        """
+        """Return the first of `other_answers` that equals this answer, otherwise this answer."""
         return answer

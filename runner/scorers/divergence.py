@@ -1,5 +1,4 @@
-"""Divergence per token of a model from a reference, computed over whole distributions or over stored
-tokens.
+"""Computes a model's divergence per token from a reference, exactly or from stored tokens.
 
 A reference stores its most probable tokens, and some drawn at random from all others, by their
 probability. So the divergence is estimated without bias, and the draws show its precision. A
@@ -22,7 +21,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Divergence:
-    """Divergence of a model from its reference over one sample: sums in nats, and values of each token."""
+    """Divergence of a model from its reference on one sample. Sums are in nats, lists are per token."""
 
     kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
@@ -47,9 +46,7 @@ class Divergence:
 
 
 class _StoredTokens:
-    """Arrays [T, K] with the probabilities of the reference's top tokens under both models, and the
-    remaining mass.
-    """
+    """Probabilities [T, K] of the reference's top-k tokens in the reference and in the model."""
 
     def __init__(self, width: int, reference: Sequence[float], model_logprobs: Any) -> None:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
@@ -68,10 +65,8 @@ class _StoredTokens:
             # as one token
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
-    def truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
-        """Return an upper bound, for each position, of the divergence that tokens outside the stored ones
-        can add.
-        """
+    def compute_truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
+        """Return an upper bound per position of the divergence from tokens that are not stored."""
         import numpy as np
 
         lowest = np.asarray(min_logprobs, dtype=np.float64)
@@ -86,22 +81,22 @@ class _StoredTokens:
 
 def divergence_lower_bound(
     top_k: int,
-    reference: Sequence[float],
+    reference_logprobs: Sequence[float],
     model_logprobs: Sequence[Sequence[float]],
     min_logprobs: Sequence[float],
     is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return a lower bound of the divergence from a reference that has stored only its top-k tokens.
+    """Return a lower bound of the divergence from a reference whose top-k log-probabilities are stored.
 
-    `reference` are the log-probabilities of its `width` most probable tokens, position after
-    position, `model_logprobs` those of the same tokens under this model, and `min_logprobs` that of
-    this model's least probable token at each position. If the rest has the probability p in the
-    reference and q in this model, it adds p·log(p/q) or more (log-sum inequality). It adds no more
-    than if all of p were on this model's least probable token: each token of the rest has at most
-    p, and at most the probability of the last stored token.
+    `reference_logprobs` contains the reference's top-k tokens, position after position.
+    `model_logprobs` contains those of the same tokens under this model. `min_logprobs` is that of this
+    model's least probable token at each position. If the rest has the probability p in the reference
+    and q in this model, it adds p·log(p/q) or more (log-sum inequality). It adds no more than if all of
+    p were on this model's least probable token: each token of the rest has at most p, and at most the
+    probability of the last stored token.
     """
-    kept = _StoredTokens(top_k, reference, model_logprobs)
-    kl, truncation = kept.inside + kept.tail, kept.truncation_bound(min_logprobs)
+    kept = _StoredTokens(top_k, reference_logprobs, model_logprobs)
+    kl, truncation = kept.inside + kept.tail, kept.compute_truncation_bound(min_logprobs)
     return Divergence(
         _finite_sum(kl),
         _finite_sum(truncation),
@@ -113,26 +108,26 @@ def divergence_lower_bound(
 
 def divergence_from_draws(
     top_k: int,
-    reference: Sequence[float],
-    num_drawn: int,
-    drawn_reference: Sequence[float],
+    reference_logprobs: Sequence[float],
+    num_sampled: int,
+    sampled_reference_logprobs: Sequence[float],
     model_logprobs: Sequence[Sequence[float]],
     min_logprobs: Sequence[float],
     is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return an unbiased estimate of the divergence from a reference with `num_drawn` randomly drawn
-    tokens per position.
+    """Return an unbiased estimate of the divergence, from tokens that the reference has sampled.
 
-    `model_logprobs` are the log-probabilities of the most probable and then of the drawn tokens
-    under this model. With the rests p and q of both, and r the ratio of a token's probabilities
-    within the rests (this model's over the reference's), the rest adds p·log(p/q) + p·E[r − 1 − log
-    r], with the mean over tokens that the reference draws: E[r] is 1.
+    The reference has `num_sampled` randomly sampled tokens per position. `model_logprobs` are the
+    log-probabilities of the most probable and then of the sampled tokens under this model. With
+    the rests p and q of both, and r the ratio of a token's probabilities within the rests (this
+    model's over the reference's), the rest adds p·log(p/q) + p·E[r − 1 − log r], with the mean
+    over tokens that the reference draws: E[r] is 1.
     """
     import numpy as np
 
     logprobs = np.asarray(model_logprobs, dtype=np.float64)
-    kept = _StoredTokens(top_k, reference, logprobs[:, :top_k])
-    drawn_logprobs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, num_drawn)
+    kept = _StoredTokens(top_k, reference_logprobs, logprobs[:, :top_k])
+    drawn_logprobs = np.asarray(sampled_reference_logprobs, dtype=np.float64).reshape(-1, num_sampled)
     with np.errstate(invalid="ignore", over="ignore"):
         log_r = (logprobs[:, top_k:] - np.log(kept.our_rest)[:, None]) - (
             drawn_logprobs - np.log(kept.rest)[:, None]
@@ -140,10 +135,12 @@ def divergence_from_draws(
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
         variance = (
-            rest**2 * each.var(axis=1, ddof=1) / num_drawn if num_drawn > 1 else np.full(len(rest), np.inf)
+            rest**2 * each.var(axis=1, ddof=1) / num_sampled
+            if num_sampled > 1
+            else np.full(len(rest), np.inf)
         )
     at_least = kept.inside + kept.tail
-    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation_bound(min_logprobs)
+    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.compute_truncation_bound(min_logprobs)
     bounds = at_least.tolist(), at_most.tolist()
     return Divergence(
         _finite_sum(kl), 0.0, sum(is_same_top_token), _finite_sum(variance), *bounds, estimated=kl.tolist()

@@ -101,7 +101,7 @@ _LOST = re.compile(
 
 @dataclass(frozen=True)
 class ExpressionParts:
-    """An expression split into text, unit, percent sign, number base and words."""
+    """Parts of an expression, such as the unit and the percent sign."""
 
     text: str
     unit: str
@@ -160,7 +160,7 @@ def split_expression(text: str) -> ExpressionParts:
     text = _BARE.sub(lambda name: "\\" + _NAMED.get(name[1], name[1]), text)
     text, is_percent = _remove_pattern(_PERCENT, text.strip())
     text, unit = _split_off_unit(text.strip())
-    text = _REPEATING.sub(_repeating_decimal_to_fraction, text)
+    text = _REPEATING.sub(_convert_repeating_decimal, text)
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     lost = tuple(sorted(_LOST.findall(text)))
     lost += ("apart",) * bool(_APART.search(text))
@@ -171,7 +171,7 @@ def split_expression(text: str) -> ExpressionParts:
         text = f"({','.join(rf'{chr(92)}frac{{{other}}}{{{first}}}' for other in others)})"
     of_base = _BASE.match(text)
     text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
-    return ExpressionParts(text.strip(), unit, is_percent, base, lost, _words_of_text_answer(text))
+    return ExpressionParts(text.strip(), unit, is_percent, base, lost, _split_text_answer(text))
 
 
 def _remove_pattern(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
@@ -199,15 +199,13 @@ def _split_off_unit(text: str) -> tuple[str, str]:
     return text[: match.start()], unit + (f"^{power}" if power else "")
 
 
-def _repeating_decimal_to_fraction(match: re.Match[str]) -> str:
-    """Return a repeating decimal as a LaTeX fraction."""
+def _convert_repeating_decimal(match: re.Match[str]) -> str:
     whole, fixed, again = match.groups()
     nines = 10 ** len(fixed) * (10 ** len(again) - 1)
     return rf"\frac{{{int(whole + fixed + again) - int((whole + fixed) or 0)}}}{{{nines}}}"
 
 
-def _words_of_text_answer(text: str) -> tuple[str, ...]:
-    """Return the lower-case words of an answer that is plain text. Empty for an expression."""
+def _split_text_answer(text: str) -> tuple[str, ...]:
     is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(_COMMAND.sub(" ", text))
     return _split_list(text) if is_text and "matrix" not in text else ()
 
@@ -225,9 +223,8 @@ def _split_list(text: str) -> tuple[str, ...]:
 
 
 def parse_expression(text: str, is_real: bool = True) -> Any:
-    """Parse a text with sympy. Returns None if it cannot be parsed."""
     latex = normalize_latex(text, _LATEX)
-    for candidate in dict.fromkeys((latex, _last_side_of_equation(latex))):
+    for candidate in dict.fromkeys((latex, _extract_last_equation_side(latex))):
         try:
             read = latex2sympy(
                 candidate, is_real=is_real, normalization_config=None, conversion_config=_CONVERSION
@@ -241,10 +238,8 @@ def parse_expression(text: str, is_real: bool = True) -> Any:
     return None
 
 
-def _last_side_of_equation(latex: str) -> str:
-    """Return the last side of a chain of equations such as a = b = c. Other texts are returned
-    unchanged.
-    """
+def _extract_last_equation_side(latex: str) -> str:
+    """Return c for a chain of equations a = b = c. Other texts stay unchanged."""
     sides = re.split(r"(?<!\\|<|!|>)=", latex)
     return sides[-1] if len(sides) > 2 and not {",", ";"} & {*latex} else latex
 
@@ -275,7 +270,6 @@ def _is_unordered_list(value: Any) -> bool:
 
 
 def _is_tuple_or_interval(value: Any) -> bool:
-    """Return whether a parsed value is a pair, an interval or another tuple."""
     return isinstance(value, sympy.Tuple | sympy.Interval)
 
 
@@ -298,7 +292,6 @@ def _assigns_value(relation: Any) -> bool:
 
 
 def _is_assignable_name(value: Any) -> bool:
-    """Return whether a parsed value can stand on the left of an assignment: x, (x, y) or f(x)."""
     is_pair = isinstance(value, sympy.Tuple | sympy.Interval) and all(
         argument.is_Symbol for argument in value.args[:2]
     )

@@ -1,5 +1,4 @@
-"""task.extractor=math: finds an answer that is a mathematical expression, and compares it by
-Math-Verify.
+"""Implements task.extractor=math: finds a mathematical expression, and compares it with Math-Verify.
 
 The answer is the content of the last LaTeX box, or else what follows `the answer is`, the last
 formula, or the last number of the text. In a truncated text only a box counts. Text from a
@@ -22,7 +21,7 @@ from importlib.util import find_spec
 from runner.config.extractors import Extractor
 from runner.scorers import numbers
 from runner.scorers.base import Scorer
-from runner.scorers.extractors import extract_by_extractor, last_box_content, last_match_or_none
+from runner.scorers.extractors import extract_by_extractor, extract_last_box, last_match_or_none
 from runner_base import ConfigError, JobFailed, child_process
 
 PACKAGE = "math-verify"
@@ -57,16 +56,16 @@ class ExpressionScorer(Scorer):
         return find_boxed_expression(text) if "\\boxed{" in text else find_unboxed_expression(text[-_TAIL:])
 
     def find_in_truncated(self, text: str) -> str | None:
-        """Return the boxed answer of a truncated text."""
         return find_boxed_expression(text)
 
     def read_gold(self, gold_text: str) -> str:
-        """Return the gold answer: the content of a solution's last LaTeX box, the text after ####, or the
-        whole text.
+        """Return the gold answer of a worked solution.
+
+        The answer is in the last LaTeX box, otherwise after ####. Otherwise it is the whole text.
         """
         gold = find_boxed_expression(gold_text) or gold_text.rpartition("####")[2].strip()
         if not gold or len(gold) > LONGEST:
-            raise ValueError(f"no expression of at most {LONGEST} characters found in {gold_text[:60]!r}")
+            raise ValueError(f"no gold answer of at most {LONGEST} characters found in {gold_text[:60]!r}")
         return gold
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -84,9 +83,9 @@ class ExpressionScorer(Scorer):
 
 
 def find_boxed_expression(text: str) -> str | None:
-    """Return the content of the last LaTeX box, or of several boxes that follow each other directly."""
+    """Return the content of the last LaTeX box. Directly adjacent boxes are joined by commas."""
     found: list[str] = []
-    while (content := last_box_content(text)) or not found:
+    while (content := extract_last_box(text)) or not found:
         start = text.rfind("\\boxed{")
         if start < 0 or (found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)):
             break
@@ -129,9 +128,7 @@ def _trim_answer(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def find_equal_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | None, str]:
-    """Return the index of the candidate that equals the answer, or None, with a reason if the comparison
-    failed.
-    """
+    """Return (index of the equal candidate or None, reason of a failed comparison)."""
     if answer in candidates:
         return candidates.index(answer), ""
     if len(answer) > LONGEST:
@@ -162,8 +159,9 @@ class ComparisonProcess:
         self._lock = threading.Lock()
 
     def compare(self, answer: str, candidates: Sequence[str]) -> tuple[int | None, str]:
-        """Return the index of the candidate that equals the answer, or None and the reason. A dead process
-        is restarted.
+        """Return (index of the equal candidate or None, reason of a failed comparison).
+
+        Restarts the process if it has died.
         """
         request = json.dumps([candidates, answer]).encode() + b"\n"
         with self._lock:
@@ -171,7 +169,11 @@ class ComparisonProcess:
                 if self._process is None:
                     module = "runner.scorers.expressions_child"
                     self._process = child_process.start_python(
-                        "-m", module, inherit_secrets=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                        "-m",
+                        module,
+                        should_inherit_secrets=False,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
                     )
                 assert self._process.stdin is not None
                 assert self._process.stdout is not None
@@ -190,7 +192,6 @@ class ComparisonProcess:
         )
 
     def close(self) -> None:
-        """End the comparison process if it is running."""
         with self._lock:
             self._end_process()
 

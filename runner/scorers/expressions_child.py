@@ -1,10 +1,9 @@
-"""Sandboxed process that compares expressions. Math-Verify is imported once, and model output is
-parsed in a fork.
+"""Sandboxed process that compares expressions. A forked process parses them within resource limits.
 
-The fork has limits of seconds per answer and of memory, and may write no file, start nothing
-and compile nothing but numbers. The kernel ends it at the time limit, without Python's help,
-and the next answer gets a new fork. Both processes end when their input ends, whatever ended
-the other side (expressions.py).
+Math-Verify is imported once, before the first fork. The fork has limits of seconds per answer
+and of memory, and may write no file, start nothing and compile nothing but numbers. The kernel
+ends it at the time limit, without Python's help, and the next answer gets a new fork. Both
+processes end when their input ends, whatever ended the other side (expressions.py).
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def main() -> None:
 
 
 class ParserFork:
-    """Forked process that parses model output, replaced after an answer exceeds a resource limit."""
+    """Forked process that parses model output. It is replaced after exceeding a resource limit."""
 
     def __init__(self) -> None:
         requests, self._requests = os.pipe()
@@ -97,7 +96,7 @@ class ParserFork:
 
 
 def serve_requests_in_fork(request_fd: int, reply_fd: int) -> None:
-    """In the forked process: answer requests within resource limits. Exceeding a limit ends the process."""
+    """Answer requests in the forked process. Exceeding a resource limit ends the process."""
     from runner.scorers.expression_equality import are_expressions_equal
 
     code = _FAILED

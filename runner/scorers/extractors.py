@@ -17,18 +17,18 @@ from runner.config.extractors import Extractor
 
 
 class Notation(Protocol):
-    """Protocol of a notation module (numbers.py, letters.py) with the patterns of one kind of answer."""
+    """Interface of the modules numbers.py and letters.py, which define answer patterns."""
 
     MARKED: re.Pattern[str]  # an answer behind ####
     SAID: re.Pattern[str]  # an answer behind `answer is`
     WITHIN: re.Pattern[str]  # an answer anywhere in a text
 
     def normalize_text(self, text: str) -> str:
-        """Return the text in the form that the notation's patterns expect."""
+        """Normalize a text before the patterns are matched."""
         ...
 
-    def canonical_form(self, match: re.Match[str]) -> str:
-        """Return a matched answer in canonical form, so that equal answers are equal strings."""
+    def to_canonical_form(self, match: re.Match[str]) -> str:
+        """Return a matched answer in canonical form, for comparison as a string."""
         ...
 
 
@@ -36,18 +36,16 @@ Match = re.Match[str] | None
 
 
 def find_answer_after_mark(text: str, notation: Notation) -> Match:
-    """Find the first answer after the mark ####."""
+    """Find the first answer after the marker ####."""
     return notation.MARKED.search(text)
 
 
 def find_last_answer(text: str, notation: Notation) -> Match:
-    """Find the last answer in a text."""
     return last_match_or_none(notation.WITHIN.finditer(text))
 
 
 def find_answer_in_last_box(text: str, notation: Notation) -> Match:
-    """Find the last answer inside the last LaTeX box."""
-    return last_match_or_none(notation.WITHIN.finditer(last_box_content(text)))
+    return last_match_or_none(notation.WITHIN.finditer(extract_last_box(text)))
 
 
 def find_after_answer_is(text: str, notation: Notation) -> Match:
@@ -68,14 +66,15 @@ def extract_by_all_extractors(text: str, notation: Notation) -> dict[Extractor, 
     readable = notation.normalize_text(text)
     matches = {extractor: find(readable, notation) for extractor, find in EXTRACTORS.items()}
     return {
-        extractor: notation.canonical_form(match) if match else None for extractor, match in matches.items()
+        extractor: notation.to_canonical_form(match) if match else None
+        for extractor, match in matches.items()
     }
 
 
 def extract_by_extractor(text: str, notation: Notation, extractor: Extractor) -> str | None:
     """Return the canonical answer that one extractor finds. None without an answer."""
     match = EXTRACTORS[extractor](notation.normalize_text(text), notation)
-    return notation.canonical_form(match) if match else None
+    return notation.to_canonical_form(match) if match else None
 
 
 def last_match_or_none(matches: Iterable[re.Match[str]]) -> Match:
@@ -83,7 +82,7 @@ def last_match_or_none(matches: Iterable[re.Match[str]]) -> Match:
     return newest[0] if newest else None
 
 
-def last_box_content(text: str) -> str:
+def extract_last_box(text: str) -> str:
     """Return the content of the last LaTeX box in a text. Empty without a closed box."""
     start = text.rfind("\\boxed{") + len("\\boxed{")
     if start < len("\\boxed{"):

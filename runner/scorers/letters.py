@@ -15,15 +15,13 @@ _FIRST = re.compile(r"\(?(?P<letter>[A-Z])[).:]\s")
 _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
-def find_gold_letter(answer: str, mark_text: str | None = None) -> str | None:
-    """Return the letter after the last mark in a worked answer, or the letter that is the whole answer.
-    None otherwise.
-    """
-    mark = "####" if mark_text is None else mark_text
+def find_gold_letter(answer: str, answer_marker: str | None = None) -> str | None:
+    """Return the letter after the last answer marker, or the letter that is the whole answer, or None."""
+    mark = "####" if answer_marker is None else answer_marker
     if mark in answer:
         match = re.compile(rf"{_GLUE}{_LETTER}").match(answer.rpartition(mark)[2])
     else:
-        match = _ALONE.fullmatch(answer.strip()) if mark_text is None else None
+        match = _ALONE.fullmatch(answer.strip()) if answer_marker is None else None
     return match["letter"].upper() if match else None
 
 
@@ -38,6 +36,5 @@ def normalize_text(text: str) -> str:
     return text
 
 
-def canonical_form(match: re.Match[str]) -> str:
-    """Return the letter of a matched answer."""
+def to_canonical_form(match: re.Match[str]) -> str:
     return match["letter"]

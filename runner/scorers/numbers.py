@@ -32,12 +32,9 @@ _EXPONENT = r"""
 """
 
 
-def _build_number_pattern(spaced_thousands: str) -> str:
-    """Return the regular expression for a number. `spaced_thousands` matches thousands separated by
-    spaces.
-    """
+def _build_number_pattern(spaced_thousands_pattern: str) -> str:
     plain = (
-        rf"(?:(?P<digits>{_GROUPS} | {spaced_thousands} | [0-9]+) "
+        rf"(?:(?P<digits>{_GROUPS} | {spaced_thousands_pattern} | [0-9]+) "
         rf"(?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
     )
     return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
@@ -96,47 +93,42 @@ _TEX_FRACTION = re.compile(
 )
 
 
-def find_gold_number(answer: str, mark_text: str | None = None) -> str:
-    """Return the number after the last mark in a worked answer, or the number that is the whole answer.
+def find_gold_number(answer: str, answer_marker: str | None = None) -> str:
+    """Return the number after the last answer marker, or the number that is the whole answer.
 
-    The mark is `####`, or the given text, which must then occur.
+    The marker is `####`, or the given text, which must then occur.
     """
-    if mark_text is not None:
+    if answer_marker is not None:
         match = (
-            re.match(_AFTER, _translate_to_ascii_numbers(answer.rpartition(mark_text)[2]), re.VERBOSE)
-            if mark_text in answer
+            re.match(_AFTER, _translate_to_ascii_numbers(answer.rpartition(answer_marker)[2]), re.VERBOSE)
+            if answer_marker in answer
             else None
         )
         if match is None:
-            raise ValueError(f"the answer has no number after {mark_text!r}")
-        return canonical_form(match)
+            raise ValueError(f"the answer has no number after {answer_marker!r}")
+        return to_canonical_form(match)
     text = _translate_to_ascii_numbers(answer)
     if marked := [*MARKED.finditer(text)]:
-        return canonical_form(marked[-1])
+        return to_canonical_form(marked[-1])
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
-        return canonical_form(alone)
-    raise ValueError("the answer is not a number, and has no '#### NUMBER'")
+        return to_canonical_form(alone)
+    raise ValueError("the answer must be a number or contain '#### NUMBER'")
 
 
 def to_canonical_number(text: str) -> str:
-    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is
-    `1/3`.
-    """
+    """Normalize a number: `$70,000.0` becomes `70000`, and `2/6` becomes `1/3`."""
     match = _ALONE.fullmatch(_translate_to_ascii_numbers(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
-    return canonical_form(match)
+    return to_canonical_form(match)
 
 
 def normalize_text(text: str) -> str:
-    """Return a text with all numbers, also those in LaTeX boxes, in one plain notation that the patterns
-    expect.
-    """
     return _replace_box_contents(_translate_to_ascii_numbers(text), _parse_boxed_number)
 
 
-def canonical_form(match: re.Match[str]) -> str:
-    """Return a matched number as a decimal, or as a reduced fraction if no finite decimal equals it."""
+def to_canonical_form(match: re.Match[str]) -> str:
+    """Return a matched number as a finite decimal, or else as a reduced fraction."""
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
@@ -152,7 +144,6 @@ def canonical_form(match: re.Match[str]) -> str:
 
 
 def _replace_box_contents(text: str, parse_content: Callable[[str], str | None]) -> str:
-    """Replace the content of each outermost LaTeX box by its parsed value. Unparsable contents stay."""
     pieces: list[str] = []
     copied, depth, begin, is_box = 0, 0, 0, False
     for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
@@ -169,17 +160,15 @@ def _replace_box_contents(text: str, parse_content: Callable[[str], str | None])
 
 
 def _parse_boxed_number(content: str) -> str | None:
-    """Return the number in a LaTeX box in canonical form. None if the box contains another expression."""
     if len(content) > _LONGEST_BOX:
         return None
     while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
         content = bare
     match = _BOXED.fullmatch(_BLANK.sub(" ", content).replace("\\approx", "≈").strip("${} "))
-    return canonical_form(match) if match else None
+    return to_canonical_form(match) if match else None
 
 
 def _translate_to_ascii_numbers(text: str) -> str:
-    """Translate digits, signs, separators and fractions of other scripts and of LaTeX to ASCII."""
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
         text = _VULGAR.sub(_expand_vulgar_fraction, text)
@@ -201,7 +190,6 @@ def _expand_vulgar_fraction(match: re.Match[str]) -> str:
 
 
 def _fraction_to_decimal(value: Fraction) -> str | None:
-    """Return the finite decimal that equals a fraction. None if the decimal would not end."""
     remaining, places = value.denominator, 0
     for prime in (2, 5):
         count = 0

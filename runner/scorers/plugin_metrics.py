@@ -10,9 +10,7 @@ from runner_compare import Metric
 
 
 def add_plugin_metrics(metric_names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:
-    """Add plug-in metrics, computed from the counted samples, to a result. A failing metric becomes a
-    note.
-    """
+    """Compute plug-in metrics from all samples that count. A failing metric becomes a note."""
     counted = [samples[index] for index in sorted(samples) if not samples[index].left_out]
     for name in metric_names:
         of_samples = load_plug_in_object("metric", name, Metric).of_samples

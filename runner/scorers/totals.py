@@ -1,4 +1,4 @@
-"""Sums over a job's samples: verdicts, tokens, costs, and which models gave the answers."""
+"""Sums over a job's samples: correct answers, tokens and costs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from runner_compare.statistics import accuracy_bound_metrics, accuracy_metrics
 
 
 def score_samples(samples: list[Sample]) -> dict[str, float]:
-    """Return verdict counts, token counts, and accuracy = correct ÷ n with its 95 % interval. n includes
-    errors.
+    """Return accuracy with its 95 % interval, verdict counts and token counts.
 
     With several answers per question, the accuracy is the mean over all of them; the verdicts are
-    those of the votes.
+    those of the votes. n includes errors.
     """
     counts = Counter(sample.answer.verdict for sample in samples)
     families = [sample.cluster for sample in samples]
@@ -31,9 +30,7 @@ def score_samples(samples: list[Sample]) -> dict[str, float]:
 
 
 def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
-    """Return the score of samples that count. If some samples are excluded, add the score of all, named
-    `…_all`.
-    """
+    """Return the score without excluded samples. Metrics with suffix `_all` include them."""
     counted = [sample for sample in samples if not sample.left_out]
     every = score_samples(samples)
     if len(counted) == len(samples):
@@ -44,7 +41,6 @@ def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
 
 
 def total_token_counts(samples: list[Sample]) -> dict[str, float]:
-    """Return the total number of prompt tokens and of new tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
         "new_tokens": sum(branch.num_tokens for sample in samples for branch in sample.answers),
@@ -52,12 +48,11 @@ def total_token_counts(samples: list[Sample]) -> dict[str, float]:
 
 
 def cost_and_model_metrics(samples: list[Sample]) -> dict[str, float]:
-    """Return the total cost and, for a hybrid, the answers, calls and tokens of each model, where known."""
-    return total_cost_usd(samples) | count_answers_by_model(samples)
+    """Return the total cost. For model=hybrid, add the answers, calls and tokens of each model."""
+    return sum_cost_usd(samples) | count_answers_by_model(samples)
 
 
-def total_cost_usd(samples: list[Sample]) -> dict[str, float]:
-    """Return the total cost of all answers in USD. Empty if it is unknown."""
+def sum_cost_usd(samples: list[Sample]) -> dict[str, float]:
     costs = [
         sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.reused_from is None
     ]
@@ -65,7 +60,6 @@ def total_cost_usd(samples: list[Sample]) -> dict[str, float]:
 
 
 def completion_counts(samples: list[Sample]) -> dict[str, float]:
-    """Return the number of completions, tokens and finish reasons. Each branch counts as a completion."""
     completions = [answer for sample in samples for answer in sample.answers]
     ended = {
         reason: sum(completion.finish_reason is reason for completion in completions)

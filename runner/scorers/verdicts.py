@@ -12,7 +12,7 @@ WHY_NOT = "why_not"
 
 @dataclass(frozen=True)
 class Judgement:
-    """Judgement of one answer by every extractor or by a scorer: extracted answer and verdict by name."""
+    """Extracted answers and verdicts of one answer, by name of the extractor or scorer."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
@@ -23,13 +23,11 @@ class Judgement:
 
     @property
     def failure_reason_entry(self) -> dict[str, str | None]:
-        """The reason of a failed comparison as a dictionary entry for the sample. Empty without a failure."""
         return {WHY_NOT: self.why_not} if self.why_not else {}
 
 
 def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
-    """Judge an answer by every extractor, or by a scorer. A truncated answer is judged truncated, not
-    wrong.
+    """Judge an answer with every extractor, or with a scorer. Truncated answers are not judged as wrong.
 
     Only the text after the thinking is read; a text that ended during the thinking is truncated.
     """

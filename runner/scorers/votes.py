@@ -28,43 +28,50 @@ class VoteResult(VoteCounts):
 
 def count_majority_votes(
     judgements: Sequence[Judgement],
-    source: str,
+    extractor_name: str,
     find_equal: Callable[[str, Sequence[str]], str] = lambda number, _: number,
 ) -> VoteResult:
-    """Count the votes of a question's answers, as read by an extractor or scorer. A single answer always
-    wins.
+    """Count the majority vote among one question's answers.
 
     Of several answers, a truncated one has no vote, even if its last number happens to be right.
-    `find_equal` returns the equal one of other numbers with the same verdict, or the number itself.
+    A single answer always wins. `find_equal` returns the equal one of other numbers with the same
+    verdict, or the number itself.
     """
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
     for index, answer in enumerate(judgements):
-        number = answer.found[source]
-        has_vote = len(judgements) == 1 or not answer.cut_off[source]
-        if has_vote and number is not None and answer.verdicts[source] in (Verdict.correct, Verdict.wrong):
+        number = answer.found[extractor_name]
+        has_vote = len(judgements) == 1 or not answer.cut_off[extractor_name]
+        if (
+            has_vote
+            and number is not None
+            and answer.verdicts[extractor_name] in (Verdict.correct, Verdict.wrong)
+        ):
             alike = [
                 known
                 for known, first in firsts.items()
-                if judgements[first].verdicts[source] is answer.verdicts[source]
+                if judgements[first].verdicts[extractor_name] is answer.verdicts[extractor_name]
             ]
             number = find_equal(number, alike)
             votes[number] += 1
             firsts.setdefault(number, index)
-    solved = sum(answer.verdicts[source] is Verdict.correct for answer in judgements)
+    solved = sum(answer.verdicts[extractor_name] is Verdict.correct for answer in judgements)
     if not votes:
         verdict = (
-            Verdict.cut_off if all(answer.cut_off[source] for answer in judgements) else Verdict.no_answer
+            Verdict.cut_off
+            if all(answer.cut_off[extractor_name] for answer in judgements)
+            else Verdict.no_answer
         )
         return VoteResult((), (), len(judgements), solved, None, verdict, 0, False)
     most_votes = max(votes.values())
     # in the order of their first answers
     leading = [number for number, count in votes.items() if count == most_votes]
     is_right = {
-        number: judgements[index].verdicts[source] is Verdict.correct for number, index in firsts.items()
+        number: judgements[index].verdicts[extractor_name] is Verdict.correct
+        for number, index in firsts.items()
     }
     right, wrong = (
         tuple(votes[vote] for vote in votes if is_right[vote] is expected) for expected in (True, False)
     )
-    winner, verdict = firsts[leading[0]], judgements[firsts[leading[0]]].verdicts[source]
+    winner, verdict = firsts[leading[0]], judgements[firsts[leading[0]]].verdicts[extractor_name]
     return VoteResult(right, wrong, len(judgements), solved, leading[0], verdict, winner, len(leading) > 1)

@@ -20,7 +20,7 @@ from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import create_random_requests
 from runner_base import is_out_of_memory_error, to_one_line
 from runner_base.notes import Note, note
-from runner_base.spreads import percentiles
+from runner_base.spreads import compute_percentiles
 from runner_engine import Completion, Engine, Request, Session
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
@@ -53,7 +53,7 @@ class RequestLoad:
 
     @property
     def metric_suffix(self) -> str:
-        """Suffix of the metric names of this arrival rate, such as rate_2."""
+        """Suffix of this load's metric names, such as rate_2."""
         return f"rate_{self.rate:g}"
 
     @property
@@ -62,7 +62,7 @@ class RequestLoad:
 
     @property
     def answer_times_s(self) -> list[float]:
-        """Seconds until each complete answer. An unanswered request counts with the time spent waiting."""
+        """Latency of each answer in seconds. An unanswered request counts until the end of the load."""
         return [
             (self.seconds if request.ended_s is None else request.ended_s) - request.due_s
             for request in self.requests
@@ -88,17 +88,17 @@ class RequestLoad:
         return {
             "requests": len(self.requests),
             "answered": len(answered),
-            "offered_requests_per_s": self.offered_rate(median(self.answer_times_s)),
+            "offered_requests_per_s": self.compute_offered_rate(median(self.answer_times_s)),
             "answered_requests_per_s": len(answered) / self.seconds,
             "output_tok_per_s": tokens / self.seconds,
-            **{f"ttft_{rank}_s": value for rank, value in percentiles(self.first_token_times_s).items()},
-            **{f"answer_{rank}_s": value for rank, value in percentiles(self.answer_times_s).items()},
+            **{
+                f"ttft_{rank}_s": value
+                for rank, value in compute_percentiles(self.first_token_times_s).items()
+            },
+            **{f"answer_{rank}_s": value for rank, value in compute_percentiles(self.answer_times_s).items()},
         }
 
-    def offered_rate(self, assumed_answer_time_s: float) -> float:
-        """Return the requests per second from the first request to the last answer, if every answer takes
-        the given seconds.
-        """
+    def compute_offered_rate(self, assumed_answer_time_s: float) -> float:
         return len(self.requests) / (self.requests[-1].due_s + assumed_answer_time_s)
 
 
@@ -114,8 +114,7 @@ def draw_arrival_times(rate: float, count: int, seed: int) -> list[float]:
 def create_request_loads(
     task: SweepConfig, vocab_size: int, seed: int, real_prompts: RealPrompts | None = None
 ) -> list[RequestLoad]:
-    """Return the requests of each arrival rate, lowest rate first. Each request gets a random cell's
-    token counts.
+    """Return the requests of each arrival rate, lowest rate first. Prompt and answer lengths are random.
 
     Real prompts keep their order, and only their numbers of new tokens are random.
     """
@@ -123,14 +122,14 @@ def create_request_loads(
     loads = []
     for number, rate in enumerate(sorted(task.arrival_rates), start=1):
         load, lengths = RequestLoad(rate), random.Random(f"{seed}/lengths")
-        count = task.arrival_requests or max(round(rate * task.arrival_s), 2)
+        count = task.arrival_requests or max(round(rate * task.arrival_duration_s), 2)
         for at, due_s in enumerate(draw_arrival_times(rate, count, seed)):
             prompt, new = lengths.choice(shapes)
             if real_prompts is not None:
-                [request] = real_prompts.next_batch(1, new)
+                [request] = real_prompts.take_next_batch(1, new)
             else:
                 [request] = create_random_requests(
-                    1, prompt, new, vocab_size, seed, draw_index=number * DRAWS_PER_RATE + at
+                    1, prompt, new, vocab_size, seed, variant=number * DRAWS_PER_RATE + at
                 )
             load.requests.append(TimedRequest(replace(request, id=at), due_s, new))
         loads.append(load)
@@ -138,9 +137,6 @@ def create_request_loads(
 
 
 def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
-    """Submit the requests of one rate at their times, and record the answers. An out-of-memory error
-    becomes a note.
-    """
     shortages_before = len(engine.stats.row_shortages)
     try:
         with engine.open() as session:
@@ -161,7 +157,7 @@ def _run_session(session: Session, request_load: RequestLoad, on_answer: Callabl
     problems: list[BaseException] = []
 
     def submit_when_due() -> None:
-        """Submit each request when it is due, also during an engine step."""
+        """Submit each request at its arrival time, even during an engine step."""
         try:
             for timed in request_load.requests:
                 if enough.wait(max(started + timed.due_s - time.perf_counter(), 0.0)):
@@ -195,7 +191,6 @@ def _run_session(session: Session, request_load: RequestLoad, on_answer: Callabl
 
 
 def _record_answer_times(request_load: RequestLoad, answer: Completion, started: float) -> None:
-    """Record the times of an answer. Errors do not count as answers."""
     timed = request_load.requests[int(answer.id)]
     if answer.error:
         request_load.note = request_load.note or note("answer_failed", reason=to_one_line(answer.error, 200))
@@ -225,30 +220,23 @@ class SustainableRate:
         )
 
 
-def is_rate_sustained(request_load: RequestLoad, lowest: RequestLoad) -> bool:
-    """Return whether a rate's p95 latency stays near that of the lowest rate, and answers keep up with
-    requests.
-    """
+def is_rate_sustained(request_load: RequestLoad, lowest_rate_load: RequestLoad) -> bool:
+    """Return whether p95 latency stays low and answers keep up with the request rate."""
     if len(request_load.answered_requests) < len(request_load.requests):
         return False
-    allowed_s = LATENCY_FACTOR * percentiles(lowest.answer_times_s)["p95"]
-    is_prompt = percentiles(request_load.answer_times_s)["p95"] <= allowed_s
-    return is_prompt and len(request_load.requests) / request_load.seconds >= KEEPS_UP * offered_rate_of_load(
-        request_load, lowest
-    )
+    allowed_s = LATENCY_FACTOR * compute_percentiles(lowest_rate_load.answer_times_s)["p95"]
+    is_prompt = compute_percentiles(request_load.answer_times_s)["p95"] <= allowed_s
+    return is_prompt and len(
+        request_load.requests
+    ) / request_load.seconds >= KEEPS_UP * estimate_offered_rate(request_load, lowest_rate_load)
 
 
-def offered_rate_of_load(request_load: RequestLoad, lowest: RequestLoad) -> float:
-    """Return the actual request rate of the randomly drawn arrivals, for comparison with the rate of
-    answers.
-    """
-    return request_load.offered_rate(median(lowest.answer_times_s))
+def estimate_offered_rate(request_load: RequestLoad, lowest_rate_load: RequestLoad) -> float:
+    return request_load.compute_offered_rate(median(lowest_rate_load.answer_times_s))
 
 
 def find_sustainable_rate(loads: Sequence[RequestLoad]) -> SustainableRate | None:
-    """Return the highest rate up to which the engine sustains every measured rate. None without
-    measurements.
-    """
+    """Return the highest request rate that the engine sustains. None without measurements."""
     measured = [load for load in loads if load.seconds]
     if not measured:
         return None

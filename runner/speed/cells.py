@@ -13,11 +13,11 @@ from statistics import mean, median
 from runner.config.measures import SweepConfig
 from runner.core.energy import EnergyCounters
 from runner.speed.real_prompts import RealPrompts
-from runner.speed.speculation_pairs import GAINS, run_speculation_pair
+from runner.speed.speculation_pairs import GAINS, run_with_and_without_speculation
 from runner.speed.synthetic import VOCABULARY, create_random_requests
 from runner_base import is_out_of_memory_error, machine, to_one_line
 from runner_base.notes import Note, note
-from runner_base.spreads import percentiles, relative_spread
+from runner_base.spreads import compute_percentiles, compute_relative_spread
 from runner_engine import (
     Completion,
     Engine,
@@ -60,12 +60,10 @@ class Cell:
 
     @property
     def shared_prefix_tokens(self) -> int:
-        """Number of prompt tokens, from the beginning, that all sequences of the batch share."""
         return int(self.shared_prefix * self.prompt_tokens)
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of the metrics that every repeat of this cell has measured."""
         return (
             [name for name in FIGURES if all(name in repeat for repeat in self.repeats)]
             if self.repeats
@@ -81,21 +79,17 @@ class Cell:
 
     @property
     def noise(self) -> float | None:
-        """Interquartile range of the cell's speed relative to its median. None with too few repeats."""
+        """Interquartile range of the speed, divided by the median speed. None with too few repeats."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
-        return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.metric_names)
+        return max(compute_relative_spread(self.values(name)) for name in SPEEDS if name in self.metric_names)
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the measured speeds vary too much for a conclusion."""
         return self.noise is not None and self.noise > NOISY
 
 
 def create_sweep_cells(task: SweepConfig) -> list[Cell]:
-    """Return all combinations of the sweep's settings. A cell's key names only settings with several
-    values.
-    """
     cells = []
     # the lengths of real ones are known after they have been sent
     prompts = task.prompt_tokens or [0]
@@ -117,7 +111,7 @@ class BatchShortageError(Exception):
 
 @dataclass
 class TimedBatch:
-    """A batch after one run, with its duration and energy."""
+    """Result of one timed batch: completions, duration and energy."""
 
     completions: list[Completion]
     started: float
@@ -131,7 +125,7 @@ class TimedBatch:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Speeds that the engine reports, or otherwise new tokens per second of whole answers."""
+        """Speeds that the engine reports, or else new tokens per second including prefill."""
         known = {name: self.spent.speed_metrics[name] for name in SPEEDS if name in self.spent.speed_metrics}
         return known or {"output_tok_per_s": self.new_tokens / self.seconds}
 
@@ -155,22 +149,20 @@ class CellRunner:
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
     def run_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
-        """Run a cell once and return its metrics. If it does not fit in memory, return None and add a note
-        to the cell.
-        """
+        """Run a cell once and return its metrics, or None if memory is too small."""
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
             requests = create_random_requests(
                 *shape, self.vocab_size, self.seed, round_number, cell.shared_prefix_tokens
             )
         else:
-            requests = self.real.next_batch(cell.batch_size, cell.new_tokens)
+            requests = self.real.take_next_batch(cell.batch_size, cell.new_tokens)
         if round_number == 0:
             machine.reset_peak_rss()  # only once: it frees memory, and allocating it again costs time
             gpu.reset_peak_gpu_memory()
         try:
             if self.guesses:
-                timed, gains = run_speculation_pair(requests, round_number, self._run_batch)
+                timed, gains = run_with_and_without_speculation(requests, round_number, self._run_batch)
             else:
                 timed, gains = self._run_batch(requests), {}
         except BatchShortageError as error:
@@ -187,17 +179,17 @@ class CellRunner:
         self.in_pieces |= has_chunked_times(timed.completions)
         prompt_tokens = cell.prompt_tokens
         if self.real is not None:
-            lengths = self.real.record_lengths(timed.completions)
+            lengths = self.real.record_prompt_lengths(timed.completions)
             cell.lengths += lengths
             prompt_tokens = round(mean(lengths))
         if round_number == 0:
             cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.get_peak_gpu_memory_mib()
         figures = (
-            latency_metrics(timed.completions, timed.started)
+            compute_latency_metrics(timed.completions, timed.started)
             | timed.speed
             | {"seconds": timed.seconds}
             # a pass that checks guesses is no single step, and the draft computes and reads, too
-            | ({} if self.guesses else self._compute_and_read_rates(cell, prompt_tokens, timed.spent))
+            | ({} if self.guesses else self._compute_hardware_rates(cell, prompt_tokens, timed.spent))
             | gains
         )
         joules, new = timed.joules, timed.new_tokens
@@ -212,31 +204,27 @@ class CellRunner:
             engine, requests, rows, lambda _: self._raise_on_shortage(shortages_before)
         )
         seconds = time.perf_counter() - started
-        joules = self.energy.joules_since(energy)
+        joules = self.energy.compute_joules(energy)
         return TimedBatch(completions, started, seconds, joules, engine.stats - before)
 
     def _raise_on_shortage(self, shortages_before: int) -> None:
-        """Raise BatchShortageError as soon as the engine runs fewer sequences, because that would be another
-        cell.
-        """
         if shortages := self.engine.stats.row_shortages[shortages_before:]:
             raise BatchShortageError(shortages[0])
 
-    def _compute_and_read_rates(self, cell: Cell, prompt_tokens: int, stats: EngineStats) -> dict[str, float]:
-        """Return the achieved FLOP/s and bytes/s. Empty if the model's arithmetic is unknown."""
+    def _compute_hardware_rates(self, cell: Cell, prompt_tokens: int, stats: EngineStats) -> dict[str, float]:
+        """Return the achieved FLOP/s and bytes/s. Empty if the model's FLOP count is unknown."""
         if self.arithmetic is None or not (stats.prefill_s and stats.decode_s):
             return {}
         shared = round(stats.shared_tokens / cell.batch_size)  # the engine may not use it
         shape = BatchShape(cell.batch_size, prompt_tokens, cell.new_tokens, shared)
         return {
-            "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / stats.prefill_s,
-            "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / stats.decode_s,
-            "decode_gb_per_s": self.arithmetic.decode_gb(shape) / stats.decode_s,
+            "prefill_gflop_per_s": self.arithmetic.compute_prefill_gflop(shape) / stats.prefill_s,
+            "decode_gflop_per_s": self.arithmetic.compute_decode_gflop(shape) / stats.decode_s,
+            "decode_gb_per_s": self.arithmetic.compute_decode_gb(shape) / stats.decode_s,
         }
 
 
 def find_run_failure(completions: Sequence[Completion], new_tokens: int) -> Note | None:
-    """Return a note on why a run does not count. None if the run is valid."""
     for completion in completions:
         if completion.error:
             return note("error", reason=completion.error)
@@ -244,13 +232,13 @@ def find_run_failure(completions: Sequence[Completion], new_tokens: int) -> Note
     return None if tokens == {new_tokens} else note("too_short", tokens=min(tokens), wanted=new_tokens)
 
 
-def latency_metrics(completions: Sequence[Completion], start_time: float) -> dict[str, float]:
+def compute_latency_metrics(completions: Sequence[Completion], start_time: float) -> dict[str, float]:
     """Return the median time to the first token, and percentiles of the gaps between tokens."""
     firsts = [
         completion.token_times[0] - start_time if completion.token_times else completion.first_token_s
         for completion in completions
     ]
-    gaps = percentiles(gap for completion in completions for gap in iterate_token_gaps_s(completion))
+    gaps = compute_percentiles(gap for completion in completions for gap in iterate_token_gaps_s(completion))
     return {"ttft_s": median(firsts), **{f"itl_{rank}_s": gap for rank, gap in gaps.items()}}
 
 
@@ -260,7 +248,7 @@ def iterate_token_gaps_s(completion: Completion) -> Iterator[float]:
 
 
 def has_chunked_times(completions: Sequence[Completion]) -> bool:
-    """Return whether the times belong to chunks of text, which may contain several tokens."""
+    """Return whether the engine reports times per text chunk instead of per token."""
     return any(
         completion.token_times is not None and len(completion.token_times) != completion.answer.num_tokens
         for completion in completions

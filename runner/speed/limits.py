@@ -1,6 +1,4 @@
-"""Measures the machine's compute and bandwidth limits between a sweep's runs, and how close each
-cell comes.
-"""
+"""Measures the machine's matmul rate and memory bandwidth during a sweep."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from dataclasses import dataclass, field
 
 from runner.speed.cells import ENOUGH_TO_TELL, Cell
 from runner_base import MEMORY_ERRORS, is_out_of_memory_error
-from runner_base.spreads import relative_spread
+from runner_base.spreads import compute_relative_spread
 from runner_engine import ModelArithmetic
 from runner_engine.sessions import HardwareRates
 
@@ -17,13 +15,13 @@ MATRIX, READING = "matrix rate", "bandwidth"
 
 @dataclass
 class MachineLimits:
-    """All measurements of the machine's matmul and read rates. The highest ones count as limits."""
+    """All measured matmul rates and memory read rates of the machine. The highest rates are the limits."""
 
     arithmetic: ModelArithmetic | None
     measured: list[HardwareRates] = field(default_factory=list)
 
-    def measure_once(self) -> None:
-        """Measure the matmul and read rates once more, if possible and if memory suffices."""
+    def measure_rates(self) -> None:
+        """Measure the matmul rate and the memory read rate again, unless memory is too small."""
         if self.arithmetic is None:
             return
         try:
@@ -42,10 +40,10 @@ class MachineLimits:
 
     @property
     def noise(self) -> float:
-        """Interquartile range of a rate relative to its median. 0 with too few measurements."""
+        """Largest interquartile range of a measured rate, relative to its median."""
         if len(self.measured) < ENOUGH_TO_TELL:
             return 0.0
-        return max(relative_spread(values) for values in self._values_by_rate)
+        return max(compute_relative_spread(values) for values in self._values_by_rate)
 
     @property
     def _values_by_rate(self) -> tuple[list[float], list[float]]:
@@ -53,10 +51,7 @@ class MachineLimits:
             limit.read_gb_per_s for limit in self.measured
         ]
 
-    def limit_shares(self, cell: Cell) -> dict[str, float]:
-        """Return the shares of the machine's limits that a cell reached. Empty if cell or limits are
-        unknown.
-        """
+    def compute_limit_fractions(self, cell: Cell) -> dict[str, float]:
         best = self.best_rates
         if best is None or "decode_gb_per_s" not in cell.metric_names:
             return {}
@@ -67,6 +62,6 @@ class MachineLimits:
         }
 
 
-def nearest_limit_name(limit_shares: dict[str, float]) -> str:
-    """Return the name of the limit to which decoding came closest: compute or bandwidth."""
+def get_nearest_limit_name(limit_shares: dict[str, float]) -> str:
+    """Return whether compute or memory bandwidth limits decoding more."""
     return MATRIX if limit_shares["decode_matrix_share"] > limit_shares["decode_read_share"] else READING

@@ -1,4 +1,4 @@
-"""Draws the pictures of a sweep from a job's folder: `python -m runner.speed.pictures FOLDER`."""
+"""Draws the plots of a sweep: `python -m runner.speed.pictures FOLDER` reads a job's folder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
             Picture("speed_batch", title_b, lambda: _draw_speed_by_batch_size(picture_data, speed, title_b))
         )
     if several["prompt_tokens"]:
-        title_p = f"Time to first token against prompt length: {picture_data['title']}"
+        title_p = f"Time to first token by prompt length:  {picture_data['title']}"
         pictures.append(
             Picture("ttft_prompt", title_p, lambda: _draw_ttft_by_prompt_length(picture_data, title_p))
         )
@@ -76,17 +76,14 @@ def _create_titled_axes(title: str) -> tuple[Figure, Axes]:
 
 
 def _group_cells_into_lines(
-    cells: Sequence[Cell], shared_axes: Sequence[str]
+    cells: Sequence[Cell], setting_names: Sequence[str]
 ) -> list[tuple[str, list[Cell]]]:
-    """Group cells into plotted lines by their shared settings. Each line is labelled by the values that
-    differ.
-    """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(tuple(cell[axis] for axis in shared_axes), []).append(cell)
-    differing = [at for at in range(len(shared_axes)) if len({group[at] for group in groups}) > 1]
+        groups.setdefault(tuple(cell[axis] for axis in setting_names), []).append(cell)
+    differing = [at for at in range(len(setting_names)) if len({group[at] for group in groups}) > 1]
     return [
-        (", ".join(_format_axis_value(shared_axes[at], group[at]) for at in differing), group_cells)
+        (", ".join(_format_axis_value(setting_names[at], group[at]) for at in differing), group_cells)
         for group, group_cells in groups.items()
     ]
 
@@ -106,15 +103,12 @@ def _format_axis_value(axis: str, value: float) -> str:
 def _draw_curves(
     axes: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], metric: str
 ) -> None:
-    """Draw one line per group of cells, with error bars from the lowest to the highest repeat of each
-    point.
-    """
     for (line_label, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
         points = sorted((x_of(cell), *cell[metric]) for cell in line_cells if metric in cell)
         if not points:
             continue
         x, y, low, high = zip(*points, strict=True)
-        _draw_error_bars(axes, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
+        _draw_error_bars(axes, x, y, ranges=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
         axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
 
 
@@ -122,13 +116,12 @@ def _draw_error_bars(
     axes: Axes,
     x: Sequence[float],
     y: Sequence[float],
-    spreads: Sequence[tuple[float, float]],
+    ranges: Sequence[tuple[float, float]],
     is_vertical: bool,
     colour: str,
 ) -> None:
-    """Draw an error bar from the lowest to the highest repeat of each point. Single repeats have no bar."""
     where = [
-        (at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]
+        (at, other, *spread) for at, other, spread in zip(x, y, ranges, strict=True) if spread[0] < spread[1]
     ]
     if not where:
         return
@@ -142,23 +135,20 @@ def _draw_error_bars(
 
 
 def _join_legend_notes(*notes: str, has_bars: bool) -> str:
-    """Return a text that explains the plot's marks, with the error bars if there are any."""
     return "; ".join([*notes, *(["bars: lowest and highest repeat"] if has_bars else [])])
 
 
 def _has_error_bars(cells: Sequence[Cell], *metrics: str) -> bool:
-    """Return whether the repeats of any cell differ in one of the plotted metrics."""
     return any(cell[name][1] < cell[name][2] for cell in cells for name in metrics if name in cell)
 
 
-def _add_legend_or_note(axes: Axes, num_lines: int, note: str) -> None:
-    """Explain lines and marks in a legend, or in a note below a single line."""
+def _add_legend_or_note(axes: Axes, num_lines: int, explanation: str) -> None:
     if num_lines > MAX_LINES:
-        note = "; ".join(filter(None, (note, f"{MAX_LINES} of {num_lines} lines")))
+        explanation = "; ".join(filter(None, (explanation, f"{MAX_LINES} of {num_lines} lines")))
     if axes.get_legend_handles_labels()[0]:
-        _add_legend(axes, note.replace("; ", "\n") or None)
-    elif note:
-        axes.text(0.0, -0.17, note, transform=axes.transAxes, fontsize=8, color=MUTED)
+        _add_legend(axes, explanation.replace("; ", "\n") or None)
+    elif explanation:
+        axes.text(0.0, -0.17, explanation, transform=axes.transAxes, fontsize=8, color=MUTED)
 
 
 def _add_legend(axes: Axes, title: str | None = None) -> None:
@@ -175,7 +165,6 @@ def _add_legend(axes: Axes, title: str | None = None) -> None:
 
 
 def _use_log2_x_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Scale the x axis by powers of two, with a tick at each measured value."""
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -201,9 +190,9 @@ def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
                   transform=axes.get_xaxis_transform(), label="some cells: no numbers", zorder=5)  # fmt: skip
 
 
-def _draw_throughput_vs_latency(points: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
+def _draw_throughput_vs_latency(plot_data: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
-    cells = [cell for cell in points["cells"] if not cell["note"]]
+    cells = [cell for cell in plot_data["cells"] if not cell["note"]]
     lines = _group_cells_into_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
     for number, ((line_label, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
@@ -240,9 +229,9 @@ def _draw_throughput_vs_latency(points: dict[str, Any], speed: str, latency: str
     return figure
 
 
-def _draw_speed_by_batch_size(points: dict[str, Any], speed: str, title: str) -> Figure:
+def _draw_speed_by_batch_size(plot_data: dict[str, Any], speed: str, title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
-    cells = points["cells"]
+    cells = plot_data["cells"]
     lines = _group_cells_into_lines(
         [cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix")
     )
@@ -256,9 +245,9 @@ def _draw_speed_by_batch_size(points: dict[str, Any], speed: str, title: str) ->
     return figure
 
 
-def _draw_ttft_by_prompt_length(points: dict[str, Any], title: str) -> Figure:
+def _draw_ttft_by_prompt_length(plot_data: dict[str, Any], title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
-    cells = points["cells"]
+    cells = plot_data["cells"]
     lines = _group_cells_into_lines(
         [cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix")
     )
@@ -272,9 +261,9 @@ def _draw_ttft_by_prompt_length(points: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def _draw_latency_by_rate(points: dict[str, Any], title: str) -> Figure:
+def _draw_latency_by_rate(plot_data: dict[str, Any], title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
-    loads = points["loads"]
+    loads = plot_data["loads"]
     rates = [load["rate"] for load in loads]
     shown = (("answer_p50_s", "whole answer"), ("answer_p95_s", "whole answer"), ("answer_p99_s", "whole answer"),
              ("ttft_p50_s", "first token"), ("ttft_p95_s", "first token"))  # fmt: skip
@@ -286,14 +275,18 @@ def _draw_latency_by_rate(points: dict[str, Any], title: str) -> Figure:
             values = [load.get(name) for load in loads]
             pane.plot(rates, values, linestyle=styles[rank], color=colour, marker=marker, markersize=4, linewidth=1.4,
                       label=f"{label}, {rank}")  # fmt: skip
-    if points["knee"] is not None:
+    if plot_data["knee"] is not None:
         pane.axvline(
-            points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s"
+            plot_data["knee"],
+            color=GOOD,
+            linewidth=1.2,
+            zorder=0,
+            label=f"knee: {plot_data['knee']:g} requests/s",
         )
     _use_log2_x_axis(pane, rates)
     _use_log10_y_axis(pane)
     pane.set_xlabel("arriving requests/s")
-    pane.set_ylabel("latency since the request was due, s")
+    pane.set_ylabel("latency from scheduled arrival, s")
     _add_legend(pane)
     return figure
 

@@ -1,6 +1,6 @@
-"""Prompts from a data set or file for a sweep, with their own lengths, instead of random tokens.
+"""Real prompts for a sweep, from a data set or file, instead of random tokens.
 
-They are sent in order, each once before any is repeated: a model that caches prompts would
+The prompts are sent in order, each once before any is repeated: a model that caches prompts would
 otherwise save work.
 """
 
@@ -27,7 +27,7 @@ from runner.datasets.prompts import (
 )
 from runner.datasets.questions import describe_dataset, load_questions
 from runner_base import ConfigError
-from runner_base.errors import rename_error_keys
+from runner_base.errors import translate_error_keys
 from runner_base.notes import Note, note
 from runner_engine import Completion, Engine, Prompt, Request
 
@@ -46,10 +46,8 @@ class RealPrompts:
     left_out: int = 0  # too long for the model
     _taken: int = 0
 
-    def omit_too_long(self, engine: Engine, max_tokens: float, new_tokens: int) -> None:
-        """Omit all prompts that exceed the context length. Token counts of a server are unknown, so its
-        prompts stay.
-        """
+    def omit_too_long_prompts(self, engine: Engine, max_tokens: float, new_tokens: int) -> None:
+        """Omit prompts that exceed the context length. Has no effect if a server tokenizes."""
         fits = [
             len(engine.encode(Request(0, prompt))[1]) + new_tokens <= max_tokens for prompt in self.prompts
         ]
@@ -57,8 +55,8 @@ class RealPrompts:
         if self.left_out == len(self.prompts):
             raise ConfigError(
                 (
-                    f"none of its {len(fits):,} prompts fits with task.new_tokens={new_tokens} "
-                    f"into the model's {max_tokens:.0f} tokens"
+                    f"none of the {len(fits):,} prompts fits with task.new_tokens={new_tokens} "
+                    f"into the model's context length of {max_tokens:.0f} tokens"
                 ),
                 key="task.prompts",
                 value=self.name,
@@ -67,8 +65,7 @@ class RealPrompts:
         if self.left_out:
             self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
 
-    def next_batch(self, count: int, new_tokens: int) -> list[Request]:
-        """Return the next prompts as a batch of requests that each decode `new_tokens` tokens."""
+    def take_next_batch(self, count: int, new_tokens: int) -> list[Request]:
         positions = range(self._taken, self._taken + count)
         self._taken += count
         chosen = (self.prompts[position % len(self.prompts)] for position in positions)
@@ -77,13 +74,11 @@ class RealPrompts:
             for row, prompt in enumerate(chosen)
         ]
 
-    def skip_sent(self, num_prompts: int, lengths: Sequence[int]) -> None:
-        """Skip prompts that an earlier start has sent, and record their lengths in tokens."""
+    def skip_sent_prompts(self, num_prompts: int, prompt_lengths: Sequence[int]) -> None:
         self._taken += num_prompts
-        self.lengths += lengths
+        self.lengths += prompt_lengths
 
-    def record_lengths(self, completions: Sequence[Completion]) -> list[int]:
-        """Record and return the lengths of sent prompts in tokens, as counted by engine or server."""
+    def record_prompt_lengths(self, completions: Sequence[Completion]) -> list[int]:
         lengths = [completion.prompt_tokens for completion in completions]
         self.lengths += lengths
         return lengths
@@ -94,7 +89,6 @@ class RealPrompts:
 
     @property
     def description(self) -> str:
-        """Text with the prompts' source, number and lengths."""
         return (
             f"{self.name} · {len(self.prompts):,} prompts · {format_length_range(self.lengths)} "
             f"tokens, median {self.median_length:,}"
@@ -109,12 +103,10 @@ class RealPrompts:
 
 
 def format_length_range(lengths: Sequence[int]) -> str:
-    """Return shortest and longest length as text."""
     return f"{min(lengths):,}–{max(lengths):,}" if lengths else "unknown"
 
 
 def read_sweep_prompts(task: SweepConfig) -> RealPrompts | None:
-    """Return the prompts that the sweep's config names. None for random tokens."""
     if task.prompts is None:
         return None
     prompts_config = PromptsConfig(prompts=task.prompts, format=task.format)
@@ -123,7 +115,7 @@ def read_sweep_prompts(task: SweepConfig) -> RealPrompts | None:
         raw_prompts = load_user_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(raw_prompt, BranchedPrompt) for raw_prompt in raw_prompts):
             raise ConfigError(
-                "branches: task=sweep does not use them. Remove them from the lines",
+                "task=sweep does not support prompts with branches. Remove the branches from the file",
                 key="task.prompts",
                 value=task.prompts,
                 code="unsupported",
@@ -147,4 +139,4 @@ def _read_data_set_questions(task: SweepConfig) -> list[str]:
     try:
         return [item.question for item in load_questions(questions)]
     except ConfigError as error:  # the message names the key of tasks that score
-        raise rename_error_keys(error, {"task.data": "task.prompts"}) from error
+        raise translate_error_keys(error, {"task.data": "task.prompts"}) from error

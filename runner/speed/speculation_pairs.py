@@ -1,6 +1,4 @@
-"""Runs batches alternately with and without speculative decoding, so that other load slows both
-equally.
-"""
+"""Alternates runs with and without speculative decoding, so that other load affects both equally."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ SPEED = "decode_tok_per_s"
 
 
 class Batch(Protocol):
-    """Protocol of a batch that was run once, with its speeds."""
+    """Interface of a finished batch with its speeds."""
 
     completions: list[Completion]
     spent: EngineStats
@@ -30,11 +28,12 @@ class Batch(Protocol):
 Timed = TypeVar("Timed", bound=Batch)
 
 
-def run_speculation_pair(
+def run_with_and_without_speculation(
     requests: Sequence[Request], round_number: int, run_batch: Callable[[Sequence[Request]], Timed]
 ) -> tuple[Timed, dict[str, float]]:
-    """Run a batch with and without speculation in alternating order. Returns the run with speculation
-    and its gains.
+    """Run a batch with and without speculative decoding, in alternating order.
+
+    Returns the run with speculation, and the gain metrics.
     """
     plain = [replace(request, is_guessed=False) for request in requests]
     if round_number % 2:

@@ -26,7 +26,7 @@ def check_context_length(max_tokens: float, prompt_tokens: int, new_tokens: int,
             (
                 f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} need "
                 f"{prompt_tokens + new_tokens} tokens, but the model's limit is {max_tokens:.0f}. "
-                f"Lower one of them{hint}"
+                f"Lower task.prompt_tokens or task.new_tokens{hint}"
             ),
             code="too_large",
         )
@@ -38,25 +38,25 @@ def create_random_requests(
     new_tokens: int,
     vocab_size: int,
     seed: int,
-    draw_index: int = 0,
+    variant: int = 0,
     shared_prefix_tokens: int = 0,
 ) -> list[Request]:
-    """Return a batch of prompts of random token ids. The same arguments always give the same batch.
+    """Return a batch of random prompts, which depends only on the arguments.
 
-    Another `draw_number` gives other prompts of the same shape. Sequences, and usually draws,
+    Another `variant` gives other prompts of the same shape. Sequences, and usually variants,
     differ from their first token on: otherwise an engine that computes a shared prefix once would
     do less work than is measured. The first `shared_prefix_tokens` tokens are the same in all
-    sequences of a draw.
+    sequences of a batch.
     """
     assert vocab_size >= 1
     # the middle half, since special tokens and padding rows are at the ends of the vocabulary
     low = vocab_size // 4
     high = max(low + 1, vocab_size - low)
-    random_ids = random.Random(f"{seed}/{draw_index}/{batch_size}/{prompt_tokens}")
+    random_ids = random.Random(f"{seed}/{variant}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
     while len(firsts) < batch_size:  # without repetition, if there are enough ids
         firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
-    shared_ids = random.Random(f"{seed}/{draw_index}/{prompt_tokens}/shared")
+    shared_ids = random.Random(f"{seed}/{variant}/{prompt_tokens}/shared")
     shared = [shared_ids.randrange(low, high) for _ in range(min(shared_prefix_tokens, prompt_tokens))]
     return [
         Request(

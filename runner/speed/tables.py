@@ -1,4 +1,4 @@
-"""Converts a sweep's results to metrics, table rows, MLflow series and data for pictures."""
+"""Converts a sweep's results to metrics, table rows, MLflow metric series and plot data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from runner.config.measures import SweepConfig
-from runner.speed.arrivals import RequestLoad, is_rate_sustained, offered_rate_of_load
+from runner.speed.arrivals import RequestLoad, estimate_offered_rate, is_rate_sustained
 from runner.speed.cells import ENERGY, GAPS, SPEEDS, Cell
-from runner.speed.limits import MachineLimits, nearest_limit_name
+from runner.speed.limits import MachineLimits, get_nearest_limit_name
 from runner.speed.real_prompts import format_length_range
 from runner.speed.speculation_pairs import GAIN
 
@@ -22,25 +22,24 @@ PER_MINUTE = 60  # steps are whole numbers: the step of a rate is its requests p
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
 
 
-def main_speed_metric(cells: Sequence[Cell]) -> str:
-    """Return the name of the main speed metric: decode speed, or for servers the speed of whole answers."""
+def select_speed_metric(cells: Sequence[Cell]) -> str:
     return "decode_tok_per_s" if "decode_tok_per_s" in cells[0].metric_names else "output_tok_per_s"
 
 
-def cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, float]:
-    """Return every metric of every measured cell, each as median, lowest and highest value."""
+def compute_cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.metric_names, AGGREGATES.items()):
             metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
         single = {"peak_rss_mib": cell.peak_rss_mib, "cuda_peak_mib": cell.cuda_peak_mib, "noise": cell.noise}
         metrics |= {f"{name}/{cell.key}": value for name, value in single.items() if value is not None}
-        metrics |= {f"{name}/{cell.key}": value for name, value in limits.limit_shares(cell).items()}
+        metrics |= {
+            f"{name}/{cell.key}": value for name, value in limits.compute_limit_fractions(cell).items()
+        }
     return metrics
 
 
 def request_rate_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
-    """Return every metric of every measured request rate."""
     return {
         f"{name}/{load.metric_suffix}": value
         for load in loads
@@ -49,7 +48,7 @@ def request_rate_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
     }
 
 
-def _cell_settings(cell: Cell, task: SweepConfig) -> dict[str, Any]:
+def _select_varying_settings(cell: Cell, task: SweepConfig) -> dict[str, Any]:
     """Return the settings of a cell, without settings that have the same value in all cells."""
     position: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
     position |= {"prompt_tokens": format_length_range(cell.lengths)} if not task.prompt_tokens else {}
@@ -67,13 +66,12 @@ def _num_decimals(metric: str) -> int:
     )
 
 
-def speed_table_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
-    """Return the table of speeds: medians of all metrics, and the range of the main speed."""
+def build_speed_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
     measured = [cell for cell in cells if not cell.note]
-    speed, rows = main_speed_metric(measured), []
+    speed, rows = select_speed_metric(measured), []
     figures = [name for name in ("ttft_s", *SPEEDS, "seconds") if name in measured[0].metric_names]
     for cell in cells:
-        row = _cell_settings(cell, task)
+        row = _select_varying_settings(cell, task)
         for name in figures:
             row[name] = None if cell.note else round(cell.median(name), _num_decimals(name))
             if name == speed:
@@ -91,32 +89,32 @@ def speed_table_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str,
     return rows
 
 
-def limit_table_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) -> list[dict[str, Any]]:
-    """Return the table of token gaps, energy, and shares of the machine's limits that each cell reached."""
+def build_limit_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         names = (*GAPS, "prefill_gflop_per_s", "decode_gb_per_s", *ENERGY)
         row: dict[str, Any] = {
             name: round(cell.median(name), _num_decimals(name)) for name in names if name in cell.metric_names
         }
-        if shares := limits.limit_shares(cell):
+        if shares := limits.compute_limit_fractions(cell):
             row["prefill_share"] = f"{shares['prefill_matrix_share']:.0%}"
             row["decode_share"] = f"{shares['decode_read_share']:.0%}"
-            row["decode_nearer_to"] = nearest_limit_name(shares)
+            row["decode_nearer_to"] = get_nearest_limit_name(shares)
         if row:
-            rows.append(_cell_settings(cell, task) | row)
+            rows.append(_select_varying_settings(cell, task) | row)
     return rows
 
 
-def request_rate_rows(loads: Sequence[RequestLoad], sustainable_rate: float | None) -> list[dict[str, Any]]:
-    """Return the table of measured request rates."""
+def build_request_rate_rows(
+    loads: Sequence[RequestLoad], sustainable_rate: float | None
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     lowest = next((load for load in loads if load.seconds), loads[0])
     for load in loads:
         row: dict[str, Any] = {"requests_per_s": load.rate, "requests": len(load.requests)}
         if load.seconds:
             figures = load.metrics
-            row["offered"] = round(offered_rate_of_load(load, lowest), 3)
+            row["offered"] = round(estimate_offered_rate(load, lowest), 3)
             row["answers_per_s"] = round(figures["answered_requests_per_s"], 3)
             row["tok_per_s"] = round(figures["output_tok_per_s"], 1)
             row |= {
@@ -136,7 +134,7 @@ def request_rate_rows(loads: Sequence[RequestLoad], sustainable_rate: float | No
 
 
 def create_mlflow_series(cells: Sequence[Cell], loads: Sequence[RequestLoad], task: SweepConfig) -> Series:
-    """Return curves for MLflow by batch size, by prompt length, and by requests per minute."""
+    """Return MLflow metric series over batch size, prompt length and requests per minute."""
     series: Series = {}
     for cell in cells:
         rest = f"_new_{cell.new_tokens}" if len(task.new_tokens) > 1 else ""

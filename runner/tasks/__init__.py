@@ -1,4 +1,4 @@
-"""Interface for task modules. Each task is one file or folder, and no task imports another.
+"""Interface of task modules. Task modules must not import each other.
 
 base.py defines the Task protocol, and CONTRIBUTING.md shows an example task. Names are imported
 at first use, because a plan needs few.
@@ -6,7 +6,7 @@ at first use, because a plan needs few.
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner.config.resolved import ResolvedJob as ResolvedJob
@@ -69,7 +69,7 @@ PLACES = {
     "Judge": "runner.tasks.collecting",  # gives a sample its verdict, and knows which samples are the job's own
     "NoJudge": "runner.tasks.collecting",  # judges nothing; derive from it
     "Policy": "runner.tasks.collecting",  # base class for reuse, early stopping, repeats and the like
-    "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat
+    "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat_index
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
@@ -105,4 +105,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES, prefix="")
+__getattr__ = create_lazy_getattr(__name__, PLACES, prefix="")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.render.progress_messages import resuming_message
+from runner.render.progress_messages import format_resuming_message
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting import (
     UNJUDGED,
@@ -22,8 +22,8 @@ from runner.tasks.collecting import (
     Policy,
     StoredAnswers,
     ThinkingReuse,
-    answer_requests,
     build_collected_answers,
+    send_unanswered_requests,
 )
 from runner_base import announce
 from runner_engine import Request
@@ -36,8 +36,7 @@ def collect_answers(
     policies: Sequence[Policy] = (),
     num_questions: int | None = None,
 ) -> CollectedAnswers:
-    """Return the answers to all requests, in order. If a policy decides that fewer are enough, return
-    only the first ones.
+    """Answer all requests and return the answers in order. A policy may stop early.
 
     Unanswered requests are sent, judged and recorded. A job without any answer has failed.
     `num_questions` is the number of questions, where a question is several requests; progress is
@@ -47,18 +46,22 @@ def collect_answers(
     recorded = sum(int(request.id) in recorder.done for request in requests)
     kept = StoredAnswers(requests, recorder, judge, context.config.rerun)
     policy = CombinedPolicy([AnswerReuse(context, judge), ThinkingReuse(context), *policies])
-    kept.use_reused(policy.find_known_answers(kept.unanswered_ids))
+    kept.add_reused_samples(policy.find_known_answers(kept.unanswered_ids))
     enough = policy.start(kept.answered_samples)
     if enough is not None:
         kept.truncate_requests(enough)
     asked_again = kept.num_retried
     partial = PartialAnswersFile(recorder.folder)
-    measured = EngineMeasurements.read_from(recorder.folder) if kept.settled else None
+    measured = EngineMeasurements.read_from_folder(recorder.folder) if kept.settled else None
     if kept.todo:
         of_questions = (num_questions or len(requests)) / len(requests)
-        if text := resuming_message(of_questions * recorded, num_questions or len(requests), len(partial)):
+        if text := format_resuming_message(
+            of_questions * recorded, num_questions or len(requests), len(partial)
+        ):
             announce(text)
-        enough, measured = answer_requests(kept, context, judge, policy, partial, measured, num_questions)
+        enough, measured = send_unanswered_requests(
+            kept, context, judge, policy, partial, measured, num_questions
+        )
     else:
         kept.record_reused()
     policy.finish(recorder.done.values())
@@ -67,6 +70,6 @@ def collect_answers(
         kept, enough, measured, policy.notes(), asked_again, context.config.task.name
     )
     if measured is not None:
-        done.metrics |= measured.cost_metrics(done.samples, context.config.price_kwh)
+        done.metrics |= measured.compute_cost_metrics(done.samples, context.config.price_kwh)
         done.note_values += measured.energy_notes(context.config.price_kwh)
     return done

@@ -21,9 +21,7 @@ Own = TypeVar("Own")
 
 
 class Uses(StrEnum):
-    """What a task needs at run time: model weights, model files, an engine, a quiet machine, or fresh
-    processes.
-    """
+    """Resource that a task needs at run time, such as model weights or an engine."""
 
     weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
     model_files = "model_files"  # reads files of the model group without loading them
@@ -60,7 +58,7 @@ class TaskInputs:
 
 @dataclass
 class TaskContext:
-    """What a running task receives: recorder, resolved job and engine."""
+    """Objects that a running task uses: recorder, resolved job and engine."""
 
     recorder: Recorder
     resolved: ResolvedJob
@@ -96,21 +94,18 @@ class Task(Protocol):
 
 
 def apply_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
-    """Return the job with the config keys that the task's inputs determine, and with a second model if
-    the inputs need one.
-    """
+    """Set the config keys that the task's inputs determine. Adds a second model if needed."""
     if inputs.decided:
         before = resolved.config.task
         task = replace(before, **inputs.decided)
         keys = {key.name for key in fields(before)}
         # what was read
         vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
-        resolved = resolved.replace_groups(task=task)
-    return resolved.with_second_model(inputs.second)
+        resolved = resolved.replace_config_groups(task=task)
+    return resolved.add_second_model(inputs.second)
 
 
 def typed_task_config(config: RunnerConfig, task_config_class: type[Own]) -> Own:
-    """Return `config.task`, typed as the given task config class."""
     assert isinstance(config.task, task_config_class)
     return config.task
 

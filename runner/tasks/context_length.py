@@ -22,7 +22,7 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 
 def exceed_context_hint(resolved: ResolvedJob) -> str:
-    """Return a hint on how to exceed the model's context length, to be appended to an error message."""
+    """Return a hint for error messages: how to exceed the model's context length."""
     return (
         ""
         if get_model_kind(resolved.config.model).positions(resolved).made_for is None
@@ -31,9 +31,7 @@ def exceed_context_hint(resolved: ResolvedJob) -> str:
 
 
 def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens: int) -> None:
-    """Raise ConfigError for more tokens than the model's context length, and name a RoPE scaling that
-    would suffice.
-    """
+    """Raise ConfigError if the model's context length is too small. The message suggests a RoPE scaling."""
     room = get_model_kind(resolved.config.model).positions(resolved).room
     if longest_tokens <= room:
         return
@@ -43,7 +41,7 @@ def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens:
     raise ConfigError(
         (
             f"with rope={resolved.config.rope.name} the model's limit is {room:,.0f} tokens. "
-            f"Lower this value{fix}"
+            f"Use a smaller value{fix}"
         ),
         key=config_key,
         value=longest_tokens,
@@ -51,7 +49,7 @@ def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens:
     )
 
 
-def needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
+def build_needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
     """Return a note if RoPE is scaled but no text exceeds the context length of the model's training."""
     rope = resolved.config.rope
     if getattr(rope, "factor", 1) == 1:
@@ -67,16 +65,14 @@ def needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[N
 
 
 def sample_scaling_notes(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
-    """Return notes that compare the lengths of all prompts and answers with the context length."""
     lengths = (
         sample.prompt_tokens + max(answer.num_tokens for answer in sample.answers) for sample in samples
     )
     longest = max(lengths, default=0)
-    return needless_scaling_notes(resolved, longest) + beyond_training_length_notes(resolved, longest)
+    return build_needless_scaling_notes(resolved, longest) + build_long_context_notes(resolved, longest)
 
 
-def beyond_training_length_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
-    """Return a note on texts longer than the trained context length. Empty without rope.beyond_trained."""
+def build_long_context_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
     rope, limit = resolved.config.rope, get_model_kind(resolved.config.model).positions(resolved).made_for
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
@@ -86,22 +82,22 @@ def beyond_training_length_notes(resolved: ResolvedJob, longest_tokens: int) -> 
     return [note("beyond", rope=rope.name, made=made, positions=limit, longest=longest_tokens)]
 
 
-def scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
-    """Return a note on needless RoPE scaling before the model is loaded. Bytes are an upper bound of
-    tokens.
+def build_scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
+    """Return a note if the requests do not need RoPE scaling.
+
+    Counts bytes, because no tokenizer is loaded yet.
     """
     if not resolved.config.rope.is_scaling:
         return []
-    longest = max((_num_bytes(request) for request in requests), default=0)
-    return needless_scaling_notes(
+    longest = max((_count_prompt_bytes(request) for request in requests), default=0)
+    return build_needless_scaling_notes(
         resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.max_total_new_tokens
     )
 
 
-def scaling_notes_for_documents(
+def build_scaling_notes_for_documents(
     resolved: ResolvedJob, items: Sequence[ScoredItem], window: int
 ) -> list[Note]:
-    """Return a note on needless RoPE scaling before the model is loaded. task.window limits all lengths."""
     if not resolved.config.rope.is_scaling:
         return []
     longest = 0
@@ -112,7 +108,7 @@ def scaling_notes_for_documents(
             longest,
             min(whole, window) if is_cut else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
         )
-    return needless_scaling_notes(resolved, longest)
+    return build_needless_scaling_notes(resolved, longest)
 
 
 def print_notes_early(notes: Sequence[Note]) -> None:
@@ -121,7 +117,7 @@ def print_notes_early(notes: Sequence[Note]) -> None:
         announce(f"note: {text}")
 
 
-def _num_bytes(request: Request) -> int:
+def _count_prompt_bytes(request: Request) -> int:
     prompt = request.prompt
     if isinstance(prompt, str):
         return len(prompt.encode())

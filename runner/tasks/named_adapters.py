@@ -7,7 +7,7 @@ from runner_base import BYTES, MIB
 from runner_base.notes import Note, note
 
 
-def adapter_memory_notes(resolved: ResolvedJob) -> list[Note]:
+def build_adapter_memory_notes(resolved: ResolvedJob) -> list[Note]:
     """Return a note with the memory of each named LoRA adapter in MiB. Empty without named adapters."""
     mib = {
         name: one.files.num_adapter_parameters * BYTES["float32"] / MIB

@@ -1,4 +1,4 @@
-"""Finds the other job that a config key names, by overrides or by job id, and waits for its result.
+"""Finds another job by its job id or by config overrides, and waits for its result.
 
 `task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides
 are applied on top of the job's own config, so `quantization=none` is the same job without
@@ -18,9 +18,9 @@ from typing import Any
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.core.typed_command import equivalent_grid_command
+from runner.core.typed_command import format_grid_command
 from runner.engines.kinds import get_model_kind
-from runner.records.jobs import LOCK, Job, identify, lock_job
+from runner.records.jobs import LOCK, Job, identify_job, lock_job
 from runner_base import ConfigError, Record, unknown_choice_message
 from runner_base.files import is_locked
 
@@ -29,50 +29,48 @@ MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these c
 SCORING = (*MODEL_GROUPS, "generation.kv_cache")
 
 
-def find_named_job(
+def find_referenced_job(
     config: RunnerConfig,
     key: str,
     job_reference: str,
     version: int,
     hashes: dict[str, str],
-    groups: Sequence[str] = MODEL_GROUPS,
+    allowed_groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
-    """Return the job that a config key names, finished or not. None if the job names itself.
+    """Return the job that `job_reference` identifies by job id or overrides. None if it is this
+    job itself.
 
-    `hashes` are the input hashes that both jobs share. Overrides may change `groups` only.
+    `hashes` are the input hashes that both jobs share. Overrides may change `allowed_groups` only.
     """
     own = build_job(config, version, hashes)
     if is_job_id(job_reference, config.task):
         named = find_job_by_id(config, job_reference)
     else:
-        named = build_job(apply_named_overrides(config, key, job_reference, groups), version, hashes)
+        named = build_job(apply_named_overrides(config, key, job_reference, allowed_groups), version, hashes)
     return None if named.job_id == own.job_id else named
 
 
 def parse_named_overrides(job_reference: str | None, task: TaskConfig) -> list[str]:
-    """Return the overrides by which a config key names a job. Empty if the key is unset or has a job id."""
+    """Split config overrides at blanks. Empty if `job_reference` is None or a job id."""
     return [] if job_reference is None or is_job_id(job_reference, task) else shlex.split(job_reference)
 
 
 def build_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
-    """Return the job of a config whose task inputs have these hashes."""
-    return identify(config, version, _model_fingerprint(config) | hashes, is_measurement=False)
+    return identify_job(config, version, _model_fingerprint(config) | hashes, is_measurement=False)
 
 
 def find_job_by_id(config: RunnerConfig, job_id: str) -> Job:
-    """Return the job with this id in the config's output folder."""
     return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
 
 
 def is_job_id(text: str, task: TaskConfig) -> bool:
-    """Return whether a text is a job id of this task."""
     return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", text) is not None
 
 
 def apply_named_overrides(
     config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]
 ) -> RunnerConfig:
-    """Return the config after GROUP=CHOICE and GROUP.KEY=VALUE overrides from the text of a config key.
+    """Apply overrides of the form GROUP=CHOICE or GROUP.KEY=VALUE to a copy of the config.
 
     Without GROUP=CHOICE, keys of a group change the job's own choice. `groups` are groups, or
     single keys of other groups.
@@ -91,8 +89,8 @@ def apply_named_overrides(
         if not value or not {group, where} & set(groups):
             raise ConfigError(
                 (
-                    f"{unknown_choice_message('override', word, groups)}. Give GROUP=CHOICE, such "
-                    "as quantization=none, or GROUP.KEY=VALUE, or a job id"
+                    f"{unknown_choice_message('override', word, groups)}. Use GROUP=CHOICE (such "
+                    "as quantization=none), GROUP.KEY=VALUE or a job id"
                 ),
                 key=key,
                 value=overrides_text,
@@ -132,25 +130,26 @@ def wait_for_finished_record(job: Job, key: str, job_reference: str) -> Record:
     """Wait for the job and return its record. A ConfigError names the command that runs a missing job."""
     record = wait_for_record(job)
     if record is None:
-        raise not_finished_error(key, job_reference, job)
+        raise build_not_finished_error(key, job_reference, job)
     return record
 
 
-def not_finished_error(key: str, job_reference: str, job: Job, extra_overrides: str = "") -> ConfigError:
-    """Build the error for a named job that has not been run, with the command that runs it."""
+def build_not_finished_error(
+    key: str, job_reference: str, job: Job, extra_overrides: str = ""
+) -> ConfigError:
     if job_reference == job.job_id:
         return ConfigError(
-            f"no completed job with that id in {job.folder.parent}. Run it first",
+            f"no completed job in {job.folder.parent} has this id. Run the job first",
             key=key,
             value=job_reference,
             code="not_found",
         )
-    what = f"that job ({job.job_id}) is not complete in {job.folder.parent}"
-    command = equivalent_grid_command()  # a grid makes what its jobs name
+    what = f"job {job.job_id} is not complete in {job.folder.parent}"
+    command = format_grid_command()  # a grid makes what its jobs name
     fix = (
-        f"Run it first: the same command with {job_reference}{extra_overrides} and without {key}"
+        f"Run that job first: use this command with {job_reference}{extra_overrides} and without {key}"
         if command is None
-        else f"This command runs that job first, then this one: {command}"
+        else f"This command runs both jobs: {command}"
     )
     return ConfigError(f"{what}. {fix}", key=key, value=job_reference, code="not_found")
 
@@ -158,8 +157,8 @@ def not_finished_error(key: str, job_reference: str, job: Job, extra_overrides: 
 def missing_question_error(key: str, job_reference: str, job: Job, question_number: int) -> ConfigError:
     return ConfigError(
         (
-            f"{job.job_id} has not answered question {question_number} of this job: its data, "
-            "task.split, task.offset, task.shuffle_seed, task.only or task.limit differs"
+            f"job {job.job_id} did not answer question {question_number}. Use the same data, task.split, "
+            "task.offset, task.shuffle_seed, task.only and task.limit in both jobs"
         ),
         key=key,
         value=job_reference,
@@ -168,5 +167,4 @@ def missing_question_error(key: str, job_reference: str, job: Job, question_numb
 
 
 def describe_job_state(job: Job) -> str:
-    """Return a text on whether a job is done, for a plan."""
     return "done" if job.read_finished_record() is not None else "must run first"

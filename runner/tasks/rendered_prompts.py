@@ -17,22 +17,22 @@ HASH_CHARACTERS = 12
 
 def add_prompt_facts(
     prompt_description: Sequence[str],
-    empty_request: Request,
+    request_without_question: Request,
     first_request: Request,
     engine: Engine,
     report: EngineReport,
 ) -> None:
-    """Add facts about all of a job's prompts to the engine report. `empty_request` is a prompt without a
-    question.
+    """Add prompt properties, such as chat template and beginning-of-sequence token, to the engine
+    report.
     """
-    seen, form_ids = engine.encode(empty_request)
+    seen, form_ids = engine.encode(request_without_question)
     if report.has_chat_template is not None:  # the engine has the tokenizer
         starts = [
             [identifier == report.bos_token for identifier in ids[:2]]
             for ids in (form_ids, engine.encode(first_request)[1])
         ]
         report.facts["bos"] = BEGINNINGS[max(map(sum, starts))]
-        use = "there, and not used" if isinstance(empty_request.prompt, str) else "used"
+        use = "there, and not used" if isinstance(request_without_question.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
     form_sha256 = prompt_sha256(seen)[:HASH_CHARACTERS]
     fact = PromptFact(tuple(prompt_description), form_sha256, report.facts.get("bos"))

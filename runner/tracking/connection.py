@@ -1,5 +1,4 @@
-"""Connects to an MLflow store: probes it, opens or creates it, and converts its errors to one
-message.
+"""Connects to an MLflow store, and converts the store's exceptions to TrackingError.
 
 MLflow is imported inside the functions: it costs more than a second.
 """
@@ -22,14 +21,16 @@ from runner.tracking.stores import DATABASES, Store
 from runner.tracking.waiting_client import WaitingClient
 from runner_base import ConfigError, TrackingError, convert_write_error, lock_file, redact_secrets
 from runner_base.notes import Note, note
-from runner_base.uris import sqlite_path, sqlite_uri
+from runner_base.uris import format_sqlite_uri, parse_sqlite_path
 
 # their exceptions mean that a store has failed
 STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")
 
 
 def set_mlflow_environment() -> None:
-    """Set MLflow's environment variables before it is imported: no telemetry, no output, short timeouts."""
+    """Disable MLflow's telemetry and output, and shorten its timeouts. Call this before MLflow is
+    imported.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -64,17 +65,16 @@ _opened: dict[Store, Experiment] = {}  # a worker runs many jobs with one store
 
 @contextmanager
 def connect_to_store(store: Store) -> Iterator[Experiment]:
-    """Connect to the store, and create its experiment if missing. Any store error in this block becomes
-    one message.
-    """
+    """Connect to the store, and create its experiment if missing. Converts store errors to TrackingError."""
     with require_reachable_store(store):
         yield _open_experiment(store)
 
 
 @contextmanager
 def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
-    """Connect to a store without creating anything. Yields None if the experiment is missing. Store
-    errors become one message.
+    """Open a store read-only. Yields None if the experiment does not exist.
+
+    Store errors in the block are converted to TrackingError.
     """
     with simplify_store_errors(store):
         yield _find_experiment(store)
@@ -82,7 +82,8 @@ def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
 
 @contextmanager
 def require_reachable_store(store: Store, result_folder: Path | None = None) -> Iterator[None]:
-    """Probe the store before an open client is used. Any store error in this block becomes one message.
+    """Check that the store responds, before an open client uses it. Store errors become
+    TrackingError.
 
     result_folder: the folder that has the result if the store cannot be written.
     """
@@ -92,7 +93,7 @@ def require_reachable_store(store: Store, result_folder: Path | None = None) -> 
 
 
 def _open_experiment(store: Store) -> Experiment:
-    """Open the store's experiment. Each process opens a store only once."""
+    """Open the store's experiment, or return the one that this process has already opened."""
     key = replace(store, parent_run_id=None)
     if key not in _opened or (
         store.sqlite_file is not None and not store.sqlite_file.stat().st_size
@@ -101,8 +102,8 @@ def _open_experiment(store: Store) -> Experiment:
     return _opened[key]
 
 
-def opened_experiment_id(store: Store) -> str | None:
-    """Return the experiment's id if this process has opened the store. None otherwise."""
+def get_cached_experiment_id(store: Store) -> str | None:
+    """Return the experiment's id if this process has already opened the store; otherwise None."""
     experiment = _opened.get(replace(store, parent_run_id=None))
     return None if experiment is None else experiment.id
 
@@ -130,7 +131,7 @@ def _open_store_under_lock(store: Store) -> Experiment:
     with lock:
         import_mlflow(store)
         _create_sqlite_atomically(store.sqlite_file)
-        if store.is_folder_database:
+        if store.is_default_database:
             moved_folders.repair_moved_paths(output_dir)
         client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
@@ -138,7 +139,7 @@ def _open_store_under_lock(store: Store) -> Experiment:
             if experiment.lifecycle_stage != "active":  # its name stays in use
                 raise ConfigError(
                     (
-                        f"the experiment was deleted in MLflow at {store.redacted_uri}. Restore "
+                        f"this experiment was deleted in MLflow at {store.redacted_uri}. Restore "
                         "it with `mlflow experiments restore --experiment-id "
                         f"{experiment.experiment_id}`, or use another name"
                     ),
@@ -146,7 +147,7 @@ def _open_store_under_lock(store: Store) -> Experiment:
                     value=name,
                     code="not_found",
                 )
-            run_table.store_current_view(client, experiment)
+            run_table.store_run_table_view(client, experiment)
             return Experiment(client, experiment.experiment_id)
         # A server keeps files itself; for a database, MLflow would put them in the working
         # directory.
@@ -159,7 +160,7 @@ def open_client(uri: str, config_key: str) -> Any:
     from mlflow import MlflowClient
 
     try:
-        if sqlite_path(uri) is None and uri.startswith(DATABASES):
+        if parse_sqlite_path(uri) is None and uri.startswith(DATABASES):
             return WaitingClient(lambda: MlflowClient(uri), redact_secrets(uri))
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
@@ -177,7 +178,9 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, location, {run_table.TAG: run_table.build_view_json()}))
+        return str(
+            client.create_experiment(name, location, {run_table.TAG: run_table.build_run_table_view_json()})
+        )
     except MlflowException:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -200,9 +203,7 @@ def _probe_store(store: Store) -> None:
 
 
 def _create_sqlite_atomically(database_path: Path | None) -> None:
-    """Create a database under another name and rename it, because a kill during MLflow's migrations
-    would damage it.
-    """
+    """Create a database under a temporary name, so that an interrupted migration leaves no damaged one."""
     if database_path is None or database_path.stat().st_size:
         return
     from mlflow import MlflowClient
@@ -214,7 +215,7 @@ def _create_sqlite_atomically(database_path: Path | None) -> None:
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
         was_kept = empty_database.copy_cached_database(fresh)
-        MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
+        MlflowClient(format_sqlite_uri(fresh)).search_experiments(max_results=1)
         if not was_kept:
             empty_database.cache_new_database(fresh)
         fresh.replace(database_path)
@@ -225,9 +226,7 @@ def _create_sqlite_atomically(database_path: Path | None) -> None:
 
 @contextmanager
 def convert_store_errors(build_message: Callable[[str], str]) -> Iterator[None]:
-    """Convert any store error in this block to a TrackingError. `build_message` receives the error's
-    text.
-    """
+    """Convert store errors to TrackingError. `build_message` returns the new message."""
     try:
         yield
     except Exception as error:
@@ -243,11 +242,12 @@ def convert_store_errors(build_message: Callable[[str], str]) -> Iterator[None]:
 
 
 def simplify_store_errors(store: Store, result_folder: Path | None = None) -> AbstractContextManager[None]:
-    """Convert any store error in this block to one message with a remedy and the location of saved
-    results.
+    """Convert store errors to TrackingError with a suggested fix.
+
+    The message names `result_folder` as the location of saved results.
     """
 
-    def build_message(text: str) -> str:
+    def build_error_message(text: str) -> str:
         reason: Note | str = text
         if "locked" in text:
             reason = note("database_locked")
@@ -255,4 +255,4 @@ def simplify_store_errors(store: Store, result_folder: Path | None = None) -> Ab
             reason = note("store_not_writable", reason=text)
         return format_note(note("store_failed", store=store.redacted_uri, reason=reason, kept=result_folder))
 
-    return convert_store_errors(build_message)
+    return convert_store_errors(build_error_message)

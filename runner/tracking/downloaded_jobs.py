@@ -16,7 +16,7 @@ from runner.records.job_archives import move_files_into_job
 from runner.records.jobs import Job, read_samples
 from runner.tracking.connection import connect_to_store
 from runner.tracking.stored_runs import read_stored_runs
-from runner.tracking.stores import Store, store_from_config
+from runner.tracking.stores import Store, create_store_from_config
 from runner_base import Record, RunRecordError, Status, TrackingError, to_one_line
 
 log = logging.getLogger(__name__)
@@ -25,15 +25,16 @@ log = logging.getLogger(__name__)
 SERVERS = ("http://", "https://")
 
 
-def mlflow_server_store(config: RunnerConfig) -> Store | None:
+def get_mlflow_server_store(config: RunnerConfig) -> Store | None:
     """Return a job's MLflow store if it is a server. None for other stores."""
-    store = store_from_config(config)
+    store = create_store_from_config(config)
     return store if store is not None and store.uri.startswith(SERVERS) else None
 
 
 def download_finished_job(store: Store, job: Job) -> Record | None:
-    """Download a job that an MLflow server has finished. None if the server has no such job. The caller
-    holds the job's lock.
+    """Download a finished job from an MLflow server. None if the server has no such job.
+
+    The caller holds the job's lock.
     """
     if not store.uri.startswith(SERVERS):
         return None
@@ -47,8 +48,8 @@ def download_finished_job(store: Store, job: Job) -> Record | None:
 
 
 def download_run_files(store: Store, run_id: str, job: Job) -> Record | None:
-    """Download a finished run's files into a job's folder. None, with a warning, if the files are
-    damaged.
+    """Download a finished run's files into the job's folder. Damaged files cause a warning and
+    None.
     """
     with tempfile.TemporaryDirectory() as scratch:
         there = replace(job, folder=Path(scratch, job.job_id))
@@ -60,7 +61,7 @@ def download_run_files(store: Store, run_id: str, job: Job) -> Record | None:
             read_samples(there.samples_path)
         except (RunRecordError, OSError) as error:
             log.warning(
-                "run %s of %s has %s, but its files are damaged: %s",
+                "MLflow run %s at %s has damaged files of job %s: %s",
                 run_id,
                 store.redacted_uri,
                 job.job_id,
@@ -69,7 +70,10 @@ def download_run_files(store: Store, run_id: str, job: Job) -> Record | None:
             return None
         if record is None or record.job_id != job.job_id or record.status is not Status.FINISHED:
             log.warning(
-                "run %s of %s is complete, but has no result of %s", run_id, store.redacted_uri, job.job_id
+                "MLflow run %s at %s is complete, but lacks the result of job %s",
+                run_id,
+                store.redacted_uri,
+                job.job_id,
             )
             return None
         if record.result.artifacts:  # files that only the other host has

@@ -1,6 +1,4 @@
-"""Caches MLflow's empty sqlite database for all projects, because MLflow needs long to create one
-through its migrations.
-"""
+"""Caches an empty MLflow database, because MLflow's migrations take seconds for a new one."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 from runner_base import short_hash
-from runner_base.files import replace_atomically, user_cache_folder
-from runner_base.user_cache import mark_file_used, remove_unused_files
+from runner_base.files import get_user_cache_folder, replace_atomically
+from runner_base.user_cache import mark_file_used, remove_unused_cache_files
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +33,8 @@ def copy_cached_database(new_file: Path) -> bool:
 
 
 def cache_new_database(new_file: Path) -> None:
-    """Cache a database that MLflow has just created, without its experiment, which refers to a folder."""
-    if (cache := user_cache_folder()) is None:
+    """Cache a database that MLflow has just created. The default experiment is removed."""
+    if (cache := get_user_cache_folder()) is None:
         return
     try:
         with closing(sqlite3.connect(":memory:")) as copy:
@@ -55,13 +53,13 @@ def cache_new_database(new_file: Path) -> None:
         replace_atomically(file, write_content)
         for damaged in set(_cached_files()) - {file}:
             damaged.unlink(missing_ok=True)
-        remove_unused_files()
+        remove_unused_cache_files()
     except (OSError, sqlite3.Error) as error:
         log.info("cannot store MLflow's empty database for reuse: %s", error)
 
 
 def _cached_files() -> list[Path]:
-    cache = user_cache_folder()
+    cache = get_user_cache_folder()
     return [] if cache is None else list(cache.glob(f"{_cache_file_prefix()}-*.db"))
 
 

@@ -31,7 +31,7 @@ GRIDS = ".grids"  # in output_dir: a lock and a file of pending runs for each gr
 
 @dataclass(frozen=True)
 class GridName:
-    """A grid's hash, its title and its unchanging params."""
+    """Hash, title and MLflow params that identify a grid."""
 
     digest: str  # which follows from its jobs
     title: str
@@ -40,9 +40,7 @@ class GridName:
 
 @dataclass
 class GridRun:
-    """A grid's parent run in one store, and the lock by which other processes see that the grid is
-    running.
-    """
+    """Parent run of a grid in one store. While the grid runs, its process holds the lock."""
 
     store: Store
     client: Any
@@ -57,7 +55,7 @@ def start_grid_run(
     plan: Mapping[str, Any],
     finished_job_ids: Collection[str],
 ) -> GridRun:
-    """Start or reopen a grid's parent run, and move the runs of finished jobs below it."""
+    """Start or reopen a grid's parent run, and make finished jobs' runs its child runs."""
     end_dead_grid_runs(store.output_dir)
     with connect_to_store(store) as (client, experiment_id):
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
@@ -85,7 +83,7 @@ def start_grid_run(
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, plan, PLAN)
         for job_id in finished_job_ids:
-            orphan = None if stored.find_run(job_id, run_id) else stored.find_orphan_run(job_id)
+            orphan = None if stored.find_run(job_id, run_id) else stored.find_parentless_run(job_id)
             if orphan is not None:
                 client.set_tag(orphan, PARENT, run_id)
                 published_index.index_run(store, client, orphan)
@@ -109,7 +107,7 @@ def build_start_tags(overrides: list[str]) -> dict[str, str]:
 def log_grid_results(
     run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
 ) -> None:
-    """Log a grid's results to its parent run. A description that a user has written in MLflow stays.
+    """Log a grid's results to its parent run. Keeps a description that a user has written in MLflow.
 
     MLflow's charts begin with the experiment's first metric, or alphabetically if none is named.
     """
@@ -129,7 +127,7 @@ def log_grid_results(
 
 
 def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bool:
-    """End a grid's parent run. Returns True if the store was written. A failure loses no results."""
+    """End a grid's parent run. Returns False if the store cannot be written."""
     try:
         with require_reachable_store(run.store):
             run.client.log_dict(run.run_id, plan, PLAN)
@@ -149,25 +147,26 @@ def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bo
 
 
 def end_dead_grid_runs(output_dir: Path) -> None:
-    """End the runs of this folder's grids whose process has died. If there are none, MLflow is not
-    imported.
+    """End the MLflow runs of dead grid processes in this folder. Imports MLflow only if such runs
+    exist.
     """
     for path in sorted((output_dir / GRIDS).glob("*.lock")):
-        with suppress(OSError), lock_file(path, wait=False) as lock:  # fails while the grid's process lives
+        with (
+            suppress(OSError),
+            lock_file(path, should_wait=False) as lock,
+        ):  # fails while the grid's process lives
             pending_file = path.with_suffix("")
             pending_runs.end_pending_runs(pending_file, output_dir, Status.KILLED)
             if not pending_runs.has_pending_runs(pending_file):
                 _delete_lock_files(lock)
     # jobs may never be started again
     for pending_file in sorted((output_dir / "jobs").glob(f"*/{pending_runs.FILE}")):
-        with suppress(OSError), lock_file(pending_file.with_name(LOCK), wait=False):
+        with suppress(OSError), lock_file(pending_file.with_name(LOCK), should_wait=False):
             pending_runs.end_pending_runs(pending_file, output_dir, Status.KILLED)
 
 
 def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
-    """End runs that a store shows as RUNNING without a process, because the store was unreachable at the
-    process's death.
-    """
+    """End runs that are still RUNNING in a store although no process is alive."""
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
     live_tags = set().union(
         *(pending_runs.read_pending_tags(lock.with_suffix("")) for lock in locks if is_locked(lock))
@@ -177,7 +176,7 @@ def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
         job_id = tags.get("job_id")
         job_lock = store.output_dir / "jobs" / (job_id or "") / LOCK
         is_alive = is_locked(job_lock) if job_id else tags.get(pending_runs.TAG) in live_tags
-        dead += [run_id] if pending_runs.belongs_to_folder(store, tags) and not is_alive else []
+        dead += [run_id] if pending_runs.was_run_in_output_folder(store, tags) and not is_alive else []
     pending_runs.end_running_runs(store, dead, Status.KILLED)
 
 

@@ -46,15 +46,14 @@ class JobRun:
     pending: pending_runs.PendingRun  # the run's entry until it has ended
 
     def wait_until_started(self) -> None:
-        """Do nothing, because the run has already been started."""
+        """Return immediately, because this run is started synchronously."""
 
     def log_result(self, record: Record) -> None:
-        """Log metrics, artifacts and status. Even if MLflow fails here, the result is on disk."""
         from mlflow.entities import Metric, RunTag
 
         client, run_id, job, result = self.client, self.run_id, self.job, record.result
         # MLflow keeps a number once, however often it is logged with the same time
-        ended_ms = _end_time_ms(record)
+        ended_ms = _get_end_time_ms(record)
         name, digest = _dataset_name_and_digest(record.data) if record.data else (None, None)
         about = {"model_id": self.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
         finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
@@ -87,9 +86,7 @@ class JobRun:
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
     def end_without_record(self, status: Status) -> None:
-        """End the run of a job whose folder was deleted with its list of pending runs, because no later
-        start would end it.
-        """
+        """End the run of a job whose folder was deleted."""
         file = self.store.sqlite_file
         if file is not None and not file.exists():
             return
@@ -104,7 +101,7 @@ def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = Fal
     """
     with connect_to_store(store) as (client, experiment_id):
         if store.parent_run_id is None:
-            end_dead_job_runs(store, job)
+            end_runs_of_dead_processes(store, job)
         else:  # the grid has read the runs of all its jobs at once
             pending_runs.end_pending_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
         pending = pending_runs.add_pending_run(job.folder / pending_runs.FILE, store)
@@ -146,7 +143,6 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
 def log_metrics_and_tags(
     client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> None:
-    """Log metrics and tags of a grid's run, replacing earlier values."""
     from mlflow.entities import Metric, RunTag
 
     now_ms = int(time.time() * 1000)
@@ -166,7 +162,6 @@ def build_run_params(record: Record) -> dict[str, str]:
 
 
 def build_run_tags(job: Job, record: Record) -> dict[str, str]:
-    """Return the tags of a job's run: job id, task, folder, and the recorded facts."""
     facts = {sanitize_mlflow_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
     return facts | {
         JOB_ID: job.job_id,
@@ -177,7 +172,7 @@ def build_run_tags(job: Job, record: Record) -> dict[str, str]:
 
 
 def build_run_metrics(record: Record) -> dict[str, float]:
-    """Return the metrics that MLflow shows for a job's run, with the last point of each series."""
+    """Return the finite metrics of a job. A series contributes its last value."""
     finite = {
         key: [point for point in points if math.isfinite(point[1])]
         for key, points in record.result.series.items()
@@ -186,9 +181,10 @@ def build_run_metrics(record: Record) -> dict[str, float]:
     return {sanitize_mlflow_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def end_dead_job_runs(store: Store, job: Job) -> StoredRuns:
-    """End a job's runs that a dead process left RUNNING, and return the job's runs. The caller holds the
-    job's lock.
+def end_runs_of_dead_processes(store: Store, job: Job) -> StoredRuns:
+    """End a job's runs that dead processes left RUNNING. Returns the job's runs.
+
+    The caller holds the job's lock.
     """
     pending_runs.end_pending_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     may_know = store.sqlite_file is not None and store.parent_run_id is None
@@ -196,7 +192,7 @@ def end_dead_job_runs(store: Store, job: Job) -> StoredRuns:
         # without MLflow, whose import takes seconds
         return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
     stored = read_stored_runs(store, [job.job_id])
-    dead = (run for run, tags in stored.running.items() if pending_runs.belongs_to_folder(store, tags))
+    dead = (run for run, tags in stored.running.items() if pending_runs.was_run_in_output_folder(store, tags))
     pending_runs.end_running_runs(store, dead, Status.KILLED)
     return stored
 
@@ -207,7 +203,7 @@ def move_below_parent(store: Store, run_id: str) -> None:
 
 
 def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
-    """Cache the run id of a job or grid, so that an unchanged store need not be queried again."""
+    """Cache the run id of a job or grid. The cached id is valid until the store changes."""
     noted = published_index.find_current_entry(store, job_or_grid_id)
     if noted is None or noted.mlflow_id != run_id:
         with connect_to_store(store) as experiment:
@@ -215,7 +211,6 @@ def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
 
 
 def _log_run_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
-    """Log the data set and the model as inputs of a run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
     from mlflow.exceptions import MlflowException
 
@@ -247,10 +242,8 @@ def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> N
         traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
 
 
-def _end_time_ms(record: Record) -> int:
-    """Return when a job ended, in ms. Early records have no start time, so that the current time is
-    returned.
-    """
+def _get_end_time_ms(record: Record) -> int:
+    """Return the end time of a job in ms, or the current time if an old record has no start time."""
     if not record.started_at:
         return int(time.time() * 1000)
     return int((datetime.fromisoformat(record.started_at).timestamp() + record.seconds) * 1000)
@@ -266,7 +259,7 @@ def log_comparison_files(
 
 
 def _is_model_metric(key: str) -> bool:
-    """Return whether MLflow shows this metric with the model and the data, as for qualities and costs."""
+    """Return whether MLflow also shows this metric on the pages of the model and data set."""
     return "/" not in key and find_metric(key).better is not BetterDirection.neither
 
 

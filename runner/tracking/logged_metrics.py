@@ -1,5 +1,4 @@
-"""Selects which metrics MLflow receives: only 40 of a likelihood job. result.json contains all
-metrics.
+"""Selects the metrics that MLflow receives: at most 40 per likelihood job.
 
 Percentiles and the ends of all intervals make more than a hundred metrics of a likelihood job,
 among which nobody finds the divergence. The omitted ones are in the run's artifact result.json,
@@ -40,15 +39,15 @@ ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS 
 
 
 def select_logged_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow receives, without rarely used ones."""
+    """Return the metrics that MLflow receives. Of a likelihood job, only the most important ones."""
     if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
         return dict(metrics)
     # sorting keeps the task's own order among equals
-    chosen = {*sorted(metrics, key=_metric_priority)[:MOST]}
+    chosen = {*sorted(metrics, key=_get_metric_priority)[:MOST]}
     return {key: value for key, value in metrics.items() if key in chosen}
 
 
-def _metric_priority(key: str) -> tuple[int, int]:
+def _get_metric_priority(key: str) -> tuple[int, int]:
     if key in ORDER:
         return 0, ORDER[key]
     is_plain = "/" not in key and not key.endswith(ENDS[1:])
@@ -60,7 +59,7 @@ def _metric_priority(key: str) -> tuple[int, int]:
 def read_all_metrics(
     client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Return all metrics of an MLflow run. Metrics that were not logged are read from the run's
+    """Return all metrics of an MLflow run. Metrics that MLflow did not receive come from an
     artifact.
     """
     if LEFT_OUT not in tags:

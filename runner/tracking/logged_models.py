@@ -1,5 +1,4 @@
-"""Logs a job's model to MLflow by name and params, without weights. Jobs with the same model share
-one entry.
+"""Registers a job's model in MLflow without weights. Jobs with the same model share one entry.
 
 MLflow creates a model for each training run. Here a model is evaluated many times, and its page
 is useful only if it has all its results.
@@ -25,8 +24,9 @@ _known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the m
 
 
 def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record: Record) -> str | None:
-    """Return the MLflow id of a job's model, created if missing. None if the store does not support
-    models.
+    """Return the MLflow id of a job's model, and create the model if it does not exist.
+
+    Returns None if the store does not support models.
     """
     from mlflow.exceptions import MlflowException
 
@@ -49,7 +49,7 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
         client.finalize_logged_model(made.model_id, "READY")
     except MlflowException as error:  # a server from before MLflow 3 does not know these requests
         log.warning(
-            "this MLflow store supports no models, so runs are logged without models: %s",
+            "runs are logged without models, because this MLflow store does not support models: %s",
             str(error).splitlines()[0],
         )
         return None

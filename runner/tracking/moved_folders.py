@@ -11,11 +11,10 @@ LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 def repair_moved_paths(output_dir: Path) -> None:
-    """Correct the absolute paths in the database of a moved or copied folder. No other process may use
-    the database meanwhile.
+    """Correct the absolute paths in the MLflow database of a moved or copied output folder.
 
-    Earlier paths are stored: the database may be missing when the folder is first used under its
-    new path, and be restored later.
+    No other process may use the database at the same time. Earlier paths are stored: the database may
+    be missing when the folder is first used under its new path, and be restored later.
     """
     here, note = str(output_dir.resolve()), output_dir / PLACE
     with suppress(OSError, sqlite3.DatabaseError):  # a read-only folder stays as it is
@@ -56,11 +55,16 @@ def _has_experiment_in(connection: sqlite3.Connection, folder: str) -> bool:
 
 
 def _replace_column_prefix(
-    connection: sqlite3.Connection, update: str, column: str, old: str, new: str, extra_condition: str = ""
+    connection: sqlite3.Connection,
+    update_clause: str,
+    column: str,
+    old: str,
+    new: str,
+    extra_condition: str = "",
 ) -> None:
-    """Replace the prefix of all values in a database column. LIKE would read a % in a path as a
-    wildcard.
+    """Replace a prefix of the values in a database column. LIKE is unsuitable, because paths may
+    contain %.
     """
     condition = f" where substr({column}, 1, ?) = ?{extra_condition}"
     values = (new, len(old) + 1, len(old), old)
-    connection.execute(f"{update}? || substr({column}, ?){condition}", values)
+    connection.execute(f"{update_clause}? || substr({column}, ?){condition}", values)

@@ -1,5 +1,4 @@
-"""Lists MLflow runs that have started but not ended, so that a later start ends the runs of dead
-processes.
+"""Lists started MLflow runs on disk, so that runs of dead processes can be ended.
 
 An entry names the store and the experiment of a run, and a tag that the run has there. It is
 removed when the run has ended. Each job's folder and each running grid has a file of such
@@ -41,19 +40,18 @@ class PendingRun:
 
 
 def add_pending_run(pending_file: Path, store: Store) -> PendingRun:
-    """Record, before an MLflow run starts, its store and its unique tag."""
-    pending = PendingRun(None if store.is_folder_database else store.uri, store.experiment, uuid.uuid4().hex)
+    """Append a run to the file of pending runs. Call this before the run is created in MLflow."""
+    pending = PendingRun(None if store.is_default_database else store.uri, store.experiment, uuid.uuid4().hex)
     _write_entries(pending_file, [*_read_entries(pending_file), pending])
     return pending
 
 
 def remove_pending_run(pending_file: Path, pending: PendingRun) -> None:
-    """Remove the entry of an MLflow run that has ended."""
     _write_entries(pending_file, [other for other in _read_entries(pending_file) if other != pending])
 
 
 def end_pending_runs(pending_file: Path, output_dir: Path, status: Status) -> None:
-    """End the pending runs of a process in their stores. The caller must know that the process is dead."""
+    """End all MLflow runs that the file lists. Call this only if their process is dead."""
     for pending in _read_entries(pending_file):
         store = Store(pending.uri or default_sqlite_uri(output_dir), pending.experiment, output_dir)
         try:
@@ -65,7 +63,7 @@ def end_pending_runs(pending_file: Path, output_dir: Path, status: Status) -> No
 
 
 def end_running_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> None:
-    """End the given runs if a store shows them as RUNNING. The caller must know that their process is
+    """End the given MLflow runs if their status is RUNNING. Call this only if their process is
     dead.
     """
     if not (run_ids := list(run_ids_to_end)):
@@ -79,13 +77,11 @@ def end_running_runs(store: Store, run_ids_to_end: Iterable[str], status: Status
         log.warning("a run may still have the status RUNNING in MLflow: %s", error)
 
 
-def belongs_to_folder(store: Store, tags: dict[str, str]) -> bool:
-    """Return whether a run's tags name the store's output folder. Folders may be moved, and several may
-    share a store.
-    """
+def was_run_in_output_folder(store: Store, tags: dict[str, str]) -> bool:
+    """Return whether a run's output folder is the store's, even after the folder was moved."""
     path = Path(tags.get("output_dir", ""))
     folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
-    return folder == store.output_dir.resolve() or (store.is_folder_database and not path.exists())
+    return folder == store.output_dir.resolve() or (store.is_default_database and not path.exists())
 
 
 def has_pending_runs(pending_file: Path) -> bool:

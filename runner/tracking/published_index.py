@@ -22,7 +22,7 @@ FILE = ".published.jsonl"  # in the output folder
 
 @dataclass(frozen=True)
 class PublishedEntry:
-    """A run or model in its state in MLflow when the index line was written."""
+    """Index entry of a run or model in MLflow."""
 
     key: str  # the id of the job, the name of the grid, or the digest of the model
     mlflow_id: str
@@ -41,7 +41,7 @@ def experiment_identity(experiment: Any) -> str:
 
 
 def index_run(store: Store, client: Any, run_id: str) -> None:
-    """Add the run of a job or grid to the index in its current state."""
+    """Add an MLflow run and its current state to the index."""
     run = client.get_run(run_id)
     experiment, tags = client.get_experiment(run.info.experiment_id), run.data.tags
     key, identity = tags.get(JOB_ID) or tags[GRID], experiment_identity(experiment)
@@ -54,13 +54,13 @@ def index_run(store: Store, client: Any, run_id: str) -> None:
             identity,
             run.info.start_time,
             tags.get(PARENT),
-            sqlite_file_state(store),
+            get_sqlite_fingerprint(store),
         ),
     )
 
 
 def append_index_entry(store: Store, entry: PublishedEntry) -> None:
-    """Append an entry to the index. If that fails, MLflow is queried the next time."""
+    """Append an entry to the index. Errors are ignored, because MLflow can be queried instead."""
     file = store.output_dir / FILE
     with suppress(OSError):
         if file.is_file() or not file.exists():  # a pipe would wait for its reader
@@ -69,7 +69,7 @@ def append_index_entry(store: Store, entry: PublishedEntry) -> None:
 
 
 def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEntry]:
-    """Yield the index entries, all or those of one key. Lines that a kill left incomplete are skipped."""
+    """Yield index entries, optionally of one key. Incomplete lines are skipped."""
     file = output_dir / FILE
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
@@ -81,18 +81,18 @@ def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEnt
 
 
 def find_current_entry(store: Store, key: str) -> PublishedEntry | None:
-    """Return the latest index entry of a key, if the store's database has not changed since. None
-    otherwise.
+    """Return the latest index entry of a key. None if the store has changed since that entry was
+    written.
     """
-    now = store.experiment, sqlite_file_state(store)
+    now = store.experiment, get_sqlite_fingerprint(store)
     found = [
         run for run in read_index_entries(store.output_dir, key) if (run.experiment, run.database) == now
     ]
     return found[-1] if found else None
 
 
-def sqlite_file_state(store: Store) -> str:
-    """Return inode, size and mtime of a sqlite store, which change on every write. Empty for other
+def get_sqlite_fingerprint(store: Store) -> str:
+    """Return a fingerprint that changes when the sqlite database is written. Empty for other
     stores.
     """
     if (file := store.sqlite_file) is None:

@@ -1,6 +1,4 @@
-"""Creates MLflow runs only once even if a response is lost, and reopens interrupted runs, so that
-each job has one run.
-"""
+"""Creates or reopens MLflow runs, so that each job has exactly one run."""
 
 from __future__ import annotations
 
@@ -12,12 +10,14 @@ from typing import Any
 from runner.tracking import pending_runs
 from runner.tracking.stored_runs import JOB_ID
 from runner_base import Status
+from runner_base.renamed_keys import rename_params
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 
 
 def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
-    """Create an MLflow run with the unique tag of a pending run, and return its id.
+    """Create an MLflow run with a unique tag and return its id. A failed request creates no second
+    run.
 
     A server may have created it and died before it answered. MLflow would retry at once and so
     create another: here the tag, which no other run has, is searched first.
@@ -25,7 +25,7 @@ def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) ->
     from mlflow.exceptions import MlflowException
 
     try:
-        with _without_mlflow_retries():
+        with _disable_mlflow_retries():
             return str(client.create_run(experiment_id, tags=tags).info.run_id)
     except MlflowException:
         begun = client.search_runs(
@@ -33,12 +33,12 @@ def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) ->
         )
         if begun:
             return str(begun[0].info.run_id)
-        with _without_mlflow_retries():
+        with _disable_mlflow_retries():
             return str(client.create_run(experiment_id, tags=tags).info.run_id)
 
 
 @contextmanager
-def _without_mlflow_retries() -> Iterator[None]:
+def _disable_mlflow_retries() -> Iterator[None]:
     """Make MLflow send each request only once in this block."""
     before = os.environ.get(RETRIES)
     os.environ[RETRIES] = "0"
@@ -54,7 +54,8 @@ def _without_mlflow_retries() -> Iterator[None]:
 def reopen_interrupted_run(
     client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
 ) -> Any | None:
-    """Reopen a job's newest interrupted run. None if no such run has the same params.
+    """Reopen a job's newest interrupted run. Returns None if the run's params differ from
+    `params`.
 
     MLflow cannot change a run's params: where a key has another value now, even one that changes no
     answer, the job gets a new run. A run may lack params if its server died while it was created.
@@ -90,4 +91,8 @@ def reopen_interrupted_run(
 
 def _identifying_params(params: Mapping[str, str]) -> dict[str, str]:
     """Return the params of all config groups except output and tracking."""
-    return {key: value for key, value in params.items() if "." in key and not key.startswith("tracking.")}
+    return {
+        key: value
+        for key, value in rename_params(params).items()
+        if "." in key and not key.startswith("tracking.")
+    }

@@ -1,4 +1,4 @@
-"""Adds a saved view to MLflow's run table that shows the scores first.
+"""Adds a saved view to MLflow's table of runs that shows the scores first.
 
 MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag
 of the experiment, and is opened by its address.
@@ -31,8 +31,8 @@ METRICS = (
 PARAMS = ("model.name", "quantization.name", "lora.name", "lora.path", "task.split")
 
 
-def build_view_json() -> str:
-    """Return the saved view as JSON: all jobs in one list, newest first, with the score as first column."""
+def build_run_table_view_json() -> str:
+    """Return the saved view of MLflow's run table as JSON. The view lists all jobs, newest first."""
     columns = [*(f"metrics.`{key}`" for key in METRICS), *(f"params.`{key}`" for key in PARAMS)]
     return json.dumps(
         {
@@ -48,13 +48,12 @@ def build_view_json() -> str:
     )
 
 
-def store_current_view(client: Any, experiment: Any) -> None:
-    """Write the view to an experiment, unless its current version is stored."""
-    if experiment.tags.get(TAG) != build_view_json():
-        client.set_experiment_tag(experiment.experiment_id, TAG, build_view_json())
+def store_run_table_view(client: Any, experiment: Any) -> None:
+    """Store the saved view in an experiment, unless its current version is already stored."""
+    if experiment.tags.get(TAG) != build_run_table_view_json():
+        client.set_experiment_tag(experiment.experiment_id, TAG, build_run_table_view_json())
 
 
-def view_url(uri: str, experiment_id: str) -> str:
-    """Return the URL of the view in MLflow's web interface."""
+def build_run_table_view_url(uri: str, experiment_id: str) -> str:
     server = redact_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
     return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"

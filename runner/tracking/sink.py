@@ -13,7 +13,7 @@ from runner.records import job_records
 from runner.records.jobs import Job, lock_job
 from runner.tracking import downloaded_jobs, job_runs, pending_runs, tracking_process
 from runner.tracking.connection import connect_to_store
-from runner.tracking.stores import Store, store_from_config
+from runner.tracking.stores import Store, create_store_from_config
 from runner_base import Record, RunnerError, Status, TrackingError, errors, heartbeat, report_step, signals
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ NEW_DATABASE_BYTES = 2 * 2**20  # MLflow's empty tables in sqlite take half of i
 
 
 class NotLogged(TrackingError):
-    """Raised if a job's result is on disk but could not be written to MLflow."""
+    """Raised if a job's result is on disk, but MLflow could not store it."""
 
     def __init__(self, error: TrackingError, record: Record) -> None:
         super().__init__(error.reason, key=error.key, value=error.value, code=error.code)
@@ -46,7 +46,7 @@ class MlflowSink:
         return None if self._store is None else downloaded_jobs.download_finished_job(self._store, self._job)
 
     def check_store(self) -> None:
-        """Raise the store's errors before any file of the job is changed."""
+        """Raise TrackingError if the store is unusable. Call this before the job's files change."""
         if (store := self._store) is not None:
             with self._deferring_errors_in_grid(store), connect_to_store(store):
                 pass
@@ -70,9 +70,7 @@ class MlflowSink:
 
     @contextmanager
     def _deferring_errors_in_grid(self, store: Store) -> Iterator[None]:
-        """Defer store errors in this block to the job's end if the job is part of a grid. Otherwise, raise
-        them.
-        """
+        """Within a grid, delay store errors until the job ends."""
         try:
             yield
         except TrackingError as error:
@@ -91,7 +89,7 @@ class MlflowSink:
         record.mlflow_run_id = self._run.run_id if self._run is not None else None
         try:
             self._job.write_record(record)
-            job_records.delete_or_report_set_aside(self._job, record)
+            job_records.delete_or_report_replaced_results(self._job, record)
             if self._problem is not None:
                 raise self._problem
             if self._run is not None:
@@ -113,17 +111,15 @@ class MlflowSink:
             self._job.write_record(record)
 
     def _end_run_of_deleted_job(self, status: Status) -> None:
-        """End the run of a job whose folder was deleted, because a later start would not find the run."""
+        """End the MLflow run of a job whose folder was deleted. No later start would find this run."""
         try:
             if self._run is not None:
                 self._run.end_without_record(status)
         except RunnerError as error:
             log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 
-    def attach_recorded(self, record: Record) -> Record:
-        """Log a recorded result unless the store has it. Raises NotLogged if the store fails and lacks the
-        result.
-        """
+    def log_recorded_or_raise(self, record: Record) -> Record:
+        """Log a recorded result to MLflow unless it is already there. Raises NotLogged on failure."""
         try:
             self.log_recorded(record)
         except TrackingError as error:
@@ -133,17 +129,15 @@ class MlflowSink:
         return record
 
     def log_recorded(self, record: Record) -> bool:
-        """Log a recorded result below the store's parent run unless the store has it. Returns True if it was
-        logged.
-        """
+        """Log a recorded result to MLflow unless it is already there. Returns True if it was logged."""
         if (store := self._store) is None:
             return False
-        stored = job_runs.end_dead_job_runs(store, self._job)
+        stored = job_runs.end_runs_of_dead_processes(store, self._job)
         run_id = stored.find_run(self._job.job_id, store.parent_run_id)
         if run_id is None and (run_id := stored.find_run_without_parent(self._job.job_id)) is not None:
             job_runs.move_below_parent(store, run_id)
         if run_id is None:
-            with signals.deferred_signals():
+            with signals.defer_signals():
                 self._run = job_runs.start_job_run(store, self._job, record, is_resumed=True)
                 self.finish(record)
             return True
@@ -156,20 +150,19 @@ class MlflowSink:
 
 def create_sink(config: RunnerConfig, job: Job) -> MlflowSink:
     """Return the sink for a job. No store is opened yet."""
-    return MlflowSink(store_from_config(config), job)
+    return MlflowSink(create_store_from_config(config), job)
 
 
 def require_free_space(config: RunnerConfig) -> None:
-    """Raise an error if the disk is full, because a write would fail only after a long load."""
+    """Raise an error early if the disk is full."""
     errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
-    store = store_from_config(config)
+    store = create_store_from_config(config)
     if store is not None and store.sqlite_file is not None:
         needed = LEAST_FREE_BYTES if store.sqlite_file.exists() else NEW_DATABASE_BYTES
         errors.check_free_space("tracking.uri", store.sqlite_file.absolute().parent, needed)
 
 
 def record_job_death(config: RunnerConfig, job: Job, task_version: int, status: Status, message: str) -> None:
-    """Record how a job ended whose process died before recording it."""
     try:
         with lock_job(job, should_wait=False):
             record = job.read_last_record()
@@ -183,7 +176,5 @@ def record_job_death(config: RunnerConfig, job: Job, task_version: int, status: 
 
 
 def was_logged_to(store: Store, record: Record) -> bool:
-    """Return whether a record says that it was logged to this store. Used only while the store is
-    unreachable.
-    """
+    """Return whether the record contains this store's URI. The store is not queried."""
     return record.mlflow_uri == store.redacted_uri

@@ -1,4 +1,4 @@
-"""Probes whether a store answers. Long waits are reported, and a signal ends them.
+"""Checks whether a store responds. The user can interrupt a long wait.
 
 The probe runs in a thread of its own, because database drivers wait in C, or for minutes, and a
 job starts and ends its run with signals deferred.
@@ -59,7 +59,7 @@ def run_probe_with_limit(
 
 def no_answer_message(limit_s: float) -> str:
     return (
-        f"no answer within {limit_s:.0f} s. Start the server, give another one with "
+        f"no answer within {limit_s:.0f} s. Start the server, give another store with "
         "tracking.uri=URI, or use tracking=none"
     )
 
@@ -85,19 +85,19 @@ def probe_sqlite(file: Path, store_name: str) -> None:
 
 def probe_server(uri: str, store_name: str) -> None:
     """Raise OSError if an MLflow server does not answer."""
-    _probe_unless_recently_down(uri, store_name, _request_health)
+    _probe_or_raise_cached_error(uri, store_name, _request_health)
 
 
 def probe_database(uri: str, store_name: str) -> None:
     """Log in to a database server directly, because MLflow would try ten times with long timeouts."""
-    _probe_unless_recently_down(uri, store_name, _log_in_to_database)
+    _probe_or_raise_cached_error(uri, store_name, _log_in_to_database)
 
 
 _away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
 
 
-def _probe_unless_recently_down(uri: str, store_name: str, probe: Callable[[str], None]) -> None:
-    """Probe a server. For AWAY_S seconds after a failure, raise the same error without a new probe."""
+def _probe_or_raise_cached_error(uri: str, store_name: str, probe: Callable[[str], None]) -> None:
+    """Probe a server. For a while after a failure, raise the cached error without a new probe."""
     since, error = _away.get(uri, (-AWAY_S, None))
     if error is not None and time.monotonic() - since < AWAY_S:
         raise error
@@ -134,7 +134,6 @@ def _request_health(uri: str) -> None:
 
 
 def _log_in_to_database(uri: str) -> None:
-    """Raise the database's error if the login fails."""
     import sqlalchemy
 
     try:

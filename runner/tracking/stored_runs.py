@@ -34,7 +34,7 @@ Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 
 @dataclass
 class StoredRuns:
-    """All runs of an experiment that are not deleted, newest first."""
+    """All runs of an experiment except deleted runs, newest first."""
 
     # FINISHED runs: job -> run -> its parent
     jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)
@@ -44,17 +44,15 @@ class StoredRuns:
     running: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def find_run(self, job_id: str, parent_run_id: str | None) -> str | None:
-        """Return the id of a job's run below this parent run, or of any run of the job if the parent is
-        None.
-        """
+        """Return the id of a job's run, or None. With `parent_run_id`, only runs of this parent are searched."""
         runs = self.jobs.get(job_id, {})
         return next((run for run, above in runs.items() if parent_run_id in (None, above)), None)
 
     def find_run_without_parent(self, job_id: str) -> str | None:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
-    def find_orphan_run(self, job_id: str) -> str | None:
-        """Return the id of a job's run without a parent run, or with a deleted one."""
+    def find_parentless_run(self, job_id: str) -> str | None:
+        """Return the id of a job's run that has no parent run, or whose parent run was deleted."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
@@ -62,7 +60,7 @@ class StoredRuns:
 def read_stored_runs(
     store: Store, job_ids: Collection[str] | None = None, grid_id: str | None = None
 ) -> StoredRuns:
-    """Return the runs of all grids and jobs in a store, or at least those of the given jobs and grid.
+    """Return the runs of an experiment. With `job_ids` or `grid_id`, unrelated runs are omitted.
 
     For a single job without a grid, only that job's runs.
     """
@@ -91,13 +89,13 @@ def _read_run_statuses(
         found = (
             _query_single_job(*experiment, job_ids)
             if is_one
-            else _query_some_jobs(*experiment, job_ids, grid_id)
+            else _query_selected_jobs(*experiment, job_ids, grid_id)
         )
     return {run_id: (status, tags) for run_id, status, tags in found}
 
 
 def _summarize_run(run: Any) -> Tags:
-    """Return only id, status and tags of a run, because a whole run takes 100 KiB of memory."""
+    """Return the id, status and tags of a run. A complete run object takes 100 KiB of memory."""
     return run.info.run_id, run.info.status, run.data.tags
 
 
@@ -114,10 +112,10 @@ def _query_single_job(client: Any, experiment_id: str, job_ids: Collection[str])
         )
 
 
-def _query_some_jobs(
+def _query_selected_jobs(
     client: Any, experiment_id: str, job_ids: Collection[str], grid_id: str | None
 ) -> Iterator[Tags]:
-    """Yield the runs of all grids, the finished runs of the given jobs, and all running runs."""
+    """Yield all grid runs, all running runs, and the finished runs of the given jobs."""
 
     def find_runs(query: str) -> list[Tags]:
         return [*map(_summarize_run, search_runs(client, experiment_id, query))]
@@ -164,13 +162,13 @@ def search_runs_of_jobs(
 
 
 def search_runs(
-    client: Any, experiment_id: str, query: str, page_size: int = PAGE, view: int = ACTIVE_ONLY
+    client: Any, experiment_id: str, query: str, page_size: int = PAGE, lifecycle_view: int = ACTIVE_ONLY
 ) -> Iterator[Any]:
     """Yield all runs that an MLflow query finds, newest first, requested page by page."""
     token: str | None = None
     while True:
         found = client.search_runs(
-            [experiment_id], query, view, page_size, ["attributes.start_time DESC"], token
+            [experiment_id], query, lifecycle_view, page_size, ["attributes.start_time DESC"], token
         )
         yield from found
         token = found.token
@@ -178,10 +176,8 @@ def search_runs(
             return
 
 
-def conditions_excluding(run_ids: Collection[str]) -> Iterator[str]:
-    """Yield MLflow query conditions that together find all runs except the given ones, one condition per
-    id prefix.
-    """
+def build_exclusion_conditions(run_ids: Collection[str]) -> Iterator[str]:
+    """Yield MLflow query conditions that together match every run except the given ones."""
     digits = 0
     while len(run_ids) > IDS_A_QUERY * 16**digits:
         digits += 1
@@ -207,7 +203,7 @@ def search_jobs_and_grid(
 
 
 def open_client_for_reading(store: Store) -> Any:
-    """Return an MLflow client for a store that is only read. Its database may be read-only."""
+    """Return an MLflow client for reading. The database may be read-only."""
     set_mlflow_environment()
     if store.sqlite_file is None:
         with require_reachable_store(store):

@@ -1,6 +1,6 @@
-"""`runner-sync`: log recorded results to MLflow that it does not have yet; with --fetch, also get
-the results of other
-hosts from there. Running it twice changes nothing.
+"""`runner-sync`: logs recorded results to MLflow that are missing there.
+
+With --fetch, it also downloads the results of other hosts. Running it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def create_parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--fetch",
         action="store_true",
-        help="also download completed jobs that are in the store but not in the folder",
+        help="also download completed jobs that the output folder lacks from the MLflow store",
     )
     arguments.add_argument(
         "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)"
@@ -62,7 +62,7 @@ def create_parser() -> argparse.ArgumentParser:
 
 
 def sync_folder(options: argparse.Namespace) -> str:
-    """Log all finished jobs of a folder that the store lacks. Returns a sentence about the result."""
+    """Log all finished jobs of a folder that are missing in the store. Returns a summary."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(
@@ -71,7 +71,7 @@ def sync_folder(options: argparse.Namespace) -> str:
             value=options.output_dir,
             code="not_found",
         )
-    store = stores.store_from_options(output_dir, options.tracking_uri, options.experiment)
+    store = stores.create_store_from_options(output_dir, options.tracking_uri, options.experiment)
     jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]
     stored = read_stored_runs(store, None if options.fetch else [job.job_id for job in jobs], grid_id="")
@@ -94,7 +94,7 @@ def sync_folder(options: argparse.Namespace) -> str:
                 if record := read_finished_record(job):
                     parent = parents.get(job.job_id)
                     below = replace(store, parent_run_id=parent) if parent else None
-                    below = below or with_recorded_parent(store, record, known)
+                    below = below or set_recorded_parent(store, record, known)
                     logged += MlflowSink(below, job).log_recorded(record)
             bar.advance()
     in_grids = format_count(grids.finish_runs(), "grid")
@@ -102,13 +102,13 @@ def sync_folder(options: argparse.Namespace) -> str:
     said = (
         f"{logged} results logged to {where}" + (f", in {in_grids}" if grids.runs else "")
         if logged or grids.runs
-        else f"nothing to do: {where} has every completed job"
+        else f"{where} already contains every completed job"
     )
     return f"{said}\n{download_missing_jobs(store, stored)}" if options.fetch else said
 
 
 def download_missing_jobs(store: stores.Store, stored_runs: StoredRuns) -> str:
-    """Download all finished jobs that the folder lacks. Returns a sentence about the result."""
+    """Download all finished jobs that are missing in the folder. Returns a summary."""
     jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored_runs.jobs]
     missing = [job for job in jobs if not is_job_finished(job)]
     fetched = 0
@@ -127,9 +127,7 @@ def download_missing_jobs(store: stores.Store, stored_runs: StoredRuns) -> str:
 
 
 def is_job_finished(job: Job) -> bool:
-    """Return whether the folder has the record of a finished job. An unreadable record counts as
-    finished.
-    """
+    """Return whether a job has a finished record. An unreadable record counts as finished."""
     try:
         return read_finished_record(job) is not None
     except RunnerError as error:
@@ -143,8 +141,8 @@ def read_finished_record(job: Job) -> Record | None:
     return record if record and record.status is Status.FINISHED else None
 
 
-def with_recorded_parent(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
-    """Return the store with the parent run that a record names, if the store contains this run."""
+def set_recorded_parent(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
+    """Return a copy of the store with the record's parent run, if the store contains that run."""
     parent = record.params.get("tracking.parent_run_id")
     return replace(store, parent_run_id=parent) if parent in grid_run_ids else store
 

@@ -1,6 +1,4 @@
-"""Copies grids to another store for runner-sync: parent runs with plan, description and verdict, and
-their jobs' runs.
-"""
+"""Copies the parent runs of grids to another MLflow store, for runner-sync."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ OF_NOTES = ("best", "verdict")  # tags of a grid's run that say what it has come
 
 @dataclass
 class GridsToSync:
-    """Grids of an output folder to copy to a store, and the jobs of each grid."""
+    """Grids of an output folder that are copied to another store, and their jobs."""
 
     store: Store
     records: Sequence[GridRecord]
@@ -43,7 +41,7 @@ class GridsToSync:
     runs: list[tuple[GridRecord, grid_runs.GridRun]] = field(default_factory=list)
 
     def assign_jobs(self, finished_records: Mapping[str, Record]) -> None:
-        """Assign each finished job to the grid that ran it, otherwise to the first grid that lists it."""
+        """Assign each finished job to the grid that ran it, or to the first grid that contains it."""
         for job_id, record in finished_records.items():
             listing = [grid for grid in self.records if job_id in grid.job_ids]
             parent = record.params.get("tracking.parent_run_id")
@@ -52,9 +50,7 @@ class GridsToSync:
                 self.jobs.setdefault((own or listing)[0].grid, []).append(job_id)
 
     def start_runs(self, stored_runs: StoredRuns) -> dict[str, str]:
-        """Start the parent runs of grids that the store lacks or has only in part. Returns each job's parent
-        run id.
-        """
+        """Start the parent runs of missing or incomplete grids. Returns each job's parent run id."""
         parents: dict[str, str] = {}
         for record in self.records:
             jobs = self.jobs.get(record.grid, [])
@@ -85,12 +81,12 @@ class GridsToSync:
 
 
 def collect_grids_to_sync(store: Store) -> GridsToSync:
-    """Return the grids that the output folder has recorded, the earliest started first.
+    """Return all grids that ran in the output folder, oldest first.
 
     Grids from versions without such records are read from the folder's own database.
     """
     records = grid_records.read_grid_records(store.output_dir)
-    if not store.is_folder_database:
+    if not store.is_default_database:
         known = {record.grid for record in records}
         own = Store(default_sqlite_uri(store.output_dir), store.experiment, store.output_dir)
         records += [record for record in _read_database_grids(own) if record.grid not in known]
@@ -109,7 +105,6 @@ def _is_running(output_dir: Path, record: GridRecord) -> bool:
 
 
 def _has_all_job_runs(stored_runs: StoredRuns, jobs: Collection[str]) -> bool:
-    """Return whether a store has a run of each job below a grid's parent run."""
     grids = {run for runs in stored_runs.grids.values() for run, _ in runs}
     return all(grids & {*stored_runs.jobs.get(job, {}).values()} for job in jobs)
 
@@ -119,7 +114,6 @@ def _to_plan(record: GridRecord) -> dict[str, Any]:
 
 
 def _read_database_grids(store: Store) -> list[GridRecord]:
-    """Return the grids in an output folder's own database."""
     if store.sqlite_file is None or not store.sqlite_file.exists():
         return []
     with connect_for_reading(store) as experiment, tempfile.TemporaryDirectory() as scratch:

@@ -23,7 +23,7 @@ NAME = "mlflow.traceName"  # the tag with the name of a trace
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
-    """Log a trace for each sample without one in this run, and return the number of logged traces.
+    """Log the missing traces of a run's samples. Returns the number of logged traces.
 
     A sample's duration is known, but not its start: its trace begins with the job.
     """
@@ -34,7 +34,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
         return 0
     mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
     client = mlflow.MlflowClient(uri)
-    there = _existing_trace_names(client, experiment_id, run_id)
+    there = _read_trace_names(client, experiment_id, run_id)
     missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
     calls = _read_calls_by_question(folder / CALLS)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
@@ -50,8 +50,7 @@ def _trace_name(record: Record, index: int) -> str:
     return f"{record.task} {index}"
 
 
-def _existing_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
-    """Return the names of a run's existing traces, some of which a killed start may have logged."""
+def _read_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
     names: set[str] = set()
     token = None
     while True:
@@ -113,14 +112,13 @@ def _log_trace(
     client.end_trace(
         trace.trace_id,
         outputs=remove_unset_keys(outputs),
-        attributes=_response_counts(sample),
+        attributes=_summarize_response(sample),
         status="ERROR" if sample.failed else "OK",
         end_time_ns=began_ns + int(sample.seconds * NS),
     )
 
 
 def _log_call_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
-    """Log agents' calls as consecutive spans of a trace."""
     for call in calls:
         ended_ns = began_ns + int(call.seconds * NS)
         name = " ".join(filter(None, (call.who, call.what)))
@@ -131,7 +129,7 @@ def _log_call_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[
             trace_id,
             span.span_id,
             outputs=remove_unset_keys(_answer_parts(call.answer) | {"error": call.error}),
-            attributes=_response_counts(call),
+            attributes=_summarize_response(call),
             status="ERROR" if call.error else "OK",
             end_time_ns=ended_ns,
         )
@@ -143,7 +141,7 @@ def _answer_parts(answer: Answer) -> dict[str, str | None]:
     return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
 
 
-def _response_counts(response: Response) -> Mapping[str, Any]:
+def _summarize_response(response: Response) -> Mapping[str, Any]:
     counts = {
         "prompt_tokens": response.prompt_tokens,
         "new_tokens": response.answer.num_tokens,

@@ -1,9 +1,8 @@
-"""Writes a job's MLflow run in a forked process, because importing and opening MLflow takes as long
-as loading the model.
+"""Writes a job's MLflow run in a forked process while the model is loaded, to save time.
 
-The fork happens before torch is imported, and works in parallel with the imports. It receives
-the record at the job's end, and dies with this process. Its errors are raised here: those of
-the start before the model is loaded.
+Importing and opening MLflow takes as long as loading the model. The fork happens before torch is
+imported, and works in parallel with the imports. It receives the record at the job's end, and dies
+with this process. Its errors are raised here: those of the start before the model is loaded.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ def can_fork_for(store: Store) -> bool:
     """
     if store.parent_run_id is not None or store.sqlite_file is None or ForkedJobRun.made:
         return False
-    return sys.platform == "linux" and "mlflow" not in sys.modules and _num_threads() == 1
+    return sys.platform == "linux" and "mlflow" not in sys.modules and _count_threads() == 1
 
 
-def _num_threads() -> int:
-    """Return the number of threads in this process, including threads of C libraries."""
+def _count_threads() -> int:
+    """Return the number of threads of this process, including those of C libraries."""
     with suppress(OSError):
         return len(list(Path("/proc/self/task").iterdir()))
     return threading.active_count() + 1  # there may be others
@@ -74,9 +73,7 @@ class ForkedJobRun:
 
     @property
     def run_id(self) -> str | None:
-        """Id of the MLflow run. None if starting failed; `wait_until_started` and `log_result` then raise
-        the error.
-        """
+        """Id of the MLflow run. None if the run could not be started."""
         with suppress(RunnerError):
             self.wait_until_started()
         return self._run_id or None
@@ -89,21 +86,22 @@ class ForkedJobRun:
 
     def log_result(self, record: Record) -> None:
         """Log metrics, artifacts and status, like `JobRun.log_result`."""
-        self._send_and_finish(record)
+        self._send_outcome_and_wait(record)
 
     def end_without_record(self, status: Status) -> None:
-        """End the run without a record, like `JobRun.end_without_record`."""
-        self._send_and_finish(status)
+        self._send_outcome_and_wait(status)
 
-    def _send_and_finish(self, outcome: Record | Status) -> None:
+    def _send_outcome_and_wait(self, record_or_status: Record | Status) -> None:
         self.wait_until_started()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
-            self._pipe.send(outcome)
+            self._pipe.send(record_or_status)
         self._receive_reply()
         self._wait_for_exit()
 
     def _receive_reply(self) -> str:
-        """Return the forked process's reply. If it was an error, every call raises the error."""
+        """Return the forked process's reply, or raise the error that it sent. Later calls behave the
+        same.
+        """
         if self._problem is None:
             try:
                 answer = self._pipe.recv()
@@ -124,15 +122,15 @@ class ForkedJobRun:
     def _death_error(self, exit_description: str) -> TrackingError:
         return TrackingError(
             (
-                f"cannot write to MLflow at {self._shown}: the writing process "
-                f"{exit_description}. The result is saved in {self._job.folder}. Run the same "
-                "command to log it; the job does not run again"
+                f"the result was not logged to MLflow at {self._shown}, because the logging process "
+                f"{exit_description}. It is saved in {self._job.folder}. To log it, run the same "
+                "command again"
             ),
             code="failed",
         )
 
     def _wait_for_exit(self) -> int:
-        """Wait until the forked process has ended, because it also holds the job's lock until then."""
+        """Wait until the forked process has ended, because it holds the job's lock."""
         self._pipe.close()
         _, status = os.waitpid(self._process, 0)
         return os.waitstatus_to_exitcode(status)
@@ -147,7 +145,7 @@ def _run_tracking_process(
         for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child_process.die_with_parent(parent_pid)
+        child_process.request_death_with_parent(parent_pid)
         with defer_imports(*UNUSED):
             import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)

@@ -22,8 +22,9 @@ LONG = ("log_artifact", "log_dict", "download_artifacts")
 
 
 def call_with_time_limit(store_name: str, query_store: Callable[[], Any], limit_s: float) -> Any:
-    """Call a function that queries a store. Raises TimeoutError after the limit. A reported wait can be
-    ended by a signal.
+    """Call a function that queries a store. Raises TimeoutError after `limit_s` seconds.
+
+    Long waits are reported, and a signal interrupts them.
     """
     answers: list[Any] = []
     in_context = copy_context()
@@ -42,7 +43,7 @@ class WaitingClient:
         self._client = call_with_time_limit(store_name, create_client, LONG_S)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a client method that is limited in time."""
+        """Return an MLflow client method with a time limit."""
         return partial(self._call_with_limit, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
 
     def _call_with_limit(

@@ -1,1 +1,1 @@
-"""Render values of all packages as text."""
+"""Renders notes, errors and other values as text."""

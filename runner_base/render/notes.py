@@ -1,4 +1,4 @@
-"""Render notes as text. Each package has one table of message templates by code."""
+"""Renders notes as text. Each package has a table that maps note codes to message templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render_note(note: Note, templates: Mapping[str, Template]) -> str:
 
 
 def render_note_value(value: object, templates: Mapping[str, Template]) -> object:
-    """Render a note or a tuple of notes as text. Other values stay as they are."""
+    """Render a note or a tuple of notes as text. Other values are returned unchanged."""
     if isinstance(value, Note):
         return render_note(value, templates)
     if isinstance(value, tuple) and value and all(isinstance(part, Note) for part in value):

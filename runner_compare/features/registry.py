@@ -1,4 +1,5 @@
-"""List of the comparison's features, each a `Section` in its own module, in display order.
+"""Lists the sections of the comparison report in display order. Each section has its own
+module.
 
 Other packages add sections by entry points of the group `runner_compare.sections`.
 """
@@ -9,7 +10,7 @@ from functools import cache
 from importlib import import_module
 
 from runner_base import entry_points, print_message
-from runner_base.plugins import misnamed_group_messages
+from runner_base.plugins import describe_unknown_runner_groups
 from runner_compare.section import Section
 
 GROUP = "runner_compare.sections"
@@ -44,7 +45,7 @@ NAMES = (
 @cache
 def load_sections() -> tuple[Section, ...]:
     """Return the sections of this package, followed by those of plug-ins, sorted by name."""
-    for message in misnamed_group_messages():
+    for message in describe_unknown_runner_groups():
         print_message(f"note: {message}")
     own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)
     return *own, *(

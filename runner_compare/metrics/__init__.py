@@ -1,8 +1,8 @@
-"""Definitions of the metrics of runs: types in metric_types.py, and one module per group of metrics."""
+"""Definitions of metrics, grouped by topic."""
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_compare.metrics.answers import ACCURACY as ACCURACY
@@ -66,4 +66,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)

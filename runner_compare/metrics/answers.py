@@ -56,7 +56,7 @@ METRICS: tuple[Metric, ...] = (
             ENDS, ("effective length, tokens", "reaches tokens", "may reach tokens"), strict=True
         )
     ),
-    # with task.without
+    # with task.unscored
     *(define_metric(f"accuracy_all{end}", form=".1%", pooling=PoolingRule.dropped) for end in ENDS),
     # where answers were cut off: if all of them were wrong, or right; the 95 % interval of the
     # accuracy without a limit

@@ -29,10 +29,10 @@ def _iter_metric_groups() -> Iterator[tuple[Metric, ...]]:
 
 
 def find_metric(key: str) -> Metric:
-    """Return a metric's definition by key, also for a sweep cell (`ttft_s/batch_4_prompt_64`) or
-    spread (`…_max`).
+    """Return the definition of a metric by key.
 
-    An unknown key gets a metric derived from its unit.
+    The key may have the suffix of a sweep cell (`ttft_s/batch_4_prompt_64`) or of a spread
+    (`…_max`). An unknown key gets a definition derived from its unit.
     """
     known = known_metrics()
     base, _, cell = key.partition("/")
@@ -47,7 +47,7 @@ def find_metric(key: str) -> Metric:
 
 
 def full_vote_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return the keys of pass@k and maj@k for k equal to the number of answers per question."""
+    """Return the keys of pass@k and maj@k for which k equals the number of answers per question."""
     jobs = list(jobs)
     counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)
     keys = [f"{key}/{count}" for count in counts for key in ("pass_at_k", "maj_at_k")]
@@ -61,7 +61,7 @@ def plug_in_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
 
 @cache
 def load_plug_in_metric(name: str) -> Metric | None:
-    """Load a plug-in's metric definition; None, with a warning, if the import fails."""
+    """Load the metric definition of a plug-in. An import error causes a warning and None."""
     try:
         return load_plug_in_object("metric", name, Metric)
     except ConfigError as error:

@@ -20,7 +20,7 @@ SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 
 class BetterDirection(Enum):
-    """Whether higher or lower values of a metric are better, as the sign of an improvement."""
+    """Whether higher or lower values are better. The enum value is the sign of an improvement."""
 
     higher = 1
     lower = -1
@@ -40,7 +40,7 @@ class PoolingRule(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """Definition of one number that tasks measure, or that a plug-in computes from a job's samples."""
+    """Definition of a metric that tasks or plug-ins compute."""
 
     key: str
     label: str  # without the unit
@@ -70,7 +70,6 @@ class Metric:
         return self.axis_words or ", ".join(filter(None, (self.label, self.unit)))
 
     def format_value(self, value: float) -> str:
-        """Format a value of the metric without its unit."""
         return format(value, self.form) if self.form else format_number(value)
 
 
@@ -78,14 +77,14 @@ Metric.__module__ = "runner_compare.metrics"  # as messages name it: others take
 
 
 def format_number(value: float) -> str:
-    """Format a number with a suitable number of digits."""
+    """Format an integer exactly, and other numbers with about four significant digits."""
     if value % 1 == 0:  # false for infinity and NaN
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
-    """Create a metric definition. Properties that are omitted follow from the unit."""
+    """Create a metric definition. Omitted properties are derived from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
     unit = UNITS.get(suffix, "")
     better = BetterDirection.neither
@@ -103,7 +102,10 @@ def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> 
 def define_with_interval(
     key: str, label: str, number_format: str, better: BetterDirection, **overrides: Any
 ) -> list[Metric]:
-    """Create definitions of a metric and of its interval's two ends, which are not pooled over runs."""
+    """Create definitions of a metric and the ends of its interval.
+
+    These metrics are not pooled over runs.
+    """
     about = {"form": number_format, "better": better, "pooling": PoolingRule.dropped, **overrides}
     ends = [
         define_metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""})

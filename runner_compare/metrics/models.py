@@ -27,7 +27,7 @@ METRICS: tuple[Metric, ...] = (
     *map(define_metric, ("vocab_size", "max_positions", "base_loads")),
     define_metric(
         "made_for_positions",
-        "positions that its RoPE setting is made for",
+        "number of positions that the RoPE setting supports",
         ",.0f",
         better=BetterDirection.neither,
     ),

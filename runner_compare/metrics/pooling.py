@@ -11,7 +11,9 @@ from runner_compare.metrics.metric_types import PoolingRule
 
 
 def correct_and_total(metrics: Mapping[str, float]) -> tuple[int, int] | None:
-    """Return the number of correct answers and of all answers; None without valid counts."""
+    """Return the number of correct answers and of all answers. None if the metrics lack valid
+    counts.
+    """
     correct, n = (metrics.get(key, math.nan) for key in ("correct", "n"))
     if not 0 <= correct <= n < math.inf:  # nor where one is no number
         return None
@@ -19,7 +21,7 @@ def correct_and_total(metrics: Mapping[str, float]) -> tuple[int, int] | None:
 
 
 def pool_metrics(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Combine the metrics that all of several runs have."""
+    """Combine the metrics that all runs have, by each metric's pooling rule."""
     parts = list(runs)
     pooled = {}
     shared = [key for key in parts[0] if all(key in part for part in parts)]

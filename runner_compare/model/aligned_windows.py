@@ -19,18 +19,15 @@ from runner_compare.statistics.likelihoods import longest_context
 NO_PROMPT = (None, None)  # the question and gold of a window: its tokens identify it
 
 
-def keep_longest_context(texts: Texts) -> Texts:
-    """Keep only the scores with the longest context, if texts were scored with several context
-    lengths.
-    """
+def select_longest_context(texts: Texts) -> Texts:
     longest = longest_context(score.likelihood for score in texts.values())
     return {index: score for index, score in texts.items() if score.likelihood.context == longest}
 
 
 def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
-    """Join text windows until both runs have the same pieces, if both scored the same tokens.
+    """Join text windows until both runs have the same windows.
 
-    Otherwise both sides are returned unchanged.
+    If the runs scored different tokens, both are returned unchanged.
     """
     sides = texts, base_texts
     if any(score.text != NO_PROMPT for side in sides for score in side.values()) or _have_same_windows(
@@ -60,7 +57,6 @@ def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tupl
 
 
 def _have_same_windows(texts: Texts, base_texts: Texts) -> bool:
-    """Whether both runs have the same windows, each preceded by the same tokens."""
     return texts.keys() == base_texts.keys() and all(
         (score.tokens, score.prompt) == (base_texts[index].tokens, base_texts[index].prompt)
         for index, score in texts.items()
@@ -86,7 +82,7 @@ def _window_ends(scores: Sequence[TextScore]) -> set[int]:
 
 
 def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
-    """Join consecutive windows of a document into pieces that end at these token positions."""
+    """Join consecutive windows of a document so that windows end at the given token positions."""
     pieces: list[TextScore] = []
     joined: list[TextScore] = []
     position = 0
@@ -102,7 +98,6 @@ def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[Text
 
 
 def _merge_windows(scores: Sequence[TextScore]) -> TextScore:
-    """Merge several windows into one. Preceding context is not compared as a prompt."""
     (likelihood,) = sum_likelihoods_by_unit(
         [replace(score.likelihood, unit=0, context=None) for score in scores]
     )

@@ -12,25 +12,29 @@ from runner_compare.statistics import Decision, RunComparison, decide_all
 from runner_compare.ways import PairingOptions
 from runner_compare.ways.verdicts import compare_answers
 
-Part = TypeVar("Part", bound=Hashable)
+Subset = TypeVar("Subset", bound=Hashable)
 
 
 def load_row_answers(
-    table: Table, reader: Reader, include: Callable[[QuestionOutcome], bool]
+    table: Table, reader: Reader, should_include: Callable[[QuestionOutcome], bool]
 ) -> dict[str, Answers]:
-    """Return each row's answers that `include` accepts, by run id. Rows without samples are skipped."""
+    """Return the answers of each row by run id. `should_include` filters the questions.
+
+    Rows without samples are skipped.
+    """
     answers: dict[str, Answers] = {}
     for row in table.rows:
         try:
             own = reader.load_answers(row.run)
         except NotPaired:
             continue
-        answers[row.run.run_id] = {question: outcome for question, outcome in own.items() if include(outcome)}
+        answers[row.run.run_id] = {
+            question: outcome for question, outcome in own.items() if should_include(outcome)
+        }
     return answers
 
 
 def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> list[tuple[Run, Run]]:
-    """Return pairs of run and baseline for which both runs' answers are available."""
     return [
         (row.run, row.baseline.run)
         for row in table.candidate_rows
@@ -39,10 +43,9 @@ def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> li
 
 
 def compare_subsets(
-    run: Run, base: Run, answers: Mapping[Part, tuple[Answers, Answers]], reader: Reader
-) -> dict[Part, RunComparison]:
-    """Compare a run with its baseline on each subset of their answers."""
-    compared: dict[Part, RunComparison] = {}
+    run: Run, base: Run, answers: Mapping[Subset, tuple[Answers, Answers]], reader: Reader
+) -> dict[Subset, RunComparison]:
+    compared: dict[Subset, RunComparison] = {}
     for part, sides in answers.items():
         try:
             compared[part] = compare_answers(run, base, sides, reader, PairingOptions())
@@ -51,13 +54,13 @@ def compare_subsets(
     return compared
 
 
-def decide_subsets(compared: Mapping[str, Mapping[Part, RunComparison]]) -> dict[str, dict[Part, Decision]]:
-    """Decide all subset comparisons at one family-wise error rate. Runs without comparisons are
-    omitted.
-    """
-    places = [(run_id, part) for run_id, own in compared.items() for part in own]
-    decided: dict[str, dict[Part, Decision]] = {}
-    decisions = decide_all([compared[run_id][part] for run_id, part in places])
+def decide_subsets(
+    comparisons: Mapping[str, Mapping[Subset, RunComparison]],
+) -> dict[str, dict[Subset, Decision]]:
+    """Decide the comparisons of all subsets together, at one family-wise error rate."""
+    places = [(run_id, part) for run_id, own in comparisons.items() for part in own]
+    decided: dict[str, dict[Subset, Decision]] = {}
+    decisions = decide_all([comparisons[run_id][part] for run_id, part in places])
     for (run_id, part), decision in zip(places, decisions, strict=True):
         decided.setdefault(run_id, {})[part] = decision
     return decided

@@ -1,4 +1,4 @@
-"""Data of a comparison's report: tables, and report parts with grids and sentences."""
+"""Data classes of a comparison's report."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.model.data import Kept, Table
+from runner_compare.model.data import SectionData, Table
 from runner_compare.statistics import Finding
 
-Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
+SentenceWithFinding = tuple[str, Finding | None]  # a sentence, with the finding that it words
 
 
 @dataclass(frozen=True)
 class View:
-    """Options of the terminal output: which parts it shows, and the commands that its last lines
-    name.
-    """
+    """Options that control the terminal output."""
 
     explain: bool = False  # findings with their figures, and how everything is decided
     all_columns: bool = False  # every column and every table, in whatever width they need
@@ -27,18 +25,19 @@ class View:
 
 @dataclass
 class Comparison:
-    """All data that a comparison reports: tables, and the data that sections computed."""
+    """A complete comparison: its tables, and the results that report sections computed."""
 
     tables: list[Table]
     view: View = field(default_factory=View)
     # what sections have computed over tables, by their classes
     kept: dict[type, Any] = field(default_factory=dict)
 
-    def get_section_data(self, data_class: type[Kept]) -> Kept:
-        """Return a section's data about the whole comparison; an empty object is created at first
-        use.
+    def get_section_data(self, data_class: type[SectionData]) -> SectionData:
+        """Return the data that a section stored for the whole comparison.
+
+        If the section stored nothing, an empty object is created.
         """
-        kept: Kept = self.kept.setdefault(data_class, data_class())
+        kept: SectionData = self.kept.setdefault(data_class, data_class())
         return kept
 
 
@@ -53,11 +52,11 @@ class TableGrid:
 
 @dataclass
 class ReportPart:
-    """Part of the report: a task's table, or a table across tasks, with its sentences."""
+    """A table of the report with its sentences."""
 
     title: str
     grids: list[TableGrid]
-    sentences: list[Said] = field(default_factory=list)
+    sentences: list[SentenceWithFinding] = field(default_factory=list)
     # what stands in their place where neither all columns nor an explanation is asked for
     short_grids: list[TableGrid] | None = None
     short_sentences: list[str] | None = None
@@ -74,5 +73,4 @@ class ReportPart:
 
 
 def css_class(finding: Finding | None) -> str:
-    """Return the CSS class for a finding, which defines the finding's colour."""
     return "" if finding in (None, Finding.open) else str(finding)

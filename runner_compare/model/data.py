@@ -22,11 +22,11 @@ from runner_compare.statistics.unread_answers import SCORER as SCORER
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
 
-Kept = TypeVar("Kept")
+SectionData = TypeVar("SectionData")
 
 ABSENT = "–"
 JOB_ID = "job_id"
-REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
+REPEAT = "task.repeat_index"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 CLUSTER = "task.cluster"
 # the fact that names the job that a run was compared with while it ran
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def num_questions_when_stopped(self) -> int | None:
-        """Number of questions after which the job stopped early; None if it did not."""
+        """Number of questions that were answered before early stopping. None without early stopping."""
         return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
 
     @property
@@ -95,11 +95,11 @@ class Run:
 
     @property
     def compared_while_running(self) -> bool:
-        """Whether the run was compared with another one while it was running (early_stop_vs)."""
+        """Whether the run was tested against another run during execution (early_stop_vs)."""
         return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
 
     def early_stop_comparisons(self, other_run: Run) -> int | None:
-        """Number of comparisons sharing the 5 % error with this one during the run; None if not
+        """Number of comparisons in the early-stopping test's error family. None if it was not
         recorded.
         """
         compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
@@ -138,20 +138,21 @@ class Run:
 
     @property
     def has_dependent_answers(self) -> bool:
-        """Whether answers depend on each other: in clusters, over seeds, or several per question."""
+        """Whether answers are not independent, because of clusters, seeds or several answers per question."""
         return "families" in self.metrics or self.over_seeds or self.max_answers_per_question > 1
 
     @property
     def accuracy_bounds(self) -> AccuracyBounds | None:
-        """Bounds of the accuracy without a token limit; None if no answer was cut off or the
-        number is unknown.
+        """Lowest and highest accuracy that the run could have without a token limit.
+
+        None if no answer was cut off, or if the number of cut-off answers is unknown.
         """
         if all(key in self.metrics for key in BOUNDS):
             recorded = AccuracyBounds(*(self.metrics[key] for key in BOUNDS))
             return (
                 recorded
                 if self.has_dependent_answers
-                else AccuracyBounds.from_independent(*recorded[:2], int(self.metrics["n"]))
+                else AccuracyBounds.from_independent_questions(*recorded[:2], int(self.metrics["n"]))
             )
         # an error has no verdict of its own
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)
@@ -162,7 +163,7 @@ class Run:
         ):
             return None
         correct, n = self.correct_and_total or (0, 0)
-        return AccuracyBounds.from_independent(correct / n, (correct + cut_off) / n, n)
+        return AccuracyBounds.from_independent_questions(correct / n, (correct + cut_off) / n, n)
 
 
 def question_identity(sample: Sample) -> Question:
@@ -173,7 +174,6 @@ def question_identity(sample: Sample) -> Question:
 def format_flip_side(
     verdict: Verdict, answer: str | None, text: str, max_chars: int = TEXT_END
 ) -> dict[str, str]:
-    """Return verdict, answer and end of the text of one run's answer, for a flip."""
     shown = text if len(text) <= max_chars else "…" + text[-max_chars:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
 
@@ -193,7 +193,7 @@ class AxisValue:
 
 @dataclass
 class TableRow:
-    """A run in a table, with the config keys that distinguish it and its comparison."""
+    """A run in a table, with its distinguishing config keys and its comparison with the baseline."""
 
     run: Run
     config: dict[str, str | None]
@@ -243,9 +243,9 @@ class Table:
     # what sections have computed, each by a class of its own
     kept: dict[type, Any] = field(default_factory=dict)
 
-    def get_section_data(self, data_class: type[Kept]) -> Kept:
-        """Return a section's data about this table; an empty object is created at first use."""
-        kept: Kept = self.kept.setdefault(data_class, data_class())
+    def get_section_data(self, data_class: type[SectionData]) -> SectionData:
+        """Return a section's data about this table. The first call creates an empty object."""
+        kept: SectionData = self.kept.setdefault(data_class, data_class())
         return kept
 
     @property
@@ -266,20 +266,20 @@ class Table:
 
     @property
     def compared_rows(self) -> list[TableRow]:
-        """Rows with comparisons, which the legend explains.
+        """Rows with comparisons.
 
-        Repeats of a baseline are included only if nothing else is compared.
+        Repeats of a baseline are included only if there are no other comparisons.
         """
         return self.rows if self.compares_only_repeats else [row for row in self.rows if not row.is_repeat]
 
     @property
     def compares_only_repeats(self) -> bool:
-        """Whether the baseline is compared only with repeats of itself."""
+        """Whether every comparison is between a baseline and a repeat of it."""
         return all(row.is_repeat for row in self.rows if row.effects)
 
     @property
     def compared_metric(self) -> str | None:
-        """Per-question metric that the table compares; None for a table of another kind."""
+        """Per-question metric that replaces accuracy, or None."""
         return self.rows[0].run.number if self.rows else None
 
     @property
@@ -300,8 +300,8 @@ def config_group(key: str) -> str:
     return key.partition(".")[0]
 
 
-def natural_sort_key(value: str | None) -> tuple[int, float, str]:
-    """Return a sort key: missing values first, then numbers by size, then text."""
+def get_natural_sort_key(value: str | None) -> tuple[int, float, str]:
+    """Return a sort key that orders missing values first, then numbers, then text."""
     try:
         return (0, 0.0, "") if value is None else (1, float(value), "")
     except ValueError:

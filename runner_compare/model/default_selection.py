@@ -25,9 +25,9 @@ CHOSEN_BY = ("all", "grid", "runs", "where", "by", "pool", "seeds", "teams", "un
 
 
 def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Return the newest comparable runs of each task, and print which runs are excluded.
+    """Select the newest comparable runs of each task, and print which runs are excluded.
 
-    Options that select runs disable this.
+    If an option selects runs, all given runs are returned.
     """
     if any(getattr(options, name) for name in CHOSEN_BY):
         return runs
@@ -41,16 +41,17 @@ def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> li
         if len(group) < len(of_task):
             ids = {run.run_id for run in group}
             print_message(
-                _excluded_runs_message(task, group, [run for run in of_task if run.run_id not in ids], keys)
+                _format_excluded_runs_message(
+                    task, group, [run for run in of_task if run.run_id not in ids], keys
+                )
             )
     return chosen
 
 
 def _find_newest_group(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
-    """Return the newest grid or run that allows a comparison, with all runs comparable with it.
+    """Return the newest runs that can be compared with each other.
 
-    The runs are sorted newest first. All jobs of a grid belong together, whatever they differ
-    in.
+    The given runs are sorted newest first. All jobs of a grid belong to one group.
     """
     if not any(run.correct_and_total or run.likelihood_unit for run in runs):
         return runs  # measurements ask no questions
@@ -67,7 +68,7 @@ def _key_values(run: Run, keys: Sequence[str]) -> tuple[str | None, ...]:
     return tuple(run.get_value(key) for key in keys)
 
 
-def _excluded_runs_message(
+def _format_excluded_runs_message(
     task: str, group: Sequence[Run], excluded_runs: Sequence[Run], keys: Sequence[str]
 ) -> str:
     """Return a message about excluded runs: the reasons, and the options that include them."""
@@ -80,7 +81,8 @@ def _excluded_runs_message(
     reasons = join_first_names(
         [f"{count} with {settings or 'other combinations'}" for settings, count in why.most_common()], 4
     )
+    omitted = format_count(len(excluded_runs), "run is", "runs are")
     return (
-        f"{task}: {format_count(len(excluded_runs), 'run is', 'runs are')} left out, as not comparable with the newest "
-        f"ones ({reasons}): --all shows every run, --grid ID, --where KEY=VALUE or --runs ID chooses"
+        f"{task}: {omitted} not comparable with the newest runs, and omitted ({reasons}). "
+        "Use --all to include every run, or select runs with --grid, --where or --runs"
     )

@@ -12,14 +12,16 @@ from runner_compare.statistics import ALPHA
 
 @dataclass(frozen=True)
 class ErrorFamily:
-    """Comparisons with one family-wise error rate: any of them is wrong in at most 5 % of tables."""
+    """Comparisons that share one family-wise error rate.
+
+    The probability of at least one wrong finding is at most 5 %.
+    """
 
     what: str
     comparisons: int
 
 
-def row_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the error families of a table's comparisons of whole rows."""
+def list_row_error_families(table: Table) -> list[ErrorFamily]:
     count = max((row.effect.comparisons for row in table.compared_rows if row.effect), default=0)
     return [ErrorFamily("whole rows", count)] if count else []
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.statistics.margins import MarginVerdict, combine_sequential_sides
+from runner_compare.statistics.margins import MarginVerdict, decide_sequential_verdict
 from runner_compare.statistics.sequential import SequentialPairs, Side, comparison_level, confidence_percent
 
 
 @dataclass
 class InterimComparison:
-    """Always-valid test of the question pairs so far, at a fraction of the 5 % error rate."""
+    """Always-valid test of two runs while one is running.
+
+    The test uses a part of the 5 % error rate.
+    """
 
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
@@ -26,41 +29,41 @@ class InterimComparison:
         self.pairs = SequentialPairs(level, self.margin)
         self.ends = SequentialPairs(level, self.margin), SequentialPairs(level, self.margin)
 
-    def add_pair(self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool) -> None:
+    def add_pair(
+        self, is_solved: bool, is_baseline_solved: bool, is_cut_off: bool, is_baseline_cut_off: bool
+    ) -> None:
         """Add the verdicts of both runs on one question."""
         at_worst, at_best = self.ends
-        self.pairs.add_pair(solved, baseline_solved)
-        at_worst.add_pair(solved, baseline_solved or baseline_cut_off)
-        at_best.add_pair(solved or cut_off, baseline_solved)
+        self.pairs.add_pair(is_solved, is_baseline_solved)
+        at_worst.add_pair(is_solved, is_baseline_solved or is_baseline_cut_off)
+        at_best.add_pair(is_solved or is_cut_off, is_baseline_solved)
 
     @property
     def is_decided(self) -> bool:
-        """Whether the run may stop. If a margin is set, the verdict on the margin must be decided
-        too.
-        """
+        """Whether the run may stop, because the difference or, with a margin, the verdict is decided."""
         return (self.decision if self.margin is None else self.margin_decision) is not Side.open
 
     @property
     def decision(self) -> Side:
-        """Side of no difference that holds for any outcome of cut-off answers."""
+        """Decision about the difference, independent of the outcome of cut-off answers."""
         at_worst, at_best = (pairs.decision for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
     def margin_decision(self) -> Side:
-        """Side of the margin that holds for any outcome of cut-off answers."""
+        """Decision about the margin, independent of the outcome of cut-off answers."""
         at_worst, at_best = (pairs.from_margin for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
     def verdict(self) -> MarginVerdict:
-        """Verdict on the margin, from the decisions on difference and margin."""
-        return combine_sequential_sides(self.decision, self.margin_decision)
+        return decide_sequential_verdict(self.decision, self.margin_decision)
 
     @property
     def to_metrics(self) -> dict[str, float]:
-        """Return counts, p-value and interval so far. The difference is accuracy minus baseline
-        accuracy.
+        """Return the current counts, p-value and interval.
+
+        The difference is the run's accuracy minus the baseline's accuracy.
         """
         pairs = self.pairs
         return {

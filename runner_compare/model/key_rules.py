@@ -32,17 +32,16 @@ INERT = frozenset(
         *(
             f"model.{name}"
             for name in (
-                "answer_s",
                 "backend",
                 "backoff_s",
                 "cache_dir",
                 "check_memory",
                 "compare",
                 "concurrency",
-                "connect_s",
+                "connect_timeout_s",
                 "delay_s",
                 "executable",
-                "first_token_s",
+                "first_token_timeout_s",
                 "key_variable",
                 "memory_share",
                 "port",
@@ -50,9 +49,10 @@ INERT = frozenset(
                 "price_out",
                 "python",
                 "random_weights",
+                "request_timeout_s",
                 "retries",
                 "stages",
-                "start_s",
+                "start_timeout_s",
                 "timeout_s",
             )
         ),
@@ -60,24 +60,24 @@ INERT = frozenset(
             f"task.{name}"
             for name in (
                 "answer_key",
+                "answer_marker",
+                "answer_type",
                 "branches",
+                "check_overlap_with",
                 "choices_key",
                 "choices_seed",
                 "cluster",
                 "compare",
                 "debug",
-                "drain_s",
+                "drain_timeout_s",
                 "durable",
                 "early_stop_comparisons",
                 "early_stop_margin",
                 "early_stop_vs",
-                "evaluation",
                 "exact",
                 "executable",
                 "format",
-                "gold",
-                "gold_after",
-                "idle_s",
+                "idle_timeout_s",
                 "keep_top_k",
                 "load",
                 "max_body_kib",
@@ -101,10 +101,10 @@ INERT = frozenset(
                 "split",
                 "subset",
                 "timeout_s",
-                "tool_form",
-                "tool_offer",
+                "tool_call_format",
+                "tool_placement",
                 "train_offset",
-                "write_s",
+                "write_timeout_s",
             )
         ),
     }
@@ -116,15 +116,15 @@ COUNTING_IN = {
         f"task.{name}"
         for name in (
             "branches",
+            "check_overlap_with",
             "compare",
             "debug",
-            "drain_s",
+            "drain_timeout_s",
             "durable",
-            "evaluation",
             "exact",
             "executable",
             "format",
-            "idle_s",
+            "idle_timeout_s",
             "keep_top_k",
             "load",
             "max_body_kib",
@@ -141,19 +141,20 @@ COUNTING_IN = {
             "show",
             "split",
             "timeout_s",
-            "tool_form",
-            "tool_offer",
+            "tool_call_format",
+            "tool_placement",
             "train_offset",
-            "write_s",
+            "write_timeout_s",
         )
-    }
+    },
+    "tools": {"task.tool_call_format", "task.tool_placement"},
 }
 
 NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change no answer
 
 
 class KeyRules:
-    """Rules for the config keys of other tools' results, which use the runner's key names."""
+    """Rules for config keys of runs from other tools, translated to the runner's key names."""
 
     # The groups and keys in the order in which they are shown
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
@@ -177,7 +178,7 @@ class KeyRules:
             "rope.beyond_trained": "false",
             "task.attack": "none",
             "task.attack_agent": "1",
-            "task.contexts": "[]",
+            "task.context_lengths": "[]",
             "task.last_tokens": "256",
             "task.match": "null",
             "task.node_pruning_rate": "0.2",
@@ -185,24 +186,26 @@ class KeyRules:
         }
     )
 
-    def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the groups and keys that may differ between equivalent runs."""
+    def find_keys_without_effect(self, config: Mapping[str, str]) -> Set[str]:
+        """Return the groups and keys that cannot change the results."""
         counting = COUNTING_IN.get(config.get("task.name", ""), set())
         is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
         return INERT - counting - ({"generation.speculate"} if is_guessed else set())
 
-    def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the keys in which runs differ and that can change results, in config order."""
+    def find_differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
+        """Return the keys in which runs differ, in config order. Keys that cannot change results are
+        omitted.
+        """
         alike, defaults = self.written_alike, self.defaults
 
         def normalized_value(config: dict[str, str], key: str) -> str | None:
             written = config.get(key, defaults.get(key))
             return written if written is None else alike.get((key, written), written)
 
-        keys = self.meaningful_keys(configs)
+        keys = self.find_meaningful_keys(configs)
         return [key for key in keys if len({normalized_value(config, key) for config in configs}) > 1]
 
-    def meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
+    def find_meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
         """Return the keys that can change the runs' results, in config order."""
         order = [*self.order]
 
@@ -212,13 +215,13 @@ class KeyRules:
 
         counting = set[str]()
         for config in configs:
-            inert = self.inert_keys(config)
+            inert = self.find_keys_without_effect(config)
             counting |= {key for key in config if not {key, config_group(key)} & inert}
         return sorted(counting, key=config_order)
 
 
-def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Drop keys whose values follow from the choice of their group, or from the model's engine.
+def select_distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
+    """Omit keys whose values follow from the choice of their group or from the engine.
 
     nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
     occurs with both values. Likewise, only llama.cpp or vLLM have keys of their own engine.

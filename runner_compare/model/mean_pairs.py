@@ -1,5 +1,5 @@
-"""Paired comparison of per-question means, for clustered questions or several answers per
-question.
+"""Compares mean outcomes per question of two runs, if questions have clusters or several
+answers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ def needs_mean_test(pairs: Pairs) -> bool:
 
 
 def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
-    """Test the difference of per-question accuracies. `cluster_field_name` names the clusters'
-    common field.
+    """Create the test of the difference in accuracy per question.
+
+    `cluster_field_name` is the sample field that defines clusters.
     """
     clusters = merge_clusters(
         [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], cluster_field_name
@@ -31,7 +32,7 @@ def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
         what = "questions" if clusters is None else f"clusters by {cluster_field_name}"
-        raise TooFewPairs(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
+        raise TooFewPairs(f"{count} {what} are too few for a test, which needs {MIN_CLUSTERS}")
     return MeanFlipTest(
         [outcome.accuracy - base_outcome.accuracy for outcome, base_outcome in pairs],
         clusters,
@@ -42,7 +43,7 @@ def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
 
 
 def add_function_clusters(questions: Sequence[Question], pairs: Pairs) -> Pairs:
-    """Cluster answers to questions that offer tools by the expected function.
+    """Assign a cluster to each tool-calling question: the expected function.
 
     In records of earlier versions the cluster is the first expected function, or the question
     if no call is expected. Clusters of one question each are omitted.
@@ -70,24 +71,26 @@ def _first_expected_function(question: Question) -> str:
 def merge_clusters(
     pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
 ) -> list[str] | None:
-    """Return each pair's cluster, from whichever run recorded it; None if neither run did."""
+    """Return the cluster of each pair, recorded by either run. None if neither run recorded
+    clusters.
+    """
     if not any(cluster is not None for pair in pairs for cluster in pair):
         return None
     clusters = []
     for family, base_family in pairs:
         known = base_family if family is None else family
         if known is None:
-            raise NotPaired(f"some questions belong to no family by {cluster_field_name}")
+            raise NotPaired(f"the field {cluster_field_name} assigns no cluster to some questions")
         if base_family is not None and base_family != known:
             raise NotPaired(
-                f"a question belongs to other clusters by {cluster_field_name}: "
-                f"{known} here, {base_family} in the baseline"
+                f"the two runs recorded different clusters in {cluster_field_name} for one question: "
+                f"{known} in this run, {base_family} in the baseline"
             )
         clusters.append(known)
     return clusters
 
 
-def _default_cluster_field(run: Run, pairs: Pairs) -> str:
+def _choose_default_cluster_field(run: Run, pairs: Pairs) -> str:
     if TOOL_ACCURACY in run.metrics:
         return "function"
     units = {outcome.cluster_unit for pair in pairs for outcome in pair}
@@ -97,5 +100,5 @@ def _default_cluster_field(run: Run, pairs: Pairs) -> str:
 def find_cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
     """Return the name of the sample field that defines the clusters."""
     fields = [side.get_value(CLUSTER) for side in (run, base)]
-    usual = _default_cluster_field(run, pairs)
+    usual = _choose_default_cluster_field(run, pairs)
     return next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual

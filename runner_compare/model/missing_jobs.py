@@ -54,7 +54,7 @@ class GridJobs:
     def add_missing(
         self, name: str, job_id: str, state: str, reason: str, params: Mapping[str, str] | None
     ) -> None:
-        """Add a job without a result. `state` is a value of JobState."""
+        """Add a job without a result. `state` must be a JobState value."""
         self.missing.append(MissingJob(name, job_id, JobState(state), reason, params))
 
     @property
@@ -66,18 +66,23 @@ class GridJobs:
 def select_missing_jobs(
     options: argparse.Namespace, grid: GridJobs | None, runs: Sequence[Run]
 ) -> list[MissingJob]:
-    """Return the missing jobs of the selected grid, or of the newest grid if its jobs are shown."""
+    """Return the grid's jobs without a result.
+
+    The grid is the selected one, or the newest one if its jobs are shown.
+    """
     if grid is None or options.runs or options.flips:
         return []
     is_chosen = bool(options.grid) or any(run.job_id in grid.job_ids for run in runs)
     is_default = not any(getattr(options, name) for name in OF_ALL_GRIDS)
     if not is_chosen and (grid.has_result or not is_default):
         return []
-    return [job for job in grid.missing if _may_match_options(options, job)]
+    return [job for job in grid.missing if _can_match_options(options, job)]
 
 
-def _may_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
-    """Whether --task and --where could select a missing job; True if unknown."""
+def _can_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
+    """Return whether --task and --where can select a missing job. A job without a known config
+    always matches.
+    """
     task = (job.params or {}).get("task.name") or job.job_id.rpartition("-")[0]
     if options.task and task and task != options.task:
         return False
@@ -96,7 +101,7 @@ def _may_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
 
 @contextmanager
 def mention_missing_jobs(jobs: Sequence[MissingJob]) -> Iterator[None]:
-    """If no run matches in this block, add the missing jobs to the error: one may be the baseline."""
+    """List the missing jobs in the error message if no run matches."""
     try:
         yield
     except NoMatch as error:
@@ -111,8 +116,7 @@ def mention_missing_jobs(jobs: Sequence[MissingJob]) -> Iterator[None]:
         ) from error
 
 
-def jobs_with_errors(runs: Sequence[Run]) -> list[MissingJob]:
-    """Return the jobs that are excluded because questions ended in an error."""
+def find_jobs_with_errors(runs: Sequence[Run]) -> list[MissingJob]:
     return [
         MissingJob(run.job_id, run.job_id, JobState.failed, _count_errors_message(run), run.params)
         for run in runs

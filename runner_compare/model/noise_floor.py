@@ -1,7 +1,6 @@
-"""Add the baseline's run-to-run noise to findings, measured by comparing the baseline with its
-repeats.
+"""Compare findings with the run-to-run noise of the baseline.
 
-A baseline differs from itself if it was repeated under other conditions: with task.repeat=1
+A baseline differs from itself if it was repeated under other conditions: with task.repeat_index=1
 (other sequences share each batch), or as the same job again (rerun=all), with another batch
 size or on another machine.
 """
@@ -20,8 +19,7 @@ from runner_compare.ways.verdicts import compare_pair
 MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be fetched
 
 
-def find_repeat_ids(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
-    """Return the ids of baseline candidates that repeat another candidate."""
+def find_baseline_repeat_run_ids(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
     repeats = {run.run_id for run in candidates if (run.get_value(REPEAT) or "0") != "0"}
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
 
@@ -31,13 +29,13 @@ def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:
-            row.add_notes(_changed_verdicts_note(row.effect))
+            row.add_notes(_create_changed_verdicts_note(row.effect))
             floors.setdefault(row.baseline.run.run_id, []).append(row.effect)
     for row in rows:
         effect, base = row.effect, row.baseline
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
-        row.add_notes(*map(_changed_answers_note, (base.run, row.run)))
+        row.add_notes(*map(_create_changed_answers_note, (base.run, row.run)))
         noise = [floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure]
         noise += (
             compare_earlier_runs(base.run, reader)
@@ -54,7 +52,7 @@ def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
 
 
 def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
-    """Compare the baseline's newest run with earlier runs whose samples still exist."""
+    """Compare the baseline's newest run with earlier runs that have stored samples."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:
         if run.correct_and_total is None or run.errors:
@@ -68,7 +66,7 @@ def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
     return effects
 
 
-def _changed_verdicts_note(effect: Effect) -> Note | None:
+def _create_changed_verdicts_note(effect: Effect) -> Note | None:
     """Return a note with the number of verdicts that differ between a baseline and its repeat.
 
     With several answers per question, accuracies are counted instead of verdicts.
@@ -81,7 +79,7 @@ def _changed_verdicts_note(effect: Effect) -> Note | None:
     return note("verdicts_changed", changed=wins + losses, n=effect.n)
 
 
-def _changed_answers_note(run: Run) -> Note | None:
+def _create_changed_answers_note(run: Run) -> Note | None:
     """Return a note with the number of answers that changed on repetition; None if none did."""
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (

@@ -14,8 +14,8 @@ Question = tuple[int, str, str]  # index, question, gold: two answers form a pai
 
 
 class AccuracyBounds(NamedTuple):
-    """Accuracy if cut-off answers were all wrong or all correct, with a 95 % interval without a
-    token limit.
+    """Lowest and highest possible accuracy, given cut-off answers, with a 95 % interval around
+    both.
     """
 
     at_worst: float
@@ -24,13 +24,18 @@ class AccuracyBounds(NamedTuple):
     high: float
 
     @classmethod
-    def from_independent(cls, lowest: float, highest: float, n: int) -> AccuracyBounds:
+    def from_independent_questions(
+        cls, accuracy_at_worst: float, accuracy_at_best: float, n: int
+    ) -> AccuracyBounds:
         """Compute the bounds for n independent questions.
 
         The interval is recomputed, since earlier versions recorded too narrow ends.
         """
-        low, high = (exact_interval(round(lowest * n), n)[0], exact_interval(round(highest * n), n)[1])
-        return cls(lowest, highest, low, high)
+        low, high = (
+            exact_interval(round(accuracy_at_worst * n), n)[0],
+            exact_interval(round(accuracy_at_best * n), n)[1],
+        )
+        return cls(accuracy_at_worst, accuracy_at_best, low, high)
 
 
 class RecallPosition(NamedTuple):
@@ -66,7 +71,7 @@ class ToolCase(NamedTuple):
 
 
 class QuestionOutcome(NamedTuple):
-    """Outcome of one question: whether it is solved, its prompt hash, and answer counts."""
+    """Outcome of one question: whether it is solved, a hash of its prompt, and answer counts."""
 
     solved: bool
     prompt: str | None
@@ -81,13 +86,12 @@ class QuestionOutcome(NamedTuple):
 
     @classmethod
     def from_metric(cls, sample: Sample, metric_value: float | None) -> QuestionOutcome:
-        """Create an outcome that compares a metric's value instead of the verdict."""
+        """Create an outcome from a per-question metric instead of a verdict."""
         place = RecallPosition.from_sample(sample)
         return cls(False, sample.prompt_sha256, sample.cluster, number=metric_value, recall=place)
 
     @classmethod
     def from_sample(cls, sample: Sample) -> QuestionOutcome:
-        """Create the outcome of a sample that has a verdict."""
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
             tools = ToolCase(sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome))
@@ -103,26 +107,24 @@ class QuestionOutcome(NamedTuple):
             tools=tools,
         )
 
-    def with_cut_off_as(self, correct: bool) -> QuestionOutcome:
-        """Return a copy in which all cut-off answers count as correct, or as wrong.
+    def count_cut_off_as(self, is_correct: bool) -> QuestionOutcome:
+        """Return a copy in which every cut-off answer counts as correct or every one as wrong.
 
         For a vote, they decide it.
         """
         if not self.cut_off:
             return self
-        share = (self.right[0] + self.cut_off * correct, self.right[1]) if self.right[1] else self.right
-        return self._replace(solved=correct, right=share)
+        share = (self.right[0] + self.cut_off * is_correct, self.right[1]) if self.right[1] else self.right
+        return self._replace(solved=is_correct, right=share)
 
     @property
     def cluster_unit(self) -> ClusterUnit | None:
-        """Property that the cluster's questions share; None without a cluster or in tasks other
-        than recall.
-        """
+        """What the questions of a recall cluster have in common. None without recall clusters."""
         return None if self.recall is None or self.cluster is None else self.recall.cluster_unit
 
     @property
     def is_clustered_by_text(self) -> bool:
-        """Whether the questions of a cluster share the haystack text."""
+        """Whether a cluster consists of the questions about one haystack text."""
         return self.cluster_unit is ClusterUnit.text
 
     @property
@@ -136,7 +138,7 @@ class QuestionOutcome(NamedTuple):
 
 
 def _infer_cluster_unit(sample: Sample) -> ClusterUnit:
-    """Infer the cluster unit of a sample of an earlier version, which has only the cluster's name."""
+    """Infer the cluster unit of a sample from an earlier version, which did not record it."""
     is_text = sample.recall_text is not None and sample.cluster == f"text {sample.recall_text}"
     return ClusterUnit.text if is_text else ClusterUnit.question
 

@@ -1,4 +1,4 @@
-"""Notes about runs with `quantization` that leave much of the model unquantized."""
+"""Notes about quantized runs whose models are mostly unquantized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that 
 
 
 def add_coverage_notes(table: Table) -> None:
-    """Add a note to each finding in which a run's model is mostly unquantized.
+    """Add a note to each finding about a model that is mostly unquantized.
 
     Rows without a finding add the note once to the table.
     """
@@ -27,11 +27,11 @@ def add_coverage_notes(table: Table) -> None:
 
 def _row_notes(row: TableRow) -> list[Note]:
     runs = [row.run] if row.baseline is None else [row.run, row.baseline.run]
-    return [remark for run in runs if (remark := _coverage_note(run))]
+    return [remark for run in runs if (remark := _create_coverage_note(run))]
 
 
-def _coverage_note(run: Run) -> Note | None:
-    """Return a note with the quantized fractions; None if nearly all intended weights are
+def _create_coverage_note(run: Run) -> Note | None:
+    """Return a note with the quantized fractions. None if nearly all intended weights are
     quantized.
     """
     share = run.metrics.get(SHARE)

@@ -15,7 +15,7 @@ from runner_compare.readers.tool_run import to_finite_number
 
 
 def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> list[Run]:
-    """Return the runs with verdicts, prepared so that a per-question metric is compared."""
+    """Return copies of the runs with verdicts in which `metric` replaces accuracy."""
     chance = RepeatedAnswerMetric.from_name(metric)
     if chance is None and metric not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
@@ -28,10 +28,10 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
     scored = [run for run in runs if run.correct_and_total]
     if not scored:
         raise ConfigError(
-            "none of these runs has answers to questions", key="--metric", value=metric, code="empty"
+            "none of the selected runs has answered questions", key="--metric", value=metric, code="empty"
         )
     if chance is not None:
-        scored = _require_k_answers(scored, chance, metric)
+        scored = _select_runs_with_k_answers(scored, chance, metric)
     reader.fetch_files(scored)
     numbered = []
     for run_of_verdicts in scored:
@@ -43,30 +43,30 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
             facts=run_of_verdicts.facts | better,
         )
         values = (answer.number for answer in reader.numbers(run).values())
-        numbered.append(replace(run, metrics=mean_metric(metric, values)))
+        numbered.append(replace(run, metrics=compute_mean_metric(metric, values)))
     return numbered
 
 
-def _require_k_answers(runs: list[Run], answer_metric: RepeatedAnswerMetric, metric: str) -> list[Run]:
+def _select_runs_with_k_answers(
+    runs: list[Run], answer_metric: RepeatedAnswerMetric, metric: str
+) -> list[Run]:
     """Return the runs with at least k answers per question. Raises ConfigError if there are none."""
     enough = [run for run in runs if run.max_answers_per_question >= answer_metric.k]
     if not enough:
         most = max(runs, key=lambda run: run.max_answers_per_question)
-        asked = (
-            f"{answer_metric.k} answers to each question: {most.job_id} has {most.max_answers_per_question}"
-        )
-        raise ConfigError(f"none of these runs has {asked}", key="--metric", value=metric, code="missing")
+        asked = f"{answer_metric.k} answers per question ({most.job_id}: {most.max_answers_per_question})"
+        raise ConfigError(f"no selected run has {asked}", key="--metric", value=metric, code="missing")
     return enough
 
 
-def mean_metric(metric: str, values: Iterable[float | None]) -> dict[str, float]:
+def compute_mean_metric(metric: str, values: Iterable[float | None]) -> dict[str, float]:
     """Return a metric's mean over questions, and the number of questions with a value."""
     known = [value for value in values if value is not None]
     return {"n": float(len(known))} | ({metric: math.fsum(known) / len(known)} if known else {})
 
 
 def parse_lm_eval_value(value: Any) -> float | None:
-    """Convert lm-eval's metric value of a document to a number; None if impossible.
+    """Convert a document's metric value of lm-eval to a number, or None.
 
     A Brier score is stored as the gold choice and all probabilities, from which each document's
     score is computed.

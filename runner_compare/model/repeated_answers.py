@@ -23,9 +23,9 @@ PASS, VOTE, ALL = "pass@", "maj@", "pass^"
 
 
 class AnswerVotes(NamedTuple):
-    """Numbers of a question's answers that agree on the right answer and on each wrong answer.
+    """Votes of a question's answers: the number for the correct answer and for each wrong answer.
 
-    The other answers abstain.
+    Answers without an extracted text do not vote.
     """
 
     right: int
@@ -33,9 +33,7 @@ class AnswerVotes(NamedTuple):
 
     @classmethod
     def from_answers(cls, answers: Iterable[tuple[str | None, bool]]) -> AnswerVotes:
-        """Count votes from each answer's text and correctness. An answer whose text is None
-        abstains.
-        """
+        """Count the votes of answers. An answer without text has no vote."""
         said = [(text.strip(), is_right) for text, is_right in answers if text is not None]
         wrong = Counter(text for text, is_right in said if not is_right)
         return cls(sum(is_right for _, is_right in said), tuple(sorted(wrong.values())))
@@ -57,12 +55,15 @@ class RepeatedAnswerMetric:
         if match is None:
             return None
         if int(match[2]) < 1:
-            raise ConfigError(f"give the number of answers, such as {match[1]}4", key=name, code="bad_value")
+            raise ConfigError(
+                f"the number after @ or ^ must be at least 1, e.g. {match[1]}4", key=name, code="bad_value"
+            )
         return cls(match[1], int(match[2]))
 
     def estimate(self, num_correct: int, num_answers: int, votes: AnswerVotes | None) -> float | None:
-        """Estimate the metric for one question; None with fewer than k answers, or if votes are
-        missing.
+        """Estimate the metric for one question.
+
+        Returns None if there are fewer than k answers, or if votes are missing.
         """
         if num_answers < self.k:
             return None
@@ -77,11 +78,10 @@ class RepeatedAnswerMetric:
         )
 
 
-def repeated_answer_metrics(
+def compute_repeated_answer_metrics(
     questions: Sequence[tuple[tuple[int, int], AnswerVotes | None]],
 ) -> dict[str, float]:
-    """Return pass@k, maj@k and pass^k under the names that jobs record; {} for one answer per
-    question.
+    """Compute pass@k, maj@k and pass^k from several answers per question.
 
     Each question has its numbers of correct and of all answers, and its votes if known.
     Questions with different numbers of answers have a mean, but no such metrics.

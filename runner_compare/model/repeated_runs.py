@@ -1,4 +1,7 @@
-"""Runs of one job that count as repeats: separate processes without other load on the same machine."""
+"""Select the runs of a job that count as repeats.
+
+Repeats ran in separate processes on the same machine, without other load.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ MAX_RUNS = 20  # the latest ones of a job count
 
 
 def select_repeat_runs(run: Run) -> list[Run]:
-    """Return a run and earlier runs of its job that ran without other load on the same machine.
+    """Return a run, and earlier runs of its job on the same machine without other CPU load.
 
     If there are none, the run itself is returned.
     """
@@ -22,14 +25,15 @@ def select_repeat_runs(run: Run) -> list[Run]:
         for single in (run, *run.earlier)
         if single.task_version == run.task_version
         and describe_contention(single) == EXCLUSIVE
-        and machine_names(single) == machine_names(run)
+        and join_machine_names(single) == join_machine_names(run)
     ]
     return alone[:MAX_RUNS] or [run]
 
 
-def repeated_metric_values(run: Run, metric: str) -> list[float]:
-    """Return a metric's value in each repeat, newest first. Values of pooled jobs are combined per
-    repeat.
+def list_repeated_metric_values(run: Run, metric: str) -> list[float]:
+    """Return a metric's value in each repeat, newest first.
+
+    The values of pooled jobs are combined.
     """
     rounds = zip(*(select_repeat_runs(part) for part in run.parts or [run]), strict=False)
     values = (pool_metrics(run.metrics for run in runs).get(metric, 0.0) for runs in rounds)
@@ -37,7 +41,7 @@ def repeated_metric_values(run: Run, metric: str) -> list[float]:
 
 
 def collect_measurements(run: Run, measure: str, newest_repeats: list[float]) -> Measurements:
-    """Return the repeats within a job's newest run, and one value per process."""
+    """Return the repeats of a job's newest run, and one value per process."""
     if run.has_fresh_processes:
         return Measurements(newest_repeats, newest_repeats, has_fresh_processes=True)
     figures = [
@@ -49,11 +53,9 @@ def collect_measurements(run: Run, measure: str, newest_repeats: list[float]) ->
 
 
 def describe_contention(run: Run) -> str:
-    """Return the other load on the machine during a run, or during one of its pooled runs."""
     facts = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
     return next((beside for beside in facts if beside != EXCLUSIVE), EXCLUSIVE)
 
 
-def machine_names(run: Run) -> str:
-    """Return the machine names of a run or of the pooled runs."""
+def join_machine_names(run: Run) -> str:
     return " and ".join(sorted({part.facts.get("machine", "an unknown one") for part in run.parts or [run]}))

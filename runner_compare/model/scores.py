@@ -14,14 +14,14 @@ from runner_compare.model.data import Run
 LIKELIHOOD = ":likelihood"  # the end of the name of a table
 
 
-def task_without_metric(run: Run) -> str:
-    """Return a run's task name without the metric at the end of its table name."""
+def get_task_without_metric(run: Run) -> str:
+    """Return the table name of a run without the metric at its end."""
     return run.task.removesuffix(f":{run.number}" if run.number else LIKELIHOOD)
 
 
 def count_metrics_per_score(runs: Sequence[Run]) -> dict[str, int]:
-    """Return, for each table, how many tables report a metric of the same score."""
+    """Return, for each table, how many tables report metrics of the same score."""
     tables: dict[str, set[str]] = {}
     for run in runs:
-        tables.setdefault(task_without_metric(run), set()).add(run.task)
-    return {run.task: len(tables[task_without_metric(run)]) for run in runs}
+        tables.setdefault(get_task_without_metric(run), set()).add(run.task)
+    return {run.task: len(tables[get_task_without_metric(run)]) for run in runs}

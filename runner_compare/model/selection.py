@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from runner_base import ConfigError, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.model.adapter_names import FORMAT, adapter_name
+from runner_base.renamed_keys import rename_key
+from runner_compare.model.adapter_names import FORMAT, get_adapter_name
 from runner_compare.model.data import IDS, JOB_ID, Run, key_label
 from runner_compare.statistics import RATIOS
 
@@ -34,7 +35,7 @@ class NoMatch(ConfigError):
     """Raised if no run has the requested values. The message lists the available values."""
 
 
-def newest_run_per_job(runs: list[Run]) -> list[Run]:
+def select_newest_run_per_job(runs: list[Run]) -> list[Run]:
     """Return the newest run of each job. The given runs must be sorted newest first."""
     newest_by_job: dict[str, Run] = {}
     for run in runs:
@@ -43,8 +44,8 @@ def newest_run_per_job(runs: list[Run]) -> list[Run]:
 
 
 def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job ids, run ids or id prefixes. A job id selects its newest run."""
-    latest = newest_run_per_job(runs)
+    """Find runs by job id, run id or id prefix. A job id selects the job's newest run."""
+    latest = select_newest_run_per_job(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
         matching = [run for run in latest if run.job_id == text] or [
@@ -71,7 +72,7 @@ def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
 
 
 def parse_config_keys(text: str, runs: list[Run], option: str) -> list[str]:
-    """Parse config keys from `KEY[,KEY]`. A group name alone means group.name."""
+    """Parse config keys in the form `KEY[,KEY]`. GROUP is short for GROUP.name."""
     known = set().union(*(run.params for run in runs))
     return list(
         dict.fromkeys(resolve_config_key(key.strip(), known, option, text) for key in text.split(","))
@@ -79,7 +80,7 @@ def parse_config_keys(text: str, runs: list[Run], option: str) -> list[str]:
 
 
 def parse_config_values(text: str, runs: list[Run], option: str) -> dict[str, str]:
-    """Parse config values from `KEY=VALUE[,KEY=VALUE]`. A group name alone means group.name."""
+    """Parse config values in the form `KEY=VALUE[,KEY=VALUE]`. GROUP is short for GROUP.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
     # a comma inside a value, as in [1,4], separates nothing
@@ -94,7 +95,7 @@ def parse_config_values(text: str, runs: list[Run], option: str) -> dict[str, st
 
 
 def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -> str:
-    """Return the full config key, e.g. quantization.name for quantization."""
+    key = key if key in known_keys else rename_key(key)
     full = key if key in known_keys else f"{key}.name"
     if full not in known_keys:
         reason = unknown_choice_message("config key", key, map(key_label, known_keys))
@@ -103,36 +104,38 @@ def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -
 
 
 def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str, text: str) -> list[Run]:
-    """Return the runs that have all wanted values. Raises NoMatch, listing the values, if none has."""
-    return require_match(
+    """Return the runs that have all wanted values. Raises NoMatch if there are none."""
+    return require_selected_runs(
         [run for run in runs if has_values(run, wanted_values)], runs, wanted_values, option, text
     )
 
 
-def require_match(
-    selected: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
+def require_selected_runs(
+    selected_runs: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
 ) -> list[Run]:
-    """Return the selected runs. Raises NoMatch, listing the values of these keys, if there are none."""
-    if not selected:
+    """Return the selected runs. Raises NoMatch if there are none."""
+    if not selected_runs:
         values_by_key = (
             f"{key_label(key)} has {join_distinct(run.get_value(key) for run in runs)}"
             for key in dict.fromkeys(keys)
         )
         reason = f"no finished run matches; {'; '.join(values_by_key)}"
         raise NoMatch(reason, key=option, value=text, code="not_found")
-    return selected
+    return selected_runs
 
 
 def has_values(run: Run, wanted_values: dict[str, str]) -> bool:
-    """Whether a run has all wanted values. Numbers compare as numbers, adapters also by name."""
+    """Whether a run has all wanted values.
+
+    Numbers are compared numerically. Adapters also match by display name.
+    """
     return all(
-        equals_value(run.get_value(key), value) or (key == FORMAT and value == adapter_name(run))
+        equals_value(run.get_value(key), value) or (key == FORMAT and value == get_adapter_name(run))
         for key, value in wanted_values.items()
     )
 
 
 def equals_value(value: str | None, wanted_value: str) -> bool:
-    """Whether a value equals the wanted value, as text or as number."""
     return value == wanted_value or parse_number(value) == parse_number(wanted_value)
 
 
@@ -145,24 +148,21 @@ def parse_number(text: str | None) -> float:
 
 
 def join_distinct(values: Iterable[str | None], max_values: int = 12) -> str:
-    """Join the distinct values, at most `max_values` of them."""
     distinct = sorted({value for value in values if value is not None})
     rest = f" and {len(distinct) - max_values} more" if len(distinct) > max_values else ""
     return (", ".join(distinct[:max_values]) or "no value in any run") + rest
 
 
-def filter_runs(runs: list[Run], text: str, option: str = "--where") -> list[Run]:
-    """Return the runs that pass one --where filter. Raises NoMatch, listing the values, if none
-    does.
-    """
-    if not EXPRESSION.search(text):
-        return filter_by_values(runs, parse_config_values(text, runs, option), option, text)
-    expression = _FilterParser(text, runs, option)
-    passing_ids = expression.parse_or()
+def filter_runs(runs: list[Run], filter_text: str, option: str = "--where") -> list[Run]:
+    """Return the runs that match one --where filter. Raises NoMatch if no run matches."""
+    if not EXPRESSION.search(filter_text):
+        return filter_by_values(runs, parse_config_values(filter_text, runs, option), option, filter_text)
+    expression = _FilterParser(filter_text, runs, option)
+    passing_ids = expression.parse_or_expression()
     if expression.tokens:
         raise expression.syntax_error("and, or, or the end")
     passing = [run for run in runs if run.run_id in passing_ids]
-    return require_match(passing, runs, expression.keys, option, text)
+    return require_selected_runs(passing, runs, expression.keys, option, filter_text)
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
@@ -177,9 +177,7 @@ OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
 
 
 class _FilterParser:
-    """Recursive-descent parser of a --where filter. Each grammar rule returns the ids of matching
-    runs.
-    """
+    """Recursive-descent parser of a --where filter. Its methods return ids of matching runs."""
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
         self.runs, self.option, self.text = runs, option, text
@@ -190,13 +188,13 @@ class _FilterParser:
             raise self.config_error(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
-    def parse_or(self) -> set[str]:
-        passing_ids = self.parse_and()
+    def parse_or_expression(self) -> set[str]:
+        passing_ids = self.parse_and_expression()
         while self.accept_token("or"):
-            passing_ids |= self.parse_and()
+            passing_ids |= self.parse_and_expression()
         return passing_ids
 
-    def parse_and(self) -> set[str]:
+    def parse_and_expression(self) -> set[str]:
         passing_ids = self.parse_condition()
         while self.accept_token("and"):
             passing_ids &= self.parse_condition()
@@ -206,7 +204,7 @@ class _FilterParser:
         if self.accept_token("not"):
             return {run.run_id for run in self.runs} - self.parse_condition()
         if self.accept_token("("):
-            passing_ids = self.parse_or()
+            passing_ids = self.parse_or_expression()
             self.require_token(")")
             return passing_ids
         return self.parse_comparison()
@@ -234,7 +232,9 @@ class _FilterParser:
         word = self.parse_word("a key")
         # as MLflow's own filter writes them
         bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)
-        full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
+        full = next(
+            (key for key in (word, bare, rename_key(bare), f"{bare}.name") if key in self.known), None
+        )
         if full is None:
             names = [key_label(key) for key in self.known if "/" not in key]
             raise self.config_error(
@@ -292,8 +292,8 @@ MARGIN_UNITS = {
 
 
 def parse_margins(texts: Sequence[str], option: str = "--margin", prefix: str = "") -> dict[str, float]:
-    """Parse --margin into margins by measure: `2` points of accuracy, `0.01nats` of likelihood,
-    `5%` of speed.
+    """Parse --margin and return the margin of each measure, e.g. `2` (accuracy points) or `5%`
+    (speed).
 
     `5%` also applies to memory. `prefix` precedes the number in the user's input.
     """
@@ -315,7 +315,7 @@ def parse_margins(texts: Sequence[str], option: str = "--margin", prefix: str = 
             )
         if measure in margins:
             raise ConfigError(
-                "there is another margin for the same measure: give one",
+                "two margins are set for the same measure. Set only one",
                 key=option,
                 value=f"{prefix}{text}",
                 code="conflict",

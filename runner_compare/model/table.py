@@ -20,14 +20,14 @@ from runner_compare.features.seeds.compute import (
     remove_seed_key,
     rows_with_seeds,
 )
-from runner_compare.model.adapter_names import FORMAT, MERGING, adapter_name, replace_adapter_keys
+from runner_compare.model.adapter_names import FORMAT, MERGING, get_adapter_name, replace_adapter_keys
 from runner_compare.model.baselines import (
+    create_ignored_keys_note,
     find_baseline,
+    find_groups_with_choice,
     format_key_differences,
-    groups_with_choice,
-    ignored_differences_note,
+    get_scoring_method,
     is_ignored_key,
-    scoring_method,
 )
 from runner_compare.model.data import (
     JOB_ID,
@@ -38,18 +38,22 @@ from runner_compare.model.data import (
     Table,
     TableRow,
     config_group,
+    get_natural_sort_key,
     key_label,
-    natural_sort_key,
 )
-from runner_compare.model.key_rules import KeyRules, distinguishing_keys
-from runner_compare.model.noise_floor import add_noise_notes, find_repeat_ids
+from runner_compare.model.key_rules import KeyRules, select_distinguishing_keys
+from runner_compare.model.noise_floor import add_noise_notes, find_baseline_repeat_run_ids
 from runner_compare.model.quantization_coverage import add_coverage_notes
 from runner_compare.model.selection import has_values, join_distinct
 from runner_compare.reader import Reader
 from runner_compare.section import NamesRuns
 from runner_compare.statistics import Method, RunComparison, decide_all
 from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics, accuracy_metrics
-from runner_compare.statistics.floor_effects import all_solved_note, cut_off_note, no_evidence_notes
+from runner_compare.statistics.floor_effects import (
+    all_solved_note,
+    create_cut_off_note,
+    create_no_evidence_notes,
+)
 from runner_compare.ways import PairingOptions, compare_runs, with_notes
 
 # they say which questions were asked
@@ -58,7 +62,7 @@ QUESTION_KEYS = (
     "task.split",
     "task.limit",
     "task.only",
-    "task.without",
+    "task.unscored",
     "task.extractor",
     "task.scorer",
 )
@@ -87,7 +91,7 @@ def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> 
         reader.fetch_files(runs)
     runs, base = _pool_runs_into_rows(runs, options, reader)
     options = replace(options, base=base)
-    varying = _varying_keys(runs, options, reader.key_rules)
+    varying = _find_varying_keys(runs, options, reader.key_rules)
     table = _create_table(runs, varying, options, reader.key_rules)
     if options.baseline or options.base:
         table.baseline = options.baseline or {JOB_ID: options.base.job_id if options.base else ""}
@@ -103,7 +107,7 @@ def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> 
 def _pool_runs_into_rows(
     runs: list[Run], options: ComparisonOptions, reader: Reader
 ) -> tuple[list[Run], Run | None]:
-    """Pool the runs that form one row, by --by or over seeds.
+    """Pool the runs of each row, by the keys of --by or over seeds.
 
     Returns the pooled runs, and the baseline if it is one of them.
     """
@@ -111,14 +115,14 @@ def _pool_runs_into_rows(
         runs = pool_runs(runs, options.by, reader)
     if not options.seeds or not all(run.correct_and_total for run in runs):
         return runs, options.base
-    differing = reader.key_rules.differing_keys([run.params for run in runs])
+    differing = reader.key_rules.find_differing_keys([run.params for run in runs])
     runs = pool_over_seeds(runs, remove_seed_key(differing), reader)
     return runs, find_pooled_run(options.base, runs)
 
 
-def _varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) -> list[str]:
-    """Return the keys in which rows differ: those of --by, or else all differing config keys."""
-    varying = options.by or rules.differing_keys([run.params for run in runs])
+def _find_varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) -> list[str]:
+    """Return the keys of --by, or by default all config keys in which the runs differ."""
+    varying = options.by or rules.find_differing_keys([run.params for run in runs])
     varying = remove_seed_key(varying) if options.seeds else varying
     if not any(TEAM in run.params for run in runs):
         return varying
@@ -128,9 +132,8 @@ def _varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) 
 
 
 def _create_table(runs: list[Run], varying: list[str], options: ComparisonOptions, rules: KeyRules) -> Table:
-    """Create the table of these runs, not yet compared."""
     configs = [run.params for run in runs]
-    keys = options.by or distinguishing_keys(varying, configs)
+    keys = options.by or select_distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
         TableRow(
@@ -142,19 +145,18 @@ def _create_table(runs: list[Run], varying: list[str], options: ComparisonOption
     ]
     keys = keys if options.by else replace_adapter_keys(keys, rows)
     shared = common_params(configs)
-    common = {key: shared[key] for key in rules.meaningful_keys(configs) if key in shared}
+    common = {key: shared[key] for key in rules.find_meaningful_keys(configs) if key in shared}
     return Table(runs[0].task, keys, rows, common=common)
 
 
 def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, reader: Reader) -> None:
-    """Find each row's baseline, compare the two, and decide all comparisons together."""
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = (
         [options.base] if options.base else [run for run in all_runs if has_values(run, options.baseline)]
     )
     # the baseline's own repeats show its noise, and are nobody's baseline
-    repeats = find_repeat_ids(candidates, options.baseline)
+    repeats = find_baseline_repeat_run_ids(candidates, options.baseline)
     candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:
         rows[run.run_id].is_baseline = True
@@ -173,15 +175,17 @@ def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, 
                 compared[row.run.run_id] = compare_with_baseline(row.run, base, options, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    _decide_rows(table.rows, compared, options)
+    _decide_comparisons(table.rows, compared, options)
     add_noise_notes(table.rows, reader)
     add_coverage_notes(table)
 
 
-def _decide_rows(
+def _decide_comparisons(
     rows: list[TableRow], compared: dict[str, list[RunComparison]], options: ComparisonOptions
 ) -> None:
-    """Set the decision of each compared row. Repeats of a baseline are decided separately."""
+    """Decide the comparisons of all rows at one error rate. Repeats of a baseline are decided
+    separately.
+    """
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
     left = iter(decide_all(of_table, options.margins, options.metrics))
@@ -193,8 +197,7 @@ def _decide_rows(
 
 
 def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
-    """Add both runs' accuracies and notes to a comparison, for runs whose equal verdicts show
-    nothing.
+    """Add both runs' accuracies to a comparison, with notes about floor effects.
 
     Accuracies of votes are added only to sequential tests.
     """
@@ -204,7 +207,7 @@ def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunCompariso
         accuracies = [correct / n if n else None for correct, n in scores]
     else:
         accuracies = [side.accuracy_interval[0] if side.accuracy_interval else None for side in sides]
-    reason = no_evidence_notes([side.metrics for side in sides], accuracies)
+    reason = create_no_evidence_notes([side.metrics for side in sides], accuracies)
     if reason and compared.unplanned:  # most answers were cut off, which says more
         reason = compared.unplanned, note("larger_limit")
     return replace(
@@ -219,36 +222,38 @@ def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunCompariso
 def compare_with_baseline(
     run: Run, base: Run, options: ComparisonOptions, reader: Reader
 ) -> list[RunComparison]:
-    """Compare a run with its baseline and attach notes for the reader."""
     compared_keys = [*options.baseline, *options.by]
     if options.base:
-        compared_keys = reader.key_rules.differing_keys([run.params, base.params])
-    other_differences = other_differences_note(run, base, options, reader.key_rules) if options.by else None
+        compared_keys = reader.key_rules.find_differing_keys([run.params, base.params])
+    other_differences = (
+        create_other_differences_note(run, base, options, reader.key_rules) if options.by else None
+    )
     sides = [run, base]
-    why = cut_off_note([side.metrics for side in sides])
+    why = create_cut_off_note([side.metrics for side in sides])
     noted = []
     for compared in compare_runs(run, base, reader, PairingOptions(compared_keys, options.unpaired)):
         if compared.effect.is_ratio:
             noted.append(compared)
             continue
-        ignored = ignored_differences_note(run, base, options.ignore, reader.key_rules)
+        ignored = create_ignored_keys_note(run, base, options.ignore, reader.key_rules)
         remarked = with_notes(compared, other_differences, ignored, reader.comparison_note(run, base))
         noted.append(add_accuracies(replace(remarked, unplanned=why), run, base))
     return noted
 
 
-def other_differences_note(run: Run, base: Run, options: ComparisonOptions, rules: KeyRules) -> Note | None:
-    """Return a note about keys, other than those of --by, in which two runs differ."""
+def create_other_differences_note(
+    run: Run, base: Run, options: ComparisonOptions, rules: KeyRules
+) -> Note | None:
     named = {*options.by, *options.baseline}
-    chosen = groups_with_choice(named)
-    keys = rules.differing_keys([run.params, base.params])
+    chosen = find_groups_with_choice(named)
+    keys = rules.find_differing_keys([run.params, base.params])
     keys = [key for key in keys if key not in named and config_group(key) not in chosen]
     return note("also_differ", settings=format_key_differences(run, base, keys)) if keys else None
 
 
 def sort_rows(table: Table) -> None:
     """Sort the rows so that each baseline precedes the rows compared with it."""
-    inner = groups_with_choice(table.baseline)
+    inner = find_groups_with_choice(table.baseline)
     # one run that all others are compared with comes first
     baseline_is_one_run = JOB_ID in table.baseline
     outer = [
@@ -261,15 +266,15 @@ def sort_rows(table: Table) -> None:
     names_merging = not {*MERGING}.isdisjoint(table.baseline)
 
     def config_value(row: TableRow, key: str) -> str | None:
-        return adapter_name(row.run) if key == FORMAT and names_merging else row.config[key]
+        return get_adapter_name(row.run) if key == FORMAT and names_merging else row.config[key]
 
     def sort_key(row: TableRow) -> tuple[object, ...]:
-        outer_values = [natural_sort_key(config_value(row, key)) for key in outer]
+        outer_values = [get_natural_sort_key(config_value(row, key)) for key in outer]
         return (
             outer_values,
             not row.is_baseline,
             not row.is_repeat,
-            [natural_sort_key(row.config[key]) for key in table.keys],
+            [get_natural_sort_key(row.config[key]) for key in table.keys],
             row.run.job_id,
         )
 
@@ -284,29 +289,29 @@ def pool_runs(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
     for run in runs:
         groups.setdefault(tuple(run.get_value(key) for key in keys), []).append(run)
     return [
-        _pool_members(members, keys, reader) if len(members) > 1 else members[0]
+        _pool_runs_of_row(members, keys, reader) if len(members) > 1 else members[0]
         for members in groups.values()
     ]
 
 
-def _pool_members(members: list[Run], by: list[str], reader: Reader) -> Run:
+def _pool_runs_of_row(members: list[Run], pooling_keys: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
-    names = ", ".join(f"{key_label(key)}={members[0].get_value(key)}" for key in by)
-    differing = reader.key_rules.differing_keys([run.params for run in members])
+    names = ", ".join(f"{key_label(key)}={members[0].get_value(key)}" for key in pooling_keys)
+    differing = reader.key_rules.find_differing_keys([run.params for run in members])
     differences = "; ".join(
         f"{key_label(key)}: {join_distinct(run.get_value(key) for run in members)}" for key in differing
     )
-    option, where = ",".join(map(key_label, by)), f"the {len(members)} runs of {names}"
-    if len({scoring_method(run) for run in members}) > 1:
+    option, where = ",".join(map(key_label, pooling_keys)), f"the {len(members)} runs of {names}"
+    if len({get_scoring_method(run) for run in members}) > 1:
         raise ConfigError(
-            f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})",
+            f"{where} cannot be pooled, because their scoring methods differ ({differences or 'versions'})",
             key="--by",
             value=option,
             code="mismatch",
         )
     if not all(run.correct_and_total for run in members):
         raise ConfigError(
-            f"{where} cannot be pooled: not all of them counted right answers",
+            f"{where} cannot be pooled, because some of these runs have no accuracy",
             key="--by",
             value=option,
             code="unsupported",
@@ -320,8 +325,9 @@ def _pool_members(members: list[Run], by: list[str], reader: Reader) -> Run:
         ) from reason
     if whole.correct_and_total and len(answers) < whole.correct_and_total[1]:
         raise ConfigError(
-            f"{where} answered the same questions more than once ({differences or 'nothing differs'}): name those keys "
-            "in --by, too, or choose one value with --where",
+            f"{where} answered the same questions, so they cannot be pooled "
+            f"({differences or 'all keys are equal'}). "
+            "Add the differing keys to --by, or select one value with --where",
             key="--by",
             value=option,
             code="ambiguous",
@@ -332,7 +338,8 @@ def _pool_members(members: list[Run], by: list[str], reader: Reader) -> Run:
         )
         whole.metrics |= accuracy_metrics([answer.accuracy for answer in answers.values()], families, counts)
         at_worst, at_best = (
-            [answer.with_cut_off_as(right).accuracy for answer in answers.values()] for right in (False, True)
+            [answer.count_cut_off_as(right).accuracy for answer in answers.values()]
+            for right in (False, True)
         )
         whole.metrics |= accuracy_bound_metrics(at_worst, at_best, families, counts)
     return whole

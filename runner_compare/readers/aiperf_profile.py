@@ -15,7 +15,9 @@ OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
 
 
 class Ending(msgspec.Struct):
-    """Fields of a profile that show whether it completed. A failed profile lacks other fields."""
+    """Fields of a profile that show whether the benchmark completed. If it failed, other fields
+    are missing.
+    """
 
     error_summary: list[Any] | None = None
     was_cancelled: bool | None = None
@@ -36,7 +38,7 @@ class Endpoint(msgspec.Struct):
 
 
 class Prompts(msgspec.Struct):
-    """Prompt and answer lengths of a profile in tokens: each a number, or an object with a mean."""
+    """Prompt and answer lengths in tokens. Each is a number, or an object with a mean."""
 
     isl: Any = None
     osl: Any = None
@@ -84,7 +86,6 @@ PROFILE: Parser[Profile] = Parser(Profile)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is an AIPerf profile."""
     return outline.has_fields("aiperf_version", "input_config", "request_throughput")
 
 
@@ -96,7 +97,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if ending.was_cancelled or not ending.is_complete or failed:
         count = f": {len(failed)} kinds of errors" if failed else ""
         raise DataError(
-            f"requests failed, or it did not run to its end{count}: its speed is not that of all",
+            f"the benchmark failed or is incomplete{count}. Its speed covers only some of the requests",
             key=where,
             code="damaged",
         )

@@ -28,7 +28,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and o
 
 
 class Archive:
-    """Open zip archive, used as `with Archive(path) as archive`. Reads one file at a time."""
+    """Zip archive that is opened with `with Archive(path)` and read file by file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class Archive:
                     content = stream.read(member.file_size + 1)
         if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
             raise DataError(
-                f"{name} is damaged: its size or checksum is another one than the archive says",
+                f"{name} is damaged, because its size or checksum differs from the archive's directory",
                 key=self.path,
                 code="damaged",
             )
@@ -97,21 +97,19 @@ class Archive:
             if member.file_size > MAX_MEMBER_BYTES:
                 size = f"{member.file_size // MIB:,} MiB"
                 raise DataError(
-                    f"{member.filename} has {size}, more than are read", key=self.path, code="too_large"
+                    f"{member.filename} has {size}, which exceeds the size limit",
+                    key=self.path,
+                    code="too_large",
                 )
         most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
         if sum(member.file_size for member in members) > most:
             raise DataError(
-                f"unpacked it has more than {most // MIB:,} MiB, more than are read",
-                key=self.path,
-                code="too_large",
+                f"the unpacked files exceed the limit of {most // MIB:,} MiB", key=self.path, code="too_large"
             )
 
     @contextmanager
     def _zip_errors_as_data_error(self) -> Iterator[None]:
-        """Raise DataError in this block for a damaged or truncated archive, or an unknown
-        compression method.
-        """
+        """Convert zip errors to DataError in this context."""
         try:
             yield
         except (
@@ -125,5 +123,7 @@ class Archive:
             struct.error,
         ) as error:
             raise DataError(
-                f"damaged, or not a zip archive ({to_one_line(error, 120)})", key=self.path, code="damaged"
+                f"the file is not a valid zip archive ({to_one_line(error, 120)})",
+                key=self.path,
+                code="damaged",
             ) from error

@@ -53,16 +53,22 @@ def _iter_tar_members(path: Path, file_names: Collection[str]) -> Iterator[tuple
 
 
 def _is_requested(path: Path, name: str, file_names: Collection[str]) -> bool:
-    """Whether a file's name was requested. Raises DataError for a name outside the archive's folder."""
+    """Return whether a file is requested. Raises DataError if the path leaves the archive's
+    folder.
+    """
     place = PurePosixPath(name)
     if ".." in place.parts or place.is_absolute() or "\\" in name:
-        raise DataError(f"{name[:80]!r} leads out of the archive's folder", key=path, code="refused")
+        raise DataError(
+            f"the path {name[:80]!r} points outside the archive's folder", key=path, code="refused"
+        )
     return place.name in file_names
 
 
 def _check_size(path: Path, size: int) -> None:
     if size > MAX_FILE_BYTES:
-        raise DataError(f"its files have more than {MAX_FILE_BYTES // MIB:,} MiB", key=path, code="too_large")
+        raise DataError(
+            f"the files in the archive exceed {MAX_FILE_BYTES // MIB:,} MiB", key=path, code="too_large"
+        )
 
 
 @contextmanager

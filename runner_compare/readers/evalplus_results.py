@@ -37,7 +37,7 @@ class Solution(msgspec.Struct):
     plus_status: str | None = None  # only where EvalPlus' own tests were run
 
     def outcomes_per_test(self, metric: str) -> list[str | None]:
-        """Return a solution's outcome on each test of a metric."""
+        """Return the outcomes of a solution's tests. The metric `base` uses only the base tests."""
         return [self.base_status] if metric == "base" else [self.base_status, self.plus_status]
 
 
@@ -91,7 +91,7 @@ def _create_sample(path: Path, task: str, solution: Solution, metric: str) -> To
     )
     if unknown := [state for state in states if state not in STATES]:
         raise DataError(
-            f"the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}",
+            f"the test outcome {unknown[0][:40]} is unknown. Known outcomes are {', '.join(STATES)}",
             key=where,
             code="damaged",
         )

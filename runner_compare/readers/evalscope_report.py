@@ -79,7 +79,7 @@ class Metric(msgspec.Struct):
 
     @property
     def name(self) -> str | None:
-        """Name under which the metric is stored with the answers."""
+        """Name of the metric in the stored answers."""
         return self.identity.name if self.identity else None
 
     @property
@@ -129,7 +129,6 @@ REVIEW: Parser[Review] = Parser(Review)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is an evalscope report."""
     return outline.has_fields("dataset_name", "model_name", "metrics", "perf_metrics")
 
 
@@ -138,7 +137,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     where = str(path)
     if path.parent.parent.name != REPORTS:
         raise DataError(
-            f"its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder",
+            f"the report is not in evalscope's {REPORTS}/MODEL/ folder, so its answers cannot be found",
             key=where,
             code="not_found",
         )
@@ -188,7 +187,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 def _iter_reviews(
     path: Path, report: Report, cluster: str | None
 ) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the answers of all subsets as unscored samples, each with its metrics."""
+    """Yield the answers of all subsets without verdicts, each with its metrics."""
     subsets = {
         subset.name: subset.num
         for metric in report.metrics
@@ -216,7 +215,6 @@ def _iter_reviews(
 
 
 def _create_sample(review: Review, subset: str, cluster: str | None) -> ToolSample:
-    """Create a sample from an answer, without its score."""
     scored, target = review.sample_score, review.target
     extracted = scored.score.extracted_prediction
     family, fields = find_cluster(scored.sample_metadata, cluster)
@@ -242,7 +240,7 @@ def _iter_message_texts(messages: list[Message], roles: tuple[str, ...]) -> Iter
 def _check_reported_mean(
     source: str, metric: str, metric_definition: Metric | None, numbers: list[float]
 ) -> None:
-    """Raise DataError if the mean over answers differs from the report."""
+    """Raise DataError if the mean of the answers differs from the mean in the report."""
     if (
         metric_definition is None
         or metric_definition.identity is None
@@ -252,8 +250,8 @@ def _check_reported_mean(
     mean = math.fsum(numbers) / len(numbers)
     if metric_definition.score is None or abs(mean - metric_definition.score) > ROUNDED:
         raise DataError(
-            f"{metric} is {mean:.4f} over its answers, but the report says {metric_definition.score}: "
-            "one of them was changed",
+            f"{metric} is {mean:.4f} over the answers, but {metric_definition.score} in the report. "
+            "The answers or the report were changed",
             key=source,
             code="mismatch",
         )
@@ -267,7 +265,7 @@ class _AliasLimitedLoader(yaml.SafeLoader):
     aliases = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a YAML node. Counts an alias before resolving it."""
+        """Compose a YAML node. Every alias counts towards the limit."""
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
@@ -276,7 +274,7 @@ class _AliasLimitedLoader(yaml.SafeLoader):
 
 
 def _load_settings(file: Path) -> Settings:
-    """Load the settings of an evalscope run; empty if the file is missing."""
+    """Load the settings of an evalscope run. Empty if the file is missing."""
     if not file.is_file():
         return Settings()
     raw = read_bytes(file)

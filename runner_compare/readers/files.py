@@ -40,24 +40,25 @@ def read_bytes(path: Path) -> bytes:
 
 
 def validate_file_name(name: str, source: object) -> str:
-    """Return a file name that another file contains. Raises DataError if the name is invalid."""
+    """Check a file name that is read from another file. Raises DataError if the name is invalid."""
     if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         raise DataError(f"no file is named {name[:80]!r}", key=source, code="damaged")
     return name
 
 
 def format_run_time(time: datetime) -> str:
-    """Format a time as run times are formatted: YYYYMMDD-HHMMSS."""
+    """Format a time as YYYYMMDD-HHMMSS."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
 def modification_time(path: Path) -> str:
-    """Return a file's modification time, formatted like run times, for tools that store no time."""
     return format_run_time(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def iter_lines(path: Path, kind: str, expected: int, source: str) -> Iterator[tuple[str, bytes]]:
-    """Yield each line of a file with its location for error messages.
+def iter_lines(
+    path: Path, item_name: str, expected_count: int, count_source: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield each line with its location, such as `FILE, line 3`.
 
     Raises DataError if the number of lines differs from the expected one.
     """
@@ -66,9 +67,12 @@ def iter_lines(path: Path, kind: str, expected: int, source: str) -> Iterator[tu
         for number, line in iter_text_lines(stream, str(path)):
             count += 1
             yield f"{path}, line {number}", line.encode()
-    if count != expected:
+    if count != expected_count:
         raise DataError(
-            f"{count} {kind}, but {source} counts {expected}: one of them was changed",
+            (
+                f"the file has {count} {item_name}, but {count_source} records "
+                f"{expected_count}. One of the files was changed"
+            ),
             key=path,
             code="mismatch",
         )
@@ -85,12 +89,14 @@ def parse_json_bytes(raw: bytes, source: str) -> Any:
 
 
 def read_parquet(
-    path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
+    path: Path,
+    required_columns: Mapping[str, Sequence[str]],
+    optional_columns: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file with the required columns and fields.
 
-    `optional` are further fields that are read if present. Raises DataError for another kind of
-    file, other columns, or a file that is too large.
+    `optional_columns` are read if present. Raises DataError for another kind of file, other columns,
+    or a file that is too large.
     """
     import pyarrow
     from pyarrow import parquet
@@ -100,7 +106,7 @@ def read_parquet(
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            for column, fields in columns.items():
+            for column, fields in required_columns.items():
                 kind = schema.field(column).type if column in schema.names else None
                 if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
@@ -115,22 +121,26 @@ def read_parquet(
                 or file.metadata.num_rows > MAX_ROWS
             ):
                 raise DataError(
-                    f"larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked",
+                    f"the unpacked file exceeds {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows",
                     key=path,
                     code="too_large",
                 )
-            names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
-            for column, fields in (optional or {}).items():
+            names = [
+                f"{column}.{name}" for column, fields in required_columns.items() for name in fields or ("",)
+            ]
+            for column, fields in (optional_columns or {}).items():
                 names += [
                     f"{column}.{field.name}" for field in schema.field(column).type if field.name in fields
                 ]
             for batch in file.iter_batches(columns=[name.removesuffix(".") for name in names]):
                 for row in batch.to_pylist():
-                    empty = next((column for column in columns if not isinstance(row[column], dict)), None)
+                    empty = next(
+                        (column for column in required_columns if not isinstance(row[column], dict)), None
+                    )
                     if empty is not None:
                         raise DataError(f"{empty} is missing in a row", key=path, code="damaged")
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"damaged, or not a parquet file ({to_one_line(error, 120)})", key=path, code="damaged"
+            f"the file is not a valid parquet file ({to_one_line(error, 120)})", key=path, code="damaged"
         ) from error

@@ -113,7 +113,6 @@ ABOUT: Parser[Origin] = Parser(Origin)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is a GuideLLM report."""
     return outline.has_fields("metadata", "benchmarks") and outline.field_outline("metadata").has_fields(
         "guidellm_version"
     )
@@ -124,7 +123,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     version = ABOUT.parse(raw, str(path)).metadata.version
     if version != VERSION:
         raise DataError(
-            f"version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM",
+            f"report version {version} is not supported, only {VERSION}. Upgrade GuideLLM",
             key=path,
             code="unsupported",
         )
@@ -146,8 +145,8 @@ def _create_run(path: Path, source: str, raw: msgspec.Raw, data: dict[str, Any],
     totals = COUNTS.parse(raw, source).metrics.request_totals
     lost = totals.errored + totals.incomplete
     if lost:
-        raise DataError(f"{lost} of {str(totals.total)[:20]} requests failed or did not end: its speed is not "
-                        "that of all", key=source, code="damaged")  # fmt: skip
+        raise DataError(f"{lost} of {str(totals.total)[:20]} requests failed or did not finish. The speed "
+                        "does not cover all requests", key=source, code="damaged")  # fmt: skip
     benchmark = BENCHMARK.parse(raw, source)
     backend, strategy = benchmark.config.backend, benchmark.config.strategy
     params = {

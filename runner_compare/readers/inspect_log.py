@@ -113,7 +113,7 @@ HEADER: Parser[Header] = Parser(Header)
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is an inspect_ai log. The outline is empty unless the file is JSON."""
+    """Return whether a file is an inspect_ai log. Without JSON content, the outline is empty."""
     return path.suffix == SUFFIX or outline.has_fields("eval", "status", "version")
 
 
@@ -132,7 +132,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     for name in dict.fromkeys(name for epoch in epochs for name in epoch.scores):
         if all(_score_number(epoch, name) is not None for epoch in epochs):
             runs.append(_create_run(path, header, name, epochs, samples))
-            notes += _reducer_note(path, header, name)
+            notes += _create_reducer_notes(path, header, name)
         else:
             left_out.append(f"{header.eval.task} {name}")
     return ToolFile(runs, left_out, notes)
@@ -143,14 +143,14 @@ def _read_header(path: Path, raw: bytes) -> Header:
     header = HEADER.parse(raw, str(path))
     if header.status != "success":
         message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
-        fix = "finish it with `inspect eval-retry`, or leave it out"
+        fix = "Finish the evaluation with `inspect eval-retry`, or omit the log"
         raise DataError(
-            f"the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}",
+            f"the evaluation is not finished (status {header.status[:40]}{message}). {fix}",
             key=path,
             code="damaged",
         )
     if header.invalidated:
-        raise DataError("the evaluation was invalidated: leave it out", key=path, code="refused")
+        raise DataError("the evaluation was invalidated. Omit this log", key=path, code="refused")
     return header
 
 
@@ -160,7 +160,7 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
     expected = header.results.total_samples
     if expected != len(epochs):
         raise DataError(
-            f"its header counts {expected} samples, and it has {len(epochs)}: it was changed",
+            f"the header records {expected} samples, but the log has {len(epochs)}. The log was changed",
             key=path,
             code="mismatch",
         )
@@ -178,7 +178,7 @@ def _score_number(epoch: Epoch, name: str) -> float | None:
     return epoch.scores[name].number if name in epoch.scores else 0.0
 
 
-def _score_direction(header: Header, name: str, epochs: list[Epoch]) -> BetterDirection | None:
+def _choose_score_direction(header: Header, name: str, epochs: list[Epoch]) -> BetterDirection | None:
     """Return the better direction of a score; None if all samples have verdicts.
 
     Higher is better for grades, and where the log aggregates the score as an accuracy; other
@@ -191,7 +191,9 @@ def _score_direction(header: Header, name: str, epochs: list[Epoch]) -> BetterDi
     return BetterDirection.higher if has_accuracy or are_grades else BetterDirection.neither
 
 
-def _create_run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: LogSamples) -> ToolRun:
+def _create_run(
+    path: Path, header: Header, name: str, epochs: list[Epoch], log_samples: LogSamples
+) -> ToolRun:
     by_sample: dict[str, list[Epoch]] = {}
     for epoch in epochs:
         by_sample.setdefault(epoch.sample_id, []).append(epoch)
@@ -199,7 +201,7 @@ def _create_run(path: Path, header: Header, name: str, epochs: list[Epoch], logg
     dataset = header.eval.dataset
     order = {str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())}
     in_order = sorted(by_sample, key=lambda sample_id: order.get(sample_id, len(order)))
-    better = _score_direction(header, name, epochs)
+    better = _choose_score_direction(header, name, epochs)
     samples = [_create_sample(name, by_sample[sample_id]) for sample_id in in_order]
     for sample in samples:
         if sample.has_error and better is BetterDirection.neither:
@@ -215,7 +217,7 @@ def _create_run(path: Path, header: Header, name: str, epochs: list[Epoch], logg
         samples=samples,
         facts={f"{key}_version": str(value) for key, value in (header.eval.packages or {}).items()},
         better=better,
-        texts=lambda sample_ids: logged.read_texts(name, sample_ids),
+        texts=lambda sample_ids: log_samples.read_texts(name, sample_ids),
     )
 
 
@@ -237,24 +239,25 @@ def _create_sample(name: str, epochs: list[Epoch]) -> ToolSample:
 
 
 def _count_votes(name: str, epochs: list[Epoch]) -> AnswerVotes | None:
-    """Count the votes of several epochs' answers, using the answers that the scorer extracted."""
     scores = [epoch.scores.get(name) for epoch in epochs]
     return count_votes(
         (None, False, "") if score is None else (score.answer, score.number == 1, "") for score in scores
     )
 
 
-def _reducer_note(path: Path, header: Header, name: str) -> list[str]:
-    """Return a note if inspect_ai combined the epochs of a score with a reducer other than the mean."""
+def _create_reducer_notes(path: Path, header: Header, name: str) -> list[str]:
+    """Return a note if inspect_ai aggregated the epochs of a score by something other than the
+    mean.
+    """
     reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
     if MEAN in reducers:
         return []
     ways = join_first_names([reducer[:40] for reducer in reducers], 3)
-    return [f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"]
+    return [f"{path}: inspect_ai aggregates the epochs of {name} by {ways}. The comparison uses the mean"]
 
 
 def _iter_header_metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
-    """Yield a score's metrics in the header, except those that combine epochs by another method."""
+    """Yield a score's metrics in the header whose epochs were averaged."""
     for score in (header.results and header.results.scores) or ():
         if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, MEAN):
             yield score.metrics
@@ -279,7 +282,6 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
 
 
 def _read_settings(header: Header) -> dict[str, str]:
-    """Return an evaluation's settings under the runner's config keys."""
     spec, plan, config = header.eval, header.plan or Plan(), header.eval.config or Config()
     steps = [str(step.solver) for step in plan.steps or ()]
     return {

@@ -1,7 +1,7 @@
-"""Samples of an inspect_ai log. Only compared values stay in memory; texts are read again on demand.
+"""Read the samples of an inspect_ai log with limited memory.
 
 A log contains whole conversations; of a hundred thousand of them only hashes, verdicts and
-numbers fit into memory.
+numbers fit into memory. Texts are read again on demand.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ FIELDS: Parser[dict[str, Raw] | None] = Parser(dict[str, Raw] | None)
 
 
 class Score(NamedTuple):
-    """A sample's score in one epoch. Its number is None for scores that are not numeric."""
+    """A sample's score in one epoch. The number is None if the score is not numeric."""
 
     number: float | None
     is_grade: bool
@@ -79,7 +79,7 @@ class Score(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """A sample's answer and scores in one epoch."""
+    """Answer and scores of one sample in one epoch."""
 
     sample_id: str
     number: int
@@ -112,7 +112,7 @@ class LogSamples:
             yield self._to_epoch(ONE.parse(raw, where), where)
 
     def read_texts(self, score: str, sample_ids: Collection[str]) -> Iterator[tuple[str, SampleTexts]]:
-        """Read the texts of some samples again, and yield them by sample id."""
+        """Yield the question and answer texts of some samples by sample id. Reads the log again."""
         if self.path.suffix == SUFFIX:
             with Archive(self.path) as archive:
                 for sample_id in sample_ids:
@@ -121,7 +121,7 @@ class LogSamples:
                         where = f"{self.path}, {name}"
                         yield (
                             sample_id,
-                            _sample_texts(ONE.parse(archive.read_member(name), where), score, where),
+                            _get_sample_texts(ONE.parse(archive.read_member(name), where), score, where),
                         )
         else:
             content, shown = read_bytes(self.path), set(sample_ids)
@@ -131,17 +131,17 @@ class LogSamples:
                 sample = ONE.parse(raw, str(self.path))
                 if str(sample.id) in shown:
                     shown.remove(str(sample.id))
-                    yield str(sample.id), _sample_texts(sample, score, str(self.path))
+                    yield str(sample.id), _get_sample_texts(sample, score, str(self.path))
 
     def _to_epoch(self, sample: LoggedSample, source: str) -> Epoch:
         for key in ("input", "target", "scores", "metadata"):
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
                 raise DataError(
-                    f"{key} has {size // MIB} MiB, more than are read", key=source, code="too_large"
+                    f"{key} has {size // MIB} MiB, which exceeds the size limit", key=source, code="too_large"
                 )
         family, fields = find_cluster(
-            _scalar_fields(sample.metadata, source) if self.cluster else None, self.cluster
+            _select_scalar_fields(sample.metadata, source) if self.cluster else None, self.cluster
         )
         logged, completion = (
             SCORES.parse(sample.scores, source, "scores") or {},
@@ -163,15 +163,14 @@ class LogSamples:
         )
 
 
-def _scalar_fields(metadata: Raw, source: str) -> dict[str, Any]:
-    """Return the metadata fields whose values are texts or numbers."""
+def _select_scalar_fields(metadata: Raw, source: str) -> dict[str, Any]:
     fields = FIELDS.parse(metadata, source, "metadata") or {}
     return {
         key: ANYTHING.parse(raw, source) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")
     }
 
 
-def _sample_texts(sample: LoggedSample, score: str, source: str) -> SampleTexts:
+def _get_sample_texts(sample: LoggedSample, score: str, source: str) -> SampleTexts:
     """Return a sample's question and answer, and the answer that a scorer extracted."""
     scores = SCORES.parse(sample.scores, source) or {}
     found = scores.get(score) or scores.get(score.partition(".")[0])
@@ -186,7 +185,7 @@ def _read_completion(sample: LoggedSample, source: str) -> str:
 
 
 def join_texts(field: Any) -> str:
-    """Join an input or target to one text: messages, or several accepted targets, one per line."""
+    """Join messages or accepted targets to one text, one per line."""
     if isinstance(field, str):
         return field
     parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
@@ -194,7 +193,7 @@ def join_texts(field: Any) -> str:
 
 
 def _iter_scores(name: str, score: LoggedScore, completion: str, source: str) -> Iterator[tuple[str, Score]]:
-    """Yield each score with its name. A score with several values counts as several scores."""
+    """Yield the name and value of each score. Each value of a dictionary score counts as a score."""
     # the whole text is no vote
     is_extracted = isinstance(score.answer, str) and score.answer != completion
     answer = _shorten_text(score.answer) if is_extracted else None
@@ -217,5 +216,5 @@ def _hash_text(text: str) -> str:
 
 
 def _shorten_text(text: str) -> str:
-    """Truncate a long text and append its hash, so that only equal texts stay equal."""
+    """Truncate a long text and append its hash, so that different texts remain different."""
     return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}… ({_hash_text(text)})"

@@ -49,9 +49,11 @@ class Parser(Generic[Shape]):
         except msgspec.ValidationError as error:
             raise DataError(_describe_error(error, key), key=source, code="damaged") from error
         except RecursionError as error:
-            raise DataError(f"{key or 'it'} is nested too deeply", key=source, code="too_large") from error
+            raise DataError(
+                f"{key or 'the file'} is nested too deeply", key=source, code="too_large"
+            ) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            cleaned = replace_nan(bytes(raw))
+            cleaned = replace_nan_by_null(bytes(raw))
             if cleaned != raw:
                 return self.parse(cleaned, source, key)
             if len(cleaned) <= EXPLAINED_BYTES:
@@ -68,7 +70,7 @@ def convert_checked(content: Any, target_type: Any, source: str) -> Any:
 
 
 class JsonOutline(NamedTuple):
-    """Unparsed top-level fields of a JSON file, by which the tool is detected."""
+    """Unparsed top-level fields of a JSON file, from which readers recognize the tool."""
 
     parts: dict[str, msgspec.Raw]  # of an object
     elements: list[dict[str, msgspec.Raw]]  # of a list of objects
@@ -88,7 +90,6 @@ class JsonOutline(NamedTuple):
         return self.parts.keys() >= set(keys)
 
     def field_outline(self, key: str) -> JsonOutline:
-        """Return the outline of one top-level field."""
         return JsonOutline.from_bytes(bytes(self.parts.get(key, NULL)), key)
 
 
@@ -98,8 +99,8 @@ LIST: Parser[list[msgspec.Raw]] = Parser(list[msgspec.Raw])
 OBJECTS: Parser[list[dict[str, msgspec.Raw]]] = Parser(list[dict[str, msgspec.Raw]])
 
 
-def replace_nan(raw: bytes) -> bytes:
-    """Return JSON with null in place of NaN and Infinity."""
+def replace_nan_by_null(raw: bytes) -> bytes:
+    """Replace NaN and Infinity by null, because JSON does not allow them."""
     if b"NaN" not in raw and b"Infinity" not in raw:
         return raw
     return NOT_JSON.sub(lambda match: b"null" if match[1] else match[0], raw)
@@ -120,8 +121,8 @@ def _describe_error(error: Exception, prefix: str) -> str:
         if other["found"] == "null":
             return f"{name} is {'no number (null or NaN)' if other['expected'] in ('int', 'float') else 'missing'}"
         return (
-            f"{name} has another type ({_replace_type_names(other['found'])}): "
-            f"expected {_replace_type_names(other['expected'])}"
+            f"{name} has the type {_replace_type_names(other['found'])} instead of "
+            f"{_replace_type_names(other['expected'])}"
         )
     if "length >= 1" in problem:
         return f"{name} is empty"

@@ -66,7 +66,7 @@ class Metric(msgspec.Struct):
 
     @property
     def better_direction(self) -> BetterDirection:
-        """Better direction of the metric, if the results file defines it."""
+        """Better direction of the metric, or `neither` if the file does not define it."""
         if not isinstance(self.higher_is_better, bool):
             return BetterDirection.neither
         return BetterDirection.higher if self.higher_is_better else BetterDirection.lower
@@ -114,7 +114,6 @@ TASK: Parser[Task] = Parser(Task)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is a lighteval results file."""
     return outline.has_fields("config_general", "config_tasks", "results")
 
 
@@ -123,7 +122,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(
-            "lighteval names it results_TIME.json, and its samples are found by that time",
+            "the file must be named results_TIME.json, because TIME identifies its samples. Rename the file",
             key=path,
             code="not_found",
         )
@@ -134,7 +133,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         details = _find_details_file(path, task, name[1])
         rows = list(_iter_samples(details, cluster))
         for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
-            numbers = [_metric_number(details, sample, metrics, metric) for sample, metrics in rows]
+            numbers = [_get_metric_number(details, sample, metrics, metric) for sample, metrics in rows]
             known = [number for number in numbers if number is not None]
             if len(known) < len(rows):
                 left_out.append(f"{task} {metric}")
@@ -165,7 +164,6 @@ def _iter_samples(details: Path, cluster: str | None) -> Iterator[tuple[ToolSamp
 
 
 def _find_details_file(path: Path, task: str, time: str) -> Path:
-    """Find the details file, which contains the samples of a task."""
     name = validate_file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:
@@ -176,12 +174,12 @@ def _find_details_file(path: Path, task: str, time: str) -> Path:
             return folder / name
     where = " or ".join(map(str, folders))
     raise DataError(
-        f"{name} is not in {where}: lighteval writes it with --save-details", key=path, code="not_found"
+        f"{name} is missing in {where}. Run lighteval with --save-details", key=path, code="not_found"
     )
 
 
-def _metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
-    """Return a sample's metric as a number; None if the metric depends on other samples."""
+def _get_metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
+    """Return a sample's metric as a number. None if the metric has no value per sample."""
     value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(
@@ -191,7 +189,6 @@ def _metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metr
 
 
 def _create_sample(row: Row, cluster: str | None) -> ToolSample:
-    """Create a sample without its score from a row of the details file."""
     document, answer, choices = row.doc, row.model_response, row.doc.choices
     indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
     family, fields = find_cluster(document.specific, cluster)
@@ -208,7 +205,7 @@ def _create_sample(row: Row, cluster: str | None) -> ToolSample:
 
 
 def _iter_answer_texts(answer: Answer, choices: list[Any]) -> Iterator[str]:
-    """Yield the first generated text, or each choice with its log-likelihood."""
+    """Yield the first generated text. Without generated texts, yield each choice's log-likelihood."""
     texts = answer.text_post_processed or answer.text or []
     if texts:
         yield str(texts[0])

@@ -23,7 +23,7 @@ NANOSECONDS = 1e9
 
 
 class Test(msgspec.Struct):
-    """A llama-bench test. Fields that this class does not declare are settings."""
+    """A llama-bench test. Undeclared fields are settings."""
 
     model_filename: str
     n_prompt: Count
@@ -41,7 +41,6 @@ FIELDS: Parser[dict[str, Any]] = Parser(dict[str, Any])
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is llama-bench output: a list of tests."""
     needed = {"build_commit", "n_prompt", "n_gen"}
     return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
 
@@ -52,21 +51,20 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     for number, entry in enumerate(TESTS.parse(raw, str(path)), 1):
         where = f"{path}, test {number}"
         test = TEST.parse(entry, where)
-        params = _test_settings(test, FIELDS.parse(entry, where))
+        params = _get_test_settings(test, FIELDS.parse(entry, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
         new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
         run = runs.setdefault(tuple(sorted(params.items())), new)
-        measure, tokens = _name_measure(test, where)
+        measure, tokens = _get_metric_name_and_tokens(test, where)
         if measure in run.repeats:
-            raise DataError(f"{measure} with the same settings is duplicated", key=where, code="damaged")
+            raise DataError(f"two tests with the same settings measure {measure}", key=where, code="damaged")
         run.repeats[measure] = [tokens / time * NANOSECONDS for time in test.samples_ns]
     return ToolFile(list(runs.values()))
 
 
-def _name_measure(test: Test, source: str) -> tuple[str, int]:
-    """Return a test's metric name and the number of tokens processed in its measured time."""
+def _get_metric_name_and_tokens(test: Test, source: str) -> tuple[str, int]:
     if not test.n_prompt + test.n_gen:
-        raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=source, code="damaged")
+        raise DataError("n_prompt=0 and n_gen=0: a test must process tokens", key=source, code="damaged")
     depth = f"_d{test.n_depth}" if test.n_depth else ""
     if not test.n_gen:
         return f"prompt_tok_per_s/pp{test.n_prompt}{depth}", test.n_prompt
@@ -75,7 +73,7 @@ def _name_measure(test: Test, source: str) -> tuple[str, int]:
     return f"total_tok_per_s/pp{test.n_prompt}_tg{test.n_gen}{depth}", test.n_prompt + test.n_gen
 
 
-def _test_settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
+def _get_test_settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
     rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
     settings = {
         f"backend.{key}": to_param_text(value) for key, value in rest.items() if value not in (None, "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base import DataError
+from runner_base import DataError, format_count
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
@@ -61,12 +61,10 @@ CASE: Parser[Case] = Parser(Case)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is a llama-eval state file."""
     return outline.has_fields("id", "tasks", "task_states", "sampling_config")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the one evaluation in a llama-eval state file."""
     where = str(path)
     evaluation = EVALUATION.parse(raw, where)
     states = evaluation.task_states
@@ -79,14 +77,15 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if missing or open_cases:
         count = len(missing) + len(open_cases)
         raise DataError(
-            f"{count} of its cases have no answer yet: finish it with llama-eval.py --resume",
+            f"{format_count(count, 'case has', 'cases have')} no answer yet. "
+            "Finish the evaluation with llama-eval.py --resume",
             key=where,
             code="damaged",
         )
     answers = [_create_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
     solved = sum(answer.solved for answer in answers)
     if solved != states.correct:
-        raise DataError(f"{solved} of its cases are correct, but it counts {states.correct}: one of them was "
+        raise DataError(f"{solved} cases are correct, but the file records {states.correct}. The file was "
                         "changed", key=where, code="mismatch")  # fmt: skip
     samples = merge_repeated_answers(answers)
     check_unique_samples(path, samples)

@@ -19,15 +19,15 @@ from runner_base import (
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import CLUSTER, Run
 from runner_compare.model.key_rules import KeyRules
-from runner_compare.model.question_metrics import mean_metric
-from runner_compare.model.repeated_answers import repeated_answer_metrics
+from runner_compare.model.question_metrics import compute_mean_metric
+from runner_compare.model.repeated_answers import compute_repeated_answer_metrics
 from runner_compare.readers.files import read_bytes
 from runner_compare.readers.json_schemas import NULL, JsonOutline
 from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.lm_eval import files as lm_eval_files
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
-from runner_compare.readers.tools import SUFFIXES, ToolReader, load_readers, supported_tools
+from runner_compare.readers.tools import SUFFIXES, ToolReader, format_supported_tools, load_readers
 from runner_compare.statistics.accuracy_intervals import accuracy_metrics
 
 OPTION = "--results"
@@ -37,9 +37,7 @@ KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the ru
 
 
 class ResultsReader(evaluations.FilesReader):
-    """Reader of other tools' results, including repeated measurements. Equal samples get equal
-    numbers.
-    """
+    """Reader of other tools' results. The same sample has the same index in all runs."""
 
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
@@ -48,8 +46,9 @@ class ResultsReader(evaluations.FilesReader):
         self.indices: dict[tuple[str, str, str, str], int] = {}
 
     def add_run(self, run_id: str, run: ToolRun) -> None:
-        """Register a run and number its samples. Equal samples of a task get the same number in
-        all runs.
+        """Register a run and index its samples.
+
+        The same sample of a task gets the same index in all runs.
         """
         self.read[run_id] = run
         for sample in run.samples:
@@ -59,7 +58,10 @@ class ResultsReader(evaluations.FilesReader):
             sample.key = index, f"{sample.sample_id}: {sample.question}", sample.gold
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of each measure that has the full number of repeats."""
+        """Yield a dictionary that maps each measure to its repeated values.
+
+        Measures with fewer repeats than the others are omitted.
+        """
         tool_run = self.read.get(run.run_id)
         if isinstance(tool_run, ToolRun) and tool_run.repeats:
             most = max(map(len, tool_run.repeats.values()))
@@ -92,7 +94,8 @@ def load_results(
         runs, of_documents = evaluations.load_evaluations(of_lm_eval, cluster)
     if left_out:
         print_message(
-            f"note: left out, no number for each sample and no speed: {join_first_names(sorted(set(left_out)), 6)}"
+            "note: omitted metrics that have neither per-sample values nor speeds: "
+            f"{join_first_names(sorted(set(left_out)), 6)}"
         )
     if cluster is not None:
         check_cluster_field(found, cluster)
@@ -115,11 +118,11 @@ def load_results(
 
 
 def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
-    """Raise an error, naming the file, if a sample lacks the field that defines clusters."""
+    """Raise ConfigError if a sample lacks the field that defines clusters."""
     for run in runs:
         if run.repeats:
             raise ConfigError(
-                f"{run.path}: speeds have no questions that belong to families: leave out this file",
+                f"{run.path}: speed measurements have no clusters of questions. Omit this file or --cluster",
                 key="--cluster",
                 value=cluster_field,
                 code="unsupported",
@@ -146,13 +149,16 @@ def _read_runs(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
 
 
 def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
-    """Return the result files at a path with their readers, and whether there are lm-eval results."""
+    """Find the result files at a path, with their readers.
+
+    Also returns whether there are lm-eval results.
+    """
     path = Path(path_argument).expanduser()
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     elif path.exists() and not path.is_file():
         raise ConfigError(
-            "this is neither a file nor a folder", key=OPTION, value=path_argument, code="unreadable"
+            "the path is neither a file nor a folder", key=OPTION, value=path_argument, code="unreadable"
         )
     elif not path.exists():
         raise ConfigError(
@@ -163,7 +169,7 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
     files, has_lm_eval = [], False
     skipped: list[str] = []
     for file in candidates:
-        if file.suffix == ".json" and path.is_dir() and (reason := _describe_empty_file(file)):
+        if file.suffix == ".json" and path.is_dir() and (reason := _explain_empty_file(file)):
             skipped.append(f"{file} ({reason})")
             continue
         outline = JsonOutline.from_bytes(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
@@ -173,10 +179,10 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
         elif is_lm_eval_file(file, outline):
             has_lm_eval = True
     if skipped:
-        print_message(f"note: skipped, nothing is in it: {join_first_names(skipped, 6)}")
+        print_message(f"note: skipped empty files: {join_first_names(skipped, 6)}")
     if not files and not has_lm_eval:
         raise ConfigError(
-            f"no results of a known tool in it: {supported_tools()}",
+            f"the path has no results of a supported tool ({format_supported_tools()})",
             key=OPTION,
             value=path_argument,
             code="empty",
@@ -184,16 +190,15 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
     return files, has_lm_eval
 
 
-def _describe_empty_file(file: Path) -> str:
-    """Describe why a file is empty (`a link to nothing`, `empty`); "" for other files."""
+def _explain_empty_file(file: Path) -> str:
+    """Return why a result file has no content; "" if the file has content."""
     if file.is_symlink() and not file.exists():
-        return "a link to nothing"
+        return "a broken symbolic link"
     is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
     return "empty" if is_blank else ""
 
 
 def is_lm_eval_file(path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is a results file of lm-evaluation-harness."""
     is_named_so = bool(lm_eval_files.TIME.search(path.name))
     return is_named_so and all(
         bytes(outline.parts.get(key, NULL)).startswith(b"{") for key in lm_eval_files.NEEDED
@@ -201,7 +206,7 @@ def is_lm_eval_file(path: Path, outline: JsonOutline) -> bool:
 
 
 def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of equal evaluations at each path, named by path or file.
+    """Yield the newest evaluation of each configuration at each path.
 
     If one file has numbers for a metric of a task, all files' scores are compared as numbers
     there.
@@ -246,7 +251,7 @@ def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     figures = {
         "correct": float(sum(sample.solved for sample in run.samples)),
         **accuracy_metrics([sample.accuracy for sample in run.samples], families, counts),
-        **repeated_answer_metrics([(sample.right, sample.votes) for sample in run.samples]),
+        **compute_repeated_answer_metrics([(sample.right, sample.votes) for sample in run.samples]),
         **run.figures,
     }
     errors = sum(sample.has_error for sample in run.samples)
@@ -256,9 +261,9 @@ def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
 
 
 def _create_run(
-    tool_run: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
+    tool_run: ToolRun, run_id: str, job_id: str, extra_params: dict[str, str], metrics: dict[str, float]
 ) -> Run:
-    """Create a run with additional params. Control characters in texts are escaped."""
+    """Create a run, and escape control characters in its texts."""
     own_params = {
         escape_control_characters(key): escape_control_characters(value)
         for key, value in tool_run.params.items()
@@ -270,28 +275,28 @@ def _create_run(
         escape_control_characters(tool_run.task),
         tool_run.task_version,
         folder,
-        own_params | params,
+        own_params | extra_params,
         metrics,
         tool=tool_run.tool,
     )
 
 
 def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> Run:
-    """Create a run that is compared by a number per sample, in a table of its own."""
+    """Create a run that compares a metric per sample. The run gets a separate table."""
     metric = tool_run.metric
     return replace(
         run,
         task=escape_control_characters(f"{tool_run.task}:{metric}"),
         number=metric,
-        metrics=mean_metric(metric, (sample.number for sample in tool_run.samples)),
+        metrics=compute_mean_metric(metric, (sample.number for sample in tool_run.samples)),
         facts=run.facts | {"better": str(better.value)},
     )
 
 
 def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest measurement of equal settings, with older ones as earlier runs.
+    """Yield the newest measurement of each configuration, and store older ones as `earlier` runs.
 
-    Files that are named individually are grouped by settings; folders stay separate.
+    Individually named files are grouped by their settings. Folders stay separate.
     """
     groups: dict[object, list[ToolRun]] = {}
     for run in tool_runs:
@@ -326,15 +331,15 @@ def _create_measurement(run: ToolRun, path_argument: str, job_id: str, reader: R
     return replace(_create_run(run, run_id, job_id, params, figures | metrics), facts=facts)
 
 
-def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: the first path is the baseline of all others.
+def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Choose the first path as the baseline, and return the keys that distinguish rows.
 
-    Rows are distinguished by the settings in which they differ, or else by their paths.
+    The keys are the differing settings. If all settings are equal, the paths distinguish rows.
     """
     first = [run for run in runs if run.params[FOLDER_KEY] == paths[0]]
     if not first or len(first) == len(runs):
         return {}, []
-    differing = KeyRules().differing_keys([run.params for run in runs])
+    differing = KeyRules().find_differing_keys([run.params for run in runs])
     row_keys = [key for key in differing if key in KEYS_OF_METRICS]
     settings = [key for key in differing if key not in KEYS_OF_METRICS]
     values = {key: {run.params[key] for run in first if key in run.params} for key in settings}

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base import DataError
+from runner_base import DataError, format_count
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
@@ -50,7 +50,7 @@ class Model(msgspec.Struct):
 
 
 class Config(Model):
-    """Model settings in metrics.json: of one model, of a harness's provider, or of several models."""
+    """Model settings in metrics.json, which may describe one model, a provider or several models."""
 
     provider: Any = None
     models: dict[str, dict[str, Any]] | None = None
@@ -95,12 +95,13 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations in a metrics.json, one per task, metric and scorer."""
     where = str(path)
     content = METRICS.parse(raw, where)
     if content.errors:
         raise DataError(
-            f"{len(content.errors)} of its tasks ended in an error: run them again", key=where, code="damaged"
+            f"{format_count(len(content.errors), 'task')} failed with an error. Run the failed tasks again",
+            key=where,
+            code="damaged",
         )
     runs, left_out = [], []
     for entry in content.tasks:
@@ -135,7 +136,6 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 
 
 def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
-    """Return the settings of the model that was evaluated on a task."""
     about: Config = convert_checked(config, Config, f"{source}: config")
     if entry.model is not None and about.models and entry.model in about.models:
         about = convert_checked(about.models[entry.model], Config, f"{source}: config of {entry.model}")
@@ -168,7 +168,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
 
 
 def _to_file_name(name: str) -> str:
-    """Replace the same characters in a name that olmo-eval replaces in file names."""
+    """Replace the characters in a name that olmo-eval does not use in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")
     return name
@@ -183,28 +183,28 @@ def _read_scores(prediction: Prediction) -> dict[str, Any]:
     return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 
 
-def _check_means(source: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
-    """Raise DataError if a mean in metrics.json differs from the mean over predictions.
+def _check_means(
+    source: str, entry: Task, metric: str, metric_names: Collection[str], scores: list[float]
+) -> None:
+    """Raise DataError if metrics.json reports another mean than the predictions have.
 
-    Instances have the number of `accuracy:exact_match` under this name, or in older files as
-    `exact_match:exact_match`.
+    Older files store `accuracy:exact_match` as `exact_match:exact_match`.
     """
     name, _, scorer = metric.partition(":")
     figures = [name] if name in MEANS else []
     # a log-likelihood is none of these means
-    if name == scorer and all(0 <= number <= 1 for number in numbers):
-        figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
+    if name == scorer and all(0 <= number <= 1 for number in scores):
+        figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in metric_names]
     for figure in figures:
         of_scorer = (entry.metrics or {}).get(figure)
         if isinstance(of_scorer, dict) and scorer in of_scorer:
-            mean = math.fsum(numbers) / len(numbers)
+            mean = math.fsum(scores) / len(scores)
             check_reported_mean(
                 f"{source} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer]
             )
 
 
 def _create_sample(prediction: Prediction) -> ToolSample:
-    """Create a sample from a prediction, without its score."""
     first = prediction.model_output[0] if prediction.model_output else Output()
     return ToolSample(
         str(prediction.native_id),

@@ -18,14 +18,14 @@ from runner_compare.reader import Reader
 
 GROUP, NAME = "runner_compare.readers", "records"
 MISSING = (
-    "no --results FOLDER: without it runner-compare reads jobs of the runner, which is not installed here: "
-    "pip install runner-llm, or give the logs of another tool to --results"
+    "runner-compare cannot read runner jobs, because the runner is not installed. Install it with "
+    "`pip install runner-llm`, or compare files of other tools with --results"
 )
 
 
 @dataclass
 class Records:
-    """Opened runs with their reader, and the targets of --log and --publish."""
+    """Runs of one storage, with their reader and the destinations of --log and --publish."""
 
     runs: list[Run]
     reader: Reader
@@ -35,7 +35,10 @@ class Records:
     shown_at: str = field(default="", kw_only=True)
 
     def set_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
-        """Register a grid's jobs. The caller adds jobs without a result to the returned object."""
+        """Register the jobs of a grid.
+
+        The caller adds jobs without a result to the returned object.
+        """
         self.grid_jobs = GridJobs(frozenset(job_ids))
         return self.grid_jobs
 
@@ -44,11 +47,9 @@ class Records:
         raise NotImplementedError
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
-        """Store the files of a comparison at the target of --log."""
         raise NotImplementedError
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-        """Write the files of --publish and return their paths."""
         raise NotImplementedError
 
 

@@ -1,5 +1,4 @@
-"""Reader of runner jobs: a job's folder, its samples (also `samples.jsonl.gz`) or an archive
-of jobs.
+"""Reader of runner jobs: job folders, sample files and archives.
 
 Only jobs with verdicts are read here. All other jobs are compared from their output folder.
 """
@@ -57,29 +56,30 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the runner jobs in a file or an archive."""
     if path.name == RESULT:
         tool_file = ToolFile([])
-        _add_job(tool_file, path, str(path), raw, _read_job_samples(path.parent), cluster)
+        _add_job_run(tool_file, path, str(path), raw, _read_job_samples(path.parent), cluster)
         return tool_file
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
         if not result.is_file():
             raise DataError(
-                f"{RESULT} is not beside it. Give the job's whole folder.", key=path, code="not_found"
+                f"{RESULT} is missing in the same folder. Pass the job's whole folder.",
+                key=path,
+                code="not_found",
             )
         samples = str(path), _read_unpacked(path)
         tool_file = ToolFile([])
-        _add_job(tool_file, result, str(result), read_bytes(result), samples, cluster)
+        _add_job_run(tool_file, result, str(result), read_bytes(result), samples, cluster)
         return tool_file
     files = read_archive(path, {RESULT, *SAMPLES})
     results = [name for name in files if PurePosixPath(name).name == RESULT]
     if not results:
-        raise DataError(f"no job of the runner in it ({RESULT} with {SAMPLES[0]})", key=path, code="empty")
+        raise DataError(f"the archive has no runner job ({RESULT} with {SAMPLES[0]})", key=path, code="empty")
     tool_file = ToolFile([])
     for name in results:
         job = f"{path}: {name}", files[name], _find_packed_samples(path, name, files)
-        _add_job(tool_file, path / name, *job, cluster)
+        _add_job_run(tool_file, path / name, *job, cluster)
     return tool_file
 
 
@@ -87,7 +87,6 @@ Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
 
 
 def _read_job_samples(folder: Path) -> Samples:
-    """Return the samples stored in a job's folder."""
     path = next((folder / name for name in SAMPLES if (folder / name).is_file()), None)
     return None if path is None else (str(path), _read_unpacked(path))
 
@@ -97,7 +96,6 @@ def _read_unpacked(path: Path) -> bytes:
 
 
 def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Samples:
-    """Return the samples stored next to a result.json in an archive."""
     for samples in SAMPLES:
         name = str(PurePosixPath(result).with_name(samples))
         found = next((key for key in files if str(PurePosixPath(key)) == name), None)
@@ -108,14 +106,14 @@ def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Sa
     return None
 
 
-def _add_job(
-    tool_file: ToolFile, path: Path, source: str, raw: bytes, samples: Samples, cluster: str | None
+def _add_job_run(
+    tool_file: ToolFile, path: Path, source: str, result_json: bytes, samples: Samples, cluster: str | None
 ) -> None:
-    """Add a job with verdicts as a run; for a job without, add a note."""
+    """Append a job to the file's runs, or append a note if the job has no verdicts."""
     if SET_ASIDE in path.parent.name:
         return
     try:
-        record = Record.from_json(raw.decode())
+        record = Record.from_json(result_json.decode())
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
@@ -131,8 +129,9 @@ def _add_job(
 
 
 def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
-    """Create a run from a job's record and samples. Raises DataError if they contradict the
-    recorded score.
+    """Create a run from a job's record and samples.
+
+    Raises DataError if the samples contradict the recorded accuracy.
     """
     metrics = record.result.metrics
     stopped_after = int(metrics["questions_asked"]) if metrics.get("questions_left") else None
@@ -145,8 +144,8 @@ def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: st
     found = sum(sample.solved for sample in counted), len(counted)
     if found != recorded:
         raise DataError(
-            f"{found[0]} of {found[1]} answers are right, "
-            f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed",
+            f"the samples have {found[0]} correct answers of {found[1]}, "
+            f"but {RESULT} records {recorded[0]} of {recorded[1]}. Restore the original files",
             key=source,
             code="mismatch",
         )
@@ -189,7 +188,10 @@ def _create_sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSamp
 
 
 def _parse_samples(source: str, content: bytes) -> Iterator[Sample]:
-    """Yield the last sample of each index. Only failed samples may occur again."""
+    """Yield the last sample of each index.
+
+    Raises DataError if a sample without an error occurs twice with different content.
+    """
     samples: dict[int, Sample] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():

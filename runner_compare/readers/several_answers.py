@@ -1,4 +1,4 @@
-"""Join several answers to the same sample: their fraction of correct answers is compared."""
+"""Merge several answers to the same sample into one accuracy."""
 
 from __future__ import annotations
 

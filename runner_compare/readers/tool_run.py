@@ -50,7 +50,7 @@ class ToolSample:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct answers: 0 or 1 for a single answer."""
+        """Fraction of correct answers. It is 0 or 1 for a single answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
@@ -79,7 +79,6 @@ class ToolRun:
 
     @property
     def metric(self) -> str:
-        """Name of the metric that scored the samples."""
         return self.params.get(METRIC, "")
 
     def load_answers(self) -> Answers:
@@ -107,7 +106,7 @@ class ToolRun:
             sample = shown[sample_id]
             yield (
                 sample.key,
-                format_side_with_question(sample.solved, texts.answer, texts.text, texts.question, max_chars),
+                format_flip_with_question(sample.solved, texts.answer, texts.text, texts.question, max_chars),
             )
 
 
@@ -122,9 +121,10 @@ class ToolFile:
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the cluster that an object's field names, or all fields that could name one.
+    """Return the cluster of a sample, given the name of the field that defines clusters.
 
-    Such a field contains a text or a whole number.
+    If the field has no usable value, also return the fields that could define clusters. Such a
+    field contains a text or a whole number.
     """
     if cluster_field is None:
         return None, ()
@@ -152,7 +152,6 @@ def flatten_params(group: str, values: Any) -> dict[str, str]:
 
 
 def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
-    """Raise DataError if samples are duplicated or missing altogether."""
     seen = set[str]()
     for sample in samples:
         if sample.sample_id in seen:
@@ -162,22 +161,21 @@ def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
         raise DataError("there is no sample in it", key=path, code="empty")
 
 
-def check_reported_mean(metric: str, mean: float, over: str, source: str, reported: object) -> None:
-    """Raise DataError if a computed mean differs from the mean in the file."""
+def check_reported_mean(metric: str, mean: float, averaged_items: str, source: str, reported: object) -> None:
     written = to_finite_number(reported)
     if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         says = str(reported)[:40]
         raise DataError(
-            f"{metric} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed",
+            f"{metric} is {mean:.6g} over the {averaged_items}, but {source} reports {says}. "
+            "Use unmodified result files",
             code="mismatch",
         )
 
 
-def format_side_with_question(
-    solved: bool, answer: str | None, text: str, question: str, max_chars: int
+def format_flip_with_question(
+    is_correct: bool, answer: str | None, text: str, question: str, max_chars: int
 ) -> dict[str, str]:
-    """Return one run's answer for a flip, with the end of the question's text."""
-    side = format_flip_side(Verdict.correct if solved else Verdict.wrong, answer, text, max_chars)
+    side = format_flip_side(Verdict.correct if is_correct else Verdict.wrong, answer, text, max_chars)
     return side | {"question": format_flip_side(Verdict.correct, None, question, max_chars)["text"]}
 
 

@@ -38,13 +38,12 @@ class ToolReader(Protocol):
         ...
 
 
-def supported_tools() -> str:
-    """Return the names of all supported tools as text."""
+def format_supported_tools() -> str:
     first, second, third, *others = TOOLS.values()
     return ", ".join([first, second, third, "lm-evaluation-harness", *others])
 
 
 @cache
 def load_readers() -> tuple[ToolReader, ...]:
-    """Import all readers, in the order in which they are tried on a file."""
+    """Import all readers, in the order of detection."""
     return tuple(cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS)

@@ -92,7 +92,6 @@ FAILED: Parser[Failure] = Parser(Failure)
 
 
 def can_read_file(_path: Path, outline: JsonOutline) -> bool:
-    """Whether a file is the result of a vLLM benchmark or sweep."""
     return (
         _detect_benchmark(outline.parts) is not None or outline.has_fields(*FAILURE) or _is_summary(outline)
     )
@@ -105,8 +104,9 @@ def _is_summary(outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the run in a vLLM result file, or the runs in a sweep's summary unless the runs' own
-    files exist.
+    """Return the run in a vLLM result file, or the runs in a sweep's summary.
+
+    A summary yields no runs if the sweep's result files exist.
     """
     outline = JsonOutline.from_bytes(raw, str(path))
     if outline.elements:
@@ -143,7 +143,7 @@ def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
             run.params |= flatten_params("task", {"num_requests": throughput.num_requests})
             run.repeats = {"total_tok_per_s": [throughput.tokens_per_second]}
         case _:
-            _read_serve(run, raw, fields, source)
+            _add_serve_results(run, raw, fields, source)
     return run
 
 
@@ -151,11 +151,13 @@ def _detect_benchmark(fields: dict[str, Raw]) -> str | None:
     return next((kind for kind, needed in KEYS.items() if needed <= fields.keys()), None)
 
 
-def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str) -> None:
+def _add_serve_results(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str) -> None:
     requests = REQUESTS.parse(raw, source)
     if requests.completed != requests.num_prompts:
         failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"
-        raise DataError(f"{failed} requests failed: its speed is not that of all", key=source, code="damaged")
+        raise DataError(
+            f"{failed} requests failed, so the speed does not cover all requests", key=source, code="damaged"
+        )
     serve = SERVE_FILE.parse(raw, source)
     run.time = serve.date
     run.params |= {"model.name": serve.model_id, "backend.name": serve.backend}
@@ -169,13 +171,15 @@ def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: 
     keys = list(fields)
     of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
     run.params |= flatten_params("sweep", {key: ANYTHING.parse(fields[key], source, key) for key in of_sweep})
-    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_median_ttft_s(serve, source)]}
+    run.repeats = {
+        "output_tok_per_s": [serve.output_throughput],
+        "ttft_s": [_compute_median_ttft_s(serve, source)],
+    }
 
 
-def _median_ttft_s(serve: Serve, source: str) -> float:
-    """Return the median time to first token over all requests if recorded, else the reported median."""
-    if serve.median_ttft_ms is not None:
-        return serve.median_ttft_ms / 1000
-    if serve.ttfts is None:
+def _compute_median_ttft_s(serve_result: Serve, source: str) -> float:
+    if serve_result.median_ttft_ms is not None:
+        return serve_result.median_ttft_ms / 1000
+    if serve_result.ttfts is None:
         raise DataError("median_ttft_ms and ttfts are missing", key=source, code="damaged")
-    return median(serve.ttfts)
+    return median(serve_result.ttfts)

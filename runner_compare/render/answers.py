@@ -1,4 +1,4 @@
-"""Notes about answers that say little: cut off by a limit, or not readable by the extractor."""
+"""Messages about answers that were cut off or that the extractor could not read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NOTED_ANSWERS = 2  # one answer without a mark happens to every model
 MAX_NAMED = 8
 
 
-def cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
-    """Return e.g. `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; "" below 10 %."""
+def format_cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
+    """Return a message if 10 % or more of the answers were cut off; otherwise ""."""
     cut_off, answers = count_cut_off_answers(metrics)
     if not answers or cut_off / answers < NOTED_SHARE:
         return ""
@@ -24,16 +24,18 @@ def cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> 
         (f" at {limit} tokens", f"raise {LIMIT}") if (limit := params.get(LIMIT)) else ("", "raise its limit")
     )
     if metrics.get("stopped_by_context", 0) >= cut_off:  # no larger limit would help
-        at, fix = (" where the model's context is full", "shorten the prompts or extend it (rope=yarn)")
+        at, fix = (
+            " where the model's context is full",
+            "shorten the prompts, or extend the context (rope=yarn)",
+        )
     what = " answers" if answers > metrics["n"] else ""
     return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 
 
-def unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
-    """Name the jobs whose extractor read few answers; "" if there are none. Jobs: name, metrics,
-    params.
+def format_unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
+    """Return a message on jobs whose extractor read few answers; "" if there are none.
 
-    A single job needs no name.
+    Each job is given as name, metrics and params. A single job needs no name.
     """
     by_rule: dict[str, list[str]] = {}
     for name, metrics, params in jobs:
@@ -50,9 +52,9 @@ def unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mappin
         return ""
     each = (
         (
-            f"{EXTRACTOR}={rule} finds an answer in fewer finished texts "
+            f"{EXTRACTOR}={rule} finds fewer answers in complete texts "
             f"than {BROADEST}: {join_first_names(rows, MAX_NAMED)}"
         )
         for rule, rows in by_rule.items()
     )
-    return f"{'. '.join(each)}. To judge the recorded texts again, repeat the command with {EXTRACTOR}={BROADEST}"
+    return f"{'. '.join(each)}. To score the recorded texts again, repeat the command with {EXTRACTOR}={BROADEST}"

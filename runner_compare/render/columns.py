@@ -17,15 +17,15 @@ from runner_compare.render.effects import (
     UNTESTED,
     describe_margin_decision,
     describe_margin_verdict,
-    difference_head,
-    effects_legend,
     format_detectable,
     format_difference,
+    format_difference_heading,
     format_effect,
+    format_effects_legend,
     format_p_value,
     format_pair_counts,
 )
-from runner_compare.render.labels import format_number, row_versus_baseline
+from runner_compare.render.labels import format_number, format_row_versus_baseline
 from runner_compare.render.margins import format_margin
 from runner_compare.render.quantities import METHODS, fill_template, find_quantity
 from runner_compare.section import ColumnSlot
@@ -52,33 +52,36 @@ WITH_INTERVAL = ("kl_nats_per_token",)
 LONGEST = 60  # characters of a value
 
 
-def table_columns(table: Table) -> list[Column]:
-    """Return the columns of a task's full table."""
+def build_table_columns(table: Table) -> list[Column]:
     if table.likelihood_unit is not None:
-        return [*naming_columns(table), *_likelihood_columns(table, table.likelihood_unit)]
+        return [*build_row_name_columns(table), *_build_likelihood_columns(table, table.likelihood_unit)]
     if table.compared_metric is not None:
-        return [*naming_columns(table), *_metric_columns(table, table.compared_metric)]
+        return [*build_row_name_columns(table), *_metric_columns(table, table.compared_metric)]
     if table.has_accuracies:
-        return [*naming_columns(table), *_accuracy_columns(table)]
+        return [*build_row_name_columns(table), *_build_accuracy_columns(table)]
     rows = table.rows
-    measurements = (_number_column(rows, name, name) for name in headline_metrics(rows))
-    return [*naming_columns(table), *(replace(column, use=ColumnUse.result) for column in measurements)]
+    measurements = (_number_column(rows, name, name) for name in choose_headline_metrics(rows))
+    return [
+        *build_row_name_columns(table),
+        *(replace(column, use=ColumnUse.result) for column in measurements),
+    ]
 
 
-def naming_columns(table: Table) -> list[Column]:
-    """Return the columns whose values distinguish the rows."""
+def build_row_name_columns(table: Table) -> list[Column]:
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
     columns = [Column("job", [row.run.job_id for row in rows], False, use=ColumnUse.job)] * by_job
-    columns += [_setting_column(key_label(key), [row.config[key] for row in rows]) for key in table.keys]
+    columns += [
+        _build_setting_column(key_label(key), [row.config[key] for row in rows]) for key in table.keys
+    ]
     return columns + [
-        _setting_column(key, [row.run.get_value(key) for row in rows]) for key in varying_note_keys(rows)
+        _build_setting_column(key, [row.run.get_value(key) for row in rows])
+        for key in list_varying_user_note_keys(rows)
     ]
 
 
-def naming_columns_of_rows(table: Table, rows: Sequence[TableRow]) -> list[Column]:
-    """Return the distinguishing columns for a list of rows, in which a row may occur repeatedly."""
+def build_row_name_columns_for(table: Table, rows: Sequence[TableRow]) -> list[Column]:
     places = [table.rows.index(row) for row in rows]
     return [
         replace(
@@ -86,25 +89,24 @@ def naming_columns_of_rows(table: Table, rows: Sequence[TableRow]) -> list[Colum
             cells=[column.cells[index] for index in places],
             whole=[column.whole[index] for index in places if column.whole],
         )
-        for column in naming_columns(table)
+        for column in build_row_name_columns(table)
     ]
 
 
-def varying_note_keys(rows: Sequence[TableRow]) -> list[str]:
-    """Return the keys of user notes (notes.KEY) in which runs differ."""
+def list_varying_user_note_keys(rows: Sequence[TableRow]) -> list[str]:
     keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
     return [key for key in keys if len({row.run.get_value(key) for row in rows}) > 1]
 
 
-def _setting_column(name: str, values: Sequence[str | None]) -> Column:
-    """Return a config key's column. Long values are cut; terminals show the differing part of paths."""
+def _build_setting_column(name: str, values: Sequence[str | None]) -> Column:
+    """Return a config key's column. Long values are truncated."""
     texts = [ABSENT if value is None else value for value in values]
     cells = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in texts]
     whole = texts if shorten_paths(texts) != texts else cells
     return Column(name, cells, False, use=ColumnUse.setting, whole=whole)
 
 
-def _accuracy_columns(table: Table) -> list[Column]:
+def _build_accuracy_columns(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
         Column("n", [_format_question_count(row.run) for row in rows]),
@@ -131,7 +133,7 @@ def _section_columns(table: Table, slot: ColumnSlot) -> list[Column]:
     return [column for section in load_sections() for column in section.columns(table).get(slot, [])]
 
 
-def _likelihood_columns(table: Table, unit: str) -> list[Column]:
+def _build_likelihood_columns(table: Table, unit: str) -> list[Column]:
     rows, key = table.rows, LOG_LIKELIHOODS[unit]
     columns = [
         _number_column(rows, "n", "n"),
@@ -145,7 +147,7 @@ def _likelihood_columns(table: Table, unit: str) -> list[Column]:
         columns += effect_columns(rows, f"nats/{unit}")
     for name, drop_order in OF_LIKELIHOODS.items():
         if any(name in row.run.metrics for row in rows):
-            columns.append(metric_column(name, [row.run for row in rows], drop_order))
+            columns.append(build_metric_column(name, [row.run for row in rows], drop_order))
     return columns
 
 
@@ -158,22 +160,25 @@ def _metric_columns(table: Table, name: str) -> list[Column]:
 
 
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
-    """Return the columns of each row's difference from its baseline."""
     return [
-        Column(difference_head(unit, rows), list(map(format_difference, rows)), use=ColumnUse.difference),
+        Column(
+            format_difference_heading(unit, rows),
+            list(map(format_difference, rows)),
+            use=ColumnUse.difference,
+        ),
         *[Column(f"Δ {unit}\nwithout limit", _effect_cells(rows, format_cut_off_range), drop_order=1)]
         * any(effect and effect.ends for effect in (row.effect for row in rows)),
         Column("p", _effect_cells(rows, lambda effect: format_p_value(effect.p)), drop_order=8),
         Column(
             "Holm", _effect_cells(rows, lambda effect: format_p_value(effect.p_holm)), use=ColumnUse.verdict
         ),
-        *margin_columns(rows),
+        *build_margin_columns(rows),
         Column(f"min. detectable\n{unit}", _effect_cells(rows, format_detectable), drop_order=6),
     ]
 
 
-def margin_columns(rows: Sequence[TableRow | None]) -> list[Column]:
-    """Return the column of verdicts on the margin, or [].
+def build_margin_columns(rows: Sequence[TableRow | None]) -> list[Column]:
+    """Return the column of margin verdicts; [] if no row has one.
 
     On a narrow terminal, the margin moves to the heading.
     """
@@ -194,14 +199,13 @@ def _effect_cells(rows: list[TableRow], format_effect: Callable[[Decision], str]
     return [format_effect(row.effect) if row.effect else "" for row in rows]
 
 
-def ratio_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of ratios, with one line per run and measure."""
+def build_ratio_columns(table: Table) -> list[Column]:
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
     counted = "/".join(dict.fromkeys(find_quantity(effect).counted for _, effect in lines))
     columns = [
         Column(
             "comparison",
-            [row_versus_baseline(row, table.keys) for row, _ in lines],
+            [format_row_versus_baseline(row, table.keys) for row, _ in lines],
             False,
             use=ColumnUse.setting,
         ),
@@ -234,7 +238,6 @@ def ratio_columns(table: Table) -> list[Column]:
 
 
 def format_accuracy(row: TableRow) -> str:
-    """Format an accuracy in percent with its interval."""
     if row.run.accuracy_interval is None:
         return ABSENT
     accuracy, low, high = row.run.accuracy_interval
@@ -242,7 +245,6 @@ def format_accuracy(row: TableRow) -> str:
 
 
 def _format_question_count(run: Run) -> str:
-    """Return the number of questions, with answers per question and seeds if there are several."""
     if run.correct_and_total is None:
         return ABSENT
     seeds = len(run.parts) if run.over_seeds else 1
@@ -254,10 +256,8 @@ def _format_question_count(run: Run) -> str:
     )
 
 
-def headline_metrics(rows: list[TableRow]) -> list[str]:
-    """Return up to eight metrics that all rows have: headline metrics first, then the task's
-    metrics by name.
-    """
+def choose_headline_metrics(rows: list[TableRow]) -> list[str]:
+    """Return up to eight metrics that all rows have. Headline metrics come first."""
     shared = set.intersection(*(set(row.run.metrics) for row in rows))
     known = [name for name in HEADLINES if name in shared]
     return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
@@ -268,8 +268,7 @@ def _number_column(rows: list[TableRow], name: str, head: str, drop_order: int =
     return Column(head, cells, drop_order=drop_order, use=USES.get(name, ColumnUse.more))
 
 
-def metric_column(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
-    """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
+def build_metric_column(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
     write = partial(format_with_interval, number_format=".2g") if name in WITH_INTERVAL else _format_metric
     cells = [ABSENT if run is None else write(run, name) for run in runs]
     return Column(find_metric(name).head, cells, drop_order=drop_order, use=USES.get(name, ColumnUse.more))
@@ -287,8 +286,7 @@ def format_with_interval(run: Run, name: str, number_format: str) -> str:
     return f"{run.metrics[name]:{number_format}}{interval}".replace("-", "−")
 
 
-def table_legend(table: Table) -> str:
-    """Return the legend of a table with comparisons, optionally with that of the Pareto front."""
+def format_table_legend(table: Table) -> str:
     effects = [effect for row in table.compared_rows for effect in row.effects]
-    parts = [effects_legend(effects), *(section.legend(table, True) for section in load_sections())]
+    parts = [format_effects_legend(effects), *(section.legend(table, True) for section in load_sections())]
     return " ".join(filter(None, parts))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runner_base.tables import shorten_paths
+from runner_compare.model.adapter_names import MERGING, describe_adapter_merging
 from runner_compare.model.data import CLUSTER, TableRow, key_label
-from runner_compare.render.effects import sample_unit
+from runner_compare.render.effects import name_sample_unit
 from runner_compare.render.findings import join_words
-from runner_compare.render.labels import format_rounded_count, is_self_explanatory, row_name
+from runner_compare.render.labels import format_rounded_count, format_row_name, is_self_explanatory
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
@@ -18,66 +19,120 @@ from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
 # differences of accuracies for which a number of questions is given
 TARGETS = (0.05, 0.02, 0.01, 0.005)
 MAX_NAMES = 3  # candidates that a sentence names; of more, it gives the number
+MAX_CANDIDATES = 4  # candidates that get a sentence each, where each was compared several times
 
 
 @dataclass(frozen=True)
 class Item:
-    """A comparison of the table, with the candidate's name in sentences."""
+    """A comparison with the candidate's name."""
 
     row: TableRow
     decision: Decision
-    name: str
+    candidate: str  # e.g. `fp4`
+    condition: str  # what else the runs have in common with their baseline, e.g. `test`
+
+    @property
+    def name(self) -> str:
+        """The candidate with its condition, e.g. `fp4 on test`."""
+        return f"{self.candidate}{f' on {self.condition}' if self.condition else ''}"
 
 
 def conclusion_text(rows: Sequence[TableRow]) -> str:
-    """Return the conclusion over all rows; "" if nothing was compared."""
-    return " ".join(conclusion_sentences(rows))
+    return " ".join(format_conclusion_sentences(rows))
 
 
-def conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
+def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
     """Return up to three conclusion sentences: losses, other findings, and undecided comparisons."""
     items = [
-        Item(row, decision, candidate_name(row, rows, decision)) for row in rows for decision in row.effects
+        Item(row, decision, *_split_candidate_name(row, rows, decision))
+        for row in rows
+        for decision in row.effects
     ]
     skipped = sum(row.note is not None for row in rows)
     if not items:
         return [f"{_format_run_count(skipped)} could not be compared."] * bool(skipped)
+    open_items = [item for item in items if item.decision.is_undecided]
+    sentences = _sentences_by_candidate(items, open_items) or _sentences_by_verdict(items, open_items)
+    if skipped:
+        sentences.append(f"{_format_run_count(skipped)} could not be compared.")
+    return sentences
+
+
+def _sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
+    """Return up to three sentences: losses, other findings, and undecided comparisons."""
+    losses = _group_by_verdict(item for item in items if _is_loss(item.decision))
+    others = _group_by_verdict(
+        item for item in items if item not in open_items and not _is_loss(item.decision)
+    )
+    sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
+    return [*sentences, _format_undecided_sentence(open_items, len(items))] if open_items else sentences
+
+
+def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
+    """Return a sentence for each candidate that was compared several times, e.g. on several splits.
+
+    Empty if the candidates are many or were compared once each.
+    """
+    by_candidate: dict[str, list[Item]] = {}
+    for item in items:
+        by_candidate.setdefault(item.candidate, []).append(item)
+    conditions = {item.condition for item in items}
+    are_repeated = any(len({item.condition for item in of}) > 1 for of in by_candidate.values())
+    if not are_repeated or len(by_candidate) > MAX_CANDIDATES or "" in conditions:
+        return []
+    sentences = []
+    for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss_item, pair[1]))):
+        groups = _group_by_verdict(sorted(of, key=lambda item: item in open_items))
+        found = [
+            f"{phrase} on {join_words([item.condition for item in alike])}"
+            for phrase, alike in groups.items()
+        ]
+        sentences.append(f"{candidate} is {join_words(found)}.")
+    advice = format_advice_for_undecided(open_items) if open_items else ""
+    return [*sentences, f"To decide: {advice}."] if advice else sentences
+
+
+def _group_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
     groups: dict[str, list[Item]] = {}
     for item in items:
-        groups.setdefault(verdict_phrase(item.decision), []).append(item)
-    losses = {phrase: of for phrase, of in groups.items() if _is_loss(of[0].decision)}
-    open_items = [item for item in items if item.decision.is_undecided]
-    others = {phrase: of for phrase, of in groups.items() if phrase not in losses and of[0] not in open_items}
-    sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
-    last = _undecided_sentence(open_items, len(items)) if open_items else ""
-    if skipped:
-        last = f"{last}; {_format_run_count(skipped)} could not be compared".removeprefix("; ")
-    return sentences + [f"{last}."] * bool(last)
+        groups.setdefault(format_verdict_phrase(item.decision), []).append(item)
+    return groups
 
 
-def candidate_name(row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None) -> str:
-    """Return a candidate's name in sentences: `fp4 on test`, or `nf4 (load_s)` for one of several
-    measures.
+def format_candidate_name(row: TableRow, all_rows: Sequence[TableRow]) -> str:
+    """Return a candidate's name for sentences, e.g. `fp4 on test`."""
+    candidate, condition = _split_candidate_name(row, all_rows)
+    return f"{candidate}{f' on {condition}' if condition else ''}"
+
+
+def _split_candidate_name(
+    row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None
+) -> tuple[str, str]:
+    """Return a candidate's name, and the values that it shares with its baseline but not with all
+    rows.
+
+    If there are several measures, the last one includes the measure, e.g. `nf4 (load_s)`.
     """
     base = row.baseline
     if base is None:
-        return row_name(row, [*row.config])
-    own = [key for key in row.config if row.config[key] != base.config[key]]
+        return format_row_name(row, [*row.config]), ""
+    # how an adapter is merged is part of its name
+    keys = [key for key in row.config if key not in MERGING or not describe_adapter_merging(row.run)]
+    own = [key for key in keys if row.config[key] != base.config[key]]
     shared = [
         key
-        for key in row.config
+        for key in keys
         if key not in own and row.config[key] is not None and len({of.config.get(key) for of in all_rows}) > 1
     ]
     name = ", ".join(_format_config_value(row, base, key) for key in own if row.config[key] is not None)
     on = ", ".join(_format_config_value(row, base, key) for key in shared)
     measure = f" ({decision.measure})" if decision is not None and decision.is_ratio else ""
-    return f"{name or row.run.job_id}{f' on {on}' if on else ''}{measure}"
+    name = name or row.run.job_id
+    return (name, f"{on}{measure}") if on else (f"{name}{measure}", "")
 
 
 def _format_config_value(row: TableRow, base: TableRow, key: str) -> str:
-    """Format a config value: alone if self-explanatory (a format, path or word), else as
-    `KEY=VALUE`.
-    """
+    """Format a config value as `KEY=VALUE`, or as the value alone if it is self-explanatory."""
     value, base_value = row.config[key] or "", base.config[key] or ""
     if "/" in value:
         return shorten_paths([value, base_value])[0].removeprefix("…/")
@@ -85,14 +140,14 @@ def _format_config_value(row: TableRow, base: TableRow, key: str) -> str:
     return value if is_word else f"{key_label(key)}={value}"
 
 
-def verdict_phrase(decision: Decision) -> str:
-    """Return a comparison's verdict as a phrase that follows `is` or `are`."""
+def format_verdict_phrase(decision: Decision) -> str:
+    """Format a comparison's verdict for a sentence, e.g. `as good within 2 points`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
         return "undecided" if finding is Finding.open else str(finding)
     margin = format_margin(decision)
     if verdict is MarginVerdict.undecided:
-        return "undecided" if finding is Finding.open else f"{finding}, perhaps by more than {margin}"
+        return "undecided" if finding is Finding.open else f"{finding} (perhaps by more than {margin})"
     return {
         MarginVerdict.as_good: f"as good within {margin}",
         MarginVerdict.worse_but_within: f"worse by less than {margin}",
@@ -105,19 +160,24 @@ def _is_loss(decision: Decision) -> bool:
     return decision.finding is Finding.worse or decision.verdict in worse
 
 
+def _is_loss_item(item: Item) -> bool:
+    return _is_loss(item.decision)
+
+
 def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
     parts = []
     for phrase, items in groups.items():
         several = len(items) > 1
-        parts.append(f"{_name_candidates(items, total)} {'are' if several else 'is'} {phrase}")
+        parts.append(f"{_format_candidate_names(items, total)} {'are' if several else 'is'} {phrase}")
     return f"{'; '.join(parts)}."
 
 
-def _name_candidates(items: Sequence[Item], total: int) -> str:
-    """Return the candidates' names, or their number if there are many."""
+def _format_candidate_names(items: Sequence[Item], num_candidates: int) -> str:
     names = list(dict.fromkeys(item.name for item in items))
     if len(names) > MAX_NAMES:
-        return f"All {total}" if len(items) == total else f"{len(items)} of {total}"
+        return (
+            f"All {num_candidates}" if len(items) == num_candidates else f"{len(items)} of {num_candidates}"
+        )
     return join_words(names)
 
 
@@ -125,52 +185,51 @@ def _format_run_count(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _undecided_sentence(items: Sequence[Item], total: int) -> str:
-    """Return a sentence with the undecided candidates and the data that would decide."""
+def _format_undecided_sentence(items: Sequence[Item], num_candidates: int) -> str:
     are = "is" if len(items) == 1 else "are"
-    help_ = advice_for_undecided(items)
-    return f"{_name_candidates(items, total)} {are} undecided{f': {help_}' if help_ else ''}"
+    help_ = format_advice_for_undecided(items)
+    return f"{_format_candidate_names(items, num_candidates)} {are} undecided{f': {help_}' if help_ else ''}."
 
 
-def advice_for_undecided(items: Sequence[Item]) -> str:
-    """Return advice on the data that would decide undecided comparisons; "" if unknown."""
+def format_advice_for_undecided(items: Sequence[Item]) -> str:
     decisions = [item.decision for item in items]
     first = decisions[0]
     if any(not decision.is_tested for decision in decisions):
         return "measure each setting more often"
-    if any(decision.hinges_on_cut_off for decision in decisions):
-        return "cut-off answers decide it, so raise generation.max_new_tokens"
+    if any(decision.is_changed_by_cut_off for decision in decisions):
+        return "the finding depends on cut-off answers, so raise generation.max_new_tokens"
     for reasons in (
         [render_notes(decision.no_evidence) for decision in decisions],
         [render_notes(decision.unplanned) for decision in decisions],
     ):
         if all(reasons):
-            more = "" if first.no_evidence else ", and more questions would not decide"
+            more = "" if first.no_evidence else ", and more questions would not change this"
             return f"{'; '.join(dict.fromkeys(reasons))}{more}"
     if all(decision.baseline_low is not None for decision in decisions):
-        return "the baseline may solve too few questions to lose more than the margin, so ask easier ones"
+        return "the baseline's accuracy may be below the margin, so use easier questions"
     if any(decision.method is Method.over_seeds for decision in decisions):
-        return "more seeds and more questions would help"
+        return "use more seeds and more questions"
     if any(not decision.test.knows_power for decision in decisions):
         return ""
     if first.verdict is not None:
-        return _advice_for_margin(items)
-    return "" if first.is_ratio else _advice_for_detection(items)
+        return _format_margin_advice(items)
+    return "" if first.is_ratio else _format_detection_advice(items)
 
 
-def _advice_for_margin(items: Sequence[Item]) -> str:
+def _format_margin_advice(items: Sequence[Item]) -> str:
     if all(item.decision.needed is not None for item in items):
         hardest = max((item.decision for item in items), key=lambda decision: decision.needed or 0)
         more = max(0, (hardest.needed or 0) - hardest.n)
         if more:
-            return f"about {format_rounded_count(more)} more {sample_unit(hardest)} or a larger margin would help"
-    if units := _scarce_cluster_nouns(items):
-        return f"more {units[0]} or a larger margin would help, more questions per {units[1]} hardly"
-    return f"more {sample_unit(items[0].decision)} or a larger margin would help"
+            return (
+                f"use about {format_rounded_count(more)} more {name_sample_unit(hardest)} or a larger margin"
+            )
+    if units := _get_scarce_cluster_nouns(items):
+        return f"use more {units[0]} or a larger margin. More questions per {units[1]} hardly help"
+    return f"use more {name_sample_unit(items[0].decision)} or a larger margin"
 
 
-def _scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
-    """Return the plural and singular noun for clusters if there are too few of them, else None."""
+def _get_scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
     few = next((item for item in items if item.decision.counts.get("few")), None)
     if few is None:
         return None
@@ -181,30 +240,29 @@ def _scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
     return f"{word}s", word
 
 
-def _advice_for_detection(items: Sequence[Item]) -> str:
-    """Return which differences may go undetected, and how many questions detect smaller ones."""
+def _format_detection_advice(items: Sequence[Item]) -> str:
     decisions = [item.decision for item in items]
     hardest = max(decisions, key=lambda decision: decision.detectable or float("inf"))
-    counted = sample_unit(hardest)
+    counted = name_sample_unit(hardest)
     if hardest.detectable is None:
-        shown = f"{hardest.n:,} {counted} are too few to show any difference"
+        shown = f"{hardest.n:,} {counted} are too few to detect any difference"
     else:
         size = f"{find_quantity(hardest).write_detectable(hardest.detectable)} {effect_unit(hardest)}"
-        shown = f"a difference below {size} may not show"
+        shown = f"a difference below {size} may be undetected"
     if tells_more := render_notes(hardest.tells_more):
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
-        return f"{shown}; more {counted} would help"
-    if units := _scarce_cluster_nouns(items):
-        return f"{shown}; more {units[0]} would help, more questions per {units[1]} hardly"
+        return f"{shown}; use more {counted}"
+    if units := _get_scarce_cluster_nouns(items):
+        return f"{shown}; use more {units[0]}, because more questions per {units[1]} hardly help"
     if any(decision.counts.get("few") for decision in decisions):
-        return f"{shown}; more questions would help, more answers to each hardly"
+        return f"{shown}; use more questions, because more answers per question hardly help"
     for target in TARGETS:
         if not hardest.can_plan_detection or (
             hardest.detectable is not None and target >= hardest.detectable
         ):
             continue
-        needed = hardest.test.sample_size_to_detect(target, hardest.strictest_level)
+        needed = hardest.test.plan_sample_size_to_detect(target, hardest.strictest_level)
         if needed is not None and needed > hardest.n:
-            return f"{shown}; {format_rounded_count(needed)} questions would show {100 * target:g} points"
+            return f"{shown}; use {format_rounded_count(needed)} questions to detect {100 * target:g} points"
     return f"{shown}; more {counted} would help"

@@ -1,6 +1,4 @@
-"""Format effects as sentences, table cells, legends and JSON records. METHODS has an entry per
-test method.
-"""
+"""Format effects as sentences, table cells, legends and JSON data."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from typing import Any
 from runner_base import count_extra_digits, format_against_limit
 from runner_compare.model.data import ABSENT, TableRow
 from runner_compare.render.labels import format_count_interval, format_rounded_count
-from runner_compare.render.margins import format_level, format_margin, format_verdict
+from runner_compare.render.margins import format_margin, format_significance_level, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import (
     ACCURACIES,
@@ -42,19 +40,18 @@ OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
-def sample_unit(decision: Decision) -> str:
-    """Return the plural noun for an effect's sample: questions, samples of text, or runs."""
+def name_sample_unit(decision: Decision) -> str:
+    """Return the noun for an effect's sample: questions, documents or runs."""
     if decision.is_ratio:
         return "runs of each"
     return "documents" if find_quantity(decision) is LIKELIHOODS else "questions"
 
 
-def decision_records(row: TableRow) -> dict[str, Any]:
-    """Return a row's effects as JSON data, by the JSON key of the compared quantity."""
+def build_decision_records(row: TableRow) -> dict[str, Any]:
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
         record = {
-            key: _record_value(effect, FIELDS.get(key, key)) for key in find_quantity(effect).keys.split()
+            key: _get_record_value(effect, FIELDS.get(key, key)) for key in find_quantity(effect).keys.split()
         }
         if "baseline_job_id" in record:
             record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
@@ -69,22 +66,26 @@ def decision_records(row: TableRow) -> dict[str, Any]:
     return record_by_key
 
 
-def _record_value(decision: Decision, name: str) -> Any:
-    """Return the value of a JSON key from a decision's fields or from its method's counts."""
-    if name == "remark":
+def _get_record_value(decision: Decision, field_name: str) -> Any:
+    if field_name == "remark":
         return render_notes(*decision.remarks) or None
-    return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
+    return (
+        decision.counts[field_name] if field_name in decision.counts else getattr(decision, field_name, None)
+    )
 
 
-def error_budget_sentence(effects: Sequence[Decision]) -> str:
-    """Return a sentence if a table's probability of any wrong finding exceeds 5 %; else ""."""
+def format_error_budget_sentence(effects: Sequence[Decision]) -> str:
+    """Warn if the probability of any wrong finding in a table exceeds 5 %."""
     of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
     share = max_error_rate(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
     fixed = Counter(effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons)
     parts = [
-        f"{count} run{'s' * (count > 1)} decided at {format_level(comparisons)}{(' each' if count > 1 else '')}"
+        (
+            f"{count} run{'s' * (count > 1)} decided at "
+            f"{format_significance_level(comparisons)}{(' each' if count > 1 else '')}"
+        )
         for comparisons, count in sorted(fixed.items())
     ]
     text = f"{', '.join(parts)} while running"
@@ -92,30 +93,28 @@ def error_budget_sentence(effects: Sequence[Decision]) -> str:
         text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
     else:
         text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
-    return f"Up to {100 * min(1.0, share):.2g} % of such tables have a wrong finding: {text}."
+    return f"Up to {100 * min(1.0, share):.2g} % of tables like this have a wrong finding: {text}."
 
 
-def missing_evidence_text(*decisions: Decision) -> str:
-    """Return the reason why no margin verdict is possible if both runs may fail in the same way;
-    else "".
-    """
+def explain_impossible_verdict(*decisions: Decision) -> str:
     if decisions[0].no_evidence:
         return render_notes(decisions[0].no_evidence)
     lows = [decision.baseline_low for decision in decisions if decision.baseline_low is not None]
     if not lows:
         return ""
     return (
-        f"the baseline's accuracy may be as low as {100 * min(lows):.1f} %, no more than the margin. "
-        "Ask easier questions, or more of them"
+        f"the baseline's accuracy may be only {100 * min(lows):.1f} %, so no loss can exceed the margin. "
+        "Use easier questions or more questions"
     )
 
 
 def describe_margin_decision(decision: Decision) -> str:
-    """Describe the decision about the margin, and the number of questions that would decide."""
     is_difference = decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open
     is_planned = decision.needed and not is_difference
     needed = (
-        f": about {_format_needed_sample(decision)}, {planning_assumption(decision)}" if is_planned else ""
+        f": about {_format_needed_sample(decision)}, {format_planning_assumption(decision)}"
+        if is_planned
+        else ""
     )
     return describe_margin_verdict(decision, format_margin(decision)) + needed
 
@@ -131,16 +130,18 @@ def describe_margin_verdict(decision: Decision, margin: str = "") -> str:
     return format_verdict(decision.verdict, margin)
 
 
-def planning_assumption(decision: Decision) -> str:
-    """Return the assumption on which a planned number of questions is based."""
+def format_planning_assumption(decision: Decision) -> str:
     return "if neither is better" + (
         " and they disagree as often" if find_quantity(decision) is ACCURACIES else ""
     )
 
 
 def _format_needed_sample(decision: Decision) -> str:
-    """Return how many questions would decide; over several tasks, how many more in proportion."""
-    needed, asked = decision.needed or 0, sample_unit(decision)
+    """Format the number of questions that decides a comparison.
+
+    For several tasks, the additional questions are divided in proportion to the tasks' sizes.
+    """
+    needed, asked = decision.needed or 0, name_sample_unit(decision)
     if "tasks" not in decision.counts:
         families = decision.counts.get("clusters")  # more of them, and not larger ones
         of_families = f" in {math.ceil(needed * families / decision.n):,} such clusters" if families else ""
@@ -152,7 +153,10 @@ def _format_needed_sample(decision: Decision) -> str:
         if needed > decision.n
         else ""
     )
-    return f"{more}{format_rounded_count(needed)} in all{'' if more else ' would decide'}, each set in proportion"
+    return (
+        f"{more}{format_rounded_count(needed)} in total{'' if more else ' would decide'}, "
+        "with all question sets in the same proportion"
+    )
 
 
 def format_comparison_count(count: int, kind: str = "") -> str:
@@ -164,14 +168,18 @@ SHARE_LEGEND = (
     "Its share of the 5 % was fixed before it ran. Holm is then p times that number of comparisons, the interval has "
     "the same level, and no other run changes the verdict."
 )
-SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both and counts a comparison once."
+SHARED_ERROR = (
+    "Holm's correction covers findings and margin verdicts together, "
+    f"at a family-wise error rate of {ALPHA:g}."
+)
 MARGIN_LEGEND = (
     "Margin: a run is as good if a test shows its true difference to be above minus the margin. It is worse by more if "
     f"a test shows the difference to be below (two-sided). {SHARED_ERROR}"
 )
 BETS_MARGIN_LEGEND = (
-    "Margin: a run is as good if its e-process excludes all differences below minus the margin, at the share that was "
-    "fixed before it ran."
+    "Margin: a run is as good if its e-process excludes all differences "
+    "below minus the margin. The e-process uses "
+    "the part of the 5 % that was fixed before the run."
 )
 RATIO_MARGIN_LEGEND = (
     "Margin: a run is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
@@ -179,8 +187,7 @@ RATIO_MARGIN_LEGEND = (
 )
 
 
-def effects_legend(effects: Sequence[Decision]) -> str:
-    """Return the legend of a table's effects."""
+def format_effects_legend(effects: Sequence[Decision]) -> str:
     parts = []
     for of in dict.fromkeys(method_words.quantity for method_words in METHODS.values()):
         of_quantity = [effect for effect in effects if find_quantity(effect) is of]
@@ -200,7 +207,9 @@ def effects_legend(effects: Sequence[Decision]) -> str:
             text = " ".join(filter(None, legends))
             metrics = max((effect.comparisons for effect in adjusted), default=0) // max(1, len(adjusted))
             if metrics > 1:  # of one score
-                text = text.replace(OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1)
+                text = text.replace(
+                    OF_TABLE, f"{OF_TABLE} for each of {metrics} metrics of the same score", 1
+                )
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(effect.verdict for effect in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
@@ -210,22 +219,20 @@ def effects_legend(effects: Sequence[Decision]) -> str:
 
 
 def has_no_interval(effect: Effect) -> bool:
-    """Whether an effect is a ratio of single measurements, which have no known spread."""
     return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
-def format_values(decision: Decision, *values: float) -> list[str]:
-    """Format a decision's values with enough digits to show on which side of the margin they are."""
+def format_values_near_margin(decision: Decision, *values: float) -> list[str]:
+    """Format values with enough digits to show on which side of the margin each value is."""
     write, at_margin = find_quantity(decision).write, decision.margin_value
     more = 0 if at_margin is None else count_extra_digits(values, at_margin, write)
     return [write(value, more) for value in values]
 
 
 def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
-    """Format a decision's values and interval with digits that are consistent with the finding."""
     ends = decision.simultaneous_interval
     if decision.finding is Finding.open:
-        return format_values(decision, *values, *ends)
+        return format_values_near_margin(decision, *values, *ends)
     write, at_margin = find_quantity(decision).write, decision.margin_value
     more = count_extra_digits(ends, decision.neutral_value, write)
     if at_margin is not None:
@@ -233,52 +240,46 @@ def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
     return [write(value, more) for value in (*values, *ends)]
 
 
-def interval_name(decision: Decision) -> str:
-    """Return the name of an interval, which is `simultaneous` if it holds jointly with other
-    intervals.
-    """
+def format_interval_name(decision: Decision) -> str:
+    """Return the name of an effect's interval, e.g. `simultaneous 95 % interval`."""
     words = fill_template(METHODS[decision.method].interval, decision)
     return f"simultaneous {words}" if is_simultaneous(decision) else words
 
 
 def is_simultaneous(decision: Decision) -> bool:
-    """Whether the interval holds jointly with the intervals of other rows."""
+    """Whether the interval is adjusted for the number of comparisons in the table."""
     is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
     return is_adjusted and decision.comparisons > 1
 
 
 def interval_level(decisions: Iterable[Decision]) -> str:
-    """Return the joint confidence level of a table's intervals, or "" if each holds by itself."""
+    """Return `simultaneous 95 %` if the intervals of a table are simultaneous; otherwise ""."""
     return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
 
 
-def format_effect_parts(decision: Decision) -> tuple[str, str]:
-    """Format an effect and its interval as two separate texts."""
+def format_effect_and_interval(decision: Decision) -> tuple[str, str]:
     value, low, high = format_values_and_interval(decision, decision.value)
     return value, f"[{low}, {high}]"
 
 
 def format_effect(decision: Decision) -> str:
     """Format an effect with its interval."""
-    value, interval = format_effect_parts(decision)
+    value, interval = format_effect_and_interval(decision)
     return f"{value}, {NO_INTERVAL}" if has_no_interval(decision) else f"{value} {interval}"
 
 
-def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
-    """Return the column heading for differences, which mentions simultaneous intervals."""
+def format_difference_heading(unit: str, rows: Sequence[TableRow | None]) -> str:
     effects = [row.effect for row in rows if row and row.effect]
     return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
 
 
 def format_difference(row: TableRow) -> str:
-    """Format a row's difference from its baseline."""
     if row.effect is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
     return format_effect(row.effect)
 
 
 def format_pair_counts(decision: Decision) -> str:
-    """Format the numbers of won, lost and tied pairs."""
     method_words = METHODS[decision.method]
     return fill_template(method_words.pairs or method_words.quantity.pairs, decision)
 

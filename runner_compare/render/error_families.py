@@ -8,14 +8,14 @@ from runner_compare.model.error_families import ErrorFamily
 from runner_compare.statistics import ALPHA
 
 
-def error_sentences(families: Sequence[ErrorFamily]) -> list[str]:
-    """Return a sentence on the error rate of a table's statements if runs are equal; [] without
-    families.
-    """
+def format_error_rate_sentences(families: Sequence[ErrorFamily]) -> list[str]:
     if not families:
         return []
     parts = [f"{family.what} ({family.comparisons})" for family in families]
-    at_most = f"at most {100 * ALPHA:.0f} % of such tables have a wrong finding"
+    at_most = f"at most {100 * ALPHA:.0f} % of tables like this have a wrong finding"
     if len(parts) == 1:
         return [f"{at_most} about {parts[0]}."]
-    return [f"{at_most} about each of {', '.join(parts)}; together {100 * ALPHA * len(parts):.0f} %."]
+    return [
+        f"{at_most} about each of {', '.join(parts)}. "
+        f"At most {100 * ALPHA * len(parts):.0f} % have a wrong finding about any of these."
+    ]

@@ -1,26 +1,26 @@
-"""One sentence per row with its finding, for terminal, HTML, JSON and --require."""
+"""Sentences on the finding of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runner_compare.features.cut_offs.render import cut_off_sentence, finding_text
+from runner_compare.features.cut_offs.render import format_cut_off_sentence, format_finding
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.effects import (
     describe_margin_decision,
+    explain_impossible_verdict,
     format_comparison_count,
-    format_effect_parts,
+    format_effect_and_interval,
+    format_interval_name,
     format_p_value,
-    interval_name,
-    missing_evidence_text,
-    planning_assumption,
-    sample_unit,
+    format_planning_assumption,
+    name_sample_unit,
 )
 from runner_compare.render.labels import (
     format_assignments,
+    format_names_versus_baseline,
     format_rounded_count,
-    name_sides,
-    row_versus_baseline,
+    format_row_versus_baseline,
 )
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.notes import render_notes
@@ -29,68 +29,74 @@ from runner_compare.render.quantities import (
     effect_unit,
     fill_template,
     find_quantity,
-    more_data_hint,
-    worst_case_text,
+    format_more_data_hint,
+    format_worst_case_condition,
 )
 from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, Method
 from runner_compare.statistics.run_ratios import (
     CLEAR_DIFFERENCE,
     MAX_RUNS,
-    min_runs_per_side,
-    runs_needed_per_side,
+    compute_min_runs_per_job,
+    plan_runs_per_job,
 )
 
 MAX_NAMES = 8  # that a sentence for several rows lists
 OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
-OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest Δ is {value} ({largest}, {figures})"
+OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest difference is {value} ({largest}, {figures})"
 
 
-def finding_sentences(table: Table) -> list[str]:
+def format_finding_sentences(table: Table) -> list[str]:
     """Return one sentence per row with the row's finding.
 
     Rows with the same finding share one sentence at the first of them; the others are "".
     """
-    found = [finding_sentence(row, table.keys) for row in table.rows]
+    found = [format_finding_sentence(row, table.keys) for row in table.rows]
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, row in enumerate(table.rows):
-        same = None if row.is_baseline or row.is_repeat else _grouping_key(row, table.keys)
+        same = None if row.is_baseline or row.is_repeat else _get_sentence_group_key(row, table.keys)
         if same is not None:
             groups.setdefault(same, []).append(place)
     for first, *others in groups.values():
         if others:
-            found[first] = _shared_finding([table.rows[place] for place in (first, *others)], table.keys)
+            found[first] = _format_group_finding(
+                [table.rows[place] for place in (first, *others)], table.keys
+            )
             for place in others:
                 found[place] = ""
     return found
 
 
-def finding_sentence(row: TableRow, keys: list[str]) -> str:
-    """Return one row's finding as a sentence; "" for a baseline, or if the table of ratios shows it."""
+def format_finding_sentence(row: TableRow, keys: list[str]) -> str:
+    """Return a row's finding as a sentence.
+
+    Returns "" for a baseline, or if the ratio table shows the finding.
+    """
     if row.note is not None:
         return f"{format_assignments(row, keys) or row.run.job_id}: not compared, {row.note}."
-    return _too_few_runs_sentence(row, keys) if row.effect is None else _shared_finding([row], keys)
+    return (
+        _format_too_few_runs_sentence(row, keys) if row.effect is None else _format_group_finding([row], keys)
+    )
 
 
-def _shared_finding(rows: Sequence[TableRow], keys: list[str]) -> str:
-    """Return one sentence for rows with the same result: the largest difference, and the power."""
-    effects = [effect for row in rows if (effect := row.effect)]
+def _format_group_finding(grouped_rows: Sequence[TableRow], keys: list[str]) -> str:
+    effects = [effect for row in grouped_rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
-    method_words, (value, ends) = METHODS[largest.method], format_effect_parts(largest)
-    unit, interval = effect_unit(largest), interval_name(largest)
+    method_words, (value, ends) = METHODS[largest.method], format_effect_and_interval(largest)
+    unit, interval = effect_unit(largest), format_interval_name(largest)
     ps = f"p={format_p_value(largest.p)}, {_format_adjusted_p(largest)}".replace("=<", "<")
-    names, largest_name = _name_rows(rows, keys, effects.index(largest))
-    head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(
+    names, largest_name = _name_rows(grouped_rows, keys, effects.index(largest))
+    head = (OF_SEVERAL if len(grouped_rows) > 1 else OF_ONE).format(
         names=names,
         sample=fill_template(method_words.sample, largest),
-        finding=finding_text(largest),
+        finding=format_finding(largest),
         value=f"{value} {unit}",
         largest=largest_name,
         figures=f"{interval} {ends}, {ps}",
     )
-    of_ends = cut_off_sentence(largest)
+    of_ends = format_cut_off_sentence(largest)
     parts = (
         head,
-        *_power_and_margin_statements(effects, largest, unit),
+        *_format_power_and_margin(effects, largest, unit),
         of_ends,
         *map(render_notes, largest.remarks),
     )
@@ -98,7 +104,7 @@ def _shared_finding(rows: Sequence[TableRow], keys: list[str]) -> str:
 
 
 def join_as_sentences(parts: Iterable[str]) -> str:
-    """Join statements as sentences with capital letters. A name at the start stays unchanged."""
+    """Join statements to capitalized sentences. Names keep their case."""
     written: list[str] = []
     for part in filter(None, parts):
         is_word = written and part.partition(" ")[0].strip(",:").isalpha()
@@ -106,39 +112,41 @@ def join_as_sentences(parts: Iterable[str]) -> str:
     return ". ".join(written) + "." * bool(written)
 
 
-def _name_rows(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:
-    """Return the names of the rows and their baseline, and of the row with the largest difference."""
+def _name_rows(rows: Sequence[TableRow], keys: list[str], largest_index: int) -> tuple[str, str]:
     if len(rows) == 1:
-        return row_versus_baseline(rows[0], keys), ""
-    names = [name_sides(row, keys)[0] for row in rows]
-    _, base_name, shared = name_sides(rows[0], keys)
+        return format_row_versus_baseline(rows[0], keys), ""
+    names = [format_names_versus_baseline(row, keys)[0] for row in rows]
+    _, base_name, shared = format_names_versus_baseline(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return (
         f"{join_words([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
-        names[largest],
+        names[largest_index],
     )
 
 
-def _power_and_margin_statements(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
-    """Return statements on the detectable differences and on the margin verdict."""
+def _format_power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
     has_margin = largest.verdict not in (None, MarginVerdict.better)
-    margin = _shared_margin_text(effects) if has_margin else ""
+    margin = _format_group_margin(effects) if has_margin else ""
     if margin and largest.finding is Finding.open and not largest.no_evidence:
-        margin = ". ".join(filter(None, (margin, _capitalize_first(missing_evidence_text(*effects)))))
+        margin = ". ".join(filter(None, (margin, _capitalize_first(explain_impossible_verdict(*effects)))))
     more = render_notes(largest.tells_more)
     if largest.no_evidence and largest.finding is Finding.open:
         return [render_notes(largest.no_evidence), margin]
-    if largest.finding is not Finding.open or largest.hinges_on_cut_off:
+    if largest.finding is not Finding.open or largest.is_changed_by_cut_off:
         return [margin]
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
         is_open = all(effect.is_undecided for effect in effects)
-        why = f"{render_notes(largest.unplanned)}, so more questions would not decide" if is_open else ""
+        why = (
+            f"{render_notes(largest.unplanned)}, so more questions would not change the verdict"
+            if is_open
+            else ""
+        )
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
-        return [f"{largest.n:,} questions are too few to show any difference", margin, more]
-    return [_describe_power(effects, largest, unit), more_data_hint(largest), margin, more]
+        return [f"{largest.n:,} questions are too few to detect any difference", margin, more]
+    return [_describe_power(effects, largest, unit), format_more_data_hint(largest), margin, more]
 
 
 def _capitalize_first(text: str) -> str:
@@ -146,23 +154,24 @@ def _capitalize_first(text: str) -> str:
 
 
 def _describe_power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
-    """Describe the detectable difference, also for a difference concentrated in few questions."""
     of = find_quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
     found = format_range([of.write_detectable(points) for points in evenly])
-    sizes = f"differences from {found} {unit} up are detected with {of.power} power"
+    sizes = f"the test detects differences of {found} {unit} or more with {of.power} power"
     if not largest.test.has_worst_case:
         return sizes
     if any(effect.detectable_at_worst is None for effect in effects):
-        return f"{sizes} (none {worst_case_text(largest)})"
+        return f"{sizes} (none {format_worst_case_condition(largest)})"
     at_most = sorted(
         effect.detectable_at_worst for effect in effects if effect.detectable_at_worst is not None
     )
-    return f"{sizes} ({format_range([of.write_detectable(points) for points in at_most])} {worst_case_text(largest)})"
+    return (
+        f"{sizes} ({format_range([of.write_detectable(points) for points in at_most])} "
+        f"{format_worst_case_condition(largest)})"
+    )
 
 
 def _format_adjusted_p(decision: Decision) -> str:
-    """Format the p-value that decides: Holm-adjusted, or adjusted for a run's fraction of the 5 %."""
     if decision.early_stop_comparisons is None:
         return f"Holm {format_p_value(decision.p_holm)}"
     return (
@@ -170,19 +179,20 @@ def _format_adjusted_p(decision: Decision) -> str:
     )
 
 
-def _grouping_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
-    """Return the key of rows that share a sentence; None for a row with a finding, which gets its
-    own.
+def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
+    """Return a key that is equal for rows that one sentence describes.
+
+    Returns None for a row with a finding, which needs a separate sentence.
     """
     effect = row.effect
     if (
         row.note is not None
         or effect is None
         or effect.finding is not Finding.open
-        or effect.hinges_on_cut_off
+        or effect.is_changed_by_cut_off
     ):
         return None
-    _, base_name, shared = name_sides(row, keys)
+    _, base_name, shared = format_names_versus_baseline(row, keys)
     return (
         base_name,
         shared,
@@ -200,26 +210,23 @@ def _grouping_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
     )
 
 
-def _shared_margin_text(effects: Sequence[Decision]) -> str:
-    """Describe the margin verdict that all effects share, and the number of questions that would
-    decide.
-    """
-    if len(effects) == 1:
-        return describe_margin_decision(effects[0])
-    shown = finding_label(effects[0])
-    needed = sorted(effect.needed for effect in effects if effect.needed is not None)
-    if not needed or len(needed) < len(effects):
+def _format_group_margin(decisions: Sequence[Decision]) -> str:
+    if len(decisions) == 1:
+        return describe_margin_decision(decisions[0])
+    shown = format_finding_label(decisions[0])
+    needed = sorted(effect.needed for effect in decisions if effect.needed is not None)
+    if not needed or len(needed) < len(decisions):
         return shown
-    in_all = "" if effects[0].is_ratio else " in all"
+    in_all = "" if decisions[0].is_ratio else " in all"
     count = (
         f"{format_range([format_rounded_count(questions) for questions in needed])} "
-        f"{sample_unit(effects[0])}{in_all}"
+        f"{name_sample_unit(decisions[0])}{in_all}"
     )
-    return f"{shown}: about {count} would decide, {planning_assumption(effects[0])}"
+    return f"{shown}: about {count} would decide, {format_planning_assumption(decisions[0])}"
 
 
-def finding_label(decision: Decision) -> str:
-    """Return a row's finding as words that follow `is` or `are`."""
+def format_finding_label(decision: Decision) -> str:
+    """Format a row's finding for a sentence, e.g. `as good within 2 points`."""
     if decision.verdict is None or decision.verdict is MarginVerdict.better:
         return "undecided" if decision.finding is Finding.open else str(decision.finding)
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
@@ -238,8 +245,7 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _too_few_runs_sentence(row: TableRow, keys: list[str]) -> str:
-    """Return a sentence if there are too few runs to show a difference, with the number needed."""
+def _format_too_few_runs_sentence(row: TableRow, keys: list[str]) -> str:
     measured = [
         ratio for ratio in row.ratio_effects if ratio.method in {Method.student_t, Method.too_few_runs}
     ]
@@ -249,29 +255,30 @@ def _too_few_runs_sentence(row: TableRow, keys: list[str]) -> str:
         pick(f(ratio.n, ratio.baseline_n) for ratio in measured) for pick, f in ((min, min), (max, max))
     )
     family = max(ratio.comparisons for ratio in measured)
-    if fewest >= min_runs_per_side(ALPHA / family):
+    if fewest >= compute_min_runs_per_job(ALPHA / family):
         return ""
-    needed = runs_needed_per_side(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS
+    needed = plan_runs_per_job(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS
     count = (
         "one process each"
         if most == 1
-        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
+        else f"{fewest} run{'s' * (fewest != 1)} of {'each job' if fewest == most else 'one job'}"
     )
     more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
     if row.run.tool:
         fix = (
-            f"measure each setting {more} to know, in turns, each time into a new file, and "
-            "give all files to --results"
+            f"measure the settings alternately, {more} each. Write each result to a new file, and "
+            "pass all files to --results"
         )
     elif measured[0].counts["has_fresh_processes"]:
-        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+        fix = f"run both jobs with task.repeats={needed}, because each repeat runs in a new process"
     else:
         fix = (
-            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
-            "workers=1 hydra.launcher.fresh=true)"
+            f"run both jobs {more} with rerun=all on an idle machine. In a grid, also set "
+            "workers=1 hydra.launcher.fresh=true"
         )
     return (
-        f"{row_versus_baseline(row, keys)}: {count} cannot show a difference in {format_comparison_count(family)}. "
+        f"{format_row_versus_baseline(row, keys)}: {count} cannot show "
+        f"a difference in {format_comparison_count(family)}. "
         f"{fix[0].upper()}{fix[1:]}. "
-        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs."
+        f"{needed} runs per job detect a difference of {CLEAR_DIFFERENCE:g} times the spread between runs."
     )

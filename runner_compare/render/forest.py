@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runner_base import escape_control_characters
 from runner_compare.model.data import TableRow
 from runner_compare.render.effects import interval_level
-from runner_compare.render.labels import short_row_names
+from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.quantities import effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding
 
@@ -37,7 +37,7 @@ ASCII = PlotCharacters("[]", "-", "o", "|", ":", "+", "-", "difference")
 STYLES = {Finding.better: "green", Finding.worse: "red"}
 
 
-def forest_plot_lines(
+def draw_forest_plot_lines(
     rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
 ) -> list[tuple[str, str]]:
     """Return the plot's lines with their styles; [] without comparisons or enough width."""
@@ -51,18 +51,18 @@ def forest_plot_lines(
     lines = []
     for unit in units:
         of_unit = [(row, effect) for row, effect in compared if effect_unit(effect) == unit]
-        lines += _plot_unit(of_unit, keys, unit, width, marks)
+        lines += _draw_unit_plot_lines(of_unit, keys, unit, width, marks)
     return lines
 
 
-def _plot_unit(
+def _draw_unit_plot_lines(
     compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: PlotCharacters
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
     longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
     names = [
         _truncate(escape_control_characters(name), longest)
-        for name in short_row_names([row for row, _ in shown], keys, longest)
+        for name in shorten_row_names([row for row, _ in shown], keys, longest)
     ]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
@@ -84,7 +84,7 @@ def _plot_unit(
     explained = f"; {marks.margin} margin" if margins else ""
     level = interval_level(effects)
     kind = f"({level})" if level else "with intervals"
-    title = f"{marks.delta} to the baseline in {unit} {kind}{cut}; {marks.zero} no difference{explained}"
+    title = f"{marks.delta} from the baseline in {unit} {kind}{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
     for name, effect in zip(names, effects, strict=True):
         lines.append(
@@ -96,7 +96,7 @@ def _plot_unit(
     lines.append(
         (
             " " * indent
-            + _draw_scale([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
+            + _draw_scale_line([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
             "dim",
         )
     )
@@ -104,37 +104,41 @@ def _plot_unit(
 
 
 def _draw_interval(
-    effect: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: PlotCharacters
+    effect: Decision,
+    to_column: Callable[[float], int],
+    margins: list[float],
+    width: int,
+    characters: PlotCharacters,
 ) -> str:
     cells = [" "] * width
-    for value, mark in [*((margin, marks.margin) for margin in margins), (0.0, marks.zero)]:
-        cells[column(value)] = mark
-    first, last = map(column, effect.simultaneous_interval)
+    for value, mark in [*((margin, characters.margin) for margin in margins), (0.0, characters.zero)]:
+        cells[to_column(value)] = mark
+    first, last = map(to_column, effect.simultaneous_interval)
     for index in range(first, last + 1):
-        cells[index] = marks.line if cells[index] == " " else marks.crossing
+        cells[index] = characters.line if cells[index] == " " else characters.crossing
     if first < last:
-        cells[first], cells[last] = marks.ends[0], marks.ends[1]
-    cells[column(effect.value)] = marks.point
+        cells[first], cells[last] = characters.ends[0], characters.ends[1]
+    cells[to_column(effect.value)] = characters.point
     return "".join(cells)
 
 
-def _draw_scale(
-    values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: PlotCharacters
+def _draw_scale_line(
+    values: list[float],
+    to_column: Callable[[float], int],
+    width: int,
+    effect: Decision,
+    characters: PlotCharacters,
 ) -> str:
-    """Return the scale line with values below their columns. Of overlapping values, the first is
-    shown.
-    """
     cells = [" "] * width
     for value in dict.fromkeys(values):
-        text = _format_scale_value(value, effect).replace("−", marks.minus)
-        start = min(max(0, column(value) - len(text) // 2), width - len(text))
+        text = _format_scale_value(value, effect).replace("−", characters.minus)
+        start = min(max(0, to_column(value) - len(text) // 2), width - len(text))
         if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
             cells[start : start + len(text)] = text
     return "".join(cells)
 
 
 def _format_scale_value(value: float, effect: Decision) -> str:
-    """Format a value of the scale without trailing zeros."""
     text = find_quantity(effect).write(value) if value else "0"
     number, point, fraction = text.partition(".")
     return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text

@@ -14,14 +14,14 @@ def escape_html(text: object) -> str:
     return html.escape(escape_control_characters(text))
 
 
-def write_table(columns: list[Column], classes: list[str], out: TextIO) -> None:
-    """Write an HTML table. On a narrow screen it scrolls while the first column stays."""
+def write_table(columns: list[Column], row_classes: list[str], out: TextIO) -> None:
+    """Write an HTML table whose first column stays visible on a narrow screen."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(
         f"<th{(' class=n' if column.is_number else '')}>{escape_html(column.head)}</th>" for column in columns
     )
     out.write("</tr></thead>\n<tbody>\n")
-    for number, class_name in enumerate(classes):
+    for number, class_name in enumerate(row_classes):
         out.write(f'<tr class="{class_name}">')
         for index, column in enumerate(columns):
             cell = column.cells[number]

@@ -10,8 +10,8 @@ from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.sequential import Side
 
 
-def interim_verdict(comparison: InterimComparison) -> str:
-    """Return the verdict so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
+def format_interim_verdict(comparison: InterimComparison) -> str:
+    """Return the current verdict, e.g. `better`, `as good within 2 points` or `undecided`."""
     if comparison.margin is None:
         return comparison.decision
     text = format_verdict(comparison.verdict, format_margin_points(comparison.margin))
@@ -19,9 +19,8 @@ def interim_verdict(comparison: InterimComparison) -> str:
     return f"worse, and {text}" if is_worse else text
 
 
-def interim_summary(comparison: InterimComparison) -> str:
-    """Return the difference with its interval, and the decision so far."""
+def format_interim_summary(comparison: InterimComparison) -> str:
     values = (comparison.pairs.difference, comparison.pairs.interval_low, comparison.pairs.interval_high)
     more = 0 if comparison.margin is None else count_extra_digits(values, -comparison.margin, format_points)
     difference, low, high = (format_points(value, more) for value in values)
-    return f"{difference} points [{low}, {high}], {interim_verdict(comparison)}"
+    return f"{difference} points [{low}, {high}], {format_interim_verdict(comparison)}"

@@ -23,13 +23,12 @@ def format_number(value: float | None, extra_digits: int = 0) -> str:
 
 
 def round_up_count(count: int) -> int:
-    """Round a number of questions up to three digits, so that the stated power holds."""
+    """Round a number of questions up to three digits. Rounding up preserves the power."""
     step = int(max(1, 10 ** (len(str(count)) - 3)))
     return -(-count // step) * step
 
 
 def format_rounded_count(count: int) -> str:
-    """Format a number of questions, rounded up to three digits."""
     return f"{round_up_count(count):,}"
 
 
@@ -45,7 +44,7 @@ def format_count_interval(count: int, interval: tuple[int | None, int | None] | 
 
 
 def is_self_explanatory(key: str) -> bool:
-    """Whether a key's values are clear without the key, e.g. `nf4` without `quantization=`."""
+    """Whether a value identifies its config key, e.g. `nf4` for `quantization=nf4`."""
     return key.endswith(".name") or key == TEAM
 
 
@@ -58,8 +57,7 @@ def format_assignments(row: TableRow, keys: list[str]) -> str:
     )
 
 
-def row_name(row: TableRow, keys: list[str]) -> str:
-    """Return a row's shortest unambiguous name: its config values, or its job id."""
+def format_row_name(row: TableRow, keys: list[str]) -> str:
     values = [
         f"{row.config[key]}" if is_self_explanatory(key) else f"{key_label(key)}={row.config[key]}"
         for key in keys
@@ -68,8 +66,7 @@ def row_name(row: TableRow, keys: list[str]) -> str:
     return " ".join(values) or row.run.job_id
 
 
-def short_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: int) -> list[str]:
-    """Return row names from differing keys. Shared path parts and long values are cut."""
+def shorten_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: int) -> list[str]:
     values = {key: shorten_paths([f"{row.config[key]}" for row in rows]) for key in keys}
     differing = [key for key in keys if len({*values[key]}) > 1] or keys
     names = []
@@ -81,17 +78,17 @@ def short_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: in
     return names
 
 
-def row_versus_baseline(row: TableRow, keys: list[str]) -> str:
-    """Return the names of a row and its baseline, and shared keys: `nf4 vs none on task.split=test`."""
+def format_row_versus_baseline(row: TableRow, keys: list[str]) -> str:
+    """Name a row and its baseline, e.g. `nf4 vs none on task.split=test`."""
     if row.is_repeat:
         name = format_assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
         return f"{name} again ({REPEAT}={row.run.get_value(REPEAT)})"
-    own_name, base_name, shared = name_sides(row, keys)
+    own_name, base_name, shared = format_names_versus_baseline(row, keys)
     return f"{own_name} vs {base_name}{f' on {shared}' if shared else ''}"
 
 
-def name_sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return the names of a run and its baseline, from differing keys, and their shared keys."""
+def format_names_versus_baseline(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
+    """Return a row's name, its baseline's name, and the config that both have in common."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]

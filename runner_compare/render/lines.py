@@ -17,20 +17,20 @@ LinePoint = tuple[float, float, float | None, float | None]  # x, and y with the
 
 
 def draw_line_with_intervals(
-    pane: Axes, number: int, name: str, points: Sequence[LinePoint], is_hollow: bool
+    pane: Axes, line_index: int, label: str, points: Sequence[LinePoint], is_hollow: bool
 ) -> str:
     """Draw a line through points with intervals. Returns the line's colour."""
-    colour = COLOURS[number % len(COLOURS)]
+    colour = COLOURS[line_index % len(COLOURS)]
     pane.plot(
         [x for x, *_ in points],
         [middle for _, middle, *_ in points],
         color=colour,
-        linestyle=LINES[number // len(COLOURS)],
+        linestyle=LINES[line_index // len(COLOURS)],
         linewidth=1.2,
-        marker=MARKERS[number % len(MARKERS)],
+        marker=MARKERS[line_index % len(MARKERS)],
         markersize=5,
         markerfacecolor=PAPER if is_hollow else colour,
-        label=escape_mathtext(name),
+        label=escape_mathtext(label),
     )
     for x, _, low, high in points:
         if low is not None and high is not None:
@@ -41,7 +41,6 @@ def draw_line_with_intervals(
 
 
 def add_line_legend(pane: Axes) -> None:
-    """Write the names of the lines next to a pane."""
     pane.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
 
 

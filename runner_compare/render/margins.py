@@ -19,7 +19,10 @@ VERDICTS = {
 
 
 def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
-    """Format a verdict with its margin, e.g. of `2 points`; without a margin, the verdict alone."""
+    """Format a margin verdict, e.g. `as good within 2 points`.
+
+    Without a margin, the result is the verdict alone.
+    """
     words, of_margin = VERDICTS[verdict]
     return words + of_margin.format(margin=margin) * bool(margin)
 
@@ -29,10 +32,10 @@ def format_margin_points(margin: float) -> str:
     return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
 
 
-def format_level(comparisons: int) -> str:
+def format_significance_level(num_comparisons: int) -> str:
     """Format a comparison's significance level, e.g. `5 %` or `1.7 % (5 % shared by 3 jobs)`."""
-    shared = f" ({100 * ALPHA:g} % shared by {comparisons} jobs)" if comparisons > 1 else ""
-    return f"{100 * comparison_level(comparisons):.2g} %{shared}"
+    shared = f" ({100 * ALPHA:g} % shared by {num_comparisons} jobs)" if num_comparisons > 1 else ""
+    return f"{100 * comparison_level(num_comparisons):.2g} %{shared}"
 
 
 def format_margin(decision: Decision) -> str:

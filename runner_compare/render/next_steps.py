@@ -17,7 +17,7 @@ SEPARATOR = " · "
 SIMPLE = frozenset("._-/+") | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
-def next_and_details_lines(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
+def format_next_and_details_lines(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
     """Return the lines that start with `Next:` and `Details:`; [] without a task's table."""
     if not tables:
         return []
@@ -39,7 +39,6 @@ def is_worse(row: TableRow) -> bool:
 
 
 def join_into_lines(parts: Sequence[str], width: int) -> list[str]:
-    """Join parts with a separator into lines that fit the width."""
     lines: list[str] = []
     for part in parts:
         joined = f"{lines[-1]}{SEPARATOR}{part}" if lines else part
@@ -51,7 +50,6 @@ def join_into_lines(parts: Sequence[str], width: int) -> list[str]:
 
 
 def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Suggest the next command, with its purpose; None if there is none."""
     if table.get_section_data(TableFlips).pairs:  # which are shown already
         return None
     if not table.baseline:
@@ -60,7 +58,6 @@ def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str
 
 
 def _suggest_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Suggest the command with a baseline, preferably the value that leaves the model unchanged."""
     if len(table.rows) < 2 or not table.keys:
         return None
     pairs = [
@@ -77,7 +74,6 @@ def _suggest_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] |
 
 
 def _suggest_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Suggest the command with a margin, which shows which candidates are as good as the baseline."""
     effects = [effect for row in table.candidate_rows if (effect := row.effect) and effect.is_undecided]
     can_help = [effect for effect in effects if not effect.no_evidence and not effect.unplanned]
     if not any(effect.margin is None for effect in can_help) or JOB_ID in table.baseline:
@@ -89,7 +85,6 @@ def _suggest_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | N
 
 
 def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
-    """Suggest running more questions, if their number is known to decide the undecided comparisons."""
     undecided = [effect for row in table.candidate_rows if (effect := row.effect) and effect.is_undecided]
     needed = [effect.needed for effect in undecided if effect.verdict is not None and effect.needed]
     of_runner = table.has_accuracies and all(LIMIT in row.run.params for row in table.rows)
@@ -97,12 +92,11 @@ def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
         return None
     return (
         f"runner … {LIMIT}={round_up_count(max(needed))}",
-        "the grid's command again; it reuses its answers",
+        "repeats the grid's command and reuses its answers",
     )
 
 
 def _suggest_flips(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
-    """Suggest the command that shows the questions that the worst candidate lost."""
     lost = [
         row for row in table.candidate_rows if row.effect and row.effect.counts.get("losses") and row.baseline
     ]
@@ -120,12 +114,12 @@ def _suggest_flips(table: Table, command: Sequence[str]) -> tuple[str, str] | No
     assert worst.effect is not None
     sides = [_format_run_filter(side, table) for side in (worst.baseline, worst)]
     count = worst.effect.counts["wins"] + worst.effect.counts["losses"]
-    what = f"shows the {count:,} questions that only one of the two solved"
+    what = f"shows the {count:,} questions that only one of the two runs solved"
     return shlex.join([*command, "--flips", *sides]), what
 
 
 def _format_run_filter(row: TableRow, table: Table) -> str:
-    """Return a --where filter that identifies a run, or the run's id if values would need quotes."""
+    """Return a --where filter for a run, or its job id if the filter would need quotes."""
     values = {key_label(key): row.config[key] for key in table.keys}
     is_simple = all(value and set(value) <= SIMPLE for value in values.values())
     same = [other for other in table.rows if other.config == row.config]
@@ -139,7 +133,6 @@ def _has_all_keys(run: Run, table: Table) -> bool:
 
 
 def _format_command(head: str, command: str, purpose: str, width: int) -> list[str]:
-    """Format a command for copying, wrapped with backslashes if long, followed by its purpose."""
     indent = " " * len(head)
     lines = [head]
     for word in shlex.split(command):

@@ -33,7 +33,6 @@ MAX_SETTINGS = 6  # that a note names
 
 
 def render_notes(*notes: Note | None) -> str:
-    """Render several notes as one text; "" without notes."""
     return "; ".join(render_note(note, NOTES) for note in notes if note)
 
 
@@ -42,11 +41,10 @@ def _format_size(effect: Effect) -> str:
 
 
 def _compared_while_running_text(jobs: Sequence[str]) -> str:
-    several = len(jobs) > 1
-    return f"{' and '.join(jobs)} {'were' if several else 'was'} compared while running"
+    return f"{' and '.join(jobs)} used early stopping"
 
 
-def _single_set_findings_text(names: Mapping[str, Decision]) -> str:
+def _format_findings_per_set(names: Mapping[str, Decision]) -> str:
     shown: dict[str, list[str]] = {}
     for name, decision in names.items():
         what = str(decision.finding)
@@ -58,10 +56,10 @@ def _single_set_findings_text(names: Mapping[str, Decision]) -> str:
 
 def _other_context_text(settings: Mapping[str, tuple[str | None, str | None]]) -> str:
     each = ", ".join(f"{key}={own} here, {base} in the baseline" for key, (own, base) in settings.items())
-    return f"the same tokens follow another context{f' ({each})' if each else ''}"
+    return f"the two runs scored the same tokens after different contexts{f' ({each})' if each else ''}"
 
 
-def _paired_by_text_note(
+def _format_paired_by_text_note(
     n: int,
     asked: tuple[int, int],
     tools: tuple[str, str],
@@ -72,69 +70,71 @@ def _paired_by_text_note(
     each = [f"{key} ({base}, here {own})"[:120] for key, (base, own) in shown.items()]
     differing = f", these settings: {join_first_names(each, MAX_SETTINGS)}" if each else ""
     return (
-        f"paired by the text of {n:,} questions, of {asked[1]:,} "
-        f"here and {asked[0]:,} in the baseline. "
-        f"Also different: the prompts ({tools[0]}'s, here {tools[1]}'s), "
-        f"the scorers ({scorers[0]}, here {scorers[1]}){differing}"
+        f"{n:,} questions are paired by text (this run has {asked[1]:,}, the baseline has {asked[0]:,}). "
+        f"Also different: the prompts ({tools[0]} in the baseline, {tools[1]} in this run), "
+        f"the scorers ({scorers[0]} in the baseline, {scorers[1]} in this run){differing}"
     )
 
 
 def _few_read_text(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
     counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
-    return f"{'no answer' if is_none else 'few answers'} could be read on either side ({counts} are missing)"
+    return f"the extractors found {'no' if is_none else 'few'} answers in both runs (missing: {counts})"
 
 
 NOTES: dict[str, Template] = {
     # beside the difference of a row
-    "paired_on_counted": "paired on the {shared:,} questions that count in both: of {here:,} here, {there:,} there",
-    "paired_by_text": _paired_by_text_note,
+    "paired_on_counted": "paired on {shared:,} questions (this run has {here:,}, the baseline has {there:,})",
+    "paired_by_text": _format_paired_by_text_note,
     "unpaired": "not paired question by question: {why}",
-    "different_prompts": "different prompts for {different} of {n} questions",
-    "different_prompts_before": "different prompts before {different} of {n} documents",
-    "different_engines": "different engines: {here} here, {there} in the baseline",
+    "different_prompts": "the prompts of {different} of {n} questions differ",
+    "different_prompts_before": "the prompts before {different} of {n} documents differ",
+    "different_engines": "different engines: {here} in this run, {there} in the baseline",
     "other_context": _other_context_text,
     "in_families": "{n:,} clusters of documents by {field}",
-    "windows_are_samples": "the windows of one document count as samples",
+    "windows_are_samples": "each window of the document counts as one sample",
     "stopped_early": lambda jobs, n: (
-        f"{' and '.join(jobs)} stopped early: paired on the {n} questions that both have"
+        f"{' and '.join(jobs)} stopped early: paired on the {n} questions that both runs answered"
     ),
     "watched": _compared_while_running_text,
-    "of_votes": "the difference is of votes of {answers} answers, which the job compared while it ran",
-    "errors_not_solved": "questions that ended in an error count as not solved here; the job itself left them out",
+    "of_votes": "the difference is between majority votes of {answers} answers, "
+    "because early stopping compared these votes",
+    "errors_not_solved": "questions with errors count as not solved in this comparison; "
+    "the job's accuracy excludes them",
     "also_differ": "also different: {settings}",
     "ignored": "ignored: {settings}",
     "within_noise": lambda effect: (
-        f"the difference is no larger than between two runs of the baseline ({_format_size(effect)})"
+        f"the difference does not exceed the run-to-run noise of the baseline ({_format_size(effect)})"
     ),
     "beside_noise": lambda effect: (
-        f"two runs of the baseline also differ beyond chance ({_format_size(effect)})"
+        f"two runs of the baseline also differ significantly ({_format_size(effect)})"
     ),
-    "shares_changed": "{changed:,} of {n:,} questions have another accuracy",
-    "verdicts_changed": "{changed:,} of {n:,} questions have another verdict",
-    "answers_changed": "{changed:.0f} of {asked:.0f} answers of {job} change when the question is asked again",
+    "shares_changed": "the accuracy of {changed:,} of {n:,} questions changed",
+    "verdicts_changed": "the verdict of {changed:,} of {n:,} questions changed",
+    "answers_changed": "in {job}, {changed:.0f} of {asked:.0f} answers change "
+    "when the question is asked again",
     "little_quantized": lambda name, job, shares: (
         f"{name} of {job} quantizes only {describe_quantized_fraction(*shares)}"
     ),
-    "by_themselves": _single_set_findings_text,
-    "sets_differ": "the sets differ, so the mean does not hold for each of them: {shown}",
+    "by_themselves": _format_findings_per_set,
+    "sets_differ": "the question sets have different effects: the mean does not apply to each set: {shown}",
     # why nothing is decided, and what would tell more
     "mostly_cut_off": "most answers are cut off",
-    "cut_off_decides": "cut-off answers decide it",
-    "none_solved": "neither solves any question",
+    "cut_off_decides": "the finding depends on cut-off answers",
+    "none_solved": "neither run solves any question",
     "few_read": _few_read_text,
     "no_evidence": "{why}; {fix}",
-    "ask_easier": "ask easier ones",
+    "ask_easier": "use easier questions",
     "read_some": "read some of the answers",
     "larger_limit": f"raise {LIMIT}",
-    "all_solved": "both solve every question: ask harder ones",
+    "all_solved": "both runs solve every question, so use harder questions",
     # why there is no plan
-    "plan_watched": "it was compared while it ran",
-    "plan_over_seeds": "seeds count too, and more questions add none",
-    "plan_means": "unknown for clusters of questions and for several answers to a question",
+    "plan_watched": "the run used early stopping",
+    "plan_over_seeds": "more questions do not add seeds",
+    "plan_means": "no sample size can be estimated for clusters of questions or several answers per question",
     "plan_unpaired": "the comparison is unpaired",
-    "plan_too_low": "the baseline solves too few questions to lose more than the margin",
-    "plan_few_families": "fewer than {least} clusters are too few",
-    "plan_too_many": "ten million are not enough",
+    "plan_too_low": "the baseline's accuracy is below the margin",
+    "plan_few_families": "a sample size estimate needs at least {least} clusters",
+    "plan_too_many": "the comparison would need more than ten million questions",
     # why a row is not considered for the front
     "measured_beside": "measured {what}",
     "other_machine": "measured on another machine: {machine}",

@@ -1,6 +1,4 @@
-"""Write a comparison as table, Markdown, CSV or JSON to stdout, or with a page and pictures to
-a folder.
-"""
+"""Write a comparison to stdout in one format, or to a folder in all formats."""
 
 from __future__ import annotations
 
@@ -23,15 +21,20 @@ from runner_compare.model.comparison import Comparison, ReportPart, View
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.render import pictures
-from runner_compare.render.columns import table_legend
+from runner_compare.render.columns import format_table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
-from runner_compare.render.forest import forest_plot_lines
-from runner_compare.render.next_steps import join_into_lines, next_and_details_lines
-from runner_compare.render.page import Part, write_page
-from runner_compare.render.parts import heading_parts, report_parts, section_parts, table_sentences
+from runner_compare.render.forest import draw_forest_plot_lines
+from runner_compare.render.next_steps import format_next_and_details_lines, join_into_lines
+from runner_compare.render.page import PagePart, write_page
+from runner_compare.render.parts import (
+    build_report_parts,
+    format_heading_parts,
+    section_parts,
+    table_sentences,
+)
 from runner_compare.render.quantities import ACCURACIES, DIFFERENCES, REPEATS
-from runner_compare.render.row_records import base_row_record, row_record
+from runner_compare.render.row_records import build_common_row_record, build_row_record
 from runner_compare.render.samples_page import write_samples_page
 from runner_compare.section import HasCsvLines, HasJobPictures, HasPagePart, HasTableText
 
@@ -43,27 +46,26 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdi
 
 
 def _write_terminal(comparison: Comparison, out: TextIO) -> None:
-    """Print the conclusion, the table and the next command. Options add explanations or all columns."""
     view = comparison.view
     terminal = create_console(out, non_terminal_width=NO_WIDTH if view.all_columns else PAGE_WIDTH)
-    parts = report_parts(comparison)
+    parts = build_report_parts(comparison)
     for number, part in enumerate(parts):
         if number:
             terminal.print()
-        _print_part(part, view, terminal, out)
+        _print_report_part(part, view, terminal, out)
     tables = [part.table for part in parts if part.table]
     if tables:
         terminal.print()
-    for line in next_and_details_lines(comparison, tables, terminal.width):
+    for line in format_next_and_details_lines(comparison, tables, terminal.width):
         terminal.print(line, soft_wrap=True)
 
 
-def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) -> None:
+def _print_report_part(part: ReportPart, view: View, terminal: Console, out: TextIO) -> None:
     from rich.text import Text
 
     table = part.table
     if part.is_headed:
-        words = heading_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
+        words = format_heading_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
         for line in join_into_lines(words, terminal.width):
             terminal.print(Text(escape_control_characters(line), "bold"), soft_wrap=True)
     if answer := part.conclusion or part.short_conclusion:
@@ -86,7 +88,9 @@ def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) ->
             show_edge=False,
         )
     for line, style in (
-        forest_plot_lines(table.rows, table.keys, terminal.width, out.encoding) if table and view.plot else []
+        draw_forest_plot_lines(table.rows, table.keys, terminal.width, out.encoding)
+        if table and view.plot
+        else []
     ):
         terminal.print(Text(line, style), soft_wrap=True)
     sentences = [sentence for sentence, _ in part.sentences]
@@ -94,7 +98,7 @@ def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) ->
         sentences = part.short_sentences
     for sentence in sentences:
         print_list_item(terminal, sentence)
-    if view.explain and (legend := table_legend(table) if table else part.legend):
+    if view.explain and (legend := format_table_legend(table) if table else part.legend):
         print_wrapped(terminal, legend, style="dim")
     if table:
         for section in _sections_below_tables():
@@ -102,14 +106,14 @@ def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) ->
 
 
 def _write_markdown(comparison: Comparison, out: TextIO) -> None:
-    for part in report_parts(comparison):
+    for part in build_report_parts(comparison):
         out.write(f"### {escape_markdown(part.title)}\n\n")
         if part.conclusion:
             out.write(f"**{escape_markdown(part.conclusion)}**\n\n")
         for grid in part.grids:
             if grid.title:
                 out.write(f"{escape_markdown(grid.title)}:\n\n")
-            _write_markdown_grid(grid.columns, out)
+            _write_markdown_table(grid.columns, out)
         out.writelines(f"- {escape_markdown(sentence)}\n" for sentence, _ in part.sentences)
         out.writelines(f"- {escape_markdown(sentence)}\n" for sentence in part.failed)
         if part.legend:
@@ -118,7 +122,7 @@ def _write_markdown(comparison: Comparison, out: TextIO) -> None:
             out.writelines(section.render_markdown(part.table) for section in _sections_below_tables())
 
 
-def _write_markdown_grid(columns: list[Column], out: TextIO) -> None:
+def _write_markdown_table(columns: list[Column], out: TextIO) -> None:
     def format_line(cells: list[str]) -> str:
         return "| " + " | ".join(escape_markdown(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
@@ -142,7 +146,7 @@ def _write_json(comparison: Comparison, out: TextIO) -> None:
             if table.get_section_data(FrontData).axes
             else [],
             "pareto_noise": describe_noise(table.get_section_data(FrontData)),
-            "rows": [row_record(table, row) for row in table.rows],
+            "rows": [build_row_record(table, row) for row in table.rows],
             "sentences": table_sentences(table),
             **{
                 key: value
@@ -183,11 +187,10 @@ def _write_csv(comparison: Comparison, out: TextIO) -> None:
 
 
 def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each row of all tables, including pooled ones, as one flat dictionary."""
     lines: list[dict[str, Any]] = []
     for table in comparison.tables:
         for row in table.rows:
-            line = base_row_record(table, row)
+            line = build_common_row_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
             effect = {
                 key: value
@@ -220,10 +223,11 @@ FORMATS = {"table": _write_terminal, "markdown": _write_markdown, "json": _write
 def save_comparison(
     comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]
 ) -> list[str]:
-    """Write all output files of a comparison and return their names."""
     tables = comparison.tables
     with Progress(None, "drawing"):
-        parts = [(table, pictures.table_pictures(table) + _section_pictures(table)) for table in tables]
+        parts = [
+            (table, pictures.create_table_pictures(table) + _section_pictures(table)) for table in tables
+        ]
         below = {
             id(table): "".join(
                 section.render_html(table, reader)
@@ -240,7 +244,7 @@ def save_comparison(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page: list[Part] = []
+        page: list[PagePart] = []
         for table, figures in parts:
             of_jobs = [
                 job_picture

@@ -11,18 +11,22 @@ from runner_base import Picture
 from runner_compare.model.comparison import Comparison, ReportPart, css_class
 from runner_compare.model.data import Table, key_label
 from runner_compare.render.html import escape_html, write_table
-from runner_compare.render.parts import section_parts, table_part
+from runner_compare.render.parts import build_table_part, section_parts
 from runner_compare.render.pictures import JobPicture
 from runner_compare.statistics import Finding
 
 STYLE = Path(__file__).with_name("page.css")
 
 # with what sections show below the pictures
-Part = tuple[Table, Sequence[Picture | JobPicture], str]
+PagePart = tuple[Table, Sequence[Picture | JobPicture], str]
 
 
 def write_page(
-    comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples_page: str = ""
+    comparison: Comparison,
+    parts: list[PagePart],
+    options: dict[str, str],
+    out: TextIO,
+    samples_page_name: str = "",
 ) -> None:
     """Write the HTML page, with a link to the samples page if there is one."""
     title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
@@ -33,18 +37,18 @@ def write_page(
     )
     settings = (f"{escape_html(name)} <b>{escape_html(value)}</b>" for name, value in options.items())
     out.write(f'<p class="asked">{" · ".join(settings)}</p>\n')
-    if samples_page:
-        out.write(f'<p><a href="{samples_page}">Every question and every answer, with filters</a></p>\n')
+    if samples_page_name:
+        out.write(f'<p><a href="{samples_page_name}">Every question and every answer, with filters</a></p>\n')
     # one verdict over several tables comes before those that it is made of
     for part in section_parts(comparison):
-        _write_part(part, part.figures, out)
+        _write_report_part(part, part.figures, out)
     for table, figures, below in parts:
-        _write_part(table_part(table), figures, out, below)
+        _write_report_part(build_table_part(table), figures, out, below)
     out.write("</body>\n</html>\n")
 
 
-def _write_part(
-    part: ReportPart, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = ""
+def _write_report_part(
+    part: ReportPart, figures: Sequence[Picture | JobPicture], out: TextIO, html_below: str = ""
 ) -> None:
     runs = f" <small>{part.runs}</small>" if part.runs else ""
     out.write(f"<section>\n<h2>{escape_html(part.title)}{runs}</h2>\n")
@@ -68,14 +72,13 @@ def _write_part(
                 f"<figure>\n{figure.to_inline_svg()}\n<figcaption>{escape_html(figure.title)}</figcaption>\n</figure>\n"
             )
     _write_job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
-    out.write(below)
+    out.write(html_below)
     if part.table:
         _write_shared_config(part.table.common, part.runs, out)
     out.write("</section>\n")
 
 
 def _render_item(sentence: str, finding: Finding | None) -> str:
-    """Render a finding as an HTML list item."""
     sentence = escape_html(sentence)
     if finding:
         sentence = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", sentence, count=1)
@@ -93,7 +96,6 @@ def _write_shared_config(common: dict[str, str], runs: str, out: TextIO) -> None
 
 
 def _write_job_pictures(figures: list[JobPicture], out: TextIO) -> None:
-    """Write the pictures drawn by jobs as small images that expand on a click."""
     if not figures:
         return
     out.write('<div class="drawn">\n')

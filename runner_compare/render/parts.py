@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from runner_base import format_count, join_first_names
 from runner_compare.features.registry import load_sections
-from runner_compare.model.comparison import Comparison, ReportPart, Said, TableGrid, css_class
+from runner_compare.model.comparison import Comparison, ReportPart, SentenceWithFinding, TableGrid, css_class
 from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
-from runner_compare.render.across_tasks import cross_task_tables
-from runner_compare.render.columns import ratio_columns, table_columns, table_legend
-from runner_compare.render.conclusion import candidate_name, conclusion_text
-from runner_compare.render.effects import error_budget_sentence
-from runner_compare.render.findings import finding_sentences
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.across_tasks import build_cross_task_tables
+from runner_compare.render.columns import build_ratio_columns, build_table_columns, format_table_legend
+from runner_compare.render.conclusion import conclusion_text, format_candidate_name
+from runner_compare.render.effects import format_error_budget_sentence
+from runner_compare.render.findings import format_finding_sentences
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import ACTED_ON, render_notes
-from runner_compare.render.short_table import short_columns, short_ratio_columns
+from runner_compare.render.short_table import build_default_output_columns, build_default_ratio_columns
 from runner_compare.section import HasRequirements, RowSentences
 
 MAX_REASONS = 3  # why runs are not compared that the default output names
 
 
-def report_parts(comparison: Comparison) -> list[ReportPart]:
-    """Return all report parts in display order."""
+def build_report_parts(comparison: Comparison) -> list[ReportPart]:
     further = section_parts(comparison)
     if alone := [part for part in further if part.is_alone]:
         return [*alone, *(part for part in further if part.is_always_shown)]
-    titled = cross_task_tables(comparison.tables).items()
+    titled = build_cross_task_tables(comparison.tables).items()
     across = [
         ReportPart(title, [TableGrid(columns_across)], is_headed=False) for title, columns_across in titled
     ]
-    return [*map(table_part, comparison.tables), *across, *further]
+    return [*map(build_table_part, comparison.tables), *across, *further]
 
 
 def section_parts(comparison: Comparison) -> list[ReportPart]:
-    """Return the report parts of sections that cover several tasks."""
     return [part for section in load_sections() for part in section.cross_task_parts(comparison)]
 
 
@@ -43,23 +41,22 @@ def _row_css_class(row: TableRow) -> str:
     return "dominated" if row.on_front is False else ""
 
 
-def table_part(table: Table) -> ReportPart:
-    """Return the report part of a task's table."""
+def build_table_part(table: Table) -> ReportPart:
     classes = [_row_css_class(row) for row in table.rows]
-    grids = [TableGrid(table_columns(table), classes=classes)]
+    grids = [TableGrid(build_table_columns(table), classes=classes)]
     if table.has_ratios:
         classes = [css_class(ratio.finding) for row in table.rows for ratio in row.ratio_effects]
-        grids.append(TableGrid(ratio_columns(table), classes=classes))
+        grids.append(TableGrid(build_ratio_columns(table), classes=classes))
     for section in load_sections():
         grids += [TableGrid(further, title) for title, further in section.tables(table).items()]
-    said = _sentences_with_findings(table)
+    said = _list_sentences_with_findings(table)
     return ReportPart(
         table.task,
         grids,
         said,
-        short_grids=build_short_grids(table),
-        short_sentences=build_short_sentences(table),
-        legend=table_legend(table),
+        short_grids=build_default_output_grids(table),
+        short_sentences=build_default_output_sentences(table),
+        legend=format_table_legend(table),
         runs=format_count(len(table.rows), "run"),
         conclusion=conclusion_text(table.candidate_rows),
         failed=[
@@ -72,54 +69,57 @@ def table_part(table: Table) -> ReportPart:
     )
 
 
-def build_short_grids(table: Table) -> list[TableGrid]:
-    """Return the tables of the default output."""
-    grids = [TableGrid(short_columns(table))]
+def build_default_output_grids(table: Table) -> list[TableGrid]:
+    grids = [TableGrid(build_default_output_columns(table))]
     if table.has_ratios:
-        grids.append(TableGrid(short_ratio_columns(table)))
+        grids.append(TableGrid(build_default_ratio_columns(table)))
     for section in load_sections():
         grids += [TableGrid(further, title) for title, further in section.short_tables(table).items()]
     return grids
 
 
-def build_short_sentences(table: Table) -> list[str]:
-    """Return what the default output says below its tables: what no table shows, and what to act on."""
+def build_default_output_sentences(table: Table) -> list[str]:
+    """Return the sentences of the default output below its tables.
+
+    The sentences report findings that no table shows and limitations that the user can remove.
+    """
     of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
     return [
-        *not_compared_lines(table),
-        *limitation_lines(table),
+        *format_not_compared_lines(table),
+        *format_removable_limitations(table),
         *map(render_notes, table.remarks),
         *of_sections,
     ]
 
 
-def not_compared_lines(table: Table) -> list[str]:
-    """Return lines with the runs that were not compared and the reasons; only the first of many."""
+def format_not_compared_lines(table: Table) -> list[str]:
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         if row.note is not None:
-            names.setdefault(row.note, []).append(candidate_name(row, table.candidate_rows))
+            names.setdefault(row.note, []).append(format_candidate_name(row, table.candidate_rows))
     lines = [
         f"{join_first_names(of_reason, MAX_NAMES)}: not compared, {reason}."
         for reason, of_reason in names.items()
     ]
     more = sum(map(len, [*names.values()][MAX_REASONS:]))
-    return lines[:MAX_REASONS] + [f"{more} more are not compared: --explain says why."] * bool(more)
+    return lines[:MAX_REASONS] + [f"{more} more runs are not compared. --explain gives the reasons."] * bool(
+        more
+    )
 
 
-def limitation_lines(table: Table) -> list[str]:
-    """Return a line per limitation of comparisons that the user can remove, with the affected
-    candidates.
-    """
+def format_removable_limitations(table: Table) -> list[str]:
+    """Return a line for each limitation that the user can remove, with the affected candidates."""
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         for remark in row.effect.remarks if row.effect else ():
             if remark.code in ACTED_ON:
-                names.setdefault(render_notes(remark), []).append(candidate_name(row, table.candidate_rows))
+                names.setdefault(render_notes(remark), []).append(
+                    format_candidate_name(row, table.candidate_rows)
+                )
     return [f"{join_first_names(of_rows, MAX_NAMES)}: {remark}." for remark, of_rows in names.items()]
 
 
-def heading_parts(table: Table) -> list[str]:
+def format_heading_parts(table: Table) -> list[str]:
     """Return the parts of a table's title line: task, runs, questions, baseline and margins."""
     parts = [table.task, format_count(len(table.rows), "run")]
     if asked := format_sample_counts(table):
@@ -164,36 +164,33 @@ def _count_questions(run: Run) -> int:
 
 
 def format_baseline(table: Table) -> str:
-    """Format a table's baseline as the user specified it."""
     if JOB_ID not in table.baseline:
         return ",".join(f"{key_label(key)}={value}" for key, value in table.baseline.items())
     base = next((row for row in table.rows if row.is_baseline), None)
-    return row_name(base, table.keys) if base else table.baseline[JOB_ID]
+    return format_row_name(base, table.keys) if base else table.baseline[JOB_ID]
 
 
 def conclusion_and_findings(table: Table) -> list[str]:
-    """Return the conclusion over all rows, followed by each row's finding."""
-    return [conclusion_text(table.candidate_rows), *filter(None, finding_sentences(table))]
+    return [conclusion_text(table.candidate_rows), *filter(None, format_finding_sentences(table))]
 
 
 def table_sentences(table: Table) -> list[str]:
-    """Return all sentences about a table and its rows."""
-    return [text for text, _ in _sentences_with_findings(table)]
+    return [text for text, _ in _list_sentences_with_findings(table)]
 
 
-def _sentences_with_findings(table: Table) -> list[Said]:
-    said: list[Said] = []
-    for row, sentence in zip(table.rows, finding_sentences(table), strict=True):
+def _list_sentences_with_findings(table: Table) -> list[SentenceWithFinding]:
+    said: list[SentenceWithFinding] = []
+    for row, sentence in zip(table.rows, format_finding_sentences(table), strict=True):
         said += row_sentence_with_finding(row, sentence)
         for section in load_sections():
             if isinstance(section, RowSentences):
                 said += [(text, None) for text in section.row_sentences(table, row)]
     of_sections = [text for section in load_sections() for text in section.sentences(table)]
-    budget = error_budget_sentence([effect for row in table.candidate_rows for effect in row.effects])
+    budget = format_error_budget_sentence([effect for row in table.candidate_rows for effect in row.effects])
     of_table = [budget, *map(render_notes, table.remarks), *of_sections]
     return said + [(text, None) for text in of_table if text]
 
 
-def row_sentence_with_finding(row: TableRow, sentence: str) -> list[Said]:
+def row_sentence_with_finding(row: TableRow, sentence: str) -> list[SentenceWithFinding]:
     finding = row.effect.finding if row.effect else None
     return [(sentence, finding)] if sentence else []

@@ -15,7 +15,7 @@ from runner_compare.features.front.compute import FrontData
 from runner_compare.metrics import find_metric
 from runner_compare.model.data import AxisValue, Table, TableRow
 from runner_compare.render.effects import interval_level
-from runner_compare.render.labels import short_row_names
+from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding, MarginVerdict
@@ -37,7 +37,7 @@ MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 @dataclass
 class JobPicture:
-    """An SVG picture that jobs drew, identical for all these jobs."""
+    """An SVG picture drawn by one or several jobs."""
 
     names: list[str]
     file: bytes
@@ -52,18 +52,21 @@ class JobPicture:
         return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def table_pictures(table: Table) -> list[Picture]:
-    """Return the pictures of a table. A Pareto front needs measured memory or speed."""
+def create_table_pictures(table: Table) -> list[Picture]:
     if not table.has_accuracies:
         return (
-            [Picture("differences", _forest_title(table), lambda: draw_rows(table))]
+            [
+                Picture(
+                    "differences", _format_forest_title(table), lambda: draw_accuracies_and_differences(table)
+                )
+            ]
             if _compared_rows(table)
             else []
         )
-    title = "accuracy with 95 % intervals; hollow: the baseline"
+    title = "accuracy with 95 % intervals. Hollow markers show the baseline"
     if _compared_rows(table):
-        title += f". {_forest_title(table)}"
-    pictures = [Picture("accuracy", title, lambda: draw_rows(table))]
+        title += f". {_format_forest_title(table)}"
+    pictures = [Picture("accuracy", title, lambda: draw_accuracies_and_differences(table))]
     if table.get_section_data(FrontData).axes:
         title = (
             "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
@@ -73,10 +76,7 @@ def table_pictures(table: Table) -> list[Picture]:
     return pictures
 
 
-def draw_rows(table: Table) -> Figure:
-    """Draw each row's accuracy with its interval, if available, and its difference from the
-    baseline.
-    """
+def draw_accuracies_and_differences(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     every = (
@@ -86,8 +86,8 @@ def draw_rows(table: Table) -> Figure:
     )
     rows = every[:MAX_ROWS]
     compared = any(row.effect for row in rows)
-    names = wrapped_row_names(rows, table.keys)
-    figure = Figure(figsize=_picture_size(names, 8.6 if compared else 5.6), layout="constrained")
+    names = wrap_row_names(rows, table.keys)
+    figure = Figure(figsize=_compute_picture_size(names, 8.6 if compared else 5.6), layout="constrained")
     panes = figure.subplots(1, table.has_accuracies + compared, sharey=True, squeeze=False)[0]
     cut = f"the first {len(rows)} of {len(every)} rows" if len(rows) < len(every) else ""
     if table.has_accuracies:
@@ -113,8 +113,7 @@ def _compared_rows(table: Table) -> list[TableRow]:
     return [row for row in table.rows if row.effect]
 
 
-def _forest_title(table: Table) -> str:
-    """Return the title of the differences' pane, which explains lines and colours."""
+def _format_forest_title(table: Table) -> str:
     has_margin = any(row.effect and row.effect.margin is not None for row in table.rows)
     within = (
         "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it"
@@ -124,11 +123,13 @@ def _forest_title(table: Table) -> str:
     effects = [effect for row in table.rows if (effect := row.effect)]
     level = interval_level(effects)
     kind = f"{level} " if level else ""
-    return f"Difference to the baseline with {kind}intervals: green is better, red is worse, grey is undecided{within}"
+    return (
+        f"Difference from the baseline with {kind}intervals: better (green), "
+        f"worse (red), undecided (grey){within}"
+    )
 
 
 def _draw_forest(pane: Axes, rows: list[TableRow]) -> None:
-    """Draw the differences of rows with their intervals, the zero line and the margin."""
     effects = [(index, effect) for index, row in enumerate(rows) if (effect := row.effect)]
     factor = 100 if find_quantity(effects[0][1]) is ACCURACIES else 1
     for index, effect in effects:
@@ -146,9 +147,8 @@ def _verdict_colour(decision: Decision) -> str:
     return {Finding.better: GOOD, Finding.worse: BAD}.get(decision.finding, MUTED)
 
 
-def wrapped_row_names(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
-    """Return row names by run id, wrapped for a picture."""
-    names = short_row_names(rows, keys, MAX_LETTERS)
+def wrap_row_names(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
+    names = shorten_row_names(rows, keys, MAX_LETTERS)
     lines = (wrap(escape_control_characters(name), MAX_LINE, break_on_hyphens=False) for name in names)
     return {
         row.run.run_id: escape_mathtext("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)
@@ -159,19 +159,17 @@ def max_line_length(names: Mapping[str, str]) -> int:
     return max((len(line) for name in names.values() for line in name.split("\n")), default=0)
 
 
-def _picture_size(names: Mapping[str, str], width: float) -> tuple[float, float]:
-    """Return the picture size in inches for one line per row name. Long names enlarge it."""
+def _compute_picture_size(names: Mapping[str, str], width: float) -> tuple[float, float]:
     lines = max((name.count("\n") + 1 for name in names.values()), default=1)
     height = 1.1 + (0.27 + LINE_HEIGHT * (lines - 1)) * len(names)
     return width + LETTER_WIDTH * max(0, max_line_length(names) - USUAL_LETTERS), height
 
 
-def write_numbered_names(pane: Axes, names: dict[str, str]) -> dict[str, str]:
-    """Write a numbered list of row names next to a pane. Returns the number of each run."""
-    lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
+def write_numbered_row_names(pane: Axes, name_by_run: dict[str, str]) -> dict[str, str]:
+    lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(name_by_run.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
-    return {run_id: str(number) for number, run_id in enumerate(names, 1)}
+    return {run_id: str(number) for number, run_id in enumerate(name_by_run, 1)}
 
 
 def _draw_dot(
@@ -184,14 +182,17 @@ def _draw_dot(
 
 
 def draw_pareto_front(table: Table) -> Figure:
-    """Draw accuracy over memory and over speed, with one line of panes per set of questions."""
+    """Draw accuracy by memory and accuracy by speed.
+
+    Each set of questions is one row of the figure.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = [row for row in table.rows if row.on_front is not None]
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MAX_PANELS]
-    names = wrapped_row_names(rows, table.keys)
+    names = wrap_row_names(rows, table.keys)
     axes = table.get_section_data(FrontData).axes
     beside = LETTER_WIDTH * (max_line_length(names) + 6) if max_line_length(names) > LONGEST_AT_DOT else 0
     figure = Figure(
@@ -208,9 +209,9 @@ def draw_pareto_front(table: Table) -> Figure:
             for member in members
             if len(members) <= MAX_LABELS or member.on_front or member.is_baseline
         ]
-        names = wrapped_row_names(shown, [key for key in table.keys if key not in panel_keys])
+        names = wrap_row_names(shown, [key for key in table.keys if key not in panel_keys])
         if max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_names(line[-1], names)
+            names = write_numbered_row_names(line[-1], names)
         for pane, axis in zip(line, axes, strict=True):
             labels.append(_draw_front_pane(pane, members, axis, names))
             pane.set_xlabel(find_metric(axis).axis_label)
@@ -218,7 +219,7 @@ def draw_pareto_front(table: Table) -> Figure:
         line[0].set_title(escape_mathtext(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
         figure.suptitle(
-            f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9
+            f"only the first {len(panels)} of {len(all_panels)} question sets", color=MUTED, fontsize=9
         )
     separate_labels(figure, labels)
     return figure
@@ -247,7 +248,6 @@ def draw_row_point(
     colour: str,
     is_hollow: bool,
 ) -> None:
-    """Draw a row as a point, with error bars for accuracy and for the x value."""
     assert row.run.accuracy_interval is not None
     bars = [([x, x], [100 * end for end in row.run.accuracy_interval[1:]])]
     bars += [([x_interval.low, x_interval.high], [y, y])] if x_interval else []
@@ -261,10 +261,9 @@ def draw_row_point(
 def _draw_front_pane(
     pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]
 ) -> list[Annotation]:
-    """Draw one pane with all rows, filled if on the Pareto front, and the front of both axes as a
-    line.
+    """Draw accuracy against one other metric, with the Pareto front as a line.
 
-    Returns the labels, which may overlap.
+    Markers of rows on the overall Pareto front are filled. Returns the labels, which may overlap.
     """
     sign = find_metric(axis).better.value
     points = [
@@ -278,7 +277,7 @@ def _draw_front_pane(
         )
     shown = [point for point in points if point[2].run.run_id in names]
     labels = label_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
-    format_pane(pane, two_axis_front([(x, y) for x, y, _ in points], sign))
+    draw_front_and_grid(pane, find_pareto_front([(x, y) for x, y, _ in points], sign))
     return labels
 
 
@@ -307,8 +306,8 @@ def annotate_point(
     return pane.annotate(text, point, (0, LABEL_OFFSETS[0]), **usual | options)
 
 
-def two_axis_front(points: list[tuple[float, float]], x_direction: int) -> list[tuple[float, float]]:
-    """Return the points that no other point beats on both axes, starting at the best x.
+def find_pareto_front(points: list[tuple[float, float]], x_direction: int) -> list[tuple[float, float]]:
+    """Return the Pareto-optimal points, ordered from the best x to the worst x.
 
     `x_direction` is 1 if a higher x is better, else -1.
     """
@@ -319,8 +318,7 @@ def two_axis_front(points: list[tuple[float, float]], x_direction: int) -> list[
     return front
 
 
-def format_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
-    """Draw a pane's Pareto front line, if any, its grid and its margins."""
+def draw_front_and_grid(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
     if front:
         pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)

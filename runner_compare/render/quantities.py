@@ -23,7 +23,7 @@ def format_nats(value: float, extra_digits: int = 0) -> str:
 
 
 def format_rounded_up_points(difference: float) -> str:
-    """Format a minimum detectable difference in points, rounded up so that the stated power holds."""
+    """Format a detectable difference in points. Rounding up keeps the stated power valid."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
@@ -39,7 +39,7 @@ def format_ratio(ratio: float, extra_digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Formats, JSON keys and explanations for effects of one compared quantity.
+    """Formats, JSON keys and legend of one compared quantity, such as accuracy.
 
     {unit} is the divisor of likelihoods.
     """
@@ -58,8 +58,8 @@ class Quantity:
 
 # of the intervals of a table
 TOGETHER = (
-    "The intervals of Δ contain all true differences of the table together in 95 % of cases, and agree with the "
-    "findings"
+    "The intervals of Δ are simultaneous: all contain the true differences in 95 % of cases. They agree with "
+    "the findings"
 )
 ACCURACIES = Quantity(
     record_key="comparison",
@@ -73,7 +73,7 @@ ACCURACIES = Quantity(
     power="≥ 80 %",
     legend=(
         "Δ is in percentage points. Wins, losses, ties and p (McNemar's exact test) are paired on the same questions.",
-        "Holm is p adjusted for the {comparisons} of this table. " + TOGETHER + ".",
+        "Holm is the p-value after Holm's correction for the {comparisons} of this table. " + TOGETHER + ".",
     ),
 )
 LIKELIHOODS = Quantity(
@@ -85,7 +85,9 @@ LIKELIHOODS = Quantity(
     legend=(
         "Δ is the difference of the log-likelihood in nats per {unit}, over the same {unit}s. Below 0, a run finds the "
         "documents less likely than the baseline does.",
-        "Holm is p adjusted for the {comparisons} of this table, and below {alpha:g} decides. "
+        "Holm is the p-value after Holm's correction for the {comparisons} "
+        "of this table. A finding needs a value "
+        "below {alpha:g}. "
         + TOGETHER
         + ". They are of ratios of sums over samples (Student's t and Hall's).",
     ),
@@ -98,9 +100,9 @@ NUMBERS = Quantity(
     unit="{unit}",
     legend=(
         "Δ is the difference of the mean {unit} of a question, over the same questions.",
-        "Holm is p adjusted for the {comparisons} of this table, and below {alpha:g} decides. "
-        + TOGETHER
-        + " (Student's t and Hall's).",
+        "Holm is the p-value after Holm's correction for the {comparisons} "
+        "of this table. A finding needs a value "
+        "below {alpha:g}. " + TOGETHER + " (Student's t and Hall's).",
     ),
 )
 REPEATS = Quantity(
@@ -109,7 +111,7 @@ REPEATS = Quantity(
     "comparisons finding method runs baseline_runs margin verdict runs_needed",
     write=format_ratio,
     counted="runs",
-    legend=("Ratios are of a run to its baseline.", ""),
+    legend=("Each ratio divides a run's value by the baseline's value.", ""),
 )
 DIFFERENCES = (ACCURACIES, LIKELIHOODS, NUMBERS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
@@ -142,7 +144,10 @@ OF_FLIPS = (
 
 @dataclass(frozen=True)
 class MethodTexts:
-    """Text templates for effects of one test method, with fields and counts of the effect as `{…}`."""
+    """Text templates for the effects of one test method.
+
+    Templates contain fields and counts of the effect as `{…}`.
+    """
 
     quantity: Quantity
     sample: str = "{n:,}"  # the sample size
@@ -156,13 +161,14 @@ METHODS: dict[str, MethodTexts] = {
     Method.mcnemar: MethodTexts(ACCURACIES),
     Method.weighted_flips: MethodTexts(
         ACCURACIES,
-        legend="Where sets count the same, p is McNemar's with weights, or the interval's if that is larger.",
+        legend="If question sets have equal weight, p is the larger of two p-values: "
+        "that of the weighted McNemar test and that of the interval.",
     ),
     Method.fisher: MethodTexts(
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",
         pairs="unpaired",
-        legend="Table rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test).",
+        legend="Rows without wins are unpaired comparisons (Fisher's exact test, Newcombe's interval).",
     ),
     Method.mean_flips: MethodTexts(
         ACCURACIES,
@@ -175,23 +181,25 @@ METHODS: dict[str, MethodTexts] = {
     Method.over_seeds: MethodTexts(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        legend="For means over seeds, p and interval count the questions, and the seeds by Student's t.",
+        legend="For means over seeds, p and interval cover questions and seeds (Student's t).",
     ),
     Method.sequential: MethodTexts(
         ACCURACIES,
         interval="always-valid {confidence:g} % interval",
-        legend="Where a run was compared while it ran, p and interval come from an e-process and hold at every look.",
+        legend="For runs with early stopping, p and interval come from an "
+        "e-process and are valid at any time.",
     ),
     Method.sign_flips: MethodTexts(
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
-        legend="p comes from flipping the signs of the samples' differences, each summed over its {unit}s, so that "
-        "samples count. " + OF_FLIPS.format("document"),
+        legend="p comes from a sign-flip test of the samples' differences. "
+        "Each sample's difference is summed over its {unit}s. The sample size "
+        "is the number of samples. " + OF_FLIPS.format("document"),
     ),
     Method.number_flips: MethodTexts(
         NUMBERS,
         sample="{questions:,}{grouping}",
-        legend="p comes from flipping the signs of the questions' differences. "
+        legend="p comes from a sign-flip test of the differences per question. "
         + OF_FLIPS.format("question"),
     ),
     Method.student_t: MethodTexts(
@@ -212,16 +220,14 @@ METHODS: dict[str, MethodTexts] = {
 }
 
 
-def more_data_hint(decision: Decision) -> str:
-    """Return advice on which data to add if clusters or questions are few; else ""."""
+def format_more_data_hint(decision: Decision) -> str:
     if not decision.counts.get("few"):
         return ""
     whole, part = ("clusters", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
-    return f"more {whole} would show smaller differences, more {part} each hardly"
+    return f"use more {whole} to detect smaller differences, because more {part} each hardly help"
 
 
-def worst_case_text(decision: Decision) -> str:
-    """Describe the case in which a difference is hardest to detect."""
+def format_worst_case_condition(decision: Decision) -> str:
     if decision.counts.get("clusters"):
         return "if whole clusters are lost"
     return (
@@ -230,7 +236,6 @@ def worst_case_text(decision: Decision) -> str:
 
 
 def fill_template(template: str, effect: Effect) -> str:
-    """Fill a template of METHODS with an effect's fields and counts."""
     return template.format(**vars(effect), **effect.counts)
 
 

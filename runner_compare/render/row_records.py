@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runner_compare.features.cut_offs.render import cut_off_record
+from runner_compare.features.cut_offs.render import build_cut_off_record
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.effects import decision_records
+from runner_compare.render.effects import build_decision_records
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import find_quantity
 
@@ -18,9 +18,8 @@ from runner_compare.render.quantities import find_quantity
 ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "saved")
 
 
-def row_record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as JSON data, including the keys that sections add."""
-    record = base_row_record(table, row)
+def build_row_record(table: Table, row: TableRow) -> dict[str, Any]:
+    record = build_common_row_record(table, row)
     added = {"note": record.pop("note")}
     for section in load_sections():
         added |= section.row_record(table, row)
@@ -28,8 +27,7 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
     return record | first | added
 
 
-def base_row_record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row's ids, config, metrics and comparisons as plain data."""
+def build_common_row_record(table: Table, row: TableRow) -> dict[str, Any]:
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
     if run.accuracy_interval:  # as every table has it
@@ -44,7 +42,7 @@ def base_row_record(table: Table, row: TableRow) -> dict[str, Any]:
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
-        **row_effect_records(row),
+        **build_row_effect_records(row),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -54,9 +52,8 @@ def base_row_record(table: Table, row: TableRow) -> dict[str, Any]:
     }
 
 
-def row_effect_records(row: TableRow) -> dict[str, Any]:
-    """Return a row's comparisons by JSON key, with both extremes if answers were cut off."""
-    found = decision_records(row)
-    if row.effect is not None and (ends := cut_off_record(row.effect)):
+def build_row_effect_records(row: TableRow) -> dict[str, Any]:
+    found = build_decision_records(row)
+    if row.effect is not None and (ends := build_cut_off_record(row.effect)):
         found[find_quantity(row.effect).record_key] |= ends
     return found

@@ -1,4 +1,4 @@
-"""HTML page with every answer of the compared runs and with filters. Works without a server."""
+"""HTML page with all answers of the compared runs. The page works without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner_base import escape_control_characters
 from runner_compare.features.seeds.compute import SEED
 from runner_compare.model.data import ABSENT, NotPaired, Question, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.labels import row_name
+from runner_compare.render.labels import format_row_name
 
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
@@ -22,11 +22,10 @@ MAX_CHARACTERS = 40_000_000
 
 
 def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:
-    """Write the samples page: for each accuracy table, each question with each run's answer."""
     room = MAX_CHARACTERS
     contents = []
     for table in tables:
-        content = samples_table_data(table, reader, room)
+        content = build_samples_table_data(table, reader, room)
         room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
         contents.append(content)
     data = json.dumps({"tables": contents}, ensure_ascii=False, separators=(",", ":"))
@@ -40,7 +39,7 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
 
 
 def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
-    """Yield the rows that have verdicts. A row that pools several seeds yields one row per job."""
+    """Yield the rows with verdicts. A row that pools seeds yields one row per job."""
     for row in table.rows:
         if row.run.over_seeds:
             yield from (
@@ -51,15 +50,14 @@ def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
             yield row
 
 
-def samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str, Any]:
-    """Return a table's questions and answers, and the omitted runs with the reasons."""
+def build_samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
     baseline = None
     for row in sorted(iter_single_job_rows(table), key=lambda row: not row.is_baseline):
         of_seed = [SEED] if SEED in row.config and SEED not in table.keys else []
-        name = escape_control_characters(row_name(row, [*table.keys, *of_seed]))
+        name = escape_control_characters(format_row_name(row, [*table.keys, *of_seed]))
         try:
             side = reader.load_answer_texts(row.run, set(reader.load_answers(row.run)), TEXT_END)
         except NotPaired as reason:
@@ -68,12 +66,12 @@ def samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str
         max_chars -= sum(len(answer["text"]) for answer in side.values())
         if max_chars < 0 and runs:
             left_out.append(
-                f"{name}: no room for its answers on one page; --runs or --where choose fewer runs"
+                f"{name}: the page is too small for its answers. Select fewer runs with --runs or --where"
             )
             continue
         if row.is_baseline and baseline is None:
             baseline = len(runs)
-        runs.append(_run_content(row, name))
+        runs.append(_build_run_content(row, name))
         sides.append(side)
     questions = sorted({question for side in sides for question in side})
     return {
@@ -93,7 +91,7 @@ def samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str
     }
 
 
-def _run_content(row: TableRow, name: str) -> dict[str, Any]:
+def _build_run_content(row: TableRow, name: str) -> dict[str, Any]:
     _, n = row.run.correct_and_total or (0, 0)
     accuracy = row.run.accuracy_interval[0] if row.run.accuracy_interval else None
     prompt = escape_control_characters(row.run.facts.get("prompt", ""))
@@ -101,7 +99,7 @@ def _run_content(row: TableRow, name: str) -> dict[str, Any]:
 
 
 def _question_text(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
-    """Return a question as the prompt contains it, if available, or else the question itself."""
+    """Return a question as it appears in the prompt. Without a recorded prompt, return the question."""
     return next(
         (side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1]
     )

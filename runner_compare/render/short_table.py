@@ -9,21 +9,21 @@ from dataclasses import replace
 from runner_base import Column, ColumnUse
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import LOG_LIKELIHOODS, find_metric, plug_in_metric_keys
-from runner_compare.model.baselines import groups_with_choice
+from runner_compare.model.baselines import find_groups_with_choice
 from runner_compare.model.data import ABSENT, JOB_ID, Table, TableRow, config_group, key_label
 from runner_compare.render.columns import (
+    build_metric_column,
+    build_row_name_columns,
+    choose_headline_metrics,
     format_accuracy,
     format_with_interval,
-    headline_metrics,
-    metric_column,
-    naming_columns,
 )
 from runner_compare.render.effects import format_effect
 from runner_compare.render.labels import (
     format_number,
     format_rounded_count,
+    format_row_versus_baseline,
     is_self_explanatory,
-    row_versus_baseline,
 )
 from runner_compare.render.quantities import ACCURACIES, find_quantity
 from runner_compare.section import ColumnSlot
@@ -38,10 +38,9 @@ LEVEL = "[95 %]"
 MAX_WORD = 12  # characters of a baseline in the head of a column
 
 
-def short_columns(table: Table) -> list[Column]:
-    """Return the default output's columns of a task's table."""
+def build_default_output_columns(table: Table) -> list[Column]:
     rows = table.rows
-    columns = label_columns(table)
+    columns = build_label_columns(table)
     if table.likelihood_unit is not None:
         key = LOG_LIKELIHOODS[table.likelihood_unit]
         cells = [format_with_interval(row.run, key, ".4f") for row in rows]
@@ -54,18 +53,17 @@ def short_columns(table: Table) -> list[Column]:
     else:
         return [*columns, *_headline_columns(rows)]
     if table.baseline:
-        columns += comparison_columns(table)
-    return columns + _cost_columns(table) + (_extra_columns(table) if table.has_accuracies else [])
+        columns += build_comparison_columns(table)
+    return (
+        columns + _build_cost_columns(table) + (_build_extra_columns(table) if table.has_accuracies else [])
+    )
 
 
-def comparison_columns(table: Table) -> list[Column]:
-    """Return the columns for the difference, the verdict and the additional questions needed to
-    decide.
-    """
+def build_comparison_columns(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
         Column(
-            f"vs {baseline_heading(table)} {LEVEL}",
+            f"vs {format_baseline_heading(table)} {LEVEL}",
             [format_effect(row.effect) if row.effect else ABSENT if row.note else "" for row in rows],
             use=ColumnUse.difference,
         ),
@@ -77,7 +75,7 @@ def comparison_columns(table: Table) -> list[Column]:
     return columns
 
 
-def baseline_heading(table: Table) -> str:
+def format_baseline_heading(table: Table) -> str:
     """Return the baseline's name for a column heading: a short value such as `none`, or `baseline`."""
     keys = table.keys if JOB_ID in table.baseline else [*table.baseline]
     base = next((row for row in table.rows if row.is_baseline), None)
@@ -87,7 +85,6 @@ def baseline_heading(table: Table) -> str:
 
 
 def format_verdict_cell(row: TableRow) -> str:
-    """Format the verdict on a table row as a cell."""
     if row.is_baseline:
         return "baseline"
     if row.effect is None:
@@ -124,10 +121,9 @@ def format_additional_questions(decision: Decision | None) -> str:
     return format_rounded_count(max(0, decision.needed - decision.n))
 
 
-def label_columns(table: Table) -> list[Column]:
-    """Return the columns that identify rows, outer keys first. Repeated labels are blank."""
-    columns = naming_columns(table)
-    inner, names = groups_with_choice(table.baseline), [key_label(key) for key in table.baseline]
+def build_label_columns(table: Table) -> list[Column]:
+    columns = build_row_name_columns(table)
+    inner, names = find_groups_with_choice(table.baseline), [key_label(key) for key in table.baseline]
 
     def is_inner(column: Column) -> bool:
         return column.head in names or config_group(column.head) in inner
@@ -138,15 +134,18 @@ def label_columns(table: Table) -> list[Column]:
     heads = [
         _last_part(column.head) if short[_last_part(column.head)] == 1 else column.head for column in columns
     ]
-    return [replace(column, head=head) for column, head in zip(_blank_repeats(columns), heads, strict=True)]
+    return [
+        replace(column, head=head)
+        for column, head in zip(_blank_repeated_labels(columns), heads, strict=True)
+    ]
 
 
 def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _blank_repeats(columns: Sequence[Column]) -> list[Column]:
-    """Blank cells that equal the cell above, except in the last column, which identifies each line."""
+def _blank_repeated_labels(columns: Sequence[Column]) -> list[Column]:
+    """Blank cells that repeat the cell above. The last column keeps all cells."""
     lines = list(zip(*(column.cells for column in columns), strict=True))
     shown = []
     for number_, column in enumerate(columns[:-1]):
@@ -167,12 +166,11 @@ def _blank_cells(cells: Sequence[str], is_same: Sequence[bool]) -> list[str]:
     return ["" if same else cell for cell, same in zip(cells, is_same, strict=True)]
 
 
-def _cost_columns(table: Table) -> list[Column]:
-    """Return the columns of KL divergence, memory and speed, if measured."""
+def _build_cost_columns(table: Table) -> list[Column]:
     rows, columns = table.rows, []
     if table.likelihood_unit is not None and any(KL in row.run.metrics for row in rows):
         columns.append(
-            replace(metric_column(KL, [row.run for row in rows]), head="KL", drop_order=MORE_NEEDED)
+            replace(build_metric_column(KL, [row.run for row in rows]), head="KL", drop_order=MORE_NEEDED)
         )
     if any(MEMORY in row.run.metrics for row in rows):
         cells = [format_number(row.run.metrics.get(MEMORY)) for row in rows]
@@ -188,8 +186,8 @@ def _short_speed(value: float | None) -> str:
     return f"{value / 1000:.1f}k" if value is not None and value >= 1000 else format_number(value)
 
 
-def _extra_columns(table: Table) -> list[Column]:
-    """Return the columns of plug-ins' metrics and of sections, shown if there is room."""
+def _build_extra_columns(table: Table) -> list[Column]:
+    """Return optional columns of plug-ins and sections. A narrow terminal omits these columns."""
     rows = table.rows
     columns = [
         replace(column, drop_order=OF_SECTIONS, use=ColumnUse.more)
@@ -203,7 +201,7 @@ def _extra_columns(table: Table) -> list[Column]:
 
 
 def _headline_columns(rows: list[TableRow]) -> list[Column]:
-    names = headline_metrics(rows)
+    names = choose_headline_metrics(rows)
     return [
         Column(
             name,
@@ -215,14 +213,13 @@ def _headline_columns(rows: list[TableRow]) -> list[Column]:
     ]
 
 
-def short_ratio_columns(table: Table) -> list[Column]:
-    """Return the columns for repeated measurements, with a line per run and measure."""
+def build_default_ratio_columns(table: Table) -> list[Column]:
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
     verdicts = [format_short_verdict(effect) if effect.is_tested else "not tested" for _, effect in lines]
     return [
         Column(
             "comparison",
-            [row_versus_baseline(row, table.keys) for row, _ in lines],
+            [format_row_versus_baseline(row, table.keys) for row, _ in lines],
             False,
             use=ColumnUse.setting,
         ),

@@ -26,8 +26,7 @@ LINES = (  # words, the figure of KL and that of Δp
 )
 
 
-def divergence_tables(metrics: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Return a job's tables of token metrics: one line per statistic, and one line per category."""
+def build_divergence_tables(metrics: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
     if CHIEF not in metrics:
         return {}
     lines: list[dict[str, Any]] = []
@@ -58,7 +57,7 @@ def divergence_tables(metrics: Mapping[str, float]) -> dict[str, list[dict[str, 
         for name in list_categories(metrics)
     ]
     tables = {
-        "how far from the reference, with 95 % intervals over texts where there are enough": lines,
+        "divergence from the reference, with 95 % intervals over documents if available": lines,
         "by category": kinds,
     }
     return {title: some for title, some in tables.items() if some}
@@ -78,7 +77,7 @@ def format_metric(
     bounds: str,
     suffix: str = "",
 ) -> str:
-    """Format a metric with its interval, or as two bounds; "" if the metric is missing.
+    """Format a metric with its interval or its bounds; "" if the metric is missing.
 
     `suffix` selects a category or another cell.
     """

@@ -1,5 +1,4 @@
-"""Statistics of comparisons: tests compute effects from data, and decisions follow. Names are
-imported lazily.
+"""Statistical tests and decisions. Names are imported lazily.
 
 A statistic is a Test (effects.py), each in a module of `methods`; decisions.py decides
 them. The other modules have the formulas.
@@ -7,7 +6,7 @@ them. The other modules have the formulas.
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics as accuracy_bound_metrics
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from runner_compare.statistics.decisions import Decision as Decision
     from runner_compare.statistics.decisions import Finding as Finding
     from runner_compare.statistics.decisions import RunComparison as RunComparison
+    from runner_compare.statistics.decisions import create_undecided_decision as create_undecided_decision
     from runner_compare.statistics.decisions import decide_all as decide_all
     from runner_compare.statistics.decisions import max_error_rate as max_error_rate
-    from runner_compare.statistics.decisions import undecided_decision as undecided_decision
     from runner_compare.statistics.effects import Effect as Effect
     from runner_compare.statistics.effects import Method as Method
     from runner_compare.statistics.effects import Test as Test
@@ -39,12 +38,14 @@ if TYPE_CHECKING:
     from runner_compare.statistics.methods.student_t import Measurements as Measurements
     from runner_compare.statistics.methods.student_t import StudentTTest as StudentTTest
     from runner_compare.statistics.paired_means import MIN_CLUSTERS as MIN_CLUSTERS
-    from runner_compare.statistics.planning import expected_disagreement as expected_disagreement
+    from runner_compare.statistics.planning import estimate_disagreement_rate as estimate_disagreement_rate
     from runner_compare.statistics.position_bias import QuestionInOrders as QuestionInOrders
     from runner_compare.statistics.position_bias import measure_position_bias as measure_position_bias
-    from runner_compare.statistics.question_plans import detectable_accuracy_loss as detectable_accuracy_loss
     from runner_compare.statistics.question_plans import (
-        questions_needed_for_margin as questions_needed_for_margin,
+        find_detectable_accuracy_loss as find_detectable_accuracy_loss,
+    )
+    from runner_compare.statistics.question_plans import (
+        plan_questions_for_margin as plan_questions_for_margin,
     )
     from runner_compare.statistics.ratios import CAUTION as CAUTION
     from runner_compare.statistics.ratios import CAUTION_BELOW as CAUTION_BELOW
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.token_divergence import CHIEF as CHIEF
     from runner_compare.statistics.token_divergence import TextTokens as TextTokens
     from runner_compare.statistics.token_divergence import (
-        token_divergence_metrics as token_divergence_metrics,
+        compute_divergence_metrics as compute_divergence_metrics,
     )
     from runner_compare.statistics.unread_answers import ENDED as ENDED
     from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
@@ -98,7 +99,7 @@ PLACES = {
     "MarginVerdict": "margins",  # as good within a margin, worse by more, undecided …
     "RATIOS": "decisions",  # the name of the margin of all ratios
     "decide_all": "decisions",  # decides on all comparisons of a table
-    "undecided_decision": "decisions",  # an effect about which nothing is decided
+    "create_undecided_decision": "decisions",  # an effect about which nothing is decided
     "max_error_rate": "decisions",  # the share of tables with a wrong finding, at most
     # numbers that words name
     "ALPHA": "stats",  # the error of all claims of a table
@@ -119,7 +120,7 @@ PLACES = {
     "sum_likelihoods_by_unit": "likelihoods",  # texts as they are compared: the choices of a question are one
     "ratio_of_sums": "ratios",  # a ratio of sums
     "TextTokens": "token_divergence",  # the tokens of a text under a model and its reference
-    "token_divergence_metrics": "token_divergence",  # the divergence token by token
+    "compute_divergence_metrics": "token_divergence",  # the divergence token by token
     "CHIEF": "token_divergence",  # the key that jobs with such figures have
     "AT_MOST": "token_divergence",  # the ending of the key of an upper bound
     "QuestionInOrders": "position_bias",  # a question that was asked with its choices in several orders
@@ -131,13 +132,13 @@ PLACES = {
     "ENDED": "unread_answers",  # the metric of answers that ended
     "FOUND": "unread_answers",  # the metric of those that were read
     # what will be shown
-    "detectable_accuracy_loss": "question_plans",  # the smallest loss that so many questions detect
-    "questions_needed_for_margin": "question_plans",  # how many questions show a margin
-    "expected_disagreement": "planning",  # how often two runs will disagree
+    "find_detectable_accuracy_loss": "question_plans",  # the smallest loss that so many questions detect
+    "plan_questions_for_margin": "question_plans",  # how many questions show a margin
+    "estimate_disagreement_rate": "planning",  # how often two runs will disagree
     "Side": "sequential",  # which side of a value bets have decided for
     "MIN_CLUSTERS": "paired_means",  # families, for a test of means
     "holm_adjust": "stats",  # adjusts p for several tests
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 
 from runner_compare.metrics import BOUNDS
 from runner_compare.statistics import ratios
-from runner_compare.statistics.bounded_means import p_value_of_mean
+from runner_compare.statistics.bounded_means import compute_mean_p_value
 from runner_compare.statistics.stats import (
     ALPHA,
     exact_interval,
@@ -54,7 +54,6 @@ def accuracy_metrics(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> dict[str, float]:
-    """Return metrics: an accuracy, its interval and, if known, the number of clusters."""
     low, high = accuracy_interval(question_accuracies, clusters, answers_per_question)
     accuracy = math.fsum(question_accuracies) / len(question_accuracies)
     figures = {
@@ -75,9 +74,9 @@ def accuracy_bound_metrics(
     """Return metrics that bound the accuracy without a token limit; {} if no answer was cut off.
 
     `at_worst` and `at_best` are the questions' accuracies if all cut-off answers are wrong, or
-    correct: the truth is between these two. The lower end of one's interval and the upper end
-    of the other's contain it with at least 95 %, whatever the answers would have been: so each
-    end has to hold by itself (bench/compare/bounds_null.py).
+    correct. The true accuracy is between the two means. The metrics are the lower end of the
+    interval at worst and the upper end of the interval at best. Together they contain the true
+    accuracy with at least 95 % (bench/compare/bounds_null.py).
     """
     if list(at_worst) == list(at_best):
         return {}
@@ -87,13 +86,17 @@ def accuracy_bound_metrics(
         if None not in clusters or max(answers_per_question, default=1) == 1
         else [*map(str, range(len(clusters)))]
     )
-    ends = exact_accuracy_interval(at_worst, of_units)[0], exact_accuracy_interval(at_best, of_units)[1]
+    ends = (
+        compute_exact_accuracy_interval(at_worst, of_units)[0],
+        compute_exact_accuracy_interval(at_best, of_units)[1],
+    )
     return dict(zip(BOUNDS, (*means, *ends), strict=True))
 
 
-def exact_accuracy_interval(solved: Sequence[float], clusters: Sequence[str | None]) -> tuple[float, float]:
-    """Return an accuracy's exact interval. Each end excludes the true accuracy with at most 2.5 %
-    probability.
+def compute_exact_accuracy_interval(
+    solved: Sequence[float], clusters: Sequence[str | None]
+) -> tuple[float, float]:
+    """Return an accuracy's exact 95 % interval.
 
     For questions it is Clopper and Pearson's interval, for clusters Gaffke's
     (bounded_means.py), which is the same if each cluster has one question.
@@ -104,9 +107,11 @@ def exact_accuracy_interval(solved: Sequence[float], clusters: Sequence[str | No
     failures = [size - right for right, size in zip(sums, sizes, strict=True)]
     share = math.fsum(sums) / len(solved)
     low = 1 - find_interval_end(
-        lambda true: p_value_of_mean(failures, sizes, true, 1) >= ALPHA / 2, 1 - share, 1.0
+        lambda true: compute_mean_p_value(failures, sizes, true, 1) >= ALPHA / 2, 1 - share, 1.0
     )
-    return low, find_interval_end(lambda true: p_value_of_mean(sums, sizes, true, 1) >= ALPHA / 2, share, 1.0)
+    return low, find_interval_end(
+        lambda true: compute_mean_p_value(sums, sizes, true, 1) >= ALPHA / 2, share, 1.0
+    )
 
 
 def clustered_accuracy_interval(
@@ -119,12 +124,12 @@ def clustered_accuracy_interval(
 
     `mean_answers` is the number of answers per question.
     """
-    return interval_from_cluster_sums(
+    return compute_interval_over_clusters(
         *ratios.sum_by_cluster(list(map(float, question_accuracies)), clusters), alpha, mean_answers
     )
 
 
-def interval_from_cluster_sums(
+def compute_interval_over_clusters(
     sums: Sequence[float], sizes: Sequence[float], alpha: float = ALPHA, mean_answers: float = 1.0
 ) -> tuple[float, float]:
     """Return the 95 % interval of a proportion, given the sum and size of each cluster.
@@ -140,7 +145,7 @@ def interval_from_cluster_sums(
         return 0.0, 1.0
     share, variance = math.fsum(sums) / n, ratios.jackknife_variance(sums, sizes)
     of_answers = share * (1 - share) / (n * mean_answers)
-    clusters_worth = ratios.equivalent_equal_clusters(sizes)
+    clusters_worth = ratios.effective_num_clusters(sizes)
     worth = n * mean_answers * of_answers / max(variance, of_answers) if of_answers > 0 else clusters_worth
     mixed = min(sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True)))
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the
@@ -150,11 +155,11 @@ def interval_from_cluster_sums(
     widest = student_quantile(alpha, max(1, int(freedom)))
     bend = ratios.skewness(sums, sizes) / math.sqrt(count)
 
-    def is_compatible(true: float) -> bool:
-        gap = share - true
+    def is_compatible(true_accuracy: float) -> bool:
+        gap = share - true_accuracy
         estimated, at_worst = (
-            _score_statistic(gap, true, worth),
-            _score_statistic(gap, true, min(worth, clusters_worth)),
+            _compute_score_statistic(gap, true_accuracy, worth),
+            _compute_score_statistic(gap, true_accuracy, min(worth, clusters_worth)),
         )
         skewed = (
             ratios.remove_skewness(gap / math.sqrt(variance), bend)
@@ -166,10 +171,7 @@ def interval_from_cluster_sums(
     return find_interval_end(is_compatible, share, 0.0), find_interval_end(is_compatible, share, 1.0)
 
 
-def _score_statistic(gap: float, true_proportion: float, effective_n: float) -> float:
-    """Return the distance of an observed proportion from the true one, in standard errors under
-    the true one.
-    """
+def _compute_score_statistic(observed_gap: float, true_proportion: float, effective_n: float) -> float:
     if not 0 < true_proportion < 1:
-        return math.copysign(math.inf, gap) if gap else 0.0
-    return gap / math.sqrt(true_proportion * (1 - true_proportion) / effective_n)
+        return math.copysign(math.inf, observed_gap) if observed_gap else 0.0
+    return observed_gap / math.sqrt(true_proportion * (1 - true_proportion) / effective_n)

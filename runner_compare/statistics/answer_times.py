@@ -29,8 +29,7 @@ class AnswerTimes:
 
 
 def estimate_answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
-    """Compute the times of a job's answers from its metrics; None if not measured, e.g. for reused
-    answers.
+    """Estimate the times of a job's answers from its metrics; None if no times were measured.
 
     The measured prefill speed counts computed tokens. Tokens of a shared prefix are computed
     once, although each prompt includes them.

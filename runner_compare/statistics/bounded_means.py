@@ -1,4 +1,4 @@
-"""Test of the mean of a few bounded numbers, valid for any skewness (Gaffke's bound).
+"""Test of the mean of a few bounded numbers by Gaffke's bound, which is valid for any skewness.
 
 Ten clusters that each gain a little show nothing about an eleventh that loses everything.
 So the test adds one cluster with the worst possible value, gives all of them random weights
@@ -21,10 +21,10 @@ HALVINGS = (
 )
 
 
-def p_value_of_mean(
+def compute_mean_p_value(
     sums: Sequence[float], sizes: Sequence[float], null_mean: float, worst_value: int
 ) -> float:
-    """Return the one-sided p-value against a null mean, given the sum and size of each cluster.
+    """Return the one-sided p-value against a null mean, from the sum and size of each cluster.
 
     The unseen cluster has the worst value: -1 tests a mean of at most `null_mean`, 1 a mean of
     at least that.
@@ -35,17 +35,18 @@ def p_value_of_mean(
     # the size of an average number's cluster, which the unseen one has
     typical = np.dot(sizes, sizes) / np.sum(sizes)
     values, counts = np.unique(gaps, return_counts=True)
-    return probability_sum_not_positive(
+    return compute_nonpositive_sum_chance(
         -worst_value * np.append(values, typical * (worst_value - null_mean)), np.append(counts, 1)
     )
 
 
-def probability_sum_not_positive(values: Any, counts: Any) -> float:
-    """Return the probability that a sum of values, weighted by random exponentials, is at most 0.
+def compute_nonpositive_sum_chance(values: Any, counts: Any) -> float:
+    """Return the probability that a sum of randomly weighted values is at most 0.
 
-    `counts` says how often each value occurs. The moment-generating function of the sum has a
-    closed form. Divided by its argument, it is integrated along the line through the saddle
-    point, where nothing oscillates and small probabilities stay exact.
+    The weights are exponentially distributed, and `counts` says how often each value occurs. The
+    moment-generating function of the sum has a closed form. Divided by its argument, it is
+    integrated along the line through the saddle point, where nothing oscillates and small
+    probabilities stay exact.
     """
     import numpy as np
 
@@ -65,20 +66,23 @@ def probability_sum_not_positive(values: Any, counts: Any) -> float:
     width = 1 / np.sqrt(counts @ (scaled / (1 - saddle * scaled)) ** 2 + 1 / saddle**2)
     at = np.arange(0.0, LAST, STEP)
     line = saddle + 1j * width * np.sinh(at)
-    parts = np.real(np.exp(-_log_product(scaled, counts, line)) / -line) * width * np.cosh(at)
+    parts = np.real(np.exp(-_compute_log_product(scaled, counts, line)) / -line) * width * np.cosh(at)
     chance = float((parts.sum() - parts[0] / 2) * STEP / np.pi)
     return min(1.0, max(0.0, 1 - chance if is_turned else chance))
 
 
-def _log_product(scaled: Any, counts: Any, line: Any) -> Any:
-    """Return log(prod((1 - value * point) ** count)); the phase may be off by full turns."""
+def _compute_log_product(scaled: Any, counts: Any, points: Any) -> Any:
+    """Return log(prod((1 - value * point) ** count)) for each point.
+
+    The imaginary part is exact only up to multiples of 2π.
+    """
     import numpy as np
 
     if len(scaled) < FACTORS:
-        return counts @ np.log(1 - np.outer(scaled, line))
+        return counts @ np.log(1 - np.outer(scaled, points))
     every = np.repeat(scaled, counts.astype(int))
     rows = np.append(every, np.zeros(-len(every) % FACTORS)).reshape(FACTORS, -1)
-    product = 1 - np.outer(rows[0], line)
+    product = 1 - np.outer(rows[0], points)
     for row in rows[1:]:
-        product *= 1 - np.outer(row, line)
+        product *= 1 - np.outer(row, points)
     return np.log(product).sum(0)

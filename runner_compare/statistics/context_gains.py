@@ -1,4 +1,4 @@
-"""Test up to which context length a model predicts the same tokens better.
+"""Test whether a model predicts tokens better with a longer context.
 
 Each context length is tested against the next shorter one, by text, from the shortest on,
 at 5 %. The first test that finds no gain ends the sequence. So at most 5 % of the
@@ -16,7 +16,11 @@ from itertools import pairwise
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import GAIN, GAIN_P, HELPS_UP_TO
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_cluster, sum_likelihoods_by_unit
-from runner_compare.statistics.loss_cells import list_cells, loss_and_kl_metrics, loss_curves
+from runner_compare.statistics.loss_cells import (
+    build_loss_curves,
+    compute_loss_and_kl_metrics,
+    list_measured_positions,
+)
 from runner_compare.statistics.methods.sign_flips import SignFlipTest
 from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.stats import ALPHA
@@ -37,19 +41,17 @@ class ContextStep:
 
     @property
     def helps(self) -> bool:
-        """Whether the longer context is significantly better."""
         return self.p < ALPHA and self.gain > 0
 
     @property
     def hurts(self) -> bool:
-        """Whether the longer context is significantly worse."""
         return self.p < ALPHA and self.gain < 0
 
 
-def context_metrics(
+def compute_context_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
-    """Return loss and KL divergence per context length, and the gain over the next shorter length.
+    """Compute loss and KL divergence per context length, and the gain over the next shorter length.
 
     Returns {} without contexts.
     """
@@ -61,7 +63,7 @@ def context_metrics(
         texts = sum_likelihoods_by_cluster(texts, [cluster_by_unit.get(text.unit) for text in texts])
         cell = f"/{CELL}{length}"
         tokens = [float(text.tokens) for text in texts]
-        found |= loss_and_kl_metrics(
+        found |= compute_loss_and_kl_metrics(
             cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts]
         )
         if shorter and len(texts) >= MIN_TEXTS:
@@ -75,7 +77,7 @@ def context_metrics(
         shorter = texts
     if steps := list_context_steps(found):
         found[HELPS_UP_TO] = float(
-            next((step.longer for step in reversed(leading_helpful_steps(steps))), steps[0].shorter)
+            next((step.longer for step in reversed(select_helpful_context_steps(steps))), steps[0].shorter)
         )
     return found
 
@@ -83,16 +85,16 @@ def context_metrics(
 def create_likelihood_gain_test(
     texts: Sequence[Likelihood], baseline_texts: Sequence[Likelihood]
 ) -> SignFlipTest:
-    """Create the test of log-likelihoods of texts against a baseline's, both in the same order of
-    texts.
+    """Create the test of log-likelihood differences between two runs.
+
+    Both runs have the same documents in the same order.
     """
     differences = [text.nats - other.nats for text, other in zip(texts, baseline_texts, strict=True)]
     return SignFlipTest(differences, [float(text.tokens) for text in texts], "token")
 
 
 def list_context_lengths(metrics: Mapping[str, float]) -> list[int]:
-    """Return the context lengths for which a job recorded metrics, shortest first."""
-    return list_cells(metrics, CELL)
+    return list_measured_positions(metrics, CELL)
 
 
 def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
@@ -109,11 +111,11 @@ def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
     return steps
 
 
-def leading_helpful_steps(steps: Sequence[ContextStep]) -> list[ContextStep]:
-    """Return the steps to longer contexts before the first step without a significant gain."""
+def select_helpful_context_steps(steps: Sequence[ContextStep]) -> list[ContextStep]:
+    """Return the steps to longer contexts until the first step without a significant gain."""
     first = next((number for number, step in enumerate(steps) if not step.helps), len(steps))
     return [*steps[:first]]
 
 
 def context_curves(metrics: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-    return loss_curves(metrics, CELL, "context")
+    return build_loss_curves(metrics, CELL, "context")

@@ -9,11 +9,11 @@ from functools import cached_property
 
 from runner_base.notes import Note, note
 from runner_compare.metrics import BetterDirection, find_metric
-from runner_compare.statistics.effects import Between, Effect, Test, p_value_at_limit
-from runner_compare.statistics.margins import MarginVerdict, combine_sequential_sides
+from runner_compare.statistics.effects import Effect, SampleSizeRange, Test, compute_margin_p_value
+from runner_compare.statistics.margins import MarginVerdict, decide_sequential_verdict
 from runner_compare.statistics.sequential import Side, comparison_level
 from runner_compare.statistics.simultaneous import SPARED, align_interval_with_decision
-from runner_compare.statistics.stats import ALPHA, holm_adjust_groups
+from runner_compare.statistics.stats import ALPHA, adjust_grouped_p_values
 
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 NUMBERS = tuple(field.name for field in fields(Effect))
@@ -31,7 +31,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Test of two runs, with notes and with the tests for both extremes of cut-off answers."""
+    """Statistical test of two runs, repeated for both extreme verdicts of cut-off answers."""
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
@@ -49,9 +49,8 @@ class RunComparison:
         """Effect with cut-off answers counted as wrong."""
         return self.test.effect
 
-    def max_p_value(self, null_value: float | None = None) -> float:
-        """Return the p-value against a null value, maximized over possible outcomes of cut-off
-        answers.
+    def compute_max_p_value(self, null_value: float | None = None) -> float:
+        """Return the largest p-value over all possible verdicts of cut-off answers.
 
         The default null value is no difference.
         """
@@ -64,14 +63,14 @@ class RunComparison:
             return max(p, _p_value_against(low, null_value))
         return max(p, _p_value_against(high, null_value)) if high.effect.value < value else 1.0
 
-    def sequential_side(self, null_value: float) -> Side:
-        """Return on which side of a null value the true difference lies, by the always-valid test.
+    def decide_side_of_null(self, null_value: float) -> Side:
+        """Return on which side of a null value the true difference significantly lies.
 
         The result holds for any outcome of cut-off answers.
         """
         if self.ends is None:
-            return self.test.sequential_side(null_value)
-        at_worst, at_best = (end.sequential_side(null_value) for end in self.ends)
+            return self.test.decide_side_of_null(null_value)
+        at_worst, at_best = (end.decide_side_of_null(null_value) for end in self.ends)
         if at_worst is Side.better:
             return at_worst
         return at_best if at_best is Side.worse else Side.open
@@ -79,8 +78,9 @@ class RunComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Effect):
-    """Effect of one comparison, with its finding and verdict after correction for all comparisons
-    of a table.
+    """Effect of one comparison, with its finding and margin verdict.
+
+    Both are corrected for the number of comparisons in the table.
     """
 
     test: Test
@@ -101,7 +101,7 @@ class Decision(Effect):
     as_counted: Decision | None = None
 
     @property
-    def hinges_on_cut_off(self) -> bool:
+    def is_changed_by_cut_off(self) -> bool:
         """Whether the comparison is undecided only because of cut-off answers."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
@@ -113,17 +113,14 @@ class Decision(Effect):
 
     @property
     def margin_value(self) -> float | None:
-        """Value of the effect at which a run is only just as good within the margin; None without
-        a margin.
-        """
-        return None if self.margin is None else _null_value_at_margin(self, self.margin)
+        return None if self.margin is None else _compute_null_value_at_margin(self, self.margin)
 
     @cached_property
     def simultaneous_interval(self) -> tuple[float, float]:
-        """Confidence interval that is consistent with the decision among all comparisons.
+        """Confidence interval, adjusted for the other comparisons of the table.
 
-        Together with those of the other comparisons it contains all true values in 95 %. Where
-        answers were cut off, it includes both bounds.
+        The intervals of all comparisons together contain all true values with 95 % probability. If
+        answers were cut off, the interval covers both extreme verdicts.
         """
         decided_itself = self.early_stop_comparisons is not None and self.ends is None
         if not self.is_tested or decided_itself:
@@ -141,7 +138,9 @@ class Decision(Effect):
         if is_alone:
             return test.effect.low, test.effect.high
         is_decided = self.finding is not Finding.open
-        return test.interval_at_level(self.strictest_level / SPARED if is_decided else self.strictest_level)
+        return test.compute_interval_at_level(
+            self.strictest_level / SPARED if is_decided else self.strictest_level
+        )
 
     @property
     def simultaneous_low(self) -> float:
@@ -155,68 +154,61 @@ class Decision(Effect):
 
     @property
     def strictest_level(self) -> float:
-        """Strictest level in Holm's procedure. An effect detected at this level is detected at any
-        rank.
+        """Strictest significance level in Holm's procedure.
+
+        An effect that is significant at this level is significant at any rank.
         """
         return ALPHA / self.comparisons
 
     @cached_property
     def detectable(self) -> float | None:
-        """Smallest true difference that the test detects; None if none or unknown."""
+        """Smallest true difference that the test detects; None if unknown."""
         return self.test.detectable_difference(self.strictest_level)
 
     @cached_property
     def detectable_at_worst(self) -> float | None:
-        """Smallest detectable difference if the difference is concentrated in a few questions or
-        clusters.
-        """
-        return self.test.worst_case_detectable(self.strictest_level)
+        """Smallest detectable difference that is concentrated in a few questions or clusters."""
+        return self.test.find_worst_case_detectable(self.strictest_level)
 
     @property
     def can_plan(self) -> bool:
-        """Whether the number of questions (or runs per side) that decides about a margin can be
-        computed.
-        """
         return self.test.can_plan and not self.unplanned and self.baseline_low is None
 
     @property
     def can_plan_detection(self) -> bool:
-        """Whether the number of questions that detects a difference can be computed."""
         return self.test.can_plan_detection and not self.unplanned
 
     @cached_property
     def needed(self) -> int | None:
-        """Number of questions (or runs per side) that decides about the margin if neither run is
-        better.
+        """Sample size that decides about the margin if both runs are equally good.
+
+        Counts questions, or runs per job for repeated measurements.
         """
         if self.margin is None or not self.is_undecided or not self.can_plan:
             return None
-        return self.test.sample_size_for_margin(self.margin, self.strictest_level)
+        return self.test.plan_sample_size_for_margin(self.margin, self.strictest_level)
 
     @cached_property
-    def needed_interval(self) -> Between | None:
-        """95 % interval of the needed sample size; None if it is unknown."""
+    def needed_interval(self) -> SampleSizeRange | None:
         if self.needed is None or self.margin is None:
             return None
-        return self.test.sample_size_interval(self.margin, self.strictest_level)
+        return self.test.estimate_sample_size_interval(self.margin, self.strictest_level)
 
     def with_notes(self, *notes: Note | None) -> Decision:
-        """Return a copy of the decision with additional notes."""
         return replace(self, remarks=(*self.remarks, *filter(None, notes)))
 
 
 def decide_all(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
-    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure (Holm and
-    Shaffer).
+    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure.
 
-    A run that was compared during execution has decided at its own part of the 5 %: its verdict
-    stands, whatever else the table has. With `margins`, differences above or below minus a
-    measure's margin are decided too. A true difference is at most one of 0 and minus the
-    margin, so findings and verdicts share the error of a comparison. Where answers were cut
-    off, only what both bounds show is decided. `metrics` is the number of metrics of one score
-    that share the 5 %.
+    The method is Holm's procedure with Shaffer's improvement. A run with early stopping has used
+    its own part of the 5 %: its verdict is final, whatever else the table has. With `margins`,
+    differences above or below minus a measure's margin are decided too. A true difference is at
+    most one of 0 and minus the margin, so findings and verdicts share the error of a comparison.
+    If answers were cut off, only what both extremes show is decided. `metrics` is the number of
+    metrics of one score that share the 5 %.
     """
     margins = margins or {}
     of_table = [
@@ -236,19 +228,18 @@ def decide_all(
         for end in (0, 1)
     )
     return [
-        _with_cut_off_bounds(*versions, has_ends=compared.ends is not None)
+        _attach_cut_off_bounds(*versions, has_cut_off=compared.ends is not None)
         for compared, *versions in zip(of_table, decisions, counted, at_worst, at_best, strict=True)
     ]
 
 
-def _with_cut_off_bounds(
-    decision: Decision, as_counted: Decision, at_worst: Decision, at_best: Decision, *, has_ends: bool
+def _attach_cut_off_bounds(
+    decision: Decision, as_counted: Decision, at_worst: Decision, at_best: Decision, *, has_cut_off: bool
 ) -> Decision:
-    """Attach the decisions for both extremes of cut-off answers to a decision."""
-    whole = replace(decision, as_counted=as_counted, ends=(at_worst, at_best) if has_ends else None)
+    whole = replace(decision, as_counted=as_counted, ends=(at_worst, at_best) if has_cut_off else None)
     return (
         replace(whole, unplanned=whole.unplanned or note("cut_off_decides"))
-        if whole.hinges_on_cut_off
+        if whole.is_changed_by_cut_off
         else whole
     )
 
@@ -256,7 +247,7 @@ def _with_cut_off_bounds(
 def _decide_family(
     comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
 ) -> list[Decision]:
-    """Decide each comparison by the larger p-value of both extremes of cut-off answers."""
+    """Decide comparisons with one Holm correction per measure. Early stopping has a separate test."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
     for number, compared in enumerate(comparisons):
@@ -264,13 +255,13 @@ def _decide_family(
         if compared.effect.early_stop_comparisons is None:
             families.setdefault(measure, []).append(number)
         else:
-            decided[number] = _decide_sequentially(
+            decided[number] = _decide_by_always_valid_test(
                 compared, compared.effect.early_stop_comparisons, margins.get(measure)
             )
     for family in families.values():
         margin = _find_margin(comparisons[family[0]].effect, margins)
-        groups = [_difference_and_margin_p_values(comparisons[number], margin) for number in family]
-        for number, ps in zip(family, holm_adjust_groups(groups, metrics), strict=True):
+        groups = [_compute_difference_and_margin_ps(comparisons[number], margin) for number in family]
+        for number, ps in zip(family, adjust_grouped_p_values(groups, metrics), strict=True):
             decided[number] = _decide_by_holm(comparisons[number], ps, len(family) * metrics, margin)
     return [decided[number] for number in range(len(comparisons))]
 
@@ -283,27 +274,24 @@ def _find_margin(effect: Effect, margins: Mapping[str, float]) -> float | None:
     return margins.get(RATIOS if effect.is_ratio else _base_measure(effect))
 
 
-def _difference_and_margin_p_values(compared: RunComparison, margin: float | None) -> list[float]:
-    """Return the p-value against no difference and, if there is a margin, the p-value against the
-    margin.
-    """
+def _compute_difference_and_margin_ps(compared: RunComparison, margin: float | None) -> list[float]:
     if margin is None or not compared.effect.is_tested:
-        return [compared.max_p_value()]
-    return [compared.max_p_value(), compared.max_p_value(_null_value_at_margin(compared.effect, margin))]
+        return [compared.compute_max_p_value()]
+    return [
+        compared.compute_max_p_value(),
+        compared.compute_max_p_value(_compute_null_value_at_margin(compared.effect, margin)),
+    ]
 
 
 def _decide_by_holm(
     compared: RunComparison, adjusted_ps: Sequence[float], comparisons: int, margin: float | None
 ) -> Decision:
-    """Decide a comparison by its Holm-adjusted p-values against no difference and against the
-    margin.
-    """
     p_holm, *p_margin = adjusted_ps
     finding = _find_direction(compared.effect, p_holm)
     verdict = None
     if margin is not None and (p_margin or compared.effect.is_ratio):
         verdict = _decide_margin(compared.effect, finding, margin, *p_margin)
-        verdict = _require_evidence(verdict, compared, margin)
+        verdict = _reject_verdict_without_evidence(verdict, compared, margin)
     return _create_decision(
         compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
     )
@@ -329,33 +317,31 @@ def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: floa
         return MarginVerdict.better
     if p_holm >= ALPHA:
         return MarginVerdict.undecided
-    if sign * (effect.value - _null_value_at_margin(effect, margin)) < 0:
+    if sign * (effect.value - _compute_null_value_at_margin(effect, margin)) < 0:
         return MarginVerdict.worse_by_more
     return MarginVerdict.worse_but_within if finding is worse else MarginVerdict.as_good
 
 
-def _decide_sequentially(compared: RunComparison, comparisons: int, margin: float | None) -> Decision:
-    """Adopt the decision of the always-valid test during the run, at its fraction of the error rate."""
+def _decide_by_always_valid_test(compared: RunComparison, comparisons: int, margin: float | None) -> Decision:
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
-    p_holm, side = min(1.0, compared.max_p_value() * comparisons), compared.sequential_side(0.0)
+    p_holm, side = min(1.0, compared.compute_max_p_value() * comparisons), compared.decide_side_of_null(0.0)
     verdict = None
     if margin is not None:
-        verdict = combine_sequential_sides(side, compared.sequential_side(-margin))
-        verdict = _require_evidence(verdict, compared, margin)
+        verdict = decide_sequential_verdict(side, compared.decide_side_of_null(-margin))
+        verdict = _reject_verdict_without_evidence(verdict, compared, margin)
     return _create_decision(compared, p_holm, comparisons, findings[side], margin, verdict)
 
 
-def _require_evidence(verdict: MarginVerdict, compared: RunComparison, margin: float) -> MarginVerdict:
-    """Return the verdict, or `undecided` if the baseline's accuracy is too low to lose more than
-    the margin.
-    """
+def _reject_verdict_without_evidence(
+    verdict: MarginVerdict, compared: RunComparison, margin: float
+) -> MarginVerdict:
+    """Replace `as good` by `undecided` if the baseline's accuracy is below the margin."""
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
     is_empty = compared.no_evidence is not None or _is_baseline_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict
 
 
 def _is_baseline_too_low(compared: RunComparison, margin: float) -> bool:
-    """Whether the baseline's accuracy may be below the margin, so that a larger loss is impossible."""
     return compared.baseline_low is not None and compared.baseline_low <= margin
 
 
@@ -386,8 +372,7 @@ def _create_decision(
     )
 
 
-def undecided_decision(test: Test) -> Decision:
-    """Return a decision without a finding, e.g. for a repeat of the baseline."""
+def create_undecided_decision(test: Test) -> Decision:
     return _create_decision(RunComparison(test), 1.0, 1, Finding.open, None, None)
 
 
@@ -406,18 +391,16 @@ def max_error_rate(decisions: Sequence[Decision]) -> float:
 
 
 def _p_value_against(test: Test, null_value: float | None) -> float:
-    return test.effect.p if null_value is None else p_value_at_limit(test, null_value)
+    return test.effect.p if null_value is None else compute_margin_p_value(test, null_value)
 
 
 def _better_sign(effect: Effect) -> int:
-    """Return the sign of an improvement: 1 for differences, the better direction of the measure
-    for ratios.
+    """Return the sign of an improvement.
+
+    For ratios, the sign depends on the measure's better direction.
     """
     return find_metric(effect.measure).better.value if effect.is_ratio else 1
 
 
-def _null_value_at_margin(effect: Effect, margin: float) -> float:
-    """Return the null value for a margin: -margin, or the ratio at which the baseline is better by
-    the margin.
-    """
+def _compute_null_value_at_margin(effect: Effect, margin: float) -> float:
     return float((1 + margin) ** -_better_sign(effect)) if effect.is_ratio else -margin

@@ -1,4 +1,4 @@
-"""Power and sample size of jobs with early stopping, by simulation of the always-valid test.
+"""Power and sample size of jobs with early stopping, estimated by simulation.
 
 The test may decide after any question, and pays for it: for the same power it needs up to
 twice the questions of a fixed sample. Simulated courses have a fixed seed, and are
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from runner_compare.statistics.margins import MAX_QUESTIONS
-from runner_compare.statistics.sequential import log_betting_capitals
+from runner_compare.statistics.sequential import compute_log_betting_capitals
 from runner_compare.statistics.stats import POWER, detectable_paired_difference
 
 COURSES = 2_000  # a power has an error of 0.9 points
@@ -22,10 +22,10 @@ ROUNDS = 5  # of the search for a difference: to a twentieth of what is found
 WIDER = 4.0  # the most times that a fixed sample's difference is looked for
 
 
-def early_stop_power(
+def simulate_early_stop_power(
     questions: int, noise_rate: float, loss: float, level: float, stops_at_margin: float | None = None
 ) -> float:
-    """Return the probability that a job whose accuracy is lower by `loss` is found worse.
+    """Return the power to detect a loss of accuracy with early stopping.
 
     `stops_at_margin`: the job stops once it is decided whether it is as good within this
     margin.
@@ -34,30 +34,30 @@ def early_stop_power(
     return float(((worse <= questions) & (worse <= as_good)).mean())
 
 
-def early_stop_detectable_loss(
+def find_early_stop_detectable_loss(
     questions: int, noise_rate: float, level: float, stops_at_margin: float | None = None
 ) -> float | None:
-    """Return the smallest loss that is detected with 80 % power with this many questions, or None."""
+    """Return the smallest loss that early stopping detects with 80 % power; None if there is none."""
     least = detectable_paired_difference(questions, noise_rate, level)
     if least is None:
         return None
     low, high = 0.8 * least, min(1.0, WIDER * least)
-    if early_stop_power(questions, noise_rate, high, level, stops_at_margin) < POWER:
+    if simulate_early_stop_power(questions, noise_rate, high, level, stops_at_margin) < POWER:
         return None
     for _ in range(ROUNDS):
         middle = math.sqrt(low * high)
-        is_found = early_stop_power(questions, noise_rate, middle, level, stops_at_margin) >= POWER
+        is_found = simulate_early_stop_power(questions, noise_rate, middle, level, stops_at_margin) >= POWER
         low, high = (low, middle) if is_found else (middle, high)
     return high
 
 
-def early_stop_questions_needed(
+def plan_early_stop_questions(
     margin: float, noise_rate: float, level: float, fixed_sample_size: int, stops_at_margin: bool
 ) -> int | None:
-    """Return how many questions show non-inferiority with 80 % power if neither run is better.
+    """Return the number of questions that shows non-inferiority with 80 % power.
 
-    `fixed_sample_size` is that number for a sample with a single look. A job without a margin
-    of its own also stops where it seems worse.
+    The plan assumes that neither run is better. `fixed_sample_size` is the number for a test
+    without early stopping. A job without a margin also stops where it seems worse.
     """
     most = 2 * fixed_sample_size
     while most <= MAX_QUESTIONS:
@@ -74,8 +74,9 @@ def early_stop_questions_needed(
 def _simulate_decisions(
     questions: int, noise_rate: float, loss: float, level: float, margin: float | None
 ) -> tuple[Any, Any]:
-    """Return the number of questions until `worse` and until `as good` is shown, per simulation;
-    infinity if never.
+    """Simulate after how many questions `worse` and `as good` are significant.
+
+    Returns one number per simulation; infinity if never.
     """
     import numpy as np  # takes a tenth of a second, and only such plans need it
 
@@ -87,11 +88,11 @@ def _simulate_decisions(
     counts, course = np.zeros((COURSES, 3)), np.arange(COURSES)
     for begin, end in itertools.pairwise(ends):
         counts += generator.multinomial(end - begin, chances, size=len(course))
-        is_worse = log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough
+        is_worse = compute_log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough
         decided[0, course[is_worse]] = np.minimum(decided[0, course[is_worse]], end)
         is_done = is_worse
         if margin is not None:
-            is_done = log_betting_capitals(counts, -margin) >= enough
+            is_done = compute_log_betting_capitals(counts, -margin) >= enough
             decided[1, course[is_done]] = end
         counts, course = counts[~is_done], course[~is_done]
     return decided[0], decided[1]

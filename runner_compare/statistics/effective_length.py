@@ -50,47 +50,42 @@ class EffectiveLength:
 
     @property
     def tokens(self) -> int:
-        """Effective length in tokens by the observed recall, without a test."""
+        """Effective length in tokens according to the observed recall, without a test."""
         return self.lengths[self.counted]
 
     @property
     def at_least(self) -> int:
-        """Lower end of the interval in tokens: recall is shown to be kept up to this length."""
+        """Lower bound in tokens: tests show no recall loss up to this length."""
         return self.lengths[self.reached]
 
     @property
     def at_most(self) -> int:
-        """Upper end of the interval in tokens, among the tested lengths."""
         return self.lengths[self.not_excluded]
 
     @property
     def first_lost_length(self) -> int | None:
-        """Shortest length with recall shown to be lost; None if recall may be kept at the longest
-        length.
-        """
         longer = self.lengths[self.not_excluded + 1 :]
         return longer[0] if longer else None
 
     @property
     def undecided_lengths(self) -> tuple[int, ...]:
-        """Lengths at which recall is shown to be neither kept nor lost."""
         return self.lengths[self.reached + 1 : self.not_excluded + 1]
 
 
-def one_sided_length_tests(
+def compute_recall_loss_tests(
     test: Test, margin: float, cut_off_bounds: tuple[Test, Test] | None = None
 ) -> LengthTests:
-    """Compute both one-sided tests of a length from the paired test against the shortest length.
+    """Test at one context length for a recall loss and for its absence.
 
-    `cut_off_bounds`: the same test with all cut-off answers counted against this length, and
-    for it. The result then holds for any outcome of these answers.
+    `cut_off_bounds` holds the same test with all cut-off answers counted against this length, and
+    for it. The result then holds for any verdict of these answers.
     """
     worst, best = cut_off_bounds or (test, test)
     p_kept, p_lost = 1.0, 1.0
     if worst.effect.value > -margin:
-        p_kept = worst.p_value_at(-margin) / 2
+        p_kept = worst.compute_p_value(-margin) / 2
     if best.effect.value < -margin:
-        p_lost = best.p_value_at(-margin) / 2
+        p_lost = best.compute_p_value(-margin) / 2
     return LengthTests(p_kept, p_lost, test.effect.value >= -margin)
 
 
@@ -98,19 +93,21 @@ def find_effective_length(
     lengths: Sequence[int],
     tests: Sequence[LengthTests],
     alpha: float = ALPHA,
-    kept_alpha: float | None = None,
+    no_loss_alpha: float | None = None,
 ) -> EffectiveLength:
-    """Find the effective length from the tests of all lengths except the shortest, in order.
+    """Find the effective length from the tests of all lengths after the shortest one.
 
-    `kept_alpha`: the level for showing that recall is kept, if it differs from `alpha`.
+    `no_loss_alpha`: the level of the tests for no loss, if it differs from `alpha`.
     """
     assert len(tests) == len(lengths) - 1
     half, last = alpha / 2, len(lengths) - 1
-    kept = half if kept_alpha is None else kept_alpha / 2
+    kept = half if no_loss_alpha is None else no_loss_alpha / 2
     counted = _first_false_index([test.is_kept_as_counted for test in tests])
     reached = _first_false_index([test.p_kept < kept for test in tests])
     possible = [
-        at for at in range(last, 0, -1) if not _is_shown_lost([test.p_lost for test in tests[:at]], half)
+        at
+        for at in range(last, 0, -1)
+        if not _has_significant_recall_loss([test.p_lost for test in tests[:at]], half)
     ]
     return EffectiveLength(tuple(lengths), counted, reached, max(possible, default=0))
 
@@ -120,8 +117,7 @@ def _first_false_index(flags: Sequence[bool]) -> int:
     return next((at for at, state in enumerate(flags) if not state), len(flags))
 
 
-def _is_shown_lost(p_lost_values: Sequence[float], level: float) -> bool:
-    """Whether recall is shown to be lost at a length, given the p-values of all lengths up to it."""
+def _has_significant_recall_loss(p_lost_values: Sequence[float], level: float) -> bool:
     *shorter, own = p_lost_values
     if not shorter:
         return own < level

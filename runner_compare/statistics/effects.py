@@ -1,7 +1,8 @@
-"""Base classes of all tests: a Test takes the data of two runs and computes an Effect.
+"""Base classes of statistical tests.
 
-`decisions` decides all effects of a table. Each method is a module of `methods`, with one
-Test. The defaults here apply to what a test does not provide.
+A Test takes the data of two runs and computes an Effect. `decisions` decides all effects of
+a table. Each method is a module of `methods`, with one Test. The defaults here apply to
+what a test does not provide.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Method(StrEnum):
 
 
 # The ends of an interval of questions; None: more than ten million.
-Between = tuple[int | None, int | None]
+SampleSizeRange = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,17 @@ class Effect:
     early_stop_comparisons: int | None = None
 
     def __post_init__(self) -> None:
-        """Widen the interval if it excludes the neutral value although the test does not reject
-        that value.
-        """
+        """Extend the interval to the neutral value if the test does not reject this value."""
         if self.p >= ALPHA and self.is_tested:
             object.__setattr__(self, "low", min(self.low, self.neutral_value))
             object.__setattr__(self, "high", max(self.high, self.neutral_value))
 
     @property
     def is_tested(self) -> bool:
-        """Whether a test decides. Otherwise low and high are a range, and p has no meaning."""
+        """Whether the effect has a p-value.
+
+        If not, `low` and `high` are the range of the repeats.
+        """
         return self.method is not Method.too_few_runs
 
     @property
@@ -87,7 +89,7 @@ class Effect:
 
 
 class Test(ABC):
-    """Statistical test of two runs. Each subclass is a frozen dataclass of the runs' data."""
+    """Statistical test that compares two runs. Each subclass is a frozen dataclass with the data."""
 
     __test__ = False  # pytest would take it for a class of tests
 
@@ -99,7 +101,7 @@ class Test(ABC):
     @abstractmethod
     def compute_effect(self) -> Effect: ...
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         """Return a confidence interval that excludes the true value with at most probability
         `alpha`.
 
@@ -113,13 +115,13 @@ class Test(ABC):
         low, high = (effect.value + stretch * (end - effect.value) for end in (effect.low, effect.high))
         return low, high
 
-    def p_value_at(self, null_value: float) -> float:
+    def compute_p_value(self, null_value: float) -> float:
         """Return the two-sided p-value against a null value; 1 if the test cannot decide about
         margins.
         """
         return 1.0
 
-    def sequential_side(self, null_value: float) -> Side:
+    def decide_side_of_null(self, null_value: float) -> Side:
         """Return on which side of a null value the true difference lies, by the always-valid test.
 
         Its part of the error was fixed before the run.
@@ -132,36 +134,33 @@ class Test(ABC):
         return False
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that is detected at a significance level, or None."""
+        """Return the smallest true difference that the test detects; None if unknown."""
         return None
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether a difference is harder to detect if it is concentrated in few questions or
-        clusters.
-        """
+        """Whether a loss concentrated in few questions is harder to detect than an even loss."""
         return False
 
-    def worst_case_detectable(self, level: float) -> float | None:
+    def find_worst_case_detectable(self, level: float) -> float | None:
         """Return the smallest difference that is detected in the worst case, or None."""
         return None
 
     @property
     def can_plan(self) -> bool:
-        """Whether the number of questions (or runs per side) that decides about a margin can be
-        computed.
-        """
+        """Whether the sample size that decides about a margin can be computed."""
         return False
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions or runs that decides about a margin if neither run is
-        better.
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of questions (or runs per job) that decides about a margin.
 
-        Returns None if too many are needed.
+        The plan assumes that neither run is better. Returns None if too many are needed.
         """
         return None
 
-    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between | None:
+    def estimate_sample_size_interval(
+        self, margin: float, level: float, power: float = POWER
+    ) -> SampleSizeRange | None:
         """Return the 95 % interval of the sample size for a margin; None if it is unknown."""
         return None
 
@@ -170,31 +169,30 @@ class Test(ABC):
         """Whether the number of questions that detects a difference can be computed."""
         return False
 
-    def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
+    def plan_sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
         """Return the number of questions that detects a true difference; None if too many."""
         return None
 
-    def detection_size_interval(
+    def estimate_detection_size_interval(
         self, difference: float, level: float, power: float = POWER
-    ) -> Between | None:
+    ) -> SampleSizeRange | None:
         """Return the 95 % interval of the number of questions that detects a difference; None if
         unknown.
         """
         return None
 
 
-def p_value_at_limit(test: Test, limit: float) -> float:
-    """Return the two-sided p-value against a null value that is worse than no difference.
+def compute_margin_p_value(test: Test, null_value: float) -> float:
+    """Return a p-value against a margin that never contradicts the test against no difference.
 
-    It includes the test against no difference. A run that is worse by more than a margin is
-    worse, and one that is better is above the margin: the two tests may differ in kind, but
-    their results never contradict each other.
+    A run that is worse by more than a margin is worse, and one that is better is above the
+    margin: the two tests may differ in kind, but their results never contradict each other.
     """
-    effect, p = test.effect, test.p_value_at(limit)
-    lower, upper = sorted((limit, effect.neutral_value))
+    effect, p = test.effect, test.compute_p_value(null_value)
+    lower, upper = sorted((null_value, effect.neutral_value))
     if lower <= effect.value <= upper:
         return p
-    is_worse_by_more = (effect.value < limit) == (limit < effect.neutral_value)
+    is_worse_by_more = (effect.value < null_value) == (null_value < effect.neutral_value)
     return max(p, effect.p) if is_worse_by_more else min(p, effect.p)
 
 
@@ -209,5 +207,4 @@ FINEST = 0.001  # a difference of accuracies, as it is shown
 
 
 def exclude_zero(low: float, high: float, is_above: bool) -> tuple[float, float]:
-    """Return an interval without 0, for a test that rejects 0."""
     return (max(low, FINEST), high) if is_above else (low, min(high, -FINEST))

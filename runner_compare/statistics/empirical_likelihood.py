@@ -1,5 +1,4 @@
-"""Empirical likelihood test of a bounded mean, which allows for a rare kind of value not yet
-observed.
+"""Empirical likelihood test of the mean of bounded values.
 
 Ten clusters that each gain a little say nothing of an eleventh that loses everything. So
 the test takes the null distribution that explains the numbers best: it gives the numbers
@@ -26,18 +25,18 @@ ROUNDING = 1e-9  # closer sums count as equal
 TINY = 1e-12  # what is left of the range at a mean of 1 or -1
 
 
-def likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], null_mean: float) -> float:
-    """Return the two-sided p-value against a mean, from cluster sums of values between -1 and 1."""
+def compute_likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], null_mean: float) -> float:
+    """Return the two-sided p-value against a null mean, given the sum and size of each cluster.
+
+    The values that the sums add up are between -1 and 1.
+    """
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
-    return float(likelihood_p_values(*rows, null_mean, smallest_sum_steps(rows[0]))[0])
+    return float(compute_likelihood_p_values(*rows, null_mean, find_smallest_sum_gaps(rows[0]))[0])
 
 
-def smallest_sum_steps(sums: Any) -> Any:
-    """Return the smallest nonzero difference between cluster sums, per matrix row; 0 if all are
-    equal.
-    """
+def find_smallest_sum_gaps(sums: Any) -> Any:
     import numpy as np
 
     apart = np.diff(np.sort(sums, axis=1), axis=1, prepend=-math.inf)
@@ -45,13 +44,13 @@ def smallest_sum_steps(sums: Any) -> Any:
     return np.where(np.isfinite(least), least, 0.0)
 
 
-def likelihood_p_values(
-    sums: Any, sizes: Any, null_mean: Any, step: Any, lost_steps: int | None = None
+def compute_likelihood_p_values(
+    sums: Any, sizes: Any, null_mean: Any, sum_gaps: Any, num_lost_gaps: int | None = None
 ) -> Any:
-    """Return one p-value per matrix row of clusters, against one mean or one mean per row.
+    """Return the two-sided p-value of each matrix row against the null mean.
 
-    `step` is the step in which the sums of a row move. The unseen cluster loses `lost_steps`
-    steps, or everything (None).
+    `sum_gaps` is the smallest difference between the sums of each row. The unseen cluster loses
+    `num_lost_gaps` of these differences, or everything (None).
     """
     import numpy as np
     from scipy.special import log_ndtr
@@ -62,12 +61,12 @@ def likelihood_p_values(
     gaps = sums - np.reshape(null_mean, (-1, 1)) * sizes
     distance = gaps.sum(axis=1)
     sign = np.where(distance < 0, -1.0, 1.0)
-    nearer = sign * np.minimum(step / 2, np.abs(distance)) / total
+    nearer = sign * np.minimum(sum_gaps / 2, np.abs(distance)) / total
     # below 0 on average, as the null is above
     against = -sign[:, None] * (gaps - nearer[:, None] * sizes)
     unseen = typical * (1 + sign * null_mean)
-    if lost_steps is not None:
-        little = lost_steps * np.where(step > 0, step, 1.0) + typical * sign * null_mean
+    if num_lost_gaps is not None:
+        little = num_lost_gaps * np.where(sum_gaps > 0, sum_gaps, 1.0) + typical * sign * null_mean
         unseen = np.minimum(unseen, little)
     widest = np.maximum(TINY, np.maximum(unseen, against.max(axis=1)))[:, None]
     scaled = against / widest

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from runner_compare.statistics import stats
 from runner_compare.statistics.decisions import Finding
-from runner_compare.statistics.seed_means import Cells
+from runner_compare.statistics.seed_means import SeedQuestionMatrix
 from runner_compare.statistics.stats import ALPHA
 from runner_compare.statistics.token_costs import Estimate
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 RESAMPLES = 4000
 AT_ONCE = 2_000_000  # numbers of a block of resamples: they fit the cache
@@ -41,11 +41,10 @@ NORMAL = NormalDist()
 class BudgetCurve:
     """Verdicts and token counts of the same questions at several thinking budgets."""
 
-    right: Cells  # 1 where the question was solved, else 0
-    tokens: Cells
+    right: SeedQuestionMatrix  # 1 where the question was solved, else 0
+    tokens: SeedQuestionMatrix
 
     def mean_points(self) -> list[tuple[float, float]]:
-        """Return (mean tokens, accuracy) for each budget, in order."""
         return [
             (math.fsum(of_tokens) / len(of_tokens), math.fsum(of_right) / len(of_right))
             for of_tokens, of_right in zip(self.tokens, self.right, strict=True)
@@ -82,8 +81,9 @@ class EqualTokensComparison:
 
 @dataclass
 class ComparedCurves:
-    """Setting with several budgets, its baseline, and their comparison or the reason why there is
-    none.
+    """Comparison of a setting with its baseline at equal token counts.
+
+    If there is no comparison, `note` has the reason.
     """
 
     setting: dict[str, str | None]
@@ -99,8 +99,9 @@ def compare_curves(
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> EqualTokensComparison | None:
-    """Compare two accuracy curves over token counts; None if their ranges overlap by no more than
-    noise.
+    """Compare the accuracies of two settings over their shared range of token counts.
+
+    Returns None if the shared range is within noise.
     """
     import numpy as np
 
@@ -110,27 +111,32 @@ def compare_curves(
     )
     # rows: what is summed; columns: units
     our_sums, their_sums = (
-        _sum_by_unit([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
+        _sum_by_resampling_unit([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
         for curve in (candidate_curve, base_curve)
     )
     once = np.ones((1, len(units)))
-    our_points, their_points = _weighted_points(once, our_sums), _weighted_points(once, their_sums)
+    our_points, their_points = (
+        _compute_resampled_curves(once, our_sums),
+        _compute_resampled_curves(once, their_sums),
+    )
     low, high = _shared_token_range(our_points, their_points)
     if low[0] >= high[0]:
         return None
-    value = float(_mean_difference(our_points, their_points, low, high)[0])
+    value = float(_compute_mean_difference(our_points, their_points, low, high)[0])
     drawn, at_budgets, inside = [], [], []
     generator, left, block = np.random.default_rng(0), resamples, max(1, AT_ONCE // len(units))
     while left:
         count, left = min(block, left), left - min(block, left)
-        weights = _bootstrap_weights(generator, count, len(units))
+        weights = _draw_bootstrap_weights(generator, count, len(units))
         drawn_points, drawn_base_points = (
-            _weighted_points(weights, our_sums),
-            _weighted_points(weights, their_sums),
+            _compute_resampled_curves(weights, our_sums),
+            _compute_resampled_curves(weights, their_sums),
         )
         ends = _shared_token_range(drawn_points, drawn_base_points)
         drawn.append(
-            np.where(ends[0] < ends[1], _mean_difference(drawn_points, drawn_base_points, *ends), np.nan)
+            np.where(
+                ends[0] < ends[1], _compute_mean_difference(drawn_points, drawn_base_points, *ends), np.nan
+            )
         )
         tokens, right = drawn_points
         at_budgets.append(right - _interpolate(drawn_base_points, tokens))
@@ -150,18 +156,22 @@ def compare_curves(
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
-        signs = _count_signs(
-            _question_gaps_at(candidate_curve.right[at], base_curve, their_points[0][0], tokens_there),
+        signs = _count_units_by_sign(
+            _compute_question_differences(
+                candidate_curve.right[at], base_curve, their_points[0][0], tokens_there
+            ),
             of_unit,
         )
-        interval = _bootstrap_interval(there, differences[:, at], scale, len(units), signs)
+        interval = _compute_bootstrap_interval(there, differences[:, at], scale, len(units), signs)
         points.append(
             AccuracyAtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
         )
-    signs = _count_signs(np.mean(candidate_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
+    signs = _count_units_by_sign(
+        np.mean(candidate_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit
+    )
     p, (lowest, highest) = (
-        _bootstrap_p_value(means, scale, len(units)),
-        _bootstrap_interval(value, means, scale, len(units), signs),
+        _compute_bootstrap_p_value(means, scale, len(units)),
+        _compute_bootstrap_interval(value, means, scale, len(units), signs),
     )
     if sum(signs) < MIN_DIFFERING:
         p = max(p, stats.mcnemar_exact_p_value(*signs))
@@ -189,14 +199,15 @@ def decide_equal_tokens(comparisons: Sequence[EqualTokensComparison]) -> None:
             result.finding = Finding.better if result.difference.value > 0 else Finding.worse
 
 
-def _sum_by_unit(cells: Cells, unit_of_question: Any, count: int) -> Floats:
-    """Add up each budget's values over the questions of each resampling unit (question or cluster)."""
+def _sum_by_resampling_unit(
+    values_by_budget: SeedQuestionMatrix, unit_of_question: Any, num_units: int
+) -> FloatArray:
     import numpy as np
 
-    return np.array([np.bincount(unit_of_question, row, count) for row in cells])
+    return np.array([np.bincount(unit_of_question, row, num_units) for row in values_by_budget])
 
 
-def _bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> Floats:
+def _draw_bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> FloatArray:
     """Return how often each resampling unit occurs in each bootstrap resample."""
     import numpy as np
 
@@ -211,8 +222,7 @@ def _bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_u
     )
 
 
-def _weighted_points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
-    """Return the mean tokens and the accuracy at each budget, one matrix row per resample."""
+def _compute_resampled_curves(weights: FloatArray, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
     *_, sizes = sums
     budgets = len(sums) // 2
     means = (weights @ sums[:-1].T) / (weights @ sizes)[:, None]
@@ -220,8 +230,8 @@ def _weighted_points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
 
 
 def _shared_token_range(
-    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]
-) -> tuple[Floats, Floats]:
+    points: tuple[FloatArray, FloatArray], base_points: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
     import numpy as np
 
     return (
@@ -230,7 +240,7 @@ def _shared_token_range(
     )
 
 
-def _interpolate(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
+def _interpolate(curve: tuple[FloatArray, FloatArray], tokens: FloatArray) -> FloatArray:
     """Interpolate the accuracies of curves at token counts. Beyond its ends, a curve stays constant."""
     import numpy as np
 
@@ -245,9 +255,12 @@ def _interpolate(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
     return found
 
 
-def _mean_difference(
-    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats], low: Floats, high: Floats
-) -> Floats:
+def _compute_mean_difference(
+    points: tuple[FloatArray, FloatArray],
+    base_points: tuple[FloatArray, FloatArray],
+    low: FloatArray,
+    high: FloatArray,
+) -> FloatArray:
     """Return the exact mean difference of two piecewise linear curves over a token range."""
     import numpy as np
 
@@ -258,10 +271,10 @@ def _mean_difference(
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _question_gaps_at(
-    right: Sequence[float], base_curve: BudgetCurve, base_tokens: Floats, tokens: float
-) -> Floats:
-    """Return each question's verdict minus the baseline's verdict, interpolated between two budgets."""
+def _compute_question_differences(
+    verdicts: Sequence[float], base_curve: BudgetCurve, base_tokens: FloatArray, tokens: float
+) -> FloatArray:
+    """Return each question's verdict minus the baseline's verdict at the same token count."""
     import numpy as np
 
     order = np.argsort(base_tokens, kind="stable")
@@ -270,24 +283,23 @@ def _question_gaps_at(
     width = base_tokens[above] - base_tokens[below]
     share = float(np.clip((tokens - base_tokens[below]) / width, 0.0, 1.0)) if width > 0 else 1.0
     return (
-        np.array(right)
+        np.array(verdicts)
         - (1 - share) * np.array(base_curve.right[below])
         - share * np.array(base_curve.right[above])
     )
 
 
-def _count_signs(gaps: Floats, unit_of_question: Any) -> tuple[int, int]:
-    """Count the resampling units with positive gaps and those with negative gaps."""
+def _count_units_by_sign(differences: FloatArray, unit_of_question: Any) -> tuple[int, int]:
     import numpy as np
 
-    sums = np.bincount(unit_of_question, gaps)
+    sums = np.bincount(unit_of_question, differences)
     return int((sums > LEAST_GAP).sum()), int((sums < -LEAST_GAP).sum())
 
 
-def _bootstrap_interval(
-    value: float, resampled_values: Floats, scale: float, units: int, signs: tuple[int, int]
+def _compute_bootstrap_interval(
+    value: float, resampled_values: FloatArray, scale: float, units: int, signs: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return the widened percentile interval of bootstrap resamples.
+    """Return a percentile interval of bootstrap resamples, widened for few units.
 
     Where few questions differ, it also contains the interval of the sign test.
     """
@@ -301,8 +313,7 @@ def _bootstrap_interval(
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 
 
-def _bootstrap_p_value(resampled_values: Floats, scale: float, units: int) -> float:
-    """Return the two-sided p-value: the level at which the bootstrap interval ends at 0."""
+def _compute_bootstrap_p_value(resampled_values: FloatArray, scale: float, units: int) -> float:
     beyond = min(float((resampled_values <= 0).sum()), float((resampled_values >= 0).sum()))
     tail = (1 + beyond) / (1 + len(resampled_values))
     return min(1.0, stats.student_p_value(NORMAL.inv_cdf(min(tail, 0.5)) / scale, units - 1))

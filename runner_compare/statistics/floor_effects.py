@@ -1,4 +1,4 @@
-"""Detect scores that say little about a model: many cut-off answers, or the same verdict everywhere."""
+"""Notes about comparisons in which cut-off answers or equal verdicts prevent a finding."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ MOSTLY = 0.5  # from this share on, the score shows the limit rather than the mo
 LIMIT = "generation.max_new_tokens"
 
 
-def cut_off_note(metrics_of_runs: Iterable[Mapping[str, float]]) -> Note | None:
-    """Return a note if most answers were cut off and more questions would not help; else None."""
+def create_cut_off_note(metrics_of_runs: Iterable[Mapping[str, float]]) -> Note | None:
+    """Create a note if most answers were cut off. More questions would not help in this case."""
     counts = [count_cut_off_answers(metrics) for metrics in metrics_of_runs]
     mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)
     return note("mostly_cut_off") if mostly else None
 
 
-def no_evidence_notes(
+def create_no_evidence_notes(
     metrics_of_runs: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
 ) -> tuple[Note, Note] | None:
-    """Return notes on why two equally bad jobs show nothing and how to fix it; None otherwise.
+    """Create notes if both jobs solve no question, or if most of their answers are unreadable.
 
     A candidate that is broken in the same way as its baseline would give the same verdicts.
     """
@@ -33,13 +33,12 @@ def no_evidence_notes(
 
 
 def _count_unread_answers(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return the number of answers that no extractor could read, and of all answers."""
     counted = correct_and_total(metrics)
     return (metrics.get("no_answer", 0.0), counted[1]) if counted else (0.0, 0.0)
 
 
 def all_solved_note(accuracies: Sequence[float | None]) -> Note | None:
-    """Return a note that harder questions are needed if both jobs solve all questions; else None.
+    """Create a note that recommends harder questions if both jobs solve all questions.
 
     The accuracies are those that are compared: a vote may be right where many answers are
     wrong.
@@ -48,10 +47,9 @@ def all_solved_note(accuracies: Sequence[float | None]) -> Note | None:
 
 
 def count_cut_off_answers(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return the numbers of cut-off answers and of all answers with a verdict; zeros without
-    verdicts.
+    """Return the numbers of cut-off answers and of all answers with a verdict.
 
-    Each of several answers per question counts, while the job's own count is of questions.
+    Counts each of several answers per question. Returns zeros for a job without verdicts.
     """
     counted = correct_and_total(metrics)
     if counted is None:

@@ -1,8 +1,8 @@
-"""Convert records of earlier versions, whose accuracy was the accuracy of a majority vote.
+"""Convert the accuracy in records of earlier versions to the current definition.
 
-Today the accuracy is the mean over the answers, and the vote is `maj_at_k`. An old record
-has that mean, as pass@1, but neither its interval nor the other metrics, which were those
-of the vote.
+Today the accuracy is the mean over the answers, and the majority vote is `maj_at_k`. In an
+old record the accuracy is that of the vote, and the mean is pass@1, without its interval and
+the other metrics.
 """
 
 from __future__ import annotations

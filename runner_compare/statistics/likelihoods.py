@@ -10,7 +10,7 @@ from typing import Any
 
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.accuracy_intervals import accuracy_interval, interval_from_cluster_sums
+from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_interval_over_clusters
 from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of_sums
 from runner_compare.statistics.stats import ALPHA
 
@@ -52,9 +52,6 @@ def sum_likelihoods_by_unit(likelihoods: Sequence[Likelihood]) -> list[Likelihoo
 
 
 def longest_context(likelihoods: Iterable[Likelihood]) -> int | None:
-    """Return the longest context length, on which a job's metrics are based; None if documents are
-    scored once.
-    """
     return max((part.context for part in likelihoods if part.context is not None), default=None)
 
 
@@ -73,12 +70,13 @@ def sum_likelihoods_by_cluster(
     )
 
 
-def likelihood_metrics(
+def compute_likelihood_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None] | None = None
 ) -> dict[str, float]:
-    """Return a job's likelihood metrics (ratios of sums), with intervals over documents or clusters.
+    """Compute a job's likelihood metrics, with intervals over documents or clusters.
 
-    `cluster_by_unit` names the cluster of each document or question.
+    Each metric is a ratio of sums. `cluster_by_unit` names the cluster of each document or
+    question.
     """
     of_texts = sum_likelihoods_by_unit(likelihoods)
     families = [(cluster_by_unit or {}).get(text.unit) for text in of_texts]
@@ -87,14 +85,14 @@ def likelihood_metrics(
     bytes_of_texts = [float(text.bytes) for text in texts]
     nats = [text.nats for text in texts]
     bits = [-text.nats / math.log(2) for text in texts]
-    by_token = _ratio_metric(LOG_LIKELIHOOD, nats, tokens, upper=0)
+    by_token = _create_ratio_metric(LOG_LIKELIHOOD, nats, tokens, upper=0)
     job_figures = {
         "n": float(len(of_texts)),
         "scored_tokens": sum(tokens),
         "scored_bytes": sum(bytes_of_texts),
     } | by_token
-    job_figures |= _ratio_metric("log_likelihood_nats_per_byte", nats, bytes_of_texts, upper=0)
-    job_figures |= _ratio_metric("bits_per_token", bits, tokens, lower=0) | _ratio_metric(
+    job_figures |= _create_ratio_metric("log_likelihood_nats_per_byte", nats, bytes_of_texts, upper=0)
+    job_figures |= _create_ratio_metric("bits_per_token", bits, tokens, lower=0) | _create_ratio_metric(
         "bits_per_byte", bits, bytes_of_texts, lower=0
     )
     # perplexity is lower if the likelihood is higher
@@ -103,22 +101,25 @@ def likelihood_metrics(
         f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _safe_exp(-value)
         for key, value in by_token.items()
     }
-    job_figures |= _token_share_metric("rank_1_share", [float(text.rank_1) for text in texts], tokens)
+    job_figures |= _create_token_fraction_metric(
+        "rank_1_share", [float(text.rank_1) for text in texts], tokens
+    )
     if None not in families:
         job_figures["families"] = float(len(texts))
-    return job_figures | _divergence_metrics(texts) | _choice_accuracies(likelihoods, families)
+    return (
+        job_figures | _compute_divergence_metrics(texts) | _compute_choice_accuracies(likelihoods, families)
+    )
 
 
-def _divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]:
-    """Return metrics of the divergence from a reference model, if likelihoods include one."""
+def _compute_divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]:
     compared = [text for text in texts if text.kl_nats is not None]
     if not compared:
         return {}
     tokens = [float(text.tokens) for text in compared]
     kl, truncation, agreed = ([float(getattr(text, name)) for text in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    divergence_figures = _ratio_metric("kl_nats_per_token", kl, tokens, lower=0.0)
-    divergence_figures |= _token_share_metric("top_1_agreement", agreed, tokens)
+    divergence_figures = _create_ratio_metric("kl_nats_per_token", kl, tokens, lower=0.0)
+    divergence_figures |= _create_token_fraction_metric("top_1_agreement", agreed, tokens)
     variances = [text.kl_variance for text in compared if text.kl_variance is not None]
     if len(variances) == len(compared):
         if sum(tokens) < MIN_DRAWN_TOKENS and any(variances):  # none: nothing was drawn
@@ -129,8 +130,9 @@ def _divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]:
     return divergence_figures | {"kl_truncation_nats_per_token": ratio_of_sums(truncation, tokens)}
 
 
-def _choice_accuracies(likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]) -> dict[str, float]:
-    """Return the accuracy of choosing the likeliest choice, with four length normalizations."""
+def _compute_choice_accuracies(
+    likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]
+) -> dict[str, float]:
     if not any(part.is_other for part in likelihoods):
         return {}
     questions: dict[int, list[Likelihood]] = {}
@@ -147,27 +149,26 @@ def _choice_accuracies(likelihoods: Sequence[Likelihood], clusters: Sequence[str
     return accuracies
 
 
-def _ratio_metric(
+def _create_ratio_metric(
     name: str,
     numerators: Sequence[float],
     denominators: Sequence[float],
     lower: float = -math.inf,
     upper: float = math.inf,
 ) -> dict[str, float]:
-    """Return a ratio of sums as a metric, with its interval if there are enough documents."""
     return _with_interval(
         name, ratio_of_sums(numerators, denominators), ratio_interval(numerators, denominators, lower, upper)
     )
 
 
-def _token_share_metric(
+def _create_token_fraction_metric(
     name: str, numerators: Sequence[float], denominators: Sequence[float]
 ) -> dict[str, float]:
     """Return a fraction of tokens as a metric, with its interval.
 
     The interval is not Student's, which covers too little where nearly all tokens count.
     """
-    ends = interval_from_cluster_sums(numerators, denominators) if len(numerators) >= MIN_TEXTS else None
+    ends = compute_interval_over_clusters(numerators, denominators) if len(numerators) >= MIN_TEXTS else None
     return _with_interval(name, ratio_of_sums(numerators, denominators), ends)
 
 

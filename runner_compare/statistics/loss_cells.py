@@ -1,5 +1,6 @@
-"""Loss and KL divergence per cell (a context length or a position bin), with intervals over
-documents.
+"""Loss and KL divergence by context length or position.
+
+A cell is a context length or a bin of positions. Intervals are over documents.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from runner_compare.metrics.likelihoods import KL, LOSS
 from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
 
 
-def loss_and_kl_metrics(
-    cell: str, tokens: Sequence[float], nats: Sequence[float], kls: Sequence[float | None]
+def compute_loss_and_kl_metrics(
+    metric_suffix: str, tokens: Sequence[float], nats: Sequence[float], kls: Sequence[float | None]
 ) -> dict[str, float]:
-    """Return the loss and, if every document has one, the KL divergence of a cell, with intervals."""
+    """Return loss and KL divergence as metrics with intervals.
+
+    The KL divergence is omitted if a document has none.
+    """
     losses = [-of_text for of_text in nats]
-    found = {f"n{cell}": float(len(tokens)), f"{LOSS}{cell}": ratio_of_sums(losses, tokens)}
-    found |= _interval_metrics(LOSS, cell, losses, tokens)
+    found = {f"n{metric_suffix}": float(len(tokens)), f"{LOSS}{metric_suffix}": ratio_of_sums(losses, tokens)}
+    found |= _interval_metrics(LOSS, metric_suffix, losses, tokens)
     known = [kl for kl in kls if kl is not None]
     if len(known) < len(kls):
         return found
-    found[f"{KL}{cell}"] = ratio_of_sums(known, tokens)
-    return found | _interval_metrics(KL, cell, known, tokens)
+    found[f"{KL}{metric_suffix}"] = ratio_of_sums(known, tokens)
+    return found | _interval_metrics(KL, metric_suffix, known, tokens)
 
 
 def _interval_metrics(
@@ -31,21 +35,20 @@ def _interval_metrics(
     return {} if ends is None else {f"{key}_low{cell}": ends[0], f"{key}_high{cell}": ends[1]}
 
 
-def list_cells(metrics: Mapping[str, float], kind: str) -> list[int]:
-    """Return the numbers (context lengths or positions) of the cells that have metrics, lowest
-    first.
-    """
-    begin = f"{LOSS}/{kind}"
+def list_measured_positions(metrics: Mapping[str, float], key_prefix: str) -> list[int]:
+    begin = f"{LOSS}/{key_prefix}"
     return sorted(int(key.removeprefix(begin)) for key in metrics if key.startswith(begin))
 
 
-def loss_curves(metrics: Mapping[str, float], kind: str, axis: str) -> dict[str, list[tuple[int, float]]]:
-    cells = list_cells(metrics, kind)
+def build_loss_curves(
+    metrics: Mapping[str, float], key_prefix: str, axis_name: str
+) -> dict[str, list[tuple[int, float]]]:
+    cells = list_measured_positions(metrics, key_prefix)
     curves = {
-        f"{name}_by_{axis}": [
-            (number, metrics[f"{key}/{kind}{number}"])
+        f"{name}_by_{axis_name}": [
+            (number, metrics[f"{key}/{key_prefix}{number}"])
             for number in cells
-            if f"{key}/{kind}{number}" in metrics
+            if f"{key}/{key_prefix}{number}" in metrics
         ]
         for name, key in (("loss", LOSS), ("kl", KL))
     }

@@ -1,4 +1,4 @@
-"""Permutation test for depths of a text at which recall is lower than elsewhere.
+"""Permutation test that finds depths of a text with lower recall than other depths.
 
 If the depth does not matter, an answer at one depth could as well have been found at
 another. So answers are permuted among depths: those to a question that was asked at several
@@ -24,8 +24,8 @@ DRAWS, SEED = 9_999, 0
 MOST_NUMBERS = 2_000_000  # of one block of draws
 ROUNDING = 1e-9
 
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Places = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+IndexMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DepthAnswer:
 
 @dataclass(frozen=True)
 class LostDepths:
-    """Range of depths whose recall is furthest below the other depths at one length, with a p-value."""
+    """Range of depths with the lowest recall relative to other depths, at one text length."""
 
     length: int
     first: float
@@ -52,16 +52,15 @@ class LostDepths:
 
     @property
     def is_significant(self) -> bool:
-        """Whether recall in this range is significantly below recall at other depths."""
         return self.p < ALPHA
 
 
 @dataclass(frozen=True)
 class _ExchangeableGroup:
-    """Group of answers among which the test permutes depths: depth indices and accuracies."""
+    """Group of answers whose depths the test permutes."""
 
-    depths: Places
-    shares: Numbers
+    depths: IndexMatrix
+    shares: FloatArray
 
 
 def find_lost_depths(
@@ -80,14 +79,14 @@ def find_lost_depths(
         depths = sorted({answer.depth for answer in own})
         if len(depths) < 2:
             continue
-        groups, ranges = _group_exchangeable(own, depths), _neighbouring_ranges(len(depths))
-        expected, deviation = _permutation_moments(groups, ranges)
-        sums = ranges @ _observed_sums(groups, len(depths))
+        groups, ranges = _group_exchangeable_answers(own, depths), _list_contiguous_ranges(len(depths))
+        expected, deviation = _compute_permutation_mean_and_std(groups, ranges)
+        sums = ranges @ _sum_observed_accuracies(groups, len(depths))
         of_ranges = (expected - sums) / deviation
         most = int(of_ranges.argmax())
         found.append(_create_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
         distances.append(float(of_ranges[most]))
-        drawn = _permuted_sums(groups, len(depths), num_permutations, generator) @ ranges.T
+        drawn = _sum_permuted_accuracies(groups, len(depths), num_permutations, generator) @ ranges.T
         np.maximum(largest, ((expected - drawn) / deviation).max(axis=1), out=largest)
     for number, distance in enumerate(distances):
         p = (1 + int((largest >= distance - ROUNDING).sum())) / (1 + num_permutations)
@@ -98,14 +97,13 @@ def find_lost_depths(
 def _create_depth_range(
     answers_at_length: Sequence[DepthAnswer], length: int, depths: Sequence[float]
 ) -> LostDepths:
-    """Return a range of depths with its recall. The p-value is set later."""
     here = [answer.share for answer in answers_at_length if answer.depth in depths]
     rest = [answer.share for answer in answers_at_length if answer.depth not in depths]
     return LostDepths(length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0)
 
 
-def _neighbouring_ranges(num_depths: int) -> Places:
-    """Return a 0/1 matrix: one line per range of neighbouring depths, except the full range."""
+def _list_contiguous_ranges(num_depths: int) -> IndexMatrix:
+    """Return all contiguous ranges except the full one, as a 0/1 matrix with one row per range."""
     at = np.arange(num_depths)
     pairs = [
         (first, last)
@@ -116,7 +114,7 @@ def _neighbouring_ranges(num_depths: int) -> Places:
     return np.array([(first <= at) & (at <= last) for first, last in pairs]).astype(int)
 
 
-def _group_exchangeable(
+def _group_exchangeable_answers(
     answers_at_length: Sequence[DepthAnswer], depths: Sequence[float]
 ) -> list[_ExchangeableGroup]:
     """Group answers of one length. The test permutes depths within each group."""
@@ -138,16 +136,16 @@ def _group_exchangeable(
     ]
 
 
-def _observed_sums(groups: Sequence[_ExchangeableGroup], num_depths: int) -> Numbers:
-    """Return the sum of accuracies observed at each depth."""
+def _sum_observed_accuracies(groups: Sequence[_ExchangeableGroup], num_depths: int) -> FloatArray:
     sums = np.zeros(num_depths)
     for group in groups:
         np.add.at(sums, group.depths, group.shares)
     return sums
 
 
-def _permutation_moments(groups: Sequence[_ExchangeableGroup], ranges: Places) -> tuple[Numbers, Numbers]:
-    """Return mean and standard deviation of each range's accuracy sum over all permutations."""
+def _compute_permutation_mean_and_std(
+    groups: Sequence[_ExchangeableGroup], ranges: IndexMatrix
+) -> tuple[FloatArray, FloatArray]:
     mean, variance = np.zeros(len(ranges)), np.zeros(len(ranges))
     for group in groups:
         size = len(group.shares)
@@ -159,13 +157,12 @@ def _permutation_moments(groups: Sequence[_ExchangeableGroup], ranges: Places) -
     return mean, np.where(is_constant, np.inf, np.sqrt(np.maximum(variance, ROUNDING)))
 
 
-def _permuted_sums(
+def _sum_permuted_accuracies(
     groups: Sequence[_ExchangeableGroup],
     num_depths: int,
     num_permutations: int,
     generator: np.random.Generator,
-) -> Numbers:
-    """Return the sum of accuracies at each depth, for each random permutation."""
+) -> FloatArray:
     sums = np.zeros((num_permutations, num_depths))
     for size in sorted({len(group.shares) for group in groups}):
         alike = [group for group in groups if len(group.shares) == size]

@@ -1,4 +1,4 @@
-"""Non-inferiority within a margin: whether an effect shows that the loss is acceptably small.
+"""Non-inferiority tests and their sample sizes.
 
 A run is as good as its baseline within a margin if a test shows that the true difference is
 above minus the margin. No test can show that two runs are equal.
@@ -32,37 +32,35 @@ class MarginVerdict(StrEnum):
     undecided = "undecided"
 
 
-def combine_sequential_sides(difference: Side, from_margin: Side) -> MarginVerdict:
-    """Combine the always-valid tests against no difference and against the margin into a verdict."""
-    if difference is Side.better:
+def decide_sequential_verdict(difference_side: Side, margin_side: Side) -> MarginVerdict:
+    if difference_side is Side.better:
         return MarginVerdict.better
-    if from_margin is Side.better:
-        return MarginVerdict.as_good if difference is Side.open else MarginVerdict.worse_but_within
-    return MarginVerdict.undecided if from_margin is Side.open else MarginVerdict.worse_by_more
+    if margin_side is Side.better:
+        return MarginVerdict.as_good if difference_side is Side.open else MarginVerdict.worse_but_within
+    return MarginVerdict.undecided if margin_side is Side.open else MarginVerdict.worse_by_more
 
 
-def paired_questions_needed(
+def plan_paired_questions(
     margin: float,
     discordant_rate: float,
     alpha: float = ALPHA,
     power: float = POWER,
     observed_pairs: Pairs = NO_PAIRS,
 ) -> int | None:
-    """Return how many paired questions show non-inferiority with this power if neither run is
-    better.
+    """Return the number of question pairs that shows non-inferiority of an equally good run.
 
     `discordant_rate` is the fraction of further questions that only one of the two solves.
-    `observed_pairs` are pairs that count among the questions. The power is exact: a sum over all tables.
-    It moves in steps, and the number is the first with at least that power, or one fewer if the
-    power there is too high. None if ten million questions are not enough.
+    `observed_pairs` are pairs that count among the questions. The power is exact: a sum over all
+    tables. It moves in steps, and the number is the first with at least that power, or one fewer
+    if the power there is too high. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
 
     def power_at(n: int) -> float:
-        return non_inferiority_power(n, margin, discordant_rate, alpha, observed_pairs=observed_pairs)
+        return compute_non_inferiority_power(n, margin, discordant_rate, alpha, observed_pairs=observed_pairs)
 
-    needed = smallest_sample_size(power_at, power)
+    needed = find_smallest_sample_size(power_at, power)
     # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked
     # for.
     if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
@@ -70,17 +68,20 @@ def paired_questions_needed(
     return needed
 
 
-def smallest_sample_size(power_at: Callable[[int], float], power: float) -> int | None:
-    """Return the smallest sample size, to 0.1 %, that reaches a power; None above ten million."""
+def find_smallest_sample_size(compute_power: Callable[[int], float], power: float) -> int | None:
+    """Return the smallest sample size that reaches a power, with a precision of 0.1 %.
+
+    Returns None if more than ten million are needed.
+    """
     low, high = 1, 2
-    while power_at(high) < power:
+    while compute_power(high) < power:
         low, high = high, 2 * high
         if high > MAX_QUESTIONS:
             return None
     # the power is not quite monotonic, so a closer search is useless
     while high - low > max(1, low // 1000):
         middle = (low + high) // 2
-        if power_at(middle) < power:
+        if compute_power(middle) < power:
             low = middle
         else:
             high = middle
@@ -88,7 +89,7 @@ def smallest_sample_size(power_at: Callable[[int], float], power: float) -> int 
 
 
 @lru_cache(maxsize=1024)
-def non_inferiority_power(
+def compute_non_inferiority_power(
     n: int,
     margin: float,
     discordant_rate: float,
@@ -108,7 +109,7 @@ def non_inferiority_power(
     seen_wins, seen_losses, seen_pairs = observed_pairs
     if n < seen_pairs:
         return 0.0
-    further, chances = likely_success_counts(n - seen_pairs, discordant_rate)
+    further, chances = list_likely_success_counts(n - seen_pairs, discordant_rate)
     discordant = further + seen_wins + seen_losses
     # Find the fewest wins that are accepted for each number of discordant pairs: with more wins,
     # all are accepted.
@@ -121,10 +122,8 @@ def non_inferiority_power(
     return float(chances @ bdtrc(np.minimum(high - 1 - seen_wins, further), further, win))
 
 
-def likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
-    """Return the numbers of successes in n trials with non-negligible probability, and these
-    probabilities.
-    """
+def list_likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
+    """Return the likely numbers of successes in n trials, and the probability of each."""
     import numpy as np
 
     # takes half a second to import, and only planning needs it
@@ -139,9 +138,9 @@ def likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
 
 
 def _shows_non_inferiority(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
-    """Whether the paired test shows a difference above -margin, for each pair of wins and losses.
+    """Test the non-inferiority of many pairs of win and loss counts at once.
 
-    The same formula on arrays: one table at a time would take a hundred times as long.
+    Testing one pair at a time takes a hundred times as long.
     """
     import numpy as np
     from scipy.special import bdtr

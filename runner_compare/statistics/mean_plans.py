@@ -1,9 +1,10 @@
-"""Power and sample sizes of comparisons of cluster means, by simulation of the test that decides.
+"""Power and sample sizes of comparisons of cluster means, by simulation.
 
 The simulation has a fixed seed. Clusters are drawn from the observed ones, each with a
-random sign, so that they differ as often as so far and neither side is better. Then the
-loss is added. It is spread evenly, so that each answer may be lost, or it takes whole
-clusters, which is harder to detect: no cluster tells in advance which of the two applies.
+random sign, so that they differ as often as the observed ones and neither side is better.
+Then the loss is added. It is spread evenly, so that each answer may be lost, or it takes
+whole clusters, which is harder to detect: no cluster tells in advance which of the two
+applies.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from runner_compare.statistics.margins import smallest_sample_size
-from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, mean_p_values
+from runner_compare.statistics.margins import find_smallest_sample_size
+from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, compute_mean_p_values
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
 
@@ -31,33 +32,35 @@ Sums = tuple[float, ...]
 
 
 @lru_cache(maxsize=256)
-def detectable_mean_loss(
+def find_detectable_mean_loss(
     sums: Sums,
     sizes: Sums,
     answers_per_question: int,
-    whole_clusters: bool,
+    loses_whole_clusters: bool,
     level: float,
-    strict: bool = False,
+    is_strict: bool = False,
 ) -> float | None:
-    """Return the smallest loss that is detected with 80 % power with as many clusters, or None.
+    """Return the smallest loss that is detected with 80 % power; None if there is none.
 
-    `whole_clusters`: the loss takes whole clusters.
+    `loses_whole_clusters`: the loss takes whole clusters.
     """
-    if simulate_power(sums, sizes, answers_per_question, whole_clusters, level, 1.0, strict) < AIM:
+    if simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, 1.0, is_strict) < AIM:
         return None
-    guess = _approximate_detectable_loss(sums, sizes, answers_per_question, whole_clusters, level)
+    guess = _approximate_detectable_loss(sums, sizes, answers_per_question, loses_whole_clusters, level)
     if len(sums) > MANY_CLUSTERS:
         return guess
     low, high = guess / 2, guess
     while (
         high < 1
-        and simulate_power(sums, sizes, answers_per_question, whole_clusters, level, high, strict) < AIM
+        and simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, high, is_strict)
+        < AIM
     ):
         low, high = high, min(1.0, 1.5 * high)
     for _ in range(ROUNDS):
         middle = math.sqrt(low * high)
         is_found = (
-            simulate_power(sums, sizes, answers_per_question, whole_clusters, level, middle, strict) >= AIM
+            simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, middle, is_strict)
+            >= AIM
         )
         low, high = (low, middle) if is_found else (middle, high)
     return high
@@ -67,14 +70,11 @@ def simulate_power(
     sums: Sums,
     sizes: Sums,
     answers_per_question: int,
-    whole_clusters: bool,
+    loses_whole_clusters: bool,
     level: float,
     loss: float,
-    strict: bool = False,
+    is_strict: bool = False,
 ) -> float:
-    """Return the fraction of simulated comparisons, with as many clusters, in which a loss is
-    detected.
-    """
     import numpy as np
 
     generator, count = np.random.default_rng(0), len(sums)
@@ -86,20 +86,20 @@ def simulate_power(
     # What is lost already, or what the other side had not solved, cannot be lost.
     room = np.minimum(drawn_sizes, drawn_sizes + drawn)
     share = min(1.0, loss * float(np.sum(sizes)) / (float(room.sum()) / draws))
-    if whole_clusters:
+    if loses_whole_clusters:
         drawn -= room * (generator.random(chosen.shape) < share)
     else:
         drawn -= (
             generator.binomial((room * answers_per_question).round().astype(int), share)
             / answers_per_question
         )
-    is_found = (drawn.sum(axis=1) < 0) & (mean_p_values(drawn, drawn_sizes, 0.0, strict) < level)
+    is_found = (drawn.sum(axis=1) < 0) & (compute_mean_p_values(drawn, drawn_sizes, 0.0, is_strict) < level)
     rows = np.flatnonzero(is_found)
-    is_found[rows] = sign_flip_p_values(drawn[rows]) < level
+    is_found[rows] = compute_sign_flip_p_values(drawn[rows]) < level
     return float(is_found.mean())
 
 
-def sign_flip_p_values(sums: Any) -> Any:
+def compute_sign_flip_p_values(sums: Any) -> Any:
     """Return the sign-flip p-value of each matrix row of cluster sums.
 
     It is 0 where so many clusters differ that Student's test is as strict.
@@ -128,16 +128,15 @@ def sign_flip_p_values(sums: Any) -> Any:
 
 
 def _approximate_detectable_loss(
-    sums: Sums, sizes: Sums, answers_per_question: int, whole_clusters: bool, level: float
+    sums: Sums, sizes: Sums, answers_per_question: int, loses_whole_clusters: bool, level: float
 ) -> float:
-    """Return the loss that Student's test detects, the starting point of the search."""
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
     errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(POWER)
 
     def is_detectable(loss: float) -> bool:
-        of_loss = loss * (1 - loss) * (squares if whole_clusters else total / answers_per_question)
+        of_loss = loss * (1 - loss) * (squares if loses_whole_clusters else total / answers_per_question)
         return loss * total >= errors * math.sqrt((noise + of_loss) * count / max(1, count - 1))
 
     low, high = 0.0, 1.0
@@ -147,10 +146,10 @@ def _approximate_detectable_loss(
     return high
 
 
-def questions_needed_for_margin(
+def plan_questions_for_margin(
     sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER, is_strict: bool = False
 ) -> int | None:
-    """Return how many questions, in similar clusters, show non-inferiority if neither run is better.
+    """Return the number of questions that shows non-inferiority of an equally good run.
 
     Clusters differ like the observed ones, and a little more often: half of one more cluster
     differs (Jeffreys). The distribution of the test's statistic is normal. None if ten million
@@ -178,11 +177,12 @@ def questions_needed_for_margin(
     gaps = np.concatenate([values, -values]) + margin * np.concatenate([sizes_too, sizes_too])
     weights = np.concatenate([weights, weights]) / 2
 
-    def log_likelihood_moments(worst_value: float) -> tuple[float, float]:
-        """Return mean and variance of a cluster's contribution if an unseen cluster has the worst
-        value.
+    def compute_log_likelihood_moments(unseen_value: float) -> tuple[float, float]:
+        """Return mean and variance of a cluster's log-likelihood ratio.
+
+        One unseen cluster has the value `unseen_value`.
         """
-        scaled = -gaps / max(worst_value, float(-gaps.min()))
+        scaled = -gaps / max(unseen_value, float(-gaps.min()))
         low, high = 0.0, 1 - 1e-12
         for _ in range(HALVINGS):
             share = (low + high) / 2
@@ -194,28 +194,28 @@ def questions_needed_for_margin(
 
     least = min((abs(unit_sum) for unit_sum in differing), default=1.0)
     ways = [
-        (1.0, *log_likelihood_moments(typical * (1 + margin))),
-        (CAUTION, *log_likelihood_moments(LOST_ANSWERS * least - margin * typical)),
+        (1.0, *compute_log_likelihood_moments(typical * (1 + margin))),
+        (CAUTION, *compute_log_likelihood_moments(LOST_ANSWERS * least - margin * typical)),
     ]
     spread = math.sqrt(float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2))
     # of a cluster, in clusters of equal size
     worth = total**2 / math.fsum(size * size for size in sizes) / count
 
-    def power_at(questions: int) -> float:
+    def compute_power(questions: int) -> float:
         clusters = max(2.0, questions / of_size)
 
-        def power_by_likelihood(caution: float, of_one: float, variance: float) -> float:
+        def compute_power_by_likelihood(caution_factor: float, mean: float, variance: float) -> float:
             bound = (
-                math.log(2 * caution / level)
+                math.log(2 * caution_factor / level)
                 + clusters * variance / 2
                 + float(log_ndtr(-math.sqrt(clusters * variance)))
             )
-            surplus = clusters * of_one - bound
+            surplus = clusters * mean - bound
             by_likelihood = ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
-            t = student_quantile(level / caution, max(1, int(clusters * worth) - 1))
+            t = student_quantile(level / caution_factor, max(1, int(clusters * worth) - 1))
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
 
-        return max(power_by_likelihood(*way) for way in (ways[:1] if is_strict else ways))
+        return max(compute_power_by_likelihood(*way) for way in (ways[:1] if is_strict else ways))
 
-    return smallest_sample_size(power_at, power)
+    return find_smallest_sample_size(compute_power, power)

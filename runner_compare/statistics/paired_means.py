@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.empirical_likelihood import likelihood_p_values, smallest_sum_steps
+from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_values, find_smallest_sum_gaps
 from runner_compare.statistics.ratios import remove_skewness
 from runner_compare.statistics.stats import ALPHA
 
@@ -57,19 +57,19 @@ class MeanDifference:
     def from_differences(
         cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None, is_strict: bool = False
     ) -> MeanDifference:
-        """Compute the mean difference from each question's difference and cluster. None: each
-        question is a cluster.
+        """Compute the mean difference from each question's difference and cluster.
+
+        Without clusters, each question counts as a cluster.
         """
         sums, sizes = map(tuple, ratios.sum_by_cluster(differences, clusters))
         n, by_flips = len(differences), ratios.sign_flip_p_value(sums)
-        p = by_flips if by_flips >= 1 else max(by_flips, _p_value_at(sums, sizes, 0.0, is_strict))
+        p = by_flips if by_flips >= 1 else max(by_flips, _compute_p_value(sums, sizes, 0.0, is_strict))
         return cls(
-            n, math.fsum(differences) / n, sums, sizes, p, ratios.equivalent_equal_clusters(sizes), is_strict
+            n, math.fsum(differences) / n, sums, sizes, p, ratios.effective_num_clusters(sizes), is_strict
         )
 
     @property
     def has_few_clusters(self) -> bool:
-        """Whether the number of clusters, more than anything else, limits what the test can show."""
         return self.clusters_worth < FEW_CLUSTERS
 
     def p_value_at(self, null_difference: float) -> float:
@@ -77,7 +77,7 @@ class MeanDifference:
         return (
             self.p
             if null_difference == 0
-            else _p_value_at(self.sums, self.sizes, null_difference, self.is_strict)
+            else _compute_p_value(self.sums, self.sizes, null_difference, self.is_strict)
         )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
@@ -86,32 +86,33 @@ class MeanDifference:
         # would.
         return (min(low, 0.0), max(high, 0.0)) if self.p >= alpha else (low, high)
 
-    def _find_interval_end(self, range_end: float, alpha: float) -> float:
-        """Find the end of the interval between the mean and an end of the possible range."""
+    def _find_interval_end(self, search_limit: float, alpha: float) -> float:
         import numpy as np
 
         inside = self.difference
         for _ in range(ROUNDS):
-            tried = np.linspace(inside, range_end, PARTS + 1)
+            tried = np.linspace(inside, search_limit, PARTS + 1)
             sums, sizes = (np.tile(values, (PARTS + 1, 1)) for values in (self.sums, self.sizes))
-            is_outside = np.append(mean_p_values(sums, sizes, tried, self.is_strict)[1:] < alpha, True)
+            is_outside = np.append(
+                compute_mean_p_values(sums, sizes, tried, self.is_strict)[1:] < alpha, True
+            )
             first = int(is_outside.argmax()) + 1  # the first one outside
             if first > PARTS:
-                return range_end
-            inside, range_end = float(tried[first - 1]), float(tried[first])
+                return search_limit
+            inside, search_limit = float(tried[first - 1]), float(tried[first])
         return inside
 
 
-def _p_value_at(
+def _compute_p_value(
     sums: Sequence[float], sizes: Sequence[float], null_difference: float, is_strict: bool
 ) -> float:
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
-    return float(mean_p_values(*rows, null_difference, is_strict)[0])
+    return float(compute_mean_p_values(*rows, null_difference, is_strict)[0])
 
 
-def mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
+def compute_mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
     """Return the two-sided p-value against a null difference for each matrix row of clusters.
 
     Sign flips are not included. All rows are tested against one difference, or each against its
@@ -120,7 +121,7 @@ def mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool =
     import numpy as np
     from scipy.special import stdtr
 
-    count, total, step = sums.shape[1], sizes.sum(axis=1), smallest_sum_steps(sums)
+    count, total, step = sums.shape[1], sizes.sum(axis=1), find_smallest_sum_gaps(sums)
     mean = sums.sum(axis=1) / total
     distance = np.abs(mean - null_difference) - step / 2 / total
     off = sums - mean[:, None] * sizes
@@ -133,16 +134,18 @@ def mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool =
     )
     freedom = np.maximum(1.0, np.floor(total**2 / (sizes * sizes).sum(axis=1) + ROUNDING) - 1)
 
-    def t_test_p_values(more_skewed: float) -> Any:
-        bend = more_skewed * np.sign(mean - null_difference) * skewness / math.sqrt(count)
+    def compute_t_test_p_values(skewness_factor: float) -> Any:
+        bend = skewness_factor * np.sign(mean - null_difference) * skewness / math.sqrt(count)
         of_arrays: Any = remove_skewness
         least = np.minimum(t, of_arrays(t, bend))
         return 2 * stdtr(freedom, -np.maximum(0.0, least))
 
     # that of the sample is less than that of what it is drawn from
     unbiased = math.sqrt(count * (count - 1)) / max(1, count - 2)
-    strict = np.maximum(t_test_p_values(1.0), likelihood_p_values(sums, sizes, null_difference, step))
+    strict = np.maximum(
+        compute_t_test_p_values(1.0), compute_likelihood_p_values(sums, sizes, null_difference, step)
+    )
     if is_strict:
         return strict
-    little_lost = likelihood_p_values(sums, sizes, null_difference, step, LOST_ANSWERS)
-    return np.minimum(strict, CAUTION * np.maximum(t_test_p_values(unbiased), little_lost))
+    little_lost = compute_likelihood_p_values(sums, sizes, null_difference, step, LOST_ANSWERS)
+    return np.minimum(strict, CAUTION * np.maximum(compute_t_test_p_values(unbiased), little_lost))

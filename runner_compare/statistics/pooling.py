@@ -1,5 +1,4 @@
-"""Pooled difference over several tasks: a weighted mean of paired differences, with test and
-interval.
+"""Pooled difference over several tasks, with test and interval.
 
 If all questions have equal weight, the wins and losses of all tasks are added, and
 McNemar's exact test decides. If all tasks have equal weight, the same test uses weights:
@@ -18,8 +17,8 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from runner_compare.statistics import ratios, stats
-from runner_compare.statistics.margins import smallest_sample_size
-from runner_compare.statistics.planning import expected_disagreement, has_enough_units_to_plan
+from runner_compare.statistics.margins import find_smallest_sample_size
+from runner_compare.statistics.planning import estimate_disagreement_rate, has_enough_units_to_plan
 from runner_compare.statistics.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
@@ -46,8 +45,9 @@ class PairedVerdicts:
 
 @dataclass(frozen=True)
 class PairedTexts:
-    """Texts of one task: log-likelihood differences in nats, and sizes in tokens, bytes or texts
-    (1 each).
+    """Documents of one task, with log-likelihood differences in nats and sizes.
+
+    Sizes are in tokens, bytes or texts (1 each).
     """
 
     differences: Sequence[float]
@@ -58,13 +58,15 @@ def mean_task_difference(tasks: Sequence[PairedVerdicts]) -> float:
     return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
 
 
-def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the interval of the mean difference over tasks, from Tango's interval of each task.
+def compute_mean_difference_interval(
+    tasks: Sequence[PairedVerdicts], alpha: float = ALPHA
+) -> tuple[float, float]:
+    """Return the confidence interval of the mean difference over tasks.
 
     The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical
-    Research 21, 2012): the distances from each task's estimate to its limit are added in
-    quadrature. So it is not symmetric, and a task without discordant pairs still adds its
-    uncertainty.
+    Research 21, 2012) adds the distances from each task's estimate to the limit of its Tango
+    interval in quadrature. So it is not symmetric, and a task without discordant pairs still adds
+    its uncertainty.
     """
     centre, down, up = mean_task_difference(tasks), 0.0, 0.0
     for task in tasks:
@@ -79,42 +81,44 @@ def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tupl
     return stats.tango_interval(wins, losses, n, alpha)
 
 
-def interval_p_value_at(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
-    """Return the two-sided p-value against a mean difference, derived from the interval of the mean."""
+def compute_interval_p_value(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
+    """Return the two-sided p-value at which an interval of the mean ends at the null difference."""
     from scipy.optimize import brentq
 
     centre, normal = mean_task_difference(tasks), NormalDist()
     side = 0 if null_difference < centre else 1  # the end of the interval that reaches it
 
-    def overshoot(z: float) -> float:
-        """Return how far the interval of this many standard errors reaches beyond the difference."""
-        end = mean_difference_interval(tasks, 2 * normal.cdf(-z))[side]
+    def compute_overshoot(z: float) -> float:
+        end = compute_mean_difference_interval(tasks, 2 * normal.cdf(-z))[side]
         return end - null_difference if side else null_difference - end
 
-    if overshoot(0.0) >= 0:  # the mean itself, up to rounding
+    if compute_overshoot(0.0) >= 0:  # the mean itself, up to rounding
         return 1.0
-    z = MAX_ERRORS if overshoot(MAX_ERRORS) < 0 else float(brentq(overshoot, 0.0, MAX_ERRORS, xtol=1e-6))
+    z = (
+        MAX_ERRORS
+        if compute_overshoot(MAX_ERRORS) < 0
+        else float(brentq(compute_overshoot, 0.0, MAX_ERRORS, xtol=1e-6))
+    )
     return 2 * normal.cdf(-z)
 
 
-def mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
-    """Return the two-sided p-value of the mean difference, by sign flips and by the interval.
+def compute_mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
+    """Return the two-sided p-value of the mean difference.
 
-    The interval counts only if the flips reject. The flips alone reject up to 5.6 % if tasks
-    differ in opposite directions, and would reject means that the interval includes
-    (bench/compare/pool_null.py).
+    The test uses sign flips. If these reject, the interval must exclude 0, too. The flips alone
+    reject up to 5.6 % if tasks differ in opposite directions, and would reject means that the
+    interval includes (bench/compare/pool_null.py).
     """
-    p = weighted_flip_p_value(tasks, max_units)
-    return p if p >= ALPHA else max(p, interval_p_value_at(tasks, 0.0))
+    p = compute_weighted_flip_p_value(tasks, max_units)
+    return p if p >= ALPHA else max(p, compute_interval_p_value(tasks, 0.0))
 
 
-def weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
-    """Return the two-sided sign-flip p-value of the mean difference, under equally likely wins and
-    losses.
+def compute_weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
+    """Return the two-sided sign-flip p-value of the mean difference.
 
-    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit
-    where the sums stay below `max_units`, else rounded to whole ones: the test of nearly the
-    same mean, and as exact.
+    Under the null, wins and losses are equally likely. A win of a task with n questions counts
+    1 / n. These weights are whole multiples of a unit where the sums stay below `max_units`, else
+    rounded to whole ones: the test of nearly the same mean, and as exact.
     """
     import numpy as np
 
@@ -142,7 +146,7 @@ def weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINE
     return float(min(1.0, max(2 * chances[observed : largest + 1].sum(), math.ulp(0.0))))
 
 
-def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
+def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
     """Return the smallest true difference, equal in all tasks, that is detected with 80 % power,
     or None.
 
@@ -156,30 +160,30 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
     # by which the sum of the flips can change
     smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))
 
-    def surplus(difference: float) -> float:
+    def compute_detection_surplus(difference: float) -> float:
         rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
         of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
-        expected = [_with_expected_losses(task, difference) for task in tasks]
-        half = mean_difference_interval(expected, alpha)[1] - mean_task_difference(expected)
+        expected = [_create_expected_verdicts(task, difference) for task in tasks]
+        half = compute_mean_difference_interval(expected, alpha)[1] - mean_task_difference(expected)
         return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
 
-    return None if surplus(1.0) < 0 else float(brentq(surplus, 0.0, 1.0))
+    return None if compute_detection_surplus(1.0) < 0 else float(brentq(compute_detection_surplus, 0.0, 1.0))
 
 
-def questions_for_mean_margin(
+def plan_questions_for_mean_margin(
     tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return how many questions over all tasks show non-inferiority if neither run is better.
+    """Return the total number of questions that shows non-inferiority if neither run is better.
 
-    Each task grows in proportion, and its runs disagree as often as so far. The interval that
-    has to exclude the margin is that of the expected disagreement, and the tasks' variances are
-    added. None if ten million are not enough.
+    Each task grows in proportion and keeps its rate of disagreement. The interval that has to
+    exclude the margin is that of the expected disagreement, and the tasks' variances are added.
+    None if ten million are not enough.
     """
     n, normal = sum(task.n for task in tasks), NormalDist()
-    rates = [(task.n / n, expected_disagreement(task.wins + task.losses, task.n)) for task in tasks]
+    rates = [(task.n / n, estimate_disagreement_rate(task.wins + task.losses, task.n)) for task in tasks]
 
-    def power_at(count: int) -> float:
+    def compute_power(count: int) -> float:
         down = spread = 0.0
         for share, rate in rates:
             half = count * share * rate / 2
@@ -187,11 +191,10 @@ def questions_for_mean_margin(
             down, spread = (math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share))))
         return normal.cdf((margin * len(tasks) - down) / spread)
 
-    return smallest_sample_size(power_at, power)
+    return find_smallest_sample_size(compute_power, power)
 
 
-def _with_expected_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
-    """Return a copy of a task's verdicts with discordant pairs from noise alone, plus a loss."""
+def _create_expected_verdicts(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     discordant = task.wins + task.losses + 1
     wins = discordant // 2
     return PairedVerdicts(
@@ -199,10 +202,7 @@ def _with_expected_losses(task: PairedVerdicts, difference: float) -> PairedVerd
     )
 
 
-def variance_from_small_tasks(tasks: Sequence[PairedTexts], weights: Sequence[float]) -> float:
-    """Return the variance of the weighted mean that comes from tasks with too few texts for
-    planning.
-    """
+def compute_small_task_variance(tasks: Sequence[PairedTexts], weights: Sequence[float]) -> float:
     return math.fsum(
         (share * ratios.ratio_standard_error(task.differences, task.sizes)) ** 2
         for task, share in zip(tasks, weights, strict=True)
@@ -210,7 +210,7 @@ def variance_from_small_tasks(tasks: Sequence[PairedTexts], weights: Sequence[fl
     )
 
 
-def weighted_mean_uncertainty(
+def compute_weighted_mean_uncertainty(
     tasks: Sequence[PairedTexts], weights: Sequence[float]
 ) -> tuple[float, float, float, int]:
     """Return the weighted mean's standard error, skewness, kurtosis and degrees of freedom.

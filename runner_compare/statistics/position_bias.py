@@ -61,7 +61,7 @@ def measure_position_bias(
 ) -> PositionBias:
     """Test whether a model prefers a position. Each question needs answers in two or more orders."""
     count = max(question.choices for question in questions)
-    moved = [_chosen_text_positions(question) for question in questions]
+    moved = [_compute_chosen_positions(question) for question in questions]
     total = sum(len(question.picks) for question in questions)
     clusters = [at for at, question in enumerate(questions) for _ in question.picks]
     picks = [pick for question in questions for pick in question.picks]
@@ -72,15 +72,18 @@ def measure_position_bias(
         low, high = clustered_accuracy_interval(chosen, clusters, ALPHA / count)
         positions.append(PositionPreference(sum(chosen) / total, low, high, expected[at] / total))
     observed = _squared_distance([sum(pick == at for pick in picks) for at in range(count)], expected)
-    return PositionBias(positions, _permutation_p_value(moved, expected, observed, num_permutations))
+    return PositionBias(positions, _compute_permutation_p_value(moved, expected, observed, num_permutations))
 
 
 # [order, answer]: where this answer's text stands there; or -1
-Moved = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+PositionMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
-def _chosen_text_positions(question: QuestionInOrders) -> Moved:
-    """Return, for each chosen answer text, the text's position in each order."""
+def _compute_chosen_positions(question: QuestionInOrders) -> PositionMatrix:
+    """Return at which position each order shows the chosen texts, as a matrix [order, answer].
+
+    Position -1 stands for a missing answer.
+    """
     texts = [
         None if pick is None else (pick - shift)
         for pick, shift in zip(question.picks, question.shifts, strict=True)
@@ -93,8 +96,8 @@ def _chosen_text_positions(question: QuestionInOrders) -> Moved:
     )
 
 
-def _expected_count(text_positions: Sequence[Moved], position: int) -> float:
-    """Return a position's mean number of choices over all permutations of the chosen texts."""
+def _expected_count(text_positions: Sequence[PositionMatrix], position: int) -> float:
+    """Return how often a position is chosen on average if choices do not depend on positions."""
     return float(sum((orders == position).sum() / len(orders) for orders in text_positions))
 
 
@@ -102,18 +105,18 @@ def _squared_distance(counts: Sequence[float], expected: Sequence[float]) -> flo
     return float(((np.array(counts) - np.array(expected)) ** 2).sum())
 
 
-def _permutation_p_value(
-    text_positions: Sequence[Moved], expected: Sequence[float], observed: float, num_permutations: int
+def _compute_permutation_p_value(
+    text_positions: Sequence[PositionMatrix],
+    expected_counts: Sequence[float],
+    observed_distance: float,
+    num_permutations: int,
 ) -> float:
-    """Return the fraction of permutations with counts at least as far from the expectation as
-    observed.
-    """
     # in others nothing changes
     mixed = [orders for orders in text_positions if any(row[0] != text for row in orders for text in row)]
     if not mixed:
         return 1.0
     unmixed = [orders for orders in text_positions if not any(orders is question for question in mixed)]
-    fixed = np.array([_expected_count(unmixed, at) for at in range(len(expected))])
+    fixed = np.array([_expected_count(unmixed, at) for at in range(len(expected_counts))])
     generator = np.random.default_rng(SEED)
     at_least, done = 0, 0
     while done < num_permutations:
@@ -124,9 +127,9 @@ def _permutation_p_value(
             alike = np.stack([orders for orders in mixed if len(orders) == size])
             order = generator.permuted(np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2)
             places = alike[np.arange(len(alike))[None, :, None], np.arange(size)[None, None, :], order]
-            for position in range(len(expected)):
+            for position in range(len(expected_counts)):
                 counts[:, position] += (places == position).sum((1, 2))
-        distances = ((counts - np.array(expected)) ** 2).sum(1)
-        at_least += int((distances >= observed * (1 - 1e-9) - 1e-9).sum())
+        distances = ((counts - np.array(expected_counts)) ** 2).sum(1)
+        at_least += int((distances >= observed_distance * (1 - 1e-9) - 1e-9).sum())
         done += block
     return (1 + at_least) / (1 + num_permutations)

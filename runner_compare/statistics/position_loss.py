@@ -1,4 +1,4 @@
-"""Loss by position: bins of tokens with 1, 2–3, 4–7 … tokens before them, with intervals over texts.
+"""Computes the loss by token position, in bins that double in size, with intervals over texts.
 
 Tokens of one text are not independent, whichever window they are in: in each bin, the
 sample is the text. A bin of few texts has a wide interval, one of a single text none.
@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner_base import Likelihood
-from runner_compare.statistics.loss_cells import list_cells, loss_and_kl_metrics, loss_curves
+from runner_compare.statistics.loss_cells import (
+    build_loss_curves,
+    compute_loss_and_kl_metrics,
+    list_measured_positions,
+)
 
 CELL = "position_"
 
@@ -30,7 +34,7 @@ class BinSums:
             self.kl = (self.kl or 0.0) + kl
 
 
-def position_metrics(
+def compute_position_metrics(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
     """Return the loss and KL divergence of each position bin as metrics.
@@ -48,21 +52,21 @@ def position_metrics(
             of_text.add_window(tokens, nats, kl[0] if kl else None)
     found: dict[str, float] = {}
     for number in sorted(bins):
-        found |= _bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])
+        found |= _compute_bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])
     return found
 
 
-def _bin_metrics(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
+def _compute_bin_metrics(metric_suffix: str, texts: Sequence[BinSums]) -> dict[str, float]:
     tokens = [text.tokens for text in texts]
-    figures = loss_and_kl_metrics(cell, tokens, [text.nats for text in texts], [text.kl for text in texts])
-    return figures | {f"scored_tokens{cell}": sum(tokens)}
+    figures = compute_loss_and_kl_metrics(
+        metric_suffix, tokens, [text.nats for text in texts], [text.kl for text in texts]
+    )
+    return figures | {f"scored_tokens{metric_suffix}": sum(tokens)}
 
 
 def list_bin_positions(metrics: Mapping[str, float]) -> list[int]:
-    """Return the first position of each bin for which a job recorded metrics."""
-    return list_cells(metrics, CELL)
+    return list_measured_positions(metrics, CELL)
 
 
 def position_curves(metrics: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-    """Return loss and KL divergence as curves, with a point at the first position of each bin."""
-    return loss_curves(metrics, CELL, "position")
+    return build_loss_curves(metrics, CELL, "position")

@@ -59,8 +59,8 @@ def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
     return (count - 1) / count * math.fsum((share - middle) ** 2 for share in left_out)
 
 
-def equivalent_equal_clusters(sizes: Sequence[float]) -> float:
-    """Return the number of equally large clusters that are as informative as these clusters."""
+def effective_num_clusters(sizes: Sequence[float]) -> float:
+    """Return Kish's effective number of clusters, given the cluster sizes."""
     return math.fsum(sizes) ** 2 / math.fsum(size * size for size in sizes)
 
 
@@ -91,18 +91,18 @@ def ratio_interval(
 
     Returns None for fewer than MIN_TEXTS samples, and if a sum is infinite. A gate passes by
     one end, and all the error of skewed samples is at one end. So the caution is that of
-    `paired_ratio_interval` times that of one end (bench/compare/gates_null.py).
+    `compute_paired_ratio_interval` times that of one end (bench/compare/gates_null.py).
     """
     n = len(numerators)
     if n < MIN_TEXTS or not all(map(math.isfinite, numerators)):
         return None
     bend = skewness(numerators, denominators) / math.sqrt(n)
-    low, high = conservative_interval(
+    low, high = compute_conservative_interval(
         ratio_of_sums(numerators, denominators),
         ratio_standard_error(numerators, denominators),
         bend,
         n - 1,
-        factor=one_end_p_value_factor(n),
+        safety_factor=get_one_sided_p_value_factor(n),
     )
     return max(low, lower), min(high, upper)
 
@@ -185,43 +185,43 @@ def restore_skewness(bound: float, scaled_skewness: float) -> float:
     )
 
 
-def p_value_factor(num_samples: float) -> float:
-    """Return the safety factor by which p-values are multiplied for this number of samples."""
+def get_p_value_factor(num_samples: float) -> float:
+    """Return the factor that makes p-values of few samples conservative."""
     return next((factor for fewer_than, factor in CAUTION_BELOW.items() if num_samples < fewer_than), CAUTION)
 
 
-def one_end_p_value_factor(num_samples: float) -> float:
-    """Return the safety factor on p-values that only one end of an interval decides."""
+def get_one_sided_p_value_factor(num_samples: float) -> float:
     factor = next(
         (factor for fewer_than, factor in EACH_END_BELOW.items() if num_samples < fewer_than), EACH_END
     )
-    return factor * p_value_factor(num_samples)
+    return factor * get_p_value_factor(num_samples)
 
 
-def paired_p_value(
-    differences: Sequence[float], sizes: Sequence[float], factor: float | None = None
+def compute_paired_p_value(
+    differences: Sequence[float], sizes: Sequence[float], safety_factor: float | None = None
 ) -> float:
-    """Return a conservative p-value for the equality of two runs on the same samples."""
     n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
-    return conservative_p_value(
+    return compute_conservative_p_value(
         differences,
         ratio_of_sums(differences, sizes),
         ratio_standard_error(differences, sizes),
         bend,
         n - 1,
-        factor,
+        safety_factor,
     )
 
 
-def conservative_p_value(
+def compute_conservative_p_value(
     differences: Sequence[float],
     estimate: float,
     standard_error: float,
     scaled_skewness: float,
     degrees_of_freedom: int,
-    factor: float | None = None,
+    safety_factor: float | None = None,
 ) -> float:
-    """Return the largest of the sign-flip, Hall and Student p-values, times a safety factor.
+    """Return the largest p-value of three tests, multiplied by a safety factor.
+
+    The tests are sign flips, Hall's test and Student's t test.
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one
     direction, flips call too many equal pairs different. Hall's test removes the observed
@@ -231,8 +231,8 @@ def conservative_p_value(
     about four in n, which no sample shows. Student's test is that of the interval, which would
     otherwise include 0 next to some findings.
     """
-    factor = factor or p_value_factor(degrees_of_freedom + 1)
-    by_flips = factor * sign_flip_p_value(differences)
+    safety_factor = safety_factor or get_p_value_factor(degrees_of_freedom + 1)
+    by_flips = safety_factor * sign_flip_p_value(differences)
     if by_flips >= 1 or standard_error == 0:
         return min(1.0, by_flips)
     t = estimate / standard_error
@@ -240,66 +240,66 @@ def conservative_p_value(
         1.0,
         max(
             by_flips,
-            factor
+            safety_factor
             * student_p_value(min(abs(t), abs(remove_skewness(t, scaled_skewness))), degrees_of_freedom),
         ),
     )
 
 
-def paired_ratio_interval(
+def compute_paired_ratio_interval(
     differences: Sequence[float], sizes: Sequence[float], alpha: float = 1 - CONFIDENCE
 ) -> tuple[float, float]:
-    """Return a conservative confidence interval of a ratio of sums of paired differences."""
     n, error = len(differences), ratio_standard_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
-    return conservative_interval(
+    return compute_conservative_interval(
         ratio_of_sums(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1, alpha
     )
 
 
-def conservative_interval(
+def compute_conservative_interval(
     estimate: float,
     standard_error: float,
     scaled_skewness: float,
     degrees_of_freedom: int,
     alpha: float = 1 - CONFIDENCE,
-    factor: float | None = None,
+    safety_factor: float | None = None,
 ) -> tuple[float, float]:
     """Return a conservative confidence interval: each end is the wider of Student's and Hall's."""
-    bound = student_quantile(alpha / (factor or p_value_factor(degrees_of_freedom + 1)), degrees_of_freedom)
+    bound = student_quantile(
+        alpha / (safety_factor or get_p_value_factor(degrees_of_freedom + 1)), degrees_of_freedom
+    )
     # by which the estimate may exceed the truth, in standard errors
     above = max(bound, restore_skewness(bound, scaled_skewness))
     below = max(bound, -restore_skewness(-bound, scaled_skewness))
     return estimate - above * standard_error, estimate + below * standard_error
 
 
-def detectable_ratio_difference(
-    error: float,
+def find_detectable_ratio_difference(
+    standard_error: float,
     samples: int,
     alpha: float = 1 - CONFIDENCE,
     power: float = POWER,
     scaled_skewness: float = 0.0,
     kurtosis: float = 3.0,
     observed_samples: int | None = None,
-    upward: bool | None = None,
+    is_upward: bool | None = None,
 ) -> float | None:
-    """Return the smallest true difference of two ratios of sums that is detected with this power,
-    or None.
+    """Return the smallest true difference between two ratios of sums that a test detects, or None.
 
-    `error` is its standard error, which few samples underestimate: by about 1 / samples in
-    simulations. `scaled_skewness` is the skewness over the root of the number of samples. If
-    the error was estimated from `observed_samples`, and others are tested, its own error costs
-    power, too. `upward`: only a difference above 0 is of interest; None: the direction that is
-    harder to detect, which is the one opposite to the skewness.
+    Few samples underestimate `standard_error`, by about 1 / samples in simulations.
+    `scaled_skewness` is the skewness over the root of the number of samples. If the error was
+    estimated from `observed_samples` and other samples are tested, the error of this estimate
+    costs power, too. `is_upward`: only a difference above 0 is of interest; None: the direction
+    that is harder to detect, which is the one opposite to the skewness.
     """
     if samples < 2:
         return None
-    if upward is None:
+    if is_upward is None:
         scaled_skewness = -abs(scaled_skewness)
-    elif not upward:
+    elif not is_upward:
         scaled_skewness = -scaled_skewness
-    bound = student_quantile(alpha / p_value_factor(samples), samples - 1)
+    bound = student_quantile(alpha / get_p_value_factor(samples), samples - 1)
     bound = max(bound, restore_skewness(bound, scaled_skewness))
     # With skewed samples the estimated error depends on the estimate: if one is too small, the
     # other is too large.
@@ -309,19 +309,19 @@ def detectable_ratio_difference(
     # the variance of the logarithm of the error
     unknown = max(0.0, kurtosis - 1) / (4 * observed_samples) if observed_samples else 0.0
     errors = bound + z * math.sqrt(slope**2 + of_error + unknown * (bound + z) ** 2)
-    return errors * error * (1 + 1 / samples + 2 * unknown)
+    return errors * standard_error * (1 + 1 / samples + 2 * unknown)
 
 
-def detectable_concentrated_loss(
-    error: float, samples: int, loss: float, alpha: float, power: float = POWER
+def find_detectable_concentrated_loss(
+    standard_error: float, samples: int, loss: float, alpha: float, power: float = POWER
 ) -> float:
-    """Return the smallest true difference that is detected if it is concentrated in a few samples.
+    """Return the smallest true difference that a test detects if few samples cause all of it.
 
-    Each of them loses about `loss`. Such samples add to the spread: with a difference of d, the
-    variance of the mean grows by (loss · d - d²) / samples. They also make the differences
-    skewed in the direction in which Hall's test asks for no more than Student's.
+    Each of these samples loses about `loss`. Such samples add to the spread: with a difference of
+    d, the variance of the mean grows by (loss · d - d²) / samples. The samples also make the
+    differences skewed in the direction in which Hall's test requires no more than Student's.
     """
-    errors = student_quantile(alpha / p_value_factor(samples), samples - 1) + NormalDist().inv_cdf(power)
-    own, square = errors * error * (1 + 1 / samples), errors * errors / samples
+    errors = student_quantile(alpha / get_p_value_factor(samples), samples - 1) + NormalDist().inv_cdf(power)
+    own, square = errors * standard_error * (1 + 1 / samples), errors * errors / samples
     half = square * loss / 2  # of d² = own² + square (loss · d - d²)
     return (half + math.sqrt(half * half + (1 + square) * own * own)) / (1 + square)

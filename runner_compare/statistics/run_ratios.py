@@ -58,7 +58,6 @@ class RunRatio:
         return self.ratio / factor, self.ratio * factor
 
     def p_value_at(self, null_ratio: float) -> float:
-        """Return the two-sided p-value against a null ratio."""
         distance = math.log(self.ratio / null_ratio)
         if abs(distance) < 1e-12:  # rounding of logarithms
             return 1.0
@@ -69,45 +68,49 @@ class RunRatio:
 
 
 def min_p_value(total_runs: int) -> float:
-    """Return the smallest possible p-value: the chance that runs from two equally likely modes
-    split by side.
+    """Return a lower bound on the p-value for this number of runs.
+
+    The bound is the probability that runs from two equally likely modes separate into the two jobs.
     """
     return 2.0 ** (1 - total_runs)
 
 
-def min_runs_per_side(alpha: float = ALPHA) -> int:
-    """Return the smallest number of runs per job with which a difference can be significant."""
+def compute_min_runs_per_job(alpha: float = ALPHA) -> int:
     runs = MIN_RUNS
     while min_p_value(2 * runs) >= alpha:
         runs += 1
     return runs
 
 
-def runs_needed_per_side(distance: float, alpha: float = ALPHA) -> int | None:
+def plan_runs_per_job(standardized_difference: float, alpha: float = ALPHA) -> int | None:
     """Return how many runs per job detect a difference with 80 % power; None above ten thousand.
 
-    The distance is in standard deviations of a run.
+    The difference is in standard deviations of a run.
     """
     low, high = MIN_RUNS - 1, MIN_RUNS
-    while run_ratio_power(high, distance, alpha) < POWER:
+    while compute_run_ratio_power(high, standardized_difference, alpha) < POWER:
         low, high = high, 2 * high
         if low > MAX_RUNS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if run_ratio_power(middle, distance, alpha) >= POWER else (middle, high)
+        low, high = (
+            (low, middle)
+            if compute_run_ratio_power(middle, standardized_difference, alpha) >= POWER
+            else (middle, high)
+        )
     return high
 
 
 @lru_cache(maxsize=1024)
-def run_ratio_power(runs: int, distance: float, alpha: float) -> float:
-    """Return the probability that this many runs per job detect a difference.
+def compute_run_ratio_power(runs: int, standardized_difference: float, alpha: float) -> float:
+    """Return the power to detect a difference with this many runs per job.
 
-    The distance is in standard deviations of a run.
+    The difference is in standard deviations of a run.
     """
     from scipy.special import nctdtr  # only a plan needs it
 
     if min_p_value(2 * runs) >= alpha:
         return 0.0
-    errors = min(distance * math.sqrt(runs / 2), MAX_DISTANCE)
+    errors = min(standardized_difference * math.sqrt(runs / 2), MAX_DISTANCE)
     return 1 - float(nctdtr(2 * runs - 2, errors, student_quantile(alpha, runs - 1)))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, variance
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.accuracy_intervals import exact_accuracy_interval
+from runner_compare.statistics.accuracy_intervals import compute_exact_accuracy_interval
 from runner_compare.statistics.stats import ALPHA, POWER, find_interval_end, student_quantile
 
 MANY = 10**6  # degrees of freedom that are as good as any number
@@ -28,7 +28,8 @@ MIN_FREEDOM = (
 )
 DRAWS = 20_000  # of questions and seeds: a power has an error of 0.3 points
 
-Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question
+# a row for each seed, and in each row a value for each question
+SeedQuestionMatrix = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,16 @@ class ErrorComponent:
     freedom: int  # the degrees of freedom of that variance
     bend: float = 0.0  # the skewness of what was averaged, over the root of its number
 
-    def error_bound(self, alpha: float, is_above: bool) -> float:
-        """Return a bound on how far the mean is above (or below) the truth: the larger of
-        Student's and Hall's.
+    def error_bound(self, alpha: float, is_overestimate: bool) -> float:
+        """Return an upper bound on how far the mean lies above (or below) the true value.
+
+        The bound is the larger of Student's and Hall's bounds.
         """
         if not self.variance:
             return 0.0
         student = student_quantile(alpha, self.freedom)
-        hall = ratios.restore_skewness(student if is_above else -student, self.bend)
-        return max(student, hall if is_above else -hall) * math.sqrt(self.variance)
+        hall = ratios.restore_skewness(student if is_overestimate else -student, self.bend)
+        return max(student, hall if is_overestimate else -hall) * math.sqrt(self.variance)
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,26 @@ class CrossedMean:
     parts: tuple[ErrorComponent, ...]  # the first is that of the questions; a single seed adds none
 
     @classmethod
-    def from_values(cls, values: Cells, clusters: Sequence[Hashable] | None = None) -> CrossedMean:
-        """Compute the mean from each seed's values per question. Clustered questions count as one."""
+    def from_values(
+        cls, values: SeedQuestionMatrix, clusters: Sequence[Hashable] | None = None
+    ) -> CrossedMean:
+        """Compute the mean over seeds and questions.
+
+        Questions of one cluster count as one question.
+        """
         by_question = [fmean(of_question) for of_question in zip(*values, strict=True)]
-        parts = (question_error(by_question, clusters), *seed_errors([fmean(of_seed) for of_seed in values]))
+        parts = (
+            estimate_question_error(by_question, clusters),
+            *compute_seed_errors([fmean(of_seed) for of_seed in values]),
+        )
         return cls(fmean(by_question), parts)
 
     @classmethod
     def from_difference(
-        cls, cells: Cells, base_cells: Cells, clusters: Sequence[Hashable] | None = None
+        cls,
+        cells: SeedQuestionMatrix,
+        base_cells: SeedQuestionMatrix,
+        clusters: Sequence[Hashable] | None = None,
     ) -> CrossedMean:
         """Compute the mean difference of two jobs on the same questions, with independent seeds."""
         by_question = [
@@ -76,53 +89,61 @@ class CrossedMean:
             )
         ]
         of_sides = [
-            part for side in (cells, base_cells) for part in seed_errors([fmean(of_seed) for of_seed in side])
+            part
+            for side in (cells, base_cells)
+            for part in compute_seed_errors([fmean(of_seed) for of_seed in side])
         ]
-        return cls(fmean(by_question), (question_error(by_question, clusters), *of_sides))
+        return cls(fmean(by_question), (estimate_question_error(by_question, clusters), *of_sides))
 
     @property
     def standard_error(self) -> float:
         return math.sqrt(math.fsum(part.variance for part in self.parts))
 
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % confidence interval; infinite for a single question."""
+        """Return the 95 % confidence interval. It is infinite for a single question."""
         if math.isinf(self.standard_error):
             return -math.inf, math.inf
-        return self.mean - combined_bound(self.parts, ALPHA, True), self.mean + combined_bound(
-            self.parts, ALPHA, False
-        )
+        return self.mean - compute_combined_error_bound(
+            self.parts, ALPHA, True
+        ), self.mean + compute_combined_error_bound(self.parts, ALPHA, False)
 
     def p_value(self) -> float:
         """Return the two-sided p-value against a mean of 0, consistent with the interval."""
-        return 1.0 if math.isinf(self.standard_error) else p_value_of_gap(self.parts, self.mean)
+        return 1.0 if math.isinf(self.standard_error) else compute_difference_p_value(self.parts, self.mean)
 
 
-def combined_bound(components: Sequence[ErrorComponent], alpha: float, is_above: bool) -> float:
-    """Return a bound on how far a mean with these error components is above (or below) the truth."""
-    return math.hypot(*(part.error_bound(alpha, is_above) for part in components))
+def compute_combined_error_bound(
+    components: Sequence[ErrorComponent], alpha: float, is_overestimate: bool
+) -> float:
+    return math.hypot(*(part.error_bound(alpha, is_overestimate) for part in components))
 
 
-def p_value_of_gap(components: Sequence[ErrorComponent], gap: float) -> float:
-    """Return the two-sided p-value of a difference: the level at which the error bound equals it."""
-    if not gap:
+def compute_difference_p_value(components: Sequence[ErrorComponent], difference: float) -> float:
+    """Return the two-sided p-value of a difference.
+
+    The p-value is the level at which the error bound equals the difference.
+    """
+    if not difference:
         return 1.0
     least = find_interval_end(
-        lambda log_p: combined_bound(components, math.exp(log_p), gap > 0) < abs(gap), 0.0, math.log(LEAST_P)
+        lambda log_p: (
+            compute_combined_error_bound(components, math.exp(log_p), difference > 0) < abs(difference)
+        ),
+        0.0,
+        math.log(LEAST_P),
     )
     return math.exp(least)
 
 
-def question_error(
+def estimate_question_error(
     by_question: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> ErrorComponent:
-    """Return the error component of a mean that comes from questions, or from their clusters."""
     sums, sizes = ratios.sum_by_cluster(by_question, clusters)
     bend = ratios.skewness(sums, sizes) / math.sqrt(len(sums))
     return ErrorComponent(ratios.ratio_standard_error(sums, sizes) ** 2, max(1, len(sums) - 1), bend)
 
 
-def seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
-    """Return the error component of a mean that comes from seeds; [] for a single seed."""
+def compute_seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
     return (
         [ErrorComponent(variance(seed_means) / len(seed_means), len(seed_means) - 1)]
         if len(seed_means) > 1
@@ -131,20 +152,20 @@ def seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
 
 
 def accuracy_interval_over_seeds(
-    solved: Cells, clusters: Sequence[Hashable] | None = None
+    verdicts: SeedQuestionMatrix, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float]:
     """Return the 95 % score interval of an accuracy over questions and seeds."""
-    mean = CrossedMean.from_values(solved, clusters)
-    units = len(solved[0]) if clusters is None else len(set(clusters))
+    mean = CrossedMean.from_values(verdicts, clusters)
+    units = len(verdicts[0]) if clusters is None else len(set(clusters))
     if units < 2:
         return 0.0, 1.0
     spread, of_units = mean.mean * (1 - mean.mean), student_quantile(ALPHA, units - 1)
     # relative to the error of a single answer: never less than all answers are worth; without
     # errors, as units are
     straight = [replace(part, bend=0.0) for part in mean.parts]
-    least = of_units / math.sqrt(sum(map(len, solved)))
+    least = of_units / math.sqrt(sum(map(len, verdicts)))
     relative = (
-        max(least, combined_bound(straight, ALPHA, True) / math.sqrt(spread))
+        max(least, compute_combined_error_bound(straight, ALPHA, True) / math.sqrt(spread))
         if spread
         else of_units / math.sqrt(units)
     )
@@ -155,44 +176,51 @@ def accuracy_interval_over_seeds(
     return find_interval_end(is_compatible, mean.mean, 0.0), find_interval_end(is_compatible, mean.mean, 1.0)
 
 
-def exact_interval_over_seeds(
-    solved: Cells, clusters: Sequence[str | None] | None = None
+def compute_exact_interval_over_seeds(
+    verdicts: SeedQuestionMatrix, clusters: Sequence[str | None] | None = None
 ) -> tuple[float, float]:
-    """Return an accuracy's interval: exact for questions, Student's t for seeds.
+    """Return a conservative confidence interval of an accuracy over questions and seeds.
 
-    No end is exact for seeds: a few do not show a rare bad one, and an end that allows for it
-    has no content.
+    The interval is exact for questions and uses Student's t for seeds. No interval is exact for
+    seeds, because few seeds do not show a rare bad seed.
     """
-    by_question = [fmean(of_question) for of_question in zip(*solved, strict=True)]
+    by_question = [fmean(of_question) for of_question in zip(*verdicts, strict=True)]
     mean, seeds = (
         fmean(by_question),
-        combined_bound(seed_errors([fmean(of_seed) for of_seed in solved]), ALPHA, True),
+        compute_combined_error_bound(
+            compute_seed_errors([fmean(of_seed) for of_seed in verdicts]), ALPHA, True
+        ),
     )
-    exact_low, exact_high = exact_accuracy_interval(
+    exact_low, exact_high = compute_exact_accuracy_interval(
         by_question, clusters or [*map(str, range(len(by_question)))]
     )
-    low, high = accuracy_interval_over_seeds(solved, clusters)
+    low, high = accuracy_interval_over_seeds(verdicts, clusters)
     below, above = math.hypot(mean - exact_low, seeds), math.hypot(exact_high - mean, seeds)
     return max(0.0, min(low, mean - below)), min(1.0, max(high, mean + above))
 
 
-def add_seed_errors(
-    question_p: float, gap: float, seed_components: Sequence[ErrorComponent]
+def build_error_components(
+    question_p_value: float, difference: float, seed_components: Sequence[ErrorComponent]
 ) -> tuple[ErrorComponent, ...] | None:
-    """Return the error components of a difference: from questions, derived from their p-value, and
-    from seeds.
+    """Return the error components of a difference: one for questions, and those of the seeds.
 
-    Returns None if the questions show nothing against the gap.
+    The component for questions follows from their p-value. Returns None if the difference is 0
+    or its p-value is 1.
     """
-    quantile = -NormalDist().inv_cdf(max(question_p, LEAST_P) / 2)
-    return (ErrorComponent((gap / quantile) ** 2, MANY), *seed_components) if quantile > 0 and gap else None
+    quantile = -NormalDist().inv_cdf(max(question_p_value, LEAST_P) / 2)
+    return (
+        (ErrorComponent((difference / quantile) ** 2, MANY), *seed_components)
+        if quantile > 0 and difference
+        else None
+    )
 
 
-def detectable_difference_over_seeds(
-    detectable_by_questions: float, seed_components: Sequence[ErrorComponent], alpha: float
+def find_seed_detectable_difference(
+    detectable_over_questions: float, seed_components: Sequence[ErrorComponent], alpha: float
 ) -> float | None:
-    """Return the smallest true difference that is detected with 80 % power over questions and
-    seeds; None above 1.
+    """Return the smallest true difference that a test over questions and seeds detects.
+
+    None if the test detects no difference up to 1.
 
     A difference is detected if it exceeds the bound plus the random error: so the smallest one
     is a quantile of their sum over draws of questions and seeds. The spread of few seeds
@@ -202,7 +230,7 @@ def detectable_difference_over_seeds(
 
     generator, normal = np.random.default_rng(0), NormalDist()
     quantile = -normal.inv_cdf(alpha / 2)
-    questions = detectable_by_questions / (quantile + normal.inv_cdf(POWER))  # the standard error
+    questions = detectable_over_questions / (quantile + normal.inv_cdf(POWER))  # the standard error
     squares = np.full(DRAWS, (quantile * questions) ** 2)
     chance = questions * generator.standard_normal(DRAWS)
     for part in seed_components:

@@ -42,7 +42,7 @@ Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
 class Side(StrEnum):
-    """Side of a null value on which the true difference lies, according to the pairs so far."""
+    """Whether the true difference is significantly above or below a null value."""
 
     better = "better"
     worse = "worse"
@@ -62,23 +62,24 @@ def confidence_percent(num_comparisons: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def _log_multipliers(difference: float) -> tuple[tuple[float, float, float], ...]:
-    """Return, for each betting fraction, the log factor of the capital after a win, a loss and a
-    tie.
-    """
+def _compute_log_capital_factors(null_difference: float) -> tuple[tuple[float, float, float], ...]:
+    """Return how a win, a loss and a tie change the log capital of a bet, per betting fraction."""
     # a tie multiplies the bet by this, a win by twice this, a loss by 0
-    ratio = 1 / (1 + difference)
+    ratio = 1 / (1 + null_difference)
     return tuple(
         (math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1))) for f in SHARES
     )
 
 
-def log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
-    """Return the log capital won by betting against a true difference of at most `null_difference`.
+def compute_log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
+    """Return the log capital of a bet against true differences up to `null_difference`.
 
     The capital starts at 1; the null difference is above -1.
     """
-    logs = [wins * win + losses * loss + ties * tie for win, loss, tie in _log_multipliers(null_difference)]
+    logs = [
+        wins * win + losses * loss + ties * tie
+        for win, loss, tie in _compute_log_capital_factors(null_difference)
+    ]
     most = max(logs)
     return most + math.log(math.fsum(math.exp(log - most) for log in logs) / len(logs))
 
@@ -86,13 +87,13 @@ def log_betting_capital(wins: int, losses: int, ties: int, null_difference: floa
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
 def sequential_p_value(wins: int, losses: int) -> float:
     """Return the always-valid p-value against no difference, from the discordant pairs."""
-    most = max(log_betting_capital(wins, losses, 0), log_betting_capital(losses, wins, 0))
+    most = max(compute_log_betting_capital(wins, losses, 0), compute_log_betting_capital(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 
 
 @dataclass
 class SequentialPairs:
-    """Paired verdicts in question order, with the test's decisions after each pair at one level."""
+    """Paired verdicts in question order, and the decisions of the always-valid test."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too
@@ -120,20 +121,19 @@ class SequentialPairs:
             # the only pair from which the gambler below the margin wins
             if base_solved and not solved:
                 is_below = (
-                    log_betting_capital(self.losses, self.wins, self.ties, self.margin)
+                    compute_log_betting_capital(self.losses, self.wins, self.ties, self.margin)
                     >= self._decisive_log_capital
                 )
                 self.from_margin = Side.worse if is_below else Side.open
             else:
                 is_above = (
-                    log_betting_capital(self.wins, self.losses, self.ties, -self.margin)
+                    compute_log_betting_capital(self.wins, self.losses, self.ties, -self.margin)
                     >= self._decisive_log_capital
                 )
                 self.from_margin = Side.better if is_above else Side.open
 
     @property
     def _decisive_log_capital(self) -> float:
-        """Log capital from which on the test decides."""
         return math.log(2 / self.level)
 
     @property
@@ -147,71 +147,70 @@ class SequentialPairs:
 
     @property
     def interval_low(self) -> float:
-        """Lower end of the always-valid interval after all pairs so far."""
         return self._update_interval()[0]
 
     @property
     def interval_high(self) -> float:
-        """Upper end of the always-valid interval after all pairs so far."""
         return self._update_interval()[1]
 
     def _update_interval(self) -> tuple[float, float]:
-        """Narrow the interval by the pairs added since the last call, and return the interval."""
         if self._ended < len(self.looks):
-            above, below = _counts_of_both_sides(self.looks[self._ended :])
+            above, below = _build_count_arrays(self.looks[self._ended :])
             low, high = self._ends
             self._ends = (
-                max(low, _exclusion_bound(above, self._decisive_log_capital)),
-                min(high, -_exclusion_bound(below, self._decisive_log_capital)),
+                max(low, _find_exclusion_bound(above, self._decisive_log_capital)),
+                min(high, -_find_exclusion_bound(below, self._decisive_log_capital)),
             )
             self._ended = len(self.looks)
         return self._ends
 
-    def first_shown_side(self, null_difference: float) -> Side:
-        """Return the side of a null value on which the true difference was first shown to lie."""
-        above, below = _counts_of_both_sides(self.looks)
-        is_above = log_betting_capitals(above, null_difference) >= self._decisive_log_capital
-        is_below = log_betting_capitals(below, -null_difference) >= self._decisive_log_capital
+    def find_first_decided_side(self, null_difference: float) -> Side:
+        above, below = _build_count_arrays(self.looks)
+        is_above = compute_log_betting_capitals(above, null_difference) >= self._decisive_log_capital
+        is_below = compute_log_betting_capitals(below, -null_difference) >= self._decisive_log_capital
         if not (is_above | is_below).any():
             return Side.open
         return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
 
-    def p_value_against(self, null_difference: float) -> float:
-        """Return the always-valid p-value against a null difference, from all pairs so far."""
-        above, below = _counts_of_both_sides(self.looks)
-        capitals = log_betting_capitals(above, null_difference), log_betting_capitals(below, -null_difference)
+    def compute_p_value_against(self, null_difference: float) -> float:
+        above, below = _build_count_arrays(self.looks)
+        capitals = (
+            compute_log_betting_capitals(above, null_difference),
+            compute_log_betting_capitals(below, -null_difference),
+        )
         return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
 
-def _counts_of_both_sides(looks: Sequence[Look]) -> tuple[Any, Any]:
-    """Return wins, losses and ties after each pair, from the view of each of the two runs."""
+def _build_count_arrays(outcome_counts: Sequence[Look]) -> tuple[Any, Any]:
+    """Return the counts of wins, losses and ties after each pair, for the run and its baseline."""
     import numpy as np  # only where many looks are gone through at once
 
-    counts = np.asarray(looks, dtype=float).reshape(-1, 3)
+    counts = np.asarray(outcome_counts, dtype=float).reshape(-1, 3)
     return counts, counts[:, [1, 0, 2]]
 
 
-def log_betting_capitals(counts: Any, null_difference: float) -> Any:
-    """Return the log capital of the bet after each pair."""
+def compute_log_betting_capitals(outcome_counts: Any, null_difference: float) -> Any:
     import numpy as np
 
-    logs = counts @ np.transpose(_log_multipliers(null_difference))
+    logs = outcome_counts @ np.transpose(_compute_log_capital_factors(null_difference))
     most = logs.max(axis=1, keepdims=True)
     return most[:, 0] + np.log(np.exp(logs - most).mean(axis=1))
 
 
-def _exclusion_bound(counts: Any, decisive_log_capital: float) -> float:
-    """Return the bound below which all differences were excluded after some pair; -1 if none were."""
+def _find_exclusion_bound(outcome_counts: Any, log_capital_threshold: float) -> float:
+    """Return the largest value that is excluded from below; -1 if no value is excluded."""
     import numpy as np
 
     # always the same halves, 0 first: so it does not matter how many looks come at once
     low, high = -1.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_excluded = bool((log_betting_capitals(counts, middle) >= decisive_log_capital).any())
+        is_excluded = bool(
+            (compute_log_betting_capitals(outcome_counts, middle) >= log_capital_threshold).any()
+        )
         low, high = (middle, high) if is_excluded else (low, middle)
         # a tie wins, too, against all that is left: of equally many losses, the last look has won
         # most
         if high == 0:
-            counts = counts[np.append(counts[1:, 1] > counts[:-1, 1], True)]
+            outcome_counts = outcome_counts[np.append(outcome_counts[1:, 1] > outcome_counts[:-1, 1], True)]
     return low

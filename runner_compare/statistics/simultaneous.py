@@ -16,18 +16,16 @@ from collections.abc import Iterable
 SPARED = 5  # the part of its share of the error that a decided row keeps is one in so many
 NEAREST = 0.02  # of the distance from the estimate: an end that moves stays so far from the point
 
-Point = tuple[float, bool]  # a value, and whether the decision excludes it
+TestedValue = tuple[float, bool]  # a value, and whether the decision excludes it
 
 
 def align_interval_with_decision(
-    ends: tuple[float, float], estimate: float, points: Iterable[Point]
+    interval_ends: tuple[float, float], estimate: float, tested_values: Iterable[TestedValue]
 ) -> tuple[float, float]:
-    """Move the ends of an interval so that it contains exactly the points that the decision does
-    not exclude.
-    """
-    low, high = min(ends[0], estimate), max(ends[1], estimate)
+    """Adjust an interval so that it excludes the rejected values and contains the other ones."""
+    low, high = min(interval_ends[0], estimate), max(interval_ends[1], estimate)
     excluded = []
-    for point, is_excluded in points:
+    for point, is_excluded in tested_values:
         if is_excluded and point != estimate:
             excluded.append(point)
         else:

@@ -59,13 +59,13 @@ def mcnemar_exact_p_value(wins: int, losses: int) -> float:
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
-    """Return Holm-adjusted p-values, in the given order."""
-    return [p for (p,) in holm_adjust_groups([[p] for p in p_values])]
+    return [p for (p,) in adjust_grouped_p_values([[p] for p in p_values])]
 
 
-def holm_adjust_groups(groups: Sequence[Sequence[float]], num_families: int = 1) -> list[list[float]]:
-    """Return adjusted p-values (Holm, Shaffer) for groups of hypotheses of which at most one is
-    true.
+def adjust_grouped_p_values(groups: Sequence[Sequence[float]], num_families: int = 1) -> list[list[float]]:
+    """Adjust p-values by the methods of Holm and Shaffer.
+
+    In each group, at most one hypothesis is true.
 
     `num_families` families share one error, and this one has an equal part. A true difference
     is at most one of 0 and minus the margin: so a comparison counts once, for any number of its
@@ -89,10 +89,12 @@ def paired_difference_interval(wins: int, losses: int, n: int, alpha: float = AL
     assert min(wins, losses, n - wins - losses) >= 0
     if n == 0:
         return -1.0, 1.0
-    return _lower_interval_end(wins, losses, n, alpha), -_lower_interval_end(losses, wins, n, alpha)
+    return _compute_lower_interval_end(wins, losses, n, alpha), -_compute_lower_interval_end(
+        losses, wins, n, alpha
+    )
 
 
-def _lower_interval_end(wins: int, losses: int, n: int, alpha: float) -> float:
+def _compute_lower_interval_end(wins: int, losses: int, n: int, alpha: float) -> float:
     from scipy.special import bdtr, betaincinv
 
     low, _ = tango_interval(wins, losses, n, alpha, continuity_correction(wins, losses, n))
@@ -136,7 +138,7 @@ def paired_difference_p_value(wins: int, losses: int, n: int, null_difference: f
 
 
 def continuity_correction(wins: float, losses: float, n: float) -> float:
-    """Return the continuity correction: half of the step size of wins minus losses.
+    """Return the continuity correction of wins minus losses: half of their step size.
 
     The step is 1 where most pairs are ties, and 2 without ties.
     """
@@ -165,9 +167,7 @@ def tango_interval(
 def tango_score(
     wins: float, losses: float, n: float, null_difference: float, correction: float = 0.0
 ) -> float:
-    """Return the distance from a null paired difference, in standard errors under that null
-    difference.
-    """
+    """Return Tango's score: the distance from the null difference in standard errors."""
     distance = (wins - losses) - n * null_difference
     distance = math.copysign(max(0.0, abs(distance) - correction), distance)
     linear = (2 * n - wins + losses) * null_difference - wins - losses
@@ -228,13 +228,15 @@ def detectable_paired_difference(n: int, discordant_rate: float, alpha: float = 
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = normal_quantile(alpha), NormalDist().inv_cdf(POWER)
 
-    def surplus(difference: float) -> float:
+    def compute_detection_excess(difference: float) -> float:
         rate = min(1.0, discordant_rate + difference)
         spread = z_power * math.sqrt(n * (rate - difference * difference))
         return n * difference - 1 - z_alpha * math.sqrt(n * rate) - spread
 
     return (
-        None if surplus(1.0) < 0 else find_interval_end(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
+        None
+        if compute_detection_excess(1.0) < 0
+        else find_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
     )
 
 
@@ -251,7 +253,7 @@ def detectable_unpaired_difference(n_1: int, n_2: int, rate: float, alpha: float
         return None
     z_alpha, z_power = normal_quantile(alpha), NormalDist().inv_cdf(POWER)
 
-    def surplus(difference: float) -> float:
+    def compute_detection_excess(difference: float) -> float:
         less = max(0.0, max(rate, 1 - rate) - difference)
         far_variance, near_variance = (p * (1 - p) for p in (less, min(1.0, less + difference)))
         centre = less + difference / 2
@@ -262,7 +264,9 @@ def detectable_unpaired_difference(n_1: int, n_2: int, rate: float, alpha: float
         return difference - (1 / n_1 + 1 / n_2) / 2 - pooled - own
 
     return (
-        None if surplus(1.0) < 0 else find_interval_end(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
+        None
+        if compute_detection_excess(1.0) < 0
+        else find_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
     )
 
 

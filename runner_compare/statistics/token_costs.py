@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import fmean
 from typing import NamedTuple
 
-from runner_compare.statistics.seed_means import Cells, CrossedMean
+from runner_compare.statistics.seed_means import CrossedMean, SeedQuestionMatrix
 from runner_compare.statistics.stats import ALPHA
 
 PER = 1000  # tokens
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 class TokenFinding(StrEnum):
-    """Possible findings about the token use of a run compared with its baseline."""
+    """Whether a run needs fewer or more tokens than its baseline."""
 
     saves = "saves"
     costs_more = "costs more"
@@ -39,13 +39,13 @@ class TokenFinding(StrEnum):
 class TokenCells:
     """Tokens and verdicts of a run as matrices: one row per seed, one column per question."""
 
-    prompt: Cells
-    new: Cells
-    solved: Cells  # the share of right answers to the question: of a single one 1 or 0
+    prompt: SeedQuestionMatrix
+    new: SeedQuestionMatrix
+    solved: SeedQuestionMatrix  # the share of right answers to the question: of a single one 1 or 0
     clusters: Sequence[Hashable] | None = None  # the family of each question
 
     @property
-    def total_tokens(self) -> Cells:
+    def total_tokens(self) -> SeedQuestionMatrix:
         return [
             [prompt_tokens + new_tokens for prompt_tokens, new_tokens in zip(*rows, strict=True)]
             for rows in zip(self.prompt, self.new, strict=True)
@@ -71,8 +71,8 @@ class TokenCost:
         if mean.mean <= 0:
             return None
         tokens = Estimate(mean.mean, *mean.interval())
-        correlation = correlation_of_means(cells.solved, both, cells.clusters)
-        low, high = ratio_interval_of_estimates(accuracy, tokens, correlation)
+        correlation = compute_mean_correlation(cells.solved, both, cells.clusters)
+        low, high = compute_estimate_ratio_interval(accuracy, tokens, correlation)
         per_1000 = Estimate(*(PER * value for value in (accuracy.value / tokens.value, low, high)))
         prompt, new = (fmean(map(fmean, side)) for side in (cells.prompt, cells.new))
         return cls(len(both[0]), len(both), prompt, new, tokens, per_1000)
@@ -96,7 +96,6 @@ class TokenSaving:
     def from_cells(
         cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0
     ) -> TokenSaving:
-        """Compare the tokens of two runs question by question."""
         prompt, new, both = (
             CrossedMean.from_difference(*sides, cells.clusters)
             for sides in (
@@ -124,21 +123,26 @@ class TokenSaving:
 
     @property
     def break_even_questions(self) -> Estimate | None:
-        """Number of questions after which training tokens are saved again, with its interval.
+        """Number of questions after which the token savings exceed the training tokens.
 
-        None if training cost nothing, or if nothing is saved.
+        None if training used no tokens, or if the run saves none.
         """
         if self.training_tokens <= 0 or self.finding is not TokenFinding.saves:
             return None
         value, low, high = self.both
-        questions = [break_even_questions(self.training_tokens, 0.0, saved) for saved in (value, high, low)]
+        questions = [
+            compute_break_even_questions(self.training_tokens, 0.0, saved) for saved in (value, high, low)
+        ]
         return Estimate(*(math.inf if question is None else question for question in questions))
 
 
-def break_even_questions(
+def compute_break_even_questions(
     train_tokens: float, tokens_per_question: float, other_tokens_per_question: float
 ) -> float | None:
-    """Return the number of questions after which training has saved its own tokens; None if never."""
+    """Return the number of questions after which token savings exceed the training tokens.
+
+    None if the run saves no tokens.
+    """
     saved = other_tokens_per_question - tokens_per_question
     return train_tokens / saved if saved > 0 else None
 
@@ -164,14 +168,14 @@ def cost_per_correct_answer(
     mean = CrossedMean.from_values(spent, cells.clusters)
     if mean.mean <= 0 or accuracy.value <= 0:
         return None
-    correlation = correlation_of_means(cells.solved, spent, cells.clusters)
-    low, high = ratio_interval_of_estimates(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
+    correlation = compute_mean_correlation(cells.solved, spent, cells.clusters)
+    low, high = compute_estimate_ratio_interval(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
     ends = (cost * accuracy.value / mean.mean / end if end > 0 else math.inf for end in (high, low))
     return Estimate(cost, *ends)
 
 
-def correlation_of_means(
-    cells: Cells, other_cells: Cells, clusters: Sequence[Hashable] | None = None
+def compute_mean_correlation(
+    cells: SeedQuestionMatrix, other_cells: SeedQuestionMatrix, clusters: Sequence[Hashable] | None = None
 ) -> float:
     """Return the correlation between two means over the same questions and seeds; 0 without
     variation.
@@ -186,11 +190,10 @@ def correlation_of_means(
     return max(-1.0, min(1.0, CrossedMean.from_values(sums, clusters).standard_error ** 2 / 2 - 1))
 
 
-def ratio_interval_of_estimates(
+def compute_estimate_ratio_interval(
     numerator: Estimate, denominator: Estimate, correlation: float
 ) -> tuple[float, float]:
-    """Return the interval of a ratio from the intervals of numerator and denominator and their
-    correlation.
+    """Return the interval of a ratio, given the intervals and the correlation of its two terms.
 
     Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
     Research 21, 2012): an end of the interval is the ratio R at which the interval of numerator
@@ -200,17 +203,14 @@ def ratio_interval_of_estimates(
     """
     product = numerator.value * denominator.value
 
-    def interval_end(above: float, below: float, sign: int) -> float:
-        """Return the end where the numerator is off by `above` and the denominator, opposite, by
-        `below`.
-        """
-        squares = denominator.value**2 - below**2
-        if squares <= 0 or math.isinf(below):
+    def solve_interval_end(numerator_error: float, denominator_error: float, sign: int) -> float:
+        squares = denominator.value**2 - denominator_error**2
+        if squares <= 0 or math.isinf(denominator_error):
             return 0.0 if sign < 0 else math.inf
-        middle = product - correlation * above * below
-        radicand = middle**2 - squares * (numerator.value**2 - above**2)
+        middle = product - correlation * numerator_error * denominator_error
+        radicand = middle**2 - squares * (numerator.value**2 - numerator_error**2)
         return max(0.0, (middle + sign * math.sqrt(max(0.0, radicand))) / squares)
 
-    low = interval_end(numerator.value - numerator.low, denominator.high - denominator.value, -1)
-    high = interval_end(numerator.high - numerator.value, denominator.value - denominator.low, 1)
+    low = solve_interval_end(numerator.value - numerator.low, denominator.high - denominator.value, -1)
+    high = solve_interval_end(numerator.high - numerator.value, denominator.value - denominator.low, 1)
     return min(low, numerator.value / denominator.value), max(high, numerator.value / denominator.value)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
-from runner_compare.statistics.accuracy_intervals import interval_from_cluster_sums
+from runner_compare.statistics.accuracy_intervals import compute_interval_over_clusters
 from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of_sums
 from runner_compare.statistics.token_percentiles import TokenValues
 
@@ -38,26 +38,35 @@ class TextTokens:
     agreed: int = 0  # positions in which both have the same first choice
 
 
-def token_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
+def compute_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the divergence metrics of all texts, and the main ones per category as `KEY/CATEGORY`."""
-    job_figures = {**_kl_metrics(texts), **_probability_metrics(texts), **_top_1_agreement(texts)}
+    job_figures = {
+        **_compute_kl_percentile_metrics(texts),
+        **_compute_probability_metrics(texts),
+        **_compute_top_1_agreement(texts),
+    }
     for name, some in group_by_category(texts).items():
         sizes = [float(len(text.least)) for text in some]
         sums = [math.fsum(text.least) for text in some]
         found = {"n": float(len(some)), "scored_tokens": sum(sizes)} | {
-            key: value for key, value in _kl_metrics(some).items() if key.startswith(OF_CATEGORY)
+            key: value
+            for key, value in _compute_kl_percentile_metrics(some).items()
+            if key.startswith(OF_CATEGORY)
         }
         if not any(text.most for text in some):
             found |= _with_interval(
                 "kl_nats_per_token", ratio_of_sums(sums, sizes), ratio_interval(sums, sizes, lower=0.0)
             )
-        found |= _top_1_agreement(some)
+        found |= _compute_top_1_agreement(some)
         job_figures |= {f"{key}/{name}": value for key, value in found.items()}
     return job_figures
 
 
 def group_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
-    """Group texts by category, with the names used in metrics; {} with fewer than two categories."""
+    """Group texts by category; {} with fewer than two categories.
+
+    Replaces characters that are invalid in metric names.
+    """
     found: dict[str, list[TextTokens]] = {}
     for text in texts:
         if text.category is not None:
@@ -65,8 +74,7 @@ def group_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]
     return found if len(found) > 1 else {}
 
 
-def _kl_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return percentiles and maximum of the KL divergence over tokens."""
+def _compute_kl_percentile_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
     least = TokenValues([text.least for text in texts])
     most = TokenValues([text.most for text in texts]) if any(text.most for text in texts) else None
     found: dict[str, float] = {}
@@ -82,8 +90,7 @@ def _kl_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
     return found | ({"kl_max_nats" + AT_MOST: float(most.ordered[-1])} if most is not None else {})
 
 
-def _probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return metrics of how the model changed the probabilities of the texts' tokens."""
+def _compute_probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
     if not all(text.reference for text in texts):
         return {}
     import numpy as np
@@ -108,18 +115,18 @@ def _probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
         found |= _with_interval(key, values.percentile(share), _percentile_interval(texts, values, share))
     found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
     found |= _with_interval("ln_ppl_ratio", ratio_of_sums(losses, sizes), ratio_interval(losses, sizes))
-    correlation = log_probability_correlation(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
+    correlation = compute_logprob_correlation(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
 
 
-def _top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
+def _compute_top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the fraction of tokens on which both models' likeliest token agrees, with its interval.
 
     The interval is not Student's, which covers too little where nearly all agree.
     """
     agreed = [float(text.agreed) for text in texts]
     sizes = [float(len(text.least)) for text in texts]
-    ends = interval_from_cluster_sums(agreed, sizes) if len(texts) >= MIN_TEXTS else None
+    ends = compute_interval_over_clusters(agreed, sizes) if len(texts) >= MIN_TEXTS else None
     return _with_interval("top_1_agreement", ratio_of_sums(agreed, sizes), ends)
 
 
@@ -133,7 +140,7 @@ def _with_interval(key: str, value: float, interval: Ends) -> dict[str, float]:
     )
 
 
-def log_probability_correlation(logprobs: Any, reference: Any) -> float | None:
+def compute_logprob_correlation(logprobs: Any, reference: Any) -> float | None:
     """Return the correlation of both models' token log-probabilities; None if one is constant.
 
     It has no interval: a jackknife over texts misses the truth too often where few tokens are
@@ -154,5 +161,4 @@ def log_probability_correlation(logprobs: Any, reference: Any) -> float | None:
 
 
 def list_categories(metrics: Mapping[str, float]) -> list[str]:
-    """Return the text categories that have metrics of their own."""
     return [key.removeprefix(CHIEF + "/") for key in metrics if key.startswith(CHIEF + "/")]

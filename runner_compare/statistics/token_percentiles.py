@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from runner_compare.statistics.bounded_means import p_value_of_mean
+from runner_compare.statistics.bounded_means import compute_mean_p_value
 from runner_compare.statistics.stats import ALPHA
 
 FINE = 200  # an end is found to this part of the rarer side of the percentile, and is then the wider one
@@ -44,48 +44,53 @@ class TokenValues:
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
         if not (
-            self._is_below_fraction(0, fraction) and self._is_below_fraction(0, 1 - fraction, from_top=True)
+            self._is_significantly_below(0, fraction)
+            and self._is_significantly_below(0, 1 - fraction, from_top=True)
         ):
             return None
-        value, above = self.percentile(fraction), self._max_insufficient_tokens(1 - fraction, from_top=True)
+        value, above = (
+            self.percentile(fraction),
+            self._find_max_tokens_below_fraction(1 - fraction, from_top=True),
+        )
         low, high = (
-            self.ordered[self._max_insufficient_tokens(fraction)],
+            self.ordered[self._find_max_tokens_below_fraction(fraction)],
             self.ordered[len(self.ordered) - above - 1],
         )
         return min(value, float(low)), max(value, float(high))
 
-    def _max_insufficient_tokens(self, fraction: float, from_top: bool = False) -> int:
-        """Return the largest number of lowest (or highest) tokens that is significantly below a
-        fraction of all.
+    def _find_max_tokens_below_fraction(self, fraction: float, from_top: bool = False) -> int:
+        """Return the largest token count that is significantly smaller than a fraction of all tokens.
+
+        Counts the lowest tokens, or the highest tokens with `from_top`.
         """
         n = len(self.ordered)
         few, enough = 0, math.ceil(fraction * n)
         while enough - few > max(1.0, min(fraction, 1 - fraction) * n / FINE):
             middle = (few + enough) // 2
-            if self._is_below_fraction(middle, fraction, from_top):
+            if self._is_significantly_below(middle, fraction, from_top):
                 few = middle
             else:
                 enough = middle
         return few
 
-    def _is_below_fraction(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
-        """Whether the number of lowest (or highest) tokens is significantly below a fraction of
-        all tokens.
+    def _is_significantly_below(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
+        """Whether a token count is significantly smaller than a fraction of all tokens.
+
+        The counted tokens are the lowest, or the highest with `from_top`.
         """
         import numpy as np
 
         texts = self.texts[len(self.texts) - num_tokens :] if from_top else self.texts[:num_tokens]
         tops: Any = np.bincount(texts, minlength=len(self.sizes)).astype(np.float64)
-        return p_value_of_mean(tops, self.sizes, fraction, 1) < ALPHA / 2
+        return compute_mean_p_value(tops, self.sizes, fraction, 1) < ALPHA / 2
 
 
 def min_texts_for_interval(fraction: float) -> int:
-    """Return how many equally long texts a percentile needs to have an interval."""
+    """Return how many texts of equal length the interval of a percentile requires."""
     return math.ceil(math.log(ALPHA / 2) / math.log(max(fraction, 1 - fraction)))
 
 
 def _interpolate_at(ordered: Any, position: float) -> float:
-    """Return the value at a position of an ordered array, linearly interpolated."""
     position = min(max(position, 0.0), len(ordered) - 1.0)
     first, part = int(position), position - int(position)
     after = ordered[min(first + 1, len(ordered) - 1)]

@@ -1,7 +1,8 @@
-"""Metric names for answers that the scoring extractor could not read but another extractor could.
+"""Names the metrics of answers that only an alternative extractor could read.
 
-Such a score depends on the answer format. Only answers that ended by themselves count here;
-floor_effects.py handles those that a limit cut off.
+The score of such answers depends on the answer format. Only answers that ended by
+themselves count
+here; floor_effects.py handles answers that a limit truncated.
 """
 
 from __future__ import annotations

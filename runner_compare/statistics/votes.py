@@ -62,21 +62,23 @@ def estimate_pass_hat_k(k: int, n: int, num_correct: int) -> float:
 
 
 @lru_cache(maxsize=4096)  # many questions have the same counts
-def estimate_majority_at_k(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Fraction:
-    """Return the probability that a value with `own_votes` of n answers wins the vote of k answers.
+def estimate_majority_at_k(
+    k: int, n: int, candidate_votes: int, other_vote_counts: tuple[int, ...]
+) -> Fraction:
+    """Return the probability that one answer value wins a majority vote of k answers.
 
-    Ties are shared equally. The probability is counted, not simulated. For each number of votes
-    that the value may get, `ways` counts how the rivals can get no more than that: by their
-    total votes, and by how many of them are tied.
+    `candidate_votes` of the n answers have this value. Ties are shared equally. The probability is
+    counted, not simulated. For each number of votes that the value may get, `ways` counts how the
+    other values can get no more votes: by their total votes, and by how many of them are tied.
     """
-    abstaining = n - own_votes - sum(rivals)
+    abstaining = n - candidate_votes - sum(other_vote_counts)
     assert abstaining >= 0
     assert 1 <= k <= n
     probability = Fraction(0)
-    for votes in range(1, min(own_votes, k) + 1):
+    for votes in range(1, min(candidate_votes, k) + 1):
         # (votes for rivals, rivals that have as many)
         ways: Counter[tuple[int, int]] = Counter({(0, 0): 1})
-        for rival in rivals:
+        for rival in other_vote_counts:
             ways_with_rival: Counter[tuple[int, int]] = Counter()
             for (rival_votes, tied_rivals), count in ways.items():
                 for votes_of_rival in range(min(rival, votes, k - votes - rival_votes) + 1):
@@ -86,6 +88,7 @@ def estimate_majority_at_k(k: int, n: int, own_votes: int, rivals: tuple[int, ..
             ways = ways_with_rival
         for (rival_votes, tied_rivals), count in ways.items():
             probability += Fraction(
-                comb(own_votes, votes) * count * comb(abstaining, k - votes - rival_votes), 1 + tied_rivals
+                comb(candidate_votes, votes) * count * comb(abstaining, k - votes - rival_votes),
+                1 + tied_rivals,
             )
     return probability / comb(n, k)

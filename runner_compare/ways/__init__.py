@@ -1,4 +1,4 @@
-"""Comparison methods: how two runs are compared, one module per kind of result."""
+"""Compares two runs, with one module per kind of result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAYS = ("numbers", "likelihoods", "repeats", "verdicts")
 # keys that begin with one of these change prompts
 PROMPT_KEYS = ("model.", "task.prompt", "task.template", "task.shots", "task.instruction", "task.system")
 # these change how much of a text stands before a token
-CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")
+CONTEXT_KEYS = ("task.window", "task.stride", "task.context_lengths")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class PairingOptions:
 
     @property
     def may_change_prompts(self) -> bool:
-        """Whether a compared config key is allowed to change prompts."""
         return any(key.startswith((*PROMPT_KEYS, *CONTEXT_KEYS)) for key in self.keys)
 
 
@@ -44,8 +43,9 @@ class ComparisonMethod(Protocol):
         ...
 
     def compare(self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /) -> list[RunComparison]:
-        """Return the comparisons of a run with its baseline. Raises NotPaired, with the reason, if
-        impossible.
+        """Return the comparisons of a run with its baseline.
+
+        Raises NotPaired, with the reason, if the runs cannot be compared.
         """
         ...
 
@@ -67,5 +67,4 @@ def compare_runs(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -
 
 
 def with_notes(compared: RunComparison, *notes: Note | None) -> RunComparison:
-    """Return a copy of a comparison with additional notes."""
     return replace(compared, remarks=(*compared.remarks, *filter(None, notes)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from runner_base import Likelihood
 from runner_base.notes import Note, note
-from runner_compare.model.aligned_windows import align_windows, keep_longest_context
+from runner_compare.model.aligned_windows import align_windows, select_longest_context
 from runner_compare.model.data import NotPaired, Run, Texts, TooFewPairs
 from runner_compare.model.mean_pairs import find_cluster_field, merge_clusters
 from runner_compare.reader import Reader
@@ -23,26 +23,28 @@ SIZES: dict[str, Callable[[Likelihood], int]] = {
 
 
 def can_compare_run(run: Run) -> bool:
-    """Whether a run has log-likelihoods of texts."""
     return run.likelihood_unit is not None
 
 
 def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
-    """Compare the log-likelihoods of two runs on the same texts, per token, byte or text."""
     if run.task_version != base.task_version:
-        raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
+        raise NotPaired(
+            f"the task version is {run.task_version} in the run and {base.task_version} in the baseline"
+        )
     if base.likelihood_unit is None:
         raise NotPaired("the baseline has scored no text")
     if run.likelihood_unit is None or run.likelihood_unit != base.likelihood_unit:
-        raise NotPaired(f"measured per {run.likelihood_unit}, the baseline per {base.likelihood_unit}")
+        raise NotPaired(
+            f"the loss is per {run.likelihood_unit} in the run and per {base.likelihood_unit} in the baseline"
+        )
     windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
     read = (
-        keep_longest_context(reader.load_text_scores(run)),
-        keep_longest_context(reader.load_text_scores(base)),
+        select_longest_context(reader.load_text_scores(run)),
+        select_longest_context(reader.load_text_scores(base)),
     )
     texts, base_texts = align_windows(*read, is_single_text=windows)
     remarks = [
-        context_difference_note(run, base)
+        create_context_note(run, base)
         if texts is not read[0]
         else check_same_texts(texts, base_texts, pairing)
     ]
@@ -59,7 +61,7 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
     sizes = [float(SIZES[run.likelihood_unit](likelihood)) for likelihood, _ in pairs]
     what, clusters = (
         WINDOWS if windows else "texts",
-        text_clusters(texts, base_texts, find_cluster_field(run, base)),
+        get_text_clusters(texts, base_texts, find_cluster_field(run, base)),
     )
     if clusters is not None:
         field = find_cluster_field(run, base)
@@ -68,21 +70,23 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
         remarks.insert(0, note("in_families", n=len(sizes), field=field))
     if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio_of_sums(differences, sizes):+.5f} nats/{run.likelihood_unit}".replace("-", "−")
-        fix = "; a smaller task.window makes more of them" if windows else ""
-        raise TooFewPairs(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
+        fix = "; a smaller task.window yields more windows" if windows else ""
+        raise TooFewPairs(
+            f"the test needs at least {MIN_TEXTS} {what}, but the runs share only "
+            f"{len(differences)} ({shift}){fix}"
+        )
     if windows:
         remarks.insert(0, note("windows_are_samples"))
     return [with_notes(RunComparison(SignFlipTest(differences, sizes, run.likelihood_unit)), *remarks)]
 
 
-def context_difference_note(run: Run, base: Run) -> Note:
-    """Return a note with the config keys by which the same tokens have another context."""
+def create_context_note(run: Run, base: Run) -> Note:
     settings = {key: (run.get_value(key), base.get_value(key)) for key in CONTEXT_KEYS}
     return note("other_context", settings={key: pair for key, pair in settings.items() if pair[0] != pair[1]})
 
 
-def text_clusters(texts: Texts, base_texts: Texts, cluster_field_name: str) -> list[str] | None:
-    """Return the cluster of each text, in the order of text numbers; None without clusters."""
+def get_text_clusters(texts: Texts, base_texts: Texts, cluster_field_name: str) -> list[str] | None:
+    """Return the cluster of each text, ordered by text number; None without clusters."""
     by_unit = {
         score.likelihood.unit: (score.cluster, base_texts[index].cluster) for index, score in texts.items()
     }
@@ -104,14 +108,12 @@ def check_same_texts(texts: Texts, base_texts: Texts, pairing: PairingOptions) -
     )
     if same_texts < n or len(base_texts) != n:
         raise NotPaired(
-            f"different texts: {n} here, {len(base_texts)} in the baseline, {same_texts} are the same"
+            f"only {same_texts} texts are equal (the run has {n}, the baseline has {len(base_texts)})"
         )
     different = sum(score.tokens != base_texts[index].tokens for index, score in texts.items())
     if different:
-        raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
+        raise NotPaired(f"{different} of {n} texts have different tokens in the run and in the baseline")
     different = sum(score.prompt != base_texts[index].prompt for index, score in texts.items())
     if different and not pairing.may_change_prompts:
-        raise NotPaired(
-            f"different prompts: {different} of {n} texts follow another prompt than in the baseline"
-        )
+        raise NotPaired(f"{different} of {n} texts have different prompts in the run and in the baseline")
     return note("different_prompts_before", different=different, n=n) if different else None

@@ -15,22 +15,20 @@ from runner_compare.ways import PairingOptions
 
 
 def can_compare_run(run: Run) -> bool:
-    """Whether a per-question metric was selected for the run."""
     return bool(run.number)
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
-    """Compare two runs by the selected per-question metric."""
     return [RunComparison(create_metric_test(run, base, reader))]
 
 
 def create_metric_test(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
-    """Create the paired test of the selected per-question metric."""
     answers, base_answers = reader.numbers(run), reader.numbers(base)
     if answers.keys() != base_answers.keys():
         shared = len(answers.keys() & base_answers.keys())
         raise NotPaired(
-            f"different questions: {len(answers)} here, {len(base_answers)} in the baseline, {shared} are the same"
+            f"the questions differ: {len(answers)} in this run, {len(base_answers)} in the baseline, "
+            f"{shared} in both"
         )
     pairs = [(answers[question], base_answers[question]) for question in sorted(answers)]
     values = [(answer.number, base_answer.number) for answer, base_answer in pairs]
@@ -46,17 +44,17 @@ def create_metric_test(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
         raise TooFewPairs(
-            f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})"
+            f"the test needs at least {MIN_TEXTS} {what}, but the runs share only {len(sizes)} "
+            f"(difference: {signed} {run.number})"
         )
     sides = [[value[side] or 0.0 for value in values] for side in (0, 1)]
     grouping = "" if clusters is None else f", in {len(sizes):,} {what}"
     return MetricFlipTest(
-        run.number or "", differences, sizes, metric_direction(run), sides[0], sides[1], grouping
+        run.number or "", differences, sizes, get_better_direction(run), sides[0], sides[1], grouping
     )
 
 
-def metric_direction(run: Run) -> BetterDirection:
-    """Return which direction of a run's metric is better."""
+def get_better_direction(run: Run) -> BetterDirection:
     if RepeatedAnswerMetric.from_name(run.number or "") is not None:
         return BetterDirection.higher
     return BetterDirection(int(run.facts["better"])) if "better" in run.facts else BetterDirection.neither

@@ -15,19 +15,21 @@ BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady
 
 
 def can_compare_run(run: Run) -> bool:
-    """Whether a run has no verdicts, so that measurements are compared."""
     return run.correct_and_total is None
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
-    """Return the ratio to the baseline for each measure that both jobs repeated."""
+    """Return the ratio of run to baseline for each measure with repeats in both jobs."""
     if run.task_version != base.task_version:
-        versions = f"version {base.task_version}, this run with version {run.task_version}"
-        raise NotPaired(f"measured differently: the baseline with {versions}")
+        versions = f"{run.task_version} in the run and {base.task_version} in the baseline"
+        raise NotPaired(f"the task version is {versions}")
     of_run, of_base = load_compared_repeats(run, reader), load_compared_repeats(base, reader)
     shared = [name for name in of_run if name in of_base and min(*of_run[name], *of_base[name]) > 0]
     if not shared:
-        raise NotPaired(f"nothing was measured in both: {', '.join(of_run)}; {', '.join(of_base)}")
+        raise NotPaired(
+            f"the runs share no measure: the run has {', '.join(of_run)}, "
+            f"the baseline has {', '.join(of_base)}"
+        )
     return [
         RunComparison(
             StudentTTest(
@@ -43,7 +45,7 @@ def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> li
 def load_compared_repeats(run: Run, reader: Reader) -> dict[str, list[float]]:
     """Return the repeats of each compared measure, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
-        raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
+        raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeats to compare")
     for measures in reader.iter_repeats(run):
         compared_measures = {
             name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key

@@ -7,7 +7,7 @@ from functools import partial
 
 from runner_base.notes import Note, note
 from runner_compare.features.seeds.seed_tests import add_seed_variation
-from runner_compare.model.baselines import scoring_method
+from runner_compare.model.baselines import get_scoring_method
 from runner_compare.model.data import ENGINE, AccuracyBounds, Answers, NotPaired, Question, Run, TooFewPairs
 from runner_compare.model.mean_pairs import (
     Pairs,
@@ -30,9 +30,6 @@ def can_compare_run(run: Run) -> bool:
 
 
 def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
-    """Compare two runs question by question, or only by their numbers of correct answers if
-    requested.
-    """
     try:
         return [add_seed_variation(compare_pair(run, base, reader, pairing), run, base)]
     except NotPaired as reason:
@@ -44,7 +41,6 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
 def compare_pair(
     run: Run, base: Run, reader: Reader, pairing: PairingOptions = NOTHING_ELSE
 ) -> RunComparison:
-    """Compare the answers of two runs question by question."""
     return compare_answers(run, base, (reader.load_answers(run), reader.of_baseline(base)), reader, pairing)
 
 
@@ -63,29 +59,29 @@ def compare_answers(
     pairs = add_function_clusters(shared, [(of_run[question], of_base[question]) for question in shared])
     remarks += [check_same_prompts(pairs, pairing), _engine_note(run, base)]
     if run.compared_while_running or base.compared_while_running:
-        return with_notes(_compare_sequentially(run, base, pairs), *remarks)
+        return with_notes(_compare_by_always_valid_test(run, base, pairs), *remarks)
     test_of = (
         partial(create_mean_test, cluster_field_name=find_cluster_field(run, base, pairs))
         if needs_mean_test(pairs)
         else create_mcnemar_test
     )
-    return with_notes(compare_with_cut_off_bounds(test_of, pairs), *remarks)
+    return with_notes(compare_with_truncation_bounds(test_of, pairs), *remarks)
 
 
 def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
     """Raise NotPaired if two runs were scored by different rules."""
-    if scoring_method(run) != scoring_method(base):
+    if get_scoring_method(run) != get_scoring_method(base):
         changed = reader.describe_rule_changes(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
         raise NotPaired(
-            f"scored differently: the baseline with {scoring_method(base)}, this run with {scoring_method(run)}{why}"
+            f"the scoring is {get_scoring_method(run)} in the run and {get_scoring_method(base)} in the baseline{why}"
         )
 
 
 def check_same_questions(
     run: Run, base: Run, answers: tuple[Answers, Answers], num_shared: int, reader: Reader
 ) -> Note | None:
-    """Return a note if some questions count in only one of two runs.
+    """Return a note if some questions are scored in only one of two runs.
 
     Raises NotPaired if the questions are not the same.
     """
@@ -94,15 +90,15 @@ def check_same_questions(
         return None
     if (
         num_shared
-        and _are_excluded_by_task(run, of_base.keys() - of_run.keys(), reader)
-        and _are_excluded_by_task(base, of_run.keys() - of_base.keys(), reader)
+        and _are_questions_excluded_by_task(run, of_base.keys() - of_run.keys(), reader)
+        and _are_questions_excluded_by_task(base, of_run.keys() - of_base.keys(), reader)
     ):
         return note("paired_on_counted", shared=num_shared, here=len(of_run), there=len(of_base))
     if (run.stopped_early or base.stopped_early) and num_shared == min(len(of_run), len(of_base)):
         return None
     same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
-    what = "the gold answers differ" if same_text else f"{num_shared} are the same"
-    raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
+    what = "the gold answers differ" if same_text else f"only {num_shared} are equal"
+    raise NotPaired(f"the run has {len(of_run)} questions, the baseline has {len(of_base)}, and {what}")
 
 
 def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
@@ -115,9 +111,7 @@ def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
     if not different:
         return None
     if not pairing.may_change_prompts:
-        raise NotPaired(
-            f"different prompts: {different} of {n} questions have another prompt than in the baseline"
-        )
+        raise NotPaired(f"{different} of {n} questions have different prompts in the run and in the baseline")
     return note("different_prompts", different=different, n=n)
 
 
@@ -126,13 +120,13 @@ def _engine_note(run: Run, base: Run) -> Note | None:
     return None if engine == other else note("different_engines", here=engine, there=other)
 
 
-def _compare_sequentially(run: Run, base: Run, pairs: Pairs) -> RunComparison:
-    """Compare by the always-valid test, whether or not the run stopped early.
+def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunComparison:
+    """Compare two runs by the always-valid test, even if neither run stopped early.
 
     Choosing between two tests would find too many differences.
     """
     comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-    compared = compare_with_cut_off_bounds(partial(create_sequential_test, comparisons), pairs)
+    compared = compare_with_truncation_bounds(partial(create_sequential_test, comparisons), pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     remarks = [
@@ -147,45 +141,42 @@ def _compare_sequentially(run: Run, base: Run, pairs: Pairs) -> RunComparison:
 
 
 def create_mcnemar_test(pairs: Pairs) -> McNemarTest:
-    """Create the McNemar test of independent questions with one verdict each."""
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
     return McNemarTest(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
 
 
 def create_sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialTest:
-    """Create the always-valid test of verdicts that a job evaluated one by one while running."""
     return SequentialTest([(our.solved, their.solved) for our, their in pairs], comparisons)
 
 
-def compare_with_cut_off_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
-    """Test paired answers, also at both extremes of what cut-off answers could have been."""
+def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
+    """Run a test three times: as recorded, and with both extreme verdicts of truncated answers."""
     test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):
         return RunComparison(test)
     worst, best = (
-        create_test([(our.with_cut_off_as(right), their.with_cut_off_as(not right)) for our, their in pairs])
+        create_test(
+            [(our.count_cut_off_as(right), their.count_cut_off_as(not right)) for our, their in pairs]
+        )
         for right in (False, True)
     )
     return RunComparison(test, cut_off, (worst, best))
 
 
-def _are_excluded_by_task(run: Run, missing: Set[Question], reader: Reader) -> bool:
-    """Whether task.only or task.without is the only reason why questions are missing."""
+def _are_questions_excluded_by_task(run: Run, missing_questions: Set[Question], reader: Reader) -> bool:
     is_asked_less = all((part.get_value("task.only") or "null") != "null" for part in run.parts or [run])
-    return not missing or is_asked_less or missing <= reader.find_excluded_questions(run)
+    return not missing_questions or is_asked_less or missing_questions <= reader.find_excluded_questions(run)
 
 
 def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
-    """Compare two accuracies by recorded numbers of correct answers, treating questions as
-    different.
-    """
+    """Compare two accuracies from the recorded counts, as if all questions were different."""
     score, base_score = run.correct_and_total or (0, 0), base.correct_and_total or (0, 0)
     if not score[1] or not base_score[1]:
-        raise NotPaired("one of the two answered no question")
+        raise NotPaired("the run or its baseline answered no question")
     if run.max_answers_per_question > 1 or base.max_answers_per_question > 1:
-        raise NotPaired(f"{reason}; unpaired, only runs with one answer to each question are compared")
+        raise NotPaired(f"{reason}. Unpaired comparisons require one answer per question")
     return with_notes(
         compare_unpaired_scores(score, run.accuracy_bounds, base_score, base.accuracy_bounds),
         note("unpaired", why=reason),
@@ -195,13 +186,10 @@ def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
 def compare_unpaired_scores(
     score: Score, bounds: AccuracyBounds | None, base_score: Score, base_bounds: AccuracyBounds | None
 ) -> RunComparison:
-    """Test the numbers of correct answers, also at both extremes of what cut-off answers could
-    have been.
-    """
     test = FisherTest(*score, *base_score)
     (worst, best), (base_worst, base_best) = (
-        _correct_bounds(score, bounds),
-        _correct_bounds(base_score, base_bounds),
+        _compute_correct_answer_bounds(score, bounds),
+        _compute_correct_answer_bounds(base_score, base_bounds),
     )
     if worst == best and base_worst == base_best:
         return RunComparison(test)
@@ -210,9 +198,6 @@ def compare_unpaired_scores(
     return RunComparison(test, (best - worst, base_best - base_worst), ends)
 
 
-def _correct_bounds(score: Score, bounds: AccuracyBounds | None) -> tuple[int, int]:
-    """Return the number of correct answers if cut-off answers are all wrong, and if they are all
-    correct.
-    """
+def _compute_correct_answer_bounds(score: Score, bounds: AccuracyBounds | None) -> tuple[int, int]:
     correct, n = score
     return (correct, correct) if bounds is None else (round(bounds.at_worst * n), round(bounds.at_best * n))

@@ -8,9 +8,9 @@ from runner_engine.attention.attention import PassLayout, PrefixUse, Span
 from runner_engine.attention.interface import (
     PLAIN,
     Softmax,
-    number_layers_by_call,
     register_attention,
     use_attention,
+    wrap_with_layer_counter,
 )
 from runner_engine.attention.page_trial import find_page_size
 
@@ -22,7 +22,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # how the model comes to it
     "register_attention",  # registers the attention with transformers
     "use_attention",  # a context in which the layers of a model attend by a function
-    "number_layers_by_call",  # attention whose layers are numbered by their calls
+    "wrap_with_layer_counter",  # attention whose layers are numbered by their calls
     "Softmax",  # a layer's softmax: its cap and sinks
     "PLAIN",  # a softmax with neither
     "find_page_size",  # the places of a page, where attention by pages passes its trial

@@ -29,8 +29,8 @@ from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
     attend_to_keys,
-    attend_to_sinks,
     attend_to_unshared_keys,
+    build_sink_term,
     max_scores_in_memory,
     merge_groups_by_token,
     merge_partial_results,
@@ -72,7 +72,7 @@ class Span:
 
 @dataclass
 class WindowView:
-    """Prefixes and positions that each token attends to, in layers with one sliding window."""
+    """Prefixes and positions visible to tokens, for all layers with the same sliding window."""
 
     uses: list[PrefixUse]
     first: torch.Tensor | None = (
@@ -92,7 +92,6 @@ class LayerAttention:
 
     @property
     def scaling(self) -> Scaling:
-        """Scale and logit cap of attention scores."""
         return Scaling(self.scale, self.softmax.cap)
 
 
@@ -118,7 +117,7 @@ class PassLayout:
 
     @cached_property
     def span_token_indices(self) -> list[torch.Tensor]:
-        """For each span: the index of every token within the span, or -1 for other tokens."""
+        """Index of each token within each span; -1 for tokens outside the span."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
             row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
@@ -139,24 +138,22 @@ class PassLayout:
 
     @cached_property
     def is_in_slot_order(self) -> bool:
-        """Whether token t is in slot t. Then keys and values need no copies."""
         return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
 
-    def _layer_view(self, layer: int) -> WindowView:
-        """Return the prefixes and positions that the tokens attend to in a layer."""
+    def _get_layer_view(self, layer: int) -> WindowView:
         window = self.heads.windows[layer] if self.heads.windows else None
         if window is None or self._max_position < window.size:
             return WindowView(self.uses)
         if window not in self._views:
-            self._views[window] = self._window_view(window)
+            self._views[window] = self._build_window_view(window)
         return self._views[window]
 
     @cached_property
     def _max_position(self) -> int:
         return max(self.positions)
 
-    def _window_view(self, window: Window) -> WindowView:
-        """Return the prefixes and positions that the tokens attend to inside a sliding window.
+    def _build_window_view(self, window: Window) -> WindowView:
+        """Return the prefixes and positions that tokens attend to inside a sliding window.
 
         Prefixes before all windows are omitted.
         """
@@ -185,7 +182,7 @@ class PassLayout:
             self.heads.rotate_if_enabled(some, self.kernels)
             for some in pad_heads(self.heads, query, key, value)
         )
-        attention = LayerAttention(self.heads.store_layer(layer), scale, softmax, self._layer_view(layer))
+        attention = LayerAttention(self.heads.store_layer(layer), scale, softmax, self._get_layer_view(layer))
         result = self.heads.rotate_if_enabled(self._attend_padded(attention, query, key, value), self.kernels)
         return result if width == self.heads.dim else result[..., :width]
 
@@ -220,17 +217,16 @@ class PassLayout:
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             if heads.is_quantized:  # a span's tokens see each other's keys as later tokens will
-                key, value = self._round_trip_kv(layer, key, value)
+                key, value = self._simulate_kv_cache_rounding(layer, key, value)
             if by_sdpa:
                 parts += self._attend_spans_with_sdpa(attention, query, key, value)
             else:
                 parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _attend_unshared_and_merge(self, attention, query, new, parts)
 
-    def _round_trip_kv(
+    def _simulate_kv_cache_rounding(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode and decode new keys and values [KVH, T, D], to get the rounding of the KV cache format."""
         read = self.heads.decode_kv(layer, *self.heads.encode_kv(layer, key, value))
         if not self.heads.num_unquantized_first:
             return read
@@ -241,7 +237,7 @@ class PassLayout:
     def _attend_spans_with_sdpa(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> list[PartialAttention]:
-        """Compute attention within all spans in one SDPA call, and to cached keys in one call per span."""
+        """Compute attention within all spans in one SDPA call, and to cached keys span by span."""
         scaling = attention.scaling
         parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
         for span, row_of in zip(self.spans, self.span_token_indices, strict=True):
@@ -259,8 +255,7 @@ def _attend_within_spans(
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Compute attention of each span's tokens to earlier tokens of the span and the sequence's cached
-    keys.
+    """Compute attention of span tokens to earlier tokens of their sequence.
 
     Tokens outside spans get no result.
     """
@@ -301,7 +296,6 @@ def _attend_within_spans(
 def _attend_shared_keys(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor
 ) -> list[PartialAttention]:
-    """Compute attention to shared prefixes and within spans, with a tiled kernel that stores no scores."""
     parts, view = [], attention.view
     for use in view.uses:
         parts.append(
@@ -342,10 +336,10 @@ def _attend_shared_keys(
 
 def _attend_key_range(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor,
-    token_indices: torch.Tensor | None, indices_in_part: torch.Tensor, num_tokens: int,
+    token_indices: torch.Tensor | None, indices_in_result: torch.Tensor, num_tokens: int,
     store: KvStore, slot: int, num_visible: int, first_positions: torch.Tensor | None, is_causal: bool = False,
 ) -> PartialAttention:  # fmt: skip
-    """Compute attention of tokens [H, T, D] to positions first_positions … num_visible-1 of a KV slot.
+    """Compute attention of tokens [H, T, D] to the first `num_visible` positions of a KV slot.
 
     token_indices: the tokens that attend; None means all. is_causal: each token attends to one
     position more than the token before.
@@ -363,7 +357,7 @@ def _attend_key_range(
         places,
         first_positions,
     )
-    return PartialAttention(*result, indices_in_part, num_tokens)
+    return PartialAttention(*result, indices_in_result, num_tokens)
 
 
 def _attend_unshared_and_merge(
@@ -396,5 +390,5 @@ def _attend_unshared_and_merge(
         keys, values = own.read_slots(layer, slots, longest)
         terms.append(attend_to_unshared_keys(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
-        terms.append(attend_to_sinks(sinks, shape, heads.dim))
+        terms.append(build_sink_term(sinks, shape, heads.dim))
     return merge_partial_results(terms, query.dtype)

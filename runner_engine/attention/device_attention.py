@@ -35,7 +35,7 @@ MASK_WIDTH = 16  # keys: a mask's rows begin at multiples of them, for the same 
 HALF = (torch.float16, torch.bfloat16)
 
 # outputs, already divided by the sum of weights, and the log of that sum
-Part = tuple[torch.Tensor, torch.Tensor]
+OutputAndLogSum = tuple[torch.Tensor, torch.Tensor]
 
 
 class AttentionBackend(StrEnum):
@@ -45,7 +45,7 @@ class AttentionBackend(StrEnum):
     plain = "plain"
 
 
-def requested_backend() -> AttentionBackend | None:
+def read_forced_attention_backend() -> AttentionBackend | None:
     """Return the attention backend that the variable RUNNER_ATTENTION forces, or None.
 
     Raises ConfigError for unknown values.
@@ -53,7 +53,7 @@ def requested_backend() -> AttentionBackend | None:
     text = os.environ.get(FORCED, "")
     if text and text not in list(AttentionBackend):
         raise ConfigError(
-            f"choose one of {', '.join(AttentionBackend)}, or leave it away: sdpa on a GPU",
+            f"unknown backend. Choose one of {', '.join(AttentionBackend)}, or unset it to get sdpa on a GPU",
             key=FORCED,
             value=text,
             code="unknown_choice",
@@ -62,15 +62,15 @@ def requested_backend() -> AttentionBackend | None:
 
 
 def should_try_sdpa(device: torch.device) -> bool:
-    """Whether to try SDPA attention on a device: on a GPU, or if RUNNER_ATTENTION forces SDPA."""
-    wanted = requested_backend()
+    """Whether to try SDPA attention. The default is SDPA only on a GPU; RUNNER_ATTENTION overrides it."""
+    wanted = read_forced_attention_backend()
     return device.type == "cuda" if wanted is None else wanted is AttentionBackend.sdpa
 
 
 def attend(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     mask: torch.Tensor | None = None, is_causal: bool = False,
-) -> Part:  # fmt: skip
+) -> OutputAndLogSum:  # fmt: skip
     """Compute attention of queries [B, H, M, D] to keys and values [B, H, N, D].
 
     Returns outputs [B, H, M, D] and log-sums [B, H, M].
@@ -104,13 +104,11 @@ def has_flash_attention(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def supports_variable_lengths(kv_spec: KvCacheSpec) -> bool:
-    """Whether attention supports a different number of unshared keys per sequence.
+def supports_variable_key_counts(kv_spec: KvCacheSpec) -> bool:
+    """Whether each sequence may have a different number of unshared keys, without a mask.
 
-    Then a decoding step needs no mask.
-
-    Flash attention supports that. On a CPU, where tests force SDPA, the same computation with
-    a mask replaces it.
+    Flash attention supports that. On a CPU, where tests force SDPA, the same computation with a
+    mask replaces it.
     """
     if not (kv_spec.by_sdpa and kv_spec.plain_softmax) or kv_spec.is_quantized:
         return False
@@ -142,40 +140,40 @@ class OwnKeys:
     blocks: torch.Tensor | None = None  # int32 [B, pages]: the pages of each row
 
 
-def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_keys: OwnKeys) -> Part:
+def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_kv: OwnKeys) -> OutputAndLogSum:
     """Compute attention of one query per sequence [B, H, D] to the sequence's unshared keys.
 
     Returns outputs [B, H, D] and log-sums [B, H].
     """
-    keys, values, is_paged = unshared_keys.keys, unshared_keys.values, unshared_keys.blocks is not None
-    if unshared_keys.blocks is not None:
-        page = unshared_keys.places // unshared_keys.blocks.shape[1]
+    keys, values, is_paged = unshared_kv.keys, unshared_kv.values, unshared_kv.blocks is not None
+    if unshared_kv.blocks is not None:
+        page = unshared_kv.places // unshared_kv.blocks.shape[1]
         keys, values = (some.view(-1, page, *some.shape[1:]) for some in (keys, values))
     if query.device.type != "cpu":
-        more: dict[str, Any] = {"block_table": unshared_keys.blocks} if is_paged else {}
-        if unshared_keys.window is not None:
-            more |= {"window_size_left": unshared_keys.window - 1, "window_size_right": 0}
-        if is_paged and (unshared_keys.window is not None or query.shape[1] == unshared_keys.keys.shape[1]):
+        more: dict[str, Any] = {"block_table": unshared_kv.blocks} if is_paged else {}
+        if unshared_kv.window is not None:
+            more |= {"window_size_left": unshared_kv.window - 1, "window_size_right": 0}
+        if is_paged and (unshared_kv.window is not None or query.shape[1] == unshared_kv.keys.shape[1]):
             # else torch may split a row's pages, and with a window, or without groups of heads, its
             # sum over the parts puts all rows' results in the place of the first one
             # (mha_varlen_fwd sets no o_batch_stride there)
             more["num_splits"] = 1
         out, log = torch.ops.aten._flash_attention_forward(
-            query, keys, values, unshared_keys.rows, unshared_keys.starts, 1, unshared_keys.places, 0.0, False, False,
-            scale=scaling.scale, seqused_k=unshared_keys.counts, **more,
+            query, keys, values, unshared_kv.rows, unshared_kv.starts, 1, unshared_kv.places, 0.0, False, False,
+            scale=scaling.scale, seqused_k=unshared_kv.counts, **more,
         )[:2]  # fmt: skip
         return out, log.transpose(0, 1)
-    place = torch.arange(unshared_keys.places)[None]
-    hidden = place >= unshared_keys.counts[:, None]
-    if unshared_keys.window is not None:
-        hidden |= place < unshared_keys.counts[:, None] - unshared_keys.window
-    if unshared_keys.blocks is not None:
+    place = torch.arange(unshared_kv.places)[None]
+    hidden = place >= unshared_kv.counts[:, None]
+    if unshared_kv.window is not None:
+        hidden |= place < unshared_kv.counts[:, None] - unshared_kv.window
+    if unshared_kv.blocks is not None:
         keys, values = (
-            some[unshared_keys.blocks.long()].flatten(1, 2).masked_fill_(hidden[..., None, None], 0.0)
+            some[unshared_kv.blocks.long()].flatten(1, 2).masked_fill_(hidden[..., None, None], 0.0)
             for some in (keys, values)
         )
     keys, values = (
-        some.view(len(query), unshared_keys.places, -1, some.shape[-1]).transpose(1, 2)
+        some.view(len(query), unshared_kv.places, -1, some.shape[-1]).transpose(1, 2)
         for some in (keys, values)
     )
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
@@ -190,7 +188,7 @@ def _is_supported_by_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:
 
 
 def _mask_bias(mask: torch.Tensor, query: torch.Tensor, num_keys: int) -> torch.Tensor:
-    """Return the bias that masks attention scores [B, H, M, N]: zero, or so low that a key gets no weight.
+    """Return the bias for attention scores [B, H, M, N] that hides masked keys.
 
     The bias is finite, because −inf for all keys of a query would give NaN. It is half of the
     lowest number, to leave room for the score.
@@ -204,7 +202,7 @@ def _mask_bias(mask: torch.Tensor, query: torch.Tensor, num_keys: int) -> torch.
 def _attend_with_matmuls(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     mask: torch.Tensor | None, is_causal: bool,
-) -> Part:  # fmt: skip
+) -> OutputAndLogSum:  # fmt: skip
     """Compute attention with two matmuls and all scores in memory.
 
     Supports logit caps and all head sizes, unlike SDPA.
@@ -237,7 +235,7 @@ def attend_to_prefix(
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Token spans of similar length, padded at the end to the longest span."""
+    """Token spans of similar length, each padded to the longest span."""
 
     tokens: torch.Tensor  # int64 [S · M]: places in the pass
     spans: int

@@ -42,11 +42,11 @@ _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that r
 
 
 @contextmanager
-def use_attention(model: Any, attention_function: Attend, name: str = NAME) -> Iterator[None]:
-    """Let the model's layers call a given attention function during one forward pass."""
+def use_attention(model: Any, attention_function: Attend, registered_name: str = NAME) -> Iterator[None]:
+    """Replace the attention function of the model's layers inside the context."""
     settings = model.config.get_text_config()
     before, outer = settings._attn_implementation, _attend.set(attention_function)
-    settings._attn_implementation = name
+    settings._attn_implementation = registered_name
     try:
         yield
     finally:
@@ -54,12 +54,10 @@ def use_attention(model: Any, attention_function: Attend, name: str = NAME) -> I
         _attend.reset(outer)
 
 
-def number_layers_by_call(attention_function: Attend) -> Attend:
-    """Wrap an attention function so that it numbers layers in the order of their calls.
+def wrap_with_layer_counter(attention_function: Attend) -> Attend:
+    """Wrap an attention function so that it receives the index of the calling layer.
 
-    The wrapper is valid for one forward pass.
-
-    Needed where not all layers of the model attend.
+    The wrapper is valid for one forward pass. It is needed if some layers have no attention.
     """
     numbers = count()
 
@@ -70,12 +68,11 @@ def number_layers_by_call(attention_function: Attend) -> Attend:
 
 
 def register_attention() -> None:
-    """Register the attention function with transformers twice: without masks, and with recorded masks."""
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
     AttentionInterface.register(NAME, _transformers_attention)
     AttentionInterface.register(sliding_windows.MASK_PROBE, _transformers_attention)
-    sliding_windows.register_mask_probe()
+    sliding_windows.register_mask_recorder()
 
 
 def _transformers_attention(
@@ -96,7 +93,7 @@ def _transformers_attention(
     unknown = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if unknown or query.shape[0] != 1:
         raise NotImplementedError(
-            f"{type(module).__name__} passes {', '.join(unknown) or 'a batch'} to its attention"
+            f"{type(module).__name__} calls attention with unsupported {', '.join(unknown) or 'batches'}"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = PLAIN

@@ -1,7 +1,8 @@
-"""Calls the C kernel for attention to unshared keys, and merges attention to shared keys.
+"""Calls the C kernel for attention to unshared keys.
 
-Where attention to shared keys uses tiles (shared_attention.py), own keys use them too,
-except in int8 and int4 formats.
+The kernel also merges the results of attention to shared keys. Where attention to shared
+keys uses
+tiles (shared_attention.py), unshared keys use tiles too, except in int8 and int4 formats.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def attend_unshared_keys(
     partial_results: Sequence[PartialAttention] = (), new_kv: tuple[torch.Tensor, torch.Tensor] | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Compute attention of tokens [T, H, D] to unshared keys, and merge with partial results over
-    shared keys.
+    """Compute attention of tokens [T, H, D] to unshared keys.
+
+    The result includes `partial_results`, the attention to shared keys.
 
     new_kv: keys and values of the last positions that are not stored yet.
     """
@@ -53,7 +55,7 @@ def attend_unshared_keys(
         table.data_ptr(),
         len(table),
         *put,
-        kv_spec.kernel_layer_address(layer),
+        kv_spec.get_kernel_layer_address(layer),
         kv_spec.kv_heads,
         kv_spec.group,
         kv_spec.dim,

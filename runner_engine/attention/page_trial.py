@@ -11,7 +11,7 @@ from runner_base import is_out_of_memory_error, to_one_line
 from runner_engine.attention.device_attention import (
     OwnKeys,
     attend_variable_lengths,
-    supports_variable_lengths,
+    supports_variable_key_counts,
 )
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.kv_cache import KvCacheSpec
@@ -29,12 +29,14 @@ def find_page_size(kv_spec: KvCacheSpec) -> int:
 
     Returns 0 and logs the reason if the device does not support paged attention.
     """
-    if not supports_variable_lengths(kv_spec):
+    if not supports_variable_key_counts(kv_spec):
         return 0
     try:
         schema = _read_flash_attention_schema()
         if missing := [name for name in ("block_table", "num_splits") if name not in schema]:
-            raise RuntimeError(f"this torch's flash attention has no {' and no '.join(missing)}")
+            raise RuntimeError(
+                f"flash attention of this torch version does not support {' or '.join(missing)}"
+            )
         for window in {
             None if window is None else min(window.size, PAGE + PAGE // 8)
             for window in kv_spec.windows or (None,)
@@ -48,7 +50,7 @@ def find_page_size(kv_spec: KvCacheSpec) -> int:
         if is_out_of_memory_error(error):
             raise
         log.info(
-            "shared prefixes are no pages, and a step attends to each of them: %s",
+            "paged attention is unavailable, so each decoding step reads every shared prefix separately: %s",
             to_one_line(error, limit=160),
         )
         return 0

@@ -1,4 +1,4 @@
-"""Attention over a part of the visible keys, with torch matmuls. Used where C kernels are unavailable."""
+"""Computes attention over some of the visible keys, with torch matmuls instead of C kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCORES = {"cpu": 2**22, "cuda": 2**25}
 
 
 # outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
-Term = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+AttentionTerm = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scaling:
 
 @dataclass
 class PartialAttention:
-    """Unnormalized attention over a part of the visible keys.
+    """Unnormalized attention over some of the visible keys.
 
     Outputs are [KVH, n · G, D]; score maxima and sums of exponentials are [KVH, n · G].
     """
@@ -39,10 +39,9 @@ class PartialAttention:
     count: int  # n
 
     def expected_shape(self, kv_spec: KvCacheSpec) -> tuple[int, int]:
-        """Required shape of the score maxima and of the sums."""
         return kv_spec.kv_heads, self.count * kv_spec.group
 
-    def to_token_terms(self, kv_spec: KvCacheSpec) -> Term:
+    def to_token_terms(self, kv_spec: KvCacheSpec) -> AttentionTerm:
         """Return outputs, score maxima and sums for every token of the forward pass.
 
         Tokens without a result get sum 0.
@@ -65,7 +64,9 @@ def attend_to_keys(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Compute attention of queries [KVH, N, D] to keys and values [KVH, L, D].
+    """Compute unnormalized attention of queries [KVH, N, D] to keys and values [KVH, L, D].
+
+    Returns outputs, score maxima and sums.
 
     Each query has a separate range of visible positions.
     """
@@ -85,7 +86,7 @@ def attend_to_keys(
 def attend_to_unshared_keys(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     num_visible: torch.Tensor, first_positions: torch.Tensor | None,
-) -> Term:  # fmt: skip
+) -> AttentionTerm:  # fmt: skip
     """Compute attention of tokens [T, KVH, G, D] to their unshared keys and values [T, KVH, L, D]."""
     shape, (keys, values) = query.shape, (keys.flatten(0, 1), values.flatten(0, 1))
     scores = compute_attention_scores(scaling, query.flatten(0, 1), keys).view(*shape[:3], -1)
@@ -100,20 +101,20 @@ def attend_to_unshared_keys(
     return weighted.view(shape), top, scores.sum(dim=-1)
 
 
-def attend_to_sinks(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:
-    """Return attention sinks as partial attention: they take weight but have no value.
+def build_sink_term(sinks: torch.Tensor, shape: tuple[int, int, int], head_dim: int) -> AttentionTerm:
+    """Return attention sinks as a term that increases the softmax sum but not the output.
 
     shape: [T, KVH, G].
     """
     top = sinks.view(1, *shape[1:]).expand(shape)
     return (
-        torch.zeros((), dtype=torch.float32, device=sinks.device).expand(*shape, dim),
+        torch.zeros((), dtype=torch.float32, device=sinks.device).expand(*shape, head_dim),
         top,
         torch.ones_like(top),
     )
 
 
-def merge_partial_results(partial_results: list[Term], dtype: torch.dtype) -> torch.Tensor:
+def merge_partial_results(partial_results: list[AttentionTerm], dtype: torch.dtype) -> torch.Tensor:
     """Merge partial attention results by their score maxima and sums, and normalize. Returns [T, H, D]."""
     best = torch.stack([top for _, top, _ in partial_results]).amax(dim=0)
     out, total = (
@@ -150,7 +151,6 @@ def _attend_chunk(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Compute attention of a chunk of queries whose scores fit in memory."""
     weights = compute_attention_scores(scaling, query, keys)  # [KVH, N, L]
     places = torch.arange(keys.shape[1], device=query.device)[None, :]
     if end_positions is not None:
@@ -170,7 +170,7 @@ def compute_attention_scores(scaling: Scaling, query: torch.Tensor, keys: torch.
 
 
 def replace_minus_inf(maxima: torch.Tensor) -> torch.Tensor:
-    """Replace −inf score maxima (tokens without visible keys) by 0, because −inf − −inf would be NaN."""
+    """Replace score maxima of −inf by 0. Subtracting −inf from −inf would give NaN."""
     return maxima.where(maxima > -math.inf, 0.0)
 
 

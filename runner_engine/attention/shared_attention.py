@@ -29,11 +29,11 @@ from runner_engine.matmul import (
     BackendCandidate,
     BackendChoice,
     BackendNaming,
-    Seconds,
+    BackendTimings,
+    build_tile_batch_size_note,
     describe_decision,
     find_fastest_backend,
     load_or_measure_timings,
-    note_tile_batch_size,
     read_forced_backend,
     select_backend,
     time_alternating,
@@ -53,7 +53,7 @@ MAX_SECONDS = 0.05
 TRIAL_TOKENS, TRIAL_KEYS = (37, 300)
 ALLOWED = 2e-2  # of the largest number: bfloat16's rounding, and other orders of sums
 
-Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+AttentionTerm = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SharedAttentionBackend(StrEnum):
@@ -65,7 +65,7 @@ class SharedAttentionBackend(StrEnum):
 
 @dataclass(frozen=True)
 class SharedKeyRange:
-    """Keys and values that many tokens share: the first `sees` positions of a KV slot."""
+    """Keys and values that many tokens share, at the first positions of a KV slot."""
 
     store: KvStore
     slot: int
@@ -77,7 +77,7 @@ def attend_shared_keys(
     kernels: Kernels, kv_spec: KvCacheSpec, scaling: Scaling, layer: int, query: torch.Tensor,
     token_indices: torch.Tensor | None, num_tokens: int, key_range: SharedKeyRange,
     first_positions: torch.Tensor | None,
-) -> Part:  # fmt: skip
+) -> AttentionTerm:  # fmt: skip
     """Compute attention of queries [H, T, D] to keys that many tokens share.
 
     Returns outputs, score maxima and sums of exponentials. token_indices: the tokens that attend;
@@ -98,7 +98,7 @@ def attend_shared_keys(
         get_optional_tensor_address(token_indices, torch.int64, num_tokens),
         num_tokens,
         key_range.store.address_table[key_range.slot].data_ptr(),
-        kv_spec.kernel_layer_address(layer),
+        kv_spec.get_kernel_layer_address(layer),
         kv_spec.kv_heads,
         kv_spec.group,
         kv_spec.dim,
@@ -123,7 +123,7 @@ def requested_backend() -> str | None:
     return read_forced_backend(FORCED, list(SharedAttentionBackend))
 
 
-def choose_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoice | None:
+def choose_shared_attention_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoice | None:
     """Choose the fastest shared-attention backend for a model's heads.
 
     Returns None if torch computes attention.
@@ -133,11 +133,11 @@ def choose_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoi
     vectors = kernels.name_vector_instructions(kv_spec.dtype)
     by_tiles = BackendCandidate(
         SharedAttentionBackend.tiles,
-        unsupported_tiles_reason(kv_spec, kernels),
-        lambda: tile_attention_problem(kv_spec.group, kv_spec.dim, kv_spec.kv_cache, kernels),
+        find_tiled_kernel_problem(kv_spec, kernels),
+        lambda: compare_tile_attention(kv_spec.group, kv_spec.dim, kv_spec.kv_cache, kernels),
     )
     contest = BackendBenchmark(
-        lambda _: _cached_timings(kv_spec, kernels),
+        lambda _: _get_cached_timings(kv_spec, kernels),
         # tiles that are faster by less than TIE do not take the place of vectors
         lambda took: find_fastest_backend(took, IN_ORDER, PASSES, lambda *_: 1 / TIE, MOST_TILE_ROWS),
         FEWEST_TILE_ROWS,
@@ -146,14 +146,13 @@ def choose_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoi
         [by_tiles, BackendCandidate(SharedAttentionBackend.vectors)], requested_backend(), contest
     )
     named: dict[str, Callable[[int], Note]] = {
-        SharedAttentionBackend.tiles: lambda tile_rows: note_tile_batch_size(tile_rows, vectors),
+        SharedAttentionBackend.tiles: lambda tile_rows: build_tile_batch_size_note(tile_rows, vectors),
         SharedAttentionBackend.vectors: lambda _: note("attention_by_vectors", vectors=vectors),
     }
     return describe_decision(decision, BackendNaming(named, FORCED, is_attention=True))
 
 
-def unsupported_tiles_reason(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | None:
-    """Return why the tiled kernel does not support these heads, or None if it does."""
+def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | None:
     if kv_spec.dtype != torch.bfloat16:
         return note("keys_not_bfloat16", dtype=str(kv_spec.dtype).removeprefix("torch."))
     if kv_spec.dim % TILE_WIDTH:
@@ -161,7 +160,7 @@ def unsupported_tiles_reason(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | N
     return kernels.tiles_problem
 
 
-def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
+def _get_cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTimings | None:
     """Return the measured seconds of each backend, from the user cache if possible.
 
     Measured with one KV head. None if timings cannot be cached.
@@ -172,7 +171,7 @@ def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
     key = f"attention of {kv_spec.group} x {kv_spec.dim} to {KEYS} keys, {stored}"
     ways = {"tiles": 1, IN_ORDER: NO_TILES, "vectors": 0}
 
-    def measure(_: str, deadline: float) -> Seconds:
+    def measure(_key: str, deadline: float) -> BackendTimings:
         random = torch.Generator().manual_seed(0)
         places = _create_random_keys(alone, kernels, KEYS, random)
         inputs = {}
@@ -193,7 +192,7 @@ def _cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> Seconds | None:
 
 def _attend_all_tokens(
     kernels: Kernels, kv_spec: KvCacheSpec, key_range: SharedKeyRange, query: torch.Tensor
-) -> Part:
+) -> AttentionTerm:
     scaling = Scaling(kv_spec.dim**-0.5, 0.0)
     return attend_shared_keys(kernels, kv_spec, scaling, 0, query, None, query.shape[1], key_range, None)
 
@@ -201,7 +200,6 @@ def _attend_all_tokens(
 def _create_random_keys(
     kv_spec: KvCacheSpec, kernels: Kernels, num_positions: int, generator: torch.Generator
 ) -> SharedKeyRange:
-    """Fill a single-layer KV slot with random keys and values."""
     kv = SharedKv.allocate(kv_spec, num_positions, kernels)
     keys, values = (
         torch.randn(
@@ -215,10 +213,10 @@ def _create_random_keys(
 
 
 @cache
-def tile_attention_problem(
+def compare_tile_attention(
     group_size: int, head_dim: int, kv_cache: KvCache, kernels: Kernels
 ) -> Note | None:
-    """Compare the tiled kernel with the vector kernel on random keys.
+    """Compare the tiled kernel with the vector kernel on random keys, to detect wrong results.
 
     Returns a note on their difference, or None if the difference is only rounding.
 
@@ -242,7 +240,7 @@ def tile_attention_problem(
             attend_shared_keys(kernels, way, scaling, 0, query, None, TRIAL_TOKENS, places, first)
             for way in (by_tiles, heads)
         )
-        if not (off := _max_difference(found, expected)) <= ALLOWED:
+        if not (off := _compute_max_relative_difference(found, expected)) <= ALLOWED:
             return note("attention_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS, off=off)
         for at in range(0, TRIAL_TOKENS, 6):
             seen = replace(places, sees=places.sees + at, causal=False) if is_causal else places
@@ -255,15 +253,17 @@ def tile_attention_problem(
                 return note("attention_bits_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS)
     if heads.is_quantized:
         return None
-    return _unshared_keys_problem(kernels, heads, whole, query.transpose(0, 1).contiguous())
+    return _compare_unshared_attention(kernels, heads, whole, query.transpose(0, 1).contiguous())
 
 
-def _unshared_keys_problem(
+def _compare_unshared_attention(
     kernels: Kernels, kv_spec: KvCacheSpec, key_range: SharedKeyRange, query: torch.Tensor
 ) -> Note | None:
-    """Compare both kernels for tokens [T, H, D] with fewer and with more unshared keys than a tile.
+    """Compare the tiled and the vector kernel on unshared keys.
 
-    Returns a note on the difference, or None.
+    The tokens [T, H, D] have fewer and more unshared keys than a tile. Returns a note on the
+    difference,
+    or None.
     """
     seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[:TRIAL_TOKENS]
     for first, cap in ((None, 0.0), (seen // 3, 2.0)):
@@ -278,7 +278,7 @@ def _unshared_keys_problem(
     return None
 
 
-def _max_difference(actual: Part, expected: Part) -> float:
+def _compute_max_relative_difference(actual: AttentionTerm, expected: AttentionTerm) -> float:
     """Return the largest relative difference of two partial attention results.
 
     Returns infinity if they disagree on the tokens without visible keys.

@@ -1,5 +1,4 @@
-"""Public interface of the package for model files: where they are, what they contain, and the
-memory they need. Imports no torch.
+"""Locates and reads model files, and predicts the memory that models need. Imports no torch.
 
 Each name is imported at its first use. Code that only runs models needs nothing but
 `runner_engine`'s public names.
@@ -7,15 +6,13 @@ Each name is imported at its first use. Code that only runs models needs nothing
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_file import is_gguf_file as is_gguf_file
     from runner_engine.checkpoints.gguf_file import is_supported_architecture as is_supported_architecture
     from runner_engine.checkpoints.gguf_file import read_gguf_header as read_gguf_header
-    from runner_engine.checkpoints.linear_layers import (
-        find_block_number_component as find_block_number_component,
-    )
+    from runner_engine.checkpoints.linear_layers import find_block_number_index as find_block_number_index
     from runner_engine.checkpoints.linear_layers import get_block_path as get_block_path
     from runner_engine.checkpoints.locating import locate_config_folder as locate_config_folder
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
@@ -80,8 +77,8 @@ PLACES = {
     "PREFILL_TOKENS": "pass_memory",  # the tokens of prompts that one pass reads, by device
     "compute_weight_nbytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
     "get_block_path": "linear_layers",  # the path of the block that a layer belongs to
-    "find_block_number_component": "linear_layers",  # which part of a layer's path is the number of its block
+    "find_block_number_index": "linear_layers",  # which part of a layer's path is the number of its block
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)

@@ -1,8 +1,7 @@
-"""Checks the patterns and ranks in an adapter's config, because PEFT uses them without limits on
-time or memory.
+"""Checks the patterns and ranks in an adapter's config before PEFT uses them.
 
-A regular expression with nested repeats may take years on a module's name. It is tried in a process
-that can be killed.
+PEFT limits neither time nor memory. A regular expression with nested repeats may take years on a
+module's name. It is tried in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ TRY = (
 
 
 def check_adapter_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
-    """Raise ConfigError for an adapter rank that is no integer or far above the ranks of the stored
-    matrices.
+    """Raise ConfigError if a rank in an adapter's config is no integer or too large.
+
+    Ranks up to the largest rank of the stored matrices are allowed.
     """
     most = max([LARGEST_RANK, *ranks])
     by_pattern = adapter_config.get("rank_pattern")
@@ -39,29 +39,28 @@ def check_adapter_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int],
     for key, rank in found.items():
         if not isinstance(rank, int) or not 1 <= rank <= most:
             raise ConfigError(
-                f"adapter_config.json has the rank {to_one_line(rank, 40)} for {to_one_line(key, 40)}: "
-                f"a whole number from 1 to {most:,} expected",
+                f"adapter_config.json has the invalid rank {to_one_line(rank, 40)} for "
+                f"{to_one_line(key, 40)}. Expected a whole number from 1 to {most:,}",
                 key=label,
                 code="damaged",
             )
 
 
 def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list[str], label: str) -> None:
-    """Raise ConfigError if an adapter has too many patterns, or one that takes too long to match
-    module names.
-    """
+    """Raise ConfigError if an adapter's patterns are too many or too slow to match."""
     for key, value in adapter_config.items():
         if isinstance(value, list | dict) and len(value) > MOST_NAMES:
             raise ConfigError(
-                f"{to_one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
-                f"more than {MOST_NAMES:,}",
+                f"{to_one_line(key, 40)} in adapter_config.json has {len(value):,} entries. "
+                f"At most {MOST_NAMES:,} are allowed",
                 key=label,
                 code="too_large",
             )
     start = re.fullmatch(r"pissa_niter_(\d+)", str(adapter_config.get("init_lora_weights"))[:40])
     if start is not None and int(start[1]) > MOST_ITERATIONS:
         raise ConfigError(
-            f"init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations",
+            f"init_lora_weights={start[0]} in adapter_config.json has too many iterations. "
+            f"At most {MOST_ITERATIONS} are allowed",
             key=label,
             code="too_large",
         )
@@ -83,8 +82,8 @@ def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"a pattern in adapter_config.json takes too long on the names of modules: "
-            f"{to_one_line(patterns[0], 80)}. List the modules by their names instead",
+            f"matching module names with this pattern of adapter_config.json takes too long: "
+            f"{to_one_line(patterns[0], 80)}. List the module names instead",
             key=label,
             code="refused",
         ) from None

@@ -17,7 +17,6 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 
 def read_adapter_shapes(folder: Path) -> Shapes:
-    """Return the shapes of an adapter's matrices by module path."""
     shapes: Shapes = {}
     for tensor in read_tensor_headers(folder):
         if match := KEY.fullmatch(tensor.name):
@@ -46,8 +45,9 @@ def check_adapter_shapes(files: ModelFiles) -> None:
     label = f"{lora.label} does not fit model.name={files.model.name}"
     if shapes and layers and not _extract_module_names(shapes) & _extract_module_names(layers):
         raise ConfigError(
-            f"none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "
-            f"base that it was made for{_format_base_hint(settings.get('base_model_name_or_path'))}",
+            f"the base model has none of the adapter's {len(shapes)} modules ({', '.join([*shapes][:3])}). "
+            "Use the base model that the adapter was trained on"
+            f"{_format_base_hint(settings.get('base_model_name_or_path'))}",
             key=label,
             code="not_found",
         )
@@ -57,8 +57,8 @@ def check_adapter_shapes(files: ModelFiles) -> None:
             continue
         if a[0] != b[1] or sorted((b[0], a[1])) != sorted(shape):  # some layers are stored transposed
             raise ConfigError(
-                f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
-                f"the one of {files.model.name} is "
+                f"size mismatch for {path}: A {list(a)} and B {list(b)} need shape {[b[0], a[1]]}, "
+                f"but the layer of {files.model.name} has shape "
                 f"{list(shape)}{_format_base_hint(settings.get('base_model_name_or_path'))}",
                 key=label,
                 code="mismatch",
@@ -66,9 +66,6 @@ def check_adapter_shapes(files: ModelFiles) -> None:
 
 
 def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -> None:
-    """Raise ConfigError for an adapter made for fused experts if the experts are quantized
-    separately.
-    """
     folder = files.adapter
     if (
         folder is None
@@ -80,8 +77,8 @@ def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -
         path for path in read_adapter_shapes(folder) if path.removesuffix(".base_layer").endswith(".experts")
     ]:
         raise ConfigError(
-            f"the adapter changes all experts of a layer at once ({fused[0]}), and each "
-            "is quantized alone: use quantization=none, or quantization.skip=[experts]",
+            f"the adapter changes all experts of a layer at once ({fused[0]}), but quantization "
+            "separates the experts. Use quantization=none, or quantization.skip=[experts]",
             key="quantization",
             value=quantization_mix.base.label,
             code="conflict",
@@ -89,8 +86,9 @@ def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -
 
 
 def _extract_module_names(paths: Iterable[str]) -> set[str]:
-    """Return the last component of each module path. The rest may differ between a checkpoint and
-    the loaded model.
+    """Return the last component of each module path.
+
+    The other components may differ between a checkpoint and the loaded model.
     """
     return {path.rpartition(".")[2] for path in paths}
 

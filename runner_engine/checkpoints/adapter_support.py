@@ -22,7 +22,7 @@ from runner_engine.quantization.bitsandbytes import FourBitConfig
 from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.named_adapters import NamedAdapter
 
-MERGED_FIX = "merge it with PEFT's merge_and_unload, save the model, and give that as model.name"
+MERGED_FIX = "merge the adapter with PEFT's merge_and_unload, save the model, and set model.name to it"
 REFUSED = {
     "alora_invocation_tokens": note("adapter_after_tokens"),
     "arrow_config": note("adapters_by_token"),
@@ -47,9 +47,6 @@ OF_TORCHAO = ("torchao.",)
 
 
 def check_adapter_support(resolved: ResolvedModel) -> None:
-    """Raise ConfigError for an unsupported adapter, or an adapter that conflicts with the model's
-    config.
-    """
     files, lora = resolved.files, resolved.files.lora
     if lora is None or files.adapter is None or not (files.adapter / "adapter_config.json").is_file():
         return
@@ -57,14 +54,14 @@ def check_adapter_support(resolved: ResolvedModel) -> None:
     kind = settings.get("peft_type")
     if isinstance(kind, str) and kind != "LORA":
         raise ConfigError(
-            f"peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}",
+            f"peft_type={kind} is unsupported, because only LoRA is supported. Fix: {MERGED_FIX}",
             key=label,
             code="unsupported",
         )
     for key, reason in REFUSED.items():
         if settings.get(key):
             raise ConfigError(
-                f"{key} is set in its adapter_config.json, and {render_engine_note(reason)}: {MERGED_FIX}",
+                f"adapter_config.json sets {key}, and {render_engine_note(reason)}. Fix: {MERGED_FIX}",
                 key=label,
                 code="unsupported",
             )
@@ -80,24 +77,25 @@ def check_adapter_support(resolved: ResolvedModel) -> None:
 
 
 def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: str) -> None:
-    """Raise ConfigError for an adapter that cannot share a base model with others. Such adapters
-    must only change linear layers.
+    """Raise ConfigError if an adapter cannot share its base model with other adapters.
+
+    Only adapters that change nothing but linear layers can share a base model.
     """
-    fix = "serve it alone (lora=peft), or merged (lora.merge=true)"
+    fix = "serve the adapter alone (lora=peft) or merged (lora.merge=true)"
     found = [(key, reason) for key, reason in NOT_BESIDE_OTHERS.items() if adapter_config.get(key)]
     if (bias := adapter_config.get("bias", "none")) != "none":
         found.append((f"bias={bias}", note("adapter_exchanges_biases")))
     for key, reason in found:
         raise ConfigError(
-            f"{key} is set in its adapter_config.json, and {render_engine_note(reason)}, "
-            "so that it cannot stand beside other "
-            f"adapters: {fix}",
+            f"adapter_config.json sets {key}, and {render_engine_note(reason)}, "
+            "so this adapter cannot share its base model with other "
+            f"adapters. Fix: {fix}",
             key=label,
             code="unsupported",
         )
     for tensor in read_tensor_headers(folder):
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
-        if "lora_embedding_" in tensor.name or not processes_every_token(path):
+        if "lora_embedding_" in tensor.name or not is_layer_applied_to_every_token(path):
             raise ConfigError(
                 f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
                 f"pass once, so that it cannot stand beside other adapters: {fix}",
@@ -105,43 +103,41 @@ def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: st
             )
 
 
-def processes_every_token(layer_path: str) -> bool:
-    """Whether a layer processes each token of a forward pass. An expert processes only some tokens,
-    a head only the last ones.
+def is_layer_applied_to_every_token(layer_path: str) -> bool:
+    """Whether a layer processes every token of a forward pass.
+
+    Experts process only some tokens, and lm_head only the last ones.
     """
     is_head = f"{layer_path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(f"{layer_path}.")
     return not is_head and not EXPERT.search(f"{layer_path}.")
 
 
 def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any], label: str) -> None:
-    """Raise ConfigError for adapter features that need unquantized weights, if the base model is
-    quantized.
-    """
     held = [choice for choice in resolved.quantization_mix.quantizing_configs if choice.packed]
     if not held or resolved.spec.lora.merges_adapter:
         return
     fix = f"use quantization=none{_format_merge_first_hint(held[0].source)}"
     if adapter_config.get("use_dora") and not all(
-        _has_weights_readable_by_peft(choice, resolved.files) for choice in held
+        can_peft_read_weights(choice, resolved.files) for choice in held
     ):
         raise ConfigError(
-            f"DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
-            f"quantization={held[0].name} holds: {fix}, or torchao_int8",
+            f"DoRA (use_dora) needs the norms of the weights, but PEFT cannot read weights with "
+            f"quantization={held[0].name}. Fix: {fix}, or torchao_int8",
             key=label,
             code="conflict",
         )
     parameters = adapter_config.get("target_parameters")
     if isinstance(parameters, list) and parameters and not _are_all_expert_parameters(parameters):
         raise ConfigError(
-            f"target_parameters={join_first_names([*map(str, parameters)])} adds to parameters that "
-            f"quantization={held[0].name} holds as codes: {fix}",
+            f"target_parameters={join_first_names([*map(str, parameters)])} needs unquantized parameters, "
+            f"but quantization={held[0].name} quantizes them. Fix: {fix}",
             key=label,
             code="conflict",
         )
 
 
-def _has_weights_readable_by_peft(config: QuantizationConfig, files: ModelFiles) -> bool:
-    """Whether PEFT can read the weights of a quantization format as numbers.
+def can_peft_read_weights(config: QuantizationConfig, files: ModelFiles) -> bool:
+    """Whether PEFT can dequantize the weights of a quantization format.
 
     On a CPU bitsandbytes may repack 4-bit weights.
     """
@@ -156,14 +152,12 @@ def _format_merge_first_hint(source: CheckpointSource) -> str:
 
 
 def _are_all_expert_parameters(parameter_names: list[Any]) -> bool:
-    """Whether all parameter names belong to experts, which adapter_shapes.py checks."""
+    """Whether all parameter names belong to experts. adapter_shapes.py checks adapters for experts."""
     return all(isinstance(name, str) and "experts." in name for name in parameter_names)
 
 
 def _check_tied_weights(files: ModelFiles, label: str) -> None:
-    """Raise ConfigError for a merge into one of two layers that share a weight, because the merge
-    would change both.
-    """
+    """Raise ConfigError if a merge would change both the embedding and the head tied to it."""
     names = [tensor.name for tensor in files.tensors]
     if not names or any(name.endswith(HEADS) for name in names):
         return
@@ -172,8 +166,8 @@ def _check_tied_weights(files: ModelFiles, label: str) -> None:
     for tensor in read_tensor_headers(files.adapter):
         if tensor.name.endswith((".lora_embedding_A", *heads)):
             raise ConfigError(
-                f"{label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "
-                f"{files.model.name} has one weight for its embedding and its head, so that both would change: use "
+                f"{label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, but "
+                f"{files.model.name} ties its embedding and head, so a merge would change both. Use "
                 "lora.merge=false",
                 key="lora.merge",
                 value="true",

@@ -21,20 +21,19 @@ ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) 
 
 
 def format_missing_template_error(model_name: str) -> str:
-    """Return the error message for a model without a chat template."""
-    return f"model.name={model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
+    return f"model.name={model_name} has no chat template, so it cannot answer chat requests: {ALTERNATIVES}"
 
 
 def check_has_chat_template(files: ModelFiles) -> None:
-    """Raise ConfigError if the files prove that the checkpoint has no chat template. Unclear cases
-    are decided when the tokenizer is loaded.
+    """Raise ConfigError if the checkpoint's files certainly contain no chat template.
+
+    Unclear cases are decided when the tokenizer is loaded.
     """
     if not files.model.random_weights and lacks_chat_template(files.path):
         raise ConfigError(format_missing_template_error(files.model.name), code="unsupported")
 
 
 def lacks_chat_template(path: Path) -> bool:
-    """Whether neither the .gguf metadata nor the model folder contains a chat template."""
     if path.is_file():
         return not any(
             key.startswith("tokenizer.chat_template") for key in gguf_file.read_gguf_header(path).metadata
@@ -67,15 +66,13 @@ def read_chat_templates(path: Path) -> str | None:
 
 
 def template_supports_tools(template: str) -> bool:
-    """Whether a chat template inserts tool definitions into the prompt."""
     return re.search(r"\btools\b", template) is not None
 
 
 def check_template_supports_tools(template: str, model_name: str) -> None:
-    """Raise ConfigError if a chat template ignores tool definitions."""
     if not template_supports_tools(template):
         raise ConfigError(
-            f"the chat template of model.name={model_name} takes no tools: the model would never see the functions; "
-            "task.offer=system (task=tools) puts them into the system message, as JSON",
+            f"the chat template of model.name={model_name} does not support tools. "
+            "Use task.tool_placement=system (task=tools) to put the tools into the system message, as JSON",
             code="unsupported",
         )

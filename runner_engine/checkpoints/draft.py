@@ -34,8 +34,9 @@ def resolve_draft_model(resolved: ResolvedModel) -> ResolvedModel | None:
 
 
 def build_draft_spec(spec: ModelSpec, speculation: SpeculationConfig) -> ModelSpec:
-    """Build the draft model's spec. The draft has no adapter, because the adapted main model
-    verifies the draft tokens.
+    """Build the draft model's spec, without an adapter.
+
+    No adapter is needed, because the adapted main model verifies the draft tokens.
     """
     if speculation.kind is DrafterKind.mtp:
         model, quantization, rope = spec.model, QuantizationConfig(), spec.rope
@@ -70,7 +71,7 @@ def build_draft_spec(spec: ModelSpec, speculation: SpeculationConfig) -> ModelSp
 def _reject_requantization(
     model_name: str, quantization: QuantizationConfig, speculation: SpeculationConfig
 ) -> None:
-    """Raise ConfigError if the draft model would quantize the weights of a .gguf file a second time."""
+    """Raise ConfigError if a quantization is configured for a draft model in a .gguf file."""
     if is_gguf_file_name(model_name) and quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
             f"the draft {model_name} is a .gguf file, and quantization {quantization.name} cannot be made of it. Use "
@@ -82,10 +83,8 @@ def _reject_requantization(
         )
 
 
-def compute_draft_weight_share(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
-    """Return the share of the draft model's weights that remains after truncation to the first
-    layers.
-    """
+def compute_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
+    """Return the fraction of weights that a draft model retains after truncation to its first layers."""
     kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
     whole = sum(weight_bytes.values())
     if not kept or not layers or not whole:
@@ -95,9 +94,10 @@ def compute_draft_weight_share(draft: ResolvedModel, weight_bytes: Mapping[str, 
 
 
 @contextmanager
-def resolve_and_check_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
-    """Context that yields the checked draft model or MTP head. Errors inside name the config key
-    generation.speculate.
+def resolve_checked_draft_model(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
+    """Yield the checked draft model or MTP head.
+
+    Errors inside the context name the config key generation.speculate.
     """
     how = resolved.spec.generation.speculation
     if how.kind is DrafterKind.mtp:
@@ -111,17 +111,18 @@ def resolve_and_check_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel |
         raise type(error)(str(error), key=KEY, value=how, code=error.code) from error
 
 
-def check_draft_compatible(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
-    """Raise ConfigError if the draft's number of layers or its tokens are incompatible with the main
-    model.
-    """
+def check_draft_compatibility(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
+    """Raise ConfigError if the draft model has too few layers, or other tokens than the model."""
     how = resolved.spec.generation.speculation
     if draft is None or how.kind is DrafterKind.mtp:
         return
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
         raise ConfigError(
-            f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how, code="bad_value"
+            f"the draft model has only {layers} layers, fewer than the configured {how.layers}",
+            key=KEY,
+            value=how,
+            code="bad_value",
         )
     _check_draft_has_attention(how, draft)
     own, its = _read_token_texts(resolved), _read_token_texts(draft)
@@ -130,14 +131,15 @@ def check_draft_compatible(resolved: ResolvedModel, draft: ResolvedModel | None)
 
 
 def _check_draft_has_attention(speculation: SpeculationConfig, draft: ResolvedModel) -> None:
-    """Raise ConfigError if truncation leaves a hybrid draft without attention layers, because its
-    draft tokens could not be verified.
+    """Raise ConfigError if the first layers of a hybrid draft model have no attention.
+
+    The engine cannot verify draft tokens of such a model.
     """
     kinds = derive_layer_kinds(draft.files.text_settings)
     least = next((number for number, kind in enumerate(kinds, start=1) if kind.has_attention), None)
     if speculation.layers is not None and least is not None and speculation.layers < least:
         raise ConfigError(
-            f"the draft's first {speculation.layers} layers have no attention. Use layers: {least} or more",
+            f"the draft model's first {speculation.layers} layers have no attention. Set layers to {least} or more",
             key=KEY,
             value=speculation,
             code="unsupported",
@@ -147,8 +149,9 @@ def _check_draft_has_attention(speculation: SpeculationConfig, draft: ResolvedMo
 def check_same_tokens(
     speculation: SpeculationConfig, model_tokens: Mapping[int, str], draft_tokens: Mapping[int, str]
 ) -> None:
-    """Raise ConfigError if the draft's token ids have other texts than the model's. Unused ids are
-    ignored.
+    """Raise ConfigError if the token ids of draft and main model stand for different texts.
+
+    Unused ids are ignored.
     """
     others = [
         number
@@ -164,8 +167,8 @@ def check_same_tokens(
     )
     count = len(others) + len(missing)
     raise ConfigError(
-        f"a draft must have the model's own tokens, and {count:,} of {len(model_tokens):,} differ ({shown}): "
-        "use a draft of the same family",
+        f"the draft model has a different vocabulary: {count:,} of {len(model_tokens):,} tokens differ "
+        f"({shown}). Use a draft model of the same family",
         key=KEY,
         value=speculation,
         code="mismatch",
@@ -173,7 +176,7 @@ def check_same_tokens(
 
 
 def _read_token_texts(resolved: ResolvedModel) -> dict[int, str] | None:
-    """Read the text of each token id from a model's files. None if the files do not show the tokens."""
+    """Read the text of each token id from a model's files. None if no file lists the tokens."""
     path = resolved.files.path
     try:
         if path.is_file():

@@ -59,8 +59,9 @@ class ExpertMatrix(TensorLocation):
 def list_tensors_with_split_experts(
     tensors: Iterable[TensorLocation], config: Mapping[str, Any]
 ) -> list[TensorLocation]:
-    """Return a checkpoint's tensors with fused experts split into matrices. Families that keep
-    experts fused stay unchanged.
+    """Return a checkpoint's tensors with fused experts split into matrices.
+
+    Model families whose experts stay fused are returned unchanged.
     """
     listed = list(tensors)
     family = str(config.get("model_type", ""))

@@ -40,8 +40,9 @@ Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
 def read_range(
     path: Path, offset: int, nbytes: int, buffer: memoryview | None = None
 ) -> Iterator[memoryview]:
-    """Yield a byte range of a file piece by piece. Each piece is valid only until the next one is
-    read.
+    """Yield a byte range of a file in pieces.
+
+    Each piece is valid only until the next piece is read.
     """
     buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes))) if buffer is None else buffer
     with os_errors_as_data_error(path), path.open("rb", buffering=0) as stream:
@@ -50,14 +51,16 @@ def read_range(
             count = stream.readinto(buffer[:nbytes])
             if not count:
                 raise DataError(
-                    f"ended while it was being read, {nbytes} bytes short", key=path, code="damaged"
+                    f"the file ended while it was being read; {nbytes} bytes are missing",
+                    key=path,
+                    code="damaged",
                 )
             nbytes -= count
             yield buffer[:count]
 
 
 def read_tensor_pieces(tensor: TensorLocation, buffer: memoryview | None = None) -> Iterator[memoryview]:
-    """Yield a tensor's bytes piece by piece, in row-major order like in safetensors files."""
+    """Yield a tensor's bytes in pieces, in row-major order as safetensors files require."""
     if tensor.strides is None:
         yield from read_range(tensor.file, tensor.offset, tensor.nbytes, buffer)
         return
@@ -99,7 +102,6 @@ class Digest:
             self._hash.update(piece)
 
     def wait(self) -> None:
-        """Block until the last piece is hashed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -113,8 +115,9 @@ class Digest:
 
 
 def hash_while_reading(pieces: Pieces, digest: Digest) -> Iterator[bytes | memoryview]:
-    """Yield pieces and hash them. The next piece may reuse the buffer, so it is read only after
-    hashing.
+    """Yield pieces and hash them.
+
+    The next piece may reuse the buffer, so each piece is hashed before the next is read.
     """
     for piece in pieces:
         digest.update(piece)
@@ -129,12 +132,11 @@ def parse_digest_algorithm(digest: str) -> str:
     algorithm, _, rest = digest.partition(":")
     if algorithm not in ALGORITHMS or not rest:
         names = " or ".join(f"{name}:…" for name in ALGORITHMS)
-        raise DataError(f"a digest such as {names} expected, found {digest!r}", code="damaged")
+        raise DataError(f"invalid digest {digest!r}. Expected {names}", code="damaged")
     return algorithm
 
 
 def hash_pieces(pieces: Pieces, algorithm: str, on_progress: Callable[[int], None] | None = None) -> str:
-    """Return the digest of the concatenated pieces."""
     digest = Digest(algorithm)
     for piece in hash_while_reading(pieces, digest):
         if on_progress is not None:
@@ -147,7 +149,6 @@ def hash_file(path: Path, algorithm: str, on_progress: Callable[[int], None] | N
 
 
 def hash_file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex, read in pieces."""
     return hash_file(path, "sha256").partition(":")[2]
 
 
@@ -185,7 +186,9 @@ def sort_safetensors_metadata(path: Path) -> None:
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > length:  # the library would have written it shorter
             raise DataError(
-                "its header has spaces or escapes that a new one has not", key=path, code="damaged"
+                "the header contains spaces or escapes, which the safetensors library never writes",
+                key=path,
+                code="damaged",
             )
         stream.seek(8)
         stream.write(text.ljust(length))
@@ -214,10 +217,10 @@ def iter_safetensors_file(
 def write_with_digest(
     target: Path, pieces: Pieces, algorithm: str, expected_digest: str | None = None, durable: bool = False
 ) -> str:
-    """Write a file atomically and return its digest. Raises JobFailed if the digest differs from
-    `expected_digest`.
+    """Write a file atomically and return its digest.
 
-    `durable` waits until the disk has stored the file; otherwise a power cut may truncate it.
+    Raises JobFailed if the digest differs from `expected_digest`. `durable` waits until the disk
+    has stored the file; otherwise a power cut may truncate the file.
     """
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
@@ -232,7 +235,7 @@ def write_with_digest(
         text = digest.format_digest()
         if expected_digest not in (None, text):
             raise JobFailed(
-                f"{target} would not equal the original: {expected_digest} expected, {text} found",
+                f"{target} would differ from the original: its digest is {text} instead of {expected_digest}",
                 code="mismatch",
             )
         partial.replace(target)
@@ -276,7 +279,7 @@ def require_disk_space(folder: Path, required_bytes: int) -> None:
     if required_bytes > (free := get_free_disk_bytes(folder)):
         need, there = format_value_and_limit(required_bytes / MIB, free / MIB, fixed_decimals_formatter(1))
         raise JobFailed(
-            f"{need} MiB needed, {there} MiB free. Nothing was written",
+            f"the disk has {there} MiB free, but {need} MiB are needed. Nothing was written",
             key=KEY,
             value=folder,
             code="too_large",
@@ -284,24 +287,25 @@ def require_disk_space(folder: Path, required_bytes: int) -> None:
 
 
 def check_user_disk_space(folder: Path, required_bytes: int, description: str, fix: str) -> None:
-    """Raise ConfigError if the disk lacks space for files that the user's config requires.
-    `description` and `fix` go into the message.
+    """Raise ConfigError if the disk is too small for files that the user's config requires.
+
+    The message contains `description` and `fix`.
     """
     if required_bytes > (free := get_free_disk_bytes(folder)):
         need, there = format_value_and_limit(required_bytes / MIB, free / MIB, fixed_decimals_formatter(1))
         raise ConfigError(
-            f"{description} needs {need} MiB in {folder}, {there} MiB are free: {fix}", code="too_large"
+            f"{description} needs {need} MiB in {folder}, but only {there} MiB are free: {fix}",
+            code="too_large",
         )
 
 
 def list_folder_names(folder: Path, config_key: str) -> list[str]:
-    """Return the names of the files in a folder, empty if the folder does not exist. Raises
-    ConfigError if the path is a file.
+    """Return the names of the files in a folder. A missing folder counts as empty.
+
+    Raises ConfigError if the path is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(
-            "this is a file, a folder is needed", key=config_key, value=folder, code="bad_value"
-        )
+        raise ConfigError("the path is a file. Give a folder", key=config_key, value=folder, code="bad_value")
     try:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:

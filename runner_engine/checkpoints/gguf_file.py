@@ -125,11 +125,10 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 
 def read_header_array(header: GgufHeader, metadata_key: str, is_text: bool) -> list[Any]:
-    """Read an array from the header of a .gguf file, such as the vocabulary, as strings or numbers."""
     array = header.arrays.get(metadata_key)
     if array is None or (array.kind != STRING if is_text else array.kind not in SCALARS):
         raise DataError(
-            f"{metadata_key}: a list of {'texts' if is_text else 'numbers'} expected",
+            f"{metadata_key} is not a list of {'strings' if is_text else 'numbers'}",
             key=header.file,
             code="damaged",
         )
@@ -178,8 +177,9 @@ def read_gguf_settings(header: GgufHeader) -> dict[str, Any]:
 
 
 def is_supported_architecture(header: GgufHeader) -> bool:
-    """Whether our own .gguf reader supports the architecture. Otherwise transformers reads the file,
-    which takes seconds.
+    """Whether the project's .gguf reader supports the architecture.
+
+    Otherwise transformers reads the file, which takes seconds.
     """
     # transformers makes a Mistral of a Llama with this name
     return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
@@ -191,17 +191,11 @@ def can_keep_blocks(header: GgufHeader) -> bool:
 
 
 def list_in_memory_tensors(header: GgufHeader) -> list[TensorLocation]:
-    """List the tensors in their in-memory form: quantized blocks stay, tensors of other types are
-    dequantized.
-    """
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
     return [kept.get(tensor.name, tensor) for tensor in list_dequantized_tensors(header)]
 
 
 def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
-    """Return how many more bytes a matrix takes in the kernels' packed layout than in the .gguf
-    file.
-    """
     if tensor.dtype not in KEPT_TYPES or len(tensor.shape) not in (2, 3):
         return 0
     *experts, outputs, inputs = tensor.shape
@@ -217,7 +211,7 @@ def list_dequantized_tensors(header: GgufHeader) -> list[TensorLocation]:
 
 
 def max_over_layers(value: Any) -> Any:
-    """Return the number itself, or the maximum of a list. Some models have one number per layer."""
+    """Return the maximum of a per-layer list. A single number is returned unchanged."""
     return max(value) if isinstance(value, list) else value
 
 
@@ -227,7 +221,9 @@ def _read_header_cached(path: Path, file_nbytes: int, _mtime_ns: int) -> GgufHea
         start = stream.read(4)
         if start != MAGIC:
             raise DataError(
-                f"not a GGUF file: it begins with {start!r} instead of {MAGIC!r}", key=path, code="damaged"
+                f"not a GGUF file: the first bytes are {start!r} instead of {MAGIC!r}",
+                key=path,
+                code="damaged",
             )
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
@@ -235,7 +231,9 @@ def _read_header_cached(path: Path, file_nbytes: int, _mtime_ns: int) -> GgufHea
             return _parse_header(_HeaderReader(blob), path, file_nbytes)
         except (struct.error, IndexError, OverflowError) as error:
             raise DataError(
-                f"truncated: its {file_nbytes} bytes end within the header", key=path, code="damaged"
+                f"truncated: the file ends within the header, after {file_nbytes} bytes",
+                key=path,
+                code="damaged",
             ) from error
         except (UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"damaged header ({error})", key=path, code="damaged") from error
@@ -247,12 +245,14 @@ class _HeaderReader:
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
 
-    def count_values(self, num_values: int, path: Path) -> None:
-        """Add to the number of header entries to read. Raises DataError if the total exceeds the limit."""
+    def add_to_value_count(self, num_values: int, path: Path) -> None:
+        """Count header entries. Raises DataError if the total exceeds the limit."""
         self.values_left -= num_values
         if self.values_left < 0:
             raise DataError(
-                f"damaged header: more than {MAX_VALUES:,} values by byte {self.at}", key=path, code="damaged"
+                f"damaged header: more than {MAX_VALUES:,} values up to byte {self.at}",
+                key=path,
+                code="damaged",
             )
 
     def read_scalar(self, scalar_type: str) -> Any:
@@ -266,7 +266,9 @@ class _HeaderReader:
             raise IndexError("the string ends beyond the file")
         if length > MAX_TEXT_BYTES:
             raise DataError(
-                f"damaged header: a text of {length:,} bytes at byte {self.at}", key=path, code="damaged"
+                f"damaged header: a string at byte {self.at} is {length:,} bytes long",
+                key=path,
+                code="damaged",
             )
         self.at += length
         return self.blob[self.at - length : self.at].decode()
@@ -287,13 +289,13 @@ class _HeaderReader:
             return self.read_scalar(SCALARS[value_type])
         if value_type != ARRAY:
             raise DataError(
-                f"damaged header: a value of the unknown type {value_type} at byte {self.at}",
+                f"damaged header: the value at byte {self.at} has unknown type {value_type}",
                 key=path,
                 code="damaged",
             )
         inner, count = self.read_scalar("I"), self.read_scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
-            self.count_values(count, path)
+            self.add_to_value_count(count, path)
         if count <= LONG_ARRAY:
             return [self.read_value(inner, path) for _ in range(count)]
         if inner == STRING:
@@ -302,7 +304,7 @@ class _HeaderReader:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
             raise DataError(
-                f"damaged header: a long array of the type {inner} at byte {self.at}",
+                f"damaged header: the long array at byte {self.at} has unsupported type {inner}",
                 key=path,
                 code="damaged",
             )
@@ -313,7 +315,7 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
     version = reader.read_scalar("I")
     if version not in VERSIONS:
         raise DataError(
-            f"GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read",
+            f"GGUF version {version} is unsupported. Supported versions: {', '.join(map(str, VERSIONS))}",
             key=path,
             code="unsupported",
         )
@@ -324,7 +326,7 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
             key=path,
             code="damaged",
         )
-    reader.count_values(pairs, path)
+    reader.add_to_value_count(pairs, path)
     metadata: dict[str, Any] = {}
     arrays: dict[str, ArrayLocation] = {}
     for _ in range(pairs):
@@ -351,29 +353,26 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
         dimensions = reader.read_scalar("I")
         if dimensions > MAX_DIMENSIONS:
             raise DataError(
-                f"tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read",
+                f"tensor {name} has {dimensions:,} dimensions. At most {MAX_DIMENSIONS} are supported",
                 key=path,
                 code="unsupported",
             )
         fastest_first = [reader.read_scalar("Q") for _ in range(dimensions)]
         kind, offset = reader.read_scalar("I"), reader.read_scalar("Q")
         if kind not in BLOCKS:
-            raise DataError(
-                f"tensor {name} is stored in the type {kind}, which is unknown here",
-                key=path,
-                code="unsupported",
-            )
+            raise DataError(f"tensor {name} has unsupported type {kind}", key=path, code="unsupported")
         type_name, numbers, block_bytes = BLOCKS[kind]
         if fastest_first and fastest_first[0] % numbers:
             raise DataError(
-                f"tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}",
+                f"tensor {name} has rows of {fastest_first[0]} numbers. "
+                f"The row length must be a multiple of {numbers}",
                 key=path,
                 code="damaged",
             )
         nbytes = math.prod(fastest_first) // numbers * block_bytes
         if offset % alignment:
             raise DataError(
-                f"tensor {name} begins at {offset}, no multiple of general.alignment {alignment}",
+                f"tensor {name} starts at {offset}, which is not a multiple of general.alignment={alignment}",
                 key=path,
                 code="damaged",
             )
@@ -386,7 +385,7 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
         if tensor.offset + tensor.nbytes > file_nbytes:
             raise DataError(
                 f"truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
-                f"the file at {file_nbytes}",
+                f"but the file has only {file_nbytes} bytes",
                 key=path,
                 code="damaged",
             )
@@ -402,7 +401,7 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
 
     def reject_value(key: str, expected: str) -> NoReturn:
         raise DataError(
-            f"damaged header: {key}: {expected} expected, found {truncated_repr(metadata[key])}",
+            f"damaged header: {key} is {truncated_repr(metadata[key])}. Expected {expected}",
             key=path,
             code="damaged",
         )
@@ -411,7 +410,11 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
         return type(value) is int and 0 <= value <= MAX_COUNT
 
     if "general.architecture" not in metadata:
-        raise DataError("names no general.architecture, so it contains no model", key=path, code="damaged")
+        raise DataError(
+            "the file contains no model, because its header has no general.architecture",
+            key=path,
+            code="damaged",
+        )
     architecture = metadata["general.architecture"]
     if not isinstance(architecture, str) or not architecture:
         reject_value("general.architecture", "a text")
@@ -425,6 +428,5 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
         values = value if may_be_list and isinstance(value, list) and value else [value]
         if not all(map(is_count, values)):
             reject_value(
-                key,
-                f"a whole number from 0 to {MAX_COUNT}{(', or one for each layer,' if may_be_list else '')}",
+                key, f"a whole number from 0 to {MAX_COUNT}{(', or one per layer' if may_be_list else '')}"
             )

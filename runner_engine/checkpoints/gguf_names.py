@@ -26,7 +26,7 @@ SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """A weight of the model and the .gguf tensors that form this weight."""
+    """A weight of the model, and the .gguf tensors that contain the weight."""
 
     name: str
     tensors: tuple[TensorLocation, ...]
@@ -35,7 +35,7 @@ class WeightMapping:
 
 @dataclass
 class TensorMapping:
-    """The model's weights and experts that the tensors of a .gguf file form, and the unused tensors."""
+    """Assignment of a .gguf file's tensors to weights and experts of the model."""
 
     weights: list[WeightMapping] = field(default_factory=list)
     # the matrices of a layer's experts, and their biases, as the file calls them: by where the
@@ -45,13 +45,12 @@ class TensorMapping:
 
 
 def build_config_dict(header: GgufHeader) -> dict[str, Any]:
-    """Build the dictionary from which transformers creates a model's config, including `model_type`."""
     from runner_engine.checkpoints.architectures.base import SETTINGS, count_decoder_layers
 
     known, metadata = find_architecture(header), header.metadata
     keys = {f"{header.architecture}.{key}": name for key, name in (SETTINGS | dict(known.settings)).items()}
     keys |= {f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()}
-    found = {name: _unwrap_single(metadata[key]) for key, name in keys.items() if key in metadata}
+    found = {name: _unwrap_single_element(metadata[key]) for key, name in keys.items() if key in metadata}
     if "general.name" in metadata:
         found["_model_name_or_path"] = metadata["general.name"]
     if "vocab_size" not in found and "tokenizer.ggml.tokens" in metadata:
@@ -71,7 +70,6 @@ def build_config_dict(header: GgufHeader) -> dict[str, Any]:
 
 
 def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
-    """Map each tensor of a .gguf file to a weight of the model."""
     from runner_engine.checkpoints.architectures.base import EXPERT_PARTS, GATE_AND_UP, count_decoder_layers
 
     known, places, layers = find_architecture(header), TensorMapping(), count_decoder_layers(header)
@@ -89,7 +87,9 @@ def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
         layer = f"{known.layers}.{number}"
         if name is not None:
             places.weights.append(
-                WeightMapping(name, (tensor,), known.find_change(part if is_in_block else tensor.name))
+                WeightMapping(
+                    name, (tensor,), known.find_tensor_conversion(part if is_in_block else tensor.name)
+                )
             )
         elif is_in_block and known.experts is not None and part.rpartition(".")[0] in of_experts:
             places.experts.setdefault(f"{layer}.{known.experts}", {})[part] = tensor
@@ -105,9 +105,7 @@ def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
 
 
 def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None:
-    """Return transformers' name for the weight that a .gguf tensor holds. None if the model has no
-    such weight.
-    """
+    """Return transformers' name for a .gguf tensor. None if the model has no such weight."""
     stem, _, kind = tensor_name.rpartition(".")
     if stem in architecture.whole and kind in ("weight", "bias"):
         return f"{architecture.whole[stem]}.{kind}"
@@ -127,16 +125,16 @@ def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None
 
 
 def _find_joined_weight(architecture: Architecture, tensor_suffix: str) -> tuple[tuple[str, ...], str] | None:
-    """Return the suffixes of all tensors that are joined to one weight with this tensor, and the
-    weight's name. None if not joined.
+    """Return the suffixes of the tensors that are joined to one weight, and the weight's name.
+
+    None if the given tensor is not joined with others.
     """
     return next(
         ((parts, name) for parts, name in architecture.joined.items() if tensor_suffix in parts), None
     )
 
 
-def _unwrap_single(value: Any) -> Any:
-    """Return the only element of a one-element list. Other values are returned unchanged."""
+def _unwrap_single_element(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 

@@ -30,7 +30,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  #
 
 from runner_base import ConfigError, Progress, join_first_names
 from runner_engine.checkpoints import hub_cache
-from runner_engine.checkpoints.hub_cache import COMMIT, HubSnapshot, RepositoryFile, Tree
+from runner_engine.checkpoints.hub_cache import COMMIT, FilesByName, HubSnapshot, RepositoryFile
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ READ_BYTES = 4 * 2**20
 def find_hub_snapshot(
     config_key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
 ) -> HubSnapshot:
-    """Query the Hugging Face hub for a model's files. If the hub is unreachable, a complete copy in
-    the cache suffices.
+    """Query the Hugging Face hub for a model's files. If the hub is unreachable, use the cache.
+
+    The cache must then contain all files of the model.
     """
     patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
@@ -90,9 +91,7 @@ def find_hub_snapshot(
 
 
 def download_snapshot(snapshot: HubSnapshot) -> None:
-    """Download a model's missing files. After an error, all data downloaded so far stays in the
-    cache.
-    """
+    """Download a model's missing files. After an error, downloaded data stays in the cache."""
     missing = snapshot.missing_files
     snapshot.check_disk_space()
     _check_hub_token()
@@ -108,8 +107,7 @@ def download_snapshot(snapshot: HubSnapshot) -> None:
 
 
 @lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
-def _query_hub_files(repo_id: str, revision: str | None) -> tuple[str, Tree]:
-    """Return the commit of a hub revision and its files."""
+def _query_hub_files(repo_id: str, revision: str | None) -> tuple[str, FilesByName]:
     _check_hub_token()
     seconds = constants.HF_HUB_ETAG_TIMEOUT
     info = HfApi(library_name="runner").model_info(
@@ -117,7 +115,7 @@ def _query_hub_files(repo_id: str, revision: str | None) -> tuple[str, Tree]:
     )
     if not COMMIT.fullmatch(info.sha or ""):
         raise ValueError("the hub names no commit")
-    tree: Tree = {}
+    tree: FilesByName = {}
     for sibling in info.siblings or []:
         entry: dict[str, Any] = {"size": sibling.size, "blob_id": sibling.blob_id}
         if sibling.lfs is not None:
@@ -135,10 +133,10 @@ class _DownloadMeter:
     received: int = 0  # bytes from the network
     started: float = field(default_factory=time.perf_counter)
 
-    def add_bytes(self, file_position: int, new_bytes: int) -> None:
-        self.received += new_bytes
+    def add_bytes(self, position_in_file: int, num_new_bytes: int) -> None:
+        self.received += num_new_bytes
         rate = self.received / max(time.perf_counter() - self.started, 1e-9)
-        self.bar.set_position(self.finished + file_position, speed=f"{rate / 1e9:.3f} GB/s")
+        self.bar.set_position(self.finished + position_in_file, speed=f"{rate / 1e9:.3f} GB/s")
 
 
 def _open_without_symlinks(path: str, flags: int) -> int:
@@ -146,8 +144,9 @@ def _open_without_symlinks(path: str, flags: int) -> int:
 
 
 class _PartialFile(FileIO):
-    """A partly downloaded file that is hashed while it grows. Reopening continues at the end of the
-    stored data.
+    """A partly downloaded file that is hashed while it grows.
+
+    A new download continues at the end of the stored data.
     """
 
     def __init__(self, path: Path, checksum: str, file_nbytes: int, meter: _DownloadMeter) -> None:
@@ -173,11 +172,12 @@ class _PartialFile(FileIO):
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Truncate the file to restart the download. Called if the server does not continue at the
-        requested byte.
+        """Truncate the file to restart the download.
+
+        Called if the server does not continue at the requested byte.
         """
         kept = super().truncate(size)
-        assert kept == 0, "a file is hashed from its first byte"
+        assert kept == 0, "only truncation to 0 bytes is supported, because hashing starts at the first byte"
         self.seek(0)
         self.digest = self._new_digest()
         return kept
@@ -195,8 +195,8 @@ def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _Download
     checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
-            f"{_get_hub_host()} gives no checksum for {file.name}, so it cannot be checked "
-            "after the download: use the hub itself, or a mirror that passes its ETags on",
+            f"{_get_hub_host()} sends no checksum for {file.name}, so the download cannot be verified. "
+            "Use huggingface.co, or a mirror that sends the hub's checksums (ETag headers)",
             key=snapshot.key,
             value=snapshot.name,
             code="unsupported",
@@ -219,8 +219,8 @@ def _resume_download(
     part = snapshot.get_blob_path(checksum, ".part")
     if file_nbytes > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
-            f"{file_name} has {file_nbytes / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
-            f"`hf download {snapshot.name}` fetches it another way, into the same cache",
+            f"{file_name} has {file_nbytes / 1e9:,.0f} GB, more than the hub sends over plain HTTP. "
+            f"Run `hf download {snapshot.name}`, which downloads into the same cache",
             key=snapshot.key,
             value=snapshot.name,
             code="too_large",
@@ -237,10 +237,10 @@ def _resume_download(
         os.fsync(stream.fileno())
     if (actual := stream.digest.hexdigest()) != checksum:
         part.unlink()
-        before = f", {start:,} of its bytes by an earlier run" if start else ""
+        before = f" (an earlier run downloaded {start:,} bytes)" if start else ""
         raise ConfigError(
-            f"{file_name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
-            "It was deleted and is not in the cache; run the same command to fetch it again",
+            f"{file_name} is damaged{before}: the checksum is {actual[:12]}... instead of "
+            f"{checksum[:12]}.... The file was deleted. Run the same command to download it again",
             key=snapshot.key,
             value=snapshot.name,
             code="damaged",
@@ -258,12 +258,13 @@ def _download_over_http(url: str, stream: _PartialFile, file_nbytes: int) -> Non
 
 
 def _check_hub_token() -> None:
-    """Raise ConfigError for a hub token that is invalid in an HTTP header. The HTTP client's own
-    error would reveal the token.
+    """Raise ConfigError if the hub token contains characters that HTTP headers do not allow.
+
+    The error of the HTTP client would reveal the token.
     """
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
         raise ConfigError(
-            "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again",
+            "HF_TOKEN (or the hub's stored login) contains invalid characters. Set the token again",
             code="bad_value",
         )
 
@@ -275,7 +276,10 @@ def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> Confi
     key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(
-            "is gated: accept its licence on the hub and set HF_TOKEN", key=key, value=name, code="refused"
+            "the model is gated. Accept its license on the hub and set HF_TOKEN",
+            key=key,
+            value=name,
+            code="refused",
         )
     if isinstance(error, hub.RevisionNotFoundError):
         where = ("model.revision", snapshot.revision) if key == "model.name" else (key, name)
@@ -283,9 +287,12 @@ def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> Confi
             f"{name} has no such branch, tag or commit", key=where[0], value=where[1], code="not_found"
         )
     if isinstance(error, hub.RepositoryNotFoundError):
-        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        reason = "the hub has no such model. If the model is private, set an HF_TOKEN with access"
         return ConfigError(
-            f"no folder {Path(name).absolute()}, and {reason}", key=key, value=name, code="not_found"
+            f"the folder {Path(name).absolute()} does not exist, and {reason}",
+            key=key,
+            value=name,
+            code="not_found",
         )
     if _get_http_status(error) == 401:
         return ConfigError(
@@ -304,14 +311,14 @@ def _build_unavailable_error(
     key, name, why = cached.key, cached.name, describe_hub_failure(error)
     if not missing_files:
         return ConfigError(
-            f"no folder {Path(name).absolute()}; it is not in the cache and {why}",
+            f"the folder {Path(name).absolute()} does not exist. The model is not in the cache, and {why}",
             key=key,
             value=name,
             code="unreachable",
         )
     return ConfigError(
-        f"only a part of it is in the cache: {cached.folder} lacks {join_first_names(missing_files, 5)}, and {why}. "
-        "As soon as the hub is reachable, the same command fetches what is missing",
+        f"the cached model in {cached.folder} lacks {join_first_names(missing_files, 5)}, "
+        f"and {why}. Run the same command again when the hub is reachable",
         key=key,
         value=name,
         code="unreachable",
@@ -319,12 +326,11 @@ def _build_unavailable_error(
 
 
 def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError:
-    """Return the error for an interrupted download."""
     key, name, code = snapshot.key, snapshot.name, error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
-            f"the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
-            "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME",
+            f"the disk is full ({snapshot.repo}). Free disk space and run the same command to resume the "
+            "download, or choose a larger disk with model.cache_dir=FOLDER or HF_HOME",
             key=key,
             value=name,
             code="too_large",
@@ -332,13 +338,13 @@ def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> Co
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
         return ConfigError(
-            f"cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER",
+            f"cannot write {where} ({error.strerror}). Choose another folder with model.cache_dir=FOLDER",
             key=key,
             value=name,
             code="refused",
         )
     return ConfigError(
-        f"the download broke off: {describe_hub_failure(error)}. Run the same command to resume",
+        f"the download was interrupted: {describe_hub_failure(error)}. Run the same command to resume",
         key=key,
         value=name,
         code="unreachable",
@@ -353,11 +359,11 @@ def describe_hub_failure(error: BaseException) -> str:
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
     if status is not None:
-        return f"the hub ({_get_hub_host()}) answers with status {status}"
+        return f"the hub ({_get_hub_host()}) returned HTTP status {status}"
     if isinstance(error, UNREADABLE):
-        return f"the server at {_get_hub_host()} is not a hub"
+        return f"the server at {_get_hub_host()} is not a Hugging Face hub"
     if type(error) is OSError:  # raised by http_get itself
-        return f"the hub ({_get_hub_host()}) sent another number of bytes than it announced"
+        return f"the hub ({_get_hub_host()}) sent more or fewer bytes than announced"
     return f"the hub ({_get_hub_host()}) cannot be reached ({type(error).__name__})"
 
 

@@ -28,13 +28,15 @@ MAIN = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
 # the same weights again
 SPARE = re.compile(r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors")
 
-Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
+FilesByName = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
 
 
 @dataclass(frozen=True)
 class RepositoryFile:
-    """A file of a hub repository. The cache names its blob by the checksum, which is empty if the
-    hub's listing has none.
+    """A file of a hub repository, with its size and checksum.
+
+    The cache names the file's blob by the checksum. The checksum is empty if the hub's listing
+    has none.
     """
 
     name: str
@@ -52,11 +54,10 @@ class HubSnapshot:
     commit: str
     repo: Path
     files: tuple[RepositoryFile, ...]
-    tree: Tree = field(default_factory=dict)
+    tree: FilesByName = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """The snapshot folder in the cache, from which a model is read."""
         return self.repo / "snapshots" / self.commit
 
     @property
@@ -67,12 +68,13 @@ class HubSnapshot:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes that must be downloaded, without those stored by an interrupted download."""
         return sum(max(0, file.size - self._cached_bytes(file)) for file in self.missing_files)
 
     def check_disk_space(self) -> None:
-        """Raise ConfigError if the download does not fit on the disk."""
-        fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
+        fix = (
+            "free disk space, choose a larger disk with model.cache_dir=FOLDER or HF_HOME, "
+            "or use a smaller model"
+        )
         file_io.check_user_disk_space(
             self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix
         )
@@ -86,9 +88,10 @@ class HubSnapshot:
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
-def select_repository_files(listing: Tree, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
-    """Select the files of a hub repository that a model needs. Only one of several weight formats is
-    selected.
+def select_repository_files(listing: FilesByName, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
+    """Select the files of a hub repository that a model needs.
+
+    Of several weight formats, only one is selected.
     """
     patterns = tuple(patterns)
     has_main = any(MAIN.fullmatch(name) for name in listing)
@@ -122,13 +125,11 @@ def write_file_list(snapshot: HubSnapshot) -> None:
 
 
 def write_commit_ref(snapshot: HubSnapshot) -> None:
-    """Store in the cache which commit a branch or tag points to."""
     if snapshot.revision != snapshot.commit:
         replace_text(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
 
 
 def link_file(snapshot: HubSnapshot, file: RepositoryFile, checksum: str) -> None:
-    """Link a cached blob into the snapshot."""
     blob = snapshot.get_blob_path(checksum)
     replace_atomically(
         snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent))
@@ -148,7 +149,7 @@ def read_cached_commit(repo: Path, revision: str) -> str:
     return commit if COMMIT.fullmatch(commit) else ""
 
 
-def read_file_list(repo: Path, commit: str) -> Tree:
+def read_file_list(repo: Path, commit: str) -> FilesByName:
     """Return the cached file list of a repository at a commit. Empty if the cache has none."""
     try:
         stored = json.loads(_file_list_path(repo, commit).read_text())
@@ -158,8 +159,9 @@ def read_file_list(repo: Path, commit: str) -> Tree:
 
 
 def list_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str]:
-    """List the files that a cached snapshot lacks. They follow from its file list, its shard index,
-    or the absence of weights.
+    """List the files that a cached snapshot lacks, according to its file list or shard index.
+
+    Without these lists, the absence of weights counts.
     """
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing_files]

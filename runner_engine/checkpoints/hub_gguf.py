@@ -24,13 +24,13 @@ class HubGgufName:
 
     @property
     def download_patterns(self) -> tuple[str, ...]:
-        """File patterns to download, which cover the usual spellings of the quantization."""
         spellings = dict.fromkeys((self.quant, self.quant.upper(), self.quant.lower()))
         return tuple(f"*{spelling}*.gguf" for spelling in spellings)
 
     def find_file(self, folder: Path, config_key: str) -> Path:
-        """Return the only .gguf file with this quantization, or the first part of a split one. Raises
-        ConfigError for none or several.
+        """Return the .gguf file with this quantization, or the first part of a split file.
+
+        Raises ConfigError for none or several.
         """
         exact = re.compile(rf"(^|[.\-_/]){re.escape(self.quant)}([.\-]|$)", re.I)
         found = [
@@ -42,7 +42,7 @@ class HubGgufName:
         ]
         if len(found) != 1:
             names = ", ".join(file.relative_to(folder).as_posix() for file in found)
-            has = f"has several such files: {names}" if found else "has no .gguf file of that name"
+            has = f"has several matching files: {names}" if found else "has no .gguf file with this name"
             raise ConfigError(
                 f"{self.repository} {has}",
                 key=config_key,

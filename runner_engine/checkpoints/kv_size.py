@@ -38,8 +38,9 @@ def compute_max_window_positions(window: int, num_positions: int) -> int:
 
 
 def compute_window_slack(window_tokens: int) -> int:
-    """Return how many positions beyond its sliding window a layer stores. Freeing many positions at
-    once is faster.
+    """Return how many positions before its sliding window a layer may keep.
+
+    Freeing many positions at once is faster.
     """
     return REWOUND + max(window_tokens // SPARE_SHARE, LEAST_SPARE)
 
@@ -59,34 +60,35 @@ class KvSize:
 
     @property
     def num_kv_layers(self) -> int:
-        """Number of layers that store keys and values."""
         return self.full_layers + self.window_layers
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token's keys and values in all layers."""
         return self.full_bytes + self.window_bytes
 
-    def prompt_bytes(
-        self, num_sequences: int, prompt_tokens: int, last_pass: tuple[int, int], keeps_windows: bool
+    def compute_prompt_kv_nbytes(
+        self,
+        num_sequences: int,
+        prompt_tokens: int,
+        last_pass_shape: tuple[int, int],
+        frees_old_positions: bool,
     ) -> int:
-        """Return the KV bytes of all sequences during the last prefill pass.
+        """Return the KV cache bytes of all sequences during the last prefill pass.
 
-        last_pass: sequences and tokens per sequence of the last prefill pass. keeps_windows: layers
-        with a sliding window free positions before it after each pass.
+        last_pass_shape: sequences of this pass, and tokens per sequence. frees_old_positions:
+        sliding-window layers free the positions before the window after each pass.
         """
-        kept = min(prompt_tokens, self._min_window_positions) if keeps_windows else prompt_tokens
-        of_windows = (num_sequences - last_pass[0]) * kept + last_pass[0] * min(
-            kept + last_pass[1], prompt_tokens
+        kept = min(prompt_tokens, self._min_window_positions) if frees_old_positions else prompt_tokens
+        of_windows = (num_sequences - last_pass_shape[0]) * kept + last_pass_shape[0] * min(
+            kept + last_pass_shape[1], prompt_tokens
         )
         return num_sequences * self._compute_unwindowed_nbytes(prompt_tokens) + self.window_bytes * of_windows
 
-    def final_bytes(
-        self, num_sequences: int, prompt_tokens: int, new_tokens: int, keeps_windows: bool
+    def compute_final_kv_nbytes(
+        self, num_sequences: int, prompt_tokens: int, new_tokens: int, frees_old_positions: bool
     ) -> int:
-        """Return the KV bytes of all sequences at the end of decoding."""
         kept = prompt_tokens + new_tokens
-        if keeps_windows:
+        if frees_old_positions:
             kept = min(
                 compute_max_window_positions(self.window, kept),
                 min(prompt_tokens, self._min_window_positions) + new_tokens,
@@ -97,24 +99,27 @@ class KvSize:
 
     @property
     def _min_window_positions(self) -> int:
-        """Positions that a sliding-window layer stores right after older positions were freed."""
+        """Number of positions that a sliding-window layer retains after freeing old positions."""
         return self.window + REWOUND + self.page // 2
 
     def _compute_unwindowed_nbytes(self, positions: int) -> int:
-        """Return a sequence's KV bytes in all layers without a sliding window."""
         return self.state_bytes + self.first_bytes + self.full_bytes * positions
 
 
 def compute_kv_size(
-    config: Mapping[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model, lanes: int = 1
+    config: Mapping[str, Any],
+    dtype_bytes: int,
+    kv_cache: KvCache = KvCache.as_model,
+    head_dim_multiple: int = 1,
 ) -> KvSize:
-    """Compute the bytes that a model stores per sequence. lanes: head sizes are rounded up to a
-    multiple of this number.
+    """Compute the bytes that a model stores per sequence.
+
+    Head sizes are rounded up to `head_dim_multiple`.
     """
     kinds = derive_layer_kinds(config)
     own = kinds[: find_first_kv_sharing_layer(config)]
     kv_heads, width = read_kv_head_shape(config)
-    width = -(-width // lanes) * lanes
+    width = -(-width // head_dim_multiple) * head_dim_multiple
     in_windows = [kind.has_window for kind in own if kind.has_attention or kind.has_window]
     each = [kv_heads * compute_layer_head_nbytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
             for layer in range(len(in_windows))]  # fmt: skip
@@ -149,7 +154,7 @@ def compute_layer_head_nbytes(
 
 
 def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
-    """Return the bytes per head of one position's key, or of its value."""
+    """Return the bytes of one position's key in one head. A value takes the same bytes."""
     if precision is KvPrecision.int8:
         return head_dim + SCALE_BYTES
     if precision is KvPrecision.int4:
@@ -188,10 +193,11 @@ def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) -> int:
-    """Return the bytes of one recurrent layer's state: the most recent convolution inputs, and the
-    recurrent sums in float32.
+    """Return the bytes of one recurrent layer's state.
 
-    Of a convolution over K inputs the last K − 1 are kept.
+    The state consists of the last convolution inputs and of the recurrent sums in float32. A
+    convolution
+    over K inputs stores the last K − 1.
     """
     hidden = _find_first_setting(config, "hidden_size")
     of_linear = config.get("linear_attn_config")
@@ -230,7 +236,6 @@ def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) 
 
 
 def _compute_mamba_state_size(config: Mapping[str, Any], hidden_size: int) -> tuple[int, int]:
-    """Return the number of convolution channels and of state elements of a Mamba layer."""
     states = _find_first_setting(config, "mamba_d_state", "ssm_state_size", "state_size")
     inner = _find_first_setting(config, "mamba_expand", "expand", default=2) * hidden_size
     heads = _find_first_setting(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
@@ -250,9 +255,6 @@ def _compute_mamba_state_size(config: Mapping[str, Any], hidden_size: int) -> tu
 
 
 def _find_first_setting(config: Mapping[str, Any], *keys: str, default: int = 0) -> int:
-    """Return the first setting that the config contains. For a per-layer list, the maximum is
-    returned.
-    """
     value = next((config[key] for key in keys if config.get(key)), default)
     if isinstance(value, list):
         value = max(value)

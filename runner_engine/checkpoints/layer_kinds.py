@@ -1,8 +1,7 @@
-"""Derives the kind of each layer from config.json: full attention, sliding window, recurrent, or
-neither. Imports no torch.
+"""Derives the kind of each layer from config.json: attention, sliding window or recurrent.
 
-Newer files name the kind of each layer. For older ones the family's own rule applies, as in
-transformers.
+Imports no torch. Newer files name the kind of each layer. For older files the rule of the model
+family applies, as in transformers.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from typing import Any
 
 
 class LayerKind(StrEnum):
-    """What a layer stores of earlier tokens: all keys and values, those within a sliding window, a
-    recurrent state, or nothing.
-    """
+    """Kind of data that a layer stores about earlier tokens."""
 
     full = "full"  # keys and values of all of them
     window = "window"  # those within a window
@@ -27,17 +24,14 @@ class LayerKind(StrEnum):
 
     @property
     def has_attention(self) -> bool:
-        """Whether the layer stores keys and values."""
         return self not in (LayerKind.state, LayerKind.nothing)
 
     @property
     def has_window(self) -> bool:
-        """Whether the layer stores keys and values only within a sliding window."""
         return self in (LayerKind.window, LayerKind.state_and_window)
 
     @property
     def has_state(self) -> bool:
-        """Whether the layer stores a recurrent state."""
         return self in (LayerKind.state, LayerKind.state_and_full, LayerKind.state_and_window)
 
 
@@ -94,9 +88,7 @@ def derive_layer_kinds(config: Mapping[str, Any]) -> list[LayerKind]:
 
 
 def count_layers(config: Mapping[str, Any]) -> int:
-    """Return the number of layers. In families with two attention modules per layer, each layer
-    counts twice.
-    """
+    """Return the number of layers. A layer with two attention modules counts twice."""
     count = next((config[key] for key in ("num_hidden_layers", "n_layer") if config.get(key)), 0)
     return int(count) if count else 2 * int(config.get("num_layers") or 0)
 
@@ -118,9 +110,6 @@ def find_first_kv_sharing_layer(config: Mapping[str, Any]) -> int:
 
 
 def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) -> LayerKind:
-    """Infer a layer's kind from the rule of the model family, for configs that do not list layer
-    types.
-    """
     full_family = str(config.get("model_type", ""))
     family = re.sub(r"(_text|_unified)+$", "", full_family)
     if family in ONLY_STATES:
@@ -141,7 +130,7 @@ def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) ->
     return WINDOW
 
 
-def _find_attention_layers(config: Mapping[str, Any], family: str, num_layers: int) -> set[int] | None:
+def _find_attention_layers(config: Mapping[str, Any], model_family: str, num_layers: int) -> set[int] | None:
     """Return the indices of a hybrid model's attention layers. None for models that are no hybrids."""
     for key in ("attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids"):
         if isinstance(config.get(key), list):
@@ -152,6 +141,6 @@ def _find_attention_layers(config: Mapping[str, Any], family: str, num_layers: i
     if isinstance(period := config.get("attn_layer_period"), int) and period > 0:
         offset = int(config.get("attn_layer_offset") or 0)
         return {number for number in range(num_layers) if number % period == offset}
-    if (every := config.get("full_attention_interval", ATTENTION_EVERY.get(family))) is not None:
+    if (every := config.get("full_attention_interval", ATTENTION_EVERY.get(model_family))) is not None:
         return {number for number in range(num_layers) if (number + 1) % int(every) == 0}
     return None

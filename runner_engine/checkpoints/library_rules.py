@@ -1,5 +1,6 @@
-"""Rules of transformers and quantization libraries about a model family's tensors, by tensor
-name. Imports no torch.
+"""Predicts how transformers and quantization libraries load a tensor, given its name.
+
+Imports no torch.
 
 In a few families some tensors stay in float32, libraries leave some linear layers unquantized, or
 there are linear layers outside the blocks. A plan follows the same rules;
@@ -49,8 +50,9 @@ OUTSIDE_BLOCKS = re.compile(
 
 
 def compute_unquantized_nbytes(tensor_name: str, num_elements: int, family: str, dtype_bytes: int) -> int:
-    """Return the bytes of an unquantized tensor after loading. Some model families keep certain
-    tensors in float32.
+    """Return the bytes of an unquantized tensor after loading.
+
+    Some model families keep certain tensors in float32.
     """
     kept = IN_FLOAT32.get(family)
     is_kept = kept is not None and kept.search(tensor_name) is not None

@@ -49,7 +49,7 @@ class QuantizationPlan:
     left: dict[str, int]  # the numbers in each matrix that stays as it is
 
     def check_unquantizable(self, quantization_name: str) -> None:
-        """Raise ConfigError if more than a few layers cannot be quantized."""
+        """Raise ConfigError if more than a few layers are incompatible with the format."""
         check_few_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
 
 
@@ -61,8 +61,9 @@ def plan_quantization(
     has_fused_experts: bool = True,
     dtype_bytes: int = 2,
 ) -> QuantizationPlan:
-    """Decide by name and shape how each tensor is quantized. A layer that the format does not
-    support stays unquantized.
+    """Choose a quantization for each tensor, by its name and shape.
+
+    Layers that the format does not support stay unquantized.
     """
     family = str(config.get("model_type", ""))
     ties_blocks = has_fused_experts and bool(config.get("tie_word_embeddings", True))
@@ -133,7 +134,6 @@ def plan_quantization(
 def plan_model_quantization(
     files: ModelFiles, quantization_mix: QuantizationMix, device: str
 ) -> QuantizationPlan:
-    """Plan the quantization of a model from the headers of its files."""
     return plan_quantization(
         files.separate_tensors,
         files.text_settings,
@@ -145,7 +145,6 @@ def plan_model_quantization(
 
 
 def will_separate_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> bool:
-    """Whether the load separates fused experts. This happens if any expert matrix is quantized."""
     matrices = (tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix))
     return quantization_mix.quantizes and any(
         quantization_mix.select_layer_config(get_layer_path(matrix)).packed for matrix in matrices
@@ -153,22 +152,19 @@ def will_separate_experts(files: ModelFiles, quantization_mix: QuantizationMix) 
 
 
 def list_loaded_tensors(files: ModelFiles, quantization_mix: QuantizationMix) -> list[TensorLocation]:
-    """Return a model's tensors in their loaded form: experts separate or fused, depending on the
-    quantization.
-    """
     return files.separate_tensors if will_separate_experts(files, quantization_mix) else files.tensors
 
 
 @dataclass(frozen=True)
-class PlainLayers:
-    """The linear layers that stay unquantized, in model.dtype."""
+class UnquantizedLayers:
+    """Linear layers that stay unquantized. Their dtype is `model.dtype`."""
 
     nbytes: int  # of the linear weights in blocks
     share_of_shapes: float  # of all shapes of linear weights, so many have a plain one
     has_quantized_head: bool
 
 
-def measure_unquantized_layers(files: ModelFiles, quantization_mix: QuantizationMix) -> PlainLayers:
+def measure_unquantized_layers(files: ModelFiles, quantization_mix: QuantizationMix) -> UnquantizedLayers:
     layers, heads = find_linear_layers(
         list_loaded_tensors(files, quantization_mix), files.text_settings, files.fuses_experts
     )
@@ -176,7 +172,7 @@ def measure_unquantized_layers(files: ModelFiles, quantization_mix: Quantization
         tensor for path, tensor in layers.items() if not quantization_mix.select_layer_config(path).packed
     ]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
-    return PlainLayers(
+    return UnquantizedLayers(
         sum(tensor.num_elements for tensor in plain) * files.dtype_bytes,
         len(plain_shapes) / max(len(shapes), 1),
         any(quantization_mix.select_layer_config(path, is_head=True).packed for path in heads),
@@ -199,9 +195,7 @@ def find_linear_layers(
 
 
 def classify_tensor(tensor: TensorLocation, has_fused_experts: bool = True, family: object = "") -> str:
-    """Return the part of the model that a tensor belongs to: linear, expert, embedding, head or
-    other.
-    """
+    """Return which module a tensor belongs to: linear, expert, embedding, head or other."""
     if isinstance(tensor, ExpertMatrix):
         return "linear"
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
@@ -226,14 +220,15 @@ def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple
     return (second, first) if is_turned else (first, second)
 
 
-def find_block_number_component(layer_path: str) -> int:
-    """Return which dot-separated component of a layer's path is the block number. Raises ConfigError
-    if there is none.
+def find_block_number_index(layer_path: str) -> int:
+    """Return the index of the block number in a dot-separated layer path.
+
+    Raises ConfigError for a layer outside the decoder blocks.
     """
     number = next((at for at, part in enumerate(layer_path.split(".")) if part.isdigit()), None)
     if number is None:
         raise ConfigError(
-            "a linear layer outside of the model's blocks, whose loss is not measured",
+            "the quantization loss can be measured only for layers inside decoder blocks",
             key=layer_path,
             code="unsupported",
         )
@@ -241,10 +236,8 @@ def find_block_number_component(layer_path: str) -> int:
 
 
 def get_block_path(layer_path: str) -> str:
-    """Return the path of the decoder block that contains a layer."""
-    return ".".join(layer_path.split(".")[: find_block_number_component(layer_path) + 1])
+    return ".".join(layer_path.split(".")[: find_block_number_index(layer_path) + 1])
 
 
 def get_layer_path(tensor: TensorLocation) -> str:
-    """Return the path of the layer that a weight tensor belongs to."""
     return tensor.name.removesuffix(".weight")

@@ -17,12 +17,12 @@ _no_downloads = ContextVar("no_downloads", default=False)
 
 
 class DownloadRequired(Exception):
-    """Raised inside `no_downloads` if files would have to be downloaded."""
+    """Raised inside `forbid_downloads` if files would have to be downloaded."""
 
 
 @contextmanager
 def forbid_downloads(enabled: bool) -> Iterator[None]:
-    """Context in which downloads raise DownloadRequired. It serves plans, which must not download."""
+    """Let downloads raise DownloadRequired inside the context. Plans must not download."""
     before = _no_downloads.set(enabled)
     try:
         yield
@@ -37,8 +37,8 @@ def locate_model(model: LocalModelConfig) -> Path:
     path = Path(model.name).expanduser().absolute()
     if not model.asks_hub and not path.exists():
         raise ConfigError(
-            f"there is no folder and no .gguf file {path}, and model=local never asks the "
-            "hub: give a path that exists, or use model=auto for a hub id",
+            f"{path} does not exist, and model=local does not download from the hub. "
+            "Give an existing folder or .gguf file, or use model=auto for a hub id",
             key="model.name",
             value=model.name,
             code="not_found",
@@ -57,7 +57,7 @@ def locate_model(model: LocalModelConfig) -> Path:
         return of_hub.find_file(download_hub_model(key, *fetched), key)
     if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
-            "a folder with .gguf files; name one, with quantization=gguf: "
+            "the folder contains .gguf files. Choose one and set quantization=gguf: "
             + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5]),
             key="model.name",
             value=model.name,
@@ -76,14 +76,13 @@ def locate_config_folder(name: str) -> Path:
 
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
-    """Return an adapter's local folder (peft) or file (pth)."""
     is_file = lora.is_single_file
     shipped = {"embedded": LORA_PTH_PATH} if is_file else LORA_PEFT_DIRS
     if lora.path in shipped:
         if model.name != "embedded":
             raise ConfigError(
-                f"{lora.label} fits only model=embedded, not model.name={model.name}: "
-                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none",
+                f"{lora.label} is an adapter for model=embedded, not for model.name={model.name}. "
+                f"Use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none",
                 code="conflict",
             )
         return shipped[lora.path]
@@ -93,7 +92,7 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
             lora.path_key, lora.path, "adapter_config.json", revision, model.cache_dir
         )
     path = Path(lora.path).expanduser().absolute()
-    need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
+    need = "the path is a folder, but lora=pth reads a file. Use lora=peft for a PEFT folder"
     check_value(not path.is_dir(), "lora.path", lora.path, need)
     check_value(path.is_file(), "lora.path", lora.path, f"there is no file {path}", "not_found")
     return path
@@ -107,8 +106,9 @@ def _resolve_model_folder(
     cache_dir: str | None = None,
     patterns: tuple[str, ...] = model_files.HUB,
 ) -> Path:
-    """Return the local folder of a model. A hub id is downloaded. The folder must contain the file
-    `required_file`.
+    """Return the local folder of a model or adapter. Downloads a hub id if needed.
+
+    The folder must contain `required_file`.
     """
     path = Path(name).expanduser()
     what = "adapter" if required_file.startswith("adapter") else "model"
@@ -119,7 +119,7 @@ def _resolve_model_folder(
     elif path.exists():
         also = " or a .gguf file" if what == "model" else ""
         raise ConfigError(
-            f"{path} is a file, a {what} is a folder{also}", key=config_key, value=name, code="bad_value"
+            f"{path} is a file. Give the {what}'s folder{also}", key=config_key, value=name, code="bad_value"
         )
     elif looks_local:
         is_of_hub = (
@@ -156,8 +156,8 @@ def download_hub_model(
         if _no_downloads.get():
             snapshot.check_disk_space()
             raise DownloadRequired(
-                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {repo_id} "
-                f"(commit {snapshot.commit[:12]}), into {snapshot.repo}"
+                f"{snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {repo_id} "
+                f"(commit {snapshot.commit[:12]}) must be downloaded into {snapshot.repo}"
             )
         hub.download_snapshot(snapshot)
     return snapshot.folder

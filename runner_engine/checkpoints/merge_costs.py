@@ -34,13 +34,13 @@ class MergeCosts:
 
     @property
     def dequantizes(self) -> bool:
-        """Whether the merge must dequantize weights and quantize them again."""
         return self.order is MergeOrder.quantize_first
 
-    def peak_bytes(self, merged_bytes: int, unquantized_bytes: int) -> int:
-        """Return the peak memory in bytes during the merge, without memory-mapped pages.
+    def estimate_peak_nbytes(self, merged_bytes: int, other_unquantized_bytes: int) -> int:
+        """Return the peak memory of the merge in bytes. Memory-mapped pages are excluded.
 
-        merged_bytes: bytes of the merged model; unquantized_bytes: bytes of its other weights before
+        merged_bytes: bytes of the merged model; other_unquantized_bytes: bytes of its other weights
+        before
         quantization.
         """
         merging = self.adapter_bytes + COPIES * BYTES["float32"] * self.largest
@@ -49,13 +49,11 @@ class MergeCosts:
             return merged_bytes + merging + changing - self.numbers * self.model_bytes
         if self.dequantizes:  # when all are unpacked, the codes are freed
             return changing + max(merged_bytes, merging)
-        return changing + merging + unquantized_bytes
+        return changing + merging + other_unquantized_bytes
 
 
 def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
-    """Estimate the costs of merging the adapter. None if nothing is merged or the headers are not
-    sufficient.
-    """
+    """Estimate the costs of merging the adapter; None without a merge or readable headers."""
     files, lora = resolved.files, resolved.files.lora
     if lora is None or not lora.merge:
         return None

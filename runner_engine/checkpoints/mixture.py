@@ -42,17 +42,20 @@ class MixtureSize:
 
     @property
     def active_parameters(self) -> int:
-        """Number of parameters that process one token. The embedding counts, like in published figures."""
+        """Number of parameters that process one token, including the embedding."""
         return self.parameters - self.routed + self.routed * self.used // self.experts
 
-    def estimate_used_expert_share(self, num_tokens: float) -> float:
-        """Return the expected share of experts that `num_tokens` tokens use, if routing is uniform."""
+    def estimate_used_expert_fraction(self, num_tokens: float) -> float:
+        """Return the expected fraction of experts that `num_tokens` tokens use.
+
+        All experts are assumed to be equally likely.
+        """
         unused: float = (1 - self.used / self.experts) ** num_tokens
         return 1 - unused
 
     @property
     def routed_share(self) -> float:
-        """Share of the parameters in decoder blocks that belong to routed experts."""
+        """Fraction of the decoder block parameters that belong to routed experts."""
         return self.routed / max(self.in_blocks, 1)
 
     def __str__(self) -> str:
@@ -96,7 +99,6 @@ def measure_model_mixture(files: ModelFiles) -> MixtureSize | None:
 
 
 def count_encoded_weights(tensor: TensorLocation, stored_format: StoredFormat | None) -> int:
-    """Return how many weights a stored tensor encodes. Scales of quantized layers count as 0."""
     if stored_format is None or tensor.dtype not in CODES:
         return (
             tensor.num_elements

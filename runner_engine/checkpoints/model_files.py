@@ -1,4 +1,4 @@
-"""Lists and hashes the files that a model's answers depend on. The list also serves downloads."""
+"""Lists and hashes the files that determine a model's answers. Downloads use the same list."""
 
 from __future__ import annotations
 

@@ -35,7 +35,6 @@ class HeadNaming:
     shared: tuple[str, ...] = ()  # copies of the model's own
 
     def can_have_head(self, config: Mapping[str, Any]) -> bool:
-        """Whether a model with this config.json may have an MTP head in its files."""
         return self.counted is None or bool(config.get(self.counted))
 
     def get_tensor_prefix(self, config: Mapping[str, Any]) -> str:
@@ -45,7 +44,6 @@ class HeadNaming:
     def map_tensors(
         self, config: Mapping[str, Any], tensors: Iterable[TensorLocation]
     ) -> dict[str, TensorLocation]:
-        """Return the MTP head's tensors under the names that they have in a one-layer model."""
         begin = self.get_tensor_prefix(config)
         others = dict(zip((*self.joining, self.norm), (*JOINING, NORM), strict=True))
         found = {}
@@ -93,17 +91,13 @@ OF_ONE_LAYER = {
 
 
 def find_mtp_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
-    """Return the MTP head's tensors under their names in a one-layer model. Empty if there is no
-    supported head.
-    """
+    """Return the tensors of a supported MTP head under the names of a one-layer model; else {}."""
     form = _find_head_naming(files)
     return {} if form is None else form.map_tensors(files.text_settings, files.tensors)
 
 
 def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
-    """Whether a tensor belongs to the MTP head, or is a copy stored with the head. Loading the main
-    model skips both.
-    """
+    """Whether a tensor is stored with the MTP head, which may include copies of other tensors."""
     begin = _get_head_prefix(files)
     return begin is not None and tensor_name.startswith(begin)
 
@@ -111,7 +105,6 @@ def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
 def exclude_mtp_head_tensors(
     files: ModelFiles, tensors: Iterable[TensorLocation]
 ) -> Iterator[TensorLocation]:
-    """Yield all tensors except those of the MTP head, which the main model's load skips."""
     begin = _get_head_prefix(files)
     for tensor in tensors:
         if begin is None or not tensor.name.startswith(begin):
@@ -129,10 +122,7 @@ def _find_head_naming(files: ModelFiles) -> HeadNaming | None:
     return form if form is not None and form.can_have_head(files.text_settings) else None
 
 
-def describe_head_as_model(files: ModelFiles) -> tuple[list[TensorLocation], dict[str, Any]]:
-    """Return the MTP head's tensors and its config in the form of a one-layer model, to predict its
-    memory.
-    """
+def convert_head_to_model(files: ModelFiles) -> tuple[list[TensorLocation], dict[str, Any]]:
     tensors = [
         replace(tensor, name=LAYER + name.removeprefix(LAYER))
         for name, tensor in find_mtp_head_tensors(files).items()
@@ -142,7 +132,7 @@ def describe_head_as_model(files: ModelFiles) -> tuple[list[TensorLocation], dic
 
 def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
     """Raise ConfigError if a model has no MTP head, or an unsupported one."""
-    if (why := _find_head_rejection(files)) is not None:
+    if (why := _find_head_problem(files)) is not None:
         raise ConfigError(
             f"{render_engine_note(why)}: use {KEY}=draft, or {KEY}=ngram",
             key=KEY,
@@ -151,7 +141,7 @@ def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
         )
 
 
-def _find_head_rejection(files: ModelFiles) -> Note | None:
+def _find_head_problem(files: ModelFiles) -> Note | None:
     settings = files.text_settings
     family = settings.get("model_type")
     counts = {key: settings[key] for key in COUNTS if settings.get(key)}
@@ -166,14 +156,15 @@ def _find_head_rejection(files: ModelFiles) -> Note | None:
     heads = settings.get(form.counted) if form.counted else max(counts.values(), default=1)
     if heads != 1:
         return note("several_heads", counts=named)
-    return _find_head_tensor_rejection(
+    return _find_head_tensor_problem(
         files, form, note("head_missing", counts=named) if counts else note("no_head")
     )
 
 
-def _find_head_tensor_rejection(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
-    """Return why the tensors of an MTP head are unsupported. `missing_note` is returned if there are
-    no tensors. None if supported.
+def _find_head_tensor_problem(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
+    """Return why the engine does not support the tensors of an MTP head, or None.
+
+    Returns `missing_note` if there are no tensors.
     """
     tensors = find_mtp_head_tensors(files)
     if any(name not in tensors for name in (*JOINING, NORM)):

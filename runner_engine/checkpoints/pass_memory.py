@@ -43,8 +43,9 @@ def compute_max_prefill_pass(device: str, num_sequences: int, prompt_tokens: int
 
 
 def compute_max_sequences(device: str, dtype_bytes: int) -> int:
-    """Return how many sequences may decode at the same time. Dtypes with more bytes allow fewer
-    sequences, so that KV memory stays equal.
+    """Return how many sequences may decode at the same time.
+
+    Larger dtypes allow fewer sequences, to limit KV memory.
     """
     return MAX_ROWS.get(device, MAX_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
@@ -52,12 +53,10 @@ def compute_max_sequences(device: str, dtype_bytes: int) -> int:
 def compute_kv_bytes_per_token(
     config: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model
 ) -> int:
-    """Return the bytes of one token's keys and values in all layers."""
     return compute_kv_size(config, dtype_bytes, kv_cache).token_bytes
 
 
 def estimate_pass_nbytes(config: dict[str, Any], dtype_bytes: int, num_sequences: int, tokens: int) -> int:
-    """Estimate the memory in bytes of one forward pass, without keys and values."""
     shape = read_model_sizes(config)
     return max(
         estimate_activation_nbytes(shape, dtype_bytes, PassShape(num_sequences, 1)),
@@ -88,8 +87,7 @@ def estimate_activation_nbytes(model_sizes: dict[str, int], dtype_bytes: int, pa
 
 
 def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
-    """Return the bytes per logit that torch needs to sample a token with these parameters
-    (tokens/sampling.py).
+    """Return the bytes per logit that sampling with these parameters needs.
 
     A top_p of null often means the model's own setting.
     """
@@ -102,12 +100,14 @@ def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
     return 2 * BYTES["float64"] + of_sorting + of_history  # probabilities and their sums
 
 
-def count_recorded_logit_vectors(num_sequences: int, first_position: int = 0, last_position: int = 0) -> int:
-    """Return how many logit vectors the recorded decoding steps hold on a GPU.
+def count_cuda_graph_logit_vectors(
+    num_sequences: int, first_position: int = 0, last_position: int = 0
+) -> int:
+    """Return how many logit vectors the recorded CUDA graphs of all steps need.
 
     This matches decode/passes/device_step.py. A step is recorded for each rounded batch size, which
-    shrinks as sequences end. Where own keys are read up to the longest sequence, whose length grows from
-    first_position to last_position, each rounded length adds a step.
+    shrinks as sequences end. If unshared keys are read up to the longest sequence, whose length grows
+    from first_position to last_position, each rounded length adds a step.
     """
     places, count = {FEWEST_PLACES}, FEWEST_PLACES
     while count < last_position:
@@ -120,7 +120,10 @@ def count_recorded_logit_vectors(num_sequences: int, first_position: int = 0, la
 
 
 def round_up_batch_size(batch_size: int) -> int:
-    """Round a batch size up to a power of two, or to a multiple of 16 or of an eighth."""
+    """Round a batch size up, to limit the number of distinct tensor shapes.
+
+    Sizes up to 16 become powers of two. Larger sizes become multiples of 16 or of an eighth.
+    """
     if batch_size <= 16:
         return 1 << (batch_size - 1).bit_length()
     step = max(16, 1 << ((batch_size - 1).bit_length() - 3))
@@ -200,7 +203,5 @@ def compute_expert_index_nbytes(num_activations: int, num_experts: int, descript
 
 
 def compute_max_queued_distributions(vocab_size: int) -> int:
-    """Return how many float32 token distributions of one model may wait for the distributions of
-    another model.
-    """
+    """Return how many float32 token distributions may wait in memory for those of another model."""
     return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

@@ -19,7 +19,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 @dataclass(frozen=True)
 class PositionLimits:
-    """The maximum number of positions of a model, determined from its files before the load."""
+    """Maximum numbers of positions of a model, read from its files before the load."""
 
     own: int | None = None  # it was made for, without a scaling; None: unknown
     room: float = math.inf  # the loaded model will have; infinity: unknown
@@ -46,7 +46,7 @@ def read_native_rope_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
-    """Raise ConfigError for a rope scaling factor above the factor in the model's own config."""
+    """Raise ConfigError if a rope factor exceeds the factor in the model's own config."""
     own, most = (
         read_native_rope_scaling(config),
         next((config[key] for key in MOST if config.get(key)), None),
@@ -71,7 +71,7 @@ def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> No
     )
 
 
-def note_replaced_scaling(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
+def build_replaced_scaling_notes(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
     """Return a note if the configured rope scaling replaces the scaling in the model's own config."""
     own = read_native_rope_scaling(config)
     if not own or not isinstance(rope, RopeScalingConfig):
@@ -93,16 +93,11 @@ def note_replaced_scaling(config: Mapping[str, Any], rope: RopeConfig) -> list[N
 
 
 def compute_max_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the maximum number of positions of a loaded model. Infinity if no limit is known or
-    enforced.
-    """
     return math.inf if rope.beyond_trained else compute_trained_positions(config, rope)
 
 
 def compute_trained_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the number of positions that the rope setting was trained or designed for. Infinity if
-    unknown.
-    """
+    """Return the number of positions for which the rope scaling was trained; infinity if unknown."""
     maximum = next((config[key] for key in MOST if config.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf

@@ -45,12 +45,10 @@ class PublishedSettings:
 
     @property
     def samples(self) -> bool:
-        """Whether the publisher recommends sampling instead of greedy decoding."""
         return bool(self.values["temperature"])
 
     @property
     def description(self) -> str:
-        """A description of the recommended settings that have an effect."""
         if not self.samples:
             return "greedy"
         named = {"temperature": self.values["temperature"]}
@@ -59,9 +57,6 @@ class PublishedSettings:
 
 
 def read_published_settings(path: Path) -> PublishedSettings | None:
-    """Read the recommended sampling settings from a model folder or .gguf file. None if the files
-    contain none.
-    """
     if path.is_file() and gguf_file.is_gguf_file(path):
         named = {
             key.removeprefix(OF_GGUF): value
@@ -81,9 +76,9 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
         raise DataError(
-            f"do_sample: true or false expected, found {truncated_repr(samples)}", key=path, code="damaged"
+            f"do_sample is {truncated_repr(samples)} instead of true or false", key=path, code="damaged"
         )
-    values, sources = _make_neutral_settings(note("from_transformers"))
+    values, sources = _create_neutral_settings(note("from_transformers"))
     if not samples:
         values["temperature"] = 0.0
         sources["temperature"] = from_file
@@ -97,7 +92,7 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     length = named.get("max_new_tokens")
     if length is not None and not (is_number_of_type(length, int) and length >= 1):
         raise DataError(
-            f"max_new_tokens: a whole number from 1 expected, found {truncated_repr(length)}",
+            f"max_new_tokens is {truncated_repr(length)}. Expected a whole number of at least 1",
             key=path,
             code="damaged",
         )
@@ -105,7 +100,7 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
 
 
 def _parse_gguf_settings(path: Path, metadata_by_name: Mapping[str, Any]) -> PublishedSettings:
-    values, sources = _make_neutral_settings(note("not_in_gguf"))
+    values, sources = _create_neutral_settings(note("not_in_gguf"))
     ignored = dict(metadata_by_name)
     for own_name, name in GGUF_NAMES.items():
         if own_name in metadata_by_name:
@@ -114,17 +109,13 @@ def _parse_gguf_settings(path: Path, metadata_by_name: Mapping[str, Any]) -> Pub
     return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
 
 
-def _make_neutral_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
-    """Return sampling settings that restrict nothing, each with `source` for its origin."""
+def _create_neutral_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
     values = {"temperature": 1.0}
     values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return values, dict.fromkeys(values, source)
 
 
 def _validate_setting(file: Path, key: str, value: Any, name: str) -> float:
-    """Return a setting's number if it lies in the valid range of the same key in the config group
-    `generation`.
-    """
     parameter = PARAMETERS[name]
     # as llama.cpp and vLLM write it
     is_off = name == "top_k" and is_number_of_type(value, int) and value == -1

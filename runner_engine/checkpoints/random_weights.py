@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, Progress, lock_file, unknown_choice_message
-from runner_base.temp_folders import remove_abandoned_folders, temporary_folder
+from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 from runner_engine.checkpoints.file_io import (
     build_safetensors_header,
     check_user_disk_space,
@@ -51,7 +51,7 @@ def read_preset_config(model: LocalModelConfig) -> dict[str, Any]:
         )
         presets = "|".join(sorted(names))
         raise ConfigError(
-            f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}",
+            f"model.random_weights=true needs a preset model: {what}. Choose model={presets}",
             code="missing" if model.shape is None else "unknown_choice",
         )
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
@@ -72,9 +72,7 @@ def hash_preset(model: LocalModelConfig) -> str:
 
 
 def list_random_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLocation]:
-    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral model in the order of the file, layer by
-    layer.
-    """
+    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral model, in the order of the file."""
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or hidden // heads
@@ -110,10 +108,8 @@ def check_random_disk_space(model: LocalModelConfig) -> None:
     if folder.is_dir():
         return
     needed = sum(tensor.nbytes for tensor in list_random_tensors(read_preset_config(model)))
-    fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
-    check_user_disk_space(
-        folder.parent, needed, f"model.random_weights=true: noise in the shape of {model.shape}", fix
-    )
+    fix = "free disk space, choose a larger disk with model.cache_dir=FOLDER, or choose a smaller model"
+    check_user_disk_space(folder.parent, needed, f"a checkpoint of {model.shape} with random weights", fix)
 
 
 def ensure_random_checkpoint(model: LocalModelConfig) -> Path:
@@ -136,7 +132,7 @@ def write_random_checkpoint(config: dict[str, Any], folder: Path) -> None:
     total = sum(tensor.nbytes for tensor in tensors)
     name = (f".{folder.name}.", ".partial")
     remove_abandoned_folders(folder.parent, *name)
-    with temporary_folder(folder.parent, *name) as scratch:
+    with create_temporary_folder(folder.parent, *name) as scratch:
         partial = scratch / "model"
         create_folder(partial)
         _write_checkpoint_files(config, tensors, total, partial)

@@ -66,11 +66,10 @@ class ModelFiles:
 
     @property
     def shape(self) -> dict[str, int]:
-        """The sizes of the text model that determine its memory use."""
+        """Dimensions of the text model that determine its memory use, such as the number of layers."""
         return read_model_sizes(self.text_settings)
 
     def compute_kv_bytes_per_token(self, kv_cache: KvCache) -> int:
-        """Return the bytes of one token's keys and values in all layers."""
         return compute_kv_bytes_per_token(self.settings, self.dtype_bytes, kv_cache)
 
     @cached_property
@@ -80,8 +79,9 @@ class ModelFiles:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The content of the model's config.json. For random weights, known before the files are
-        created.
+        """Content of the model's config.json.
+
+        For random weights, the content is known before the files are created.
         """
         return (
             random_weights.read_preset_config(self.model)
@@ -123,13 +123,13 @@ class ModelFiles:
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes per number in the model's dtype."""
         return BYTES.get(self.dtype, 2)
 
     @property
     def can_keep_blocks(self) -> bool:
-        """Whether the blocks of a .gguf file can stay quantized. This needs a CPU, and neither device
-        map nor adapter.
+        """Whether the weights of a .gguf file can stay quantized in memory.
+
+        This requires a CPU, no device map and no adapter.
         """
         is_on_cpu = self.device == "cpu" and self.model.device_map is None
         is_file = is_on_cpu and not self.adapts and self.is_gguf_file
@@ -146,9 +146,7 @@ class ModelFiles:
 
     @cached_property
     def separate_tensors(self) -> list[TensorLocation]:
-        """The checkpoint's tensors, with fused experts split into matrices if a load may separate
-        experts.
-        """
+        """Tensors of the checkpoint. Fused experts are split into matrices if loading may split them."""
         is_as_it_is = (
             self.stored_format is not None or self.model.device_map is not None or not self.fuses_experts
         )
@@ -163,9 +161,7 @@ class ModelFiles:
 
     @cached_property
     def weight_files(self) -> tuple[str, list[Path]]:
-        """The format and paths of the weight files that a load reads. The format is empty for .gguf
-        files.
-        """
+        """Format and paths of the weight files to load. The format is empty for .gguf files."""
         return weight_files.find_loaded_weight_files(self.path) if self.path.is_dir() else ("", [self.path])
 
     @cached_property
@@ -199,12 +195,13 @@ class ModelFiles:
             hashes["lora"] = (
                 hash_model_files(self.adapter, cache_file) if is_folder else hash_file_sha256(self.adapter)
             )
-        self.hashes = hashes | self._download_code_commits(cache_file)
+        self.hashes = hashes | self._download_code_repositories(cache_file)
         return self.hashes
 
-    def _download_code_commits(self, cache_file: Path) -> dict[str, str]:
-        """Download the other repositories from which the model loads code. Returns the commit of each
-        repository.
+    def _download_code_repositories(self, cache_file: Path) -> dict[str, str]:
+        """Download the other repositories from which the model loads code.
+
+        Returns the commit of each repository.
         """
         if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
             return {}
@@ -236,7 +233,7 @@ class ResolvedModel:
         if stored is not None:
             held = stored.config
             held = (
-                replace(held, int8_rows=True)
+                replace(held, int8_activations=True)
                 if wanted.has_int8_activations and isinstance(held, Int8ActivationsConfig)
                 else held
             )
@@ -249,7 +246,6 @@ class ResolvedModel:
 
     @property
     def position_limits(self) -> PositionLimits:
-        """The model's position limits with the configured rope."""
         settings, rope = self.files.text_settings, self.spec.rope
         own = settings.get("max_position_embeddings")
         return PositionLimits(
@@ -260,9 +256,6 @@ class ResolvedModel:
 
     @cached_property
     def single_adapter_models(self) -> list[ResolvedModel]:
-        """The model with each of its selectable adapters alone. Empty if requests cannot select an
-        adapter.
-        """
         return [resolve_model(replace(self.spec, lora=lora)) for lora in self.spec.lora.selectable_adapters]
 
     def hash_files(self, cache_file: Path) -> dict[str, str]:
@@ -282,15 +275,15 @@ class ResolvedModel:
         return hashes | {"draft": hash_model_files(path, cache_file)}
 
     def with_quantization(self, quantization: QuantizationConfig) -> ResolvedModel:
-        """Return the same model and files with another quantization."""
         return ResolvedModel(
             replace(self.spec, quantization=quantization, layers=None), self.files, self.second
         )
 
 
 def resolve_model(spec: ModelSpec) -> ResolvedModel:
-    """Resolve a spec to its model's files. Inside `sharing_files`, equal models and adapters share
-    one ModelFiles object.
+    """Resolve a spec to its model's files.
+
+    Inside `share_model_files`, equal models and adapters share one ModelFiles object.
     """
     shared = _shared.get()
     files = ModelFiles(spec)
@@ -301,8 +294,9 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
 
 @contextmanager
 def share_model_files() -> Iterator[None]:
-    """Context in which jobs with the same model and adapter read its files only once, for planning a
-    grid.
+    """Context in which jobs read the files of the same model and adapter only once.
+
+    Used to plan a grid.
     """
     before = _shared.set({})
     try:
@@ -325,7 +319,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
         return (
             settings
             if read_stored_quantization_config(settings)
-            else modelopt.merge_hf_quant_config(path, settings)
+            else modelopt.add_hf_quant_config(path, settings)
         )
     header = gguf_file.read_gguf_header(path)
     settings = gguf_file.read_gguf_settings(header)
@@ -339,13 +333,10 @@ def read_model_config(path: Path) -> dict[str, Any]:
 
 
 def _check_model_config(config: dict[str, Any], path: Path) -> None:
-    """Raise DataError for config entries of a wrong type or absurd size."""
     for key in OBJECTS:
         if config.get(key) is not None and not isinstance(config[key], dict):
             raise DataError(
-                f"{key}: a JSON object expected, found {truncated_repr(config[key])}",
-                key=path,
-                code="damaged",
+                f"{key} is {truncated_repr(config[key])} instead of a JSON object", key=path, code="damaged"
             )
     if not isinstance(config.get("model_type", ""), str):
         raise DataError(
@@ -364,15 +355,16 @@ def _check_model_config(config: dict[str, Any], path: Path) -> None:
             )
             if not is_valid:
                 raise DataError(
-                    f"{key}: a whole number from 0 to {most} expected, found {truncated_repr(value)}",
+                    f"{key} is {truncated_repr(value)}. Expected a whole number from 0 to {most}",
                     key=path,
                     code="damaged",
                 )
 
 
 def build_from_pretrained_arguments(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the folder and keyword arguments for `from_pretrained`, which takes the name of a .gguf
-    file separately.
+    """Return the folder and the keyword arguments for transformers' `from_pretrained`.
+
+    For a .gguf file, the keyword arguments contain the file name.
     """
     arguments = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     return (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
@@ -392,13 +384,11 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
 
 
 def count_weight_file_nbytes(path: Path) -> int:
-    """Return the total bytes of the weight files that a load reads."""
     files = weight_files.find_loaded_weight_files(path)[1] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 
 def _count_pth_parameters(file: Path) -> int:
-    """Count the parameters in a `.pth` file from the bytes of its storages and their dtype."""
     try:
         stored = sum(
             entry.file_size

@@ -19,26 +19,27 @@ WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"
 
 
-def list_archive_entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
-    """List the entries of a torch.save archive. Raises DataError for compressed entries, and
-    BadZipFile if the file is no archive.
+def list_archive_entries(path: Path, error_key: str = "") -> list[zipfile.ZipInfo]:
+    """List the entries of a torch.save archive.
+
+    Raises DataError for compressed entries, and BadZipFile if the file is no archive.
     """
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     for entry in infos:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise DataError(
-                f"its entry {entry.filename} is compressed, {entry.compress_size / MIB:,.1f} MiB that "
-                f"claim to be {entry.file_size / MIB:,.1f}: torch writes no such file, and nothing in it was unpacked. "
-                f"If it is yours, unzip it, load it and {SAVE_ANEW}",
-                key=label or path,
+                f"the entry {entry.filename} is compressed ({entry.compress_size / MIB:,.1f} MiB for "
+                f"{entry.file_size / MIB:,.1f} MiB), but torch writes uncompressed entries. "
+                f"Nothing was unpacked. If you trust the file, unzip it, load it and {SAVE_ANEW}",
+                key=error_key or path,
                 code="refused",
             )
     return infos
 
 
 def reject_compressed_archive(path: Path, label: str) -> None:
-    """Raise DataError for an archive with compressed entries. Files that are no archive pass."""
+    """Raise DataError for an archive with compressed entries. Other files are not checked."""
     if zipfile.is_zipfile(path):
         try:
             list_archive_entries(path, label)
@@ -59,7 +60,7 @@ def unwrap_state_dict(
     ]:
         if len(found) > 1:
             raise DataError(
-                f"{label} has tensors under {' and under '.join(found)}: {SAVE_ANEW} of the one you mean",
+                f"{label} has tensors under several keys, {' and '.join(found)}. Fix: {SAVE_ANEW} of one key",
                 code="ambiguous",
             )
         left_out += [str(key) for key in state if key not in found]
@@ -70,7 +71,6 @@ def unwrap_state_dict(
 
 
 def _contains_tensors(state_dict: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
-    """Whether a dictionary contains a tensor, directly or under a known key."""
     wrapped = (state_dict[key] for key in WRAPPERS if isinstance(state_dict.get(key), dict))
     return any(map(is_tensor, state_dict.values())) or any(
         _contains_tensors(inner, is_tensor) for inner in wrapped

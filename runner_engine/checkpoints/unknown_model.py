@@ -18,12 +18,15 @@ from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
 _offered: list[Callable[[], Iterable[str]]] = []
 
 
-def build_unknown_name_error(config_key: str, name: str, kind: str = "model") -> ConfigError:
+def build_unknown_name_error(config_key: str, name: str, model_or_adapter: str = "model") -> ConfigError:
     """Return the error for a name that is neither a folder nor a hub id. The message suggests fixes."""
     begin = _format_not_found(name)
     if config_key != "model.name":
         return ConfigError(
-            f"{begin}. Give a folder, a hub id, or {'lora=embedded' if kind == 'adapter' else 'embedded'}",
+            (
+                f"{begin}. Choose a folder, a hub id, or "
+                f"{'lora=embedded' if model_or_adapter == 'adapter' else 'embedded'}"
+            ),
             key=config_key,
             value=name,
             code="not_found",
@@ -34,8 +37,8 @@ def build_unknown_name_error(config_key: str, name: str, kind: str = "model") ->
         )
     whose, address = _describe_server(" model.base_url=http://HOST:PORT/v1")
     return ConfigError(
-        f"{begin}. Is it a model of {whose}? model=api model.name={name}{address} asks it. "
-        "Else give a folder, a hub id, or model=embedded",
+        f"{begin}. For a model of {whose}, use model=api model.name={name}{address}. "
+        "Otherwise choose a folder, a hub id, or model=embedded",
         key=config_key,
         value=name,
         code="not_found",
@@ -43,42 +46,42 @@ def build_unknown_name_error(config_key: str, name: str, kind: str = "model") ->
 
 
 def build_unknown_load_error(name: str) -> ConfigError:
-    """Return the error for an unknown model name passed to the Python function `load`."""
     key, begin = f'load("{name}")', f"no choice of model, {_format_not_found(name)}"
     if (choice := _find_closest_model_name(name)) is not None:
         return ConfigError(f'{begin}. Did you mean load("{choice}")?', key=key, code="not_found")
     whose, address = _describe_server(', base_url="http://HOST:PORT/v1"')
     return ConfigError(
-        f'{begin}. Is it a model of {whose}? load("api", name="{name}"{address}) asks it, as '
-        f"model=api model.name={name} does on the command line",
+        f'{begin}. For a model of {whose}, use load("api", name="{name}"{address}) in Python or '
+        f"model=api model.name={name} on the command line",
         key=key,
         code="not_found",
     )
 
 
 def is_bare_model_name(name: str) -> bool:
-    """Whether a name has no form of a path, hub id or file. It can only be a config choice or the
-    name of a server's model.
+    """Whether a name has no form of a path, hub id or file.
+
+    Such a name may be a config choice or the name of a model on a server.
     """
     is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or is_gguf_file_name(name)
     return not is_path and not Path(name).exists()
 
 
 def build_missing_config_error(config_key: str, name: str, folder: Path, required_file: str) -> ConfigError:
-    """Return the error for a folder without the required file. For a split checkpoint, it names the
-    tasks that read one.
+    """Return the error for a folder without the required file.
+
+    For a split checkpoint, the error suggests tasks that read the parts.
     """
     if not _is_split_checkpoint(folder):
         return ConfigError(
-            f"{folder} contains no {required_file}, so it is not what {config_key} needs",
+            f"{folder} does not contain {required_file}, which {config_key} requires",
             key=config_key,
             value=name,
             code="not_found",
         )
     return ConfigError(
-        f"{folder} contains the parts of a split, and no whole model. "
-        f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
-        "together again, and FOLDER is a model",
+        f"{folder} contains the parts of a split model. Run the parts with model=parts model.name={name}, "
+        f"or merge them into a model in FOLDER with task=merge task.parts={name} task.output_dir=FOLDER",
         key=config_key,
         value=name,
         code="unsupported",
@@ -86,7 +89,10 @@ def build_missing_config_error(config_key: str, name: str, folder: Path, require
 
 
 def _format_not_found(name: str) -> str:
-    return f"no folder {Path(name).expanduser().absolute()}, and no hub id (those read OWNER/NAME)"
+    return (
+        f"the folder {Path(name).expanduser().absolute()} does not exist, "
+        "and the name is no hub id of the form OWNER/NAME"
+    )
 
 
 def register_model_names(list_names: Callable[[], Iterable[str]]) -> None:
@@ -100,9 +106,6 @@ def _find_closest_model_name(name: str) -> str | None:
 
 
 def _describe_server(address: str) -> tuple[str, str]:
-    """Return a description of the server that may serve the model, and the command-line arguments to
-    add.
-    """
     return ("the server of BASE_URL", "") if get_variable("BASE_URL") else ("a server", address)
 
 

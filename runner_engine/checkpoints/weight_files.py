@@ -76,8 +76,9 @@ class TensorLocation:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file: its raw header with the length field (empty for a .bin file), and its tensors
-    sorted by offset.
+    """A weight file: its raw header, and its tensors sorted by offset.
+
+    The header includes the length field, and is empty for a .bin file.
     """
 
     path: Path
@@ -124,7 +125,7 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
             ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight_name(path.name))) or "none"
         )
         names = ", ".join(name for kind in readers for name in NAMES[kind])
-        raise DataError(f"{folder} contains none of {names} (weight files found: {found})", code="not_found")
+        raise DataError(f"{folder} contains no {names} (weight files found: {found})", code="not_found")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     # the index of .bin files is not copied
     kept = {INDEX} if kind == "safetensors" and not single.exists() else set()
@@ -157,12 +158,12 @@ def _read_shards(index_path: Path, read_file: Callable[[Path], WeightFile]) -> l
         if actual.get(name) != shard:
             where = f"it is in {actual[name]}" if name in actual else "no file contains it"
             raise DataError(
-                f"tensor {name} is expected in {shard}, but {where}", key=index_path, code="mismatch"
+                f"the index lists tensor {name} in {shard}, but {where}", key=index_path, code="mismatch"
             )
     for name, shard in actual.items():
         if name not in weight_map:
             raise DataError(
-                f"does not list tensor {name}, which is in {shard}", key=index_path, code="mismatch"
+                f"the index does not list tensor {name} of {shard}", key=index_path, code="mismatch"
             )
     return files
 
@@ -172,7 +173,7 @@ def read_shard_index(index_path: Path) -> dict[str, str]:
     weight_map = load_json_object(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
-            f"weight_map must map tensor names to file names, found {truncated_repr(weight_map)}",
+            f"weight_map is {truncated_repr(weight_map)}. Expected a map from tensor names to file names",
             key=index_path,
             code="damaged",
         )
@@ -192,7 +193,7 @@ def list_shard_files(index_path: Path, weight_map: dict[str, str]) -> list[Path]
     for path in files:
         if not path.is_file():
             raise DataError(
-                f"names the file {path.name}, which does not exist in {index_path.parent}",
+                f"the index lists {path.name}, which does not exist in {index_path.parent}",
                 key=index_path,
                 code="not_found",
             )
@@ -218,7 +219,7 @@ def read_weight_file_header(path: Path) -> WeightFile:
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise DataError(
-                    f"truncated or not a safetensors file: its header should be {length} bytes long, "
+                    f"truncated or not a safetensors file: the header length is {length} bytes, "
                     f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})",
                     key=path,
                     code="damaged",
@@ -227,8 +228,9 @@ def read_weight_file_header(path: Path) -> WeightFile:
 
 
 def parse_safetensors_header(header: bytes, path: Path, file_size: int) -> WeightFile:
-    """Check a safetensors header against its file's size: dtypes, shapes, and tensors that fill the
-    file without gaps.
+    """Parse and check a safetensors header.
+
+    The tensors must have valid dtypes and shapes, and fill the file without gaps.
     """
     entries = parse_json_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
@@ -241,22 +243,23 @@ def parse_safetensors_header(header: bytes, path: Path, file_size: int) -> Weigh
     position = len(header)
     for tensor in tensors:
         if tensor.offset != position:
-            what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
+            what = "overlaps the previous tensor" if tensor.offset < position else "leaves a gap before it"
             raise DataError(
-                f"tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found",
+                f"tensor {tensor.name} {what}: it starts at byte {tensor.offset} instead of {position}",
                 key=path,
                 code="damaged",
             )
         position += tensor.nbytes
         if position > file_size:
             raise DataError(
-                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {file_size}",
+                f"truncated: tensor {tensor.name} ends at byte {position}, but the file ends at {file_size}",
                 key=path,
                 code="damaged",
             )
     if position != file_size:
         raise DataError(
-            f"{file_size - position} bytes too many: {position} expected by its header, {file_size} found",
+            f"the file has {file_size} bytes, but its header describes {position}: "
+            f"{file_size - position} bytes too many",
             key=path,
             code="damaged",
         )
@@ -275,20 +278,22 @@ def _parse_tensor_entry(name: str, entry: Any, path: Path, header_bytes: int) ->
         is_valid = False
     if not is_valid:
         raise DataError(
-            f"tensor {name}: dtype, shape and two data_offsets expected, found {truncated_repr(entry)} "
-            f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
+            f"tensor {name} has an invalid entry {truncated_repr(entry)}. Expected dtype, shape and "
+            f"data_offsets (whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
             key=path,
             code="damaged",
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise DataError(
-            f"tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}", key=path, code="damaged"
+            f"tensor {name} has unknown dtype {dtype!r}. Known dtypes: {', '.join(DTYPE_BITS)}",
+            key=path,
+            code="damaged",
         )
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
             f"tensor {name}: {dtype} of shape {truncated_repr(shape)} needs {bits / 8:.10g} bytes, "
-            f"its data_offsets {begin}..{end} give {end - begin}",
+            f"but data_offsets {begin}..{end} span {end - begin} bytes",
             key=path,
             code="damaged",
         )
@@ -296,5 +301,4 @@ def _parse_tensor_entry(name: str, entry: Any, path: Path, header_bytes: int) ->
 
 
 def is_plain_file_name(name: object) -> bool:
-    """Whether a name is a plain file name without folders."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

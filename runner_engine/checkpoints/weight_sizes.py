@@ -27,10 +27,10 @@ def compute_weight_nbytes(
     dtype_bytes: int,
     has_fused_experts: bool = True,
 ) -> dict[str, int]:
-    """Return the bytes of the loaded weights by part of the model. `scales` are quantization
-    constants.
+    """Return the bytes of the loaded weights for each part of the model.
 
-    quantization_configs: quantization configs of the tensors that the load quantizes, by tensor name.
+    The part `scales` contains quantization constants. quantization_configs: quantization configs
+    of the tensors that the load quantizes, by tensor name.
     """
     parts = dict.fromkeys(PARTS, 0)
     has_embedding = any(classify_tensor(tensor) == "embedding" for tensor in tensors)
@@ -73,9 +73,7 @@ def count_linear_weights(
     stored_format: StoredFormat | None,
     quantization_mix: QuantizationMix | None = None,
 ) -> int:
-    """Return how many weights of a linear layer a tensor encodes, packed or not. 0 for tensors of
-    other layers.
-    """
+    """Return how many weights of a linear layer a tensor encodes. 0 for tensors of other layers."""
     packed = stored_format is not None and tensor.name.endswith(stored_format.config.tensors.codes)
     if stored_format is not None and (
         packed or (classify_tensor(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
@@ -103,7 +101,7 @@ def _find_quantized_names(tensors: list[TensorLocation], stored_format: StoredFo
 def _is_quantization_tensor(
     tensor: TensorLocation, stored_format: StoredFormat, quantized_names: set[str]
 ) -> bool:
-    """Whether a tensor belongs to a quantized layer but is neither its `.weight` nor its bias."""
+    """Whether a tensor holds quantization constants of a layer, such as scales."""
     if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
     if tensor.name.endswith(stored_format.config.tensors.fused_scales):

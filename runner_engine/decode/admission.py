@@ -42,32 +42,29 @@ class Admission:
         self.reset()
 
     def reset(self) -> None:
-        """Forget recorded memory shortages, and restore the requested maximum number of sequences."""
         self.most_rows = self.asked_rows or self.kv.heads.max_sequences
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
 
     def add_waiting(
-        self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
+        self, sequences: Sequence[TokenSequence], upcoming_prompts: Sequence[list[int]] = ()
     ) -> None:
         """Append sequences to the waiting queue.
 
-        The announced prompts come later and may share prefixes with these sequences.
+        Upcoming prompts arrive later and may share prefixes with these sequences.
         """
         prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in sequences]
         beginnings = dict(
-            zip(sequences, self.kv.prefixes.assign_prefixes(prompts, announced_prompts), strict=True)
+            zip(sequences, self.kv.prefixes.assign_prefixes(prompts, upcoming_prompts), strict=True)
         )
         # the longest first
         self.rows.waiting.extend(sorted(sequences, key=lambda row: (beginnings[row], -row.max_kv_tokens)))
 
     def update_budget(self) -> None:
-        """Update the token budget from free memory. After growth, the next sequence may fit."""
         if self.kv.update_budget():
             self.full_at = 0
 
     def halve_max_sequences(self, num_running: int) -> None:
-        """Halve the maximum number of concurrent sequences in the KV cache."""
         self.most_rows = max(min(num_running or self.most_rows, self.most_rows) // 2, 1)
 
     # --------------------------------------------------------------------------- how many, and when
@@ -77,12 +74,12 @@ class Admission:
             self.rows.waiting,
             bool(self.rows.reading) and self.decoder.has_kernels,
         )
-        return self.max_new_sequences(
+        return self.compute_max_new_sequences(
             reads_with_kernels or (bool(waiting) and self.can_join_decode_pass(waiting[0]))
         )
 
-    def max_new_sequences(self, shares_decode_pass: bool) -> int:
-        """Return how many sequences may enter the batch now.
+    def compute_max_new_sequences(self, shares_decode_pass: bool) -> int:
+        """Return how many waiting sequences may enter the batch.
 
         Returns 0 if they are too few to justify a prefill pass during which decoding waits.
         """
@@ -158,14 +155,13 @@ class Admission:
         return long
 
     def _needs_short_spans(self, sequence: TokenSequence, num_unread: int) -> bool:
-        """Whether resumed tokens must be prefilled in short spans.
+        """Whether a resumed answer needs short spans, so that its logits equal those of decoding.
 
         Short spans use the same attention computation as decoding.
         """
         return bool(sequence.tokens) and 1 < self.decoder.short_span <= num_unread
 
     def _record_shortage(self, num_sequences: int) -> None:
-        """Record a memory shortage once: the KV cache holds fewer concurrent sequences than requested."""
         if (
             self.asked_rows
             and not self.has_noted_shortage
@@ -192,7 +188,7 @@ class Admission:
             self.decoder.short_span,
         )
         pieces = [
-            next_prefill_chunk(row, slot, len(row.pending_tokens), most_scored, short_span)
+            plan_next_prefill_chunk(row, slot, len(row.pending_tokens), most_scored, short_span)
             for slot, row in enumerate(short_sequences, start=first)
         ]
         tokens = max(max_tokens - sum(len(piece.ids) for piece in pieces), max_tokens // SHARE_OF_PIECES)
@@ -200,7 +196,7 @@ class Admission:
             tokens = min(tokens, self.pace.tokens)
         positions = most_scored - sum(len(piece.targets) for piece in pieces)
         for slot, row in enumerate(long_sequences, start=first + len(short_sequences)):
-            piece = next_prefill_chunk(row, slot, tokens, positions, short_span)
+            piece = plan_next_prefill_chunk(row, slot, tokens, positions, short_span)
             if piece.ids:
                 pieces.append(piece)
             tokens, positions = tokens - len(piece.ids), positions - len(piece.targets)
@@ -209,20 +205,20 @@ class Admission:
         return pieces
 
 
-def next_prefill_chunk(
-    sequence: TokenSequence, slot: int, max_tokens: int, max_logits: int, short_span: int
+def plan_next_prefill_chunk(
+    sequence: TokenSequence, slot: int, max_tokens: int, max_logits: int, short_span_tokens: int
 ) -> TokenSpan:
-    """Return the next chunk of a sequence's prompt, limited by the number of tokens and of scored logits.
+    """Return the next chunk of a prompt, limited by its tokens and its scored logits.
 
-    Tokens of a resumed answer are prefilled after the prompt in short spans, which attend as
-    in decoding. Without short spans, all tokens are prefilled together.
+    Tokens of a resumed answer are prefilled after the prompt in short spans, which attend as in
+    decoding. Without short spans, all tokens are prefilled together.
     """
     pending, start = sequence.pending_tokens, sequence.kv.places
     end = min(start + max_tokens, len(pending))
     if sequence.given is None:
         prompt = len(pending) - len(sequence.tokens)
-        if sequence.tokens and 1 < short_span <= len(pending) - start:
-            end = min(end, prompt if start < prompt else start + short_span - 1)
+        if sequence.tokens and 1 < short_span_tokens <= len(pending) - start:
+            end = min(end, prompt if start < prompt else start + short_span_tokens - 1)
         return TokenSpan(sequence, slot, pending[start:end], start, is_last=end == len(pending))
     # the token that the continuation's first one follows
     scored_from = len(pending) - len(sequence.given)

@@ -23,46 +23,42 @@ from transformers import DynamicCache
 from runner_base import Answer, ConfigError, FinishReason, signals
 from runner_engine.decode.sequences import NO_NUMBERS, NO_TOKEN, TokenSequence
 from runner_engine.decode.tokens import Stopping, create_sampler
-from runner_engine.memory import record_cache_peak, record_pass_peak
+from runner_engine.memory import record_activation_peak, record_cache_peak
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.rope import rope_2d
 from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions import Completion, EngineStats
 
-Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
+TimedToken = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
 
 
-def interleave_branches(main: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Place]:
-    """Order the tokens of the main prompt and its branches by time, then by branch number.
+def interleave_branches(prompt_tokens: Sequence[int], branches: Sequence[Sequence[int]]) -> list[TimedToken]:
+    """Order the tokens of a prompt and its branches by time step, then by branch number.
 
     At equal times, the main prompt comes first.
     """
-    placed = [(time, 0, token) for time, token in enumerate(main)]
+    placed = [(time, 0, token) for time, token in enumerate(prompt_tokens)]
     for number, branch in enumerate(branches, start=1):
-        placed += [(time, number, token) for time, token in enumerate(branch, start=len(main))]
+        placed += [(time, number, token) for time, token in enumerate(branch, start=len(prompt_tokens))]
     return sorted(placed, key=lambda place: place[:2])
 
 
-def branch_attention_mask(times: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """Return the attention mask [queries, N] of the last tokens.
+def build_branch_attention_mask(token_times: torch.Tensor, num_queries: int) -> torch.Tensor:
+    """Return the attention mask [queries, N] of the last `num_queries` tokens.
 
     Token i attends to token j if t_j < t_i or i = j.
     """
-    index = torch.arange(len(times), device=times.device)
+    index = torch.arange(len(token_times), device=token_times.device)
     last = index[-num_queries:]
-    return (times[None, :] < times[last, None]) | (index[None, :] == last[:, None])
+    return (token_times[None, :] < token_times[last, None]) | (index[None, :] == last[:, None])
 
 
-def branch_support_error(model: Any) -> ConfigError | None:
-    """Return the error for requests with branches.
-
-    Returns None if the model's attention supports branches.
-    """
+def find_branch_support_error(model: Any) -> ConfigError | None:
     name = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
     if name in ("sdpa", "eager"):
         return None
     return ConfigError(
-        f"model.attention={name} supports no attention mask, which branches need: use sdpa or eager",
+        f"branches need an attention mask, which model.attention={name} does not support. Use sdpa or eager",
         code="unsupported",
     )
 
@@ -104,7 +100,7 @@ class BranchDecoder:
             self.clocks[number] += 1
         return self._run_forward_pass(placed)
 
-    def _run_forward_pass(self, new_tokens: Sequence[Place]) -> torch.Tensor:
+    def _run_forward_pass(self, new_tokens: Sequence[TimedToken]) -> torch.Tensor:
         """Append new tokens to the KV cache in one forward pass, and return their logits [T, V]."""
         device = self.model.get_input_embeddings().weight.device
         self.times += [time for time, _, _ in new_tokens]
@@ -112,11 +108,13 @@ class BranchDecoder:
         longest = max(self.times) + 1
         if window is not None and longest > window:
             raise ConfigError(
-                f"branches reach time {longest}, beyond this model's sliding window of {window} tokens, which the "
-                "mask of branches does not cut: use shorter prompts or fewer new tokens",
+                f"branches of {longest} tokens exceed the model's sliding window of {window} tokens. "
+                "Use shorter prompts or fewer new tokens",
                 code="too_large",
             )
-        seen = branch_attention_mask(torch.tensor(self.times, device=device), num_queries=len(new_tokens))
+        seen = build_branch_attention_mask(
+            torch.tensor(self.times, device=device), num_queries=len(new_tokens)
+        )
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
         # added to the scores: what eager and sdpa both take
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
@@ -137,8 +135,9 @@ class BranchDecoder:
         return logits
 
 
-def undecoded_completion(sequences: Sequence[TokenSequence], finish_reason: FinishReason) -> Completion:
-    """Return the completion of a request whose branches were never decoded."""
+def build_completion_without_decoding(
+    sequences: Sequence[TokenSequence], finish_reason: FinishReason
+) -> Completion:
     at = sequences[0].branch_at
     prompt_tokens = at + sum(len(row.prompt) - at for row in sequences)
     answer = Answer("", [], finish_reason)
@@ -155,7 +154,7 @@ def decode_branches(
     A sampled branch depends on the seed, the request's id, its branch number, and the tokens
     of other branches that it attends to.
     """
-    completion = undecoded_completion(sequences, FinishReason.error)
+    completion = build_completion_without_decoding(sequences, FinishReason.error)
     if completion.error:
         return completion
     decoder, at = BranchDecoder(loaded.model), sequences[0].branch_at
@@ -190,7 +189,7 @@ def decode_branches(
     completion.seconds = time.perf_counter() - started
     record_cache_peak(stats, decoder.cache)
     # logits come of all tokens
-    record_pass_peak(stats, loaded, completion.prompt_tokens, completion.prompt_tokens)
+    record_activation_peak(stats, loaded, completion.prompt_tokens, completion.prompt_tokens)
     stats.prefill_s += completion.first_token_s
     stats.prefill_tokens += completion.prompt_tokens
     stats.decode_s += completion.seconds - completion.first_token_s

@@ -35,22 +35,22 @@ class IncompatibleModel(Exception):
         self.reason = reason
 
 
-def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_mixers: int) -> list[int | None]:
-    """Return the maximum number of tokens in each layer's KV cache. None means unlimited.
+def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_recurrent_layers: int) -> list[int | None]:
+    """Return the maximum number of tokens in each layer's KV cache; None means unlimited.
 
-    Raises IncompatibleModel if the cache keeps other state. num_mixers: number of recurrent
-    layers that our mixers support.
+    Raises IncompatibleModel if the cache keeps other state. num_recurrent_layers: number of
+    recurrent layers that this project supports.
 
-    The filled cache itself is checked, because missing state does not always show in the
-    logits of a short trial.
+    The filled cache itself is checked, because missing state does not always show in the logits
+    of a short trial.
     """
-    if num_mixers:
+    if num_recurrent_layers:
         logging.getLogger(HINTS).addFilter(_is_not_kernel_hint)
     cache: Any = DynamicCache(config=model.config)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
     layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
     others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
-    if num_mixers and num_mixers == sum(type(layer) in STATES | BOTH for layer in layers):
+    if num_recurrent_layers and num_recurrent_layers == sum(type(layer) in STATES | BOTH for layer in layers):
         others -= {kind.__name__ for kind in STATES | BOTH}
         layers = [layer for layer in layers if type(layer) not in STATES]
     if others or any(layer.get_seq_length() != token_ids.shape[1] for layer in layers):
@@ -60,5 +60,5 @@ def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_mixers: int) -
 
 
 def _is_not_kernel_hint(record: logging.LogRecord) -> bool:
-    """Log filter that drops transformers' hints about optional kernels for a model family."""
+    """Log filter that drops transformers' advice to install optional kernels."""
     return "falling back to its reference PyTorch implementation" not in record.getMessage()

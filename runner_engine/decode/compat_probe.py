@@ -1,6 +1,4 @@
-"""Tests whether the scheduler supports a model, by comparing logits with the model's original
-attention.
-"""
+"""Tests whether the scheduler supports a model, by comparing logits."""
 
 from __future__ import annotations
 
@@ -20,16 +18,20 @@ from runner_base.notes import note, text_note
 from runner_engine.attention import (
     Softmax,
     find_page_size,
-    number_layers_by_call,
     register_attention,
     use_attention,
+    wrap_with_layer_counter,
 )
 from runner_engine.attention.device_attention import should_try_sdpa
 from runner_engine.decode.cache_probe import IncompatibleModel, inspect_cache_layers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
-from runner_engine.decode.rounding_noise import is_within_rounding_noise, max_logit_error, mean_logit_error
+from runner_engine.decode.rounding_noise import (
+    compute_max_logit_error,
+    compute_mean_logit_error,
+    is_within_rounding_noise,
+)
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache import (
@@ -43,7 +45,7 @@ from runner_engine.kv_cache import (
     find_store_layers,
     record_masks,
 )
-from runner_engine.matmul import ExpertLayer, LayerWeights, disable_activation_rounding, note_unstable_layers
+from runner_engine.matmul import ExpertLayer, LayerWeights, disable_activation_rounding, find_unstable_layers
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.recurrent import UnsupportedMixer, create_mixers
@@ -65,18 +67,15 @@ COUNT_BEFORE = {"llama4", "llama4_text"}
 ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
-def max_window_length(loaded: LoadedModel) -> float:
-    """Return the longest sequence that fits in the sliding window of a model.
-
-    Used if the windows of single layers are unknown.
-    """
+def get_max_window_length(loaded: LoadedModel) -> float:
+    """Return the size of the model's sliding window, if the windows of single layers are unknown."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
-def rope_stable_length(loaded: LoadedModel) -> float:
-    """Return the sequence length above which RoPE changes for all keys.
+def find_rope_stable_length(loaded: LoadedModel) -> float:
+    """Return the sequence length above which the RoPE of all tokens changes.
 
     Only `generate` of transformers supports longer sequences.
     """
@@ -90,7 +89,7 @@ def rope_stable_length(loaded: LoadedModel) -> float:
     return min(reaches)
 
 
-def logits_tolerance(loaded: LoadedModel) -> float:
+def get_logits_tolerance(loaded: LoadedModel) -> float:
     """Return the allowed mean logit error, divided by the standard deviation of the logits."""
     quantized = int(loaded.metrics.get("quantized_modules", 0))
     return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
@@ -118,14 +117,17 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
 
     try:
         with torch.inference_mode():
-            with _skip_dequantization(model):
+            with _make_gguf_layers_return_zeros(model):
                 mixers = create_mixers(model)
                 kept_tokens = inspect_cache_layers(model, ids[None, :2], len(mixers))
                 heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
             with disable_activation_rounding(model) as zeroed:
-                expected, ours = compute_own_logits(), _scheduler_trial_logits(model, heads, ids.tolist())
-                off = mean_logit_error(ours, expected)
+                expected, ours = (
+                    compute_own_logits(),
+                    _compute_scheduler_test_logits(model, heads, ids.tolist()),
+                )
+                off = compute_mean_logit_error(ours, expected)
                 is_right = _logits_match(loaded, ours, expected, compute_own_logits)
     except IncompatibleModel:
         raise
@@ -141,8 +143,8 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
         ) from error
     if not is_right:
         raise IncompatibleModel(note("logits_off", off=off))
-    log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
-    heads = replace(heads, note=note_unstable_layers(zeroed))
+    log.debug("the scheduler's mean logit error is %.2g standard deviations, %s", off, heads)
+    heads = replace(heads, note=find_unstable_layers(zeroed))
     return (
         _use_sdpa_if_equivalent(loaded, heads, ids.tolist(), compute_own_logits)
         if should_try_sdpa(heads.device)
@@ -156,18 +158,15 @@ def _logits_match(
     expected: torch.Tensor,
     compute_original_logits: Callable[[], torch.Tensor],
 ) -> bool:
-    allowed = logits_tolerance(loaded)
-    return mean_logit_error(logits, expected) <= allowed or (
+    allowed = get_logits_tolerance(loaded)
+    return compute_mean_logit_error(logits, expected) <= allowed or (
         allowed == COARSE and is_within_rounding_noise(loaded.model, logits, compute_original_logits, allowed)
     )
 
 
 @contextmanager
-def _skip_dequantization(model: Any) -> Iterator[None]:
-    """Let GGUF layers return zeros inside the context.
-
-    Used in forward passes that only record tensor shapes and masks.
-    """
+def _make_gguf_layers_return_zeros(model: Any) -> Iterator[None]:
+    """Make GGUF layers return zeros, for passes that only record tensor shapes and masks."""
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
     def zeros(layer: GgufLinear, activations: torch.Tensor) -> torch.Tensor:
@@ -188,28 +187,25 @@ def _use_sdpa_if_equivalent(
     token_ids: list[int],
     compute_original_logits: Callable[[], torch.Tensor],
 ) -> KvCacheSpec:
-    """Enable SDPA attention if its logits match the model's original attention.
-
-    Otherwise returns the spec unchanged.
-    """
+    """Enable SDPA attention if its logits match the model's original attention."""
     by_sdpa = replace(kv_spec, by_sdpa=True)
     in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_page_size(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
             with torch.inference_mode(), disable_activation_rounding(loaded.model):
                 ours, expected = (
-                    _scheduler_trial_logits(loaded.model, one, token_ids),
+                    _compute_scheduler_test_logits(loaded.model, one, token_ids),
                     compute_original_logits(),
                 )
                 if _logits_match(loaded, ours, expected, compute_original_logits):
                     return one
-            why = f"by SDPA its logits would be off by {mean_logit_error(ours, expected):.2g} of their spread"
+            why = f"SDPA has a mean logit error of {compute_mean_logit_error(ours, expected):.2g} standard deviations"
         except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
             if is_out_of_memory_error(error):
                 raise
             why = to_one_line(error, limit=160)
-        how = "without pages" if one.page else "operation by operation"
-        log.info("attention is computed %s, which is slower: %s", how, why)
+        how = "without pages" if one.page else "with separate torch operations"
+        log.info("attention runs %s, which is slower: %s", how, why)
     return kv_spec
 
 
@@ -239,9 +235,13 @@ def _inspect_attention(
     tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
     def record_shapes(
-        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        _scale: float,
+        softmax: Softmax,
     ) -> torch.Tensor:
-        """Record the tensor shapes and the mask of an attention layer, and return zeros."""
         width = max(key.shape[2], value.shape[2])
         tensors[layer] = key, value
         shapes[layer] = _LayerShape(key.shape[0], query.shape[0], width, key.dtype, key.device)
@@ -251,7 +251,7 @@ def _inspect_attention(
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
     positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
-    attend = number_layers_by_call(record_shapes) if has_mixers else record_shapes
+    attend = wrap_with_layer_counter(record_shapes) if has_mixers else record_shapes
     with record_masks() as masks, use_attention(model, attend, MASK_PROBE):
         model(input_ids=token_ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
@@ -290,7 +290,7 @@ def _inspect_attention(
     )
 
 
-def _scheduler_trial_logits(model: Any, kv_spec: KvCacheSpec, token_ids: list[int]) -> torch.Tensor:
+def _compute_scheduler_test_logits(model: Any, kv_spec: KvCacheSpec, token_ids: list[int]) -> torch.Tensor:
     """Return the logits of the last two tokens, computed by the scheduler.
 
     The prefix, a token span and a single token run in separate forward passes.
@@ -323,7 +323,7 @@ def probe_fused_forward(
     forward = Forward(loaded.model, kv_spec)
     if forward.kernels is None:
         return None
-    room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded)))
+    room = int(min(loaded.metrics["max_positions"], find_rope_stable_length(loaded)))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
@@ -331,39 +331,42 @@ def probe_fused_forward(
             fused = FusedForward(loaded.model, kv_spec, room, forward.kernels, packed_layers, expert_layers)
             if is_verified:
                 return fused
-            expected = _batch_trial_logits(forward, ids)
+            expected = _compute_test_logits(forward, ids)
             forward.fused = fused
             is_exact = kv_spec.dtype is torch.float32 and not fused.is_quantized and not kv_spec.is_quantized
             # elsewhere a number may be rounded to the other side, and then the farthest of 49,152
             # logits is 0.2 off: noise that a token's mean does not have, and in which each real
             # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
-            off = max_logit_error(_batch_trial_logits(forward, ids), expected, of_tokens)
-            if not off <= allowed and (is_exact or not _is_rounding_noise(forward, ids, fused)):
-                raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
+            off = compute_max_logit_error(_compute_test_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _has_only_rounding_noise(forward, ids, fused)):
+                raise NotFusable(f"the fused forward pass has a logit error of {off:.2g} standard deviations")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
         return None
-    log.debug("passes run in a single call: logits off by %.2g of their spread", off)
+    log.debug("the fused forward pass is used: its logit error is %.2g standard deviations", off)
     return fused
 
 
-def _is_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the fused forward pass's logit error is no larger than the effect of changed last bits."""
+def _has_only_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+    """Whether rounding explains the logit error of the fused forward pass.
+
+    The error must not exceed the effect of random changes in the last bits of layer outputs.
+    """
 
     def compute_own_logits() -> torch.Tensor:
         forward.fused = None
-        return _batch_trial_logits(forward, token_ids)
+        return _compute_test_logits(forward, token_ids)
 
     forward.fused = fused_forward
     is_near = is_within_rounding_noise(
-        forward.model, _batch_trial_logits(forward, token_ids), compute_own_logits, COARSE
+        forward.model, _compute_test_logits(forward, token_ids), compute_own_logits, COARSE
     )
-    return is_near or _is_below_split_noise(forward, token_ids, fused_forward)
+    return is_near or _is_error_within_split_noise(forward, token_ids, fused_forward)
 
 
-def _is_below_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the fused forward pass matches in the first layers, and within rounding noise in all layers.
+def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+    """Whether the logit error is no larger than the error of splitting the prompt elsewhere.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few
     layers must match. In all layers the error may not exceed the one that splitting the
@@ -372,18 +375,25 @@ def _is_below_split_noise(forward: Forward, token_ids: list[int], fused_forward:
 
     def trial_logits(fused_forward_or_none: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
         forward.fused = fused_forward_or_none
-        return _batch_trial_logits(forward, token_ids, prefix)
+        return _compute_test_logits(forward, token_ids, prefix)
 
     with fused_forward.limit_layers(forward.model, SHALLOW):
-        shallow = max_logit_error(trial_logits(fused_forward), trial_logits(None))
+        shallow = compute_max_logit_error(trial_logits(fused_forward), trial_logits(None))
     expected = trial_logits(None)
-    noise = max(max_logit_error(trial_logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
-    off = max_logit_error(trial_logits(fused_forward), expected)
-    log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
+    noise = max(
+        compute_max_logit_error(trial_logits(None, PREFIX + more), expected[more:]) for more in SPLITS
+    )
+    off = compute_max_logit_error(trial_logits(fused_forward), expected)
+    log.debug(
+        "logit error of the fused forward pass: %.2g in few layers, %.2g in all (noise %.2g)",
+        shallow,
+        off,
+        noise,
+    )
     return shallow <= COARSE and off <= NEAR * noise
 
 
-def _batch_trial_logits(forward: Forward, token_ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
+def _compute_test_logits(forward: Forward, token_ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
     """Return all logits of two test sequences.
 
     One forward pass computes both prompts, and another computes one more token of each.

@@ -1,4 +1,4 @@
-"""Runs the forward pass that suits a step, and samples the next tokens from its logits."""
+"""Runs one step: chooses the forward pass, and samples tokens from its logits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from runner_engine.decode.tokens import (
     Sampler,
     Speculator,
     Stopping,
+    compute_max_scored_positions,
     create_sampler,
-    max_scored_positions,
+    get_unprocessed_tokens,
     prefill_and_score,
-    unprocessed_tokens,
 )
 from runner_engine.kv_cache import KvCacheSpec, KvStore, PrefixTree
 from runner_engine.sessions import EngineStats
@@ -44,7 +44,7 @@ class Decoder:
             self.forward.enable_hidden_states(speculator.hidden_reader)
         self.ahead = AsyncStep(self.forward)
         # positions of continuations, in one pass
-        self.most_scored = max_scored_positions(kv_spec.device, vocab_size)
+        self.most_scored = compute_max_scored_positions(kv_spec.device, vocab_size)
         self.reset()
 
     def reset(self) -> None:
@@ -68,12 +68,10 @@ class Decoder:
 
     @property
     def short_span(self) -> int:
-        """Minimum number of tokens in a span from which attention computes the span as a block."""
         return self.forward.short_span
 
     @property
     def has_begun_step(self) -> bool:
-        """Whether the next decoding step has already started. Then no further sequence may enter the step."""
         return self.ahead.has_begun
 
     # -------------------------------------------------------------------------------------- prompts
@@ -103,7 +101,9 @@ class Decoder:
         decoding_sequences: list[TokenSequence],
         shares_decode_pass: bool,
     ) -> NewTokens:
-        """Prefill prompt chunks and score continuations in one forward pass.
+        """Prefill prompt chunks and compute log-probabilities of given continuations.
+
+        Runs one forward pass.
 
         Returns the next tokens of sequences that are not scored.
 
@@ -119,12 +119,12 @@ class Decoder:
         logits = prefill_and_score(
             self.forward, kv_store, [*steps, *chunks] if shares_decode_pass else chunks
         )
-        of_decoding = self.ahead.take_logits(decoding_sequences)
+        of_decoding = self.ahead.pop_early_step_logits(decoding_sequences)
         if of_decoding is None:
             of_decoding, logits = logits[: len(decoding_sequences)], logits[len(decoding_sequences) :]
         for piece in chunks:
             piece.row.kv.places += len(piece.ids)
-            kv_store.set_filled(piece.slot, piece.row.kv.places)
+            kv_store.set_num_filled(piece.slot, piece.row.kv.places)
         self.ahead.invalidate_sequences()
         started = [piece.row for piece in chunks if piece.is_last and piece.row.given is None]
         if not (started or decoding_sequences):
@@ -159,7 +159,7 @@ class Decoder:
             self.speculation.record_step(len(new))
             return new
         self.catch_up_states(kv_store, sequences)
-        logits = self.ahead.take_or_run_step(kv_store, sequences, prefilling_sequences)
+        logits = self.ahead.get_step_logits(kv_store, sequences, prefilling_sequences)
         self.stopping.constrain_logits(logits, sequences)
         picked = self.sampler.sample(logits)
         del logits  # the next step needs memory for its own
@@ -169,7 +169,7 @@ class Decoder:
         return list(zip(sequences, tokens, strict=True))
 
     def catch_up_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
-        """Advance recurrent states to the last token but one of each sequence.
+        """Advance recurrent states until each sequence has only one unprocessed token.
 
         States lag further behind after rejected draft tokens.
         """
@@ -177,7 +177,7 @@ class Decoder:
             return  # no guess was in them
         pieces = []
         for slot, row in enumerate(sequences):
-            behind = unprocessed_tokens(kv_store, slot, row)[:-1]
+            behind = get_unprocessed_tokens(kv_store, slot, row)[:-1]
             if behind:
                 first = row.kv.places - len(behind)
                 pieces.append(TokenSpan(row, slot, behind, first, is_last=False))
@@ -185,8 +185,7 @@ class Decoder:
             self.forward.run_token_spans(kv_store, pieces, is_decoding=True)
 
     def _advance_positions(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
-        """Record one more token in the KV slot of each sequence."""
         for slot, row in enumerate(sequences):
             row.kv.places += 1
-            kv_store.set_filled(slot, row.kv.places)
+            kv_store.set_num_filled(slot, row.kv.places)
         self.stats.decode_tokens += len(sequences)

@@ -19,7 +19,7 @@ from torch import nn
 
 from runner_base import machine
 from runner_base.notes import Note, note
-from runner_engine.decode.norms import find_rms_norms, replace_norm
+from runner_engine.decode.norms import find_rms_norms, replace_norm_if_equivalent
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
@@ -31,8 +31,8 @@ from runner_engine.matmul import (
     GroupedExperts,
     LayerWeights,
     MatmulBackend,
+    MatmulFunction,
     PlainPackedWeights,
-    Product,
     QuantizedLayers,
     build_packed_matmul,
     choose_int8_backend,
@@ -93,7 +93,7 @@ class FastLayers:
         self.layers += self.quantized.replaced_layers
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
-            self._trim_heap_before_forward(layer)
+            self._free_heap_before_forward(layer)
         tile_rows = {
             dtype: choice.tile_rows
             for dtype, choice in matmul_choices.items()
@@ -106,32 +106,29 @@ class FastLayers:
             self.layers += [
                 layer
                 for layer in norms
-                if replace_norm(layer, partial(_compute_rms_norm_in_c, kernels), TOLERANCE)
+                if replace_norm_if_equivalent(layer, partial(_compute_rms_norm_in_c, kernels), TOLERANCE)
             ]
 
     @property
     def packed_weights(self) -> dict[nn.Module, LayerWeights]:
-        """Weights that the project's own matmul kernels read, by layer."""
         return {**self.panels, **self.quantized.matrices}
 
     @property
     def expert_layers(self) -> dict[nn.Module, ExpertLayer]:
-        """Expert layers whose weights the project's own matmul kernels read."""
         return self.experts.layers
 
     def restore(self) -> None:
-        """Restore the original `forward` of every layer."""
         for layer in self.layers:
             del layer.forward
         self.experts.restore()
         self.layers, self.panels = [], {}
 
-    def _replace_forward(self, layer: nn.Linear, matmul: Product, mapped: MappedFiles) -> None:
+    def _replace_forward(self, layer: nn.Linear, packed_matmul: MatmulFunction, mapped: MappedFiles) -> None:
         """Replace a layer's matmul by one with packed weights.
 
         The original weights are not read afterwards.
         """
-        layer.forward = matmul  # type: ignore[method-assign,assignment]
+        layer.forward = packed_matmul  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.release_pages(layer.weight.data_ptr(), layer.weight.nbytes)
@@ -152,13 +149,12 @@ class FastLayers:
                 table.forward = panels.select_outputs  # type: ignore[method-assign,assignment]
                 self.layers.append(table)
 
-    def _trim_heap_before_forward(self, layer: nn.Linear) -> None:
-        """Free heap memory of earlier quantized matmuls over many tokens, each time before a layer runs."""
+    def _free_heap_before_forward(self, layer: nn.Linear) -> None:
         own, heap = layer.forward, self.heap
 
         def forward(activations: torch.Tensor) -> torch.Tensor:
             if activations.shape[-2] >= MANY_TOKENS:
-                heap.trim_if_grown()
+                heap.release_freed_memory_if_grown()
             return own(activations)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -166,17 +162,17 @@ class FastLayers:
 
 
 def choose_matmul_backends(
-    model: Any, kernels: native.Kernels | None, max_packed_share: float = PACKED_SHARE
+    model: Any, kernels: native.Kernels | None, max_memory_fraction: float = PACKED_SHARE
 ) -> dict[torch.dtype, BackendChoice]:
     """Choose the fastest matmul backend for each dtype of unquantized weights in a model.
 
-    max_packed_share: weights are packed, which needs a second copy, only if they take at most
-    this share of free memory.
+    Packing needs a second copy of the weights. Weights are packed only if they take at most
+    `max_memory_fraction` of free memory.
     """
     plain = find_unquantized_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
     if not can_pack_weights(
-        sum(layer.weight.nbytes for layer in plain), machine.available_memory_mib(), max_packed_share
+        sum(layer.weight.nbytes for layer in plain), machine.available_memory_mib(), max_memory_fraction
     ):
         return dict.fromkeys(
             dtypes,
@@ -221,7 +217,8 @@ def _compute_rms_norm_in_c(
     activations, width = activations.contiguous(), weight.numel()
     if activations.shape[-1] != width or activations.device.type != "cpu":
         raise ValueError(
-            f"rows {list(activations.shape)} on {activations.device} for a norm of {width} numbers"
+            f"a norm of width {width} on the CPU does not support activations "
+            f"{list(activations.shape)} on {activations.device}"
         )
     result = torch.empty_like(activations)
     kernels(

@@ -34,7 +34,6 @@ class FusedAdapters:
         self._of_pass: Any = None
 
     def attach_adapters(self, layer: Any, matrix: Matrix) -> Matrix:
-        """Attach a layer's LoRA adapters to its C matrix and return the matrix."""
         own = find_unmerged_lora(layer)
         if own is None:
             return matrix
@@ -56,7 +55,10 @@ class FusedAdapters:
         return adapted
 
     def check_all_supported(self, model: Any, num_layers: int, separate_modules: Iterable[nn.Module]) -> None:
-        """Raise NotFusable if adapters change layers outside the C kernels and outside separate modules."""
+        """Raise NotFusable if an adapter changes a layer that the fused forward pass cannot adapt.
+
+        The C kernels and the separate modules can apply adapters.
+        """
         self._layers = num_layers
         seen = self._seen.union(*(module.modules() for module in separate_modules))
         for path, module in model.named_modules():
@@ -95,8 +97,9 @@ class FusedAdapters:
             self._most_rank,
         )
 
-    def workspace_sizes(self, adapted_tokens: AdaptedTokens | None, max_input_width: int) -> list[int]:
-        """Return the size in bytes of each workspace buffer that adapters need in a forward pass."""
+    def compute_workspace_sizes(
+        self, adapted_tokens: AdaptedTokens | None, max_input_width: int
+    ) -> list[int]:
         if adapted_tokens is None:
             return []
         rows = REGISTER_ROWS * -(-max_input_width // LANES) * LANES

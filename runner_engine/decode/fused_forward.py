@@ -127,8 +127,10 @@ class FusedForward:
         parts = _build_shared_kv_structs(layout, count, windows)
         pieces = _count_unshared_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
         adapted = weights.adapters.group_tokens_by_adapter(count)
-        needed = self._workspace_nbytes(count, [part.tokens for part in parts], pieces)
-        needed += self._aligned_nbytes(weights.adapters.workspace_sizes(adapted, self._max_input_width))
+        needed = self._compute_workspace_nbytes(count, [part.tokens for part in parts], pieces)
+        needed += self._aligned_nbytes(
+            weights.adapters.compute_workspace_sizes(adapted, self._max_input_width)
+        )
         workspace = torch.empty(needed, dtype=torch.uint8)
         apart = [
             torch.empty(count, weights.hidden, dtype=self.heads.dtype)
@@ -167,7 +169,6 @@ class FusedForward:
         return logits
 
     def allocate_hidden_states(self, num_tokens: int) -> torch.Tensor:
-        """Allocate a buffer for the lm_head inputs of all tokens in a forward pass."""
         return torch.empty(num_tokens, self.weights.hidden, dtype=self.heads.dtype)
 
     @property
@@ -201,10 +202,13 @@ class FusedForward:
             ctypes.addressof(tokens),
         )
 
-    def _workspace_nbytes(
-        self, num_tokens: int, shared_part_tokens: list[int], num_unshared_pieces: int = 0
+    def _compute_workspace_nbytes(
+        self, num_tokens: int, shared_kv_tokens: list[int], num_unshared_pieces: int = 0
     ) -> int:
-        """Return the workspace bytes of a forward pass, equal to the allocation in fused_forward.h."""
+        """Return the workspace bytes of a forward pass.
+
+        fused_forward.h computes the same number.
+        """
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
@@ -218,18 +222,18 @@ class FusedForward:
         pieces += [
             num_tokens * width * size for width in (weights.hidden, weights.hidden, before, behind, of_gates)
         ]
-        pieces.append(of_mixers.workspace_nbytes(num_tokens, size))
+        pieces.append(of_mixers.compute_workspace_nbytes(num_tokens, size))
         pieces += [num_tokens * weights.hidden * size * weights.has_halves, num_tokens * weights.gates * size]
         pieces.append(num_tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
-        for count in shared_part_tokens:
+        for count in shared_kv_tokens:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
         pieces += [
             4 * num_unshared_pieces,
             4 * num_unshared_pieces,
             4 * num_unshared_pieces * queries * (heads.dim + 2),
         ]
-        pieces += weights.mixtures.workspace_sizes(num_tokens)
-        pieces += weights.latents.workspace_sizes(num_tokens)
+        pieces += weights.mixtures.compute_workspace_sizes(num_tokens)
+        pieces += weights.latents.compute_workspace_sizes(num_tokens)
         if weights.is_quantized:
             rows = num_tokens * weights.mixtures.max_experts_per_token
             pieces.append(
@@ -239,7 +243,6 @@ class FusedForward:
 
     @property
     def _max_input_width(self) -> int:
-        """Largest input width of any matmul in the model."""
         weights, heads = self.weights, self.heads
         behind = max(heads.kv_heads * heads.group * heads.dim, weights.inner, weights.mixers.behind)
         return int(max(behind, weights.hidden, weights.mixtures.max_inputs, weights.latents.max_inputs))
@@ -275,12 +278,11 @@ class FusedForward:
 
 
 def _count_unshared_pieces(num_visible: torch.Tensor) -> int:
-    """Return the number of pieces into which C splits the unshared keys of long sequences."""
     return sum(-(-count // OWN_PIECE) for count in num_visible.tolist() if count > OWN_PIECE)
 
 
 class _WindowStarts:
-    """First visible position of each token in a forward pass, for each sliding window of the model."""
+    """The first position that each token can attend to, for each sliding window of the model."""
 
     def __init__(self, layout: PassLayout, windows: Sequence[Window | None]) -> None:
         self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
@@ -300,8 +302,11 @@ class _WindowStarts:
         begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
         return (first_positions - begin).clamp_(min=0)
 
-    def prefix_starts_address(self, prefix_use: PrefixUse) -> int:
-        """Return the memory address of the first visible positions in a shared prefix, per sliding window."""
+    def build_prefix_table(self, prefix_use: PrefixUse) -> int:
+        """Build the C table of first visible positions in a shared prefix, and return its address.
+
+        The table has one entry per sliding window.
+        """
         chosen = slice(None) if prefix_use.rows is None else prefix_use.rows
         return self._build_pointer_table(
             [
@@ -310,16 +315,17 @@ class _WindowStarts:
             ]
         )
 
-    def span_starts_address(self, first_token: int, last_token: int) -> int:
-        """Return the memory address of the first visible unshared positions of a token span, per sliding
-        window.
+    def build_span_table(self, first_token: int, last_token: int) -> int:
+        """Build the C table of first visible unshared positions of a span, and return its address.
+
+        The table has one entry per sliding window.
         """
         return self._build_pointer_table(
             [None if of_own is None else of_own[first_token:last_token] for of_own in self.of_own]
         )
 
-    def _build_pointer_table(self, starts: list[torch.Tensor | None]) -> int:
-        kept = [None if first is None else first.contiguous() for first in starts]
+    def _build_pointer_table(self, first_positions: list[torch.Tensor | None]) -> int:
+        kept = [None if first is None else first.contiguous() for first in first_positions]
         table = (ctypes.c_void_p * len(kept))(
             *[None if first is None else first.data_ptr() for first in kept]
         )
@@ -335,16 +341,14 @@ def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _Wind
         row_of = native.get_tensor_address(use.row_of, torch.int32, num_tokens)
         keys = use.kv.store.address_table[0].data_ptr()
         parts.append(
-            SharedPart(
-                keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.prefix_starts_address(use)
-            )
+            SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.build_prefix_table(use))
         )
     for span, rows in zip(layout.spans, layout.span_token_indices, strict=True):
         arena, row_of = (
             layout.own.address_table[span.slot].data_ptr(),
             native.get_tensor_address(rows, torch.int32, num_tokens),
         )
-        begin = windows.span_starts_address(span.first, span.last)
+        begin = windows.build_span_table(span.first, span.last)
         parts.append(
             SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin)
         )

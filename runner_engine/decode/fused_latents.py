@@ -26,7 +26,6 @@ class FusedLatents:
         self._kept: list[Any] = []  # what C has the addresses of
 
     def output_widths(self, layout: LatentLayout) -> tuple[int, int]:
-        """Return the output widths of a latent attention layer's two input projections."""
         return layout.query_width or self._query_width(layout), layout.pair_width + layout.rotated
 
     def struct_address(self, layout: LatentLayout) -> int:
@@ -55,7 +54,7 @@ class FusedLatents:
     def max_inputs(self) -> int:
         return max((max(of.query_width, of.pair_width) for of in self._of_layers), default=0)
 
-    def workspace_sizes(self, num_tokens: int) -> list[int]:
+    def compute_workspace_sizes(self, num_tokens: int) -> list[int]:
         """Return the size in bytes of each workspace buffer of latent attention (see latent_structs.h)."""
         layers = self._of_layers
         if not layers:

@@ -45,31 +45,35 @@ class FusedMixers:
         return ctypes.addressof(self._structures[layer])
 
     def count_attention_before(self, layer: int) -> int:
-        """Return the number of attention layers before a layer."""
         return sum(self._attends[:layer])
 
     def count_phases(self, num_tokens: int) -> int:
-        """Return how many thread phases recurrent layers add to a pass (phases_of in fused_forward.h)."""
+        """Return how many thread synchronizations recurrent layers add to a forward pass.
+
+        The result must equal phases_of in fused_forward.h.
+        """
         return self.count * (MIXER_PHASES * -(-num_tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
-    def workspace_nbytes(self, num_tokens: int, element_nbytes: int) -> int:
+    def compute_workspace_nbytes(self, num_tokens: int, element_nbytes: int) -> int:
         """Return the workspace bytes of the recurrent layers (mixer_bytes in mixer_structs.h)."""
         return max(
-            (_mixer_workspace_nbytes(one, num_tokens, element_nbytes) for one in self._structures.values()),
+            (
+                _compute_mixer_workspace_nbytes(one, num_tokens, element_nbytes)
+                for one in self._structures.values()
+            ),
             default=0,
         )
 
     def set_state_pointers(self, tokens: FusedTokens, states: SequenceStates | None) -> None:
-        """Write the addresses of the sequences' recurrent states into the C structure of a forward pass."""
         if states is None or states.segments is None:
-            raise RuntimeError("no states are read in this pass")
-        table, addresses = states.segments.table, states.tensor_addresses()
+            raise RuntimeError("the recurrent states of this forward pass were not selected")
+        table, addresses = states.segments.table, states.get_tensor_addresses()
         self._kept = [table, addresses]
         tokens.segments, tokens.segment_count = table.data_ptr(), table.shape[1]
         tokens.state_slots, tokens.states = states.slots, addresses.data_ptr()
 
 
-def _mixer_workspace_nbytes(mixer_struct: FusedMixer, num_tokens: int, element_nbytes: int) -> int:
+def _compute_mixer_workspace_nbytes(mixer_struct: FusedMixer, num_tokens: int, element_nbytes: int) -> int:
     if mixer_struct.kind == MixerKind.heads_mixer:
         heads = HeadsLayer.from_address(mixer_struct.heads)
         return (

@@ -61,7 +61,6 @@ class FusedMixtures:
 
     @property
     def has_shared_experts(self) -> bool:
-        """Whether some layer of the model has a shared expert."""
         return any(one.shared_inner for one in self.of_layer.values())
 
     @property
@@ -71,18 +70,16 @@ class FusedMixtures:
 
     @property
     def max_inputs(self) -> int:
-        """Largest input width of any expert's or shared expert's matrix."""
         return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
 
     @property
     def needs_workspace(self) -> bool:
-        """Whether matmuls of some experts need workspace for activations or dequantized weights."""
         return any(one.set.needs_workspace for one in self.of_layer.values())
 
     def layer_fields(self, layer: int) -> dict[str, Any]:
         return {"mixture": ctypes.addressof(self.of_layer[layer])}
 
-    def workspace_sizes(self, num_tokens: int) -> list[int]:
+    def compute_workspace_sizes(self, num_tokens: int) -> list[int]:
         """Return the size in bytes of each workspace buffer of mixtures (see mixture_structs.h)."""
         all_of = list(self.of_layer.values())
         if not all_of:
@@ -152,24 +149,23 @@ class FusedMixtures:
         wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
         into = [self.matrix_of(part, hidden_size, wide) for part in mlp.into]
         if len({(*get_activation_format(matrix), matrix.block) for matrix in into}) > 1:
-            raise NotFusable("the two matrices that gate its MLP are quantized differently")
+            raise NotFusable("gate_proj and up_proj of the shared expert have different quantizations")
         if scale is not None:
             if scale.dtype is not self.dtype:
-                raise NotFusable("the MLP beside its experts is scaled in another number format")
+                raise NotFusable("the scale of the shared expert has a different dtype")
             self._kept.append(scale := scale.contiguous())
         return {
             "shared_inner": mlp.inner,
             "shared_count": len(into),
-            "shared_activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
+            "shared_activation": Activation.silu_in_product if mlp.has_fused_gating else mlp.activation,
             "shared_has_gate": mlp.has_gate,
             "shared_scale": None
             if scale is None
             else native.get_tensor_address(scale, self.dtype, hidden_size),
-            "shared_into": self._retain_matrices(*into),
-            "shared_down": self._retain_matrices(self.matrix_of(mlp.out, mlp.inner, hidden_size)),
+            "shared_into": self._keep_matrices_alive(*into),
+            "shared_down": self._keep_matrices_alive(self.matrix_of(mlp.out, mlp.inner, hidden_size)),
         }
 
-    def _retain_matrices(self, *matrices: Matrix) -> int:
-        """Keep matrices alive, and return the memory address of the first matrix."""
+    def _keep_matrices_alive(self, *matrices: Matrix) -> int:
         self._kept.append((Matrix * len(matrices))(*matrices))
         return ctypes.addressof(self._kept[-1])

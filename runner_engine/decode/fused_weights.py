@@ -112,7 +112,7 @@ class FusedWeights:
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _uniform_setting(attending, "has_gates")
+        self.has_query_gates = _get_uniform_setting(attending, "has_gates")
         self.query_scale = layout.query_scale
         self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
@@ -126,7 +126,7 @@ class FusedWeights:
         of_head = self._build_matrix_struct(head, self.hidden, self.vocabulary)
         self.adapters.check_all_supported(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
-        embedding, is_in_panels = self._embedding_address(layout)
+        embedding, is_in_panels = self._get_embedding_address(layout)
         self.model = FusedModel(
             layers=len(layers),
             hidden=self.hidden,
@@ -143,15 +143,15 @@ class FusedWeights:
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_uniform_setting(attending, "has_heads_together"),
+            has_heads_together=_get_uniform_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
-            embedding_scale=self._embedding_scale(layout),
+            embedding_scale=self._compute_embedding_scale(layout),
             residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale,
             logit_cap=layout.logit_cap,
             embedding_in_panels=is_in_panels,
             embedding=embedding,
-            position_embedding=self._position_embedding_address(layout),
+            position_embedding=self._get_position_embedding_address(layout),
             norm=self._build_norm_struct(layout.norm, self.hidden),
             head=of_head,
         )
@@ -159,7 +159,7 @@ class FusedWeights:
     def _build_layer_struct(self, layer_index: int, layer: LayerLayout) -> FusedLayer:
         norms = [self._build_norm_struct(norm, self.hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
-            raise NotFusable("its MLP is beside its attention, and what both add is normed")
+            raise NotFusable("the MLP runs parallel to attention, and a norm follows both")
         before = (
             self._build_mixer_fields(layer.mixer, layer_index)
             if layer.mixer
@@ -185,7 +185,7 @@ class FusedWeights:
             return None
         beside, (into, *others) = layer.beside, layer.beside.mixer.into
         if others:
-            raise NotFusable("the mixer beside its attention has several matrices")
+            raise NotFusable("the mixer parallel to attention has several input matrices")
         out, mlp = beside.mixer.out, layer.mlp
         made = ParallelMixer(
             mixer=self.mixers.struct_address(layer_index),
@@ -201,17 +201,15 @@ class FusedWeights:
         self._kept.append(made)
         return ctypes.addressof(made)
 
-    def _build_mixer_fields(self, parts: MixerParts, layer_index: int) -> dict[str, Any]:
-        """Return the C structure fields of a recurrent layer."""
+    def _build_mixer_fields(self, mixer_parts: MixerParts, layer_index: int) -> dict[str, Any]:
         into = self._build_input_matrices(
-            [self._build_matrix_struct(part, self.hidden, part.out_features) for part in parts.into]
+            [self._build_matrix_struct(part, self.hidden, part.out_features) for part in mixer_parts.into]
         )
-        out = self._build_matrix_struct(parts.out, parts.out.in_features, self.hidden)
+        out = self._build_matrix_struct(mixer_parts.out, mixer_parts.out.in_features, self.hidden)
         address = self.mixers.struct_address(layer_index)
-        return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
+        return {"rope": -1, "qkv_count": len(mixer_parts.into), "qkv": into, "out": out, "mixer": address}
 
     def _build_attention_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
-        """Return the C structure fields of a layer's attention."""
         attention, heads, hidden = layer.attention, self.heads, self.hidden
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
@@ -234,7 +232,7 @@ class FusedWeights:
         sinks = (
             None
             if attention.sinks is None
-            else self._retain_float32(attention.sinks, heads.kv_heads * heads.group)
+            else self._keep_float32_copy(attention.sinks, heads.kv_heads * heads.group)
         )
         kv_layer = self.mixers.count_attention_before(layer_index)
         window = heads.windows[kv_layer] if heads.windows else None
@@ -267,11 +265,10 @@ class FusedWeights:
             )
             > 1
         ):
-            raise NotFusable("the rows before its attention are quantized in different ways")
+            raise NotFusable("the input projections of attention have different quantizations")
         return _build_matrix_array(matrices, MIXER_MATRICES)
 
     def _build_mlp_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
-        """Return the C structure fields of a layer's MLP or mixture of experts."""
         mlp = layer.mlp
         if layer_index in self.mixtures.of_layer:
             return self.mixtures.layer_fields(layer_index)
@@ -279,16 +276,16 @@ class FusedWeights:
             return {"has_no_mlp": 1}
         if mlp is None:
             if layer.is_parallel and layer.norms[2]:
-                raise NotFusable("its MLP is beside its attention, and has a norm of its own")
+                raise NotFusable("the MLP runs parallel to attention and has a separate norm")
             if not layer.is_parallel and not layer.norms[2]:
-                raise NotFusable("its MLP reads what is not normed")
+                raise NotFusable("the MLP has no norm before its input")
             return {"mlp_apart": 1}
         wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
         gated = [self._build_matrix_struct(part, self.hidden, wide) for part in mlp.into]
         if len({(*get_activation_format(matrix), matrix.block) for matrix in gated}) > 1:
-            raise NotFusable("the two matrices that gate its MLP are quantized differently")
+            raise NotFusable("gate_proj and up_proj of the MLP have different quantizations")
         return {
-            "activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
+            "activation": Activation.silu_in_product if mlp.has_fused_gating else mlp.activation,
             "has_gate": mlp.has_gate,
             "gated_count": len(gated),
             "gated": _build_matrix_array(gated, 2),
@@ -299,28 +296,28 @@ class FusedWeights:
         weights = self.packed.get(layer)
         if weights is None:
             if not is_unquantized_linear(layer) and not is_transposed_linear(layer):
-                raise NotFusable("its linear layers are not plain ones")
+                raise NotFusable("the linear layers have an unsupported type")
             is_ours = read_forced_matmul_backend() in (None, *OWN)
             if (
                 not self.is_small
                 or not is_ours
                 or not can_pack_weight(get_weight_matrix(layer), self.kernels)
             ):
-                raise NotFusable("its linear layers cannot be packed in panels")
+                raise NotFusable("the weights of the linear layers cannot be packed for the C kernels")
             weights = PlainPackedWeights.pack(get_weight_matrix(layer), layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (
             output_width,
             input_width,
         ):
-            raise NotFusable("its linear layers have another number format, or other sizes")
+            raise NotFusable("the linear layers have an unsupported dtype or size")
         self._kept.append(weights.tensors)
         self.is_quantized |= WeightFormat(weights.matrix.kind).needs_workspace
         if weights.matrix.kind == WeightFormat.row_int8 and weights.matrix.threshold:
             self.is_by_row = False  # the outliers of one row count for all rows
         return self.adapters.attach_adapters(layer, weights.matrix)
 
-    def _embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
-        """Return the embedding table's memory address, and whether the table is the packed lm_head.
+    def _get_embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
+        """Return the address of the embedding table, and whether the table is the packed lm_head.
 
         The address is None if the table is quantized or packed otherwise. Then a pass gets the
         embeddings of its tokens.
@@ -331,18 +328,19 @@ class FusedWeights:
             if is_tied and isinstance(panels, PlainPackedWeights) and self.rows <= self.vocabulary:
                 return int(panels.matrix.weight), True
         elif not getattr(layer, "makes_rows", False):
-            return self._retain_tensor(layer.weight, self.rows, self.hidden), False
+            return self._keep_tensor_alive(layer.weight, self.rows, self.hidden), False
         elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
         return None, False
 
-    def _position_embedding_address(self, layout: ModelLayout) -> int | None:
-        """Return the memory address of the learned position embeddings, or None if there are none."""
+    def _get_position_embedding_address(self, layout: ModelLayout) -> int | None:
         table = layout.positions
-        return None if table is None else self._retain_tensor(table.weight, self.positions or 0, self.hidden)
+        return (
+            None if table is None else self._keep_tensor_alive(table.weight, self.positions or 0, self.hidden)
+        )
 
-    def _embedding_scale(self, layout: ModelLayout) -> float:
+    def _compute_embedding_scale(self, layout: ModelLayout) -> float:
         """Return the factor by which the C kernels scale embeddings.
 
         Dequantized embeddings are already scaled.
@@ -362,17 +360,19 @@ class FusedWeights:
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
         weight = (
-            self._retain_tensor(norm.weight, count) if is_plain else self._retain_float32(norm.weight, count)
+            self._keep_tensor_alive(norm.weight, count)
+            if is_plain
+            else self._keep_float32_copy(norm.weight, count)
         )
-        bias = None if norm.bias is None else self._retain_float32(norm.bias, count)
+        bias = None if norm.bias is None else self._keep_float32_copy(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
-    def _retain_float32(self, tensor: torch.Tensor, count: int) -> int:
+    def _keep_float32_copy(self, tensor: torch.Tensor, count: int) -> int:
         """Keep a float32 copy of a tensor alive, and return the memory address of the copy."""
         self._kept.append(tensor.detach().float().contiguous())
         return native.get_tensor_address(self._kept[-1], torch.float32, count)
 
-    def _retain_tensor(self, tensor: torch.Tensor, *shape: int) -> int:
+    def _keep_tensor_alive(self, tensor: torch.Tensor, *shape: int) -> int:
         """Keep a tensor alive for C, and return its memory address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:
@@ -382,14 +382,14 @@ class FusedWeights:
 
 
 def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
-    """Raise NotFusable if the C kernels cannot run the model on this CPU or if layers have hooks."""
+    """Raise NotFusable if the CPU or hooks on layers prevent the fused forward pass."""
     if not kernels.has_function("fused_forward", kv_spec.dtype):
-        raise NotFusable("this processor has no products of such numbers")
+        raise NotFusable(f"the C kernels do not support {kv_spec.dtype} on this processor")
     if any(map(has_hooks_besides_adapter, model.modules())):
         raise NotFusable("its layers have hooks")
 
 
-def _uniform_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
+def _get_uniform_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
     """Return the value of a boolean setting that all attention layers share.
 
     Raises NotFusable if they differ.
@@ -401,7 +401,6 @@ def _uniform_setting(attention_layouts: Sequence[AttentionLayout], setting_name:
 
 
 def _needs_residual_buffer(layout: ModelLayout) -> bool:
-    """Whether some layer scales or normalizes attention or MLP outputs before the residual addition."""
     apart = layout.residual_scale != 1 or any(
         layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
     )
@@ -409,5 +408,4 @@ def _needs_residual_buffer(layout: ModelLayout) -> bool:
 
 
 def _build_matrix_array(matrices: Sequence[Matrix], count: int) -> Any:
-    """Return a C array of `count` matrices, padded with empty matrices."""
     return (Matrix * count)(*matrices, *[NO_MATRIX] * (count - len(matrices)))

@@ -17,10 +17,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from runner_base import signals
-from runner_engine.decode.compat_probe import rope_stable_length
+from runner_engine.decode.compat_probe import find_rope_stable_length
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping, create_sampler, score_tokens
-from runner_engine.memory import MemoryGuard, record_cache_peak, record_pass_peak
+from runner_engine.memory import MemoryGuard, record_activation_peak, record_cache_peak
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.sessions import EngineStats, Event, RequestId
 
@@ -40,7 +40,6 @@ class GenerateBatch:
         self.alive, self.width = dict(enumerate(sequences)), len(sequences)
 
     def step(self, events: list[Event]) -> None:
-        """Decode all sequences of the batch completely."""
         started = time.perf_counter()
         rows = list(self.alive.values())
         sampler = create_sampler(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
@@ -48,7 +47,7 @@ class GenerateBatch:
 
         picked = torch.empty(0, dtype=torch.float32)
 
-        def sample_one_token(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        def sample_one_token(_token_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             nonlocal picked
             self.stopping.constrain_logits(scores, self.alive.values(), list(self.alive))
             picked = sampler.sample(scores)
@@ -56,7 +55,7 @@ class GenerateBatch:
             possible = picked.clamp(min=0)
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
-        def accept_tokens(token_ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+        def accept_tokens(token_ids: torch.Tensor, _scores: Any, **__: Any) -> torch.Tensor:
             signals.raise_if_signal_waits()
             tokens, passed = picked.tolist(), time.perf_counter() - started
             for at, row in list(self.alive.items()):
@@ -70,7 +69,7 @@ class GenerateBatch:
             return torch.tensor([at not in self.alive for at in range(self.width)], device=token_ids.device)
 
         if (
-            rope_stable_length(self.loaded) < math.inf
+            find_rope_stable_length(self.loaded) < math.inf
         ):  # a short pass: the embedding forgets the longest row so far
             with torch.inference_mode():
                 self.loaded.model(
@@ -82,13 +81,13 @@ class GenerateBatch:
         )
         output = generate_with_callbacks(self.loaded, prompts, most, sample_one_token, accept_tokens)
         record_cache_peak(self.stats, output.past_key_values)
-        record_pass_peak(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
+        record_activation_peak(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
         passed = time.perf_counter() - started
         self.stats.prefill_s += rows[0].first_token_s
         self.stats.decode_s += passed - rows[0].first_token_s
 
     def cancel_requests(self, request_ids: Collection[RequestId], events: list[Event]) -> None:
-        """Does nothing, because one step decodes whole sequences."""
+        """Ignore cancellation, because one step decodes whole sequences."""
 
 
 def generate_with_callbacks(
@@ -117,14 +116,13 @@ def generate_with_callbacks(
 
 
 def score_without_cache(loaded: LoadedModel, sequences: list[TokenSequence], stats: EngineStats) -> None:
-    """Score each continuation in one forward pass over prompt and continuation, without a KV cache."""
     for row in sequences:
         with torch.inference_mode():
             logits = loaded.model(input_ids=torch.tensor([row.pending_tokens], device=loaded.device)).logits[
                 0
             ]
         given = row.given or []
-        record_pass_peak(stats, loaded, len(row.pending_tokens), len(logits))
+        record_activation_peak(stats, loaded, len(row.pending_tokens), len(logits))
         score_tokens(row, logits[-len(given) :], given)
 
 

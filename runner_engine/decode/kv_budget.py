@@ -17,13 +17,13 @@ from runner_engine.kv_cache import (
     PagedSlots,
     PrefixTree,
     PromptCache,
+    compute_kv_store_cost_tokens,
     copy_prefix_recurrent_state,
     create_kv_store,
     create_resident_token_counter,
     kv_capacity_tokens,
-    kv_store_cost_tokens,
 )
-from runner_engine.memory import MemoryGuard, release_failed_pass_memory
+from runner_engine.memory import MemoryGuard, release_memory_after_failure
 from runner_engine.sessions import EngineStats
 
 GROWN = 8  # a budget has grown if it is larger by one in so many tokens
@@ -64,18 +64,17 @@ class KvBudget:
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
-        """Drop the KV store. On a GPU the store stays, because recorded CUDA graphs use its memory."""
+        """Drop the KV store, except on a GPU, where recorded CUDA graphs still use its memory."""
         if self.heads.device.type != "cuda":
             self.own = None
 
     def drop_store(self) -> None:
-        """Drop the KV store and all cached keys and values."""
         self.own = None
 
     # ------------------------------------------------------------------------------------- how much
 
     def update_budget(self) -> bool:
-        """Set the token budget to a share of currently free memory.
+        """Set the token budget to a fraction of the free memory.
 
         Returns whether the budget grew clearly.
         """
@@ -85,9 +84,8 @@ class KvBudget:
         self.tokens = self.prefixes.budget = int(room * self.share)
         return self.tokens > before + before // GROWN
 
-    def is_outdated(self) -> bool:
-        """Whether a newer measurement of free memory exists than the token budget uses."""
-        self.memory.measure()
+    def is_budget_outdated(self) -> bool:
+        self.memory.measure_free_memory()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
         return is_outdated
@@ -109,57 +107,58 @@ class KvBudget:
         """Free KV arenas that no sequence uses. Returns whether any arena was freed."""
         return self.own is not None and self.own.free_unused(0)
 
-    def kv_cost_tokens(self, max_lengths: Sequence[int]) -> int:
-        """Return the KV memory of sequences with these maximum lengths, in tokens.
+    def compute_kv_cost_tokens(self, max_lengths: Sequence[int]) -> int:
+        """Return how much KV cache memory sequences of these maximum lengths need, in tokens.
 
         Recurrent states are included.
         """
         return (
-            kv_store_cost_tokens(self.heads, self.forward.kernels, max_lengths)
+            compute_kv_store_cost_tokens(self.heads, self.forward.kernels, max_lengths)
             + len(max_lengths) * self.copied
         )
 
     def has_room_for(self, sequence: TokenSequence, active_sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the token budget has room for one more sequence with its shared prefixes."""
         missing = sum(
             prefix.stored_size - prefix.resident_tokens - prefix.freed
             for prefix in sequence.kv.needed_prefixes
         )
-        needs = [self._max_resident_tokens(one) for one in (*active_sequences, sequence)]
-        return self.kv_cost_tokens(needs) + self.prefixes.tokens + missing <= self.tokens
+        needs = [self._compute_max_resident_tokens(one) for one in (*active_sequences, sequence)]
+        return self.compute_kv_cost_tokens(needs) + self.prefixes.tokens + missing <= self.tokens
 
-    def _max_resident_tokens(self, sequence: TokenSequence) -> int:
-        """Return how many tokens of a sequence are in the KV cache when the sequence ends.
+    def _compute_max_resident_tokens(self, sequence: TokenSequence) -> int:
+        """Return how many tokens of a sequence occupy the KV cache when the sequence ends.
 
         Sliding windows free some tokens earlier.
         """
         frees_places = self.forward.kernels is not None and not _must_keep_all_kv(sequence)
         return self.kept_tokens(sequence.max_kv_tokens) if frees_places else sequence.max_kv_tokens
 
-    def stored_nbytes(self, sequences: Sequence[TokenSequence]) -> int:
+    def compute_stored_nbytes(self, sequences: Sequence[TokenSequence]) -> int:
         """Return the KV cache bytes of all prefixes and these sequences after a forward pass.
 
         Memory that the pass frees is still counted.
         """
         if not self.heads.layers:  # states alone
             return self.heads.bytes_per_token * self.heads.state_tokens * len(sequences)
-        freed = 0 if self.own is None else self.own.freed_tokens_before_pass()
+        freed = 0 if self.own is None else self.own.pop_freed_tokens()
         beginnings = self.prefixes.num_root_prefixes + sum(not row.kv.path for row in sequences)
         of_first = self.heads.first_tokens_nbytes * beginnings
-        return self.heads.bytes_per_token * (self.stored_tokens(sequences) - freed) + of_first
+        return self.heads.bytes_per_token * (self.compute_stored_tokens(sequences) - freed) + of_first
 
-    def stored_tokens(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the number of tokens in the KV cache, with shared prefixes and recurrent states."""
+    def compute_stored_tokens(self, sequences: Sequence[TokenSequence]) -> int:
+        """Return the occupied KV cache memory in tokens.
+
+        Includes shared prefixes and recurrent states.
+        """
         return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in sequences)
 
     # ----------------------------------------------------------------------------- rows come and go
 
     def find_reusable_kv(self, sequence: TokenSequence) -> None:
-        """Find cached keys and values of earlier prompts or prefixes for the start of a sequence."""
         sequence.kv.blocks, sequence.kv.copied = [], 0
         if sequence.request.recurring and sequence.given is None and not self.heads.states:
-            self.prompts.find_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
-        self.prefixes.find_prefix_copy(sequence.kv)
+            self.prompts.assign_cached_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
+        self.prefixes.set_copied_token_count(sequence.kv)
 
     def allocate_slots(
         self,
@@ -196,7 +195,7 @@ class KvBudget:
             len(long_sequences),
             min(max_sequences, len(all_rows) + to_come),
         )
-        cost = self.kv_cost_tokens([self._max_resident_tokens(row) for row in all_rows])
+        cost = self.compute_kv_cost_tokens([self._compute_max_resident_tokens(row) for row in all_rows])
         self.own.free_unused(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
         return self.own
 
@@ -215,8 +214,8 @@ class KvBudget:
         if not num_slots:
             return
         needs = [row.max_kv_tokens for row in sequences]
-        kept = max(*(self._max_resident_tokens(row) for row in sequences), 1)
-        expected_sequences = min(expected_sequences, self.tokens // self.kv_cost_tokens([kept]))
+        kept = max(*(self._compute_max_resident_tokens(row) for row in sequences), 1)
+        expected_sequences = min(expected_sequences, self.tokens // self.compute_kv_cost_tokens([kept]))
         kv_store.insert_sequences(
             first_slot,
             num_slots,
@@ -246,8 +245,7 @@ class KvBudget:
         )
         return self.own
 
-    def cache_finished(self, sequence: TokenSequence, slot: int) -> None:
-        """Cache a finished sequence's keys and values for reuse by later prompts."""
+    def cache_finished_sequence(self, sequence: TokenSequence, slot: int) -> None:
         assert self.own is not None
         if sequence.error is not None:
             return
@@ -265,33 +263,32 @@ class KvBudget:
                 sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.tokens
             )
 
-    def free_slot(self, slot: int, num_sequences: int, is_finite: bool) -> None:
+    def free_slot(self, slot: int, num_sequences: int, has_no_nan: bool) -> None:
         """Free a KV slot. The last sequence moves into the free slot.
 
-        is_finite: the slot contains no NaN.
+        has_no_nan: the slot contains no NaN.
         """
         assert self.own is not None
-        self.own.remove_sequence(slot, num_sequences, is_finite)
+        self.own.remove_sequence(slot, num_sequences, has_no_nan)
 
     def release_prefixes(self, sequence: TokenSequence) -> None:
-        """Free the prefixes that only this sequence uses."""
         is_kept = sequence.error is None and (sequence.request.keep or sequence.request.recurring)
         self.prefixes.release(sequence.kv, is_kept)
 
     def free_all(self, error: BaseException) -> None:
-        """Free all keys and values after a failed forward pass. They are recomputed when needed."""
+        """Free all keys and values after a failed forward pass. Sequences recompute them later."""
         self.drop_store()
         self.prefixes.free_all()
         self.conversations.clear()
         self.prompts.clear()
-        self.forward.free_recordings()
-        release_failed_pass_memory(error, self.heads.device)
+        self.forward.free_cuda_graphs()
+        release_memory_after_failure(error, self.heads.device)
         self.memory.invalidate()
 
 
 def _must_keep_all_kv(sequence: TokenSequence) -> bool:
-    """Whether later prompts may reuse any part of a sequence.
+    """Whether all keys of a sequence must stay cached for later prompts.
 
-    Then sliding windows free none of its keys.
+    Otherwise sliding windows free old keys.
     """
     return sequence.request.keep or sequence.request.recurring

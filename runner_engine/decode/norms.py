@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-Fused = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]  # of rows, weight and epsilon
+FusedNormFunction = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]  # of rows, weight and epsilon
 # of the largest number
 GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 class GpuNorms:
-    """Replaces a model's RMS norms by one GPU kernel each, until `restore`.
+    """Replaces each RMS norm of a model by a single GPU kernel. `restore` undoes the replacement.
 
     Fewer kernel launches speed up small models.
     """
@@ -27,11 +27,12 @@ class GpuNorms:
         # a layer with a hook of accelerate's has a `forward` of its own already
         norms = [layer for layer in find_rms_norms(model) if not hasattr(layer, "_hf_hook")]
         self.layers = [
-            layer for layer in norms if replace_norm(layer, _compute_rms_norm_with_torch, GPU_TOLERANCE)
+            layer
+            for layer in norms
+            if replace_norm_if_equivalent(layer, _compute_rms_norm_with_torch, GPU_TOLERANCE)
         ]
 
     def restore(self) -> None:
-        """Restore the original `forward` of every norm."""
         for layer in self.layers:
             del layer.forward
         self.layers = []
@@ -41,13 +42,15 @@ def find_rms_norms(model: nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
 
 
-def replace_norm(layer: Any, fused_norm: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
+def replace_norm_if_equivalent(
+    layer: Any, fused_norm: FusedNormFunction, tolerance_by_dtype: Mapping[torch.dtype, float]
+) -> bool:
     """Replace a norm's `forward` by a fused function if a test run gives equal outputs.
 
     Returns whether it was replaced.
     """
     weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
-    if epsilon is None or weight is None or weight.dtype not in tolerance:
+    if epsilon is None or weight is None or weight.dtype not in tolerance_by_dtype:
         return False
     own, weight = layer.forward, weight.detach().contiguous()
 
@@ -65,7 +68,7 @@ def replace_norm(layer: Any, fused_norm: Fused, tolerance: Mapping[torch.dtype, 
         ).to(weight)
         expected = own(trial).float()
         off = (forward(trial).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
-    if not off <= tolerance[weight.dtype]:  # some families' norms use their weight in another way
+    if not off <= tolerance_by_dtype[weight.dtype]:  # some families' norms use their weight in another way
         return False
     layer.forward = forward
     return True

@@ -28,9 +28,9 @@ from runner_engine.sessions import (
     ThinkingState,
     check_scorable_prompt,
     check_template_values,
+    encode_thinking_end,
     find_thinking_tags,
     request_sha256,
-    thinking_end_tokens,
 )
 from runner_engine.settings.rope import READ_BEYOND
 from runner_engine.spec import ModelSpec
@@ -50,7 +50,7 @@ class RequestEncoder:
         vocab_size: float = math.inf,
         grammars: GrammarCache | None = None,
     ) -> None:
-        self.generation, self.seed = spec.generation.with_model_defaults(model_generation or {}), spec.seed
+        self.generation, self.seed = spec.generation.apply_model_defaults(model_generation or {}), spec.seed
         self.tokenizer, self.model_name, self.adapters = tokenizer, model_name, spec.lora.adapter_names
         self.room = int(min(max_context_tokens, 1e9))  # tokens, the prompt's and the new ones
         self.room_hint = f": {READ_BEYOND} reads on"  # an engine that does not read on empties it
@@ -64,7 +64,7 @@ class RequestEncoder:
         self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
 
     def encode_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template and its token ids.
+        """Apply the chat template and return the prompt and its token ids.
 
         The prompt is a text, or token ids if the request gives them.
         """
@@ -78,7 +78,7 @@ class RequestEncoder:
         return ids, ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Decode token ids in the middle of a longer text.
+        """Decode token ids as part of a longer text.
 
         Some tokenizers drop a leading space at the start of a text.
         """
@@ -109,18 +109,18 @@ class RequestEncoder:
             return self._create_branch_sequences(request, seen, ids)
         if request.continuation is not None:
             return [self._create_scored_sequence(request, seen, ids)]
-        sampling = request.sampling.with_defaults(self.generation, self.seed).effective
-        budget = self._thinking_budget(request)
+        sampling = request.sampling.apply_defaults(self.generation, self.seed).effective
+        budget = self._get_thinking_budget(request)
         wanted, room = (
-            self._resolve_max_new_tokens(request) + self._max_thinking_tokens(budget),
+            self._resolve_max_new_tokens(request) + self._compute_max_thinking_tokens(budget),
             self.room - len(ids),
         )
         limit = min(wanted, room)
         error = None if ids and limit >= 1 else self._prompt_length_error(len(ids))
-        sha256, tag = request_sha256(seen, request), find_open_tag(self._prompt_tail(seen), self.tags)
+        sha256, tag = request_sha256(seen, request), find_open_tag(self._get_prompt_end(seen), self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
-            begun = request.begun.tokens_for_prompt(sha256, request.n)
+            begun = request.begun.get_tokens_for_prompt(sha256, request.n)
         return [
             TokenSequence(
                 request,
@@ -145,44 +145,43 @@ class RequestEncoder:
         """
         if request.grammar is None:
             return None
-        assert self.grammars is not None, "an encoder of a loaded model makes rows"
-        return self.grammars.start(request.grammar, is_active)
+        assert self.grammars is not None, "only the encoder of a loaded model can create sequences"
+        return self.grammars.start_grammar(request.grammar, is_active)
 
-    def _prompt_tail(self, prompt: str | Sequence[int]) -> str:
-        """Return the last characters of a prompt, which may contain an opening thinking tag."""
+    def _get_prompt_end(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):
             return prompt
         with self._lock:
             return decode_token_ids(self.tokenizer, prompt[-MOST_OPENING:], skip_special_tokens=False)
 
     def _create_branch_sequences(
-        self, request: Request, prompt: str | Sequence[int], main_ids: list[int]
+        self, request: Request, prompt: str | Sequence[int], prompt_ids: list[int]
     ) -> list[TokenSequence]:
         """Create one sequence per branch: the prompt followed by the branch's text.
 
         Branch numbers start at 1. No special tokens are added.
         """
         branches = [self._tokenize(text, add_special_tokens=False) for text in request.branches]
-        longest, room = len(main_ids) + max(map(len, branches)), self.branch_room
-        error = None if main_ids else self._prompt_length_error(0)
+        longest, room = len(prompt_ids) + max(map(len, branches)), self.branch_room
+        error = None if prompt_ids else self._prompt_length_error(0)
         if longest >= room:
             error = note("branch_too_long", tokens=longest, room=room)
         wanted = self._resolve_max_new_tokens(request)
         sampling, budget = (
-            request.sampling.with_defaults(self.generation, self.seed).effective,
-            self._thinking_budget(request),
+            request.sampling.apply_defaults(self.generation, self.seed).effective,
+            self._get_thinking_budget(request),
         )
-        sha256, most = request_sha256(prompt, request), wanted + self._max_thinking_tokens(budget)
-        end = self._prompt_tail(prompt)
+        sha256, most = request_sha256(prompt, request), wanted + self._compute_max_thinking_tokens(budget)
+        end = self._get_prompt_end(prompt)
         return [
             TokenSequence(
                 request,
-                [*main_ids, *ids],
+                [*prompt_ids, *ids],
                 sha256,
-                min(most, room - len(main_ids) - len(ids)),
+                min(most, room - len(prompt_ids) - len(ids)),
                 number,
                 sampling,
-                branch_at=len(main_ids),
+                branch_at=len(prompt_ids),
                 error=error,
                 thought=ThinkingState(find_open_tag(f"{end}{text}", self.tags), budget),
             )
@@ -233,8 +232,7 @@ class RequestEncoder:
     def _resolve_max_new_tokens(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
-    def _thinking_budget(self, request: Request) -> ThinkingBudget | None:
-        """Return the thinking budget of a request, or None if the request has none."""
+    def _get_thinking_budget(self, request: Request) -> ThinkingBudget | None:
         own, of_job = request.thinking_tokens, self.generation.thinking_tokens
         tokens = of_job if own is None else own
         return (
@@ -243,14 +241,13 @@ class RequestEncoder:
             else ThinkingBudget(tokens, self._resolve_max_new_tokens(request), self.generation.thinking_end)
         )
 
-    def _max_thinking_tokens(self, budget: ThinkingBudget | None) -> int:
-        """Return the maximum number of tokens before the answer, with thinking tags."""
+    def _compute_max_thinking_tokens(self, budget: ThinkingBudget | None) -> int:
         if budget is None:
             return 0
         if self._longest_end is None:
             with self._lock:
                 self._longest_end = max(
-                    len(thinking_end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags
+                    len(encode_thinking_end(self.tokenizer, tag, budget.end)) for tag in self.tags
                 )
         return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
 
@@ -276,7 +273,7 @@ class RequestEncoder:
         return self._check_token_ids(ids)
 
 
-def generation_config_diff(model: Any) -> dict[str, Any]:
+def get_changed_generation_settings(model: Any) -> dict[str, Any]:
     """Return the settings of a model's generation config that differ from transformers'
     defaults.
     """
@@ -296,7 +293,7 @@ def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncod
     window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
     room, own, vocab_size = (
         loaded.metrics["max_positions"],
-        generation_config_diff(loaded.model),
+        get_changed_generation_settings(loaded.model),
         count_embeddings(loaded.model),
     )
     stops = find_stop_token_ids(loaded.model, loaded.tokenizer)
@@ -306,7 +303,6 @@ def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncod
 
 
 def create_tokenizer_only_encoder(resolved: ResolvedModel) -> RequestEncoder:
-    """Create an encoder from the tokenizer alone, without loading model weights."""
     model = resolved.files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
     rows = resolved.files.text_settings.get("vocab_size", math.inf)

@@ -31,7 +31,9 @@ def is_within_rounding_noise(
     compute_logits: Callable[[], torch.Tensor],
     tolerance: float,
 ) -> bool:
-    """Whether the tested logits match at each position the logits of some slightly perturbed pass.
+    """Whether the tested logits differ from the model's logits only by rounding noise.
+
+    At each position, the tested logits must match a forward pass with perturbed activations.
 
     A perturbed pass changes last bits of activations.
 
@@ -45,26 +47,26 @@ def is_within_rounding_noise(
         return False
     left = dict(enumerate(tested_logits))
     for seed, share in enumerate(PASSES):
-        with perturb_last_bits(model, share, seed):
+        with perturb_layer_outputs(model, share, seed):
             expected = compute_logits()
         left = {
             place: logits
             for place, logits in left.items()
-            if not mean_logit_error(logits, expected[place]) <= tolerance
+            if not compute_mean_logit_error(logits, expected[place]) <= tolerance
         }
         if not left:
             return True
     return False
 
 
-def mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+def compute_mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the mean absolute logit error, divided by the standard deviation of the expected logits."""
     spread = expected.float().std().clamp(min=1e-6)
     return float((logits.float() - expected.float()).abs().mean() / spread)
 
 
-def max_logit_error(
-    logits: torch.Tensor, expected: torch.Tensor, reduce_errors: Callable[..., torch.Tensor] = torch.mean
+def compute_max_logit_error(
+    logits: torch.Tensor, expected: torch.Tensor, reduction: Callable[..., torch.Tensor] = torch.mean
 ) -> float:
     """Return the largest logit error of any position, divided by the position's standard deviation.
 
@@ -72,18 +74,18 @@ def max_logit_error(
     vocabulary would take more memory than a job.
     """
     each = (
-        reduce_errors((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
+        reduction((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
         for one, other in zip(logits, expected, strict=True)
     )
     return float(torch.stack(list(each)).max())  # no number, if one of them is none
 
 
 @contextmanager
-def perturb_last_bits(model: nn.Module, fraction: float, seed: int) -> Iterator[None]:
-    """Randomly change a fraction of each layer's outputs by at most one last bit, inside the context."""
+def perturb_layer_outputs(model: nn.Module, fraction: float, seed: int) -> Iterator[None]:
+    """Change random elements of layer outputs by at most their last bit, inside the context."""
     generator = torch.Generator().manual_seed(seed)
 
-    def perturb_output(_: nn.Module, __: Any, output: Any) -> torch.Tensor | None:
+    def perturb_output(_module: nn.Module, __: Any, output: Any) -> torch.Tensor | None:
         if not isinstance(output, torch.Tensor) or not output.is_floating_point():
             return None  # what a router chooses follows from its rows
         up = torch.rand(output.shape, generator=generator, dtype=torch.float32) - 0.5

@@ -67,7 +67,6 @@ class Scheduler:
         self._reset()
 
     def _reset(self) -> None:
-        """Drop the KV store, reset the token budget, and forget recorded memory shortages."""
         self.kv.reset()
         self.admission.reset()
         self.decoder.reset()
@@ -85,15 +84,15 @@ class Scheduler:
         return bool(self.rows.active or self.rows.reading or self.rows.waiting)
 
     def add_sequences(
-        self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
+        self, sequences: Sequence[TokenSequence], upcoming_prompts: Sequence[list[int]] = ()
     ) -> None:
         """Append sequences to the waiting queue.
 
-        The announced prompts come later and may share prefixes with these sequences.
+        `upcoming_prompts` come later and may share prefixes with these sequences.
         """
         if not self.is_busy:
             self.admission.update_budget()
-        self.admission.add_waiting(sequences, announced_prompts)
+        self.admission.add_waiting(sequences, upcoming_prompts)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
         """End the sequences of these requests. Each completion keeps the tokens generated so far."""
@@ -104,7 +103,7 @@ class Scheduler:
         for slot, row in reversed(list(enumerate(rows.reading, start=len(rows.active)))):
             if row.request.id in request_ids and self.kv.own is not None:
                 rows.reading.remove(row)
-                self.kv.free_slot(slot, slot + 1, is_finite=False)
+                self.kv.free_slot(slot, slot + 1, has_no_nan=False)
         ended = [row for row in rows.active if row.request.id in request_ids]
         for row in (*ended, *not_decoding):
             self.stopping.cancel_sequence(row, _elapsed_s(row), events)
@@ -134,13 +133,12 @@ class Scheduler:
         return events
 
     def close(self) -> None:
-        """Drop all sequences and free the KV store."""
         for row in (*self.rows.active, *self.rows.reading, *self.rows.waiting):
             self.kv.release_prefixes(row)
         self.rows.active, self.rows.reading = [], []
         self.rows.waiting.clear()
         self.kv.drop_store()
-        self.decoder.forward.free_recordings()
+        self.decoder.forward.free_cuda_graphs()
         self._reset()
 
     # ------------------------------------------------------------------------------------- entering
@@ -152,7 +150,7 @@ class Scheduler:
             self.others_waited = False
             return None
         started = time.perf_counter()
-        if self.kv.is_outdated():
+        if self.kv.is_budget_outdated():
             self.admission.update_budget()
         entering: list[TokenSequence] = []
         try:
@@ -204,7 +202,7 @@ class Scheduler:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
         events: list[Event] = [build_scored_completion(piece.row, _elapsed_s(piece.row)) for piece in ended]
         for piece in reversed(ended):
-            self.kv.free_slot(piece.slot, piece.slot + 1, is_finite=piece.row.error is None)
+            self.kv.free_slot(piece.slot, piece.slot + 1, has_no_nan=piece.row.error is None)
             self.kv.release_prefixes(piece.row)
         tokens = sum(len(piece.ids) for piece in pieces)
         self.stats.prefill_tokens += tokens
@@ -220,7 +218,6 @@ class Scheduler:
     # ------------------------------------------------------------------------------------- decoding
 
     def _decode_active(self) -> list[Event]:
-        """Decode the next token of each active sequence, or several tokens with speculative decoding."""
         rows = self.rows
         self.at_once = len(rows.in_slots)
         own = self.kv.grow_for_next_token(rows.active)
@@ -229,13 +226,15 @@ class Scheduler:
         return self._accept_tokens(new, [])
 
     def _record_peak_memory(self, finished: Sequence[TokenSequence] = ()) -> None:
-        """Record the KV cache memory before finished sequences leave, and the size of the largest pass."""
+        """Record the peak KV cache memory and the size of the largest forward pass.
+
+        Called before finished sequences leave the KV cache.
+        """
         forward = self.decoder.forward
-        self.peaks.record_kv_peak(self.kv.stored_nbytes([*self.rows.in_slots, *finished]))
+        self.peaks.record_kv_peak(self.kv.compute_stored_nbytes([*self.rows.in_slots, *finished]))
         self.peaks.record_pass_peak(forward.most_tokens, forward.most_logits)
 
     def _accept_tokens(self, new_tokens: NewTokens, events: list[Event]) -> list[Event]:
-        """Append new tokens to their sequences, and remove the sequences that end."""
         ended: list[TokenSequence] = []
         stopped: TokenSequence | None = None
         for row, token in new_tokens:
@@ -250,7 +249,7 @@ class Scheduler:
         return events + self._remove_finished(ended)
 
     def _remove_finished(self, finished: list[TokenSequence]) -> list[Event]:
-        """Remove finished sequences. If memory runs out here, their completions are still returned."""
+        """Remove finished sequences, and return their completions even if memory runs out."""
         events: list[Event] = []
         problem = None
         try:
@@ -271,9 +270,9 @@ class Scheduler:
         at, last = active.index(sequence), len(active) - 1
         if self.kv.own is not None and (sequence.request.keep or sequence.request.recurring):
             self.decoder.catch_up_states(self.kv.own, active)
-        self.kv.cache_finished(sequence, at)
+        self.kv.cache_finished_sequence(sequence, at)
         order = list(range(last))
-        self.kv.free_slot(at, len(active), is_finite=sequence.error is None)
+        self.kv.free_slot(at, len(active), has_no_nan=sequence.error is None)
         if not self.rows.waiting:
             self.kv.free_unused_arenas()
         if at != last:
@@ -287,20 +286,20 @@ class Scheduler:
         in_slots = self.rows.in_slots
         self.count.update(len(in_slots), len(self.rows.waiting))
         self.stats.kept_tokens = self.kv.prompts.tokens
-        self.stats.kv_tokens = self.kv.stored_tokens(in_slots)
-        self.stats.under_way = self.progress.estimate_active_progress(self.rows.active, self.stats)
+        self.stats.kv_tokens = self.kv.compute_stored_tokens(in_slots)
+        self.stats.under_way = self.progress.estimate_completed_requests(self.rows.active, self.stats)
 
     # ------------------------------------------------------------------------------------- out of
     # memory
 
     def _requeue_all(self) -> None:
-        """Move all sequences back to the waiting queue. Decoding continues later from their tokens."""
+        """Move all sequences back to the waiting queue. Their generated tokens stay valid."""
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
         self.rows.active, self.rows.reading = [], []
         self.kv.drop_store()
         self.decoder.reset()
         for row in self.rows.waiting:
-            row.prepare_requeue()
+            row.reset_for_requeue()
 
     def _recover_from_oom(self, error: BaseException) -> list[Event]:
         """Requeue all sequences and halve the maximum batch size after an out-of-memory error.

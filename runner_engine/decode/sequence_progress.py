@@ -18,13 +18,12 @@ class SequenceProgress:
         self.ended_rows = self.ended_tokens = 0
 
     def count_finished(self, events: Sequence[Event]) -> None:
-        """Count the finished answers among the events, and the tokens of these answers."""
         for event in events:
             if isinstance(event, Completion) and event.answer.token_ids and event.logprobs is None:
                 self.ended_rows += 1
                 self.ended_tokens += len(event.answer.token_ids)
 
-    def estimate_active_progress(
+    def estimate_completed_requests(
         self, active_sequences: Sequence[TokenSequence], stats: EngineStats
     ) -> float:
         """Return the progress of active sequences as a fractional number of completed requests.

@@ -58,24 +58,27 @@ class TokenSequence:
         """Drop all generated tokens, and reset the thinking and grammar states."""
         self.tokens.clear()
         self.thought = self.thought.reset_copy()
-        self.held = None if self.held is None else self.held.reset_copy()
+        self.held = None if self.held is None else self.held.copy_initial_state()
 
-    def prepare_requeue(self) -> None:
-        """Release the sequence's KV cache. Decoding continues later from the tokens generated so far."""
+    def reset_for_requeue(self) -> None:
+        """Release the KV cache, but keep the generated tokens so that decoding can continue."""
         self.kv.reset()
         self.scores.clear()
         self.generator = None  # it may have drawn a number for a token that was not sampled
 
     @property
     def pending_tokens(self) -> list[int]:
-        """Tokens to prefill when the sequence enters the batch. A continuation's last token is excluded."""
+        """Tokens to prefill when the sequence enters the batch.
+
+        The last token of a scored continuation needs no prefill.
+        """
         return self.prompt[self.kv.num_shared_tokens :] + (
             self.tokens if self.given is None else self.given[:-1]
         )
 
     @property
     def max_kv_tokens(self) -> int:
-        """Maximum number of unshared tokens in the KV cache when the sequence ends."""
+        """Maximum number of tokens in the KV cache that no other sequence shares."""
         more = self.limit if self.given is None else len(self.given) - 1
         own = len(self.prompt) - self.kv.num_shared_tokens + more
         return self.kv.rest + round_up_positions(own) if self.kv.rest else own

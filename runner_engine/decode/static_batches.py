@@ -1,4 +1,6 @@
-"""Static batching with the model's original attention and cache, for models outside the scheduler.
+"""Static batching with the model's original attention and cache.
+
+Serves models that the continuous-batching scheduler does not support.
 
 A sequence leaves as soon as it ends. Once half the sequences of a batch have left, their
 share of the cache is dropped. New sequences wait for the next batch. When memory runs
@@ -22,11 +24,16 @@ from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import (
     Stopping,
     build_scored_completion,
+    compute_max_scored_positions,
     create_sampler,
-    max_scored_positions,
     score_tokens,
 )
-from runner_engine.memory import MemoryGuard, record_cache_peak, record_pass_peak, release_failed_pass_memory
+from runner_engine.memory import (
+    MemoryGuard,
+    record_activation_peak,
+    record_cache_peak,
+    release_memory_after_failure,
+)
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.vocabulary import choose_padding_id, count_embeddings
 from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount, SequenceShortage
@@ -34,7 +41,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount,
 
 @dataclass(frozen=True)
 class BatchingMode:
-    """Restrictions on static batches that a model needs. Fewer restrictions are faster."""
+    """Restrictions on static batching that the model requires."""
 
     by_generate: bool = False  # decoded by transformers' generate and not by our own loop
     equal_length: bool = False  # prompts of equal length: the model cannot ignore padding
@@ -138,7 +145,7 @@ class StaticBatches:
         fitting = (row for row in self.waiting if (row.given is None) is (first.given is None))
         if self.batching.equal_length:
             fitting = (row for row in fitting if len(row.pending_tokens) == len(first.pending_tokens))
-        rows = self._limit_to_free_memory(list(fitting)[: self.size])
+        rows = self._select_fitting_sequences(list(fitting)[: self.size])
         taken = set(rows)
         self.waiting = [row for row in self.waiting if row not in taken]
         return rows
@@ -152,12 +159,12 @@ class StaticBatches:
         self.stats.prefill_tokens += sum(len(row.pending_tokens) for row in sequences)
         return [build_scored_completion(row, seconds) for row in sequences]
 
-    def _limit_to_free_memory(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
+    def _select_fitting_sequences(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
         """Return the first sequences that fit in free memory together, at least one."""
         prompt = max(len(row.pending_tokens) for row in sequences)
         new = max(row.max_kv_tokens - len(row.pending_tokens) for row in sequences)
         count = len(sequences)
-        while count > 1 and not self.memory.has_room_for(count, prompt, max(new, 0)):
+        while count > 1 and not self.memory.has_memory_for_batch(count, prompt, max(new, 0)):
             count -= 1
         if count < len(sequences) and not self.has_noted_shortage:
             self.has_noted_shortage = True
@@ -175,7 +182,7 @@ class StaticBatches:
         if self.batch is not None:
             sequences, width = list(self.batch.alive.values()), self.batch.width
         self.batch = None
-        release_failed_pass_memory(error, self.loaded.device)
+        release_memory_after_failure(error, self.loaded.device)
         self.memory.invalidate()
         for row in sequences:
             row.scores.clear()
@@ -213,7 +220,6 @@ class Batch:
         return len(self.alive) if self.cache is None else len(self.mask)
 
     def step(self, events: list[Event]) -> None:
-        """Decode the next token of each sequence, and remove finished sequences."""
         started = time.perf_counter()
         is_first = self.cache is None
         logits = self.prefill() if is_first else self.decode()
@@ -286,7 +292,9 @@ def _score_in_chunks(loaded: LoadedModel, sequences: list[TokenSequence], stats:
     """Score continuations in chunks, to limit the memory of logits."""
     ids, mask, positions = _left_pad_prompts([row.pending_tokens for row in sequences], loaded)  # [B, W]
     width, longest = ids.shape[1], max(len(row.given or ()) for row in sequences)
-    most = max(max_scored_positions(loaded.device, int(loaded.metrics["vocab_size"])) // len(sequences), 1)
+    most = max(
+        compute_max_scored_positions(loaded.device, int(loaded.metrics["vocab_size"])) // len(sequences), 1
+    )
     cache, first = DynamicCache(config=loaded.model.config), 0
     for wanted in range(
         width - longest, width, most
@@ -326,7 +334,7 @@ def _forward_with_cache(
             use_cache=True,
             logits_to_keep=num_logits,
         )
-    record_pass_peak(stats, loaded, token_ids.numel(), len(token_ids) * output.logits.shape[1])
+    record_activation_peak(stats, loaded, token_ids.numel(), len(token_ids) * output.logits.shape[1])
     # some models return logits of all tokens; with several devices, they are on the last one
     logits: torch.Tensor = output.logits[:, -num_logits:].to(loaded.device)
     return logits

@@ -9,7 +9,7 @@ import torch
 
 from runner_base import ConfigError, is_out_of_memory_error, to_one_line
 from runner_base.notes import Note, note, text_note
-from runner_engine.decode.compat_probe import logits_tolerance
+from runner_engine.decode.compat_probe import get_logits_tolerance
 from runner_engine.decode.generate_batches import generate_with_callbacks
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.static_batches import BY_GENERATE, Batch, BatchingMode
@@ -56,10 +56,10 @@ def find_batching_mode(loaded: LoadedModel, model_argument: str) -> BatchingMode
     Raises ConfigError if generate fails too. model_argument: how the user named the model.
     """
     with disable_activation_rounding(loaded.model):
-        return _test_batching_modes(loaded, model_argument)
+        return _find_fastest_batching_mode(loaded, model_argument)
 
 
-def _test_batching_modes(loaded: LoadedModel, model_argument: str) -> BatchingMode:
+def _find_fastest_batching_mode(loaded: LoadedModel, model_argument: str) -> BatchingMode:
     ids = encode_text(loaded.tokenizer, TEXT, add_special_tokens=False, model_name=model_argument) * sum(
         LENGTHS
     )
@@ -73,28 +73,31 @@ def _test_batching_modes(loaded: LoadedModel, model_argument: str) -> BatchingMo
         if is_out_of_memory_error(error):
             raise
         raise ConfigError(
-            f"{type(loaded.model).__name__} cannot go on from a text: transformers' own generate fails with "
+            f"{type(loaded.model).__name__} cannot generate text: transformers' generate fails with "
             f"{type(error).__name__}: {to_one_line(error, limit=200)}",
             key=model_argument,
             code="unsupported",
         ) from error
     expected = [[step[0].float() for step in output.logits] for output in outputs]
-    problem = _padding_problem(loaded) or _batching_problem(loaded, prompts, expected, equal_length=False)
+    problem = _find_padding_problem(loaded) or _find_batching_problem(
+        loaded, prompts, expected, equal_length=False
+    )
     if not problem:
         return BatchingMode()
     why = note("wrong_with_padding", problem=problem)
-    if not _batching_problem(loaded, prompts, expected, equal_length=True):
+    if not _find_batching_problem(loaded, prompts, expected, equal_length=True):
         return BatchingMode(equal_length=True, why=why)
     together = generate_with_callbacks(loaded, prompts[1:], min(NEW_TOKENS)).logits
     pairs = [([step[at].float() for step in together], wanted) for at, wanted in enumerate(expected[1:])]
     is_same = all(
-        _max_logit_error(ours, theirs[: len(ours)]) <= logits_tolerance(loaded) for ours, theirs in pairs
+        _compute_max_logit_error(ours, theirs[: len(ours)]) <= get_logits_tolerance(loaded)
+        for ours, theirs in pairs
     )
     return replace(BY_GENERATE, alone=not is_same, why=why)
 
 
-def _padding_problem(loaded: LoadedModel) -> Note | None:
-    """Return a note on why padding may give wrong logits in sequences longer than the tested ones.
+def _find_padding_problem(loaded: LoadedModel) -> Note | None:
+    """Return a note if padding may change the logits of sequences longer than the test prompts.
 
     Returns None if padding is safe.
     """
@@ -105,10 +108,10 @@ def _padding_problem(loaded: LoadedModel) -> Note | None:
     return note("padding_seen", layers=", ".join(sorted(others))) if others else None
 
 
-def _batching_problem(
+def _find_batching_problem(
     loaded: LoadedModel, prompts: list[list[int]], expected: list[list[torch.Tensor]], equal_length: bool
 ) -> Note | None:
-    """Return a note on wrong logits in batches of these prompts.
+    """Return a note if static batches of these prompts give wrong logits.
 
     Returns None if the logits match transformers' generate.
     """
@@ -125,25 +128,26 @@ def _batching_problem(
             events: list[Event] = []
             while batch.alive:
                 batch.step(events)
-                if not any(_has_cached_state(layer) for layer in batch.cache.layers):
+                if not any(_is_cache_layer_filled(layer) for layer in batch.cache.layers):
                     return note("cache_not_filled")
     except Exception as error:
         if is_out_of_memory_error(error):
             raise
         return text_note(f"{type(error).__name__}: {to_one_line(error, limit=160)}")
-    off = max(_max_logit_error(logits[row], wanted) for row, wanted in zip(rows, expected, strict=True))
-    return None if off <= logits_tolerance(loaded) else note("logits_off", off=off)
+    off = max(
+        _compute_max_logit_error(logits[row], wanted) for row, wanted in zip(rows, expected, strict=True)
+    )
+    return None if off <= get_logits_tolerance(loaded) else note("logits_off", off=off)
 
 
-def _has_cached_state(layer: Any) -> bool:
-    """Whether a layer of a transformers cache holds keys and values or other states."""
+def _is_cache_layer_filled(layer: Any) -> bool:
     states = (
         getattr(layer, name, {}) for name in ("is_conv_states_initialized", "is_recurrent_states_initialized")
     )
     return bool(getattr(layer, "is_initialized", False)) or any(any(of_kind.values()) for of_kind in states)
 
 
-def _max_logit_error(logits: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+def _compute_max_logit_error(logits: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Return the largest logit error relative to the logits' spread.
 
     Tokens after the first difference are ignored.

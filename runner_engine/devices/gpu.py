@@ -1,5 +1,6 @@
-"""GPU memory of torch, without importing torch: as long as no code has imported torch, no GPU is
-in use.
+"""Measures and frees torch's GPU memory, without importing torch.
+
+No GPU is in use until other code has imported torch.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from runner_base import MIB
-from runner_base.errors import gpu_failure_message
+from runner_base.errors import get_fatal_gpu_error_message
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +42,8 @@ def reset_peak_gpu_memory() -> None:
             torch.cuda.reset_peak_memory_stats(device)
 
 
-def find_gpu_failure() -> str:
-    """Return why this process can no longer use its GPUs, such as a failed assertion. Empty if they
-    work.
+def get_gpu_failure_message() -> str:
+    """Return the error that prevents this process from using its GPUs. Empty if the GPUs work.
 
     The code that caught the error may not have passed it on, but torch reports it again.
     """
@@ -55,20 +55,18 @@ def find_gpu_failure() -> str:
             ):  # only what is in use, since to wait for a GPU takes some memory
                 torch.cuda.synchronize(device)
     except RuntimeError as error:
-        return gpu_failure_message(error)
+        return get_fatal_gpu_error_message(error)
     return ""
 
 
 def free_cached_gpu_memory() -> None:
-    """Free the GPU memory that torch caches. Does nothing after a GPU failure, which is reported
-    elsewhere.
-    """
+    """Free the GPU memory that torch caches. Ignores a GPU failure."""
     torch = _get_torch_if_gpu_in_use()
     try:
         if torch is not None:
             torch.cuda.empty_cache()
     except RuntimeError as error:
-        if not gpu_failure_message(error):
+        if not get_fatal_gpu_error_message(error):
             raise
 
 

@@ -1,5 +1,5 @@
-"""Limits the freed memory that the C library holds back, and the objects that Python's garbage
-collector scans.
+"""Limits the freed memory that glibc retains, and the objects that Python's garbage collector
+scans.
 
 glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do
 not fit into one another: int8 matmuls of 1,024 tokens left 400 MiB behind in a model of 150
@@ -29,9 +29,10 @@ class HeapTrimmer:
     def __init__(self) -> None:
         self.least_mib = machine.anonymous_rss_mib()
 
-    def trim_if_grown(self) -> None:
-        """Return freed memory to the operating system if the process has grown. The check takes about 30
-        µs.
+    def release_freed_memory_if_grown(self) -> None:
+        """Return freed memory to the operating system if the process has grown.
+
+        The check takes about 30 µs.
         """
         now_mib = machine.anonymous_rss_mib()
         if now_mib > self.least_mib + STEP_MIB:
@@ -41,15 +42,14 @@ class HeapTrimmer:
 
 
 class MmapThreshold:
-    """The last block size in KiB, set by this module, from which malloc maps a block separately."""
+    """Block size in KiB above which malloc maps each block separately, as set by this module."""
 
     kib = MAX_MAPPED_KIB
 
 
 @contextmanager
-def map_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
-    """Context in which malloc maps large blocks separately. Freed blocks then return to the operating
-    system.
+def use_mmap_for_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
+    """Context in which malloc maps large blocks separately. Freed blocks then leave the process.
 
     By default glibc raises its threshold with the blocks that were freed: then the memory that
     stays behind between blocks in use differs from run to run.  min_kib: size of a large block.
@@ -71,8 +71,9 @@ def map_large_blocks(min_kib: int = MAPPED_KIB) -> Iterator[None]:
 
 
 class GcFreezeState:
-    """Whether Python's existing objects are frozen, by this module or other code. It is stored
-    because counting objects is slow.
+    """Whether existing Python objects are frozen for garbage collection, and by which code.
+
+    Stored because counting frozen objects is slow.
     """
 
     here = False  # a block of collecting_only_new is under way
@@ -80,7 +81,7 @@ class GcFreezeState:
 
 
 @contextmanager
-def freeze_existing_objects() -> Iterator[None]:
+def skip_existing_objects_in_gc() -> Iterator[None]:
     """Context in which Python's garbage collector skips all objects that already exist.
 
     Libraries and a model are hundreds of thousands of objects, and no thread multiplies while the

@@ -19,7 +19,7 @@ OF_FILE, IS_PRESENT = (1 << 61, 3 << 62)
 
 
 class MappedFiles:
-    """The address ranges of this process that are memory-mapped files, read at construction."""
+    """Address ranges of memory-mapped files in this process, read at construction."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int, str]] = []  # first address, end, file; in order
@@ -37,19 +37,17 @@ class MappedFiles:
         return any(begin <= address < end for begin, end, _ in self.ranges)
 
     def release_pages(self, address: int, nbytes: int) -> None:
-        """Release all whole pages in an address range, if the range belongs to a mapped file."""
         page = mmap.PAGESIZE
         first = -(-address // page) * page
         last = (address + nbytes) // page * page
         if first < last and any(begin <= first and last <= end for begin, end, _ in self.ranges):
-            _release_unchanged_pages(first, last - first)
+            _release_unmodified_pages(first, last - first)
 
     def release_files(self, files: Iterable[Path]) -> None:
-        """Release all pages of the given files."""
         paths = {str(file.resolve()) for file in files}
         for first, last, path in self.ranges:
             if path in paths:
-                _release_unchanged_pages(first, last - first)
+                _release_unmodified_pages(first, last - first)
 
 
 def measure_resident_file_mib(files: Iterable[Path]) -> float:
@@ -70,11 +68,11 @@ def measure_resident_file_mib(files: Iterable[Path]) -> float:
     return kib / 1024
 
 
-def _release_unchanged_pages(address: int, nbytes: int) -> None:
-    """Drop pages that were not modified. If modifications cannot be detected, page the range out, to
-    swap if needed.
+def _release_unmodified_pages(address: int, nbytes: int) -> None:
+    """Drop unmodified pages.
 
-    A changed page is this process's own: if it were dropped, the change would be lost.
+    If modifications cannot be detected, the kernel pages the range out, to swap if needed. Modified
+    pages belong to this process; dropping them would lose the modification.
     """
     changed = _has_modified_pages(address, nbytes)
     if not changed:
@@ -83,9 +81,7 @@ def _release_unchanged_pages(address: int, nbytes: int) -> None:
 
 
 def _has_modified_pages(address: int, nbytes: int) -> bool | None:
-    """Whether a page of a mapped file was modified in memory. None if the operating system does not
-    tell.
-    """
+    """Whether a page of a mapped file was modified in memory. None if unknown."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
             pages.seek(address // mmap.PAGESIZE * ENTRY_BYTES)

@@ -1,5 +1,4 @@
-"""Replaces the fused experts of a mixture by separate linear layers: the public names of this
-package.
+"""Replaces the fused experts of a mixture by separate linear layers.
 
 transformers fuses the experts of a layer into three-dimensional parameters, which no library
 quantizes. Separated, each matrix is a linear layer like any other, under its usual name in
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.experts.expert_format import ExpertFormat as ExpertFormat
@@ -46,4 +45,4 @@ PLACES = {
 
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)

@@ -1,6 +1,4 @@
-"""The layout in which a model family fuses a layer's experts into three-dimensional parameters,
-and access to single experts.
-"""
+"""Describes how a model family fuses experts into 3D parameters, and selects single experts."""
 
 from __future__ import annotations
 
@@ -72,7 +70,6 @@ def select_expert_matrix(
 
 
 def join_gate_and_up(expert_format: ExpertFormat, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Join gate and up activations in the order that the model's own gate function requires."""
     if expert_format.is_concatenated:
         return torch.cat((gate, up), dim=-1)
     return torch.stack((gate, up), dim=-1).flatten(-2)

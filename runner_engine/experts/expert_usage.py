@@ -25,7 +25,7 @@ ENOUGH = 8  # times as many choices as there are experts, in each layer, before 
 
 @dataclass(eq=False)
 class _CountedLayer:
-    """A layer's experts. Their `forward` is replaced by one that counts the chosen experts."""
+    """Experts of a layer, with a `forward` that counts how often each expert is chosen."""
 
     module: nn.Module
     forward: Callable[..., torch.Tensor]
@@ -53,7 +53,7 @@ class ExpertUsageCounter:
         report: Callable[[str], object] = str,
         c_counter: CExpertCounter | None = None,
     ) -> None:
-        """Install the counters in the model. None: there is nothing to count.
+        """Install the counters in the model. Without a model, nothing is counted.
 
         report: called with each new summary. c_counter: forward passes in which C code counts the
         choices.
@@ -73,7 +73,6 @@ class ExpertUsageCounter:
             layer.module.forward = self._build_counting_forward(layer)
 
     def remove_counters(self) -> None:
-        """Restore the original forward of all expert layers."""
         for layer in self.layers:
             if layer.was_own:
                 layer.module.forward = layer.forward
@@ -87,22 +86,25 @@ class ExpertUsageCounter:
         def count_and_forward(*given: Any, **named: Any) -> torch.Tensor:
             layer.passes += 1
             if len(given[0] if given else named["hidden_states"]) >= MANY or layer.passes % EVERY == 0:
-                self._count_choices(layer, named["top_k_index"] if "top_k_index" in named else given[1])
+                self._count_chosen_experts(
+                    layer, named["top_k_index"] if "top_k_index" in named else given[1]
+                )
             return forward(*given, **named)
 
         return count_and_forward
 
     def after_pass(self, num_tokens: int) -> None:
-        """Report the counts of C code each time the number of tokens has doubled since the last report."""
+        """Report expert usage each time the number of processed tokens has doubled."""
         self._tokens += num_tokens
         if self._tokens >= 2 * self._told_tokens:
             self._told_tokens = self._tokens
             if summary := self.summarize():
                 self.tell(summary)
 
-    def _count_choices(self, layer: _CountedLayer, expert_ids: torch.Tensor) -> None:
-        """Count the experts chosen by the tokens of a forward pass, [tokens, chosen]. Too large expert
-        numbers mean no expert.
+    def _count_chosen_experts(self, layer: _CountedLayer, expert_ids: torch.Tensor) -> None:
+        """Count the experts [tokens, chosen] of a forward pass.
+
+        Expert ids beyond the number of experts mean no expert.
         """
         size = len(layer.counts)
         layer.counts += torch.bincount(expert_ids.reshape(-1), minlength=size)[:size]
@@ -113,9 +115,7 @@ class ExpertUsageCounter:
                 self.tell(summary)
 
     def summarize(self) -> str:
-        """Compare the use of each layer's most used expert with an even distribution. Empty if too few
-        choices were counted.
-        """
+        """Summarize how unevenly experts are used. Empty if too few choices were counted."""
         shares = []
         for layer in self.layers:
             total, experts = int(layer.counts.sum()), len(layer.counts)
@@ -126,16 +126,13 @@ class ExpertUsageCounter:
             return ""
         typical, worst = sorted(shares)[len(shares) // 2], max(shares)
         unused = sum(int((layer.counts == 0).sum()) for layer in self.layers)
-        text = f"a layer's most used expert {typical:.1f} times its even share, {worst:.1f} in the most uneven layer"
+        text = f"the most used expert of a layer has {typical:.1f} × the mean load, at most {worst:.1f} ×"
         return f"{text} · {unused} never used" if unused else text
 
 
 def _build_counted_layer(
     module: nn.Module, c_counts: Mapping[nn.Module, torch.Tensor]
 ) -> _CountedLayer | None:
-    """Return the counted layer for a module of experts on a CPU. None if the module's inputs do not
-    include the chosen experts.
-    """
     form = module.form if isinstance(module, SeparateExperts) else detect_expert_format(module)
     if form is None or form.takes_sorted_rows:
         return None

@@ -14,8 +14,9 @@ from runner_engine.experts.expert_format import ExpertFormat, detect_expert_form
 
 
 class OmittedExperts(nn.Module):
-    """Replaces a module of fused experts. It has no expert weights, but keeps the module's other
-    children, such as a norm.
+    """Placeholder for a module of fused experts, without the expert weights.
+
+    Keeps the module's other children, such as a norm.
     """
 
     def __init__(self, original_experts: nn.Module, expert_format: ExpertFormat) -> None:
@@ -34,10 +35,9 @@ class OmittedExperts(nn.Module):
 
 @contextmanager
 def omit_fused_experts() -> Iterator[None]:
-    """Context in which models built by this thread have no fused experts."""
     thread = threading.get_ident()
 
-    def omit_if_experts(_: nn.Module, __: str, module: Any) -> Any:
+    def omit_if_experts(_parent: nn.Module, _name: str, module: Any) -> Any:
         if threading.get_ident() != thread or not isinstance(module, nn.Module):
             return None
         form = detect_expert_format(module)
@@ -51,5 +51,4 @@ def omit_fused_experts() -> Iterator[None]:
 
 
 def count_omitted_weights(model: nn.Module) -> int:
-    """Return the number of weights in all omitted experts of a model."""
     return sum(module.num_weights for module in model.modules() if isinstance(module, OmittedExperts))

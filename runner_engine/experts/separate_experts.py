@@ -43,11 +43,11 @@ class Expert(nn.Module):
 
 
 class SeparateExperts(nn.Module):
-    """The experts of a layer as child modules with numbers for names. Its forward takes the original
-    module's inputs.
+    """The experts of a layer as numbered child modules.
 
-    Its layers are views of the original parameters, or without memory if these are. Any of them may be
-    replaced.
+    The forward takes the original module's inputs. The layers are views of the original
+    parameters, or
+    without memory if these are. Any layer may be replaced.
     """
 
     def __init__(self, original_experts: nn.Module, expert_format: ExpertFormat) -> None:
@@ -67,14 +67,17 @@ class SeparateExperts(nn.Module):
         # in a list, so that it is no child: it has no weights
         self._family = [_copy_without_weights(original_experts)]
 
-    def apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
-        """Compute the input of down_proj from the outputs of gate_proj and up_proj, or of up_proj alone."""
+    def apply_gate(self, *activations: torch.Tensor) -> torch.Tensor:
+        """Compute the input of down_proj from the outputs of gate_proj and up_proj.
+
+        Without a gate, only the output of up_proj is given.
+        """
         family: Any = self._family[0]
-        if len(inner) == 1:
-            return cast(torch.Tensor, family.act_fn(inner[0]))
+        if len(activations) == 1:
+            return cast(torch.Tensor, family.act_fn(activations[0]))
         if self.form.takes_sorted_rows:  # a family of before there was a name for its gate
-            return cast(torch.Tensor, inner[1] * family.act_fn(inner[0]))
-        return cast(torch.Tensor, family._apply_gate(join_gate_and_up(self.form, *inner)))
+            return cast(torch.Tensor, activations[1] * family.act_fn(activations[0]))
+        return cast(torch.Tensor, family._apply_gate(join_gate_and_up(self.form, *activations)))
 
     def get_expert(self, index: int) -> Expert:
         return cast(Expert, self._modules[str(index)])
@@ -108,8 +111,10 @@ class SeparateExperts(nn.Module):
 
 
 class SortedExperts(SeparateExperts):
-    """Experts whose inputs are all tokens, scaled by the router's score, so that most inputs are
-    zero.
+    """Separate experts of a model that passes every token to each expert, scaled by the router's
+    score.
+
+    Most inputs are zero.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]

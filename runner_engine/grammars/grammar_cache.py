@@ -55,7 +55,7 @@ class _CompiledGrammar:
 
 
 class _Cancelled(Exception):
-    """Raised if no request waits for the grammar any more."""
+    """Raised if all requests that wait for the grammar were cancelled."""
 
 
 class GrammarCache:
@@ -86,7 +86,7 @@ class GrammarCache:
         self._kept: OrderedDict[bytes, _CompiledGrammar] = OrderedDict()  # the latest one last
         self._under_way: dict[bytes, Future[_CompiledGrammar]] = {}
 
-    def start(self, grammar: str, is_active: Callable[[], bool] = lambda: True) -> GrammarState:
+    def start_grammar(self, grammar: str, is_active: Callable[[], bool] = lambda: True) -> GrammarState:
         """Compile a grammar unless it is cached, and return its initial state.
 
         Raises ConfigError for an invalid grammar.
@@ -95,7 +95,7 @@ class GrammarCache:
         """
         if len(grammar) > MOST_CHARACTERS:
             raise _rejection_error(
-                f"it has {len(grammar):,} characters, {MOST_CHARACTERS:,} are possible", "too_large"
+                f"the text has {len(grammar):,} characters, but the limit is {MOST_CHARACTERS:,}", "too_large"
             )
         key = hashlib.sha256(grammar.encode("utf-8", "surrogatepass")).digest()
         while True:
@@ -168,7 +168,9 @@ class GrammarCache:
             trials = self._trials
             assert trials is not None
         whole = MARK.sub(self._expand_mark_directive, f"%llguidance {{}}\n{grammar}")
-        mib = _check_trial(*trials.request(whole.encode("utf-8", "surrogatepass"), is_active), self._limits)
+        mib = _parse_trial_memory_mib(
+            *trials.request(whole.encode("utf-8", "surrogatepass"), is_active), self._limits
+        )
         if not is_active():
             raise _Cancelled
         # the library lets other threads run while it compiles and while it computes masks
@@ -186,7 +188,7 @@ class GrammarCache:
         name = getattr(self._tokenizer, "name_or_path", "this model")
         if backend is None:
             raise ConfigError(
-                f"the tokenizer of {name} is no fast one, and only these can hold answers to a grammar",
+                f"the tokenizer of {name} does not support grammars. Only fast tokenizers support them",
                 code="unsupported",
             )
         backend = copy.copy(backend)
@@ -198,7 +200,7 @@ class GrammarCache:
             of_library = library.LLTokenizer(written, n_vocab=size, eos_token=stops)
         except Exception as error:
             raise ConfigError(
-                f"the tokenizer of {name} cannot hold answers to a grammar: {_shorten_library_error(str(error))}",
+                f"the tokenizer of {name} does not support grammars: {_shorten_library_error(str(error))}",
                 code="unsupported",
             ) from error
         given = {"tokenizer": written, "vocab_size": size, "stops": stops, "limits": PARSER_LIMITS}
@@ -207,12 +209,14 @@ class GrammarCache:
 
     @property
     def _num_mask_words(self) -> int:
-        """Number of 32-bit words in a token mask."""
         return (int(self._of_library.vocab_size) + 31) // 32
 
-    def _expand_mark_directive(self, match: re.Match[str]) -> str:
-        """Return the grammar rules that replace a %mark directive."""
-        name, quoted = match[1], match[2]
+    def _expand_mark_directive(self, directive_match: re.Match[str]) -> str:
+        """Expand a %mark directive to two grammar rules.
+
+        The rule `NAME` matches a special token or literal, and `to_NAME` matches all text up to it.
+        """
+        name, quoted = directive_match[1], directive_match[2]
         ids = self._of_library.tokenize_str(json.loads(quoted), parse_special=True)
         if len(ids) == 1 and self._of_library.is_special_token(ids[0]):
             return f"{name}: <[{ids[0]}]>\nto_{name}: {ANYTHING} <[{ids[0]}]>"
@@ -229,7 +233,7 @@ def _wait_for_compilation(
     raise _Cancelled
 
 
-def _check_trial(outcome: ForkOutcome, child_output: bytes, limits: ForkLimits) -> float:
+def _parse_trial_memory_mib(outcome: ForkOutcome, child_output: bytes, limits: ForkLimits) -> float:
     """Return the MiB of memory that a sequence needs for a tested grammar.
 
     Raises ConfigError if the trial has failed, and JobFailed if the machine was too busy.
@@ -238,37 +242,37 @@ def _check_trial(outcome: ForkOutcome, child_output: bytes, limits: ForkLimits) 
         raise _Cancelled
     if outcome is ForkOutcome.too_busy:
         raise JobFailed(
-            f"the grammar was not compiled within {limits.wall_s:g} s, since this machine is busy: try again later",
+            f"the machine is busy: the grammar was not compiled within {limits.wall_s:g} s. Try again later",
             code="busy",
         )
     if outcome is ForkOutcome.too_long:
-        raise _too_costly_error(f"compiling it takes more than {limits.cpu_s:g} s of CPU time")
+        raise _too_costly_error(f"compiling the grammar takes more than {limits.cpu_s:g} s of CPU time")
     if outcome is ForkOutcome.out_of_memory:
-        raise _too_costly_error(f"compiling it needs more than {limits.memory_mib} MiB")
+        raise _too_costly_error(f"compiling the grammar needs more than {limits.memory_mib} MiB")
     if outcome is ForkOutcome.died:
-        raise _rejection_error("the process that compiles it has ended", "failed")
+        raise _rejection_error("the process that compiles the grammar has crashed", "failed")
     found = json.loads(child_output)
     if found["reason"]:
         raise _rejection_error(_shorten_library_error(found["reason"]))
     if found["error"]:
-        reason = grammar_state.no_token_reason(found["error"])
+        reason = grammar_state.explain_no_allowed_token(found["error"])
         raise _rejection_error(
             render_engine_note(reason) if reason else _shorten_library_error(found["error"])
         )
     if found["mask_s"] > grammar_state.MOST_MASK_S:
-        raise _too_costly_error("finding its next token takes too long")
+        raise _too_costly_error("computing the allowed next tokens takes too long")
     if found["mib"] > MOST_ROW_MIB:
-        raise _too_costly_error(f"each answer would need {found['mib']:.0f} MiB for it")
+        raise _too_costly_error(f"each answer would need {found['mib']:.0f} MiB for its grammar state")
     return float(found["mib"])
 
 
 def _rejection_error(reason: str, code: Code = "bad_value") -> ConfigError:
-    return ConfigError(f"no answer can be held to this: {reason}", code=code)
+    return ConfigError(f"the grammar or JSON schema is rejected: {reason}", code=code)
 
 
 def _too_costly_error(reason: str) -> ConfigError:
-    fix = "simplify its patterns, ranges and lists"
-    return _rejection_error(f"{reason}: {fix}", "too_large")
+    fix = "Simplify the grammar's patterns, ranges and lists"
+    return _rejection_error(f"{reason}. {fix}", "too_large")
 
 
 def _import_llguidance() -> Any:
@@ -276,7 +280,7 @@ def _import_llguidance() -> Any:
         import llguidance
     except ImportError as error:
         raise ConfigError(
-            f"answers are held to a grammar by the package llguidance: {INSTALL}", code="needs_package"
+            f"grammars require the package llguidance. Install it with {INSTALL}", code="needs_package"
         ) from error
     return llguidance
 

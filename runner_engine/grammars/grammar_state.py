@@ -23,7 +23,7 @@ MOST_MASK_S = 0.5  # of CPU time, which the engine's step waits for
 TOO_COMPLEX = note("schema_too_complex")
 
 
-def no_token_reason(library_error: str) -> Note | None:
+def explain_no_allowed_token(library_error: str) -> Note | None:
     """Return a note on why the grammar allows no next token, from llguidance's error message.
 
     None if the grammar is not the reason but an accepted token that does not match it.
@@ -45,23 +45,21 @@ class GrammarState:
 
     @property
     def has_started(self) -> bool:
-        """Whether the answer has started. From then on the grammar limits the next token."""
+        """Whether the answer has started, so that the grammar limits the next token."""
         return self.begins_at is not None
 
-    def reset_copy(self) -> GrammarState:
-        """Return a copy of the state from before the answer's first token."""
+    def copy_initial_state(self) -> GrammarState:
         matcher = self._matcher.deep_copy()
         matcher.reset()
         return GrammarState(matcher, self._words)
 
     def update(self, tokens: Sequence[int]) -> None:
-        """Advance the grammar state by the new tokens of a sequence."""
         if self.begins_at is None or self.error is not None:
             return
         new = tokens[self.begins_at + self._seen :]
         self._seen += len(new)
         if new and not self._matcher.consume_tokens(list(new)):
-            self._record_error()
+            self._record_matcher_error()
 
     @property
     def is_complete(self) -> bool:
@@ -75,13 +73,13 @@ class GrammarState:
             started = time.thread_time()
             self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             if self._matcher.is_error():
-                self._record_error()
+                self._record_matcher_error()
             elif time.thread_time() - started > MOST_MASK_S:
                 self.error, self.is_of_request = TOO_COMPLEX, True
         return None if self.error is not None else words.view(np.uint8)
 
-    def _record_error(self) -> None:
-        reason = no_token_reason(str(self._matcher.get_error()))
+    def _record_matcher_error(self) -> None:
+        reason = explain_no_allowed_token(str(self._matcher.get_error()))
         self.is_of_request = reason is not None
         self.error = note("grammar_left", reason=reason or note("token_does_not_fit"))
 
@@ -93,7 +91,7 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
     """
     if not grammar_states:
         return
-    table = _mask_byte_biases(logits.dtype)
+    table = _build_bias_table(logits.dtype)
     with torch.inference_mode():  # in which the logits were made
         for row, one in grammar_states.items():
             mask = one.allowed_token_mask()
@@ -107,8 +105,8 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
 
 
 @lru_cache(maxsize=4)
-def _mask_byte_biases(dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """Return the logit biases of 8 tokens for each value of a mask byte.
+def _build_bias_table(dtype: torch.dtype) -> np.ndarray[Any, Any]:
+    """Return a table that maps each byte of a token mask to the logit biases of 8 tokens.
 
     Allowed tokens get 0, others -infinity.
 

@@ -22,7 +22,6 @@ WALKED = 24  # tokens of the answer that is tried
 
 
 def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
-    """Load the tokenizer, and return the function that tests a grammar."""
     import llguidance
 
     given = json.loads(serialized_setup)
@@ -32,14 +31,14 @@ def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
     limits = llguidance.LLParserLimits(**given["limits"])
 
     def try_grammar(message: bytes) -> bytes:
-        before_mib = private_memory_mib()
+        before_mib = measure_private_memory_mib()
         matcher = llguidance.LLMatcher(tokenizer, message.decode(), log_level=0, limits=limits)
         # a warning names what is left out: then the answer would have another grammar
         reasons = [matcher.get_error() or "", *matcher.get_grammar_warnings()]
         found: dict[str, Any] = {"reason": next(filter(None, reasons), "")}
         if not found["reason"]:
             found["mask_s"], found["error"] = sample_grammar_answer(matcher)
-            found["mib"] = private_memory_mib() - before_mib
+            found["mib"] = measure_private_memory_mib() - before_mib
         return json.dumps(found).encode()
 
     return try_grammar
@@ -72,7 +71,7 @@ def sample_grammar_answer(matcher: Any) -> tuple[float, str]:
     return slowest_s, ""
 
 
-def private_memory_mib() -> float:
+def measure_private_memory_mib() -> float:
     """Return the MiB of memory that this process does not share with its parent process."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

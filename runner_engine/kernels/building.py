@@ -22,8 +22,8 @@ from functools import cache
 from pathlib import Path
 
 from runner_base import lock_file, machine, processor, report_step
-from runner_base.files import replace_atomically, user_cache_folder
-from runner_base.user_cache import mark_file_used, remove_unused_files
+from runner_base.files import get_user_cache_folder, replace_atomically
+from runner_base.user_cache import mark_file_used, remove_unused_cache_files
 from runner_engine.kernels import prebuilt
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,9 @@ def find_wheel_library() -> Path | None:
 
 
 def build_kernels_if_missing(features: Collection[str] = ()) -> float:
-    """Compile the kernels with these processor features, unless cache or wheel has them. Returns the
-    compile time in seconds, or 0.
+    """Compile the kernels unless the cache or the wheel contains them. Returns the seconds taken.
 
-    A failure is not reported here: torch does the work then, and the engine reports the reason when it
-    loads.
+    Ignores failures: the engine then uses torch, and reports the reason when it loads.
     """
     compiler, started = processor.find_c_compiler(), time.perf_counter()
     if compiler is None or prebuilt.find_prebuilt_library():
@@ -96,10 +94,12 @@ def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Pa
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(lock_file(path.with_name(LOCK)))
         if not is_writable_only_by_user(path):  # nobody has built it while this process waited
-            log.info("building the kernels for this processor, once: this takes 10 to 30 s")
-            with report_step("building the kernels for this processor"):
+            log.info(
+                "compiling the C kernels for this processor, which takes 10 to 30 s and happens only once"
+            )
+            with report_step("compiling the C kernels for this processor"):
                 _compile_library(compiler, path)
-            remove_unused_files()
+            remove_unused_cache_files()
     return path
 
 
@@ -121,7 +121,6 @@ def build_compile_command(
 def build_link_command(
     compiler: str, object_files: Iterable[Path], output: Path, processor_flags: str = NATIVE
 ) -> list[str]:
-    """Return the command that links object files to a library."""
     return [
         compiler,
         *_build_compiler_flags(processor_flags),
@@ -134,15 +133,16 @@ def build_link_command(
 
 
 def parse_build_key(library: Path) -> str:
-    """Return the build key from a library's file name. Libraries compiled from the same units share
-    the key.
+    """Return the build key, which is the library's file name up to the first dot.
+
+    Libraries compiled from the same units share the key.
     """
     return library.name.split(".")[0]
 
 
 def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
     more = os.environ.get("RUNNER_CFLAGS", "").split()
-    left_out = processor.disabled_feature_flags() if processor_flags == NATIVE else []
+    left_out = processor.build_disabling_flags() if processor_flags == NATIVE else []
     return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
@@ -178,7 +178,6 @@ def _run_atomically(path: Path, command: Callable[[Path], list[str]]) -> None:
 
 
 def _get_library_path(compiler: str, features: Collection[str]) -> Path:
-    """Return the cache path for this compiler, processor and set of features."""
     # not the path of the source
     parts = (
         read_source(),
@@ -190,16 +189,18 @@ def _get_library_path(compiler: str, features: Collection[str]) -> Path:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     # linkers elsewhere may want all that is named
     some = FEATURES if sys.platform != "linux" else set(features)
-    return _find_writable_cache(user_cache_folder()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
+    return _find_writable_cache(get_user_cache_folder()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
 
 
 def read_source() -> str:
-    """Return the concatenated source of all kernels."""
     return "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
 
 
 def is_writable_only_by_user(path: Path) -> bool:
-    """Whether a path exists and only this user or root can write to it. The file will be executed."""
+    """Whether a path exists and only this user or root can write to it.
+
+    Other users must not be able to replace files that will be executed.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -209,8 +210,9 @@ def is_writable_only_by_user(path: Path) -> bool:
 
 @cache
 def _find_writable_cache(folder: Path | None) -> Path:
-    """Return the user cache. If this user cannot write there, or other users can, return a folder of
-    this process.
+    """Return the user cache, or a folder of this process if the user cache is unsafe.
+
+    The user cache is unsafe if other users can write there, and unusable if this user cannot.
     """
     if folder is None:
         return _create_process_folder()
@@ -219,24 +221,25 @@ def _find_writable_cache(folder: Path | None) -> Path:
     if is_writable_only_by_user(folder):
         return folder
     log.warning(
-        "others may write in %s: no kernels are run from there, and each process builds its own. "
-        "XDG_CACHE_HOME=FOLDER names a folder of yours",
+        "other users can write to the cache %s, so each process compiles its own kernels. "
+        "Set XDG_CACHE_HOME to a folder that only you can write to",
         folder,
     )
     return _create_process_folder()
 
 
 def find_timing_folder(library: Path) -> Path:
-    """Return the folder for the timings of a kernel library: next to it, or in the user cache for a
-    wheel's library.
+    """Return the folder for the timings of a kernel library.
+
+    The folder is next to the library, or in the user cache for a wheel's library.
     """
-    return _find_writable_cache(user_cache_folder()) if library.parent == prebuilt.FOLDER else library.parent
+    return (
+        _find_writable_cache(get_user_cache_folder()) if library.parent == prebuilt.FOLDER else library.parent
+    )
 
 
 def is_in_user_cache(library: Path) -> bool:
-    """Whether a kernel library is in the user cache, so that later processes find data stored next
-    to it.
-    """
+    """Whether a kernel library is in the user cache, where later processes find it."""
     folder = find_timing_folder(library)
     return not _create_process_folder.cache_info().currsize or folder != _create_process_folder()
 
@@ -256,9 +259,7 @@ def _read_compiler_version(compiler: str) -> str:
 
 
 def _read_processor_features() -> str:
-    """Return the instruction sets of the processor. Different machines may share a cache on a
-    network disk.
-    """
+    """Return the instruction sets of the processor, which distinguish machines that share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
@@ -267,11 +268,14 @@ def _read_processor_features() -> str:
 
 
 def main() -> None:
-    """Compile the kernels for `make install`, which continues if this fails."""
+    """Compile the kernels for `make install`. A failure does not stop the installation."""
     if processor.find_c_compiler() is None:
-        print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
+        print(
+            "The C kernels are disabled: no C compiler was found, or RUNNER_NATIVE=0 is set. "
+            "torch replaces the kernels, which is slower"
+        )
     elif seconds := build_kernels_if_missing():
-        print(f"built the kernels for this processor in {seconds:.0f} s")
+        print(f"compiled the C kernels for this processor in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ class WeightFormat(IntEnum):
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether activations are quantized to int8, once for all matrices that they are multiplied
-        with.
-        """
+        """Whether the matmul quantizes activations to int8."""
         return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
 
     @property
@@ -80,9 +78,7 @@ class NormKind(IntEnum):
 
 
 class RopePoints(IntEnum):
-    """Which two numbers of an attention head form a rotated pair, and where the pair is stored
-    (fused_structs.h).
-    """
+    """How rotary embeddings pair the elements of an attention head (fused_structs.h)."""
 
     points_in_halves = 0
     points_of_neighbours = 1
@@ -101,7 +97,7 @@ class Activation(IntEnum):
 
 
 class Refusal(IntEnum):
-    """Reasons for which a C kernel refuses a call before it reads or writes memory (checks.h)."""
+    """Reasons why a C kernel rejects a call before it reads or writes memory (checks.h)."""
 
     NO_TOKENS = 1
     WRONG_HEADS = 2
@@ -127,7 +123,9 @@ class Refusal(IntEnum):
 
 
 class KvArenaEntry(ctypes.Structure):
-    """An entry in the table of KV arenas: the C structure kv_arena in attention.h."""
+    """C structure kv_arena in attention.h: memory addresses and capacity of one sequence's KV
+    cache.
+    """
 
     _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
@@ -214,8 +212,9 @@ class FusedLayer(ctypes.Structure):
 
 
 class ParallelMixer(ctypes.Structure):
-    """C structure mixer_beside in mixer_structs.h: a recurrent mixer that runs in parallel to
-    attention.
+    """C structure of a recurrent mixer that runs in parallel to attention.
+
+    The structure is called mixer_beside in mixer_structs.h.
     """
 
     _fields_ = (
@@ -357,13 +356,14 @@ def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
 
 
 def find_constant_differences(library: ctypes.CDLL) -> list[str]:
-    """List the constants that differ between a library and Python. The library may be called only if
-    the list is empty.
+    """List the constants that differ between a library and Python.
+
+    The library must not be called if the list is not empty.
     """
     ours, theirs = list_python_constants(), read_library_constants(library)
     optional = FOR_QUANTIZED.keys() - theirs.keys()
     return [
-        f"{name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"
+        f"the constant {name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"
         for name in sorted((ours.keys() | theirs.keys()) - optional)
         if ours.get(name) != theirs.get(name)
     ]

@@ -1,6 +1,4 @@
-"""ctypes structures and constants for experts. c_interface.py checks that they equal those of
-the C code.
-"""
+"""ctypes structures and constants for experts. c_interface.py compares them with the C code."""
 
 from __future__ import annotations
 

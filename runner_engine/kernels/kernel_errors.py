@@ -7,7 +7,6 @@ from runner_engine.render.refusals import REFUSALS
 
 
 def build_refusal_error(refusal_code: int, function_name: str) -> Exception:
-    """Return the exception for a refusal code of a C function."""
     reason = Refusal(refusal_code >> 32)
     values = {"at": refusal_code & 0xFFFFFFFF, "max_group": MAX_GROUP, "max_dim": MAX_DIM}
     message = f"{function_name}: {REFUSALS[reason.name].format_map(values)}"

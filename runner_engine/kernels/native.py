@@ -116,8 +116,8 @@ class Kernels:
             library = ctypes.CDLL(str(building.ensure_compiled_library(compiler, self.features | features)))
         except building.FAILURES as error:
             raise RunnerError(
-                f"the kernels for {', '.join(sorted(features))} could not be built: {_format_error(error)}; "
-                "RUNNER_NATIVE=0 leaves their work to torch, which takes longer",
+                f"the C kernels for {', '.join(sorted(features))} could not be compiled: "
+                f"{_format_error(error)}. Set RUNNER_NATIVE=0 to use torch instead, which is slower",
                 code="failed",
             ) from error
         self.features |= features
@@ -125,8 +125,8 @@ class Kernels:
 
     @cached_property
     def tiles_problem(self) -> Note | None:
-        """Why matmul with AMX tiles does not work on this machine. None if a trial call succeeds."""
-        if "amx" in processor.disabled_features():
+        """Reason why matmul with AMX tiles does not work on this machine. None if it works."""
+        if "amx" in processor.parse_disabled_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
@@ -135,14 +135,13 @@ class Kernels:
         return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
     def has_function(self, function_name: str, dtype: torch.dtype) -> bool:
-        """Whether this processor has a kernel of this name for a dtype."""
         return (function_name, dtype) in self._functions
 
     def __call__(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call a kernel on as many threads as torch uses. dtype None: the kernel has a single version
-        for all dtypes.
+        """Call a C kernel on as many threads as torch uses.
 
-        Raises IndexError, before anything is done, if an argument points beyond its memory.
+        The dtype is None for a kernel with a single version for all dtypes. Raises IndexError, before
+        anything is done, if an argument points beyond its memory.
         """
         refusal = self._functions[function, dtype](*arguments, torch.get_num_threads())
         while refusal and refusal >> 32 == c_interface.Refusal.MISSING_UNIT:
@@ -175,14 +174,13 @@ def get_tensor_address(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) ->
         or tensor.device.type != "cpu"
     ):
         raise ValueError(
-            f"C expects {dtype} {list(shape)}, contiguous and on the CPU, and not {tensor.dtype} {list(tensor.shape)} "
-            f"with strides {tensor.stride()} on {tensor.device}"
+            f"C expects a contiguous CPU tensor {dtype} {list(shape)}, not "
+            f"{tensor.dtype} {list(tensor.shape)} with strides {tensor.stride()} on {tensor.device}"
         )
     return tensor.data_ptr()
 
 
 def get_optional_tensor_address(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int) -> int | None:
-    """Return the memory address of a tensor for C. None if the tensor is None."""
     return None if tensor is None else get_tensor_address(tensor, dtype, *shape)
 
 
@@ -196,7 +194,8 @@ def load_kernels() -> Kernels | None:
     compiler = processor.find_c_compiler()
     if compiler is None:
         log.info(
-            "there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower"
+            "The C kernels are disabled: no C compiler was found, or RUNNER_NATIVE=0 is set. "
+            "torch replaces the kernels, which is slower"
         )
         return None
     try:
@@ -207,9 +206,14 @@ def load_kernels() -> Kernels | None:
             library.unlink(missing_ok=True)
             return Kernels(ctypes.CDLL(str(building.ensure_compiled_library(compiler))))
     except StructureMismatch as error:
-        log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
+        log.warning(
+            "the C kernels are unusable, so torch replaces them, which is slower: %s", str(error)[:300]
+        )
     except building.FAILURES as error:
-        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _format_error(error))
+        log.warning(
+            "the C kernels could not be compiled, so torch replaces them, which is slower: %s",
+            _format_error(error),
+        )
     return None
 
 
@@ -220,7 +224,9 @@ def _load_wheel_kernels() -> Kernels | None:
     try:
         return Kernels(ctypes.CDLL(str(file)), building.FEATURES)
     except (OSError, AttributeError, StructureMismatch) as error:  # an older libc, say
-        log.warning("the wheel's kernels cannot be used here, others are built: %s", _format_error(error))
+        log.warning(
+            "the C kernels of the wheel are unusable, so new ones are compiled: %s", _format_error(error)
+        )
         return None
 
 

@@ -62,7 +62,7 @@ def find_prebuilt_library() -> Path | None:
     files = {file.name.split(".")[1]: file for file in FOLDER.glob("kernels-*.*.so")}
     if not files:
         return None
-    features, here = processor.cpu_features(), platform.machine()
+    features, here = processor.read_cpu_features(), platform.machine()
     fitting = (one for one in VARIANTS if one.machine == here and one.name in files and one.needs <= features)
     best = next(fitting, None)
     return files[best.name] if best else None

@@ -15,9 +15,9 @@ from runner_engine.kv_cache.prompt_cache import PromptCache
 from runner_engine.kv_cache.sequence_kv import SequenceKv
 from runner_engine.kv_cache.shared_kv import (
     SharedKv,
+    compute_kv_store_cost_tokens,
     copy_prefix_recurrent_state,
     create_kv_store,
-    kv_store_cost_tokens,
 )
 from runner_engine.kv_cache.sliding_windows import MASK_PROBE, UnknownWindow, Window, record_masks
 from runner_engine.kv_cache.slots import SlotStore
@@ -35,7 +35,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "KvStore",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored
     "create_kv_store",  # makes such a store, of the kind that fits heads and kernels
     "copy_prefix_recurrent_state",  # lets a row continue from a prefix's state, where layers carry some
-    "kv_store_cost_tokens",  # how many tokens of the budget rows with such needs take
+    "compute_kv_store_cost_tokens",  # how many tokens of the budget rows with such needs take
     "SlotStore",  # a store with one tensor for each layer: for plain torch and GPUs
     "PagedSlots",  # slots of pages, which rows share
     "SharedKv",  # keys and values that many rows read

@@ -1,4 +1,5 @@
-"""Unquantized keys and values of each text's first tokens, next to a quantized KV cache.
+"""Stores unquantized keys and values of the first tokens of each prompt, next to a quantized
+KV cache.
 
 Used for attention in torch.
 
@@ -15,7 +16,7 @@ import torch
 
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 
-Slices = slice | torch.Tensor
+SlotIndices = slice | torch.Tensor
 
 
 class FirstTokens:
@@ -31,23 +32,23 @@ class FirstTokens:
         self.begins = torch.ones(slots, dtype=torch.bool, device=kv_spec.device)
 
     def reset_slots(self, first_slot: int, count: int) -> None:
-        """Mark new slots as starting at the beginning of a text."""
+        """Mark the first position of new slots as the start of a prompt."""
         if self.count:
             self.begins[first_slot : first_slot + count] = True
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether a slot's first position is the beginning of a text."""
+        """Set whether the first position of a slot is the start of a prompt."""
         if self.count:
             self.begins[slot] = is_text_start
 
-    def resize(self, used_slots: int, slots: int) -> None:
+    def resize(self, num_used_slots: int, num_slots: int) -> None:
         if not self.count:
             return
         before, begins = self.tensors, self.begins
-        self.tensors, self.begins = self._allocate(slots), begins.new_ones(slots)
-        self.begins[:used_slots] = begins[:used_slots]
+        self.tensors, self.begins = self._allocate(num_slots), begins.new_ones(num_slots)
+        self.begins[:num_used_slots] = begins[:num_used_slots]
         for old, new in zip(before, self.tensors, strict=True):
-            new[:used_slots] = old[:used_slots]
+            new[:num_used_slots] = old[:num_used_slots]
 
     def copy_slot(self, source: int, target: int) -> None:
         if not self.count:
@@ -72,10 +73,13 @@ class FirstTokens:
         for tensor, given in zip(self._layer_tensors(layer), (keys, values), strict=True):
             tensor[at] = given[early]
 
-    def overlay(
-        self, layer: int, slots: Slices, keys: torch.Tensor, values: torch.Tensor
+    def restore_first_tokens(
+        self, layer: int, slots: SlotIndices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replace the first positions of keys and values [slot, KVH, positions, D] by unquantized ones."""
+        """Replace quantized keys and values of first positions by the unquantized ones.
+
+        Keys and values have shape [slot, KVH, positions, D].
+        """
         if not self.count:
             return keys, values
         some = min(self.count, keys.shape[2])

@@ -15,7 +15,11 @@ import torch
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore, round_up_positions
-from runner_engine.kv_cache.window_memory import FreedPositions, can_free_positions, positions_per_page_group
+from runner_engine.kv_cache.window_memory import (
+    FreedPositions,
+    can_free_positions,
+    compute_page_aligned_positions,
+)
 
 # of its places; the rest of such an arena may be in memory before it is written
 FILLED_AT_ONCE = 0.75
@@ -42,11 +46,13 @@ class KvArena:
 
     @property
     def resident_tokens(self) -> int:
-        """Memory in use by the arena, in tokens."""
         return self.filled if self.freed is None else self.filled - self.freed.tokens
 
-    def set_filled(self, num_positions: int) -> None:
-        """Record the number of stored positions, and free positions that no later token attends to."""
+    def set_num_filled(self, num_positions: int) -> None:
+        """Record the number of stored positions.
+
+        Frees positions that no later token attends to.
+        """
         self.filled = max(self.filled, num_positions)
         if self.freed is not None and not self.is_whole:
             self.freed.free_before_window(num_positions)
@@ -71,7 +77,7 @@ class KvArenaStore(KvStore):
         return self._table
 
     @staticmethod
-    def required_positions(max_positions: Sequence[int]) -> int:
+    def count_required_positions(max_positions: Sequence[int]) -> int:
         return sum(map(round_up_positions, max_positions))
 
     @property
@@ -87,51 +93,42 @@ class KvArenaStore(KvStore):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Allocate a memory arena for each new sequence."""
         last = first_slot + count
         entering = zip(max_positions[first_slot:last], num_filled[first_slot:last], strict=True)
         self.arenas[first_slot:first_slot] = [self._take_arena(need, some) for need, some in entering]
         self._update_address_table()
 
-    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
+    def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
         """Remove the arena of a slot. The last active sequence moves to this slot."""
-        if is_finite and not self.freed_tokens(slot):
+        if has_no_nan and not self.count_freed_tokens(slot):
             self._spare.append(self.arenas[slot])
         self.arenas[slot] = self.arenas[num_active - 1]
         del self.arenas[num_active - 1]
         self._update_address_table()
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Does nothing, because an arena is allocated for the maximum length of its sequence."""
+        """Do nothing, because each arena is allocated for the maximum length of its sequence."""
 
-    def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record the number of stored positions of an arena."""
-        self.arenas[slot].set_filled(num_positions)
+    def set_num_filled(self, slot: int, num_positions: int) -> None:
+        self.arenas[slot].set_num_filled(num_positions)
 
     def disable_freeing(self, slot: int) -> None:
-        """Keep all positions of a sequence in memory, even before its sliding windows."""
+        """Keep all positions of a sequence in memory, including positions outside its sliding windows."""
         self.arenas[slot].is_whole = True
 
-    def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized keys of the first tokens in all layers, followed by the values."""
+    def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
         return self.arenas[slot].first
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether an arena's first position is the beginning of a text."""
         if self.heads.num_unquantized_first:
             self.arenas[slot].address[-1] = self.heads.num_unquantized_first if is_text_start else 0
             self._update_address_table()
 
-    def freed_tokens(self, slot: int) -> int:
-        """Return the memory that a sequence has freed before its sliding windows, in tokens."""
+    def count_freed_tokens(self, slot: int) -> int:
         freed = self.arenas[slot].freed
         return 0 if freed is None else freed.tokens
 
-    def freed_tokens_before_pass(self) -> int:
-        """Return the memory that all sequences had freed before the last forward pass, in tokens.
-
-        Also starts the count of the next pass.
-        """
+    def pop_freed_tokens(self) -> int:
         if self.arenas and self.arenas[0].freed is None:
             return 0
         freed = [arena.freed for arena in self.arenas if arena.freed is not None]
@@ -155,7 +152,6 @@ class KvArenaStore(KvStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Write keys and values [T, KVH, D] of a layer to the given slots and positions."""
         keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slots)
         shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
@@ -164,7 +160,7 @@ class KvArenaStore(KvStore):
             *(native.get_tensor_address(one, heads.dtype, *shape) for one in (keys, values)),
             self.address_table.data_ptr(),
             len(self.address_table),
-            heads.kernel_layer_address(layer),
+            heads.get_kernel_layer_address(layer),
             heads.kv_heads,
             heads.dim,
             tokens,
@@ -180,7 +176,7 @@ class KvArenaStore(KvStore):
             self.heads.dim,
             round_up_positions(num_positions),
         )
-        of_keys, of_values = self.heads.layer_formats(layer)
+        of_keys, of_values = self.heads.get_layer_formats(layer)
         keys = of_keys.read_blocks(arena.keys[layer][:, :whole], dim, pair, is_keys=True)
         values = of_values.read_blocks(arena.values[layer][:, :whole], dim, pair, is_keys=False)
         return keys[:, :num_positions], values[:, :num_positions]
@@ -191,23 +187,26 @@ class KvArenaStore(KvStore):
             place = torch.arange(keys.shape[1], dtype=torch.int32)
             self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
             return
-        (of_keys, of_values), pair, dim = self.heads.layer_formats(layer), self._pair_size, self.heads.dim
+        (of_keys, of_values), pair, dim = self.heads.get_layer_formats(layer), self._pair_size, self.heads.dim
         of_keys.write_blocks(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
         of_values.write_blocks(self.arenas[0].values[layer], values, dim, pair, is_keys=False)
 
     @property
     def _pair_size(self) -> int:
-        """Number of adjacent elements of a key (or adjacent positions of a value) that the layout keeps
-        together.
+        """Number of adjacent elements that the block layout stores together: 2 in bfloat16, otherwise
+        1.
         """
         return 2 if self.heads.dtype == torch.bfloat16 else 1
 
-    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
+    def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
         """Return the keys of all layers, followed by the values, in the block layout of the kernels."""
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
     def _take_arena(self, max_positions: int, num_filled: int) -> KvArena:
-        """Return the smallest unused arena of one to two times the needed size, or a new arena."""
+        """Return the smallest unused arena that fits, or a new arena.
+
+        An arena fits if it has one to two times the needed size.
+        """
         capacity = _arena_capacity(self.heads, max_positions)
         fitting = [arena for arena in self._spare if capacity <= arena.capacity <= 2 * capacity]
         if not fitting:
@@ -222,10 +221,10 @@ class KvArenaStore(KvStore):
 
 
 def _arena_capacity(kv_spec: KvCacheSpec, max_positions: int) -> int:
-    """Return the number of positions of a new arena.
+    """Return the capacity of a new arena, in positions.
 
     If positions can be freed, each head fills whole memory pages.
     """
     return round_up_positions(
-        max_positions, positions_per_page_group(kv_spec) if can_free_positions(kv_spec) else LANES
+        max_positions, compute_page_aligned_positions(kv_spec) if can_free_positions(kv_spec) else LANES
     )

@@ -70,13 +70,12 @@ class KvCacheSpec:
         """Whether decoding uses paged attention, with pages that sequences can share."""
         return self.page > 0 and not self.is_quantized
 
-    def layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
+    def get_layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
         """Return the storage formats of keys and of values in a layer of the KV store."""
         keys, values = self.kv_cache.get_layer_precisions(layer, self.layers)
         return load_kv_format(keys), load_kv_format(values)
 
-    def position_nbytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of one key and of one value (one position, one head) in a layer of the KV store."""
+    def get_position_nbytes(self, layer: int) -> tuple[int, int]:
         return self._layer_position_nbytes[layer]
 
     @cached_property
@@ -85,7 +84,7 @@ class KvCacheSpec:
         for layer in range(self.layers):
             keys, values = (
                 one.stored_width(self.dim) * one.stored_dtype(self.dtype).itemsize
-                for one in self.layer_formats(layer)
+                for one in self.get_layer_formats(layer)
             )
             sizes.append((keys, values))
         return sizes
@@ -96,7 +95,7 @@ class KvCacheSpec:
         entries, keys_before, values_before = [], 0, 0
         ends = [self.kv_heads * sum(side) for side in zip(*self._layer_position_nbytes, strict=True)]
         for layer, (keys, values) in enumerate(self._layer_position_nbytes):
-            codes = [one.CODE for one in self.layer_formats(layer)]
+            codes = [one.CODE for one in self.get_layer_formats(layer)]
             plain_before = layer * LANES * self.kv_heads * self.dim * self.dtype.itemsize
             entries.append(
                 KvLayer(*codes, keys_before, values_before, self.rotation_size, *ends, plain_before)
@@ -105,8 +104,7 @@ class KvCacheSpec:
             values_before += self.kv_heads * values
         return (KvLayer * max(self.layers, 1))(*entries)
 
-    def kernel_layer_address(self, layer: int) -> int:
-        """Return the memory address of a layer's description for the C kernels."""
+    def get_kernel_layer_address(self, layer: int) -> int:
         self.check_layer(layer)
         return ctypes.addressof(self.kernel_layers) + layer * ctypes.sizeof(KvLayer)
 
@@ -131,7 +129,7 @@ class KvCacheSpec:
 
     @property
     def stored_windows(self) -> tuple[Window | None, ...]:
-        """Widest sliding window that reads each layer of the KV store. Empty if windows are unknown."""
+        """Widest sliding window for each layer of the KV store. Empty if windows are unknown."""
         if not self.stores or not self.windows:
             return self.windows
         readers = [
@@ -141,7 +139,7 @@ class KvCacheSpec:
         return tuple(None if None in of_store else widest_window(of_store) for of_store in readers)
 
     def store_layer(self, layer: int) -> int:
-        """Return the KV store's layer that a layer of the model attends to."""
+        """Return the index of the KV store layer that holds the keys of a model layer."""
         return self.stores[layer] if self.stores else layer
 
     @cached_property
@@ -153,7 +151,7 @@ class KvCacheSpec:
 
     @cached_property
     def num_unquantized_first(self) -> int:
-        """Number of a text's first tokens that are also stored unquantized: LANES or 0."""
+        """Number of first tokens of a prompt that are also stored unquantized. 0 if disabled."""
         return FIRST_TOKENS if self.kv_cache.first_tokens else 0
 
     @property
@@ -173,19 +171,17 @@ class KvCacheSpec:
 
     @property
     def max_sequences(self) -> int:
-        """Maximum number of sequences that may decode at once."""
+        """Maximum number of sequences in a decoding batch."""
         is_plain = KvPrecision.as_model in (self.kv_cache.keys, self.kv_cache.values)
         return compute_max_sequences(self.device.type, self.dtype.itemsize if is_plain else 1)
 
     def kernel_name(self, base_name: str) -> str:
-        """Return the name of the kernel variant that supports the storage format."""
         return f"{base_name}_bytes" if self.is_quantized else base_name
 
     def encode_kv(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Convert keys and values [..., D] of a layer to stored vectors [..., W]."""
-        of_keys, of_values = self.layer_formats(layer)
+        of_keys, of_values = self.get_layer_formats(layer)
         return of_keys.encode(keys), of_values.encode(values)
 
     def decode_kv(
@@ -194,16 +190,19 @@ class KvCacheSpec:
         """Convert stored vectors [..., W] of a layer to keys and values [..., D] in the model's
         dtype.
         """
-        of_keys, of_values = self.layer_formats(layer)
+        of_keys, of_values = self.get_layer_formats(layer)
         return of_keys.decode(keys, self.dim, self.dtype), of_values.decode(values, self.dim, self.dtype)
 
     def check_layer(self, layer: int) -> None:
         """Raise IndexError for a layer without stored keys, because C would read outside the memory."""
         if not 0 <= layer < self.layers:
-            raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
+            raise IndexError(f"layer {layer} does not exist: the KV cache has {self.layers} layers")
 
     def allocate_vectors(self, kv_format: KvFormat, *dims: int) -> torch.Tensor:
-        """Allocate zeros [*dims, W] for keys or values. Zeros, because masked keys must be finite."""
+        """Allocate zeros [*dims, W] for keys or values.
+
+        Masked positions need finite keys, so the memory must not be uninitialized.
+        """
         shape, dtype = (*dims, kv_format.stored_width(self.dim)), kv_format.stored_dtype(self.dtype)
         return allocate_zeros(math.prod(shape) * dtype.itemsize, self.device).view(dtype).view(shape)
 
@@ -222,7 +221,7 @@ class KvCacheSpec:
             size, ends = sum(sizes) + self.first_tokens_nbytes // 2, [0, *accumulate(sizes)]
             whole = allocate_zeros(size, self.device, use_large_pages)
             pieces = [whole[first:end] for first, end in pairwise(ends)]
-            kinds = [self.layer_formats(layer)[side] for layer in range(self.layers)]
+            kinds = [self.get_layer_formats(layer)[side] for layer in range(self.layers)]
             found.append(
                 [
                     piece.view(kind.stored_dtype(self.dtype)).view(
@@ -250,18 +249,18 @@ def select_attention_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
 
 
 def kv_capacity_tokens(kv_spec: KvCacheSpec, stored_tokens: int = 0) -> int:
-    """Return how many tokens fit in the KV cache, with the tokens already stored."""
+    """Return how many tokens fit in the KV cache. Already stored tokens are included."""
     return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SHARE_OF_MEMORY)
 
 
-def find_store_layers(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
-    """Return, for each layer, the index of the stored layer that it attends to.
+def find_store_layers(keys_and_values: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
+    """Map each model layer to the index of the KV store layer that it reads.
 
     Empty if every layer stores separate keys.
 
     A layer that attends to another layer's keys and values receives the same tensors.
     """
-    places = [(key.data_ptr(), value.data_ptr()) for key, value in tensors]
+    places = [(key.data_ptr(), value.data_ptr()) for key, value in keys_and_values]
     first = list(dict.fromkeys(places))
     return tuple(first.index(place) for place in places) if len(first) < len(places) else ()
 
@@ -283,14 +282,14 @@ class KvStore(ABC):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Insert slots with empty recurrent states. Parameters as in `insert_slots`."""
+        """Insert slots with empty recurrent states. See `insert_slots` for the parameters."""
         self.insert_slots(first_slot, count, max_positions, num_filled, expected_sequences)
         if self.states is not None:
             self.states.insert_slots(first_slot, count, max(expected_sequences, len(max_positions)))
 
-    def remove_sequence(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Remove a sequence's slot and recurrent states. Parameters as in `remove_slot`."""
-        self.remove_slot(slot, num_active, is_finite)
+    def remove_sequence(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
+        """Remove a sequence's slot and recurrent states. See `remove_slot` for the parameters."""
+        self.remove_slot(slot, num_active, has_no_nan)
         if self.states is not None:
             self.states.remove_slot(slot, num_active)
 
@@ -304,12 +303,17 @@ class KvStore(ABC):
     @property
     @abstractmethod
     def address_table(self) -> torch.Tensor:
-        """Memory addresses per slot for the C kernels: int64 [slot, 4] (`kv_arena` in kernels/attention.h)."""
+        """Table of memory addresses per slot, for the C kernels: int64 [slot, 4].
+
+        Each row is a `kv_arena` in kernels/attention.h.
+        """
 
     @staticmethod
     @abstractmethod
-    def required_positions(max_positions: Sequence[int]) -> int:
-        """Return the total number of positions for sequences with these maximum lengths."""
+    def count_required_positions(max_positions: Sequence[int]) -> int:
+        """Return the number of positions that a KV store allocates for sequences with these maximum
+        lengths.
+        """
 
     @property
     @abstractmethod
@@ -328,7 +332,7 @@ class KvStore(ABC):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Insert `count` empty slots at first_slot. Later slots move behind the new slots.
+        """Insert `count` empty slots before the slot with index first_slot.
 
         max_positions, num_filled: how many positions each sequence may fill, and how many it
         fills after this pass, in the new order. expected_sequences: the largest expected number
@@ -336,10 +340,10 @@ class KvStore(ABC):
         """
 
     @abstractmethod
-    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
+    def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
         """Remove a slot. The last active sequence moves to the free slot.
 
-        is_finite: the slot contains no NaN.
+        has_no_nan: the slot contains no NaN, so that its memory can be reused.
         """
 
     @abstractmethod
@@ -350,31 +354,32 @@ class KvStore(ABC):
         """
 
     @abstractmethod
-    def set_filled(self, slot: int, num_positions: int) -> None:
+    def set_num_filled(self, slot: int, num_positions: int) -> None:
         """Record the number of stored positions in a slot."""
 
-    def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized keys of the first tokens in all layers, followed by the values.
+    def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return the unquantized first keys of each layer, then the unquantized first values of each
+        layer.
 
         Each tensor is [KVH, LANES, D].
         """
         return []
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:  # noqa: B027 - most stores do not ask
-        """Mark whether a slot's first position is the beginning of a text.
+        """Mark whether a slot starts at the beginning of a prompt.
 
         Must be called before anything is written to the slot.
         """
 
     def disable_freeing(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
-        """Keep all positions of a growing sequence in memory, because later prompts may reuse any part."""
+        """Keep all positions of a growing sequence in memory, because later prompts may reuse them."""
 
-    def freed_tokens(self, slot: int) -> int:
-        """Return the memory that a sequence has freed before its sliding windows, in tokens."""
+    def count_freed_tokens(self, slot: int) -> int:
+        """Return the memory that a sequence has freed outside its sliding windows, in tokens."""
         return 0
 
-    def freed_tokens_before_pass(self) -> int:
-        """Return the memory that all sequences had freed before the last forward pass, in tokens.
+    def pop_freed_tokens(self) -> int:
+        """Return the memory that all sequences freed before the last forward pass, in tokens.
 
         Also starts the count of the next pass.
         """
@@ -382,7 +387,7 @@ class KvStore(ABC):
 
     @abstractmethod
     def free_unused(self, max_tokens: int) -> bool:
-        """Free unused memory above max_tokens. Returns whether some was freed."""
+        """Free unused memory above max_tokens. Returns whether any memory was freed."""
 
     @abstractmethod
     def write(
@@ -409,8 +414,9 @@ class KvStore(ABC):
         return self.heads.decode_kv(layer, keys, values)
 
     @abstractmethod
-    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the keys of all layers, followed by the values, each [KVH, capacity, W].
+    def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return the stored keys of each layer, then the stored values of each layer, [KVH, capacity,
+        W].
 
         The vectors have the layout of the KV store.
         """

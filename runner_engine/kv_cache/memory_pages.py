@@ -15,7 +15,7 @@ LARGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # advice to the 
 
 
 def allocate_zeros(nbytes: int, device: torch.device, use_large_pages: bool = False) -> torch.Tensor:
-    """Allocate zero bytes. On a CPU, the bytes take no memory until they are written.
+    """Allocate `nbytes` bytes that are zero. On a CPU, unwritten bytes take no memory.
 
     use_large_pages: faster to read, but writing a few bytes may allocate everything.
     """

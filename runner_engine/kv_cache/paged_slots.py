@@ -42,7 +42,7 @@ class PagedSlots(SlotStore):
 
     @property
     def resident_tokens(self) -> int:
-        """Memory in use by sequences, in tokens. Pages of prefixes are counted with the prefixes."""
+        """Memory of all sequences in tokens, without pages of shared prefixes."""
         of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._used_prefixes())
         return (
             super().resident_tokens
@@ -65,15 +65,14 @@ class PagedSlots(SlotStore):
         Growing the store later copies everything.
         """
         if not self.slots:
-            self.spare = sum(prefix.num_pages(self.page) for prefix in prefixes)
+            self.spare = sum(prefix.count_pages(self.page) for prefix in prefixes)
 
-    def start_from_prefix(self, first_slot: int, count: int, prefix: Prefix | None) -> None:
-        """Let sequences in adjacent slots continue a shared prefix that is already computed."""
+    def start_from_prefix(self, first_slot_index: int, num_slots: int, prefix: Prefix | None) -> None:
         rest = prefix.length % self.page if prefix else 0
-        self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
-            [prefix] * count,
-            [rest] * count,
-        )
+        (
+            self.continued[first_slot_index : first_slot_index + num_slots],
+            self.before[first_slot_index : first_slot_index + num_slots],
+        ) = ([prefix] * num_slots, [rest] * num_slots)
         self._is_new = True
         if prefix is None:
             return
@@ -82,10 +81,10 @@ class PagedSlots(SlotStore):
             place = 0
             for keys, values in _iter_stored_kv(prefix, layer, prefix.length - rest, prefix.length):
                 at = slice(place, place + keys.shape[1])
-                self.keys[layer][first_slot : first_slot + count, :, at] = keys
-                self.values[layer][first_slot : first_slot + count, :, at] = values
+                self.keys[layer][first_slot_index : first_slot_index + num_slots, :, at] = keys
+                self.values[layer][first_slot_index : first_slot_index + num_slots, :, at] = values
                 place = at.stop
-        for slot in range(first_slot, first_slot + count):
+        for slot in range(first_slot_index, first_slot_index + num_slots):
             self.filled[slot] = max(self.filled[slot], rest)
 
     def insert_slots(
@@ -107,26 +106,28 @@ class PagedSlots(SlotStore):
         )
         self._is_new = True
 
-    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        super().remove_slot(slot, num_active, is_finite)
+    def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
+        super().remove_slot(slot, num_active, has_no_nan)
         self.continued[self.used], self.before[self.used] = None, 0
         self._is_new = True
 
     def has_capacity(self, num_positions: Sequence[int]) -> bool:
-        """Whether the slots have room for these numbers of positions, with copied ends of prefixes."""
+        """Whether each slot has room for the given number of positions.
+
+        The partial last page of a shared prefix is copied into the slot and also takes positions.
+        """
         return all(
             own + before <= self.capacity for own, before in zip(num_positions, self.before, strict=False)
         )
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Make room for num_positions in each slot, with copied ends of prefixes."""
         super().ensure_capacity(
             min(num_positions + max(self.before), max(num_positions, max_positions)), max_positions
         )
 
-    def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record the number of stored positions in a slot, without shared prefixes."""
-        super().set_filled(slot, self.before[slot] + num_positions)
+    def set_num_filled(self, slot: int, num_positions: int) -> None:
+        """Record the number of stored positions in a slot. Positions of shared prefixes do not count."""
+        super().set_num_filled(slot, self.before[slot] + num_positions)
 
     def write(
         self,
@@ -136,28 +137,22 @@ class PagedSlots(SlotStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer in slots, at positions after the shared prefixes."""
         self._update_tables()
         super().write(layer, keys, values, slots, positions + self._starts[slots.long()])
 
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored vectors [KVH, positions, W] of a sequence, without shared prefixes."""
         start = self.before[slot]
         keys, values = super().read_stored(layer, slot, start + num_positions)
         return keys[:, start:], values[:, start:]
 
-    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the keys of all layers, followed by the values, in whole blocks.
-
-        Positions of shared prefixes are not included.
-        """
+    def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
         start = self.before[slot]
         end = start + (self.capacity - start) // LANES * LANES
-        return [tensor[:, start:end] for tensor in super().slot_tensors(slot)]
+        return [tensor[:, start:end] for tensor in super().get_slot_tensors(slot)]
 
-    def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values of all pages, because a sequence's pages may be anywhere."""
-        return super().flat_kv(layer, len(self.keys[layer]))
+    def get_flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values of all pages. The pages of a sequence need not be adjacent."""
+        return super().get_flat_kv(layer, len(self.keys[layer]))
 
     # else the tables that one pass makes could not be changed outside of passes
     @torch.inference_mode(mode=False)
@@ -190,18 +185,18 @@ class PagedSlots(SlotStore):
             copy_into_device_tensor(torch.tensor(numbers, dtype=table.dtype), table)
 
     def _add_prefix_pages(self, prefix: Prefix) -> None:
-        """Store the missing whole pages of a shared prefix. Pages without readers become free."""
+        """Store the missing pages of a shared prefix. Frees the pages of unused prefixes."""
         prefixes = self._used_prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}
         used = set(chain.from_iterable(self.shared.values()))
-        missing = [one for one in prefix.path if one not in self.shared and one.num_pages(self.page)]
-        wanted = sum(one.num_pages(self.page) for one in missing)
+        missing = [one for one in prefix.path if one not in self.shared and one.count_pages(self.page)]
+        wanted = sum(one.count_pages(self.page) for one in missing)
         if self.spare - len(used) < wanted:
             self.spare = max(2 * self.spare, len(used) + wanted)
-            self._grow(self.slots, self.capacity)
+            self._grow_slots(self.slots, self.capacity)
         free = (page for page in range(self.spare) if page not in used)
         for one in missing:
-            self.shared[one] = [next(free) for _ in range(one.num_pages(self.page))]
+            self.shared[one] = [next(free) for _ in range(one.count_pages(self.page))]
             self._write_prefix_pages(one)
 
     def _write_prefix_pages(self, prefix: Prefix) -> None:
@@ -217,7 +212,7 @@ class PagedSlots(SlotStore):
         first, last = (some // self.page * self.page for some in (prefix.start, prefix.length))
         for layer in range(self.heads.layers):
             for pool, parts in zip(
-                self.flat_kv(layer, 0),
+                self.get_flat_kv(layer, 0),
                 zip(*_iter_stored_kv(prefix, layer, first, last), strict=True),
                 strict=True,
             ):
@@ -235,17 +230,17 @@ class PagedSlots(SlotStore):
             kv_format, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity
         )
 
-    def _grow(self, num_slots: int, capacity: int) -> None:
-        super()._grow(num_slots, capacity)
+    def _grow_slots(self, num_slots: int, capacity: int) -> None:
+        super()._grow_slots(num_slots, capacity)
         self.continued += [None] * (num_slots - len(self.continued))
         self.before += [0] * (num_slots - len(self.before))
         self._is_new = True
 
-    def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
-        super()._copy_to_grown(old, new, slots)
+    def _copy_to_larger_tensor(self, old: torch.Tensor, new: torch.Tensor, num_slots: int) -> None:
+        super()._copy_to_larger_tensor(old, new, num_slots)
         ours, theirs = (
             some.transpose(1, 2).flatten(0, 1)[count * some.shape[2] :]
-            for some, count in ((old, self.slots), (new, slots))
+            for some, count in ((old, self.slots), (new, num_slots))
         )
         ours = ours[: len(theirs)]
         theirs[: len(ours)] = ours
@@ -261,7 +256,10 @@ class PagedSlots(SlotStore):
 def _iter_stored_kv(
     prefix: Prefix, layer: int, first: int, last: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield stored keys and values [KVH, n, W] of positions first … last-1 of a prefix and its parents."""
+    """Yield stored keys and values [KVH, n, W] of a position range in a prefix and its parents.
+
+    The range is first … last-1.
+    """
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
         keys, values = (some[:, at] for some in one.kv.read_stored(layer))

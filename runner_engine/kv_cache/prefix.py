@@ -35,7 +35,7 @@ class Prefix:
 
     @property
     def attended_prefix(self) -> Prefix | None:
-        """Deepest prefix on the path that sequences attend to directly, without a copy."""
+        """Deepest prefix on the path that decoding reads in place. Sequences copy the other prefixes."""
         return self if not self.is_copied else self.parent.attended_prefix if self.parent else None
 
     @property
@@ -48,18 +48,18 @@ class Prefix:
         """Number of prompt tokens before this prefix."""
         return self.parent.length if self.parent else 0
 
-    def num_pages(self, page_size: int) -> int:
-        """Return the number of whole KV pages that end in this prefix."""
+    def count_pages(self, page_size: int) -> int:
+        """Return the number of KV pages whose last position belongs to this prefix."""
         return self.length // page_size - self.start // page_size
 
     @property
     def stored_size(self) -> int:
-        """Memory of the completely computed prefix in tokens, with pages and recurrent state."""
+        """Memory of the fully computed prefix in tokens, including KV pages and recurrent state."""
         return len(self.tokens) + self.in_pages + self.of_state
 
     @property
     def resident_tokens(self) -> int:
-        """Memory in use by the prefix, in tokens, without positions freed before sliding windows."""
+        """Memory that the prefix uses now, in tokens. Positions freed by sliding windows do not count."""
         return (self.read if self.kv is None else self.stored_size) - self.freed
 
     def free_kv(self) -> None:

@@ -35,7 +35,7 @@ SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 def find_shared_prefixes(
     prompts: Sequence[Sequence[int]],
     parent: Prefix | None = None,
-    has_continuations: bool = False,
+    has_scored_continuations: bool = False,
     adapter: str | None = None,
 ) -> list[Prefix | None]:
     """Return the deepest shared prefix of each prompt.
@@ -45,32 +45,35 @@ def find_shared_prefixes(
     All prompts begin with the parent, if given, and are longer. All are computed with the
     same adapter.
     """
-    least = SCORED if has_continuations else 1
+    least = SCORED if has_scored_continuations else 1
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
     deepest: list[Prefix | None] = [parent] * len(prompts)
 
-    def split_group(indices: list[int], start: int, parent: Prefix | None, depth: int) -> None:
-        if len(indices) < 2 or depth == DEEPEST:
+    def split_prompts(prompt_indices: list[int], start: int, parent: Prefix | None, depth: int) -> None:
+        if len(prompt_indices) < 2 or depth == DEEPEST:
             return
         # rows are sorted: all have in common what the first and the last have; a prompt's last
         # token is its own
         end = min(
-            common_prefix_length(prompts[indices[0]], prompts[indices[-1]], start),
-            min(len(prompts[row]) for row in indices) - 1,
+            common_prefix_length(prompts[prompt_indices[0]], prompts[prompt_indices[-1]], start),
+            min(len(prompts[row]) for row in prompt_indices) - 1,
         )
         own = end - start
-        if own * least >= MIN_TOKENS and own * (len(indices) - 1) * least >= MIN_SAVED:
-            parent = Prefix(list(prompts[indices[0]][start:end]), parent, adapter)
-            for row in indices:
+        if own * least >= MIN_TOKENS and own * (len(prompt_indices) - 1) * least >= MIN_SAVED:
+            parent = Prefix(list(prompts[prompt_indices[0]][start:end]), parent, adapter)
+            for row in prompt_indices:
                 deepest[row] = parent
             start, depth = end, depth + 1
         # a prompt that ends here shares no more
-        longer = [row for row in indices if len(prompts[row]) > end + 1]
-        if len(longer) < len(indices) or prompts[indices[0]][end] != prompts[indices[-1]][end]:
+        longer = [row for row in prompt_indices if len(prompts[row]) > end + 1]
+        if (
+            len(longer) < len(prompt_indices)
+            or prompts[prompt_indices[0]][end] != prompts[prompt_indices[-1]][end]
+        ):
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
-                split_group(list(group), start, parent, depth)
+                split_prompts(list(group), start, parent, depth)
 
-    split_group(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
+    split_prompts(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return deepest
 
 
@@ -111,13 +114,13 @@ class ConversationCache:
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.write_stored(layer, keys, values)
         first = (
-            sequence_kv.path[0].kv.store.first_token_tensors(0)
+            sequence_kv.path[0].kv.store.get_first_token_tensors(0)
             if sequence_kv.path
-            else kv_store.first_token_tensors(slot)
+            else kv_store.get_first_token_tensors(slot)
         )
-        copy_tensors(first, kv.store.first_token_tensors(0))
+        copy_tensors(first, kv.store.get_first_token_tensors(0))
         if kv.store.states is not None and kv_store.states is not None:
-            kv.store.states.copy_from(0, kv_store.states, slot)
+            kv.store.states.copy_states_from(0, kv_store.states, slot)
         least = max(
             (prefix.length if prefix.freed else prefix.least for prefix in sequence_kv.path), default=0
         )
@@ -157,9 +160,8 @@ class ConversationCache:
         self._conversations = []
 
     def find_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
-        """Return the longest cached prefix of a prompt with the same adapter, or None."""
         usable = [
-            _usable_length(conversation, prompt) if conversation.adapter == adapter else 0
+            _count_usable_tokens(conversation, prompt) if conversation.adapter == adapter else 0
             for conversation in self._conversations
         ]
         length = max(usable, default=0)
@@ -172,12 +174,15 @@ class ConversationCache:
         kv = best.kv.view_first(length)
         return Prefix(best.tokens[:length], adapter=adapter, kv=kv, least=best.least)
 
-    def reusable_token_lists(self) -> list[list[int]]:
-        """Return the tokens of conversations of which only the beginning may help other prompts."""
+    def list_recurrent_conversations(self) -> list[list[int]]:
+        """Return the token ids of cached conversations with recurrent states.
+
+        Other prompts can reuse these conversations only from the beginning.
+        """
         return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
-def _usable_length(conversation: Prefix, prompt: Sequence[int]) -> int:
+def _count_usable_tokens(conversation: Prefix, prompt: Sequence[int]) -> int:
     """Return how many leading tokens of a prompt a cached conversation covers.
 
     The prompt's last token is excluded.
@@ -192,15 +197,14 @@ def _usable_length(conversation: Prefix, prompt: Sequence[int]) -> int:
 
 
 class NewPrompt(NamedTuple):
-    """A new prompt for which shared prefixes are searched."""
-
     tokens: list[int]
     kv: SequenceKv
     is_scored: bool
 
 
 class PrefixTree:
-    """All shared prefixes of the scheduler's sequences, and their memory in tokens.
+    """Tree of the prefixes that the scheduler's sequences share. Counts the prefixes' memory in
+    tokens.
 
     max_attended: how many prefixes a decoding step can read for all sequences. None means any
     number.
@@ -230,11 +234,13 @@ class PrefixTree:
             adapter = prompt.kv.adapter
             prompt.kv.prefix = self.conversations.find_prefix(prompt.tokens, adapter)
             if prompt.kv.prefix is None:
-                parent = self._find_deepest(prompt.tokens, adapter)
+                parent = self._find_deepest_prefix(prompt.tokens, adapter)
                 groups.setdefault((parent, adapter), []).append(prompt)
         for (parent, adapter), group in groups.items():
             others = (
-                [*announced_prompts, *self.conversations.reusable_token_lists()] if parent is None else []
+                [*announced_prompts, *self.conversations.list_recurrent_conversations()]
+                if parent is None
+                else []
             )
             are_scored = all(prompt.is_scored for prompt in group)
             texts = [*(prompt.tokens for prompt in group), *others]
@@ -242,7 +248,7 @@ class PrefixTree:
             for prompt, prefix in zip(group, deepest, strict=False):
                 prompt.kv.prefix = prefix
         if self.most_attended is not None and not self.heads.uses_pages:
-            self._mark_copied_prefixes([prompt.kv for prompt in prompts], self.most_attended)
+            self._mark_prefixes_for_copying([prompt.kv for prompt in prompts], self.most_attended)
         number_of: dict[int, int] = {}
         for prompt in prompts:
             self._add_prefix_user(prompt.kv)
@@ -257,14 +263,13 @@ class PrefixTree:
         sequence_kv.rest = sequence_kv.num_shared_tokens % page if page else 0
         for prefix in sequence_kv.needed_prefixes:
             if not prefix.users:
-                self._alive.setdefault(_lookup_key(prefix), []).append(prefix)
-                prefix.in_pages = prefix.num_pages(page) * page if page else 0
+                self._alive.setdefault(_build_lookup_key(prefix), []).append(prefix)
+                prefix.in_pages = prefix.count_pages(page) * page if page else 0
                 prefix.of_state = self.heads.state_tokens
                 self.tokens += prefix.resident_tokens  # of a conversation
             prefix.users += 1
 
     def count_prefilled(self, prefix: Prefix, num_tokens: int) -> None:
-        """Add newly computed tokens of a prefix to the stored total."""
         self.tokens += num_tokens + (prefix.stored_size - len(prefix.tokens) if prefix.kv is not None else 0)
 
     def release(self, sequence_kv: SequenceKv, is_reusable: bool = False) -> None:
@@ -276,7 +281,7 @@ class PrefixTree:
             prefix.users -= 1
             if prefix.users:
                 continue
-            key = _lookup_key(prefix)
+            key = _build_lookup_key(prefix)
             self._alive[key].remove(prefix)
             if not self._alive[key]:
                 del self._alive[key]
@@ -300,7 +305,7 @@ class PrefixTree:
                 prefix.free_kv()
         self.tokens = 0
 
-    def _mark_copied_prefixes(self, sequences: Sequence[SequenceKv], max_attended: int) -> None:
+    def _mark_prefixes_for_copying(self, sequences: Sequence[SequenceKv], max_attended_prefixes: int) -> None:
         """Mark rarely used prefixes for copying.
 
         Needed if there are more prefixes than a decoding step can attend to.
@@ -309,10 +314,10 @@ class PrefixTree:
         # parents first
         new = sorted((prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start)
         attended = sum(not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes)
-        spare, kept = max_attended - attended, new
+        spare, kept = max_attended_prefixes - attended, new
         if len(new) > spare:
             # so are their parents
-            often = [prefix for prefix in new if users[prefix] * max_attended >= len(sequences)]
+            often = [prefix for prefix in new if users[prefix] * max_attended_prefixes >= len(sequences)]
             kept = often[: max(spare, 0)]
         for prefix in new:
             prefix.is_copied = prefix not in kept or (prefix.parent is not None and prefix.parent.is_copied)
@@ -320,8 +325,8 @@ class PrefixTree:
             if row.prefix is not None and row.prefix.attended_prefix is not row.prefix:
                 row.source, row.prefix = row.prefix, row.prefix.attended_prefix
 
-    def find_prefix_copy(self, sequence_kv: SequenceKv) -> None:
-        """Record how many unshared tokens of a sequence a copied prefix provides.
+    def set_copied_token_count(self, sequence_kv: SequenceKv) -> None:
+        """Set the number of tokens that a sequence copies from a prefix.
 
         Skipped if another cache provides more.
         """
@@ -354,7 +359,7 @@ class PrefixTree:
                     ):
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
-    def _find_deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
+    def _find_deepest_prefix(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
         """Return the deepest known prefix of a prompt with the same adapter.
 
         The prompt's last token is excluded.
@@ -372,6 +377,5 @@ class PrefixTree:
         return deepest
 
 
-def _lookup_key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
-    """Return the key of a prefix in the dictionary of the tree."""
+def _build_lookup_key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
     return prefix.parent, prefix.adapter, prefix.tokens[0]

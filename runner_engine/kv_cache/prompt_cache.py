@@ -54,7 +54,6 @@ class PromptCache:
 
     @property
     def tokens(self) -> int:
-        """Number of token positions in all cached blocks."""
         return len(self._blocks) * LANES
 
     def clear(self) -> None:
@@ -63,7 +62,9 @@ class PromptCache:
         self._blocks.clear()
         self._known.clear()
 
-    def find_blocks(self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]) -> None:
+    def assign_cached_blocks(
+        self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]
+    ) -> None:
         """Record which cached blocks cover the beginning of a sequence.
 
         Valid until blocks are stored again.
@@ -83,14 +84,14 @@ class PromptCache:
         sequence_kv.blocks, sequence_kv.copied = [block.at for block in blocks], start
 
     def copy_blocks(self, sequence_kv: SequenceKv, kv_store: KvStore, slot: int) -> None:
-        """Copy the blocks that `find_blocks` recorded to the first positions of a sequence's slot."""
         if sequence_kv.blocks and self._store is not None:
             chosen = torch.tensor(sequence_kv.blocks, device=kv_store.heads.device)
             for kept, of_slot in self._iter_block_views(kv_store, slot):
                 of_slot[:, : len(sequence_kv.blocks)] = kept[chosen].transpose(0, 1)
             if not sequence_kv.num_shared_tokens:
                 copy_tensors(
-                    self._store.first_token_tensors(sequence_kv.blocks[0]), kv_store.first_token_tensors(slot)
+                    self._store.get_first_token_tensors(sequence_kv.blocks[0]),
+                    kv_store.get_first_token_tensors(slot),
                 )
 
     def store_blocks(
@@ -143,18 +144,22 @@ class PromptCache:
             for kept, of_slot in self._iter_block_views(kv_store, slot):
                 kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
         if new and new[0][0] == 0 and not sequence_kv.num_shared_tokens:
-            copy_tensors(kv_store.first_token_tensors(slot), self._store.first_token_tensors(new[0][1]))
+            copy_tensors(
+                kv_store.get_first_token_tensors(slot), self._store.get_first_token_tensors(new[0][1])
+            )
 
     def _iter_block_views(self, kv_store: KvStore, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pairs of tensors: cached block [block, KVH, LANES, W] and slot [KVH, block, LANES, W]."""
+        """Yield for each stored tensor the cached blocks and a view of the slot in blocks.
+
+        The shapes are [block, KVH, LANES, W] and [KVH, block, LANES, W].
+        """
         assert self._store is not None
         for kept, of_slot in zip(
-            (*self._store.keys, *self._store.values), kv_store.slot_tensors(slot), strict=True
+            (*self._store.keys, *self._store.values), kv_store.get_slot_tensors(slot), strict=True
         ):
             yield kept, of_slot.view(kv_store.heads.kv_heads, -1, LANES, kept.shape[-1])
 
     def _allocate_block(self) -> _Block:
-        """Return a free block, or replace the least recently used block."""
         assert self._store is not None
         at = len(self._blocks)
         if at == self._store.slots:

@@ -1,4 +1,4 @@
-"""A sequence's part of the KV cache: shared prefixes, copies and unshared positions."""
+"""KV cache contents of one sequence: shared prefixes, copies and unshared positions."""
 
 from __future__ import annotations
 

@@ -41,15 +41,15 @@ def create_kv_store(
     return store
 
 
-def kv_store_cost_tokens(
+def compute_kv_store_cost_tokens(
     kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]
 ) -> int:
     """Return the memory of a KV store for sequences with these maximum lengths, in tokens."""
     of_states = len(max_positions) * (kv_spec.state_tokens + kv_spec.first_tokens_cost)
     if kernels is not None:
-        return KvArenaStore.required_positions(max_positions) + of_states
+        return KvArenaStore.count_required_positions(max_positions) + of_states
     return (
-        SlotStore.required_positions(
+        SlotStore.count_required_positions(
             [round_up_positions(need, kv_spec.page) for need in max_positions]
             if kv_spec.uses_pages
             else max_positions
@@ -61,7 +61,7 @@ def kv_store_cost_tokens(
 def copy_prefix_recurrent_state(kv_store: KvStore, slot: int, prefix: Prefix | None) -> None:
     """Copy a prefix's recurrent state into the slot of a new sequence, if the model has such states."""
     if kv_store.states is not None and prefix is not None:
-        kv_store.states.copy_from(slot, prefix.kv.store.states)
+        kv_store.states.copy_states_from(slot, prefix.kv.store.states)
 
 
 def _create_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvStore:
@@ -71,7 +71,7 @@ def _create_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvSto
 
 
 class SharedKv:
-    """Keys and values that many sequences read, in the first positions of a one-slot KV store."""
+    """Keys and values that many sequences read, stored in a KV store with a single slot."""
 
     def __init__(self, store: KvStore, length: int) -> None:
         self.store, self.length = store, length
@@ -90,11 +90,9 @@ class SharedKv:
         return cls(store, length)
 
     def read_stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored vectors [KVH, L, W] of a layer."""
         return self.store.read_stored(layer, 0, self.length)
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return decoded keys and values [KVH, L, D] of a layer."""
         return self.store.read(layer, 0, self.length)
 
     def view_first(self, length: int) -> SharedKv:

@@ -18,7 +18,7 @@ import torch
 
 MASK_PROBE = "runner_mask_probe"  # the attention's name while masks are inspected
 
-Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class UnknownWindow(Exception):
@@ -56,7 +56,7 @@ class MaskRecorder:
 
     def build_mask(
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
-        mask_function: Rule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
+        mask_function: MaskRule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
     ) -> torch.Tensor:  # fmt: skip
         """Build a boolean mask [B, 1, Q, K] like transformers for SDPA, and record its sliding window."""
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
@@ -84,7 +84,7 @@ class MaskRecorder:
                 return window
         hides = mask.dtype == torch.bool or bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
         if not hides:
-            raise NotImplementedError("its layers add numbers of their own to the scores")
+            raise NotImplementedError("the layers add unsupported biases to the attention scores")
         raise UnknownWindow
 
 
@@ -105,26 +105,24 @@ def record_masks() -> Iterator[MaskRecorder]:
 
 
 def build_recorded_mask(*sizes: int, **kwargs: Any) -> torch.Tensor:
-    """Build and record a mask for the model that this thread inspects. transformers calls this function."""
+    """Build and record an attention mask of the inspected model. transformers calls this function."""
     return _masks.get().build_mask(*sizes, **kwargs)
 
 
-def register_mask_probe() -> None:
-    """Register the mask function that records masks with transformers."""
+def register_mask_recorder() -> None:
     from transformers import AttentionMaskInterface
 
     AttentionMaskInterface.register(MASK_PROBE, build_recorded_mask)
 
 
-def _build_visibility_mask(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return a boolean mask [Q, K]: whether the mask rule lets a query position attend to a key position."""
+def _build_visibility_mask(rule: MaskRule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return a boolean mask [Q, K] that is true where a query position may attend to a key position."""
     first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=keys.device)
     seen = rule(first, first, queries[None, None, :, None], keys[None, None, None, :])
     return seen.expand(1, 1, len(queries), len(keys))[0, 0]
 
 
-def _detect_window(rule: Rule, size: int | None, device: torch.device | str) -> Window | None:
-    """Return the sliding window of a mask rule, found by tests at the positions around its end."""
+def _detect_window(rule: MaskRule, size: int | None, device: torch.device | str) -> Window | None:
     around = size or 64
     places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
     queries = torch.tensor(sorted(place for place in places if place >= 0))
@@ -137,4 +135,4 @@ def _detect_window(rule: Rule, size: int | None, device: torch.device | str) -> 
         )
         if torch.equal(seen, (keys >= first[:, None]) & (keys <= queries[:, None])):
             return window
-    raise NotImplementedError("its mask hides other tokens than those behind a window or before a chunk")
+    raise NotImplementedError("the attention mask is neither a sliding window nor a chunk")

@@ -16,12 +16,12 @@ ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to
 class SlotStore(KvStore):
     """KV store with one tensor [slot, KVH, position, W] per layer. All slots have equal capacity.
 
-    For SDPA all heads of a position are adjacent in memory, so that `flat_kv` needs no copy.
+    For SDPA all heads of a position are adjacent in memory, so that `get_flat_kv` needs no copy.
     """
 
     def __init__(self, kv_spec: KvCacheSpec, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = kv_spec, slots, self._round_capacity(capacity), 0
-        kinds = [kv_spec.layer_formats(layer) for layer in range(kv_spec.layers)]
+        kinds = [kv_spec.get_layer_formats(layer) for layer in range(kv_spec.layers)]
         self.keys = [self._allocate(of_keys, slots, self.capacity) for of_keys, _ in kinds]
         self.values = [self._allocate(of_values, slots, self.capacity) for _, of_values in kinds]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
@@ -30,17 +30,22 @@ class SlotStore(KvStore):
 
     @property
     def address_table(self) -> torch.Tensor:
-        """Zeros, because C kernels never read this KV store."""
+        """Placeholder table of zeros. The C kernels never read this KV store."""
         return self._table
 
     @staticmethod
-    def required_positions(max_positions: Sequence[int]) -> int:
-        """Return the total number of positions: number of slots times the longest sequence."""
+    def count_required_positions(max_positions: Sequence[int]) -> int:
+        """Return the number of slots times the longest maximum length, because all slots have equal
+        capacity.
+        """
         return len(max_positions) * max(max_positions, default=0)
 
     @property
     def resident_tokens(self) -> int:
-        """Number of positions in memory: all on a GPU, only written positions on a CPU."""
+        """Number of positions that take memory.
+
+        A GPU holds all positions, a CPU only those that have been written.
+        """
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
     def insert_slots(
@@ -51,7 +56,10 @@ class SlotStore(KvStore):
         num_filled: Sequence[int],
         expected_sequences: int,
     ) -> None:
-        """Insert slots, and reserve room for expected sequences to avoid a copy for each new one."""
+        """Insert slots, and reserve memory for the expected number of sequences.
+
+        The reserve avoids a copy for each new sequence.
+        """
         self.used = len(max_positions) - count
         need, longest = max(max_positions), max(num_filled)
         slots, capacity = self.slots, self.capacity
@@ -66,15 +74,15 @@ class SlotStore(KvStore):
                 need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW)
             )
         if (slots, capacity) != (self.slots, self.capacity):
-            self._grow(slots, capacity)
+            self._grow_slots(slots, capacity)
         for slot in reversed(range(first_slot, self.used)):
             self._copy_slot(slot, slot + count)
         self.used = len(max_positions)
         self.first.reset_slots(first_slot, count)
 
-    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
-        """Move the last active sequence to the freed slot, and overwrite NaN."""
-        if not is_finite:
+    def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
+        """Move the last active sequence to the freed slot. Clears a slot that contains NaN."""
+        if not has_no_nan:
             for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
         for source, target in (
@@ -86,23 +94,21 @@ class SlotStore(KvStore):
         self.used -= 1
 
     def has_capacity(self, num_positions: Sequence[int]) -> bool:
-        """Whether the first slots have room for these numbers of positions, one per slot."""
         return max(num_positions) <= self.capacity
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
         """Grow the slots by half if needed, at most to the longest sequence's maximum length."""
         if num_positions > self.capacity:
-            self._grow(
+            self._grow_slots(
                 self.slots,
                 self._round_capacity(min(max_positions, max(num_positions, int(self.capacity * 1.5)))),
             )
 
-    def set_filled(self, slot: int, num_positions: int) -> None:
-        """Record the number of stored positions in a slot."""
+    def set_num_filled(self, slot: int, num_positions: int) -> None:
         self.filled[slot] = max(self.filled[slot], num_positions)
 
     def free_unused(self, max_tokens: int) -> bool:
-        """Does nothing, because free slots lie in the middle of the tensor."""
+        """Free nothing, because all slots of a layer share one tensor."""
         return False
 
     def write(
@@ -113,19 +119,16 @@ class SlotStore(KvStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer at the given slots and positions."""
         self.first.write(layer, keys, values, slots, positions)
         keys, values = self.heads.encode_kv(layer, keys, values)
         self.keys[layer][slots.long(), :, positions.long()] = keys
         self.values[layer][slots.long(), :, positions.long()] = values
 
     def write_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write stored vectors [KVH, positions, W] to the first positions of the first slot."""
         self.keys[layer][0, :, : keys.shape[1]] = keys
         self.values[layer][0, :, : values.shape[1]] = values
 
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored vectors [KVH, positions, W] of a sequence."""
         return self.keys[layer][slot, :, :num_positions], self.values[layer][slot, :, :num_positions]
 
     def read_slots(
@@ -140,27 +143,23 @@ class SlotStore(KvStore):
             return stored
         keys, values = heads.decode_kv(layer, *(some.flatten(0, 1) for some in stored))
         shape = -1, heads.kv_heads, *keys.shape[1:]
-        return self.first.overlay(layer, slots, keys.view(shape), values.view(shape))
+        return self.first.restore_first_tokens(layer, slots, keys.view(shape), values.view(shape))
 
     def read(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return decoded keys and values [KVH, positions, D] of a sequence."""
         keys, values = super().read(layer, slot, num_positions)
-        keys, values = self.first.overlay(layer, slice(slot, slot + 1), keys[None], values[None])
+        keys, values = self.first.restore_first_tokens(layer, slice(slot, slot + 1), keys[None], values[None])
         return keys[0], values[0]
 
-    def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized keys of the first tokens in all layers, followed by the values."""
+    def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
         return [tensor[slot] for tensor in self.first.tensors]
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Mark whether a slot's first position is the beginning of a text."""
         self.first.set_text_start(slot, is_text_start)
 
-    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the keys of all layers in one slot, followed by the values."""
+    def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
         return [tensor[slot] for tensor in (*self.keys, *self.values)]
 
-    def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def get_flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the keys and values of the first slots of a layer as [slot · position, KVH, W]."""
         keys, values = (
             some[layer][:num_slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
@@ -177,20 +176,19 @@ class SlotStore(KvStore):
             )
         return self.heads.allocate_vectors(kv_format, slots, self.heads.kv_heads, capacity)
 
-    def _grow(self, num_slots: int, capacity: int) -> None:
+    def _grow_slots(self, num_slots: int, capacity: int) -> None:
         """Enlarge the number of slots or the slot capacity, one layer at a time."""
         for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
-                new = self._allocate(self.heads.layer_formats(layer)[side], num_slots, capacity)
-                self._copy_to_grown(old, new, num_slots)
+                new = self._allocate(self.heads.get_layer_formats(layer)[side], num_slots, capacity)
+                self._copy_to_larger_tensor(old, new, num_slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (num_slots - self.used)
         self._table = torch.zeros(num_slots, 4, dtype=torch.int64)
         self.first.resize(self.used, num_slots)
         self.slots, self.capacity = num_slots, capacity
 
-    def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
-        """Copy all sequences from an old tensor to a larger tensor."""
+    def _copy_to_larger_tensor(self, old: torch.Tensor, new: torch.Tensor, num_slots: int) -> None:
         new[: self.used, :, : self.capacity] = old[: self.used]
 
     def _copy_slot(self, source_slot: int, target_slot: int) -> None:

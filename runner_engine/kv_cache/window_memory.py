@@ -1,4 +1,4 @@
-"""Frees KV memory of positions before sliding windows, while a sequence grows.
+"""Frees the KV memory of positions that sliding windows no longer cover.
 
 A sequence's keys and values lie in memory pages of their own, ordered by position. So
 pages before the window can be freed one by one, and everything else stays in place:
@@ -28,8 +28,8 @@ class KvShape(Protocol):
     layers: int
     kv_heads: int
 
-    def position_nbytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of one key and of one value (one position, one head) in a layer."""
+    def get_position_nbytes(self, layer: int) -> tuple[int, int]:
+        """Return the bytes of one key vector and of one value vector in a layer."""
 
     @property
     def stored_windows(self) -> Sequence[Window | None]:
@@ -41,7 +41,7 @@ def can_free_positions(kv_shape: KvShape) -> bool:
     return any(window is not None for window in kv_shape.stored_windows) and sys.platform == "linux"
 
 
-def layers_by_window_size(kv_shape: KvShape) -> dict[int, list[int]]:
+def group_layers_by_window_size(kv_shape: KvShape) -> dict[int, list[int]]:
     layers: dict[int, list[int]] = {}
     for layer, window in enumerate(kv_shape.stored_windows):
         if window is not None:
@@ -57,10 +57,10 @@ def create_resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
     if not can_free_positions(kv_shape):
         return int
     sizes = {
-        size: position_nbytes_in_layers(kv_shape, layers)
-        for size, layers in layers_by_window_size(kv_shape).items()
+        size: sum_position_nbytes(kv_shape, layers)
+        for size, layers in group_layers_by_window_size(kv_shape).items()
     }
-    whole = position_nbytes_in_layers(kv_shape, range(kv_shape.layers))
+    whole = sum_position_nbytes(kv_shape, range(kv_shape.layers))
     without = whole - sum(sizes.values())
 
     def count_resident_tokens(positions: int) -> int:
@@ -72,47 +72,49 @@ def create_resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
     return count_resident_tokens
 
 
-def positions_per_page_group(kv_shape: KvShape) -> int:
-    """Return the smallest multiple of LANES positions that fills whole memory pages in each head."""
-    sizes = {size for layer in range(kv_shape.layers) for size in kv_shape.position_nbytes(layer)}
+def compute_page_aligned_positions(kv_shape: KvShape) -> int:
+    """Return the smallest number of positions that fills whole memory pages in every layer.
+
+    The result is a multiple of LANES.
+    """
+    sizes = {size for layer in range(kv_shape.layers) for size in kv_shape.get_position_nbytes(layer)}
     return math.lcm(*(PAGE // math.gcd(size, PAGE) for size in sizes), LANES)
 
 
-def position_nbytes_in_layers(kv_shape: KvShape, layers: Iterable[int]) -> int:
-    """Return the bytes of one key plus one value (one position, one head), summed over these layers."""
-    return sum(sum(kv_shape.position_nbytes(layer)) for layer in layers)
+def sum_position_nbytes(kv_shape: KvShape, layers: Iterable[int]) -> int:
+    return sum(sum(kv_shape.get_position_nbytes(layer)) for layer in layers)
 
 
 class FreedPositions:
     """Frees a sequence's first positions in layers with sliding windows, and counts the freed memory."""
 
     def __init__(self, kv_shape: KvShape, addresses: Sequence[int], capacity: int) -> None:
-        """Track the store at the given addresses.
-
-        addresses: of the keys and of the values [layer, head, position], each with `capacity`
-        positions.
+        """addresses: memory addresses of the keys and of the values [layer, head, position], each with
+        room for `capacity` positions.
         """
         self.stored, self.addresses, self.capacity = kv_shape, addresses, capacity
-        self.layers = layers_by_window_size(kv_shape)
+        self.layers = group_layers_by_window_size(kv_shape)
         # by the window's size: the first place that is there
         self.first = dict.fromkeys(self.layers, 0)
         self.tokens = 0  # as many, in all layers, as the freed memory has room for
         self.before = 0  # the same when the last pass began
-        self._bytes = {
-            size: position_nbytes_in_layers(kv_shape, layers) for size, layers in self.layers.items()
-        }
-        self._all_bytes = position_nbytes_in_layers(kv_shape, range(kv_shape.layers))
+        self._bytes = {size: sum_position_nbytes(kv_shape, layers) for size, layers in self.layers.items()}
+        self._all_bytes = sum_position_nbytes(kv_shape, range(kv_shape.layers))
 
     def free_before_window(self, num_written: int) -> None:
-        """Free positions that no later token attends to, if they are enough to justify a system call."""
+        """Free positions that sliding windows no longer cover.
+
+        Does nothing if the system call would free little memory.
+        """
         for size, first in self.first.items():
             if num_written - first > compute_max_window_positions(size, num_written):
                 self._free_pages(size, num_written - size - REWOUND)
 
     def _free_pages(self, window_size: int, end_position: int) -> None:
-        """Free the whole memory pages of positions before `end_position`."""
-        start, heads, give_back = self.first[window_size], self.stored.kv_heads, _madvise()
-        most = max(one for layer in self.layers[window_size] for one in self.stored.position_nbytes(layer))
+        start, heads, give_back = self.first[window_size], self.stored.kv_heads, _load_madvise()
+        most = max(
+            one for layer in self.layers[window_size] for one in self.stored.get_position_nbytes(layer)
+        )
         whole = end_position * most // PAGE * PAGE // most // LANES * LANES
         if whole <= start:
             return
@@ -121,7 +123,7 @@ class FreedPositions:
         self.tokens = freed // self._all_bytes
         first_bytes = list(self.addresses)
         for layer in range(self.stored.layers):
-            for side, place_bytes in enumerate(self.stored.position_nbytes(layer)):
+            for side, place_bytes in enumerate(self.stored.get_position_nbytes(layer)):
                 for head in range(heads if layer in self.layers[window_size] else 0):
                     first_byte = first_bytes[side] + head * self.capacity * place_bytes
                     page = max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE) * PAGE
@@ -132,7 +134,7 @@ class FreedPositions:
 
 
 @cache
-def _madvise() -> Any:
+def _load_madvise() -> Any:
     function = ctypes.CDLL(None).madvise
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return function

@@ -25,7 +25,7 @@ class BaseModelCache:
         return self._base, False
 
     def drop_after_error(self) -> None:
-        """Drop the cached base model after an error, because its layers may be half replaced.
+        """Drop the cached base model after an error, which may have replaced only some layers.
 
         A base model in a separate process stays.
         """

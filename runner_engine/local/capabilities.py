@@ -9,7 +9,7 @@ from runner_engine.settings.rope import Rope2dConfig
 from runner_engine.spec import ModelSpec
 
 
-def supported_capabilities(spec: ModelSpec) -> frozenset[Capability]:
+def list_supported_capabilities(spec: ModelSpec) -> frozenset[Capability]:
     """Return the engine capabilities that a model spec supports.
 
     Branches need rope_2d, attention with a mask, a KV cache in the model's dtype, and at most

@@ -35,10 +35,10 @@ def create_draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
     return MtpHead(engine, draft) if draft.spec.is_mtp_head else type(engine)(draft)
 
 
-def load_and_describe_draft(
+def load_configured_draft(
     config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any
 ) -> dict[str, str]:
-    """Load the draft model if the config uses one, and return a fact about speculative decoding.
+    """Load the draft model, if there is one. Returns facts for the job's result.
 
     The main model's thread count stays.
     """
@@ -56,7 +56,7 @@ def load_and_describe_draft(
 
 
 class TargetEngine(Protocol):
-    """Engine of the target model that an MTP head belongs to."""
+    """Interface of the target engine that an MTP head needs."""
 
     @property
     def loaded(self) -> LoadedModel:
@@ -64,7 +64,7 @@ class TargetEngine(Protocol):
 
     @property
     def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:
-        """Weights that the project's own matmul kernels read, by layer."""
+        """Weights that the C kernels read, by layer of the model."""
 
 
 class MtpHead:
@@ -76,7 +76,6 @@ class MtpHead:
         self._fast_layers: FastLayers | GpuNorms | None = None
 
     def load(self) -> EngineReport:
-        """Load the MTP head unless it is loaded, and report its metrics."""
         if self._loaded is None:
             whole, started = self.of.loaded, time.perf_counter()
             head = load_mtp_head(whole.model, self._resolved)
@@ -102,7 +101,7 @@ class MtpHead:
             heads = probe_attention(loaded)
         except IncompatibleModel as reason:
             raise ConfigError(
-                f"the model's own head cannot guess: {reason}", key=KEY, code="unsupported"
+                f"the model's MTP head cannot propose draft tokens: {reason}", key=KEY, code="unsupported"
             ) from reason
         forward = Forward(loaded.model, heads)
         if heads.device.type == "cuda":

@@ -17,7 +17,7 @@ from torch import nn
 
 from runner_base import ConfigError, FinishReason, report_step
 from runner_base.notes import Note, note, text_note
-from runner_base.processor import disabled_features
+from runner_base.processor import parse_disabled_features
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.checkpoints.published_settings import collect_publisher_notes
@@ -25,10 +25,10 @@ from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode import branches
 from runner_engine.decode.cache_probe import IncompatibleModel
 from runner_engine.decode.compat_probe import (
-    max_window_length,
+    find_rope_stable_length,
+    get_max_window_length,
     probe_attention,
     probe_fused_forward,
-    rope_stable_length,
 )
 from runner_engine.decode.drafting import create_speculator
 from runner_engine.decode.fast_layers import FastLayers, choose_matmul_backends, describe_backends
@@ -39,7 +39,7 @@ from runner_engine.decode.request_encoder import (
     RequestEncoder,
     create_request_encoder,
     find_stop_token_ids,
-    generation_config_diff,
+    get_changed_generation_settings,
 )
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.sequences import TokenSequence
@@ -50,9 +50,9 @@ from runner_engine.devices import gpu
 from runner_engine.experts import ExpertUsageCounter
 from runner_engine.kv_cache import ConversationCache, KvCacheSpec, PromptCache, select_attention_kernels
 from runner_engine.local.base_model_cache import BaseModelCache
-from runner_engine.local.capabilities import supported_capabilities
-from runner_engine.local.draft import create_draft_engine, load_and_describe_draft
-from runner_engine.local.machine_rates import describe_arithmetic
+from runner_engine.local.capabilities import list_supported_capabilities
+from runner_engine.local.draft import create_draft_engine, load_configured_draft
+from runner_engine.local.machine_rates import build_model_arithmetic
 from runner_engine.local.trial_cache import TrialCache
 from runner_engine.matmul import BackendChoice, LayerWeights, read_forced_matmul_backend
 from runner_engine.memory import PeakMemory, record_cuda_peak, reset_cuda_peaks
@@ -70,7 +70,7 @@ from runner_engine.sessions import (
     RequestId,
     Session,
 )
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 from runner_engine.settings.speculation import KEY
 
 
@@ -82,15 +82,15 @@ class LocalEngine:
     ) -> None:
         self.spec, self.capabilities, self._resolved = (
             resolved.spec,
-            supported_capabilities(resolved.spec),
+            list_supported_capabilities(resolved.spec),
             resolved,
         )
         # a mistake is said before the model is loaded
         (
             read_forced_matmul_backend(),
             shared_attention.requested_backend(),
-            device_attention.requested_backend(),
-            disabled_features(),
+            device_attention.read_forced_attention_backend(),
+            parse_disabled_features(),
         )
         self._packed_share = packed_share
         self._products: dict[torch.dtype, BackendChoice] | None = None
@@ -111,26 +111,25 @@ class LocalEngine:
 
     @report_step("testing the model's fastest passes")
     def load(self) -> EngineReport:
-        """Load the model unless it is loaded, and report its metrics, facts and notes."""
         self._loaded = loaded = self._loaded or self._load()
         heads = self.find_kv_spec(loaded)
-        decoding = str(self.batching_mode(loaded)) if heads is None else "continuous batching"
+        decoding = str(self.get_batching_mode(loaded)) if heads is None else "continuous batching"
         if heads is not None and heads.by_sdpa:
             decoding += ", attention by SDPA" + (" to pages" if heads.uses_pages else "")
         elif heads is not None and heads.device.type == "cpu" and select_attention_kernels(heads) is None:
             decoding += ", by torch alone"
-        generation, own = self.spec.generation, generation_config_diff(loaded.model)
+        generation, own = self.spec.generation, get_changed_generation_settings(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        facts |= load_and_describe_draft(generation.speculation, loaded, self.draft)
+        facts |= load_configured_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= (
                 {"kv_cache": render_engine_note(heads.kv_cache.description)} if heads.is_quantized else {}
             )
             ways = describe_backends(
-                loaded.model, heads, self.matmul_backends(loaded, heads), self._shared_attention
+                loaded.model, heads, self.get_matmul_backends(loaded, heads), self._shared_attention
             )
             facts |= {name: render_engine_note(way) for name, way in ways.items()}
-        notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
+        notes, tokenizer = loaded.notes + generation.build_ignored_settings_notes(own), loaded.tokenizer
         notes += collect_publisher_notes(generation, self._resolved.files.published_settings)
         if self.spec.cpu_note and loaded.device.type == "cpu":
             notes.append(text_note(self.spec.cpu_note))
@@ -156,7 +155,6 @@ class LocalEngine:
         return self.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids in the middle of a longer text, with special tokens."""
         return self.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
@@ -170,8 +168,7 @@ class LocalEngine:
         return LocalSession(self, self.loaded, batch_size)
 
     def arithmetic(self) -> ModelArithmetic | None:
-        """Return the loaded model's FLOP and bytes per token, or None if unknown."""
-        return describe_arithmetic(
+        return build_model_arithmetic(
             self.loaded, self.spec.generation.kv_cache_config, measure_model_mixture(self._resolved.files)
         )
 
@@ -218,28 +215,30 @@ class LocalEngine:
                     raise IncompatibleModel(note("attention_requested", attention=plan.attention.value))
                 found = self._trials.load_kv_spec() or self._trials.store_kv_spec(probe_attention(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.kv_cache_config)
-                self._shared_attention = shared_attention.choose_backend(
+                self._shared_attention = shared_attention.choose_shared_attention_backend(
                     heads, select_attention_kernels(heads)
                 )
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
                 self._trials.ways = describe_backends(
-                    loaded.model, heads, self.matmul_backends(loaded, heads), self._shared_attention
+                    loaded.model, heads, self.get_matmul_backends(loaded, heads), self._shared_attention
                 )
             except IncompatibleModel as incompatible:
                 self._rejection = incompatible.reason
         if self._rejection is not None:
-            self.require_no_scheduler(self._rejection)
-            self.record_static_batching(self.batching_mode(loaded), self._rejection)
+            self.check_static_batching_allowed(self._rejection)
+            self.record_static_batching(self.get_batching_mode(loaded), self._rejection)
         return self._heads
 
-    def batching_mode(self, loaded: LoadedModel) -> BatchingMode:
+    def get_batching_mode(self, loaded: LoadedModel) -> BatchingMode:
         """Return the static batching mode of the model. Raises ConfigError if no mode works."""
         if self._batching is None:
             self._batching = find_batching_mode(loaded, f"model.name={self.spec.model.name}")
         return self._batching
 
-    def matmul_backends(self, loaded: LoadedModel, kv_spec: KvCacheSpec) -> dict[torch.dtype, BackendChoice]:
+    def get_matmul_backends(
+        self, loaded: LoadedModel, kv_spec: KvCacheSpec
+    ) -> dict[torch.dtype, BackendChoice]:
         """Return the chosen matmul backend for each weight dtype. Empty on a GPU."""
         if self._products is None:
             is_here = kv_spec.device.type == "cpu"
@@ -256,7 +255,7 @@ class LocalEngine:
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
             fast = FastLayers(
-                loaded.model, select_attention_kernels(kv_spec), self.matmul_backends(loaded, kv_spec)
+                loaded.model, select_attention_kernels(kv_spec), self.get_matmul_backends(loaded, kv_spec)
             )
             self._fast_layers, quantized = fast, fast.quantized
             self.stats.notes += fast.notes
@@ -291,13 +290,13 @@ class LocalEngine:
         self.stats.load_s += loaded.metrics["load_s"]
         return loaded
 
-    def require_no_scheduler(self, reason: Note) -> None:
+    def check_static_batching_allowed(self, reason: Note) -> None:
         """Raise ConfigError if the config needs continuous batching.
 
         reason: why continuous batching cannot serve these sequences.
         """
-        reject_scheduler_features(self.spec.generation, render_engine_note(reason))
-        self.spec.lora.reject_scheduler_features(render_engine_note(reason))
+        reject_scheduler_only_settings(self.spec.generation, render_engine_note(reason))
+        self.spec.lora.reject_scheduler_only_settings(render_engine_note(reason))
 
     def _create_speculator(self) -> Speculator:
         draft = None if self.draft is None else self.draft.create_forward
@@ -305,11 +304,9 @@ class LocalEngine:
 
     @property
     def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:
-        """Weights that the project's own matmul kernels read, by layer."""
         return self._fast_layers.packed_weights if isinstance(self._fast_layers, FastLayers) else {}
 
     def create_forward(self) -> Forward:
-        """Create forward passes of the loaded model, for its use as a draft model."""
         heads = self.find_kv_spec(self.loaded)
         if heads is None:
             assert self._rejection is not None
@@ -343,7 +340,7 @@ class LocalSession(Session):
         # checked here and not for each request: during a pass, the model's attention has another
         # name
         self.branches_rejection = (
-            branches.branch_support_error(loaded.model)
+            branches.find_branch_support_error(loaded.model)
             if Capability.branches in engine.capabilities
             else None
         )
@@ -357,7 +354,6 @@ class LocalSession(Session):
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:
-        """Let new requests share prefixes with the prompts of already answered requests."""
         self.mentioned += [
             ids for request in requests for ids in [self.encoder.encode_prompt(request)[1]] * request.n
         ]
@@ -367,10 +363,10 @@ class LocalSession(Session):
             raise self.branches_rejection
         return self.encoder.create_sequences(request, lambda: not self.is_cancelled(request.id))
 
-    def _advance(self, arrived: list[list[TokenSequence]], cancelled: set[RequestId]) -> list[Event]:
+    def _run_step(self, submitted: list[list[TokenSequence]], cancelled: set[RequestId]) -> list[Event]:
         events: list[Event] = []
         rows: list[TokenSequence] = []
-        for some in arrived:
+        for some in submitted:
             if some[0].request.branches:
                 self.branches.append(some)
             elif some[0].error is not None:
@@ -388,7 +384,9 @@ class LocalSession(Session):
             self._route_sequences(rows)
         if cancelled:
             ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
-            events += [branches.undecoded_completion(rows, FinishReason.cancelled) for rows in ended]
+            events += [
+                branches.build_completion_without_decoding(rows, FinishReason.cancelled) for rows in ended
+            ]
             self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
             for decoder in self._decoders:
                 events += decoder.cancel_requests(cancelled)
@@ -408,11 +406,11 @@ class LocalSession(Session):
     def _route_sequences(self, sequences: list[TokenSequence]) -> None:
         """Send sequences to the scheduler if it supports them, and other sequences to static batches."""
         engine, loaded, longest = self.engine, self.loaded, max(row.max_kv_tokens for row in sequences)
-        heads, stable_length = engine.find_kv_spec(loaded), rope_stable_length(loaded)
-        window = math.inf if heads is not None and heads.windows else max_window_length(loaded)
+        heads, stable_length = engine.find_kv_spec(loaded), find_rope_stable_length(loaded)
+        window = math.inf if heads is not None and heads.windows else get_max_window_length(loaded)
         if longest > stable_length:
             why = note("rope_changes", after=stable_length, requested=longest)
-            engine.require_no_scheduler(why)
+            engine.check_static_batching_allowed(why)
             engine.record_static_batching(BY_GENERATE, why)
             self._get_static_batches(BY_GENERATE).add_sequences(
                 [row for row in sequences if row.max_kv_tokens > stable_length]
@@ -420,14 +418,14 @@ class LocalSession(Session):
             sequences = [row for row in sequences if row.max_kv_tokens <= stable_length]
         if heads is None:
             if sequences:
-                self._get_static_batches(engine.batching_mode(loaded)).add_sequences(sequences)
+                self._get_static_batches(engine.get_batching_mode(loaded)).add_sequences(sequences)
             return
         if too_long := [row for row in sequences if row.max_kv_tokens > window]:
             longest = max(row.max_kv_tokens for row in too_long)
             why = note("attention_slides", over=window, requested=longest)
-            engine.require_no_scheduler(why)
-            engine.record_static_batching(engine.batching_mode(loaded), why)
-            self._get_static_batches(engine.batching_mode(loaded)).add_sequences(too_long)
+            engine.check_static_batching_allowed(why)
+            engine.record_static_batching(engine.get_batching_mode(loaded), why)
+            self._get_static_batches(engine.get_batching_mode(loaded)).add_sequences(too_long)
         if fitting := [row for row in sequences if row.max_kv_tokens <= window]:
             if self.scheduler is None:
                 self.engine.install_layer_replacements(self.loaded, heads)
@@ -454,7 +452,7 @@ class LocalSession(Session):
             self.static[mode] = StaticBatches(self.loaded, size, stats, self.stopping, mode)
         return self.static[mode]
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.branches.clear()
         for decoder in self._decoders:
             decoder.close()

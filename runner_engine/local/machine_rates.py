@@ -1,4 +1,4 @@
-"""Measures the matmul speed and memory bandwidth of this machine, with the engine's threads."""
+"""Measures the matmul speed and memory bandwidth of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
 
 
-def describe_arithmetic(
+def build_model_arithmetic(
     loaded: LoadedModel, kv_cache: KvCache, mixture_size: MixtureSize | None = None
 ) -> ModelArithmetic | None:
     """Return the model's FLOP and bytes per token.
@@ -73,7 +73,7 @@ def describe_arithmetic(
         dtype=str(dtype).removeprefix("torch."),
         measure=partial(measure_machine_rates, list(shapes), dtype, loaded.device),
         expert_bytes=expert_bytes,
-        touched=None if mixture_size is None else mixture_size.estimate_used_expert_share,
+        touched=None if mixture_size is None else mixture_size.estimate_used_expert_fraction,
     )
 
 
@@ -159,12 +159,12 @@ def _measure_read_gb_per_s(values: torch.Tensor, device: torch.device) -> float:
     return values.nbytes / took / 1e9
 
 
-def _measure_fastest_s(work: Callable[[], Any], num_tries: int, device: torch.device) -> float:
+def _measure_fastest_s(operation: Callable[[], Any], num_tries: int, device: torch.device) -> float:
     """Return the seconds of the fastest of several runs, after one warm-up run."""
     times = []
     for _ in range(num_tries + 1):
         started = time.perf_counter()
-        work()
+        operation()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from runner_base.notes import Note
 from runner_engine.checkpoints.resolved_model import ResolvedModel, resolve_model
-from runner_engine.local.preload_checks import check_files, check_memory_fits
-from runner_engine.plan.format_check import note_low_planned_share
+from runner_engine.local.preload_checks import check_memory_fits, check_model_and_adapter_files
+from runner_engine.plan.format_check import build_planned_quantization_notes
 from runner_engine.sessions import Session
 from runner_engine.spec import ModelSpec
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:  # imports torch
 
 
 def check_model_files(resolved: ResolvedModel) -> list[Note]:
-    """Raise an error if a model cannot run, judged by its files. Returns notes on close limits."""
-    check_files(resolved)
-    return note_low_planned_share(resolved) + check_memory_fits(resolved)
+    """Raise an error if a model's files show that the model cannot run. Returns notes on low
+    quantization or tight memory.
+    """
+    check_model_and_adapter_files(resolved)
+    return build_planned_quantization_notes(resolved) + check_memory_fits(resolved)
 
 
 def open_engine(spec: ModelSpec) -> LocalEngine:

@@ -6,12 +6,12 @@ from runner_base import machine
 from runner_base.notes import Note
 from runner_engine.checkpoints import adapter_shapes, adapter_support, chat_templates, random_weights
 from runner_engine.checkpoints.draft import (
-    check_draft_compatible,
-    resolve_and_check_draft,
+    check_draft_compatibility,
+    resolve_checked_draft_model,
     resolve_draft_model,
 )
 from runner_engine.checkpoints.kv_size import compute_kv_size
-from runner_engine.checkpoints.positions import check_rope_scaling_factor, note_replaced_scaling
+from runner_engine.checkpoints.positions import build_replaced_scaling_notes, check_rope_scaling_factor
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.plan import format_check
@@ -19,8 +19,8 @@ from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.plan.memory_check import check_memory, limit_free_memory
 
 
-def check_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
-    """Raise ConfigError for unsupported combinations of model and adapter, based on their file headers."""
+def check_model_and_adapter_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
+    """Raise ConfigError if file headers show an unsupported combination of model and adapter."""
     format_check.check_checkpoint_format(resolved)
     check_rope_scaling_factor(resolved.files.text_settings, resolved.spec.rope)
     if uses_chat:
@@ -36,10 +36,10 @@ def check_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
         )
     if resolved.files.model.random_weights:
         random_weights.check_random_disk_space(resolved.files.model)
-    with resolve_and_check_draft(resolved) as draft:
+    with resolve_checked_draft_model(resolved) as draft:
         if draft is not None:
-            check_files(draft)
-    check_draft_compatible(resolved, draft)
+            check_model_and_adapter_files(draft)
+    check_draft_compatibility(resolved, draft)
 
 
 def check_memory_fits(resolved: ResolvedModel) -> list[Note]:
@@ -49,7 +49,7 @@ def check_memory_fits(resolved: ResolvedModel) -> list[Note]:
     """
     plan, notes = (
         plan_model_load(resolved),
-        note_replaced_scaling(resolved.files.text_settings, resolved.spec.rope),
+        build_replaced_scaling_notes(resolved.files.text_settings, resolved.spec.rope),
     )
     if plan.device == "cuda":
         return notes  # only torch knows how much memory of a GPU is free
@@ -83,7 +83,7 @@ STATE_SPACES = {  # families with layers whose states are computed in C
 
 
 def build_required_kernels(resolved: ResolvedModel) -> float:
-    """Build the C kernels that a model needs, and return the seconds.
+    """Build the C kernels that a model needs. Returns the seconds taken.
 
     Models on a GPU need none.
     """

@@ -43,7 +43,9 @@ class TrialCache:
     """
 
     def __init__(self, resolved: ResolvedModel, loaded: LoadedModel) -> None:
-        """Read the cached results. The number of threads must be set before, by loading the model."""
+        """Read the cached results. The model must be loaded first, because loading sets the thread
+        count.
+        """
         self.ways: dict[str, Note] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.load_kernels() if loaded.device.type == "cpu" else None
@@ -70,7 +72,6 @@ class TrialCache:
         self._shown = {} if self._file is None else user_cache.read_cache_file(self._file)
 
     def load_kv_spec(self) -> KvCacheSpec | None:
-        """Return the cached KV cache spec of a model, or None if the attention must be tested."""
         try:
             found = dict(self._shown["heads"])
             dtype = getattr(torch, found.pop("dtype"))
@@ -104,7 +105,7 @@ class TrialCache:
                 [[shape.shape, str(shape.dtype).removeprefix("torch.")] for shape in of_layer]
                 for of_layer in kv_spec.states
             ]
-            self._store("heads", found)
+            self._store_result("heads", found)
         return kv_spec
 
     def is_fused_verified(self) -> bool:
@@ -116,9 +117,9 @@ class TrialCache:
 
     def store_fused_result(self, is_verified: bool) -> None:
         if is_verified:
-            self._store("fused", repr(self.ways))
+            self._store_result("fused", repr(self.ways))
 
-    def _store(self, test_name: str, result: Any) -> None:
+    def _store_result(self, test_name: str, result: Any) -> None:
         if self._file is None or self._shown.get(test_name) == result:
             return
         self._shown[test_name] = result
@@ -126,7 +127,6 @@ class TrialCache:
 
 
 def _parse_state_shape(stored_shape: Any) -> StateShape:
-    """Convert a stored pair of sizes and dtype name to a StateShape."""
     sizes, dtype = stored_shape
     return StateShape(tuple(sizes), getattr(torch, dtype))
 

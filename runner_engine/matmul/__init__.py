@@ -1,4 +1,4 @@
-"""Multiplies activations by weights (matmul): the public names of this package.
+"""Multiplies activations by weights (matmul) with the fastest backend.
 
 `choose_plain_backend`, `choose_bfloat16_backend` and `choose_int8_backend` select among several
 backends with `select_backend`. Quantized layers are found by their class: `LAYER_KINDS` in
@@ -16,8 +16,8 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_tile_batch_size_note,
     describe_decision,
-    note_tile_batch_size,
     read_forced_backend,
 )
 from runner_engine.matmul.backend_selection import (
@@ -35,13 +35,13 @@ from runner_engine.matmul.backend_selection import (
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.grouped import ExpertLayer, GroupedExperts
 from runner_engine.matmul.int8_matmul import choose_int8_backend
-from runner_engine.matmul.interleaved_timing import Seconds, time_alternating
+from runner_engine.matmul.interleaved_timing import BackendTimings, time_alternating
 from runner_engine.matmul.layer_weights import LayerWeights
-from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_onednn_problem
+from runner_engine.matmul.onednn import MatmulFunction, build_onednn_matmul, find_onednn_problem
 from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.matmul.timing_cache import load_or_measure_timings
-from runner_engine.matmul.unrounded_trials import disable_activation_rounding, note_unstable_layers
+from runner_engine.matmul.unrounded_trials import disable_activation_rounding, find_unstable_layers
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers
@@ -53,7 +53,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "can_pack_weight",  # whether there are products for weights of this shape and format
     "ROW_PARTS",  # inputs of a row in bytes that share a scale, by type of blocks
     "get_activation_format",  # how rows are quantized before they are multiplied by a matrix
-    "Product",  # a function from rows to a layer's outputs
+    "MatmulFunction",  # a function from rows to a layer's outputs
     "build_packed_matmul",  # the product with a plain weight by the way that was chosen
     "build_onednn_matmul",  # the product with weights in oneDNN's order
     "find_onednn_problem",  # why oneDNN cannot pack weights of a format
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "get_weight_matrix",  # the matrix [outputs, inputs] of either
     "find_unquantized_layers",  # such layers of a model
     "disable_activation_rounding",  # a context in which layers do not round their rows, for trials
-    "note_unstable_layers",  # which layers round their rows, for a note
+    "find_unstable_layers",  # which layers round their rows, for a note
     # which way is used
     "MatmulBackend",  # how products are computed: tiles, panels, onednn, plain
     "OWN",  # those of the kernels
@@ -77,11 +77,11 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "BackendChoice",  # the way that is used, with a fact and a note
     "describe_decision",  # the choice that was decided on, with the fact and the note on it
     "BackendNaming",  # how facts and notes speak of the ways
-    "note_tile_batch_size",  # from how many rows on tiles are used
+    "build_tile_batch_size_note",  # from how many rows on tiles are used
     "read_forced_backend",  # the way that a variable forces
     "load_or_measure_timings",  # seconds that were measured once, or are measured now
     "time_alternating",  # measures ways that take turns
     "find_fastest_backend",  # the fastest over some passes
-    "Seconds",  # by way and number of rows
+    "BackendTimings",  # by way and number of rows
     "TIE",  # a way that is faster by less does not take the place of an earlier one
 ]

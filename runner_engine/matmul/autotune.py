@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from runner_base.notes import Note
 from runner_engine.kernels.c_interface import NO_TILES
-from runner_engine.matmul.interleaved_timing import Seconds
+from runner_engine.matmul.interleaved_timing import BackendTimings
 
 TILES = "tiles"
 TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
@@ -41,8 +41,8 @@ class BackendCandidate:
 class BackendBenchmark:
     """Functions that measure backends and find the fastest one."""
 
-    seconds: Callable[[list[str]], Seconds | None]  # of some ways; None where they cannot be kept
-    fastest: Callable[[Seconds], tuple[str, int]]  # a way and its tile_rows
+    seconds: Callable[[list[str]], BackendTimings | None]  # of some ways; None where they cannot be kept
+    fastest: Callable[[BackendTimings], tuple[str, int]]  # a way and its tile_rows
     fewest_tile_rows: int  # where nothing is measured
 
 
@@ -61,7 +61,7 @@ class BackendDecision:
 def select_backend(
     candidates: Sequence[BackendCandidate], forced_backend: str | None, benchmark: BackendBenchmark
 ) -> BackendDecision:
-    """Select a backend: the forced one, else the only one that works, else the fastest.
+    """Select the forced backend, or else the fastest of the working backends.
 
     forced_backend: a backend that does not work is replaced by the first working one after it.
     """
@@ -85,14 +85,13 @@ def select_backend(
 
 
 def find_fastest_backend(
-    timings: Seconds,
+    timings: BackendTimings,
     vector_timing_name: str,
     passes_by_batch_size: Mapping[int, int],
     required_speedup: Callable[[str, str], float],
     max_tile_rows: int | None = None,
 ) -> tuple[str, int]:
-    """Return the backend with the smallest total time over the given forward passes, and its
-    tile_rows.
+    """Return the fastest backend, and the smallest batch size for which it uses AMX tiles.
 
     passes_by_batch_size: how often each batch size occurs. vector_timing_name: the timing of
     vectors in tile order. required_speedup: the factor by which a backend must be faster to replace
@@ -121,10 +120,9 @@ def find_min_tile_batch_size(
     default: int,
     max_rows: int | None = None,
 ) -> int:
-    """Return the smallest batch size from which AMX tiles are always faster than vectors. `default`
-    if there is none.
+    """Return the smallest batch size from which AMX tiles are always faster than vectors.
 
-    max_rows: no larger size is returned.
+    Returns `default` if there is none. max_rows: no larger size is returned.
     """
     found = (
         few

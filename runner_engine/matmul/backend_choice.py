@@ -27,7 +27,7 @@ class BackendChoice:
 
 @dataclass(frozen=True)
 class BackendNaming:
-    """The names of the backends in facts and notes."""
+    """Names of the backends in reports, and the environment variable that forces a backend."""
 
     ways: Mapping[str, Callable[[int], Note]]  # each way, by the rows from which on tiles are used
     variable: str  # that forces a way
@@ -36,7 +36,6 @@ class BackendNaming:
 
 
 def describe_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
-    """Convert a backend decision to the backend in use, with a fact and a note."""
     left_out = tuple(
         note("way_left_out", way=way, is_attention=naming.is_attention, how=how)
         for way, how in decision.differences.items()
@@ -56,8 +55,7 @@ def describe_decision(decision: BackendDecision, naming: BackendNaming) -> Backe
     return BackendChoice(decision.way, fact, decision.tile_rows, remark, is_free=not decision.wanted)
 
 
-def note_tile_batch_size(tile_rows: int, vector_backend: str, reason: str = "") -> Note:
-    """Return a note on the batch size from which AMX tiles are used."""
+def build_tile_batch_size_note(tile_rows: int, vector_backend: str, reason: str = "") -> Note:
     if tile_rows == NO_TILES:
         return note("order_of_tiles", by=reason, vectors=vector_backend)
     return note("tiles_from_rows", rows=tile_rows, vectors=vector_backend)
@@ -70,7 +68,7 @@ def read_forced_backend(variable: str, backends: Sequence[str]) -> str | None:
     text = os.environ.get(variable, "")
     if text and text not in backends:
         raise ConfigError(
-            f"choose one of {', '.join(backends)}, or leave it away to have the fastest",
+            f"unknown backend. Choose one of {', '.join(backends)}, or omit it to use the fastest",
             key=variable,
             value=text,
             code="unknown_choice",

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_base.processor import LEFT_OUT, disabled_features
+from runner_base.processor import LEFT_OUT, parse_disabled_features
 from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul.autotune import (
@@ -32,13 +32,13 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_tile_batch_size_note,
     describe_decision,
-    note_tile_batch_size,
     read_forced_backend,
 )
 from runner_engine.matmul.int8_dynamic import quantizes_activations
-from runner_engine.matmul.interleaved_timing import Seconds, Ways
-from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_onednn_problem
+from runner_engine.matmul.interleaved_timing import BackendTimings, MatmulBuilders
+from runner_engine.matmul.onednn import MatmulFunction, build_onednn_matmul, find_onednn_problem
 from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 from runner_engine.matmul.timing_cache import load_layer_timings
 from runner_engine.models.gguf_blocks import GgufLinear
@@ -49,9 +49,7 @@ FORCED = "RUNNER_PRODUCTS"
 
 
 class MatmulBackend(StrEnum):
-    """The matmul backends. Among equally fast backends the first is used; an unavailable one is
-    replaced by the next.
-    """
+    """Matmul backends in order of preference. An unavailable backend is replaced by the next."""
 
     tiles = "tiles"
     panels = "panels"
@@ -84,9 +82,9 @@ def build_packed_matmul(
     bias: torch.Tensor | None,
     kernels: Kernels | None,
     release_pages: Callable[[int, int], None] | None = None,
-) -> PlainPackedWeights | Product | None:
-    """Pack a weight for the selected backend and return the matmul function. None if the weight
-    stays unpacked.
+) -> PlainPackedWeights | MatmulFunction | None:
+    """Pack a weight for the selected backend. Returns the matmul function, or None for an unpacked
+    weight.
 
     A weight that the kernels cannot pack is packed by oneDNN, if possible. release_pages: as in
     PlainPackedWeights.pack.
@@ -101,9 +99,6 @@ def build_packed_matmul(
 
 
 def read_forced_matmul_backend() -> MatmulBackend | None:
-    """Return the matmul backend that RUNNER_PRODUCTS forces. Raises ConfigError if this backend is
-    unknown.
-    """
     way = read_forced_backend(FORCED, list(MatmulBackend))
     return None if way is None else MatmulBackend(way)
 
@@ -125,23 +120,23 @@ def choose_backend_for_shapes(
     layers_by_shape: Mapping[tuple[int, int], int],
     dtype: torch.dtype,
     kernels: Kernels | None,
-    only_own_kernels: bool,
+    prefers_own_kernels: bool,
 ) -> BackendChoice:
-    """Choose the backend for layers of these shapes (outputs, inputs). The mapping gives the number
-    of layers per shape.
+    """Choose the matmul backend for layers of these shapes (outputs, inputs).
 
-    only_own_kernels: choose among our own kernels, if any works.
+    layers_by_shape gives the number of layers per shape. prefers_own_kernels: choose among our
+    own kernels, if any works.
     """
     inputs, wanted = tuple(sorted({inputs for _, inputs in layers_by_shape})), read_forced_matmul_backend()
     problems = {way: find_backend_problem(way, inputs, dtype, kernels) for way in MatmulBackend}
     left = [way for way in MatmulBackend if not problems[way]]
-    if wanted is None and only_own_kernels and any(way in OWN for way in left):
+    if wanted is None and prefers_own_kernels and any(way in OWN for way in left):
         left = [way for way in left if way in OWN]
     elif wanted is None and (kernels is None or left[0] is MatmulBackend.onednn):
         left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
     vectors = "" if kernels is None else kernels.name_vector_instructions(dtype)
     named: dict[str, Callable[[int], Note]] = {
-        MatmulBackend.tiles: lambda tile_rows: note_tile_batch_size(tile_rows, vectors, "by "),
+        MatmulBackend.tiles: lambda tile_rows: build_tile_batch_size_note(tile_rows, vectors, "by "),
         MatmulBackend.panels: lambda _: note("panels", vectors=vectors),
         MatmulBackend.onednn: lambda _: note("onednn_packed"),
         MatmulBackend.plain: lambda _: note("torch_unpacked"),
@@ -153,12 +148,12 @@ def choose_backend_for_shapes(
             return BackendCandidate(backend, None, lambda: problem)
         return BackendCandidate(backend, problem)
 
-    def load_timings(backends: list[str]) -> Seconds | None:
+    def load_timings(backends: list[str]) -> BackendTimings | None:
         assert kernels is not None
         rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if MatmulBackend.tiles in backends else sorted(PASSES)
-        makers: Ways = {}
+        makers: MatmulBuilders = {}
         for way in backends:
-            makers |= list_timed_matmuls(MatmulBackend(way), kernels)
+            makers |= get_matmul_builders(MatmulBackend(way), kernels)
         known = load_layer_timings(makers, list(layers_by_shape), rows, dtype, kernels)
         if known is None:
             return None
@@ -175,23 +170,21 @@ def choose_backend_for_shapes(
         candidates, wanted, BackendBenchmark(load_timings, _find_fastest_backend, FEWEST_TILE_ROWS)
     )
     remark = (
-        note("left_out", variable=LEFT_OUT, names=",".join(disabled_features()))
-        if disabled_features()
+        note("left_out", variable=LEFT_OUT, names=",".join(parse_disabled_features()))
+        if parse_disabled_features()
         else None
     )
     return describe_decision(decision, BackendNaming(named, FORCED, remark=remark))
 
 
-def _find_fastest_backend(timings: Seconds) -> tuple[str, int]:
-    """Return the fastest backend, and the batch size from which it uses tiles (tile_rows)."""
-
+def _find_fastest_backend(timings: BackendTimings) -> tuple[str, int]:
     def get_required_speedup(best: str, backend: str) -> float:
         return SINGLE_CALL if best in OWN and backend not in OWN else TIE
 
     return find_fastest_backend(timings, VECTORS, PASSES, get_required_speedup)
 
 
-def list_timed_matmuls(backend: MatmulBackend, kernels: Kernels | None) -> Ways:
+def get_matmul_builders(backend: MatmulBackend, kernels: Kernels | None) -> MatmulBuilders:
     """Return the functions that build the matmuls to be timed for a backend, by name."""
     if backend is MatmulBackend.onednn:
         return {backend: lambda weight: build_onednn_matmul(weight, None)}
@@ -256,8 +249,9 @@ def _compare_with_torch(
 
 
 def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for quantized weights that are unpacked to bfloat16. None unless AMX tiles
-    are chosen.
+    """Choose the matmul backend for quantized weights that are unpacked to bfloat16.
+
+    Returns None unless AMX tiles are chosen.
     """
     if kernels is None or kernels.tiles_problem:
         return None
@@ -269,7 +263,7 @@ def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> Backe
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
         return None
-    choice = choose_backend_for_shapes(shapes, torch.bfloat16, kernels, only_own_kernels=True)
+    choice = choose_backend_for_shapes(shapes, torch.bfloat16, kernels, prefers_own_kernels=True)
     return choice if choice.way == MatmulBackend.tiles else None
 
 
@@ -300,13 +294,11 @@ def is_transposed_linear(layer: Any) -> bool:
 
 
 def get_weight_matrix(layer: Any) -> torch.Tensor:
-    """Return an unquantized layer's weight as [outputs, inputs]."""
     weight: torch.Tensor = layer.weight
     return weight.T if is_transposed_linear(layer) else weight
 
 
 def find_unquantized_layers(model: nn.Module) -> list[Any]:
-    """Return a model's linear layers that have unquantized weights."""
     layers = (layer for layer in model.modules() if not has_adapted_parameters(layer))
     return [
         layer

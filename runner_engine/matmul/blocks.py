@@ -1,5 +1,4 @@
-"""Packs the quantized blocks of .gguf matrices (2 to 8 bits) into the layout that kernels/blocks.h
-multiplies.
+"""Packs quantized .gguf blocks (2 to 8 bits per weight) for the C kernels in kernels/blocks.h.
 
 A file stores the blocks output by output. Packing interleaves the blocks of several outputs
 byte by byte, so that the processor unpacks one input of all of them at a time. Sub-block
@@ -26,7 +25,7 @@ from runner_engine.matmul.layer_weights import (
     MatmulWorkspace,
     PackedWeights,
     create_trial_activations,
-    note_output_deviation,
+    find_output_deviation,
 )
 from runner_engine.models.code_interleaving import interleave_codes
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
@@ -77,26 +76,27 @@ class GgufWeights(PackedWeights):
             workspace=workspace if layer.has_byte_rows else None,
         )
 
-    def dequantize_rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def dequantize_rows(self, output_indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Dequantize the weights of the given output indices, [..., inputs]. Raises IndexError if an
         index does not exist.
         """
-        outputs = outputs.to(torch.int32).contiguous()
-        result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
+        output_indices = output_indices.to(torch.int32).contiguous()
+        result = torch.empty(*output_indices.shape, self.inputs, dtype=dtype)
         self.kernels(
             "rows_of_blocks",
             dtype,
-            outputs.data_ptr(),
-            outputs.numel(),
+            output_indices.data_ptr(),
+            output_indices.numel(),
             self.inputs,
             ctypes.addressof(self.matrix),
             result.data_ptr(),
         )
         return result
 
-    def share_with_embedding(self, embedding: GgufEmbedding) -> None:
-        """Let an embedding with the same weights read these packed weights, so that the .gguf file is no
-        longer needed.
+    def share_weights_with_embedding(self, embedding: GgufEmbedding) -> None:
+        """Make an embedding with the same weights read these packed weights.
+
+        The weights in the .gguf file are then no longer needed.
         """
 
         def forward(input: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerRep
     if reason := find_kernel_problem(layer, kernels, tile_rows):
         raise UnsupportedLayer(reason, note("blocks_multiplied_by_torch", kind=layer.kind))
     assert kernels is not None
-    resources.heap.trim_if_grown()
+    resources.heap.release_freed_memory_if_grown()
     weights, own = (
         GgufWeights.from_layer(layer, kernels, resources.workspace, tile_rows, release),
         layer.forward,
@@ -125,7 +125,7 @@ def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerRep
     if embedding is not None and (embedding.dtype not in FORMATS or layer.order is not None):
         embedding = None
     if embedding is not None:
-        weights.share_with_embedding(embedding)
+        weights.share_weights_with_embedding(embedding)
 
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if activations.dtype not in formats or not activations.numel():
@@ -143,8 +143,8 @@ def pack_gguf_blocks(
     outputs_per_block: int,
     release_pages: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Pack .gguf blocks, uint8 [outputs, bytes], for `outputs_per_block` outputs at a time: uint8 [packed
-    blocks, bytes].
+    """Pack .gguf blocks, uint8 [outputs, bytes], for the C kernels. Returns uint8 [packed blocks,
+    bytes].
 
     release_pages: called with the address and size of what has been read.
     """
@@ -209,7 +209,7 @@ def _compare_with_torch(
     )
     x = create_trial_activations(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
-        return note_output_deviation(
+        return find_output_deviation(
             GgufWeights.from_layer(trial, kernels, MatmulWorkspace(), tile_rows).matmul(x),
             trial(x),
             TOLERANCE[dtype],

@@ -35,7 +35,6 @@ INPUTS_AT_ONCE = 32  # share a scale at least: as in kernels/matrices.h
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function that multiplies a layer with the C kernels."""
     kernels, own = require_kernels(layer, resources), layer.forward
     run_first_forward(layer, resources)
     if is_packed_for_cpu(layer):
@@ -54,7 +53,6 @@ def is_packed_for_cpu(layer: Any) -> bool:
 def _build_packed_matmul(
     layer: Any, resources: KernelResources, kernels: Kernels
 ) -> tuple[QuantizedWeights, Forward]:
-    """Build the weights and the forward function for a layer in bitsandbytes' packed CPU layout."""
     own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
     state, workspace = layer.weight.quant_state, resources.workspace
     block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
@@ -94,13 +92,10 @@ def _build_packed_matmul(
 
 
 def _build_stored_matmul(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
-    """Build the weights and the forward function for a layer in bitsandbytes' stored layout, which
-    it uses where it does not pack.
-    """
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state
-    weights = describe_weights_for_c(layer)
+    weights = build_c_weights(layer)
 
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if layer.weight is not stored or stored.quant_state is not state or not activations.numel():
@@ -124,8 +119,8 @@ def find_rejection_reason(layer: Any) -> Note | None:
     return None if is_whole and fits and state.code.numel() == 16 else note("blocks_across_rows")
 
 
-def describe_weights_for_c(layer: Any) -> QuantizedWeights:
-    """Describe a layer's weights for the C kernels. The weights stay in bitsandbytes' memory."""
+def build_c_weights(layer: Any) -> QuantizedWeights:
+    """Describe a layer's weights for the C kernels. No weight is copied."""
     state, outputs = layer.weight.quant_state, layer.out_features
     it = QuantizedWeights(WeightFormat.four_bit_rows, layer.in_features, outputs, (torch.bfloat16,))
     it.matrix.block = state.blocksize
@@ -135,7 +130,6 @@ def describe_weights_for_c(layer: Any) -> QuantizedWeights:
 
 
 def _dequantize_scales(quantization_state: Any) -> torch.Tensor:
-    """Return the scale of each block in float32, dequantized like in bitsandbytes."""
     if not quantization_state.nested:
         return quantization_state.absmax.float()  # type: ignore[no-any-return]
     from bitsandbytes.functional import dequantize_blockwise

@@ -22,7 +22,7 @@ from runner_engine.matmul.layer_weights import (
     MatmulWorkspace,
     PackedWeights,
     create_trial_activations,
-    note_output_deviation,
+    find_output_deviation,
 )
 from runner_engine.models.code_interleaving import interleave_codes
 from runner_engine.models.grouped_linear import GroupedLinear, round_activations_to_int8
@@ -57,10 +57,10 @@ class GroupedWeights(PackedWeights):
         outputs: int | None = None,
         tile_rows: int = 0,
     ) -> GroupedWeights:
-        """Pack a layer's weights, or only its first `outputs` outputs. The last packed block is padded
-        with zeros.
+        """Pack a layer's weights, or only its first outputs, for the C kernels.
 
-        workspace: for int8 activations. tile_rows: as in PlainPackedWeights.pack, in bfloat16.
+        The last packed block is padded with zeros. workspace: for int8 activations. tile_rows: as
+        in PlainPackedWeights.pack, in bfloat16.
         """
         layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
         kind = find_code_type(layout)
@@ -114,9 +114,6 @@ class GroupedWeights(PackedWeights):
 
 
 def build_replacement(layer: GroupedLinear, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function for a layer that multiplies with the C kernels, directly from the
-    file or from packed blocks.
-    """
     if int8_stored.is_w8a8_layer(layer):
         from_file = int8_stored.build_replacement(layer, resources)
         if from_file is not None:
@@ -125,10 +122,10 @@ def build_replacement(layer: GroupedLinear, resources: KernelResources) -> Layer
     if reason := find_kernel_problem(layer, kernels, tile_rows):
         raise UnsupportedLayer(reason, note("multiplied_by_torch", what="GroupedLinear"))
     assert kernels is not None
-    resources.heap.trim_if_grown()
+    resources.heap.release_freed_memory_if_grown()
     stored, own = list(layer.stored.values()), layer.forward
     weights = GroupedWeights.from_layer(layer, kernels, resources.workspace, tile_rows=tile_rows)
-    replace_by_packed_blocks(layer, weights)
+    replace_tensors_by_packed_blocks(layer, weights)
     formats, prepared = weights.formats, None
     if layer.layout.rows:
         prepared = layer.round_activations
@@ -146,15 +143,16 @@ def build_replacement(layer: GroupedLinear, resources: KernelResources) -> Layer
 
 
 def _count_spanned_bytes(tensor: torch.Tensor) -> int:
-    """Return the number of bytes between the first and last element of a strided tensor. In fused
-    experts, gate and up outputs may alternate.
+    """Return the number of bytes between the first and last element of a strided tensor.
+
+    In fused experts, gate and up outputs may alternate.
     """
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.itemsize
 
 
 def uses_int8_matmul(layer: GroupedLinear) -> bool:
-    """Whether a layer rounds activations to int8 and the kernels multiply them in int8.
+    """Whether the kernels multiply the layer with int8 activations.
 
     Groups must be contiguous and a multiple of 16, and codes integers or a table of values that
     int8 represents.
@@ -198,9 +196,6 @@ def find_code_type(layout: Layout) -> CodeType | None:
 def pack_grouped_weights(
     layer: GroupedLinear, zero_points: torch.Tensor | None, outputs: int, outputs_per_block: int
 ) -> torch.Tensor:
-    """Pack a layer's first `outputs` outputs into blocks of `outputs_per_block` outputs: uint8
-    [packed blocks, bytes].
-    """
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
     in_fours = uses_int8_matmul(layer)
@@ -237,10 +232,7 @@ def pack_grouped_weights(
     return result
 
 
-def replace_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeights) -> None:
-    """Replace the tensors of a load-time quantized layer by its packed blocks, so that the weights
-    are in memory only once.
-    """
+def replace_tensors_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeights) -> None:
     layout, matrix = layer.layout, weights.matrix
     if not isinstance(layout, OutputMajorLayout):
         return
@@ -264,18 +256,14 @@ def replace_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeights) -> N
 def _interleave_outputs(
     output_bytes: torch.Tensor, num_padding_outputs: int, outputs_per_block: int
 ) -> torch.Tensor:
-    """Interleave tensors [outputs, n, m] of several outputs into packed blocks: uint8 [packed
-    blocks, bytes].
-    """
+    """Interleave the outputs of each packed block byte by byte: uint8 [packed blocks, bytes]."""
     filled = nn.functional.pad(output_bytes, (0, 0, 0, 0, 0, num_padding_outputs))
     panels = filled.reshape(-1, outputs_per_block, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
     return panels.flatten(1).view(torch.uint8)
 
 
 def _interleave_codes_to_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Interleave codes of `bits` bits in groups of four bytes: [..., n] becomes int32 [..., n * bits
-    / 32].
-    """
+    """Interleave codes into 32-bit words: [..., n] becomes int32 [..., n * bits / 32]."""
     return interleave_codes(codes.to(torch.uint8), bits).contiguous().view(torch.int32).squeeze(-1)
 
 
@@ -283,8 +271,9 @@ _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with product
 
 
 def find_kernel_problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the C kernels cannot multiply a layer, or None. One layer per kind is compared with
-    torch.
+    """Return why the C kernels cannot multiply a layer. None if the kernels can multiply it.
+
+    Compares one layer of each format with torch.
     """
     if kernels is None:
         return note("no_kernels")
@@ -321,4 +310,4 @@ def _compare_with_torch(
             (round_activations_to_int8(x.float()), torch.float32) if uses_int8_matmul(layer) else (x, dtype)
         )
         expected = nn.functional.linear(rows, layer.dequantize_outputs(0, outputs, of_weights))
-        return note_output_deviation(trial.matmul(x), expected, TOLERANCE[dtype])
+        return find_output_deviation(trial.matmul(x), expected, TOLERANCE[dtype])

@@ -47,8 +47,9 @@ def move_to_huge_pages(weight: torch.Tensor) -> None:
 
 
 def _reserve_memory(nbytes: int, advice: int) -> tuple[_MemoryRegion, int]:
-    """Reserve bytes in a memory region. Returns the region and the byte offset. advice: the madvise
-    flag for a new region.
+    """Reserve bytes in a memory region. Returns the region and the byte offset.
+
+    advice: the madvise flag for a new region.
     """
     global _last
     region = _last() if _last is not None else None

@@ -39,7 +39,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     are unavailable.
     """
     try:
-        return _build_with_kernels(layer, resources)
+        return _build_kernel_replacement(layer, resources)
     except UnsupportedLayer as unsupported:
         if find_rejection_reason(layer):
             raise
@@ -53,7 +53,9 @@ def quantizes_activations(layer: nn.Module) -> bool:
 
 
 def find_rejection_reason(layer: Any) -> Note | None:
-    """Return why a layer is no layer of `quantization=int8_dynamic`. None if it is one."""
+    """Return why a layer does not have the format of `quantization=int8_dynamic`. None if it has
+    this format.
+    """
     from torchao.quantization import MappingType, PerRow
 
     weight = layer.weight
@@ -69,7 +71,7 @@ def find_rejection_reason(layer: Any) -> Note | None:
     return None if is_by_output and is_readable else note("other_storage")
 
 
-def _build_with_kernels(layer: Any, resources: KernelResources) -> LayerReplacement:
+def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
     require_kernels(layer, resources)
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
@@ -101,8 +103,8 @@ def build_exact_forward(layer: Any) -> Forward:
 
 
 def quantize_activations(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize activations [n, inputs] like torchao. Returns the integers in float32, and scales [n,
-    1].
+    """Quantize activations with the arithmetic of torchao. Returns integers in float32 and scales
+    [n, 1].
     """
     scale = (activations.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE).float()
     return (activations * (1.0 / scale)).round().clamp(-128, 127), scale

@@ -1,4 +1,4 @@
-"""Chooses the batch size from which AMX tiles multiply layers with int8 activations.
+"""Chooses the smallest batch size for which AMX tiles multiply int8 activations.
 
 Integer sums are exact, so tiles give the same bits as vectors (VNNI), and any batch size may use
 either. Where tiles work, they are checked against vectors and measured once (autotune.py).
@@ -26,19 +26,24 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_tile_batch_size_note,
     describe_decision,
-    note_tile_batch_size,
 )
 from runner_engine.matmul.backend_selection import FORCED, VECTORS, MatmulBackend, read_forced_matmul_backend
 from runner_engine.matmul.int8_dynamic import quantizes_activations
 from runner_engine.matmul.int8_stored import is_w8a8_layer
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, reduce_to_sample_shape, time_alternating
+from runner_engine.matmul.interleaved_timing import (
+    BackendTimings,
+    Shape,
+    shrink_shape_for_timing,
+    time_alternating,
+)
 from runner_engine.matmul.layer_weights import (
     QuantizedWeights,
     compute_shift_correction,
     multiply_with_kernel,
 )
-from runner_engine.matmul.onednn import Product
+from runner_engine.matmul.onednn import MatmulFunction
 from runner_engine.matmul.timing_cache import load_or_measure_timings
 
 ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
@@ -49,8 +54,8 @@ MAX_SECONDS = 0.1
 
 
 def choose_int8_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for a model's layers with int8 activations. None if there are none or the
-    kernels do not support them.
+    """Choose the backend for a model's layers with int8 activations. None if the kernels support no
+    such layer.
     """
     layers = [
         module for module in model.modules() if isinstance(module, nn.Linear) and has_int8_activations(module)
@@ -75,11 +80,11 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
     forced = {MatmulBackend.tiles: TILES, MatmulBackend.panels: VECTORS}
     wanted, inputs = read_forced_matmul_backend(), tuple(sorted({inputs for _, inputs in shapes}))
     samples = {
-        "{} x {}, int8".format(*reduce_to_sample_shape(shape)): reduce_to_sample_shape(shape)
+        "{} x {}, int8".format(*shrink_shape_for_timing(shape)): shrink_shape_for_timing(shape)
         for shape in sorted(shapes)
     }
 
-    def load_timings(backends: list[str]) -> Seconds | None:
+    def load_timings(backends: list[str]) -> BackendTimings | None:
         known = load_or_measure_timings(
             list(samples),
             backends,
@@ -94,7 +99,7 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
             way: {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in backends
         }
 
-    def find_fastest_backend(timings: Seconds) -> tuple[str, int]:
+    def find_fastest_backend(timings: BackendTimings) -> tuple[str, int]:
         tile_rows = find_min_tile_batch_size(timings[TILES], timings[VECTORS], ROWS, 0)
         return (TILES, tile_rows) if tile_rows else (VECTORS, 0)
 
@@ -107,13 +112,13 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
         candidates, asked, BackendBenchmark(load_timings, find_fastest_backend, FEWEST_TILE_ROWS)
     )
     named = {
-        TILES: lambda tile_rows: note_tile_batch_size(tile_rows, "VNNI"),
+        TILES: lambda tile_rows: build_tile_batch_size_note(tile_rows, "VNNI"),
         VECTORS: lambda _: note("vnni"),
     }
     return describe_decision(decision, BackendNaming(named, FORCED))
 
 
-def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
+def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> BackendTimings:
     random = torch.Generator().manual_seed(0)
     inputs = {
         count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).bfloat16()
@@ -126,10 +131,7 @@ def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> Seco
     return time_alternating(ways, inputs, deadline)
 
 
-def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
-    """Build a matmul with random int8 weights that uses AMX tiles for batches of at least
-    `tile_rows`.
-    """
+def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) -> MatmulFunction:
     outputs, inputs = shape
     random = torch.Generator().manual_seed(1)
     weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
@@ -145,9 +147,6 @@ def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) ->
 
 @cache
 def _compare_tiles_with_vectors(input_sizes: tuple[int, ...], kernels: Kernels) -> Note | None:
-    """Return a note on a matmul shape for which AMX tiles and vectors give different results. None
-    if all results are bit-identical.
-    """
     random = torch.Generator().manual_seed(2)
     for width in input_sizes:
         by_tiles, by_vectors = (

@@ -22,8 +22,8 @@ from runner_engine.matmul.layer_weights import (
     TRIAL_OUTPUTS,
     QuantizedWeights,
     compute_shift_correction,
+    find_output_deviation,
     multiply_with_kernel,
-    note_output_deviation,
 )
 from runner_engine.matmul.library_layers import build_kernel_forward
 from runner_engine.models.grouped_linear import GroupedLinear
@@ -34,26 +34,25 @@ TRIAL_ROWS = (7, 3)  # with a remainder; and so few that no weight is unpacked
 
 
 def build_replacement(layer: GroupedLinear, resources: KernelResources) -> LayerReplacement | None:
-    """Build a layer's forward function that multiplies int8 weights in their memory-mapped file.
-    None if the kernels cannot.
+    """Build a forward function that multiplies int8 weights directly from the memory-mapped file.
+    None if this is unsupported.
     """
     if resources.kernels is None:
         return None
     if reason := find_kernel_problem(layer, resources.kernels, resources.byte_tile_rows):
         resources.add_note_once(note("slow_rounding", kind=layer.report_name, reason=reason))
         return None
-    weights = describe_weights_for_c(layer, resources.byte_tile_rows)
+    weights = build_c_weights(layer, resources.byte_tile_rows)
     return LayerReplacement(build_kernel_forward(layer, weights, resources, lambda: True), weights)
 
 
 def is_w8a8_layer(layer: nn.Module) -> TypeGuard[GroupedLinear]:
-    """Whether a layer stores int8 weights and rounds its activations to int8."""
     return (
         isinstance(layer, GroupedLinear) and isinstance(layer.layout, Int8Layout) and bool(layer.layout.rows)
     )
 
 
-def describe_weights_for_c(
+def build_c_weights(
     layer: GroupedLinear, tile_rows: int, outputs: int | None = None, has_bias: bool = True
 ) -> QuantizedWeights:
     """Describe a layer's weights, or only its first outputs, for the C kernels. Nothing is copied."""
@@ -77,8 +76,9 @@ _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with product
 
 
 def find_kernel_problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> Note | None:
-    """Return why the C kernels cannot multiply a layer, or None. One layer per kind is compared with
-    torch.
+    """Return why the C kernels cannot multiply a layer. None if the kernels can multiply it.
+
+    Compares one layer of each format with torch.
     """
     if layer.weight.device.type != "cpu":
         return note("not_on_cpu")
@@ -107,7 +107,7 @@ def _compare_with_torch(
 ) -> Note | None:
     outputs, inputs = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features
     # it is added in the same way to every product
-    trial = describe_weights_for_c(layer, tile_rows, outputs, has_bias=False)
+    trial = build_c_weights(layer, tile_rows, outputs, has_bias=False)
     workspace = torch.empty(
         compute_quantized_workspace_nbytes(num_rows, inputs, torch.get_num_threads()), dtype=torch.uint8
     )
@@ -118,6 +118,6 @@ def _compare_with_torch(
         expected = nn.functional.linear(
             layer.round_activations(rows), layer.dequantize_outputs(0, outputs, dtype)
         )
-        return note_output_deviation(
+        return find_output_deviation(
             multiply_with_kernel(kernels, rows, trial, workspace), expected, TOLERANCE[dtype]
         )

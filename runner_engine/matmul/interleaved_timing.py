@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from runner_engine.matmul.onednn import Product
+from runner_engine.matmul.onednn import MatmulFunction
 
 SAMPLE_WEIGHTS = 2**19  # of a larger layer some outputs are multiplied, and the time counts for all
 TURNS = 3  # the fastest counts; the first only if there is no other
 SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
 
 Shape = tuple[int, int]  # outputs and inputs of a layer
-Ways = dict[str, Callable[[torch.Tensor], Product]]
-Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
+MatmulBuilders = dict[str, Callable[[torch.Tensor], MatmulFunction]]
+BackendTimings = dict[str, dict[int, float]]  # way → number of rows → seconds
 
 
 @contextmanager
-def _use_single_thread() -> Iterator[None]:
+def _use_single_torch_thread() -> Iterator[None]:
     """Context in which torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -36,21 +36,21 @@ def _use_single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_use_single_thread()
+@_use_single_torch_thread()
 @torch.inference_mode()
 def time_matmuls(
-    backends: Ways,
+    backends: MatmulBuilders,
     shape: Shape,
     batch_sizes: Sequence[int],
     dtype: torch.dtype,
     deadline: float,
     slow_factor: float = SLOW,
-) -> Seconds:
+) -> BackendTimings:
     """Return the seconds that each backend takes for a sample of a layer, by batch size. Runs
     alternate on one thread.
     """
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
-    weight = torch.randn(*reduce_to_sample_shape(shape), generator=random, dtype=torch.float32).to(dtype)
+    weight = torch.randn(*shrink_shape_for_timing(shape), generator=random, dtype=torch.float32).to(dtype)
     inputs = {
         count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).to(dtype)
         for count in sorted(batch_sizes)
@@ -60,19 +60,19 @@ def time_matmuls(
     )
 
 
-@_use_single_thread()
+@_use_single_torch_thread()
 @torch.inference_mode()
 def time_alternating(
     backends: Mapping[str, Callable[[torch.Tensor], Any]],
     inputs_by_batch_size: Mapping[int, torch.Tensor],
     deadline: float,
     slow_factor: float = SLOW,
-) -> Seconds:
+) -> BackendTimings:
     """Return the seconds that each backend takes per input, by batch size. Runs alternate on one
     thread.
     """
     products = dict(backends)
-    took: Seconds = {name: {} for name in backends}
+    took: BackendTimings = {name: {} for name in backends}
     for count, x in inputs_by_batch_size.items():
         times: dict[str, list[float]] = {name: [] for name in products}
         for turn in range(TURNS):
@@ -96,9 +96,7 @@ def time_alternating(
     return took
 
 
-def reduce_to_sample_shape(shape: Shape) -> Shape:
-    """Return the shape of the part of a layer that is timed: all inputs, and a few whole packed
-    blocks of outputs.
-    """
+def shrink_shape_for_timing(shape: Shape) -> Shape:
+    """Return the layer shape that is timed: all inputs, but only some outputs."""
     outputs, inputs = shape
     return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs

@@ -1,6 +1,4 @@
-"""Collects what is needed to replace a model's layers by C kernels: the kernels, and the batch
-sizes for AMX tiles.
-"""
+"""Collects the C kernels and the matmul backends for a model's layers."""
 
 from __future__ import annotations
 
@@ -16,7 +14,6 @@ from runner_engine.models.gguf_blocks import GgufEmbedding
 
 
 def collect_kernel_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
-    """Load the kernels and choose the backends for a model's layers."""
     kernels = native.load_kernels()
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     of_bytes, unpacked = choose_int8_backend(model, kernels), choose_unpacking_backend(model, kernels)

@@ -36,8 +36,8 @@ class UnsupportedLayer(Exception):
     """
 
     def __init__(self, reason: Note, instead: Note | None = None, forward: Forward | None = None) -> None:
-        """instead: a note on which code multiplies the layer. forward: a function that replaces the
-        layer's own forward.
+        """instead: a note on the code that multiplies the layer. forward: replaces the layer's own
+        forward.
         """
         super().__init__(reason)
         self.reason, self.instead, self.forward = reason, instead, forward
@@ -73,18 +73,15 @@ class KernelResources:
 
     @cached_property
     def mapped_files(self) -> MappedFiles:
-        """The memory-mapped files of this process. Only quantized models need them."""
+        """The memory-mapped files of this process. Only quantized models use memory-mapped files."""
         return MappedFiles()
 
     def release_pages(self, address: int, nbytes: int) -> None:
-        """Release the memory-mapped pages of tensors that have been copied elsewhere."""
         self.mapped_files.release_pages(address, nbytes)
         self._released.append((address, address + nbytes))
 
     def release_remapped_pages(self) -> None:
-        """Release pages that became resident again through later reads, and pages that two weights
-        share.
-        """
+        """Release the mapped pages again, because later reads may have made pages resident."""
         pieces: list[tuple[int, int]] = []
         for first, last in sorted(self._released):
             if pieces and first <= pieces[-1][1]:

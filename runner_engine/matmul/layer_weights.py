@@ -36,13 +36,11 @@ class LayerWeights(Protocol):
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose memory addresses the C description contains."""
+        """The tensors that C reads through the memory addresses in `matrix`."""
 
 
 class QuantizedWeights:
-    """A layer's quantized weights, described for C but stored in the memory of the quantization
-    library.
-    """
+    """Quantized weights that the C kernels read from the memory of the quantization library."""
 
     def __init__(
         self, weight_format: WeightFormat, inputs: int, outputs: int, input_dtypes: tuple[torch.dtype, ...]
@@ -89,7 +87,6 @@ class MatmulWorkspace:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def get_buffer(self, activations: torch.Tensor) -> torch.Tensor:
-        """Return a buffer large enough to multiply these activations."""
         inputs = activations.shape[-1]
         needed = compute_quantized_workspace_nbytes(
             activations.numel() // inputs, inputs, torch.get_num_threads()
@@ -118,7 +115,8 @@ def multiply_with_kernel(
     activations = activations.contiguous()
     if activations.shape[-1] != weights.inputs or activations.device.type != "cpu":
         raise ValueError(
-            f"rows {list(activations.shape)} on {activations.device} for a matrix of {weights.inputs} inputs"
+            f"the matrix needs activations with {weights.inputs} inputs on the CPU, but got "
+            f"{list(activations.shape)} on {activations.device}"
         )
     result = activations.new_empty(*activations.shape[:-1], weights.matrix.outputs)
     kernels(
@@ -136,7 +134,7 @@ def multiply_with_kernel(
 
 @dataclass
 class PackedWeights:
-    """Weights packed in the C kernels' layout."""
+    """A weight matrix packed in the layout of the C kernels."""
 
     kernels: Kernels
     matrix: Matrix
@@ -148,16 +146,14 @@ class PackedWeights:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: any dtype, or only the dtype of the bias."""
+        """Supported dtypes of activations."""
         return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose memory addresses the C description contains."""
         return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
 
     def matmul(self, activations: torch.Tensor) -> torch.Tensor:
-        """Multiply activations [..., inputs] by the packed weights. Returns [..., outputs]."""
         return multiply_with_kernel(
             self.kernels,
             activations,
@@ -167,17 +163,18 @@ class PackedWeights:
 
 
 def compute_shift_correction(weight: torch.Tensor) -> torch.Tensor:
-    """Return the amount by which the sum of each output grows if SHIFT is added to every activation."""
+    """Return the sum of each output's weights, times SHIFT.
+
+    Shifting all activations by SHIFT adds this amount to the output.
+    """
     # some outputs at a time: torch copies them as int32 for the sums
     return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
-def note_output_deviation(
+def find_output_deviation(
     actual_outputs: torch.Tensor, expected_outputs: torch.Tensor, tolerance: float
 ) -> Note | None:
-    """Return a note if outputs deviate by more than `tolerance` times the largest expected output.
-    None otherwise.
-    """
+    """Return a note if outputs deviate by more than `tolerance` times the largest expected output."""
     off = float(
         (actual_outputs.float() - expected_outputs.float()).abs().max()
         / expected_outputs.float().abs().max().clamp(min=1e-9)
@@ -186,8 +183,9 @@ def note_output_deviation(
 
 
 def create_trial_activations(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
-    """Return random activations for comparisons with torch. Their number fills neither whole
-    registers nor whole tiles.
+    """Return random activations for comparing kernels with torch.
+
+    The number of activations leaves the last register or tile partly filled.
     """
     return torch.randn(
         33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float32

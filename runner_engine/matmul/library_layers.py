@@ -1,6 +1,4 @@
-"""Helpers for replacing quantized layers of libraries by C kernels: first forward, comparison
-and bias.
-"""
+"""Helpers that replace the quantized layers of other libraries by C kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.layer_replacement import Forward, KernelResources, UnsupportedLayer
-from runner_engine.matmul.layer_weights import QuantizedWeights, multiply_with_kernel, note_output_deviation
+from runner_engine.matmul.layer_weights import QuantizedWeights, find_output_deviation, multiply_with_kernel
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -22,8 +20,7 @@ PANEL = 32  # outputs; 4-bit weights must be whole panels
 
 
 def require_kernels(layer: nn.Linear, resources: KernelResources) -> Kernels:
-    """Return the kernels for a layer. Raises UnsupportedLayer if there are none."""
-    resources.heap.trim_if_grown()
+    resources.heap.release_freed_memory_if_grown()
     if resources.kernels is None:
         raise UnsupportedLayer(note("needs_compiler"))
     if layer.training or layer.weight.device.type != "cpu" or resources.dtype not in FORMATS:
@@ -43,10 +40,10 @@ def build_kernel_forward(
     resources: KernelResources,
     are_weights_unchanged: Callable[[], bool],
 ) -> Forward:
-    """Build a forward function that multiplies with C kernels. For other dtypes or changed weights
-    it calls the layer's own forward.
+    """Build a forward function that multiplies with the C kernels.
 
-    A library may convert a bias in place for activations of another dtype.
+    For other dtypes or changed weights it calls the layer's own forward. A library may convert
+    a bias in place for activations of another dtype.
     """
     own, kernels, bias_at = layer.forward, resources.kernels, weights.matrix.bias
     workspace = resources.workspace
@@ -70,8 +67,8 @@ def build_kernel_forward(
 def check_against_reference(
     layer: nn.Linear, forward: Forward, reference: Forward, resources: KernelResources
 ) -> None:
-    """Compare one layer per kind with a reference. Raises UnsupportedLayer if outputs differ by more
-    than rounding errors.
+    """Compare a layer's outputs with a reference. Raises UnsupportedLayer for deviations beyond
+    rounding errors.
     """
     kind = type(layer), layer.in_features, layer.out_features, layer.bias is None
     if kind not in resources.trials:
@@ -88,25 +85,20 @@ def move_unmapped_to_huge_pages(weight: torch.Tensor, resources: KernelResources
 
 
 def list_supported_dtypes(bias: torch.Tensor | None) -> tuple[torch.dtype, ...]:
-    """Return the dtypes of activations to which a bias can be added."""
     return tuple(dtype for dtype in FORMATS if is_bias_absent_or_dtype(bias, dtype))
 
 
 def is_bias_absent_or_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether there is no bias, or the bias has this dtype."""
     return bias is None or bias.dtype is dtype
 
 
 def _compare_forwards(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> Note | None:
-    """Return a note if two forward functions differ by more than rounding errors for activations
-    with outliers. None otherwise.
-    """
     for count in TRIAL_ROWS:
         rows = torch.randn(
             count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32
         ).to(dtype)
         rows[:, ::50] *= 9
         with torch.no_grad():
-            if problem := note_output_deviation(forward(rows), reference(rows), TOLERANCE):
+            if problem := find_output_deviation(forward(rows), reference(rows), TOLERANCE):
                 return problem
     return None

@@ -36,7 +36,6 @@ OF_WEIGHT = 7.874015718698502e-3
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function that multiplies a layer with the C kernels."""
     require_kernels(layer, resources)
     run_first_forward(layer, resources)
     state, stored, bias = layer.state, layer.state.CB, layer.bias

@@ -1,6 +1,4 @@
-"""Multiplies with oneDNN and weights that are packed once. torch would rearrange the weights in
-every matmul.
-"""
+"""Multiplies with oneDNN and prepacked weights. torch would repack the weights in every matmul."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ from runner_base.notes import Note, note, text_note
 ROWS = (
     128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
 )
-Product = Callable[[torch.Tensor], torch.Tensor]
+MatmulFunction = Callable[[torch.Tensor], torch.Tensor]
 
 
-def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Pack a weight in oneDNN's layout and return the matmul function."""
+def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> MatmulFunction:
     with torch.no_grad():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 

@@ -17,9 +17,10 @@ PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
 
 
 class PlainPackedWeights(PackedWeights):
-    """Packed unquantized weights, [packed blocks, steps, outputs of a block(, 2)], and a bias.
+    """Unquantized weights in packed blocks, and a bias.
 
-    A step is one input, in bfloat16 two.
+    Shape: [packed blocks, steps, outputs of a block(, 2)]. A step is one input, or two inputs in
+    bfloat16.
     """
 
     @classmethod
@@ -59,13 +60,14 @@ class PlainPackedWeights(PackedWeights):
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: only the dtype of the weights."""
+        """Supported dtypes of activations."""
         return (self.weight.dtype,)
 
     def matmul(self, activations: torch.Tensor) -> torch.Tensor:
-        """Multiply activations [..., inputs] by the packed weights. Returns [..., outputs]."""
         if activations.dtype is not self.weight.dtype:
-            raise ValueError(f"rows of {activations.dtype} for weights of {self.weight.dtype}")
+            raise ValueError(
+                f"the activations must have the weights' dtype {self.weight.dtype}, not {activations.dtype}"
+            )
         return super().matmul(activations)
 
     def select_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,8 @@ class PlainPackedWeights(PackedWeights):
         does not exist.
         """
         if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
-            raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
+            wrong = int(outputs.min()) if int(outputs.min()) < 0 else int(outputs.max())
+            raise IndexError(f"output {wrong} does not exist: the matrix has {self.matrix.outputs} outputs")
         # by numpy: torch starts and ends a region of threads for it, which takes longer than some
         # rows
         by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)

@@ -35,9 +35,7 @@ LAYER_KINDS = {
 
 
 class QuantizedLayers:
-    """The quantized layers of a model. C kernels replace those that they support; the others stay
-    with their library.
-    """
+    """The quantized layers of a model. C kernels replace the supported layers."""
 
     def __init__(self, model: nn.Module, heap: HeapTrimmer) -> None:
         self.left: list[nn.Linear] = []
@@ -51,7 +49,6 @@ class QuantizedLayers:
         self._means.release_remapped_pages()
 
     def _replace_if_supported(self, layer: nn.Linear) -> None:
-        """Replace a layer's forward if the layer is quantized and the kernels support it."""
         kind = find_layer_replacer(layer)
         if kind is None:
             self.left += [layer] if type(layer) is not nn.Linear else []
@@ -59,12 +56,11 @@ class QuantizedLayers:
         try:
             replacement = kind.build_replacement(layer, self._means)
         except UnsupportedLayer as unsupported:
-            self._note_unsupported_layer(layer, unsupported)
+            self._skip_unsupported_layer(layer, unsupported)
         else:
             self._replace_forward(layer, replacement)
 
-    def _note_unsupported_layer(self, layer: nn.Linear, error: UnsupportedLayer) -> None:
-        """Leave a layer to its library or to torch, and add a note with the reason."""
+    def _skip_unsupported_layer(self, layer: nn.Linear, error: UnsupportedLayer) -> None:
         self.left.append(layer)
         if error.forward is not None:
             layer.forward = error.forward  # type: ignore[method-assign,assignment]
@@ -91,7 +87,6 @@ class QuantizedLayers:
 
 
 def find_layer_replacer(layer: nn.Linear) -> LayerReplacer | None:
-    """Return the module that replaces layers of this class by C kernels. None if there is none."""
     classes = (*type(layer).__mro__, type(layer.weight))
     name = next((LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None)
     return None if name is None else cast(LayerReplacer, import_module(f"runner_engine.matmul.{name}"))

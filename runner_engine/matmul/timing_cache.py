@@ -18,11 +18,17 @@ from pathlib import Path
 import torch
 
 from runner_base import lock_file, machine
-from runner_base.processor import disabled_features
+from runner_base.processor import parse_disabled_features
 from runner_base.user_cache import read_cache_file, write_cache_file
 from runner_engine.kernels import building
 from runner_engine.kernels.native import Kernels
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, reduce_to_sample_shape, time_matmuls
+from runner_engine.matmul.interleaved_timing import (
+    BackendTimings,
+    MatmulBuilders,
+    Shape,
+    shrink_shape_for_timing,
+    time_matmuls,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +37,12 @@ LOCK = "products.lock"
 
 
 def load_layer_timings(
-    backends: Ways, shapes: Sequence[Shape], batch_sizes: Sequence[int], dtype: torch.dtype, kernels: Kernels
-) -> dict[Shape, Seconds] | None:
+    backends: MatmulBuilders,
+    shapes: Sequence[Shape],
+    batch_sizes: Sequence[int],
+    dtype: torch.dtype,
+    kernels: Kernels,
+) -> dict[Shape, BackendTimings] | None:
     """Return the seconds of each backend for layers of these shapes. Timings that are not cached are
     measured.
 
@@ -41,13 +51,13 @@ def load_layer_timings(
     keys = _build_timing_keys(shapes, dtype)
     samples = {key: shape for shape, key in keys.items()}
 
-    def measure_key(key: str, deadline: float) -> Seconds:
+    def measure_key(key: str, deadline: float) -> BackendTimings:
         return time_matmuls(backends, samples[key], batch_sizes, dtype, deadline)
 
     known = load_or_measure_timings(list(samples), list(backends), batch_sizes, kernels, measure_key)
     if known is None:
         return None
-    whole = {shape: shape[0] / reduce_to_sample_shape(shape)[0] for shape in shapes}
+    whole = {shape: shape[0] / shrink_shape_for_timing(shape)[0] for shape in shapes}
     return {
         shape: {
             way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in backends
@@ -61,9 +71,9 @@ def load_or_measure_timings(
     backends: Sequence[str],
     batch_sizes: Sequence[int],
     kernels: Kernels,
-    measure_key: Callable[[str, float], Seconds],
+    measure_timings: Callable[[str, float], BackendTimings],
     max_seconds: float = MAX_SECONDS,
-) -> dict[str, Seconds] | None:
+) -> dict[str, BackendTimings] | None:
     """Return the seconds of each backend for each key. Missing timings are measured until a
     deadline, and cached.
 
@@ -81,7 +91,7 @@ def load_or_measure_timings(
             missing = [key for key in timing_keys if _is_timing_missing(known, key, backends, batch_sizes)]
             started = time.thread_time()
             for key in missing:
-                known[key] = known.get(key, {}) | measure_key(key, started + max_seconds)
+                known[key] = known.get(key, {}) | measure_timings(key, started + max_seconds)
             log.info("measured %s in %.2f s", "; ".join(missing), time.thread_time() - started)
             if not write_cache_file(file, {"seconds": known}):
                 return None
@@ -93,18 +103,18 @@ def _build_timing_keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shap
     timed.
     """
     name = str(dtype).removeprefix("torch.")
-    return {shape: "{} x {}, {}".format(*reduce_to_sample_shape(shape), name) for shape in shapes}
+    return {shape: "{} x {}, {}".format(*shrink_shape_for_timing(shape), name) for shape in shapes}
 
 
 def _is_timing_missing(
-    known_timings: Mapping[str, Seconds], key: str, backends: Iterable[str], batch_sizes: Sequence[int]
+    known_timings: Mapping[str, BackendTimings], key: str, backends: Iterable[str], batch_sizes: Sequence[int]
 ) -> bool:
     return any(
         count not in known_timings.get(key, {}).get(way, {}) for way in backends for count in batch_sizes
     )
 
 
-def _read_timings(path: Path) -> dict[str, Seconds]:
+def _read_timings(path: Path) -> dict[str, BackendTimings]:
     """Read the cached timings. Empty if the file is missing or damaged."""
     try:
         return {
@@ -136,6 +146,6 @@ def _find_timing_file(kernels: Kernels) -> Path | None:
         building.parse_build_key(kernels.file),
         machine.machine_name(),
         machine.library_versions()["torch"],
-        *disabled_features(),
+        *parse_disabled_features(),
     )
     return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

@@ -33,14 +33,13 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     require_kernels(layer, resources)
     run_first_forward(layer, resources)
     own, stored = layer.forward, layer.weight
-    weights = _describe_weights_for_c(layer, resources)
+    weights = _build_c_weights(layer, resources)
     forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
     check_against_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 
-def _describe_weights_for_c(layer: Any, resources: KernelResources) -> QuantizedWeights:
-    """Describe a layer's weights for the C kernels. The weights stay in torchao's memory."""
+def _build_c_weights(layer: Any, resources: KernelResources) -> QuantizedWeights:
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
     is_plain = (

@@ -1,4 +1,4 @@
-"""Runs quantized layers without rounding their activations to 8 bits, for trials.
+"""Disables the 8-bit rounding of activations, so that compatibility tests can compare model outputs.
 
 In a trained model a few activations are hundreds of times larger than the others, which then
 round to a few integers. The last bit of bfloat16 moves some of them by a whole step, and that
@@ -25,13 +25,12 @@ from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
 from runner_engine.models.layouts.load_time import LoadTimeLayout
 
-Shares = dict[str, float]  # by a layer's name, of the numbers of its middle row
+SharesByLayer = dict[str, float]  # by a layer's name, of the numbers of its middle row
 NAMED = 3  # layers in a note
 UNSTABLE = 0.9  # of a row's numbers round to 0: what is left of the others is a sign, or nothing
 
 
 def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize the weights of a layer whose library rounds activations to 8 bits."""
     if _is_llm_int8(layer):
         state = layer.state
         codes, scale = (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
@@ -55,17 +54,16 @@ def _is_llm_int8(layer: Any) -> bool:
 
 
 def find_rounding_layers(model: nn.Module) -> dict[str, Any]:
-    """Return a model's layers that round activations to 8 bits, by name."""
     return {name: layer for name, layer in model.named_modules() if _rounds_activations(layer)}
 
 
 @contextmanager
-def disable_activation_rounding(model: nn.Module) -> Iterator[Shares]:
+def disable_activation_rounding(model: nn.Module) -> Iterator[SharesByLayer]:
     """Context in which quantized layers do not round their activations to 8 bits.
 
     Yields the share of a typical activation vector that each layer would round to 0.
     """
-    layers, shares = find_rounding_layers(model), Shares()
+    layers, shares = find_rounding_layers(model), SharesByLayer()
     replaced = {name: vars(layer).get("forward") for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.forward = _build_unrounded_forward(name, layer, shares)
@@ -79,9 +77,8 @@ def disable_activation_rounding(model: nn.Module) -> Iterator[Shares]:
 
 
 def _build_unrounded_forward(
-    layer_name: str, layer: Any, rounded_to_zero_shares: Shares
+    layer_name: str, layer: Any, rounded_to_zero_shares: SharesByLayer
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Build a layer's forward function without rounding of activations."""
     in_one_scale = int8_dynamic.quantizes_activations(layer)
     if isinstance(layer, GroupedLinear) and layer.layout.rows:
         in_one_scale = isinstance(layer.layout, Int8Layout | LoadTimeLayout)
@@ -100,10 +97,7 @@ def _build_unrounded_forward(
     return forward
 
 
-def note_unstable_layers(rounded_to_zero_shares: Shares) -> Note | None:
-    """Return a note on layers in which outliers cause most other activations to round to 0. None if
-    there are no such layers.
-    """
+def find_unstable_layers(rounded_to_zero_shares: SharesByLayer) -> Note | None:
     worst = sorted(
         (name for name, share in rounded_to_zero_shares.items() if share > UNSTABLE),
         key=lambda name: -rounded_to_zero_shares[name],

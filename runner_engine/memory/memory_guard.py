@@ -1,4 +1,4 @@
-"""Free memory: measurement, release after a failed forward pass, and a guard against running out."""
+"""Measures free memory, and guards forward passes against running out of memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_engine.checkpoints.pass_memory import (
     compute_kv_bytes_per_token,
     estimate_pass_nbytes,
 )
-from runner_engine.memory.peak_memory import integer_config_values
+from runner_engine.memory.peak_memory import read_integer_config_values
 from runner_engine.models.load_checks import measure_usable_gpu_mib
 
 MARGIN_MIB = 32.0  # of main memory stay free: libraries allocate a little for each new batch size
@@ -24,14 +24,12 @@ LOOK_EVERY_S = 0.1  # a look takes up to a millisecond
 
 
 def free_mib(device: torch.device) -> float:
-    """Return the MiB of memory that this process can still allocate on a device."""
     return (
         measure_usable_gpu_mib(device.index or 0) if device.type == "cuda" else machine.available_memory_mib()
     )
 
 
-def release_failed_pass_memory(error: BaseException, device: torch.device) -> None:
-    """Free the memory that a failed forward pass still holds."""
+def release_memory_after_failure(error: BaseException, device: torch.device) -> None:
     error.__traceback__ = None  # it holds the tensors of that pass
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -53,9 +51,9 @@ class MemoryGuard:
 
     @cached_property
     def _model_config_values(self) -> dict[str, Any]:
-        return integer_config_values(self.model)
+        return read_integer_config_values(self.model)
 
-    def measure(self) -> bool:
+    def measure_free_memory(self) -> bool:
         """Measure free memory unless the last measurement is recent. Returns whether a measurement was made."""
         now = time.monotonic()
         if self.device.type != "cpu" or now - self.looked_s < LOOK_EVERY_S:
@@ -68,23 +66,22 @@ class MemoryGuard:
 
         A single sequence may use nearly all memory.
         """
-        if num_sequences and self.measure():
+        if num_sequences and self.measure_free_memory():
             spare = self.free_mib - (MARGIN_MIB if num_sequences > 1 else LAST_MIB)
             if spare * machine.MIB < estimate_pass_nbytes(
                 self._model_config_values, self._dtype_nbytes, num_sequences, num_sequences
             ):
-                raise MemoryError(f"only {self.free_mib:.0f} MiB of main memory are free")
+                raise MemoryError(f"main memory is too small: only {self.free_mib:.0f} MiB are free")
 
     def max_prefill_tokens(self) -> int:
-        """Return the maximum number of prompt tokens in one forward pass."""
-        self.measure()
+        self.measure_free_memory()
         most = PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS["cpu"])
         each = max(estimate_pass_nbytes(self._model_config_values, self._dtype_nbytes, 0, 1), 1)
         return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
 
-    def has_room_for(self, num_sequences: int, prompt_tokens: int, new_tokens: int) -> bool:
-        """Whether free memory suffices for this many sequences, padded to equal length, until they end."""
-        self.measure()
+    def has_memory_for_batch(self, num_sequences: int, prompt_tokens: int, new_tokens: int) -> bool:
+        """Whether free memory suffices to decode this number of sequences, padded to equal length."""
+        self.measure_free_memory()
         cache = (
             compute_kv_bytes_per_token(self._model_config_values, self._dtype_nbytes)
             * num_sequences
@@ -96,7 +93,9 @@ class MemoryGuard:
         return needed <= (self.free_mib - MARGIN_MIB) * machine.MIB
 
     def invalidate(self) -> None:
-        """Discard the last measurement of free memory, because memory use has changed much."""
+        """Discard the last measurement of free memory. Call this method after memory use has
+        changed.
+        """
         self.looked_s = -math.inf
 
     @property

@@ -19,16 +19,15 @@ from runner_engine.sessions import EngineStats
 
 
 def record_kv_peak(stats: EngineStats, nbytes: int) -> None:
-    """Update the peak memory of stored keys and values."""
     stats.peak_kv_bytes = max(stats.peak_kv_bytes, nbytes)
 
 
 def record_cache_peak(stats: EngineStats, cache: Any) -> None:
     """Update the peak KV memory from a transformers cache, with recurrent states."""
-    record_kv_peak(stats, sum(map(_cache_layer_nbytes, getattr(cache, "layers", ()))))
+    record_kv_peak(stats, sum(map(_count_cache_layer_nbytes, getattr(cache, "layers", ()))))
 
 
-def record_pass_peak(stats: EngineStats, loaded: LoadedModel, num_tokens: int, num_logits: int) -> None:
+def record_activation_peak(stats: EngineStats, loaded: LoadedModel, num_tokens: int, num_logits: int) -> None:
     """Update the peak activation memory from the size of a forward pass."""
     if num_tokens <= stats.peak_pass_tokens and num_logits <= stats.peak_pass_logits:
         return
@@ -37,7 +36,7 @@ def record_pass_peak(stats: EngineStats, loaded: LoadedModel, num_tokens: int, n
     # the larger of two sums, each of which grows with one of the two counts: so this is the largest
     # pass's
     numbers = estimate_pass_nbytes(
-        integer_config_values(loaded.model),
+        read_integer_config_values(loaded.model),
         loaded.model.dtype.itemsize,
         stats.peak_pass_logits,
         stats.peak_pass_tokens,
@@ -52,15 +51,13 @@ class PeakMemory:
         self.stats, self.loaded = stats, loaded
 
     def record_kv_peak(self, nbytes: int) -> None:
-        """Update the peak memory of stored keys and values."""
         record_kv_peak(self.stats, nbytes)
 
     def record_pass_peak(self, num_tokens: int, num_logits: int) -> None:
-        """Update the peak activation memory from the size of a forward pass."""
-        record_pass_peak(self.stats, self.loaded, num_tokens, num_logits)
+        record_activation_peak(self.stats, self.loaded, num_tokens, num_logits)
 
 
-def integer_config_values(model: Any) -> dict[str, Any]:
+def read_integer_config_values(model: Any) -> dict[str, Any]:
     """Return the integer values of a model's config.
 
     For a multimodal model, the config of its language model counts.
@@ -72,7 +69,7 @@ def integer_config_values(model: Any) -> dict[str, Any]:
 
 
 def reset_cuda_peaks(loaded: LoadedModel) -> None:
-    """Reset the GPUs' peak memory statistics, because loading should not count."""
+    """Reset the GPUs' peak memory statistics, so that loading is not counted."""
     if _is_entirely_on_gpus(loaded):
         for gpu in list_gpus_in_use():
             torch.cuda.reset_peak_memory_stats(gpu)
@@ -91,7 +88,7 @@ def _is_entirely_on_gpus(loaded: LoadedModel) -> bool:
     return not {str(place) for place in mapped.values()} & {"cpu", "disk", "mps"}
 
 
-def _cache_layer_nbytes(layer: Any) -> int:
+def _count_cache_layer_nbytes(layer: Any) -> int:
     """Return the bytes of all tensors in a layer of a transformers cache, also in lists and dicts."""
 
     def sum_nbytes(value: Any) -> int:

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 
 @serialize_builds
 def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
-    """Apply the configured adapter and CPU thread count to a base model. Add the metrics of both to
-    its report.
+    """Apply the configured adapter and CPU thread count to a base model.
+
+    Adds the metrics of both to the model's report.
     """
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
@@ -91,7 +92,7 @@ def _expose_layers_to_peft(base: LoadedModel, resolved: ResolvedModel) -> Iterat
 
 
 def detach_adapter(loaded: LoadedModel, spec: ModelSpec) -> bool:
-    """Remove the adapter from a model. Returns False if the base model cannot be restored."""
+    """Remove the adapter from a model. Returns False if the base weights cannot be restored."""
     if spec.lora.merges_adapter:
         return False
     if spec.lora.selectable_adapters:

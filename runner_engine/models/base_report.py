@@ -10,7 +10,7 @@ from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.checkpoints.resolved_model import ResolvedModel, count_weight_file_nbytes
 from runner_engine.models import gguf_blocks, inventory
-from runner_engine.models.grouped_linear import count_uncounted_weights
+from runner_engine.models.grouped_linear import count_extra_encoded_weights
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.rope import rope_application as rope_room
 from runner_engine.quantization.base import OwnLayers
@@ -32,7 +32,7 @@ def report_base_model(base: LoadedModel, resolved: ResolvedModel) -> None:
     is_all_skipped = spec.quantization.skip and not spec.quantization.overrides
     if spec.layer_mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
         raise ConfigError(
-            f"quantization={spec.quantization.label} found no linear layer to quantize in this model",
+            f"quantization={spec.quantization.label} has no effect: this model has no layer to quantize",
             code="no_effect",
         )
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
@@ -40,7 +40,7 @@ def report_base_model(base: LoadedModel, resolved: ResolvedModel) -> None:
     base.metrics["mapped_weight_mib"] = inventory.measure_mapped_weight_mib(model)
     rope_metrics, rope_facts = rope_room.describe_rope(model, spec.rope)
     base.metrics |= {
-        "parameters": gguf_blocks.count_parameters(model) + count_uncounted_weights(model),
+        "parameters": gguf_blocks.count_parameters(model) + count_extra_encoded_weights(model),
         "vocab_size": settings.vocab_size,
     }
     base.metrics |= (
@@ -63,7 +63,8 @@ def report_base_model(base: LoadedModel, resolved: ResolvedModel) -> None:
     if files.stored_format is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(
-                f"model.name={spec.model.name} claims to be quantized, {files.stored_format}, but no layer of it is",
+                f"model.name={spec.model.name}: the checkpoint declares the format {files.stored_format}, "
+                "but none of its layers is quantized",
                 code="mismatch",
             )
         base.facts["checkpoint"] = f"quantized already: {files.stored_format}"

@@ -42,8 +42,11 @@ class PreZipFormatError(DataError):
     """
 
 
-def read_bin(path: Path) -> WeightFile:
-    """Read the names and byte offsets of a .bin file's tensors. Rejects files that contain code."""
+def read_bin_file(path: Path) -> WeightFile:
+    """Read the names and byte offsets of the tensors in a .bin file.
+
+    Raises DataError for files that contain code.
+    """
     size = get_file_nbytes(path)
     state, storages, notes = _read_tensor_metadata(path, size)
     tensors = [_locate_tensor(path, name, value, storages) for name, value in state.items()]
@@ -53,9 +56,7 @@ def read_bin(path: Path) -> WeightFile:
 
 
 def reject_unsafe_bin_files(paths: Iterable[Path]) -> None:
-    """Raise DataError for .bin files that transformers must not load. The messages equal those of
-    task=split.
-    """
+    """Raise DataError for .bin files that transformers must not load."""
     for path in paths:
         try:
             _, _, notes = _read_tensor_metadata(path, get_file_nbytes(path))
@@ -64,8 +65,8 @@ def reject_unsafe_bin_files(paths: Iterable[Path]) -> None:
             continue
         if notes:
             raise ConfigError(
-                "transformers would find none of them and make up all the "
-                "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there",
+                "transformers does not search nested dictionaries and would use random weights. "
+                "Save only the inner dictionary, or convert the file with task=split and task=merge",
                 key=f"{path}: the tensors are under {notes[0].values['keys']}",
                 code="unsupported",
             )
@@ -74,17 +75,17 @@ def reject_unsafe_bin_files(paths: Iterable[Path]) -> None:
 def _read_tensor_metadata(
     path: Path, file_nbytes: int
 ) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
-    """Unpickle a .bin file onto the meta device. Returns its content, the byte offset of each
+    """Unpickle a .bin file onto the meta device. Returns the content, the byte offset of each
     storage, and notes.
     """
     import torch
 
-    _require_zip(path, file_nbytes)
+    _require_zip_archive(path, file_nbytes)
     storages = _read_archive_entry_sizes(path, file_nbytes)
-    state = _load_on_meta(path)
+    state = _unpickle_to_meta_device(path)
     if not isinstance(state, dict):
         raise DataError(
-            f"a dictionary from name to tensor is expected, found a {type(state).__name__}",
+            f"the file must contain a dictionary of tensors, but contains a {type(state).__name__}",
             key=path,
             code="damaged",
         )
@@ -94,7 +95,7 @@ def _read_tensor_metadata(
     return state, storages, notes
 
 
-def _require_zip(path: Path, file_nbytes: int) -> None:
+def _require_zip_archive(path: Path, file_nbytes: int) -> None:
     """Raise DataError if a file is not a zip archive. The message names the actual format if it is
     recognized.
     """
@@ -109,14 +110,15 @@ def _require_zip(path: Path, file_nbytes: int) -> None:
     reject_pickled_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise PreZipFormatError(
-            f"written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
+            "this file has the format of torch before 1.6, which cannot be memory-mapped. Convert the file "
             f"once, which takes {file_nbytes / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)",
             key=path,
             code="unsupported",
         )
     raise DataError(
-        f"{path} is not a .bin file written by torch: empty, truncated or another format", code="damaged"
+        f"{path} is not a .bin file of torch. The file is empty, truncated or in another format",
+        code="damaged",
     )
 
 
@@ -129,7 +131,7 @@ def _read_archive_entry_sizes(path: Path, file_nbytes: int) -> dict[int, int]:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
                     raise DataError(
-                        "its numbers are stored in big-endian order, which is not supported",
+                        "the file stores numbers in big-endian order, which is not supported",
                         key=path,
                         code="unsupported",
                     )
@@ -140,21 +142,18 @@ def _read_archive_entry_sizes(path: Path, file_nbytes: int) -> dict[int, int]:
                 if begin + entry.compress_size > file_nbytes:
                     end = begin + entry.compress_size
                     raise DataError(
-                        f"truncated: {entry.filename} should end at byte {end}, the file at {file_nbytes}",
+                        f"the file is truncated: it has {file_nbytes} bytes, but "
+                        f"{entry.filename} ends at byte {end}",
                         key=path,
                         code="damaged",
                     )
                 lengths[begin] = entry.file_size
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(
-            "truncated or damaged: it begins as a zip archive, but cannot be read as one",
-            key=path,
-            code="damaged",
-        ) from error
+        raise DataError("the file is a truncated or damaged zip archive", key=path, code="damaged") from error
     return lengths
 
 
-def _load_on_meta(path: Path) -> Any:
+def _unpickle_to_meta_device(path: Path) -> Any:
     """Unpickle a .bin file onto torch's meta device. There the storages record their byte offset in
     the file.
     """
@@ -175,8 +174,8 @@ def _load_on_meta(path: Path) -> Any:
 
 
 def reject_pickled_code(path: Path, message: str) -> None:
-    """Raise DataError if unpickling a file would run code. torch's own error suggests to run it
-    anyway.
+    """Raise DataError if unpickling a file would run code. torch's own error message suggests to run
+    the code.
     """
     import torch
 
@@ -195,19 +194,19 @@ def reject_pickled_code(path: Path, message: str) -> None:
 
 
 def _locate_tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> TensorLocation:
-    """Return the location of a tensor in a .bin file. Rejects values that are no plain tensor or
-    exceed their archive entry.
+    """Return the location of a tensor in a .bin file. Raises DataError for unsupported or truncated
+    tensors.
     """
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         kind = type(value).__name__
-        inside = ": if the weights are in it, save that alone" if isinstance(value, dict) else ""
-        raise DataError(f"{name} is a {kind}, a tensor is expected{inside}", key=path, code="damaged")
+        inside = ". If it contains the weights, save only this dictionary" if isinstance(value, dict) else ""
+        raise DataError(f"{name} must be a tensor, but is a {kind}{inside}", key=path, code="damaged")
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
         raise DataError(
-            f"tensor {name}: safetensors has no type for {value.dtype} ({value.layout})",
+            f"tensor {name}: safetensors does not support the type {value.dtype} ({value.layout})",
             key=path,
             code="unsupported",
         )
@@ -218,7 +217,7 @@ def _locate_tensor(path: Path, name: object, value: Any, storages: dict[int, int
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
         raise DataError(
-            f"torch {torch.__version__} does not tell where tensor {name} is in the file",
+            f"torch {torch.__version__} does not report the byte offset of tensor {name}",
             key=path,
             code="unsupported",
         )
@@ -228,9 +227,9 @@ def _locate_tensor(path: Path, name: object, value: Any, storages: dict[int, int
     )
     length = storages.get(begin, -1)
     if length < first + reach:
-        actual = f"{length} bytes are" if length >= 0 else "no entry is"
+        actual = f"has only {length} bytes" if length >= 0 else "does not exist"
         raise DataError(
-            f"tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there",
+            f"tensor {name} needs {first + reach} bytes, but the archive entry at byte {begin} {actual}",
             key=path,
             code="damaged",
         )

@@ -14,7 +14,6 @@ NAME = "torch._dynamo"
 
 
 def import_torch_compiler() -> None:
-    """Import torch's compiler, and remove the empty temporary folder that the import creates."""
     if NAME in sys.modules:
         return
     before = _find_compiler_cache_folders()

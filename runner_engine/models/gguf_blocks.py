@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runner_engine.models.gguf_types import TYPES, dequantize_blocks
-from runner_engine.models.grouped_linear import multiply_in_steps, round_activations_to_int8
+from runner_engine.models.grouped_linear import multiply_in_chunks, round_activations_to_int8
 
 # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 UNPACKED_AT_ONCE = 2**20
@@ -29,8 +29,8 @@ class GgufLinear(nn.Linear):
         output_order: torch.Tensor | None,
         has_byte_rows: bool = False,
     ) -> None:
-        """original: the layer that this one replaces. output_order: the file's row index of each output; None
-        if the file and the model have the same order.
+        """original: the layer to replace. output_order: the file's row index of each output, or None
+        if the order is the same.
 
         has_byte_rows: activations are rounded to 8 bits before the matmul.
         """
@@ -48,7 +48,6 @@ class GgufLinear(nn.Linear):
         )
 
     def get_weight_blocks(self, first_output: int, last_output: int) -> torch.Tensor:
-        """Return the quantized blocks of a range of outputs, in the model's order of outputs."""
         return (
             self.weight[first_output:last_output]
             if self.order is None
@@ -63,8 +62,8 @@ class GgufLinear(nn.Linear):
         )
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow matmul
-        serves devices without our kernels.
+        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow
+        fallback serves devices without C kernels.
         """
 
         def dequantize_range(first_output: int, last_output: int, dtype: torch.dtype) -> torch.Tensor:
@@ -72,7 +71,7 @@ class GgufLinear(nn.Linear):
                 self.get_weight_blocks(first_output, last_output), self.kind, self.in_features
             ).to(dtype)
 
-        return multiply_in_steps(self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features))
+        return multiply_in_chunks(self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features))
 
 
 class InputReorderedLinear(nn.Module):
@@ -91,8 +90,9 @@ class InputReorderedLinear(nn.Module):
 
 
 class LinearWithDtype(nn.Module):
-    """Wraps the lm_head of a .gguf file, for models that read `lm_head.weight.dtype` to choose the
-    dtype of its input.
+    """Wraps the lm_head of a .gguf file and gives its weight a dtype.
+
+    Some models read `lm_head.weight.dtype` to choose the input dtype.
     """
 
     def __init__(self, layer: GgufLinear, dtype: torch.dtype) -> None:
@@ -175,5 +175,4 @@ def count_parameters(model: Any) -> int:
 
 
 def count_encoded_weights(layer: GgufLinear | GgufEmbedding) -> int:
-    """Return the number of weights that the .gguf blocks of a layer encode."""
     return int(TYPES[layer.kind].inputs * layer.weight.numel() // TYPES[layer.kind].stored_bytes)

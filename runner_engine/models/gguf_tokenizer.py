@@ -68,7 +68,7 @@ SPLIT_OF = {name: pattern for pattern, names in SPLITS.items() for name in names
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """The header of a .gguf file and the tokens listed there. Tokenizers are built from both."""
+    """Tokens and tokenizer metadata from the header of a .gguf file."""
 
     header: GgufHeader
     tokens: list[str]
@@ -84,14 +84,12 @@ class GgufVocabulary:
         """Read the score of each token. Raises DataError if one of the scores is NaN."""
         scores = read_header_array(self.header, "tokenizer.ggml.scores", is_text=False)
         if any(map(math.isnan, scores)):
-            raise DataError(
-                "tokenizer.ggml.scores: one of them is not a number", key=self.header.file, code="damaged"
-            )
+            raise DataError("a score in tokenizer.ggml.scores is NaN", key=self.header.file, code="damaged")
         return scores
 
     def read_merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
-        """Return the BPE merges, best first. A file without a list of merges has them derived from its
-        tokens.
+        """Return the BPE merges, best first. Derives the merges from the tokens if the file does not
+        list merges.
         """
         listed = self.read_tokenizer_array("merges", is_text=True)
         if listed is None:
@@ -120,9 +118,6 @@ def can_build_tokenizer(path: Path) -> bool:
 
 
 def collect_tokenizer_notes(path: Path) -> list[Note]:
-    """Return a note if transformers, not the runner, must read a .gguf file's header or build its
-    tokenizer.
-    """
     if not path.is_file() or can_build_tokenizer(path):
         return []
     header = read_gguf_header(path)
@@ -187,9 +182,7 @@ def build_tokenizer(path: Path, padding_side: str) -> Any:
 
 
 class _SharedTokenizer:
-    """Passes a tokenizer to transformers without a copy: `copy.deepcopy` of this wrapper returns the
-    tokenizer itself.
-    """
+    """Wrapper that prevents a copy of a tokenizer: `copy.deepcopy` returns the tokenizer itself."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.made = tokenizer
@@ -199,13 +192,12 @@ class _SharedTokenizer:
 
 
 def _find_special_token(vocabulary: GgufVocabulary, name: str) -> str | None:
-    """Return a special token's text. None if the .gguf file does not define this special token."""
     key = f"tokenizer.ggml.{name}_token_id"
     if (number := vocabulary.header.metadata.get(key)) is None:
         return None
     if type(number) is not int or not 0 <= number < len(vocabulary.tokens):
         raise DataError(
-            f"{key}={number!r}: it has {len(vocabulary.tokens)} tokens",
+            f"{key}={number!r}, but the tokenizer has {len(vocabulary.tokens)} tokens",
             key=vocabulary.header.file,
             code="damaged",
         )
@@ -213,9 +205,7 @@ def _find_special_token(vocabulary: GgufVocabulary, name: str) -> str | None:
 
 
 def _build_byte_level_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build a byte-level BPE tokenizer like GPT-2's. Its tokens are written in an alphabet of 256
-    characters, one per byte.
-    """
+    """Build a byte-level BPE tokenizer like GPT-2's, whose alphabet has one character per byte."""
     spelling = _build_byte_alphabet()
     is_spelled = frozenset(spelling.values()).issuperset
     ids = {
@@ -265,8 +255,8 @@ def _build_phi3_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _build_gemma_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
-    """Build Gemma's tokenizer. A run of spaces is one token, and merges follow the order of the
-    tokens.
+    """Build Gemma's tokenizer, in which each run of spaces is one token. Merges follow the order of
+    the tokens.
     """
     tokens = [
         SPACE * len(token) if " " in token and not token.strip() else token for token in vocabulary.tokens
@@ -327,7 +317,6 @@ def _build_sentencepiece_decoders() -> list[Any]:
 
 
 def _add_default_special_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
-    """Add the default special tokens of transformers' tokenizer class, in the class's order."""
     tokenizer.add_tokens([AddedToken(text, special=True) for text in tokens])
     if tokenizer.post_processor is None:
         tokenizer.post_processor = processors.TemplateProcessing(

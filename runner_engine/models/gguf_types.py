@@ -1,5 +1,4 @@
-"""Block types of .gguf files that stay quantized in memory, and how to split a block into scales
-and weight bits.
+"""Block types of .gguf files, and functions that split blocks into scales and weight bits.
 
 A block holds neighbouring weights of one output: a scale in float16, for some types the scales of
 its sub-blocks and an offset to subtract, and 2 to 8 bits for each weight. The kernels have the same
@@ -76,7 +75,7 @@ def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> t
     return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
-def _make_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
+def _build_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
     """Return a function that splits .gguf blocks of 32 weights with 4 or 5 bits into scales and
     weight bits.
     """
@@ -117,8 +116,9 @@ def _split_q3_k_blocks(blocks: torch.Tensor) -> BlockParts:
 
 
 def _unpack_scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
-    """Unpack eight 6-bit pairs of sub-block scale and minimum from 12 bytes. Returns [..., 16] with
-    scales and minima alternating.
+    """Unpack the eight 6-bit scales and minima of a block from 12 bytes.
+
+    Returns [..., 16], in which scales and minima alternate.
     """
     first, second, upper = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, upper & 15 | first >> 6 << 4), dim=-1)
@@ -157,8 +157,9 @@ def _split_mxfp4_blocks(blocks: torch.Tensor) -> BlockParts:
 
 
 def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
-    """Return half of each power of two as float16, viewed as bytes. Numbers too small for float16
-    become 0.
+    """Convert MXFP4 exponents to half of each power of two, as bytes of float16 numbers.
+
+    Numbers too small for float16 become 0.
     """
     powers = torch.exp2(exponents.float() - HALVED_BIAS)
     return powers.to(torch.float16).view(torch.uint8)
@@ -166,17 +167,17 @@ def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
 
 HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
-    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _make_block32_splitter(False, False)),
-    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _make_block32_splitter(True, False), scales=2),
-    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _make_block32_splitter(False, True)),
-    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _make_block32_splitter(True, True), scales=2),
+    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _build_block32_splitter(False, False)),
+    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _build_block32_splitter(True, False), scales=2),
+    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_splitter(False, True)),
+    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_splitter(True, True), scales=2),
     "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks),
     "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, scales_at=80, scales=2),
     "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108),
     "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, scales=2),
     "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, scales=2),
     "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208),
-    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _make_block32_splitter(False, False)),
+    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _build_block32_splitter(False, False)),
     "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True),
     "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4_blocks),
 }
@@ -187,8 +188,9 @@ LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}
 
 
 def extract_block_scales(block_bytes: torch.Tensor, type_name: str) -> torch.Tensor:
-    """Return the float16 scale of each .gguf block, and its minimum if the type has one: [outputs,
-    blocks, 1 or 2].
+    """Return the float16 scale of each .gguf block, and the minimum if the block type has one.
+
+    The shape is [outputs, blocks, 1 or 2].
     """
     kind = TYPES[type_name]
     blocks = split_last_dim(block_bytes, -1, kind.stored_bytes)

@@ -20,7 +20,7 @@ ROW_BLOCK = 256  # the same for weights that share one in blocks of so many: as 
 UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
 ELSEWHERE = 2**24  # on a GPU, where each call takes time
 
-Unpacked = Callable[[int, int, torch.dtype], torch.Tensor]  # the weights of some outputs
+DequantizeOutputs = Callable[[int, int, torch.dtype], torch.Tensor]  # the weights of some outputs
 
 
 class GroupedLinear(nn.Linear):
@@ -35,8 +35,8 @@ class GroupedLinear(nn.Linear):
     )
 
     def __init__(self, original: nn.Linear, layout: Layout, stored_tensors: dict[str, torch.Tensor]) -> None:
-        """original: the layer that this one replaces. stored_tensors: the quantized tensors, possibly
-        still empty.
+        """`original` is the replaced layer. `stored_tensors` are the quantized tensors, which may be
+        filled later.
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features = original.in_features, original.out_features
@@ -54,7 +54,6 @@ class GroupedLinear(nn.Linear):
 
     @property
     def report_name(self) -> str:
-        """The class name that reports print for this layer."""
         return self.layout.rounding_layers if self.layout.rows else type(self).__name__
 
     def extra_repr(self) -> str:
@@ -62,19 +61,15 @@ class GroupedLinear(nn.Linear):
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:
-        """The tensors of the quantization format, by name."""
         return {name: self._parameters[name] for name in self._names}  # type: ignore[misc]
 
     @property
     def weight(self) -> Any:  # type: ignore[override]
-        """The stored quantized codes. They serve code that only needs the weight's device or memory
-        address.
-        """
+        """The quantized codes. Other code reads only their device or memory address."""
         return self._parameters[self._names[0]]
 
     @property
     def num_weights(self) -> int:
-        """Number of weights that the stored tensors encode."""
         return self.in_features * self.out_features
 
     @property
@@ -125,7 +120,7 @@ class GroupedLinear(nn.Linear):
         return weights.to(dtype, memory_format=torch.contiguous_format)
 
     def round_activations(self, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to numbers that the quantization format can represent."""
+        """Round activations to values that the quantization format supports."""
         return self.layout.round_activations(self.stored, activations)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -134,17 +129,17 @@ class GroupedLinear(nn.Linear):
         return self.multiply_dequantized(round_activations_to_int8(rows) if self.has_byte_rows else rows)
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow matmul
-        serves devices without our kernels.
+        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow
+        fallback serves devices without C kernels.
         """
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
-        return multiply_in_steps(
+        return multiply_in_chunks(
             self, self.dequantize_outputs, input, max(32, most // self.in_features // 32 * 32)
         )
 
 
-def multiply_in_steps(
-    layer: nn.Linear, dequantize_outputs: Unpacked, input: torch.Tensor, num_outputs: int
+def multiply_in_chunks(
+    layer: nn.Linear, dequantize_outputs: DequantizeOutputs, input: torch.Tensor, num_outputs: int
 ) -> torch.Tensor:
     """Multiply the input by a layer's weights, dequantizing `num_outputs` outputs at a time."""
     # in one piece from the start: on the heap, parts between what is freed would keep the whole
@@ -176,9 +171,9 @@ def round_activations_to_int8(activations: torch.Tensor, group_size: int = ROW_P
     )
 
 
-def count_uncounted_weights(model: nn.Module) -> int:
-    """Return how many weights the group-quantized layers encode beyond the number of elements of
-    their parameters.
+def count_extra_encoded_weights(model: nn.Module) -> int:
+    """Return the number of encoded weights minus the number of parameter elements, over all
+    grouped layers.
     """
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(

@@ -1,5 +1,5 @@
-"""Caches on disk which names the modules of transformers define, so that importing transformers
-is faster.
+"""Caches the import structure of transformers on disk, which makes importing transformers
+faster.
 
 To import a class at its first use, transformers reads the source of all its models twice,
 3,000 files, when it is imported: half of its import time. This cache reads them once, and
@@ -22,14 +22,12 @@ from typing import Any
 from runner_base import user_cache
 
 READER, MODELS = "transformers.utils.import_utils", "models"
-Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules need → module → names
+ImportStructure = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules need → module → names
 
 
 @contextmanager
-def cached_import_structure() -> Iterator[None]:
-    """Context in which `import transformers` takes the names that its modules define from the user
-    cache.
-    """
+def use_cached_import_structure() -> Iterator[None]:
+    """Context in which importing transformers uses cached import structures."""
     finder = _ImportUtilsFinder()
     sys.meta_path.insert(0, finder)
     try:
@@ -39,9 +37,7 @@ def cached_import_structure() -> Iterator[None]:
 
 
 class _ImportUtilsFinder(MetaPathFinder):
-    """Import hook that finds transformers' import_utils module and replaces the function that reads
-    the import structure.
-    """
+    """Import hook that makes transformers use a cached import structure."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path, target) if fullname == READER else None
@@ -51,18 +47,20 @@ class _ImportUtilsFinder(MetaPathFinder):
             def execute_and_patch(module: ModuleType) -> None:
                 execute(module)
                 if (own := getattr(module, "define_import_structure", None)) is not None:
-                    module.define_import_structure = cache_structure_reader(own)  # type: ignore[attr-defined]
+                    module.define_import_structure = wrap_structure_reader(own)  # type: ignore[attr-defined]
 
             spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec
 
 
-def cache_structure_reader(read_structure: Callable[..., Names]) -> Callable[..., Names]:
-    """Wrap transformers' reader of import structures, so that the result for its models is cached."""
+def wrap_structure_reader(read_structure: Callable[..., ImportStructure]) -> Callable[..., ImportStructure]:
+    """Wrap transformers' reader of import structures, and cache its results for transformers'
+    models.
+    """
 
     @lru_cache
     @wraps(read_structure)
-    def read_cached(module_path: str, prefix: str | None = None) -> Names:
+    def read_cached_structure(module_path: str, prefix: str | None = None) -> ImportStructure:
         path = Path(module_path)
         folder = path.parent if path.is_file() else path
         if folder.name != MODELS or (file := _cache_path(folder)) is None:
@@ -76,14 +74,11 @@ def cache_structure_reader(read_structure: Callable[..., Names]) -> Callable[...
             needs: {f"{prefix}.{at}": its for at, its in modules.items()} for needs, modules in found.items()
         }
 
-    return read_cached
+    return read_cached_structure
 
 
 def _cache_path(folder: Path) -> Path | None:
-    """Return the path of the cache for the modules in a folder. The path changes whenever a source
-    file changes.
-    """
-    return user_cache.cache_file("names", [str(folder), sorted(_stat_sources(str(folder)))])
+    return user_cache.get_cache_file("names", [str(folder), sorted(_stat_sources(str(folder)))])
 
 
 def _stat_sources(folder: str) -> Iterator[tuple[str, int, int]]:
@@ -96,8 +91,7 @@ def _stat_sources(folder: str) -> Iterator[tuple[str, int, int]]:
                 yield from _stat_sources(entry.path)
 
 
-def _read_cache(path: Path) -> Names | None:
-    """Read the cached module names. None if the cache has no valid entry."""
+def _read_cache(path: Path) -> ImportStructure | None:
     try:
         entries = user_cache.read_cache_file(path).get("names", [])
         return {
@@ -107,7 +101,7 @@ def _read_cache(path: Path) -> Names | None:
         return None
 
 
-def _write_cache(path: Path, import_structure: Names) -> None:
+def _write_cache(path: Path, import_structure: ImportStructure) -> None:
     entries = [
         [sorted(needs), {at: sorted(its) for at, its in modules.items()}]
         for needs, modules in import_structure.items()

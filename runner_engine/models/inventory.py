@@ -28,7 +28,7 @@ NAMES_SHOWN = 4
 # in the names of an adapter's tensors: PEFT's, and those of runner_engine/models/lora/pth.py
 OF_ADAPTERS = ("lora_", ".lora.", ".modules_to_save.", ".trainable_tokens_delta.")
 
-Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
+MetricsAndFacts = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
 
 def reset_memory_peaks() -> list[Note]:
@@ -58,8 +58,7 @@ def measure_peak_memory_mib() -> dict[str, float]:
 
 
 def measure_memory_in_use_mib(load_metrics: dict[str, float]) -> dict[str, float]:
-    """Return the memory in MiB that is in use now, and the peak, which includes the load of the base
-    model.
+    """Return the memory in use and the peak memory of the load, in MiB.
 
     The base model may have been loaded for an earlier job. The peak of the process then includes
     the earlier job's work.
@@ -99,9 +98,8 @@ def count_adapter_nbytes(model: Any) -> Counter[str]:
     return by_dtype
 
 
-def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple[Described, list[Note]]:
-    """Count linear layers and parameters by quantization kind. Returns metrics, facts, and notes on
-    the unquantized parts.
+def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple[MetricsAndFacts, list[Note]]:
+    """Count quantized layers and parameters. Returns metrics, facts, and notes on unquantized parts.
 
     Raises ConfigError if most of the model is not quantized and `allow_partial` is not set.
     """
@@ -131,9 +129,9 @@ def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple
     metrics |= {"quantized_share_of_wanted": reached.of_requested} if reached.named else {}
     facts = {
         "quantized": words,
-        "left_alone": quantized_share.list_unquantized_kinds(left, NAMES_SHOWN) or "none",
+        "left_alone": quantized_share.format_unquantized_matrices(left, NAMES_SHOWN) or "none",
     }
-    return (metrics, facts), quantized_share.note_low_quantized_share(how, reached, left)
+    return (metrics, facts), quantized_share.build_low_quantization_notes(how, reached, left)
 
 
 def estimate_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:
@@ -161,7 +159,7 @@ def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[s
     return next(names, "")
 
 
-def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> Described:
+def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> MetricsAndFacts:
     """Describe the applied adapter: adapted modules, rank, parameters, norm of the weight change,
     and source.
     """
@@ -170,24 +168,22 @@ def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> Describe
         f"lora_{key}": float(getattr(applied, key)) for key in ("modules", "rank", "parameters", "delta_norm")
     }
     if lora.selectable_adapters:
-        words = f"{lora.name}, beside the weights: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
+        words = f"{lora.name}, not merged: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
         return metrics, {"lora": words}
     if (adapter := lora.single_adapter) is None:
         return metrics, {"lora": "none"}
+    details = [*applied.besides, *map(render_engine_note, _build_merge_notes(adapter))]
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "
         f"norm of the delta {applied.delta_norm:.3g} · {applied.parameters:,} parameters"
-        f"{''.join(f' · {words}' for words in [*applied.besides, *map(render_engine_note, _note_merge(adapter))])}"
+        f"{''.join(f' · {detail}' for detail in details)}"
     )
     if adapter.merge:
         metrics["merge_s"] = applied.merge_s
     return metrics, {"lora": words}
 
 
-def _note_merge(adapter: AdapterConfig) -> list[Note]:
-    """Return a note on the dtype in which an adapter was merged, and whether it was merged before
-    quantization.
-    """
+def _build_merge_notes(adapter: AdapterConfig) -> list[Note]:
     if not adapter.merge:
         return []
     order = {
@@ -199,7 +195,7 @@ def _note_merge(adapter: AdapterConfig) -> list[Note]:
     return [order if is_auto else note("added_in", how=order, dtype=adapter.merge_dtype.value)]
 
 
-def describe_weight_bytes(bytes_by_dtype: Counter[str]) -> Described:
+def describe_weight_bytes(bytes_by_dtype: Counter[str]) -> MetricsAndFacts:
     sizes = {name: size / machine.MIB for name, size in sorted(bytes_by_dtype.items())}
     metrics = {"weight_mib": sum(sizes.values())} | {
         f"weight_mib/{name}": size for name, size in sizes.items()

@@ -28,7 +28,7 @@ def keep_first_layers(model: Any, num_layers: int) -> None:
         return
     if len(lists) != 1 or num_layers > whole:
         raise ConfigError(
-            f"the first {num_layers} layers of this model cannot be told apart from its others: leave layers out",
+            f"the model cannot be truncated to its first {num_layers} layers. Omit this key",
             key=KEY,
             code="unsupported",
         )

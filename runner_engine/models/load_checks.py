@@ -1,4 +1,4 @@
-"""Checks before a model's weights are read, which need torch and the device."""
+"""Checks a model before its weights are read. These checks need torch and the device."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def select_attention_backend(
     if not supports.get(requested, True):
         others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]]
         raise ConfigError(
-            f"{model_class.__name__} does not support it: "
-            f"use model.attention={' or '.join([*others, 'eager'])}, or auto",
+            f"{model_class.__name__} does not support this attention. "
+            f"Use model.attention={' or '.join([*others, 'eager'])}, or auto",
             key="model.attention",
             value=requested.value,
             code="unsupported",
@@ -133,9 +133,6 @@ def find_model_class(path: Path, trust_remote_code: bool) -> Any:
 
 
 def check_adapter_fits_model(files: ModelFiles) -> None:
-    """Raise ConfigError if an adapter does not fit the model's layers. Runs before any weight is
-    read.
-    """
     lora, model = files.lora, files.model
     if lora is None or files.adapter is None:
         return

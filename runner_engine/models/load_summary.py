@@ -13,7 +13,6 @@ SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "at
 
 
 def summarize_load(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
-    """Map the label of each summary line to its text. Empty if this job did not load a whole model."""
     if "quantized" not in facts or "load_s" not in metrics:
         return {}
     written = {key: format(metrics[key], form) for key, form in FORMS.items() if key in metrics}
@@ -42,5 +41,4 @@ def summarize_load(metrics: Mapping[str, float], facts: Mapping[str, str]) -> di
 
 
 def format_summary(metrics: Mapping[str, float], facts: Mapping[str, str]) -> str:
-    """Format the summary lines as one string for the log."""
     return "\n".join(f"{label:>11}  {words}" for label, words in summarize_load(metrics, facts).items())

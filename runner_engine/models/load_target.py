@@ -23,7 +23,7 @@ MAX_KERNELS = 1024  # the default size of the cache
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """A load plan with the torch device, dtype and memory limits that it is loaded with."""
+    """A load plan with its torch device, dtype and memory limits."""
 
     plan: LoadPlan
     device: torch.device
@@ -60,7 +60,7 @@ def resolve_load_target(plan: LoadPlan) -> LoadTarget:
         + fallback
         + check_memory(plan, load_checks.measure_free_memory_mib(model, device))
     )
-    notes += format_check.note_stored_format(plan) + gguf_tokenizer.collect_tokenizer_notes(files.path)
+    notes += format_check.build_stored_format_notes(plan) + gguf_tokenizer.collect_tokenizer_notes(files.path)
     return LoadTarget(plan, device, dtype, places, notes)
 
 
@@ -87,8 +87,8 @@ def select_device(device_name: str) -> torch.device:
 
 
 def find_input_device(model: Any) -> torch.device:
-    """Return the device where a model's input tokens belong. If the model is spread over devices,
-    accelerate moves activations between them.
+    """Return the device for a model's input tokens. In a model on several devices, accelerate moves
+    the activations.
     """
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
@@ -100,12 +100,13 @@ def find_input_device(model: Any) -> torch.device:
 
 
 def select_torch_dtype(name: str, requested: Dtype, config: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
-    """Return the torch dtype to load with. A note tells if a float16 checkpoint runs in bfloat16 on
-    a CPU.
+    """Return the torch dtype to load with, and a note if a CPU runs a float16 checkpoint in
+    bfloat16.
     """
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
-            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another",
+            f"config.json sets dtype={name!r}, which torch does not know. "
+            "Set a dtype yourself, for example model.dtype=bfloat16",
             code="unsupported",
         )
     stored = find_stored_dtype(config)

@@ -11,7 +11,7 @@ from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.resolved_model import ModelFiles, build_from_pretrained_arguments
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.compiler_import import import_torch_compiler
-from runner_engine.models.tokenization import catch_tokenizer_panics, check_tokenizer_growth
+from runner_engine.models.tokenization import catch_tokenizer_panics, check_replacement_growth
 from runner_engine.models.vocabulary import check_tokenizer_vocabulary
 
 
@@ -22,7 +22,7 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
     import_torch_compiler()
     from transformers import AutoTokenizer
 
-    check_tokenizer_growth(path / "tokenizer.json")
+    check_replacement_growth(path / "tokenizer.json")
     location, arguments = build_from_pretrained_arguments(path, trust_remote_code)
     try:
         with catch_tokenizer_panics(f"no usable tokenizer in {path}"):
@@ -32,7 +32,8 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
                 tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
     except Exception as error:  # a library may raise anything over a user's files
         raise ConfigError(
-            f"no usable tokenizer in {path}: {type(error).__name__}: {to_one_line(error)}{suggest_gguf_fix(path)}",
+            f"the tokenizer in {path} cannot be loaded: {type(error).__name__}: {to_one_line(error)}"
+            f"{build_gguf_error_hint(path)}",
             key=config_entry,
             code="unreadable",
         ) from error
@@ -49,8 +50,8 @@ def load_checked_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
     return tokenizer, check_tokenizer_vocabulary(tokenizer, rows, model.name) if rows else []
 
 
-def suggest_gguf_fix(path: Path) -> str:
-    """Return an error-message hint for a .gguf file that a library cannot read."""
+def build_gguf_error_hint(path: Path) -> str:
+    """Return a hint for error messages about a .gguf file that a library cannot read."""
     if not path.is_file():
         return ""
     architecture = read_gguf_header(path).architecture

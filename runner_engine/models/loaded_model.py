@@ -1,4 +1,4 @@
-"""A loaded model with its tokenizer, and the metrics, facts and notes of the load."""
+"""The result of loading a model: the model, its tokenizer, metrics, facts and notes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class LoadedModel:
     merged: Any = None  # the report on an adapter that was merged before the model was quantized
 
     def add_to_report(self, metrics_and_facts: tuple[dict[str, float], dict[str, str]]) -> None:
-        """Add metrics and facts to the model's load report."""
         metrics, facts = metrics_and_facts
         self.metrics |= metrics
         self.facts |= facts

@@ -27,14 +27,16 @@ FEW_TOKENS = 8  # of an embedding that is dropped
 
 
 class MtpEmbedding(nn.Module):
-    """Embedding of an MTP head: joins the embedding of each token with the hidden state of the
-    preceding position.
+    """Embedding of an MTP head. Joins each token's embedding with the hidden state of the previous
+    position.
     """
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
     def __init__(self, embedding: Any, norm: Any) -> None:
-        """embedding: the main model's embedding. norm: a norm that is copied."""
+        """embedding: shared with the main model. norm: copied for the token embeddings and the hidden
+        states.
+        """
         super().__init__()
         self.table: Any = embedding
         self.norm_of_embedding, self.norm_of_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
@@ -44,7 +46,6 @@ class MtpEmbedding(nn.Module):
 
     @property
     def weight(self) -> Any:
-        """The weight of the main model's embedding."""
         return self.table.weight
 
     @property
@@ -57,7 +58,6 @@ class MtpEmbedding(nn.Module):
         return self.join.weight.dtype
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the token embeddings joined with the preceding hidden states, [..., width]."""
         rows: torch.Tensor = self.table(input)
         hidden = rows.new_zeros(rows.shape) if self.hidden is None else self.hidden.view_as(rows)
         both = self.norm_of_embedding(rows), self.norm_of_hidden(hidden)
@@ -69,7 +69,7 @@ class MtpEmbedding(nn.Module):
 def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
     """Load the MTP head from a model's checkpoint, in the form of a one-layer model."""
     tensors = find_mtp_head_tensors(resolved.files)
-    weights = _read_renamed_tensors(tensors.items())
+    weights = _read_and_rename_tensors(tensors.items())
     norms = {name: weights.pop(name) for name in JOINING}
     body = model.get_decoder()
     head = _build_head_model(model, weights, resolved)
@@ -85,7 +85,6 @@ def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
 
 
 def count_mtp_head_nbytes(head: Any) -> int:
-    """Return the bytes of an MTP head's parameters, without those shared with the main model."""
     shared = {head.get_input_embeddings().table, head.get_output_embeddings()}
     theirs = {id(tensor) for module in shared for tensor in module.parameters()}
     return sum(tensor.nbytes for tensor in head.parameters() if id(tensor) not in theirs)
@@ -116,8 +115,8 @@ def _build_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolve
     )
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise ConfigError(
-            f"the head of model.name={resolved.spec.model.name} is not one layer of its "
-            f"family: {join_first_names(wrong)} is missing, or too much",
+            f"the MTP head of model.name={resolved.spec.model.name} does not have exactly one layer. "
+            f"Missing or unexpected tensors: {join_first_names(wrong)}",
             key=KEY,
             value="mtp",
             code="damaged",
@@ -125,10 +124,7 @@ def _build_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolve
     return head
 
 
-def _read_renamed_tensors(tensors: Iterable[tuple[str, TensorLocation]]) -> dict[str, torch.Tensor]:
-    """Read tensors of .safetensors files. Each location is paired with the name that the tensor
-    gets.
-    """
+def _read_and_rename_tensors(tensors: Iterable[tuple[str, TensorLocation]]) -> dict[str, torch.Tensor]:
     by_file: dict[Any, list[tuple[str, str]]] = {}
     for name, tensor in tensors:
         by_file.setdefault(tensor.file, []).append((name, tensor.name))

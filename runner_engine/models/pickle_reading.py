@@ -21,8 +21,9 @@ PICKLE_BYTES = 16 * 2**20
 
 
 def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Load a dictionary of tensors from a torch.save file. A note tells if the dictionary was
-    nested. Rejects files that contain code.
+    """Load a dictionary of tensors from a torch.save file. Raises ConfigError for files with code.
+
+    Returns a note if the dictionary was nested.
     """
     torch_archive.reject_compressed_archive(file, label)
     try:
@@ -32,8 +33,8 @@ def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[
     except Exception as error:  # the file may be anything, and torch has an exception for each
         if code := find_code_in_pickle(file, str(error)):
             raise ConfigError(
-                f"{label} contains code ({code}) and was rejected: nothing in it was run. A LoRA file contains only "
-                "tensors: save it again with torch.save of the LoRA tensors",
+                f"{label} was rejected because it contains code ({code}). The code was not run. "
+                "Save only the LoRA tensors, with torch.save",
                 code="refused",
             ) from error
         reason = (
@@ -42,7 +43,7 @@ def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[
             .partition(" Check the doc")[0]
         )
         raise ConfigError(
-            f"{label} is not a .pth file that torch can read: empty, truncated or another format "
+            f"torch cannot read {label} as a .pth file. It may be empty, truncated or in another format "
             f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})",
             code="damaged",
         ) from error
@@ -51,7 +52,7 @@ def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[
         state, notes = torch_archive.unwrap_state_dict(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ConfigError(
-            f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected",
+            f"{label} must contain a dictionary of tensors by name, but contains a {type(state).__name__}",
             code="damaged",
         )
     return state, notes

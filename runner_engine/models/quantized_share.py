@@ -15,11 +15,11 @@ from runner_engine.models.tensor_bytes import count_tensor_bytes
 from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.quantization.quantized_share import QuantizedShare
 
-KindOf = Callable[[nn.Module], str]
+ClassNameGetter = Callable[[nn.Module], str]
 
 
 def measure_quantized_share(
-    model: nn.Module, quantized_class_name: KindOf, quantization_mix: QuantizationMix
+    model: nn.Module, get_quantized_class_name: ClassNameGetter, quantization_mix: QuantizationMix
 ) -> tuple[QuantizedShare, dict[str, int]]:
     """Return the quantized share of a model, and the number of weights in each unquantized matrix.
 
@@ -28,7 +28,7 @@ def measure_quantized_share(
     """
     total = in_blocks = named = quantized = quantized_in_blocks = 0
     left: dict[str, int] = {}
-    for path, numbers, is_quantized, is_matrix in _iter_parameter_counts(model, quantized_class_name):
+    for path, numbers, is_quantized, is_matrix in _iter_parameter_counts(model, get_quantized_class_name):
         is_in_block = bool(IN_A_BLOCK.search(f"{path}."))
         total += numbers
         in_blocks += numbers * is_in_block
@@ -44,12 +44,12 @@ def measure_quantized_share(
             named += numbers
         if is_matrix:
             left[path] = left.get(path, 0) + numbers
-    of_quantized = count_tensor_bytes(_iter_quantized_tensors(model, quantized_class_name)).total()
+    of_quantized = count_tensor_bytes(_iter_quantized_tensors(model, get_quantized_class_name)).total()
     of_all = count_tensor_bytes([*model.parameters(), *model.buffers()]).total()
     return QuantizedShare(quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all), left
 
 
-def _iter_quantized_tensors(model: nn.Module, quantized_class_name: KindOf) -> Iterator[Any]:
+def _iter_quantized_tensors(model: nn.Module, quantized_class_name: ClassNameGetter) -> Iterator[Any]:
     """Yield all tensors of the quantized layers except biases."""
     for module in model.modules():
         if quantized_class_name(module):
@@ -58,12 +58,12 @@ def _iter_quantized_tensors(model: nn.Module, quantized_class_name: KindOf) -> I
 
 
 def _iter_parameter_counts(
-    model: nn.Module, quantized_class_name: KindOf
+    model: nn.Module, get_quantized_class_name: ClassNameGetter
 ) -> Iterator[tuple[str, int, bool, bool]]:
-    """Yield path, number of weights, is_quantized and is_matrix for each parameter."""
+    """Yield (path, number of weights, is_quantized, is_matrix) for each parameter."""
     seen: set[int] = set()
     for path, module in model.named_modules():
-        is_quantized = bool(quantized_class_name(module))
+        is_quantized = bool(get_quantized_class_name(module))
         own = {name: value for name, value in module._parameters.items() if value is not None}
         if is_quantized and own:
             weight = (
@@ -79,7 +79,6 @@ def _iter_parameter_counts(
 
 
 def _count_layer_weights(layer: Any, parameters: dict[str, nn.Parameter]) -> int:
-    """Return the number of weights that a quantized layer encodes."""
     if isinstance(layer, GgufLinear | GgufEmbedding):
         return count_encoded_weights(layer)
     if isinstance(layer, nn.Linear):

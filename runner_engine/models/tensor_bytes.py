@@ -40,5 +40,4 @@ def count_tensor_bytes(tensors: Iterable[Any]) -> Counter[str]:
 
 
 def format_dtype(tensor: Tensor) -> str:
-    """Return the short name of a tensor's dtype, such as bfloat16."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -1,5 +1,5 @@
-"""Encodes and decodes tokens, with protection against panics of the tokenizers library and
-against hostile tokenizer.json files.
+"""Encodes and decodes tokens. Guards against panics of the tokenizers library and hostile
+tokenizer.json files.
 
 The tokenizers library is compiled and fails with a panic, which in Python is not an Exception: code
 that catches errors would miss it, and a server's thread would end. The library also has no limit on
@@ -29,7 +29,7 @@ WITHOUT_WIDTH = re.compile(r"\(\?[=!<]|\\[bBAGzZ]|\^|\$")
 
 def encode_text(tokenizer: Any, text: str, add_special_tokens: bool, model_name: str) -> list[int]:
     """Return the token ids of a string. Raises ConfigError if the tokenizer fails."""
-    with catch_tokenizer_panics(f"the tokenizer of {model_name} cannot cut this text into tokens", text):
+    with catch_tokenizer_panics(f"the tokenizer of {model_name} cannot encode this text", text):
         ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
     return ids
 
@@ -37,7 +37,7 @@ def encode_text(tokenizer: Any, text: str, add_special_tokens: bool, model_name:
 def decode_token_ids(tokenizer: Any, token_ids: Sequence[int], **options: bool) -> str:
     """Decode token ids like transformers' `decode`. Raises ConfigError if the tokenizer fails."""
     with catch_tokenizer_panics(
-        f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*token_ids]
+        f"the tokenizer of {tokenizer.name_or_path} cannot decode these tokens", [*token_ids]
     ):
         text: str = tokenizer.decode(token_ids, **options)
     return text
@@ -60,7 +60,7 @@ def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> I
         ) from error
 
 
-def check_tokenizer_growth(file: Path) -> None:
+def check_replacement_growth(file: Path) -> None:
     """Raise ConfigError for a tokenizer.json whose replacements lengthen a short string without
     limit.
     """
@@ -73,32 +73,30 @@ def check_tokenizer_growth(file: Path) -> None:
     for match in STEPS.finditer(text):
         try:
             step, _ = json.JSONDecoder().raw_decode(text, match.end())
-            most = compute_max_growth(_iter_replace_steps(step))
+            most = compute_max_replacement_growth(_iter_replacements(step))
         except (ValueError, RecursionError, TypeError, AttributeError):
             continue
         if most > MAX_GROWTH:
             raise ConfigError(
-                f"its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
-                f"content later ones replace again; the limit is {MAX_GROWTH:,}",
+                f"the {match[1]} can lengthen one character to {most:.3g} characters through repeated "
+                f"replacements. The limit is {MAX_GROWTH:,}",
                 key=file,
                 code="too_large",
             )
 
 
-def _iter_replace_steps(step: Any) -> Iterator[tuple[str, bool, str]]:
-    """Yield pattern, is_regex and replacement of each Replace step of a tokenizer, in order."""
+def _iter_replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
     for inner in (*step.get("normalizers", ()), *step.get("decoders", ())):
-        yield from _iter_replace_steps(inner)
+        yield from _iter_replacements(inner)
     if step.get("type") == "Replace":
         pattern = step["pattern"]
         is_regex = "Regex" in pattern
         yield str(pattern["Regex" if is_regex else "String"]), is_regex, str(step["content"])
 
 
-def compute_max_growth(
+def compute_max_replacement_growth(
     replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]],
 ) -> float:
-    """Return an upper bound on the number of characters that one input character may become."""
     bounds: dict[str, float] = {}  # of each character in a plain pattern
     others = 1.0  # of all other characters
     for pattern, is_regex, content in reversed([*replacements]):
@@ -115,9 +113,6 @@ def compute_max_growth(
 
 
 def _can_match_empty_string(pattern: str) -> bool:
-    """Whether a pattern can match an empty string. Its replacement would be inserted between
-    characters.
-    """
     try:
         return bool(WITHOUT_WIDTH.search(pattern) or re.search(pattern, ""))
     except (re.error, RecursionError, OverflowError):

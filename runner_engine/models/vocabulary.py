@@ -29,7 +29,7 @@ def check_token_ids(token_ids: Sequence[int], num_embeddings: float, tokenizer: 
         invalid = next(identifier for identifier in token_ids if not 0 <= identifier < num_embeddings)
         raise ConfigError(
             (
-                f"{invalid} is not a token of {model_name}: its ids go from 0 to "
+                f"token id {invalid} is invalid: {model_name} has token ids from 0 to "
                 f"{num_embeddings - 1}{_describe_invalid_token(invalid, tokenizer)}"
             ),
             code="bad_value",
@@ -37,8 +37,9 @@ def check_token_ids(token_ids: Sequence[int], num_embeddings: float, tokenizer: 
 
 
 def check_tokenizer_vocabulary(tokenizer: Any, num_embeddings: int, model_name: str) -> list[Note]:
-    """Raise ConfigError for a tokenizer that adds tokens without embedding to every prompt. Returns
-    a note on other tokens without embedding.
+    """Raise ConfigError if a tokenizer adds tokens without an embedding to every prompt.
+
+    Returns a note on other tokens without an embedding.
     """
     # what it puts around every text
     check_token_ids(encode_text(tokenizer, "", True, model_name), num_embeddings, tokenizer, model_name)
@@ -64,7 +65,7 @@ def _describe_invalid_token(token_id: int, tokenizer: Any) -> str:
     if not 0 <= token_id < len(tokenizer) and token_id not in tokenizer.added_tokens_decoder:
         return ""
     return (
-        f", one for each row of its embedding, and the tokenizer has {len(tokenizer)} tokens, of which this is "
-        f"{tokenizer.convert_ids_to_tokens(token_id)!r}: use the tokenizer that belongs to the weights, or leave the "
-        "token out of the prompt"
+        f", but the tokenizer has {len(tokenizer)} tokens. The token is "
+        f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Use the tokenizer that belongs to the weights, "
+        "or omit the token from the prompt"
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine
-from runner_engine.checkpoints.draft import compute_draft_weight_share, resolve_draft_model
+from runner_engine.checkpoints.draft import compute_draft_weight_fraction, resolve_draft_model
 from runner_engine.checkpoints.gguf_file import compute_packing_overhead_nbytes
 from runner_engine.checkpoints.kv_size import LANES, compute_kv_size
 from runner_engine.checkpoints.linear_layers import classify_tensor
@@ -26,7 +26,7 @@ from runner_engine.checkpoints.pass_memory import (
     compute_max_queued_distributions,
     compute_quantized_workspace_nbytes,
     compute_sampling_bytes_per_logit,
-    count_recorded_logit_vectors,
+    count_cuda_graph_logit_vectors,
     estimate_activation_nbytes,
     read_model_sizes,
 )
@@ -55,7 +55,7 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 
 @dataclass(frozen=True)
 class DraftPass:
-    """The weights that a forward pass of the draft model reads, and the activations that it
+    """Size of the draft model's forward pass: weights that the pass reads, and activations that it
     computes.
     """
 
@@ -69,8 +69,9 @@ class DraftPass:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted memory of a model. Weights are listed by part: linear, scales, expert, embedding,
-    head, other, lora.
+    """Predicted memory of a model.
+
+    Weights are listed by part: linear, scales, expert, embedding, head, other, lora.
 
     `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are
     copies, in another layout, of weights that stay in memory. `load_bytes` is the peak of the load
@@ -144,10 +145,8 @@ class Footprint:
         """Peak MiB during load and completions, without the Python interpreter and its libraries."""
         return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
-    def combine(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
-        """Return the footprint of two models that are loaded one after the other. Only one of them runs
-        at a time.
-        """
+    def combine_with(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
+        """Return the footprint of two loaded models, of which only one runs at a time."""
         parts = self.weights | second_model.weights
         weights = {part: self.weights.get(part, 0) + second_model.weights.get(part, 0) for part in parts}
         mine, its = (round(one.resident_weight_mib * MIB) for one in (self, second_model))
@@ -197,8 +196,8 @@ def predict_planned_footprint(
         if alone is None:
             footprint = None
         else:
-            guessing = _describe_draft_pass(of_draft, alone, footprint)
-            footprint = replace(footprint.combine(alone, 0), draft=guessing)
+            guessing = _estimate_draft_pass(of_draft, alone, footprint)
+            footprint = replace(footprint.combine_with(alone, 0), draft=guessing)
     if footprint is None or resolved.second is None:
         return footprint
     second = plan_model_load(resolved.second)
@@ -207,10 +206,10 @@ def predict_planned_footprint(
     other = _predict_single_model(second, workload, free_mib)
     vocabulary = read_model_sizes(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * compute_max_queued_distributions(vocabulary)
-    return None if other is None else footprint.combine(other, waiting_bytes)
+    return None if other is None else footprint.combine_with(other, waiting_bytes)
 
 
-def _describe_draft_pass(
+def _estimate_draft_pass(
     draft: LoadPlan, draft_footprint: Footprint, model_footprint: Footprint
 ) -> DraftPass:
     """Return the weights and activations of a draft model's forward pass. An MTP head also reads the
@@ -231,14 +230,17 @@ def _describe_draft_pass(
         parameters,
         compute_kv_bytes_per_token(settings, files.dtype_bytes, draft.spec.generation.kv_cache_config),
         draft.quantization_mix.has_kernels(files.dtype_bytes),
-        compute_draft_weight_share(draft.resolved, draft_footprint.weights),
+        compute_draft_weight_fraction(draft.resolved, draft_footprint.weights),
     )
 
 
 def _predict_single_model(
     plan: LoadPlan, workload: Workload, free_mib: float | None, is_draft: bool = False
 ) -> Footprint | None:
-    """Predict the footprint of one model. is_draft: the model must undo rejected draft tokens."""
+    """Predict the footprint of one model.
+
+    is_draft: the model must undo rejected draft tokens.
+    """
     rows, prompt_tokens, new_tokens = workload
     spec, files, mix, device = plan.spec, plan.files, plan.quantization_mix, plan.device
     dtype_bytes, held, tensors, settings = files.dtype_bytes, mix.base, plan.tensors, plan.settings
@@ -262,7 +264,7 @@ def _predict_single_model(
     in_blocks = held.own_layers is OwnLayers.blocks
     are_groups = held.own_layers is OwnLayers.groups or own_layers == {OwnLayers.made_groups}
 
-    def pass_bytes(pass_shape: PassShape) -> int:
+    def compute_pass_nbytes(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
         may_round_rows = held.describe_matmul_costs(dtype_bytes).may_round_rows
         if not may_round_rows and (in_blocks or (are_groups and by_panels)):
@@ -281,15 +283,17 @@ def _predict_single_model(
         else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
     reading = replace(reading, sampled_bytes=drawing)
-    prefill = pass_bytes(reading)
-    decode = pass_bytes(PassShape(rows, 1, context * eager, drawing))
+    prefill = compute_pass_nbytes(reading)
+    decode = compute_pass_nbytes(PassShape(rows, 1, context * eager, drawing))
     if device == "cuda" and plan.uses_scheduler and new_tokens > 1:
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.kv_cache_config.is_quantized
         spans = () if by_length else (prompt_tokens, context)
-        decode += count_recorded_logit_vectors(rows, *spans) * shape["vocab"] * dtype_bytes
+        decode += count_cuda_graph_logit_vectors(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(one.unpacked_bytes for one in products)
-    of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
-    of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
+    of_prompts = kept.compute_prompt_kv_nbytes(
+        rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows
+    )
+    of_all = kept.compute_final_kv_nbytes(rows, prompt_tokens, new_tokens, keeps_windows)
     if (is_draft or spec.generation.speculation.drafts_every_step) and new_tokens > 1:
         of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
     if spec.is_mtp_head:  # what the model's last norm gives for each token of a prompt waits for it
@@ -307,7 +311,7 @@ def _predict_single_model(
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or classify_tensor(tensor) != "embedding")
         copied += sum(compute_packing_overhead_nbytes(tensor) for tensor in packed)
-    slots = 0 if spec.is_mtp_head else _estimate_vocabulary_slots(files, shape["vocab"])
+    slots = 0 if spec.is_mtp_head else _compute_vocabulary_capacity(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:
@@ -322,7 +326,7 @@ def _predict_single_model(
     if merging is not None:
         others = sum(tensor.num_elements for tensor in files.tensors) - merging.numbers
         plain_bytes = 0 if plan.is_mapped else others * dtype_bytes
-        load_bytes = max(load_bytes, merging.peak_bytes(load_bytes, plain_bytes))
+        load_bytes = max(load_bytes, merging.estimate_peak_nbytes(load_bytes, plain_bytes))
     return replace(
         plain,
         prefill_activation_bytes=prefill + int(PASS_MIB * MIB),
@@ -338,17 +342,16 @@ def _predict_single_model(
     )
 
 
-def _estimate_vocabulary_slots(files: ModelFiles, vocab_size: int) -> int:
-    """Return the number of slots in the hash table of a tokenizer's vocabulary. Random weights use
-    the small vocabulary of the embedded model.
-    """
+def _compute_vocabulary_capacity(files: ModelFiles, vocab_size: int) -> int:
     has_own = not files.model.random_weights and vocab_size > 0
     return 1 << ceil(log2(vocab_size / TOKENIZER_FILLED)) if has_own else 0
 
 
 def _estimate_resident_weights(plan: LoadPlan, num_tokens: int, free_mib: float) -> tuple[int, int, float]:
-    """Return for a CPU: bytes of weights that are never read, bytes of copied weights, and the share
-    of packed layer shapes.
+    """Estimate the CPU memory of weights after packing.
+
+    Returns the bytes of unread weights, the bytes of copied weights, and the share of packed
+    layer shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a
     copy.

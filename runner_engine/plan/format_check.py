@@ -15,7 +15,7 @@ from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
 from runner_engine.checkpoints.linear_layers import find_linear_layers
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.plan.load_plan import LoadPlan, plan_model_load
-from runner_engine.quantization import list_quant_methods, quantized_share
+from runner_engine.quantization import list_supported_quant_methods, quantized_share
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, StoredFormat
 from runner_engine.quantization.quantization_mix import HEAD
 from runner_engine.quantization.unsupported_methods import REASONS
@@ -29,14 +29,14 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
     # reading it would make the random weights
     path = None if model.random_weights else resolved.files.path
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
-        _check_gguf_file(model, wanted, path)
+        _check_gguf_quantization(model, wanted, path)
         return
     where, stored = f"model.name={model.name}", resolved.files.stored_format
     if stored is None:
         if wanted.source is CheckpointSource.quantized:
             raise ConfigError(
-                f"quantization={wanted.name} loads checkpoints that are already quantized with it, and {where} is "
-                "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
+                f"quantization={wanted.name} needs a checkpoint that is already quantized, but {where} is "
+                "not quantized (config.json has no quantization_config). Use quantization=nf4 or int8, which "
                 f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}",
                 code="mismatch",
             )
@@ -47,34 +47,37 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
         return
     if wanted.is_mixed:
         raise ConfigError(
-            f"{where} is quantized already, {stored}, and what is stored is stored: leave "
-            "quantization.skip and quantization.overrides out, or use the original checkpoint",
+            f"{where} is already quantized ({stored}), and layers cannot be quantized again. Omit "
+            "quantization.skip and quantization.overrides, or use the original checkpoint",
             key="quantization",
             value=wanted.label,
             code="conflict",
         )
     if not stored.known and stored.method in REASONS:
         raise ConfigError(
-            f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
-            f"{render_engine_note(REASONS[stored.method])}. Use the original checkpoint, with quantization=nf4 or int8",
+            f"{where} is already quantized with quant_method={stored.method}, which cannot be loaded: "
+            f"{render_engine_note(REASONS[stored.method])}. "
+            "Use the original checkpoint with quantization=nf4 or int8",
             code="unsupported",
         )
     if not stored.known:
         raise ConfigError(
-            f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
-            f"cannot check (it can {', '.join(list_quant_methods())}): use the "
-            "original checkpoint, with quantization=nf4 or int8",
+            f"{where} is already quantized with quant_method={stored.method or '(none named)'}. "
+            f"The runner supports only {', '.join(list_supported_quant_methods())}. Use the "
+            "original checkpoint with quantization=nf4 or int8",
             code="unsupported",
         )
     if stored.refusal:
-        reason = f"{where} is {stored}, which cannot be loaded: {render_engine_note(stored.refusal)}"
+        reason = (
+            f"{where} has the format {stored}, which cannot be loaded: {render_engine_note(stored.refusal)}"
+        )
         raise ConfigError(reason, code="unsupported")
     if wanted.packed:
-        _check_matches_stored_format(wanted, stored, where)
+        _check_same_quantization(wanted, stored, where)
     if resolved.spec.lora.merges_adapter:
         raise ConfigError(
-            f"{where} is quantized already, {stored}, and merging into quantized weights loses "
-            "precision; use lora.merge=false, or the original checkpoint",
+            f"{where} is already quantized ({stored}). Merging into quantized weights loses "
+            "precision. Use lora.merge=false, or the original checkpoint",
             key="lora.merge",
             value="true",
             code="conflict",
@@ -82,21 +85,18 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
     stored.config.require_packages(f"{where} is {stored}, which")
 
 
-def note_low_planned_share(resolved: ResolvedModel) -> list[Note]:
-    """Return a note if the quantization would leave much of the model unquantized, according to the
-    file headers.
-    """
+def build_planned_quantization_notes(resolved: ResolvedModel) -> list[Note]:
     reached = plan_model_load(resolved).checked_quantization_plan
     return (
         []
         if reached is None
-        else quantized_share.note_low_quantized_share(
+        else quantized_share.build_low_quantization_notes(
             resolved.spec.quantization.label, reached.share, reached.left
         )
     )
 
 
-def note_stored_format(plan: LoadPlan) -> list[Note]:
+def build_stored_format_notes(plan: LoadPlan) -> list[Note]:
     """Return notes on a checkpoint that is stored quantized, or that is dequantized at load time."""
     path, stored, dtype = plan.files.path, plan.files.stored_format, plan.files.dtype
     if stored is not None:
@@ -107,13 +107,15 @@ def note_stored_format(plan: LoadPlan) -> list[Note]:
     return [note("unpacked_while_loading", file=path.name, types=str(types), dtype=dtype)]
 
 
-def _check_gguf_file(model: LocalModelConfig, quantization: QuantizationConfig, path: Path | None) -> None:
+def _check_gguf_quantization(
+    model: LocalModelConfig, quantization: QuantizationConfig, path: Path | None
+) -> None:
     if path is None or not path.is_file():
         files = sorted(file.name for file in path.glob("*.gguf")) if path is not None else []
         others = f"; this folder contains {', '.join(files[:5])}" if files else ""
         raise ConfigError(
-            f"quantization=gguf reads a .gguf file, and model.name={model.name} is not one{others}: "
-            "use model=local model.name=FOLDER/FILE.gguf, or another quantization",
+            f"quantization=gguf needs a .gguf file, but model.name={model.name} is not a .gguf file{others}. "
+            "Use model=local model.name=FOLDER/FILE.gguf, or another quantization",
             code="mismatch",
         )
     if quantization.source is not CheckpointSource.gguf:
@@ -135,16 +137,16 @@ def _check_gguf_file(model: LocalModelConfig, quantization: QuantizationConfig, 
 
 
 def _check_layer_patterns(resolved: ResolvedModel) -> None:
-    """Raise ConfigError for patterns that match no layer, and for per-layer quantization with a
-    device map.
+    """Raise ConfigError if a pattern matches no layer, or if a device map excludes per-layer
+    quantization.
     """
     mix, files = resolved.spec.layer_mix, resolved.files
     if not mix.base.is_mixed:
         return
     if files.model.device_map is not None:
         raise ConfigError(
-            f"its layers are quantized one by one after loading, which is not possible "
-            f"with model.device_map={files.model.device_map}: leave model.device_map out",
+            f"per-layer quantization does not support model.device_map={files.model.device_map}. "
+            "Omit model.device_map",
             key="quantization",
             value=mix.base.label,
             code="conflict",
@@ -162,15 +164,15 @@ def check_planned_quantized_share(resolved: ResolvedModel) -> None:
         quantized_share.check_quantized_share(wanted.label, reached.share, reached.left, wanted.allow_partial)
 
 
-def _check_matches_stored_format(
+def _check_same_quantization(
     quantization: QuantizationConfig, stored_format: StoredFormat, model_entry: str
 ) -> None:
     """Raise ConfigError if a quantized checkpoint would be quantized again, or with other settings."""
     if quantization.name != stored_format.name:
         also = f" or quantization={stored_format.name}" if stored_format.matched else ""
         raise ConfigError(
-            f"{model_entry} is quantized already, {stored_format}: use quantization=none{also}, "
-            "which load it as it is, or the original checkpoint",
+            f"{model_entry} is already quantized ({stored_format}). Use quantization=none{also} "
+            "to load it unchanged, or use the original checkpoint",
             key="quantization",
             value=quantization.name,
             code="mismatch",
@@ -181,8 +183,8 @@ def _check_matches_stored_format(
             f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different
         )
         raise ConfigError(
-            f"{model_entry} is quantized already, with other settings: {listed}. "
-            "Give those of the checkpoint, or use quantization=none",
+            f"{model_entry} is already quantized with other settings: {listed}. "
+            "Use the checkpoint's settings, or quantization=none",
             key="quantization",
             value=quantization.name,
             code="mismatch",

@@ -15,13 +15,13 @@ from runner_base import BYTES, MIB, DataError, processor
 from runner_base.dtypes import find_stored_dtype
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import (
-    PlainLayers,
     QuantizationPlan,
+    UnquantizedLayers,
     measure_unquantized_layers,
     plan_model_quantization,
     will_separate_experts,
 )
-from runner_engine.checkpoints.mtp_head import describe_head_as_model, exclude_mtp_head_tensors
+from runner_engine.checkpoints.mtp_head import convert_head_to_model, exclude_mtp_head_tensors
 from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.checkpoints.weight_sizes import compute_weight_nbytes
@@ -80,7 +80,7 @@ class LoadPlan:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The config of the text model, or of its MTP head."""
-        return describe_head_as_model(self.files)[1] if self.spec.is_mtp_head else self.files.text_settings
+        return convert_head_to_model(self.files)[1] if self.spec.is_mtp_head else self.files.text_settings
 
     @cached_property
     def separates_experts(self) -> bool:
@@ -92,7 +92,7 @@ class LoadPlan:
         """The tensors of the loaded model. Empty if no weight file has a readable header."""
         files = self.files
         if self.spec.is_mtp_head:
-            return describe_head_as_model(files)[0]
+            return convert_head_to_model(files)[0]
         if self.quantization_mix.base.own_layers is OwnLayers.blocks:
             return gguf_file.list_in_memory_tensors(gguf_file.read_gguf_header(files.path))
         return list(
@@ -103,7 +103,6 @@ class LoadPlan:
 
     @cached_property
     def quantization_plan(self) -> QuantizationPlan:
-        """The quantization of each tensor at load time."""
         return plan_model_quantization(self.files, self.quantization_mix, self.device)
 
     @property
@@ -127,13 +126,13 @@ class LoadPlan:
         return self.quantization_plan.choices if self.quantization_mix.quantizes and not is_stored else {}
 
     @cached_property
-    def plain_layers(self) -> PlainLayers:
+    def plain_layers(self) -> UnquantizedLayers:
         """The linear layers that stay unquantized, in model.dtype."""
         return measure_unquantized_layers(self.files, self.quantization_mix)
 
     @cached_property
     def weight_bytes_by_part(self) -> dict[str, int]:
-        """Bytes of the loaded weights by part of the model."""
+        """Bytes of the loaded weights by part of the model, such as `linear` and `head`."""
         files, lora = self.files, self.spec.lora
         weights = compute_weight_nbytes(
             self.tensors,
@@ -206,5 +205,4 @@ def plan_model_load(resolved: ResolvedModel) -> LoadPlan:
 
 
 def can_pack_weights(nbytes: float, free_mib: float, max_share: float = PACKED_SHARE) -> bool:
-    """Whether free memory suffices to pack unquantized weights, which needs a second copy of them."""
     return nbytes <= max_share * free_mib * MIB

@@ -1,6 +1,4 @@
-"""Checks whether a job's weights fit into memory, and suggests fixes if they do not. Imports no
-torch.
-"""
+"""Checks before the load whether a job's weights fit into memory. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[Note]:
-    """Raise ConfigError if the weights do not fit into memory. Returns a note if only the
-    completions need too much memory.
+    """Raise ConfigError if the weights do not fit into memory.
+
+    Returns a note if only the completions need too much memory.
     """
     resolved, spec, model = plan.resolved, plan.spec, plan.files.model
     if not model.check_memory:
@@ -56,8 +55,8 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
             fixes.append(render_engine_note(note("spread_over_gpus")))
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
-            f"{need} MiB, and {where} are free: use {', '.join(fixes)}, or "
-            "model.check_memory=false to try it anyway",
+            f"{need} MiB, but only {where} are free. Use {', '.join(fixes)}, or "
+            "model.check_memory=false to try anyway",
             code="too_large",
         )
     if predicted.total_mib > free_mib:
@@ -78,7 +77,7 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
 def _format_required_and_free_mib(
     required_mib: float, free_memory_mib: Mapping[str, float]
 ) -> tuple[str, str]:
-    """Format required and free MiB with so many digits that the difference is visible."""
+    """Format required and free MiB with enough digits to show the difference."""
     write = fixed_decimals_formatter(0)
     more = count_extra_digits([required_mib], sum(free_memory_mib.values()), write)
     rooms = (f"{write(room_mib, more)} MiB of {place}" for place, room_mib in free_memory_mib.items())
@@ -86,7 +85,6 @@ def _format_required_and_free_mib(
 
 
 def _suggest_smaller_quantization(resolved: ResolvedModel, free_mib: float) -> list[str]:
-    """Suggest the quantization with the smallest weights, if these would fit into memory."""
     spec, smallest = resolved.spec, CHOICES[SMALLEST]()
     if spec.quantization.source is not CheckpointSource.plain or spec.lora.merges_adapter:
         return []
@@ -97,8 +95,7 @@ def _suggest_smaller_quantization(resolved: ResolvedModel, free_mib: float) -> l
 
 
 def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[int, frozenset[int]]:
-    """Return how many GPUs a job with this memory requirement needs, and the GPU indices in the
-    job's config.
+    """Return the number of GPUs that a job needs, and the GPU indices in its config.
 
     A model that model.device_map spreads over GPUs needs enough GPUs to hold the model, or all of
     them.
@@ -123,9 +120,6 @@ def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[i
 def limit_free_memory(
     free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None
 ) -> dict[str, float]:
-    """Limit the free memory of each device to model.max_memory. Keys are the device names used in
-    messages.
-    """
     if max_memory:  # as in accelerate, a place that is not named gets nothing
         free_mib = {
             place: min(room, parse_size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()
@@ -134,6 +128,5 @@ def limit_free_memory(
 
 
 def parse_size_mib(size: str) -> float:
-    """Convert a size such as 3GB or 800MiB to MiB."""
     number = size.rstrip("KMGiB")
     return float(number) * UNITS[size[len(number) : -1]] / MIB

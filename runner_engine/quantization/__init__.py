@@ -1,5 +1,5 @@
-"""Quantization formats: one file per library, and the registry of all choices of the config
-group `quantization`.
+"""Quantization formats, one file per library. Registers all choices of the config group
+`quantization`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ WITHOUT_CHOICE = ("modelopt:ModelOptConfig",)  # formats that `none` loads, and 
 SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
 
 
-def list_quant_methods() -> tuple[str, ...]:
-    """Return each quant_method in a config.json that some quantization choice reads."""
+def list_supported_quant_methods() -> tuple[str, ...]:
     own = [*(CHOICES[name] for name in PLACES), *_iter_formats_without_choice()]
     return tuple(dict.fromkeys(choice.method for choice in own if choice.method))
 
@@ -64,7 +63,6 @@ def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
 
 
 def _iter_formats_without_choice() -> Iterator[type[QuantizationConfig]]:
-    """Yield the config classes of stored formats that users cannot select by name."""
     for place in WITHOUT_CHOICE:
         module, _, name = place.partition(":")
         yield getattr(import_module(f"{__name__}.{module}"), name)

@@ -1,4 +1,4 @@
-"""Base classes of all quantization choices, and the choice `none`.
+"""Base classes of all quantization choices, and the choice quantization=none.
 
 A choice is one class: its keys and their checks, the packages it needs, its size in bytes, the
 arguments for transformers, and how its checkpoints and layers are recognised. capabilities.py
@@ -29,7 +29,7 @@ OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transforme
 
 
 class CheckpointSource(StrEnum):
-    """The kind of checkpoint that a quantization choice loads."""
+    """What a quantization choice loads: an unquantized, a quantized or a .gguf checkpoint."""
 
     plain = "plain"  # unquantized ones, which are quantized while loading
     quantized = "quantized"  # only those that its library has quantized
@@ -37,7 +37,7 @@ class CheckpointSource(StrEnum):
 
 
 class OwnLayers(Enum):
-    """The layer class of the runner that holds the weights of a quantization choice, if any."""
+    """Which layer class of the runner stores the weights of a quantization choice."""
 
     blocks = auto()  # of a .gguf file
     groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped_linear.py)
@@ -46,7 +46,7 @@ class OwnLayers(Enum):
 
 @dataclass(frozen=True)
 class QuantizationLibrary:
-    """The packages that a quantization choice needs, and workarounds for their peculiarities."""
+    """Python packages that a quantization choice needs, with their install command and hooks."""
 
     packages: tuple[str, ...] = ()
     install: str = ""  # the command that installs them
@@ -68,9 +68,7 @@ class StoredTensorNames:
 
 @dataclass(frozen=True)
 class MatmulCosts:
-    """How the linear layers of a quantization choice are multiplied, and the memory that a matmul
-    needs.
-    """
+    """How a quantization choice multiplies linear layers, and how much memory a matmul needs."""
 
     unpacked_bytes: int = 0  # of a number in the copy that a product makes of a whole weight; 0: no copy
     has_kernels: bool = False  # the local engine has its own kernels for them, which make no copy
@@ -80,8 +78,9 @@ class MatmulCosts:
 
 @dataclass
 class QuantizationConfig:
-    """The choice `none`, and base class of all others: weights in model.dtype, or in the format of
-    the checkpoint.
+    """Config of quantization=none, and base class of all quantization choices.
+
+    Weights keep model.dtype or the checkpoint's format.
     """
 
     name: ClassVar[str] = "none"
@@ -118,12 +117,11 @@ class QuantizationConfig:
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return how layers are multiplied if activations have `dtype_bytes` bytes per number."""
         return MatmulCosts()
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether the runner's layers round activations to 8 bits, one group at a time."""
+        """Whether the runner's layers round groups of activations to 8 bits."""
         return False
 
     @property
@@ -131,7 +129,7 @@ class QuantizationConfig:
         """Whether the output of a sequence depends on the other sequences in its batch."""
         return False
 
-    def load_arguments(self) -> dict[str, Any]:
+    def build_load_arguments(self) -> dict[str, Any]:
         """Return the `from_pretrained` arguments that quantize an unquantized checkpoint."""
         return {}
 
@@ -143,8 +141,9 @@ class QuantizationConfig:
         return None
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether the linear layers of a model family can be quantized, all at once or layer by layer in
-        a mix.
+        """Whether the linear layers of a model family can be quantized.
+
+        layer_by_layer: one by one after the load, instead of all during the load.
         """
         return family not in DERIVED_LINEAR
 
@@ -173,12 +172,13 @@ class QuantizationConfig:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some layers have another quantization than the rest."""
         return bool(self.skip or self.overrides)
 
     @property
     def label(self) -> str:
-        """The name of the choice with its per-layer exceptions: `nf4 (layers.0: none; down_proj: int8)`."""
+        """The choice's name with its per-layer overrides, such as `nf4 (layers.0: none; down_proj:
+        int8)`.
+        """
         parts = [f"{', '.join(self.skip)}: none"] if self.skip else []
         for pattern, value in self.overrides.items():
             parts.append(f"{pattern}: {value.get('name') if isinstance(value, dict) else value}")
@@ -187,7 +187,7 @@ class QuantizationConfig:
 
 @dataclass
 class QuantizedConfig(QuantizationConfig, ABC):
-    """Base class of the choices that quantize. It makes the methods below mandatory."""
+    """Base class of choices that quantize weights."""
 
     packed: ClassVar[bool] = True
 
@@ -202,38 +202,33 @@ class QuantizedConfig(QuantizationConfig, ABC):
         """Return how the layers of this choice are multiplied."""
 
     @abstractmethod
-    def load_arguments(self) -> dict[str, Any]:
+    def build_load_arguments(self) -> dict[str, Any]:
         """Return the arguments for `from_pretrained`."""
 
 
 @dataclass
 class Int8ActivationsConfig(QuantizationConfig):
-    """Base class of choices with the key int8_rows: activations are rounded to 8 bits before each
-    matmul.
-    """
+    """Base class of choices that can round activations to 8 bits before each matmul (int8_activations)."""
 
-    int8_rows: bool = config_field(False, UNLESS_DEFAULT)
+    int8_activations: bool = config_field(False, UNLESS_DEFAULT, renamed_from="int8_rows")
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether int8_rows is set."""
-        return self.int8_rows
+        """Whether int8_activations is set."""
+        return self.int8_activations
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs of the weights, including memory for 8-bit activations."""
-        return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=self.int8_rows)
+        return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=self.int8_activations)
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Return the config keys without int8_rows, because a checkpoint contains no setting for
-        activations.
-        """
-        return {key: value for key, value in super().keys.items() if key != "int8_rows"}
+        """Return the config keys without int8_activations, which checkpoints do not store."""
+        return {key: value for key, value in super().keys.items() if key != "int8_activations"}
 
     @property
     def label(self) -> str:
         """The name of the choice, with a suffix if activations are rounded to 8 bits."""
-        return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
+        return f"{super().label}, rows in 8 bits" if self.int8_activations else super().label
 
 
 @dataclass(frozen=True)

@@ -28,25 +28,22 @@ class BitnetConfig(GroupedConfig):
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
         return (
-            StoredFormat(cls.method, cls(), 2, cls.name, refusal=cls.find_refusal(stored_config))
+            StoredFormat(cls.method, cls(), 2, cls.name, refusal=cls.find_unsupported_variant(stored_config))
             if cls.matches_config(stored_config)
             else None
         )
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings of the checkpoint. Both of BitNet's layer classes round activations
-        in the same way.
+        """Return the checkpoint's layer settings. Both BitNet layer classes round activations in the
+        same way.
         """
         return GroupSettings(
             "ternary", (2,), -1, rows=LINEAR_CLASSES[stored_config.get("linear_class", "bitlinear")]
         )
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note if the checkpoint is an unsupported variant: unpacked weights, or layers that
-        contain a norm. None otherwise.
-        """
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         linear_class = stored_config.get("linear_class", "bitlinear")
         if linear_class not in LINEAR_CLASSES:
             known = ", ".join(LINEAR_CLASSES)

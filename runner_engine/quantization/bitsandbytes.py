@@ -37,9 +37,7 @@ def _mute_bitsandbytes_messages() -> None:
 
 
 def _iter_scale_tensors(parameter: Any) -> Iterator[Any]:
-    """Yield the tensors with a parameter's scales: per output for int8, per block for 4 bits. The
-    latter may be quantized themselves.
-    """
+    """Yield a parameter's scale tensors. The scales of 4-bit weights may be quantized."""
     yield getattr(parameter, "SCB", None)
     state = getattr(parameter, "quant_state", None)
     if state is not None:
@@ -65,7 +63,7 @@ class BitsAndBytesConfig(QuantizedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and keys of a stored bitsandbytes checkpoint. Early versions wrote no quant_method."""
+        """Parse the format of a bitsandbytes checkpoint. Early versions did not write quant_method."""
         if stored_config.get("quant_method") not in (None, "", cls.method):
             return None
         if stored_config.get("load_in_8bit"):
@@ -135,13 +133,13 @@ class BitsAndBytesConfig(QuantizedConfig):
 
     @staticmethod
     def _move_for_quantization(weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight on the device on which bitsandbytes expects to quantize it."""
+        """Return the weight on the device on which bitsandbytes quantizes weights."""
         return weight
 
     def _build_unusable_error(self, reason: object) -> ConfigError:
         return ConfigError(
             f"bitsandbytes is installed but does not run on this platform "
-            f"({to_one_line(reason)}): install a version built for this system, or use quantization=none",
+            f"({to_one_line(reason)}). Install a version built for this system, or use quantization=none",
             key="quantization",
             value=self.name,
             code="unsupported",
@@ -160,7 +158,6 @@ class Int8Config(BitsAndBytesConfig):
         check_value(self.threshold >= 0, "quantization.threshold", self.threshold, "must be 0 or more")
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, and the bytes of one float32 scale per output."""
         return num_weights, 4 * num_outputs
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
@@ -178,18 +175,17 @@ class Int8Config(BitsAndBytesConfig):
         return self.threshold > 0
 
     def check_device(self, device: str) -> None:
-        """Import bitsandbytes, and mute its message that each matmul casts its inputs to float16."""
         super().check_device(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
-    def load_arguments(self) -> dict[str, Any]:
+    def build_load_arguments(self) -> dict[str, Any]:
         import transformers
 
         config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
         return {"quantization_config": config}
 
     def _build_empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
-        return _make_any_dimension_class()(
+        return _create_any_rank_linear_class()(
             inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold
         )
 
@@ -206,11 +202,11 @@ class Int8Config(BitsAndBytesConfig):
 
         for module in model.modules():
             if type(module) is Linear8bitLt:
-                module.__class__ = _make_any_dimension_class()
+                module.__class__ = _create_any_rank_linear_class()
 
 
 @functools.cache
-def _make_any_dimension_class() -> Any:
+def _create_any_rank_linear_class() -> Any:
     """Return a subclass of bitsandbytes' 8-bit layer that accepts inputs with any number of
     dimensions.
 
@@ -229,17 +225,14 @@ def _make_any_dimension_class() -> Any:
     return type(library.__name__, (library,), members)
 
 
-def limit_cpu_packing(layer: Any) -> None:
-    """Allow bitsandbytes to pack a 4-bit layer only if its packed CPU kernels can multiply the
-    layer.
-    """
+def disable_unsupported_packing(layer: Any) -> None:
     can_pack = not (layer.in_features % PACKED_INPUTS or layer.out_features % PACKED_OUTPUTS)
     layer.support_avx512bf16_for_cpu &= can_pack and processor.has_bfloat16_matmul()
 
 
 @dataclass
 class FourBitConfig(BitsAndBytesConfig):
-    """Base class of nf4 and fp4 with their common keys."""
+    """Base class of the 4-bit choices nf4 and fp4."""
 
     loaded_mark: ClassVar[str] = "is_loaded_in_4bit"
     double_quant: bool = True
@@ -252,7 +245,7 @@ class FourBitConfig(BitsAndBytesConfig):
         )
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return half a byte per weight, and the bytes of a scale per block and of the table of 16 code
+        """Return the bytes of 4-bit codes, and the bytes of block scales and the table of 16 code
         values.
         """
         blocks, table = math.ceil(num_weights / BLOCK), 16 * 4
@@ -270,7 +263,7 @@ class FourBitConfig(BitsAndBytesConfig):
         has_kernels = self.compute_dtype is Dtype.bfloat16 or processor.has_bfloat16_matmul()
         return MatmulCosts(BYTES[self.compute_dtype.value], has_kernels)
 
-    def load_arguments(self) -> dict[str, Any]:
+    def build_load_arguments(self) -> dict[str, Any]:
         import torch
         import transformers
 
@@ -288,7 +281,7 @@ class FourBitConfig(BitsAndBytesConfig):
 
         dtype = getattr(torch, self.compute_dtype.value)
         layer = Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
-        limit_cpu_packing(layer)
+        disable_unsupported_packing(layer)
         return layer
 
     def _build_weight_arguments(self, layer: Any) -> dict[str, Any]:
@@ -296,7 +289,7 @@ class FourBitConfig(BitsAndBytesConfig):
         return {"requires_grad": False, **kind}
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Allow bitsandbytes to pack only layers whose sizes its packed CPU kernels can multiply.
+        """Prevent bitsandbytes from packing layers that its CPU kernels cannot multiply.
 
         All other layers keep the stored layout, like all layers on a processor without bfloat16
         matmul, and our own kernels multiply them. Instructions that RUNNER_WITHOUT disables are also
@@ -306,11 +299,11 @@ class FourBitConfig(BitsAndBytesConfig):
 
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                limit_cpu_packing(module)
+                disable_unsupported_packing(module)
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context in which packed CPU weights stay packed although PEFT reads the model's state dict.
+        """Context in which packed CPU weights stay packed when PEFT reads the model's state dict.
 
         When a state dict is read, bitsandbytes unpacks the weights permanently and rounds their
         scales a second time. The next job on the same base model would give other answers than the

@@ -1,5 +1,5 @@
-"""Optional capabilities of quantization choices. A choice has a capability if its class defines
-the method of the protocol.
+"""Optional capabilities of quantization choices. A choice has a capability if it defines the
+protocol's method.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LayerQuantizer(Protocol):
-    """Capability to quantize single layers of a loaded model, for a mix. Other choices quantize
-    whole models only.
-    """
+    """Capability to quantize single layers of a loaded model."""
 
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
         """Return a linear layer quantized in this format. An unsupported layer is returned unchanged."""
@@ -30,7 +28,7 @@ def can_quantize_layers(config_class: type[QuantizationConfig]) -> bool:
 
 @runtime_checkable
 class BlockFormat(Protocol):
-    """Capability to read a file whose quantized blocks may stay in memory."""
+    """Capability to keep a file's quantized blocks in memory."""
 
     def get_block_config(self) -> QuantizationConfig | None:
         """Return the config for a file whose blocks stay quantized. None if the blocks must be
@@ -38,7 +36,7 @@ class BlockFormat(Protocol):
         """
 
     def check_dequantized_keys(self) -> None:
-        """Raise ConfigError for config keys that have no effect if blocks are dequantized."""
+        """Raise ConfigError for config keys that dequantized weights do not support."""
 
 
 @runtime_checkable
@@ -72,4 +70,4 @@ class WeightProtector(Protocol):
     """Capability to protect weights while an adapter is applied to the model."""
 
     def protect_weights(self, model: torch.nn.Module) -> AbstractContextManager[None]:
-        """Context in which applying an adapter does not change the quantized weights."""
+        """Context that keeps quantized weights unchanged while an adapter is applied."""

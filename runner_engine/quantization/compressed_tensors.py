@@ -26,9 +26,9 @@ class CompressedTensorsConfig(GroupedConfig):
         }
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported feature of the checkpoint, of a layer group, or of a
-        combination of groups. None if supported.
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note if the checkpoint has an unsupported feature, layer group or combination of
+        groups. None otherwise.
         """
         if problem := find_unsupported_feature(stored_config):
             return problem
@@ -49,17 +49,17 @@ class CompressedTensorsConfig(GroupedConfig):
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why the weights of a layer group cannot be read. None if they can."""
+        """Return why a layer group's weights are unsupported. None if they are supported."""
         return None
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why the activations of a layer group cannot be rounded as configured. None if they can."""
+        """Return why a layer group's activations are unsupported. None if they are supported."""
         return None
 
     @classmethod
     def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
-        """Return why these layer groups cannot be read together. None if they can."""
+        """Return why layer groups cannot be combined. None if the combination is supported."""
         if len({read_activation_mode(group) for group in layer_groups}) > 1:
             return note("rows_of_groups_differ")
         return None
@@ -76,9 +76,6 @@ def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
 
 
 def read_activation_mode(layer_group: dict[str, Any]) -> str:
-    """Return how a layer group quantizes activations: dynamic, local, static, or an empty string if
-    unquantized.
-    """
     rows = layer_group.get("input_activations")
     if not rows:
         return ""
@@ -87,20 +84,17 @@ def read_activation_mode(layer_group: dict[str, Any]) -> str:
 
 
 def select_settings(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Return the settings with the given names. Missing settings get their defaults."""
+    """Return the settings with the given names, or their defaults."""
     return {key: settings.get(key, default) for key, default in defaults.items()}
 
 
-def note_unsupported_kind(subject: str, settings: dict[str, Any], supported: Note) -> Note:
-    """Return a note that this kind of weights or activations is unsupported. The note also lists the
-    supported kinds.
-    """
+def build_unsupported_settings_note(subject: str, settings: dict[str, Any], supported: Note) -> Note:
     return note("kind_not_read", what=subject, found=settings, reads=supported)
 
 
 def find_unsupported_feature(stored_config: dict[str, Any]) -> Note | None:
-    """Return a note on features of the checkpoint beyond quantized layers, which are unsupported.
-    None if there are none.
+    """Return a note on an unsupported feature other than quantized layers. None if all features are
+    supported.
     """
     for key in BEYOND:
         if stored_config.get(key):

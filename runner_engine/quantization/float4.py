@@ -13,7 +13,7 @@ from runner_base.notes import Note, note
 from runner_engine.quantization.base import StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
-    note_unsupported_kind,
+    build_unsupported_settings_note,
     read_activation_mode,
     select_settings,
 )
@@ -45,7 +45,7 @@ class Float4Config(CompressedTensorsConfig):
         found = select_settings(weight_settings, num_bits=None, type=None, symmetric=True, group_size=None)
         if tuple(found.values()) == (4, "float", True, cls.group):
             return None
-        return note_unsupported_kind("weights", found, note("reads_float4_groups", group=cls.group))
+        return build_unsupported_settings_note("weights", found, note("reads_float4_groups", group=cls.group))
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
@@ -72,7 +72,7 @@ class Nvfp4Config(Float4Config):
             and activation_settings.get("symmetric", True) is True
         ):
             return None
-        return note_unsupported_kind("rows", found, note("reads_local_float4"))
+        return build_unsupported_settings_note("activations", found, note("reads_local_float4"))
 
 
 @dataclass
@@ -94,11 +94,15 @@ class Mxfp4Config(Float4Config):
         return stored_config.get("quant_method") == FUSED or super().matches_config(stored_config)
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported variant of compressed-tensors. For gpt-oss there is only one
-        variant, which is supported.
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note on an unsupported compressed-tensors variant. None for gpt-oss, which has
+        only one variant.
         """
-        return None if stored_config.get("quant_method") == FUSED else super().find_refusal(stored_config)
+        return (
+            None
+            if stored_config.get("quant_method") == FUSED
+            else super().find_unsupported_variant(stored_config)
+        )
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:

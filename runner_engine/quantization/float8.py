@@ -13,7 +13,7 @@ from runner_base.notes import Note, note
 from runner_engine.quantization.base import StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
-    note_unsupported_kind,
+    build_unsupported_settings_note,
     read_activation_mode,
     select_settings,
 )
@@ -38,7 +38,7 @@ class Float8Config(GroupedConfig):
         return GroupSettings("float8_blocks", (8,), group, outputs=outputs)
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         block = _read_block_size(stored_config)
         if block is not None and (not block or not _are_valid_sizes(block, 2)):
             return note("bad_block_size", value=block, most=MAX_BLOCK)
@@ -65,8 +65,8 @@ class FbgemmFp8Config(GroupedConfig):
         return GroupSettings("float8", (8,), -1)
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return None, because FBGEMM has only one variant, which is supported."""
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return None. FBGEMM has a single variant, which is supported."""
         return None
 
 
@@ -96,7 +96,7 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
         group, block = weight_settings.get("group_size"), weight_settings.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
-            return note_unsupported_kind("weights", found, note("reads_float8_weights"))
+            return build_unsupported_settings_note("weights", found, note("reads_float8_weights"))
         is_read = _are_valid_sizes(sizes[strategy], 2 if strategy == "block" else 1)
         return None if is_read else note("bad_group_or_block", group=group, block=block)
 
@@ -115,7 +115,7 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
         )
         if is_read and (kinds[3] != "group" or _are_valid_sizes([group], 1)):
             return None
-        return note_unsupported_kind("rows", found, note("reads_float8_rows"))
+        return build_unsupported_settings_note("activations", found, note("reads_float8_rows"))
 
     @classmethod
     def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
@@ -141,7 +141,6 @@ def _read_scale_sharing(weight_settings: dict[str, Any]) -> tuple[int, int]:
 
 
 def _are_valid_sizes(sizes: Any, count: int) -> bool:
-    """Whether the list has `count` positive integers, or is empty."""
     if not isinstance(sizes, list):
         return False
     return not sizes or (

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner_base import check_value
+from runner_base import check_value, config_field
 from runner_engine.quantization.base import (
     CheckpointSource,
     Int8ActivationsConfig,
@@ -21,15 +21,22 @@ from runner_engine.quantization.base import (
 
 @dataclass
 class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
-    """A .gguf file. unpacked: blocks are dequantized to model.dtype at load time."""
+    """Config of a .gguf file.
+
+    dequantize: blocks are dequantized to model.dtype at load time.
+    """
 
     name: ClassVar[str] = "gguf"
-    unpacked: bool = False
+    dequantize: bool = config_field(False, renamed_from="unpacked")
 
     def __post_init__(self) -> None:
-        need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
+        need = "conflicts with quantization.dequantize=true, which dequantizes all blocks. Omit one of them"
         check_value(
-            not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need, "conflict"
+            not (self.int8_activations and self.dequantize),
+            "quantization.int8_activations",
+            self.int8_activations,
+            need,
+            "conflict",
         )
 
     library: ClassVar[QuantizationLibrary] = QuantizationLibrary(("gguf",), "pip install 'runner-llm[gguf]'")
@@ -38,30 +45,36 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of a dequantized weight. Weights that stay quantized have the size of their
-        blocks in the file.
+        """Return the bytes of a dequantized weight. Quantized blocks have the same size in memory
+        and in the file.
         """
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. No matmul dequantizes a whole weight."""
-        return MatmulCosts(may_round_rows=self.int8_rows)
+        return MatmulCosts(may_round_rows=self.int8_activations)
 
     def get_block_config(self) -> QuantizationConfig | None:
-        """Return the config for blocks that stay quantized. None if the key `unpacked` is set."""
-        return None if self.unpacked else GgufBlocksConfig(int8_rows=self.int8_rows)
+        """Return the config for blocks that stay quantized. None if the key `dequantize` is set."""
+        return None if self.dequantize else GgufBlocksConfig(int8_activations=self.int8_activations)
 
     def check_dequantized_keys(self) -> None:
-        """Raise ConfigError for int8_rows, because dequantized weights are multiplied in model.dtype."""
+        """Raise ConfigError for int8_activations, which dequantized weights do not support."""
         need = (
-            "these weights do not stay in their blocks: they do on a CPU, without an adapter and model.device_map, if "
-            "docs/models.md names the file's architecture"
+            "these weights are dequantized. Blocks stay quantized only on a CPU, without an adapter and "
+            "model.device_map, and for the architectures in docs/models.md"
         )
-        check_value(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need, "unsupported")
+        check_value(
+            not self.int8_activations,
+            "quantization.int8_activations",
+            self.int8_activations,
+            need,
+            "unsupported",
+        )
 
-    def load_arguments(self) -> dict[str, Any]:
-        """Return arguments that make transformers dequantize the weights, because packed weights need
-        kernels from a hub.
+    def build_load_arguments(self) -> dict[str, Any]:
+        """Return arguments that make transformers dequantize the weights.
+
+        Packed weights would need kernels from the hub.
         """
         import transformers
 
@@ -71,12 +84,11 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
 
 @dataclass
 class GgufBlocksConfig(GgufConfig):
-    """A .gguf file whose blocks stay quantized (see ResolvedModel.quantization_mix)."""
+    """A .gguf file whose blocks stay quantized in memory."""
 
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.blocks
 
     packed: ClassVar[bool] = True
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. The engine multiplies quantized blocks on every processor."""
-        return MatmulCosts(0, dtype_bytes in (2, 4), self.int8_rows)
+        return MatmulCosts(0, dtype_bytes in (2, 4), self.int8_activations)

@@ -56,8 +56,9 @@ class GroupedConfig(QuantizedConfig):
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.groups
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of an unquantized weight in model.dtype. Quantized weights have the same size
-        in memory and on disk.
+        """Return the bytes of an unquantized weight.
+
+        Quantized weights have the same size in memory and on disk.
         """
         return num_weights * dtype_bytes, 0
 
@@ -68,8 +69,8 @@ class GroupedConfig(QuantizedConfig):
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
-    def load_arguments(self) -> dict[str, Any]:
-        """Return no arguments, because the checkpoint contains the quantization settings."""
+    def build_load_arguments(self) -> dict[str, Any]:
+        """Return an empty dictionary. The checkpoint contains the quantization settings."""
         return {}
 
     @classmethod
@@ -79,7 +80,7 @@ class GroupedConfig(QuantizedConfig):
         """
         if not cls.matches_config(stored_config):
             return None
-        refusal = cls.find_refusal(stored_config)
+        refusal = cls.find_unsupported_variant(stored_config)
         bits = 8 if refusal else cls.parse_group_settings(stored_config).bits[0]
         return StoredFormat(str(stored_config["quant_method"]), cls(), bits, cls.name, refusal=refusal)
 
@@ -97,7 +98,7 @@ class GroupedConfig(QuantizedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
-        """Return the name of the tensor layout, and whether zero points are stored minus one."""
+        """Return the name of the tensor layout, and whether stored zero points are one too small."""
         return cls.method, False
 
     @classmethod
@@ -106,10 +107,10 @@ class GroupedConfig(QuantizedConfig):
         return stored_config.get("quant_method") == cls.method
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         """Return why the runner cannot read a checkpoint of this format. None if it can."""
         return (
-            _note_unsupported_setting(stored_config, "data_type", ("int",))
+            _build_unsupported_setting_note(stored_config, "data_type", ("int",))
             if stored_config.get("data_type") is not None
             else None
         )
@@ -124,23 +125,20 @@ class GptqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
-        """Return the tensor layout. Only gptq_v2 stores zero points unchanged; older versions store them
-        minus one.
+        """Return the tensor layout. All formats except gptq_v2 store zero points that are one too
+        small.
         """
         return cls.method, (
             stored_config.get("checkpoint_format") or stored_config.get("format")
         ) != "gptq_v2"
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note for weight layouts that were made for the kernels of a specific GPU. None
-        otherwise.
-        """
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         key = "checkpoint_format" if stored_config.get("checkpoint_format") is not None else "format"
         return (
             None
             if stored_config.get(key) is None
-            else _note_unsupported_setting(stored_config, key, GPTQ_FORMATS)
+            else _build_unsupported_setting_note(stored_config, key, GPTQ_FORMATS)
         )
 
 
@@ -152,15 +150,12 @@ class AwqConfig(Int8ActivationsConfig, GroupedConfig):
     method: ClassVar[str] = "awq"
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note for weight layouts that were made for the kernels of a specific GPU. None
-        otherwise.
-        """
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         key = "version" if stored_config.get("version") is not None else "format"
         return (
             None
             if stored_config.get(key) is None
-            else _note_unsupported_setting(stored_config, key, ("gemm", "GEMM"))
+            else _build_unsupported_setting_note(stored_config, key, ("gemm", "GEMM"))
         )
 
 
@@ -176,7 +171,7 @@ class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
         return ROUND_FORMATS[stored_config.get("packing_format") or "auto_round:gptq"]
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         """Return a note unless the weights are quantized to integers and the activations are
         unquantized.
         """
@@ -185,12 +180,12 @@ class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
         named = (
             None
             if stored_config.get("packing_format") is None
-            else _note_unsupported_setting(stored_config, "packing_format", tuple(ROUND_FORMATS))
+            else _build_unsupported_setting_note(stored_config, "packing_format", tuple(ROUND_FORMATS))
         )
-        return named or super().find_refusal(stored_config)
+        return named or super().find_unsupported_variant(stored_config)
 
 
-def _note_unsupported_setting(
+def _build_unsupported_setting_note(
     stored_config: dict[str, Any], key: str, supported_values: tuple[str, ...]
 ) -> Note | None:
     value = stored_config.get(key)
@@ -203,7 +198,7 @@ def parse_bits(bits: object, key: str) -> int:
     """Parse a number of bits. Raises ConfigError for a number that the kernels do not support."""
     if type(bits) is not int or bits not in BITS:
         raise ConfigError(
-            f"quantization_config.{key}={bits!r}: a whole number from 2 to 8 expected",
+            f"quantization_config.{key}={bits!r} must be a whole number from 2 to 8",
             key="config.json",
             code="damaged",
         )
@@ -218,7 +213,7 @@ def parse_group_size(group_size: object) -> int:
         return -1
     if type(group_size) is not int or (group_size != -1 and group_size < 1):
         raise ConfigError(
-            f"quantization_config.group_size={group_size!r}: -1, or a whole number from 1, expected",
+            f"quantization_config.group_size={group_size!r} must be -1, or a whole number of at least 1",
             key="config.json",
             code="damaged",
         )

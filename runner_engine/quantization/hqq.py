@@ -88,7 +88,6 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and group size. If a checkpoint has several settings, the first are returned."""
         found = super().parse_stored_format(stored_config)
         if found is None or found.refusal:
             return found
@@ -98,13 +97,13 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings with the bits. Group sizes follow from the shapes of the tensors."""
+        """Return the layer settings with the bit width. Tensor shapes determine the group sizes."""
         return GroupSettings(
             "hqq", tuple(settings["nbits"] for settings in _list_weight_settings(stored_config)), -1
         )
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         """Return a note unless groups are along the inputs and scales and zero points are unquantized."""
         for settings in _list_weight_settings(stored_config):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
@@ -121,8 +120,8 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
 
 def _list_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the weight settings in a config.json: one entry for all layers, or one entry per kind
-    of layer.
+    """Return the weight settings in a config.json: one entry for all layers, or one per layer
+    type.
     """
     config = stored_config.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config

@@ -13,7 +13,7 @@ from runner_base.notes import Note, note
 from runner_engine.quantization.base import MatmulCosts, StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
-    note_unsupported_kind,
+    build_unsupported_settings_note,
     read_activation_mode,
     select_settings,
 )
@@ -29,7 +29,6 @@ class IntQuantizedConfig(CompressedTensorsConfig):
     tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",))
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. W8A8 also rounds the activations."""
         return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=True)
 
     @classmethod
@@ -45,7 +44,7 @@ class IntQuantizedConfig(CompressedTensorsConfig):
         found = select_settings(weight_settings, num_bits=None, type="int", symmetric=True, strategy=None)
         if list(found.values()) in [[8, "int", True, one] for one in ("channel", "tensor")]:
             return None
-        return note_unsupported_kind("weights", found, note("reads_int8_weights"))
+        return build_unsupported_settings_note("weights", found, note("reads_int8_weights"))
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
@@ -57,4 +56,4 @@ class IntQuantizedConfig(CompressedTensorsConfig):
         is_read = kinds == [8, "int", True, "token"] and symmetric is True
         if (is_read or kinds == [8, "int", False, "tensor"]) and not activation_settings.get("scale_dtype"):
             return None
-        return note_unsupported_kind("rows", found, note("reads_int8_rows"))
+        return build_unsupported_settings_note("activations", found, note("reads_int8_rows"))

@@ -1,6 +1,4 @@
-"""Base class of choices that quantize unquantized weights at load time into our own group-
-quantized layers.
-"""
+"""Base class of choices that quantize weights at load time into our own group-quantized layers."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ BITS = (2, 3, 4, 5, 6, 8)
 
 @dataclass
 class CodedGroups:
-    """A weight in unsigned integer codes: (code - zero point) * scale, with one zero point and scale
-    per group.
-    """
+    """A quantized weight as (code - zero point) * scale, with one zero point and scale per group."""
 
     codes: torch.Tensor  # uint8 [outputs, inputs]
     scales: torch.Tensor  # [outputs, groups], in float32 or in 16 bits
@@ -91,29 +87,28 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
-    def load_arguments(self) -> dict[str, Any]:
-        """Return no arguments, because the runner itself quantizes each weight that transformers reads."""
+    def build_load_arguments(self) -> dict[str, Any]:
+        """Return an empty dictionary. The runner itself quantizes each loaded weight."""
         return {}
 
     def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
-        """Return an error text if the number of inputs is no multiple of the group size. Empty
-        otherwise.
-        """
         if not inputs % self.group_size:
             return ""
         fits = next((size for size in (128, 64, 32, 16, 8) if not inputs % size), None)
         fix = f"quantization.group_size={fits}" if fits else "another choice"
         return (
-            f"has {inputs} inputs, which are not whole groups of quantization.group_size={self.group_size}: use {fix}, "
-            "or quantization.skip for such layers"
+            f"has {inputs} inputs, which is not a multiple of quantization.group_size={self.group_size}: "
+            f"use {fix}, or quantization.skip for such layers"
         )
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
-        """Return the codes, scales and zero points of a weight that the library has loaded. None for
-        other kinds of weights.
+        """Return the codes, scales and zero points of a weight that the quantization library has
+        loaded.
+
+        None for unsupported weights.
         """
         return None
 
     @abstractmethod
     def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
-        """Quantize a weight [outputs, inputs]. The result is bit-identical to that of the library."""
+        """Quantize a weight [outputs, inputs], bit-identical to the quantization library."""

@@ -44,12 +44,15 @@ class ModelOptConfig(GroupedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the quantization algorithm of a stored checkpoint. No choice of the runner produces such
+        """Parse the quantization algorithm of a stored checkpoint. The runner cannot create such
         checkpoints.
         """
         if not cls.matches_config(stored_config):
             return None
-        refusal, algorithm = cls.find_refusal(stored_config), read_quantization_algorithm(stored_config)
+        refusal, algorithm = (
+            cls.find_unsupported_variant(stored_config),
+            read_quantization_algorithm(stored_config),
+        )
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
         unused = None if refusal else _note_unsupported_kv_quantization(stored_config)
         return StoredFormat(
@@ -73,7 +76,7 @@ class ModelOptConfig(GroupedConfig):
         return GroupSettings(METHOD, (_find_most_common_bits(stored_config),), -1, unused=cls.tensors.notes)
 
     @classmethod
-    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+    def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         """Return a note on an unsupported quantization algorithm of the checkpoint or of a layer. None
         if supported.
         """
@@ -111,10 +114,7 @@ def read_layer_algorithms(stored_config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def merge_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's config with the quantization section of hf_quant_config.json added, if that
-    file exists.
-    """
+def add_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     file = folder / OWN_FILE
     if not file.exists():
         return config
@@ -134,7 +134,6 @@ def merge_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any
 
 
 def _find_most_common_bits(stored_config: dict[str, Any]) -> int:
-    """Return the bits per code of most layers. If layers differ, the experts' bits are returned."""
     layers = read_layer_algorithms(stored_config)
     of_experts = [name for path, name in layers.items() if ".experts" in path]
     names = of_experts or [*layers.values()] or [read_quantization_algorithm(stored_config)]

@@ -13,7 +13,7 @@ from runner_base.notes import Note, note
 from runner_engine.quantization.base import Int8ActivationsConfig, StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
-    note_unsupported_kind,
+    build_unsupported_settings_note,
     select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings, parse_bits, parse_group_size
@@ -36,8 +36,9 @@ class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether a quantization_config has this format and unquantized activations. Some checkpoints
-        state the format by mistake.
+        """Whether a quantization_config has this format and unquantized activations.
+
+        Some checkpoints declare this format although activations are quantized.
         """
         if not super().matches_config(stored_config):
             return False
@@ -49,4 +50,6 @@ class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
         """Return a note unless weights are integers with a scale per group or output."""
         found = select_settings(weight_settings, type="int", strategy="group")
         is_read = found["type"] == "int" and found["strategy"] in ("group", "channel")
-        return None if is_read else note_unsupported_kind("weights", found, note("reads_int_groups"))
+        return (
+            None if is_read else build_unsupported_settings_note("weights", found, note("reads_int_groups"))
+        )

@@ -20,7 +20,7 @@ NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
 EXAMPLES = 8
 # of a pattern, its choice, and the name with its keys
-Make = Callable[[str, type[QuantizationConfig], dict[str, Any]], QuantizationConfig]
+OverrideBuilder = Callable[[str, type[QuantizationConfig], dict[str, Any]], QuantizationConfig]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class QuantizationMix:
     _patterns: dict[str, re.Pattern[str]] = field(default_factory=dict, compare=False)
 
     @staticmethod
-    def from_config(config: QuantizationConfig, build_override: Make | None = None) -> QuantizationMix:
+    def from_config(
+        config: QuantizationConfig, build_override: OverrideBuilder | None = None
+    ) -> QuantizationMix:
         """Parse the patterns in `skip` and `overrides`. Raises ConfigError for invalid patterns, before
         any file is read.
 
@@ -45,14 +47,14 @@ class QuantizationMix:
         given = " and ".join(f"quantization.{key}" for key in MIX_KEYS if getattr(config, key))
         if config.source is not CheckpointSource.plain:
             raise ConfigError(
-                f"quantization={config.name} loads what is stored, and what is stored is stored: leave it "
-                "out, or quantize the original checkpoint",
+                f"quantization={config.name} loads weights that are already quantized. Omit the patterns, "
+                "or quantize the original checkpoint",
                 key=given,
                 code="conflict",
             )
         if not all(str(pattern).strip() for pattern in [*config.skip, *config.overrides]):
             raise ConfigError(
-                "an empty pattern: give a part of a layer's path, such as down_proj, or *",
+                "a pattern is empty. Use a part of a layer's path, such as down_proj, or *",
                 key=given,
                 code="bad_value",
             )
@@ -72,14 +74,14 @@ class QuantizationMix:
         )
         if config.skip and not mix.quantizes:
             raise ConfigError(
-                "quantization.skip with quantization=none: nothing is quantized that could be skipped",
+                "quantization.skip has no effect with quantization=none, which quantizes no layer",
                 code="no_effect",
             )
         return mix
 
     @property
     def quantizing_configs(self) -> tuple[QuantizationConfig, ...]:
-        """The configs that quantize layers in memory. If there are none, only the base config."""
+        """Configs that quantize layers in memory. Contains only the base config if there are none."""
         packed = [choice for choice in (self.base, *self.overrides.values()) if choice.packed]
         return tuple(packed) or (self.base,)
 
@@ -95,7 +97,9 @@ class QuantizationMix:
         )
 
     def select_layer_config(self, layer_path: str, is_head: bool = False) -> QuantizationConfig:
-        """Return the quantization of a layer. The head stays unquantized unless an override names it."""
+        """Return the quantization of a layer. The lm_head stays unquantized unless an override matches
+        it.
+        """
         if any(self.matches(pattern, layer_path) for pattern in self.base.skip):
             return NONE
         matching = [pattern for pattern in self.overrides if self.matches(pattern, layer_path)]
@@ -105,8 +109,8 @@ class QuantizationMix:
         best = [pattern for pattern in matching if _count_literal_characters(pattern) == most]
         if any(self.overrides[pattern] != self.overrides[best[0]] for pattern in best):
             raise ConfigError(
-                f"{' and '.join(best)} say different things about {layer_path}, and none of them is "
-                "longer, i.e. more specific: give one of them more of the path",
+                f"the patterns {' and '.join(best)} select different quantizations for {layer_path}, but have "
+                "equal length. Make one pattern longer, so that it takes precedence",
                 key="quantization.overrides",
                 code="ambiguous",
             )
@@ -115,9 +119,6 @@ class QuantizationMix:
     def check_patterns(
         self, layer_paths: Iterable[str], head_paths: Iterable[str], is_head_tied: bool
     ) -> None:
-        """Raise ConfigError for patterns that match no linear layer, and for a quantized head that is
-        tied to the embedding.
-        """
         layers, head_paths = list(layer_paths), list(head_paths)
         for pattern in self.base.skip:
             if not any(self.matches(pattern, path) for path in [*layers, *head_paths]):
@@ -137,8 +138,8 @@ class QuantizationMix:
                 )
             if is_head_tied and choice.packed:
                 raise ConfigError(
-                    f"{pattern} is tied to the embedding in this model, which is not a linear "
-                    "layer and stays in model.dtype: leave it out",
+                    f"{pattern} is tied to the embedding in this model. The embedding cannot be quantized "
+                    "and stays in model.dtype. Omit this pattern",
                     key="quantization.overrides",
                     code="unsupported",
                 )
@@ -151,10 +152,7 @@ class QuantizationMix:
         """Whether a pattern matches a layer's path, or the path of a module that contains the layer."""
         return self._patterns[pattern].fullmatch(layer_path) is not None
 
-    def with_matching_patterns(self, layer_paths: Iterable[str]) -> QuantizationConfig:
-        """Return the base config with only those patterns that match one of the layers, for a model with
-        fewer layers.
-        """
+    def select_matching_patterns(self, layer_paths: Iterable[str]) -> QuantizationConfig:
         known, base = list(layer_paths), self.base
 
         def matches_any(pattern: str) -> bool:
@@ -167,20 +165,20 @@ class QuantizationMix:
     def _format_no_match(pattern: str, paths: list[str]) -> str:
         kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".0.", path) for path in paths)
         return (
-            f"{pattern} matches no linear layer of this model; there are "
+            f"{pattern} matches no linear layer of this model. Its layers are "
             f"{join_first_names([*kinds], EXAMPLES)}. A pattern "
-            "is the end of such a path, or a module on it; * stands for any letters"
+            "is the end of a path, or a module in a path. The wildcard * matches any characters"
         )
 
 
-def _parse_override(pattern: str, override: Any, build_override: Make) -> QuantizationConfig:
+def _parse_override(pattern: str, override: Any, build_override: OverrideBuilder) -> QuantizationConfig:
     """Parse the quantization of an override: a choice's name, or a dictionary with a name and keys."""
     key = f"quantization.overrides.{pattern}"
     keys = dict(override) if isinstance(override, dict) else {"name": override}
     name = keys.pop("name", None)
     if name is None:
         raise ConfigError(
-            "give a choice, such as int8, or {name: nf4, double_quant: false}",
+            "must be a choice such as int8, or {name: nf4, double_quant: false}",
             key=key,
             value=override,
             code="missing",
@@ -198,7 +196,7 @@ def _parse_override(pattern: str, override: Any, build_override: Make) -> Quanti
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
         raise ConfigError(
-            f"{name} has no key {join_first_names(strange)}; it has {', '.join(own) or 'none'}",
+            f"{name} has no key {join_first_names(strange)}. The keys of {name} are {', '.join(own) or 'none'}",
             key=key,
             code="unknown_choice",
         )
@@ -212,9 +210,7 @@ def _build_from_keys(
 
 
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern to a regular expression that matches a module's path from any dot on, and
-    all modules below.
-    """
+    """Compile a pattern that matches the end of a module path, or any module below this path."""
     inner = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.compile(rf"(.*\.)?{inner}(\..*)?", re.DOTALL)
 

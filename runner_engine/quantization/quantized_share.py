@@ -51,7 +51,9 @@ class QuantizedShare:
 
     @property
     def of_requested(self) -> float:
-        """Quantized share of the block parameters that should be quantized. 1 if none should be."""
+        """Quantized share of the block parameters that the config asks to quantize. 1 if there are
+        none.
+        """
         wanted = self.in_blocks - self.named
         return self.quantized_in_blocks / wanted if wanted > 0 else 1.0
 
@@ -76,20 +78,20 @@ def check_quantized_share(
         return
     if not share.quantized:
         raise ConfigError(
-            f"quantization={label} would quantize nothing: it takes none of the classes that hold "
-            f"{list_unquantized_kinds(select_block_matrices(unquantized_matrices))} in this "
-            "model: use quantization=none, or another quantization",
+            f"quantization={label} would quantize nothing, because it does not support "
+            f"{format_unquantized_matrices(select_block_matrices(unquantized_matrices))} in this "
+            "model. Use quantization=none, or another quantization",
             code="no_effect",
         )
     raise ConfigError(
-        f"quantization={label} would quantize only {share.description}, and leave "
-        f"{list_unquantized_kinds(select_block_matrices(unquantized_matrices))} as they "
-        "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless",
+        f"quantization={label} would quantize only {share.description}. "
+        f"{format_unquantized_matrices(select_block_matrices(unquantized_matrices))} would stay "
+        "unquantized. Use quantization=none, or quantization.allow_partial=true to run anyway",
         code="unsupported",
     )
 
 
-def note_low_quantized_share(
+def build_low_quantization_notes(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
 ) -> list[Note]:
     """Return a note if much of the model stays unquantized."""
@@ -100,18 +102,17 @@ def note_low_quantized_share(
             "quantizes_only",
             label=label,
             share=share.description,
-            kinds=list_unquantized_kinds(select_block_matrices(unquantized_matrices)),
+            kinds=format_unquantized_matrices(select_block_matrices(unquantized_matrices)),
         )
     ]
 
 
 def select_block_matrices(unquantized_matrices: Mapping[str, int]) -> dict[str, int]:
-    """Return only those tensors or modules that are in decoder blocks."""
     return {name: numbers for name, numbers in unquantized_matrices.items() if re.search(r"\.\d+\.", name)}
 
 
-def list_unquantized_kinds(unquantized_matrices: Mapping[str, int], max_kinds: int = KINDS_SHOWN) -> str:
-    """List the kinds of unquantized matrices, largest first: `model.layers.*.mlp.experts,
+def format_unquantized_matrices(unquantized_matrices: Mapping[str, int], max_kinds: int = KINDS_SHOWN) -> str:
+    """Format the names of unquantized matrices, largest first: `model.layers.*.mlp.experts,
     model.embed_tokens`.
 
     Names that differ only in numbers are one kind, and so are the matrices of experts.
@@ -134,8 +135,9 @@ def _generalize_path(name: str) -> str:
 def check_few_unquantizable(
     quantization_name: str, unquantizable: Mapping[str, tuple[str, int]], block_weights: int
 ) -> None:
-    """Raise ConfigError if more than a few layers cannot be quantized. unquantizable: reason and
-    number of weights by path.
+    """Raise ConfigError if too many layers cannot be quantized.
+
+    unquantizable: the reason and the number of weights, by layer path.
     """
     if sum(numbers for _, numbers in unquantizable.values()) > UNFIT_AT_MOST * block_weights:
         path, (reason, _) = next(iter(unquantizable.items()))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runner_base import config_field
 from runner_engine.quantization.base import (
     DERIVED_LINEAR,
     OTHER_LINEAR,
@@ -56,24 +57,24 @@ class TorchaoConfig(QuantizedConfig):
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, and the bytes of a float32 scale and int8 zero point per output."""
         return num_weights, 5 * num_outputs
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the torchao type of a stored checkpoint, and whether this choice produces exactly the
-        same type.
+        """Parse the torchao type of a checkpoint. `matched` tells whether this choice creates the same
+        type.
         """
         if stored_config.get("quant_method") != cls.method:
             return None
         kind = (stored_config.get("quant_type") or {}).get("default") or {}
-        is_own = kind.get("_type") == cls.config_type and cls._has_default_keys(kind.get("_data") or {})
+        is_own = kind.get("_type") == cls.config_type and cls._matches_own_config(kind.get("_data") or {})
         name = cls.name if is_own else str(kind.get("_type"))
         return StoredFormat(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a family's linear layers are of torch's own class. For whole models, derived classes
-        are also supported.
+        """Whether the linear layers of a model family have torch's own class.
+
+        For whole models, subclasses are also supported.
         """
         return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
@@ -83,20 +84,21 @@ class TorchaoConfig(QuantizedConfig):
         from torchao.quantization import quantize_
 
         if type(layer) is torch.nn.Linear:
-            quantize_(layer, self.load_arguments()["quantization_config"].quant_type)
+            quantize_(layer, self.build_load_arguments()["quantization_config"].quant_type)
         return layer
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context that mutes PEFT's warning about merging into torchao weights, because nothing is
-        merged here.
+        """Context that mutes PEFT's warning about merging into torchao weights.
+
+        Nothing is merged in this context.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
             yield
 
     @classmethod
-    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+    def _matches_own_config(cls, keys: dict[str, Any]) -> bool:
         """Whether a stored torchao config has exactly the keys that this choice sets."""
         row = {"_type": "PerRow"}
         each = keys.get("granularity") or row
@@ -120,15 +122,15 @@ class TorchaoInt8Config(TorchaoConfig):
         """
         return MatmulCosts(dtype_bytes, dtype_bytes == 2)
 
-    def load_arguments(self) -> dict[str, Any]:
+    def build_load_arguments(self) -> dict[str, Any]:
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
         return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
     @classmethod
-    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
-        return keys.get("group_size") is None and super()._has_default_keys(keys)
+    def _matches_own_config(cls, keys: dict[str, Any]) -> bool:
+        return keys.get("group_size") is None and super()._matches_own_config(keys)
 
 
 @dataclass
@@ -140,26 +142,22 @@ class TorchaoFloat8Config(TorchaoConfig):
     config_type: ClassVar[str] = "Float8WeightOnlyConfig"
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return one byte per weight, and the bytes of one float32 scale per output."""
         return num_weights, 4 * num_outputs
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in the dtype of the activations."""
         return MatmulCosts(dtype_bytes)
 
-    def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config object, with which torchao must not change the settings of torch's
-        compiler.
-        """
+    def build_load_arguments(self) -> dict[str, Any]:
+        """Return a transformers config that leaves the settings of torch's compiler unchanged."""
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
         return {"quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))}
 
     @classmethod
-    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+    def _matches_own_config(cls, keys: dict[str, Any]) -> bool:
         kind = keys.get("weight_dtype") or {}
-        return kind.get("_data", "float8_e4m3fn") == "float8_e4m3fn" and super()._has_default_keys(keys)
+        return kind.get("_data", "float8_e4m3fn") == "float8_e4m3fn" and super()._matches_own_config(keys)
 
 
 @dataclass
@@ -171,15 +169,11 @@ class Int8DynamicConfig(TorchaoConfig):
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs, including the reordered copy that torchao makes on a GPU. On a CPU
-        torch copies less.
-        """
+        """Return the matmul costs. On a GPU, torchao makes a reordered copy."""
         return MatmulCosts(1, has_kernels=True)
 
-    def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config object, with which torchao must not change the settings of torch's
-        compiler.
-        """
+    def build_load_arguments(self) -> dict[str, Any]:
+        """Return a transformers config that leaves the settings of torch's compiler unchanged."""
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 
@@ -190,10 +184,10 @@ class Int8DynamicConfig(TorchaoConfig):
         }
 
     @classmethod
-    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+    def _matches_own_config(cls, keys: dict[str, Any]) -> bool:
         mapping = keys.get("act_mapping_type") or "SYMMETRIC"
         mapping = mapping.get("_data") if isinstance(mapping, dict) else mapping
-        return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._has_default_keys(keys)
+        return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._matches_own_config(keys)
 
 
 @dataclass
@@ -209,7 +203,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
     load_bytes_per_number: ClassVar[int] = 16  # of the library's matrices in int8 and in float32
     group_size: int = 32
     symmetric: bool = True
-    int8_rows: bool = False
+    int8_activations: bool = config_field(False, renamed_from="int8_rows")
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
         """Whether the linear layers of a model family are instances of torch's own class."""
@@ -218,7 +212,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
     @property
     def rounds_activations(self) -> bool:
         """Whether activations are rounded to int8 with a scale and zero point per token."""
-        return self.int8_rows
+        return self.int8_activations
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of the codes and of the quantization constants. A symmetric weight has a
@@ -244,7 +238,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         is_own = (
             has_rows
             and _unwrap_typed_json(keys.get("act_mapping_type")) == "ASYMMETRIC"
-            and cls._has_default_keys(keys)
+            and cls._matches_own_config(keys)
         )
         found = super().parse_stored_format(stored_config)
         if found is None or not (found.matched or is_own):
@@ -256,7 +250,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
             bits=int(bits.removeprefix("int")),
             group_size=group["group_size"],
             symmetric=mapping == "SYMMETRIC",
-            int8_rows=has_rows,
+            int8_activations=has_rows,
         )
         return StoredFormat(cls.method, own, own.bits, cls.name)
 
@@ -271,10 +265,9 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return self._convert_to_unsigned(made)
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
-        """Return codes, scales and zero points of a loaded torchao weight. Raises ValueError if they
-        contradict the config.
+        """Return the codes, scales and zero points of a loaded torchao weight.
 
-        None for any other kind of weight.
+        None for any other kind of weight. Raises ValueError if the weight contradicts the config.
         """
         import torch
         from torchao.quantization import IntxUnpackedToInt8Tensor
@@ -283,12 +276,14 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
             return None
         rows = weight.activation_quantization
         is_own = (
-            weight.target_dtype is getattr(torch, f"int{self.bits}") and (rows is not None) == self.int8_rows
+            weight.target_dtype is getattr(torch, f"int{self.bits}")
+            and (rows is not None) == self.int8_activations
         )
         if not is_own or list(weight.block_size) != [1, self.group_size]:
             raise ValueError(
-                f"{weight.target_dtype} in blocks of {list(weight.block_size)}, with rows {rows or 'as they are'}, and "
-                f"config.json says int{self.bits} in groups of {self.group_size}, int8_rows={self.int8_rows}"
+                f"the weight has {weight.target_dtype} in blocks of {list(weight.block_size)} and "
+                f"activations {rows or 'as they are'}, but config.json declares int{self.bits} in groups of "
+                f"{self.group_size} and int8_activations={self.int8_activations}"
             )
         most = 2 ** (self.bits - 1)
         for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):
@@ -298,9 +293,9 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
             ):
                 raise ValueError(f"a {name} is not an integer of {self.bits} bits")
         if self.symmetric and weight.zero_point.any():
-            raise ValueError("symmetric weights have zero points of 0")
+            raise ValueError("symmetric weights must have zero points of 0")
         if not weight.scale.isfinite().all():
-            raise ValueError("a scale is not a finite number")
+            raise ValueError("a scale is not finite")
         return self._convert_to_unsigned(weight)
 
     def _convert_to_unsigned(self, weight: Any) -> CodedGroups:
@@ -314,7 +309,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
 
     @classmethod
-    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+    def _matches_own_config(cls, keys: dict[str, Any]) -> bool:
         kind, group, mapping = (
             _unwrap_typed_json(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )

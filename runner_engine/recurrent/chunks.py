@@ -15,7 +15,7 @@ CHUNK = 64  # tokens whose effects on each other are computed by one matmul
 
 
 class Chunk(NamedTuple):
-    """All chunks with the same index within their segments: all first chunks, or all second chunks, …"""
+    """Chunks with the same index in all segments, such as the first chunk of each segment."""
 
     segments: Tensor  # which segments have one
     rows: slice  # where their chunks are among all
@@ -50,7 +50,7 @@ def gather_tokens(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def scatter_tokens(values: Tensor, indices: Tensor, num_tokens: int) -> Tensor:
-    """Reorder values of chunks [chunks, size, …] into values of tokens [tokens, …]."""
+    """Reorder values from chunks [chunks, size, …] to tokens [tokens, …]."""
     result = values.new_empty((num_tokens, *values.shape[2:]))
     is_token = indices >= 0
     result[indices[is_token]] = values[is_token]

@@ -41,9 +41,9 @@ def is_silu(activation: Activation) -> bool:
     return type(activation).__name__ in ("SiLU", "SiLUActivation") or activation is torch.nn.functional.silu
 
 
-def find_kernels(like: Tensor, *widths: int) -> native.Kernels | None:
-    """Return the C kernels if they support the tensor's device and dtype and these widths. Otherwise None."""
-    is_here = like.device.type == "cpu" and like.dtype in native.FORMATS
+def load_kernels_if_supported(tensor: Tensor, *widths: int) -> native.Kernels | None:
+    """Return the C kernels if they support the tensor's device, dtype and widths. None otherwise."""
+    is_here = tensor.device.type == "cpu" and tensor.dtype in native.FORMATS
     fits = all(width % STATE_LANES == 0 for width in widths)
     return native.load_kernels() if is_here and fits else None
 
@@ -60,7 +60,7 @@ class _CStruct:
         return addressof(self.structure)
 
     def set_pointers(self, struct: Structure, **tensors: Tensor | None) -> None:
-        """Set pointers of a C structure to float32 copies of tensors, and keep these copies alive."""
+        """Set pointers of a C structure to float32 copies of tensors. Keeps the copies in memory."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 self._kept.append(tensor.detach().float().contiguous())
@@ -91,15 +91,14 @@ class CompiledConvolution:
     def create_if_supported(
         cls, weight: Tensor, bias: Tensor | None, has_silu: bool
     ) -> CompiledConvolution | None:
-        """Create the convolution, or return None if the C kernels do not support it."""
-        kernels = find_kernels(weight, weight.shape[0])
+        kernels = load_kernels_if_supported(weight, weight.shape[0])
         return cls(kernels, weight, bias, has_silu) if kernels and weight.shape[1] <= MAX_CONVOLVED else None
 
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
         """Convolve inputs that are contiguous per token, and update the convolution state."""
         tokens, channels = inputs.shape
         if inputs.stride(1) != 1:
-            raise ValueError(f"inputs with strides {inputs.stride()}: those of a row need to be contiguous")
+            raise ValueError(f"inputs must be contiguous per token, but have the strides {inputs.stride()}")
         out = inputs.new_empty((tokens, channels))
         self.kernels(
             "convolve",
@@ -117,7 +116,7 @@ class CompiledConvolution:
 
 
 class CompiledMamba2:
-    """The part of a Mamba-2 layer between its two projections, computed in C."""
+    """Computes a Mamba-2 layer in C, except for its two projections."""
 
     def __init__(self, kernels: native.Kernels, module: Any) -> None:
         self.kernels, self.dtype = kernels, module.conv1d.weight.dtype
@@ -141,9 +140,10 @@ class CompiledMamba2:
 
     @classmethod
     def create_if_supported(cls, module: Any) -> CompiledMamba2 | None:
-        """Create the compiled layer, or return None if the C kernels do not support it."""
         weight, inner = module.conv1d.weight, module.num_heads * module.head_dim
-        kernels = find_kernels(weight, weight.shape[0], module.head_dim, inner // module.n_groups)
+        kernels = load_kernels_if_supported(
+            weight, weight.shape[0], module.head_dim, inner // module.n_groups
+        )
         fits = (
             weight.shape[2] <= MAX_CONVOLVED
             and module.ssm_state_size % STATE_TILE == 0
@@ -176,7 +176,7 @@ class CompiledMamba2:
 
 
 class CompiledMamba:
-    """Mamba's recurrence and output gate, computed in C."""
+    """Computes Mamba's recurrence and output gate in C."""
 
     def __init__(
         self, kernels: native.Kernels, dtype: torch.dtype, decay: Tensor, skip: Tensor, groups: int
@@ -190,12 +190,16 @@ class CompiledMamba:
 
     @classmethod
     def create_if_supported(
-        cls, like: Tensor, decay: Tensor, skip: Tensor, groups: int
+        cls, reference_tensor: Tensor, decay: Tensor, skip: Tensor, groups: int
     ) -> CompiledMamba | None:
         """Create the recurrence with a decay [N, C], or return None if the C kernels do not support it."""
         size, channels = decay.shape
-        kernels = find_kernels(like, channels // groups) if size % CHANNEL_TILE == 0 else None
-        return cls(kernels, like.dtype, decay, skip, groups) if kernels else None
+        kernels = (
+            load_kernels_if_supported(reference_tensor, channels // groups)
+            if size % CHANNEL_TILE == 0
+            else None
+        )
+        return cls(kernels, reference_tensor.dtype, decay, skip, groups) if kernels else None
 
     def __call__(
         self,
@@ -249,13 +253,13 @@ class CompiledRgLru:
         self.rate = rate.detach().float().contiguous()
 
     @classmethod
-    def create_if_supported(cls, like: Tensor, rate: Tensor) -> CompiledRgLru | None:
+    def create_if_supported(cls, reference_tensor: Tensor, rate: Tensor) -> CompiledRgLru | None:
         """Create the recurrence, or return None if the C kernels do not support it.
 
         The log decay is rate * gate.
         """
-        kernels = find_kernels(like, len(rate))
-        return cls(kernels, like.dtype, rate) if kernels else None
+        kernels = load_kernels_if_supported(reference_tensor, len(rate))
+        return cls(kernels, reference_tensor.dtype, rate) if kernels else None
 
     def __call__(
         self,
@@ -304,7 +308,12 @@ class CompiledDeltaRule:
 
     @classmethod
     def create_if_supported(
-        cls, like: Tensor, heads: tuple[int, int], dims: tuple[int, int], decays_per_head: int, norm: Any
+        cls,
+        reference_tensor: Tensor,
+        heads: tuple[int, int],
+        dims: tuple[int, int],
+        decays_per_head: int,
+        norm: Any,
     ) -> CompiledDeltaRule | None:
         """Create the delta rule, or return None if the C kernels do not support it.
 
@@ -312,13 +321,17 @@ class CompiledDeltaRule:
         per token. norm: the family's norm module.
         """
         gates = {"silu": GATE_BY_SILU, "sigmoid": GATE_BY_SIGMOID}
-        kernels = find_kernels(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
+        kernels = (
+            load_kernels_if_supported(reference_tensor, *dims)
+            if norm.activation in gates and dims[0] <= MAX_KEY_DIM
+            else None
+        )
         if kernels is None:
             return None
         shape = DeltaLayer(
             *heads, *dims, decays_per_head, None, norm.variance_epsilon, gates[norm.activation]
         )
-        return cls(kernels, like.dtype, shape, norm.weight)
+        return cls(kernels, reference_tensor.dtype, shape, norm.weight)
 
     def __call__(
         self, convolved: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments

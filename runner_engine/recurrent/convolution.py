@@ -11,8 +11,8 @@ from torch import Tensor
 from runner_engine.recurrent.mixer import Segments, StateShape
 
 
-def conv_state_shape(weight: Tensor) -> StateShape:
-    """Return the shape of the convolution state for weights [C, K]: the last K - 1 inputs, [K - 1, C]."""
+def compute_conv_state_shape(weight: Tensor) -> StateShape:
+    """Return the shape [K - 1, C] of the convolution state, which stores the last K - 1 inputs."""
     channels, width = weight.shape
     return StateShape((width - 1, channels), weight.dtype)
 

@@ -44,14 +44,14 @@ def apply_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments)
     """
     before = segments.read_states(state)
     if segments.max_count == 1:
-        result, after = delta_rule_step(inputs, before)
+        result, after = compute_delta_rule_step(inputs, before)
     else:
-        result, after = chunked_delta_rule(inputs, before, segments)
+        result, after = compute_chunked_delta_rule(inputs, before, segments)
     segments.write_states(state, after)
     return result
 
 
-def delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+def compute_delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the delta rule for one token per sequence.
 
     Returns results [sequences, heads, V] and new states [sequences, heads, K, V].
@@ -64,7 +64,9 @@ def delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Ten
     return torch.einsum("rhkv,rhk->rhv", state, inputs.query), state
 
 
-def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+def compute_chunked_delta_rule(
+    inputs: DeltaRuleInputs, state: Tensor, segments: Segments
+) -> tuple[Tensor, Tensor]:
     """Compute the delta rule for the tokens of each segment in chunks.
 
     Returns results [tokens, heads, V] and new states.
@@ -75,7 +77,7 @@ def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segment
     size = CHUNK if inputs.decay.dim() == 2 else SMALL_CHUNK
     places, parts = split_into_chunks(segments, state.device, size)
     cut = inputs.map_tensors(lambda numbers: gather_tokens(numbers, places).transpose(1, 2))
-    known, attended = _pair_matrices(cut)
+    known, attended = _compute_token_pair_weights(cut)
     # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
     total = cut.decay.cumsum(2)
     since = total[..., None] if total.dim() == 3 else total  # broadcasts over K
@@ -95,8 +97,8 @@ def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segment
     return scatter_tokens(results.transpose(1, 2), places, len(inputs.query)), state
 
 
-def _pair_matrices(chunk_inputs: DeltaRuleInputs) -> tuple[Tensor, Tensor]:
-    """Return the weights between each token i and earlier tokens j of a chunk: [..., i, j].
+def _compute_token_pair_weights(chunk_inputs: DeltaRuleInputs) -> tuple[Tensor, Tensor]:
+    """Compute the weight between each token i and each earlier token j of a chunk: [..., i, j].
 
     The first matrix is for keys, the second for queries.
     """

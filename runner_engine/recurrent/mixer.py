@@ -46,7 +46,7 @@ MIXERS = {  # the class of a layer: the module of mixers/ that computes it
 
 
 class UnsupportedMixer(Exception):
-    """Raised for a recurrent layer in an unsupported form. The message names the form."""
+    """Raised for an unsupported variant of a recurrent layer."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Segments:
 
     @cached_property
     def has_equal_counts(self) -> bool:
-        """Whether all segments have the same number of tokens. Then no padding is needed."""
+        """Whether all segments have the same number of tokens, so that padding is unnecessary."""
         return min(self.counts) == self.max_count
 
     @cached_property
@@ -102,7 +102,7 @@ class Segments:
 
     @cached_property
     def table(self) -> Tensor:
-        """Table for the C kernels, int32 [4, segments].
+        """Segment table for the C kernels, int32 [4, segments].
 
         Contains slots, first tokens, token counts, and whether tokens were decoded.
         """
@@ -110,7 +110,7 @@ class Segments:
         return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
 
     def pad(self, values: Tensor) -> Tensor:
-        """Arrange token values [tokens, …] as [segments, longest, …], with zeros after shorter segments."""
+        """Pad token values [tokens, …] with zeros to [segments, longest segment, …]."""
         shape = (len(self.counts), self.max_count, *values.shape[1:])
         if self.has_equal_counts:
             return values.reshape(shape)
@@ -128,7 +128,7 @@ class Segments:
         return torch.tensor(self.counts, device=device)
 
     def read_states(self, state: Tensor) -> Tensor:
-        """Return the states of the segments' slots: [segments, …].
+        """Return the recurrent states of all segments: [segments, …].
 
         In a decoding step the result is a view, not a copy.
         """
@@ -152,7 +152,7 @@ class Mixer(ABC):
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Modules and settings for the fused forward pass, or None if only `forward` computes the layer."""
+        """Linear layers and C structures for the fused forward pass. None if the layer is unsupported."""
         return None
 
     @abstractmethod

@@ -1,6 +1,4 @@
-"""A recurrent layer for the fused forward pass: linear layers, and the C structure for the
-computation between them.
-"""
+"""Parts of a recurrent layer for the fused forward pass: linear layers and a C structure."""
 
 from __future__ import annotations
 
@@ -31,7 +29,6 @@ class MixerParts:
 
     @property
     def is_supported(self) -> bool:
-        """Whether the C structure has room for all input matrices of the layer."""
         return len(self.into) <= MIXER_MATRICES
 
     def build_struct(self, layer_index: int) -> FusedMixer:

@@ -98,11 +98,10 @@ def scan_channels(
     keys, queries = (numbers.transpose(1, 2) for numbers in (keys, queries))  # [tokens, N, G]
     results = torch.empty_like(inputs)
 
-    def update_state(current: Tensor, tokens: Tensor | slice) -> None:
-        """Update the states with one token of each segment."""
+    def update_state(step_states: Tensor, tokens: Tensor | slice) -> None:
         key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
-        current.mul_((time_steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
-        results[tokens] = (current * query).sum(1)
+        step_states.mul_((time_steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
+        results[tokens] = (step_states * query).sum(1)
 
     _scan_token_by_token(state, segments, update_state)
     return results
@@ -116,10 +115,9 @@ def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segmen
     inputs, decay = inputs.float(), decay.float()
     results = torch.empty_like(inputs)
 
-    def update_state(current: Tensor, tokens: Tensor | slice) -> None:
-        """Update the states with one token of each segment."""
-        current.mul_(decay[tokens]).add_(inputs[tokens])
-        results[tokens] = current
+    def update_state(step_states: Tensor, tokens: Tensor | slice) -> None:
+        step_states.mul_(decay[tokens]).add_(inputs[tokens])
+        results[tokens] = step_states
 
     _scan_token_by_token(state, segments, update_state)
     return results
@@ -128,9 +126,7 @@ def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segmen
 def _scan_token_by_token(
     state: Tensor, segments: Segments, update_state: Callable[[Tensor, Tensor | slice], None]
 ) -> None:
-    """Update states token by token: first with the first tokens of all segments, then with all second
-    tokens.
-    """
+    """Update the states of all segments one token at a time."""
     if segments.max_count == 1:
         current = segments.read_states(state)
         update_state(current, slice(None))

@@ -27,7 +27,6 @@ BROKEN = -1  # tokens of a state that a pass has left half changed
 
 
 def recurrent_state_nbytes(shapes: Shapes) -> int:
-    """Return the bytes of one sequence's recurrent states."""
     return sum(shape.nbytes for of_layer in shapes for shape in of_layer)
 
 
@@ -59,14 +58,14 @@ class SequenceStates:
         self.segments: Segments | None = None  # of the pass that reads tokens into them
         self._addresses: Tensor | None = None  # as long as the tensors stay where they are
 
-    def insert_slots(self, first_slot: int, num_slots: int, expected_sequences: int) -> None:
-        """Insert `count` empty slots at first_slot. Later slots move behind them."""
+    def insert_slots(self, first_slot: int, num_slots: int, expected_num_sequences: int) -> None:
+        """Insert `num_slots` empty slots at first_slot. Later slots move behind the new slots."""
         used = len(self.read)
         if used + num_slots > self.slots:
-            self._grow(
+            self._grow_slots(
                 max(
                     used + num_slots,
-                    min(expected_sequences, 2 * self.slots) if self.slots else expected_sequences,
+                    min(expected_num_sequences, 2 * self.slots) if self.slots else expected_num_sequences,
                 )
             )
         for slot in reversed(range(first_slot, used)):
@@ -77,7 +76,10 @@ class SequenceStates:
             tensor[first_slot : first_slot + num_slots] = 0
 
     def remove_slot(self, slot: int, num_active: int) -> None:
-        """Remove a slot. The last active sequence moves to the free slot, and later slots move up."""
+        """Remove a slot. The last active sequence moves to this slot.
+
+        The indices of later slots decrease by one.
+        """
         for source, target in (
             (num_active - 1, slot),
             *((behind, behind - 1) for behind in range(num_active, len(self.read))),
@@ -87,20 +89,17 @@ class SequenceStates:
         self.read[slot] = self.read[num_active - 1]
         del self.read[num_active - 1]
 
-    def copy_from(self, slot: int, source_states: SequenceStates, source_slot: int = 0) -> None:
-        """Copy recurrent states into a slot from a slot of another store."""
+    def copy_states_from(self, slot: int, source_states: SequenceStates, source_slot: int = 0) -> None:
         for tensor, source in zip(self._all_state_tensors, source_states._all_state_tensors, strict=True):
             tensor[slot] = source[source_slot]
         self.read[slot] = source_states.read[source_slot]
 
-    def save(self, slots: Sequence[int]) -> SavedStates:
-        """Return copies of the recurrent states in these slots."""
+    def save_states(self, slots: Sequence[int]) -> SavedStates:
         at = torch.tensor(slots, dtype=torch.int64, device=self.device)
         read = [self.read[slot] for slot in slots]
         return SavedStates(list(slots), read, [tensor[at] for tensor in self._all_state_tensors])
 
-    def restore(self, saved: SavedStates, slots: Sequence[int]) -> None:
-        """Restore saved recurrent states into these slots."""
+    def restore_states(self, saved: SavedStates, slots: Sequence[int]) -> None:
         for slot in slots:
             at = saved.slots.index(slot)
             self.read[slot] = saved.read[at]
@@ -111,7 +110,7 @@ class SequenceStates:
     def track_pass(
         self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoding: bool = False
     ) -> Iterator[None]:
-        """Context of a forward pass that processes counts[i] tokens in slots[i].
+        """Context of a forward pass that processes counts[i] tokens of the sequence in slots[i].
 
         Checks that each state is up to date.
 
@@ -121,7 +120,7 @@ class SequenceStates:
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
                 raise RuntimeError(
-                    f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}"
+                    f"the state in slot {slot} is at token {self.read[slot]}, but the pass starts at {start}"
                 )
         self.segments = Segments.from_counts(slots, counts, is_decoding)
         for slot in slots:
@@ -137,7 +136,7 @@ class SequenceStates:
     def replace_layers(self, mixers: Mapping[nn.Module, Mixer]) -> Iterator[None]:
         """Replace a model's recurrent layers by mixers inside the context."""
         if self.segments is None:
-            raise RuntimeError("no states are read in this pass")
+            raise RuntimeError("recurrent states need the context track_pass")
         before = {module: vars(module).get("forward") for module in mixers}
         try:
             for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):
@@ -150,7 +149,7 @@ class SequenceStates:
                 else:
                     module.forward = forward
 
-    def tensor_addresses(self) -> Tensor:
+    def get_tensor_addresses(self) -> Tensor:
         """Return the memory addresses of each layer's state tensors for C.
 
         int64 [layers, LAYER_STATES], padded with 0.
@@ -171,8 +170,8 @@ class SequenceStates:
     def _allocate(self, shape: StateShape, slots: int) -> Tensor:
         return torch.zeros((slots, *shape.shape), dtype=shape.dtype, device=self.device)
 
-    def _grow(self, num_slots: int) -> None:
-        """Make room for more sequences, one layer at a time. On a CPU, unwritten slots take no
+    def _grow_slots(self, num_slots: int) -> None:
+        """Allocate slots for more sequences, one layer at a time. On a CPU, unwritten slots use no
         memory.
         """
         used = len(self.read)
@@ -191,6 +190,5 @@ class SequenceStates:
 def _forward_with_mixer(
     mixer: Mixer, states: Sequence[Tensor], segments: Segments, hidden_states: Tensor, *_: Any, **__: Any
 ) -> Any:
-    """Replacement for the `forward` of a model's recurrent layer, for tokens [1, tokens, width]."""
     result = mixer.forward(hidden_states[0], states, segments)[None]
     return (result, None) if mixer.in_pair else result

@@ -1,1 +1,1 @@
-"""Converts the engine's notes and errors to text. Computes nothing."""
+"""Converts the engine's notes and errors to text."""

@@ -67,13 +67,13 @@ def _format_ignored_settings(file: str, ignored: Mapping[str, object]) -> str:
 
 def _format_unsupported_kind(what: str, found: Mapping[str, object], reads: str) -> str:
     kind = " ".join(f"{key}={value}" for key, value in found.items())
-    return f"its {what} use {kind}, but the runner supports only {reads}"
+    return f"the {what} use {kind}, but the runner supports only {reads}"
 
 
 def _format_unsupported_algorithm(name: str, layer: str, why: str | None, known: str, mixed: str) -> str:
     at, reason = f" of {layer}" if layer else "", f": {why}" if why else ""
     return (
-        f"quant_algo={name}{at} is not supported{reason}. Supported: {known}, and {mixed} of these. "
+        f"quant_algo={name}{at} is not supported{reason}. Supported: {known}, and {mixed} of these formats. "
         f"Instead, {INSTEAD}"
     )
 
@@ -91,8 +91,8 @@ OF_WAYS: dict[str, Template] = {
     "way_with_reasons": "{way} ({reasons})",
     "left_out": "{variable}={names}",
     "order_of_tiles": "order of AMX tiles, {by}{vectors}",
-    "tiles_from_rows": "AMX tiles from {rows} activations, {vectors} below",
-    "panels": "panels, by {vectors}",
+    "tiles_from_rows": "AMX tiles for {rows} or more activations, otherwise {vectors}",
+    "panels": "packed blocks, by {vectors}",
     "onednn_packed": "oneDNN, packed",
     "torch_unpacked": "torch, not packed",
     "too_little_memory": "there is too little memory",
@@ -104,46 +104,49 @@ OF_WAYS: dict[str, Template] = {
 OF_KERNELS: dict[str, Template] = {
     "amx_left_out": "{variable} names amx",
     "tiles_unknown": "the compiler does not support AMX, or the processor lacks AVX-512 with bfloat16",
-    "tiles_not_allowed": "the system does not let a process use AMX, or the processor lacks it",
+    "tiles_not_allowed": "the operating system forbids AMX, or the processor does not support AMX",
     "tiles_fail": "AMX instructions fail on this processor",
     "tiles_inexact": "AMX results differ in some bits on this processor",
-    "keys_not_bfloat16": "AMX needs bfloat16 keys, but these are {dtype}",
-    "weights_not_bfloat16": "AMX needs bfloat16 weights, but these are {dtype}",
-    "heads_not_whole_tiles": "head size {dim} is not a multiple of the tile width {width}",
-    "attention_off": "attention of {tokens} tokens to {keys} keys has an error of {off:.2g} of the largest value",
+    "keys_not_bfloat16": "AMX needs bfloat16 keys, but the keys are {dtype}",
+    "weights_not_bfloat16": "AMX needs bfloat16 weights, but the weights are {dtype}",
+    "heads_not_whole_tiles": "the head size {dim} is not a multiple of the tile width {width}",
+    "attention_off": "attention of {tokens} tokens to {keys} keys has an error of {off:.2g}, relative to the "
+    "largest value",
     "attention_bits_off": "attention of {tokens} tokens to {keys} keys differs in some bits from attention of single "
     "tokens",
-    "own_attention_off": "attention of a token to its own keys has an error of {off:.2g} of the largest value",
+    "own_attention_off": "attention of a token to its own keys has an error of {off:.2g}, relative to the "
+    "largest value",
     "product_off": (
-        "its matmul of {rows} activations with a {outputs} x {inputs} matrix has an error of "
-        "{off:.2g} of the largest value"
+        "a matmul of {rows} activations with a {outputs} x {inputs} matrix has an error of "
+        "{off:.2g}, relative to the largest value"
     ),
-    "product_bits_off": "its matmul of {rows} activations with a {outputs} x {inputs} matrix differs in some bits "
-    "from single activations",
+    "product_bits_off": "a matmul of {rows} activations with a {outputs} x {inputs} matrix differs in some "
+    "bits from matmuls of single activations",
     "bytes_differ": (
         "int8 AMX matmuls of {rows} activations with a {outputs} x {inputs} matrix differ from the "
         "vector kernels"
     ),
-    "outputs_off": "the outputs would have an error of {off:.2g} of the largest output",
-    "results_off": "the results would have an error of {off:.2g} of the largest result",
+    "outputs_off": "the outputs would have an error of {off:.2g}, relative to the largest output",
+    "results_off": "the results would have an error of {off:.2g}, relative to the largest result",
     "packed_product_wrong": "this processor's packed matmul gives wrong results",
     "no_compiled_kernels": "there are no compiled kernels",
     "no_kernels": "the kernels need a C compiler, and none was found",
     "needs_compiler": "its kernels need a C compiler",
-    "no_weight_fits_panels": "no weight fits the panel layout",
-    "not_on_cpu": "it is not on the CPU",
-    "too_many_inputs": "it has more than {most:,} inputs",
-    "uneven_inputs": "its number of inputs is not a multiple of 8",
-    "unknown_codes": "the kernels do not support its quantization codes",
-    "other_bias_format": "its bias has a different dtype",
-    "other_rows": "its activations are quantized differently",
-    "other_packing": "its weights are packed differently",
-    "other_storage": "its weights are stored differently",
-    "other_sizes": "its sizes are not multiples of 4 and {outputs}",
-    "not_stored_as_int8": "its weights are not stored as int8",
-    "products_not_bfloat16": "its matmuls do not use bfloat16",
-    "blocks_across_rows": "its blocks cross the rows of the weight matrix",
-    "trained_elsewhere_or_other_format": "it is in training, not on the CPU, or has a different dtype",
+    "no_weight_fits_panels": "no weight fits the layout of packed blocks",
+    "not_on_cpu": "the layer is not on the CPU",
+    "too_many_inputs": "the layer has more than {most:,} inputs",
+    "uneven_inputs": "the number of inputs is not a multiple of 8",
+    "unknown_codes": "the kernels do not support the quantization codes",
+    "other_bias_format": "the bias has a different dtype",
+    "other_rows": "the activations are quantized differently",
+    "other_packing": "the weights are packed differently",
+    "other_storage": "the weights are stored differently",
+    "other_sizes": "the inputs are not a multiple of 4, or the outputs not a multiple of {outputs}",
+    "not_stored_as_int8": "the weights are not stored as int8",
+    "products_not_bfloat16": "the matmuls do not use bfloat16",
+    "blocks_across_rows": "quantization blocks cross the rows of the weight matrix",
+    "trained_elsewhere_or_other_format": "the layer is in training mode, is not on the CPU, "
+    "or has an unsupported dtype",
 }
 
 # what is computed more slowly than it could be
@@ -156,18 +159,18 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "slow_products": "{dtype} weights are not packed, so matmuls are slower: {problem}",
     "slow_experts": "transformers multiplies the experts, which is slower: {reason}",
     "adapted_whole_layer": "an adapter changes all experts of a layer at once (lora.merge=true avoids this)",
-    "expert_formats_differ": "their matrices have different dtypes",
-    "expert_panels_not_filled": "their matrices do not fill whole panels",
-    "expert_rows_format": "their activations have a different dtype",
-    "expert_rows_quantized_differently": "the activations of their matrices are quantized differently",
-    "expert_sizes_differ": "their matrices have incompatible sizes",
-    "expert_weights_unknown": "the kernels do not support some of their weights",
+    "expert_formats_differ": "the experts' matrices have different dtypes",
+    "expert_panels_not_filled": "the experts' matrices do not fill whole packed blocks",
+    "expert_rows_format": "the kernels do not support the dtype of the experts' activations",
+    "expert_rows_quantized_differently": "the experts' matrices quantize activations differently",
+    "expert_sizes_differ": "the experts' matrices have incompatible sizes",
+    "expert_weights_unknown": "the kernels do not support some expert weights",
     "experts_get_all_rows": "each expert processes all tokens",
     "gate_matrices_quantized_differently": "the two matrices of a gate are quantized differently",
-    "no_plain_parameter": "{name} is not a plain parameter on the CPU",
+    "no_plain_parameter": "{name} is not an unquantized parameter on the CPU",
     "norm_after_expert": "a norm follows each expert",
-    "other_gate_formula": "the kernels do not support the formula of their gate",
-    "parameter_format_or_order": "{name} has a different dtype or memory layout",
+    "other_gate_formula": "the kernels do not support the gate formula of the experts",
+    "parameter_format_or_order": "{name} has an unsupported dtype or memory layout",
     "unstable_rows": _format_unstable_activations,
 }
 
@@ -175,19 +178,19 @@ OF_SLOW_LAYERS: dict[str, Template] = {
 OF_DECODING: dict[str, Template] = {
     "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} does not support continuous batching",
-    "attention_counts_tokens": "its attention counts the tokens of a forward pass",
-    "attention_elsewhere": "its attention bypasses transformers' attention interface",
-    "attention_in_chunks": "its attention sees one chunk of a prompt at a time",
-    "attention_slides": "its attention window is {over} tokens, and {requested} were requested",
-    "rope_changes": "its rotary embedding changes after {after} tokens, and {requested} were requested",
-    "several_devices": "it is spread over several devices",
-    "shapes_differ": "its {layers} layers have {shapes} attention shapes that cannot be combined",
-    "other_state": "it stores state other than keys and values: {what}",
-    "logits_off": "its logits would have an error of {off:.2g} of their standard deviation",
-    "cache_not_filled": "it does not write to the KV cache that it gets",
+    "attention_counts_tokens": "the model's attention depends on the number of tokens in a forward pass",
+    "attention_elsewhere": "the model's attention bypasses transformers' attention interface",
+    "attention_in_chunks": "the model's attention processes prompts in separate chunks",
+    "attention_slides": "the attention window is {over} tokens, but {requested} were requested",
+    "rope_changes": "the rotary embedding changes after {after} tokens, but {requested} were requested",
+    "several_devices": "the model is spread over several devices",
+    "shapes_differ": "the model's {layers} layers have {shapes} attention shapes that cannot be combined",
+    "other_state": "the model stores state other than keys and values: {what}",
+    "logits_off": "the logits would have an error of {off:.2g} standard deviations",
+    "cache_not_filled": "the model does not write to the given KV cache",
     "wrong_with_padding": "with padding, {problem}",
-    "padding_counted": "its attention would count padding tokens",
-    "padding_seen": "its {layers} layers may attend to padding tokens",
+    "padding_counted": "the model's attention would count padding tokens",
+    "padding_seen": "the model's {layers} layers may attend to padding tokens",
 }
 
 # why a request ends in an error
@@ -214,13 +217,13 @@ OF_REQUESTS: dict[str, Template] = {
     "row_out_of_memory": "this request alone, with {tokens} tokens, needs more memory than is available",
     "grammar_left": "the answer violates its grammar: {reason}",
     "token_does_not_fit": "a token is not allowed",
-    "no_text_fits": "no text matches its schema",
-    "schema_too_complex": "its schema is too complex. Simplify its patterns, ranges and alternatives",
+    "no_text_fits": "no text matches the schema",
+    "schema_too_complex": "the schema is too complex. Simplify patterns, ranges and alternatives",
 }
 
 # what was loaded otherwise than requested, or published
 OF_LOADING: dict[str, Template] = {
-    "no_gpu_after_all": "the job was identified with {dtype} for a GPU, but no GPU can be used",
+    "no_gpu_after_all": "the job id assumes {dtype} on a GPU, but no GPU can be used",
     "slow_dtype": "the checkpoint's {stored} is several times slower on a CPU, so {used} is used",
     "absent_gpus": (
         "model.max_memory names {gpus}, which this machine does not have. The runner ignores that limit"
@@ -232,17 +235,17 @@ OF_LOADING: dict[str, Template] = {
     "memory_short": "memory may run out: {need} MiB needed, {free} free (weights {weight_mib:,.0f} MiB, KV cache "
     "{kv_cache_mib:,.0f}, activations {activation_mib:,.0f}, libraries and copies the rest). "
     "Reduce generation.batch_size or generation.max_new_tokens",
-    "spread_over_gpus": "model.device=auto model.device_map=auto (spreads it over GPUs and main memory)",
-    "checkpoint_quantized": "the checkpoint is already quantized ({form}) and is loaded as it is",
-    "unpacked_while_loading": "{file} ({types}) is dequantized while loading: in memory it takes the full size of "
-    "{dtype} weights",
+    "spread_over_gpus": "model.device=auto model.device_map=auto (spreads the model over GPUs and RAM)",
+    "checkpoint_quantized": "the checkpoint is already quantized ({form}) and is loaded unchanged",
+    "unpacked_while_loading": "{file} ({types}) is dequantized while loading. In memory, the weights have the "
+    "full size of {dtype}",
     "quantizes_only": "quantization={label} quantizes only {share}: {kinds} stay unquantized",
     "kv_scales_unused": "the KV cache stays in the model's dtype: the checkpoint's KV scales (8 bits or fewer) are "
     "ignored. For an int8 KV cache with its own scales, set generation.kv_cache=int8",
     "unused_tensors": "{model} does not use {tensors} of the checkpoint",
     "tensors_under": _format_tensor_prefix,
-    "tokens_beyond_model": "the tokenizer has {count} tokens more than the model's {known}. Prompts that contain them "
-    "are rejected: {tokens}",
+    "tokens_beyond_model": "the tokenizer has {count} tokens more than the model's {known}. "
+    "Prompts with such tokens are rejected: {tokens}",
     "read_in_python": "{file}: transformers reads {what} in Python, which takes seconds for a large vocabulary",
     "its_architecture": "its architecture {name}",
     "its_tokenizer": "its tokenizer {kind}",
@@ -251,7 +254,7 @@ OF_LOADING: dict[str, Template] = {
     "merged_first": "merged into the weights, then quantized",
     "quantized_first": "merged into the dequantized weights, then quantized again",
     "added_in": "{how}, added in {dtype}",
-    "unusual_rope": "rope={rope}: most {adapter} adapters were trained with 2D RoPE. If this one was, use "
+    "unusual_rope": "rope={rope}: most {adapter} adapters were trained with 2D RoPE. If this adapter was, use "
     "rope={usual}",
     "made_for_another_base": "the adapter was trained for {made_for}, but the loaded base model is {base}",
     "layers_left": "{count} square layers stay unchanged, because the adapter does not contain them: {layers}",
@@ -269,36 +272,36 @@ OF_LOADING: dict[str, Template] = {
 OF_SETTINGS: dict[str, Template] = {
     "as_given": "as given",
     "from_file": "from {file}",
-    "from_transformers": "transformers' default; the file does not set it",
-    "not_in_gguf": "off; the .gguf file does not set it",
-    "usual_length": "the runner's default length; the file does not set one",
+    "from_transformers": "transformers' default, because the file sets no value",
+    "not_in_gguf": "off, because the .gguf file sets no value",
+    "usual_length": "the runner's default length, because the file sets none",
     "kv_with": "{stored}, {more}",
     "rotated": "rotated",
     "scale_of_head": "a float32 scale for each head and position",
     "scale_of_numbers": "a bfloat16 scale for each 32 values of a head",
     "first_tokens": "the first {count} tokens of a sequence in the model's dtype",
-    "own_head_guesses": "the model's own head (MTP) proposes {tokens} tokens per step",
-    "followed_before": "up to {tokens} tokens per step, copied from what followed the same tokens earlier",
+    "own_head_guesses": "the model's MTP head proposes {tokens} tokens per step",
+    "followed_before": "the n-gram drafter proposes up to {tokens} tokens per step",
     "draft_guesses": _format_draft_description,
 }
 
 # why an adapter is refused
 OF_ADAPTERS: dict[str, Template] = {
-    "adapter_after_tokens": "it acts only after certain tokens",
-    "adapters_by_token": "it selects an adapter for each token",
-    "adapter_removes_weights": "it removes a part of the base model's weights",
-    "adapter_adds_layers": "it adds layers to the model",
-    "adapter_of_megatron": "it is made for Megatron layers",
-    "adapter_drawn_anew": "its matrices are sampled at random",
-    "adapter_in_blocks": "its matrices are block-diagonal",
-    "adapter_of_means": "its inputs are averaged in groups",
-    "adapter_of_projections": "its inputs are projected first",
-    "adapter_scales_layer": "its magnitudes rescale the base layer's output (DoRA)",
-    "adapter_exchanges_modules": "it replaces whole modules",
-    "adapter_exchanges_biases": "it replaces the model's biases",
-    "adapter_exchanges_embedding": "it replaces embedding entries",
-    "adapter_adds_to_parameters": "it changes single parameters, for example those of all experts",
-    "adapter_adds_biases": "it adds biases",
+    "adapter_after_tokens": "the adapter acts only after certain tokens",
+    "adapters_by_token": "each token selects an adapter",
+    "adapter_removes_weights": "the adapter removes a part of the base model's weights",
+    "adapter_adds_layers": "the adapter adds layers to the model",
+    "adapter_of_megatron": "the adapter is made for Megatron layers",
+    "adapter_drawn_anew": "the adapter's matrices are sampled at random",
+    "adapter_in_blocks": "the adapter's matrices are block-diagonal",
+    "adapter_of_means": "the adapter averages its inputs in groups",
+    "adapter_of_projections": "the adapter projects its inputs first",
+    "adapter_scales_layer": "the adapter's magnitudes rescale the base layer's output (DoRA)",
+    "adapter_exchanges_modules": "the adapter replaces whole modules",
+    "adapter_exchanges_biases": "the adapter replaces the model's biases",
+    "adapter_exchanges_embedding": "the adapter replaces embedding entries",
+    "adapter_adds_to_parameters": "the adapter changes single parameters, for example of all experts",
+    "adapter_adds_biases": "the adapter adds biases",
 }
 
 # why a model's own head cannot guess tokens
@@ -316,39 +319,41 @@ OF_HEADS: dict[str, Template] = {
 
 # why a checkpoint that is quantized already is not read
 OF_CHECKPOINTS: dict[str, Template] = {
-    "needs_package": "transformers 5.23 needs the package {package} for it, which the runner does not support",
-    "needs_quanto": "transformers 5.23 needs the package optimum-quanto for it, last released in March 2025",
-    "needs_mps": "transformers 5.23 needs Apple's GPUs (torch with MPS) for it",
-    "on_gpu_only": "transformers 5.23 loads it only on a GPU",
-    "no_quantized_checkpoint": "transformers 5.23 loads no checkpoint that is already quantized with it",
-    "no_algorithm": "its settings set no quant_algo. Instead, " + INSTEAD,
+    "needs_package": "in transformers 5.23, this format needs the package {package}, which the runner does "
+    "not support",
+    "needs_quanto": "in transformers 5.23, this format needs the package optimum-quanto, last released in "
+    "March 2025",
+    "needs_mps": "in transformers 5.23, this format needs Apple's GPUs (torch with MPS)",
+    "on_gpu_only": "transformers 5.23 loads this format only on a GPU",
+    "no_quantized_checkpoint": "transformers 5.23 cannot load checkpoints that are stored in this format",
+    "no_algorithm": "the checkpoint sets no quant_algo. Instead, " + INSTEAD,
     "no_quantized_layers": "quant_algo={algorithm} needs quantized_layers, which names each layer's format. Instead, "
     + INSTEAD,
     "algorithm_not_read": _format_unsupported_algorithm,
-    "inputs_scaled": "its inputs are scaled before the matmul (pre_quant_scale)",
-    "inputs_scaled_before_4_bits": "its inputs are scaled before the 4-bit matmul (pre_quant_scale)",
+    "inputs_scaled": "the layers scale inputs before the matmul (pre_quant_scale)",
+    "inputs_scaled_before_4_bits": "the layers scale inputs before the 4-bit matmul (pre_quant_scale)",
     "narrow_matrices_beside": "each layer adds a low-rank matmul to its quantized weights (svdquant_lora_a)",
     "setting_not_read": "{key}={value!r}: the runner supports only {known}",
     "bad_block_size": "weight_block_size={value!r} must be null or two integers from 1 to {most}",
     "bad_group_size": "group_size={value!r} must be null or an integer of at least 1",
-    "bad_group_or_block": "its weights have group_size={group} block_structure={block}",
+    "bad_group_or_block": "the weights have group_size={group} block_structure={block}",
     "other_axis": "axis={value!r}: the runner supports only groups along inputs (axis=1)",
     "codes_as_floats": "the runner does not support view_as_float, nor channel_wise=false",
     "quantized_online": "quantization_mode={value!r}: the runner supports only offline (packed weights)",
-    "norm_in_layers": "use_rms_norm={value}: the runner does not support layers with a norm inside",
+    "norm_in_layers": "use_rms_norm={value}: the runner does not support layers that contain a norm",
     "rows_of_fewer_bits": "act_bits={bits}: the runner supports only checkpoints with unquantized activations",
-    "group_without_weights": "each of its config_groups needs `weights`",
+    "group_without_weights": "each of the config_groups needs `weights`",
     "groups_differ": (
-        "its groups of layers have different settings, but the runner supports only one setting for all"
+        "layer groups have different settings, but the runner supports only one setting for all groups"
     ),
     "rows_of_groups_differ": (
-        "its groups of layers quantize activations differently, but the runner supports only one "
-        "setting for all"
+        "layer groups quantize activations differently, but the runner supports only one "
+        "setting for all groups"
     ),
     "rows_no_object": "input_activations={rows!r} must be a JSON object",
-    "rows_quantized_too": "its activations are quantized, but the runner supports this format only for weights (W4A16)",
-    "outputs_quantized": "its outputs are quantized, which the runner does not support",
-    "has_unread_key": "it sets {key}, which the runner does not support",
+    "rows_quantized_too": "activations are quantized, but the runner supports only quantized weights (W4A16)",
+    "outputs_quantized": "outputs are quantized, which the runner does not support",
+    "has_unread_key": "the checkpoint sets {key}, which the runner does not support",
     "kind_not_read": _format_unsupported_kind,
     "reads_int8_weights": "symmetric 8-bit integers per channel or tensor",
     "reads_int8_rows": "8-bit integers, dynamic per token and symmetric, or static per tensor",

@@ -1,4 +1,4 @@
-"""Interface of engines and sessions: requests in, events out.
+"""Interface of engines and sessions, which turn requests into events.
 
 Each name is imported at first use: most of them need neither torch nor transformers, and
 a few do.
@@ -6,7 +6,7 @@ a few do.
 
 from typing import TYPE_CHECKING
 
-from runner_base.lazy_imports import lazy_getattr
+from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.sessions.arithmetic import BatchShape as BatchShape
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from runner_engine.sessions.thinking import ThinkingBudget as ThinkingBudget
     from runner_engine.sessions.thinking import ThinkingState as ThinkingState
     from runner_engine.sessions.thinking import ThinkingTracker as ThinkingTracker
+    from runner_engine.sessions.thinking import encode_thinking_end as encode_thinking_end
     from runner_engine.sessions.thinking import find_thinking_tags as find_thinking_tags
-    from runner_engine.sessions.thinking import thinking_end_tokens as thinking_end_tokens
 
 PLACES = {
     # what is asked, and what comes back
@@ -90,7 +90,7 @@ PLACES = {
     "ThinkingTracker": "thinking",  # follows the thinking of rows, token by token
     "ThinkingBudget": "thinking",  # how long a row may think
     "find_thinking_tags": "thinking",  # the tags around thinking: of the config, and of the model
-    "thinking_end_tokens": "thinking",  # the tokens that end a thinking
+    "encode_thinking_end": "thinking",  # the tokens that end a thinking
     "MOST_OPENING": "thinking",  # tokens of an opening tag
     "MOST_PARTIAL": "thinking",  # tokens beyond a budget that may complete a character
     "ChatTemplate": "chat_template",  # a model's template, rendered within limits
@@ -98,4 +98,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = lazy_getattr(__name__, PLACES)
+__getattr__ = create_lazy_getattr(__name__, PLACES)

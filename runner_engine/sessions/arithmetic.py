@@ -47,7 +47,7 @@ class ModelArithmetic:
     expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
     touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
-    def prefill_gflop(self, batch: BatchShape) -> float:
+    def compute_prefill_gflop(self, batch: BatchShape) -> float:
         """Return the GFLOP for prefilling the prompts of a batch. A shared prefix counts once."""
         own = batch.prompt_tokens - batch.shared_tokens
         tokens = batch.shared_tokens + batch.batch_size * own
@@ -58,7 +58,7 @@ class ModelArithmetic:
         flop = 2 * (self.layer_parameters * tokens + self.head_parameters * batch.batch_size)
         return (flop + self.attention_flop * pairs) / GIGA
 
-    def decode_gflop(self, batch: BatchShape) -> float:
+    def compute_decode_gflop(self, batch: BatchShape) -> float:
         """Return the GFLOP for decoding all new tokens of a batch.
 
         The first token of each sequence belongs to prefill.
@@ -68,8 +68,8 @@ class ModelArithmetic:
         each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
         return batch.batch_size * each / GIGA
 
-    def decode_gb(self, batch: BatchShape) -> float:
-        """Return the minimum GB that decoding a batch reads.
+    def compute_decode_gb(self, batch: BatchShape) -> float:
+        """Return a lower bound of the GB that decoding a batch reads.
 
         Each step reads all weights once and each sequence's KV cache.
 

@@ -21,7 +21,7 @@ from runner_engine.settings.sampling import OPEN, Sampling, is_number_of_type
 
 
 class Capability(StrEnum):
-    """A feature that an engine may support, besides completing a text."""
+    """A feature that an engine may support in addition to text completion."""
 
     token_ids = "prompts of token ids"
     chat = "chat prompts"
@@ -29,18 +29,18 @@ class Capability(StrEnum):
     deltas = "text as it comes"
     logprobs = "log-probabilities of a continuation"
     distributions = "whole distributions of a continuation"
-    token_scores = "log-probabilities of the tokens that are named"
+    token_scores = "log-probabilities of given tokens"
     drawn_tokens = "tokens drawn from whole distributions"
     several = "several completions of one prompt"
     sampling = "sampling per request"
     fixed_length = "answers of a fixed length"
     own_memory = "memory on this machine"
     tokenizer = "a tokenizer on this machine"
-    grammar = "answers held to a grammar"
-    continuing = "continuing an answer that was begun"
+    grammar = "answers constrained by a grammar"
+    continuing = "continuing an unfinished answer"
     thinking_budget = "a budget for thinking"
     tools = "functions in the chat template"
-    adapters = "an adapter by name for each request"
+    adapters = "a different adapter for each request"
 
 
 class MissingCapability(ConfigError):
@@ -50,7 +50,7 @@ class MissingCapability(ConfigError):
         self.missing = missing
         names = ", ".join(sorted(offered)) or "none of these"
         super().__init__(
-            f"{subject} needs {', '.join(missing)}, which this engine does not offer: it has {names}",
+            f"{subject} needs {', '.join(missing)}, which this engine does not support. It supports {names}",
             code="unsupported",
         )
 
@@ -143,7 +143,7 @@ def request_sha256(prompt: str | Sequence[int], request: Request) -> str:
 
 
 def check_scorable_prompt(prompt: Prompt, rendered_prompt: object) -> None:
-    """Raise ConfigError for a chat whose template opens thinking.
+    """Raise ConfigError if the chat template opens a thinking block.
 
     A scored continuation would count as thinking, not as the answer.
     """
@@ -170,7 +170,7 @@ class PartialAnswers:
     prompt_sha256: str
     tokens: tuple[tuple[int, ...], ...]
 
-    def tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
+    def get_tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
         """Return the tokens of each choice if the fingerprint of the prompt matches.
 
         Otherwise returns empty tuples.
@@ -229,13 +229,16 @@ class Request:
 
     @property
     def effective_random_id(self) -> RequestId:
-        """Id that determines the random numbers, together with the seed and the choice."""
+        """Id that seeds the random numbers of the request, together with the seed and the choice
+        index.
+        """
         return self.id if self.random_id is None else self.random_id
 
     @property
     def has_tools(self) -> bool:
-        """Whether the prompt is a chat with tools. Then the answer keeps the special tokens of tool
-        calls.
+        """Whether the prompt is a chat with tools.
+
+        The answer to such a chat keeps the special tokens of tool calls.
         """
         return (
             isinstance(self.prompt, tuple) and bool(self.prompt) and isinstance(self.prompt[0], OfferedTools)
@@ -269,21 +272,19 @@ class Request:
         limit, top = self.max_new_tokens, self.top_logprobs
         check_value(is_number_of_type(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number_of_type(limit, int) and limit >= 1)
-        check_value(
-            ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's"
-        )
+        check_value(ok, "request.max_new_tokens", limit, "must be 1 or more, or None for the config's value")
         budget = self.thinking_tokens
         ok = budget is None or (is_number_of_type(budget, int) and budget >= 0)
         check_value(
-            ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's"
+            ok, "request.thinking_tokens", budget, "must be 0 or more, or None for the config's value"
         )
-        need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
+        need = "requires a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         code: Code = "bad_value" if scores else "missing"
         check_value(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need, code)
         is_possible = self.drawn_tokens == 0 or (self.drawn_tokens > 0 and top > 0)
         check_value(
-            is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs", "missing"
+            is_possible, "request.drawn_tokens", self.drawn_tokens, "requires top_logprobs", "missing"
         )
         check_value(not others or scores, "request.score_token_ids", len(others), need, "missing")
         check_value(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need, "missing")
@@ -298,7 +299,7 @@ class Request:
                 f"{' and '.join(requested)} cannot be combined", key=f"request {self.id}", code="conflict"
             )
         if self.grammar is not None:
-            need = "goes with an answer that is whole, and ends by itself"
+            need = "cannot be combined with branches, continuation, begun or ignore_eos"
             is_part = bool(self.branches) or self.continuation is not None or self.begun is not None
             is_whole = not (is_part or self.ignore_eos)
             check_value(is_whole, "request.grammar", self.grammar[:60], need, "conflict")
@@ -306,9 +307,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of an active completion. All deltas together are its thinking and answer, without
-    tags.
-    """
+    """New text of an active completion's thinking or answer, without thinking tags."""
 
     id: RequestId
     choice: int

@@ -105,13 +105,13 @@ class ChatTemplate:
             **self.tokenizer.special_tokens_map,
             **self.values,
         }
-        outcome, text = _renderers.render(template, _to_plain_value(values), self.limits)
+        outcome, text = _renderers.render_conversation(template, _to_json_value(values), self.limits)
         if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
         if outcome != TEXT:
             raise ConfigError(
-                f"{self.name} {self._describe_reached_limit(outcome, text)}: fix it, or {ALTERNATIVES}",
+                f"{self.name} {self._describe_reached_limit(outcome, text)}. Fix it, or {ALTERNATIVES}",
                 code="failed" if outcome == DIED else "too_large",
             )
         return (
@@ -144,11 +144,11 @@ class ChatTemplate:
         """Describe the rendering limit that the chat template has reached."""
         limits = self.limits
         return {
-            TOO_LONG: f"did not end within {limits.cpu_s:g} s of CPU time",
+            TOO_LONG: f"did not finish within {limits.cpu_s:g} s of CPU time",
             MEMORY: f"needs more than {limits.memory_mib:,} MiB of memory",
             DEPTH: "exceeds Python's recursion limit",
-            SIZE: f"makes a text of more than {limits.characters:,} characters",
-            DIED: f"ended the process that renders it, which {reason}",
+            SIZE: f"renders more than {limits.characters:,} characters",
+            DIED: f"crashed the rendering process, which {reason}",
         }[outcome]
 
 
@@ -171,10 +171,10 @@ class _RenderProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            inherit_secrets=False,
+            should_inherit_secrets=False,
         )
 
-    def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
+    def render_conversation(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
         """Render a conversation in the child process.
 
         Returns the outcome, and the text or an error message.
@@ -197,7 +197,7 @@ class _RenderProcess:
         return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
 
     def _read_bytes(self, nbytes: int, deadline: float) -> bytes:
-        """Read `nbytes` bytes of the child process.
+        """Read `nbytes` bytes from the child process.
 
         Raises EOFError if the process has ended, and TimeoutError after the deadline.
         """
@@ -214,7 +214,7 @@ class _RenderProcess:
             chunks += chunk
         return bytes(chunks)
 
-    def kill(self) -> None:
+    def kill_process(self) -> None:
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):
@@ -224,7 +224,7 @@ class _RenderProcess:
 
 
 class _RenderPool:
-    """Pool of rendering processes, each started with certain limits."""
+    """Pool of rendering processes. Each process has fixed limits."""
 
     def __init__(self) -> None:
         # the one that was idle longest comes first; the float: since when
@@ -232,7 +232,7 @@ class _RenderPool:
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
         self._timer: threading.Timer | None = None
 
-    def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
+    def render_conversation(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
         """Render a conversation in a process of the pool.
 
         Returns the outcome, and the text or an error message.
@@ -241,14 +241,14 @@ class _RenderPool:
             renderer = self._take_or_start_process(limits)
             is_usable = False
             try:
-                outcome, text = renderer.render(dumps((template, values)), limits.wall_s)
+                outcome, text = renderer.render_conversation(dumps((template, values)), limits.wall_s)
                 is_usable = outcome in (TEXT, REFUSED)
             finally:  # a process that reached a limit or was interrupted is not used again
                 if is_usable:
                     self._idle.append((limits, renderer, time.monotonic()))
                     self._schedule_idle_end()
                 else:
-                    renderer.kill()
+                    renderer.kill_process()
         return outcome, text
 
     def _take_or_start_process(self, limits: RenderLimits) -> _RenderProcess:
@@ -257,7 +257,7 @@ class _RenderPool:
                 own_limits, renderer, _ = self._idle.pop()
                 if own_limits == limits and renderer.process.poll() is None:
                     return renderer
-                renderer.kill()
+                renderer.kill_process()
         return _RenderProcess(limits)
 
     def _schedule_idle_end(self) -> None:
@@ -272,7 +272,7 @@ class _RenderPool:
         self._timer = None
         with suppress(IndexError):
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
-                self._idle.pop(0)[1].kill()
+                self._idle.pop(0)[1].kill_process()
         if self._idle:
             self._schedule_idle_end()
 
@@ -281,14 +281,16 @@ class _RenderPool:
             self._timer.cancel()
         with suppress(IndexError):
             while True:
-                self._idle.pop()[1].kill()
+                self._idle.pop()[1].kill_process()
 
 
 _renderers = _RenderPool()
 
 
 def _reset_after_fork() -> None:
-    """Forget the rendering processes in a forked child, because they belong to the parent process."""
+    """Empty the pool in a forked child process, because the rendering processes belong to the
+    parent.
+    """
     _renderers.__init__()  # type: ignore[misc]
 
 
@@ -296,23 +298,26 @@ atexit.register(_renderers.end_idle_processes)
 os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _to_plain_value(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """Convert a value to plain numbers, strings, lists and dictionaries."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
     if isinstance(value, Mapping):
-        return {_to_plain_value(key): _to_plain_value(one) for key, one in value.items()}
+        return {_to_json_value(key): _to_json_value(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_to_plain_value(one) for one in value)
+        return type(value)(_to_json_value(one) for one in value)
     return f"<{type(value).__name__}>"
 
 
 def _cut_after_last_message(text: str, last_message: str, template_name: str) -> str:
-    """Remove the text that the chat template appends to a message that the model continues."""
+    """Remove the text that the chat template appends after the last message.
+
+    The model can then continue the last message.
+    """
     if last_message.strip() not in text or MARK.strip() not in text:
         raise ConfigError(
-            f"{template_name} leaves out the last message, or a part of it, so it cannot be continued",
+            f"{template_name} omits the last message or a part of it, so the message cannot be continued",
             code="unsupported",
         )
     at = text.rindex(MARK.strip())
@@ -326,6 +331,6 @@ def check_template_values(values: Mapping[str, Any], tokenizer: Any, model_name:
     """
     for key in values:
         is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None
-        need = f"the chat template of {model_name} does not read it"
+        need = f"the chat template of {model_name} does not use this variable"
         check_value(is_read, f"model.chat_template_kwargs.{key}", values[key], need, "no_effect")
     return values

@@ -1,4 +1,4 @@
-"""Interface of engines for all tasks: open a session, submit requests, step, and read events.
+"""Interface of engines for all tasks: open a session, submit requests, run steps, and read events.
 
 session.py defines sessions. `run_requests` steps a session until its requests have ended.
 `complete_requests` is the shortest way from a list of requests to their completions.
@@ -68,7 +68,8 @@ def run_requests(
     listener: Listener,
     max_active: Callable[[int], int] | None = None,
 ) -> None:
-    """Submit requests and step the session until all have ended or the listener returns False.
+    """Submit requests and step the session until all requests end. The listener can return False to
+    stop earlier.
 
     The listener receives the events of each step, also if there are none. It may submit
     further requests and cancel any. max_active: returns how many requests may be active
@@ -76,7 +77,7 @@ def run_requests(
     signal waits for the end of a step, after the listener has received its events.
     """
     remaining, submitted = deque(requests), 0
-    with heap.freeze_existing_objects():
+    with heap.skip_existing_objects_in_gc():
         while True:
             signals.raise_if_interrupt_dropped()
             with signals.defer_until_step_ends():
@@ -98,7 +99,6 @@ def complete_requests(
     batch_size: int | None = None,
     listener: Listener | None = None,
 ) -> list[Completion]:
-    """Run requests in a new session. Returns their completions in the order in which they ended."""
     done: list[Completion] = []
 
     def collect_completions(events: list[Event]) -> bool | None:

@@ -1,5 +1,4 @@
-"""A thread that steps a session for many callers, and sends the events of each request to its
-listener.
+"""Steps a session in a thread for many callers. Sends each request's events to its listener.
 
 Servers and programs use it. A task with a list of requests needs no other thread and
 calls `run_requests`.
@@ -23,7 +22,7 @@ from runner_engine.sessions.session import Listener, Session, notify_listener
 
 log = logging.getLogger(__name__)
 
-CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
+CLOSED = "the engine accepts no requests, because it is closed or not loaded yet"
 EXIT_S = 60.0  # time for an engine to end its pass or its load when the process exits
 IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
 
@@ -39,7 +38,7 @@ class Driver:
         self._closing = False
         self.failure: RunnerError | None = None  # the error that ended the engine
         self._loaded: Future[EngineReport] = Future()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run_engine_thread, name="engine", daemon=True)
         _living.add(self)
         self._thread.start()
 
@@ -61,11 +60,9 @@ class Driver:
 
     @property
     def num_active(self) -> int:
-        """Number of active requests in the driver."""
         return 0 if self._session is None else self._session.num_active
 
     def submit(self, request: Request, listener: Listener) -> None:
-        """Submit a request. The listener receives its events, or the error that ended it."""
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
@@ -113,7 +110,7 @@ class Driver:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _run_engine_thread(self) -> None:
         try:
             report = self.engine.load()
             self._session = self.engine.open(self._batch_size)
@@ -132,12 +129,12 @@ class Driver:
         reason = self.failure or JobFailed(
             "the engine was closed before the answer was complete", code="failed"
         )
-        for listener in self._session.take_listeners():
+        for listener in self._session.remove_listeners():
             notify_listener(listener, reason)
         self.engine.close()
 
     def _step_session(self, session: Session) -> None:
-        """Step the session if requests are active. Raises if the engine cannot continue."""
+        """Step the session if requests are active. Raises an error if the engine cannot continue."""
         if not session.wait_for_requests(IDLE_CHECK_S):
             session.check()
             return
@@ -146,12 +143,12 @@ class Driver:
         except Exception as error:
             session.check()
             log.exception(
-                "an engine step failed: its requests end with an error, and the engine accepts new ones"
+                "an engine step failed. Active requests end with an error. New requests are accepted"
             )
             with self._replacing:  # so that who is told can submit to the next session at once
                 session.close()
                 self._session = self.engine.open(self._batch_size)
-            for listener in session.take_listeners():
+            for listener in session.remove_listeners():
                 notify_listener(listener, error)
 
 

@@ -54,11 +54,11 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
-        """Add new requests, end cancelled requests, and do one unit of work, such as a forward pass."""
+    def _run_step(self, submitted: list[Any], cancelled: set[RequestId]) -> list[Event]:
+        """Admit new requests, end cancelled requests, and run one step, such as a forward pass."""
 
     @abstractmethod
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         """Free all active requests of the session."""
 
     def check(self) -> None:  # noqa: B027
@@ -66,7 +66,6 @@ class Session(ABC):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the session has no active request."""
         return not self._left
 
     @property
@@ -76,7 +75,6 @@ class Session(ABC):
 
     @property
     def num_active(self) -> int:
-        """Number of active requests in the session."""
         return len(self._left)
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:  # noqa: B027
@@ -94,7 +92,8 @@ class Session(ABC):
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests together for the same step. If one cannot be served, none is submitted.
+        """Submit requests together for the same step. Submits nothing if the engine cannot serve one
+        of the requests.
 
         The listener also receives their events, which `step` returns.
         """
@@ -106,7 +105,7 @@ class Session(ABC):
             for request in requests:
                 if request.id in self._left or request.id in self._admitting or request.id in entering:
                     raise ConfigError(
-                        f"request {request.id} is under way already: give each request an id of its own",
+                        f"request {request.id} is already active. Give each request a unique id",
                         code="exists",
                     )
                 entering.add(request.id)
@@ -132,11 +131,10 @@ class Session(ABC):
                 self._cancelled.add(request_id)
 
     def is_cancelled(self, request_id: RequestId) -> bool:
-        """Whether a request was cancelled during its preparation, so that the preparation may stop."""
+        """Whether a request was cancelled. The preparation of a cancelled request can stop early."""
         return request_id in self._cancelled
 
     def cancel_all(self) -> None:
-        """End all requests as `cancelled` before the next forward pass."""
         with self._changed:
             self._cancelled |= self._left.keys()
 
@@ -151,7 +149,7 @@ class Session(ABC):
         return ended
 
     def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread. Returns the new events."""
+        """Run one step, such as a forward pass, in the calling thread. Returns the new events."""
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
@@ -159,7 +157,7 @@ class Session(ABC):
                 self._cancelled &= self._admitting
             if not self._left:
                 return []
-            events = self._advance(arrived, cancelled)
+            events = self._run_step(arrived, cancelled)
             with self._changed:
                 listeners = [self._listeners.get(event.id) for event in events]
                 for event in events:
@@ -186,19 +184,20 @@ class Session(ABC):
             return bool(self._left)
 
     def close(self) -> None:
-        """Wait for the running step, drop all requests without events, and reject new requests.
+        """Close the session after its current step.
 
-        `take_listeners` returns the listeners of the dropped requests.
+        Drops all requests without events, and rejects new requests. `remove_listeners` returns the
+        listeners of the dropped requests.
         """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         with self._driving:
-            self._drop()
+            self._drop_requests()
             with self._changed:
                 self._left, self._arrived, self._cancelled = {}, [], set()
 
-    def take_listeners(self) -> list[Listener]:
+    def remove_listeners(self) -> list[Listener]:
         """Return the listeners of all unfinished requests. They receive no further events."""
         with self._changed:
             listeners, self._listeners = self._listeners, {}
@@ -212,7 +211,7 @@ class Session(ABC):
 
     def _raise_if_closed(self) -> None:
         if self._closed:
-            raise ConfigError("this session is closed: open another one", code="failed")
+            raise ConfigError("this session is closed. Open a new session", code="failed")
 
 
 def notify_listener(listener: Listener, event: Event | Exception) -> None:

@@ -75,7 +75,7 @@ class EngineStats:
         shortages = list(dict.fromkeys(self.row_shortages + later.row_shortages))
         return replace(later, **totals, **highest, notes=notes, row_shortages=shortages)
 
-    def peak_memory_metrics(self, weight_mib: float | None) -> dict[str, float]:
+    def compute_peak_memory_metrics(self, weight_mib: float | None) -> dict[str, float]:
         """Return the model's peak memory in MiB by kind. Empty if the engine cannot measure it."""
         if weight_mib is None or not self.peak_activation_bytes:
             return {}
@@ -103,7 +103,7 @@ class EngineStats:
 
     @property
     def acceptance_metrics(self) -> dict[str, float]:
-        """Share of accepted draft tokens, in total and by position in the draft.
+        """Acceptance rate of draft tokens, in total and by position in the draft.
 
         Draft tokens after a rejected one are not counted. Empty unless tokens are drafted at
         every step.
@@ -125,7 +125,7 @@ class EngineStats:
 
     @property
     def process_metrics(self) -> dict[str, float]:
-        """Metrics over all processes of the engine. Empty for a single process."""
+        """Metrics of an engine with several processes. Empty for a single process."""
         if not self.processes:
             return {}
         peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
@@ -139,7 +139,6 @@ class EngineStats:
         return metrics
 
     def build_tables(self, model_parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Return a table of servers, or a table of model parts with process memory and busy share."""
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
@@ -162,21 +161,24 @@ class EngineStats:
 
 
 def add_counts(left: Sequence[int], right: Sequence[int], sign: int = 1) -> list[int]:
-    """Return the elementwise sum (or with sign -1, difference) of two lists of different lengths."""
+    """Add two lists elementwise, or subtract the second list with sign=-1.
+
+    The lists may have different lengths.
+    """
     return [first + sign * second for first, second in zip_longest(left, right, fillvalue=0)]
 
 
 @dataclass
 class SequenceCount:
-    """Number of sequences of one decoder, added to the engine's counts."""
+    """Counts the sequences of one decoder, and adds this number to the engine's totals."""
 
     stats: EngineStats
     alive: int = 0
     waiting: int = 0
 
-    def update(self, alive: int, waiting: int) -> None:
+    def update(self, num_active: int, num_waiting: int) -> None:
         """Set the decoder's number of sequences, and update the engine's counts."""
-        self.stats.rows_alive += alive - self.alive
-        self.stats.rows_waiting += waiting - self.waiting
+        self.stats.rows_alive += num_active - self.alive
+        self.stats.rows_waiting += num_waiting - self.waiting
         self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
-        self.alive, self.waiting = alive, waiting
+        self.alive, self.waiting = num_active, num_waiting

@@ -66,7 +66,7 @@ class Dict:
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Replacement for Jinja `namespace`: attributes that a template may set.
+    """Jinja `namespace` whose attributes a template can set.
 
     Names that begin with an underscore are rejected.
     """
@@ -110,7 +110,7 @@ def raise_template_error(message: str) -> NoReturn:
 
 
 def create_environment() -> ImmutableSandboxedEnvironment:
-    """Create a Jinja environment like the one in which transformers compiles chat templates."""
+    """Create a Jinja environment like transformers' environment for chat templates."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )

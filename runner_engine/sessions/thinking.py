@@ -37,7 +37,7 @@ class ThinkingBudget(NamedTuple):
 
 @dataclass
 class ThinkingState:
-    """State of a sequence between thinking and answer: open tag, token counts and forced tokens."""
+    """Thinking state of a sequence: open tag, token counts and forced tokens."""
 
     opened_by: Tag | None = None  # the prompt ended in this opening tag
     budget: ThinkingBudget | None = None  # None: it thinks as long as it wants
@@ -57,12 +57,11 @@ class ThinkingState:
         self.tag = self.opened_by
 
     def reset_copy(self) -> ThinkingState:
-        """Return the thinking state from before the sequence's first token."""
         return ThinkingState(self.opened_by, self.budget)
 
     @property
     def is_thinking_at_start(self) -> bool:
-        """Whether the generated text begins inside thinking, because the prompt opened a thinking tag."""
+        """Whether the generated text starts with thinking, because the prompt opened a thinking tag."""
         return self.opened_by is not None
 
     @property
@@ -91,20 +90,19 @@ class ThinkingTracker:
         if is_free and is_next and self._may_end.get(tokens[-1]) is False:  # the usual case
             state.seen += 1
             return
-        self._force_end_if_spent(state, tokens)
+        self._force_end_of_thinking(state, tokens)
         while state.seen < len(tokens) and state.forced[:1] in ([], [tokens[state.seen]]):
             self._process_next_token(state, tokens)
-            self._force_end_if_spent(state, tokens)
+            self._force_end_of_thinking(state, tokens)
 
     def _process_next_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Update a thinking state with one more token."""
         token = tokens[state.seen]
         state.seen += 1
         is_forced = bool(state.forced)
         if is_forced:
             state.forced.pop(0)
         is_end = is_forced and not state.forced
-        if not (state.is_undecided or is_end or self._can_end_tag(token)):
+        if not (state.is_undecided or is_end or self._can_complete_tag(token)):
             return
         was_undecided, text = state.is_undecided, self.raw_text(tokens[: state.seen])
         if is_end and state.tag is not None and (at := text.rfind(state.tag.closing)) >= 0:
@@ -130,8 +128,8 @@ class ThinkingTracker:
         state.tokens += max(begin - (state.answer_from if state.tag is None else state.begins_at), 0)
         state.tag, state.answer_from = None, state.seen - was_undecided
 
-    def accept_closing_tag(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """End the thinking at a closing tag that ends the tokens, without waiting for the next token."""
+    def end_thinking_at_closing_tag(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """End the thinking immediately if the tokens end with a closing tag."""
         text = self.raw_text(tokens[: state.seen])
         if state.tag is None or not text.endswith(state.tag.closing):
             return
@@ -141,8 +139,8 @@ class ThinkingTracker:
         state.tag, state.is_undecided = None, False
         state.answer_from, state.spans = state.seen, state.spans + 1
 
-    def _force_end_if_spent(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Force the tokens that end thinking if the thinking budget is spent."""
+    def _force_end_of_thinking(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """Force the tokens that end thinking once the thinking budget is spent."""
         budget = state.budget
         if budget is None or state.tag is None or state.forced or state.used_tokens < budget.tokens:
             return
@@ -150,19 +148,19 @@ class ThinkingTracker:
         if is_partial and state.used_tokens < budget.tokens + MOST_PARTIAL:
             return
         state.forced, state.forced_at, state.is_spent = (
-            self.end_token_ids(state.tag, budget.end),
+            self.get_end_token_ids(state.tag, budget.end),
             state.seen,
             True,
         )
 
-    def end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
+    def get_end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
         """Return a new list of the token ids that end thinking."""
         known = self._ends.get((tag, end_text))
         if known is None:
-            known = self._ends[tag, end_text] = thinking_end_tokens(self.tokenizer, tag, end_text)
+            known = self._ends[tag, end_text] = encode_thinking_end(self.tokenizer, tag, end_text)
         return [*known]
 
-    def _can_end_tag(self, token: int) -> bool:
+    def _can_complete_tag(self, token: int) -> bool:
         known = self._may_end.get(token)
         if known is None:
             if len(self._may_end) >= MAX_CACHED:
@@ -177,7 +175,7 @@ class ThinkingTracker:
         )
 
 
-def thinking_end_text(tag: Tag, user_text: str | None) -> str:
+def build_thinking_end_text(tag: Tag, user_text: str | None) -> str:
     """Return the text that ends thinking. The closing tag is appended if the user's text lacks
     it.
     """
@@ -185,9 +183,8 @@ def thinking_end_text(tag: Tag, user_text: str | None) -> str:
     return text if tag.cut_text in text else text + tag.cut_text
 
 
-def thinking_end_tokens(tokenizer: Any, tag: Tag, user_text: str | None) -> list[int]:
-    """Return the token ids that end thinking."""
-    text = thinking_end_text(tag, user_text)
+def encode_thinking_end(tokenizer: Any, tag: Tag, user_text: str | None) -> list[int]:
+    text = build_thinking_end_text(tag, user_text)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
     before = encode_text(tokenizer, "a", add_special_tokens=False, model_name=name)
     # alone, some texts begin with another space

@@ -1,3 +1,1 @@
-"""Config dataclasses that the engine reads. The runner's Hydra schema is composed of these
-classes.
-"""
+"""Config dataclasses of the engine. The runner's Hydra schema consists of these classes."""

@@ -37,22 +37,20 @@ IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, 
 IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
-def reject_scheduler_features(generation: GenerationConfig, reason: str) -> None:
-    """Raise ConfigError for settings that only the scheduler supports: a quantized KV cache, or
-    drafting at every step.
-    """
+def reject_scheduler_only_settings(generation: GenerationConfig, reason: str) -> None:
+    """Raise ConfigError for settings that only the scheduler supports, such as a quantized KV cache."""
     if generation.speculation.drafts_every_step:
         raise ConfigError(
-            "only continuous batching by the local engine can draft tokens at every step, "
-            f"and {reason}: use generation.speculate=off",
+            "drafting tokens at every step needs the local engine with continuous batching, "
+            f"but {reason}. Use generation.speculate=off",
             key="generation.speculate",
             value=generation.speculate,
             code="unsupported",
         )
     if generation.kv_cache_config != KvCache.as_model:
         raise ConfigError(
-            "only continuous batching by the local engine stores keys and values in fewer bits, "
-            f"and {reason}: use generation.kv_cache=as_model",
+            "a quantized KV cache needs the local engine with continuous batching, "
+            f"but {reason}. Use generation.kv_cache=as_model",
             key="generation.kv_cache",
             value=generation.kv_cache,
             code="unsupported",
@@ -74,7 +72,7 @@ class GenerationConfig(SamplingKeys):
     # or a mapping
     speculate: Any = config_field(
         "auto",
-        NotInIdentity("a guessed token counts only if the model gives the same", measured=True, only=INERT),
+        NotInIdentity("the model verifies draft tokens, so answers stay equal", measured=True, only=INERT),
     )
 
     # or a mapping: OmegaConf has no type for a text or a mapping
@@ -89,7 +87,7 @@ class GenerationConfig(SamplingKeys):
         self.kv_cache = str(KvCache.parse(self.kv_cache))
         self.speculate = str(SpeculationConfig.parse(self.speculate))
         check_config_values("generation", self)
-        need = "must be a number; null, what the model's files say, is for generation=model"
+        need = "must be a number. Only generation=model accepts null, which selects the model's own value"
         check_value(
             self.temperature is not None or self.name == ModelGeneration.name,
             "generation.temperature",
@@ -106,8 +104,8 @@ class GenerationConfig(SamplingKeys):
                 for values in (idle, {name: NEUTRAL[name] for name in idle})
             )
             raise ConfigError(
-                f"generation.temperature=0 is greedy, so {words} would do nothing: give a generation.temperature "
-                f"above 0, or {off}",
+                f"generation.temperature=0 is greedy decoding, so {words} would have no effect. "
+                f"Set generation.temperature above 0, or {off}",
                 code="no_effect",
             )
 
@@ -126,9 +124,9 @@ class GenerationConfig(SamplingKeys):
         """Maximum number of new tokens in thinking and answer together."""
         return self.max_new_tokens + (self.thinking_tokens or 0)
 
-    def with_model_defaults(self, model_settings: Mapping[str, Any]) -> GenerationConfig:
-        """Replace each None by the model's own setting, or by a neutral value. Greedy decoding stays
-        greedy.
+    def apply_model_defaults(self, model_settings: Mapping[str, Any]) -> GenerationConfig:
+        """Fill unset parameters from the model's own settings, or with neutral values. Greedy
+        decoding stays greedy.
         """
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
@@ -138,7 +136,7 @@ class GenerationConfig(SamplingKeys):
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
         """Describe the sampling parameters, and mark those that come from the model's own settings."""
-        effective = self.with_model_defaults(model_settings)
+        effective = self.apply_model_defaults(model_settings)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
             if (value := getattr(effective, key)) != neutral:
@@ -152,14 +150,14 @@ class GenerationConfig(SamplingKeys):
         """Whether some settings must still be read from the model's files."""
         return False
 
-    def with_published_settings(
+    def apply_published_settings(
         self,
         published_values: Mapping[str, float],
         sources: Mapping[str, Note],
         file_name: str,
         max_new_tokens: int | None,
     ) -> GenerationConfig:
-        """Return this config unchanged, because this class takes no setting from the model's files."""
+        """Return this config unchanged. Only ModelGeneration takes settings from the model's files."""
         return self
 
     @property
@@ -167,7 +165,7 @@ class GenerationConfig(SamplingKeys):
         """A description of the source of each setting that the user has not set. Empty if there is none."""
         return ""
 
-    def ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
+    def build_ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
         """Return notes on settings in the model's own config that the engines do not support."""
         ignored = {
             key: model_settings[key]
@@ -185,7 +183,7 @@ OF_PUBLISHER = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(kw_only=True)
 class ModelGeneration(GenerationConfig):
-    """Generation config that takes all unset keys from the publisher's recommended settings."""
+    """Generation config whose unset keys get the values that the model's publisher recommends."""
 
     name: ClassVar[str] = "model"
     max_new_tokens: int = config_field(0, constraint=at_least(0, " (0: what the model's files say)"))
@@ -202,10 +200,12 @@ class ModelGeneration(GenerationConfig):
 
     @property
     def max_total_new_tokens(self) -> int:
-        """Maximum number of new tokens in thinking and answer together, to the extent that it is known."""
+        """Maximum number of new tokens in thinking and answer, assuming the default if it is not yet
+        set.
+        """
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
-    def with_published_settings(
+    def apply_published_settings(
         self,
         published_values: Mapping[str, float],
         sources: Mapping[str, Note],
@@ -252,7 +252,7 @@ class ModelGeneration(GenerationConfig):
 
 
 def check_thinking_settings(generation: GenerationConfig) -> None:
-    """Raise ConfigError if only one of the thinking tags is set, or if an end text is set without a
+    """Raise ConfigError for incomplete thinking settings: a single tag, or an end text without a
     thinking budget.
     """
     tags = generation.thinking_tags
@@ -261,14 +261,14 @@ def check_thinking_settings(generation: GenerationConfig) -> None:
     check_value(is_ok, "generation.thinking_tags", json.dumps(tags, ensure_ascii=False), need)
     if generation.thinking_end is not None and generation.thinking_tokens is None:
         raise ConfigError(
-            f"generation.thinking_end={generation.thinking_end!r} is written where a budget ends the thinking, and "
-            "there is no budget: give generation.thinking_tokens, or generation.thinking_end=null",
+            f"generation.thinking_end={generation.thinking_end!r} has no effect without a thinking budget. "
+            "Set generation.thinking_tokens, or generation.thinking_end=null",
             code="no_effect",
         )
 
 
 def _define_choice_subclass(choice_name: str) -> type[GenerationConfig]:
-    """Define a subclass with the name of another choice, for run records. The choice's values are in
+    """Define a config class for another choice of the group `generation`. Its values are in
     conf/generation.
     """
     title = f"{choice_name.title()}Generation"

@@ -1,4 +1,5 @@
-"""Config of the KV cache: the formats of keys and values, rotation, and exceptions.
+"""Config of the KV cache: formats of keys and values, rotation, and exceptions for layers and first
+tokens.
 
 `generation.kv_cache` is a short name (int8) or a mapping ({keys: int8, values: int4}); `str` of the
 parsed value is the shortest equivalent text, which is part of the job id.
@@ -22,7 +23,7 @@ SCALES = {"int8": note("scale_of_head"), "int4": note("scale_of_numbers")}
 
 
 class KvPrecision(StrEnum):
-    """The number format in which keys, or values, are stored in the KV cache."""
+    """Number format of keys or values in the KV cache."""
 
     as_model = "as_model"
     int8 = "int8"
@@ -74,7 +75,6 @@ class KvCache:
         )
 
     def get_layer_precisions(self, layer: int, num_layers: int) -> tuple[KvPrecision, KvPrecision]:
-        """Return the number format of a layer's keys, and that of its values."""
         for number, numbers in self.layers:
             if layer in (number, number + num_layers):
                 return numbers, numbers
@@ -85,8 +85,8 @@ class KvCache:
         for number, _ in self.layers:
             if not -num_layers <= number < num_layers:
                 raise ConfigError(
-                    f"there is no layer {number}: {num_layers} layers of this model store keys and values, "
-                    f"0 to {num_layers - 1}, or -1 for the last one",
+                    f"layer {number} does not exist: {num_layers} layers of this model store keys and "
+                    f"values. Use 0 to {num_layers - 1}, or -1 for the last layer",
                     key=KEY,
                     value=self,
                     code="bad_value",
@@ -137,7 +137,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> KvCache:
     known = {one.name for one in fields(KvCache)}
     if unknown := [str(name) for name in mapping if name not in known]:
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"it has no key {unknown[0]}", "unknown_choice"
+            _format_mapping(mapping), f"the mapping has no key {unknown[0]}", "unknown_choice"
         )
     keys, values = (
         _parse_precision(mapping, mapping.get(side, KvPrecision.as_model)) for side in ("keys", "values")
@@ -145,25 +145,27 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> KvCache:
     rotate = mapping.get("rotate", KvPrecision.int4 in (keys, values))
     if not isinstance(rotate, bool):
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"rotate is {rotate!r}, and must be true or false", "bad_value"
+            _format_mapping(mapping), f"rotate must be true or false, but is {rotate!r}", "bad_value"
         )
     chosen = mapping.get("layers") or {}
     if not isinstance(chosen, Mapping) or not all(type(number) is int for number in chosen):
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"layers is {chosen!r}, and must say {{NUMBER: FORMAT, …}}", "bad_value"
+            _format_mapping(mapping),
+            f"layers must have the form {{NUMBER: FORMAT, …}}, but is {chosen!r}",
+            "bad_value",
         )
     layers = tuple(sorted((number, _parse_precision(mapping, numbers)) for number, numbers in chosen.items()))
     first = mapping.get("first_tokens")
     if first not in (None, KvPrecision.as_model):
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"first_tokens is {first!r}, and can only be as_model", "bad_value"
+            _format_mapping(mapping), f"first_tokens must be as_model, but is {first!r}", "bad_value"
         )
     found = KvCache(keys, values, rotate, KvPrecision.as_model if first else None, layers)
     alone = [name for name in ("rotate", "first_tokens") if getattr(found, name)]
     if alone and not found.is_quantized:
         raise _build_invalid_value_error(
             _format_mapping(mapping),
-            f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out",
+            f"{alone[0]} has no effect if keys and values are not quantized",
             "no_effect",
         )
     return found
@@ -187,4 +189,4 @@ def _format_mapping(mapping: Mapping[Any, Any]) -> str:
 def _build_invalid_value_error(text: str, reason: str, code: Code) -> ConfigError:
     mapping = "{keys: …, values: …, rotate: …, first_tokens: as_model, layers: {0: as_model, …}}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{reason + '; it ' if reason else ''}{need}", key=KEY, value=text, code=code)
+    return ConfigError(f"{reason + '. The value ' if reason else ''}{need}", key=KEY, value=text, code=code)

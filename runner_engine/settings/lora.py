@@ -1,6 +1,4 @@
-"""Config group `lora`: no adapter, a PEFT adapter, or an adapter for square layers in an older
-.pth file.
-"""
+"""Config group `lora`: no adapter, a PEFT adapter, or a .pth adapter for square layers."""
 
 from __future__ import annotations
 
@@ -46,7 +44,9 @@ class LoraConfig:
 
     @property
     def single_adapter(self) -> AdapterConfig | None:
-        """The config of the job's only adapter. None if there is no adapter, or several."""
+        """Config of the adapter that all requests use. None without an adapter, or with several
+        adapters.
+        """
         return self if isinstance(self, AdapterConfig) else None
 
     @property
@@ -66,26 +66,28 @@ class LoraConfig:
         """Whether the adapter is merged, which permanently changes the base model's weights."""
         return isinstance(self, AdapterConfig) and self.merge
 
-    def check_merge(self, quantization_mix: QuantizationMix) -> None:
+    def check_merge_settings(self, quantization_mix: QuantizationMix) -> None:
         """Raise ConfigError if the merge order is missing, or if the quantization does not support the
         merge.
         """
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError if a task's requests select adapters that do not exist. None: the requests
-        are not known yet.
+        """Raise ConfigError if a task's requests select adapters that do not exist.
+
+        requested_names: None if the requests are not known yet.
         """
         if requested_names:
             raise ConfigError(
-                f"task={task} names adapters ({', '.join(requested_names)}), "
-                f"and lora={self.name} has none by name: use "
+                f"task={task} selects adapters by name ({', '.join(requested_names)}), "
+                f"but lora={self.name} has no named adapters. Use "
                 f"lora=several 'lora.adapters={{{requested_names[0]}: FOLDER}}'",
                 code="missing",
             )
 
-    def reject_scheduler_features(self, reason: str) -> None:
-        """Raise ConfigError if this choice of adapters needs the scheduler. `reason` tells why the
-        scheduler cannot decode.
+    def reject_scheduler_only_settings(self, reason: str) -> None:
+        """Raise ConfigError if this choice of adapters needs the scheduler.
+
+        reason: why the scheduler cannot be used.
         """
 
     @property
@@ -96,11 +98,9 @@ class LoraConfig:
 
 @dataclass
 class AdapterConfig(LoraConfig):
-    """Common keys of all adapter choices: the path, whether to merge the adapter, and in which
-    order.
-    """
+    """Config of a single adapter: its path, and how it is merged."""
 
-    path: str = config_field(MISSING, HASHED, not_blank("give the adapter's folder, hub id or .pth file"))
+    path: str = config_field(MISSING, HASHED, not_blank("must be the adapter's folder, hub ID or .pth file"))
     merge: bool = False
     merge_order: MergeOrder | None = config_field(None, UNLESS_DEFAULT)
     merge_dtype: Dtype = config_field(Dtype.auto, UNLESS_DEFAULT)
@@ -114,12 +114,11 @@ class AdapterConfig(LoraConfig):
         check_config_values("lora", self)
         for key in ("merge_order", "merge_dtype"):
             value = getattr(self, key)
-            need = "it says how an adapter is merged: use lora.merge=true, too"
+            need = "has no effect unless the adapter is merged. Set lora.merge=true"
             check_value(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need, "no_effect")
 
     @property
     def path_key(self) -> str:
-        """The config key that contains the adapter's location."""
         return "lora.path"
 
     @property
@@ -129,10 +128,9 @@ class AdapterConfig(LoraConfig):
 
     @property
     def revision_suffix(self) -> str:
-        """The hub revision as a suffix for names. Empty if no revision is set."""
         return ""
 
-    def check_merge(self, quantization_mix: QuantizationMix) -> None:
+    def check_merge_settings(self, quantization_mix: QuantizationMix) -> None:
         """Raise ConfigError if the merge order is missing, or if the quantization does not support the
         merge.
         """
@@ -142,15 +140,15 @@ class AdapterConfig(LoraConfig):
         if not quantization_mix.quantizes:
             if self.merge_order is not None:
                 raise ConfigError(
-                    f"lora.merge_order={self.merge_order} with quantization={label}: nothing is quantized, before or "
-                    "after: leave it out",
+                    f"lora.merge_order={self.merge_order} has no effect with quantization={label}, which "
+                    "quantizes nothing. Omit lora.merge_order",
                     code="no_effect",
                 )
             return
         if self.merge_order is None:
             raise ConfigError(
-                f"lora.merge=true with quantization={label}: merging into quantized weights loses precision; use "
-                "lora.merge=false, or quantization=none, or say in which order it shall be done, "
+                f"lora.merge=true with quantization={label}: merging into quantized weights loses precision. "
+                "Use lora.merge=false or quantization=none, or set "
                 "lora.merge_order=merge_first or quantize_first",
                 code="missing",
             )
@@ -159,15 +157,15 @@ class AdapterConfig(LoraConfig):
             for choice in quantization_mix.quantizing_configs
         ):
             raise ConfigError(
-                f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
-                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or nf4",
+                f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: this "
+                "quantization cannot quantize merged layers. Use lora.merge=false, or quantization=nf4",
                 code="unsupported",
             )
 
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or a bundled one such as `embedded`."""
+    """A PEFT adapter: a local folder, a hub id, or a bundled adapter such as `embedded`."""
 
     name: ClassVar[str] = "peft"
     revision: str | None = config_field(None, HASHED)
@@ -177,7 +175,6 @@ class PeftConfig(AdapterConfig):
 
     @property
     def revision_suffix(self) -> str:
-        """The hub revision as a suffix for names. Empty if no revision is set."""
         return f"@{self.revision}" if self.revision else ""
 
 

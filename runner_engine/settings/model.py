@@ -20,7 +20,7 @@ from runner_base import (
     not_blank,
 )
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, reject_scheduler_features
+from runner_engine.settings.generation import GenerationConfig, reject_scheduler_only_settings
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
 
@@ -56,7 +56,7 @@ class ModelConfig:
 
     @property
     def name(self) -> str:
-        """The model's name. Most kinds read it from a config key, others have a fixed name."""
+        """Name of the model. Some model choices have a fixed name."""
         raise NotImplementedError
 
     def check_compatibility(
@@ -66,7 +66,7 @@ class ModelConfig:
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings of other config groups that this kind of model does not
+        """Raise ConfigError for settings of other config groups that this model choice does not
         support.
         """
 
@@ -77,7 +77,7 @@ class LocalModelConfig(ModelConfig):
     id.
     """
 
-    name: str = config_field(MISSING, HASHED, not_blank("give a folder or a hub id"))
+    name: str = config_field(MISSING, HASHED, not_blank("must be a folder or a hub ID"))
     revision: str | None = config_field(None, HASHED)
     cache_dir: str | None = config_field(None, HASHED)
     device: str = "auto"
@@ -90,12 +90,12 @@ class LocalModelConfig(ModelConfig):
     )
     shape: str | None = config_field(None, HASHED)
     random_weights: bool = config_field(
-        False, NotInIdentity("the recipe of the noise and the shape are hashed instead")
+        False, NotInIdentity("the recipe of the random weights and the shape are hashed instead")
     )
     trust_remote_code: bool = False
     # variables of its chat template
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = config_field(True, NotInIdentity("rejects a model that would not fit"))
+    check_memory: bool = config_field(True, NotInIdentity("only rejects models that do not fit in memory"))
 
     has_weights: ClassVar[bool] = True
     publishes_settings: ClassVar[bool] = True
@@ -108,39 +108,42 @@ class LocalModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for features that need the scheduler, if the configured attention uses
-        transformers' own KV cache.
-        """
+        """Raise ConfigError for features that need the scheduler, unless model.attention is auto."""
         if self.attention is not Attention.auto:
             why = f"{self.key}.attention={self.attention.value} was requested"
-            reject_scheduler_features(generation, why)
-            lora.reject_scheduler_features(why)
+            reject_scheduler_only_settings(generation, why)
+            lora.reject_scheduler_only_settings(why)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         prefix = self.key
         kind, _, index = self.device.partition(":")
         no_metal = (
-            "the engine has no Metal: use model=llama_cpp model.name=FILE.gguf, which computes on Apple's GPUs, or "
-            f"{prefix}.device=cpu"
+            "the local engine does not support Metal. Use model=llama_cpp model.name=FILE.gguf for Apple's "
+            f"GPUs, or {prefix}.device=cpu"
         )
         check_value(kind != "mps", f"{prefix}.device", self.device, no_metal, "unsupported")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-        check_value(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N", "unknown_choice")
+        check_value(
+            known, f"{prefix}.device", self.device, "must be auto, cpu, cuda or cuda:N", "unknown_choice"
+        )
         for name in self.chat_template_kwargs:
             is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
-            need = "give names that the chat template reads, e.g. enable_thinking"
+            need = "must be a variable of the chat template, such as enable_thinking"
             check_value(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
         check_value(
             spread in (None, "auto"),
             f"{prefix}.device_map",
             spread,
-            "use auto, or null for one device",
+            "must be auto, or null for one device",
             "unknown_choice",
         )
         check_value(
-            sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}"
+            sizes is None or isinstance(sizes, dict),
+            f"{prefix}.max_memory",
+            sizes,
+            "must have the form {0: 3GB, cpu: 8GB}",
         )
         self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
         for place, size in (self.max_memory or {}).items():
@@ -148,8 +151,8 @@ class LocalModelConfig(ModelConfig):
                 f"{prefix}.max_memory.{place}",
                 re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None,
             )
-            check_value(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
-            check_value(is_size, key, size, "give a size such as 3GB or 800MiB")
+            check_value(place == "cpu" or place.isdigit(), key, size, "the key must be a GPU index, or cpu")
+            check_value(is_size, key, size, "must be a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
             raise ConfigError(
                 f"{prefix}.max_memory needs {prefix}.device_map=auto, which spreads the model over devices",
@@ -157,7 +160,7 @@ class LocalModelConfig(ModelConfig):
             )
         if self.device_map == "auto" and self.device != "auto":
             raise ConfigError(
-                f"{prefix}.device_map=auto with {prefix}.device={self.device}: give one of the two",
+                f"{prefix}.device_map=auto conflicts with {prefix}.device={self.device}. Omit one of them",
                 code="conflict",
             )
 
@@ -172,21 +175,19 @@ class LocalConfig(LocalModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "only a hub has revisions: leave it out, or use model=auto"
+        need = "only hub models have revisions. Omit this key, or use model=auto"
         check_value(self.revision is None, "model.revision", self.revision, need, "unsupported")
         check_value(
             not self.random_weights,
             "model.random_weights",
             self.random_weights,
-            "a local model has its own weights",
+            "model=local always loads the stored weights",
             "unsupported",
         )
 
 
 def to_local_model_config(model: ModelConfig) -> LocalModelConfig:
-    """Convert a model's config to a local model's config. Keys that its kind does not have get
-    defaults.
-    """
+    """Convert a model's config to a local model's config. Missing keys get defaults."""
     if model.local_part is not None:
         within: LocalModelConfig = getattr(model, model.local_part)
         return within
@@ -199,9 +200,6 @@ def to_local_model_config(model: ModelConfig) -> LocalModelConfig:
 def reject_weight_changes(
     quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, reason: str
 ) -> None:
-    """Raise ConfigError if quantization, lora or rope settings would change weights that cannot be
-    changed.
-    """
     for group, choice, plain in (
         ("quantization", quantization.label, "none"),
         ("lora", lora.name, "none"),

@@ -1,5 +1,5 @@
-"""Config choice lora=several: several named PEFT adapters on one base model. Each request
-selects one.
+"""Config choice lora=several: named PEFT adapters on one base model, of which each request selects
+one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ EXAMPLE = "'lora.adapters={math: FOLDER, style: FOLDER}'"
 
 @dataclass
 class NamedAdapter(PeftConfig):
-    """One of several named adapters, with the same interface as the config of a single adapter."""
+    """Config of one of the adapters in lora=several."""
 
     called: str = ""
 
     @property
     def path_key(self) -> str:
-        """The config key that contains the adapter's location."""
         return f"lora.adapters.{self.called}"
 
 
@@ -41,25 +40,25 @@ class MultiAdapterConfig(LoraConfig):
     adapters: dict[str, str] = field(default_factory=dict, metadata={"counts": HASHED})
 
     def __post_init__(self) -> None:
-        need = f"give each adapter a name and a PEFT folder or hub id, as {EXAMPLE}"
+        need = f"must map each adapter's name to a PEFT folder or hub ID, as in {EXAMPLE}"
         check_value(bool(self.adapters), "lora.adapters", self.adapters, need, "missing")
         for name, path in self.adapters.items():
-            key, need = f"lora.adapters.{name}", "give the adapter's folder or hub id"
+            key, need = f"lora.adapters.{name}", "must be the adapter's folder or hub ID"
             check_value(isinstance(path, str) and bool(path.strip()), key, path, need, "missing")
             if not NAME.fullmatch(str(name)):
                 raise ConfigError(
-                    f"{name!r} is no name for an adapter: use letters, digits and ._:@+/-",
+                    f"{name!r} is not a valid adapter name. Use letters, digits and ._:@+/-",
                     key="lora.adapters",
                     code="bad_value",
                 )
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError for a task whose requests select no adapter, or an unknown one."""
+        """Raise ConfigError if no request of a task selects an adapter, or if an adapter is unknown."""
         if requested_names is None:
             return
         if not requested_names:
             raise ConfigError(
-                f"no request of task={task} names an adapter: use lora=peft, or task=serve, or "
+                f"no request of task={task} selects an adapter. Use lora=peft, task=serve, or "
                 "task=agents with task.role_adapters",
                 key="lora",
                 value="several",
@@ -74,12 +73,12 @@ class MultiAdapterConfig(LoraConfig):
                     code="unknown_choice",
                 )
 
-    def reject_scheduler_features(self, reason: str) -> None:
+    def reject_scheduler_only_settings(self, reason: str) -> None:
         """Raise ConfigError, because only the scheduler can apply different adapters in one forward
         pass.
         """
         raise ConfigError(
-            f"rows of several adapters need continuous batching, and {reason}: use lora=peft",
+            f"requests with different adapters need continuous batching, but {reason}. Use lora=peft",
             key="lora",
             value="several",
             code="unsupported",
@@ -87,12 +86,11 @@ class MultiAdapterConfig(LoraConfig):
 
     @property
     def selectable_adapters(self) -> list[PeftConfig]:
-        """The config of each adapter, in the form of a single adapter."""
+        """The config of each adapter."""
         return [NamedAdapter(path, called=name) for name, path in self.adapters.items()]
 
     @property
     def adapter_names(self) -> list[str]:
-        """The names by which requests select adapters."""
         return [*self.adapters]
 
 

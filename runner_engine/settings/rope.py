@@ -53,9 +53,7 @@ class Rope2dConfig(RopeConfig):
 
 @dataclass
 class RopeScalingConfig(RopeConfig):
-    """Base class of transformers' rope scalings. The key `factor` is the factor by which the context
-    grows.
-    """
+    """Base class of transformers' rope scalings. `factor` multiplies the context length."""
 
     is_scaling: ClassVar[bool] = True
     keeps_short_texts: ClassVar[bool] = False
@@ -83,8 +81,9 @@ class RopeDynamicConfig(RopeScalingConfig):
 
 @dataclass
 class RopeLengthScalingConfig(RopeScalingConfig):
-    """Base class of rope scalings that depend on the pretraining length. null takes the length from
-    the model's config.
+    """Base class of rope scalings that depend on the pretraining length.
+
+    null selects the length in the model's config.
     """
 
     original_max_position_embeddings: int | None = config_field(
@@ -94,8 +93,9 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN rope scaling: low frequencies are stretched, high frequencies stay. null selects the
-    paper's values.
+    """YaRN rope scaling, which stretches only low frequencies.
+
+    null selects the paper's values.
     """
 
     name: ClassVar[str] = "yarn"
@@ -113,9 +113,7 @@ class RopeYarnConfig(RopeLengthScalingConfig):
 
 @dataclass
 class RopeLlama3Config(RopeLengthScalingConfig):
-    """Llama 3.1's rope scaling: long wavelengths are stretched, short ones stay, and those between
-    two bounds are blended.
-    """
+    """Llama 3.1's rope scaling, which stretches long wavelengths and blends medium ones."""
 
     name: ClassVar[str] = "llama3"
     low_freq_factor: float = config_field(1.0, constraint=greater_than(0))

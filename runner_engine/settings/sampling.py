@@ -1,5 +1,4 @@
-"""Table of the sampling parameters. Each is declared once with its range, neutral value and
-supporting APIs.
+"""Table of the sampling parameters: range, neutral value and supporting APIs of each parameter.
 
 The config group `generation`, requests, HTTP bodies, requests to servers, the wire between stages,
 chat's `/set`, the harness, Python and the page read this table. A new parameter needs one field
@@ -54,7 +53,7 @@ class SamplingParameter:
         return bool(above and value <= self.high and not 0 < value < self.least)
 
     def parse(self, text: str) -> float:
-        """Parse a number that a user has typed. Raises ValueError if the text is no valid number."""
+        """Parse a number from user input. Raises ValueError for invalid numbers."""
         return self.kind(text)
 
 
@@ -95,14 +94,16 @@ class SamplingKeys:
         1,
         excludes_low=True,
         in_openai=True,
-        help="draw from the likeliest tokens that share this much probability",
+        help="sample from the most likely tokens whose probabilities sum to this value",
     )
-    top_k: int | None = _define_parameter(0, 0, 2**31 - 1, help="draw from this many of the likeliest tokens")
+    top_k: int | None = _define_parameter(
+        0, 0, 2**31 - 1, help="sample from this many of the most likely tokens"
+    )
     min_p: float | None = _define_parameter(
-        0.0, 0, 1, help="drop tokens less likely than this share of the likeliest one's probability"
+        0.0, 0, 1, help="exclude tokens below this fraction of the highest token probability"
     )
     repetition_penalty: float | None = _define_parameter(
-        1.0, 0.1, 10, for_greedy=True, help="above 1: tokens of prompt and answer become less likely"
+        1.0, 0.1, 10, for_greedy=True, help="values above 1 penalize tokens of the prompt and answer"
     )
     frequency_penalty: float | None = _define_parameter(
         0.0,
@@ -110,7 +111,7 @@ class SamplingKeys:
         2,
         in_openai=True,
         for_greedy=True,
-        help="above 0: tokens become less likely with each occurrence in the answer",
+        help="values above 0 penalize tokens for each occurrence in the answer",
     )
     presence_penalty: float | None = _define_parameter(
         0.0,
@@ -118,7 +119,7 @@ class SamplingKeys:
         2,
         in_openai=True,
         for_greedy=True,
-        help="above 0: tokens that occur in the answer become less likely",
+        help="values above 0 penalize tokens that occur in the answer",
     )
 
 
@@ -165,7 +166,7 @@ class Sampling(SamplingKeys):
         need = f"must be a whole number in {SEED.low}..{SEED.high}"
         check_value(self.seed is None or SEED.is_valid(self.seed), "seed", self.seed, need)
 
-    def with_defaults(self, generation: SamplingKeys, default_seed: int) -> Sampling:
+    def apply_defaults(self, generation: SamplingKeys, default_seed: int) -> Sampling:
         """Replace unset parameters by those of the config group `generation` and by the default seed."""
         given = {
             name: getattr(generation, name) if getattr(self, name) is None else getattr(self, name)
@@ -175,9 +176,7 @@ class Sampling(SamplingKeys):
 
     @property
     def as_numbers(self) -> tuple[float, ...]:
-        """The parameters as numbers in table order, for C code and for the protocol between pipeline
-        stages.
-        """
+        """The parameters in table order, for C code and for messages between pipeline stages."""
         return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
@@ -191,8 +190,8 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """The parameters that have an effect on the tokens. Greedy decoding needs neither seed nor
-        sampling parameters.
+        """The parameters that affect the tokens. Greedy decoding ignores the seed and the sampling
+        parameters.
 
         The result is the object GREEDY if it is equal to GREEDY, so that a decoding step can compare
         by identity.
@@ -219,7 +218,7 @@ def validate_sampling(prefix: str, sampling: SamplingKeys) -> None:
 def get_effective_parameters(
     sampling: SamplingKeys, is_selected: Callable[[SamplingParameter], bool]
 ) -> dict[str, float]:
-    """Return those selected sampling parameters whose value has an effect."""
+    """Return the selected sampling parameters that have an effect."""
     values = {name: getattr(sampling, name) for name in NEUTRAL if is_selected(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}
 

@@ -1,5 +1,4 @@
-"""Config of speculative decoding: how draft tokens are proposed, which the model then verifies
-in one forward pass.
+"""Config of speculative decoding: how draft tokens are proposed.
 
 `generation.speculate` is a short name (off, auto, ngram, draft, mtp) or a mapping ({kind: draft,
 layers: 10, tokens: 3}); `str` of the parsed value is the shortest equivalent text, which is part of
@@ -25,8 +24,9 @@ DRAFT_QUANTIZATION = "nf4"  # of a draft of the same model, where nothing else m
 
 
 class DrafterKind(StrEnum):
-    """The drafter. `auto` and `off` never change how an answer is computed; all other kinds always
-    draft.
+    """Method that proposes draft tokens.
+
+    `auto` and `off` never change how an answer is computed. Other kinds always draft.
     """
 
     off = "off"  # nobody
@@ -133,29 +133,31 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
     if kind not in [*DrafterKind]:
         raise _build_invalid_value_error(
             _format_mapping(mapping),
-            f"kind is {kind!r}, and must be one of {', '.join(DrafterKind)}",
+            f"kind must be one of {', '.join(DrafterKind)}, but is {kind!r}",
             "unknown_choice",
         )
     kind = DrafterKind(str(kind))
     tokens, layers = mapping.get("tokens", USUAL_TOKENS), mapping.get("layers")
     if type(tokens) is not int or not 1 <= tokens <= MOST_TOKENS:
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"tokens is {tokens!r}, and must lie in 1..{MOST_TOKENS}", "bad_value"
+            _format_mapping(mapping), f"tokens must lie in 1..{MOST_TOKENS}, but is {tokens!r}", "bad_value"
         )
     if layers is not None and (type(layers) is not int or layers < 1):
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"layers is {layers!r}, and must be 1 or more", "bad_value"
+            _format_mapping(mapping), f"layers must be 1 or more, but is {layers!r}", "bad_value"
         )
     model, quantization = mapping.get("model"), mapping.get("quantization")
     if kind is not DrafterKind.draft and (of_draft := _list_set_draft_keys(model, quantization, layers)):
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"{of_draft[0]} is of a draft model, and kind is {kind}", "conflict"
+            _format_mapping(mapping),
+            f"{of_draft[0]} applies only to kind=draft, but kind is {kind}",
+            "conflict",
         )
     if kind in (DrafterKind.off, DrafterKind.auto):
         if "tokens" in mapping:
             raise _build_invalid_value_error(
                 _format_mapping(mapping),
-                f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}",
+                f"tokens applies only to the kinds ngram, draft and mtp, but kind is {kind}",
                 "no_effect",
             )
         return SpeculationConfig(kind)
@@ -167,7 +169,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
 
 
 def _list_set_draft_keys(model: object, quantization: object, layers: object) -> list[str]:
-    """Return the names of those draft model keys that are set."""
+    """Return the names of the draft model keys that are set."""
     given = {"model": model, "quantization": quantization, "layers": layers}
     return [name for name, value in given.items() if value is not None]
 
@@ -179,4 +181,4 @@ def _format_mapping(mapping: Mapping[Any, Any]) -> str:
 def _build_invalid_value_error(text: str, reason: str, code: Code) -> ConfigError:
     mapping = "{kind: draft, model: FILE_OR_FOLDER, quantization: nf4, layers: 10, tokens: 3}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{reason + '; it ' if reason else ''}{need}", key=KEY, value=text, code=code)
+    return ConfigError(f"{reason + '. The value ' if reason else ''}{need}", key=KEY, value=text, code=code)

@@ -1,6 +1,4 @@
-"""Parses and formats tool calls in the syntax that each model family writes: the public names of
-this package.
-"""
+"""Parses and formats tool calls in the syntax of each model family."""
 
 from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall
 from runner_engine.tool_calls.forms import (

@@ -47,13 +47,14 @@ def parse_call_object(
 ) -> ToolCall:
     """Convert a JSON object to a tool call. Raises MalformedToolCall if the object is no valid call."""
     if not isinstance(json_value, Mapping):
-        raise MalformedToolCall(f"a call is an object, and this is {_shorten_for_message(json_value)}")
+        raise MalformedToolCall(f"a tool call must be an object, but is {_shorten_for_message(json_value)}")
     if isinstance(json_value.get("function"), Mapping):  # as OpenAI nests it
         json_value = json_value["function"]
     name = next((json_value[key] for key in name_keys if key in json_value), None)
     if not isinstance(name, str) or not name:
         raise MalformedToolCall(
-            f"a call names its function as {name_keys[0]!r}, and this does not: {_shorten_for_message(json_value)}"
+            f"a tool call must contain a function name in {name_keys[0]!r}: "
+            f"{_shorten_for_message(json_value)}"
         )
     arguments: Any = next((json_value[key] for key in argument_keys if key in json_value), {})
     return ToolCall(name, parse_call_arguments(name, arguments))
@@ -62,16 +63,15 @@ def parse_call_object(
 def parse_call_arguments(function_name: str, arguments: Any) -> Mapping[str, Any]:
     """Return the arguments of a tool call, given as a JSON object or as JSON text."""
     if isinstance(arguments, str):
-        arguments = parse_whole_json(arguments)
+        arguments = parse_single_json_value(arguments)
     if not isinstance(arguments, Mapping):
         raise MalformedToolCall(
-            f"the arguments of {function_name} are an object, and these are {_shorten_for_message(arguments)}"
+            f"the arguments of {function_name} must be an object, but are {_shorten_for_message(arguments)}"
         )
     return arguments
 
 
 def get_parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
-    """Return the JSON schema type of each parameter of a function."""
     parameters = next(
         (schema.get("parameters") or {} for schema in schemas if schema.get("name") == function_name), {}
     )
@@ -79,11 +79,11 @@ def get_parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
     return {key: one.get("type") for key, one in properties.items() if isinstance(one, Mapping)}
 
 
-def parse_whole_json(text: str) -> Any:
+def parse_single_json_value(text: str) -> Any:
     """Parse a string that contains one JSON value. Raises MalformedToolCall if other text follows."""
     value, end = parse_json_at(text, 0)
     if text[end:].strip():
-        raise MalformedToolCall(f"behind the JSON there is {_shorten_for_message(text[end:].strip())}")
+        raise MalformedToolCall(f"text follows the JSON: {_shorten_for_message(text[end:].strip())}")
     return value
 
 
@@ -105,7 +105,6 @@ def format_arguments(call: ToolCall) -> str:
 
 
 def format_call_object(call: ToolCall, arguments_key: str = "arguments") -> str:
-    """Format a call as a JSON object."""
     return json.dumps({"name": call.name, arguments_key: call.arguments}, ensure_ascii=False)
 
 

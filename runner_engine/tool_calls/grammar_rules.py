@@ -42,18 +42,15 @@ PYTHON_ESCAPES = '"\\bfnrt'  # those that mean the same in a string of Python
 
 
 def quote_grammar_literal(text: str) -> str:
-    """Quote a string as a literal in a grammar."""
     return json.dumps(text)
 
 
 def build_json_rule(schema: Mapping[str, Any], **options: Any) -> str:
-    """Return the grammar rule for JSON values that match a JSON schema."""
     own = {"whitespace_pattern": BLANKS, "lenient": False} | options
     return f"%json {json.dumps({**schema, 'x-guidance': own}, allow_nan=False)}"
 
 
 def get_arguments_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the JSON schema of a function's arguments."""
     whole: Mapping[str, Any] = schema.get("parameters") or {"type": "object", "properties": {}}
     return whole
 
@@ -72,7 +69,7 @@ def build_alternatives_rule(rule_name: str, alternatives: Sequence[str] | Any) -
 
 
 def build_repeat_rule(rule_name: str, separator: str, allow_multiple: bool) -> str:
-    """Return a grammar rule that matches another rule once, or repeatedly with separators between."""
+    """Return a grammar rule that matches another rule once, or several times with separators."""
     return f"{rule_name} ({quote_grammar_literal(separator)} {rule_name})*" if allow_multiple else rule_name
 
 
@@ -80,8 +77,9 @@ def build_parameter_rules(
     function_index: int, schema: Mapping[str, Any], format_name: str, value_rule: Callable[[str, Any], str],
     separator: str = "",
 ) -> str:  # fmt: skip
-    """Return the grammar rule `parameters_N` of a function: its parameters in schema order. Optional
-    parameters may be omitted.
+    """Return the grammar rule `parameters_N` for the parameters of function N, in schema order.
+
+    Optional parameters may be omitted.
 
     value_rule: returns a parameter's grammar rule, given its name and schema.
     """
@@ -93,13 +91,13 @@ def build_parameter_rules(
     properties, needed = whole.get("properties") or {}, whole.get("required") or []
     if missing := [name for name in needed if name not in properties]:
         raise build_unconstrainable_error(
-            format_name, schema, f"required names {missing[0]!r}, which is no property"
+            format_name, schema, f"required lists {missing[0]!r}, which is not in properties"
         )
     shared = {name: whole[name] for name in ("$defs", "definitions") if name in whole}
     rules, last = [], len(properties)
     for at, (name, own) in enumerate(properties.items()):
         if not isinstance(own, Mapping):
-            raise build_unconstrainable_error(format_name, schema, f"the schema of {name} is no object")
+            raise build_unconstrainable_error(format_name, schema, f"the schema of {name} is not an object")
         value = value_rule(name, {**own, **shared})
         first, next_one = f"parameters_{function_index}_{at}", f"parameters_{function_index}_{at + 1}"
         rules.append(f"value_{function_index}_{at}: {value}")
@@ -114,28 +112,28 @@ def build_parameter_rules(
 
 
 def build_plain_value_rule(
-    format_name: str, name: str, schema: Mapping[str, Any], end_mark: str, mark_text: str
+    format_name: str, name: str, schema: Mapping[str, Any], end_marker_rule: str, end_marker_text: str
 ) -> str:
-    """Return the grammar rule for a parameter's value and its end mark. Strings are plain text,
-    other values JSON.
+    """Return the grammar rule for a parameter's value and the marker at its end.
 
-    end_mark: the name of the end mark; mark_text: the text of the end mark.
+    Strings are plain text. Other values are JSON. end_marker_rule: the name of the marker's
+    rule. end_marker_text: the marker itself.
     """
     if schema.get("type") not in STRINGS:
-        return f"{build_json_rule(schema)} {end_mark}"
+        return f"{build_json_rule(schema)} {end_marker_rule}"
     if not SHAPES & set(schema):
-        return f"to_{end_mark}"
+        return f"to_{end_marker_rule}"
     values = schema.get("enum", [schema.get("const")])
     if set(schema) & SHAPES - {"enum", "const"} or not all(isinstance(one, str) for one in values):
         shape = ", ".join(sorted(SHAPES & set(schema)))
         raise ConfigError(
-            f"the form {format_name} has no quotes, so {shape} of a text is not held",
+            f"the format {format_name} does not quote strings, so a grammar cannot enforce {shape}",
             key=name,
             code="unsupported",
         )
-    if odd := [one for one in values if one != one.strip("\n") or mark_text.strip() in one]:
-        raise ConfigError(f"the form {format_name} cannot write {odd[0]!r}", key=name, code="unsupported")
-    return f"({' | '.join(map(quote_grammar_literal, values))}) {end_mark}"
+    if odd := [one for one in values if one != one.strip("\n") or end_marker_text.strip() in one]:
+        raise ConfigError(f"the format {format_name} cannot write {odd[0]!r}", key=name, code="unsupported")
+    return f"({' | '.join(map(quote_grammar_literal, values))}) {end_marker_rule}"
 
 
 def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name: str) -> str:
@@ -155,7 +153,7 @@ def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name:
 
 def _build_keyword_rule(name: str, schema: Mapping[str, Any]) -> str:
     if not _is_identifier(name):
-        raise ConfigError("this parameter's name is none of Python", key=name, code="unsupported")
+        raise ConfigError("the parameter name is not a valid Python identifier", key=name, code="unsupported")
     return (
         f"{quote_grammar_literal(f'{name}=')} {build_json_rule(schema, json_allowed_escapes=PYTHON_ESCAPES)}"
     )
@@ -168,7 +166,8 @@ def _is_identifier(name: str) -> bool:
 def build_unconstrainable_error(
     format_name: str, schema: Mapping[str, Any], reason: str, code: Code = "bad_value"
 ) -> ConfigError:
-    """Return the error for a function whose tool calls no grammar can constrain."""
+    """Return the error for tool calls that a grammar cannot constrain."""
     return ConfigError(
-        f"calls of {schema['name']} cannot be held in the form {format_name}: {reason}", code=code
+        f"a grammar cannot constrain calls of {schema['name']} in the format {format_name}: {reason}",
+        code=code,
     )

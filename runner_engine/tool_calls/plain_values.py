@@ -1,6 +1,4 @@
-"""Converts parameter values that a tool call format writes as plain text, according to the
-function's schema.
-"""
+"""Converts parameter values from plain text to the types in the function's schema."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ MOST = 200_000  # characters: Python's parser needs memory of a multiple of it
 def parse_python_calls(text: str) -> tuple[ToolCall, ...]:
     """Parse a list of tool calls in Python syntax. Raises MalformedToolCall for any other text."""
     if len(text) > MOST:
-        raise MalformedToolCall(f"a list of calls of {len(text):,} characters")
+        raise MalformedToolCall(f"the list of tool calls is too long: {len(text):,} characters")
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise MalformedToolCall(f"no whole list of calls: {error}") from error
+        raise MalformedToolCall(f"the list of tool calls is invalid: {error}") from error
     if not isinstance(tree, ast.List):
         raise MalformedToolCall("no list of calls")
     return tuple(_parse_call(node) for node in tree.elts)
@@ -42,16 +42,15 @@ def _parse_call(node: ast.expr) -> ToolCall:
 
 
 def _parse_function_name(node: ast.expr) -> str:
-    """Return the name of the called function, including dots."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
         return f"{_parse_function_name(node.value)}.{node.attr}"
-    raise MalformedToolCall(f"{ast.unparse(node)} is no name of a function")
+    raise MalformedToolCall(f"{ast.unparse(node)} is not a function name")
 
 
 class _JsonConstantReplacer(ast.NodeTransformer):
-    """Replaces the names true, false and null in a syntax tree by Python's constants."""
+    """Replaces the JSON constants true, false and null in a syntax tree by Python constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(WORDS[node.id]) if node.id in WORDS else node
@@ -65,5 +64,4 @@ def _parse_literal(node: ast.expr) -> Any:
 
 
 def format_python_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls as a list in Python syntax."""
     return f"[{', '.join(map(str, calls))}]"

@@ -25,7 +25,6 @@ EXAMPLE = (ToolCall("function_name", {"parameter": "value"}), ToolCall("other_fu
 def append_tools_to_system_message(
     schemas: Sequence[Mapping[str, Any]], call_format: ToolCallFormat, system_message: str | None = None
 ) -> str:
-    """Return the system message followed by a description of the available functions."""
     tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
     words = IN_SYSTEM.format(tools=tools, example=call_format.format_calls(EXAMPLE))
     return f"{system_message}\n\n{words}" if system_message else words

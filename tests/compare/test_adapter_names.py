@@ -90,5 +90,7 @@ def test_how_an_adapter_is_merged_stays_in_the_records() -> None:
 def test_jobs_of_before_the_keys_of_merging_differ_in_none_of_them() -> None:
     old = {"lora.name": "peft", "lora.path": "a", "lora.merge": "true"}
     new = old | {"lora.merge_order": "null", "lora.merge_dtype": "auto", "lora.revision": "null"}
-    assert KeyRules().differing_keys([old, new]) == []
-    assert KeyRules().differing_keys([old, new | {"lora.merge_dtype": "float32"}]) == ["lora.merge_dtype"]
+    assert KeyRules().find_differing_keys([old, new]) == []
+    assert KeyRules().find_differing_keys([old, new | {"lora.merge_dtype": "float32"}]) == [
+        "lora.merge_dtype"
+    ]

@@ -12,7 +12,7 @@ from compared import example, judge_example
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.output import FORMATS
-from runner_compare.render.short_table import label_columns
+from runner_compare.render.short_table import build_label_columns
 
 
 class Terminal(io.StringIO):
@@ -129,7 +129,7 @@ def test_by_default_a_pipe_gets_the_answer_and_one_table_of_100_columns(
     assert max(map(len, lines)) <= 100
     title = "gsm8k · 3 runs · 1,000 questions each · baseline quantization=none · margin 2 points"
     assert lines[0] == title
-    assert lines[1].startswith("nf4 is worse by more than 2 points. int8 is undecided: about ")
+    assert lines[1].startswith("nf4 is worse by more than 2 points. int8 is undecided: ")
     head = next(number for number, line in enumerate(lines) if line.startswith("quantization"))
     rows = [line.split() for line in lines[head + 2 : head + 5]]
     assert lines[head].split() == [
@@ -164,7 +164,7 @@ def test_a_repeated_label_is_printed_once_and_the_outer_key_comes_first() -> Non
     table = example()
     for row, split in zip(table.rows, ("hard5", "hard5", "test"), strict=True):
         row.config = row.config | {"task.split": split}
-    columns = label_columns(table)
+    columns = build_label_columns(table)
     assert [column.head for column in columns] == ["split", "quantization"]
     assert [column.cells for column in columns] == [["hard5", "", "test"], ["none", "int8", "nf4"]]
 
@@ -177,6 +177,6 @@ def test_an_explanation_and_the_plot_are_shown_on_request() -> None:
     assert "●" in shown(View(plot=True))
     assert "Holm" not in shown(View())
     explained = shown(View(explain=True))
-    assert "Holm is p adjusted" in explained
+    assert "Holm is the p-value" in explained
     assert max(map(len, explained.splitlines())) <= 100
     assert max(map(len, lines_in_a_pipe(example(), View(all_columns=True)))) > 100

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
+from runner_compare.features.tokens.render.divergence_picture import create_divergence_pictures
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.output import save_comparison
@@ -37,7 +37,7 @@ def table_of(*names: str, texts: str = "") -> Table:
 
 
 def pane_of(table: Table) -> Any:
-    (picture,) = divergence_pictures(table)
+    (picture,) = create_divergence_pictures(table)
     (pane,) = picture.make().axes
     return pane
 
@@ -54,17 +54,17 @@ def test_each_row_is_a_point_with_its_interval_over_its_weights() -> None:
 
 
 def test_rows_without_a_divergence_are_named_or_there_is_no_picture() -> None:
-    (picture,) = divergence_pictures(table_of("none", "nf4", "twin"))
+    (picture,) = create_divergence_pictures(table_of("none", "nf4", "twin"))
     assert picture.title.endswith("not drawn, as the axis is logarithmic: twin (KL 0)")
-    assert divergence_pictures(table_of("none")) == []
-    assert divergence_pictures(table_of("none", "twin")) == []
+    assert create_divergence_pictures(table_of("none")) == []
+    assert create_divergence_pictures(table_of("none", "twin")) == []
 
 
 @pytest.mark.thorough
 def test_each_set_of_texts_has_a_pane() -> None:
     table = table_of("int8", "nf4", texts="a.jsonl")
     table.rows += table_of("nf4", texts="b.jsonl").rows
-    (picture,) = divergence_pictures(table)
+    (picture,) = create_divergence_pictures(table)
     panes = picture.make().axes
     assert [pane.get_title(loc="left") for pane in panes] == ["task.data=a.jsonl", "task.data=b.jsonl"]
     assert [len(pane.texts) for pane in panes] == [2, 1]

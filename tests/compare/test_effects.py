@@ -11,17 +11,17 @@ import pytest
 from runner_base.tables import fit_to_width
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.columns import ratio_columns
+from runner_compare.render.columns import build_ratio_columns
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.effects import (
-    decision_records,
+    build_decision_records,
     describe_margin_decision,
-    effects_legend,
     format_detectable,
     format_effect,
+    format_effects_legend,
     format_pair_counts,
 )
-from runner_compare.render.findings import finding_sentence
+from runner_compare.render.findings import format_finding_sentence
 from runner_compare.render.quantities import METHODS, REPEATS, MethodTexts, Quantity, find_quantity
 from runner_compare.statistics import (
     RATIOS,
@@ -86,32 +86,32 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
         effects = decide_all(tests)
         one = row(effects[0])
         one.effects = effects
-        return finding_sentence(one, [])
+        return format_finding_sentence(one, [])
 
-    assert said(processes(1, 1)) == (
-        "run vs base: one process each cannot show a difference in 1 comparison. Run both jobs 3 more times with "
-        "rerun=all to know, alone on the machine (in a grid with workers=1 hydra.launcher.fresh=true). 4 runs of each "
-        "show a difference of 3 times the spread of runs."
-    )
-    assert said(processes(2, 2)).startswith("run vs base: 2 runs of each cannot show")
-    assert said(processes(1, 9)).startswith("run vs base: 1 run of one cannot show")
-    assert "Run both jobs with task.repeats=4 to know: each repeat is a process" in said(
-        processes(1, 1, fresh=True)
-    )
+    one_each = said(processes(1, 1))
+    assert one_each.startswith("run vs base: one process each cannot show a difference in 1 comparison. ")
+    assert "Run both jobs 3 more times with rerun=all " in one_each
+    assert "workers=1 hydra.launcher.fresh=true" in one_each
+    assert "4 runs per job detect a difference of 3 times the spread between runs" in one_each
+    assert said(processes(2, 2)).startswith("run vs base: 2 runs of each job cannot show")
+    assert said(processes(1, 9)).startswith("run vs base: 1 run of one job cannot show")
+    repeated = said(processes(1, 1, fresh=True))
+    assert "Run both jobs with task.repeats=4, " in repeated
+    assert "rerun=all" not in repeated
     assert said(processes(3, 3)) == ""
     many = [processes(3, 3) for _ in range(12)]
     assert said(*many).startswith(
-        "run vs base: 3 runs of each cannot show a difference in 12 comparisons. Run both"
+        "run vs base: 3 runs of each job cannot show a difference in 12 comparisons. Run both"
     )
     assert said(*[processes(5, 5) for _ in range(12)]) == ""
 
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     (effect,) = decide_all([processes(1, 1)], {RATIOS: 0.05})
-    cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
+    cells = {column.head: column.cells[0] for column in build_ratio_columns(Table("any", [], [row(effect)]))}
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
     assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
-    record = decision_records(row(effect))["ratios"][0]
+    record = build_decision_records(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
     assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
         2,
@@ -119,7 +119,7 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
         "undecided",
         None,
     )
-    text = effects_legend([effect])
+    text = format_effects_legend([effect])
     assert "within these processes only" in text
     assert "nothing is tested" in text
     assert "95 %" not in text, "no interval is promised"
@@ -130,9 +130,9 @@ def test_one_run_each_of_one_repeat_has_no_interval() -> None:
         [StudentTTest("decode_tok_per_s", Measurements([710.0], [710.0]), Measurements([533.0], [533.0]))]
     )
     table = Table("any", [], [row(effect)])
-    cells = {column.head: column.cells[0] for column in ratio_columns(table)}
+    cells = {column.head: column.cells[0] for column in build_ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
-    (record,) = decision_records(row(effect))["ratios"]
+    (record,) = build_decision_records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
     (several,) = decide_all(
         [
@@ -153,9 +153,9 @@ def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> No
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
     table = Table("any", ["task.streams"], [one.baseline, one])
-    assert ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
+    assert build_ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
     one.effects = [*one.effects, *decide_all([processes(1, 1)])]
-    fitted = fit_to_width(ratio_columns(table), 200)
+    fitted = fit_to_width(build_ratio_columns(table), 200)
     assert "comparison task.streams=2 vs task.streams=1" in fitted.caption
 
 
@@ -168,7 +168,7 @@ def test_a_margin_of_a_ratio_has_words() -> None:
     )
     assert describe_margin_decision(noisy).startswith("undecided within 5 %: about 103 runs of each ")
     assert describe_margin_decision(steady) == "as good within 5 %"
-    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in effects_legend(
+    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in format_effects_legend(
         [steady]
     )
 
@@ -178,9 +178,9 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
     counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodTexts(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
-    assert finding_sentence(row(other), []) == ""
+    assert format_finding_sentence(row(other), []) == ""
     heads = {
-        len(rows): ratio_columns(Table("any", [], rows))[3].head
+        len(rows): build_ratio_columns(Table("any", [], rows))[3].head
         for rows in ([row(other)], [row(few), row(other)])
     }
     assert heads == {1: "words", 2: "runs/words"}
@@ -188,64 +188,71 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
-    record_by_key = decision_records(row(effect))
+    record_by_key = build_decision_records(row(effect))
     record = (
         record_by_key["ratios"][0] if effect.is_ratio else record_by_key[find_quantity(effect).record_key]
     )
     assert list(record) == find_quantity(effect).keys.split()
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
     assert " [" in format_effect(effect)
-    assert METHODS[effect.method].quantity.legend[0].split("{")[0] in effects_legend([effect])
-    text = finding_sentence(row(effect), [])
+    assert METHODS[effect.method].quantity.legend[0].split("{")[0] in format_effects_legend([effect])
+    text = format_finding_sentence(row(effect), [])
     assert text.startswith("run vs base") or (effect.is_ratio and text == "")
-    assert "{" not in text + format_pair_counts(effect) + format_detectable(effect) + effects_legend([effect])
+    assert "{" not in text + format_pair_counts(effect) + format_detectable(effect) + format_effects_legend(
+        [effect]
+    )
 
 
 def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
     (decided,) = decide_all([SequentialTest([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2})
-    text = finding_sentence(row(decided), [])
+    text = format_finding_sentence(row(decided), [])
     assert text.endswith(" As good within 20 points after 35 questions.")
     assert "undecided" not in text
     (few,) = decide_all([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
-    assert finding_sentence(row(few), []).endswith(" Undecided within 20 points after 5 questions.")
+    assert format_finding_sentence(row(few), []).endswith(" Undecided within 20 points after 5 questions.")
 
 
 def test_the_legend_of_bets_does_not_say_holm() -> None:
+    both = "Holm's correction covers findings and margin verdicts together"
     bets, exact = decide_all(
         [SequentialTest([(True, True)] * 34, 3), McNemarTest(1, 1, 100)], {"accuracy": 0.2}
     )
-    assert "Holm is p adjusted" not in effects_legend([bets])
-    assert "Holm is over both" not in effects_legend([bets])
-    assert "e-process excludes all differences below minus the margin" in effects_legend([bets])
-    assert "Holm is over both" in effects_legend([exact])
-    assert "e-process" not in effects_legend([exact])
-    assert "Holm is over both" in effects_legend([bets, exact])
+    adjusted = "p-value after Holm's correction"
+    assert adjusted not in format_effects_legend([bets])
+    assert adjusted in format_effects_legend([exact])
+    assert both not in format_effects_legend([bets])
+    assert "e-process excludes all differences below minus the margin" in format_effects_legend([bets])
+    assert both in format_effects_legend([exact])
+    assert "e-process" not in format_effects_legend([exact])
+    assert both in format_effects_legend([bets, exact])
 
 
 def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     """`If neither is better, about 1,680 questions would decide` stood right after `worse (p =
     0.0054)`."""
     (worse,) = decide_all([McNemarTest(10, 27, 1000)], {"accuracy": 0.02})
-    text = finding_sentence(row(worse), [])
+    text = format_finding_sentence(row(worse), [])
     assert ": worse (" in text
     assert text.endswith(" Perhaps by more than 2 points.")
     assert "if neither is better" not in text
     (alike,) = decide_all([McNemarTest(0, 0, 50)], {"accuracy": 0.02})
-    assert "Undecided within 2 points: about " in finding_sentence(row(alike), [])
-    assert finding_sentence(row(alike), []).endswith("if neither is better and they disagree as often.")
+    assert "Undecided within 2 points: about " in format_finding_sentence(row(alike), [])
+    assert format_finding_sentence(row(alike), []).endswith(
+        "if neither is better and they disagree as often."
+    )
 
 
 @pytest.mark.parametrize(
     "it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)]
 )
 def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Decision) -> None:
-    text = effects_legend([it])
+    text = format_effects_legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
     assert "rarer than about 4 in n too few may be in the sample, and no test allows for it." in text
 
 
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
-    text = effects_legend([it for it in EFFECTS if it.method is Method.mean_flips])
+    text = format_effects_legend([it for it in EFFECTS if it.method is Method.mean_flips])
     assert f"It counts {CAUTION:g} times where a kind of question may be all lost" in text
     assert "Of a kind rarer than about 4 in n too few may be in the sample." in text
 
@@ -258,9 +265,9 @@ def test_few_families_are_told_what_would_show_more() -> None:
             (it,) = decide_all(
                 [MeanFlipTest(differences, [number % families for number in range(1200)], "template")]
             )
-            more = " More clusters would show smaller differences, more questions in each hardly."
-            assert (more in finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
+            more = " Use more clusters to detect smaller differences, because more questions in each hardly help."
+            assert (more in format_finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
     (it,) = decide_all([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
-    more = "ore questions would show smaller differences, more answers to each hardly"
-    assert more in finding_sentence(row(it), [])
-    assert "more questions would help" in conclusion_text([row(it)])
+    more = "se more questions to detect smaller differences, because more answers to each hardly help"
+    assert more in format_finding_sentence(row(it), [])
+    assert "use more questions" in conclusion_text([row(it)])

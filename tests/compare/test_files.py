@@ -16,16 +16,21 @@ from runner_compare.features.files.compute import build_file_table
 from runner_compare.features.files.ranks import (
     FileTable,
     JobKind,
-    find_closer_pairs,
+    compute_p_value_lower_kl,
+    find_lower_kl_pairs,
     find_non_inferior_pairs,
     find_tied_groups,
-    p_value_lower_kl,
 )
-from runner_compare.features.files.render import file_columns, file_legend, file_records, file_sentences
+from runner_compare.features.files.render import (
+    build_file_columns,
+    build_file_records,
+    format_file_legend,
+    format_file_sentences,
+)
 from runner_compare.model.data import Run, Texts, TextScore
 from runner_compare.reader import Reader
-from runner_compare.statistics.likelihoods import likelihood_metrics
-from runner_compare.statistics.ratios import paired_p_value
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
+from runner_compare.statistics.ratios import compute_paired_p_value
 
 TEXTS = 120
 DRAW = Random(0)
@@ -85,7 +90,7 @@ class Files:
         ]
         number = len(self.runs)
         job_id = "likelihood-000000000000" if kl is None else f"likelihood-{number}"
-        metrics = likelihood_metrics(parts) | {"file_mib": mib, "model_mib": mib + 1}
+        metrics = compute_likelihood_metrics(parts) | {"file_mib": mib, "model_mib": mib + 1}
         self.runs.append(Run(f"l{number}", job_id, "likelihood", "1", "", own, metrics, facts=facts))
         self.reader.kls[f"l{number}"] = kl
         cells = {
@@ -97,6 +102,9 @@ class Files:
 
     def table(self, **options: Any) -> FileTable:
         return build_file_table(self.runs, self.reader, **options)
+
+
+TIED = "KL divergence does not differ significantly between these files"
 
 
 @pytest.fixture
@@ -119,13 +127,15 @@ def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
     assert ranks == {
         "full.gguf": None, "q8.gguf": (1, 1), "q4.gguf": (2, 3), "q4_other.gguf": (2, 3), "bad.gguf": (4, 4),
     }  # fmt: skip
-    said = file_sentences(table)
-    tied = next(line for line in said if line.startswith("KL does not tell apart"))
+    said = format_file_sentences(table)
+    tied = next(line for line in said if line.startswith(TIED))
     assert tied.count("q4") == 2
     assert "bad" not in tied
     assert {*table.files[1].closer_than} == {"q4.gguf", "q4_other.gguf", "bad.gguf"}
     assert "dominated: bad.gguf by q8.gguf, q4.gguf, q4_other.gguf" in said
-    assert "on the front of bytes, memory and KL: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
+    assert (
+        "Pareto front of bytes, memory and KL divergence: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
+    )
 
 
 def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
@@ -144,9 +154,9 @@ def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
     ranks = {it.name: it.kl_rank for it in table.files if it.kl_rank}
     assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, "ranges of all overlap"
     assert find_tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
-    said = next(line for line in file_sentences(table) if line.startswith("KL does not tell apart"))
-    assert said == "KL does not tell apart: low.gguf, between.gguf; between.gguf, high.gguf"
-    assert {it["file"]: it["closer_than"] for it in file_records(table)}["low.gguf"] == ["high.gguf"]
+    said = next(line for line in format_file_sentences(table) if line.startswith(TIED))
+    assert said == f"{TIED}: low.gguf, between.gguf; between.gguf, high.gguf"
+    assert {it["file"]: it["closer_than"] for it in build_file_records(table)}["low.gguf"] == ["high.gguf"]
 
 
 def test_a_margin_lets_a_smaller_file_dominate_and_a_tolerance_counts_speed(files: Files) -> None:
@@ -156,8 +166,8 @@ def test_a_margin_lets_a_smaller_file_dominate_and_a_tolerance_counts_speed(file
     assert by_name["q4_other.gguf"].dominated_by == ["q4.gguf"]
     timed = files.table(margins={"log_likelihood": 0.02}, tolerance=0.2)
     assert {it.name: it for it in timed.files}["q4_other.gguf"].on_front, "it is twice as fast"
-    assert "Speeds count if they differ by more than 0.2" in file_legend(timed)
-    assert "--tolerance" in file_legend(files.table())
+    assert "Speeds count if they differ by more than 0.2" in format_file_legend(timed)
+    assert "--tolerance" in format_file_legend(files.table())
 
 
 def test_files_of_one_name_in_two_folders_and_one_file_under_two_names(files: Files) -> None:
@@ -167,19 +177,19 @@ def test_files_of_one_name_in_two_folders_and_one_file_under_two_names(files: Fi
     by_name = {it.name: it for it in files.table().files}
     assert by_name["q8.gguf"].rows[JobKind.speed].run is moved
     assert len(by_name["sub/q8.gguf"].rows) == 2
-    columns = {column.head: column.cells for column in file_columns(files.table())}
+    columns = {column.head: column.cells for column in build_file_columns(files.table())}
     assert columns["file"][0] == "full.gguf (reference)"
     assert "decode tok/s\n32 rows" in columns
-    records = {it["file"]: it for it in file_records(files.table())}
+    records = {it["file"]: it for it in build_file_records(files.table())}
     assert records["sub/q8.gguf"]["model"] == "/m/sub/q8.gguf"
     assert records["q4_other.gguf"]["decode_tok_per_s"] == {"1": 20.0, "32": 200.0}
     assert records["q4.gguf"]["shift"]["finding"] == "worse"
 
 
 def test_one_file_that_is_loaded_in_two_ways_has_two_lines(files: Files) -> None:
-    files.add("/m/q4.gguf", "22", kl_of(0.011, 6), 25, params={"quantization.unpacked": "true"})
+    files.add("/m/q4.gguf", "22", kl_of(0.011, 6), 25, params={"quantization.dequantize": "true"})
     names = [it.name for it in files.table().files]
-    assert "q4.gguf quantization.unpacked=true" in names
+    assert "q4.gguf quantization.dequantize=true" in names
 
 
 def test_what_cannot_be_joined_is_said(files: Files) -> None:
@@ -201,17 +211,17 @@ def test_what_cannot_be_joined_is_said(files: Files) -> None:
 def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
     del files.runs[-1]
     table = files.table()
-    assert "bad.gguf has no speed" in file_sentences(table)
+    assert "bad.gguf has no speed job" in format_file_sentences(table)
     assert {it.name: it.on_front for it in table.files}["bad.gguf"] is None
-    assert all(len(column.cells) == 5 for column in file_columns(table))
+    assert all(len(column.cells) == 5 for column in build_file_columns(table))
 
 
 def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
     one, other = kl_of(0.01, 1), kl_of(0.002, 2)
     sizes = [float(it) for it in TOKENS]
-    assert find_closer_pairs([one, one], sizes) == set()
-    assert find_closer_pairs([one, other], sizes) == {(1, 0)}
-    assert find_closer_pairs([other, one], sizes) == {(0, 1)}
+    assert find_lower_kl_pairs([one, one], sizes) == set()
+    assert find_lower_kl_pairs([one, other], sizes) == {(1, 0)}
+    assert find_lower_kl_pairs([other, one], sizes) == {(0, 1)}
     assert find_non_inferior_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
     assert find_non_inferior_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
 
@@ -222,9 +232,9 @@ def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_t
     low, high = ([size + draw.random() / 10 for _ in range(58)] for size in (0.5, 0.8))
     low, high, ones = [*low, 10.0, 10.2], [*high, 10.2, 10.4], [1.0] * 60
     gaps = [kl - other for kl, other in zip(low, high, strict=True)]
-    assert paired_p_value(gaps, ones) < 0.05, "the test of these texts alone, as before"
-    assert p_value_lower_kl(low, high, ones) > 0.05
-    assert find_closer_pairs([low, high], ones) == set()
+    assert compute_paired_p_value(gaps, ones) < 0.05, "the test of these texts alone, as before"
+    assert compute_p_value_lower_kl(low, high, ones) > 0.05
+    assert find_lower_kl_pairs([low, high], ones) == set()
     assert find_non_inferior_pairs([low, high], ones, 0.01) == set()
 
 
@@ -232,5 +242,5 @@ def test_files_that_differ_everywhere_are_told_apart_and_equal_ones_are_not() ->
     draw = Random(6)
     low, high = ([size * (1 + draw.random() / 5) for _ in range(100)] for size in (1.0, 1.5))
     ones = [1.0] * 100
-    assert find_closer_pairs([high, low], ones) == {(1, 0)}
-    assert find_closer_pairs([low, low], ones) == set()
+    assert find_lower_kl_pairs([high, low], ones) == {(1, 0)}
+    assert find_lower_kl_pairs([low, low], ones) == set()

@@ -11,7 +11,7 @@ from compared import KEYS, rows_of
 
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
-from runner_compare.render.forest import forest_plot_lines
+from runner_compare.render.forest import draw_forest_plot_lines
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics import McNemarTest
 
@@ -24,12 +24,12 @@ class Terminal(io.StringIO):
 def plot(width: int = 80, encoding: str | None = "utf-8", margin: float | None = None) -> list[str]:
     margins = {} if margin is None else {"accuracy": margin}
     rows = rows_of(McNemarTest(10, 20, 1000), McNemarTest(1, 90, 1000), margins=margins)
-    return [line for line, _ in forest_plot_lines(rows, KEYS, width, encoding)]
+    return [line for line, _ in draw_forest_plot_lines(rows, KEYS, width, encoding)]
 
 
 def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> None:
     title, first, second, scale = plot(margin=0.02)
-    assert title == ("Δ to the baseline in points (simultaneous 95 %); │ no difference; ┊ margin")
+    assert title == ("Δ from the baseline in points (simultaneous 95 %); │ no difference; ┊ margin")
     assert first.startswith("q0  ")
     assert first[first.index("├") : first.index("┤") + 1].count("●") == 1
     assert "┼" in first, "its interval contains the margin"
@@ -59,7 +59,7 @@ def test_it_keeps_to_the_width(width: int) -> None:
 
 def test_a_narrow_terminal_and_rows_without_a_comparison_have_none() -> None:
     assert plot(20) == []
-    assert forest_plot_lines(rows_of("not compared"), KEYS, 200, None) == []
+    assert draw_forest_plot_lines(rows_of("not compared"), KEYS, 200, None) == []
 
 
 @pytest.mark.parametrize("out", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])

@@ -17,7 +17,7 @@ from stores import marks
 import runner_compare as compare
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.ratios import paired_ratio_interval
+from runner_compare.statistics.ratios import compute_paired_ratio_interval
 from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
 
 N = 60
@@ -76,7 +76,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     code, out, _ = run(a, b)
     assert code == 0
     assert "worse (Δ -23.3 points" in out.replace("−", "-")
-    assert "are detected with ≥ 80 % power" in out
+    assert "or more with ≥ 80 % power" in out
     # and by config keys, like our own runs
     (table,) = tables(
         run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match"
@@ -109,7 +109,7 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     )
     assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
     assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(
-        paired_ratio_interval(differences, sizes)
+        compute_paired_ratio_interval(differences, sizes)
     )
     assert (words["unit"], words["size"]) == ("text", N)
     assert words["difference"] == pytest.approx(sum(differences) / N)
@@ -136,7 +136,7 @@ def test_every_output_has_them(run: Any, tmp_path: Path) -> None:
     assert {"accuracy.png", "comparison.md"} <= {path.name for path in (tmp_path / "saved").iterdir()}
     code, out, _ = run(a, b, "--flips", f"output_dir={a}", f"output_dir={b}")
     assert code == 0
-    assert "14 lost, 0 won, 42 right in both, 4 wrong in both" in " ".join(out.split())
+    assert "14 lost, 0 won, 42 solved by both, 4 solved by neither" in " ".join(out.split())
 
 
 def test_the_tasks_of_a_group_share_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out
     a, b = tmp_path / "a", tmp_path / "b"
     code, out, err = run(a, b)
     assert code == 0
-    assert "left out, no number for each document: sums mcc,none" in err
+    assert "note: metrics without numbers per document are omitted: sums mcc,none" in err
     assert "(n=60): worse (Δ −0.1 f1, simultaneous 95 % interval" in out
     assert "mean f1 of a question" in out
     table_by_task = {table["task"]: table for table in tables(run, a, b)}
@@ -237,7 +237,7 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
     assert code == 2
     assert "--cluster tale:" in err
-    assert "line 1: the document has no such text or number (question, story)" in err
+    assert "line 1: the document has no such field with a text or number (question, story)" in err
 
 
 def test_zeros_and_ones_beside_fractions_are_compared_as_numbers(run: Any, tmp_path: Path) -> None:
@@ -283,23 +283,23 @@ def test_an_error_in_a_file_is_reported_by_file_and_line(run: Any, tmp_path: Pat
     assert_reported(lambda path: damage(path, 3, '{"doc_id": 2, "doc_'), "{}, line 3: not JSON")
     assert_reported(
         lambda path: damage(path, 3, '{"doc_id": 2}'),
-        "{}, line 3: not a sample of lm-eval: doc_hash is missing",
+        "{}, line 3: this line is not an lm-eval sample: doc_hash is missing",
     )
     assert_reported(
         lambda path: damage(path, 3, None),
-        f"{{}}, line {N - 1}: lines are missing before or after it: results_{TIME}.json counts {N}",
+        f"{{}}, line {N - 1}: lines are missing before or after this line: results_{TIME}.json records {N} ",
     )
     assert_reported(edited(doc_id=3), "{}, line 5: document 3 is already in line 4")
-    assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.916667 over its lines")
+    assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.916667 over the lines")
     assert_reported(
-        edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a")
+        edited(doc_hash="other"), "{}, line 5: document 4 has a different document in " + str(tmp_path / "a")
     )
     assert_reported(
-        edited(target="7"), "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a")
+        edited(target="7"), "{}, line 5: document 4 has a different gold answer in " + str(tmp_path / "a")
     )
     assert_reported(
         lambda path: path.unlink(),
-        f"samples_sums_{TIME}.jsonl is not beside it: lm-eval writes it with --log_samples",
+        f"samples_sums_{TIME}.jsonl is missing in the same folder. Run lm-eval with --log_samples",
     )
 
     lm_eval_folder(tmp_path / "b", {"none": {"acc": of(BASE[:30])}})
@@ -312,7 +312,7 @@ def test_an_error_in_a_file_is_reported_by_file_and_line(run: Any, tmp_path: Pat
     (tmp_path / "b" / f"results_{TIME}.json").write_text("{}")
     code, _, err = run(tmp_path / "b")
     assert code == 2
-    assert f"results_{TIME}.json: not results of lm-eval" in err
+    assert f"results_{TIME}.json: no lm-eval results file" in err
 
 
 def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
@@ -321,10 +321,10 @@ def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
     (table,) = tables(run, tmp_path / "a", tmp_path / "b")
     assert (
         table["rows"][1]["note"]
-        == f"different prompts: {N} of {N} questions have another prompt than in the baseline"
+        == f"{N} of {N} questions have different prompts in the run and in the baseline"
     )
     (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--baseline", "task.shots=5")
-    assert table["rows"][1]["comparison"]["remark"] == f"different prompts for {N} of {N} questions"
+    assert table["rows"][1]["comparison"]["remark"] == f"the prompts of {N} of {N} questions differ"
 
 
 @pytest.mark.parametrize(
@@ -333,11 +333,11 @@ def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
         (["nowhere"], "--lm-eval nowhere: there is no such folder"),
         (
             ["."],
-            "--lm-eval .: no results of lm-eval (results_TIME.json) in it; lm-eval writes them with --output_path . --log_samples",
+            "--lm-eval .: the folder contains no lm-eval results (results_TIME.json). Run lm-eval with --output_path . --log_samples",
         ),
-        (["notes.json"], "--lm-eval notes.json: not a results file of lm-eval"),
-        ([".", "--grid", "last"], "--grid: --lm-eval reads folders and no MLflow store"),
-        ([".", "--log"], "--log: --lm-eval reads folders and no MLflow store"),
+        (["notes.json"], "--lm-eval notes.json: this is not an lm-eval results file"),
+        ([".", "--grid", "last"], "--grid: --lm-eval reads folders, so "),
+        ([".", "--log"], "--log: --lm-eval reads folders, so "),
     ],
 )
 def test_unreadable_folders_are_rejected(

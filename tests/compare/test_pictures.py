@@ -9,8 +9,8 @@ import pytest
 from compared import example
 
 from runner_compare.model.data import Table
-from runner_compare.render.labels import short_row_names
-from runner_compare.render.pictures import draw_pareto_front, draw_rows, wrapped_row_names
+from runner_compare.render.labels import shorten_row_names
+from runner_compare.render.pictures import draw_accuracies_and_differences, draw_pareto_front, wrap_row_names
 
 pytestmark = pytest.mark.slow  # they import matplotlib
 FOLDER = "/srv/checkpoints/of/a/study/with/a/long/name"
@@ -36,7 +36,7 @@ def table() -> Table:
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("draw", [draw_rows, draw_pareto_front])
+@pytest.mark.parametrize("draw", [draw_accuracies_and_differences, draw_pareto_front])
 def test_panes_keep_their_room(table: Table, draw: object) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where labels leave no room
@@ -47,9 +47,9 @@ def test_panes_keep_their_room(table: Table, draw: object) -> None:
 
 
 def test_names_hold_what_differs(table: Table) -> None:
-    first, second, third = short_row_names(table.rows, table.keys, 36)
+    first, second, third = shorten_row_names(table.rows, table.keys, 36)
     assert first == "…/llama-7b-instruct-step-1000/none generation.max_new_tokens=32"
     assert second == "…instruct-step-2000/int8-weights-only generation.max_new_tokens=45"
     assert third == "…/llama-13b-base/nf4 generation.max_new_tokens=18"
-    for name in wrapped_row_names(table.rows, table.keys).values():
+    for name in wrap_row_names(table.rows, table.keys).values():
         assert max(map(len, name.split("\n"))) <= 44

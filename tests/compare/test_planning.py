@@ -15,14 +15,14 @@ from runner_compare.features.planning.compute import (
     parse_plan_target,
     plan_questions,
 )
-from runner_compare.features.planning.render import format_duration, plan_title
+from runner_compare.features.planning.render import format_duration, format_plan_title
 from runner_compare.model.data import Table
 from runner_compare.statistics import FisherTest, McNemarTest, SequentialTest, SignFlipTest, Test
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_needed_to_detect,
-    samples_needed_to_detect,
+    estimate_disagreement_rate,
+    plan_questions_to_detect,
+    plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import kurtosis, skewness
 
@@ -45,10 +45,10 @@ def plans_of(table: Table) -> list[QuestionPlan]:
 
 
 def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
-    expected = expected_disagreement(20, 200)
+    expected = estimate_disagreement_rate(20, 200)
     for aim, needed in (
-        ("margin=2 power=0.9", paired_questions_needed(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
-        ("detect=3", questions_needed_to_detect(expected, 0.03, 0.05 / 2)),
+        ("margin=2 power=0.9", plan_paired_questions(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
+        ("detect=3", plan_questions_to_detect(expected, 0.03, 0.05 / 2)),
     ):
         table = planned(aim, McNemarTest(10, 10, 200), McNemarTest(30, 30, 200))
         few, many = plans_of(table)
@@ -60,10 +60,9 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
         assert many.needed is not None
         assert many.needed > needed
-    assert plan_title(table) == (
-        "questions in all to detect a difference of 3 points with 80 % power, if apart from it runs disagree as often "
-        "as so far"
-    )
+    title = format_plan_title(table)
+    assert "to detect a difference of 3 points with 80 % power, " in title
+    assert title.endswith("at the observed rate of disagreement")
 
 
 def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None:
@@ -72,8 +71,8 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
     texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
     error = likelihood.effect.counts["error"]
-    assert plan.needed == samples_needed_to_detect(
-        error, 21, 0.01, scaled_skewness=bend, kurtosis=tails, upward=True
+    assert plan.needed == plan_samples_to_detect(
+        error, 21, 0.01, scaled_skewness=bend, kurtosis=tails, is_upward=True
     )
     assert plan.needed is not None
     assert plan.needed_low is not None

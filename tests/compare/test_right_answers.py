@@ -59,12 +59,12 @@ def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() 
     assert columns["money /right\nanswer"] == ["0.004", "–", "–", "0.01", "–"]
     assert columns["J /right\nanswer"] == ["10", "–", "–", "–", "–"]
     assert RIGHT_ANSWERS.sentences(table) == [
-        "what a right answer costs: tokens are known of all rows; "
-        "time is not known of old (all its answers were reused, or an earlier version recorded them); "
+        "cost per correct answer: tokens are known of all rows; "
+        "time is not known of old (all answers were reused, or an earlier version ran the job); "
         "money is not known of vllm, llama_cpp, old (no energy was counted); "
         "energy is not known of vllm (not counted: beside other work that used 1.0 of 2 cores, and the counters count), "
-        "llama_cpp, old (no counter of energy was read on its machine) "
-        "and api (what a server uses is not counted here)"
+        "llama_cpp, old (the machine has no readable energy counter) "
+        "and api (energy used by a server is not measured)"
     ]
     record = RIGHT_ANSWERS.row_record(table, table.rows[0])
     assert record["right_answer"] == {"seconds": 2.0, "tokens": 100.0, "money": 0.004, "joules": 10.0}
@@ -83,7 +83,7 @@ def test_rows_of_one_engine_without_energy_and_money_have_no_such_table() -> Non
 def test_no_right_answer_has_no_cost() -> None:
     table = table_of(row("a", {"correct": 0.0, "energy_net_j": 50.0}), row("b", ENERGY))
     assert RIGHT_ANSWERS.sentences(table)[0].startswith(
-        "what a right answer costs: time is not known of a (no answer is right) and b (all its answers"
+        "cost per correct answer: time is not known of a (no answer is right) and b (all answers were reused"
     )
 
 

@@ -12,7 +12,7 @@ from compared import Known
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run
 from runner_compare.model.scores import count_metrics_per_score
-from runner_compare.render.effects import effects_legend
+from runner_compare.render.effects import format_effects_legend
 from runner_compare.statistics import Finding, MetricFlipTest, decide_all
 
 
@@ -52,8 +52,10 @@ def test_a_metric_has_its_part_of_the_error() -> None:
     assert alone.detectable is not None
     assert shared.detectable is not None
     assert shared.detectable > alone.detectable, "the power is that of the level that decides"
-    assert "1 comparison of this table, times the 3 metrics of this score" in effects_legend([shared])
-    assert "metrics of this score" not in effects_legend([alone])
+    assert "1 comparison of this table for each of 3 metrics of the same score" in format_effects_legend(
+        [shared]
+    )
+    assert "metrics of the same score" not in format_effects_legend([alone])
 
 
 @pytest.mark.thorough

@@ -12,14 +12,18 @@ from json_schema import SCHEMA, faults
 
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
 from runner_compare.features.tool_calls.pairs import TableToolCalls
-from runner_compare.features.tool_calls.render import cell_columns, outcome_columns, step_columns
+from runner_compare.features.tool_calls.render import (
+    build_category_columns,
+    build_outcome_columns,
+    build_step_columns,
+)
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import table_part, table_sentences
+from runner_compare.render.parts import build_table_part, table_sentences
 from runner_compare.statistics import stats
 
 A_CELL, LENGTHS = 80, (1024, 8192)
@@ -93,7 +97,7 @@ def test_sentences_say_where_calls_differ() -> None:
     said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert "calls of nf4 vs none: worse in irrelevant at 1,024 (−37.5 points [" in said
     assert "worse in simple at 8,192 (−50.0 points [" in said
-    assert "right calls: no difference shown in 6 of 8 comparisons, which share 5 %" in said
+    assert "right calls: 6 of 8 comparisons show no significant difference " in said
     alike = "\n".join(
         table_sentences(table_of({"none": SETTINGS["none"], "int8": planted({("simple", 8192): 70})}))
     )
@@ -104,12 +108,12 @@ def test_steps_are_nested_and_failures_are_named() -> None:
     table = table_of(SETTINGS)
     steps = {
         column.head.replace("\n", " "): dict(zip(SETTINGS, column.cells, strict=False))
-        for column in step_columns(table)[1:]
+        for column in build_step_columns(table)[1:]
     }
     order = [row.run.run_id for row in table.rows]
     columns = {
         column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
-        for column in step_columns(table)
+        for column in build_step_columns(table)
     }
     assert steps.keys() == {"well formed", "right tool", "right arguments", "nothing called"}
     assert columns["well formed"] == {"none": "100.0", "int8": "100.0", "nf4": "68.8"}
@@ -117,11 +121,11 @@ def test_steps_are_nested_and_failures_are_named() -> None:
     assert columns["nothing called"]["nf4"] == "81.2"
     failed = {
         column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
-        for column in outcome_columns(table)
+        for column in build_outcome_columns(table)
     }
     assert failed["malformed"] == {"none": "0", "int8": "0", "nf4": "50"}
     assert failed["wrong arguments"] == {"none": "10", "int8": "12", "nf4": "0"}
-    cells = {column.head: column.cells for column in cell_columns(table)}
+    cells = {column.head: column.cells for column in build_category_columns(table)}
     assert cells["tokens"] == ["1,024", "8,192"] * 3
     assert "87.5 of 80" in cells["simple"]
 
@@ -150,7 +154,7 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
     ]  # fmt: skip
     sheet = next(line for line in flatten_rows(Comparison([table])) if line["run_id"] == "nf4")
     assert sheet["right_calls_simple_8192"] == 30 / 80
-    assert [grid.title for grid in table_part(table).grids[1:]]
+    assert [grid.title for grid in build_table_part(table).grids[1:]]
 
 
 def test_outcomes_are_right_as_verdicts_are() -> None:
@@ -209,7 +213,7 @@ def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
     assert steps["nf4"]["nothing_called"].n == 160
     said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert "steps of nf4 vs none: worse at well formed (−31.2 points [" in said
-    assert "steps of calls: no difference shown in 4 of 8 comparisons, which share 5 %" in said
+    assert "steps of calls: 4 of 8 comparisons show no significant difference " in said
 
 
 @pytest.mark.thorough
@@ -221,14 +225,13 @@ def test_longer_contexts_are_compared_with_the_shortest_on_the_same_questions() 
     assert (lengths["none"][8192].counts["wins"], lengths["none"][8192].counts["losses"]) == (0, 10)
     assert (lengths["nf4"][8192].counts["wins"], lengths["nf4"][8192].counts["losses"]) == (30, 50)
     said = "\n".join(table_sentences(table_of(SETTINGS)))
-    assert "right calls of none at 8,192 against 1,024 tokens: worse (−6.2 points [" in said
+    assert "none: correct calls at 8,192 tokens, compared with 1,024 tokens: worse (−6.2 points [" in said
     alike = "\n".join(table_sentences(table_of({name: planted({}) for name in SETTINGS})))
-    assert "longer contexts: no difference shown in 3 of 3 comparisons, which share 5 %" in alike
+    assert "longer contexts: 3 of 3 comparisons show no significant difference " in alike
 
 
 def test_the_table_states_its_error_rate() -> None:
     said = "\n".join(table_sentences(table_of(SETTINGS)))
-    assert (
-        "whole rows (2), categories and lengths (8), steps (8), longer contexts (3); together 20 %." in said
-    )
-    assert "at most 5 % of such tables" in said
+    assert "at most 5 % of tables like this " in said
+    assert "whole rows (2), categories and lengths (8), steps (8), longer contexts (3)." in said
+    assert "At most 20 % have a wrong finding about any of these." in said

@@ -16,6 +16,8 @@ from runner.config.root import RunnerConfig
 from runner.grid.plan import plan_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
+from runner_base.notes import note
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.generation import GenerationConfig, ModelGeneration
 from runner_engine.settings.model import LocalModelConfig
 
@@ -49,10 +51,8 @@ def test_each_value_has_its_source(make_config: Make, published: Callable[..., L
         512,
     )
     assert resolved.notes == (
-        (
-            "generation=model: temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as "
-            "given; max_new_tokens 512, the runner's default length; the file does not set one"
-        ),
+        "generation=model: temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given; "
+        f"max_new_tokens 512, {render_engine_note(note('usual_length'))}",
     )
     assert generation.describe({}) == (
         "temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given"

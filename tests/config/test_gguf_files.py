@@ -43,7 +43,7 @@ def test_the_name_chooses(overrides: list[str], is_meant: bool) -> None:
 def test_the_config_is_that_of_the_given_choice(file: Path) -> None:
     named = ["model=auto", f"model.name={file}"]
     assert compose_job(named) == compose_job([*named, "quantization=gguf"])
-    assert compose_job([*named, "quantization.unpacked=true"])[0].quantization.unpacked
+    assert compose_job([*named, "quantization.dequantize=true"])[0].quantization.dequantize
 
 
 @pytest.mark.thorough

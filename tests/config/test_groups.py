@@ -19,8 +19,8 @@ from runner.config.choices import list_choices
 from runner.config.compose import compose_job, create_composer
 from runner.config.error_messages import explain_error
 from runner.config.groups import GROUPS, collect_key_types
-from runner.config.hydra import split_off_hydra, to_runner_config
-from runner.config.hydra_versions import hydra_main_environment
+from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra_versions import apply_hydra_main_settings
 from runner.library.load import build_load_config
 from runner_base.errors import Code, ConfigError, RunnerError
 
@@ -91,10 +91,10 @@ def test_nor_in_a_study(tmp_path: Path, body: str, code: Code, key: str) -> None
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    with hydra_main_environment():
+    with apply_hydra_main_settings():
         beside = create_composer().compose(["+hydra/schema/quantization@quantization=nf4"])
     with raises(ConfigError, "conflict"):
-        to_runner_config(*split_off_hydra(beside))
+        to_runner_config(*split_hydra_config(beside))
 
 
 @pytest.mark.thorough

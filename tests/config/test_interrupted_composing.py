@@ -23,7 +23,7 @@ def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatc
 
     own = Hydra.compose_config
     monkeypatch.setattr(Hydra, "compose_config", interrupted_amid)
-    with signals.installed_handlers(), pytest.raises(KeyboardInterrupt):
+    with signals.install_handlers_temporarily(), pytest.raises(KeyboardInterrupt):
         create_hydra().compose_config(
             "config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False
         )

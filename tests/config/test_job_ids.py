@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.config.resolved import base_model_key, resolve_job
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.run import read_inputs_and_identify_job
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -24,12 +24,12 @@ def test_ids_without_the_keys_are_the_old_ones_and_mixes_have_their_own(make_con
     def of(quantization: QuantizationConfig) -> RunnerConfig:
         return make_config(model=local, quantization=quantization)
 
-    plain = dict(iterate_identity_keys(of(Nf4Config())))
+    plain = dict(iterate_job_id_keys(of(Nf4Config())))
     assert not [key for key in plain if "skip" in key or "overrides" in key]
     mixes = [Nf4Config(skip=["mlp"]), Nf4Config(skip=["lm_head"]), Nf4Config(overrides={"mlp": "int8"})]
     configs = [of(it) for it in (Nf4Config(), *mixes)]
     assert (
-        len({str(sorted(iterate_identity_keys(it), key=str)) for it in configs})
+        len({str(sorted(iterate_job_id_keys(it), key=str)) for it in configs})
         == len({*map(base_model_key, configs)})
         == 4
     )
@@ -39,7 +39,7 @@ def test_ids_without_the_keys_are_the_old_ones_and_mixes_have_their_own(make_con
 def test_rows_of_gguf_in_8_bits_count(make_config: Make) -> None:
     model = LocalConfig(name="nowhere.gguf")
     plain, in_bytes = (
-        dict(iterate_identity_keys(make_config(model=model, quantization=GgufConfig(int8_rows=rows))))
+        dict(iterate_job_id_keys(make_config(model=model, quantization=GgufConfig(int8_activations=rows))))
         for rows in (False, True)
     )
     assert {key for key in in_bytes if plain.get(key) != in_bytes[key]} == {"quantization.int8_rows"}
@@ -47,7 +47,7 @@ def test_rows_of_gguf_in_8_bits_count(make_config: Make) -> None:
 
 def test_only_other_formats_count_in_a_jobs_id(make_config: Make) -> None:
     keys = {
-        name: dict(iterate_identity_keys(make_config(generation=GenerationConfig(kv_cache=name))))
+        name: dict(iterate_job_id_keys(make_config(generation=GenerationConfig(kv_cache=name))))
         for name in SHORT_NAMES
     }
     assert "generation.kv_cache" not in keys.pop("as_model")

@@ -60,7 +60,11 @@ def test_a_mistake_imports_no_torch(runner: Run) -> None:
     ("module", "words", "fix"),
     [
         ("runner_compare", "--margn 2", "--margn: unknown option. Did you mean --margin?"),
-        ("runner_compare", "--output-dir a --output-dir b", "--output-dir a --output-dir b: given twice"),
+        (
+            "runner_compare",
+            "--output-dir a --output-dir b",
+            "runner-compare: --output-dir a --output-dir b: ",
+        ),
         ("runner.tracking.sync", "--ouput-dir x", "Did you mean --output-dir?"),
     ],
 )

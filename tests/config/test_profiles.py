@@ -12,8 +12,8 @@ from raising import raises
 from runner.config.choices import installed_choice_files
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
-from runner.config.profiles import PROFILES, TEACHER_ONLY, profile_device_notes
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.profiles import PROFILES, TEACHER_ONLY, make_profile_device_notes
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, to_local_model_config
 
@@ -52,7 +52,7 @@ def test_what_each_means_and_that_what_is_asked_for_wins(
 
 def test_its_name_makes_no_other_job() -> None:
     by_profile, by_hand = (composed("profile=low_memory"), composed("quantization=nf4", "model.device=cpu"))
-    assert dict(iterate_identity_keys(by_profile)) == dict(iterate_identity_keys(by_hand))
+    assert dict(iterate_job_id_keys(by_profile)) == dict(iterate_job_id_keys(by_hand))
     assert by_profile.profile == "low_memory"
 
 
@@ -62,10 +62,10 @@ def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable
 
 
 def test_it_is_said_where_a_gpu_is_meant_and_none_is_there() -> None:
-    assert profile_device_notes("standard", "cpu")[0].startswith("profile=standard expects a GPU")
+    assert make_profile_device_notes("standard", "cpu")[0].startswith("profile=standard expects a GPU")
     assert (
-        profile_device_notes("standard", "cuda")
-        == profile_device_notes("low_memory", "cpu")
-        == profile_device_notes("none", "cpu")
+        make_profile_device_notes("standard", "cuda")
+        == make_profile_device_notes("low_memory", "cpu")
+        == make_profile_device_notes("none", "cpu")
         == []
     )

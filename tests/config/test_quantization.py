@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from raising import raises
 
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -25,6 +27,7 @@ from runner_engine.settings.model import LocalConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
+MLP = "quantization.overrides.mlp"
 
 
 def test_every_choice_is_in_the_menu_and_no_other() -> None:
@@ -41,28 +44,31 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantization", "message"),
+    ("quantization", "code", "key", "message"),
     [
-        (Nf4Config(overrides={"mlp": "int9"}), r"quantization.overrides.mlp=int9: .*Did you mean int8"),
-        (Nf4Config(overrides={"mlp": "gptq"}), r"quantization.overrides.mlp=gptq: no choice for single layers"),
-        (Nf4Config(overrides={"mlp": None}), r"quantization.overrides.mlp=None: give a choice"),
-        (Nf4Config(overrides={"mlp": {"double_quant": False}}), r"quantization.overrides.mlp=.*give a choice"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "bits": 3}}), r"nf4 has no key bits; it has double_quant, comp"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "skip": []}}), r"nf4 has no key skip"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "double_quant": "perhaps"}}), r"'perhaps' is not a valid bool"),
-        (Nf4Config(overrides={"mlp": {"name": "int8", "threshold": -1}}), r"threshold=-1"),
-        (Nf4Config(skip=[" "]), r"quantization.skip: an empty pattern"),
-        (QuantizationConfig(skip=["mlp"]), r"quantization.skip with quantization=none: nothing is quantized"),
+        (Nf4Config(overrides={"mlp": "int9"}), "unknown_choice", MLP, r"=int9: .*Did you mean int8"),
+        (Nf4Config(overrides={"mlp": "gptq"}), "unknown_choice", MLP, r"=gptq: no choice for single layers"),
+        (Nf4Config(overrides={"mlp": None}), "missing", MLP, r"=None: "),
+        (Nf4Config(overrides={"mlp": {"double_quant": False}}), "missing", MLP, r"={'double_quant': False}: "),
+        (Nf4Config(overrides={"mlp": {"name": "nf4", "bits": 3}}), "unknown_choice", MLP, r"nf4 has no key bits\..* double_quant, comp"),
+        (Nf4Config(overrides={"mlp": {"name": "nf4", "skip": []}}), "unknown_choice", MLP, r"nf4 has no key skip\."),
+        (Nf4Config(overrides={"mlp": {"name": "nf4", "double_quant": "perhaps"}}), "bad_value", MLP, r"'perhaps' is not a valid bool"),
+        (Nf4Config(overrides={"mlp": {"name": "int8", "threshold": -1}}), "bad_value", "quantization.threshold", r"=-1"),
+        (Nf4Config(skip=[" "]), "bad_value", "quantization.skip", "empty"),
+        (QuantizationConfig(skip=["mlp"]), "no_effect", "", r"quantization\.skip .* quantization=none"),
         *(
-            (kind(skip=["mlp"]), rf"quantization.skip: quantization={name} loads what is stored")
+            (kind(skip=["mlp"]), "conflict", "quantization.skip", rf"quantization={name} ")
             for name, kind in CHOICES.items()
             if kind.source is not CheckpointSource.plain
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_by_name(make_config: Make, quantization: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_what_cannot_be_is_refused_by_name(
+    make_config: Make, quantization: Any, code: Code, key: str, message: str
+) -> None:
+    with raises(ConfigError, code, key) as refused:
         make_config(model=LocalConfig(name="nowhere"), quantization=quantization)
+    assert re.search(message, str(refused.value))
 
 
 @pytest.mark.parametrize("other", [Int8DynamicConfig, Int8Config])

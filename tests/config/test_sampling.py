@@ -110,5 +110,5 @@ def test_greedy_rows_heed_penalties_alone() -> None:
     assert sampling_of(0.0, 0.5, 3, 0.2, 1.0, 0.0, 0.0).effective == GREEDY
     with raises(ConfigError, "no_effect"):
         GenerationConfig(top_k=3, min_p=0.2)
-    assert GenerationConfig(frequency_penalty=0.5).with_model_defaults({"min_p": 0.3}).min_p == 0
-    assert GenerationConfig(temperature=1.0).with_model_defaults({"min_p": 0.3}).min_p == 0.3
+    assert GenerationConfig(frequency_penalty=0.5).apply_model_defaults({"min_p": 0.3}).min_p == 0
+    assert GenerationConfig(temperature=1.0).apply_model_defaults({"min_p": 0.3}).min_p == 0.3

@@ -15,7 +15,8 @@ STUB = ("model=stub", "task.limit=1", "print=json")
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    ("key", "needed"), [("notes", "names with values"), ("metrics", "a list"), ("task.cluster", None)]
+    ("key", "needed"),
+    [("notes", "a mapping (names with values)"), ("metrics", "a list"), ("task.cluster", None)],
 )
 def test_one_value_where_several_belong_is_one_message(
     runner: Run, tmp_path: Path, key: str, needed: str | None

@@ -20,7 +20,7 @@ from runner.config.yaml_files import (
     reject_yaml_alias_bombs,
 )
 from runner_base.errors import Code, ConfigError
-from runner_base.plugins import builtin_conf_folders
+from runner_base.plugins import find_builtin_conf_folders
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)
@@ -45,7 +45,7 @@ def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tm
     (tmp_path / "bomb.yaml").write_text(f"defaults: [config, _self_]\n{BOMB}")
     done = runner("-cd", ".", "-cn", "bomb", "model=stub", "tracking=none")
     assert done.code == 2
-    assert "bomb.yaml: its YAML aliases (*name) expand to more than 100,000 values" in done.err
+    assert "bomb.yaml: YAML aliases (*name) expand to more than 100,000 values" in done.err
     assert "Traceback" not in done.err
 
 
@@ -108,7 +108,7 @@ def test_a_study_that_cannot_be_loaded_ends_in_one_message(
 
 @pytest.mark.thorough
 def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
-    files = [file for folder in (CONF, *builtin_conf_folders()) for file in folder.rglob("*.yaml")]
+    files = [file for folder in (CONF, *find_builtin_conf_folders()) for file in folder.rglob("*.yaml")]
     assert len(files) > 80
     for file in files:
         assert yaml.load(file.read_text(), Loader=fast_yaml_loader()) == OmegaConf.to_container(

@@ -29,24 +29,24 @@ def test_whole_packages_are_counted_also_over_the_end_of_a_counter(tmp_path: Pat
     (first / "energy_uj").write_text("350000")
     (second / "energy_uj").write_text("40000")
     (part / "energy_uj").write_text("777777")
-    assert energy.joules_since(before) == pytest.approx(0.25 + 0.05)
+    assert energy.compute_joules(before) == pytest.approx(0.25 + 0.05)
     assert (energy.sources, energy.why_not) == ("2 CPU packages (RAPL)", [])
 
 
 def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
     nothing = EnergyCounters(tmp_path)
-    assert nothing.joules_since(nothing.read_counters()) is None
+    assert nothing.compute_joules(nothing.read_counters()) is None
     assert nothing.sources == ""
     assert nothing.why_not == [note("no_rapl")]
     folder = package(tmp_path, "intel-rapl:0", 1)
     (folder / "energy_uj").unlink()
     (folder / "energy_uj").mkdir()  # as a file without permission, also for root
     refused = EnergyCounters(tmp_path)
-    assert refused.joules_since(refused.read_counters()) is None
+    assert refused.compute_joules(refused.read_counters()) is None
     assert refused.why_not == [note("rapl_unreadable", folder=folder, reason="Is a directory")]
     package(tmp_path, "intel-rapl:1", 1)
     elsewhere = EnergyCounters(tmp_path, is_elsewhere=True)
-    assert elsewhere.joules_since(elsewhere.read_counters()) is None
+    assert elsewhere.compute_joules(elsewhere.read_counters()) is None
     assert elsewhere.why_not == [note("computed_elsewhere")]
 
 
@@ -63,7 +63,7 @@ def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: 
     energy = EnergyCounters(tmp_path, with_gpus=True)
     before = energy.read_counters()
     counted[0], counted[1] = 1, 92_500
-    assert energy.joules_since(before) == pytest.approx(2.5)
+    assert energy.compute_joules(before) == pytest.approx(2.5)
     assert energy.sources == "1 GPUs (NVML)"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert EnergyCounters(tmp_path, with_gpus=True).why_not[1] == note("no_nvml")

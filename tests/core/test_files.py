@@ -28,7 +28,7 @@ def test_a_file_is_held_once_and_free_afterwards(tmp_path: Path) -> None:
     with lock_file(file):
         assert is_locked(file)
         with pytest.raises(BlockingIOError):
-            lock_file(file, wait=False)
+            lock_file(file, should_wait=False)
     assert not is_locked(file)
 
 

@@ -61,14 +61,14 @@ def test_a_short_job_prints_no_line_of_progress(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_a_process_that_is_to_be_copied_has_no_other_thread() -> None:
     program = """
-from runner.tracking.tracking_process import _num_threads
+from runner.tracking.tracking_process import _count_threads
 from runner_base import heartbeat
 with heartbeat.run_heartbeat():
     for _ in range(50):
-        assert _num_threads() == 2
+        assert _count_threads() == 2
         with heartbeat.pause_heartbeat():
-            assert _num_threads() == 1
-assert _num_threads() == 1
+            assert _count_threads() == 1
+assert _count_threads() == 1
 """
     variables = os.environ | {"RUNNER_PROGRESS": "on"}
     subprocess.run([sys.executable, "-c", program], check=True, env=variables)

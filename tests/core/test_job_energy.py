@@ -9,7 +9,7 @@ import pytest
 
 from runner.core import energy as counters
 from runner.core.energy import EnergyCounters
-from runner.core.job_energy import JobEnergyMeter, JobJoules, energy_metrics
+from runner.core.job_energy import JobEnergyMeter, JobJoules, compute_energy_metrics
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.features.front.compute import mark_pareto_front
@@ -56,11 +56,11 @@ def counted_on(machine: Machine, beside: str = "") -> JobEnergyMeter:
     job.measure_idle_power(machine.stats, machine.idle)
     for _ in range(20):
         machine.work(0.5, 0.0)
-        job.count_step(machine.stats)
+        job.add_energy_since_last_step(machine.stats)
         machine.work(0.0, 2.0)
-        job.count_step(machine.stats)
+        job.add_energy_since_last_step(machine.stats)
         machine.idle(0.25)
-        job.count_step(machine.stats)
+        job.add_energy_since_last_step(machine.stats)
     return job
 
 
@@ -79,7 +79,7 @@ def test_prefill_and_decode_are_told_apart_from_idling(tmp_path: Path) -> None:
     assert so_far.decode_j == pytest.approx(20 * 2.0 * DECODE_W)
     assert so_far.net_j == pytest.approx(so_far.prefill_j + so_far.decode_j)
     assert so_far.gross_j == pytest.approx(so_far.net_j + 20 * 2.75 * IDLE_W)
-    assert job.why_unavailable() is None
+    assert job.explain_unavailable_energy() is None
 
 
 def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
         for number, noise in enumerate((1.0, 1.01, 0.99, 1.005)):
             machine = Machine(tmp_path / f"{job} {number}", speed=speed * noise)
             metrics = {"n": 200.0, "correct": 180.0, "model_mib": 100.0, "decode_tok_per_s": 50.0}
-            metrics |= energy_metrics(counted_on(machine).so_far, answers, None)
+            metrics |= compute_energy_metrics(counted_on(machine).so_far, answers, None)
             metrics["decode_tok_per_s"] *= noise
             runs.append(Run(job, job, "gsm8k", "1", "", {}, metrics))
         runs[0].earlier = runs[1:]
@@ -120,20 +120,20 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
 def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     joules = counted_on(Machine(tmp_path)).so_far
     samples = [sample(0, Verdict.correct), sample(1, Verdict.wrong), sample(2, Verdict.correct, "gsm8k-1")]
-    found = energy_metrics(joules, samples, price_kwh=0.36)
+    found = compute_energy_metrics(joules, samples, price_kwh=0.36)
     # one right answer was given here
     assert found["joules_per_right_answer"] == pytest.approx(joules.net_j)
     assert found["joules_per_question"] == pytest.approx(joules.net_j / 2)
     assert found["energy_cost_per_right_answer"] == found["energy_cost"]
     assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
     assert found["energy_cost"] == pytest.approx(joules.gross_j / 3600 / 1000 * 0.36)
-    assert "joules_per_right_answer" not in energy_metrics(joules, samples[1:2], None)
-    assert energy_metrics(JobJoules(), samples, 0.36) == {}
+    assert "joules_per_right_answer" not in compute_energy_metrics(joules, samples[1:2], None)
+    assert compute_energy_metrics(JobJoules(), samples, 0.36) == {}
 
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
     beside = "beside other work that used 1.0 of 2 cores"
-    assert counted_on(Machine(tmp_path), beside=beside).why_unavailable() == note(
+    assert counted_on(Machine(tmp_path), beside=beside).explain_unavailable_energy() == note(
         "shared_counters", other=note("other_work", what=beside)
     )
 
@@ -141,9 +141,9 @@ def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
 def test_no_counter_is_said_with_what_would_give_one(tmp_path: Path) -> None:
     job = JobEnergyMeter(EnergyCounters(tmp_path), lambda: "")
     job.measure_idle_power(EngineStats())
-    job.count_step(EngineStats(prefill_s=1.0), force=True)
+    job.add_energy_since_last_step(EngineStats(prefill_s=1.0), ignore_interval=True)
     assert job.so_far == JobJoules()
-    assert job.why_unavailable() == note("no_counters", reasons=(note("no_rapl"),))
+    assert job.explain_unavailable_energy() == note("no_counters", reasons=(note("no_rapl"),))
 
 
 def test_starts_of_one_job_add_up() -> None:

@@ -61,7 +61,7 @@ def test_what_is_read_is_in_use(cache: Path) -> None:
     user_cache.write_cache_file(file, {"names": []})
     aged(file, OLD_S)
     user_cache.read_cache_file(file)
-    user_cache.remove_unused_files()
+    user_cache.remove_unused_cache_files()
     assert file.exists()
 
 

@@ -160,7 +160,7 @@ def test_one_answer_is_no_answers() -> None:
               "server_errors": 0.0}  # fmt: skip
     assert (
         format_headline_metrics(values)["requests"]
-        == "1   1 answered · 0 refused · 1 closed by the client · 1 invalid · 0 failed"
+        == "1 in total · 1 answered · 0 refused · 1 cancelled by the client · 1 invalid · 0 failed"
     )
     values = {
         "accuracy/strict": 1.0,
@@ -168,7 +168,9 @@ def test_one_answer_is_no_answers() -> None:
         "extractors_differ": 1.0,
         "stopped_by_length": 11.0,
     }
-    assert "· 1 verdict differs · 11 stopped by length" in format_headline_metrics(values)["extraction"]
+    assert (
+        "· 1 verdict differs · 11 ended at the token limit" in format_headline_metrics(values)["extraction"]
+    )
 
 
 def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from runner_base.temp_folders import (
     RANDOM_BYTES,
+    create_temporary_folder,
     remove_abandoned_folders,
     remove_folder,
     require_user_owned,
-    temporary_folder,
 )
 
 RANDOM = "0" * 2 * RANDOM_BYTES
@@ -32,7 +32,7 @@ def victim(tmp_path: Path) -> Path:
 
 
 def test_a_temporary_folder_is_empty_private_and_gone_at_the_end(tmp_path: Path) -> None:
-    with temporary_folder(tmp_path, ".model.", ".unfinished") as folder:
+    with create_temporary_folder(tmp_path, ".model.", ".unfinished") as folder:
         assert [*folder.iterdir()] == []
         assert folder.stat().st_mode & 0o777 == 0o700
         (folder / "part").mkdir()
@@ -63,7 +63,7 @@ def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(tmp_path: P
     for other in others:
         other.mkdir()
     (tmp_path / LEFT.replace("0", "2")).write_text("a file")
-    with temporary_folder(tmp_path, ".model.", ".unfinished") as held:
+    with create_temporary_folder(tmp_path, ".model.", ".unfinished") as held:
         assert remove_abandoned_folders(tmp_path, ".model.", ".unfinished") == [held]
         assert held.is_dir()
     assert not left.exists()
@@ -73,7 +73,7 @@ def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(tmp_path: P
 
 
 def test_a_folder_that_was_exchanged_for_a_link_is_not_removed(tmp_path: Path, victim: Path) -> None:
-    with temporary_folder(tmp_path, "own-") as folder:
+    with create_temporary_folder(tmp_path, "own-") as folder:
         folder.rename(tmp_path / "moved")
         folder.symlink_to(victim)
     assert (victim / "precious").read_text() == "kept"
@@ -107,15 +107,15 @@ def test_folders_of_other_users_stay(tmp_path: Path) -> None:
     os.chown(other, 12345, -1)
     assert remove_abandoned_folders(tmp_path, ".model.", ".unfinished") == []
     for refuse in (remove_folder, require_user_owned):
-        with pytest.raises(PermissionError, match="another user"):
+        with pytest.raises(PermissionError, match=f"{LEFT} .* (another|current) user$"):
             refuse(other)
     assert other.is_dir()
 
 
 def test_a_killed_process_releases_its_folder(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib\nfrom runner_base.temp_folders import temporary_folder\n"
-        f"with temporary_folder(pathlib.Path({str(tmp_path)!r}), 'own-'):\n    os._exit(9)\n"
+        "import os, pathlib\nfrom runner_base.temp_folders import create_temporary_folder\n"
+        f"with create_temporary_folder(pathlib.Path({str(tmp_path)!r}), 'own-'):\n    os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert len([*tmp_path.iterdir()]) == 1

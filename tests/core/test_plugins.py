@@ -36,7 +36,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
         entry_points.find_plugin_packages.cache_clear()
         plugins._load_plug_ins.cache_clear()
         plugins.find_plug_ins.cache_clear()
-        plugins.plug_in_conf_folders.cache_clear()
+        plugins.find_plug_in_conf_folders.cache_clear()
         for module in [it for it in sys.modules if it.startswith("of_test_")]:
             del sys.modules[module]
 
@@ -130,7 +130,7 @@ def test_an_older_copy_further_back_on_the_path_is_not_a_rival(add: Add) -> None
     add("birds", text, "1.0", of_test_birds="1 / 0")
     add("birds", text, "2.0", of_test_birds=GOOD)
     assert choices()["mine"].name == "mine"
-    assert list(plugins.plug_ins_by_package()) == ["birds 2.0"]
+    assert list(plugins.group_plug_ins_by_package()) == ["birds 2.0"]
 
 
 def test_objects(add: Add) -> None:
@@ -148,4 +148,4 @@ def test_objects(add: Add) -> None:
         plugins.check_plug_in_exists("metrics", "metric", "p")
     with raises(ConfigError, "needs_package", "task.scorer"):
         plugins.check_plug_in_exists("task.scorer", "scorer", "p")
-    assert plugins.plug_in_conf_folders() == {}
+    assert plugins.find_plug_in_conf_folders() == {}

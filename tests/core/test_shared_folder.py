@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_base.files import common_folder
+from runner_base.files import find_common_folder
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from runner_base.files import common_folder
     ],
 )
 def test_the_folder_of_paths(names: list[str], folder: str) -> None:
-    assert common_folder(names) == folder
+    assert find_common_folder(names) == folder

@@ -52,7 +52,7 @@ except KeyboardInterrupt: printed.append('interrupted')
 
 CLOSING = """
 try:
-    with signals.deferred_signals():
+    with signals.defer_signals():
         try:
             with signals.interruptible_block():
                 {first}
@@ -76,12 +76,12 @@ def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str
 
 def test_one_that_comes_before_the_work_stops_it(tmp_path: Path) -> None:
     body = """
-with signals.deferred_signals():
+with signals.defer_signals():
     send()
     try:
         with signals.interruptible_block(): printed.append('work')
     except KeyboardInterrupt: printed.append('stopped')
-with signals.redirected_signals(lambda: printed.append('redirected')): send()
+with signals.redirect_signals(lambda: printed.append('redirected')): send()
 """
     assert printed(tmp_path, body) == "stopped redirected"
 
@@ -89,7 +89,7 @@ with signals.redirected_signals(lambda: printed.append('redirected')): send()
 SLOWLY = """
 signals.SAME_S = 0.0
 try:
-    with signals.deferred_signals():
+    with signals.defer_signals():
         try:
             with signals.interruptible_block():
                 {work}
@@ -126,7 +126,7 @@ def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
 
 
 def test_a_step_that_lasts_is_left_where_it_asks(tmp_path: Path) -> None:
-    work = "with signals.defer_until_step_ends(): send(); signals.interruptible_sleep(60)"
+    work = "with signals.defer_until_step_ends(): send(); signals.sleep_interruptibly(60)"
     assert printed(tmp_path, SLOWLY.format(work=work, cleanup="pass")) == "Interrupted closed"
 
 
@@ -184,7 +184,7 @@ def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, wi
             "__del__": "Late()",
             "busy": "Late()",
             "callback": "del one",
-            "deferred": "\n    with signals.deferred_signals(), signals.interruptible_block(): Late(); time.sleep(30)",
+            "deferred": "\n    with signals.defer_signals(), signals.interruptible_block(): Late(); time.sleep(30)",
         }[within],
     )
     assert printed(tmp_path, body) == "interrupted"
@@ -219,9 +219,9 @@ def test_an_interrupt_that_a_library_drops_acts_at_the_next_work(tmp_path: Path)
 try: send()
 except BaseException: printed.append('dropped')
 try:
-    with signals.deferred_signals(), signals.interruptible_block(): printed.append('work')
+    with signals.defer_signals(), signals.interruptible_block(): printed.append('work')
 except KeyboardInterrupt: printed.append('interrupted')
-with signals.deferred_signals(), signals.interruptible_block(): printed.append('the next work')
+with signals.defer_signals(), signals.interruptible_block(): printed.append('the next work')
 """
     assert printed(tmp_path, body) == "dropped interrupted the next work"
 
@@ -248,7 +248,7 @@ import time
 signals.install_signal_handlers(on_waiting=lambda: printed.append('told'))
 signals.WAITING_S = 0.05
 try:
-    with signals.deferred_signals(), signals.interruptible_block():
+    with signals.defer_signals(), signals.interruptible_block():
         with signals.defer_until_step_ends():
             send()
             for _ in range(30): time.sleep(0.01)

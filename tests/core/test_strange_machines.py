@@ -68,7 +68,8 @@ def test_without_proc_what_is_not_known_is_not_recorded(tmp_path: Path) -> None:
     assert metrics["load_peak_rss_mib"] > 200, "the peak is known from getrusage"
     refused = within(NO_PROC, tmp_path, "task=memory", *JOB[1:])
     assert refused.returncode == 2
-    assert "does not report a process's memory" in refused.stderr
+    assert "error: task=memory: " in refused.stderr
+    assert "/proc/self/status" in refused.stderr
 
 
 @pytest.mark.thorough
@@ -117,5 +118,5 @@ def test_windows_is_told_what_to_do(tmp_path: Path) -> None:
     done = run(tmp_path, sys.executable, "-c", "import os; os.name = 'nt'; import runner.__main__")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: runner does not run on Windows itself. Install WSL2 (wsl --install) and run it there\n"
+        "error: runner does not support Windows. Install WSL2 (wsl --install) and use runner in WSL2\n"
     )

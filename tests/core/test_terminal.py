@@ -68,7 +68,7 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
 def test_ctrl_c_is_noted_while_an_answer_is_under_way_and_handed_back() -> None:
     before = signal.signal(signal.SIGINT, signals.handle_signal)
     try:
-        with terminal.catch_ctrl_c() as pressed:
+        with terminal.record_ctrl_c() as pressed:
             with pytest.raises(terminal.CtrlCWhileReading):
                 signal.raise_signal(signal.SIGINT)
             pressed[:] = [False]

@@ -42,8 +42,8 @@ def test_what_is_no_text(data: bytes, key: str) -> None:
         ("{", "not JSON: "),
         ("[" * 200_000, "nested deeper than 100 levels"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested deeper than 100 levels"),
-        ('{"a": "\\ud800"}', "is half a character, a lone surrogate"),
-        ('{"\\udfff": 1}', "is half a character, a lone surrogate"),
+        ('{"a": "\\ud800"}', "lone surrogate"),
+        ('{"\\udfff": 1}', "lone surrogate"),
         ("1" * 5000, "not JSON: "),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.estimates.fit import free_mib_by_device
+from runner.estimates.fit import get_free_mib_by_device
 from runner_base import machine, visible_gpus
 
 LISTED = """\
@@ -146,13 +146,13 @@ def test_free_memory_is_that_of_the_visible_gpus(
     monkeypatch: pytest.MonkeyPatch, smi: Callable[[str], None], request: pytest.FixtureRequest
 ) -> None:
     smi(WHOLE)
-    assert free_mib_by_device("cuda") == {"GPU 0": 70_000}
-    assert free_mib_by_device("cuda:1") == {"GPU 1": 500}
-    assert free_mib_by_device("cuda:7") == {}
+    assert get_free_mib_by_device("cuda") == {"GPU 0": 70_000}
+    assert get_free_mib_by_device("cuda:1") == {"GPU 1": 500}
+    assert get_free_mib_by_device("cuda:7") == {}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert free_mib_by_device("cuda") == {"GPU 0": 500}, "the first of those that this process sees"
+    assert get_free_mib_by_device("cuda") == {"GPU 0": 500}, "the first of those that this process sees"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert free_mib_by_device("auto").keys() == {"main memory"}
+    assert get_free_mib_by_device("auto").keys() == {"main memory"}
     request.getfixturevalue("nvml")
     visible_gpus._find_physical_gpus.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
@@ -196,7 +196,7 @@ def test_torch_is_asked_once_where_a_driver_is_there(
         visible_gpus._load_torch_gpus.cache_clear()  # as in the next process
     assert asked.read_text() == "x"
     assert visible_gpus.free_gpu_memory_mib() == [1024, 1024]
-    assert free_mib_by_device("auto") == {"GPU 0": 1024}
+    assert get_free_mib_by_device("auto") == {"GPU 0": 1024}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")
     assert [
         (gpu.name, visible_gpus.visible_devices_variable()) for gpu in visible_gpus.find_visible_gpus()

@@ -11,9 +11,9 @@ from runner.config.wording import PromptStyle
 from runner.datasets.items import Item
 from runner.datasets.question_prompts import (
     build_question_prompt,
-    few_shot_stop_strings,
-    lm_eval_difference_notes,
+    get_few_shot_stop_strings,
     load_few_shot_examples,
+    make_lm_eval_difference_notes,
 )
 from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -45,8 +45,8 @@ def test_prompts() -> None:
         Message("user", "Q?\n\nGo."),
     )
     assert build_question_prompt(Gsm8kConfig(instruction=""), ITEM, []) == (Message("user", "Q?"),)
-    assert few_shot_stop_strings(Gsm8kConfig()) == ()
-    assert few_shot_stop_strings(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
+    assert get_few_shot_stop_strings(Gsm8kConfig()) == ()
+    assert get_few_shot_stop_strings(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
 
 
 def test_an_own_template_puts_questions_and_worked_examples() -> None:
@@ -57,12 +57,12 @@ def test_an_own_template_puts_questions_and_worked_examples() -> None:
     assert build_question_prompt(task, odd, [SHOT]) == (
         "Q: S?\nGo. \\boxed{}\nA: B #### 2\n\nQ: Is {instruction} text?\nGo. \\boxed{}\nA:"
     )
-    assert few_shot_stop_strings(task) == ("\n\nQ:", "\nQ:")
+    assert get_few_shot_stop_strings(task) == ("\n\nQ:", "\nQ:")
     chat = Gsm8kConfig(template="{question} In {n} words.")
     assert build_question_prompt(chat, ITEM, [SHOT])[0] == Message("user", "S? In {n} words.")
     newline = Gsm8kConfig(prompt=PromptStyle.text, template="{question}\n")
     assert build_question_prompt(newline, ITEM, [SHOT]) == "S?\nB #### 2\n\nQ?\n"
-    assert few_shot_stop_strings(newline) == ()  # nothing says how a next question would begin
+    assert get_few_shot_stop_strings(newline) == ()  # nothing says how a next question would begin
 
 
 def few_rows(folder: Path) -> Gsm8kConfig:
@@ -82,14 +82,14 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
         assert asked[place] == f"{shots}Question: test {place}?\nAnswer:"
     digest = "143215f82da2eb2e8cb31296fd3ae2880cae65bae8efe5d2f7b57c206ed490d0"
     assert hashlib.sha256("\0".join(map(str, asked)).encode()).hexdigest() == digest
-    assert few_shot_stop_strings(task) == ("Question:", "</s>", "<|im_end|>")
-    assert lm_eval_difference_notes(task, GenerationConfig()) == []
+    assert get_few_shot_stop_strings(task) == ("Question:", "</s>", "<|im_end|>")
+    assert make_lm_eval_difference_notes(task, GenerationConfig()) == []
     longer = GenerationConfig(max_new_tokens=512, temperature=0.2)
-    assert lm_eval_difference_notes(task, longer) == [
+    assert make_lm_eval_difference_notes(task, longer) == [
         note("unlike_lm_eval", "warning", key="generation.temperature", value=0.2, usual=0.0),
         note("unlike_lm_eval", "warning", key="generation.max_new_tokens", value=512, usual=256),
     ]
-    assert lm_eval_difference_notes(Gsm8kConfig(), longer) == []
+    assert make_lm_eval_difference_notes(Gsm8kConfig(), longer) == []
     # a question's examples are its own, wherever the job begins and however it is shuffled
     task.offset, task.limit = 2, 1
     assert prompts(task) == asked[2:3]

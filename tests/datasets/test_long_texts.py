@@ -11,7 +11,7 @@ from raising import raises
 
 from runner.config.questions import QuestionsConfig
 from runner.config.token_counts import parse_token_count, parse_token_counts
-from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, text_category
+from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, get_text_category
 from runner.datasets.questions import describe_dataset, load_questions
 from runner.datasets.scored_texts import TextContext, load_scored_items
 from runner.tasks.likelihood.keys import LikelihoodConfig
@@ -42,7 +42,7 @@ def test_all_kinds_are_among_any_three() -> None:
 
 
 def test_what_code_asserts_holds() -> None:
-    code = next(generate_synthetic_text(index) for index in range(3) if text_category(index) == "code")
+    code = next(generate_synthetic_text(index) for index in range(3) if get_text_category(index) == "code")
     names: dict[str, object] = {}
     exec(code.rsplit("\n\n\n", 1)[0], names)  # our own
     checks = [check for name, check in names.items() if name.startswith("test_")]
@@ -52,7 +52,7 @@ def test_what_code_asserts_holds() -> None:
 
 
 def test_balances_of_tables_add_up() -> None:
-    table = next(generate_synthetic_text(index) for index in range(3) if text_category(index) == "table")
+    table = next(generate_synthetic_text(index) for index in range(3) if get_text_category(index) == "table")
     balances: dict[str, int] = {}
     for row in table.splitlines()[2:]:
         _, _, account, *_, change, balance, _ = (cell.strip() for cell in row.split("|"))
@@ -62,7 +62,7 @@ def test_balances_of_tables_add_up() -> None:
 
 
 def test_who_is_named_again_has_the_same_trade_and_town() -> None:
-    prose = next(generate_synthetic_text(index) for index in range(3) if text_category(index) == "prose")
+    prose = next(generate_synthetic_text(index) for index in range(3) if get_text_category(index) == "prose")
     found = re.findall(r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose)
     known = dict(found)
     assert len(found) > 4 * len(known) > 100

@@ -63,5 +63,5 @@ def test_mistakes_are_one_message(tmp_path: Path, text: str, code: Code, key: st
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with raises(DataError, "unreadable", f"task.without={tmp_path / 'none.txt'}"):
-        read_question_list(str(tmp_path / "none.txt"), "task.without")
+    with raises(DataError, "unreadable", f"task.unscored={tmp_path / 'none.txt'}"):
+        read_question_list(str(tmp_path / "none.txt"), "task.unscored")

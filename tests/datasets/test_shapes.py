@@ -63,32 +63,28 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "keys", "message"),
     [
-        (
-            {"text": "Q?", "answer": "5"},
-            RowKeys(),
-            "the key 'question' is missing; the record has answer, text",
-        ),
-        ({"question": "Q?"}, RowKeys(), "the key 'answer' is missing; the record has question"),
+        ({"text": "Q?", "answer": "5"}, RowKeys(), r"the key 'question' is missing\. .*: answer, text$"),
+        ({"question": "Q?"}, RowKeys(), r"the key 'answer' is missing\. .*: question$"),
         (
             {"question": "Q?", "answer": "5"},
             RowKeys("body+question"),
-            "the key 'body' is missing; the record has answer, question",
+            r"the key 'body' is missing\. .*: answer, question$",
+        ),
+        ({"question": "Q?", "answer": "five"}, RowKeys(), "^the answer .* a number .*'#### NUMBER'$"),
+        ({"question": "Q?", "answer": "5 or 6"}, RowKeys(), "^the answer .* a number "),
+        ({"question": "Q?", "answer": True}, RowKeys(), "^`answer` .* a string or a number, not true$"),
+        (
+            {"question": "Q?", "answer": [5, 6]},
+            RowKeys(),
+            r"^`answer` .* a string or a number, not \[5, 6\]$",
         ),
         (
-            {"question": "Q?", "answer": "five"},
+            {"question": "Q?", "answer": float("nan")},
             RowKeys(),
-            "the answer is not a number, and has no '#### NUMBER'",
+            "^`answer` .* a string or a number, not NaN$",
         ),
-        ({"question": "Q?", "answer": "5 or 6"}, RowKeys(), "the answer is not a number"),
-        ({"question": "Q?", "answer": True}, RowKeys(), "`answer` is true, neither a string nor a number"),
-        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\], neither"),
-        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN, neither"),
         ({"question": " ", "answer": 5}, RowKeys(), '`question` is " ", not a string'),
-        (
-            {"Question": "N_00 pens and N_01 more?", "Answer": 5},
-            RowKeys(),
-            "the question contains N_00 in place of a number",
-        ),
+        ({"Question": "N_00 pens and N_01 more?", "Answer": 5}, RowKeys(), "the question contains .* N_00 "),
     ],
 )
 def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: RowKeys, message: str) -> None:
@@ -140,19 +136,16 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
     assert (read.question, read.gold) == ("Sky?\nA. red\nB. green\nC. blue", "C")
     assert (read.stem, read.choices) == ("Sky?", CHOICES)
     assert read.answer.endswith("#### C")
-    assert {*keys.columns_to_read([*row, "question"])} == {"question", *row}
+    assert {*keys.list_columns_to_read([*row, "question"])} == {"question", *row}
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            {"choices": ["a", "b"], "answer": "C"},
-            'the answer is "C", not a letter of the 2 choices, its number',
-        ),
-        ({"choices": ["a", "b"], "answer": 2}, "the answer is 2, not a letter of the 2 choices"),
-        ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: expected a list of 2 to 26 choices'),
-        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: expected a list of 2 to 26 choices"),
+        ({"choices": ["a", "b"], "answer": "C"}, '^the answer "C" .* letter, number or text .* 2 choices$'),
+        ({"choices": ["a", "b"], "answer": 2}, "^the answer 2 .* letter, number or text .* 2 choices$"),
+        ({"choices": ["a"], "answer": "A"}, r'^`choices` .* 2 to 26 choices, not \["a"\]$'),
+        ({"choices": "a, b", "answer": "A"}, '^`choices` .* 2 to 26 choices, not "a, b"$'),
         ({"answer": "A"}, "the key 'choices' is missing"),
     ],
 )
@@ -167,7 +160,7 @@ def test_words_before_a_number() -> None:
     assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
     with pytest.raises(ValueError, match="the answer has no number after 'The answer is:'"):
         parse_row({"question": "Q?", "answer": "#### 5"}, keys)
-    with pytest.raises(ValueError, match='the answer is "seven", not a letter of a choice'):
+    with pytest.raises(ValueError, match='^the answer "seven" .* letter of a choice$'):
         parse_row({"question": "Q?", "answer": "seven"}, RowKeys(has_letters=True))
 
 
@@ -191,26 +184,35 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "keys_of_code"),
     [
-        {
-            "task_id": "HumanEval/0",
-            "prompt": "def f",
-            "canonical_solution": "1",
-            "test": "def check",
-            "entry_point": "f",
-        },
-        {"task_id": 601, "text": "Write a function", "code": "def f", "test_list": ["assert f()"]},
-        {"question": "Solve it", "solutions": "[]", "input_output": "{}", "answer": "1"},
+        (
+            {
+                "task_id": "HumanEval/0",
+                "prompt": "def f",
+                "canonical_solution": "1",
+                "test": "def check",
+                "entry_point": "f",
+            },
+            "test, entry_point",
+        ),
+        (
+            {"task_id": 601, "text": "Write a function", "code": "def f", "test_list": ["assert f()"]},
+            "code, test_list",
+        ),
+        (
+            {"question": "Solve it", "solutions": "[]", "input_output": "{}", "answer": "1"},
+            "solutions, input_output",
+        ),
     ],
 )
-def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> None:
-    why = "mean programming tasks, .* answers need tests. The runner scores only"
+def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any], keys_of_code: str) -> None:
+    why = rf"^the keys {keys_of_code} .* programming tasks\b"
     for keys in (RowKeys(), RowKeys(question="prompt", answer="canonical_solution")):
         with pytest.raises(ValueError, match=why):
             parse_row(row, keys)
         with pytest.raises(ValueError, match=why):
-            keys.columns_to_read(list(row))
+            keys.list_columns_to_read(list(row))
     # no such set
     parse_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, RowKeys())
 

@@ -21,7 +21,7 @@ from runner_engine.kernels import native
 from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.library_layers import TRIAL_ROWS
-from runner_engine.memory.peak_memory import integer_config_values
+from runner_engine.memory.peak_memory import read_integer_config_values
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import EngineReport, Request
 from runner_engine.sessions.contract import complete_requests as completions
@@ -62,8 +62,8 @@ def test_the_most_keys_and_values_at_once_are_counted(
     assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token, "a peak stays"
     assert engine.stats.peak_pass_tokens == 3 * len(PROMPT)
     assert engine.stats.peak_pass_logits == 3
-    memory = engine.stats.peak_memory_metrics(engine.load().metrics["weight_mib"])
-    settings = integer_config_values(engine.loaded.model)
+    memory = engine.stats.compute_peak_memory_metrics(engine.load().metrics["weight_mib"])
+    settings = read_integer_config_values(engine.loaded.model)
     mlp = 3 * len(PROMPT) * (3 * settings["intermediate_size"] + 2 * settings["hidden_size"]) * 4
     assert memory["activation_mib"] * MIB >= mlp
     assert memory["model_mib"] == pytest.approx(
@@ -80,7 +80,7 @@ def test_other_jobs_of_the_process_leave_no_mark(saved_family: Saved) -> None:
         engine = engine_of(saved_family("llama"))
         engine._bases, engine._owns_bases = bases, False
         ask(engine, rows)
-        memory.append(engine.stats.peak_memory_metrics(engine.load().metrics["weight_mib"]))
+        memory.append(engine.stats.compute_peak_memory_metrics(engine.load().metrics["weight_mib"]))
         engine.close()
     assert memory[0] == memory[2] != memory[1]
 
@@ -137,16 +137,22 @@ def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> 
 
 
 def test_an_engine_that_sees_no_pass_says_nothing() -> None:
-    assert EngineStats(peak_kv_bytes=MIB).peak_memory_metrics(10.0) == {}
+    assert EngineStats(peak_kv_bytes=MIB).compute_peak_memory_metrics(10.0) == {}
     assert (
-        EngineStats(peak_activation_bytes=MIB).peak_memory_metrics(EngineReport().metrics.get("weight_mib"))
+        EngineStats(peak_activation_bytes=MIB).compute_peak_memory_metrics(
+            EngineReport().metrics.get("weight_mib")
+        )
         == {}
     )
 
 
 def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
     stats = EngineStats(peak_kv_bytes=MIB, peak_activation_bytes=MIB, peak_cuda_bytes=9 * MIB)
-    assert stats.peak_memory_metrics(5.0)["model_mib"] == stats.peak_memory_metrics(5.0)["cuda_peak_mib"] == 9
+    assert (
+        stats.compute_peak_memory_metrics(5.0)["model_mib"]
+        == stats.compute_peak_memory_metrics(5.0)["cuda_peak_mib"]
+        == 9
+    )
 
 
 def test_what_several_starts_measured_is_one() -> None:

@@ -19,8 +19,10 @@ from raising import raises
 
 from runner_base import processor
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.kernels import building, native
 from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply_with_kernel
+from runner_engine.render.notes import render_engine_note
 
 SUPPORT = Path(__file__).parents[1] / "support"
 IS_X86 = processors.has("avx2")
@@ -109,6 +111,10 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
     return found
 
 
+def shown(code: str, **values: object) -> str:
+    return render_engine_note(note(code, **values))
+
+
 @pytest.mark.thorough  # `make test-avx2` leaves features out, too
 @processors.needs("bf16", why="an emulation is compiled in, whatever is left out")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
@@ -117,7 +123,7 @@ def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
     left_out: str, expected: str, tmp_path: Path
 ) -> None:
     found = answered(tmp_path, RUNNER_WITHOUT=left_out)
-    assert found["fact"] == f"panels, by {expected} (RUNNER_WITHOUT={left_out})"
+    assert found["fact"] == f"{shown('panels', vectors=expected)} (RUNNER_WITHOUT={left_out})"
     assert found["notes"] == []
 
 
@@ -131,13 +137,16 @@ def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answer
     emulated = f"-O1 {by_avx512} -include {SUPPORT / 'emulated_tiles.h'}"
     tiles = {"RUNNER_PRODUCTS": "tiles", "RUNNER_SHARED_ATTENTION": "tiles", "RUNNER_CFLAGS": emulated}
     found = answered(tmp_path, **tiles)
-    assert found["fact"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_PRODUCTS)"
-    assert found["attention"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
+    vectors = "AVX-512 with bfloat16"
+    by_tiles = shown("tiles_from_rows", rows=8, vectors=vectors)
+    assert found["fact"] == f"{by_tiles} (by RUNNER_PRODUCTS)"
+    assert found["attention"] == f"{by_tiles} (by RUNNER_SHARED_ATTENTION)"
     without = answered(tmp_path, **tiles, RUNNER_WITHOUT="amx")
-    note = "RUNNER_PRODUCTS=tiles: RUNNER_WITHOUT names amx"
-    assert without["fact"] == f"panels, by AVX-512 with bfloat16 ({note}; RUNNER_WITHOUT=amx)"
-    note = "RUNNER_SHARED_ATTENTION=tiles: RUNNER_WITHOUT names amx"
-    assert without["attention"] == f"vectors, AVX-512 with bfloat16 ({note})"
+    reason = shown("amx_left_out", variable="RUNNER_WITHOUT")
+    by_panels = f"{shown('panels', vectors=vectors)} (RUNNER_PRODUCTS=tiles: {reason}; RUNNER_WITHOUT=amx)"
+    assert without["fact"] == by_panels
+    by_vectors = f"{shown('attention_by_vectors', vectors=vectors)} (RUNNER_SHARED_ATTENTION=tiles: {reason})"
+    assert without["attention"] == by_vectors
     assert without["notes"].count("forced_way_fails") == 2
 
 
@@ -146,15 +155,15 @@ def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
     assert processor.remove_disabled_features(flags) == flags
     monkeypatch.setenv("RUNNER_WITHOUT", "amx, avx512_bf16")
-    assert processor.disabled_features() == ("amx", "avx512_bf16")
+    assert processor.parse_disabled_features() == ("amx", "avx512_bf16")
     assert processor.remove_disabled_features(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
     if IS_X86:
-        assert processor.disabled_feature_flags() == ["-mno-avx512bf16"]
+        assert processor.build_disabling_flags() == ["-mno-avx512bf16"]
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
     assert processor.remove_disabled_features(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
     with raises(ConfigError, "unknown_choice", "RUNNER_WITHOUT"):
-        processor.disabled_features()
+        processor.parse_disabled_features()
 
 
 def test_a_skipped_test_names_the_processors_that_it_needs(

@@ -79,7 +79,7 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(tmp_path: Path) -> None:
     vocabulary = 2 * 259 * 64  # embedding and head
     assert found.layer_parameters == total - vocabulary - experts // 2
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
-    read = {rows: found.decode_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
+    read = {rows: found.compute_decode_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
     assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
     assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)

@@ -88,10 +88,10 @@ class BreakingEngine(StubEngine):
             time.sleep(0.2)  # so that a request comes before it is open again
 
         class Failing(StubSession):
-            def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
-                if any(request.prompt == "break" for request in arrived):
+            def _run_step(self, submitted: list[Request], cancelled: set[Any]) -> list[Event]:
+                if any(request.prompt == "break" for request in submitted):
                     raise RuntimeError("something in the engine broke")
-                return super()._advance(arrived, cancelled)
+                return super()._run_step(submitted, cancelled)
 
         return Failing(self)
 
@@ -112,10 +112,10 @@ class Unanswering(StubEngine):
 
     def open(self, batch_size: int | None = None) -> StubSession:
         class Holding(StubSession):
-            def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
-                requests = [*self.waiting, *arrived]
+            def _run_step(self, submitted: list[Request], cancelled: set[Any]) -> list[Event]:
+                requests = [*self.waiting, *submitted]
                 self.waiting = deque(request for request in requests if request.id in cancelled)
-                events = super()._advance([], cancelled)
+                events = super()._run_step([], cancelled)
                 self.waiting = deque(request for request in requests if request.id not in cancelled)
                 time.sleep(0.001)  # else its thread would take a processor
                 return events

@@ -11,7 +11,7 @@ import pytest
 from runner.config import resolved
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.grid.plan import plan_job, predict_need
+from runner.grid.plan import plan_job, predict_resources
 from runner.grid.worker_limits import compute_worker_limits
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -87,5 +87,5 @@ def test_a_grid_looks_for_each_model_once(
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert compute_worker_limits(plan, list(range(len(plan))), "auto").total == 1
-    assert predict_need(resolved.resolve_job(configs[0])).mib > 0
+    assert predict_resources(resolved.resolve_job(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"

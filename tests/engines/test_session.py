@@ -76,10 +76,10 @@ class Refusing(Session):
             raise ValueError("no")
         return request
 
-    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        return [Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0) for one in arrived]
+    def _run_step(self, submitted: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        return [Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0) for one in submitted]
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.dropped = True
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import in_process
 import pytest
+from raising import raises
 from transformers import AutoTokenizer
 
 from runner.config.models import MODELS
@@ -17,7 +18,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines import create_lazy_engine
 from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_base.model_text import Ending, FinishReason
 from runner_base.thinking import TAGS, Tag
 from runner_engine.decode.sequences import TokenSequence
@@ -31,8 +32,8 @@ from runner_engine.sessions.thinking import (
     MOST_PARTIAL,
     ThinkingBudget,
     ThinkingState,
+    encode_thinking_end,
     find_thinking_tags,
-    thinking_end_tokens,
 )
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -77,7 +78,7 @@ def engine_of(
         elif route != "scheduler":
             monkeypatch.setattr(LocalEngine, "find_kv_spec", lambda *_: None)
         if route == "generate":
-            monkeypatch.setattr(LocalEngine, "batching_mode", lambda *_: BY_GENERATE)
+            monkeypatch.setattr(LocalEngine, "get_batching_mode", lambda *_: BY_GENERATE)
         drawn = GenerationConfig(max_new_tokens=ANSWER_TOKENS, **generation)
         opened.append(create_lazy_engine(resolve_job(make_config(model=model, generation=drawn))))
         return opened[-1]
@@ -113,7 +114,7 @@ def test_the_end_of_thinking_is_forced_at_the_budget(
 ) -> None:
     engine = engine_of(route)
     free = by_id(complete_requests(engine, thinkers(4, sampling, max_new_tokens=40)))
-    end = thinking_end_tokens(tokenizer, TAGS[0], None)
+    end = encode_thinking_end(tokenizer, TAGS[0], None)
     assert tokenizer.decode(end) == "</think>"
     others = plain(3, sampling)
     alone = by_id(complete_requests(engine, others))
@@ -284,9 +285,9 @@ def test_a_budget_ends_behind_a_whole_character(tokenizer: Any) -> None:
     stopping = Stopping(tokenizer)
     row = TokenSequence(Request(0, "x"), [1], "", 1000, thought=ThinkingState(TAGS[0], ThinkingBudget(2, 9)))
     row.tokens = tokens[:2]
-    assert stopping.forced_token(row) is None
+    assert stopping.get_forced_token(row) is None
     row.tokens = tokens
-    assert stopping.forced_token(row) == thinking_end_tokens(tokenizer, TAGS[0], None)[0]
+    assert stopping.get_forced_token(row) == encode_thinking_end(tokenizer, TAGS[0], None)[0]
 
 
 def test_the_model_names_its_own_tags(tokenizer: Any) -> None:
@@ -302,20 +303,30 @@ def test_the_model_names_its_own_tags(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "code", "key", "said"),
     [
-        ({"thinking_tags": ["<think>"]}, r'generation.thinking_tags=\["<think>"\]: must be pairs'),
-        ({"thinking_tags": ["<a>", "<a>"]}, "must be pairs of different texts"),
         (
-            {"thinking_end": "So:"},
-            "generation.thinking_end='So:' is written where a budget ends the thinking",
+            {"thinking_tags": ["<think>"]},
+            "bad_value",
+            "generation.thinking_tags",
+            '=["<think>"]: must be pairs',
         ),
-        ({"thinking_tokens": -1}, "generation.thinking_tokens=-1: must be 0 or more"),
+        (
+            {"thinking_tags": ["<a>", "<a>"]},
+            "bad_value",
+            "generation.thinking_tags",
+            "must be pairs of different texts",
+        ),
+        # the key that is missing is named, too
+        ({"thinking_end": "So:"}, "no_effect", "", "generation.thinking_end='So:'"),
+        ({"thinking_end": "So:"}, "no_effect", "", "generation.thinking_tokens"),
+        ({"thinking_tokens": -1}, "bad_value", "generation.thinking_tokens", "=-1: "),
     ],
 )
-def test_wrong_settings_are_named(keys: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_settings_are_named(keys: dict[str, Any], code: Code, key: str, said: str) -> None:
+    with raises(ConfigError, code, key) as refused:
         GenerationConfig(**keys)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("before", ['it says "', "first <think>", "```\n<think> in code ", "as `"])
@@ -326,13 +337,13 @@ def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any,
     most = len(row.tokens)
     row.thought.budget = ThinkingBudget(most, 9)
     deltas: list[Delta] = []
-    while (token := stopping.forced_token(row)) is not None:
+    while (token := stopping.get_forced_token(row)) is not None:
         row.tokens.append(token)
-        deltas += stopping.new_deltas(row)
+        deltas += stopping.build_new_deltas(row)
     for token in tokenizer('" 7', add_special_tokens=False)["input_ids"]:
         row.tokens.append(token)
-        assert stopping.forced_token(row) is None
-        deltas += stopping.new_deltas(row)
+        assert stopping.get_forced_token(row) is None
+        deltas += stopping.build_new_deltas(row)
     made = stopping.build_answer(row, FinishReason.stop)
     assert (made.thinking_tokens, made.text, made.ending) == (most, '" 7', Ending.budget_spent)
     assert "".join(delta.text for delta in deltas if not delta.thinking) == made.text

@@ -11,7 +11,7 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
-from runner.estimates.amounts import estimate_work_amounts, may_decode_independently
+from runner.estimates.amounts import can_decode_batch_invariantly, estimate_requested_completions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_engine.plan.footprint import predict_footprint
@@ -25,7 +25,7 @@ LOCAL = LocalModelConfig("embedded", device="cpu")
 
 
 def completions(config: Any, read: int | None = None) -> int:
-    (amount,) = estimate_work_amounts(config, read)
+    (amount,) = estimate_requested_completions(config, read)
     return amount.completions
 
 
@@ -62,7 +62,7 @@ def test_int8_without_outliers_counts_each_row_by_itself(make_config: Callable[.
 
 def test_one_layer_that_mixes_rows_is_enough(make_config: Callable[..., Any]) -> None:
     def independent(quantization: QuantizationConfig) -> bool:
-        return may_decode_independently(
+        return can_decode_batch_invariantly(
             make_config(model=LocalConfig(name="nowhere", device="cpu"), quantization=quantization)
         )
 

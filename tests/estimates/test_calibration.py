@@ -16,7 +16,9 @@ from runner.estimates.calibration import FILE, CalibrationRequest, calibrate_mod
 from runner.estimates.jobs import estimate_jobs
 from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import EstimateBasis
+from runner.render.notes import format_note
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner_base.notes import note
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 
@@ -43,7 +45,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
     first, second = lines
-    assert first.startswith("timing 1 of 1 formats")
+    assert first.startswith("measuring the speed of 1 of 1 formats ")
     assert second.split(",")[0] == "    1 of 1: embedded none"
     assert "plan=quick skips this" in lines[0]
     again = estimate_jobs(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[7].time
@@ -71,7 +73,7 @@ def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., A
     assert time is not None
     assert time.source is EstimateBasis.guessed
     (line,) = lines
-    assert line.startswith("the time of embedded none is guessed")
+    assert line.startswith("the time of embedded none is a rough estimate")
     assert not Path(config.output_dir, FILE).exists()
 
 
@@ -106,8 +108,8 @@ def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> No
     # the second is believed to take no time
     large, small = (CalibrationRequest(model, 1000.0), CalibrationRequest(model, -5.0))
     assert calibrate_models([large, small], Path(config.output_dir), 0.01, lines.append) == {}
-    assert lines[0].startswith("the time of embedded none is guessed")
-    assert lines[-1].startswith("timing ended after 0.0 s")
+    assert lines[0].startswith("the time of embedded none is a rough estimate")
+    assert lines[-1].startswith(format_note(note("calibration_ended", limit_s=0.01)))
 
 
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from runner.config.resolved import resolve_job
 from runner.engines.kinds import get_model_kind
-from runner.estimates.fit import PROCESS_MIB, free_mib_by_device, limit_to_possible_sizes, predict_fit
+from runner.estimates.fit import PROCESS_MIB, get_free_mib_by_device, limit_to_feasible_sizes, predict_fit
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import machine
@@ -89,8 +89,8 @@ def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:
 
 def test_a_cpu_has_the_free_memory_without_that_of_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 4000.0)
-    assert free_mib_by_device("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
-    assert free_mib_by_device("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}
+    assert get_free_mib_by_device("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
+    assert get_free_mib_by_device("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}
 
 
 @pytest.fixture
@@ -108,13 +108,11 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     assert result is not None
     assert (result.rows, result.is_possible) == (5, True)
     room = resolve_job(huge).model.files.text_settings["max_position_embeddings"]
-    assert limit_to_possible_sizes(resolve_job(huge)).config.generation.max_new_tokens < room
+    assert limit_to_feasible_sizes(resolve_job(huge)).config.generation.max_new_tokens < room
     (note,) = [
         note for note in get_model_kind(huge.model).check_job(resolve_job(huge)) if "max_new_tokens" in note
     ]
-    assert note.startswith(
-        f"generation.max_new_tokens=100000: prompt and answer have room for {room:,} tokens"
-    )
+    assert note.startswith(f"generation.max_new_tokens=100000: the context length of {room:,} tokens ")
 
 
 def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make) -> None:

@@ -12,9 +12,9 @@ import pytest
 from written_records import SPEEDS, write
 
 from runner.config.resolved import resolve_job
-from runner.config.task import WorkAmount
+from runner.config.task import RequestedCompletions
 from runner.estimates.context_costs import LengthCosts, compute_length_costs
-from runner.estimates.jobs import estimate_jobs, with_attention_cost
+from runner.estimates.jobs import add_attention_cost, estimate_jobs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
@@ -61,7 +61,7 @@ def ends(found: Estimate | None) -> tuple[float, float]:
 def work(task: Any, pair_share: float) -> float:
     return sum(
         amount.computed_prompt_tokens + pair_share * amount.attention_pairs
-        for amount in task.requested_work(ROWS)
+        for amount in task.list_requested_completions(ROWS)
     )
 
 
@@ -113,11 +113,11 @@ def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
 
 
 def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None:
-    of_contexts = LikelihoodConfig(limit=4, contexts=["1k"], last_tokens=64)
+    of_contexts = LikelihoodConfig(limit=4, context_lengths=["1k"], last_tokens=64)
     recorded(config, of_contexts)
     assert planned(config, LikelihoodConfig(limit=4)) is None
     one, both = (
-        planned(config, replace(of_contexts, contexts=lengths)) for lengths in (["4k"], ["1k", "4k"])
+        planned(config, replace(of_contexts, context_lengths=lengths)) for lengths in (["4k"], ["1k", "4k"])
     )
     assert one is not None
     assert both is not None
@@ -130,23 +130,23 @@ def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None
 
 def test_long_texts_are_read_in_windows_with_some_tokens_read_again() -> None:
     task = LikelihoodConfig(window="4k", limit=3)
-    (typical,) = task.requested_work(ROWS)
+    (typical,) = task.list_requested_completions(ROWS)
     assert typical.prompt_tokens == 256, "texts are not read yet"
     task.text_bytes = [
         38 * 1024
     ] * 3  # 10k tokens: a first window, and three times 2k further on, which read 4k each
-    (amount,) = task.requested_work(ROWS)
+    (amount,) = task.list_requested_completions(ROWS)
     assert (amount.completions, amount.prompt_tokens, amount.piece_tokens) == (3, 16 * 1024, 4096)
     assert amount.attention_pairs == 3 * 16 * 1024 * 2048
     task.text_bytes = [380] * 3
-    (short,) = task.requested_work(ROWS)
+    (short,) = task.list_requested_completions(ROWS)
     assert (short.prompt_tokens, short.piece_tokens) == (100, 100)
 
 
 def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make) -> None:
     speed = Speed(prefill=[(8.0, 0.01), (256.0, 0.256)], decode=[(1.0, 0.01)], pass_tokens=256)
-    knows = with_attention_cost(speed, COSTS)
-    amount = WorkAmount(1, 4096, 1, 2, known_tokens=1024)
+    knows = add_attention_cost(speed, COSTS)
+    amount = RequestedCompletions(1, 4096, 1, 2, known_tokens=1024)
     flat = speed.seconds(amount, 1)
     assert flat == pytest.approx(2 * 4.096)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))

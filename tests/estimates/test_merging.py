@@ -110,7 +110,7 @@ def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     with_merging, without = speed.load_s + speed.merge_s, speed.load_s
     assert abs(quickest["core_s"] - with_merging) <= SPREAD * with_merging
     assert quickest["core_s"] > (1 + SPREAD) * without, "the control"
-    assert rates.estimate_merge_s(replace(predicted, merging=None)) == 0
+    assert rates.estimate_adapter_merge_s(replace(predicted, merging=None)) == 0
 
 
 @pytest.mark.thorough
@@ -120,5 +120,5 @@ def test_merging_again_quantizes_again(made: tuple[Path, Path]) -> None:
         for order in (MergeOrder.merge_first, MergeOrder.quantize_first)
     )
     rates = MachineRates("cpu", 1e10, 1e11)
-    assert rates.estimate_merge_s(again) > 2 * rates.estimate_merge_s(first)
+    assert rates.estimate_adapter_merge_s(again) > 2 * rates.estimate_adapter_merge_s(first)
     assert first.merging.numbers * 2 / MIB == pytest.approx(147, rel=0.02)

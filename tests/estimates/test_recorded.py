@@ -124,7 +124,7 @@ def test_a_record_of_a_version_without_a_key_has_its_default(config: Any) -> Non
     write(config, ANSWERS)
     file = Path(config.output_dir) / "jobs" / "job" / "result.json"
     record = json.loads(file.read_text())
-    for key in ("model.attention", "model.chat_template_kwargs", "task.without"):
+    for key in ("model.attention", "model.chat_template_kwargs", "task.unscored"):
         del record["params"][key]
     file.write_text(json.dumps(record))
     assert FinishedJobs(Path(config.output_dir)).estimate_from_records(config) is not None
@@ -151,7 +151,7 @@ def test_only_the_newest_jobs_are_read(config: Any, monkeypatch: pytest.MonkeyPa
     assert len(FinishedJobs(jobs).records) == 5
     monkeypatch.setattr("runner.estimates.recorded.NEWEST", 2)
     found = FinishedJobs(jobs)
-    assert [record.job_id for record in found.similar_records(config)] == ["job4", "job3"]
+    assert [record.job_id for record in found.find_similar_records(config)] == ["job4", "job3"]
     monkeypatch.setattr("runner.estimates.recorded.MOST_TIMES", 1)
     estimate = found.estimate_from_records(config)
     assert estimate is not None

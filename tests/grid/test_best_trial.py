@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.root import RunnerConfig
-from runner.grid.best_trial import ScoredTrial, best_trial_notes
+from runner.grid.best_trial import ScoredTrial, make_best_trial_notes
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -33,7 +33,7 @@ def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -
 
 
 def doubts_of_best(trials: list[ScoredTrial], keys: tuple[str, ...] = KEYS) -> list[Note]:
-    return best_trial_notes(max(trials, key=lambda one: one.value), trials, keys, maximize=True)
+    return make_best_trial_notes(max(trials, key=lambda one: one.value), trials, keys, maximize=True)
 
 
 def test_trials_whose_intervals_overlap_with_the_best_are_counted() -> None:
@@ -53,7 +53,7 @@ def test_nothing_is_said_where_the_best_is_apart_or_alone() -> None:
 
 def test_in_a_search_for_the_lowest_the_best_is_the_lowest() -> None:
     trials = [trial(1, 1, 20), trial(2, 3, 20), trial(3, 19, 20)]
-    assert best_trial_notes(trials[0], trials, KEYS, maximize=False) == [note("overlaps", rivals=1)]
+    assert make_best_trial_notes(trials[0], trials, KEYS, maximize=False) == [note("overlaps", rivals=1)]
 
 
 def test_an_objective_without_an_interval_is_as_before() -> None:

@@ -21,14 +21,14 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import ResourceNeed
 from runner.grid.gpu_sets import GpuAllocator, GpuSet
 from runner.grid.live_view import GridView
-from runner.grid.plan import PlannedJob, predict_need
+from runner.grid.plan import PlannedJob, predict_resources
 from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
-from runner_base.errors import gpu_failure_message
+from runner_base.errors import get_fatal_gpu_error_message
 from runner_base.progress import ProgressState
 from runner_base.visible_gpus import Gpu
 from runner_engine.settings.model import LocalModelConfig
@@ -64,7 +64,7 @@ def test_a_job_says_how_many_gpus_it_needs(
     make_config: Make, keys: dict[str, Any], gpus: int, named: set[int]
 ) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", **keys))
-    need = predict_need(resolve_job(config))
+    need = predict_resources(resolve_job(config))
     assert need.gpus == gpus
     assert need.named_gpus == named
 
@@ -77,9 +77,9 @@ def test_a_spread_model_needs_as_many_gpus_as_hold_it(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, shares: list[float], gpus: int
 ) -> None:
     resolved = resolve_job(make_config(model=LocalModelConfig(name="embedded", device_map="auto")))
-    mib = predict_need(resolved).mib
+    mib = predict_resources(resolved).mib
     monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", lambda: [share * mib for share in shares])
-    assert predict_need(resolved).gpus == gpus
+    assert predict_resources(resolved).gpus == gpus
 
 
 def needs(gpus: int = 1, *named: int) -> ResourceNeed:
@@ -108,8 +108,8 @@ def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
         "the job itself will say that 7 is absent"
     )
     assert of_two is not None
-    assert not sets.can_serve(of_two, needs())
-    assert not sets.can_serve(GpuSet(frozenset({1})), needs()), (
+    assert not sets.can_run_on_gpu_set(of_two, needs())
+    assert not sets.can_run_on_gpu_set(GpuSet(frozenset({1})), needs()), (
         "it was started for jobs of cuda:1, and sees cuda:0"
     )
     assert GpuAllocator(FOUR, are_shared=True).allocate(needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})) == GpuSet(
@@ -168,7 +168,7 @@ def test_a_free_gpu_takes_half_of_the_jobs_if_they_take_longer_than_the_load(
     )
     busy.load_s, busy.s_per_cost = load_s, work_s
     pool._workers = [busy]
-    assert pool._take_half_of_ready_jobs() == deque(share)
+    assert pool._steal_queued_jobs() == deque(share)
     assert busy.todo == deque(number for number in [1, 2, 3, 4] if number not in share)
 
 
@@ -179,14 +179,14 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
     busy = Worker(
         cast(Any, None), cast(Any, None), tmp_path, deque([1]), GpuSet(frozenset({0}), {"x": "0"}), 1, 0
     )
-    busy.update_times(ProgressState("loads", 0, 10), 1.0)
+    busy.update_progress_times(ProgressState("loads", 0, 10), 1.0)
     assert busy.load_s == 0, "nothing of the work is done"
     busy.since -= 30
     pool._workers = [busy]
     for left_s, share in ((20.0, []), (1e9, [1])):
-        busy.update_times(ProgressState("works", 1, 10, left_s=left_s), 1.0)
+        busy.update_progress_times(ProgressState("works", 1, 10, left_s=left_s), 1.0)
         busy.load_s = 30.0
-        assert pool._take_half_of_ready_jobs() == deque(share)
+        assert pool._steal_queued_jobs() == deque(share)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
 def test_a_gpu_is_lost_by_an_error_that_is_no_shortage_of_memory(error: Exception, lost: bool) -> None:
     hiding = ValueError("a model's own code hides it")
     hiding.__cause__ = error
-    assert bool(gpu_failure_message(hiding)) is lost
+    assert bool(get_fatal_gpu_error_message(hiding)) is lost
 
 
 # ------------------------------------------------------------------------------- whole grids, of
@@ -246,7 +246,7 @@ def fail(self, request):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
     return answer(self, request)
 
-stub.StubKind.predict_need, stub.StubEngine.__init__, stub.StubSession._answer_request = need, start, fail
+stub.StubKind.predict_resources, stub.StubEngine.__init__, stub.StubSession._answer_request = need, start, fail
 stub.StubKind.base_key = lambda self, config: os.environ.get("BASE", "")
 from runner.tasks import gsm8k
 """
@@ -326,15 +326,15 @@ from dataclasses import replace
 from runner.engines.kinds import ResourceNeed, local
 from runner.grid.worker_process import Worker
 
-local.LocalKind.predict_need = lambda *_: ResourceNeed(0.0, 1, 1)
-update_times = Worker.update_times
+local.LocalKind.predict_resources = lambda *_: ResourceNeed(0.0, 1, 1)
+update_times = Worker.update_progress_times
 
 def update_given_times(self, step, cost):
     if step.left_s is not None:
         self.since, step = time.monotonic() - {load_s}, replace(step, left_s={work_s})
     update_times(self, step, cost)
 
-Worker.update_times = update_given_times
+Worker.update_progress_times = update_given_times
 """
 
 

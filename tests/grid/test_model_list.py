@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_its_files_and_model_folders_and_names_what_is_no_model(folder: Path) -> None:
-    models, left_out = model_list.list_models_in(str(folder))
+    models, left_out = model_list.find_models(str(folder))
     names = [it.name.removeprefix(f"{folder}/") for it in models]
     assert names == ["a-Q8_0.gguf", "b.gguf", "broken.gguf", "deep/a-Q8_0.gguf", "quantized"]
     assert [it.quantization for it in models] == ["gguf"] * 4 + ["none"]
@@ -69,20 +69,20 @@ def test_a_folder_gives_its_files_and_model_folders_and_names_what_is_no_model(f
 
 
 def test_a_pattern_a_list_and_a_hub_id(folder: Path) -> None:
-    models, _ = model_list.list_models_in(f"{folder}/*Q8_0.gguf")
+    models, _ = model_list.find_models(f"{folder}/*Q8_0.gguf")
     assert [Path(it.name).name for it in models] == ["a-Q8_0.gguf"]
-    models, _ = model_list.list_models_in(f"{folder}/b.gguf,{folder}/quantized, Qwen/Qwen2.5-0.5B-Instruct")
+    models, _ = model_list.find_models(f"{folder}/b.gguf,{folder}/quantized, Qwen/Qwen2.5-0.5B-Instruct")
     assert [it.quantization for it in models] == ["gguf", "none", "none"]
     assert models[-1].file_mib is None
     with raises(ConfigError, "not_found", "files"):
-        model_list.list_models_in(f"{folder}/nowhere")
+        model_list.find_models(f"{folder}/nowhere")
     (folder / "empty").mkdir()
     with raises(ConfigError, "not_found", "files"):
-        model_list.list_models_in(str(folder / "empty"))
+        model_list.find_models(str(folder / "empty"))
 
 
 def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folder: Path) -> None:
-    models, left_out = model_list.list_models_in(str(folder))
+    models, left_out = model_list.find_models(str(folder))
     reference = model_list.choose_reference_model(models, None)
     assert Path(reference.name).name == "b.gguf", "a quantized file is larger"
     assert Path(model_list.choose_reference_model(models, "quantized").name).name == "quantized"
@@ -94,23 +94,23 @@ def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folde
     )
     with raises(ConfigError, "not_found", "reference"):
         model_list.choose_reference_model(models, "c.gguf")
-    found = model_list.model_list_notes("models", models, left_out, reference)
+    found = model_list.make_model_list_notes("models", models, left_out, reference)
     assert [it.code for it in found] == ["models", "unreadable", "left_out", "left_out"]
     assert found[0].values["sizes_mib"] == [it.file_mib for it in models]
     quantized = [it for it in models if it.is_quantized and not it.problem]
     best = model_list.choose_reference_model(quantized, None)
-    assert model_list.model_list_notes("models", quantized, [], best)[1].code == "quantized_reference"
+    assert model_list.make_model_list_notes("models", quantized, [], best)[1].code == "quantized_reference"
 
 
 def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) -> None:
-    models, _ = model_list.list_models_in(f"{folder}/b.gguf,{folder}/a-Q8_0.gguf")
-    first, second = model_list.overrides_per_model(models, models[0], ["task"])
+    models, _ = model_list.find_models(f"{folder}/b.gguf,{folder}/a-Q8_0.gguf")
+    first, second = model_list.build_model_overrides(models, models[0], ["task"])
     assert first[:3] == ["model=auto", f"model.name={folder}/b.gguf", "quantization=gguf"]
     assert f"task.reference='model.name={folder}/b.gguf quantization=gguf'" in second
-    own = model_list.overrides_per_model(models, models[0], ["task.reference"])
+    own = model_list.build_model_overrides(models, models[0], ["task.reference"])
     assert [len(lines) for lines in own] == [3, 3]
     with raises(ConfigError, "conflict"):
-        model_list.overrides_per_model(models, models[0], ["model"])
+        model_list.build_model_overrides(models, models[0], ["model"])
 
 
 def test_files_on_the_command_line_stand_for_keys_of_the_sweeper() -> None:
@@ -139,7 +139,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("files={}",), "makes a grid of its models. Add -m, or run the study which_file"),
+        (("files={}",), "needs a grid of jobs. Add -m, or run a study such as which_file"),
         (("-m", "files={}", "quantization=nf4"), "leave out quantization"),
         (("-m", "reference=b.gguf"), "reference=b.gguf is one of the models of files=FOLDER: give that, too"),
         (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.grid.dependencies import merge_overrides
-from runner.grid.other_launchers import split_by_dependency
+from runner.grid.other_launchers import split_ready_and_dependent_jobs
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job
 from runner_base.result import Record
@@ -67,7 +67,7 @@ def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_
 def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "runner.tasks.likelihood.comparison_methods._memory_shortage_note"
+    own = "runner.tasks.likelihood.comparison_methods._check_memory_for_both"
     too_large = lambda config, _second: "large" * (config.quantization.name != "none")  # noqa: E731
     # beside itself the reference would fit, and beside the other one it does not
     monkeypatch.setattr(own, too_large)
@@ -93,10 +93,10 @@ def test_a_job_that_only_its_id_names_cannot_be_made(runner: Run) -> None:
     words = "task.reference=likelihood-0123456789ab"
     planned = runner("-m", *KEPT[:2], words, "quantization=none,nf4", "tracking=none", "plan=quick")
     assert planned.code == 2
-    assert "this job needs likelihood-0123456789ab first" in planned.out
+    assert "this job depends on job likelihood-0123456789ab, but " in planned.out
     single = runner(*KEPT[:2], words, "tracking=none", "plan=quick")
     assert single.code == 2
-    assert single.err.rstrip().endswith("Run it first")
+    assert single.err.rstrip().endswith("Run likelihood-0123456789ab first")
 
 
 @pytest.mark.thorough
@@ -130,4 +130,4 @@ def test_overrides_on_top_of_a_jobs_own(
 def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(tmp_path: Path) -> None:
     plan = [PlannedJob([], job=Job(name, tmp_path / name), after=after)
             for name, after in (("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c"))]  # fmt: skip
-    assert split_by_dependency(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])
+    assert split_ready_and_dependent_jobs(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])

@@ -211,11 +211,11 @@ def test_a_job_that_fails_fails_alone(
     message = (
         "a plug-in or a library called sys.exit(7) in "
         if died == "sys.exit"
-        else f"the process of this job died under hydra/launcher={launcher}: "
+        else f"hydra/launcher={launcher} lost the process of this job: "
     )
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in done.err
     assert f"FAILED: seed=4: {message}" in done.err
-    assert done.err.endswith("error: 2 of 4 jobs are not finished, see above\n")
+    assert done.err.endswith("error: 2 of 4 jobs did not finish. See errors above\n")
     assert "Traceback" not in done.err
     rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
     assert [row[0] for row in rows] == ["1", "3"], "the table has all that finished"
@@ -310,8 +310,8 @@ def test_a_signal_keeps_what_was_done(
 @pytest.mark.parametrize(
     ("launcher", "setting", "message"),
     [
-        ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic does not support this key. Use hydra/launcher=workers"),
-        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local does not support this key. Use hydra.launcher.timeout_min=..."),
+        ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic cannot enforce this limit. Use hydra/launcher=workers"),
+        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local cannot enforce this limit. Use hydra.launcher.timeout_min=..."),
         ("joblib", "workers=3", "workers=3: hydra/launcher=joblib sets this itself. Use hydra.launcher.n_jobs=3"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.grid.parent_notes import MAX_TITLE, build_grid_params, grid_title
+from runner.grid.parent_notes import MAX_TITLE, build_grid_params, format_grid_title
 from runner.grid.plan import PlannedJob
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -21,9 +21,9 @@ def plan_of(*jobs: str) -> list[PlannedJob]:
 
 def test_a_grid_is_called_by_its_study_or_by_what_varies() -> None:
     plan = plan_of("quantization=none seed=1", "quantization=int8 seed=1", "quantization=nf4 seed=1")
-    assert grid_title(plan, "") == "quantization=none,int8,nf4"
-    assert grid_title(plan, "which_layers") == "which_layers"
-    assert grid_title(plan_of("seed=1"), "") == "grid of 1 job"
+    assert format_grid_title(plan, "") == "quantization=none,int8,nf4"
+    assert format_grid_title(plan, "which_layers") == "which_layers"
+    assert format_grid_title(plan_of("seed=1"), "") == "grid of 1 job"
     assert build_grid_params(plan, "which_layers") == {
         "study": "which_layers", "jobs": "3", "quantization.name": "none,int8,nf4"
     }  # fmt: skip
@@ -31,10 +31,10 @@ def test_a_grid_is_called_by_its_study_or_by_what_varies() -> None:
 
 def test_a_title_that_would_not_fit_counts_the_values() -> None:
     plan = plan_of(*(f"task.system=a_rather_long_text_{n} seed={n % 2}" for n in range(8)))
-    assert grid_title(plan, "") == "task.system (8) × seed (2)"
+    assert format_grid_title(plan, "") == "task.system (8) × seed (2)"
     many = plan_of(*(" ".join(f"generation.a_long_key_{k}={n}" for k in range(9)) for n in range(3)))
-    assert len(grid_title(many, "")) <= MAX_TITLE + 20
-    assert grid_title(many, "").endswith("and 5 more: 3 jobs")
+    assert len(format_grid_title(many, "")) <= MAX_TITLE + 20
+    assert format_grid_title(many, "").endswith("and 5 more: 3 jobs")
 
 
 @pytest.mark.thorough

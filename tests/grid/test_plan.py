@@ -48,12 +48,12 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = pool_of(plan, tmp_path)
     pool._groups = group_jobs_by_model(plan, pool.numbers)
-    first_two = [pool._take_ready_group(), pool._take_ready_group()]
+    first_two = [pool._take_startable_group(), pool._take_startable_group()]
     assert first_two == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2, gpus=GpuSet()))]
-    assert pool._take_ready_group() is None, "both others wait for the running one"
+    assert pool._take_startable_group() is None, "both others wait for the running one"
     pool.outcomes[2] = JobOutcome(Status.FINISHED)
-    assert [pool._take_ready_group(), pool._take_ready_group(), pool._take_ready_group()] == [
+    assert [pool._take_startable_group(), pool._take_startable_group(), pool._take_startable_group()] == [
         deque([0]),
         deque([3]),
         None,
@@ -70,11 +70,11 @@ def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(
     pool = pool_of(plan, tmp_path)
     busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5]), gpus=GpuSet()))
     pool._workers = [busy]
-    assert pool._take_half_of_ready_jobs() == deque(), "unless the user has asked for so many workers"
+    assert pool._steal_queued_jobs() == deque(), "unless the user has asked for so many workers"
     pool.limits = WorkerLimits(2, 2, is_given=True)
-    assert (pool._take_half_of_ready_jobs(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
-    assert pool._take_half_of_ready_jobs() == deque([3])
-    assert (pool._take_half_of_ready_jobs(), busy.todo) == (deque(), deque([1, 4])), (
+    assert (pool._steal_queued_jobs(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
+    assert pool._steal_queued_jobs() == deque([3])
+    assert (pool._steal_queued_jobs(), busy.todo) == (deque(), deque([1, 4])), (
         "one is its own, one waits for it"
     )
 
@@ -109,15 +109,15 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
 @pytest.mark.parametrize(
     ("task", "keys", "message"),
     [
-        ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
-        ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
-        ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
-        ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: the embedded data has at most 100,000 questions"),
+        ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data set provides at most 100,000 questions"),
+        ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: the embedded data set provides at most 100,000 questions"),
+        ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data set provides at most 100,000 questions"),
+        ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: the embedded data set provides at most 100,000 questions"),
         ("gsm8k", {"samples": ABSURD}, "task.samples=1000000000000: must lie in 1..10,000"),
-        ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot: 5 examples"),
+        ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot draws 5 examples"),
         ("sweep", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=[64, 256]: the largest batch has 256,000,000,000,000 prompt tokens"),
-        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would arrive"),
-        ("sweep", {"arrival_rates": [1.0], "arrival_requests": ABSURD}, "task.arrival_requests=1000000000000: 1,000,000,000,000 requests"),
+        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_duration_s=30 seconds: each arrival rate gets 30,000,000,000,000 requests"),
+        ("sweep", {"arrival_rates": [1.0], "arrival_requests": ABSURD}, "task.arrival_requests=1000000000000: each arrival rate gets 1,000,000,000,000 requests"),
         ("sweep", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),
         ("sweep", {"warmup": ABSURD}, "task.warmup=1000000000000: must lie in 0..10,000"),
         ("memory", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),

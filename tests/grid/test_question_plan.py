@@ -15,18 +15,18 @@ from runner.config.root import RunnerConfig
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, PlanState
-from runner.grid.question_plan import _max_mcnemar_power, statistical_power_notes
+from runner.grid.question_plan import _compute_max_mcnemar_power, make_statistical_power_notes
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
-    detection_power,
-    expected_disagreement,
-    smallest_detectable_difference,
+    compute_detection_power,
+    estimate_disagreement_rate,
+    find_smallest_detectable_difference,
 )
-from runner_compare.statistics.sequential import SequentialPairs, Side, log_betting_capital
+from runner_compare.statistics.sequential import SequentialPairs, Side, compute_log_betting_capital
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -58,12 +58,12 @@ def record(job: Job, solved: set[int]) -> None:
 def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = statistical_power_notes(
+    lines = make_statistical_power_notes(
         plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False
     )
     least, needed = (
-        smallest_detectable_difference(500, USUAL, 0.025),
-        paired_questions_needed(0.02, USUAL, 0.025),
+        find_smallest_detectable_difference(500, USUAL, 0.025),
+        plan_paired_questions(0.02, USUAL, 0.025),
     )
     assert least is not None
     assert needed is not None
@@ -85,7 +85,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
     assert lines[1] == note(
         "questions_for_margin", margin=0.02, needed=rounded, there=None, jobs=3, seconds=seconds
     )
-    assert statistical_power_notes(plan, {}, is_quick=True) == lines[:1]
+    assert make_statistical_power_notes(plan, {}, is_quick=True) == lines[:1]
 
 
 def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_p
     for number, solved in ((0, range(200)), (1, range(20, 220))):
         plan[number].state = PlanState.done
         record(plan[number].job, set(solved))  # type: ignore[arg-type]
-    rate = expected_disagreement(40, 500)
-    (line,) = statistical_power_notes(plan, {}, is_quick=True)
+    rate = estimate_disagreement_rate(40, 500)
+    (line,) = make_statistical_power_notes(plan, {}, is_quick=True)
     assert (line.values["disagreement"], line.values["pairs"]) == (rate, 1)
 
 
@@ -104,7 +104,7 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
         for it in (None, "lora=none")
     ]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = statistical_power_notes(plan, {}, is_quick=False)
+    first, second = make_statistical_power_notes(plan, {}, is_quick=False)
     assert (first.values["names"], first.values["comparisons"]) == (["lora=none"], 1)
     assert first.values["by_bets"]
     assert second.values["margin"] == 0.03
@@ -113,7 +113,7 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
 def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, early_stop_vs=it) for it in (None, "lora=none")]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = statistical_power_notes(plan, {}, is_quick=False)
+    first, second = make_statistical_power_notes(plan, {}, is_quick=False)
     loss, questions = first.values["least"], second.values["needed"]
     assert isinstance(loss, float)
     assert isinstance(questions, int)
@@ -125,7 +125,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
             it.add_pair(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
         worse += it.decision is Side.worse
         wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
-        as_good += log_betting_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
+        as_good += compute_log_betting_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
     assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
 
@@ -140,22 +140,22 @@ def test_other_grids_have_no_such_lines(
 ) -> None:
     of = [None, Nf4Config()] if tasks[0] == tasks[1] else [None, None]
     plan = [planned(make_config, tmp_path, it, **task) for it, task in zip(of, tasks, strict=True)]
-    assert statistical_power_notes(plan, {}, is_quick=False) == []
+    assert make_statistical_power_notes(plan, {}, is_quick=False) == []
 
 
 def test_of_clusters_a_plan_says_that_nothing_is_planned(make_config: Make, tmp_path: Path) -> None:
     kinds = (None, Nf4Config(), Int8Config())
     plan = [planned(make_config, tmp_path, it, cluster="template") for it in kinds]
     for is_quick in (True, False):
-        assert statistical_power_notes(plan, {}, is_quick) == [
+        assert make_statistical_power_notes(plan, {}, is_quick) == [
             note("clusters_not_planned", cluster="template")
         ]
-    assert statistical_power_notes(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
+    assert make_statistical_power_notes(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
 
 
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
-    assert statistical_power_notes(plan, {}, is_quick=False) == []
+    assert make_statistical_power_notes(plan, {}, is_quick=False) == []
 
 
 def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
@@ -166,7 +166,7 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
     for n in (20, 60, 100, 500):
         for it in plan:
             it.input_count = n
-        (said[n],) = statistical_power_notes(plan, {}, is_quick=True)
+        (said[n],) = make_statistical_power_notes(plan, {}, is_quick=True)
     keys = "least", "may_detect_largest"
     assert [said[20].values[key] for key in keys] == [None, False]
     assert [said[60].values[key] for key in keys] == [None, False], (
@@ -180,8 +180,8 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
     ("n", "disagreement", "alpha"), [(20, 0.1, 0.05), (60, 0.1, 0.05), (100, 0.1, 0.0125), (5, 0.5, 0.05)]
 )
 def test_the_largest_power_is_that_of_the_exact_test(n: int, disagreement: float, alpha: float) -> None:
-    exact = detection_power(n, 0.0, disagreement, alpha)
-    assert abs(_max_mcnemar_power(n, disagreement, alpha) - exact) < 1e-9
+    exact = compute_detection_power(n, 0.0, disagreement, alpha)
+    assert abs(_compute_max_mcnemar_power(n, disagreement, alpha) - exact) < 1e-9
 
 
 def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_pa
     )
     plan = [planned(make_config, tmp_path, it, data=str(data)) for it in (None, Nf4Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = statistical_power_notes(
+    lines = make_statistical_power_notes(
         plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False
     )
     assert lines[1].values["there"] == 1319

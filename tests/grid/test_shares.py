@@ -44,7 +44,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
 ) -> None:
     plan = runner("-m", *STUB, "plan=quick", "tracking=none")
     assert plan.code == 0, plan.err
-    assert plan.out.count("at most 30 questions; error level 1.7 % (5 % shared by 3 jobs)") == 3
+    assert plan.out.count("after 30 questions. Significance level 1.7 % (5 % shared by 3 jobs)") == 3
     assert plan.out.count("early_stop_comparisons") == 0, "no column for a key that the user has not given"
     done = runner("-m", *STUB, "tracking=none", "print=none")
     assert done.code == 0, done.err
@@ -66,11 +66,11 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
 @pytest.mark.thorough
 def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> None:
     given = runner("-m", *STUB, "task.early_stop_comparisons=8", "tracking=none", "plan=quick")
-    assert given.out.count("error level 0.62 % (5 % shared by 8 jobs)") == 3
+    assert given.out.count("Significance level 0.62 % (5 % shared by 8 jobs)") == 3
     twice = runner(
         "-m", *STUB[:3], "generation.max_new_tokens=256,2,2", STUB[-1], "tracking=none", "plan=quick"
     )
-    assert twice.out.count("error level 5 %\n") == 2, "a job that is listed twice is one comparison"
+    assert twice.out.count("Significance level 5 %\n") == 2, "a job that is listed twice is one comparison"
 
 
 @pytest.mark.thorough

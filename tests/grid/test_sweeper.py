@@ -118,7 +118,7 @@ def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> Non
     assert sorted(jobs) == [("0", "1", "flexible"), ("1", "2", "flexible"), ("1", "2", "strict")]
     uneven = grid('hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2,3"}]')
     assert uneven.code == 2
-    assert "hydra.sweeper.zip[0]: keys that change together need" in uneven.err
+    assert "hydra.sweeper.zip[0]: keys that are zipped together need" in uneven.err
 
 
 @pytest.mark.thorough
@@ -165,7 +165,7 @@ def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start
     for place, name in enumerate(("text", "chat"), start=1):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(f"[{place}/2]")]
         assert lines[at].startswith(f"[{place}/2] FAILED task.prompt={name}: 1 problem found:"), lines[at]
-        assert "1 of 2 prompts cannot be answered. The first is number 1: the prompt has" in lines[at + 1]
+        assert "1 of 2 prompts cannot be answered. First error (prompt 1): the prompt has" in lines[at + 1]
     assert "accuracy" not in ended.err
     assert "0.0 [" not in ended.out, "a question without an answer does not count as wrong"
     assert "failed" in ended.out

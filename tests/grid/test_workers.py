@@ -76,7 +76,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
         0: "FAILED seed=0: still running after job_timeout_s=30\n    | last words before hang\n",
         1: "FAILED seed=1: RuntimeError: out of luck\n",
         2: "FAILED seed=2: a plug-in or a library called sys.exit(7) in ",
-        3: "FAILED seed=3: the worker was killed by SIGKILL, likely for lack of memory\n    | last words before kill\n",
+        3: "FAILED seed=3: the worker was killed by SIGKILL, probably because memory ran out\n    | last words before kill\n",
         4: "FAILED seed=4: the worker ended with exit code 3\n    | last words before exit\n",
         5: "FAILED seed=5: the worker was killed by SIGSEGV\n    | last words before segfault\n",
         6: "KILLED seed=6: interrupted: 2 kept\n",
@@ -89,7 +89,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
         assert message.replace("D seed", "D: seed") in ended.err[last_job:], (
             f"and at the end: {message}\n{ended.err}"
         )
-    assert "error: 7 of 10 jobs are not finished" in ended.err
+    assert "error: 7 of 10 jobs did not finish" in ended.err
     assert ended.out.count(" failed  ") == 6
     assert ended.out.count(" finished  ") == 3
     assert "Traceback" not in ended.err
@@ -116,9 +116,9 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     assert len(first) == 2
     end_at(first[1], signal.SIGKILL)
     # printed while the other job still hangs
-    wait_for(lambda: "likely for lack of memory" in started.err.read_text())
+    wait_for(lambda: "probably because memory ran out" in started.err.read_text())
     assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, "MLflow is told before the user"
-    assert "not finished" not in started.err.read_text()
+    assert "did not finish" not in started.err.read_text()
 
     # a new worker has replaced it, and died with the job with seed 2
     wait_for(lambda: len(finished(started.folder)) == 2)

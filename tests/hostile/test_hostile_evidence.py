@@ -47,7 +47,7 @@ def test_edited_repeats_are_rejected(tmp_path: Path) -> None:
     assert read_repeats(log.path) == {"decode_tok_per_s": [1.5, 2.5, 3.5], "load_s": [1.5, 2.5, 3.5]}
     for old, new in (("2.5", "9.5"), ("load_s", "load_x"), ('"repeat": 1', '"repeat": 2')):
         log.path.write_text(sound.replace(old, new, 1))
-        with pytest.raises(ValueError, match="checksum does not fit"):
+        with pytest.raises(ValueError, match="checksum does not match"):
             read_repeats(log.path)
 
 

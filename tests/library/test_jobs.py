@@ -111,7 +111,7 @@ def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
     )
     assert [row["status"] for row in rows] == ["to do", "impossible"]
     assert rows[0]["error"] is None
-    assert "there is no folder and no .gguf file" in rows[1]["error"]
+    assert rows[1]["error"].startswith(f"model.name=nowhere: {folder / 'nowhere'} ")
 
 
 def test_a_study_is_given_by_its_file(folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_mistake_is_one_message(arguments: dict[str, Any], code: Code, key: st
 def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
     (file := tmp_path / "some.gguf").write_bytes(b"GGUF")
     assert configured(file).quantization.name == "gguf"
-    in_bytes = configured(file, quantization={"int8_rows": True}).quantization
+    in_bytes = configured(file, quantization={"int8_activations": True}).quantization
     assert (in_bytes.name, in_bytes.has_int8_activations) == ("gguf", True)
     assert configured(file, quantization="none").quantization.name == "none", "what is given is not replaced"
     assert configured(tmp_path / "no.gguf").quantization.name == "none"

@@ -17,8 +17,8 @@ from runner_engine.settings.model import LocalModelConfig
 @pytest.mark.parametrize(
     ("name", "base_url", "said"),
     [
-        ("gpt-4o", "", "Is it a model of a server? model=api model.name=gpt-4o model.base_url=http://HOST:PORT/v1 asks it"),
-        ("gpt-4o", "http://x/v1", "Is it a model of the server of BASE_URL? model=api model.name=gpt-4o asks it"),
+        ("gpt-4o", "", " a server, use model=api model.name=gpt-4o model.base_url=http://HOST:PORT/v1. "),
+        ("gpt-4o", "http://x/v1", " the server of BASE_URL, use model=api model.name=gpt-4o. "),
         ("embeded", "http://x/v1", "Did you mean model=embedded?"),
         ("smollm2_135", "", "Did you mean model=smollm2_135m?"),
     ],
@@ -27,12 +27,12 @@ def test_a_name_that_is_no_place(
     name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASE_URL", base_url)
-    with pytest.raises(ConfigError) as refused:
+    with raises(ConfigError, "not_found", "model.name") as refused:
         locating.locate_model(LocalModelConfig(name=name))
     assert said in str(refused.value)
-    with pytest.raises(ConfigError) as refused:
+    with raises(ConfigError, "not_found", "lora.path") as refused:
         locating.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
-    assert str(refused.value).endswith("Give a folder, a hub id, or lora=embedded")
+    assert str(refused.value).endswith(" a folder, a hub id, or lora=embedded")
 
 
 def test_a_folder_beside_a_choices_name_is_a_folder(

@@ -13,7 +13,7 @@ import pytest
 from raising import raises
 
 import runner as package
-from runner.library.notebook_view import GridRows, NotebookRecord, draw_first_shared_metric_svg
+from runner.library.notebook_view import GridRows, NotebookRecord, draw_shared_metric_svg
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Record, Result, Status
 
@@ -99,9 +99,9 @@ def test_what_models_and_users_wrote_is_text_on_the_page() -> None:
 
 def test_a_picture_is_of_what_all_rows_have() -> None:
     scored = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
-    assert "50.0% [40.0%, 60.0%]" in draw_first_shared_metric_svg([("none", scored), ("nf4", scored)])
-    assert draw_first_shared_metric_svg([("none", scored), ("sweep", {"n": 3.0})]) == ""
-    assert draw_first_shared_metric_svg([]) == ""
+    assert "50.0% [40.0%, 60.0%]" in draw_shared_metric_svg([("none", scored), ("nf4", scored)])
+    assert draw_shared_metric_svg([("none", scored), ("sweep", {"n": 3.0})]) == ""
+    assert draw_shared_metric_svg([]) == ""
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ def test_a_text_that_no_tokens_come_of_is_named_and_others_go_on(runaway: Path) 
             model.generate(BAD, max_new_tokens=2)
         assert str(refused.value).startswith(f"the tokenizer of {runaway} {SAID}")
         assert BAD in str(refused.value)
-        with pytest.raises(ConfigError, match="cannot cut this text"):
+        with pytest.raises(ConfigError) as refused:
             model.logprobs("a", BAD)
+        assert SAID in str(refused.value)
         assert model.generate("Tom has 8 pens.", max_new_tokens=2)
 
 

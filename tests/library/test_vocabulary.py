@@ -21,7 +21,7 @@ from runner_base.notes import note
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
-REFUSED = rf"896 is not a token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
+REFUSED = rf"^token id 896 .* token ids from 0 to 895, .* 898 tokens\..* '{EXTRA}'\."
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model:
     for ask in requests:
         with pytest.raises(ConfigError, match=REFUSED):
             ask(f"Tom has {EXTRA} pens")
-        with pytest.raises(ConfigError, match=f"500000000 is not a token .*'{FAR}'"):
+        with pytest.raises(ConfigError, match=f"^token id 500000000 .*'{FAR}'"):
             ask(f"Tom has {FAR} pens")
     assert "8" in model.generate("Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?")
 

@@ -30,7 +30,7 @@ JOB = (
 
 def test_word_problems_are_answered_in_pairs(runner: Run, tmp_path: Path) -> None:
     file = real_model.gguf_file()
-    here = ("model=local", f"model.name={file}", "quantization=gguf", "quantization.int8_rows=true", "model.device=cpu", "model.threads=1")  # fmt: skip
+    here = ("model=local", f"model.name={file}", "quantization=gguf", "quantization.int8_activations=true", "model.device=cpu", "model.threads=1")  # fmt: skip
     for keys in (real_keys(file, "model.context=1024"), here):
         done = runner(*JOB, *keys)
         assert done.code == 0, done.err

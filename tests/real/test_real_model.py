@@ -104,7 +104,7 @@ def test_greedy_tokens_are_those_of_transformers() -> None:
 def test_a_gguf_files_pass_is_a_single_call(has_byte_rows: bool, dtype: Dtype) -> None:
     """Of 49,152 logits the farthest is off by more than a tiny model's, when a number is rounded to
     the next byte."""
-    quantization = CHOICES["gguf"](int8_rows=has_byte_rows)  # type: ignore[call-arg]
+    quantization = CHOICES["gguf"](int8_activations=has_byte_rows)  # type: ignore[call-arg]
     engine = open_engine(
         make_spec(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization)
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.across_tasks import accuracy_and_likelihood_columns
+from runner_compare.render.across_tasks import build_accuracy_vs_likelihood_columns
 
 
 def row(task: str, quantization: str, split: str, metrics: dict[str, float]) -> TableRow:
@@ -25,7 +25,7 @@ def test_an_accuracy_stands_beside_the_likelihood_of_the_same_data(likely_splits
     scored = [row("gsm8k", name, split, verdicts) for name in formats for split in ("test", "hard")]
     nats = {"log_likelihood_nats_per_token": -0.5}
     likely = [row("likelihood", name, split, nats) for name in formats for split in likely_splits]
-    columns = accuracy_and_likelihood_columns(
+    columns = build_accuracy_vs_likelihood_columns(
         [Table("gsm8k", keys, scored), Table("likelihood", keys, likely)]
     )
     assert [len(column.cells) for column in columns] == [4] * len(columns)

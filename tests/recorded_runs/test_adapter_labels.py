@@ -51,8 +51,9 @@ def test_sentences_name_the_adapter_and_how_it_is_merged(show: Any) -> None:
         "polite merged after quantizing vs polite unmerged",
         "polite merged before quantizing vs polite unmerged",
     ]
+    _, _, below = out.partition("\n")  # the title has the baseline as the user wrote it
     for written in ("lora.merge", "null", "peft"):
-        assert written not in out
+        assert written not in below
 
 
 @pytest.mark.usefixtures("study")

@@ -16,10 +16,10 @@ BASELINE = ("--baseline", "quantization=none", "--margin", "2")
 @pytest.mark.parametrize(
     ("name", "base", "other", "unread", "verdict", "why"),
     [
-        ("nobody", 0, 0, 0, "undecided", "neither solves any question"),
-        ("unread", 0, 0, 300, "undecided", "no answer could be read on either side"),
-        ("mostly unread", 90, 90, 200, "undecided", "few answers could be read on either side"),
-        ("nearly nobody", 3, 3, 0, "undecided", "the baseline's accuracy may be as low as 0.3 %"),
+        ("nobody", 0, 0, 0, "undecided", "neither run solves any question"),
+        ("unread", 0, 0, 300, "undecided", "the extractors found no answers in both runs"),
+        ("mostly unread", 90, 90, 200, "undecided", "the extractors found few answers in both runs"),
+        ("nearly nobody", 3, 3, 0, "undecided", "the baseline's accuracy may be only 0.3 %"),
         ("everybody", 300, 300, 0, "as good", ""),
         ("half", 150, 150, 0, "as good", ""),
         ("candidate", 150, 0, 0, "worse by more", ""),
@@ -46,7 +46,9 @@ def test_nothing_solved_is_no_finding_either(store: Store, show: Any) -> None:
         store.job("broken: finding", job, config, marks(0, 300))
     code, _, err = show("broken: finding", *BASELINE, "--require", "finding!=worse")
     assert code == 1
-    assert err.startswith("requirement failed: nf4: finding!=worse: undecided, neither solves any question")
+    assert err.startswith(
+        "requirement failed: nf4: finding!=worse: undecided, neither run solves any question"
+    )
 
 
 @pytest.mark.thorough

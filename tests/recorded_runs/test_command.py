@@ -22,7 +22,7 @@ from runner.tracking import stores
 from runner_base.errors import ConfigError
 from runner_compare.model.baselines import find_baseline
 from runner_compare.model.data import NotPaired, Run
-from runner_compare.model.key_rules import distinguishing_keys
+from runner_compare.model.key_rules import select_distinguishing_keys
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls
@@ -55,7 +55,7 @@ def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) 
     _, out, _ = show("grid", "--baseline", BASELINE)
     assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
     assert "int8 vs none on task.split=test (n=200): no difference shown (Δ −1.0 points" in out
-    assert "are detected with ≥ 80 % power" in out
+    assert "detects differences of 7.1 points or more with ≥ 80 % power" in out
     assert "4 comparisons of this table" in out
     assert "equal" not in out
 
@@ -92,8 +92,8 @@ def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> 
         (["-0.1nats"], "--margin -0.1nats: must be a number"),
         (["0%"], "--margin 0%: must be a number"),
         (["1000%"], "--margin 1000%: must be a number"),
-        (["5%", "6%"], "--margin 6%: there is another margin for the same measure"),
-        (["2", "3"], "--margin 3: there is another margin for the same measure"),
+        (["5%", "6%"], "--margin 6%: two margins are set for the same measure"),
+        (["2", "3"], "--margin 3: two margins are set for the same measure"),
     ],
 )
 def test_a_margin_that_is_none_is_refused(grid: Store, show: Any, margins: list[str], message: str) -> None:
@@ -206,8 +206,8 @@ def test_keys_that_only_one_choice_has_are_in_brackets(store: Store, show: Any) 
     _, out, _ = show("brackets", "--baseline", BASELINE)
     assert (
         "• nf4 (quantization.double_quant=false) and nf4 (quantization.double_quant=true) vs none (n=100 each): no "
-        "difference shown; the largest Δ is −2.0 points (nf4 (quantization.double_quant=false), simultaneous "
-        "95 % interval "
+        "difference shown. The largest difference is −2.0 points (nf4 (quantization.double_quant=false), "
+        "simultaneous 95 % interval "
     ) in out
 
 
@@ -216,9 +216,11 @@ def test_a_row_without_baseline_says_what_differs(store: Store, show: Any, rows:
     store.job("lonely", "other", {**NF4, "seed": "1"}, marks(50, 100))
     row = rows("lonely", "--baseline", BASELINE)["other"]
     assert row["comparison"] is None
-    assert row["note"].startswith("no baseline: the nearest one differs in seed (0, here 1); ")
+    assert row["note"].startswith(
+        "no run can be the baseline. The most similar run differs in seed (0, here 1). "
+    )
     _, out, _ = show("lonely", "--baseline", BASELINE)
-    assert "quantization=nf4, seed=1: not compared, no baseline" in out
+    assert "quantization=nf4, seed=1: not compared, no run can be the baseline" in out
 
 
 @pytest.mark.thorough
@@ -228,7 +230,7 @@ def test_two_possible_baselines_are_named_and_neither_is_used(store: Store, rows
     store.job("twins", "nf4", NF4, marks(50, 100))
     row = rows("twins", "--baseline", BASELINE)["nf4"]
     assert row["comparison"] is None
-    assert row["note"].startswith("2 baselines match (base-1, base-2)")
+    assert row["note"].startswith("2 runs can be the baseline (base-1, base-2)")
     row = rows("twins", "--baseline", "quantization=none,job_id=base-2")["nf4"]
     assert row["comparison"]["baseline_job_id"] == "base-2"
 
@@ -236,7 +238,7 @@ def test_two_possible_baselines_are_named_and_neither_is_used(store: Store, rows
 def test_a_key_that_both_have_must_agree() -> None:
     nf4, fp4 = NF4, {"quantization.name": "fp4", "quantization.double_quant": "false"}
     runs = [Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
-    keys = SchemaRules().differing_keys([run.params for run in runs])
+    keys = SchemaRules().find_differing_keys([run.params for run in runs])
     with pytest.raises(NotPaired, match=r"quantization\.double_quant \(true, here false\)"):
         find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
 
@@ -247,11 +249,11 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
         {"seed": "1", **NF4, "model.name": "b"},
         {"seed": "1", **NF4, "model.name": "b", "print": "json", "tracking.uri": "x", "model.cache_dir": "y"},
     ]
-    keys = SchemaRules().differing_keys(configs)
+    keys = SchemaRules().find_differing_keys(configs)
     assert keys == ["model.name", "quantization.name", "quantization.double_quant", "seed"]
-    assert distinguishing_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
+    assert select_distinguishing_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
     configs.append({**configs[1], "quantization.double_quant": "false"})
-    assert distinguishing_keys(keys, configs) == keys
+    assert select_distinguishing_keys(keys, configs) == keys
 
 
 def test_keys_of_an_engine_that_the_other_has_not_are_no_columns() -> None:
@@ -259,22 +261,24 @@ def test_keys_of_an_engine_that_the_other_has_not_are_no_columns() -> None:
     own = {**NONE, "model.name": "a.gguf", "model.attention": "auto"}
     other = {**NONE, "model.name": "a.gguf", engine: "llama.cpp b9235", "model.kv_keys": "f16"}
     configs: list[dict[str, str]] = [own, other]
-    keys = SchemaRules().differing_keys(configs)
+    keys = SchemaRules().find_differing_keys(configs)
     assert {"model.attention", "model.kv_keys", engine} == {*keys}
-    assert distinguishing_keys(keys, configs) == [engine]
+    assert select_distinguishing_keys(keys, configs) == [engine]
     configs.append({**other, "model.kv_keys": "q4_0"})
-    assert distinguishing_keys(keys, configs) == [engine, "model.kv_keys"]
+    assert select_distinguishing_keys(keys, configs) == [engine, "model.kv_keys"]
 
 
 def test_records_from_before_a_key_of_every_choice_have_its_default() -> None:
     new = {**NF4, "quantization.skip": "[]", "quantization.overrides": "{}"}
-    assert SchemaRules().differing_keys([NF4, new]) == []
-    assert SchemaRules().differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == ["quantization.skip"]
+    assert SchemaRules().find_differing_keys([NF4, new]) == []
+    assert SchemaRules().find_differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == [
+        "quantization.skip"
+    ]
 
 
 def test_a_key_counts_by_the_task_that_has_it() -> None:
     def differ(task: str, key: str) -> list[str]:
-        return SchemaRules().differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
+        return SchemaRules().find_differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
 
     assert differ("gsm8k", "task.split") == ["task.split"], (
         "it selects the questions; in a sweep their SHA-256 does"
@@ -294,7 +298,9 @@ def test_other_questions_are_rejected(store: Store, rows: Any) -> None:
     store.job("others", "fewer", NF4, marks(50, 80))
     store.job("others", "regraded", INT8, marks(50, 100), gold="43")
     row_by_job = rows("others", "--baseline", BASELINE)
-    assert row_by_job["fewer"]["note"] == "different questions: 80 here, 100 in the baseline, 80 are the same"
+    assert (
+        row_by_job["fewer"]["note"] == "the run has 80 questions, the baseline has 100, and only 80 are equal"
+    )
     assert row_by_job["regraded"]["note"].endswith("the gold answers differ")
     assert row_by_job["fewer"]["comparison"] is row_by_job["regraded"]["comparison"] is None
 
@@ -304,10 +310,12 @@ def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     store.job("scoring", "base", NONE, marks(50, 100))
     store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
     store.job("scoring", "extractor", {**NONE, "task.extractor": "flexible"}, marks(50, 100))
-    assert rows("scoring", "--baseline", BASELINE)["version"]["note"].startswith("scored differently")
+    assert rows("scoring", "--baseline", BASELINE)["version"]["note"] == (
+        "the scoring is version 2 strict in the run and version 1 strict in the baseline"
+    )
     row_by_job = rows("scoring", "--baseline", "task.extractor=strict,quantization=none")
     assert row_by_job["extractor"]["note"] == (
-        "scored differently: the baseline with version 1 strict, this run with version 1 flexible"
+        "the scoring is version 1 flexible in the run and version 1 strict in the baseline"
     )
 
 
@@ -321,8 +329,8 @@ def test_a_job_of_before_is_read_as_it_was_judged_and_the_other_rules_are_named(
     comparison = row_by_job["before"]["comparison"]
     assert (comparison["wins"], comparison["losses"]) == (0, 10)
     assert row_by_job["since"]["note"] == (
-        "scored differently: the baseline with version 2 strict, this run with version 3 strict (since version 3, only "
-        "the text after the thinking is the answer, and a boxed expression must be a number; run the older job again)"
+        "the scoring is version 3 strict in the run and version 2 strict in the baseline (since version 3, only the "
+        "text after the thinking is judged, and a boxed answer must be a number; run the older job again)"
     )
     assert row_by_job["since"]["comparison"] is None
 
@@ -340,10 +348,10 @@ def test_artifacts_are_read_if_the_folder_is_gone_or_was_changed(store: Store, r
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('"verdict": "wrong"', '"verdict": "correct"', "checksum does not fit"),
-        ('"prompt_sha256": "prompt 45"', '"prompt_sha256": "prompt 44"', "checksum does not fit"),
-        ('"gold": "42"', '"gold": "\udcff"', "is not a sample"),
-        ("{", "", "is not a sample"),
+        ('"verdict": "wrong"', '"verdict": "correct"', "checksum does not match"),
+        ('"prompt_sha256": "prompt 45"', '"prompt_sha256": "prompt 44"', "checksum does not match"),
+        ('"gold": "42"', '"gold": "\udcff"', "the line is not a valid sample ("),
+        ("{", "", "the line is not a valid sample ("),
         (', "checksum"', ', "check"', "has no checksum"),
     ],
 )
@@ -361,7 +369,7 @@ def test_a_damaged_line_is_named_and_the_rest_goes_on(
     arguments = ("--baseline", BASELINE, "--format", "json")
     code, out, err = show(experiment, *arguments)
     assert code == 0, err
-    assert f"note: {file}, line 46 " in err
+    assert f"note: {file}, line 46: " in err
     assert why in err
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
     assert rows["nf4"]["comparison"]["losses"] == 10, "the copy in MLflow is whole"
@@ -370,8 +378,10 @@ def test_a_damaged_line_is_named_and_the_rest_goes_on(
     assert (code, err) == (0, "")
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
     assert rows["nf4"]["comparison"] is None
-    assert rows["nf4"]["note"].startswith("no samples: samples.jsonl of nf4 is damaged: ")
-    assert "line 46 " in rows["nf4"]["note"]
+    assert rows["nf4"]["note"].startswith(
+        "samples are missing, because samples.jsonl of job nf4 is damaged: "
+    )
+    assert "line 46: " in rows["nf4"]["note"]
     assert why in rows["nf4"]["note"]
     assert rows["int8"]["comparison"]["losses"] == 20, "the rest goes on"
 
@@ -380,7 +390,9 @@ def test_missing_samples_are_reported(store: Store, rows: Any) -> None:
     store.job("gone", "base", NONE, marks(50, 100))
     store.job("gone", "nf4", NF4, metrics={"n": 100, "correct": 50})
     note = rows("gone", "--baseline", BASELINE)["nf4"]["note"]
-    assert note == "no samples: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == (
+        "samples are missing, because samples.jsonl of job nf4 is neither in the job's folder nor in MLflow"
+    )
 
 
 # ----------------------------------------------------------------------------------- user's
@@ -444,7 +456,7 @@ def test_a_password_stays_out_of_messages(tmp_path: Path, capsys: pytest.Capture
     assert compare.main(["--output-dir", str(tmp_path), "--tracking-uri", uri]) == 2
     message = capsys.readouterr().err
     assert "secret" not in message
-    assert "a password would end up in configs and logs" in message
+    assert "--tracking-uri http://***@127.0.0.1:1: the URI contains a password" in message
 
 
 def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +507,7 @@ def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     output_dir = ["--output-dir", str(grid.output_dir)]
     done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)
     assert (done.returncode, done.stderr.split()) == (0, ["mlflow"])
-    assert "nf4 on test is worse." in done.stdout
+    assert "nf4 is worse on test and undecided on train." in done.stdout
 
 
 def test_jobs_with_errors_are_left_out_by_name_unless_counted(store: Store, show: Any) -> None:
@@ -508,13 +520,13 @@ def test_jobs_with_errors_are_left_out_by_name_unless_counted(store: Store, show
     assert "nf4" not in out
     assert "int8" in out
     assert err == (
-        "left out: short, 3 of 10 questions ended in an error. Run it again, or count them as not solved: "
+        "left out: short. 3 of 10 questions ended in an error. Run it again, or count them as not solved: "
         "--count-errors\n"
     )
     code, out, err = show("erred", "--baseline", "quantization=none", "--count-errors")
     assert code == 0
     assert "int8 and nf4 vs none (n=10 each)" in out
-    assert err == "counted as not solved: short, 3 of 10 questions ended in an error.\n"
+    assert err == "counted as not solved: short. 3 of 10 questions ended in an error.\n"
     code, _, err = show("erred", "--where", "quantization=nf4")
     assert code == 2
     assert "nothing is left to compare" in err

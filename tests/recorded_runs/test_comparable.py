@@ -38,9 +38,9 @@ def test_the_newest_comparable_runs_are_one_table_and_the_rest_is_named(mixed: S
     assert (code, jobs_of(out)) == (0, [{"none", "int8", "nf4"}])
     assert len([row for row in json.loads(out)["tables"][0]["rows"] if row["is_baseline"]]) == 1
     assert err == (
-        "gsm8k: 3 runs are left out, as not comparable with the newest ones (2 with task.limit=20, 1 with "
-        "task.limit=20 model.base_url=http://127.0.0.1:8000/v1): --all shows every run, --grid ID, --where KEY=VALUE "
-        "or --runs ID chooses\n"
+        "gsm8k: 3 runs are not comparable with the newest runs, and omitted (2 with task.limit=20, 1 with "
+        "task.limit=20 model.base_url=http://127.0.0.1:8000/v1). Use --all to include every run, or select runs with "
+        "--grid, --where or --runs\n"
     )
 
 
@@ -63,4 +63,4 @@ def test_the_jobs_of_a_grid_stay_together_and_a_lone_job_hides_no_others(store: 
     store.job("of-one-grid", "lone", NONE | {"task.limit": "5"}, marks(3, 5))
     code, out, err = show("of-one-grid", "--format", "json")
     assert (code, jobs_of(out)) == (0, [{"a", "b"}])
-    assert "1 run is left out" in err
+    assert "1 run is not comparable with the newest runs, and omitted" in err

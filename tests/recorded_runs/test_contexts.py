@@ -102,7 +102,10 @@ def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) ->
         shift = found[f"w{window}"]["shift"]
         assert (shift["samples"], shift["size"]) == (TEXTS, TEXTS * (TOKENS - 1))
         assert shift["finding"] == "better"
-        words = f"the same tokens follow another context (task.window={window} here, 16 in the baseline)"
+        words = (
+            "the two runs scored the same tokens after different contexts "
+            f"(task.window={window} here, 16 in the baseline)"
+        )
         assert words in shift["remark"]
     logged = [found[name]["metrics"]["log_likelihood_nats_per_token"] for name in ("w64", "w16")]
     assert found["w64"]["shift"]["difference"] == pytest.approx(logged[0] - logged[1])
@@ -136,7 +139,8 @@ def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     found = rows("other tokens", "--baseline", "task.window=16")
     for name in ("fewer", "changed"):
         assert "shift" not in found[name]
-        assert found[name]["note"].startswith("different texts")
+        assert found[name]["note"].startswith("only ")
+        assert " texts are equal (" in found[name]["note"]
 
 
 def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
@@ -151,7 +155,7 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
     assert "none: more context helps up to 128 tokens (from 64 to 128: gain +0." in said
     assert "; of more no gain is shown (from 128 to 256: gain" in said
     assert "int8: more context helps up to 64 tokens" in said
-    assert "the same tokens after so much context" in said
+    assert "loss of the same tokens by context length" in said
     _, out, _ = show("contexts", "--baseline", "quantization=none", "--format", "json")
     document = json.loads(out)
     assert list(faults(document, SCHEMA)) == []
@@ -175,9 +179,15 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
 
 def test_contexts_of_other_lists_share_their_longest(store: Store, rows: Any) -> None:
     loss = of_context(Random(5), 256)
-    log_job(store, "lists", "base", {**NONE, "task.contexts": "['32', '64']"}, after_contexts([32, 64], loss))
-    log_job(store, "lists", "more", {**NONE, "task.contexts": "['256']"}, after_contexts([256], loss))
-    shift = rows("lists", "--baseline", "task.contexts=['32', '64']")["more"]["shift"]
+    log_job(
+        store,
+        "lists",
+        "base",
+        {**NONE, "task.context_lengths": "['32', '64']"},
+        after_contexts([32, 64], loss),
+    )
+    log_job(store, "lists", "more", {**NONE, "task.context_lengths": "['256']"}, after_contexts([256], loss))
+    shift = rows("lists", "--baseline", "task.context_lengths=['32', '64']")["more"]["shift"]
     assert (shift["samples"], shift["finding"]) == (TEXTS, "better")
 
 
@@ -189,7 +199,7 @@ def test_loss_by_position_is_a_table_and_a_picture(store: Store, show: Any, tmp_
     log_job(store, "positions", "one", NONE, samples)
     code, out, _ = show("positions", "--save", str(tmp_path / "page"))
     assert code == 0
-    assert "by position: how many tokens stand before" in out
+    assert "loss by position (number of preceding tokens)" in out
     assert "32–63" in out
     assert "2.0000" in out
     assert "positions.png" in {path.name for path in (tmp_path / "page").iterdir()}

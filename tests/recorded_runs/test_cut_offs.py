@@ -37,12 +37,13 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     assert code == 0
     assert "75.0 … 90.0 % [68.4, 93.8]" in said
     assert "nf4 vs none (n=200): undecided (Δ −15.0 points" in said
-    assert (
-        "Worse as counted, but cut-off answers decide it (30 of 200 answers here). Right or wrong, " in said
+    assert "Worse if cut-off answers (30 of 200 answers here) count as wrong, but undecided if " in said
+    assert "Δ is −15.0 … 0.0 [−21.6, +2.2] points. Raise generation.max_new_tokens" in said
+    assert "does not depend on the cut-off answers (5 of 200 answers here): Δ −15.0 … −12.5" in said
+    answer = (
+        "int8 is worse. nf4 is undecided: the finding depends on cut-off answers, "
+        "so raise generation.max_new_tokens."
     )
-    assert "make Δ −15.0 … 0.0 [−21.6, +2.2] points. Raise generation.max_new_tokens" in said
-    assert "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5" in said
-    answer = "int8 is worse. nf4 is undecided: cut-off answers decide it, so raise generation.max_new_tokens."
     assert answer in said
 
 
@@ -84,7 +85,7 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
         (
             "accuracy<0.8",
             False,
-            "[0.684, 0.938] with cut-off answers wrong … right, not shown, required accuracy<0.8",
+            "[0.684, 0.938] with cut-off answers wrong … right, undecided, required accuracy<0.8",
         ),
         ("margin=5", False, "undecided within 5 points"),
     ],

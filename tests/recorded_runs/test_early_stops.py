@@ -38,15 +38,15 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     assert comparison["difference_low"] < -10 / 40 < comparison["difference_high"] < 0
     assert comparison["p"] == sequential_p_value(0, 10)
     assert comparison["finding"] == "worse"
-    assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
+    assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both runs answered"
     _, out, _ = show("early", "--baseline", BASELINE)
     assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
     assert (
-        "Where a run was compared while it ran, p and interval come from an e-process and hold at every look. Holm is p"
+        "For runs with early stopping, p and interval come from an e-process and are valid at any time. Holm is the"
         in out
     )
     _, out, _ = show("early", "--flips", "base", "nf4")
-    assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
+    assert "10 lost, 0 won, 30 solved by both, 0 solved by neither" in out
     store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
     comparison = rows("early", "--baseline", BASELINE)["few"]["comparison"]
     assert (comparison["finding"], comparison["detectable_difference"]) == ("no difference shown", None)
@@ -104,12 +104,12 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, r
         "no difference shown",
         sequential_p_value(0, 6),
     )
-    assert ran_on["remark"] == "ran-on was compared while running"
+    assert ran_on["remark"] == "ran-on used early stopping"
     _, out, _ = show("shares", "--baseline", BASELINE)
     assert "always-valid 98.3 % interval" in out
     assert "p=0.013, times 3 comparisons 0.039" in out
     assert "no other run changes the verdict." in out
-    assert "Holm is p adjusted" not in out
+    assert "Holm is the p-value after" not in out
     assert "have a wrong finding" not in out
     for number in range(4):
         store.job("shares", f"plain-{number}", {**NF4, "seed": str(number)}, marks(90, 100))
@@ -118,10 +118,10 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, r
     assert many["plain-0"]["comparison"]["method"] == "mcnemar"
     _, out, _ = show("shares", "--baseline", "job_id=base")
     assert (
-        "Up to 8.3 % of such tables have a wrong finding: 2 runs decided at 1.7 % (5 % shared by 3 jobs) each while "
+        "Up to 8.3 % of tables like this have a wrong finding: 2 runs decided at 1.7 % (5 % shared by 3 jobs) each while "
         "running, and the other comparisons share 5 %"
     ) in out
-    assert "Holm is p adjusted for the 4 other comparisons of this table" in out
+    assert "correction for the 4 other comparisons of this table" in out
     # the same pair, seen from the other side
     reverse = rows("shares", "--baseline", "job_id=stopped")["base"]["comparison"]
     assert (reverse["finding"], reverse["p_holm"]) == ("better", stopped["p_holm"])
@@ -150,7 +150,10 @@ def test_bets_without_a_share_are_adjusted_with_the_table(store: Store, rows: An
         store.job("twice", name, keys, losing, **compared_while_running("base", 1, 30))
     _, out, _ = show("twice", "--baseline", BASELINE)
     assert out.count(": worse (") == 2
-    assert "Up to 10 % of such tables have a wrong finding: 2 runs decided at 5 % each while running." in out
+    assert (
+        "Up to 10 % of tables like this have a wrong finding: 2 runs decided at 5 % each while running."
+        in out
+    )
     assert "with task.early_stop_comparisons=2" in out
 
 
@@ -160,7 +163,7 @@ def test_errors_that_the_table_counts_and_the_job_does_not_are_said(store: Store
     asked["metrics"] |= {"errors": 2.0}
     store.job("erring", "nf4", NF4, marks(88, 100), status="FAILED", **asked)
     _, out, _ = show("erring", "--baseline", BASELINE, "--count-errors")
-    assert "nf4 was compared while running. Questions that ended in an error count as not solved here" in out
+    assert "nf4 used early stopping. Questions with errors count as not solved in this comparison" in out
 
 
 def test_a_difference_of_votes_that_decided_while_a_job_ran_says_so(store: Store, rows: Any) -> None:
@@ -173,6 +176,4 @@ def test_a_difference_of_votes_that_decided_while_a_job_ran_says_so(store: Store
     assert row["metrics"]["accuracy"] == (45 * 6 + 15 * 2) / 480, "the mean over all answers"
     comparison = row["comparison"]
     assert (comparison["method"], comparison["difference"]) == ("sequential", -0.25), "15 votes are lost"
-    assert (
-        "the difference is of votes of 8 answers, which the job compared while it ran" in comparison["remark"]
-    )
+    assert "the difference is between majority votes of 8 answers" in comparison["remark"]

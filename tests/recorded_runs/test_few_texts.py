@@ -23,7 +23,7 @@ def test_a_gate_on_ten_texts_is_not_met(runner: Command, tmp_path: Path, gate: s
         module="runner_compare",
     )  # fmt: skip
     assert done.code == 1
-    assert "too few texts to test: 10, at least 50" in done.out + done.err
+    assert "the test needs at least 50 texts, but the runs share only 10 (" in done.out + done.err
     failed = done.err.partition("requirement failed")[2]
-    assert "needs at least 50 texts, has 10" in failed
+    assert "has 10 documents, but an interval needs 50" in failed
     assert gate in failed

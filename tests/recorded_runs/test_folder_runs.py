@@ -65,7 +65,7 @@ def test_records_say_what_mlflow_says(
         return found
 
     for module in (run_list, stored_runs):
-        monkeypatch.setattr(module, "search", counting)
+        monkeypatch.setattr(module, "search_runs", counting)
     by_records = [[*compared(*choice).items()] for choice in choices]
     assert len({*read}) == 1, "MLflow was asked, and had nothing but the run of before"
     with monkeypatch.context() as with_many:
@@ -115,10 +115,10 @@ def test_jobs_without_a_database(
     assert {job: row | {"run_id": job} for job, row in by_mlflow.items()} == by_records
     options = ["--output-dir", str(outputs)]
     assert compare.main(options) == 0
-    assert "gsm8k-damaged/result.json is not a readable result" in capsys.readouterr().err
+    assert "gsm8k-damaged/result.json is damaged (" in capsys.readouterr().err
     assert compare.main([*options, "--grid", "last"]) == 0, "by the grid's record"
     assert compare.main([*options, "--grid", "last", "--log"]) == 2
-    assert f"--log: {outputs} has no MLflow database" in capsys.readouterr().err
+    assert f"--log: {outputs} has only job records. --log needs an MLflow database" in capsys.readouterr().err
     shutil.rmtree(outputs / "grids")
     assert compare.main([*options, "--grid", "last"]) == 2
     assert f"--grid last: {outputs} contains no record of a grid" in capsys.readouterr().err

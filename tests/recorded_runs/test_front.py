@@ -13,13 +13,13 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.features.front.compute import FrontData, mark_pareto_front
 from runner_compare.features.front.render import (
-    contention_sentences,
     describe_dominance_rule,
-    dominated_sentence,
-    front_sentences,
+    format_contention_sentences,
+    format_dominated_sentence,
+    format_front_sentences,
 )
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.model.repeated_runs import repeated_metric_values
+from runner_compare.model.repeated_runs import list_repeated_metric_values
 from runner_compare.render.parts import table_sentences
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -114,15 +114,16 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     table = Table("gsm8k", [], rows)
     assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
     assert table.get_section_data(FrontData).axes == ["model_mib"]
-    (sentence,) = front_sentences(table)
-    assert sentence.startswith("The Pareto front does not count speed: fewer than 3 runs of a job ")
+    (sentence,) = format_front_sentences(table)
+    assert sentence.startswith("The Pareto front ignores speed: fewer than 3 runs of a job ")
     assert "no run is called faster or slower" in sentence
     assert (
-        "run each job 4 times or more on an idle machine with workers=1 hydra.launcher.fresh=true" in sentence
+        "run each job at least 4 times on an idle machine with workers=1 hydra.launcher.fresh=true"
+        in sentence
     )
     assert sentence.endswith("--tolerance PERCENT")
     assert (
-        dominated_sentence(table)
+        format_dominated_sentence(table)
         == "Dominated beyond noise (speed not counted): none by nf4 (memory ×0.36, speed ×0.50, not tested)."
     )
     assert "speed" not in describe_dominance_rule(table)
@@ -225,22 +226,19 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     table = Table("gsm8k", [], [*rows])
     front_of(*rows, tolerance=None, pooled=table)
     assert table.get_section_data(FrontData).axes == ["model_mib", "decode_tok_per_s"]
-    assert front_sentences(table) == [
-        "The Pareto front does not count energy: b does not record how much energy a question took "
-        "(joules_per_question)"
+    assert format_front_sentences(table) == [
+        "The Pareto front ignores energy: b does not record joules_per_question, the energy per question"
     ]
     single = [row("a", 180, 36, 50), row("b", 180, 100, 50)]
     for one, joules in zip(single, (10.0, 5.0), strict=True):
         one.run.metrics["joules_per_question"] = joules
     table = Table("gsm8k", [], single)
     assert front_of(*single, tolerance=None, pooled=table) == {"a": None, "b": "a"}
-    (sentence,) = front_sentences(table)
-    assert sentence.startswith(
-        "The Pareto front does not count speed and energy: fewer than 3 runs of a job "
-    )
+    (sentence,) = format_front_sentences(table)
+    assert sentence.startswith("The Pareto front ignores speed and energy: fewer than 3 runs of a job ")
     assert "no run is called faster or slower or thriftier or more wasteful. " in sentence
-    assert "To count speed and energy, run each job" in sentence
-    assert dominated_sentence(table) == (
+    assert "To include speed and energy, run each job" in sentence
+    assert format_dominated_sentence(table) == (
         "Dominated beyond noise (speed and energy not counted): "
         "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)."
     )
@@ -261,7 +259,7 @@ def test_pooled_jobs_have_the_runs_of_each_round() -> None:
     for run in (first, second, *first.earlier, *second.earlier):
         run.metrics["new_tokens"] = 100.0
     pooled = replace(first, parts=[first, second])
-    assert repeated_metric_values(pooled, "decode_tok_per_s") == [50, 40]
+    assert list_repeated_metric_values(pooled, "decode_tok_per_s") == [50, 40]
 
 
 def test_other_questions_are_another_front() -> None:
@@ -285,12 +283,12 @@ def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
         one.run.metrics["peak_rss_mib"] = 900
     mark_pareto_front(table, tolerance=0.2)
     assert table.get_section_data(FrontData).axes == ["decode_tok_per_s"]
-    assert front_sentences(table) == [
-        "The Pareto front does not count memory: a does not record how much memory the model took (model_mib)"
+    assert format_front_sentences(table) == [
+        "The Pareto front ignores memory: a does not record model_mib, the memory used by the model"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
     mark_pareto_front(table)
-    assert (table.get_section_data(FrontData).axes, front_sentences(table)) == ([], [])
+    assert (table.get_section_data(FrontData).axes, format_front_sentences(table)) == ([], [])
     assert [one.on_front for one in table.rows] == [None, None]
 
 
@@ -308,9 +306,11 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
         "Dominated beyond noise (speed not counted): nf4 by none (accuracy +5.0 points, speed ×1.00, not tested)."
         in out
     )
-    assert "as accurate within 2 points (--margin)" in out
-    assert "Noise is 2 % in memory (model_mib), and in accuracy" in out
-    assert "20 %, as given by --tolerance, in speed" in show("paired", "--tolerance", "20", "--explain")[1]
+    assert "as accurate within a margin of 2 points" in out
+    assert "Noise is differences up to 2 % in memory (model_mib). In accuracy, noise is" in out
+    assert (
+        "differences up to 20 % (--tolerance) in speed" in show("paired", "--tolerance", "20", "--explain")[1]
+    )
     out = show("paired", "--columns", "all")[1]
     assert "Pareto" in out
     assert "Noise is" not in out
@@ -340,7 +340,7 @@ def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show:
     assert row_by_job["none"]["standing"]["decode_tok_per_s"]["runs"] == 4
     assert row_by_job["none"]["metrics"]["decode_tok_per_s"] == 40.2, "the newest"
     out = show("again", "--explain")[1]
-    assert "what Student's t over 4 runs of each job does not show in speed" in out
+    assert "differences without significance in Student's t-test over 4 runs per job in speed" in out
     assert "as accurate within 2 points and as fast within 10 % (--margin)" in out
     assert show("again", "--tolerance", "-1")[0] == 2
     assert (
@@ -389,14 +389,16 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     assert rows[1].dominated_by == "a"
     dominance, left_out = table_sentences(table)
     assert dominance == "Dominated beyond noise: b by a (memory ×0.50, speed ×1.25)."
-    assert left_out.startswith("The Pareto front counts 2 of 4 runs, which were measured alone, ")
+    assert left_out.startswith(
+        "The Pareto front includes 2 of 4 runs, which were measured in separate processes "
+    )
     assert (
-        "Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on another "
+        "Excluded runs: c (measured beside other work that used 1.7 of 2 cores), d (measured on another "
         in left_out
     )
     assert left_out.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
-    (short,) = contention_sentences(table)
-    assert short.startswith("2 of 4 speeds were not measured alone; ")
+    (short,) = format_contention_sentences(table)
+    assert short.startswith("2 of 4 runs were measured under other load. ")
     assert short.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
 
 
@@ -406,8 +408,8 @@ def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store,
         store.job("busy", name, config, marks(90, 100), tags=tags)
     _, out, _ = show("busy", "--baseline", "quantization=none")
     assert "dominated" not in out
-    assert "• There is no Pareto front: 0 of 3 runs were measured alone, " in out
-    assert "of one kind, and it needs 2. Left out:" in out
+    assert "• There is no Pareto front, because only 0 of 3 runs were measured in separate processes " in out
+    assert "of one type, and it needs 2. Excluded runs:" in out
     assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
 
 
@@ -416,4 +418,4 @@ def test_the_baselines_machine_decides(store: Store, show: Any) -> None:
         tags = {"fact.measured": "alone", "fact.machine": machine}
         store.job("machines", name, config, marks(90, 100), tags=tags)
     _, out, _ = show("machines", "--baseline", "quantization=none")
-    assert "Left out: int8 (measured on another machine: B) and 1 more. To count them, " in out
+    assert "Excluded runs: int8 (measured on another machine: B) and 1 more. To include these runs, " in out

@@ -9,7 +9,7 @@ import pytest
 from question_families import in_families, with_samples
 from stores import NF4, NONE, Store, marks
 
-from runner_compare.statistics.empirical_likelihood import likelihood_p_value
+from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_value
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -36,7 +36,7 @@ def test_a_row_is_as_accurate_by_ten_families_but_for_rare_kinds(store: Store, r
         in_families(store, "close families", name, config, solved, 100, metrics={"model_mib": size})
     assert rows("close families")["none"]["dominated_by"] == "nf4"
     lost = [-1.0, *[0.0] * 9]
-    assert likelihood_p_value(lost, [100.0] * 10, -0.02) > 0.05
+    assert compute_likelihood_p_value(lost, [100.0] * 10, -0.02) > 0.05
 
 
 @pytest.mark.thorough
@@ -61,4 +61,4 @@ def test_the_bets_of_a_run_decide_at_its_own_share(store: Store, rows: Any, show
     out = " ".join(show("front of bets", "--explain")[1].split())
     assert "accuracy +33.3 points" in out, "on the 30 questions that both have"
     assert "Where a run was compared while it ran, its e-process decides at its own share of 5 %" in out
-    assert "at most 6.7 of 100 such tables call a run dominated wrongly" in out
+    assert "at most 6.7 of 100 such tables wrongly call a run dominated" in out

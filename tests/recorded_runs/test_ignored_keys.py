@@ -19,8 +19,8 @@ def test_a_key_that_differs_is_named_with_the_option_that_ignores_it(
     store.job("revisions", "nf4", {**NF4, "model.revision": "def"}, marks(60, 100))
     row = rows("revisions", "--baseline", BASELINE)["nf4"]
     assert row["note"] == (
-        "no baseline: the nearest one differs in model.revision (abc, here def); "
-        "to compare anyway: --ignore model.revision"
+        "no run can be the baseline. The most similar run differs in model.revision (abc, here def). "
+        "To compare anyway, add --ignore model.revision"
     )
     row = rows("revisions", "--baseline", BASELINE, "--ignore", "model.revision")["nf4"]
     assert (row["comparison"]["wins"], row["comparison"]["losses"]) == (10, 0)

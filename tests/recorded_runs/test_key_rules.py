@@ -7,14 +7,17 @@ import pytest
 from options_here import absent
 
 from runner.recorded_runs.key_rules import SchemaRules
-from runner.records.flat_config import value_to_text
+from runner.records.flat_config import format_config_value
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.model.key_rules import KeyRules
 
 
 @pytest.mark.parametrize("config", [{}, {"task.name": "gsm8k"}, {"task.name": "a task of another tool"}])
 def test_the_same_keys_count(config: dict[str, str]) -> None:
-    plain, of_schema = KeyRules().inert_keys(config), SchemaRules().inert_keys(config)
+    plain, of_schema = (
+        KeyRules().find_keys_without_effect(config),
+        SchemaRules().find_keys_without_effect(config),
+    )
     assert plain >= of_schema
     assert plain == of_schema or absent(), "the others are keys of an option"
 
@@ -23,7 +26,7 @@ def test_the_same_values_mean_the_same() -> None:
     plain, of_schema = KeyRules(), SchemaRules()
     assert plain.written_alike == of_schema.written_alike
     assert plain.defaults == of_schema.defaults
-    assert [*plain.order] == [key for key in of_schema.order if key not in plain.inert_keys({})]
+    assert [*plain.order] == [key for key in of_schema.order if key not in plain.find_keys_without_effect({})]
 
 
 def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
@@ -31,7 +34,8 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
         key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")
     }
     of_likelihood = {
-        key: value_to_text(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")
+        key: format_config_value(getattr(LikelihoodConfig(), key))
+        for key in ("context_lengths", "last_tokens")
     }
     of_agents = {"role_adapters": "{}"}
     gone = {
@@ -42,12 +46,14 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
     }  # keys of agents
     assert defaults == of_likelihood | of_agents | gone
     earlier = {"task.name": "likelihood", "task.window": "1024"}
-    today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
-    assert SchemaRules().differing_keys([earlier, today]) == []
-    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == ["task.contexts"]
+    today = earlier | {"task.context_lengths": "[]", "task.last_tokens": "256"}
+    assert SchemaRules().find_differing_keys([earlier, today]) == []
+    assert SchemaRules().find_differing_keys([earlier, today | {"task.context_lengths": "['64']"}]) == [
+        "task.context_lengths"
+    ]
 
 
 def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> None:
     native = {"rope.name": "native", "rope.beyond_trained": "true"}
     scaled = {"rope.name": "yarn", "rope.beyond_trained": "false", "rope.factor": "2.0"}
-    assert SchemaRules().differing_keys([native, scaled]) == ["rope.name", "rope.factor"]
+    assert SchemaRules().find_differing_keys([native, scaled]) == ["rope.name", "rope.factor"]

@@ -17,8 +17,8 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_base.result import Answer, FinishReason, Likelihood, Sample
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.likelihoods import likelihood_metrics
-from runner_compare.statistics.ratios import paired_p_value, paired_ratio_interval
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
+from runner_compare.statistics.ratios import compute_paired_p_value, compute_paired_ratio_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -57,7 +57,7 @@ def job(
         )
         for index, (value, tokens) in enumerate(zip(nats, TOKENS, strict=False))
     ]
-    logged = likelihood_metrics([line.likelihood for line in lines if line.likelihood is not None])
+    logged = compute_likelihood_metrics([line.likelihood for line in lines if line.likelihood is not None])
     config = {"task.name": "likelihood", "task.data": "embedded", **config}
     folder = store.job(
         experiment, name, config, tags={"task": "likelihood"}, metrics=logged | (metrics or {})
@@ -78,9 +78,9 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
     assert shift["difference"] == pytest.approx(logged)
     assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(
-        paired_ratio_interval(differences, TOKENS)
+        compute_paired_ratio_interval(differences, TOKENS)
     )
-    assert shift["p"] == paired_p_value(differences, TOKENS)
+    assert shift["p"] == compute_paired_p_value(differences, TOKENS)
     assert (shift["finding"], shift["samples"], shift["size"], shift["unit"]) == (
         "worse",
         N,
@@ -95,7 +95,7 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     assert code == 0
     assert f"nf4 vs none (n={N}, {sum(TOKENS):,} tokens): worse (Δ −0.00" in out
     assert "int8 vs none" in out
-    assert re.search(r"from \S+ nats/token up are detected with about 80 % power", out)
+    assert re.search(r"detects differences of \S+ nats/token or more with about 80 % power", out)
     assert "0.0007 [0.0002, 0.0012]" in out
     assert "99.87%" in out
     _, out, _ = show("likely", "--baseline", BASELINE, "--format", "csv")
@@ -112,21 +112,18 @@ def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
     assert code == 0
     page = (tmp_path / "comparison.html").read_text()
     assert "<b>worse</b>" in page
-    assert "signs of the samples" in page
+    assert "sign-flip test of the samples" in page
 
 
 @pytest.mark.parametrize(
     ("keys", "note"),
     [
-        ({"text": "another answer"}, f"different texts: {N} here, {N} in the baseline, 0 are the same"),
-        ({"ids": [1, 2, 3]}, f"different tokens: {N} of {N} texts have other tokens than in the baseline"),
-        (
-            {"prompt": "reworded"},
-            f"different prompts: {N} of {N} texts follow another prompt than in the baseline",
-        ),
+        ({"text": "another answer"}, f"only 0 texts are equal (the run has {N}, the baseline has {N})"),
+        ({"ids": [1, 2, 3]}, f"{N} of {N} texts have different tokens in the run and in the baseline"),
+        ({"prompt": "reworded"}, f"{N} of {N} texts have different prompts in the run and in the baseline"),
         (
             {"metrics": {LOG_LIKELIHOOD: -0.5}},
-            f"no samples: samples.jsonl of nf4 disagrees with its logged {LOG_LIKELIHOOD}",
+            f"samples are missing, because samples.jsonl of job nf4 disagrees with its logged {LOG_LIKELIHOOD}",
         ),
     ],
 )
@@ -146,7 +143,7 @@ def test_fewer_texts_are_rejected(store: Store, rows: Any) -> None:
     job(store, "likely few", "fewer", NF4, WORSE[:9])
     assert (
         rows("likely few", "--baseline", BASELINE)["fewer"]["note"]
-        == f"different texts: 9 here, {N} in the baseline, 9 are the same"
+        == f"only 9 texts are equal (the run has 9, the baseline has {N})"
     )
 
 
@@ -160,9 +157,15 @@ def test_of_too_few_texts_nothing_is_claimed(store: Store, rows: Any, show: Any,
     words = f"{difference / sum(TOKENS[:count]):+.5f}".replace("-", "−")
     row = rows(experiment, "--baseline", BASELINE, "--unpaired")["nf4"]
     assert "shift" not in row
-    assert row["note"] == f"too few texts to test: {count}, at least 50 (Δ {words} nats/token)"
+    assert (
+        row["note"]
+        == f"the test needs at least 50 texts, but the runs share only {count} (Δ {words} nats/token)"
+    )
     _, out, _ = show(experiment, "--baseline", BASELINE)
-    assert f"nf4: not compared, too few texts to test: {count}, at least 50" in " ".join(out.split())
+    assert (
+        f"nf4: not compared, the test needs at least 50 texts, but the runs share only {count} ("
+        in " ".join(out.split())
+    )
 
 
 @pytest.mark.thorough
@@ -213,8 +216,9 @@ def test_the_windows_of_one_text_are_samples_and_said_to_be(store: Store, show: 
             job(store, experiment, name, config, nats[:n])
             store.client.set_tag(store.run_ids[-1], "fact.samples", "windows of one text")
     _, out, _ = show("windows", "--baseline", BASELINE)
-    assert "he windows of one document count as samples" in out
+    assert "ach window of the document counts as one sample" in out
     assert f"(n={N}, " in out
     _, out, _ = show("few-windows", "--baseline", BASELINE)
-    assert "not compared, too few windows of one text to test: 9, at least " in out
-    assert "a smaller task.window makes more of them" in out
+    assert "not compared, the test needs at least 50 windows" in out
+    assert "the runs share only 9 (" in out
+    assert "a smaller task.window yields more windows" in out

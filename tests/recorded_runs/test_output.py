@@ -15,7 +15,7 @@ from html_page import Page
 from stores import NF4, NONE, Store, marks
 
 from runner_compare.model.data import Table
-from runner_compare.render.pictures import table_pictures
+from runner_compare.render.pictures import create_table_pictures
 from runner_compare.statistics import SignFlipTest
 
 pytestmark = [
@@ -71,10 +71,10 @@ def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) ->
 def test_differences_of_likelihoods_are_drawn() -> None:
     likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     table = Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))
-    (picture,) = table_pictures(table)
+    (picture,) = create_table_pictures(table)
     assert picture.name == "differences"
     assert "difference to the baseline, nats/token" in picture.to_svg()
-    assert table_pictures(Table("likelihood", KEYS, rows_of("not compared"))) == []
+    assert create_table_pictures(Table("likelihood", KEYS, rows_of("not compared"))) == []
 
 
 def squeezed(text: str) -> str:
@@ -88,7 +88,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
     assert len(sentences) == 5
     assert sentences[-2].startswith("Dominated beyond noise (speed not counted): nf4 task.split=test by ")
-    assert sentences[-1].startswith("The Pareto front does not count speed: ")
+    assert sentences[-1].startswith("The Pareto front ignores speed: ")
     assert page.text.index(out.splitlines()[1]) < page.text.index("wins/losses"), (
         "what may be concluded comes first"
     )
@@ -103,7 +103,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     ):
         assert cell in page.text
     assert (
-        "Flips: nf4 vs none on task.split=test: 30 lost, 0 won, 150 right in both, 20 wrong in both"
+        "Flips: nf4 vs none on task.split=test: 30 lost, 0 won, 150 solved by both, 20 solved by neither"
         in page.text
     )
     assert "nf4-test thinks about question 150 #### 7" in page.text

@@ -23,7 +23,7 @@ def test_other_prompts_are_rejected_and_counted(store: Store, rows: Any) -> None
     store.job("prompts", "nf4", NF4, marks(50, 100), prompts="reworded")
     row = rows("prompts", "--baseline", BASELINE)["nf4"]
     assert row["comparison"] is None
-    assert row["note"] == "different prompts: 100 of 100 questions have another prompt than in the baseline"
+    assert row["note"] == "100 of 100 questions have different prompts in the run and in the baseline"
 
 
 def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> None:
@@ -32,18 +32,18 @@ def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> Non
     store.job("wording", "text", text, marks(60, 100), prompts="reworded")
     row = rows("wording", "--baseline", "task.prompt=chat")["text"]
     assert (row["comparison"]["wins"], row["comparison"]["method"]) == (10, "mcnemar")
-    assert row["comparison"]["remark"] == "different prompts for 100 of 100 questions"
+    assert row["comparison"]["remark"] == "the prompts of 100 of 100 questions differ"
 
 
 @pytest.mark.thorough
 def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: Any) -> None:
-    chosen = {"task.without": "bad.txt"}
-    store.job("left out", "base", {**NONE, "task.without": "null"}, marks(50, 100))
+    chosen = {"task.unscored": "bad.txt"}
+    store.job("left out", "base", {**NONE, "task.unscored": "null"}, marks(50, 100))
     store.job("left out", "nf4", {**NF4, **chosen}, marks(60, 100), left_out=[55, 56, 99])
-    row = rows("left out", "--baseline", "quantization=none,task.without=null")["nf4"]
+    row = rows("left out", "--baseline", "quantization=none,task.unscored=null")["nf4"]
     comparison = row["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (8, 0, 89)
-    assert comparison["remark"] == "paired on the 97 questions that count in both: of 97 here, 100 there"
+    assert comparison["remark"] == "paired on 97 questions (this run has 97, the baseline has 100)"
     store.job("left out", "clean", {**NONE, **chosen}, marks(50, 100), left_out=[55, 56, 99])
     comparison = rows("left out", "--baseline", BASELINE)["nf4"]["comparison"]
     assert (comparison["wins"], comparison["ties"], comparison["remark"]) == (8, 89, None), (
@@ -64,7 +64,7 @@ def test_a_run_of_some_questions_is_paired_with_one_of_all(store: Store, rows: A
     store.job("some", "other", {**INT8, "task.only": "few.txt"}, [True] * 2, numbers_asked=[3, 200])
     row = rows("some", "--baseline", "quantization=none,task.only=null")["other"]
     assert row["comparison"] is None, "question 200 is not among those of the baseline"
-    assert row["note"] == "different questions: 2 here, 100 in the baseline, 1 are the same"
+    assert row["note"] == "the run has 2 questions, the baseline has 100, and only 1 are equal"
 
 
 @pytest.mark.thorough
@@ -83,16 +83,13 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     assert comparison["finding"] == "worse"
     assert (
         comparison["remark"]
-        == "not paired question by question: different questions: 80 here, 100 in the baseline, 80 are the same"
+        == "not paired question by question: the run has 80 questions, the baseline has 100, and only 80 are equal"
     )
     # runs that can be paired are paired
     assert row_by_job["same"]["comparison"]["method"] == "mcnemar"
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
-    assert (
-        "Table rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)"
-        in out
-    )
+    assert "Rows without wins are unpaired comparisons (Fisher's exact test, Newcombe's interval)" in out
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
@@ -117,9 +114,9 @@ def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -
     [
         (
             {"tags": {"task_version": "2"}},
-            "scored differently: the baseline with version 1 strict, this run with",
+            "the scoring is version 2 strict in the run and version 1 strict in the baseline",
         ),
-        ({"prompts": "other"}, "different prompts: 100 of 100"),
+        ({"prompts": "other"}, "100 of 100 questions have different prompts"),
         ({"gold": "43"}, "the gold answers differ"),
     ],
     ids=["version", "prompts", "gold"],
@@ -277,12 +274,14 @@ def test_without_repeats_there_is_no_comparison(store: Store, rows: Any) -> None
     store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
-    assert note.startswith("no repeats: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
+    assert note.startswith(
+        "repeats are missing, because repeats.jsonl of nf4 is neither in the job's folder nor in MLflow"
+    )
     split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
     assert rows("parts", "--baseline", BASELINE)["nf4"]["note"] == (
-        "task=split has neither verdicts nor repeats to compare by"
+        "runs of task=split have neither verdicts nor repeats to compare"
     )
 
 
@@ -302,7 +301,7 @@ def flips(store: Store) -> Store:
 def test_side_by_side_in_the_terminal(flips: Store, show: Any) -> None:
     code, out, err = show("flips", "--flips", "base", "four")
     assert (code, err) == (0, "")
-    assert "nf4 vs none: 2 lost, 1 won, 4 right in both, 3 wrong in both" in out
+    assert "nf4 vs none: 2 lost, 1 won, 4 solved by both, 3 solved by neither" in out
     lost = out.index("lost #0 question 0  gold 42")
     assert lost < out.index("lost #1 question 1") < out.index("won #6 question 6")
     first = out[lost : out.index("lost #1")]
@@ -371,16 +370,16 @@ def test_runs_that_cannot_be_compared_are_rejected(store: Store, show: Any) -> N
     store.job("unlike", "speed", {"task.name": "sweep"}, tags={"task": "sweep"})
     code, _, err = show("unlike", "--flips", "base", "other")
     assert code == 2
-    assert "--flips base other: different questions: 10 here, 10 in the baseline, 0 are the same" in err
+    assert "--flips base other: the run has 10 questions, the baseline has 10, and only 0 are equal" in err
     store.job("unlike", "reworded", {"lora.name": "peft"}, marks(5, 10), prompts="reworded")
     store.job("unlike", "shots", {"task.shots": "8"}, marks(4, 10), prompts="reworded")
     code, _, err = show("unlike", "--flips", "base", "reworded")
     assert code == 2
-    assert "different prompts: 10 of 10 questions have another prompt" in err
+    assert "10 of 10 questions have different prompts" in err
     # they differ in a key that changes the prompts
     code, out, _ = show("unlike", "--flips", "base", "shots")
     assert code == 0
-    assert "ifferent prompts for 10 of 10 questions" in out
+    assert "he prompts of 10 of 10 questions differ" in out
     code, _, err = show("unlike", "--flips", "base", "speed")
     assert code == 2
     assert "task gsm8k and task sweep have no question in common" in err

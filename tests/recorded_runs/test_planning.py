@@ -28,7 +28,10 @@ def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> 
     arguments = ("--baseline", "quantization=none", "--plan-questions", "margin=2", "power=0.9")
     code, out, err = show("planned", *arguments)
     assert (code, err) == (0, "")
-    assert "questions in all to be shown as good within 2 points with 90 % power, if neither is better" in out
+    assert (
+        "questions required to show non-inferiority within 2 points with 90 % power, if neither run is better"
+        in out
+    )
     _, out, _ = show("planned", *arguments, "--format", "json")
     plans = {row["job_id"]: row["plan"] for row in json.loads(out)["tables"][0]["rows"]}
     assert plans["base"] is None

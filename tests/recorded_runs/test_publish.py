@@ -63,7 +63,7 @@ def test_the_files_follow_the_schema_and_their_commands_find_the_jobs(
         assert eval_result_entries_to_yaml([entry]) == content
         assert (entry.dataset_id, entry.task_id, entry.value) == ("Idavidrein/gpqa", "gpqa_diamond", 25.0)
         form = re.search(
-            r"95 % interval \d+\.\d to \d+\.\d, n = 24 in 12 clusters, form ([0-9a-f]{12}),",
+            r"95 % interval \d+\.\d to \d+\.\d, n = 24 in 12 clusters, prompt format ([0-9a-f]{12}),",
             entry.notes or "",
         )
         assert form
@@ -81,7 +81,7 @@ def test_the_files_follow_the_schema_and_their_commands_find_the_jobs(
     )
     cards = [file.read_text() for file in sorted((tmp_path / "pub").rglob("evaluation.md"))]
     assert sum("the baseline" in card for card in cards) == 1
-    assert any(re.search(r"[+-]\d+\.\d points to gsm8k-\w+ \(95 % ", card) for card in cards)
+    assert any(re.search(r"[+-]\d+\.\d points compared with gsm8k-\w+ \(95 % ", card) for card in cards)
 
 
 def test_data_that_are_no_benchmark_get_a_card_and_no_entry(

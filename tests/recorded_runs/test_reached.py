@@ -36,7 +36,7 @@ def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, 
     code, out, _ = show("reach", "--baseline", "quantization=none")
     assert code == 0
     line = next(line for line in out.splitlines() if line.startswith("• nf4 vs none"))
-    assert line.endswith(SAID)
+    assert line.endswith(f"{SAID}.")
 
 
 def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: Store, show: Any) -> None:

@@ -108,7 +108,9 @@ def test_samples_that_never_reached_the_server_are_named(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note = rows_of(remote, tmp_path, "lost", capsys)["nf4"]["note"]
-    assert note == "no samples: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == (
+        "samples are missing, because samples.jsonl of job nf4 is neither in the job's folder nor in MLflow"
+    )
 
 
 def test_a_dead_server_is_not_mistaken_for_runs_without_samples(

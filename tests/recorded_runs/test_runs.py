@@ -58,7 +58,10 @@ def test_an_older_run_of_a_job_is_read_from_mlflow(store: Store, rows: Any) -> N
             ["--by", "quantisation"],
             "--by quantisation: no config key 'quantisation'. Did you mean quantization?",
         ),
-        (["--log"], "these runs belong to no grid. Save the comparison in a folder with --save FOLDER"),
+        (
+            ["--log"],
+            "--log: the compared runs are not part of a grid. Save the comparison with --save FOLDER",
+        ),
     ],
 )
 def test_mistakes(grid: Store, show: Any, arguments: list[str], message: str) -> None:
@@ -101,8 +104,8 @@ def test_an_unknown_grid_lists_those_there_are(grids: dict[str, str], show: Any)
 def test_log_needs_to_know_one_grid(grids: dict[str, str], show: Any) -> None:
     code, _, err = show("grids", "--log")
     assert code == 2
-    assert "these runs belong to 2 grids" in err
-    assert "Choose one with --grid" in err
+    assert "--log: the compared runs belong to 2 grids (" in err
+    assert "Select one with --grid" in err
 
 
 # ----------------------------------------------------------------------------------------------
@@ -145,7 +148,8 @@ def test_by_pools_splits(splits: Store, rows: Any) -> None:
 def test_by_never_counts_a_question_twice(splits: Store, show: Any) -> None:
     code, _, err = show("splits", "--by", "quantization", "--where", "task.split=test")
     assert code == 2
-    assert "answered the same questions more than once (seed: 0, 1): name those keys in --by, too" in err
+    assert "the 2 runs of quantization=nf4 answered the same questions" in err
+    assert "(seed: 0, 1). Add the differing keys to --by" in err
 
 
 def test_by_compares_within_the_other_keys_named(splits: Store, rows: Any) -> None:

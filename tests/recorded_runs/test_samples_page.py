@@ -77,7 +77,7 @@ def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(store: Store, t
     assert table["questions"][0][1] == f"{evil} 0"
     assert len(table["runs"]) == 2
     (left_out,) = table["left_out"]
-    assert left_out.startswith("fp4: no samples: samples.jsonl of s-gone")
+    assert left_out.startswith("fp4: samples are missing, because samples.jsonl of job s-gone")
 
 
 @pytest.mark.thorough
@@ -90,7 +90,7 @@ def test_runs_beyond_the_room_are_named_and_the_baseline_stays(
     (table,) = data_of(saved_by(store, "room", tmp_path, "--baseline", "quantization=none"))
     assert [run["name"] for run in table["runs"]] == ["none"]
     assert table["left_out"] == [
-        "nf4: no room for its answers on one page; --runs or --where choose fewer runs"
+        "nf4: the page is too small for its answers. Select fewer runs with --runs or --where"
     ]
 
 

@@ -80,7 +80,7 @@ def test_the_output_says_how_far_seeds_are_apart(grids: Store, show: Any, tmp_pa
     assert "how far seeds are apart" in out
     assert "0, 1, 2, 3, 4 70.0 ± 2.6 (66.7–73.3)" in " ".join(out.split())
     assert "(n=60, mean of 5 seeds): no difference shown" in out
-    assert "count the questions, and the seeds by Student's t" in out
+    assert "For means over seeds, p and interval cover questions and seeds (Student's t)" in out
     assert show("team-seeds", *BASELINE, "--save", str(tmp_path))[0] == 0
     page = (tmp_path / "comparison.html").read_text()
     assert "how far seeds are apart" in page
@@ -137,7 +137,7 @@ def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:
         (["--flips", "full-0", "star-0"], "leave out --flips"),
         (
             ["--runs", "full-0", "star-0"],
-            "--seeds: no two of these runs differ only in their seed: run a grid",
+            "--seeds: no two of these runs differ only in their seed. Run a grid",
         ),
     ],
 )
@@ -155,4 +155,4 @@ def test_seeds_with_other_questions_are_rejected_by_name(store: Store, show: Any
     team(store, "team-twice", "a", marks(40, N), [9] * N, [1] * N, seed=0)
     team(store, "team-twice", "b", marks(40, N), [9] * N, [1] * N, seed=0)
     code, _, err = show("team-twice", "--seeds")
-    assert (code, "runs of one configuration have the same seed (a, b)" in err) == (2, True)
+    assert (code, "several runs with equal configs have the same seed (a, b)" in err) == (2, True)

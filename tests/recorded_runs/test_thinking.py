@@ -14,7 +14,7 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
-from runner_compare.features.thinking.compute import costs_per_correct_answer
+from runner_compare.features.thinking.compute import compute_costs_per_correct
 from runner_compare.model.data import Run
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
@@ -54,7 +54,7 @@ def test_a_planted_longer_thought_is_found_and_none_in_the_control(
     (line,) = (line for line in out.splitlines() if line.startswith("• thinking tokens"))
     assert "nf4 vs none: thinks longer, Δ +" in line
     assert "; no difference shown: fp4 vs none (Δ " in line
-    assert "thinking, and what a right answer costs" in out
+    assert "thinking tokens, and cost per correct answer" in out
 
 
 def test_the_same_is_a_number_that_any_comparison_takes(thinkers: Store, rows: Any) -> None:
@@ -119,7 +119,7 @@ def test_longer_thoughts_are_worse_at_equal_tokens_and_equal_ones_are_not(
     assert all(f">{words}<" in picture for words in ("nf4", "none", "no limit", "16"))
     page = (tmp_path / "comparison.html").read_text()
     assert "at equal tokens, nf4 vs none (n=150): worse (Δ −" in page
-    assert "128, no limit: no budget of the baseline takes as few or as many" in page
+    assert "128, no limit, because the baseline has no such token counts" in page
     with (tmp_path / "comparison.csv").open() as file:
         line = next(line for line in csv.DictReader(file) if line["job_id"] == "nf4-64")
     assert line["thinking_finding"] == "larger"
@@ -130,7 +130,7 @@ def test_what_is_not_compared_is_said(store: Store, show: Any) -> None:
     budgets(store, "few that think", 1.5, 40)
     assert (
         compared(show, "few that think")["note"]
-        == "too few questions that all budgets share: 40, at least 50"
+        == "only 40 questions were answered at every budget, but the test needs 50"
     )
     for config, least in ((NF4, 60), (NONE, 10)):
         for budget in (100, 200):
@@ -140,8 +140,8 @@ def test_what_is_not_compared_is_said(store: Store, show: Any) -> None:
             )
     text = PROMPT_TOKENS + ANSWER_TOKENS
     assert compared(show, "tokens apart")["note"] == (
-        f"the tokens of a question do not overlap: {70 + text}.0 to {80 + text}.0 here, {20 + text}.0 to {30 + text}.0 "
-        "in the baseline"
+        f"the token counts do not overlap: {70 + text}.0 to {80 + text}.0 in this run, {20 + text}.0 to "
+        f"{30 + text}.0 in the baseline"
     )
 
 
@@ -189,6 +189,6 @@ def test_the_interval_of_a_right_answers_cost_holds() -> None:
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:
     metrics = {"n": 10.0, "correct": 4.0, "prompt_tokens": 100.0, "new_tokens": 300.0, "cost_usd": 0.2}
     speeds = {"prefill_tok_per_s": 50.0, "decode_tok_per_s": 29.0, "computed_prompt_tokens": 100.0}
-    costs = costs_per_correct_answer(Run("", "", "gsm8k", "1", "", {}, metrics | speeds))
+    costs = compute_costs_per_correct(Run("", "", "gsm8k", "1", "", {}, metrics | speeds))
     assert costs == {"tokens": 100.0, "usd": 0.05, "seconds": pytest.approx((100 / 50 + 290 / 29) / 4)}
-    assert costs_per_correct_answer(Run("", "", "gsm8k", "1", "", {}, metrics | {"correct": 0.0})) == {}
+    assert compute_costs_per_correct(Run("", "", "gsm8k", "1", "", {}, metrics | {"correct": 0.0})) == {}

@@ -48,11 +48,11 @@ def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, r
     lines = [line for line in out.splitlines() if line.startswith("• tokens of")]
     assert lines[0].startswith(
         "• tokens of the fixed chain graph with 3 spatial edges against the fixed full_connected graph with 12 spatial "
-        f"edges, on the {N} questions that both answered: saves 1"
+        f"edges, on {N} questions that both runs answered: saves 1"
     )
     assert "; accuracy: no difference shown (Δ −1.7 points, " in lines[0]
-    assert ": saves nothing, it costs " in lines[1]
-    assert " tokens a question more, " in lines[1]
+    assert ": saves no tokens and costs " in lines[1]
+    assert " tokens per question more, " in lines[1]
     assert "correct per" in out
     assert "training" not in out
 
@@ -82,8 +82,8 @@ def test_training_is_paid_back_only_where_something_is_saved(store: Store, rows:
     assert (more["paid_back_after"], more["finding"]) == (None, "costs more")
     _, out, _ = show("team-paid", *baseline)
     assert "the learned full_connected graph with 3 of 12 spatial edges" in out
-    assert "; training cost 20,000 tokens: paid back after " in out
-    assert "; training cost 20,000 tokens: not paid back, as nothing is saved" in out
+    assert "training used 20,000 tokens. These pay off after " in out
+    assert "training used 20,000 tokens. These do not pay off, because nothing is saved" in out
 
 
 @pytest.mark.thorough

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.records.adapter_names import unique_adapter_name
+from runner.records.adapter_names import make_unique_adapter_name
 from runner.records.run_names import create_run_name
 from runner_engine.settings.lora import LoraConfig, PeftConfig
 from runner_engine.settings.model import LocalConfig
@@ -30,9 +30,9 @@ def test_rank_and_alpha_tell_adapters_of_one_name_apart(
         adapter(tmp_path / "three" / "polite", 16, 32),
     ]
     configs = [make_config(model=model, lora=lora) for lora in loras]
-    called = [unique_adapter_name(config) for config in configs]
+    called = [make_unique_adapter_name(config) for config in configs]
     assert called == ["polite", "polite (rank 16, alpha 32)", "polite (rank 16, alpha 32) #2"]
-    assert [unique_adapter_name(config) for config in reversed(configs)] == called[::-1], (
+    assert [make_unique_adapter_name(config) for config in reversed(configs)] == called[::-1], (
         "they keep their names"
     )
     names = [create_run_name(config, name) for config, name in zip(configs, called, strict=True)]
@@ -48,5 +48,5 @@ def test_what_ships_and_what_is_on_a_hub_has_a_name_of_its_own(
         "org/polite@v2": PeftConfig(path="org/polite", revision="v2"),
     }  # fmt: skip
     for name, lora in names.items():
-        assert unique_adapter_name(make_config(lora=lora)) == name
+        assert make_unique_adapter_name(make_config(lora=lora)) == name
     assert not (tmp_path / "outputs" / ".adapters.json").exists()

@@ -35,7 +35,7 @@ def test_a_deleted_folder_ends_the_job_with_one_message(runner: Callable[..., An
     assert time.monotonic() - deleted_at < 9, "40 answers take 12 s"
     assert process.returncode == 1, err
     [line] = err.splitlines()
-    assert line.startswith(f"error: {folder}/samples.jsonl was deleted during the job")
+    assert line.startswith(f"error: {folder}/samples.jsonl and its answers were deleted during the job")
     assert statuses(tmp_path / "here") == ["FAILED"]
     done = runner("model=stub", "model.delay_s=0", *words[2:])
     assert done.code == 0, done.err
@@ -62,7 +62,7 @@ def test_in_a_grid_the_run_of_the_deleted_job_ends_too(tmp_path: Path) -> None:
     shutil.rmtree(begun[0].parent)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1, err
-    assert "was deleted during the job" in err
+    assert "were deleted during the job" in err
     assert statuses(tmp_path / "here") == ["FAILED", "FAILED", "FINISHED"], "the grid, and its two jobs"
 
 

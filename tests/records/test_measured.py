@@ -11,7 +11,7 @@ from runner_engine import EngineReport, EngineStats
 from runner_engine.sessions import SequenceShortage
 
 SLIDES = note("attention_slides", over=64, requested=80)
-TEXT = "its attention window is 64 tokens, and 80 were requested"
+TEXT = "the attention window is 64 tokens, but 80 were requested"
 
 
 def measured() -> EngineMeasurements:
@@ -22,18 +22,18 @@ def measured() -> EngineMeasurements:
 
 
 def test_notes_are_text_on_disk_and_notes_again_when_read(tmp_path: Path) -> None:
-    measured().write_to(tmp_path)
+    measured().write_to_folder(tmp_path)
     values = json.loads((tmp_path / MEASURED).read_text())
     assert values["report"]["notes"] == values["stats"]["notes"] == [TEXT]
-    earlier = EngineMeasurements.read_from(tmp_path)
+    earlier = EngineMeasurements.read_from_folder(tmp_path)
     assert earlier is not None
     assert earlier.report.notes == earlier.stats.notes == [text_note(TEXT)]
     assert earlier.stats.row_shortages == [SequenceShortage(rows=2, asked_rows=4)]
 
 
 def test_a_start_that_says_the_same_again_says_it_once(tmp_path: Path) -> None:
-    measured().write_to(tmp_path)
-    whole = measured().merge_earlier(EngineMeasurements.read_from(tmp_path))
+    measured().write_to_folder(tmp_path)
+    whole = measured().add_earlier_measurements(EngineMeasurements.read_from_folder(tmp_path))
     assert whole.stats.prefill_tokens == 10
     assert whole.stats.notes == [text_note(TEXT)]
     assert whole.stats.row_shortages == [SequenceShortage(rows=2, asked_rows=4)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.records.measurements import MEASUREMENTS, MeasurementFile, recorded_measurement_notes
+from runner.records.measurements import MEASUREMENTS, MeasurementFile, make_measurement_notes
 from runner_base import machine
 from runner_base.errors import RunRecordError
 from runner_base.notes import note
@@ -35,9 +35,7 @@ def test_another_version_is_measured_again(tmp_path: Path, monkeypatch: pytest.M
         file.close()
     file = MeasurementFile(tmp_path)
     assert (file.earlier, file.outdated) == ([], 1)
-    assert recorded_measurement_notes(0, 9, file.outdated) == [
-        note("measured_again", lines=1, file=MEASUREMENTS)
-    ]
+    assert make_measurement_notes(0, 9, file.outdated) == [note("measured_again", lines=1, file=MEASUREMENTS)]
 
 
 def test_a_line_without_conditions_is_damaged(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_nothing_of_a_damaged_file_is_reused(tmp_path: Path) -> None:
     assert reused == {1: replace(sample(1, "whole"), reused_from="b")}
     [noted] = notes
     assert (noted.code, noted.values["job"]) == ("not_reused", "a")
-    assert "line 1 is not a sample (its checksum does not fit" in str(noted.values["reason"])
+    assert "line 1: the line is not a valid sample (the checksum does not match" in str(
+        noted.values["reason"]
+    )
     assert damaged.samples_path.read_text() == text
 
 

@@ -11,21 +11,21 @@ from runner_compare.render.notes import render_notes
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (note("all_solved"), "both solve every question: ask harder ones"),
+        (note("all_solved"), "both runs solve every question, so use harder questions"),
         (note("mostly_cut_off"), "most answers are cut off"),
         (
             note("no_evidence", why=note("none_solved"), fix=note("ask_easier")),
-            "neither solves any question; ask easier ones",
+            "neither run solves any question; use easier questions",
         ),
         (
             note("few_read", unread=[(300, 300), (300, 300)], is_none=True),
-            "no answer could be read on either side (300 of 300 and 300 of 300 are missing)",
+            "the extractors found no answers in both runs (missing: 300 of 300 and 300 of 300)",
         ),
         (
             note("few_read", unread=[(200, 300), (160, 300)], is_none=False),
-            "few answers could be read on either side (200 of 300 and 160 of 300 are missing)",
+            "the extractors found few answers in both runs (missing: 200 of 300 and 160 of 300)",
         ),
-        (note("plan_watched"), "it was compared while it ran"),
+        (note("plan_watched"), "the run used early stopping"),
         (note("plan_unpaired"), "the comparison is unpaired"),
     ],
 )

@@ -24,26 +24,27 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (TILES, "AMX tiles from 8 activations, AVX2 below"),
+        (TILES, "AMX tiles for 8 or more activations, otherwise AVX2"),
         (note("order_of_tiles", by="by ", vectors="AVX2"), "order of AMX tiles, by AVX2"),
         (
             note("way_with_reasons", way=TILES, reasons=(note("way_forced", variable="X"), text_note("Y=amx"))),
-            "AMX tiles from 8 activations, AVX2 below (by X; Y=amx)",
+            "AMX tiles for 8 or more activations, otherwise AVX2 (by X; Y=amx)",
         ),
         (
             note("way_with_reasons", way=note("vnni"), reasons=(note("way_unmeasured"),)),
             "VNNI (not timed: no user cache can store timings)",
         ),
-        (FORCED, "RUNNER_PRODUCTS=tiles: head size 80 is not a multiple of the tile width 32"),
+        (FORCED, "RUNNER_PRODUCTS=tiles: the head size 80 is not a multiple of the tile width 32"),
         (
             note("ways_left_out", ways=(LEFT_OUT, OF_ATTENTION)),
-            ("tiles disabled: int8 AMX matmuls of 43 activations with a 80 x 96 matrix differ from the vector "
-                "kernels; tiles disabled for attention: attention of 37 tokens to 300 keys has an error of "
-                "0.25 of the largest value"),
+            ("tiles disabled: int8 AMX matmuls of 43 activations with a 80 x 96 matrix differ from "
+             "the vector kernels; tiles disabled for attention: attention of 37 tokens to 300 keys "
+             "has an error of 0.25, relative to the largest value"),
         ),
         (
             note("product_bits_off", rows=33, outputs=80, inputs=576),
-            "its matmul of 33 activations with a 80 x 576 matrix differs in some bits from single activations",
+            "a matmul of 33 activations with a 80 x 576 matrix differs in some bits from matmuls of "
+            "single activations",
         ),
         (
             note("attention_bits_off", tokens=37, keys=300),
@@ -59,17 +60,18 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 instead=note("multiplied_by_library", kind="Linear4bit"),
                 reason=note("blocks_across_rows"),
             ),
-            ("the quantization library multiplies Linear4bit layers, which is slower: its blocks cross the "
-                "rows of the weight matrix"),
+            ("the quantization library multiplies Linear4bit layers, which is slower: quantization "
+             "blocks cross the rows of the weight matrix"),
         ),
         (
             note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),
-            "torch quantizes the activations of Int8Linear, which is slower: it has more than 65,536 inputs",
+            "torch quantizes the activations of Int8Linear, which is slower: the layer has more than "
+            "65,536 inputs",
         ),
         (
             note("slow_experts", reason=note("other_gate_formula")),
-            ("transformers multiplies the experts, which is slower: the kernels do not support the formula of "
-                "their gate"),
+            ("transformers multiplies the experts, which is slower: the kernels do not support the "
+             "gate formula of the experts"),
         ),
         (
             note("unstable_rows", layers={"a.down": 0.95, "b.down": 0.91}, more=2, times=255.0),
@@ -79,7 +81,7 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
         ),
         (
             note("slow_decoding", batching="static batching", reason=SLIDES, also=None),
-            "decoding uses static batching (slower): its attention window is 64 tokens, and 80 were requested",
+            "decoding uses static batching (slower): the attention window is 64 tokens, but 80 were requested",
         ),
         (
             note(
@@ -88,9 +90,9 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 reason=note("rope_changes", after=110, requested=120),
                 also=note("wrong_with_padding", problem=note("logits_off", off=0.5)),
             ),
-            ("decoding uses transformers' generate (slower): its rotary embedding changes after 110 tokens, "
-                "and 120 were requested; and with padding, its logits would have an error of 0.5 of their "
-                "standard deviation"),
+            ("decoding uses transformers' generate (slower): the rotary embedding changes after 110 "
+             "tokens, but 120 were requested; and with padding, the logits would have an error of "
+             "0.5 standard deviations"),
         ),
         (note("prompt_too_long", tokens=66, room=ROOM), ("the prompt has 66 tokens, but the model has room "
             "for 64: rope.beyond_trained=true reads on")),
@@ -109,7 +111,8 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
         ),
         (
             note("unpacked_while_loading", file="F32.gguf", types="F32 ×21", dtype="float32"),
-            "F32.gguf (F32 ×21) is dequantized while loading: in memory it takes the full size of float32 weights",
+            "F32.gguf (F32 ×21) is dequantized while loading. In memory, the weights have the full "
+            "size of float32",
         ),
         (
             note("read_in_python", file="m.gguf", what=note("its_tokenizer_with_files", files="tokenizer.json")),
@@ -126,8 +129,8 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
         ),
         (
             note("tokens_beyond_model", count=2, known=896, tokens="<x> (896), <y> (897)"),
-            ("the tokenizer has 2 tokens more than the model's 896. Prompts that contain them are rejected: "
-                "<x> (896), <y> (897)"),
+            ("the tokenizer has 2 tokens more than the model's 896. Prompts with such tokens are "
+             "rejected: <x> (896), <y> (897)"),
         ),
         (
             note("other_attention", missing=note("no_cuda_gpu"), used="sdpa"),
@@ -135,7 +138,7 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
         ),
         (
             note("unusual_rope", rope="native", adapter="pth", usual="rope_2d"),
-            "rope=native: most pth adapters were trained with 2D RoPE. If this one was, use rope=rope_2d",
+            "rope=native: most pth adapters were trained with 2D RoPE. If this adapter was, use rope=rope_2d",
         ),
         (
             note("layers_left", count=2, layers="a, b"),
@@ -175,18 +178,19 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 "kind_not_read", what="weights", found={"type": "int", "strategy": "block"},
                 reads=note("reads_int_groups"),
             ),
-            "its weights use type=int strategy=block, but the runner supports only integers per group or channel",
+            "the weights use type=int strategy=block, but the runner supports only integers per "
+            "group or channel",
         ),
-        (note("has_unread_key", key="sparsity_config"), ("it sets sparsity_config, which the runner does not "
-            "support")),
+        (note("has_unread_key", key="sparsity_config"), ("the checkpoint sets sparsity_config, which "
+                                                         "the runner does not support")),
         (
             note(
                 "algorithm_not_read", name="NVFP4_SVD", layer="a.b", why=note("narrow_matrices_beside"),
                 known="FP8, NVFP4", mixed="MIXED_PRECISION",
             ),
             ("quant_algo=NVFP4_SVD of a.b is not supported: each layer adds a low-rank matmul to its "
-                "quantized weights (svdquant_lora_a). Supported: FP8, NVFP4, and MIXED_PRECISION of these. "
-                "Instead, use the original checkpoint with quantization=nf4 or int8"),
+             "quantized weights (svdquant_lora_a). Supported: FP8, NVFP4, and MIXED_PRECISION of "
+             "these formats. Instead, use the original checkpoint with quantization=nf4 or int8"),
         ),
         (
             note("setting_not_read", key="version", value="gemv", known="gemm, GEMM"),

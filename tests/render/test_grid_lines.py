@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.grid.grid_output import _build_baseline_option
+from runner.grid.grid_output import _format_baseline_option
 from runner.render import grid_lines
-from runner.render.grid_lines import JobCells, job_cells
-from runner.report import do_stdout_and_stderr_share_target
+from runner.render.grid_lines import JobCells, build_job_cells
+from runner.report import is_stderr_same_file_as_stdout
 from runner_base import ProgressState
 
 SCORED = {
@@ -28,7 +28,7 @@ SCORED = {
 
 
 def test_a_line_has_score_speed_and_time() -> None:
-    cells = job_cells(SCORED)
+    cells = build_job_cells(SCORED)
     assert cells.filled() == ["94.6 % [78.4, 97.5]", "7,229 tok/s", "7.0 s"]
     line = grid_lines.format_ended_job_line("[3/8]", "quantization=int8 task.split=test", 34, cells, "")
     assert line == "[3/8] quantization=int8 task.split=test    94.6 % [78.4, 97.5]   7,229 tok/s    7.0 s"
@@ -37,7 +37,7 @@ def test_a_line_has_score_speed_and_time() -> None:
 
 def test_the_cells_of_a_grid_stand_below_each_other() -> None:
     lines = [
-        grid_lines.format_ended_job_line("[1/2]", label, 20, job_cells(SCORED | changes), recorded)
+        grid_lines.format_ended_job_line("[1/2]", label, 20, build_job_cells(SCORED | changes), recorded)
         for label, changes, recorded in (
             ("quantization=none", {}, ""),
             ("quantization=int8", {"decode_tok_per_s": 912.0, "seconds": 75.0}, "recorded before"),
@@ -60,7 +60,7 @@ def test_the_cells_of_a_grid_stand_below_each_other() -> None:
     ],
 )
 def test_a_task_has_the_score_that_it_measures(metrics: dict[str, float], score: str) -> None:
-    assert job_cells(metrics, ["layers 4"]).score == score
+    assert build_job_cells(metrics, ["layers 4"]).score == score
 
 
 def test_what_only_some_jobs_have_comes_last() -> None:
@@ -71,7 +71,7 @@ def test_what_only_some_jobs_have_comes_last() -> None:
         "questions_left": 40.0,
         "cost_usd": 0.5,
     }
-    (stop, cost) = job_cells(SCORED | early).rest
+    (stop, cost) = build_job_cells(SCORED | early).rest
     assert stop.startswith("stopped early: −3")
     assert cost.endswith("USD")
 
@@ -105,14 +105,16 @@ def test_the_end_counts_jobs_by_their_status() -> None:
 
 def test_the_next_command_names_the_plain_choices_as_baseline() -> None:
     names = [{"quantization": kind, "task.split": split} for kind in ("none", "nf4") for split in ("a", "b")]
-    assert _build_baseline_option(names) == ["--baseline", "quantization=none"]
+    assert _format_baseline_option(names) == ["--baseline", "quantization=none"]
     both = [{"quantization": "none", "lora": "none"}, {"quantization": "nf4", "lora": "peft"}]
-    assert _build_baseline_option(both) == ["--baseline", "quantization=none,lora=none"]
+    assert _format_baseline_option(both) == ["--baseline", "quantization=none,lora=none"]
     assert (
-        _build_baseline_option([{"quantization": "none", "lora": "a"}, {"quantization": "b", "lora": "none"}])
+        _format_baseline_option(
+            [{"quantization": "none", "lora": "a"}, {"quantization": "b", "lora": "none"}]
+        )
         == []
     )
-    assert _build_baseline_option([{"seed": "1"}, {"seed": "2"}]) == []
+    assert _format_baseline_option([{"seed": "1"}, {"seed": "2"}]) == []
 
 
 def test_a_table_is_left_out_only_where_the_lines_are_in_the_same_place(
@@ -126,6 +128,6 @@ def test_a_table_is_left_out_only_where_the_lines_are_in_the_same_place(
         for err, is_same in ((same, True), (other, False)):
             monkeypatch.setattr(sys, "stdout", both)
             monkeypatch.setattr(sys, "stderr", err)
-            found = do_stdout_and_stderr_share_target()
+            found = is_stderr_same_file_as_stdout()
             monkeypatch.undo()
             assert found is is_same

@@ -10,7 +10,7 @@ import pytest
 from runner.core.finishing import LimitCost
 from runner.render.notes import format_note, render_note_cells, render_notes
 from runner.render.plans import format_memory_lines, format_plan_total_line, job_state_text
-from runner.render.titles import sustainable_rate_text
+from runner.render.titles import format_sustainable_rate
 from runner_base.notes import Note, note
 from runner_engine.sessions import SequenceShortage
 
@@ -36,20 +36,20 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
     [
         (
             note("asked_again_after_error", count=1),
-            "1 question was asked again, because an earlier run recorded an error for it",
+            "1 question was asked again, because the request failed in an earlier run",
         ),
         (
             note("asked_again_after_error", count=2),
-            "2 questions were asked again, because an earlier run recorded an error for them",
+            "2 questions were asked again, because the request failed in an earlier run",
         ),
         (
             note("needless_scaling", rope="yarn", positions=4096, is_harmless=False),
-            "rope=yarn: the longest sequence fits into the model's own 4,096 positions, so scaling can "
-            "only reduce the quality. Omit it",
+            "rope=yarn: the longest sequence fits into the model's 4,096 positions, so RoPE scaling "
+            "can only reduce the quality. Omit rope",
         ),
         (
             note("adapters", mib={"a": 1.5, "b": 2}),
-            "adapters in float32, in addition to the weights: a 1.50 MiB, b 2.00 MiB",
+            "the float32 adapters need memory in addition to the weights: a 1.50 MiB, b 2.00 MiB",
         ),
         (
             note(
@@ -60,8 +60,9 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                 longer=60,
                 price=LimitCost(120, 1.2),
             ),
-            "too few answers finished to say which generation.max_new_tokens lets 95% of them finish: 60% "
-            "did within 30 tokens. Try 60, which costs at most 120 more tokens, 1.2 s at this job's speed",
+            "only 60% of the answers finished within 30 tokens. That is too few to estimate "
+            "generation.max_new_tokens for 95% of the answers. Try 60, which costs at most 120 more "
+            "tokens, 1.2 s at this job's speed",
         ),
         (
             note("enough_tokens", wanted=0.95, tokens=20, low=20, high=None, price=None),
@@ -75,24 +76,24 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("answers_not_compared", reasons=((3, "takes too long"), (5, "is a set"))),
-            "2 answers count as wrong, because they could not be compared with the gold answer: question 3 "
+            "2 answers count as wrong, because the gold answer could not be compared: question 3 "
             "takes too long, question 5 is a set",
         ),
         (
             note("twins", only_original=9, only_twin=0, p=0.004, is_hint=True),
-            "possible contamination: 9 questions were solved only as the original, 0 only as the copy with "
-            "other numbers (exact McNemar test, p = 0.004). The model may have seen these questions in "
-            "training",
+            "possible contamination: 9 questions were solved only with the original numbers, and 0 "
+            "only with changed numbers (exact McNemar test, p = 0.004). The model may have seen "
+            "these questions in training",
         ),
         (
             note("twins", only_original=1, only_twin=0, p=1.0, is_hint=False),
-            "no contamination found: 1 question was solved only as the original, 0 only as the copy with "
-            "other numbers (exact McNemar test, p = 1)",
+            "no contamination found: 1 question was solved only with the original numbers, and 0 "
+            "only with changed numbers (exact McNemar test, p = 1)",
         ),
         (
             note("position_bias", p=0.001, letter="A", share=0.5, expected=0.25, ends=(0.25, 0.1, 0.4)),
-            "position bias (p = 0.001): the model chooses A in 50.0% of the answers; 25.0% would be "
-            "expected (+25.0 points, 95 % interval +10.0 to +40.0)",
+            "position bias (p = 0.001): the model chooses A in 50.0% of the answers, but 25.0% is "
+            "expected. Difference: +25.0 points, 95 % interval +10.0 to +40.0",
         ),
         (
             note(
@@ -104,79 +105,79 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                 count=1319,
                 comparisons=1,
             ),
-            "early stopping: the job ends when it is decided whether the loss against quantization=none "
-            "(gsm8k-1, done) is within 2 points. It asks at most 1,319 questions; error level 5 %",
+            "early stopping: the job ends when it is decided whether the loss compared with "
+            "quantization=none (gsm8k-1, done) is within 2 points, or after 1,319 questions. "
+            "Significance level 5 %",
         ),
         (
             note("text_without_prompt", number=0, window=512, last=None, contexts=[]),
-            "document 0 has no prompt: it is scored in windows of 512 tokens",
+            "document 0 has no prompt: the document is scored in windows of 512 tokens",
         ),
         (
             note("texts_too_short", texts=[2], total=4, tokens=148),
-            "1 document is left out in all contexts, of 4: fewer than 148 tokens (number 2)",
+            "1 document is excluded because of fewer than 148 tokens (4 documents in total, excluded: 2)",
         ),
         (
             note("compared_with_kept", kept=64, drawn=8, reason=note("has_begun"), fix="task.exact=true"),
-            "the divergence is estimated from the reference's 64 most probable tokens and 8 sampled ones, "
-            "because an earlier start of this job did so. To compare whole distributions, add "
-            "task.exact=true",
+            "the divergence is an estimate, because an earlier, interrupted run of this job "
+            "estimated the divergence too. The reference stored 64 top tokens and 8 sampled tokens "
+            "per position. For the exact divergence, add task.exact=true",
         ),
         (
             note("both_too_large", needed_mib=900.0, share=0.8, free_mib=1000.0),
-            "both models together are predicted to need 900 MiB, more than 80% of the 1,000 MiB of free "
-            "memory",
+            "both models need an estimated 900 MiB, more than 80% of the 1,000 MiB of free memory",
         ),
         (
             note("fewer_rows", shortage=SequenceShortage(rows=3, asked_rows=8)),
-            "the batch is limited to 3 sequences (8 would be possible): memory has room for no more",
+            "memory limits the batch to 3 sequences. 8 sequences could run otherwise",
         ),
         (
             note("knee", **KNEE),
-            "2 requests/s is the highest rate that it keeps up with. Criterion: the p95 time of an answer "
-            "is at most 2 × that at the lowest rate, and answers come at 90% of the request rate or more",
+            "the highest tested rate that the engine sustains is 2 requests/s. Criterion: p95 "
+            "latency is at most 2 × the p95 latency at the lowest rate, and throughput is at least "
+            "90% of the request rate",
         ),
         (
             note("knee", **KNEE | {"is_highest": True}),
-            "it keeps up with 2 requests/s, the highest rate that was tried. Criterion: the p95 time of an "
-            "answer is at most 2 × that at the lowest rate, and answers come at 90% of the request rate or "
-            "more",
+            "the engine sustains 2 requests/s, the highest tested rate. Criterion: p95 latency is at "
+            "most 2 × the p95 latency at the lowest rate, and throughput is at least 90% of the "
+            "request rate",
         ),
         (
             note("knee", **KNEE | {"rate": None}),
-            "even 1 requests/s is too much. Criterion: the p95 time of an answer is at most 2 × that at "
-            "the lowest rate, and answers come at 90% of the request rate or more",
+            "the engine does not sustain even 1 requests/s. Criterion: p95 latency is at most 2 × "
+            "the p95 latency at the lowest rate, and throughput is at least 90% of the request rate",
         ),
         (
             note("answers_differ", differing=24, answers=24, interval=(0.858, 1.0), dtype="bfloat16"),
-            "24 of 24 answers differ from those without draft tokens (exact 95 % interval: 85.8 to 100.0 "
-            "%): bfloat16 rounds differently when one pass computes several tokens",
+            "24 of 24 answers change with draft tokens (exact 95 % interval: 85.8 to 100.0 %). In "
+            "bfloat16, passes with several tokens round differently",
         ),
         (
             note("answers_differ", differing=0, answers=24, interval=(0.0, 0.142), dtype="float32"),
-            "all 24 answers are the same as without draft tokens: at most 14.2 % may differ (exact 95 % "
-            "interval, two-sided)",
+            "all 24 answers are the same with and without draft tokens. Upper limit of changed "
+            "answers: 14.2 % (exact 95 % interval, two-sided)",
         ),
         (
             note(
                 "noisy",
                 reasons=(note("rates_vary", share=0.15), note("other_work", what="beside other work")),
             ),
-            "too noisy for a conclusion: the machine's own speed varies by 15%; beside other work",
+            "too noisy for a conclusion: the measured hardware limits vary by 15%; beside other work",
         ),
         (
             note("guesses_known", asked="draft", jobs=2, tokens=(2.0, 4.0)),
-            "generation.speculate=draft: 2.0 to 4.0 tokens a pass, as measured in 2 finished jobs with "
-            "this model",
+            "generation.speculate=draft: this model generated 2.0 to 4.0 tokens per pass in 2 finished jobs",
         ),
         (
             note("guesses_unknown", asked="ngram", all_right_s=7.0, none_right_s=70.0),
-            "generation.speculate=ngram: 7.0 s if all draft tokens are accepted, 1:10 if none is. No "
-            "finished job here shows how many are accepted",
+            "generation.speculate=ngram: the job takes 7.0 s if all draft tokens are accepted, 1:10 "
+            "if none are accepted. The acceptance rate is unknown",
         ),
         (
             note("calibrating", count=1, total=2, seconds=12.0, limit_s=inf),
-            "timing 1 of 2 formats: about 12 s. The results are stored for later plans on this machine. "
-            "plan=quick skips this",
+            "measuring the speed of 1 of 2 formats takes about 12 s. Later plans on this machine "
+            "reuse the results. plan=quick skips this",
         ),
         (
             note("models", text="files=models", sizes_mib=[1.0, None], reference="b.gguf (F16, 1.0 MiB)"),
@@ -188,12 +189,12 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("keys_left_out", keys=["task.a", "task.b"], choices="task=sweep"),
-            "task.a, task.b: ignored by jobs with task=sweep, which have no such keys",
+            "task.a, task.b: jobs with task=sweep ignore the override, because they lack these keys",
         ),
         (
             note("detectable", **DETECTABLE),
-            "500 questions a job can detect a difference of 6.1 points to quantization=none, with 80% "
-            "power. Assumed: 2 comparisons; 10% of the verdicts differ, a usual value",
+            "500 questions per job can detect a difference of 6.1 points from quantization=none with "
+            "80% power. Assumptions: 2 comparisons; 10% of verdicts differ, a typical value",
         ),
         (
             note(
@@ -207,25 +208,26 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                     "pairs": 1,
                 },
             ),
-            "gsm8k test: 500 questions a job are too few to detect any difference to quantization=none, "
-            "with 80% power. Assumed: 1 comparison; 10.0% of the verdicts differ, as in 1 finished job, so "
-            "10.0 points is the largest possible difference",
+            "gsm8k test: 500 questions per job are too few to detect any difference from "
+            "quantization=none with 80% power. Assumptions: 1 comparison; 10.0% of verdicts differ, "
+            "as measured in 1 finished job, so 10.0 points is the largest possible difference",
         ),
         (
             note("detectable", **DETECTABLE | {"least": None, "by_bets": True, "comparisons": 1}),
-            "500 questions a job can detect only the largest possible difference to quantization=none, "
-            "with 80% power. Assumed: 1 comparison, always-valid tests (early stopping); 10% of the "
-            "verdicts differ, a usual value, so 10.0 points is the largest possible difference",
+            "500 questions per job can detect only the largest possible difference from "
+            "quantization=none with 80% power. Assumptions: 1 comparison, always-valid tests (early "
+            "stopping); 10% of verdicts differ, a typical value, so 10.0 points is the largest "
+            "possible difference",
         ),
         (
             note("questions_for_margin", **MARGIN),
-            "    to show 'as good within 2 points' between equal models, a job needs about 2,340 "
-            "questions; these 3 jobs take 2:20 then",
+            "    a job needs about 2,340 questions to show 'as good within 2 points' between equal "
+            "models; these 3 jobs take 2:20 then",
         ),
         (
             note("questions_for_margin", **MARGIN | {"there": 1319}),
-            "    to show 'as good within 2 points' between equal models, a job needs about 2,340 "
-            "questions, but there are only 1,319",
+            "    a job needs about 2,340 questions to show 'as good within 2 points' between equal "
+            "models, but there are only 1,319",
         ),
         (
             note("overlaps", rivals=2),
@@ -234,8 +236,8 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("check_of_best", questions=20, commands=["runner -m", "runner-compare"]),
-            "  To check the best trial and the next best on 20 questions that the search has not used "
-            "(task.limit sets more):\n  runner -m\n  runner-compare",
+            "  To check the best trial and the next best on 20 questions that the search has not "
+            "used (task.limit sets the number):\n  runner -m\n  runner-compare",
         ),
         (note("added_for_others", jobs=1), "added, because 1 job of this grid is compared with it"),
     ],
@@ -277,6 +279,6 @@ def test_a_plan_ends_with_its_totals() -> None:
 
 
 def test_the_highest_rate_of_a_sweep() -> None:
-    assert sustainable_rate_text(None, False) == "none of the tested rates"
-    assert sustainable_rate_text(2.0, False) == "2 requests/s"
-    assert sustainable_rate_text(2.0, True) == "2 requests/s or more (the highest tested rate)"
+    assert format_sustainable_rate(None, False) == "none of the tested rates"
+    assert format_sustainable_rate(2.0, False) == "2 requests/s"
+    assert format_sustainable_rate(2.0, True) == "2 requests/s or more (the highest tested rate)"

@@ -15,7 +15,7 @@ from runner_base.result import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.likelihoods import likelihood_metrics, sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics, sum_likelihoods_by_unit
 from runner_compare.statistics.ratios import ratio_interval
 from runner_compare.statistics.stats import wilson_interval
 
@@ -30,7 +30,7 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     nats: Any = pytest.approx(0.3)
     whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=nats, truncation_nats=0.03, top_1_agreed=5)
     assert sum_likelihoods_by_unit(parts) == [whole, parts[3]]
-    job_figures = likelihood_metrics(parts)
+    job_figures = compute_likelihood_metrics(parts)
     assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (2, 10, 24)
     assert job_figures[LOG_LIKELIHOOD] == -0.6
     assert job_figures["bits_per_byte"] == pytest.approx(6 / 24 / math.log(2))
@@ -44,7 +44,7 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
 
 
 def test_a_job_without_reference_and_choices_has_no_such_figures() -> None:
-    job_figures = likelihood_metrics([Likelihood(0, -1.0, 2, 6, 5, 1)])
+    job_figures = compute_likelihood_metrics([Likelihood(0, -1.0, 2, 6, 5, 1)])
     assert not {"acc", "kl_nats_per_token"} & job_figures.keys()
 
 
@@ -54,7 +54,7 @@ def test_intervals_of_a_job_need_as_many_texts_as_a_test() -> None:
                    truncation_nats=0.0, top_1_agreed=4 - unit % 2)
         for unit in range(MIN_TEXTS)
     ]  # fmt: skip
-    fewer, enough = likelihood_metrics(texts[:-1]), likelihood_metrics(texts)
+    fewer, enough = compute_likelihood_metrics(texts[:-1]), compute_likelihood_metrics(texts)
     assert not [name for name in fewer if name.endswith(("_low", "_high"))]
     for name in (
         LOG_LIKELIHOOD, "log_likelihood_nats_per_byte", "bits_per_token", "bits_per_byte", "perplexity",
@@ -66,7 +66,7 @@ def test_intervals_of_a_job_need_as_many_texts_as_a_test() -> None:
 def test_a_share_that_all_texts_have_does_not_look_certain() -> None:
     """Student's interval has no width where all first choices are right."""
     texts = [Likelihood(unit, -0.1, 4, 12, 12, 4) for unit in range(MIN_TEXTS)]
-    job_figures = likelihood_metrics(texts)
+    job_figures = compute_likelihood_metrics(texts)
     assert 0.9 < job_figures["rank_1_share_low"] < 0.999
     assert job_figures["rank_1_share_high"] == 1
 
@@ -74,7 +74,7 @@ def test_a_share_that_all_texts_have_does_not_look_certain() -> None:
 def test_an_interval_stays_in_the_possible_range() -> None:
     unlikely, likely = Likelihood(0, -900.0, 10, 30, 30, 1), Likelihood(0, -0.1, 10, 30, 30, 10)
     texts = [replace(likely if unit else unlikely, unit=unit) for unit in range(MIN_TEXTS)]
-    job_figures = likelihood_metrics(texts)
+    job_figures = compute_likelihood_metrics(texts)
     assert job_figures[f"{LOG_LIKELIHOOD}_high"] == job_figures["bits_per_byte_low"] == 0
     assert job_figures["perplexity_low"] == 1
     assert job_figures["rank_1_share_high"] <= 1
@@ -89,7 +89,7 @@ def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
         Likelihood(0, -6.0, 5, 8, 8, 0, is_other=True),  # the most per character
     ]
     right = [Likelihood(1, -1.0, 1, 1, 1, 1), Likelihood(1, -9.0, 1, 1, 1, 0, is_other=True)]
-    job_figures = likelihood_metrics([*choices, *right])
+    job_figures = compute_likelihood_metrics([*choices, *right])
     assert (
         job_figures["acc"],
         job_figures["acc_norm"],
@@ -107,7 +107,7 @@ def test_texts_and_questions_in_families_count_by_families() -> None:
         right, other = (-1.0, -2.0) if is_easy else (-3.0, -2.0)
         parts += [Likelihood(unit, right, 2, 6, 5, 1), Likelihood(unit, other, 2, 6, 5, 1, is_other=True)]
     families = {unit: f"story {unit // 5}" for unit in range(300)}
-    alone, in_families = likelihood_metrics(parts), likelihood_metrics(parts, families)
+    alone, in_families = compute_likelihood_metrics(parts), compute_likelihood_metrics(parts, families)
     assert "families" not in alone
     assert (in_families["n"], in_families["families"]) == (300, 60)
     solved = [unit // 5 % 2 == 0 for unit in range(300)]
@@ -128,7 +128,10 @@ def of_divergences(kl: Sequence[float]) -> list[Likelihood]:
 
 def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
     kl = [0.001 * (1 + unit % 7) for unit in range(MIN_TEXTS)]
-    fewer, enough = likelihood_metrics(of_divergences(kl[:-1])), likelihood_metrics(of_divergences(kl))
+    fewer, enough = (
+        compute_likelihood_metrics(of_divergences(kl[:-1])),
+        compute_likelihood_metrics(of_divergences(kl)),
+    )
     assert "kl_nats_per_token" in fewer
     assert not {"kl_nats_per_token_low", "kl_nats_per_token_high"} & fewer.keys()
     ends = enough["kl_nats_per_token_low"], enough["kl_nats_per_token_high"]
@@ -143,6 +146,6 @@ def test_the_interval_of_a_divergence_holds_also_where_few_texts_have_most_of_it
 ) -> None:
     generator, truth, draws, missed = np.random.default_rng(1), math.exp(spread**2 / 2), 400, 0
     for _ in range(draws):
-        it = likelihood_metrics(of_divergences(generator.lognormal(0, spread, texts).tolist()))
+        it = compute_likelihood_metrics(of_divergences(generator.lognormal(0, spread, texts).tolist()))
         missed += not it["kl_nats_per_token_low"] <= truth <= it["kl_nats_per_token_high"]
     assert missed <= binom.ppf(0.999, draws, 0.06)

@@ -225,7 +225,7 @@ def test_gold_answers() -> None:
         "8",
     ]
     for text in ("twelve", "12 apples", "#### twelve, or 12", ""):
-        with pytest.raises(ValueError, match="not a number, and has no '#### NUMBER'"):
+        with pytest.raises(ValueError, match="a number .*'#### NUMBER'"):
             find_gold_number(text)
     with pytest.raises(ValueError, match="not a number: 'twelve'"):
         to_canonical_number("twelve")

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from runner_compare.features.tokens.render.llama_block import TOO_FEW, format_llama_block
-from runner_compare.render.token_metrics import divergence_tables
+from runner_compare.render.token_metrics import build_divergence_tables
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.token_divergence import TextTokens, group_by_category, token_divergence_metrics
+from runner_compare.statistics.token_divergence import (
+    TextTokens,
+    compute_divergence_metrics,
+    group_by_category,
+)
 from runner_compare.statistics.token_percentiles import TokenValues, min_texts_for_interval
 
 LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"
@@ -34,7 +38,7 @@ def texts(count: int, spread: float = 1.0, tokens: int = 60) -> list[TextTokens]
 
 def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> None:
     some = texts(200)
-    found = token_divergence_metrics(some)
+    found = compute_divergence_metrics(some)
     kl = np.concatenate([it.least for it in some])
     ours, theirs = (np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference"))
     change = np.exp(ours) - np.exp(theirs)
@@ -62,15 +66,15 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
 
 def test_the_same_model_twice_is_exactly_0_with_intervals_of_0() -> None:
     same = [replace(it, least=[0.0] * 60, logprobs=it.reference, agreed=60) for it in texts(60)]
-    found = token_divergence_metrics(same)
+    found = compute_divergence_metrics(same)
     changed = {key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")}
     assert changed == {"ln_ppl_correlation": 1}
     assert {"kl_p999_nats_low", "kl_p999_nats_high", "delta_p_rms_high"} <= found.keys()
 
 
 def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> None:
-    assert not any(key.endswith("_low") for key in token_divergence_metrics(texts(49)))
-    found = token_divergence_metrics(texts(50))
+    assert not any(key.endswith("_low") for key in compute_divergence_metrics(texts(49)))
+    found = compute_divergence_metrics(texts(50))
     assert "kl_p90_nats_low" in found
     assert not found.keys() & {"kl_p95_nats_low", "kl_p99_nats_low", "kl_p999_nats_low"}
     for share in (0.9, 0.95, 0.05, 0.99):
@@ -126,26 +130,26 @@ def test_unlike_texts_make_intervals_wider() -> None:
 
 def test_of_bounds_each_figure_has_two_and_the_interval_holds_both() -> None:
     some = [replace(it, most=[2 * nats for nats in it.least]) for it in texts(100)]
-    found, exact = token_divergence_metrics(some), token_divergence_metrics(texts(100))
+    found, exact = compute_divergence_metrics(some), compute_divergence_metrics(texts(100))
     assert found["kl_p90_nats_at_most"] == pytest.approx(2 * found["kl_p90_nats"])
     assert (found["kl_p90_nats_low"], found["kl_p90_nats_high"]) == pytest.approx(
         (exact["kl_p90_nats_low"], 2 * exact["kl_p90_nats_high"])
     )
-    line = next(it for it in divergence_tables(found)["how far from the reference, with 95 % intervals over texts where there are enough"]
-                if it["of the tokens"] == "90 %")  # fmt: skip
+    (table,) = build_divergence_tables(found).values()
+    (line,) = (it for it in table if it["of the tokens"] == "90 %")
     assert line["KL, nats"].startswith("at least ")
     assert ", at most " in line["KL, nats"]
-    unknown = token_divergence_metrics([replace(it, reference=[]) for it in some])
+    unknown = compute_divergence_metrics([replace(it, reference=[]) for it in some])
     assert not any(key.startswith(("delta_p", "ln_ppl")) for key in unknown)
 
 
 def test_categories_have_figures_of_their_own() -> None:
     some = [replace(it, category=("code/C", "chat")[at % 2]) for at, it in enumerate(texts(120))]
-    found = token_divergence_metrics(some)
-    codes = token_divergence_metrics([replace(it, category=None) for it in some[::2]])
+    found = compute_divergence_metrics(some)
+    codes = compute_divergence_metrics([replace(it, category=None) for it in some[::2]])
     assert found["kl_p99_nats/code_C"] == codes["kl_p99_nats"], "a name as MLflow takes it"
     assert found["n/chat"] == 60
-    (table,) = (rows for title, rows in divergence_tables(found).items() if "category" in title)
+    (table,) = (rows for title, rows in build_divergence_tables(found).items() if "category" in title)
     assert [row["category"] for row in table] == ["code_C", "chat"]
     assert group_by_category(texts(3)) == {}
 

@@ -22,7 +22,7 @@ from runner.speed.arrivals import (
     is_rate_sustained,
     run_request_load,
 )
-from runner.speed.tables import request_rate_rows
+from runner.speed.tables import build_request_rate_rows
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request
@@ -44,7 +44,7 @@ def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
 
 
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
-    task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
+    task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_duration_s=20)
     slow, quick = create_request_loads(task, vocab_size=1000, seed=0)
     assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
     assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
@@ -177,7 +177,7 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     unmeasured = RequestLoad(0.5, note="out of memory")
-    rows = request_rate_rows([unmeasured, good, slower], None)
+    rows = build_request_rate_rows([unmeasured, good, slower], None)
     assert [row.get("keeps_up") for row in rows] == [None, "yes", "yes"]
     # 40 requests until the last one is due, and the half second that the lowest rate's answers take
     assert [row.get("offered") for row in rows] == [

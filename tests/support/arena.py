@@ -17,7 +17,7 @@ import pytest
 from runner.__main__ import user_error_message
 from runner.config.choices import CONF
 from runner.config.compose import create_composer
-from runner.config.hydra import split_off_hydra, to_runner_config
+from runner.config.hydra import split_hydra_config, to_runner_config
 from runner.run import run
 from runner.tracking import sync
 from runner_compare import command
@@ -109,7 +109,7 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def call(arguments: list[str]) -> None:
         with chdir(CONF):  # the combinations of choices are kept for each working folder
             composed = create_composer().compose([*arguments, "tracking=none"])
-        record = run(to_runner_config(*split_off_hydra(composed)))
+        record = run(to_runner_config(*split_hydra_config(composed)))
         if record.error:
             raise SystemExit(record.error)
 

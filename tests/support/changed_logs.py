@@ -91,6 +91,11 @@ def written(content: Any) -> bytes:
     return text.encode()
 
 
+def wrong_type(key: str, found: str, expected: str) -> str:
+    """Return how a message says that the value of a key has another type than the expected one."""
+    return f"{key} has the type {found} instead of {expected}"
+
+
 def damage(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Cut a file off, or change some of its bytes."""
     at = rng.randrange(len(raw)) if raw else 0

@@ -34,4 +34,4 @@ def check_description(
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
     assert bool(kind.base_key(config)) == (is_served or (kind.HAS_WEIGHTS and not starts_processes))
     assert not isinstance(kind, RunsUnderTorchrun) or kind.run_as_torchrun_worker(config) is None
-    assert (kind.predict_need(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)
+    assert (kind.predict_resources(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)

@@ -29,8 +29,13 @@ from stored import read_together
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.records.flat_config import value_to_text
-from runner_base.fields import InIdentityUnless, NotInIdentity, get_identity_rule, get_omitted_value
+from runner.records.flat_config import format_config_value
+from runner_base.fields import (
+    InIdentityUnless,
+    NotInIdentity,
+    get_identity_rule,
+    get_value_omitted_from_job_id,
+)
 
 TREE = Path(__file__).parents[2]
 MODULES = {  # of the programs that are installed
@@ -377,7 +382,9 @@ def _defaults() -> dict[str, set[str]]:
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):
             if isinstance(get_identity_rule(item), (InIdentityUnless, NotInIdentity)):
-                defaults.setdefault(f"{prefix}{item.name}", set()).add(value_to_text(get_omitted_value(item)))
+                defaults.setdefault(f"{prefix}{item.name}", set()).add(
+                    format_config_value(get_value_omitted_from_job_id(item))
+                )
     return defaults
 
 

@@ -60,7 +60,7 @@ if os.environ.get("FAULTS"):
                     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
                     os.kill(os.getpid(), signal.SIGSEGV)
                 case "hang":
-                    signals.interruptible_sleep(3600)  # a step that a signal need not wait for
+                    signals.sleep_interruptibly(3600)  # a step that a signal need not wait for
                 case "deaf":
                     time.sleep(3600)
         engine.done += 1

@@ -11,7 +11,7 @@ from streams import PROMPTS
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.local.engine import LocalEngine
-from runner_engine.local.preload_checks import check_files
+from runner_engine.local.preload_checks import check_model_and_adapter_files
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -67,4 +67,4 @@ def check(folder: Path, speculate: Any) -> None:
     """Check a model and its draft, as before a load."""
     generation = GenerationConfig(speculate=speculate)
     model = LocalModelConfig(name=str(folder), device="cpu")
-    check_files(resolve_model(ModelSpec(model, generation=generation)))
+    check_model_and_adapter_files(resolve_model(ModelSpec(model, generation=generation)))

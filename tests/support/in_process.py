@@ -30,7 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
 from runner_base.console import StderrFilter
-from runner_base.loggers import package_loggers
+from runner_base.loggers import get_package_loggers
 from runner_base.signals import ENDING
 
 # Variables that are read when a command is called; others may have been read when a library was
@@ -99,7 +99,7 @@ def _called(command: object) -> int:
 @contextmanager
 def _as_at_the_start() -> Iterator[None]:
     """Give a command the state of a new process, and restore the old state afterwards."""
-    root, own = logging.getLogger(), package_loggers()
+    root, own = logging.getLogger(), get_package_loggers()
     handlers, levels = [*root.handlers], (root.level, [logger.level for logger in own])
     old_handlers = {number: signal.getsignal(number) for number in ENDING}
     GlobalHydra.instance().clear()

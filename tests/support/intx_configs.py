@@ -12,7 +12,7 @@ from runner_engine.quantization.torchao import TorchaoIntxConfig
 INTX = [
     TorchaoIntxConfig(),
     TorchaoIntxConfig(bits=3, group_size=64, symmetric=False),
-    TorchaoIntxConfig(int8_rows=True),
+    TorchaoIntxConfig(int8_activations=True),
 ]
 
 
@@ -27,7 +27,7 @@ def intx_config(choice: TorchaoIntxConfig) -> Any:
 
     mapping = MappingType.SYMMETRIC if choice.symmetric else MappingType.ASYMMETRIC
     kind = getattr(torch, f"int{choice.bits}")
-    if choice.int8_rows:
+    if choice.int8_activations:
         group = PerGroup(choice.group_size)
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=kind, weight_granularity=group, weight_mapping_type=mapping

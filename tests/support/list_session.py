@@ -23,8 +23,8 @@ class ListSession(Session):
     def _admit(self, request: Request) -> Request:
         return request
 
-    def _advance(self, arrived: list[Request], _cancelled: set[RequestId]) -> list[Event]:
-        self._waiting += arrived
+    def _run_step(self, submitted: list[Request], _cancelled: set[RequestId]) -> list[Event]:
+        self._waiting += submitted
         if self._running is None:
             waiting, self._waiting = self._waiting, []
             self._running = self._run(waiting)
@@ -33,7 +33,7 @@ class ListSession(Session):
             self._running = None
         return events or []
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         if self._running is not None:
             self._running.close()  # type: ignore[attr-defined]
             self._running = None

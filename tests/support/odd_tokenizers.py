@@ -12,7 +12,7 @@ from checkpoints import change_tokenizer
 from runner_engine.embedded import MODEL_DIR
 
 BAD = "x" * 40
-SAID = "cannot cut this text into tokens (the library gave up: Onig: Regex search error: retry-limit-in-match over): "
+SAID = "cannot encode this text (the library gave up: Onig: Regex search error: retry-limit-in-match over): "
 EXTRA, FAR = "<extra>", "<far>"
 IDS = {EXTRA: 896, FAR: 500_000_000}
 

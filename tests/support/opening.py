@@ -28,7 +28,7 @@ def make_spec(**settings: Any) -> ModelSpec:
     rows, new_tokens = generation.batch_size or 1, generation.max_total_new_tokens
     spec = ModelSpec(**({"workload": (rows, PROMPT_TOKENS, new_tokens)} | settings))
     spec.model.check_compatibility(spec.quantization, spec.lora, spec.rope, spec.generation)
-    spec.lora.check_merge(spec.layer_mix)
+    spec.lora.check_merge_settings(spec.layer_mix)
     return spec
 
 

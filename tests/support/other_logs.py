@@ -31,6 +31,11 @@ def members_of(path: Path) -> Members:
         }
 
 
+def unequal_questions(here: int, there: int, equal: int) -> str:
+    """Return the note of a row whose questions are not those of the baseline."""
+    return f"the run has {here} questions, the baseline has {there}, and only {equal} are equal"
+
+
 def changed_log(path: Path, change: Callable[[Members], None], *, source: str = "none") -> Path:
     """Write a changed copy of a real log, packed with deflate as older versions of inspect_ai
     pack."""

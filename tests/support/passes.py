@@ -155,7 +155,7 @@ def as_stored(
     """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are
     read, in float32."""
     numbers = []
-    for of, given in zip(heads.layer_formats(layer), (keys, values), strict=True):
+    for of, given in zip(heads.get_layer_formats(layer), (keys, values), strict=True):
         stored = of.decode(of.encode(heads.rotate_if_enabled(given)), heads.dim, torch.float32)
         numbers.append(heads.rotate_if_enabled(stored))
     return numbers[0], numbers[1]

@@ -36,7 +36,7 @@ OPPOSITES = {
     "amx": ("no AMX", "any AMD, Intel Ice Lake or older"),
 }
 PREFIX = "another processor: needs "
-OWN_FLAGS = processor.cpu_features()
+OWN_FLAGS = processor.read_cpu_features()
 
 
 def has(*features: str) -> bool:

@@ -90,10 +90,10 @@ class Decoding:
             self.own, [TokenSpan(self.long, 5, self.long.pending_tokens[:30], is_last=False)]
         )
         self.long.kv.places = 30
-        self.own.set_filled(len(self.rows), 30)
+        self.own.set_num_filled(len(self.rows), 30)
         for slot, (row, token) in enumerate(zip(self.rows, first, strict=True)):
             row.tokens, row.kv.places = [token], len(row.pending_tokens)
-            self.own.set_filled(slot, row.kv.places)
+            self.own.set_num_filled(slot, row.kv.places)
 
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
@@ -104,7 +104,7 @@ class Decoding:
         for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):
             row.tokens.append(token)
             row.kv.places += 1
-            self.own.set_filled(slot, row.kv.places)
+            self.own.set_num_filled(slot, row.kv.places)
         return logits
 
     def finish(self) -> torch.Tensor:

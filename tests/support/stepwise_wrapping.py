@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner_base.tables import PART_OF_WORD, Column, ColumnUse, column_width
-from runner_base.tables import _display_width as cell_width
+from runner_base.tables import _measure_display_width as cell_width
 
 WORD = re.compile(r"\[[^\]]*\]|\S+ %|\S+")
 PART_OF_HEAD = re.compile(r"\[[^\]]*\]|[^\s./_]+[./_]*|[./_]+")

@@ -112,7 +112,7 @@ def test_without_a_counter_one_line_says_what_would_give_one(
     monkeypatch.setattr(counters, "POWERCAP", tmp_path / "nothing")
     config = make_config(task=Gsm8kConfig(limit=2), output_dir=str(tmp_path / "out"), price_kwh=0.30)
     (note,) = [note for note in run(config).result.notes if "price_kwh" in note]
-    assert "no energy counter of the CPU (RAPL)" in note
+    assert "no CPU energy counter (RAPL)" in note
     assert "chmod a+r" in note
     kept = json.loads(next(tmp_path.glob("out/jobs/*/measured.json")).read_text())
     assert kept["energy"]["gross_j"] == 0
@@ -135,6 +135,6 @@ def test_a_comparison_shows_joules_beside_tokens_and_seconds(
     assert record["energy"]["energy_net_j"] == result.metrics["energy_net_j"]
     assert record["right_answer"]["seconds"] == result.metrics["right_answer_s"] > 0
     assert right_answers.SECTION.sentences(table) == [
-        "what a right answer costs: time, tokens and energy are known of all rows; "
+        "cost per correct answer: time, tokens and energy are known of all rows; "
         "money is not known of seed=0 (no price_kwh)"
     ]

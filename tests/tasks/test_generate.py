@@ -12,7 +12,7 @@ from tasking import work
 
 from runner.config.compose import build_group_configs
 from runner.config.prompts import Framing
-from runner.config.root import PrintMode, RunnerConfig, iterate_identity_keys
+from runner.config.root import PrintMode, RunnerConfig, iterate_job_id_keys
 from runner.datasets.prompts import load_user_prompts, to_chat_or_raw_prompt
 from runner.grid.plan import PlanState, plan_job
 from runner.records import jobs
@@ -68,7 +68,7 @@ def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
     inert = {item.name for item in fields(task) if isinstance(get_identity_rule(item), NotInIdentity)}
     assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
-    assert set(dict(iterate_identity_keys(task))) == {"format", "system", "stop"}
+    assert set(dict(iterate_job_id_keys(task))) == {"format", "system", "stop"}
 
 
 def test_text_file(tmp_path: Path) -> None:
@@ -92,7 +92,9 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
             (Message("system", "s"), Message("user", "u")),
         ]
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["note: keys of prompt lines are ignored: id (used are prompt, messages, branches)"]
+    assert said == [
+        "note: unknown keys of prompt lines are ignored: id (known keys: prompt, messages, branches)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
     assert "[bold]one[/nope]..." in out
     assert "two words..." in out
     assert "three words" not in out
-    assert "3   3 finished · 0 cut off · 0 errors" in out
+    assert "3 in total · 3 finished · 0 truncated · 0 errors" in out
 
 
 def test_a_single_prompt_is_shown_whole_and_first(
@@ -199,7 +201,7 @@ def test_a_single_prompt_is_shown_whole_and_first(
     print_record(record, {}, PrintMode.table)
     out = capsys.readouterr().out
     assert out.startswith("[STUB_GENERATION]\n" + prompt[:120] + "...\n\n"), "not folded, not cut"
-    assert "1   1 finished" in out
+    assert "1 in total · 1 finished" in out
 
 
 def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Make, tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
-    assert "1 of 4 prompts ended in an error. The first is number 1: boom" in str(whole.problem_message)
+    assert "1 of 4 prompts ended in an error. First error (prompt 1): boom" in str(whole.problem_message)
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Scripted(echo)

@@ -134,7 +134,7 @@ def test_main_is_framed_and_branches_follow_as_they_are(
     expected = sum(len(tokenizer(text)["input_ids"]) for text in (framed, *BEGUN))
     assert samples(chat)[0].prompt_tokens == chat.result.metrics["prompt_tokens"] == expected
     assert f"prompt 0 after the chat template: {framed!r}" in caplog.text
-    assert "prompt 0, branch 2 begins with ''" in caplog.text
+    assert "prompt 0: branch 2 begins with ''" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- what becomes
@@ -290,8 +290,8 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.prompt=a", "task.branches=[b]", "rope=native"], "rope=native has no positions for branches"),
-        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give the text that begins each branch"),
+        (["task.prompt=a", "task.branches=[b]", "rope=native"], "rope=native does not support branches"),
+        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give a list with the first text of each branch"),
         (["task.prompt=a", "task.branches=b"], "task.branches"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
-from runner_engine import check_files
+from runner_engine import check_model_and_adapter_files
 from runner_engine.settings.model import LocalModelConfig
 
 CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), GenerateConfig(prompt="hi")]
@@ -42,7 +42,7 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
     config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
     if task in OTHERS:
-        check_files(resolve_job(config).model, config.task.uses_chat_template)
+        check_model_and_adapter_files(resolve_job(config).model, config.task.uses_chat_template)
         return
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve_job(config).model, config.task.uses_chat_template)
+        check_model_and_adapter_files(resolve_job(config).model, config.task.uses_chat_template)

@@ -12,11 +12,14 @@ import pytest
 import yaml
 
 from runner.config.resolved import resolve_job
-from runner.tasks.context_length import needless_scaling_notes
+from runner.tasks.context_length import build_needless_scaling_notes
 from runner_engine.settings.rope import ROPES, RopeScalingConfig, RopeYarnConfig
 
 OWN = 1024  # of the embedded model
-HURTS = "the longest sequence fits into the model's own 1,024 positions, so scaling can only reduce the quality. Omit it"
+HURTS = (
+    "the longest sequence fits into the model's 1,024 positions, so RoPE scaling can only reduce the quality. "
+    "Omit rope"
+)
 
 
 def test_the_scalings_have_one_default_factor() -> None:
@@ -36,7 +39,7 @@ def test_a_scaling_that_no_question_needs_is_named(runner: Callable[..., Any]) -
     done = runner(*question, "rope=yarn")
     assert f"note: rope=yarn: {HURTS}" in done.err, "before the load"
     assert f"note: rope=yarn: {HURTS}" in done.out
-    assert "scaling changes nothing" in runner(*question, "rope=dynamic").out
+    assert "scaling has no effect" in runner(*question, "rope=dynamic").out
     assert "scaling" not in runner(*question).out
     assert HURTS not in runner(*question, "rope=linear", "rope.factor=1").out
 
@@ -77,7 +80,7 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
 
 def test_what_the_user_says_of_the_training_counts(make_config: Callable[..., Any], tiny_model: Any) -> None:
     resolved = resolve_job(make_config(model=tiny_model, rope=RopeYarnConfig(factor=2)))
-    assert needless_scaling_notes(resolved, 400), "the tiny model's config names 512 positions"
+    assert build_needless_scaling_notes(resolved, 400), "the tiny model's config names 512 positions"
     known = RopeYarnConfig(factor=2, original_max_position_embeddings=256)
-    assert not needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 400)
-    assert needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 200)
+    assert not build_needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 400)
+    assert build_needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 200)

@@ -78,7 +78,9 @@ def test_a_killed_server_leaves_one_run(
             assert count(database, "select count(*) from inputs") >= 1
             assert count(database, "select count(*) from metrics where key = 'accuracy'") == 1
             assert {"result.json", "samples.jsonl"} <= {it.name for it in folder.glob("a/*/*/artifacts/*")}
-            assert "nothing to do" in runner(*options, module="runner.tracking.sync").out
+            assert (
+                "already contains every completed job" in runner(*options, module="runner.tracking.sync").out
+            )
             assert len(rows(database)) == 1
 
 

@@ -129,7 +129,7 @@ def test_without_the_password_it_is_one_line_and_what_the_server_has_damaged_is_
     file.write_text(file.read_text().replace('"index": 1', '"index": 7', 1))
     second = host("second", *JOB, "seed=1,2")
     assert second.code == 0, second.err
-    assert f"has {changed}, but its files are damaged: " in second.err
+    assert f"has damaged files of job {changed}: " in second.err
     assert "2 jobs: 1 to do, 1 done" in second.err
     assert timeless(tmp_path / "second") == timeless(tmp_path / "first")
-    assert f"has {other}, but" not in second.err
+    assert f"files of job {other}" not in second.err

@@ -12,7 +12,7 @@ from raising import raises
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, TrackingConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, TrackingConfig, iterate_job_id_keys
 from runner.records import flat_config, run_names
 from runner.records.jobs import Job
 from runner.run import run
@@ -43,7 +43,7 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
 
 def start(config: RunnerConfig, job: Job) -> job_runs.JobRun:
     params = dict(flat_config.flatten_config(config))
-    store = stores.store_from_config(config)
+    store = stores.create_store_from_config(config)
     assert store
     return job_runs.start_job_run(
         store, job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
@@ -83,7 +83,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert logged_run.info.status == "FINISHED"
     params = logged_run.data.params
     assert set(params) == {key for key, _ in flat_config.flatten_config(config)}
-    assert {key for key, _ in iterate_identity_keys(config)} <= set(params)
+    assert {key for key, _ in iterate_job_id_keys(config)} <= set(params)
     assert params["quantization.name"] == "nf4"
     assert params["quantization.double_quant"] == "true"
     assert params["quantization.compute_dtype"] == "bfloat16"
@@ -145,7 +145,7 @@ def test_the_status_is_true_when_the_task_breaks(
         run(config)
     (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
     assert json.loads((folder / "result.json").read_text())["status"] == status
-    store = stores.store_from_config(config)
+    store = stores.create_store_from_config(config)
     assert store
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("runner")
@@ -205,7 +205,7 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     config = logged(seed=200)
     config.tracking.experiment = "gone"
     run(config)
-    store = stores.store_from_config(config)
+    store = stores.create_store_from_config(config)
     assert store
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("gone")

@@ -75,7 +75,8 @@ def test_a_store_that_keeps_no_models_is_no_obstacle(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         assert logged_models.log_model(Older(), SERVER, "1", "2", record) is None
     assert (
-        "this MLflow store supports no models, so runs are logged without models: API request" in caplog.text
+        "runs are logged without models, because this MLflow store does not support models: API request"
+        in caplog.text
     )
     assert (
         logged_models.log_model(Older(), SERVER, "1", "2", Record("x", Status.FINISHED, "", Result({})))

@@ -137,7 +137,7 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
 ) -> None:
     query_postgres(postgres, "create database at_once")
     config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
-    store = stores.store_from_config(config)
+    store = stores.create_store_from_config(config)
     assert store is not None
     with connection.connect_to_store(store) as (client, experiment_id):
         pass

@@ -26,11 +26,11 @@ HEADS = """[...document.querySelectorAll(".ag-header-cell")]
 
 
 def test_the_view_begins_with_the_score() -> None:
-    view = json.loads(run_table.build_view_json())
+    view = json.loads(run_table.build_run_table_view_json())
     assert view["selectedColumns"][0] == "metrics.`accuracy`"
     assert view["columnOrder"][:2] == [run_table.RUN_NAME, "metrics.`accuracy`"]
-    assert len(run_table.build_view_json()) < 5000, "MLflow's limit for a tag of an experiment"
-    assert run_table.view_url("http://ann:T0KEN@host:5000/", "7") == (
+    assert len(run_table.build_run_table_view_json()) < 5000, "MLflow's limit for a tag of an experiment"
+    assert run_table.build_run_table_view_url("http://ann:T0KEN@host:5000/", "7") == (
         "http://***@host:5000/#/experiments/7/runs?viewStateShareKey=runner"
     )
 
@@ -46,7 +46,7 @@ def test_an_experiment_gets_the_view_once_and_the_grid_prints_its_address(
     address = "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=runner"
     assert f"{address}\n" in first.out
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    assert client.get_experiment("1").tags[run_table.TAG] == run_table.build_view_json()
+    assert client.get_experiment("1").tags[run_table.TAG] == run_table.build_run_table_view_json()
 
     again = runner(*GRID)
     assert "done before" in again.out
@@ -54,7 +54,7 @@ def test_an_experiment_gets_the_view_once_and_the_grid_prints_its_address(
     # an experiment of an earlier version, or one that another program has made
     client.set_experiment_tag("1", run_table.TAG, "{}")
     assert runner(*GRID, "rerun=all", process=True).code == 0
-    assert client.get_experiment("1").tags[run_table.TAG] == run_table.build_view_json()
+    assert client.get_experiment("1").tags[run_table.TAG] == run_table.build_run_table_view_json()
 
 
 @pytest.mark.thorough

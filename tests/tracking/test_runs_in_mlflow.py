@@ -91,7 +91,7 @@ def test_a_deleted_database_is_created_again(
     assert [row.status for row in jobs(database)] == ["FINISHED"]
     database.unlink()
     assert "1 results logged" in runner(module="runner.tracking.sync", process=True).out
-    assert "nothing to do" in runner(module="runner.tracking.sync", process=True).out
+    assert "already contains every completed job" in runner(module="runner.tracking.sync", process=True).out
     assert [row.status for row in jobs(database)] == ["FINISHED"]
 
 

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runner.tracking.connection import simplify_store_errors
-from runner.tracking.stores import Store, compare_command, ui_url_or_command
+from runner.tracking.stores import Store, build_compare_command, format_ui_access
 from runner_base.errors import TrackingError
 from runner_base.uris import redact_secrets
 
@@ -95,18 +95,18 @@ TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_command
-from runner.records.job_records import job_log_file
+from runner.records.job_records import write_job_log
 from runner.tracking.connection import simplify_store_errors
 from runner.tracking.stores import Store
 from pathlib import Path
 
 def work():
-    with job_log_file(Path("log.txt")):
+    with write_job_log(Path("log.txt")):
         with simplify_store_errors(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
-    with job_log_file(Path("log.txt")):
+    with write_job_log(Path("log.txt")):
         raise ValueError("http://T0KEN@host/#T0KEN")
 
 run_command("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
@@ -162,11 +162,16 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
-    assert shlex.split(ui_url_or_command(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
-    assert shlex.split(compare_command(odd))[1:] == ["--output-dir", "my runs", "--experiment", "it's mine"]
+    assert shlex.split(format_ui_access(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
+    assert shlex.split(build_compare_command(odd))[1:] == [
+        "--output-dir",
+        "my runs",
+        "--experiment",
+        "it's mine",
+    ]
     server = Store("http://host:5000", "runner", tmp_path / "outputs")
-    assert ui_url_or_command(server.uri) == "http://host:5000"
-    assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
+    assert format_ui_access(server.uri) == "http://host:5000"
+    assert shlex.split(build_compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 
 @pytest.mark.sampled(1)
@@ -183,7 +188,7 @@ def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_pat
         names = "select distinct experiments.name from experiments join runs using (experiment_id)"
         assert connection.execute(names).fetchall() == [("runner",)]
     synced = runner(module="runner.tracking.sync", **variables)
-    assert "nothing to do" in synced.out, synced.err
+    assert "already contains every completed job" in synced.out, synced.err
     compared = runner("--format", "csv", module="runner_compare", **variables)
     assert compared.code == 0, compared.err
 
@@ -205,6 +210,6 @@ def test_one_rule_for_all_three_commands(
         assert connection.execute(names).fetchall() == [("it's theirs",)]
         assert connection.execute(query).fetchall() == [("DATASET", "embedded test", "code")]
     assert not (tmp_path / "outputs" / "mlflow.db").read_bytes().count(b"it's theirs")
-    assert "nothing to do" in runner(module="runner.tracking.sync", **chosen).out
+    assert "already contains every completed job" in runner(module="runner.tracking.sync", **chosen).out
     compared = runner("--format", "csv", module="runner_compare", **chosen)
     assert compared.code == 0, compared.err

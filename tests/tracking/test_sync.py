@@ -45,7 +45,7 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
     assert not list(tmp_path.glob(f"outputs/jobs/*/{SENT}")), "whoever was receiving it is dead"
     database = tmp_path / "outputs" / "mlflow.db"
     assert finished(database) == ids
-    assert "nothing to do" in runner(module="runner.tracking.sync").out
+    assert "already contains every completed job" in runner(module="runner.tracking.sync").out
     assert finished(database) == ids
     again = runner("-m", "model=stub", "task.limit=2", "seed=1,2", "print=none")
     assert "2 jobs: 2 done" in again.err
@@ -56,13 +56,14 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
 def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
     nothing = runner("--output-dir", "nope", module="runner.tracking.sync")
     assert nothing.code == 2
-    assert "there is no" in nothing.err
+    assert "--output-dir nope: " in nothing.err
+    assert "/nope/jobs does not exist" in nothing.err
     assert runner("model=stub", "task.limit=2", "tracking=none").code == 0
     away = runner(
         "--tracking-uri", "http://127.0.0.1:9", module="runner.tracking.sync", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
     )  # fmt: skip
     assert away.code == 2
-    assert "cannot be reached or written" in away.err
+    assert "cannot write to MLflow at http://127.0.0.1:9: " in away.err
     assert "Traceback" not in away.err
 
 
@@ -104,7 +105,10 @@ def test_a_server_that_becomes_unreachable_loses_no_result(
         synced = runner("--tracking-uri", uri, module="runner.tracking.sync")
         assert synced.code == 0, synced.err
         assert "results logged to" in synced.out
-        assert "nothing to do" in runner("--tracking-uri", uri, module="runner.tracking.sync").out
+        assert (
+            "already contains every completed job"
+            in runner("--tracking-uri", uri, module="runner.tracking.sync").out
+        )
     ids = finished(store / "server.db")
     assert sorted(set(ids)) == sorted(line["job_id"] for line in results)
     assert len(ids) == 3, "each once"

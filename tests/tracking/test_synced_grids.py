@@ -82,7 +82,7 @@ def test_a_grid_is_the_same_in_another_store(
     assert there["params"] == {"jobs": "2", "seed": "1,2"}
 
     before = content(other)
-    assert "nothing to do" in runner("--tracking-uri", other, module=SYNC).out
+    assert "already contains every completed job" in runner("--tracking-uri", other, module=SYNC).out
     assert content(other) == before
 
 
@@ -108,7 +108,7 @@ def test_a_grid_without_mlflow_and_a_sync_that_is_interrupted(
     assert (there["status"], len(there["jobs"])) == ("FINISHED", 2)
     assert {"verdict", "best"} <= there["tags"].keys()
     before = content(other)
-    assert "nothing to do" in runner("--tracking-uri", other, module=SYNC).out
+    assert "already contains every completed job" in runner("--tracking-uri", other, module=SYNC).out
     assert content(other) == before
 
 

@@ -58,4 +58,4 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
 def test_without_a_store_there_is_no_place_for_traces(runner: Run) -> None:
     done = runner("model=stub", "tracking=none", "tracking.traces=true")
     assert done.code == 2
-    assert "tracking.traces=True: tracking=none logs nothing to MLflow" in done.err
+    assert "tracking.traces=True: tracking=none logs no traces to MLflow" in done.err

@@ -109,7 +109,7 @@ except TrackingError as error: print(error)
 """
     said = run(body)
     assert "was killed by SIGKILL" in said
-    assert "The result is saved in" in said
+    assert "It is saved in " in said
 
 
 @pytest.mark.thorough

@@ -66,7 +66,7 @@ def log(opened: tuple[str, Any, str], key: str) -> None:
 def log_while_a_signal_comes(opened: tuple[str, Any, str]) -> None:
     """Log a number with signals deferred, as at a job's end, and send this process one
     meanwhile."""
-    with signals.installed_handlers(), signals.deferred_signals():
+    with signals.install_handlers_temporarily(), signals.defer_signals():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         log(opened, "silent")
 

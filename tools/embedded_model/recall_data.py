@@ -65,7 +65,7 @@ class Needles:
         random = self._random(number)
         case = self._case(number, random)
         units = (
-            self.filler.units_for_tokens(random.randint(*LONG_TOKENS))
+            self.filler.count_units_for_tokens(random.randint(*LONG_TOKENS))
             if is_long
             else random.randint(*SHORT_UNITS)
         )
@@ -80,7 +80,7 @@ class Needles:
         """Return a case in as much noise as fits into so many tokens, with template and answer."""
         units = SHORT_UNITS[0]
         while self._size(number, units + 1) <= tokens:
-            units += max(1, self.filler.units_for_tokens(tokens - self._size(number, units)) // 2)
+            units += max(1, self.filler.count_units_for_tokens(tokens - self._size(number, units)) // 2)
         return self.asked(number, units)
 
     def tokens_of(self, text: str) -> int:

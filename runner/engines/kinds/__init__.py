@@ -1,4 +1,5 @@
-"""Kinds of models. Each config class of a model names the module that describes its kind.
+"""Model kinds describe how a model is identified, checked and loaded. Each model config names
+its kind.
 
 No other code depends on a model's kind.
 """
@@ -42,7 +43,7 @@ class ResourceNeed:
 
 
 class ModelKind(ABC):
-    """Describes a kind of model. The default methods are for kinds without weights on this machine.
+    """Base class of model kinds. The default methods suit models without local weights.
 
     Only `import_libraries`, and the engine at its first use, import torch.
     """
@@ -51,9 +52,7 @@ class ModelKind(ABC):
 
     @abstractmethod
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the hashes that identify the model, by name: SHA-256 of files, or of other inputs that
-        determine the answers.
-        """
+        """Return the hashes that identify the model, such as the SHA-256 of its files."""
 
     @abstractmethod
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]: ...
@@ -62,8 +61,9 @@ class ModelKind(ABC):
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine. `bases` keeps the loaded model for the next job, `folder` receives
-        process logs.
+        """Return the engine that runs the job's model.
+
+        `bases` caches loaded base models. Log files are written to `folder`.
         """
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -79,42 +79,50 @@ class ModelKind(ABC):
         return Capability.tokenizer in self.capabilities(config)
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that decodes token ids within a longer text, without loading weights."""
+        """Return a function that decodes token ids without loading weights. The ids may be part
+        of a longer text.
+        """
         return self.open_engine(resolved).decode
 
     def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return a prompt in the form that the model sees, without loading weights."""
         return str(self.encode_prompts(resolved, [prompt])[0][0])
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
-        """Return the text of the model's chat templates, from its files. None if unknown before a load."""
+        """Return the text of the model's chat templates, or None if it is known only after
+        loading.
+        """
         return None
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of the loaded base model. Jobs with the same key share one model. Empty if nothing is
-        loaded.
+        """Return a key that identifies the base model. Jobs with equal keys share one loaded
+        model.
+
+        The key is empty if no model is loaded.
         """
         return ""
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise an error for a job that cannot run, without loading torch or weights. Returns notes on
-        limits that are nearly reached.
+        """Raise an error if the job cannot run. Returns warnings, such as a context length that is too
+        short.
+
+        Neither torch nor weights are loaded.
         """
         return []
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory of a workload. By default, this machine's free memory applies. None if
-        unpredictable.
+        """Predict the memory that a workload needs, or return None if that is impossible.
+
+        `free_mib` defaults to this machine's free memory.
         """
         return Footprint({}, 0, 0, 0, 0)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the model's context lengths, read from its files alone."""
+        """Return the model's context lengths, which are read from its files."""
         return PositionLimits()
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
         """Predict how much memory and how many threads and GPUs a job needs."""
         return ResourceNeed(0.0, 1)
 
@@ -128,14 +136,14 @@ class ModelKind(ABC):
 
 @runtime_checkable
 class RunsUnderTorchrun(Protocol):
-    """Model kind whose processes may be started by torchrun."""
+    """Model kind that can run in processes that torchrun has started."""
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run as a torchrun worker and return the exit code. Returns None in the process that owns the job."""
+        """Run as a torchrun worker and return the exit code. Returns None in the main process."""
 
 
 class KindWithTokenizer(ModelKind):
-    """Model kind whose tokenizer is a local file, whatever engine runs the model."""
+    """Model kind with a local tokenizer file. Any engine may run the model."""
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, loading only the tokenizer."""
@@ -156,6 +164,5 @@ class KindWithTokenizer(ModelKind):
 
 
 def get_model_kind(model: ModelConfig) -> ModelKind:
-    """Return the description of a model's kind. Only this kind's module is imported."""
     kind: ModelKind = importlib.import_module(getattr(model, "module", LOCAL)).KIND
     return kind

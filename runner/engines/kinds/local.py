@@ -6,7 +6,7 @@ import importlib
 import math
 from pathlib import Path
 
-from runner.config.profiles import profile_device_notes as profile_device_notes
+from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.core.deferred_imports import defer_imports, pause_garbage_collection
@@ -22,15 +22,15 @@ from runner_engine import (
     RopeConfig,
     Workload,
     build_required_kernels,
-    check_files,
     check_memory_fits,
+    check_model_and_adapter_files,
     count_required_gpus,
+    list_supported_capabilities,
     predict_footprint,
-    supported_capabilities,
 )
 from runner_engine.checkpoints import chat_templates, is_supported_architecture, read_gguf_header
 from runner_engine.models.compiler_import import import_torch_compiler
-from runner_engine.models.import_structure_cache import cached_import_structure
+from runner_engine.models.import_structure_cache import use_cached_import_structure
 from runner_engine.plan import format_check
 from runner_engine.quantization import mute_library_imports
 from runner_engine.render.notes import render_engine_note
@@ -57,31 +57,28 @@ class LocalKind(KindWithTokenizer):
         return base_model_key(config)
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise an error for a job that cannot run, by the model's files alone. Returns notes on limits that
-        are nearly reached.
-        """
+        """Raise an error if the model's files show that the job cannot run. Returns warnings."""
         for job in (resolved, *([resolved.second] if resolved.second else [])):
-            check_files(job.model, job.config.task.uses_chat_template)
+            check_model_and_adapter_files(job.model, job.config.task.uses_chat_template)
         notes = [
-            *_context_limit_notes(resolved),
-            *map(render_engine_note, format_check.note_low_planned_share(resolved.model)),
+            *_make_context_limit_notes(resolved),
+            *map(render_engine_note, format_check.build_planned_quantization_notes(resolved.model)),
         ]
         device = resolved.model.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
-            notes += profile_device_notes(resolved.config.profile, device)
+            notes += make_profile_device_notes(resolved.config.profile, device)
         return [*notes, *map(render_engine_note, check_memory_fits(resolved.model))]
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory from the checkpoint's headers."""
         return predict_footprint(resolved.model, workload, free_mib)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
         """Return the context lengths given by config.json and the RoPE scaling."""
         return resolved.model.position_limits
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
         """Predict the needed memory, threads and GPUs from the checkpoint's headers. Without headers, assume
         all cores.
         """
@@ -121,7 +118,7 @@ class LocalKind(KindWithTokenizer):
             # that are no model's
             import_torch_compiler()
             signals.raise_if_signal_waits()
-            with defer_imports(*UNUSED), cached_import_structure():
+            with defer_imports(*UNUSED), use_cached_import_structure():
                 transformers = importlib.import_module("transformers")
                 signals.raise_if_signal_waits()
                 own = files.settings.get("architectures") or ()
@@ -146,7 +143,6 @@ class LocalKind(KindWithTokenizer):
             importlib.import_module("runner_engine.local.engine")
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
-        """Return the chat templates in the model's files as text."""
         return (
             None
             if resolved.model.files.model.random_weights
@@ -154,8 +150,8 @@ class LocalKind(KindWithTokenizer):
         )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return all capabilities. Branches require rope_2d and an attention backend with masks."""
-        return supported_capabilities(build_model_spec(config))
+        """Return what the local engine supports. Branches require rope_2d and attention with masks."""
+        return list_supported_capabilities(build_model_spec(config))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
@@ -165,19 +161,21 @@ class LocalKind(KindWithTokenizer):
         return LocalEngine(resolved.model, bases)
 
 
-def _context_limit_notes(resolved: ResolvedJob) -> list[str]:
-    """Return a note if the context length would end answers before max_new_tokens."""
+def _make_context_limit_notes(resolved: ResolvedJob) -> list[str]:
+    """Return a note if the context length truncates answers before max_new_tokens."""
     config = resolved.config
     room = (
         None
         if resolved.model.files.model.random_weights
         else resolved.model.files.text_settings.get("max_position_embeddings")
     )
-    longest = max((amount.new_tokens for amount in config.task.requested_work(config.generation)), default=0)
+    longest = max(
+        (amount.new_tokens for amount in config.task.list_requested_completions(config.generation)), default=0
+    )
     has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained
     if not isinstance(room, int) or has_no_limit or longest < room:
         return []
-    limit = f"prompt and answer have room for {room:,} tokens together: the answer ends there"
+    limit = f"the context length of {room:,} tokens includes the prompt, so answers may end earlier"
     return [f"generation.max_new_tokens={config.generation.max_new_tokens}: {limit}"]
 
 

@@ -46,8 +46,8 @@ THOUGHT = "Let me see ."  # is repeated
 
 
 class StubEngine:
-    """Engine that answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with
-    `...`.
+    """Engine whose answer is `[STUB_GENERATION]`, a newline and the first 120 characters of the
+    prompt.
 
     It first thinks in the configured number of words. It can have one fixed answer instead.
     """
@@ -70,12 +70,12 @@ class StubEngine:
         facts = {"architecture": "stub", "device": "none", "dtype": "none"}
         if self.kv_cache != KvCache.as_model:
             facts["kv_cache"] = (
-                f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub has no KV cache"
+                f"none: the stub model has no KV cache, so generation.kv_cache={self.kv_cache} has no effect"
             )
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
             facts=facts,
-            notes=[text_note("model=stub: answers are invented and times have no meaning")],
+            notes=[text_note("model=stub: answers only echo the prompt, and times have no meaning")],
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -107,20 +107,20 @@ class StubSession(Session):
     def _admit(self, request: Request) -> Request:
         return request
 
-    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        self.waiting.extend(arrived)
+    def _run_step(self, submitted: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        self.waiting.extend(submitted)
         ended = [request for request in self.waiting if request.id in cancelled]
         events = [
             event
             for request in ended
-            for event in _completion_events(request, [], FinishReason.cancelled, 0.0)
+            for event in _make_completion_events(request, [], FinishReason.cancelled, 0.0)
         ]
         self.waiting = deque(request for request in self.waiting if request.id not in cancelled)
         if self.waiting:
             events += self._answer_request(self.waiting.popleft())
         return events
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.waiting.clear()
 
     def _answer_request(self, request: Request) -> list[Event]:
@@ -133,13 +133,13 @@ class StubSession(Session):
         if request.continuation is not None:
             texts = []
         cut_off = any(text.finish_reason is FinishReason.length for text in texts)
-        signals.interruptible_sleep(self.engine.delay_s)
+        signals.sleep_interruptibly(self.engine.delay_s)
         seconds = time.perf_counter() - started
         stats.prefill_tokens += len(_prompt_with_branches(request).split())
         stats.decode_tokens += sum(len(text.token_ids) - 1 for text in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
-        return _completion_events(
+        return _make_completion_events(
             request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds
         )
 
@@ -169,16 +169,18 @@ class StubSession(Session):
         )
 
 
-def _completion_events(
-    request: Request, answers: list[Answer], reason: FinishReason, seconds: float
+def _make_completion_events(
+    request: Request, answers: list[Answer], finish_reason: FinishReason, seconds: float
 ) -> list[Event]:
-    """Return the completion events of a request, one per choice, each after a delta event if requested."""
-    choices = answers if answers and not request.branches else [Answer("", [], reason)] * request.n
+    """Return one completion event per answer. A streaming request also gets a delta event per
+    answer.
+    """
+    choices = answers if answers and not request.branches else [Answer("", [], finish_reason)] * request.n
     prompt = _prompt_with_branches(request)
     events: list[Event] = []
     for choice, answer in enumerate(choices):
         completion = Completion(
-            replace(answer, finish_reason=reason, in_thinking=ends_in_thinking(request.prompt)),
+            replace(answer, finish_reason=finish_reason, in_thinking=ends_in_thinking(request.prompt)),
             request_sha256(_prompt_text(request.prompt), request),
             len(prompt.split()),
             seconds,
@@ -187,7 +189,7 @@ def _completion_events(
             choice=choice,
             branches=answers if request.branches and answers else None,
         )
-        if request.continuation is not None and reason is not FinishReason.cancelled:
+        if request.continuation is not None and finish_reason is not FinishReason.cancelled:
             continuation = request.continuation
             ids = list(range(len(continuation.split() if isinstance(continuation, str) else continuation)))
             completion.answer = replace(completion.answer, token_ids=ids)
@@ -219,15 +221,13 @@ def _prompt_text(prompt: Prompt) -> str:
 
 
 class StubKind(ModelKind):
-    """Model kind of the stub, whose answers are invented."""
+    """Model kind of the stub, which echoes prompts instead of running a model."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return all capabilities except whole distributions, which a stub cannot invent, and multi-step
-        answers.
-        """
+        """Return what the stub supports: everything except token distributions and multi-step answers."""
         return CAPABILITIES
 
     def open_engine(

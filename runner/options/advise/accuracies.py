@@ -1,5 +1,4 @@
-"""Looks up recorded accuracies of candidate settings, restricted to the questions that each
-candidate would ask.
+"""Looks up recorded accuracies of candidate settings, for the questions that each candidate asks.
 
 A record counts if its job asked the questions in the same way: same data, order, prompts,
 extractor, scoring and sampling. If its questions differ in number, only the shared ones
@@ -34,7 +33,7 @@ from runner_compare.statistics import (
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
 # which questions are asked, and which count
-COUNT_KEYS = ("task.limit", "task.only", "task.without")
+COUNT_KEYS = ("task.limit", "task.only", "task.unscored")
 FREE_KEYS = (
     *("generation.batch_size", "generation.speculate", "generation.name"),
     *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
@@ -46,9 +45,7 @@ Question = tuple[int, str, str]  # its number, its text and its gold answer
 
 
 class RecordedAnswer(NamedTuple):
-    """One question's recorded verdict, with the hash of its prompt and its cluster of related
-    questions.
-    """
+    """A question's recorded verdict, the hash of its prompt, and its cluster."""
 
     solved: bool
     prompt: str
@@ -58,7 +55,6 @@ class RecordedAnswer(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Fraction of a question's answers that are correct: 0 or 1 if there is one answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
@@ -78,16 +74,13 @@ class RecordedAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct answers. With several answers per question, this is the mean over all
-        answers.
-        """
         if self.answers:
             return fmean(answer.accuracy for answer in self.answers.values())
         return self.recorded[0] if self.recorded else self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the accuracy, computed over clusters of questions if the clusters
+        """95 % confidence interval of the accuracy. It accounts for clusters of questions if they
         are known.
         """
         if self.answers:
@@ -111,7 +104,7 @@ class _MatchingRecord:
 def find_recorded_accuracies(
     configs: Sequence[RunnerConfig], finished_jobs: FinishedJobs
 ) -> list[RecordedAccuracy | None]:
-    """Return each config's recorded accuracy on its own questions, or None without a record.
+    """Return the recorded accuracy of each config, or None for a config without a record.
 
     The configs differ only in the model and its settings.
     """
@@ -127,8 +120,10 @@ def find_recorded_accuracies(
 
 
 def compare_accuracies(first: RecordedAccuracy, second: RecordedAccuracy, same_model: bool) -> Test | None:
-    """Test whether two accuracies differ, paired by question if the answers are on disk. Returns None
-    if no question can be compared.
+    """Test whether two accuracies differ. The test is paired by question if both jobs' answers
+    are on disk.
+
+    Returns None if no question can be compared.
 
     Prompts of one model must be equal. Those of two models differ by their chat templates.
     """
@@ -171,21 +166,20 @@ def compare_accuracies(first: RecordedAccuracy, second: RecordedAccuracy, same_m
 
 def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[_MatchingRecord]:
     """Return the records of jobs with the same question settings as the config, newest first."""
-    own_ways = _question_settings(dict(flatten_config(config)))
+    own_ways = _select_question_settings(dict(flatten_config(config)))
     found = [
         record
         for record in finished_jobs.same_base_records(config)
         if (correct_and_total(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _question_settings(fill_missing_params(record.params, config)) == own_ways
+        and _select_question_settings(fill_missing_params(record.params, config)) == own_ways
         and record.task_version == import_task_module(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
-    return [_attach_recorded_answers(finished_jobs.job_folder(record), record) for record in found]
+    return [_load_record_with_answers(finished_jobs.job_folder(record), record) for record in found]
 
 
-def _question_settings(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the config keys that define how questions are selected, asked, answered and scored."""
+def _select_question_settings(params: Mapping[str, str]) -> dict[str, str]:
     free = (*FREE_KEYS, *COUNT_KEYS)
     ways = {
         key: value
@@ -197,10 +191,7 @@ def _question_settings(params: Mapping[str, str]) -> dict[str, str]:
     return ways
 
 
-def _attach_recorded_answers(folder: Path, record: Record) -> _MatchingRecord:
-    """Return a job's record with its answers, if the answers are on disk and match the recorded
-    counts.
-    """
+def _load_record_with_answers(folder: Path, record: Record) -> _MatchingRecord:
     try:
         samples = [
             sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None
@@ -231,7 +222,7 @@ def _count_correct(answers: Answers) -> tuple[int, int]:
 
 
 def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) -> tuple[set[Question], str]:
-    """Return the questions that a config selects, and their hash in the format of job records.
+    """Return the questions that a config selects, and their recorded hash.
 
     Hub data are not read, because that needs the network. The newest record with at least as
     many questions defines them.
@@ -248,7 +239,7 @@ def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) 
     digest = whole[0].record.data.get("digest", "") if whole else ""
     if known := next((match for match in whole if match.answers is not None), None):
         return {*(known.answers or {})} - known.left_out, digest
-    is_plain = task.limit is not None and task.only is None and task.without is None
+    is_plain = task.limit is not None and task.only is None and task.unscored is None
     larger = [
         sorted(match.answers or {})[: task.limit]
         for match in newest
@@ -260,9 +251,7 @@ def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) 
 def _choose_best_record(
     config: RunnerConfig, matches: Sequence[_MatchingRecord], questions: set[Question], data_digest: str
 ) -> RecordedAccuracy | None:
-    """Return the accuracy from the record that shares most questions with the config. Ties go to the
-    newest record.
-    """
+    """Return the accuracy from the record that covers most of the config's questions."""
     counts = _question_count_settings(config)
     best: RecordedAccuracy | None = None
     for match in matches:
@@ -292,10 +281,8 @@ def _question_count_settings(config: RunnerConfig) -> dict[str, str]:
 
 
 def _is_limited_by_question_file(record: Record) -> bool:
-    """Return whether the recorded job asked only the questions listed in a file (task.only)."""
     return record.params.get("task.only", "null") != "null"
 
 
 def _has_same_question_counts(record: Record, count_settings: Mapping[str, str]) -> bool:
-    """Return whether a recorded job asked the same number of questions."""
     return all(record.params.get(key, "null") == value for key, value in count_settings.items())

@@ -1,6 +1,4 @@
-"""Selects and ranks a model's candidate settings that meet the user's limits. If few do, smaller
-models are added.
-"""
+"""Selects and ranks model settings that meet the user's limits."""
 
 from __future__ import annotations
 
@@ -43,8 +41,9 @@ def recommend_settings(
     calibrate: bool,
     print_line: Callable[[str], None],
 ) -> Advice:
-    """Evaluate and rank the candidate settings of a model. If few meet the limits, smaller models are
-    evaluated too.
+    """Evaluate and rank the candidate settings of a model.
+
+    Smaller models are added if only few candidates meet the limits.
 
     model_overrides: the overrides of the model, or of each of several files.
     """

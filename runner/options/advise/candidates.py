@@ -1,4 +1,4 @@
-"""Candidate settings with their memory and time, and the check against the user's limits."""
+"""Candidate settings, their memory and time, and the limits that they must meet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
-from runner.estimates.amounts import estimate_work_amounts
-from runner.estimates.fit import PROCESS_MIB, MemoryFit, free_mib_by_device, predict_fit
+from runner.estimates.amounts import estimate_requested_completions
+from runner.estimates.fit import PROCESS_MIB, MemoryFit, get_free_mib_by_device, predict_fit
 from runner.estimates.jobs import (
     estimate_jobs,
     estimate_rough_speed,
@@ -19,7 +19,7 @@ from runner.estimates.jobs import (
     resolve_without_download,
 )
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.speculation_time import estimate_speculative_passes, without_speculation
+from runner.estimates.speculation_time import disable_speculation, estimate_speculative_passes
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.machines import Machine
@@ -77,12 +77,11 @@ class Candidate:
     @property
     def s_per_question(self) -> float | None:
         """Seconds per question, averaged over the whole job, or None if unknown."""
-        completions = sum(amount.completions for amount in estimate_work_amounts(self.config))
+        completions = sum(amount.completions for amount in estimate_requested_completions(self.config))
         return None if self.time is None or not completions else self.time.seconds / completions
 
     @property
     def memory_mib(self) -> float:
-        """Estimated peak memory of the process in MiB."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
 
     @property
@@ -132,12 +131,12 @@ class Candidate:
 def iterate_candidates(
     user_overrides: list[str], compose: Compose, is_requested_model: bool
 ) -> Iterator[Candidate]:
-    """Yield the candidate settings to evaluate. Overrides that the user has set are kept."""
+    """Yield the candidate settings to evaluate. All of them contain the user's overrides."""
     given_keys = {word.partition("=")[0] for word in user_overrides}
     base = compose(user_overrides)
     if not base.model.has_weights:
         raise ConfigError(
-            "this model has no weights on this machine, so there is no quantization to choose",
+            "this model has no weights on this machine, so its quantization cannot be chosen",
             key="model",
             value=base.model.name,
             code="unsupported",
@@ -166,14 +165,11 @@ def evaluate_candidates(
     calibrate: bool,
     print_line: Callable[[str], None],
 ) -> list[Candidate]:
-    """Set the batch size, memory and time of each candidate, and the reason if the candidate exceeds a
-    limit.
-    """
     known: dict[int, ResolvedJob] = {}
     with forbid_downloads(True):
         for number, candidate in enumerate(candidates):
             on_machine = (
-                candidate.config if machine is None else _with_device(candidate.config, machine.device)
+                candidate.config if machine is None else _replace_device(candidate.config, machine.device)
             )
             sized = resolve_without_download(resolve_job(on_machine))
             if sized is None:
@@ -185,7 +181,8 @@ def evaluate_candidates(
                 candidate.problem = note("out_of_reach", error=to_one_line(error))
                 continue
             candidate.notes = [
-                render_engine_note(note) for note in format_check.note_low_planned_share(sized.model)
+                render_engine_note(note)
+                for note in format_check.build_planned_quantization_notes(sized.model)
             ]
             known[number] = sized
             most_mib = limits.memory_mib
@@ -193,10 +190,10 @@ def evaluate_candidates(
                 device, room = machine.device, machine.memory_mib
             else:
                 device = sized.model.files.model.device
-                room = sum(free_mib_by_device(device).values()) + PROCESS_MIB
+                room = sum(get_free_mib_by_device(device).values()) + PROCESS_MIB
             allowed_mib = min(room, most_mib or room)
             candidate.allowed_mib = allowed_mib
-            _set_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
+            _choose_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
             if candidate.fit is None or not candidate.fit.is_possible:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 candidate.problem = note("too_large", needed_mib=needed, allowed_mib=allowed_mib)
@@ -204,11 +201,11 @@ def evaluate_candidates(
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
-            for config in _configs_with_valid_records(candidates[number], asked):
+            for config in _find_configs_with_valid_records(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate_from_records(config)
-                candidates[number].measured_mib = candidates[number].measured_mib or finished.max_peak_mib(
-                    config
-                )
+                candidates[number].measured_mib = candidates[
+                    number
+                ].measured_mib or finished.find_max_peak_mib(config)
         timed = {
             number: replace(resolved, config=candidates[number].config)
             for number, resolved in fitting.items()
@@ -231,17 +228,14 @@ def evaluate_candidates(
     return candidates
 
 
-def _with_device(config: RunnerConfig, device: str) -> RunnerConfig:
-    """Return the config with its model on another machine's device, because memory and time estimates
-    depend on the device.
-    """
+def _replace_device(config: RunnerConfig, device: str) -> RunnerConfig:
     return replace(config, model=replace(to_local_model_config(config.model), device=device))
 
 
-def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
+def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
-    amounts = estimate_work_amounts(candidate.config)
+    amounts = estimate_requested_completions(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
         number_bytes = candidate.config.generation.kv_cache_config.get_bytes_per_number(
             resolved.model.files.dtype_bytes
@@ -264,15 +258,19 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
             return
 
 
-def _configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs whose job records are valid for a candidate: its own config, and the one with
-    automatic batch size if equivalent.
+def _find_configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
+    """Return the configs whose records describe the same job as the candidate.
+
+    They are the candidate's own config, and the config with automatic batch size if its batch is
+    equal.
     """
     size = candidate.config.generation.batch_size
     if size is None or job.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = predict_fit(job, free_mib_by_device(job.model.files.model.device), should_find_fix=False)
-    completions = max((amount.completions for amount in estimate_work_amounts(job.config)), default=size)
+    rows = predict_fit(job, get_free_mib_by_device(job.model.files.model.device), should_find_fix=False)
+    completions = max(
+        (amount.completions for amount in estimate_requested_completions(job.config)), default=size
+    )
     is_alike = rows is not None and size >= min(rows.rows, completions)
     return [candidate.config, job.config] if is_alike else [candidate.config]
 
@@ -280,8 +278,8 @@ def _configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[
 def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
     config, rates, job_fit = candidate.config, machine.achieved_rates, candidate.fit
-    job = resolved.replace_groups(generation=config.generation)
-    alone = without_speculation(job)
+    job = resolved.replace_config_groups(generation=config.generation)
+    alone = disable_speculation(job)
     if alone is not job:
         job_fit = predict_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit
     speed = estimate_rough_speed(alone, job_fit, rates)

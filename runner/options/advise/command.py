@@ -12,9 +12,10 @@ from runner.config.compose import compose_job
 from runner.config.error_messages import explain_error
 from runner.config.hydra import to_runner_config
 from runner.config.override_quoting import FILES, quote_override_values
+from runner.config.renamed_keys import rename_overrides
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
-from runner.grid.model_list import ITS_KEYS, list_models_in
+from runner.grid.model_list import ITS_KEYS, find_models
 from runner.options.advise.advice import recommend_settings
 from runner.options.advise.candidates import Compose, UserLimits
 from runner.options.advise.machines import load_machine
@@ -27,8 +28,9 @@ NAME = "runner-advise"
 
 
 def entry() -> NoReturn:
-    """Console script: print the recommendations. Exit code 0: done, 1: nothing meets the limits,
-    2: invalid input.
+    """Run the console script `runner-advise`.
+
+    Exit code 0: recommendations were printed. 1: no settings meet the limits. 2: invalid input.
     """
     run_command(NAME, lambda: main(sys.argv[1:]), describe_user_error)
 
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     """Run `runner-advise` with these arguments and return the exit code."""
 
     def work() -> int:
-        return _run_advise(create_parser().parse_intermixed_args(arguments))
+        return _run_recommendation(create_parser().parse_intermixed_args(arguments))
 
     return run_with_exit_code(NAME, work, describe_user_error)
 
@@ -66,7 +68,7 @@ def create_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     arguments.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME and other overrides of the job"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the job, such as model=NAME"
     )
     add = arguments.add_argument_group("limits").add_argument
     add(
@@ -93,7 +95,7 @@ def create_parser() -> argparse.ArgumentParser:
     add(
         "--by-block",
         action="store_true",
-        help="with --mix: use one format for all layers of a block, which takes less time to measure",
+        help="with --mix: choose one format per transformer block, not per layer (faster)",
     )
     add = arguments.add_argument_group("machine").add_argument
     add(
@@ -102,7 +104,9 @@ def create_parser() -> argparse.ArgumentParser:
         help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: this machine)",
     )
     add(
-        "--quick", action="store_true", help="run no timings: use only recorded jobs and earlier calibrations"
+        "--quick",
+        action="store_true",
+        help="measure no speeds: use only recorded jobs and earlier calibrations",
     )
     add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
@@ -110,7 +114,7 @@ def create_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def _run_advise(options: argparse.Namespace) -> int:
+def _run_recommendation(options: argparse.Namespace) -> int:
     for key, value in (
         ("--memory-gib", options.memory_gib),
         ("--seconds-per-question", options.seconds_per_question),
@@ -128,14 +132,14 @@ def _run_advise(options: argparse.Namespace) -> int:
             raise ConfigError(
                 "not a valid override. Write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
             )
-    overrides = quote_override_values(options.overrides)
+    overrides = quote_override_values(rename_overrides(options.overrides))
     overrides = [*read_variable_overrides(overrides), *overrides]
 
     def checked(overrides: list[str]) -> RunnerConfig:
         return to_runner_config(*compose_job(overrides))
 
     if options.mix is not None:
-        return _run_format_mix(options, overrides, checked)
+        return _recommend_format_mix(options, overrides, checked)
     wanted = _split_model_overrides(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
@@ -149,7 +153,7 @@ def _run_advise(options: argparse.Namespace) -> int:
         print_recommendations(advice, described, limits)
     if not advice.chosen:
         raise JobFailed(
-            "no configuration meets these limits (reasons: see above). Raise a limit", code="not_found"
+            "no configuration meets these limits, for the reasons above. Raise a limit", code="not_found"
         )
     if options.run:
         from runner.options.advise.job_grid import run_recommended_jobs
@@ -158,7 +162,7 @@ def _run_advise(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_format_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
+def _recommend_format_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
     """Run `runner-advise --mix`, which chooses a quantization format for each layer. Returns the exit
     code.
     """
@@ -178,7 +182,7 @@ def _run_format_mix(options: argparse.Namespace, overrides: list[str], compose: 
     limit = SizeLimit.parse(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.choose_and_test_mix(
+    advice = mix_check.recommend_and_verify_mix(
         limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
     )
     if options.json:
@@ -189,18 +193,16 @@ def _run_format_mix(options: argparse.Namespace, overrides: list[str], compose: 
 
 
 def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
-    """Return one list of overrides per model: the user's overrides, or one list for each file in
-    `files=`.
-    """
+    """Return one list of overrides per model. Each file in `files=` is a model."""
     places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
     others = [word for word in overrides if not word.startswith(f"{FILES}=")]
     if not places:
         return [others]
     if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
         raise ConfigError(
-            f"each recipe in {FILES}={places[-1]} sets this key itself. Omit it", key=own[0], code="conflict"
+            f"{FILES}=... already sets this key for each model. Remove the key", key=own[0], code="conflict"
         )
-    models, left_out = list_models_in(places[-1])
+    models, left_out = find_models(places[-1])
     for text in render_notes(left_out):
         print_message(text)
     for model in models:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.grid.grid_api import create_sweeper
+from runner.grid.grid_api import create_grid_sweeper
 from runner.grid.sweeper import print_and_finish_grid
 from runner.options.advise.advice import Advice
 
@@ -15,7 +15,7 @@ def run_recommended_jobs(advice: Advice) -> None:
     keys = list(dict.fromkeys(key for job in jobs for key in job))
     shared = [key for key in keys if len({job.get(key) for job in jobs}) == 1]
     differing = [key for key in keys if key not in shared]
-    sweeper, arguments = create_sweeper([f"{key}={jobs[0][key]}" for key in shared], None)
+    sweeper, arguments = create_grid_sweeper([f"{key}={jobs[0][key]}" for key in shared], None)
     if differing:
         sweeper.zip = [{key: ",".join(job.get(key, "null") for job in jobs) for key in differing}]
     grid = sweeper.plan_grid(arguments)

@@ -1,5 +1,5 @@
-"""Solves a knapsack problem: choose one format per layer so that the sum of losses is minimal
-within a size limit. Imports no torch.
+"""Chooses one format per layer so that the total loss is minimal within a size limit (knapsack
+problem).
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so m
 
 @dataclass(frozen=True)
 class LayerOption:
-    """One possible format of a layer: its size in bytes, and the loss if only this layer has the
-    format.
+    """A possible format of a layer: its size in bytes, and the loss if only this layer is
+    quantized.
     """
 
     nbytes: int
     loss: float
 
 
-Layers = Sequence[Sequence[LayerOption]]  # the options of each layer, in the same order for all
-Choice = tuple[int, ...]  # the number of the option of each layer
+OptionsPerLayer = Sequence[Sequence[LayerOption]]  # the options of each layer, in the same order for all
+FormatChoice = tuple[int, ...]  # the number of the option of each layer
 
 
-def total_nbytes(layers: Layers, choice: Choice) -> int:
+def total_nbytes(layers: OptionsPerLayer, choice: FormatChoice) -> int:
     return sum(options[number].nbytes for options, number in zip(layers, choice, strict=True))
 
 
-def total_loss(layers: Layers, choice: Choice) -> float:
+def total_loss(layers: OptionsPerLayer, choice: FormatChoice) -> float:
     """Return the sum of the loss of each layer in its chosen format."""
     return sum(options[number].loss for options, number in zip(layers, choice, strict=True))
 
 
-def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
+def solve_knapsack(options_by_layer: OptionsPerLayer, size_limit: int) -> FormatChoice | None:
     """Return the format choice with the smallest sum of losses within a size limit, or None if no
     choice fits.
 
@@ -44,13 +44,13 @@ def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
     `MOST_STATES` states, nearly equal sizes share a state; the returned choice fits in any
     case.
     """
-    least = [min(option.nbytes for option in options) for options in layers]
-    spare = max_nbytes - sum(least)  # what is left if all layers are as small as possible
+    least = [min(option.nbytes for option in options) for options in options_by_layer]
+    spare = size_limit - sum(least)  # what is left if all layers are as small as possible
     if spare < 0:
         return None
     sizes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
     steps: list[tuple[np.ndarray, np.ndarray]] = []  # of each layer: the option and the state before it
-    for options, smallest in zip(layers, least, strict=True):
+    for options, smallest in zip(options_by_layer, least, strict=True):
         count = len(sizes)
         every = np.concatenate([sizes + option.nbytes - smallest for option in options])
         total = np.concatenate([losses + option.loss for option in options])
@@ -72,32 +72,29 @@ def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
     return tuple(reversed(chosen))
 
 
-def solve_greedily(layers: Layers, max_nbytes: int) -> Choice | None:
-    """Start with the smallest formats, then repeatedly enlarge the layer with the largest loss
-    reduction per byte. The result is often optimal.
-    """
-    choice = [min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers]
-    left = max_nbytes - total_nbytes(layers, tuple(choice))
+def choose_formats_greedily(options_by_layer: OptionsPerLayer, size_limit: int) -> FormatChoice | None:
+    """Start with the smallest formats, and repeatedly upgrade the layer with the best gain per byte."""
+    choice = [
+        min(range(len(options)), key=lambda index: options[index].nbytes) for options in options_by_layer
+    ]
+    left = size_limit - total_nbytes(options_by_layer, tuple(choice))
     if left < 0:
         return None
     while True:
         gains = [
             ((options[now].loss - option.loss) / (option.nbytes - options[now].nbytes), at, number)
-            for at, (options, now) in enumerate(zip(layers, choice, strict=True))
+            for at, (options, now) in enumerate(zip(options_by_layer, choice, strict=True))
             for number, option in enumerate(options)
             if 0 < option.nbytes - options[now].nbytes <= left and option.loss < options[now].loss
         ]
         if not gains:
             return tuple(choice)
         _, at, number = max(gains)
-        left -= layers[at][number].nbytes - layers[at][choice[at]].nbytes
+        left -= options_by_layer[at][number].nbytes - options_by_layer[at][choice[at]].nbytes
         choice[at] = number
 
 
-def enlarge_first_layers(layers: Layers, max_nbytes: int) -> Choice | None:
-    """Give the first layers their largest format as far as the limit allows, and the others their
-    smallest. Needs no measured losses.
-    """
+def assign_largest_formats_in_order(layers: OptionsPerLayer, max_nbytes: int) -> FormatChoice | None:
     least = [min(option.nbytes for option in options) for options in layers]
     left, choice = max_nbytes - sum(least), list[int]()
     if left < 0:
@@ -109,11 +106,13 @@ def enlarge_first_layers(layers: Layers, max_nbytes: int) -> Choice | None:
     return tuple(choice)
 
 
-def find_swapped_choices(layers: Layers, choice: Choice, max_nbytes: int, max_choices: int) -> list[Choice]:
-    """Return format choices within the limit in which two equally large layers swap their formats,
-    lowest loss first.
+def find_choices_with_swapped_formats(
+    layers: OptionsPerLayer, choice: FormatChoice, max_nbytes: int, max_choices: int
+) -> list[FormatChoice]:
+    """Return format choices in which two layers of equal size swap their formats, lowest loss
+    first.
     """
-    found: dict[Choice, float] = {}
+    found: dict[FormatChoice, float] = {}
     for first, second in _iterate_swappable_pairs(layers, choice):
         changed = list(choice)
         changed[first], changed[second] = choice[second], choice[first]
@@ -122,7 +121,7 @@ def find_swapped_choices(layers: Layers, choice: Choice, max_nbytes: int, max_ch
     return sorted(found, key=found.__getitem__)[:max_choices]
 
 
-def _iterate_swappable_pairs(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
+def _iterate_swappable_pairs(layers: OptionsPerLayer, choice: FormatChoice) -> Iterator[tuple[int, int]]:
     for first, second in permutations(range(len(layers)), 2):
         sizes = [[option.nbytes for option in layers[layer]] for layer in (first, second)]
         if first < second and choice[first] != choice[second] and sizes[0] == sizes[1]:

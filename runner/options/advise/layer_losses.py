@@ -1,5 +1,4 @@
-"""Measures how much each linear layer's quantization costs: one layer alone is quantized, and
-sample texts are scored.
+"""Measures the loss from quantizing each linear layer alone.
 
 The loss is the KL divergence from the unrounded model over full distributions, in nats per
 token. A layer's weights become the format's dequantized weights, and are multiplied in
@@ -30,12 +29,12 @@ PASS_TOKENS = 1024  # of texts that are read together
 def measure_layer_losses(
     resolved: ResolvedJob,
     requests: Sequence[Request],
-    layers: Mapping[str, Sequence[str]],
+    layer_groups: Mapping[str, Sequence[str]],
     formats: Mapping[str, QuantizationConfig],
-    on_layer_measured: Callable[[], None],
+    on_progress: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer or group of layers in each format, by scoring texts with an
-    otherwise unquantized model.
+    """Measure the loss of each layer, or group of layers, in each format. All other layers stay
+    unquantized.
     """
     loaded = load_base_model(resolved.model)
     loaded.model.float()
@@ -54,7 +53,7 @@ def measure_layer_losses(
         loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device
     )
     losses: dict[str, dict[str, float]] = {}
-    for name, paths in layers.items():
+    for name, paths in layer_groups.items():
         modules = {path: loaded.model.get_submodule(path) for path in paths}
         plain = {path: module.weight.data for path, module in modules.items()}
         losses[name] = {}
@@ -67,7 +66,7 @@ def measure_layer_losses(
                 finally:
                     for path, module in modules.items():
                         module.weight.data = plain[path]
-        on_layer_measured()
+        on_progress()
     return losses
 
 
@@ -97,7 +96,7 @@ class _LossMeasurement:
         self.batches: list[
             tuple[torch.Tensor, list[tuple[int, int]]]
         ] = []  # ids, and which positions are scored
-        for some in _batch_by_length(texts):
+        for some in _batch_texts_by_length(texts):
             longest = max(len(ids) for ids, _ in some)
             # behind all that is scored
             padded = [[*ids, *[0] * (longest - len(ids))] for ids, _ in some]
@@ -121,7 +120,7 @@ class _LossMeasurement:
             hook.remove()
 
     def compute_loss(self) -> float:
-        """Return the KL divergence between the unchanged model and the model with its current weights, in
+        """Return the KL divergence of the model's current weights from the unquantized model, in
         nats per token.
         """
         nats, tokens = 0.0, 0
@@ -132,9 +131,7 @@ class _LossMeasurement:
 
     @contextmanager
     def skip_blocks_before(self, block_path: str) -> Iterator[None]:
-        """Within this context, reuse the stored outputs of all blocks before the changed layer, which it
-        does not affect.
-        """
+        """In this block, use stored activations instead of computing the blocks before `block_path`."""
         before = self.blocks[: self.blocks.index(block_path)] if self._has_sequential_blocks else []
         modules = [self.model.get_submodule(path) for path in before]
         for path, module in zip(before, modules, strict=True):
@@ -147,7 +144,6 @@ class _LossMeasurement:
 
     @property
     def _has_sequential_blocks(self) -> bool:
-        """Return whether all transformer blocks are in one list and each ran once per batch, in order."""
         lists = {path.rpartition(".")[0] for path in self.blocks}
         return len(lists) == 1 and all(len(some) == len(self.batches) for some in self.outputs.values())
 
@@ -160,7 +156,7 @@ class _LossMeasurement:
         return torch.cat(rows).float().log_softmax(-1)
 
 
-def _batch_by_length(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
+def _batch_texts_by_length(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
     """Yield batches of texts that have nearly the same number of tokens."""
     batch: list[tuple[list[int], int]] = []
     for text in sorted(texts, key=lambda text: len(text[0])):

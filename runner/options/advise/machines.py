@@ -35,7 +35,7 @@ class Machine:
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
                 raise ConfigError(
-                    f"{item.name}={value}: must be a number of 0 or more",
+                    f"{item.name}={value}: must be a non-negative number",
                     key="--machine",
                     value=self.name,
                     code="bad_value",
@@ -53,7 +53,7 @@ class Machine:
 
     @property
     def achieved_rates(self) -> MachineRates:
-        """Memory bandwidth and matmul rate that a model with unquantized weights reaches on this machine."""
+        """Memory bandwidth and matmul rate that unquantized models achieve on this machine."""
         on_gpu = self.device == "cuda"
         bandwidth_gb_s = self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s
         tflop_s = self.gpu_tflop_s if on_gpu else self.tflop_s
@@ -91,7 +91,7 @@ def _make_machine(name: str, yaml_values: dict[str, Any]) -> Machine:
     missing = [key for key in keys[:3] if key not in yaml_values]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} is missing. {FILE.name} shows a complete example",
+            f"the machine needs {', '.join(missing)}. See the examples in {FILE.name}",
             key="--machine",
             value=name,
             code="missing",

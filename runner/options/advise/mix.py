@@ -17,12 +17,12 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.options.advise.candidates import Compose
-from runner.options.advise.knapsack import Choice, LayerOption
+from runner.options.advise.knapsack import FormatChoice, LayerOption
 from runner.run import read_inputs_and_identify_job
 from runner.tasks.base import TaskContext, import_task_module
 from runner_base import MIB, ConfigError, Progress, user_cache
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_component, get_block_path
+from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_index, get_block_path
 from runner_engine.checkpoints.linear_layers import find_linear_layers, plan_quantization
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
@@ -35,7 +35,7 @@ MEASURES = 1  # raised when losses are measured in another way: those that are k
 
 @dataclass(frozen=True)
 class SizeLimit:
-    """Size limit of the model: `weight_mib` for its weights alone, `model_mib` with KV cache and
+    """Size limit of a model. `weight_mib` counts only weights, `model_mib` also KV cache and
     activations.
     """
 
@@ -49,7 +49,7 @@ class SizeLimit:
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
                 (
-                    "a limit is missing or malformed. Give one such as "
+                    "the size limit is missing or invalid. Use a limit such as "
                     f"{' or '.join((f'{it}<60' for it in LIMITS))}"
                 ),
                 key="--mix",
@@ -84,7 +84,7 @@ class MixableModel:
         config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
             raise ConfigError(
-                "this model has no weights on this machine, so there is nothing to quantize",
+                "this model has no weights on this machine, so it cannot be quantized",
                 key="model",
                 value=config.model.name,
                 code="unsupported",
@@ -106,7 +106,9 @@ class MixableModel:
         dtype_bytes = files.dtype_bytes
         together: dict[str, list[str]] = {}
         for path in layers:
-            together.setdefault(get_block_path(path) if is_by_block else _format_group(path), []).append(path)
+            together.setdefault(
+                get_block_path(path) if is_by_block else _get_shared_format_path(path), []
+            ).append(path)
 
         def count_bytes(number_format: QuantizationConfig, paths: list[str]) -> int:
             prices = (
@@ -138,8 +140,9 @@ class MixableModel:
     def layer_options(
         self, losses: dict[str, dict[str, float]], loss_scales: dict[str, float]
     ) -> list[list[LayerOption]]:
-        """Return the format options of each layer. The measured losses are multiplied by the format's
-        scale.
+        """Return the formats, sizes and losses among which the knapsack solver chooses for each layer.
+
+        `loss_scales` has a factor for the losses of each format.
         """
         return [
             [
@@ -149,32 +152,28 @@ class MixableModel:
             for layer, sizes in zip(self.layers, self.nbytes, strict=True)
         ]
 
-    def weight_mib(self, choice: Choice) -> float:
-        """Return the predicted size in MiB of the model's weights with these formats."""
+    def weight_mib(self, choice: FormatChoice) -> float:
         sizes = (sizes[number] for sizes, number in zip(self.nbytes, choice, strict=True))
         return (self.other_bytes + sum(sizes)) / MIB
 
-    def uniform_choice(self, format_name: str) -> Choice:
-        """Return the choice that gives all layers the same format."""
+    def uniform_choice(self, format_name: str) -> FormatChoice:
         return (self.names.index(format_name),) * len(self.layers)
 
-    def describe_counts(self, choice: Choice) -> str:
-        """Return the number of layers in each format as text."""
+    def describe_layers_per_format(self, choice: FormatChoice) -> str:
         counts = Counter(self.names[number] for number in choice)
         return ", ".join(f"{name} {counts[name]}" for name in self.names if counts[name])
 
-    def formats_by_path(self, choice: Choice) -> dict[str, str]:
-        """Return the format of each linear layer, by its path."""
+    def map_paths_to_formats(self, choice: FormatChoice) -> dict[str, str]:
         pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
         return {path: name for paths, name in pairs for path in paths}
 
-    def quantization_overrides(self, choice: Choice) -> list[str]:
-        """Return the overrides that set each layer's format: the most frequent format as default, and
-        patterns for other layers.
+    def build_quantization_overrides(self, choice: FormatChoice) -> list[str]:
+        """Return the overrides that set each layer's format. The most frequent format is the
+        default.
         """
-        of_layer = self.formats_by_path(choice)
+        of_layer = self.map_paths_to_formats(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
-        patterns = make_format_patterns(of_layer, base)
+        patterns = make_format_by_module(of_layer, base)
         short = {_strip_path_before_blocks(path): name for path, name in patterns.items()}
         for candidate in (short, patterns):
             mix = QuantizationMix.from_config(replace(self.formats[base], overrides=candidate))
@@ -185,41 +184,37 @@ class MixableModel:
         return [f"quantization={base}", f"quantization.overrides={{{inner}}}"]
 
 
-def _format_group(module_path: str) -> str:
-    """Return the name of the group of layers that must share a format: one linear layer, or all
-    experts of a block.
-    """
+def _get_shared_format_path(module_path: str) -> str:
     before, experts, _ = module_path.partition(".experts.")
     return before + experts.removesuffix(".")
 
 
-def make_format_patterns(format_by_path: dict[str, str], base_format: str) -> dict[str, str]:
-    """Return formats by module where all layers of the module agree, otherwise by layer. Layers in the
-    base format are omitted.
+def make_format_by_module(format_by_path: dict[str, str], default_format: str) -> dict[str, str]:
+    """Return name patterns with their formats, such as one pattern for a whole transformer block.
+
+    Layers in the base format are omitted.
     """
     found: dict[str, str] = {}
     for path, name in format_by_path.items():
         parts = path.split(".")
-        for depth in range(find_block_number_component(path) + 1, len(parts) + 1):
+        for depth in range(find_block_number_index(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {kind for other, kind in format_by_path.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
-                if name != base_format:
+                if name != default_format:
                     found[module] = name
                 break
     return found
 
 
 def _strip_path_before_blocks(path: str) -> str:
-    """Return a module path without what precedes the list of blocks: layers.0.mlp instead of
-    model.layers.0.mlp.
-    """
-    return ".".join(path.split(".")[max(find_block_number_component(path) - 1, 0) :])
+    """Return a module path that begins with the list of blocks, such as layers.0.mlp."""
+    return ".".join(path.split(".")[max(find_block_number_index(path) - 1, 0) :])
 
 
 def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
-    """Return the loss in nats per token of each layer alone in each format, from the user cache or
-    measured now.
+    """Return the loss of each layer in each format, in nats per token. Losses are cached or
+    measured.
     """
     config = compose([*model.overrides, "quantization=none", f"task.limit={TEXTS}"])
     resolved = resolve_job(config)
@@ -229,7 +224,7 @@ def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[
     }
     formats = [f"{name} {number_format.keys}" for name, number_format in quantizing.items()]
     what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
-    file = user_cache.cache_file("losses", what)
+    file = user_cache.get_cache_file("losses", what)
     known: dict[str, dict[str, float]] = (
         {} if file is None else user_cache.read_cache_file(file).get("losses", {})
     )
@@ -245,11 +240,11 @@ def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[
     return known
 
 
-def make_scoring_requests(resolved: ResolvedJob, inputs: Any) -> list[Request]:
+def make_scoring_requests(resolved: ResolvedJob, task_inputs: Any) -> list[Request]:
     """Return requests that score the texts of a likelihood job. For multiple choice, only the correct
     choice is scored.
     """
     task: Any = import_task_module(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
-    pieces = task.split_into_continuations(inputs, TaskContext(none, resolved, none))
+    pieces = task.split_into_continuations(task_inputs, TaskContext(none, resolved, none))
     return [piece.request for piece in pieces if not piece.is_other]

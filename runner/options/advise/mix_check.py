@@ -1,5 +1,4 @@
-"""Verifies a mix of quantization formats with real jobs: the mix, uniform formats and similar
-mixes are compared pairwise.
+"""Verifies a mix of quantization formats with real jobs and a pairwise comparison.
 
 A mix is chosen by losses measured one layer at a time on a few texts. It is an assumption
 that their sum predicts the total loss. Therefore the jobs score other texts, and the
@@ -12,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.config.override_quoting import quote_override_values
-from runner.grid.grid_api import create_sweeper
+from runner.grid.grid_api import create_grid_sweeper
 from runner.options.advise import knapsack
 from runner.options.advise.candidates import Compose
-from runner.options.advise.knapsack import Choice, LayerOption
+from runner.options.advise.knapsack import FormatChoice, LayerOption
 from runner.options.advise.mix import TEXTS, MixableModel, SizeLimit, load_or_measure_layer_losses
 from runner.records.jobs import read_samples
 from runner_base import (
@@ -44,10 +43,10 @@ KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
 @dataclass
 class TestedChoice:
-    """A format choice for all layers, its predicted size and loss, and the job that measured both."""
+    """A format choice for all layers, with its predicted and its measured size and loss."""
 
     names: list[str]  # how it was found; several ways may find the same
-    choice: Choice
+    choice: FormatChoice
     weight_mib: float
     predicted: float  # the sum of single losses
     is_uniform: bool = False
@@ -86,16 +85,12 @@ class MixAdvice:
 
     @property
     def describe_layers(self) -> str:
-        """Return the number of linear layers and blocks as text."""
         linear = sum(map(len, self.model.layers.values()))
         blocks = len(self.model.layers)
         return f"{linear} linear layers" + (f" in {blocks} blocks" if blocks < linear else "")
 
     @property
     def recommended(self) -> TestedChoice:
-        """The recommended format choice: the mix, or an alternative within the limit that has a
-        significantly lower loss.
-        """
         lower = [
             tried
             for tried in self.better_choices
@@ -114,9 +109,6 @@ class MixAdvice:
 
     @property
     def best_uniform(self) -> TestedChoice | None:
-        """The format with the lowest loss among those that fit the limit when all layers share it, or
-        None.
-        """
         fits = [
             other
             for other in self.others
@@ -125,7 +117,7 @@ class MixAdvice:
         return min(fits, key=lambda fit: fit.kl_nats_per_token, default=None)
 
 
-def choose_and_test_mix(
+def recommend_and_verify_mix(
     limit: SizeLimit, overrides: list[str], formats: Sequence[str], is_by_block: bool, compose: Compose
 ) -> MixAdvice:
     """Choose a format per layer within a size limit, and verify the choice with jobs. Raises
@@ -148,7 +140,7 @@ def choose_and_test_mix(
         name: TestedChoice([f"uniform {name}"], model.uniform_choice(name), 0.0, 0.0, is_uniform=True)
         for name in ("none", *model.names)
     }
-    _run_jobs_of_choices(
+    _run_jobs_for_choices(
         shared,
         list(uniform.values()),
         [[f"quantization={name}", "quantization.overrides={}"] for name in uniform],
@@ -162,9 +154,7 @@ def choose_and_test_mix(
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
     losses = load_or_measure_layer_losses(model, compose)
     scales = {
-        name: _measured_to_predicted_ratio(
-            tried.kl_nats_per_token, sum(of.get(name, 0.0) for of in losses.values())
-        )
+        name: _compute_loss_scale(tried.kl_nats_per_token, sum(of.get(name, 0.0) for of in losses.values()))
         for name, tried in uniform.items()
     }
     options = model.layer_options(losses, scales)
@@ -173,7 +163,7 @@ def choose_and_test_mix(
         least = min(model.weight_mib(model.uniform_choice(name)) for name in model.names) + rest_mib
         raise ConfigError(
             (
-                "the smallest of these formats takes "
+                "no mix of these formats meets the limit, because the smallest format takes "
                 f"{format_against_limit(least, limit.mib, in_mib)} MiB. Raise the limit"
             ),
             key="--mix",
@@ -186,17 +176,16 @@ def choose_and_test_mix(
             model.weight_mib(tried.choice),
             knapsack.total_loss(options, tried.choice),
         )
-    _run_jobs_of_choices(
-        shared, [mix, *others], [model.quantization_overrides(tried.choice) for tried in (mix, *others)]
+    _run_jobs_for_choices(
+        shared, [mix, *others], [model.build_quantization_overrides(tried.choice) for tried in (mix, *others)]
     )
     known = {tried.choice for tried in (mix, *others)}
     others += [tried for tried in uniform.values() if tried.choice not in known]
     return _compare_mix_with_alternatives(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
 
 
-def _measured_to_predicted_ratio(measured_loss: float, predicted_loss: float) -> float:
-    """Return the factor that scales a format's summed layer losses to the measured loss of the whole
-    model.
+def _compute_loss_scale(measured_loss: float, predicted_loss: float) -> float:
+    """Return the measured loss of the quantized model, divided by the sum of its layer losses.
 
     The job's kernels may round activations, too, and it scores other texts.
     """
@@ -204,18 +193,17 @@ def _measured_to_predicted_ratio(measured_loss: float, predicted_loss: float) ->
 
 
 def _list_choices_to_test(
-    model: MixableModel, options: Sequence[Sequence[LayerOption]], best_choice: Choice, max_nbytes: int
+    model: MixableModel, options: Sequence[Sequence[LayerOption]], best_choice: FormatChoice, max_nbytes: int
 ) -> list[TestedChoice]:
-    """Return the mix, and the alternatives to test in case the sum of layer losses predicts poorly.
-    Each choice occurs once.
-    """
-    ways = [("mix", best_choice), ("greedy", knapsack.solve_greedily(options, max_nbytes))]
-    ways += [("in the order of the layers", knapsack.enlarge_first_layers(options, max_nbytes))]
+    ways = [("mix", best_choice), ("greedy", knapsack.choose_formats_greedily(options, max_nbytes))]
+    ways += [("in the order of the layers", knapsack.assign_largest_formats_in_order(options, max_nbytes))]
     ways += [
         ("neighbour", neighbour)
-        for neighbour in knapsack.find_swapped_choices(options, best_choice, max_nbytes, NEIGHBOURS)
+        for neighbour in knapsack.find_choices_with_swapped_formats(
+            options, best_choice, max_nbytes, NEIGHBOURS
+        )
     ]
-    found: dict[Choice, TestedChoice] = {}
+    found: dict[FormatChoice, TestedChoice] = {}
     for name, choice in ways:
         if choice is None:
             continue
@@ -224,12 +212,12 @@ def _list_choices_to_test(
     return list(found.values())
 
 
-def _run_jobs_of_choices(
+def _run_jobs_for_choices(
     shared_overrides: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
 ) -> None:
     """Run one job per format choice as a grid, and read the measured metrics."""
     pairs = [dict(word.partition("=")[::2] for word in some) for some in quantizations]
-    sweeper, arguments = create_sweeper(quote_override_values(shared_overrides), None)
+    sweeper, arguments = create_grid_sweeper(quote_override_values(shared_overrides), None)
     sweeper.zip = [{key: ",".join(pair[key] for pair in pairs) for key in pairs[0]}]
     grid = sweeper.plan_grid(arguments)
     if sweeper.run_unfinished_jobs(grid):
@@ -251,16 +239,15 @@ def _run_jobs_of_choices(
     if len(choices[0].texts) < MIN_TEXTS:
         raise ConfigError(
             (
-                f"after {TEXTS} documents for the single losses, {len(choices[0].texts)} remain, "
-                f"but the comparison needs {MIN_TEXTS}. Give task.data with more documents, or a "
-                "larger task.limit"
+                f"the comparison needs {MIN_TEXTS} documents, but only {len(choices[0].texts)} remain: "
+                f"layer losses use {TEXTS} others. Give task.data with more documents, or raise "
+                "task.limit"
             ),
             code="missing",
         )
 
 
 def _compare_mix_with_alternatives(advice: MixAdvice) -> MixAdvice:
-    """Compare the mix text by text with each alternative within the limit. P-values are Holm-adjusted."""
     mix, limit = advice.mix, advice.limit
     tests: list[tuple[TestedChoice, SignFlipTest]] = []
     for tried in advice.others:

@@ -1,14 +1,12 @@
-"""Expresses a mix of formats as a `task=quantize` command, which writes a file with the same bits
-per layer for other tools.
-"""
+"""Formats a mix of quantization formats as a `task=quantize` command."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
 
-from runner.options.advise.knapsack import Choice
-from runner.options.advise.mix import MixableModel, make_format_patterns
+from runner.options.advise.knapsack import FormatChoice
+from runner.options.advise.mix import MixableModel, make_format_by_module
 from runner_base.plugins import find_builtin_options
 
 GROUP_SIZES = (128, 64, 32)  # inputs that share a scale: the first is what the task takes by itself
@@ -21,11 +19,11 @@ BITS = {
 }
 
 
-def format_quantize_command(model: MixableModel, choice: Choice) -> str | None:
+def format_quantize_command(model: MixableModel, choice: FormatChoice) -> str | None:
     """Return the `task=quantize` command for a mix of formats, or None if a package or bit width is
     unsupported.
     """
-    of_layer = model.formats_by_path(choice)
+    of_layer = model.map_paths_to_formats(choice)
     if "quantize" not in find_builtin_options("task") or not {*of_layer.values()} <= {*BITS}:
         return None
     bits = {path: str(BITS[name]) for path, name in of_layer.items()}
@@ -34,7 +32,7 @@ def format_quantize_command(model: MixableModel, choice: Choice) -> str | None:
     if not quantized or not sizes:
         return None
     (base, _), = quantized.most_common(1)  # fmt: skip
-    inner = ", ".join(f"{path}: {value}" for path, value in make_format_patterns(bits, base).items())
+    inner = ", ".join(f"{path}: {value}" for path, value in make_format_by_module(bits, base).items())
     overrides = [word for word in model.overrides if not word.startswith("task")]
     words = ["task=quantize", "task.recipe=gptq", "task.calibration=TEXTS", f"task.bits={base}"]
     words += [f"task.group_size={sizes[0]}"] * (sizes[0] != GROUP_SIZES[0])

@@ -30,13 +30,13 @@ MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
 TIGHT = 0.9  # of the allowed memory: beyond it, memory is short
 
 
-def rank_candidates(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> list[Candidate]:
-    """Return the candidates in order of recommendation. Each one gets the reason why it is ranked
-    before the next candidate.
+def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = False) -> list[Candidate]:
+    """Rank the candidates, the best one first. Each candidate gets the reason why it precedes the
+    next one.
 
-    `memory_is_limited`: the user requests little memory.
+    `is_memory_limited`: the user requests little memory.
     """
-    order = _PairwiseOrder(candidates, memory_is_limited)
+    order = _PairwiseOrder(candidates, is_memory_limited)
     left, ranked = list(range(len(candidates))), list[int]()
     while left:
         # if tests of different questions went round in a circle, none would be free of a better one
@@ -54,7 +54,7 @@ def rank_candidates(candidates: Sequence[Candidate], memory_is_limited: bool = F
         ranked.append(min(first, key=order.sort_key))
         left.remove(ranked[-1])
     for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
-        reason = order.explain_order(number, after, rank_from_1)
+        reason = order.explain_candidate_order(number, after, rank_from_1)
         candidates[number].before_next = note("before", rank=rank_from_1, reason=reason)
     return [candidates[number] for number in ranked]
 
@@ -85,14 +85,14 @@ class _PairwiseOrder:
         ):
             self.memory_ranks = _rank_with_tolerance([candidate.best_known_mib for candidate in candidates])
 
-    def is_more_accurate(self, first: int, second: int) -> bool:
-        """Return whether the first candidate's accuracy is significantly higher than the second's."""
-        effect, sign = self.shown.get((first, second), (None, 1))
+    def is_more_accurate(self, candidate_index: int, other_index: int) -> bool:
+        effect, sign = self.shown.get((candidate_index, other_index), (None, 1))
         return effect is not None and effect.finding is (Finding.better if sign > 0 else Finding.worse)
 
     def is_dominating(self, candidate_index: int, other_index: int) -> bool:
-        """Return whether a candidate is better in some measurement, worse in none, and not known to be
-        less accurate.
+        """Return whether a candidate is better in one criterion and not worse in any other.
+
+        The candidate must also not be known to be less accurate.
         """
         candidate, other_candidate = self.candidates[candidate_index], self.candidates[other_index]
         effect, sign = self.shown.get((candidate_index, other_index), (None, 1))
@@ -101,7 +101,7 @@ class _PairwiseOrder:
         ):
             return False  # its answers are not known to be as good
         pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
-        if (closenesses := self.comparable_kls(candidate_index, other_index)) is not None:
+        if (closenesses := self.find_kls_with_same_reference(candidate_index, other_index)) is not None:
             pairs.append((closenesses[0].kl, closenesses[1].kl))
         costs = [
             (candidate.recorded_s_per_question, other_candidate.recorded_s_per_question),
@@ -116,11 +116,14 @@ class _PairwiseOrder:
         )
         return bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
 
-    def comparable_kls(self, first: int, second: int) -> tuple[RecordedKl, RecordedKl] | None:
-        """Return two candidates' KL divergences from the same reference model, or None. One of the two may
-        be that reference.
+    def find_kls_with_same_reference(
+        self, candidate_index: int, other_index: int
+    ) -> tuple[RecordedKl, RecordedKl] | None:
+        """Return two candidates' KL divergences from the same reference model, or None.
+
+        One of the candidates may be the reference model.
         """
-        candidate, other_candidate = self.candidates[first], self.candidates[second]
+        candidate, other_candidate = self.candidates[candidate_index], self.candidates[other_index]
         closeness, other_closeness = candidate.closeness, other_candidate.closeness
         if other_closeness is not None and other_closeness.job_id in candidate.reference_of:
             return other_closeness.reference_kl(), other_closeness
@@ -135,13 +138,12 @@ class _PairwiseOrder:
         )
 
     def has_less_loss(self, first: int, second: int) -> bool:
-        """Return whether the first candidate has significantly lower KL divergence, or published tests
-        find less loss for its quantization.
+        """Return whether the first candidate has a lower KL divergence or a better published result.
 
         A KL measured here has precedence over published tests.
         """
         candidate, other_candidate = self.candidates[first], self.candidates[second]
-        if (closenesses := self.comparable_kls(first, second)) is not None:
+        if (closenesses := self.find_kls_with_same_reference(first, second)) is not None:
             return closenesses[0].is_lower(closenesses[1])
         if candidate.closeness is not None or other_candidate.closeness is not None:
             return False
@@ -159,20 +161,18 @@ class _PairwiseOrder:
             candidate_index,
         )
 
-    def explain_order(self, first: int, second: int, rank: int) -> Note:
-        """Return a note with the reason why one candidate is ranked before another."""
-        if self.is_more_accurate(first, second):
-            return self._describe_difference(first, second)
+    def explain_candidate_order(self, better_index: int, worse_index: int, rank: int) -> Note:
+        if self.is_more_accurate(better_index, worse_index):
+            return self._describe_difference(better_index, worse_index)
         why, known = (
-            self._deciding_criterion(first, second, rank),
-            self._describe_accuracies(first, second, rank),
+            self._describe_deciding_criterion(better_index, worse_index, rank),
+            self._describe_accuracies(better_index, worse_index, rank),
         )
         return note("reason", why=why, known=known)
 
-    def _deciding_criterion(self, first: int, second: int, rank: int) -> Note:
-        """Return a note on the criterion that ranks two candidates of equal accuracy."""
+    def _describe_deciding_criterion(self, first: int, second: int, rank: int) -> Note:
         candidate, next_candidate = self.candidates[first], self.candidates[second]
-        closenesses = self.comparable_kls(first, second)
+        closenesses = self.find_kls_with_same_reference(first, second)
         if closenesses is not None and self.has_less_loss(first, second):
             own, other = closenesses
             if own.is_reference:
@@ -182,14 +182,14 @@ class _PairwiseOrder:
             formats = candidate.quantization, next_candidate.quantization
             return note("published_loss", quantization=formats[0], other=formats[1])
         if self.is_dominating(first, second):
-            return _describe_dominance(candidate, next_candidate)
+            return _describe_advantages(candidate, next_candidate)
         if candidate.is_asked != next_candidate.is_asked:
             return note("named", rank=rank)
         if (
             self.time_ranks[first] != self.time_ranks[second]
             or candidate.has_recorded_time != next_candidate.has_recorded_time
         ):
-            return _describe_faster(candidate, next_candidate)
+            return _describe_speed_difference(candidate, next_candidate)
         if self.memory_ranks[first] != self.memory_ranks[second]:
             return note("less_memory", mib=candidate.best_known_mib, other_mib=next_candidate.best_known_mib)
         return note("alike")
@@ -217,8 +217,7 @@ class _PairwiseOrder:
         )
 
 
-def _describe_dominance(candidate: Candidate, other: Candidate) -> Note:
-    """Return a note on the measurements in which a candidate beats the candidate that it dominates."""
+def _describe_advantages(candidate: Candidate, other: Candidate) -> Note:
     each_s, other_s = candidate.recorded_s_per_question, other.recorded_s_per_question
     seconds = None
     if each_s is not None and other_s is not None and _is_faster(candidate, other):
@@ -229,9 +228,9 @@ def _describe_dominance(candidate: Candidate, other: Candidate) -> Note:
     return note("no_worse", seconds=seconds, mib=mib)
 
 
-def _describe_faster(candidate: Candidate, other: Candidate) -> Note:
-    """Return a note on the times that rank one candidate before another. Estimated times include their
-    error.
+def _describe_speed_difference(candidate: Candidate, other: Candidate) -> Note:
+    """Return a note on the times that rank one candidate before another. The note includes
+    estimation errors.
     """
     each_s, other_s = candidate.s_per_question, other.s_per_question
     if other_s is None or other.time is None:
@@ -254,8 +253,8 @@ def _is_faster(first: Candidate, second: Candidate) -> bool:
 
 
 def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
-    """Return the rank of each candidate's time, shortest first. A time within its error of a rank's
-    first time shares that rank.
+    """Rank candidates by time, shortest first. Times that differ by less than their errors share
+    a rank.
     """
     ranks, first, rank_of_last = [0] * len(candidates), None, -1
     ends = [
@@ -277,9 +276,7 @@ def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def _rank_with_tolerance(values: Sequence[float]) -> list[int]:
-    """Return the rank of each value, smallest first. A value within 5 % of a rank's first value shares
-    that rank.
-    """
+    """Rank values, smallest first. Values that differ by at most 5 % share a rank."""
     ranks, first, rank_of_last = [0] * len(values), -1.0, -1
     for number in sorted(range(len(values)), key=values.__getitem__):
         if rank_of_last < 0 or values[number] > first * (1 + MEMORY_TOLERANCE):

@@ -22,9 +22,7 @@ HOW_EXACT = ("task.keep_top_k", "task.exact")
 
 @dataclass(frozen=True)
 class RecordedKl:
-    """A recorded KL divergence: its confidence interval, its reference model, and the settings that
-    must match for a comparison.
-    """
+    """A recorded KL divergence, with its confidence interval, reference model and settings."""
 
     job_id: str
     kl: float
@@ -38,7 +36,6 @@ class RecordedKl:
     is_reference: bool = False  # of the reference itself, to which another candidate's KL is
 
     def reference_kl(self) -> RecordedKl:
-        """Return the KL divergence of the reference model from itself, which is 0."""
         return replace(self, kl=0.0, low=0.0, high=0.0, is_reference=True)
 
     def is_comparable(self, other: RecordedKl) -> bool:
@@ -46,8 +43,9 @@ class RecordedKl:
         return (self.reference, self.texts, self.asked) == (other.reference, other.texts, other.asked)
 
     def is_lower(self, other: RecordedKl) -> bool:
-        """Return whether this KL divergence is lower and the two intervals do not overlap. The reference
-        model is always lowest.
+        """Return whether this KL divergence is lower and the confidence intervals do not overlap.
+
+        The reference model itself has a KL divergence of 0.
         """
         if not self.is_comparable(other):
             return False
@@ -71,8 +69,9 @@ def find_recorded_kl(config: RunnerConfig, finished_jobs: FinishedJobs) -> Recor
 def is_reference_config(
     config: RunnerConfig, measured_config: RunnerConfig, recorded_kl: RecordedKl, finished_jobs: FinishedJobs
 ) -> bool:
-    """Return whether a config has the reference model of the KL divergence that was recorded for
-    another config.
+    """Return whether a config runs the reference model of a recorded KL divergence.
+
+    The KL divergence was measured with another config.
     """
     if recorded_kl.reference_job:
         return any(

@@ -1,5 +1,6 @@
-"""Looks up recorded speedups of speculative decoding, from jobs that alternate between runs with
-and without draft tokens (docs/speculation.md).
+"""Looks up recorded speedups of speculative decoding. See docs/speculation.md.
+
+The recorded jobs alternate between runs with and without draft tokens.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""A team of agents answers a question together. This package has its communication graph, its
-prompts, and a sandbox for generated programs.
+"""Teams of agents that answer questions together: communication graph, prompts, and a sandbox for
+programs.
 """

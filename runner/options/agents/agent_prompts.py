@@ -1,5 +1,4 @@
-"""Builds chat messages for an agent's call and for the team's decision, from role, question and
-neighbours' replies.
+"""Builds the chat messages of agents' calls and of the team's final decision.
 
 Shared parts come first: a role's system message is the same for all questions, the question
 is the same in all rounds, and the neighbours' replies come last. So the engine's prefix
@@ -39,24 +38,28 @@ class AgentMessage:
     code: CodeOutcome | None = None
 
 
-def extract_answer(
+def extract_agent_answer(
     role: Role | None,
-    text: str,
-    code: CodeOutcome | None = None,
+    reply_text: str,
+    code_outcome: CodeOutcome | None = None,
     is_complete: bool = True,
     expects_letter: bool = False,
 ) -> str | None:
-    """Return the answer of a reply: its program's result, or the number or letter in its text. A
-    truncated text counts only after ####.
+    """Return the answer in an agent's reply, or None: its program's result, a number, or a
+    letter.
+
+    In a truncated text, only an answer after #### is used.
 
     A number may be anywhere. Letters occur in many sentences, so a letter marked as the answer
     has precedence.
     """
     if role is not None and role.writes_code:
-        return code.answer if code else None
+        return code_outcome.answer if code_outcome else None
     if not expects_letter:
-        return extract_by_extractor(text, numbers, Extractor.flexible if is_complete else Extractor.strict)
-    found = extract_by_all_extractors(text, letter_notation)
+        return extract_by_extractor(
+            reply_text, numbers, Extractor.flexible if is_complete else Extractor.strict
+        )
+    found = extract_by_all_extractors(reply_text, letter_notation)
     rules = (Extractor.the_answer_is, Extractor.strict, Extractor.boxed, Extractor.flexible)
     return (
         next((found[rule] for rule in rules if found[rule]), None) if is_complete else found[Extractor.strict]
@@ -73,57 +76,58 @@ def make_agent_reply(
 ) -> AgentMessage:
     """Return an agent's reply with the answer extracted: a number in plain form, or a letter."""
     return AgentMessage(
-        agent, role, text, extract_answer(role, text, code, is_complete, expects_letter), code
+        agent, role, text, extract_agent_answer(role, text, code, is_complete, expects_letter), code
     )
 
 
 def build_agent_messages(
     role: Role,
-    domain: PromptStyle,
+    prompt_style: PromptStyle,
     question: str,
-    spatial_replies: Sequence[AgentMessage],
-    temporal_replies: Sequence[AgentMessage],
+    current_round_replies: Sequence[AgentMessage],
+    previous_round_replies: Sequence[AgentMessage],
     expects_letter: bool = False,
 ) -> tuple[Message, ...]:
-    """Return the chat messages of an agent's call. Spatial neighbours replied in this round, temporal
-    ones in the previous round.
+    """Build the chat messages of an agent's call.
+
+    Spatial neighbours replied in the same round, temporal neighbours in the previous round.
     """
-    wording = load_prompt_texts(domain, expects_letter)
+    wording = load_prompt_texts(prompt_style, expects_letter)
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
         for hint, neighbours in (
-            (wording.numbers_now, spatial_replies),
-            (wording.numbers_before, temporal_replies),
+            (wording.numbers_now, current_round_replies),
+            (wording.numbers_before, previous_round_replies),
         ):
             numbers = [neighbour.answer for neighbour in neighbours if neighbour.answer is not None]
             if numbers:
                 parts.append(hint.format(numbers=", ".join(numbers)))
     else:
         for title, template, neighbours in (
-            (wording.texts_now, wording.said_now, spatial_replies),
-            (wording.texts_before, wording.said_before, temporal_replies),
+            (wording.texts_now, wording.said_now, current_round_replies),
+            (wording.texts_before, wording.said_before, previous_round_replies),
         ):
-            parts += _format_replies(domain, title, template, neighbours)
-    return Message("system", build_system_message(role, domain, expects_letter)), Message(
+            parts += _format_replies(prompt_style, title, template, neighbours)
+    return Message("system", build_system_message(role, prompt_style, expects_letter)), Message(
         "user", _join_parts(wording, parts)
     )
 
 
 def build_decision_messages(
-    domain: PromptStyle, question: str, replies: Sequence[AgentMessage], expects_letter: bool = False
+    prompt_style: PromptStyle, question: str, replies: Sequence[AgentMessage], expects_letter: bool = False
 ) -> tuple[Message, ...]:
     """Return the chat messages of the deciding agent, which reads each agent's reply of the last
     round.
     """
-    wording = load_prompt_texts(domain, expects_letter)
+    wording = load_prompt_texts(prompt_style, expects_letter)
     parts = [wording.question.format(question=question)]
-    parts += _format_replies(domain, wording.texts_last, wording.said_now, replies)
+    parts += _format_replies(prompt_style, wording.texts_last, wording.said_now, replies)
     return Message("system", wording.decision), Message("user", _join_parts(wording, parts))
 
 
-def build_system_message(role: Role, domain: PromptStyle, expects_letter: bool = False) -> str:
+def build_system_message(role: Role, prompt_style: PromptStyle, expects_letter: bool = False) -> str:
     """Return a role's system message, with worked examples if the prompt style has some."""
-    wording = load_prompt_texts(domain, expects_letter)
+    wording = load_prompt_texts(prompt_style, expects_letter)
     examples = [
         "Question: {question}\n\nReply:\n{reply}".format(**example)
         for example in wording.examples.get(role, ())
@@ -131,11 +135,9 @@ def build_system_message(role: Role, domain: PromptStyle, expects_letter: bool =
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
 
-def quote_reply(domain: PromptStyle, message: AgentMessage) -> str:
-    """Return an agent's reply quoted for its neighbours, so that no line can be mistaken for part of
-    the prompt itself.
-    """
-    wording = load_prompt_texts(domain)
+def quote_reply(prompt_style: PromptStyle, message: AgentMessage) -> str:
+    """Quote an agent's reply for other agents. The quotes protect against prompt injection."""
+    wording = load_prompt_texts(prompt_style)
     text = _cut_middle(escape_special_tokens(message.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
@@ -156,8 +158,7 @@ def quote_reply(domain: PromptStyle, message: AgentMessage) -> str:
 
 
 def escape_special_tokens(text: str) -> str:
-    """Break up a chat template's special tokens in a text: a space is inserted after the first
-    character of each.
+    """Insert a space into special tokens of the chat template, so that they become plain text.
 
     Engines insert messages into the template as text, and tokenizers read `<|im_end|>` anywhere
     as the end of the turn. A neighbour's text is data, so it must not be able to end or begin a

@@ -1,6 +1,4 @@
-"""Token costs of agent calls: prompt and new tokens by role, and the prompt tokens that each graph
-edge contributes.
-"""
+"""Counts the tokens of agent calls by role and by graph edge."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from runner_base.notes import Note, note
 
 @dataclass
 class Cost:
-    """Number of calls, tokens and failed programs. For a graph edge, only the prompt tokens that the
-    edge contributes.
-    """
+    """Numbers of calls, tokens and failed programs. Graph edges count only prompt tokens."""
 
     calls: int = 0
     prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
@@ -49,7 +45,7 @@ class CostTally:
                 has_failed = answered.code.status is CodeStatus.code_failed
                 role.code_failed += has_failed
                 self.programs[answered.code.why if has_failed else ""] += 1
-            for link, share in turn.edge_shares().items():
+            for link, share in turn.compute_edge_fractions().items():
                 self.links[link].calls += 1
                 self.links[link].prompt_tokens += share * call.prompt_tokens
 
@@ -91,7 +87,7 @@ class CostTally:
         ((why, count),) = whys.most_common(1)
         return note("programs_failed", "warning", failed=failed, written=written, count=count, why=why)
 
-    def table_rows(self) -> list[dict[str, Any]]:
+    def build_table_rows(self) -> list[dict[str, Any]]:
         """Return one table row per role, then one per edge, in the order of the agents."""
         lines = [
             _table_row(who, cost, writes_code=who == Role.programming_expert.words)
@@ -104,7 +100,6 @@ class CostTally:
         return lines
 
     def total_row(self, name: str) -> dict[str, Any]:
-        """Return one table row with the costs of all calls."""
         return _table_row(name, self.total, writes_code=bool(self.programs))
 
     def facts(self) -> dict[str, str]:

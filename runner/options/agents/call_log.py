@@ -32,9 +32,7 @@ class _RecordedCall:
 
 
 class CallLogFile:
-    """The recorded agent calls of a job. `retry_permanent` also repeats calls that ended in a
-    permanent error.
-    """
+    """Log of a job's agent calls. With `retry_permanent`, permanently failed calls are repeated."""
 
     def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
         self.path, self.engine, self.retry_permanent = folder / CALLS, engine, retry_permanent
@@ -46,13 +44,13 @@ class CallLogFile:
                 self._read_line(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise damaged_line_error(
-                    self.path, number, f"is not a call ({type(error).__name__}: {error})"
+                    self.path, number, f"the line is not a valid call ({type(error).__name__}: {error})"
                 ) from error
         self._file = AppendOnlyFile(self.path)
 
     def find_answer(self, call: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to exactly the call's prompt, with or without the outcome of its
-        program.
+        """Return the recorded answer to a call if the recorded prompt is identical. Otherwise
+        return None.
         """
         recorded = self._recorded.get(call.id)
         if recorded is None or recorded.asked_sha256 != call.messages_sha256:
@@ -70,7 +68,6 @@ class CallLogFile:
         self._answered.add(turn.id)
 
     def add_code_outcome(self, answered_call: AnsweredCall) -> None:
-        """Append the outcome of an answered call's program to the log."""
         turn = answered_call.turn
         assert answered_call.code is not None
         line = {"id": turn.id, "asked_sha256": turn.messages_sha256, "code": asdict(answered_call.code)}
@@ -78,7 +75,7 @@ class CallLogFile:
 
     def find_partial_answer(self, call: AgentCall) -> PartialAnswers | None:
         """Return the partial answer that an interrupted run has saved for a call, or None."""
-        return self.partial.get_answer_prefix(call.id, self.engine)
+        return self.partial.get_resumable_answers(call.id, self.engine)
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
         """Save unfinished answers when a signal ends the job. Returns a message about the saved answers."""

@@ -1,5 +1,5 @@
-"""Temporary folders for generated programs. If a process is killed, the next process removes the
-folder that it left.
+"""Temporary folders for generated programs. A later process removes the folders of killed
+processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runner_base.temp_folders import remove_abandoned_folders, temporary_folder
+from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 
 PREFIX = "runner-code-"
 _swept = threading.Event()  # once in this process
@@ -18,11 +18,13 @@ _swept = threading.Event()  # once in this process
 
 @contextmanager
 def make_code_folder() -> Iterator[str]:
-    """Make an empty folder that is removed when the context ends, or after a kill by a later process."""
+    """Make an empty folder, and remove it when the context ends. Folders of killed processes are
+    removed too.
+    """
     parent = Path(tempfile.gettempdir())
     if not _swept.is_set():
         _swept.set()
         with suppress(OSError):
             remove_abandoned_folders(parent, PREFIX)
-    with temporary_folder(parent, PREFIX) as folder:
+    with create_temporary_folder(parent, PREFIX) as folder:
         yield str(folder)

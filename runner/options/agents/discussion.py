@@ -21,7 +21,7 @@ from runner.options.agents.agent_prompts import (
     AgentMessage,
     build_agent_messages,
     build_decision_messages,
-    extract_answer,
+    extract_agent_answer,
     make_agent_reply,
 )
 from runner.options.agents.graph import Round
@@ -43,18 +43,21 @@ class Team:
     letters: bool = False  # answers are letters of choices, and not numbers
 
     @classmethod
-    def with_roles(
+    def create_with_cycled_roles(
         cls,
         num_agents: int,
         roles: Sequence[Role] | None,
-        domain: PromptStyle,
+        prompt_style: PromptStyle,
         decision: DecisionMethod,
         expects_letter: bool = False,
     ) -> Team:
-        """Return a team in which each agent has a role. The list of roles is repeated as often as needed."""
+        """Create a team of agents. If there are more agents than roles, the roles are repeated."""
         cycle = list(roles or Role)
         return cls(
-            tuple(cycle[agent % len(cycle)] for agent in range(num_agents)), domain, decision, expects_letter
+            tuple(cycle[agent % len(cycle)] for agent in range(num_agents)),
+            prompt_style,
+            decision,
+            expects_letter,
         )
 
     @property
@@ -65,8 +68,9 @@ class Team:
 
 @dataclass(frozen=True)
 class PromptEdge:
-    """Graph edge along which a reply entered another agent's prompt. Edges to the deciding agent count
-    as spatial.
+    """Graph edge whose reply is part of another agent's prompt.
+
+    Edges to the deciding agent are spatial.
     """
 
     kind: str
@@ -75,12 +79,11 @@ class PromptEdge:
 
     @property
     def sort_key(self) -> tuple[int, int]:
-        """Indices of the speaking and the listening agent, for sorting edges."""
         return self.source, -1 if self.target is None else self.target
 
     def __str__(self) -> str:
         target = DECISION if self.target is None else str(self.target + 1)
-        return f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
+        return f"{self.source + 1} → {target}{(' (previous round)' if self.kind == 'temporal' else '')}"
 
 
 @dataclass(frozen=True)
@@ -103,21 +106,19 @@ class AgentCall:
 
     @property
     def writes_code(self) -> bool:
-        """Whether the agent's reply is a program that will be run."""
         return self.role is not None and self.role.writes_code
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """The chat messages of the call's prompt."""
         return self._build_messages(self.spatial, self.temporal)
 
     @cached_property
     def messages_sha256(self) -> str:
-        """SHA-256 of the call's chat messages. Computing it needs no tokenizer."""
+        """SHA-256 of the call's chat messages. It does not depend on a tokenizer."""
         text = json.dumps([message.to_dict() for message in self.messages], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def edge_shares(self) -> dict[PromptEdge, float]:
+    def compute_edge_fractions(self) -> dict[PromptEdge, float]:
         """Return the fraction of the prompt's characters that each graph edge contributes."""
         whole = _count_characters(self.messages)
         shares = {}
@@ -147,13 +148,12 @@ class AnsweredCall:
 
     @property
     def is_failed(self) -> bool:
-        """Whether the call ended in an error."""
         return self.call.failed
 
     @property
     def answer(self) -> str | None:
         """The number or letter that the agent's reply gives as its answer."""
-        return extract_answer(self.turn.role, self.text, self.code, self.is_complete, self.turn.letters)
+        return extract_agent_answer(self.turn.role, self.text, self.code, self.is_complete, self.turn.letters)
 
     @property
     def text(self) -> str:
@@ -164,14 +164,15 @@ class AnsweredCall:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the reply ended by itself: neither truncated nor still inside the model's thinking."""
+        """Whether the reply is complete: not truncated, and not inside the model's thinking."""
         answer = self.call.answer
         return answer.finish_reason is FinishReason.stop and not answer.parts.is_open
 
 
 class Discussion:
-    """A team's discussion of one question. `ready_calls` returns the calls that can be made now,
-    `add_answer` stores an answer.
+    """A team's discussion of one question.
+
+    `take_ready_calls` returns the next agent calls, and `add_answer` stores their answers.
     """
 
     def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
@@ -194,9 +195,10 @@ class Discussion:
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: AnsweredCall | None = None
 
-    def ready_calls(self) -> list[AgentCall]:
-        """Return agent calls whose inputs exist and that were not returned before. Returns none after a
-        failed call.
+    def take_ready_calls(self) -> list[AgentCall]:
+        """Return each agent call once, as soon as its prompt is complete.
+
+        The list is empty after a failed call.
         """
         if self.failed:
             return []
@@ -224,7 +226,6 @@ class Discussion:
         return calls
 
     def add_answer(self, answered_call: AnsweredCall) -> None:
-        """Store the answer to an agent call."""
         turn = answered_call.turn
         self.answered[turn.id] = answered_call
         if answered_call.is_failed:
@@ -249,7 +250,6 @@ class Discussion:
 
     @property
     def final_call(self) -> AnsweredCall:
-        """The call whose reply counts as the team's reply: the deciding agent's, or the last agent's."""
         assert self.has_ended
         at_round, agent = self._speaking[-1]
         last = f"{self.key}/{at_round}/{agent}"
@@ -270,18 +270,16 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """Each agent's answer (a number or letter) in the last round."""
         return [message.answer for message in self.last_round]
 
     @property
     def text(self) -> str:
-        """The reply that counts as the team's: the deciding agent's, or the last agent's."""
+        """The team's reply: the deciding agent's reply, or the last agent's reply."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.final_call.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:
-        """All agents' replies in the last round."""
         last = len(self.rounds) - 1
         return self._replies(
             [spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said]
@@ -292,7 +290,7 @@ class Discussion:
 
 
 class SampledDiscussion(Discussion):
-    """A question that one agent answers several times independently. No answer sees another one."""
+    """A question that one agent answers several times. The answers are independent of each other."""
 
     def __init__(self, team: Team, key: str, question: str, samples: int) -> None:
         super().__init__(
@@ -301,7 +299,6 @@ class SampledDiscussion(Discussion):
 
 
 def majority_vote(votes: Sequence[str | None]) -> str | None:
-    """Return the number or letter that most agents gave. Ties go to the earliest agent."""
     counts = Counter(vote for vote in votes if vote is not None)
     return counts.most_common(1)[0][0] if counts else None
 

@@ -1,5 +1,4 @@
-"""Runs many discussions over one engine session. An agent call is submitted once its inputs exist,
-while other calls decode.
+"""Runs many discussions over one engine session. Agent calls are batched.
 
 No question waits for another. Ready calls are submitted in batches, because calls that
 arrive together share prompt prefixes, and admitting ten sequences costs as much as
@@ -29,8 +28,8 @@ class CallLog(Protocol):
     """Interface of a log of agent calls, which records each call as soon as it is answered."""
 
     def find_answer(self, call: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to exactly the call's prompt, with or without the outcome of its
-        program.
+        """Return the recorded answer to a call if the recorded prompt is identical. Otherwise
+        return None.
         """
 
     def add(self, answered_call: AnsweredCall) -> None: ...
@@ -93,7 +92,7 @@ class DiscussionPlayer:
         discussions: Sequence[Discussion],
         on_discussion_end: Callable[[Discussion], None] = lambda _: None,
     ) -> None:
-        """Run all discussions to their end. `on_end` is called with each discussion when it ends."""
+        """Run all discussions to their end, and call `on_discussion_end` after each discussion."""
         left = {discussion.key: discussion for discussion in discussions}
 
         def advance_discussion(discussion: Discussion) -> None:
@@ -102,8 +101,11 @@ class DiscussionPlayer:
                 self._cancel_if_failed(discussion)
                 on_discussion_end(discussion)
 
-        def handle_events(events: list[Event], wait: bool = False) -> bool:
-            for discussion in [*self._handle_completions(events), *self._handle_program_outcomes(wait)]:
+        def handle_events(events: list[Event], wait_for_program: bool = False) -> bool:
+            for discussion in [
+                *self._handle_completions(events),
+                *self._handle_program_outcomes(wait_for_program),
+            ]:
                 advance_discussion(discussion)
             self._on_step()
             if left:
@@ -123,11 +125,11 @@ class DiscussionPlayer:
                         self._records.save_partial_answers(self._session.cancel_and_collect())
                     ) from None
             else:
-                handle_events([], wait=True)
+                handle_events([], wait_for_program=True)
 
     def _queue_ready_calls(self, discussion: Discussion) -> None:
         """Answer ready calls from the call log if possible, and queue the other calls."""
-        turns = discussion.ready_calls()
+        turns = discussion.take_ready_calls()
         while turns:
             for turn in turns:
                 self._discussions[turn.id] = discussion
@@ -136,7 +138,7 @@ class DiscussionPlayer:
                     self._ready.append(turn)
                 else:
                     self._deliver_answer(answered)
-            turns = discussion.ready_calls()
+            turns = discussion.take_ready_calls()
 
     def _deliver_answer(self, answered_call: AnsweredCall) -> None:
         """Add an answer to its discussion. If the answer is a program without an outcome, run the program
@@ -150,9 +152,6 @@ class DiscussionPlayer:
             self._discussions.pop(answered_call.turn.id).add_answer(answered_call)
 
     def _submit_queued_calls(self) -> None:
-        """Submit the queued calls once there are enough. Calls of one role are adjacent, because they
-        share a prompt prefix.
-        """
         if not self._ready or len(self._ready) * BATCHES < len(self._asked):
             return
         if self._session is None:
@@ -179,15 +178,16 @@ class DiscussionPlayer:
                 self._discussions.pop(self._asked.pop(event.id).id)
         return discussions
 
-    def _handle_program_outcomes(self, wait: bool) -> list[Discussion]:
-        """Process the outcomes of ended programs and return their discussions. `wait` blocks until one
-        program has ended.
+    def _handle_program_outcomes(self, wait_for_program: bool) -> list[Discussion]:
+        """Process the outcomes of ended programs, and return their discussions.
+
+        With `wait_for_program`, the call blocks until a program has ended.
         """
         discussions = []
-        while self._running and (wait or not self._ran.empty()):
+        while self._running and (wait_for_program or not self._ran.empty()):
             answered, done = self._ran.get()
             self._running -= 1
-            wait = False
+            wait_for_program = False
             discussion = self._discussions[answered.turn.id]
             answered = replace(answered, code=done.result())
             self._records.add_code_outcome(answered)

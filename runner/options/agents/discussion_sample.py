@@ -12,13 +12,13 @@ from runner_engine import prompt_sha256
 
 
 def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
-    """Return the sample record of a question, with token sums over all agent calls. The single calls
-    are in calls.jsonl.
+    """Return the sample record of a question, with token sums over all agent calls. calls.jsonl
+    contains each call.
     """
     # in whatever order they came
     every = sorted(discussion.answered.values(), key=lambda answered: answered.turn.id)
     costs = [answered.call.cost_usd for answered in every if answered.call.cost_usd is not None]
-    reason, answer = team_finish_reason(discussion), discussion.answer
+    reason, answer = get_team_finish_reason(discussion), discussion.answer
     verdict = Verdict.correct if answer == item.gold else Verdict.wrong
     if answer is None:
         verdict = Verdict.no_answer if reason is FinishReason.stop else Verdict.cut_off
@@ -47,13 +47,14 @@ def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
     )
 
 
-def team_finish_reason(discussion: Discussion) -> FinishReason:
-    """Return the finish reason of a team's answer. A vote without an answer counts as cut off if any
-    agent was cut off.
+def get_team_finish_reason(discussion: Discussion) -> FinishReason:
+    """Return the finish reason of a team's answer.
+
+    Without an answer, the reason is truncation if any agent's reply was truncated.
     """
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
-        return _call_finish_reason(discussion.final_call)
-    reasons = {_call_finish_reason(answered) for answered in discussion.answered.values()}
+        return _get_call_finish_reason(discussion.final_call)
+    reasons = {_get_call_finish_reason(answered) for answered in discussion.answered.values()}
     return (
         FinishReason.length
         if discussion.answer is None and any(reason.is_cut_off for reason in reasons)
@@ -61,16 +62,12 @@ def team_finish_reason(discussion: Discussion) -> FinishReason:
     )
 
 
-def _call_finish_reason(answered_call: AnsweredCall) -> FinishReason:
-    """Return the finish reason of an agent call. A call that ends inside its thinking counts as cut
-    off.
-    """
+def _get_call_finish_reason(answered_call: AnsweredCall) -> FinishReason:
     answer = answered_call.call.answer
     is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
     return FinishReason.length if is_cut_off else answer.finish_reason
 
 
 def describe_failure(discussion: Discussion) -> str:
-    """Return a message about the failed call of a discussion."""
     assert discussion.failed is not None
     return f"{discussion.failed.turn.role_name}, call {discussion.failed.turn.id}: {discussion.failed.call.error}"

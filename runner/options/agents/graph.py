@@ -1,5 +1,4 @@
-"""Communication graph of a team of agents: which edges its topology allows, and random draws of
-one round's edges.
+"""Communication graph of a team of agents, from which the edges of each round are drawn.
 
 A matrix has one row per speaking agent and one column per listening agent. Spatial edges
 lead to an agent of the same round, so a round's spatial edges must be acyclic: one agent
@@ -28,9 +27,7 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeDecision:
-    """Random decision whether an edge belongs to a round. `probability` is the probability that the
-    edge is drawn.
-    """
+    """Outcome of one random draw of an edge, with the probability of the edge."""
 
     kind: Kind
     source: int
@@ -40,7 +37,7 @@ class EdgeDecision:
 
     @property
     def edge(self) -> Edge:
-        """Row and column of the edge in the matrices of its kind."""
+        """Row and column of the edge in the matrix of all edges."""
         return self.source, self.target
 
 
@@ -64,9 +61,7 @@ class Round:
 
 @dataclass
 class Edges:
-    """All graph edges of one kind (spatial or temporal): allowed edges, edges left after pruning, and
-    a logit for each.
-    """
+    """All graph edges of one kind (spatial or temporal), with a trainable logit for each edge."""
 
     allowed: Mask
     live: Mask
@@ -79,11 +74,13 @@ class Edges:
 
     @property
     def probabilities(self) -> Matrix:
-        """Probability of each edge, computed as if no edge had been pruned."""
+        """Probability of each edge. Pruning does not change the probabilities."""
         return sigmoid(self.logits)
 
     def list_live(self) -> list[Edge]:
-        """Return the edges that are not pruned, row by row. Rounds are drawn in this order."""
+        """Return the edges that are not pruned, sorted by row and column. Rounds are drawn in
+        this order.
+        """
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
 
@@ -96,18 +93,18 @@ class Graph:
     temporal: Edges
 
     @classmethod
-    def from_mode(
+    def create_from_topology(
         cls,
         topology: Topology,
         num_agents: int,
         *,
         seed: int,
         initial_probability: float = 0.5,
-        trains_spatial: bool = False,
-        trains_temporal: bool = False,
+        train_spatial: bool = False,
+        train_temporal: bool = False,
     ) -> Graph:
-        """Return the untrained graph of a topology. The topology direct_answer has one agent, whatever
-        `num_agents` is.
+        """Return the untrained graph of a topology. The topology direct_answer always has one
+        agent.
         """
         assert 0 < initial_probability < 1
         size = 1 if topology is Topology.direct_answer else num_agents
@@ -116,8 +113,8 @@ class Graph:
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(
             topology,
-            _make_edge_set(spatial, logit, trains_spatial),
-            _make_edge_set(temporal, logit, trains_temporal),
+            _make_edge_set(spatial, logit, train_spatial),
+            _make_edge_set(temporal, logit, train_temporal),
         )
 
     @property
@@ -134,29 +131,31 @@ class Graph:
         """
         choices: list[EdgeDecision] = []
 
-        def is_taken(kind: Kind, edge: Edge) -> bool:
-            edges = self.edges_by_kind[kind]
+        def is_edge_drawn(edge_kind: Kind, edge: Edge) -> bool:
+            edges = self.edges_by_kind[edge_kind]
             if not edges.optimized:
                 return True
             probability = float(sigmoid(edges.logits[edge]))
             chosen = rng.random() < probability
-            choices.append(EdgeDecision(kind, *edge, chosen, probability))
+            choices.append(EdgeDecision(edge_kind, *edge, chosen, probability))
             return chosen
 
         spatial = select_acyclic_edges(
-            self.num_agents, self.spatial.list_live(), lambda edge: is_taken("spatial", edge)
+            self.num_agents, self.spatial.list_live(), lambda edge: is_edge_drawn("spatial", edge)
         )
         temporal = self.temporal.list_live() if round_index > 0 else []
-        temporal = [edge for edge in temporal if is_taken("temporal", edge)]
+        temporal = [edge for edge in temporal if is_edge_drawn("temporal", edge)]
         log_prob = math.fsum(
-            edge_log_probability(float(self.edges_by_kind[choice.kind].logits[choice.edge]), choice.taken)
+            compute_edge_log_probability(
+                float(self.edges_by_kind[choice.kind].logits[choice.edge]), choice.taken
+            )
             for choice in choices
         )
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
-    def most_likely_round(self, round_index: int) -> Round:
-        """Return the edges of a round without randomness, from the learned probabilities. `round_index`
-        starts at 0.
+    def get_most_likely_round(self, round_index: int) -> Round:
+        """Return the most probable edges of a round, without random draws. `round_index` starts
+        at 0.
 
         It has the edges that pruning has left. Without pruning it has the edges with probability ≥
         ½. Where edges would form a cycle, the likelier one is used.
@@ -165,13 +164,11 @@ class Graph:
         temporal = self._rank_edges("temporal") if round_index > 0 else []
         return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
-    def is_pruned(self, kind: Kind) -> bool:
-        """Return whether pruning has removed spatial or temporal edges (`kind`)."""
-        edges = self.edges_by_kind[kind]
+    def is_pruned(self, edge_kind: Kind) -> bool:
+        edges = self.edges_by_kind[edge_kind]
         return bool((edges.allowed & ~edges.live).any())
 
     def _rank_edges(self, kind: Kind) -> list[Edge]:
-        """Return the edges that a round without randomness considers, most probable first."""
         edges = self.edges_by_kind[kind]
         if not edges.optimized:
             return edges.list_live()
@@ -181,14 +178,14 @@ class Graph:
 
 
 def select_acyclic_edges(
-    num_agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True
+    num_agents: int, edges: Iterable[Edge], is_selected: Callable[[Edge], bool] = lambda _: True
 ) -> list[Edge]:
-    """Return the wanted edges in order, without those that would close a cycle."""
+    """Return the selected edges in order, except edges that would close a cycle."""
     # bit j of agent i: i may have heard of j, directly or not
     heard = [1 << agent for agent in range(num_agents)]
     taken = []
     for source, target in edges:
-        if heard[source] >> target & 1 or not is_wanted((source, target)):
+        if heard[source] >> target & 1 or not is_selected((source, target)):
             continue
         taken.append((source, target))
         for agent, before in enumerate(heard):
@@ -198,9 +195,6 @@ def select_acyclic_edges(
 
 
 def make_topology_masks(topology: Topology, num_agents: int, seed: int) -> tuple[Mask, Mask]:
-    """Return masks of the spatial and temporal edges that a topology allows. Random and layered
-    topologies depend on the seed.
-    """
     rng = random.Random(f"{topology} {num_agents} {seed}")
     everyone = np.ones((num_agents, num_agents), dtype=np.bool_)
     nobody, others = ~everyone, ~np.eye(num_agents, dtype=np.bool_)
@@ -229,16 +223,16 @@ def make_topology_masks(topology: Topology, num_agents: int, seed: int) -> tuple
 
 
 def sigmoid(logits: Matrix) -> Matrix:
-    """Return the probabilities that logits stand for, without numeric overflow."""
+    """Return the sigmoid of logits, without numeric overflow."""
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def edge_log_probability(logit: float, is_taken: bool) -> float:
-    """Return the log-probability that an edge was drawn or not drawn. The result is finite even for
+def compute_edge_log_probability(logit: float, is_drawn: bool) -> float:
+    """Return the log-probability that an edge was drawn, or not drawn. It is finite even for
     probability 0.
     """
-    signed = float(logit if is_taken else -logit)
+    signed = float(logit if is_drawn else -logit)
     return min(signed, 0.0) - math.log1p(math.exp(-abs(signed)))
 
 

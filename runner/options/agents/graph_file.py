@@ -110,9 +110,7 @@ def load_graph(path: str | Path) -> SavedGraph:
 
 
 def hash_graph(graph: Graph) -> str:
-    """Return a digest of the edges and probabilities from which rounds are drawn. Equivalent graphs
-    have equal digests.
-    """
+    """Return a hash of the graph. Graphs from which equal rounds are drawn have equal hashes."""
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
         if edges.optimized
@@ -130,7 +128,6 @@ def _format_edges(edges: Edges) -> str:
 
 
 def _format_matrix(array: NDArray[Any]) -> str:
-    """Return a matrix with one line per row."""
     margin = "\n    "
     rows = [json.dumps(row.tolist(), allow_nan=False) for row in array]
     return f"[{margin}" + f",{margin}".join(rows) + "]"
@@ -146,7 +143,7 @@ class _GraphReader(JsonFieldReader):
         self.require_keys("", OF_ROUNDS | values if version == 1 else values, KEYS)
         for key, value in OF_ROUNDS.items():
             if values.get(key, value) != value:
-                need = f"{json.dumps(value)}, because all rounds share the edges,"
+                need = f"{json.dumps(value)} (all rounds share the edges)"
                 self.raise_error(key, need, values[key])
         self.read_choice("mode", values["mode"], tuple(mode.value for mode in Topology))
         mode, agents = Topology(values["mode"]), self.read_count("agents", values["agents"])
@@ -156,7 +153,7 @@ class _GraphReader(JsonFieldReader):
             )
         roles = self.read_list("roles", values["roles"])
         if len(roles) != agents:
-            self.raise_error("roles", f"one name for each of {agents} agents", roles)
+            self.raise_error("roles", f"a list with one role for each of the {agents} agents", roles)
         names = tuple(self.parse_name(f"roles[{number}]", role) for number, role in enumerate(roles))
         spatial, temporal = (self.parse_edges(kind, values[kind], agents) for kind in get_args(Kind))
         if spatial.allowed.diagonal().any():
@@ -199,7 +196,6 @@ class _GraphReader(JsonFieldReader):
         return TrainingRecord(iterations, questions, values["seed"], settings)
 
     def parse_square_matrix(self, key: str, value: object, num_agents: int, dtype: type[Any]) -> NDArray[Any]:
-        """Return a matrix from the file, checked to have one row and one column per agent."""
         rows, (fits, need) = self.read_list(key, value), CELLS[dtype]
         if len(rows) != num_agents:
             raise DataError(
@@ -221,7 +217,6 @@ class _GraphReader(JsonFieldReader):
         return np.array(rows, dtype=dtype)
 
     def parse_name(self, key: str, value: object) -> str:
-        """Return a name from the file, checked to be printable text on a single line."""
         if (
             not isinstance(value, str)
             or not value.strip()

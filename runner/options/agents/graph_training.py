@@ -1,5 +1,4 @@
-"""Trains a team's graph: edges of rounds that led to a correct answer become more probable,
-unhelpful edges are pruned.
+"""Trains a team's graph by policy gradient, and prunes edges that do not help.
 
 No gradient passes through the model. A round's choices have a probability under the graph's
 logits with a simple gradient (d log p / d logit = taken - probability), so numpy suffices.
@@ -19,16 +18,16 @@ import numpy as np
 from runner.options.agents.graph import Edge, Edges, Graph, Kind, Mask, Matrix, Round
 from runner.options.agents.keys import Baseline
 
-Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
+PlayedQuestion = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
 Pruned = dict[Kind, tuple[Edge, ...]]
 # what is added to the loss for a kind of edges, and its gradient by the logits
-Term = tuple[float, Matrix]
-Terms = Mapping[Kind, Term]
+LossAndGradient = tuple[float, Matrix]
+LossTermsByKind = Mapping[Kind, LossAndGradient]
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Result of one training iteration. `pruned` is empty if no edges were pruned."""
+    """Result of one training iteration. `pruned` lists the edges that were pruned."""
 
     iteration: int  # counted from 1
     loss: float
@@ -38,7 +37,7 @@ class TrainingStep:
 
 
 class Adam:
-    """Adam optimizer for one array of edge logits, equal to torch's."""
+    """Adam optimizer for one array of edge logits. Results equal those of torch's Adam."""
 
     def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
@@ -46,7 +45,6 @@ class Adam:
         self.steps = 0
 
     def compute_update(self, gradient: Matrix) -> Matrix:
-        """Return the change of the logits for one gradient step."""
         self.steps += 1
         first, second = self.betas
         self.mean += (1 - first) * (gradient - self.mean)
@@ -57,23 +55,23 @@ class Adam:
 
 
 class GraphTrainingMethod:
-    """Base class of graph training methods. A method may add loss terms to the policy gradient and
-    prune edges; this class does neither.
+    """Base class of graph training methods. By default, it adds no loss terms and prunes no
+    edges.
     """
 
     baseline: Baseline = Baseline.none
     moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
 
-    def loss_terms(self, graph: Graph) -> Terms:
-        """Return the additional loss and its gradient for each trained kind of edges."""
+    def compute_loss_terms(self, graph: Graph) -> LossTermsByKind:
+        """Return the additional loss and its gradient for trained spatial and temporal edges."""
         optimized = {kind: edges for kind, edges in graph.edges_by_kind.items() if edges.optimized}
         return {
             kind: term
             for kind, edges in optimized.items()
-            if (term := self.loss_term(kind, edges)) is not None
+            if (term := self.compute_loss_term(kind, edges)) is not None
         }
 
-    def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
+    def compute_loss_term(self, kind: Kind, edges: Edges) -> LossAndGradient | None:
         """Return the additional loss and its gradient for one kind of edges, or None."""
         return None
 
@@ -91,13 +89,11 @@ class GraphTrainer:
         kinds = graph.edges_by_kind.items()
         self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
 
-    def train_iteration(self, played_questions: Sequence[Play]) -> TrainingStep:
-        """Update the edge logits from one batch of played questions, then prune edges if the method
-        requires it.
-        """
-        assert played_questions
+    def train_iteration(self, answered_questions: Sequence[PlayedQuestion]) -> TrainingStep:
+        """Update the edge logits from a batch of answered questions, and prune edges if it is time."""
+        assert answered_questions
         self.iterations += 1
-        loss, gradients = self.compute_gradients(played_questions)
+        loss, gradients = self.compute_gradients(answered_questions)
         for kind, adam in self.adams.items():
             edges = self.graph.edges_by_kind[kind]
             moved = edges.logits + adam.compute_update(gradients[kind])
@@ -105,40 +101,41 @@ class GraphTrainer:
                 moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
             )
         pruned = self.method.prune_if_due(self.graph, self.iterations)
-        solved = sum(was_solved for _, was_solved in played_questions) / len(played_questions)
+        solved = sum(was_solved for _, was_solved in answered_questions) / len(answered_questions)
         live = {kind: edges.num_live for kind, edges in self.graph.edges_by_kind.items()}
         return TrainingStep(self.iterations, loss, solved, live, pruned)
 
-    def compute_gradients(self, played_questions: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
-        """Return the loss of one batch of played questions, and its gradient by the logits of each kind of
-        edges.
-        """
-        mean = sum(solved for _, solved in played_questions) / len(played_questions)
+    def compute_gradients(
+        self, answered_questions: Sequence[PlayedQuestion]
+    ) -> tuple[float, dict[Kind, Matrix]]:
+        mean = sum(solved for _, solved in answered_questions) / len(answered_questions)
         loss, gradients = (
             0.0,
             {kind: np.zeros_like(self.graph.edges_by_kind[kind].logits) for kind in self.adams},
         )
-        for rounds, solved in played_questions:
+        for rounds, solved in answered_questions:
             reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(
-                played_questions
+                answered_questions
             )
             loss -= reward * math.fsum(round_.log_prob for round_ in rounds)
             for choice in (choice for round_ in rounds for choice in round_.choices):
                 gradients[choice.kind][choice.edge] -= reward * (choice.taken - choice.probability)
-        for kind, (value, slope) in self.method.loss_terms(self.graph).items():
+        for kind, (value, slope) in self.method.compute_loss_terms(self.graph).items():
             loss += value
             gradients[kind] += slope
         return loss, gradients
 
 
-def low_rank_penalty(edge_set: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the live edges' probability matrix, and its gradient by the edge
+def compute_low_rank_penalty(edges: Edges) -> tuple[float, Matrix]:
+    """Return the nuclear norm of the edges' probability matrix, and its gradient by the edge
     logits.
+
+    Pruned edges have probability 0.
 
     Low-rank graphs have small norms: few communication patterns, which the papers use against
     noise.
     """
-    weights = live_probabilities(edge_set)
+    weights = live_probabilities(edges)
     norm, slope = nuclear_norm(weights)
     return norm, slope * weights * (1 - weights)
 
@@ -153,9 +150,9 @@ def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
     return float(values.sum()), (left * (values > least)) @ right
 
 
-def distance_penalty(target: Mask, matrix: Matrix, tolerance: float) -> tuple[float, Matrix]:
-    """Return by how much the Frobenius norm of `target - matrix` exceeds delta, and the gradient by
-    the matrix.
+def compute_distance_penalty(target: Mask, matrix: Matrix, tolerance: float) -> tuple[float, Matrix]:
+    """Return by how much the Frobenius norm of `target - matrix` exceeds the tolerance, and the
+    gradient.
     """
     apart = matrix - target
     distance = float(np.sqrt((apart**2).sum()))
@@ -163,22 +160,21 @@ def distance_penalty(target: Mask, matrix: Matrix, tolerance: float) -> tuple[fl
 
 
 def live_probabilities(edge_set: Edges) -> Matrix:
-    """Return the probability of each edge that is not pruned, and 0 elsewhere. Papers call this matrix
-    the mask S.
-    """
+    """Return the edge probabilities, with 0 for pruned edges. Papers call this matrix the mask S."""
     return np.where(edge_set.live, edge_set.probabilities, 0.0)
 
 
-def prune_lowest_edges(edge_set: Edges, pruning_rate: float) -> list[Edge]:
-    """Prune the edges with the lowest logits: round(live edges * rate) edges, at least one, or none at
-    rate 0.
+def prune_lowest_edges(edges: Edges, pruning_rate: float) -> list[Edge]:
+    """Prune the given fraction of edges, those with the lowest logits, but at least one edge.
+
+    A rate of 0 prunes no edge.
 
     Among ties the last edge in scan order is pruned, because rounds skip it most often to avoid
     cycles.
     """
-    live = edge_set.list_live()
+    live = edges.list_live()
     wanted = max(1, round(len(live) * pruning_rate)) if pruning_rate else 0
-    pruned = sorted(live, key=lambda edge: (float(edge_set.logits[edge]), -edge[0], -edge[1]))[:wanted]
+    pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
     for edge in pruned:
-        edge_set.live[edge] = False
+        edges.live[edge] = False
     return pruned

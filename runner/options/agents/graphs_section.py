@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_base.result import GRAPH_PICTURE
-from runner_compare import JobPicture, Reader, Section, Table, row_name
+from runner_compare import JobPicture, Reader, Section, Table, format_row_name
 
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 MOST_GRAPHS = 24  # that the page shows
@@ -11,8 +11,8 @@ MOST_GRAPHS = 24  # that the page shows
 
 class GraphsSection(Section):
     def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the stored graph pictures of the jobs in a table. Pooled runs show the graph of their
-        first run.
+        """Return the graph pictures of the jobs in a table. A run pooled from several jobs shows the
+        first.
 
         Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
         """
@@ -21,7 +21,7 @@ class GraphsSection(Section):
             run = row.run.parts[0] if row.run.parts else row.run
             file = next(reader.find_files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
             if file is not None:
-                names_by_graph.setdefault(file.read_bytes(), []).append(row_name(row, table.keys))
+                names_by_graph.setdefault(file.read_bytes(), []).append(format_row_name(row, table.keys))
         return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
 
 

@@ -39,9 +39,7 @@ class Topology(StrEnum):
 
 
 class DecisionMethod(StrEnum):
-    """Where a team's answer comes from: an extra agent that reads all replies, the majority, or the
-    last agent.
-    """
+    """Method by which a team decides on one answer."""
 
     final_refer = "final_refer"
     majority_vote = "majority_vote"
@@ -49,9 +47,7 @@ class DecisionMethod(StrEnum):
 
 
 class Baseline(StrEnum):
-    """Value that training subtracts from each question's reward: nothing, or the mean reward of the
-    iteration.
-    """
+    """Reward baseline of the policy gradient: none, or the mean reward of the iteration."""
 
     none = "none"
     mean = "mean"
@@ -67,7 +63,7 @@ class TrainingMethod(StrEnum):
 
 
 class Role(StrEnum):
-    """Role of an agent. The roles are assigned to a team's agents in this order, repeatedly."""
+    """Role of an agent. A team's agents get the roles in this order."""
 
     math_solver = "math_solver"
     mathematical_analyst = "mathematical_analyst"
@@ -86,9 +82,7 @@ class Role(StrEnum):
 
     @property
     def hears_numbers(self) -> bool:
-        """Whether agents in this role get only the numbers that their neighbours answered, without the
-        texts.
-        """
+        """Whether agents in this role see only the numbers in their neighbours' replies."""
         return self is Role.math_solver
 
 
@@ -105,14 +99,14 @@ OF_SOME_METHODS: dict[
     "baseline": ("its loss has no baseline", {TrainingMethod.none, TrainingMethod.runner}),
     "nuclear_norm": ("its nuclear norms have weight 1", {TrainingMethod.none, TrainingMethod.runner}),
     "imp_per_iterations": (
-        "pruning happens once, after the last iteration",
+        "this method prunes only once, after the last iteration",
         {TrainingMethod.none, TrainingMethod.runner, TrainingMethod.agent_prune_code},
     ),
     "delta": ("its loss has no such term", {TrainingMethod.agent_prune, TrainingMethod.agent_prune_code}),
 }
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
-RATE = ValueConstraint(lambda value: 0 <= value < 1, "must lie in [0, 1); 0 turns pruning off")
+RATE = ValueConstraint(lambda value: 0 <= value < 1, "must be at least 0 and less than 1. 0 disables pruning")
 INNER = ValueConstraint(
     lambda value: 0 < value < 1,
     "must lie strictly between 0 and 1: edges with probability 0 or 1 cannot be learned",
@@ -143,9 +137,7 @@ class AgentsConfig(QuestionsConfig):
     )
     train_split: str = config_field("train", constraint=not_blank("give the name of a split of the data"))
     train_offset: int = config_field(
-        0,
-        NotInIdentity("says which questions train the graph; the SHA-256 of these counts instead"),
-        at_least(0),
+        0, NotInIdentity("the job id contains the SHA-256 of the training questions"), at_least(0)
     )
     batch_size: int = config_field(4, constraint=at_least(1))
     num_iterations: int = config_field(10, constraint=at_least(1))
@@ -163,7 +155,7 @@ class AgentsConfig(QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = f"give at least one role of {', '.join(Role)}, or null for all of them in this order"
+        need = f"the list is empty. Give roles from {', '.join(Role)}, or null for all roles"
         check_value(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         known = (*Role, DECISION)
         for role in self.role_adapters:
@@ -176,9 +168,13 @@ class AgentsConfig(QuestionsConfig):
             )
         need = "agents answer with numbers or letters. Use task=gsm8k task.extractor=math"
         check_value(
-            self.gold is not GoldKind.expression, "task.gold", self.gold.value, need, code="unsupported"
+            self.answer_type is not GoldKind.expression,
+            "task.answer_type",
+            self.answer_type.value,
+            need,
+            code="unsupported",
         )
-        self._check_samples()
+        self._reject_samples_of_many_agents()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize. Use another task.mode, or omit this key"
@@ -189,7 +185,7 @@ class AgentsConfig(QuestionsConfig):
                 need,
                 code="conflict",
             )
-            need = f"task.graph={self.graph} fixes the edges. Omit one of the two keys"
+            need = f"task.graph={self.graph} has fixed edges. Remove task.graph or this key"
             check_value(
                 not (is_optimized and self.graph is not None),
                 f"task.{key}",
@@ -200,8 +196,8 @@ class AgentsConfig(QuestionsConfig):
         if self.optimized_spatial and self.mode is Topology.debate:
             raise ConfigError(
                 (
-                    "in task.mode=debate no agent reads another agent's answer of the same "
-                    "round. Use task.optimized_temporal=true or another task.mode"
+                    "in task.mode=debate no agent reads replies of the same round. Use "
+                    "task.optimized_temporal=true or another task.mode"
                 ),
                 key="task.optimized_spatial",
                 value="true",
@@ -237,20 +233,22 @@ class AgentsConfig(QuestionsConfig):
         )
         for key, (why, methods) in OF_SOME_METHODS.items():
             value, default = getattr(self, key), defaults[key]
-            need = f"not used with task.method={self.method}: {why}. Omit it (default: {default})"
+            need = f"has no effect with task.method={self.method}: {why}. Remove it (default: {default})"
             check_value(
                 self.method in methods or value == default, f"task.{key}", value, need, code="no_effect"
             )
         if self.method not in (TrainingMethod.none, TrainingMethod.runner):
             need = (
-                f"task.graph={self.graph} fixes the edges. Omit one of the two keys; task.draw "
-                "sets how edges are drawn"
+                f"task.graph={self.graph} has fixed edges, so it cannot be trained. Remove task.graph "
+                "or task.method"
             )
             check_value(self.graph is None, "task.method", self.method, need, code="conflict")
-            need = "this method learns edges, but no edge can be learned. Give task.optimized_spatial=true"
+            need = "this method needs trainable edges. Give task.optimized_spatial=true"
             need = f"{need}, task.optimized_temporal=true or both"
             check_value(has_random, "task.method", self.method, need, code="missing")
-        need = "no edge has a probability. Give task.optimized_spatial=true or a task.graph, or omit this key"
+        need = (
+            "the graph has no random edges. Give task.optimized_spatial=true or task.graph, or omit this key"
+        )
         check_value(
             not self.draw or has_random or self.graph is not None,
             "task.draw",
@@ -259,17 +257,15 @@ class AgentsConfig(QuestionsConfig):
             code="no_effect",
         )
 
-    def _check_samples(self) -> None:
-        """Raise ConfigError if a team of several agents shall answer each question several times."""
+    def _reject_samples_of_many_agents(self) -> None:
+        """Raise ConfigError for several answers per question from a team of several agents."""
         if not self.has_several_samples:
             return
         need = "only one agent can answer several times. Give task.mode=direct_answer"
         check_value(self.mode is Topology.direct_answer, "task.samples", self.samples, need, code="conflict")
-        need = "samples have one round only. Omit this key or task.samples"
+        need = "task.samples above 1 requires one round. Omit task.num_rounds or task.samples"
         check_value(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need, code="conflict")
-        need = (
-            "with several samples, the last one is no better than the first. Use majority_vote or final_refer"
-        )
+        need = "this decision method uses only the last sample. Use majority_vote or final_refer"
         check_value(
             self.decision_method is not DecisionMethod.direct,
             "task.decision_method",
@@ -279,9 +275,7 @@ class AgentsConfig(QuestionsConfig):
         )
 
     def check_generation(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError for several answers per question if the generation settings would make all of
-        them equal.
-        """
+        """Raise ConfigError if the generation settings make all answers to a question equal."""
         if self.has_several_samples:
             reject_greedy_duplicates(f"task.samples={self.samples}", generation)
 
@@ -290,8 +284,9 @@ class AgentsConfig(QuestionsConfig):
         return [*self.role_adapters.values()]
 
     def role_adapter(self, role: Role | None) -> str | None:
-        """Return the adapter for the calls of a role, or of the deciding agent if `role` is None. None
-        means the base model.
+        """Return the adapter for a role's calls, or for the deciding agent's calls if `role` is None.
+
+        None means the base model.
         """
         return self.role_adapters.get(DECISION if role is None else role.value)
 

@@ -57,7 +57,7 @@ _PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may 
 
 
 class CodeStatus(StrEnum):
-    """Status of a program: whether it assigned a number, or the letter of a choice, to `answer`."""
+    """Status of a program: whether it assigned a valid number or letter to `answer`."""
 
     ok = "ok"
     code_failed = "code_failed"
@@ -110,17 +110,15 @@ class Sandbox:
         self._lock = threading.Lock()
 
     def run_program(self, reply: str) -> CodeOutcome:
-        """Run the Python code in a model's reply, fenced or not, and return the value assigned to
-        `answer`.
-        """
         if len(reply) > LONGEST_CODE:
             return _failed_outcome(f"the code is longer than {LONGEST_CODE} characters")
         self.detect_protections()
         return self._run_process(extract_programs(reply), self.limits, self.letters)[0]
 
     def detect_protections(self) -> frozenset[str]:
-        """Return the names of the protections that work on this machine, by running a test program once.
-        Drops the seccomp filter if a system library needs more calls.
+        """Run a test program, and return the names of the protections that work on this machine.
+
+        If the test program fails with the seccomp filter, the filter is dropped.
         """
         with self._lock:
             if self._held is None:
@@ -152,7 +150,7 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send_job(process, texts, limits, expects_letter)
+                    self._send_programs(process, texts, limits, expects_letter)
                     data, why = self._read_output(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
@@ -160,7 +158,7 @@ class Sandbox:
                     cpu_s = _reap_process(process)
             return self._parse_outcome(data, why, process.returncode, cpu_s, expects_letter)
 
-    def _send_job(
+    def _send_programs(
         self,
         process: subprocess.Popen[bytes],
         texts: Sequence[str],
@@ -210,9 +208,9 @@ class Sandbox:
                 # the process is ending, or the code has closed the pipe
                 poll.unregister(descriptor)
             if _exceeds_disk_limit(folder, 4 * limits.file_kib * KIB):
-                why = "the program wrote more files than the limit"
+                why = "the program exceeded the limit of files or bytes on disk"
                 return b"", why
-        why = "the program " if is_open else "the program closed the pipe for its answer, and "
+        why = "the program " if is_open else "the program closed the answer pipe early, and "
         return b"", f"{why}was stopped after {limits.seconds:g} s"
 
     def _parse_outcome(
@@ -227,7 +225,7 @@ class Sandbox:
             elif data and exit_code == 0:
                 reason = reason or "the program wrote to the pipe reserved for its answer"
             return _failed_outcome(
-                reason or f"the program {describe_exit_code(exit_code)} before it returned an answer"
+                reason or f"the program {describe_exit_code(exit_code)} without returning an answer"
             ), frozenset()
         held, answer, reason, printed = (
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
@@ -253,8 +251,8 @@ class Sandbox:
 
 
 def extract_programs(reply: str) -> tuple[str, ...]:
-    """Return the possible Python programs in a model's reply, likeliest first. The sandbox runs the
-    first one that is valid Python.
+    """Return the candidate programs in a model's reply, the most likely first. The first valid
+    program runs.
     """
     fenced = [found[1] for found in _FENCE.finditer(reply)]
     if fenced:
@@ -276,7 +274,7 @@ def _failed_outcome(reason: str) -> CodeOutcome:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a process has ended. On Linux the process stays unreaped, so that its id is not
+    """Return whether a process has ended. On Linux it remains a zombie, so that its id is not
     reused.
     """
     if sys.platform != "linux":
@@ -294,7 +292,7 @@ def _reap_process(process: subprocess.Popen[bytes]) -> float:
 
 
 def _exceeds_disk_limit(folder: str, max_bytes: int) -> bool:
-    """Return whether a program's folder contains too many bytes or files. Landlock prevents
+    """Return whether a program's folder has too many bytes or files. Landlock prevents
     subfolders.
     """
     total = 0

@@ -63,7 +63,6 @@ class PrintBuffer(io.StringIO):
         self.most, self.is_flooded = max_characters, False
 
     def write(self, text: str) -> int:
-        """Append printed text. Raises an error when the limit is exceeded."""
         if self.is_flooded or self.tell() + len(text) > self.most:
             self.is_flooded = True
             raise OSError("too much was printed")
@@ -99,9 +98,7 @@ def main() -> None:
 
 
 def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, str]:
-    """Return the syntax tree and compiled code of the first text that is valid Python, or the reason
-    why none is.
-    """
+    """Compile the first program that is valid Python. The last value is an error message."""
     why = ""
     for text in programs:
         try:
@@ -113,8 +110,10 @@ def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, st
 
 
 def block_file_access(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
-    """Import the standard library modules that the code uses, then let the kernel refuse access to all
-    file paths.
+    """Import the standard library modules that the code uses, then block access to all files.
+
+    The kernel enforces the block by a seccomp filter. Returns False if the filter cannot be
+    installed.
     """
     before, named = set(sys.modules), {"warnings": list[str]()} | find_imports(syntax_tree)
     import_stdlib_modules(named)
@@ -127,26 +126,21 @@ def block_file_access(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> boo
 
 
 class LateImportRefuser:
-    """Import hook that rejects imports of standard library modules, with a reason, once file access is
-    blocked.
-    """
+    """Import hook that rejects standard library modules once file access is blocked."""
 
     @staticmethod
     def find_spec(name: str, *_: Any) -> None:
-        """Raise ModuleNotFoundError for a standard library module, which would have to be imported before
-        file access was blocked.
+        """Raise ModuleNotFoundError for a standard library module, because file access is already
+        blocked.
         """
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModuleNotFoundError(
-                f"the sandbox allows only modules that the code itself imports: write `import {name}`",
+                f"the sandbox allows only modules that the code imports explicitly. Write `import {name}`",
                 name=name,
             )
 
 
 def find_imports(syntax_tree: Any) -> dict[str, list[str]]:
-    """Return the modules that the code imports anywhere, and the names that it imports from each
-    module.
-    """
     nodes, found = [syntax_tree], dict[str, list[str]]()
     while nodes:
         node = nodes.pop()
@@ -170,9 +164,7 @@ def find_imports(syntax_tree: Any) -> dict[str, list[str]]:
 
 
 def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
-    """Import standard library modules. A failed import is ignored here, because the program's own
-    import raises the same error.
-    """
+    """Import standard library modules. Errors are ignored, because the program raises them again."""
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             try:
@@ -181,7 +173,7 @@ def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
                 continue
 
 
-def execute_program(compiled_code: Any, expected_kind: str = "number") -> tuple[str, str]:
+def execute_program(compiled_code: Any, answer_type: str = "number") -> tuple[str, str]:
     """Execute a program. Returns its `answer` as text, or an empty text and the reason."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
@@ -189,33 +181,33 @@ def execute_program(compiled_code: Any, expected_kind: str = "number") -> tuple[
         exec(compiled_code, module.__dict__)
         if "answer" not in module.__dict__:
             return "", "it assigns nothing to `answer`"
-        return format_answer(module.__dict__["answer"], expected_kind)
+        return format_answer(module.__dict__["answer"], answer_type)
     except BaseException as error:  # noqa: BLE001 - written code may raise anything, SystemExit too
         return "", describe_error(error)
 
 
-def format_answer(answer: Any, expected_kind: str = "number") -> tuple[str, str]:
-    """Return a number as text without binary rounding noise, or the reason why the value is no number.
+def format_answer(answer: Any, answer_type: str = "number") -> tuple[str, str]:
+    """Return a number as exact text, and an error message if the value is no number.
 
     A text counts by the number in it, like the replies of agents. Other types do not count,
     even if float() accepts them.
     """
     if isinstance(answer, bool) or answer is None:
-        return "", f"`answer` is {answer}, not a {expected_kind}"
+        return "", f"`answer` is {answer}, not a {answer_type}"
     if isinstance(answer, str):
         text = str.__str__(answer).strip()
         if len(text) > LONGEST_TEXT:
-            return "", f"`answer` is a string of {len(text)} characters, not a {expected_kind}"
+            return "", f"`answer` is a string of {len(text)} characters, not a {answer_type}"
         if not "".join(text.split()).isprintable():
-            why = f"`answer` is a string with unprintable characters, not a {expected_kind}"
+            why = f"`answer` is a string with unprintable characters, not a {answer_type}"
             return "", why
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
     if not isinstance(answer, kinds):
-        return "", f"`answer` is of type {type(answer).__name__[:100]}, not a {expected_kind}"
+        return "", f"`answer` is of type {type(answer).__name__[:100]}, not a {answer_type}"
     if answer != answer or answer in (float("inf"), float("-inf")):
-        return "", f"`answer` is {float(answer)}, not a {expected_kind}"
+        return "", f"`answer` is {float(answer)}, not a {answer_type}"
     if not -(10**MAX_DIGITS) < answer < 10**MAX_DIGITS:
         return "", f"`answer` has more than {MAX_DIGITS} digits"
     number = answer if isinstance(answer, int) else float(answer)
@@ -228,7 +220,6 @@ def format_answer(answer: Any, expected_kind: str = "number") -> tuple[str, str]
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line of an exception's message."""
     try:
         text = str(error).strip()
     except BaseException:  # noqa: BLE001 - an exception of the code's own making
@@ -238,11 +229,11 @@ def describe_error(error: BaseException) -> str:
     return f"{name}: {first}" if first else name
 
 
-def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
+def activate_protections(sandbox_settings: dict[str, Any]) -> tuple[list[str], Any]:
     """Activate every protection that this machine supports. Returns the names of the active
     protections, and the C library.
     """
-    held = set_resource_limits(job)
+    held = set_resource_limits(sandbox_settings)
     libc: Any = None
     if sys.platform == "linux":
         import ctypes
@@ -251,12 +242,16 @@ def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
         held += drop_privileges(libc)
         libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of user, which resets it
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        if os.getppid() != job["parent"]:
+        if os.getppid() != sandbox_settings["parent"]:
             os._exit(1)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc is not None and "landlock" not in job["without"] and restrict_file_access(libc):
+    if libc is not None and "landlock" not in sandbox_settings["without"] and restrict_file_access(libc):
         held.append("landlock")
-    if libc is not None and job["filters"] and install_seccomp_filter(libc, job["filters"][0]):
+    if (
+        libc is not None
+        and sandbox_settings["filters"]
+        and install_seccomp_filter(libc, sandbox_settings["filters"][0])
+    ):
         held.append("seccomp")
     if "landlock" not in held or "seccomp" not in held:
         for name in ("ctypes", "_ctypes"):
@@ -265,12 +260,13 @@ def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
     return held, libc
 
 
-def set_resource_limits(job: dict[str, Any]) -> list[str]:
+def set_resource_limits(sandbox_settings: dict[str, Any]) -> list[str]:
     """Limit CPU seconds, memory, files and processes. Returns the names of the limits that were set."""
     wanted = {
-        "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # a program can catch the first, not the second
-        "AS": (job["memory"],) * 2,
-        "FSIZE": (job["file"],) * 2,
+        # a program can catch the first, not the second
+        "CPU": (sandbox_settings["cpu_s"], sandbox_settings["cpu_s"] + 1),
+        "AS": (sandbox_settings["memory"],) * 2,
+        "FSIZE": (sandbox_settings["file"],) * 2,
         "NPROC": (0, 0),
         "NOFILE": (32, 32),
         "CORE": (0, 0),
@@ -290,9 +286,7 @@ def set_resource_limits(job: dict[str, Any]) -> list[str]:
 
 
 def drop_privileges(libc: Any) -> list[str]:
-    """If run as root, switch to user nobody. If nobody cannot read Python's modules, drop root's
-    capabilities instead.
-    """
+    """Switch from root to user nobody, or drop root's capabilities if nobody cannot read Python."""
     if os.geteuid() != 0:
         return []
     try:
@@ -316,8 +310,9 @@ def drop_privileges(libc: Any) -> list[str]:
 
 
 def restrict_file_access(libc: Any) -> bool:
-    """Restrict file access with Landlock: only the working directory is writable, only it and Python's
-    modules are readable.
+    """Restrict file access with Landlock. Only the working directory is writable.
+
+    The working directory and Python's modules are readable.
     """
     import ctypes
 
@@ -361,10 +356,8 @@ def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def make_audit_hook(refuse_files: bool, refuse_calls: bool) -> Any:
-    """Return a Python audit hook that refuses what the kernel does not refuse here. Malicious code can
-    circumvent it.
-    """
+def make_audit_hook(should_refuse_files: bool, should_refuse_calls: bool) -> Any:
+    """Return a Python audit hook that refuses calls. Malicious code can circumvent the hook."""
     here = os.getcwd() + "/"
     readable = tuple(f"{path}/" for path in sys.path if path)
     absolute, text, write_flags = (
@@ -380,7 +373,7 @@ def make_audit_hook(refuse_files: bool, refuse_calls: bool) -> Any:
 
     def audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            if not refuse_files or isinstance(arguments[0], int):
+            if not should_refuse_files or isinstance(arguments[0], int):
                 return
             path, flags = absolute(text(arguments[0])), arguments[2] or 0
             if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
@@ -388,7 +381,7 @@ def make_audit_hook(refuse_files: bool, refuse_calls: bool) -> Any:
         elif event in own:
             path = absolute(text(arguments[0] if arguments[0] is not None else ".")) + "/"
             if (
-                not refuse_files
+                not should_refuse_files
                 or path.startswith(here)
                 or (event != "os.remove" and path.startswith(readable))
             ):
@@ -396,7 +389,7 @@ def make_audit_hook(refuse_files: bool, refuse_calls: bool) -> Any:
         elif event == "import":
             if arguments[0] not in modules:
                 return
-        elif not event.startswith(refused) and not (refuse_calls and event.startswith(on_calls)):
+        elif not event.startswith(refused) and not (should_refuse_calls and event.startswith(on_calls)):
             return
         raise PermissionError(f"the sandbox blocks {event} {(arguments[0] if arguments else '')}".rstrip())
 

@@ -112,19 +112,21 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def build_seccomp_filters(cpu_architecture: str | None = None) -> tuple[bytes, ...]:
-    """Return two filters (arrays of struct sock_filter): one for imports, one for running code.
-    Unknown CPU architectures have none.
+    """Return two seccomp filters: one for imports, and one for running code. Empty for unknown
+    CPU architectures.
+
+    Each filter is an array of struct sock_filter.
     """
     cpu_architecture = cpu_architecture or (platform.machine() if sys.platform == "linux" else "")
     if cpu_architecture not in ARCHITECTURES or sys.byteorder != "little":
         return ()
-    return _build_filter(cpu_architecture, allow_imports=True), _build_filter(
+    return _build_seccomp_filter(cpu_architecture, allow_imports=True), _build_seccomp_filter(
         cpu_architecture, allow_imports=False
     )
 
 
-def _build_filter(machine: str, allow_imports: bool) -> bytes:
-    column, architecture = ARCHITECTURES[machine]
+def _build_seccomp_filter(cpu_architecture: str, allow_imports: bool) -> bytes:
+    column, architecture = ARCHITECTURES[cpu_architecture]
     allowed = ALLOWED | (BY_PATH if allow_imports else {})
     numbers = [number for pair in allowed.values() if (number := pair[column]) is not None]
     # from the top: (code, operand, how many lines to skip if true, if false)

@@ -1,5 +1,5 @@
-"""The task task=agents: a team of agents answers each question. A graph, which can be trained,
-defines who reads whose replies.
+"""task=agents: a team of agents answers each question. A graph defines which agents read which
+replies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.answer_sources import count_answers_by_model, describe_answering_models
 from runner.datasets.items import Item
-from runner.datasets.question_subsets import question_subset_notes, restore_recorded_cluster
+from runner.datasets.question_subsets import make_question_subset_notes, restore_recorded_cluster
 from runner.options.agents import graph_file, task_inputs
 from runner.options.agents.call_costs import CostTally
 from runner.options.agents.call_log import CallLogFile
@@ -25,7 +25,7 @@ from runner.options.agents.graph import Edges, Kind
 from runner.options.agents.keys import PromptStyle
 from runner.options.agents.render import graph_picture
 from runner.options.agents.render.notes import NOTES
-from runner.options.agents.render.sandbox import describe_protections
+from runner.options.agents.render.sandbox import describe_sandbox_protections
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.task_inputs import AgentsInputs, make_team
 from runner.options.agents.training_methods import collect_training_settings, make_graph_trainer
@@ -35,12 +35,12 @@ from runner.render.notes import render_notes
 from runner.scorers import score_counted_samples
 from runner.tasks.base import TaskContext, Uses
 from runner.tasks.collecting import report_saved_on_interrupt, unanswered_messages_or_fail
-from runner.tasks.named_adapters import adapter_memory_notes
+from runner.tasks.named_adapters import build_adapter_memory_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_text_atomically
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
-from runner_compare import cut_off_message
+from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Session, require_capabilities
 
@@ -76,7 +76,9 @@ def run(inputs: AgentsInputs, context: TaskContext) -> Result:
 def preview(inputs: AgentsInputs, resolved: ResolvedJob) -> str:
     """Return notes about the selected questions and adapters, for plan=true."""
     return "\n".join(
-        render_notes(question_subset_notes(inputs.task, inputs.items) + adapter_memory_notes(resolved))
+        render_notes(
+            make_question_subset_notes(inputs.task, inputs.items) + build_adapter_memory_notes(resolved)
+        )
     )
 
 
@@ -105,20 +107,25 @@ class _AgentsJob:
         at_once = min(PROGRAMS_AT_ONCE, machine.available_cores())
         more = self.open_session, self.show_progress, at_once, task.role_adapter
         with DiscussionPlayer(self.calls, self.sandbox, *more) as player:
-            solved = self.train_graph(player) if task.is_trained else []
+            solved = self.train_communication_graph(player) if task.is_trained else []
             edges |= self.count_edges("after")
             graph = graph_file.format_graph_json(
-                self.graph, self.team.role_titles, self.training_record(solved)
+                self.graph, self.team.role_titles, self.make_training_record(solved)
             )
             write_text_atomically(folder / GRAPH, graph, durable=task.is_trained)
             write_text_atomically(folder / GRAPH_PICTURE, self.draw_graph())
             started, loading_s = time.perf_counter(), self.loading_s
             samples = self.run_scored_questions(player)
             play_s = time.perf_counter() - started - (self.loading_s - loading_s)
-        measured = self.measuring.write_now() if self.measuring else EngineMeasurements.read_from(folder)
+        measured = (
+            self.measuring.write_measurements()
+            if self.measuring
+            else EngineMeasurements.read_from_folder(folder)
+        )
         result = Result(
             score_counted_samples(samples) | self.tally.metrics(len(samples)) | edges,
-            self.tally.table_rows() + ([self.training.total_row("training")] if task.is_trained else []),
+            self.tally.build_table_rows()
+            + ([self.training.total_row("training")] if task.is_trained else []),
             self.tally.facts(),
         )
         result.metrics |= count_answers_by_model(self.scored_calls)
@@ -135,7 +142,7 @@ class _AgentsJob:
             result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
             result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
         if protections is not None:
-            result.facts["sandbox"], missing = describe_protections(protections, self.sandbox.limits)
+            result.facts["sandbox"], missing = describe_sandbox_protections(protections, self.sandbox.limits)
             if missing:
                 result.notes.append(render_note(note("not_sandboxed", "warning", missing=missing), NOTES))
         if measured is not None:
@@ -146,26 +153,24 @@ class _AgentsJob:
                 result.facts["answered_by"] = models
             result.notes += render_engine_notes(measured.stats, measured.report)
         limit = str(self.context.config.generation.max_new_tokens)
-        result.notes += [*render_notes(question_subset_notes(self.task, self.inputs.items))]
+        result.notes += [*render_notes(make_question_subset_notes(self.task, self.inputs.items))]
         result.notes += [render_note(each, NOTES) for each in self.make_notes()]
-        result.notes += filter(None, [cut_off_message(result.metrics, {LIMIT: limit})])
+        result.notes += filter(None, [format_cut_off_message(result.metrics, {LIMIT: limit})])
         return result
 
     def count_edges(self, stage: str) -> dict[str, float]:
-        """Return the number of edges that a round can contain. With a single round, temporal edges do not
-        count.
+        """Return the number of edges that a round can contain. A single round has no temporal
+        edges.
         """
         return {f"{kind}_edges_{stage}": edges.num_live for kind, edges in self.used_kinds.items()}
 
     @property
     def used_kinds(self) -> dict[Kind, Edges]:
-        """The spatial and temporal edges in use. With a single round, there are no temporal edges."""
         return self.graph.edges_by_kind if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
 
     def make_notes(self) -> list[Note]:
-        """Return notes that explain the job's metrics."""
         notes, failures, questions = [], self.tally.describe_failures(), len(self.inputs.train)
-        if failures is not None and (advice := self.embedded_model_advice()) is not None:
+        if failures is not None and (advice := self.make_embedded_model_note()) is not None:
             notes.append(note("programs_failed_without_roles", "warning", failures=failures, advice=advice))
         elif failures is not None and 2 * self.tally.programs[""] < self.tally.programs.total():
             notes.append(failures)
@@ -181,7 +186,7 @@ class _AgentsJob:
             notes.append(note("questions_repeated", "warning", needed=needed, questions=questions))
         return notes
 
-    def embedded_model_advice(self) -> Note | None:
+    def make_embedded_model_note(self) -> Note | None:
         """Return a note on config keys that the embedded model needs for a team, or None if all are set."""
         config, adapter = self.context.config, self.context.config.lora.single_adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
@@ -193,13 +198,12 @@ class _AgentsJob:
         return note("needs_roles", keys=keys)
 
     def open_session(self) -> Session:
-        """Load the engine and open a session. Called at the first agent call that has no recorded answer."""
         started = time.perf_counter()
         engine, folder = self.context.engine, self.context.recorder.folder
         require_capabilities(engine.capabilities, "task=agents", {Capability.chat})
         what = self.bar.what
         self.bar.set_title("loading")
-        earlier = EngineMeasurements.read_from(folder) if self.calls.reused else None
+        earlier = EngineMeasurements.read_from_folder(folder) if self.calls.reused else None
         self.measuring = MeasurementRecorder(engine, folder, earlier, self.context.config.model.is_on_server)
         self.bar.set_title(what)
         session = engine.open()
@@ -210,11 +214,13 @@ class _AgentsJob:
         if self.measuring is not None:
             self.measuring.write_if_due()
         self.bar.set_position(
-            self.ended, **self.news, **(self.measuring.progress_fields() if self.measuring else {})
+            self.ended, **self.news, **(self.measuring.format_progress_fields() if self.measuring else {})
         )
 
-    def train_graph(self, player: DiscussionPlayer) -> list[bool]:
-        """Train the team's graph batch by batch. Returns for each training question whether it was solved."""
+    def train_communication_graph(self, player: DiscussionPlayer) -> list[bool]:
+        """Train the team's graph batch by batch. Returns whether each training question was
+        solved.
+        """
         task, solved = self.task, list[bool]()
         learner = make_graph_trainer(task, self.graph)
         self.bar.set_title("training")
@@ -223,7 +229,8 @@ class _AgentsJob:
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
             named = zip(numbers, items, strict=True)
             discussions = [
-                self.make_discussion(f"train/{number}", item, draws_edges=True) for number, item in named
+                self.make_discussion(f"train/{number}", item, should_draw_edges=True)
+                for number, item in named
             ]
             player.run_discussions(discussions, self.count_question)
             for discussion in discussions:
@@ -253,7 +260,9 @@ class _AgentsJob:
         """Let the team answer the scored questions, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
         for index in [sample for sample in recorder.samples if sample >= len(items)]:
-            recorder.raise_if_rejected(index, f"is sample {index}, but this job has {len(items)} questions")
+            recorder.raise_if_rejected(
+                index, f"sample {index} does not exist in this job, which has {len(items)} questions"
+            )
         samples: dict[int, Sample] = {}
 
         def record_sample(discussion: Discussion) -> None:
@@ -263,7 +272,7 @@ class _AgentsJob:
             if recorded is not None and not recorded.failed:
                 sample = restore_recorded_cluster(self.task, sample, recorded)
                 recorder.raise_if_rejected(
-                    index, None if recorded == sample else f"does not match its calls in {CALLS}"
+                    index, None if recorded == sample else f"the sample does not match the calls in {CALLS}"
                 )
             elif recorded != sample:
                 recorder.append_sample(sample)
@@ -281,7 +290,7 @@ class _AgentsJob:
         )
         return [samples[index] for index in range(len(items))]
 
-    def training_record(self, solved_questions: list[bool]) -> graph_file.TrainingRecord | None:
+    def make_training_record(self, solved_questions: list[bool]) -> graph_file.TrainingRecord | None:
         """Return the record of the graph's training for the graph file, or None without training."""
         if not self.task.is_trained:
             return None
@@ -291,24 +300,25 @@ class _AgentsJob:
         )
 
     def draw_graph(self) -> str:
-        """Return an SVG picture of the graph that the job used."""
         shown = self.task.subject, self.team.role_titles, self.task.num_rounds
         return graph_picture.draw_graph_svg(self.graph, *shown, is_random=self.task.draws_edges)
 
-    def make_discussion(self, key: str, item: Item, draws_edges: bool) -> Discussion:
-        """Return a question's discussion. Its edges are drawn from seed and key, equally after a restart,
-        or are the learned edges.
+    def make_discussion(self, key: str, item: Item, should_draw_edges: bool) -> Discussion:
+        """Create a question's discussion, with random edges or the most probable edges.
+
+        The draw depends only on seed and key, so that a restart draws the same edges.
         """
         if self.task.has_several_samples:
             return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [
-            self.graph.draw_round(rng, number) if draws_edges else self.graph.most_likely_round(number)
+            self.graph.draw_round(rng, number)
+            if should_draw_edges
+            else self.graph.get_most_likely_round(number)
             for number in numbers
         ]
         return Discussion(self.team, key, item.question, rounds)
 
-    def count_question(self, _: Discussion) -> None:
-        """Count a question whose discussion has ended."""
+    def count_question(self, _discussion: Discussion) -> None:
         self.ended += 1
         self.show_progress()

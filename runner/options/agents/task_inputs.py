@@ -12,7 +12,7 @@ from runner.options.agents import graph_file
 from runner.options.agents.discussion import Team
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import AgentsConfig, Topology
-from runner.options.agents.train_questions import load_train_questions
+from runner.options.agents.train_questions import load_unscored_train_questions
 from runner.tasks.base import TaskInputs, typed_task_config
 from runner_base import ConfigError, DataError
 
@@ -32,7 +32,7 @@ def prepare(config: RunnerConfig) -> AgentsInputs:
     """Read and hash the questions and the graph. Training questions exclude scored questions."""
     task = typed_task_config(config, AgentsConfig)
     items = load_questions(task)
-    train, left_out = load_train_questions(task, items) if task.is_trained else ([], 0)
+    train, left_out = load_unscored_train_questions(task, items) if task.is_trained else ([], 0)
     hashes = {"data": hash_questions(items)} | hash_question_subset(task, items)
     if task.is_trained:
         hashes["train"] = hash_questions(train)
@@ -40,13 +40,13 @@ def prepare(config: RunnerConfig) -> AgentsInputs:
         graph = _load_saved_graph(task, task.graph)
         hashes["graph"] = graph_file.hash_graph(graph)
     else:
-        graph = Graph.from_mode(
+        graph = Graph.create_from_topology(
             task.mode,
             task.agents,
             seed=config.seed,
             initial_probability=task.initial_probability,
-            trains_spatial=task.optimized_spatial,
-            trains_temporal=task.optimized_temporal,
+            train_spatial=task.optimized_spatial,
+            train_temporal=task.optimized_temporal,
         )
     source = describe_dataset(task.data, task.split, hashes["data"])
     return AgentsInputs(hashes, task, items, train, graph, left_out, data=source, count=len(items))
@@ -64,9 +64,8 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
     if graph.num_agents != agents or graph.mode is not task.mode:
         raise ConfigError(
             (
-                f"the graph is for task.mode={graph.mode} task.agents={graph.num_agents}, but the "
-                f"job has task.mode={task.mode}, task.agents={agents}. Give "
-                f"task.mode={graph.mode} task.agents={graph.num_agents}"
+                f"the graph needs task.mode={graph.mode} task.agents={graph.num_agents}, but the job "
+                f"has task.mode={task.mode} task.agents={agents}"
             ),
             key="task.graph",
             value=path,
@@ -87,7 +86,6 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
 
 
 def make_team(task: AgentsConfig, graph: Graph) -> Team:
-    """Return the team of agents that a graph connects. With several samples per question, it is a
-    single agent.
-    """
-    return Team.with_roles(graph.num_agents, task.roles, task.domain, task.decision_method, task.has_letters)
+    return Team.create_with_cycled_roles(
+        graph.num_agents, task.roles, task.domain, task.decision_method, task.has_letters
+    )

@@ -1,5 +1,4 @@
-"""Comparison option --teams: describes each team of agents by a short name, instead of a dozen
-config keys.
+"""Implements the comparison option --teams, which gives teams of agents short names.
 
 So teams with few keys in common can be compared with one baseline: `--teams --baseline
 "team=one agent"`.
@@ -22,20 +21,17 @@ class TeamsSection(Section):
     """Part of the comparison report that gives runs of task=agents readable team names."""
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
-        """Return the runs. Runs of teams get the additional parameter `team` with the team's name."""
         of_teams = [run.params for run in runs if run.task == AgentsConfig.name]
-        return name_teams(runs, reader.key_rules.differing_keys(of_teams))
+        return name_teams(runs, reader.key_rules.find_differing_keys(of_teams))
 
     def replaces_key(self, key: str) -> bool:
-        """Return whether a team's name makes a config key redundant in the report."""
         return key in KEYS or key.startswith("generation.")
 
 
 def name_teams(runs: Sequence[Run], differing_keys: Sequence[str]) -> list[Run]:
-    """Return the runs with the parameter `team` set. Teams that differ in a config key never get the
-    same name.
+    """Return the runs with the parameter `team` set. Different teams get different names.
 
-    `differing` are the keys in which the runs differ.
+    `differing_keys` are the config keys that differ between runs.
     """
     keys = [key for key in differing_keys if SECTION.replaces_key(key)]
     names: dict[str, list[Run]] = {}

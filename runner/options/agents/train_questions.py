@@ -8,16 +8,18 @@ from runner.datasets.items import Item
 from runner.datasets.questions import load_questions, reject_large_embedded_count
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
-from runner_base.errors import rename_error_keys
+from runner_base.errors import translate_error_keys
 
 
-def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, and the number of questions excluded because they are scored."""
+def load_unscored_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
+    """Return the training questions, and the number of excluded questions. Scored questions are
+    excluded.
+    """
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
             (
-                "this split is also scored, and scored questions may not train the graph. Give "
-                "another task.train_split, or skip the first N questions with task.train_offset=N"
+                "scored questions must not train the graph, and this split is scored. Give "
+                "another task.train_split, or a larger task.train_offset"
             ),
             key="task.train_split",
             value=task.train_split,
@@ -32,17 +34,17 @@ def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[
             task, split=task.train_split, offset=task.train_offset, limit=needed + len(scored_items)
         )
         # files choose scored questions only
-        questions = load_questions(replace(whole, only=None, without=None))
+        questions = load_questions(replace(whole, only=None, unscored=None))
     except ConfigError as error:  # it names the keys of the scored questions
         names = {"task.split": "task.train_split", "task.offset": "task.train_offset"}
-        raise rename_error_keys(error, names) from error
+        raise translate_error_keys(error, names) from error
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(
             (
-                f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all "
-                f"questions are among the {len(scored_items)} scored ones, so none remains for "
-                "training. Lower task.limit, or give data with another split"
+                f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: no "
+                f"training question is left, because all are among the {len(scored_items)} scored "
+                "questions. Lower task.limit, or use another split"
             ),
             code="empty",
         )

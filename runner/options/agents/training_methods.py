@@ -1,5 +1,4 @@
-"""Training methods for a team's graph, published ones and the runner's own: their loss terms and
-their pruning.
+"""Training methods for a team's graph, each with its loss terms and its pruning.
 
 runner            nuclear norm of the spatial mask and a baseline, both optional; prunes periodically
 agent_prune       the paper: nuclear norms of both masks, closeness to graph; prunes at the end
@@ -19,11 +18,11 @@ from runner.options.agents.graph_file import Setting
 from runner.options.agents.graph_training import (
     GraphTrainer,
     GraphTrainingMethod,
+    LossAndGradient,
     Pruned,
-    Term,
-    distance_penalty,
+    compute_distance_penalty,
+    compute_low_rank_penalty,
     live_probabilities,
-    low_rank_penalty,
     nuclear_norm,
     prune_lowest_edges,
 )
@@ -33,7 +32,9 @@ SETTINGS = ("batch_size", "pruning_rate", "learning_rate", "initial_probability"
 
 
 class PeriodicPruning(GraphTrainingMethod):
-    """Base class of methods that prune spatial and temporal edges separately, every few iterations."""
+    """Base class of methods that prune edges periodically. Spatial and temporal edges are pruned
+    separately.
+    """
 
     def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5) -> None:
         self.pruning_rate, self.imp_per_iterations = pruning_rate, imp_per_iterations
@@ -44,9 +45,7 @@ class PeriodicPruning(GraphTrainingMethod):
 
 
 class RunnerMethod(PeriodicPruning):
-    """The runner's own training method, with an optional reward baseline and an optional low-rank loss
-    of the spatial edges.
-    """
+    """The runner's own training method. Reward baseline and low-rank loss are optional."""
 
     def __init__(
         self,
@@ -58,27 +57,29 @@ class RunnerMethod(PeriodicPruning):
         super().__init__(pruning_rate, imp_per_iterations)
         self.baseline, self.nuclear_norm = baseline, nuclear_norm
 
-    def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
-        """Return w · ‖S‖ with the nuclear norm of the spatial edges' probability matrix S."""
+    def compute_loss_term(self, kind: Kind, edges: Edges) -> LossAndGradient | None:
+        """Return the nuclear norm of the spatial edges' probabilities, times its weight."""
         if not self.nuclear_norm or kind != "spatial":
             return None
-        norm, slope = low_rank_penalty(edges)
+        norm, slope = compute_low_rank_penalty(edges)
         return self.nuclear_norm * norm, self.nuclear_norm * slope
 
 
 class AgentPrune(GraphTrainingMethod):
-    """AgentPrune as in its paper: both edge matrices stay near the given graph and of low rank, with a
-    single pruning at the end.
+    """AgentPrune as in its paper. Both edge matrices stay close to the given graph and of low
+    rank.
+
+    Edges are pruned once, at the end.
     """
 
     def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
-    def loss_term(self, _: Kind, edges: Edges) -> Term:
-        """Return the loss ‖S‖ + relu(‖A − S‖ − delta). The distance ‖A − S‖ is the Frobenius norm."""
+    def compute_loss_term(self, _: Kind, edges: Edges) -> LossAndGradient:
+        """Return ‖S‖ + relu(‖A − S‖ − delta): the nuclear norm, and the Frobenius distance to graph A."""
         mask = live_probabilities(edges)
         norm, norm_slope = nuclear_norm(mask)
-        apart, apart_slope = distance_penalty(edges.allowed, mask, self.delta)
+        apart, apart_slope = compute_distance_penalty(edges.allowed, mask, self.delta)
         return norm + apart, (norm_slope + apart_slope) * mask * (1 - mask)
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
@@ -87,8 +88,9 @@ class AgentPrune(GraphTrainingMethod):
 
 
 class AgentPruneCode(PeriodicPruning):
-    """AgentPrune as in its published code, where the loss uses raw logits, also those of impossible
-    edges.
+    """The published code of AgentPrune, which differs from the paper.
+
+    The loss uses raw logits, even of edges that are not allowed.
     """
 
     moves_all_logits: ClassVar[bool] = True
@@ -97,17 +99,15 @@ class AgentPruneCode(PeriodicPruning):
         super().__init__(pruning_rate, imp_per_iterations)
         self.delta = delta
 
-    def loss_term(self, _: Kind, edges: Edges) -> Term:
-        """Return the loss ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z. The distance ‖A − Z‖ is the
-        Frobenius norm.
-        """
+    def compute_loss_term(self, _: Kind, edges: Edges) -> LossAndGradient:
+        """Return ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z: nuclear norm and Frobenius distance to A."""
         norm, norm_slope = nuclear_norm(edges.logits)
-        apart, apart_slope = distance_penalty(edges.allowed, edges.logits, self.delta)
+        apart, apart_slope = compute_distance_penalty(edges.allowed, edges.logits, self.delta)
         return norm + apart, norm_slope + apart_slope
 
 
 def prune_trained_edges(graph: Graph, pruning_rate: float) -> Pruned:
-    """Prune spatial and temporal edges separately, as far as they are trained."""
+    """Prune the trained spatial edges and the trained temporal edges separately."""
     return {
         kind: tuple(prune_lowest_edges(edges, pruning_rate))
         for kind, edges in graph.edges_by_kind.items()

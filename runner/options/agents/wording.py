@@ -40,8 +40,8 @@ class PromptTexts:
 
 @cache
 def load_prompt_texts(domain: PromptStyle, expects_letter: bool = False) -> PromptTexts:
-    """Return the texts of a prompt style, for answers that are numbers or, with `letters`, letters of
-    choices.
+    """Return the prompt texts of a prompt style. `expects_letter` selects texts for letters as
+    answers.
     """
     texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
     OmegaConf.resolve(texts)

@@ -1,5 +1,4 @@
-"""Runs lm-evaluation-harness on the runner's engine. `runner-lm-eval` is lm-eval's command line
-with the additional model `runner`.
+"""Runs lm-evaluation-harness on the runner's engine, with the command `runner-lm-eval`.
 
 command.py registers the model (model.py), which translates lm-eval's requests into the
 engine's. Only this package imports lm_eval.

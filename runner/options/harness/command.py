@@ -102,9 +102,6 @@ def _run_lm_eval(arguments: list[str]) -> None:
 
 
 def add_default_model(arguments: list[str]) -> list[str]:
-    """Add `--model runner` to the arguments of an evaluation that names no model. lm-eval's own
-    default is a different model.
-    """
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
     names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
     asks_help = {"-h", "--help"} & {*arguments}

@@ -1,5 +1,4 @@
-"""Model class for lm-evaluation-harness. The runner's engine answers lm-eval's three kinds of
-requests.
+"""Model class for lm-evaluation-harness, which sends lm-eval's requests to the runner's engine.
 
 Truncation, initial tokens, windows of long texts and stop texts are as in lm-eval's own HF
 model, so that scores are comparable. The engine batches the requests: all are submitted at
@@ -45,10 +44,10 @@ ANSWER_TOKENS = 256  # the limit of tasks that set none, as in lm-eval
 SAMPLING_SETTINGS = (*PARAMETERS, "seed")  # the settings of generating that a task may have
 OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
     "gguf_file": "name the file itself, pretrained=FOLDER/FILE.gguf",
-    "tokenizer": "a checkpoint or a .gguf file already contains it. Omit this key",
+    "tokenizer": "a checkpoint or a .gguf file contains its own tokenizer. Omit this key",
     "base_url": (
-        "the model runs in this process. Give pretrained=FILE.gguf; for a server use --model "
-        "local-completions"
+        "the model runs in this process. Give pretrained=FILE.gguf, or use --model "
+        "local-completions for a server"
     ),
 }
 
@@ -73,19 +72,21 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         super().__init__()
         if enable_thinking and think_end_token is None:
             raise ConfigError(
-                "needs think_end_token, the text that ends the thinking",
+                "think_end_token is missing. Give the text that ends the thinking",
                 key="enable_thinking",
                 value="True",
                 code="missing",
             )
         for key in OTHERS_KEYS.keys() & keys.keys():
             raise ConfigError(
-                f"not a key of --model runner. {OTHERS_KEYS[key]}",
+                f"--model runner has no such key: {OTHERS_KEYS[key]}",
                 key=key,
                 value=keys[key],
                 code="unknown_choice",
             )
-        groups, own = split_group_choices({key: value for key, value in keys.items() if key not in IGNORED})
+        groups, own = split_choices_and_model_keys(
+            {key: value for key, value in keys.items() if key not in IGNORED}
+        )
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given
         config = build_load_config(pretrained, groups, own)
@@ -130,11 +131,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def tokenizer_name(self) -> str:
-        """Name of the tokenizer, under which lm-eval caches requests."""
+        """Name of the tokenizer. lm-eval uses the name in its cache keys."""
         return str(self.resolved.model.files.model.name).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return the model information that lm-eval records with its results."""
         facts = {f"runner_{key}": value for key, value in self.report.facts.items()}
         return facts | {"model_num_parameters": int(self.report.metrics.get("parameters", -1))}
 
@@ -153,7 +153,6 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return a conversation as text in the format of the model's chat template."""
         return self.template.render(chat_history, continue_final_message=not add_generation_prompt)
 
     # --------------------------------------------------------------------------- lm-eval's requests
@@ -183,7 +182,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
-                f"{', '.join(tasks)} scores given answers, so the model does no thinking",
+                f"{', '.join(tasks)} scores given answers, so the model cannot think. Omit this key",
                 key="enable_thinking",
                 value="True",
                 code="unsupported",
@@ -192,7 +191,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each whole text, computed in windows that overlap by one token."""
+        """Return the log-likelihood of each document, computed in overlapping windows."""
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for (text,) in (request.args for request in requests):
@@ -237,8 +236,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             if len(ids) == len(after):
                 raise ConfigError(
                     (
-                        f"the continuation has {len(after)} tokens and leaves no room for its "
-                        f"prompt: the model's limit is {self.max_length}"
+                        f"the continuation has {len(after)} tokens, so its prompt does not fit into "
+                        f"the model's limit of {self.max_length} tokens"
                     ),
                     code="too_large",
                 )
@@ -257,7 +256,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             given["temperature"] = 0.0
         elif not (self.temperature if given.get("temperature") is None else given["temperature"]):
             raise ConfigError(
-                "needs a temperature above 0, such as --gen_kwargs temperature=0.7",
+                "sampling needs a temperature above 0, such as --gen_kwargs temperature=0.7",
                 key="do_sample",
                 value="True",
                 code="conflict",
@@ -293,7 +292,6 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _run_requests(
         self, requests: list[Request], description: str, is_quiet: bool
     ) -> Iterator[Completion]:
-        """Run the requests and yield their completions in the order of the requests."""
         completions: dict[Any, Completion] = {}
         with (
             tqdm(total=len(requests), desc=description, disable=is_quiet) as bar,
@@ -311,10 +309,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return (completions[request.id] for request in requests)
 
 
-def split_group_choices(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split model arguments such as `rope=yarn, rope.factor=4, dtype=float32` into choices of config
-    groups, and keys of `model`.
-    """
+def split_choices_and_model_keys(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split arguments such as `rope=yarn, dtype=float32` into group choices and model keys."""
     groups: dict[str, Any] = {group: model_args.get(group) for group in GROUPS}
     own: dict[str, Any] = {}
     for key, value in model_args.items():

@@ -24,7 +24,7 @@ class RayLauncherConfig:
     max_restarts: int = 3  # of a job whose node dies
 
 
-def optuna_config() -> tuple[Any, tuple[str, ...]]:
+def make_optuna_config() -> tuple[Any, tuple[str, ...]]:
     """Return the default values of hydra.sweeper under hydra/sweeper=optuna."""
     keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
@@ -32,9 +32,9 @@ def optuna_config() -> tuple[Any, tuple[str, ...]]:
     return keys, ("params",)
 
 
-def slurm_config() -> tuple[Any, tuple[str, ...]]:
-    """Return submitit's settings with the runner's defaults: Slurm requeues a job after a node failure
-    or its time limit.
+def make_slurm_config() -> tuple[Any, tuple[str, ...]]:
+    """Return submitit's settings with the runner's defaults. Slurm requeues jobs after a node
+    failure or a timeout.
     """
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
@@ -44,5 +44,5 @@ def slurm_config() -> tuple[Any, tuple[str, ...]]:
 
 
 RAY = HydraOption(("ray",), lambda: (RayLauncherConfig, ()))
-SLURM = HydraOption(("submitit", "hydra_plugins.hydra_submitit_launcher"), slurm_config)
-OPTUNA = HydraOption(("optuna",), optuna_config)
+SLURM = HydraOption(("submitit", "hydra_plugins.hydra_submitit_launcher"), make_slurm_config)
+OPTUNA = HydraOption(("optuna",), make_optuna_config)

@@ -1,5 +1,5 @@
-"""Implements hydra.sweeper.prune=true: a trial is stopped once it is significantly worse than the
-best trial so far.
+"""Implements hydra.sweeper.prune=true, which stops trials that are significantly worse than the
+best.
 
 Each running trial is compared with the best trial's job (task.early_stop_vs). A trial that
 is significantly worse is pruned. Any other trial that may be the best becomes a job without
@@ -35,13 +35,15 @@ class TrialOutcome(StrEnum):
     in_full = "in full"  # it may be the best: its job runs on without a comparison
 
 
-def check_prunable(first_job: PlannedJob, keys: Iterable[str], optimization_direction: str) -> None:
+def require_prunable_search(
+    first_job: PlannedJob, varied_keys: Iterable[str], optimization_direction: str
+) -> None:
     """Raise ConfigError for a search whose trials cannot be compared while they run."""
     task = first_job.config.task if first_job.config is not None else None
     questions = task.questions_config if task is not None else None
     can_compare = questions is not None and questions.comparisons_key and questions.baseline_name is None
     if task is not None and not can_compare:
-        need = "needs task=gsm8k. Omit task.early_stop_vs, which pruning sets itself"
+        need = "pruning needs task=gsm8k, and sets task.early_stop_vs itself. Omit task.early_stop_vs"
         raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")
     if optimization_direction != "maximize":
         raise ConfigError(
@@ -49,14 +51,15 @@ def check_prunable(first_job: PlannedJob, keys: Iterable[str], optimization_dire
             key=KEY,
             code="conflict",
         )
-    if asked := [key for key in keys if key.partition(".")[0] == "task"]:
-        need = "pruning compares trials question by question, which needs the same prompts in all trials"
+    if asked := [key for key in varied_keys if key.partition(".")[0] == "task"]:
+        need = "pruning needs the same prompts in all trials, because it compares single questions"
         raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY, code="conflict")
 
 
 def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
-    """Return the best trial's job, with which a new trial is compared, and the number of comparisons.
-    None before any trial is complete.
+    """Return the best trial's job as the baseline of new trials, and the number of comparisons.
+
+    Returns None before any trial is complete.
     """
     full = [
         trial
@@ -69,7 +72,7 @@ def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | Non
     return {"job": best.user_attrs[FULL], "comparisons": max(num_trials - 1, 1)}
 
 
-def comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
+def build_comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
     """Return the overrides that compare a trial's job with its baseline while the job runs."""
     if baseline is None:
         return []
@@ -77,7 +80,6 @@ def comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
 
 
 def decide_trial_outcome(record: Record, best_score: float) -> TrialOutcome:
-    """Return the outcome of a trial from its job's record and the best score so far."""
     metrics, verdict = record.result.metrics, record.result.facts.get("early_stop_verdict")
     if verdict is None:
         return TrialOutcome.complete

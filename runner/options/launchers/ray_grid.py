@@ -13,8 +13,8 @@ from typing import Any
 
 from runner.config.hydra import config_to_yaml
 from runner.grid.executor import Executor
-from runner.grid.outcomes import JobOutcome, outcome_from_error
-from runner.grid.plan import PlannedJob, predict_need
+from runner.grid.outcomes import JobOutcome, make_outcome_from_error
+from runner.grid.plan import PlannedJob, predict_resources
 from runner.options.launchers.ray_jobs import Mailbox, RayJobRequest, RayJobResult, SharedFile, run_ray_job
 from runner.options.launchers.render.notes import NOTES
 from runner.records import job_archives
@@ -51,12 +51,15 @@ class RayResources:
     def __post_init__(self) -> None:
         check_config_values("hydra.launcher", self)
 
-    def job_options(self, planned_job: PlannedJob, node_resources: Mapping[str, float]) -> dict[str, Any]:
-        """Return the Ray resources of a job: those in the config, or estimated ones limited to the largest
-        node.
+    def make_job_options(
+        self, planned_job: PlannedJob, node_resources: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """Return the Ray resources of a job, as configured or else as predicted.
+
+        Predictions do not exceed the largest node.
         """
         assert planned_job.resolved is not None
-        predicted = predict_need(planned_job.resolved)
+        predicted = predict_resources(planned_job.resolved)
         cpus = (
             min(predicted.threads, node_resources.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
         )
@@ -68,8 +71,7 @@ class RayResources:
             "resources": {**self.resources},
         }
 
-    def missing_resource_notes(self, node_resources: Mapping[str, float]) -> list[Note]:
-        """Return notes about requested resources that no Ray node has at present."""
+    def make_missing_resource_notes(self, node_resources: Mapping[str, float]) -> list[Note]:
         asked = {"CPU": self.num_cpus or 0.0, "GPU": self.num_gpus}
         asked |= {"memory": (self.memory_mib or 0.0) * MIB, **self.resources}
         return [
@@ -80,7 +82,6 @@ class RayResources:
 
 
 def find_max_node_resources(nodes: list[dict[str, Any]]) -> dict[str, float]:
-    """Return for each resource the largest amount that any living Ray node has."""
     largest: dict[str, float] = {}
     for node in nodes:
         for name, amount in node["Resources"].items() if node["Alive"] else ():
@@ -111,7 +112,7 @@ class RayExecutor(Executor):
         self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self.do_job: Any = ray.remote(run_ray_job)
         self.largest = find_max_node_resources(ray.nodes())  # type: ignore[no-untyped-call]
-        for missing in self.request.missing_resource_notes(self.largest):
+        for missing in self.request.make_missing_resource_notes(self.largest):
             print_message(render_note(missing, NOTES))
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
         return super().run()
@@ -119,7 +120,6 @@ class RayExecutor(Executor):
     # --------------------------------------------------------------------------------------- submit
 
     def submit(self) -> None:
-        """Submit those jobs to Ray that may start now."""
         for number in list(self._todo):
             if len(self._running) >= self.at_once:
                 return
@@ -146,7 +146,7 @@ class RayExecutor(Executor):
             {sent.job_id: job_archives.pack_job_folder(sent) for sent in needed if sent.list_result_files()},
             sends_samples=not anew,
         )
-        options = self.request.job_options(planned, self.largest)
+        options = self.request.make_job_options(planned, self.largest)
         name = f"{job.job_id} {' '.join(planned.overrides)}"[:200]
         task = self.do_job.options(max_retries=0, name=name, **options)
         self._running[task.remote(assignment, self.mailbox)] = job_index
@@ -176,7 +176,7 @@ class RayExecutor(Executor):
     def _process_messages(self) -> None:
         import ray
 
-        states, files = ray.get(self.mailbox.take.remote())
+        states, files = ray.get(self.mailbox.take_news.remote())
         running = {*self._running.values()}
         for number, state in states.items():
             if number in running and number not in self._since:
@@ -189,38 +189,40 @@ class RayExecutor(Executor):
                 with suppress(JobAlreadyRunning):  # by another process, which has samples of its own
                     job_archives.unpack_partial_job(packed, _require_job(self.plan[number]))
 
-    def _collect_result(self, reference: Any, job_index: int) -> None:
+    def _collect_result(self, ray_reference: Any, job_index: int) -> None:
         """Record the outcome of a finished job, or restart the job if its node failed."""
         import ray
 
         planned = self.plan[job_index]
         is_late = job_index in self._late
         try:
-            outcome = self._store_job_result(planned, ray.get(reference))
+            outcome = self._store_job_result(planned, ray.get(ray_reference))
         except ray.exceptions.TaskCancelledError:
             if self.stop_requests and job_index not in self._since:
                 return  # it has not begun
-            outcome = self._record_job_death(planned, is_late, "cancelled")
+            outcome = self._record_dead_job(planned, is_late, "cancelled")
         except (
             ray.exceptions.NodeDiedError,
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.OutOfMemoryError,
         ) as error:
-            if isinstance(error, ray.exceptions.NodeDiedError) and self._requeue_if_allowed(job_index):
+            if isinstance(error, ray.exceptions.NodeDiedError) and self._requeue_after_node_failure(
+                job_index
+            ):
                 return
-            outcome = self._record_job_death(planned, is_late, _describe_ray_failure(error))
+            outcome = self._record_dead_job(planned, is_late, _describe_ray_failure(error))
         except (
             ray.exceptions.RayError
         ) as error:  # the task could not be run: another Python, no runner on that node
-            outcome = self._record_job_death(planned, is_late, " ".join(str(error).split())[-400:])
+            outcome = self._record_dead_job(planned, is_late, " ".join(str(error).split())[-400:])
         except RunnerError as error:  # its files could not be stored or logged here
-            outcome = outcome_from_error(error)
+            outcome = make_outcome_from_error(error)
         self._since.pop(job_index, None)
         self.record_outcome(job_index, outcome)
 
-    def _requeue_if_allowed(self, job_index: int) -> bool:
-        """Requeue a job whose node failed, unless it was restarted max_restarts times. Returns whether the
-        job was requeued.
+    def _requeue_after_node_failure(self, job_index: int) -> bool:
+        """Requeue a job whose node failed, at most max_restarts times. Returns whether the job
+        was requeued.
         """
         self._restarts[job_index] = self._restarts.get(job_index, 0) + 1
         if self.stop_requests or self._restarts[job_index] > self.request.max_restarts:
@@ -246,13 +248,14 @@ class RayExecutor(Executor):
         if self.stop_requests:
             return outcome
         why = "the process of this job received a signal on its node"
-        return planned_job.record_death(Status.FAILED, why)
+        return planned_job.record_dead_process(Status.FAILED, why)
 
-    def _record_job_death(self, planned_job: PlannedJob, is_timed_out: bool, message: str) -> JobOutcome:
-        """Record that a job's process ended without recording an outcome itself."""
+    def _record_dead_job(self, planned_job: PlannedJob, is_timed_out: bool, message: str) -> JobOutcome:
         if self.stop_requests and not is_timed_out:
-            return planned_job.record_death(Status.KILLED, "interrupted")
-        return planned_job.record_death(Status.FAILED, self.timeout_message if is_timed_out else message)
+            return planned_job.record_dead_process(Status.KILLED, "interrupted")
+        return planned_job.record_dead_process(
+            Status.FAILED, self.timeout_message if is_timed_out else message
+        )
 
     # ----------------------------------------------------------------------------------------- stop
 
@@ -260,7 +263,7 @@ class RayExecutor(Executor):
         """End running jobs in the same way as Ctrl-C, and cancel waiting jobs."""
         import ray
 
-        self.mailbox.stop.remote()
+        self.mailbox.request_stop.remote()
         for reference, number in self._running.items():
             if number not in self._since:
                 ray.cancel(reference)
@@ -271,7 +274,7 @@ class RayExecutor(Executor):
 
         for reference, number in self._running.items():
             ray.cancel(reference, force=True)
-            self.record_outcome(number, self.plan[number].record_death(Status.KILLED, "killed"))
+            self.record_outcome(number, self.plan[number].record_dead_process(Status.KILLED, "killed"))
         self._running.clear()
 
 
@@ -281,12 +284,11 @@ def _require_job(planned: PlannedJob) -> Job:
 
 
 def _describe_ray_failure(error: Exception) -> str:
-    """Return a one-line message on how a process or a node failed."""
     import ray
 
-    why = "the process of this job died under hydra/launcher=ray. Read Ray's logs on its node"
+    why = "Ray lost the process of this job. Read Ray's logs on the job's node"
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         why = "Ray ended the process, because the node ran out of memory (limit: hydra.launcher.memory_mib)"
     elif isinstance(error, ray.exceptions.NodeDiedError):
-        why = "the job's nodes died more often than hydra.launcher.max_restarts allows"
+        why = "the job's nodes failed more often than hydra.launcher.max_restarts allows"
     return why

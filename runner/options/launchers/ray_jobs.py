@@ -24,15 +24,15 @@ from typing import Any
 
 from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.grid.outcomes import JobOutcome, outcome_from_error, run_grid_job
+from runner.grid.outcomes import JobOutcome, make_outcome_from_error, run_grid_job
 from runner.records.job_archives import pack_job_folder, unpack_job_folder
 from runner.records.jobs import RESULT, Job
 from runner.run import read_inputs_and_identify_job
 from runner.tasks.base import Uses, import_task_module
 from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
-from runner_base.files import user_cache_folder
-from runner_base.loggers import info_logging
-from runner_base.temp_folders import temporary_folder
+from runner_base.files import get_user_cache_folder
+from runner_base.loggers import use_info_logging
+from runner_base.temp_folders import create_temporary_folder
 
 TELL_EVERY_S = 0.5  # progress, and whether to stop
 SEND_EVERY_S = 10.0  # the samples of a running job
@@ -41,7 +41,7 @@ MAIN_THREAD = threading.main_thread().ident or 0  # runs the jobs
 
 @dataclass(frozen=True)
 class SharedFile:
-    """File in the grid's output folder. A node that sees the file shares the folder with the grid."""
+    """Test file in the grid's output folder. Nodes that can read it share the folder with the grid."""
 
     path: str
     text: str
@@ -80,8 +80,8 @@ class RayJobResult:
 
 
 class Mailbox:
-    """Ray actor on the grid's node. Stores the latest progress of each running job, and the grid's
-    request to stop.
+    """Ray actor on the grid's node. It stores the progress of running jobs, and whether they must
+    stop.
     """
 
     def __init__(self) -> None:
@@ -109,8 +109,8 @@ class Mailbox:
 
 @dataclass
 class ProgressReporter:
-    """Thread that reports a job's progress to the grid, and interrupts the job if the grid asks for
-    that.
+    """Thread that reports a job's progress to the grid, and interrupts the job on the grid's
+    request.
     """
 
     number: int
@@ -121,13 +121,13 @@ class ProgressReporter:
     _sent_bytes: int = 0
     _sent_at: float = field(default_factory=time.monotonic)
 
-    def report_until_end(self) -> None:
+    def report_until_job_ends(self) -> None:
         """Report the job's progress repeatedly until the job has ended."""
         import ray
 
         while True:
             try:
-                if ray.get(self.mailbox.tell.remote(self.number, self.state, self.pack_new_files())):
+                if ray.get(self.mailbox.report.remote(self.number, self.state, self.pack_new_files())):
                     signal.pthread_kill(MAIN_THREAD, signal.SIGINT)
                     return
             except ray.exceptions.RayError:  # the grid has ended, and Ray ends this process
@@ -136,8 +136,9 @@ class ProgressReporter:
                 return
 
     def pack_new_files(self) -> bytes | None:
-        """Return the job's output files if there are new samples and the last transfer is over 10 s ago,
-        otherwise None.
+        """Return the job's output files, or None if they need not be sent yet.
+
+        They are sent if there are new samples and the last transfer is over 10 s ago.
         """
         if self.samples is None or time.monotonic() - self._sent_at < SEND_EVERY_S:
             return None
@@ -148,12 +149,11 @@ class ProgressReporter:
         return pack_job_folder(self.samples, is_running=True)
 
     def set_state(self, state: ProgressState) -> None:
-        """Store the job's newest progress for the next report."""
         self.state = state
 
     @contextmanager
     def report_in_background(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.report_until_end, daemon=True)
+        thread = threading.Thread(target=self.report_until_job_ends, daemon=True)
         progress.set_progress_sink(self.set_state)
         thread.start()
         try:
@@ -168,10 +168,10 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
     host = platform.node()
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(request.working_directory)
-    with signals.installed_handlers(), info_logging():
+    with signals.install_handlers_temporarily(), use_info_logging():
         if request.shared.is_visible:
             return RayJobResult(
-                run_job_with_reports(request, request.config, mailbox, None), host, request.job_id
+                run_and_report_job(request, request.config, mailbox, None), host, request.job_id
             )
         with make_job_folder() as folder:
             job = Job(request.job_id, folder / "jobs" / request.job_id)
@@ -180,39 +180,42 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
                 check_no_local_output(config)
                 for job_id, files in request.evidence.items():
                     unpack_job_folder(files, Job(job_id, folder / "jobs" / job_id))
-                job = identify_same_job(config, job)
+                job = check_same_job_on_node(config, job)
             except RunnerError as error:
                 on_host = type(error)(f"{error} (on {host})", code=error.code)
-                return RayJobResult(outcome_from_error(on_host), host, job.job_id)
-            outcome = run_job_with_reports(request, config, mailbox, job if request.sends_samples else None)
+                return RayJobResult(make_outcome_from_error(on_host), host, job.job_id)
+            outcome = run_and_report_job(request, config, mailbox, job if request.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return RayJobResult(outcome, host, job.job_id, pack_job_folder(job) if has_run else None)
 
 
-def run_job_with_reports(
+def run_and_report_job(
     request: RayJobRequest, config: RunnerConfig, mailbox: Any, samples_job: Job | None
 ) -> JobOutcome:
-    """Run a job on a Ray node while its progress is reported to the grid."""
     reporter = ProgressReporter(request.number, mailbox, samples_job)
     try:
         with reporter.report_in_background():
             return run_grid_job(config, request.config_yaml)
     except KeyboardInterrupt as stop:
-        return JobOutcome(Status.KILLED, message=signals.interruption_message(stop), exit_code=INTERRUPTED)
+        return JobOutcome(
+            Status.KILLED, message=signals.format_interruption_message(stop), exit_code=INTERRUPTED
+        )
 
 
 @contextmanager
 def make_job_folder() -> Iterator[Path]:
-    """Yield an output folder for one job. Hashes of model files are kept for the next job."""
-    cache = user_cache_folder()
+    """Yield a temporary output folder for one job. Hashes of model files are cached for later
+    jobs.
+    """
+    cache = get_user_cache_folder()
     if cache is None:  # anybody can write hashes into a shared folder for temporary files
-        with temporary_folder(Path(tempfile.gettempdir()), "runner-job-") as folder:
+        with create_temporary_folder(Path(tempfile.gettempdir()), "runner-job-") as folder:
             yield folder
         return
     kept = cache / "ray"
     kept.mkdir(exist_ok=True, mode=0o700)
     hashes = kept / "hashes.json"
-    with temporary_folder(kept, "job-") as folder:
+    with create_temporary_folder(kept, "job-") as folder:
         with suppress(FileNotFoundError):
             shutil.copy2(hashes, folder / ".hashes.json")
         yield folder
@@ -221,25 +224,25 @@ def make_job_folder() -> Iterator[Path]:
 
 
 def check_no_local_output(config: RunnerConfig) -> None:
-    """Raise ConfigError for a job that would write files to this node only."""
+    """Raise ConfigError for a job whose output files would exist only on its Ray node."""
     if config.task.output_file is not None or hasattr(config.task, "output_dir"):
         raise ConfigError(
             (
-                f"task={config.task.name} writes files that would stay on this node. Put "
+                f"task={config.task.name} writes its files only to this Ray node. Put "
                 "output_dir on a shared disk, or use hydra/launcher=workers"
             ),
             code="unsupported",
         )
 
 
-def identify_same_job(config: RunnerConfig, expected: Job) -> Job:
-    """Return the job as identified on this node. Raises ConfigError if its model or data differ from
-    the grid's.
+def check_same_job_on_node(config: RunnerConfig, expected_job: Job) -> Job:
+    """Identify the job on this node, and return it. Raises ConfigError if its model or data
+    differ from the grid's.
     """
     _, here = read_inputs_and_identify_job(resolve_job(config))
-    if here.job_id != expected.job_id and Uses.machine not in import_task_module(config).USES:
+    if here.job_id != expected_job.job_id and Uses.machine not in import_task_module(config).USES:
         raise ConfigError(
-            f"{expected.job_id} would be {here.job_id} on this node: its model or data files differ",
+            f"job {expected_job.job_id} has other model or data files on this Ray node (job {here.job_id})",
             code="mismatch",
         )
     return here

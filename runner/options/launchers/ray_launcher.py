@@ -44,12 +44,11 @@ class RayLauncher(PlanLauncher):
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run the numbered jobs of a plan as Ray tasks."""
         # Ray prints what happens to its nodes; stdout is for the grid's result
         with (
             redirect_stdout(sys.stderr),
             connect_to_ray(self.address),
-            write_shared_folder_probe(Path(settings.output_dir)) as file,
+            write_shared_folder_test_file(Path(settings.output_dir)) as file,
         ):
             at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
             return RayExecutor(
@@ -59,16 +58,14 @@ class RayLauncher(PlanLauncher):
 
 @contextmanager
 def connect_to_ray(address: str | None) -> Iterator[None]:
-    """Within this context, stay connected to a Ray cluster, or to a Ray that is started on this
-    machine.
-    """
+    """Connect to a Ray cluster, or start Ray on this machine, while the block runs."""
     import ray
 
     check_cluster_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     dashboard = None if address else False
     for start in range(1, MAX_STARTS + 1):
         try:
-            with signals.restored_handlers():
+            with signals.preserve_signal_handlers():
                 ray.init(
                     address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR
                 )
@@ -77,7 +74,7 @@ def connect_to_ray(address: str | None) -> Iterator[None]:
             ray.shutdown()
             if start < MAX_STARTS and STARTED_SLOWLY in str(error):
                 log.warning(
-                    "Ray did not start within 30 s, perhaps because the machine is busy: start %d of %d",
+                    "Ray did not start within 30 s, perhaps because the machine is busy. Attempt %d of %d",
                     start + 1,
                     MAX_STARTS,
                 )
@@ -94,7 +91,7 @@ def connect_to_ray(address: str | None) -> Iterator[None]:
 
 
 def check_cluster_reachable(address: str) -> None:
-    """Raise ConfigError if no server answers at a Ray cluster's address. Ray itself would wait for
+    """Raise ConfigError if no server answers at a Ray cluster's address. Ray would wait for
     minutes.
     """
     host, colon, port = address.rpartition(":")
@@ -109,10 +106,8 @@ def check_cluster_reachable(address: str) -> None:
 
 
 @contextmanager
-def write_shared_folder_probe(output_dir: Path) -> Iterator[SharedFile]:
-    """Write a file into the output folder by which nodes detect that they share the folder with the
-    grid.
-    """
+def write_shared_folder_test_file(output_dir: Path) -> Iterator[SharedFile]:
+    """Write a test file to the output folder. Nodes that can read it share the folder with the grid."""
     file = output_dir.expanduser().absolute() / f".shared-{uuid.uuid4().hex}"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(file, file.name)

@@ -31,10 +31,10 @@ from runner.options.launchers.search_pictures import draw_study
 from runner.options.launchers.search_space import (
     SearchSettings,
     SearchSpace,
-    first_value_of_each_key,
+    get_first_values,
     make_study_name,
 )
-from runner.options.launchers.trial_owners import OWNER, hold_owner_lock, is_trial_abandoned
+from runner.options.launchers.trial_owners import OWNER, hold_trial_owner_lock, is_trial_abandoned
 from runner_base import (
     ConfigError,
     Status,
@@ -60,7 +60,7 @@ JOB = "job"  # an attribute of a study: the id of the job at the first values of
 
 
 class OptunaSearch(LaunchingSweeper):
-    """A hyperparameter search with Optuna, which can be killed at any time and then continues."""
+    """A hyperparameter search with Optuna. A killed search continues when the command is repeated."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class OptunaSearch(LaunchingSweeper):
             self.launcher.trials = self.trials
         try:
             self.locks = output_dir / ".searches"
-            with hold_owner_lock(self.locks) as owner:
+            with hold_trial_owner_lock(self.locks) as owner:
                 self.run_trials(owner)
         finally:
             with report_step("describing the search"):
@@ -118,12 +118,10 @@ class OptunaSearch(LaunchingSweeper):
         from sqlalchemy.exc import SQLAlchemyError
 
         (first,) = plan_jobs(
-            [self.space.trial_overrides(first_value_of_each_key(self.distributions))],
-            self.context,
-            self.master,
+            [self.space.trial_overrides(get_first_values(self.distributions))], self.context, self.master
         )
         if self.prunes:
-            pruning.check_prunable(first, self.space.varied, self.settings.direction)
+            pruning.require_prunable_search(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
                     "pruning needs the progress of running jobs. Use hydra/launcher=workers or ray",
@@ -154,8 +152,8 @@ class OptunaSearch(LaunchingSweeper):
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
                 (
-                    "this study was begun with another model, data set or setting (first job: "
-                    f"{begun_with}, now {job}). Restore these settings, or give another name"
+                    "the study was started with another model, data set or setting "
+                    f"(job {begun_with}, now {job}). Restore the settings, or give another study name"
                 ),
                 key="hydra.sweeper.study_name",
                 value=name,
@@ -165,9 +163,9 @@ class OptunaSearch(LaunchingSweeper):
         if study.direction.name.lower() != self.settings.direction:
             raise ConfigError(
                 (
-                    "this study was begun with "
-                    f"hydra.sweeper.direction={study.direction.name.lower()}. Use that direction, "
-                    "or give another name"
+                    "the existing study has "
+                    f"hydra.sweeper.direction={study.direction.name.lower()}. Use the same "
+                    "direction, or give another name"
                 ),
                 key="hydra.sweeper.study_name",
                 value=name,
@@ -175,14 +173,16 @@ class OptunaSearch(LaunchingSweeper):
             )
         return study
 
-    def run_trials(self, owner: dict[str, str]) -> None:
+    def run_trials(self, trial_owner: dict[str, str]) -> None:
         """Run unfinished trials of an earlier run, then new trials up to the requested number."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in begun if trial.state.is_finished()]
         left_open = [
-            trial for trial in begun if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, owner)
+            trial
+            for trial in begun
+            if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, trial_owner)
         ]
         if begun:
             study = self.study.study_name
@@ -190,13 +190,13 @@ class OptunaSearch(LaunchingSweeper):
         self.restore_finished_trials(
             [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         )
-        while batch := self.next_batch(owner):
+        while batch := self.next_batch(trial_owner):
             self.run_batch(batch)
 
     def restore_finished_trials(self, finished_trials: Sequence[FrozenTrial]) -> None:
         """Add the finished trials of earlier runs to the results table, read from their job records."""
         overrides = [
-            self.trial_overrides(trial, without_comparison=pruning.FULL in trial.user_attrs)
+            self.trial_overrides(trial, skip_comparison=pruning.FULL in trial.user_attrs)
             for trial in finished_trials
         ]
         for planned in plan_jobs(overrides, self.context, self.master):
@@ -208,10 +208,7 @@ class OptunaSearch(LaunchingSweeper):
             folder = self.master.output_dir
             _print_note(note("trials_without_result", "warning", trials=missing, folder=folder))
 
-    def next_batch(self, owner: dict[str, str]) -> list[Trial]:
-        """Return the trials to run next: unfinished trials first, then new ones. Returns none once there
-        are enough.
-        """
+    def next_batch(self, trial_owner: dict[str, str]) -> list[Trial]:
         from optuna.trial import TrialState
 
         with lock_file(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
@@ -219,14 +216,18 @@ class OptunaSearch(LaunchingSweeper):
             left_open = [
                 trial
                 for trial in trials
-                if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, owner)
+                if trial.state == TrialState.RUNNING and is_trial_abandoned(trial, trial_owner)
             ]
-            batch = [self.propose_trial(owner, trial) for trial in left_open[: self.settings.n_jobs]]
+            batch = [self.propose_trial(trial_owner, trial) for trial in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
-            return [*batch, *(self.propose_trial(owner) for _ in range(new))]
+            return [*batch, *(self.propose_trial(trial_owner) for _ in range(new))]
 
-    def propose_trial(self, owner: dict[str, str], unfinished_trial: FrozenTrial | None = None) -> Trial:
-        """Create a new trial, or reopen an unfinished one, and set the values that it lacks."""
+    def propose_trial(
+        self, trial_owner: dict[str, str], unfinished_trial: FrozenTrial | None = None
+    ) -> Trial:
+        """Create a new trial, or reopen an unfinished one. The sampler proposes the missing
+        values.
+        """
         from optuna.trial import Trial
 
         storage = self.study._storage
@@ -239,28 +240,29 @@ class OptunaSearch(LaunchingSweeper):
             self.distributions, storage.get_trial(trial_id).number
         )
         trial = Trial(self.study, trial_id)
-        trial.set_user_attr(OWNER, owner)
+        trial.set_user_attr(OWNER, trial_owner)
         if self.prunes and unfinished_trial is None:
             trial.set_user_attr(pruning.AGAINST, pruning.choose_trial_baseline(self.study, self.wanted))
         for key, distribution in self.distributions.items():
             trial._suggest(key, distribution)  # it keeps a value that is there
         return trial
 
-    def trial_overrides(self, trial: Trial | FrozenTrial, without_comparison: bool = False) -> list[str]:
-        """Return the overrides of a trial's job. For pruning, these include a comparison, unless
-        `without_comparison` is set.
-        """
-        against = None if without_comparison else trial.user_attrs.get(pruning.AGAINST)
-        return [*self.space.trial_overrides(trial.params), *pruning.comparison_overrides(against)]
+    def trial_overrides(self, trial: Trial | FrozenTrial, skip_comparison: bool = False) -> list[str]:
+        """Return the overrides of a trial's job.
 
-    def launch_trials(self, trials: list[Trial], without_comparison: bool = False) -> Sequence[JobReturn]:
-        """Run the jobs of some trials and return their results."""
-        overrides = [self.trial_overrides(trial, without_comparison) for trial in trials]
+        With pruning, they include a comparison unless `skip_comparison` is set.
+        """
+        against = None if skip_comparison else trial.user_attrs.get(pruning.AGAINST)
+        return [*self.space.trial_overrides(trial.params), *pruning.build_comparison_overrides(against)]
+
+    def launch_trials(self, trials: list[Trial], skip_comparison: bool = False) -> Sequence[JobReturn]:
+        overrides = [self.trial_overrides(trial, skip_comparison) for trial in trials]
         return self.launcher.launch(overrides, initial_job_idx=trials[0].number)
 
     def run_batch(self, trials: list[Trial]) -> None:
-        """Run trials and report their scores to the study. A failed trial stays open, unless failures are
-        allowed.
+        """Run trials and report their scores to the study.
+
+        Failed trials stay unfinished, unless the sweeper allows failures.
         """
         from optuna.trial import TrialState
 
@@ -281,9 +283,7 @@ class OptunaSearch(LaunchingSweeper):
             _ = failed[0].return_value  # raises the job's error
 
     def prune_trials(self, trials: list[Trial], job_returns: list[JobReturn], first_job_index: int) -> None:
-        """Report which trials were pruned. Those that might be the best are run again without a
-        comparison.
-        """
+        """Report pruned trials to the study. Trials that may be the best run again without comparison."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in trials]
         known = [
             trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs
@@ -309,7 +309,7 @@ class OptunaSearch(LaunchingSweeper):
         whole, self.trials = (self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS))
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
-            again = self.launch_trials([trials[index] for index in in_full], without_comparison=True)
+            again = self.launch_trials([trials[index] for index in in_full], skip_comparison=True)
         finally:
             ran, self.trials = self.trials, whole
             self.launcher.trials = whole  # type: ignore[attr-defined]
@@ -323,7 +323,6 @@ class OptunaSearch(LaunchingSweeper):
                 trials[index].set_user_attr(pruning.FULL, record.job_id)
 
     def record_score(self, trial: Trial, score: float | None, is_pruned: bool = False) -> None:
-        """Record a trial's score, or that the trial was pruned or has failed."""
         import optuna
 
         # one that searches all combinations would stop a loop of Optuna's own here, after the last

@@ -37,7 +37,7 @@ LOG = "log"  # the tag of an interval whose values are drawn on a logarithmic sc
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Config keys that a search varies, and overrides that all trials share."""
+    """The search space of a study: the keys that vary, and the overrides shared by all trials."""
 
     varied: dict[str, Override]
     fixed: list[str]
@@ -56,7 +56,7 @@ class SearchSpace:
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(
-                f"no key has several values to search: {need}",
+                f"no key is varied, so the search has no trials: {need}",
                 key="hydra/sweeper",
                 value="optuna",
                 code="missing",
@@ -66,11 +66,9 @@ class SearchSpace:
         )
 
     def make_distributions(self) -> dict[str, BaseDistribution]:
-        """Return the Optuna distribution of each varied key."""
         return {key: _make_distribution(key, override) for key, override in self.varied.items()}
 
     def trial_overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the overrides of a trial with these values."""
         return [*self.fixed, *(f"{key}={values[key]}" for key in self.varied)]
 
 
@@ -103,7 +101,9 @@ def _make_distribution(key: str, override: Override) -> BaseDistribution:
             [choice if isinstance(choice, (int, float)) else str(choice) for choice in choices]
         )
     raise ConfigError(
-        f"a search supports choice(...), range(...) or interval(...) for {key}", key=line, code="unsupported"
+        f"{key}: this sweep is not supported. Use choice(...), range(...) or interval(...)",
+        key=line,
+        code="unsupported",
     )
 
 
@@ -138,7 +138,7 @@ class SearchSettings:
                 )
 
     def num_trials(self, distributions: Mapping[str, BaseDistribution]) -> int:
-        """Return the number of trials. A grid search has at most the number of combinations."""
+        """Return the number of trials. A grid search stops after trying every combination of values."""
         most = (
             math.prod(len(_list_values(key, override)) for key, override in distributions.items())
             if self.sampler == "grid"
@@ -179,7 +179,6 @@ class SearchSettings:
 
 
 def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
-    """Return all values of a key, for a grid search."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):
@@ -187,14 +186,14 @@ def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, IntDistribution) and not distribution.log:
         return [*range(distribution.low, distribution.high + 1, distribution.step)]
     raise ConfigError(
-        f"{key} is an interval without steps, which this sampler cannot use. Give choice(...) or range(...)",
+        f"a grid search cannot vary the continuous interval of {key}. Give choice(...) or range(...)",
         key="hydra.sweeper.sampler.name",
         value="grid",
         code="conflict",
     )
 
 
-def first_value_of_each_key(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def get_first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution
 
     def first_value(values: Any) -> Any:
@@ -206,8 +205,7 @@ def first_value_of_each_key(distributions: Mapping[str, BaseDistribution]) -> di
 
 
 def make_study_name(space: SearchSpace, settings: SearchSettings, job_id: str) -> str:
-    """Return a study name that is equal for equal searches, even if the number of trials or of
-    parallel jobs changes.
+    """Return a study name that depends on the search space, but not on the number of trials or jobs.
 
     `job_id` is the job at the first values of all keys, which covers the settings that all
     trials share.

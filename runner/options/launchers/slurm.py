@@ -28,7 +28,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from runner.grid.other_launchers import JobDeath, format_launched_job
+from runner.grid.other_launchers import JobDeath, format_job_outcome_line
 from runner.options.launchers.render.notes import NOTES
 from runner_base import INTERRUPTED, Status, format_count, print_message, signals
 from runner_base.notes import note
@@ -65,8 +65,9 @@ class SlurmQueue:
     _is_silent: bool = False
 
     def refresh(self, max_age_s: float = SQUEUE_S) -> None:
-        """Query the job states unless the last query is recent. If Slurm's controller does not answer, the
-        last states remain.
+        """Query squeue for job states, unless the last query is recent.
+
+        If Slurm does not answer, the previous states remain.
         """
         if time.monotonic() - self._asked < max_age_s:
             return
@@ -87,11 +88,9 @@ class SlurmQueue:
                 self.states[job_id] = answer.get(job_id, GONE)
 
     def add_job(self, job_id: str) -> None:
-        """Add a job that was just submitted to Slurm."""
         self.states[job_id] = "PENDING"
 
     def has_ended(self, job_id: str) -> bool:
-        """Return whether a job is neither running nor waiting in Slurm."""
         return self.states[job_id] not in WAITING
 
 
@@ -129,9 +128,8 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
             return JobDeath(
                 how=Status.KILLED,
                 message=(
-                    f"the job exceeded its time limit after {restarts} restarts "
-                    f"(hydra.launcher.timeout_min={minutes}, "
-                    f"hydra.launcher.max_num_timeout={restarts}). Run the same command to resume"
+                    f"the job exceeded its time limit (hydra.launcher.timeout_min={minutes}) after "
+                    f"hydra.launcher.max_num_timeout={restarts} restarts. Run the same command to resume"
                 ),
             )
 
@@ -142,7 +140,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         """Run the jobs as Slurm arrays within Slurm's size limit. Returns each job's outcome."""
         executor = self.make_executor()
         returns: list[JobReturn] = []
-        total, largest = len(job_overrides), max_array_size()
+        total, largest = len(job_overrides), query_max_array_size()
         for before in range(0, total, largest):
             part = [list(job_override) for job_override in job_overrides[before : before + largest]]
             returns += self.submit_array_and_wait(executor, part, initial_job_idx + before, before, total)
@@ -167,7 +165,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         executor: submitit.AutoExecutor,
         overrides: list[list[str]],
         first_index: int,
-        num_before: int,
+        num_jobs_submitted: int,
         num_jobs: int,
     ) -> list[JobReturn]:
         """Submit jobs as one Slurm array and wait for each. If the grid gets a signal, the jobs are
@@ -180,23 +178,25 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         rest = (["hydra.sweep.dir"] * len(names), numbers, names, [Singleton.get_state()] * len(names))
         jobs: list[submitit.Job[JobReturn]] = []
         try:
-            with signals.deferred_signals():  # no job is submitted without being known here
+            with signals.defer_signals():  # no job is submitted without being known here
                 jobs = executor.map_array(self, overrides, *rest)
-            return wait_for_jobs(jobs, overrides, num_before, num_jobs)
+            return wait_for_jobs(jobs, overrides, num_jobs_submitted, num_jobs)
         except KeyboardInterrupt:
             cancel_slurm_jobs(jobs)
             raise
 
 
-def max_array_size() -> int:
-    """Return the maximum number of jobs in a Slurm array."""
+def query_max_array_size() -> int:
     shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
     limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return max(1, int(limit[1])) if limit else 1000
 
 
 def wait_for_jobs(
-    jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], num_before: int, num_jobs: int
+    jobs: Sequence[submitit.Job[JobReturn]],
+    overrides: list[list[str]],
+    num_jobs_submitted: int,
+    num_jobs: int,
 ) -> list[JobReturn]:
     """Wait for Slurm jobs and return their outcomes. Prints a line per ended job, counted across all
     arrays.
@@ -220,15 +220,14 @@ def wait_for_jobs(
                 ended_at.pop(number, None)  # it was put back into the queue
                 continue
             print_message(
-                f"[{num_before + len(returns)}/{num_jobs}] "
-                f"{format_launched_job(overrides[number], printable_outcome(returns[number]))}"
+                f"[{num_jobs_submitted + len(returns)}/{num_jobs}] "
+                f"{format_job_outcome_line(overrides[number], get_value_or_failure(returns[number]))}"
             )
         time.sleep(POLL_S)
     return [returns[number] for number in range(len(jobs))]
 
 
-def printable_outcome(job_return: JobReturn) -> object:
-    """Return a job's outcome in a form that can be printed."""
+def get_value_or_failure(job_return: JobReturn) -> object:
     is_known = isinstance(job_return, JobDeath) or job_return.status is not JobStatus.COMPLETED
     return job_return if is_known else job_return.return_value
 
@@ -242,16 +241,17 @@ def make_slurm_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
 
 
 def refresh_folder_cache(folder: Path) -> None:
-    """Set a folder's mode to its current value, so that a network file system refreshes the cached
-    file list.
+    """Make a network file system reload its cached list of the folder's files.
+
+    Rewrites the folder's mode, which invalidates the cache.
     """
     if folder.exists():
         folder.chmod(folder.stat().st_mode)
 
 
 def read_slurm_result(job: submitit.Job[JobReturn]) -> JobReturn:
-    """Return the result that a Slurm job has written. An error outside the job's own code counts as
-    failure of the job.
+    """Return the result that a Slurm job has written. A crash of the submitit process is returned
+    as a failure.
     """
     try:
         return job.results()[0]
@@ -264,7 +264,7 @@ def make_job_death(job: submitit.Job[JobReturn], slurm_state: str) -> JobDeath:
     """Return the failure of a Slurm job without a result, with the reason and the path of its log."""
     status, reason = REASONS.get(
         slurm_state,
-        (Status.FAILED, f"the process of this job died under hydra/launcher=submitit_slurm: {slurm_state}"),
+        (Status.FAILED, f"Slurm ended the job with state {slurm_state} (hydra/launcher=submitit_slurm)"),
     )
     return JobDeath(how=status, message=f"{reason} (see {job.paths.stderr})")
 

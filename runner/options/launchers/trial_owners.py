@@ -22,9 +22,9 @@ OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 
 
 @contextmanager
-def hold_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
-    """Hold a file lock until this process ends, by which other processes detect whether its trials
-    still run.
+def hold_trial_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
+    """Hold a file lock while this process runs. Other processes test the lock to detect abandoned
+    trials.
     """
     lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
     with ExitStack() as held:
@@ -40,15 +40,15 @@ def hold_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
         lock.unlink()
 
 
-def is_trial_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
+def is_trial_abandoned(trial: FrozenTrial, trial_owner: dict[str, str]) -> bool:
     """Return whether the process of an unfinished trial has ended. Trials of other machines never
     count as abandoned.
     """
     runs_in = trial.user_attrs.get(OWNER)
     if runs_in is None:
         return True  # its process ended before it could run it
-    if runs_in == owner:
+    if runs_in == trial_owner:
         return False
-    if runs_in["host"] != owner["host"]:
+    if runs_in["host"] != trial_owner["host"]:
         return False
     return not is_locked(Path(runs_in["lock"]))

@@ -63,24 +63,25 @@ def create_parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "source",
         metavar="IN",
-        help="a .pth file or a PEFT folder; `embedded` and `embedded_pth` are included",
+        help="adapter to convert: a .pth file, a PEFT folder, `embedded` or `embedded_pth`",
     )
     arguments.add_argument(
-        "target", metavar="OUT", help="the PEFT folder or .pth file to write; must not exist"
+        "target", metavar="OUT", help="PEFT folder or .pth file to write, which must not exist yet"
     )
     arguments.add_argument(
-        "--base", required=True, help="the base model: FOLDER, HUB_ID or embedded; only its config is read"
+        "--base", required=True, help="base model: FOLDER, HUB_ID or embedded (only its config.json is read)"
     )
     arguments.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="write the tensors in this format and report how many numbers are rounded (default: unchanged)",
+        help="dtype of the written tensors (default: dtype of the input)",
     )
     return arguments
 
 
 def convert_adapter(options: argparse.Namespace) -> str:
-    """Convert an adapter to the other format (.pth or PEFT folder), detected from the input IN.
+    """Convert a .pth adapter to a PEFT folder, or a PEFT folder to a .pth adapter.
+
     Returns a description of the output.
     """
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
@@ -109,60 +110,63 @@ def convert_adapter(options: argparse.Namespace) -> str:
         if to_pth:
             _write_pth(target, tensors)
         else:
-            _write_peft(target, adapter, tensors, options.base)
+            _write_peft_adapter(target, adapter, tensors, options.base)
     except OSError as error:
         raise OutputError(
             f"cannot write OUT={options.target} ({error.strerror}). Give another path", code="failed"
         ) from error
     count = sum(tensor.numel() for tensor in tensors.values())
-    sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
+    sizes = (
+        f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · delta norm {norm:.3g}"
+    )
     return f"{target}: {sizes}\n{how}"
 
 
-def _build_empty_model(base: str) -> Any:
+def _build_empty_model(base_model_name: str) -> Any:
     from runner_engine.models import load_checks
 
-    folder = locate_config_folder(base)
+    folder = locate_config_folder(base_model_name)
     try:
         return load_checks.build_meta_model(load_checks.load_transformers_config(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = to_one_line(error)
         raise ConfigError(
-            f"config.json describes no model that can be built: {why}",
+            f"transformers cannot build a model from config.json: {why}",
             key="--base",
-            value=base,
+            value=base_model_name,
             code="unsupported",
         ) from error
 
 
 def _read_peft_adapter(
-    folder: Path, base_model: nn.Module, label: str
+    folder: Path, base_model: nn.Module, adapter_label: str
 ) -> tuple[PthAdapter, dict[str, float]]:
-    """Read a PEFT folder into matrix pairs by module path, with each pair's scaling. Modifies
-    `base_model`.
+    """Return the LoRA matrices of a PEFT folder by module path, and the scaling of each.
+
+    Modifies `base_model`.
     """
     from runner_engine.models.lora.pth import MatrixPair, PthAdapter, check_single_rank
 
-    tensors = _read_peft_tensors(folder, label)
-    scalings = _read_peft_scalings(folder, base_model, label)
+    tensors = _read_peft_tensors(folder, adapter_label)
+    scalings = _read_peft_scalings(folder, base_model, adapter_label)
     names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(
-            f"{len(strange)} tensors are not A or B of a targeted linear layer: {join_first_names(strange)}",
-            key=label,
+            f"{len(strange)} tensors are no lora_A or lora_B of a target module: {join_first_names(strange)}",
+            key=adapter_label,
             code="mismatch",
         )
     if missing := sorted(expected - set(tensors)):
         raise ConfigError(
             f"{len(missing)} tensors of targeted layers are missing: {join_first_names(missing)}",
-            key=label,
+            key=adapter_label,
             code="damaged",
         )
     if not names:
-        raise ConfigError(f"{label} holds no LoRA tensor", code="empty")
+        raise ConfigError(f"{adapter_label} holds no LoRA tensor", code="empty")
     pairs = {path: MatrixPair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
-    return PthAdapter(pairs, check_single_rank(pairs, label)), scalings
+    return PthAdapter(pairs, check_single_rank(pairs, adapter_label)), scalings
 
 
 def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
@@ -182,9 +186,6 @@ def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
 
 
 def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict[str, float]:
-    """Return the paths of the layers that a PEFT adapter changes, with the scaling that PEFT computes
-    for each.
-    """
     from peft import LoraConfig, inject_adapter_in_model
 
     settings = load_json_object(folder / CONFIG)
@@ -192,7 +193,7 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
-            f"peft_type is {settings.get('peft_type')}, but a .pth file can hold only LORA",
+            f"peft_type is {settings.get('peft_type')}, but a .pth file can store only LORA adapters",
             key=label,
             code="unsupported",
         )
@@ -202,7 +203,7 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
         keys = ", ".join(f"{key}={settings[key]}" for key in more)
         raise ConfigError(
             (
-                f"{label} has parts that y = W x + B(A(x)) cannot express: {keys}. Use the "
+                f"{label} uses PEFT features that a .pth file cannot store: {keys}. Use the "
                 "adapter unchanged with lora=peft"
             ),
             code="unsupported",
@@ -221,13 +222,15 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
 
-def _write_peft(folder: Path, adapter: PthAdapter, tensors: dict[str, Tensor], base: str) -> None:
+def _write_peft_adapter(
+    folder: Path, adapter: PthAdapter, tensors: dict[str, Tensor], base_model_name: str
+) -> None:
     from safetensors.torch import save_file
 
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base_model_name,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
         # whole paths, so that no other layer with the same ending matches
@@ -260,9 +263,6 @@ def _write_pth(path: Path, tensors: dict[str, Tensor]) -> None:
 def _convert_tensors(
     adapter: PthAdapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the output tensors by key, and a text on whether they are exact. Values are rounded only
-    with --dtype.
-    """
     import torch
 
     tensors: dict[str, Tensor] = {}
@@ -278,14 +278,13 @@ def _convert_tensors(
             tensors[key.format(path, side)] = cast.contiguous()
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
-    folded = f"the scaling ({', '.join(factors)}) is multiplied into B" if factors else ""
+    folded = f"the matrices lora_B are multiplied by the scaling ({', '.join(factors)})" if factors else ""
     kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if rounded and dtype is None:
         raise ConfigError(
             (
-                f"a .pth file has no scaling, and multiplying it ({', '.join(factors)}) into B "
-                f"rounds {rounded:,} numbers in {kinds}. Give --dtype float32 to allow this, or "
-                "use lora=peft"
+                f"{rounded:,} values in {kinds} would be rounded, because a .pth file stores no scaling, "
+                f"so lora_B is multiplied by {', '.join(factors)}. Use --dtype float32 or lora=peft"
             ),
             key=label,
             code="refused",

@@ -1,6 +1,4 @@
-"""Reads overrides from environment variables of older tools. If none is set, no further module is
-imported.
-"""
+"""Reads overrides from environment variables of older tools."""
 
 from __future__ import annotations
 
@@ -9,11 +7,12 @@ import os
 from runner.options.older_tools.variable_names import NAMES
 
 
-def variables_as_overrides(
+def read_variable_overrides(
     overrides: list[str], config: str = "config", config_folder: str | None = None
 ) -> list[str]:
-    """Return overrides from older tools' environment variables, for keys that `overrides` does not
-    set. Each one is printed on stderr.
+    """Translate environment variables of older tools to overrides, and print each on stderr.
+
+    Keys that `overrides` sets take precedence.
     """
     if not any(os.environ.get(name) for name in NAMES):
         return []

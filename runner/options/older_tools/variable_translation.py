@@ -1,5 +1,6 @@
-"""Translates older tools' environment variables to overrides. YAML files have lower precedence,
-the command line has higher.
+"""Translates environment variables of older tools to overrides.
+
+They rank above YAML files and below the command line.
 
 STUDENT_LOAD_IN_4BIT=1 → quantization=nf4
 """
@@ -24,8 +25,8 @@ from runner_base import ConfigError, print_message, redact_secrets
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A choice of config group `model`: its name, and its keys including those of draft and fallback
-    model (student.device).
+    """A choice of config group `model`, with its name and its config keys. Nested keys are dotted,
+    such as student.device.
     """
 
     choice: str
@@ -39,7 +40,7 @@ class ModelChoice:
 
 
 # describes a choice of model; None: those that the config chooses
-Look = Callable[[str | None], list[ModelChoice]]
+ModelChoiceLookup = Callable[[str | None], list[ModelChoice]]
 
 
 @dataclass
@@ -50,8 +51,7 @@ class Translation:
     overrides: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def add_overrides(self, variable_name: str, value: str, *overrides: str) -> None:
-        """Add the overrides that a variable stands for, except for keys that the user has set."""
+    def add_unless_user_set(self, variable_name: str, value: str, *overrides: str) -> None:
         keys = {override: override.partition("=")[0] for override in overrides}
         if keys[overrides[0]] in self.asked:
             self.add_ignored(variable_name, value, f"{self.asked[keys[overrides[0]]]} is set")
@@ -66,7 +66,7 @@ class Translation:
 
 
 def translate_variables(
-    environ: Mapping[str, str], user_overrides: Mapping[str, str], describe_choice: Look
+    environ: Mapping[str, str], user_overrides: Mapping[str, str], look_up_model_choice: ModelChoiceLookup
 ) -> Translation:
     """Translate all set environment variables of older tools to overrides. Keys in `user_overrides`
     are not overridden.
@@ -76,12 +76,12 @@ def translate_variables(
     if not values:
         return translation
     _check_values(values)
-    _translate_model_variables(values, translation, describe_choice)
+    _translate_model_variables(values, translation, look_up_model_choice)
     choice = next(
         (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
         None,
     )
-    models = describe_choice(choice)
+    models = look_up_model_choice(choice)
     # one job of a grid is enough
     without = next((model for model in models if model.device_key is None), None)
     for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
@@ -92,25 +92,25 @@ def translate_variables(
             lacks = "has no device" if name == "STUDENT_FORCE_CPU" else "loads no weights"
             translation.add_ignored(name, value, f"model={without.choice} {lacks}")
         elif name == "STUDENT_LOAD_IN_4BIT":
-            translation.add_overrides(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
+            translation.add_unless_user_set(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
         elif name == "STUDENT_FORCE_CPU":
-            translation.add_overrides(
+            translation.add_unless_user_set(
                 name, value, f"{models[0].device_key}={'cpu' if value == '1' else 'auto'}"
             )
         else:
-            translation.add_overrides(
+            translation.add_unless_user_set(
                 name, value, f"lora={'pth' if value.endswith('.pth') else 'peft'}", f"lora.path={value}"
             )
     if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
-        translation.add_overrides("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
+        translation.add_unless_user_set("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
     if (value := values.get("BASE_URL")) is not None:
         keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
         if not keys:
             translation.add_ignored(
-                "BASE_URL", value, f"model={models[0].choice} uses no server. Only model=api does"
+                "BASE_URL", value, f"model={models[0].choice} sends no requests to a server. Use model=api"
             )
         else:
-            translation.add_overrides("BASE_URL", value, f"model.{keys[0]}={value}")
+            translation.add_unless_user_set("BASE_URL", value, f"model.{keys[0]}={value}")
     return translation
 
 
@@ -131,7 +131,7 @@ def _check_values(values: Mapping[str, str]) -> None:
 
 
 def _translate_model_variables(
-    variable_values: Mapping[str, str], translation: Translation, describe_choice: Look
+    variable_values: Mapping[str, str], translation: Translation, look_up_model_choice: ModelChoiceLookup
 ) -> None:
     """Choose the model according to the variables ENABLE_HYBRID, FORCE_STUDENT_STUB and
     STUDENT_BASE_MODEL.
@@ -140,20 +140,22 @@ def _translate_model_variables(
         variable_values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
     if hybrid is not None:
-        translation.add_overrides("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
+        translation.add_unless_user_set(
+            "ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}"
+        )
     own = next(
         (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
         None,
     )
-    models = describe_choice(own) if own or "model" in translation.asked else []
+    models = look_up_model_choice(own) if own or "model" in translation.asked else []
     if stub == "0":
         translation.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
     elif stub is not None and models and all("student.stub" in model.keys for model in models):
-        translation.add_overrides("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
+        translation.add_unless_user_set("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
     elif stub is not None and own is not None:
-        translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no fallback model to replace")
+        translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no key model.student.stub")
     elif stub is not None:
-        translation.add_overrides("FORCE_STUDENT_STUB", stub, "model=stub")
+        translation.add_unless_user_set("FORCE_STUDENT_STUB", stub, "model=stub")
     if base is None:
         return
     if stub == "1" and "model=stub" in translation.overrides:
@@ -161,57 +163,53 @@ def _translate_model_variables(
             "STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces the student with the stub"
         )
     elif models and all("student.name" in model.keys for model in models):
-        translation.add_overrides("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
+        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device_key and not model.is_named for model in models):
-        translation.add_overrides("STUDENT_BASE_MODEL", base, f"model.name={base}")
+        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, f"model.name={base}")
     elif own is not None:
         translation.add_ignored("STUDENT_BASE_MODEL", base, f"model={own} has no student")
     elif "model.name" in translation.asked and "model" not in translation.asked:
         translation.add_ignored("STUDENT_BASE_MODEL", base, f"{translation.asked['model.name']} is set")
     else:
-        translation.add_overrides("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
+        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
 
 
 def load_variable_overrides(overrides: list[str], config: str, config_folder: str | None) -> list[str]:
-    """Return overrides from older tools' environment variables, for keys that `overrides` does not
-    set. Each one is printed on stderr.
+    """Translate environment variables to overrides, and print each override on stderr.
+
+    Keys that `overrides` sets take precedence.
     """
     asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
     composer = create_composer(config, config_folder)
-    if swept_profiles := _sweep_override(composer, "profile"):
+    if swept_profiles := _read_sweep_override(composer, "profile"):
         asked.setdefault("profile", swept_profiles)
-    chosen = _override_values(asked["profile"]) if "profile" in asked else []
+    chosen = _parse_override_values(asked["profile"]) if "profile" in asked else []
     for profile in chosen:  # a profile's keys win, too
-        asked = dict.fromkeys(profiles.keys_set_by_profile(str(profile)), asked["profile"]) | asked
+        asked = dict.fromkeys(profiles.list_profile_keys(str(profile)), asked["profile"]) | asked
 
-    def models(choice: str | None) -> list[ModelChoice]:
+    def look_up_model_choices(choice: str | None) -> list[ModelChoice]:
         own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]
-        own = _override_values(asked["model"]) if asked.get("model", "").startswith("model=") else own
+        own = _parse_override_values(asked["model"]) if asked.get("model", "").startswith("model=") else own
         if choice is None and own == [None]:
-            swept = _sweep_override(composer, "model")
-            own = _override_values(swept) if swept else own
+            swept = _read_sweep_override(composer, "model")
+            own = _parse_override_values(swept) if swept else own
         return [describe_model_choice(composer, name) for name in ([choice] if choice else own)]
 
-    translation = translate_variables(os.environ, asked, models)
+    translation = translate_variables(os.environ, asked, look_up_model_choices)
     for line in translation.lines:
         print_message(line)
     return quote_override_values(translation.overrides)
 
 
-def _sweep_override(composer: Composer, key: str) -> str:
-    """Return the override with the sweep of hydra.sweeper.params over a key, or an empty text without
-    a sweep.
-    """
+def _read_sweep_override(composer: Composer, key: str) -> str:
+    """Return the override that sweeps a key, from hydra.sweeper.params. Empty without a sweep."""
     with suppress(HydraException):  # the job itself reports errors in its config
         swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
         return format_sweep_override(key, swept) if swept is not None else ""
     return ""
 
 
-def _override_values(override: str) -> list[str | None]:
-    """Return the values of an override: one, or several for a sweep. An override that cannot be parsed
-    gives [None].
-    """
+def _parse_override_values(override: str) -> list[str | None]:
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(override)
         return (
@@ -221,9 +219,6 @@ def _override_values(override: str) -> list[str | None]:
 
 
 def describe_model_choice(composer: Composer, choice: str | None) -> ModelChoice:
-    """Return name and keys of a `model` choice, or of the config's default if `choice` is None. An
-    unknown choice has no keys.
-    """
     try:
         composed = composer.compose([] if choice is None else [f"model={choice}"])
     except HydraException:

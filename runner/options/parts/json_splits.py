@@ -1,5 +1,5 @@
-"""Converts a split in the old format, partition_N.json files that contain the numbers, to one
-safetensors file.
+"""Converts a split in the old JSON format to one safetensors file. Old partition_N.json files
+contain the weights as numbers.
 
 {part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params},
 where layer_type names the dtype.
@@ -15,8 +15,8 @@ from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partition_file_name
 from runner.options.parts.sharding.partition_file import INLINE, Partition, PartitionLayer
 from runner.options.parts.sharding.restored_files import tensor_sort_key
-from runner.options.parts.sharding.split_writer import FileTarget, copied_file
-from runner.options.parts.sharding.zstd_archive import Advance
+from runner.options.parts.sharding.split_writer import FileTarget, make_copy_target
+from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import ConfigError, DataError
 from runner_engine import TensorLocation
 from runner_engine.checkpoints import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, file_io
@@ -35,8 +35,9 @@ def is_json_split(folder: Path) -> bool:
 
 
 def read_json_split(folder: Path) -> list[Partition]:
-    """Read all partition_N.json files of a folder. Raises DataError for a missing N or a tensor that
-    occurs twice.
+    """Read all partition_N.json files of a folder.
+
+    Raises DataError for a gap in the numbers or a duplicate tensor.
     """
     names = {path.name for path in folder.glob("partition_*.json")}
     expected = [partition_file_name(number) for number in range(len(names))]
@@ -54,8 +55,8 @@ def read_json_split(folder: Path) -> list[Partition]:
         if partition.form != INLINE:
             raise DataError(
                 (
-                    f"refers to tensors in part_{number}.safetensors, but neither that file nor "
-                    f"{MANIFEST} exists. Give the whole folder that task=split wrote"
+                    f"part_{number}.safetensors and {MANIFEST} are missing. "
+                    "Give the whole folder that task=split wrote"
                 ),
                 key=partition.path,
                 code="not_found",
@@ -88,8 +89,9 @@ class JsonSplitConverter:
     """
 
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
-        """`dtype` is a safetensors dtype name. None means each layer's own dtype, or float32 if the layer
-        names none.
+        """Convert to `dtype`, a safetensors dtype name.
+
+        None selects each layer's own dtype, or float32 if the layer names none.
         """
         self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
         placed = [
@@ -105,10 +107,10 @@ class JsonSplitConverter:
     def list_targets(self) -> list[FileTarget]:
         """Return the files to write: the safetensors file, and copies of the split's other files."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
-        beside = [copied_file(path, path.name) for path in _list_non_weight_files(self.folder)]
+        beside = [make_copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
         return [*beside, FileTarget(SINGLE, nbytes, self.iterate_chunks, tensors=self.tensors)]
 
-    def iterate_chunks(self, report_progress: Advance) -> Iterator[bytes]:
+    def iterate_chunks(self, report_progress: ProgressCallback) -> Iterator[bytes]:
         """Yield the bytes of the safetensors file in chunks."""
         self.rounded = 0
         yield self.header
@@ -134,7 +136,7 @@ def safetensors_dtype(dtype: str) -> str | None:
     return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
 
 
-def encode_numbers(numbers: Numbers, dtype: str, location: str) -> tuple[bytes, int]:
+def encode_numbers(numbers: Numbers, dtype: str, tensor_location: str) -> tuple[bytes, int]:
     """Return numbers as bytes of a dtype, and how many of them had to be rounded."""
     import numpy as np
 
@@ -147,14 +149,14 @@ def encode_numbers(numbers: Numbers, dtype: str, location: str) -> tuple[bytes, 
             data = numbers.astype(partition_file.PLAIN[dtype]).tobytes()
         else:
             raise ConfigError(
-                f"numbers exceed the range of {dtype}. Use task.dtype=float32",
-                key=location,
+                f"the weights contain numbers outside the range of {dtype}. Use task.dtype=float32",
+                key=tensor_location,
                 code="unsupported",
             )
     stored = partition_file.decode_values(dtype, data)
     if not np.isfinite(stored).all():
         number = numbers[~np.isfinite(stored)][0]
-        raise DataError(f"{number} exceeds the range of {dtype}", key=location, code="bad_value")
+        raise DataError(f"{number} exceeds the range of {dtype}", key=tensor_location, code="bad_value")
     # the old form was written with the precision of float32
     exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
     rounded = (
@@ -162,6 +164,8 @@ def encode_numbers(numbers: Numbers, dtype: str, location: str) -> tuple[bytes, 
     )
     if rounded and stored.dtype.kind in "iu":
         raise DataError(
-            f"expected {dtype}, found fractions or numbers beyond its range", key=location, code="bad_value"
+            f"the tensor has dtype {dtype}, but contains fractions or numbers outside its range",
+            key=tensor_location,
+            code="bad_value",
         )
     return data, rounded

@@ -34,16 +34,14 @@ class ChecksumAlgorithm(StrEnum):
 
 
 class CompareMode(StrEnum):
-    """How unchanged parts are detected: `state` compares size, times and headers of files, `content`
-    reads the files.
-    """
+    """How task=split detects unchanged parts, by file state (size, times, headers) or by content."""
 
     state = "state"
     content = "content"
 
 
 class ExplainTarget(StrEnum):
-    """Program whose command line is printed for the same plan, instead of splitting the checkpoint."""
+    """Program whose equivalent command line task=split prints, instead of splitting a checkpoint."""
 
     vllm = "vllm"
 
@@ -62,10 +60,10 @@ class SplitConfig(TaskConfig):
     output_dir: str | None = config_field(None, constraint=not_blank("give a folder, or null"))
     checksums: ChecksumAlgorithm = ChecksumAlgorithm.xxh3_128
     compare: CompareMode = config_field(
-        CompareMode.state, NotInIdentity("decides which parts are written anew, and changes nothing in them")
+        CompareMode.state, NotInIdentity("task.compare does not change the content of the parts")
     )
     durable: bool = config_field(
-        False, NotInIdentity("decides whether to wait for the disk, and changes nothing in the files")
+        False, NotInIdentity("task.durable does not change the content of the parts")
     )
     inline_parameters: bool = False
     explain: ExplainTarget | None = None
@@ -79,8 +77,8 @@ class SplitConfig(TaskConfig):
             key = f"task.{strategy.value}"
             if self.strategy is not strategy:
                 need = (
-                    f"task.strategy={self.strategy.value} does not use this key. Omit it, or use "
-                    f"task.strategy={strategy.value}"
+                    f"this key applies only to task.strategy={strategy.value}, not to "
+                    f"{self.strategy.value}. Use that strategy"
                 )
                 check_value(given is None, key, given, f"{need}, or leave it out", code="no_effect")
                 continue
@@ -92,7 +90,7 @@ class SplitConfig(TaskConfig):
                 f"task.strategy={strategy.value} needs it, e.g. {key}={example}",
                 code="missing",
             )
-            need = f"{key} has {len(given)} entries. Omit task.num_parts, or give the same number"
+            need = f"{key} lists {len(given)} parts. Use task.num_parts={len(given)}, or omit task.num_parts"
             check_value(count in (None, len(given)), "task.num_parts", count, need, code="mismatch")
         if self.strategy is SplitStrategy.by_type:
             check_value(
@@ -102,26 +100,24 @@ class SplitConfig(TaskConfig):
                 "task.strategy=by_type makes one part per kind of layer. Omit task.num_parts",
                 code="conflict",
             )
-            need = (
-                "a pipeline needs whole layers in each part. Use another strategy than task.strategy=by_type"
-            )
+            need = "task.strategy=by_type makes no whole layers, which a pipeline needs. Use another strategy"
             check_value(self.explain is None, "task.explain", self.explain, need, code="conflict")
         if self.ratios is not None:
             check_value(
                 all(0 < ratio <= 1 for ratio in self.ratios),
                 "task.ratios",
                 self.ratios,
-                "each number must lie in (0, 1]",
+                "each ratio must be greater than 0 and at most 1",
             )
             total = sum(self.ratios)
             check_value(
                 abs(total - 1) <= 1e-6,
                 "task.ratios",
                 self.ratios,
-                f"the numbers must add up to 1, not to {total:.6g}",
+                f"the ratios add up to {total:.6g}, but must add up to 1",
             )
         for given in self.ranges or []:
-            need = "give ranges such as task.ranges=[0-7,8-15]: FIRST-LAST, both included, or one layer"
+            need = "give layer numbers or inclusive ranges FIRST-LAST, such as task.ranges=[0-7,8-15]"
             check_value(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
 
 
@@ -140,8 +136,9 @@ class RewritePartsConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(RewritePartsConfig):
-    """Config of task=merge, which merges a split's parts bit for bit. `dtype` is only for old JSON
-    parts, which record none.
+    """Config of task=merge, which merges parts bit for bit.
+
+    `dtype` applies only to parts in the old JSON format, which record no dtype.
     """
 
     module: ClassVar[str] = "runner.options.parts.tasks.merge"
@@ -150,8 +147,8 @@ class MergeConfig(RewritePartsConfig):
 
 
 class VerifyLevel(StrEnum):
-    """How thoroughly parts are checked. quick: sizes, headers and JSON. full: every byte against the
-    digests.
+    """Thoroughness of a check. `quick` checks sizes, headers and JSON; `full` also checks every
+    byte.
     """
 
     quick = "quick"

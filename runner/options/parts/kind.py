@@ -9,13 +9,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.profiles import profile_device_notes as profile_device_notes
+from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
 from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind, ResourceNeed
 from runner.options.parts.model_keys import TransportBackend, as_parts_config
 from runner.options.parts.pipeline import CAPABILITIES
-from runner.options.parts.pipeline.ranks import first_process_rank, load_manifest, read_torchrun_rank
+from runner.options.parts.pipeline.ranks import load_manifest, make_first_process_rank, read_torchrun_rank
 from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.part_checks import require_intact_part
@@ -44,7 +44,6 @@ class PartsKind(ModelKind):
     HAS_WEIGHTS = True
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the SHA-256 of the split's manifest."""
         config = resolved.config
         fingerprint = {"model": load_manifest(config).sha256}
         if (
@@ -54,13 +53,11 @@ class PartsKind(ModelKind):
         return fingerprint
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for parts that are missing, cannot run, or do not match the manifest. Reads
-        only manifest, sizes and headers.
-        """
+        """Raise ConfigError if the parts cannot run. Reads the manifest, file sizes and headers."""
         config = resolved.config
         model, manifest = as_parts_config(config.model), load_manifest(config)
         manifest.require_runnable("model.name")
-        for part in first_process_rank(config, manifest).local_parts(manifest):
+        for part in make_first_process_rank(config, manifest).list_local_parts(manifest):
             require_intact_part(manifest, part, "quick")
         device = machine.resolve_device_class(model.device)
         need = "this transport sends tensors between GPUs, but the parts run on the CPU. Use auto or gloo"
@@ -71,42 +68,43 @@ class PartsKind(ModelKind):
             need,
             code="unsupported",
         )
-        needed_mib, free_mib = _local_weight_mib(config), machine.available_memory_mib()
+        needed_mib, free_mib = _estimate_local_weight_mib(config), machine.available_memory_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
             needs, free = format_value_and_limit(needed_mib, free_mib, fixed_decimals_formatter(0))
             raise ConfigError(
                 (
                     f"the parts on this machine need {needs} MiB, but only {free} MiB of main "
-                    "memory are free. Start some on other machines with torchrun, or try anyway "
-                    "with model.check_memory=false"
+                    "memory are free. Run some parts on other machines with torchrun, or set "
+                    "model.check_memory=false"
                 ),
                 key="model.name",
                 value=model.name,
                 code="too_large",
             )
-        own = [render_note(each, NOTES) for each in _slow_pipeline_notes(config)]
-        return [*profile_device_notes(config.profile, device), *own]
+        own = [render_note(each, NOTES) for each in _warn_if_slow_pipeline(config)]
+        return [*make_profile_device_notes(config.profile, device), *own]
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
         """Return the estimated memory of the parts that run on this machine. Counts only their weights."""
-        return Footprint({"linear": round(_local_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
+        return Footprint({"linear": round(_estimate_local_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the weight memory, CPU cores and GPUs that the job needs. Processes share all cores; each
-        has its own GPU if there are enough.
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
+        """Return the weight memory, CPU cores and GPUs that the job needs.
+
+        Processes share all cores. Each has its own GPU if there are enough.
         """
         config = resolved.config
         model, processes = (
             as_parts_config(config.model),
-            first_process_rank(config, load_manifest(config)).local_processes,
+            make_first_process_rank(config, load_manifest(config)).local_processes,
         )
         number = model.device.partition(":")[2]
         named = frozenset({int(number)} if number else {})
         is_on_gpus = machine.resolve_device_class(model.device) == "cuda"
         return ResourceNeed(
-            _local_weight_mib(config),
+            _estimate_local_weight_mib(config),
             machine.available_cores(),
             is_on_gpus * (1 if number else processes),
             named,
@@ -132,7 +130,7 @@ class PartsKind(ModelKind):
     ) -> Engine:
         from runner.options.parts.pipeline.engine import PipelineEngine  # imports torch
 
-        for each in _slow_pipeline_notes(resolved.config):
+        for each in _warn_if_slow_pipeline(resolved.config):
             announce(f"note: {render_note(each, NOTES)}")
         return PipelineEngine(resolved.config, folder)
 
@@ -143,8 +141,9 @@ class PartsKind(ModelKind):
         return building.build_kernels_if_missing(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run this process's parts if torchrun started the process. Returns None in the first process,
-        which runs the job itself.
+        """Run this process's stages if torchrun started it.
+
+        Returns None in the first process and without torchrun.
         """
         if (rank := read_torchrun_rank()) is None:
             return None
@@ -156,7 +155,6 @@ class PartsKind(ModelKind):
 
 
 def _resolve_dtype(config: RunnerConfig) -> str:
-    """Return the dtype that the value of model.dtype stands for on this machine."""
     model, settings = (
         as_parts_config(config.model),
         read_model_config(load_manifest(config).folder / MODEL_FILES),
@@ -164,27 +162,30 @@ def _resolve_dtype(config: RunnerConfig) -> str:
     return resolve_dtype(model.dtype, settings, machine.resolve_device_class(model.device))
 
 
-def _slow_pipeline_notes(config: RunnerConfig) -> list[Note]:
-    """Return a note if several processes share one CPU although the whole model would fit into memory."""
+def _warn_if_slow_pipeline(config: RunnerConfig) -> list[Note]:
+    """Return a warning if the whole model fits into the memory of one machine, because a single
+    process would be faster.
+    """
     manifest = load_manifest(config)
     rank, on_cpu = (
-        first_process_rank(config, manifest),
+        make_first_process_rank(config, manifest),
         machine.resolve_device_class(as_parts_config(config.model).device) == "cpu",
     )
     if (
         not on_cpu
         or rank.processes == 1
         or not rank.is_single_machine
-        or _local_weight_mib(config) > machine.available_memory_mib()
+        or _estimate_local_weight_mib(config) > machine.available_memory_mib()
     ):
         return []
     return [note("slower_than_whole", "warning", processes=rank.processes, cores=machine.available_cores())]
 
 
-def _local_weight_mib(config: RunnerConfig) -> float:
-    """Return the size in MiB of the parts that processes on this machine load."""
+def _estimate_local_weight_mib(config: RunnerConfig) -> float:
     manifest = load_manifest(config)
-    numbers = sum(part.params for part in first_process_rank(config, manifest).local_parts(manifest))
+    numbers = sum(
+        part.params for part in make_first_process_rank(config, manifest).list_local_parts(manifest)
+    )
     return numbers * BYTES.get(_resolve_dtype(config), 2) / MIB
 
 

@@ -16,7 +16,7 @@ from runner_engine import (
     RopeConfig,
     to_local_model_config,
 )
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 
 
@@ -39,7 +39,7 @@ class PartsModelConfig(ModelConfig):
     name: str = config_field(MISSING, HASHED, not_blank("give the folder that task=split wrote"))
     stages: int | None = config_field(
         None,
-        NotInIdentity("any number of processes computes the same", measured=True),
+        NotInIdentity("model.stages does not change the answers", measured=True),
         at_least(1, ", or null"),
     )
     backend: TransportBackend = config_field(
@@ -47,16 +47,14 @@ class PartsModelConfig(ModelConfig):
     )
     micro_batch: int | None = config_field(None, constraint=at_least(1, ", or null"))
     timeout_s: float = config_field(
-        600.0, NotInIdentity("ends a pipeline in which a process hangs"), greater_than(0, " seconds")
+        600.0, NotInIdentity("model.timeout_s only ends a pipeline that hangs"), greater_than(0, " seconds")
     )
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     threads: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = config_field(
-        True, NotInIdentity("rejects parts that would not fit, and changes nothing in those that do")
-    )
+    check_memory: bool = config_field(True, NotInIdentity("the memory check changes no answer"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,11 +67,10 @@ class PartsModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that would change the weights, because parts run unchanged."""
-        why = "model=parts runs the parts in the format in which they were split"
+        why = "model=parts runs a split checkpoint without changes to its weights"
         reject_weight_changes(quantization, lora, rope, why)
-        why = "model=parts uses the KV cache of transformers"
-        reject_scheduler_features(generation, why)
+        why = "model=parts does not support continuous batching"
+        reject_scheduler_only_settings(generation, why)
 
 
 def as_parts_config(model: ModelConfig) -> PartsModelConfig:

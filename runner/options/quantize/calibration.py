@@ -35,7 +35,7 @@ SHOWN = 60  # characters of a run that both have
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration texts of a quantization, with the source that they come from."""
+    """Calibration texts of a quantization, and the name of their source."""
 
     name: str
     texts: tuple[str, ...]
@@ -47,16 +47,16 @@ class Calibration:
 
 
 def read_calibration_texts(source_name: str) -> Calibration:
-    """Return the calibration texts that the config key task.calibration names."""
     texts = tuple(text for text in _read_texts(source_name, KEY, "train") if text.strip())
     if not texts:
         raise DataError("the file contains no text", key=KEY, value=source_name, code="empty")
     return Calibration(source_name, texts)
 
 
-def check_no_overlap(calibration: Calibration, evaluation_names: Sequence[str]) -> list[Note]:
-    """Raise ConfigError if an evaluation text is also a calibration text. Returns notes on shared word
-    sequences and unreadable evaluations.
+def require_no_evaluation_overlap(calibration: Calibration, evaluation_names: Sequence[str]) -> list[Note]:
+    """Raise ConfigError if a calibration text is also an evaluation text.
+
+    Returns notes on shared word sequences and on evaluations that could not be read.
     """
     notes = []
     words = [_split_words(text) for text in calibration.texts]
@@ -74,9 +74,9 @@ def check_no_overlap(calibration: Calibration, evaluation_names: Sequence[str]) 
         if same := [text for text in texts if _hash_words(text) in hashes]:
             raise ConfigError(
                 (
-                    f"{len(same)} calibration documents are also in the evaluation {name}, such "
-                    f"as “{_shorten_words(same[0])}”. The model would look better there than it is. "
-                    "Give other documents"
+                    f"{len(same)} documents of the evaluation {name} are also calibration documents, "
+                    f"such as “{_shorten_words(same[0])}”. The evaluation would be biased. "
+                    "Give other calibration documents"
                 ),
                 key=KEY,
                 value=calibration.name,
@@ -99,13 +99,14 @@ def check_no_overlap(calibration: Calibration, evaluation_names: Sequence[str]) 
 
 
 def _iterate_evaluation_texts(name: str) -> Iterator[str]:
-    """Yield the texts of an evaluation, which is named by a data set or a file."""
     found = data_sets.find_data_set(name)
-    yield from _read_texts(name if found is None else str(found.keys["data"]), "task.evaluation", "test")
+    yield from _read_texts(
+        name if found is None else str(found.keys["data"]), "task.check_overlap_with", "test"
+    )
 
 
 def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
-    """Yield texts from files, or from the embedded generator of questions."""
+    """Yield texts from files, or generated word problems for the name `embedded`."""
     if name == EMBEDDED:
         source = QuestionSource(EMBEDDED, split, key, RowKeys())
         for item in read_questions(source, QuestionSelection(PROBLEMS)):
@@ -126,13 +127,12 @@ def _find_files(name: str, key: str) -> list[Path]:
         names = sorted(str(file) for file in path.iterdir() if file.suffix in SUFFIXES)
     files = [Path(found) for found in names]
     if not files or not all(file.is_file() for file in files):
-        need = f"give {EMBEDDED}, {', '.join(SUFFIXES)} files, a folder of such files, or a pattern"
+        need = f"Give {EMBEDDED}, or a file, folder or glob pattern with the suffix {' or '.join(SUFFIXES)}"
         raise ConfigError(f"no such files exist. {need}", key=key, value=name, code="not_found")
     return files
 
 
 def _join_record_text(location: str, json_record: Any) -> str:
-    """Return the text of a JSON record: all its text fields, joined with line breaks."""
     parts = (
         [json_record[key] for key in TEXT_KEYS if key in json_record]
         if isinstance(json_record, dict)
@@ -141,7 +141,7 @@ def _join_record_text(location: str, json_record: Any) -> str:
     texts = [part for part in parts if isinstance(part, str)]
     if not texts:
         raise DataError(
-            f"a record has no text. Each record needs {', '.join(TEXT_KEYS)}, or some of these keys",
+            f"the record has no text. Each record needs at least one of the keys {', '.join(TEXT_KEYS)}",
             key=location,
             code="damaged",
         )

@@ -34,7 +34,10 @@ TYPES_WORD = "--tensor-type"  # of llama-quantize since 2025
 
 @dataclass(frozen=True)
 class QuantizerEnvironment:
-    """Python environment that contains a quantizer package, or that starts llama.cpp's programs."""
+    """Python environment of a quantizer process.
+
+    Contains the quantizer package, or starts llama.cpp's programs.
+    """
 
     python: str
     version: str
@@ -63,7 +66,7 @@ def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
                 value=task.python,
                 code="not_found",
             )
-        found = _package_version(str(path), maker.distribution)
+        found = _read_package_version(str(path), maker.distribution)
         if found is None:
             install = f"{path} -m pip install {maker.distribution}=={maker.version}"
             raise ConfigError(
@@ -72,7 +75,7 @@ def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
         return QuantizerEnvironment(str(path), found)
     for folder in _environment_folders(maker):
         python = folder / "bin" / "python"
-        if python.is_file() and (found := _package_version(str(python), maker.distribution)):
+        if python.is_file() and (found := _read_package_version(str(python), maker.distribution)):
             return QuantizerEnvironment(str(python), found)
     try:
         return QuantizerEnvironment(sys.executable, version(maker.distribution))
@@ -103,7 +106,7 @@ def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> Quantize
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
     if task.recipe_properties.has_imatrix and not beside:
         raise ConfigError(
-            f"{names[0]} is not installed next to {quantize}: {describe_install(task)}",
+            f"{names[0]} is missing in the folder of {quantize}: {describe_install(task)}",
             key="task.recipe",
             value=task.recipe.value,
             code="needs_package",
@@ -111,22 +114,21 @@ def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> Quantize
     if task.overrides and TYPES_WORD not in _read_program_output(str(quantize)):
         raise ConfigError(
             (
-                f"{quantize} is too old to set types of single tensors ({TYPES_WORD}). Give a "
-                "llama.cpp of 2025 or later by task.executable=PATH, or omit this key"
+                f"task.overrides needs the option {TYPES_WORD}, which {quantize} does not support. "
+                "Give llama.cpp of 2025 or later with task.executable=PATH, or omit task.overrides"
             ),
             key="task.overrides",
             code="unsupported",
         )
     programs = tuple(map(str, (quantize, *beside[:1])))
-    return QuantizerEnvironment(sys.executable, _llama_cpp_version(programs), programs)
+    return QuantizerEnvironment(sys.executable, _read_llama_cpp_version(programs), programs)
 
 
 def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Path:
-    """Return the path of llama-quantize: from the config, from PATH, or from the environment."""
     if task.executable is not None:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
-            why = "this program does not exist or is not executable"
+            why = "llama-quantize does not exist at this path, or is not executable"
             raise ConfigError(
                 f"{why}. {describe_install(task)}",
                 key="task.executable",
@@ -144,8 +146,10 @@ def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Pat
 
 
 @cache
-def _llama_cpp_version(programs: tuple[str, ...]) -> str:
-    """Return llama.cpp's reported build number, with a hash that distinguishes equal build numbers."""
+def _read_llama_cpp_version(programs: tuple[str, ...]) -> str:
+    """Return llama.cpp's build number and a hash of the program, because different builds may
+    report the same number.
+    """
     digest = file_io.hash_file_sha256(Path(programs[0]))[:12]
     said = _read_program_output(programs[-1], "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
@@ -175,11 +179,8 @@ def _read_program_output(program: str, *arguments: str) -> str:
 
 
 @cache
-def _package_version(python: str, package_name: str) -> str | None:
-    """Return the version of a package in a Python environment, or None if the package is not
-    installed.
-    """
-    why = f"task.python={python} does not run as a Python"
+def _read_package_version(python: str, package_name: str) -> str | None:
+    why = f"task.python={python} is not a working Python interpreter"
     try:
         done = subprocess.run(
             [python, "-P", "-c", PROBE, package_name],

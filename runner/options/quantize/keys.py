@@ -22,8 +22,8 @@ BITS, GROUP_SIZE, ITERATIONS = 4, 128, 200
 SEQUENCES, SEQUENCE_TOKENS = 128, 512
 UNQUANTIZED = 16  # as bits in task.overrides: the layer stays as it is
 EVALUATION = ("texts", "embedded")
-APART = NotInIdentity("names texts that the calibration must not have, and changes nothing in the file")
-FOUND = NotInIdentity("says where the package is; its version counts among the hashes")
+APART = NotInIdentity("the quantized file does not depend on the evaluation texts")
+FOUND = NotInIdentity("the job id contains the package's version instead of its path")
 
 
 @dataclass
@@ -33,20 +33,24 @@ class QuantizeConfig(TaskConfig):
     module: ClassVar[str] = "runner.options.quantize.task"
     name: ClassVar[str] = "quantize"
     keeps_samples: ClassVar[bool] = False
-    data_sets_key: ClassVar[str] = "evaluation"
+    data_sets_key: ClassVar[str] = "check_overlap_with"
     recipe: Recipe = MISSING
     bits: int | None = None
     group_size: int | None = config_field(None, constraint=at_least(8, ", or null"))
     symmetric: bool | None = None
     overrides: dict[str, Any] = field(default_factory=dict, metadata={"counts": UNLESS_DEFAULT})
     calibration: str | None = config_field(
-        None, HASHED, not_blank("give embedded, a .txt, .md or .jsonl file, a pattern, or null")
+        None,
+        HASHED,
+        not_blank("give a .txt, .md or .jsonl file, a glob pattern, embedded, or null for no calibration"),
     )
     sequences: int = config_field(SEQUENCES, constraint=at_least(1))
     sequence_tokens: int = config_field(SEQUENCE_TOKENS, constraint=at_least(8))
     iterations: int | None = config_field(None, constraint=at_least(1, f", or null for {ITERATIONS}"))
     shard_mib: int | None = config_field(None, UNLESS_DEFAULT, at_least(1, ", or null"))
-    evaluation: list[str] = field(default_factory=lambda: [*EVALUATION], metadata={"counts": APART})
+    check_overlap_with: list[str] = field(
+        default_factory=lambda: [*EVALUATION], metadata={"renamed_from": "evaluation", "counts": APART}
+    )
     gguf: str | None = config_field(None, HASHED, not_blank("give a .gguf file, or null"))
     output: str | None = config_field(None, constraint=not_blank("give a folder, or null"))
     python: str | None = config_field(None, FOUND, not_blank("give an environment, or null"))
@@ -70,17 +74,16 @@ class QuantizeConfig(TaskConfig):
             )
             self.bits, self.group_size = usual, self.group_size or GROUP_SIZE
             self.symmetric = kind.is_symmetric if self.symmetric is None else self.symmetric
-            need = f"{self._recipe_override} already gives each group a zero point. Omit this key"
+            need = f"{self._recipe_override} always quantizes with a zero point. Omit this key"
             check_value(
                 kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need, code="conflict"
             )
         else:
-            need = f"{self._recipe_override} already sets the number of bits. Omit this key"
+            need = f"{self._recipe_override} determines the number of bits. Omit this key"
             check_value(self.bits is None, "task.bits", self.bits, need, code="conflict")
         need = (
-            f"{self._recipe_override} needs calibration documents. Give a file of documents "
-            "similar to the model's use, or embedded (word problems). Never give evaluation "
-            "data"
+            f"{self._recipe_override} needs calibration documents. Give a file with typical inputs "
+            "of the model, or embedded (word problems). Never give evaluation data"
         )
         check_value(
             not kind.reads_texts or self.calibration is not None,
@@ -94,7 +97,6 @@ class QuantizeConfig(TaskConfig):
 
     @property
     def recipe_properties(self) -> RecipeProperties:
-        """Quantizer package, allowed bits and requirements of the configured recipe."""
         return KINDS[self.recipe]
 
     @property
@@ -123,7 +125,7 @@ class QuantizeConfig(TaskConfig):
         """Raise ConfigError for formats of single layers that the recipe cannot produce."""
         choices: tuple[Any, ...] = (*recipe.override_bits, UNQUANTIZED) if recipe.bits else TENSOR_TYPES
         if self.overrides:
-            need = f"{self._recipe_override} quantizes all layers alike. Omit this key"
+            need = f"{self._recipe_override} cannot mix formats by layer. Omit task.overrides"
             check_value(
                 bool(recipe.override_bits) or recipe.is_file,
                 "task.overrides",
@@ -142,8 +144,9 @@ class QuantizeConfig(TaskConfig):
             )
 
     def _reset_unused_keys(self, recipe: RecipeProperties) -> None:
-        """Reset config keys that the recipe does not use to their defaults, so that a grid's other recipes
-        do not change the job id.
+        """Reset config keys that the recipe does not use to their defaults.
+
+        Without the reset, values that a grid sets for other recipes would change the job id.
         """
         if not recipe.bits:
             self.group_size = self.symmetric = None

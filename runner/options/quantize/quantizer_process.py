@@ -23,7 +23,7 @@ from runner_base import ConfigError, JobFailed, Progress, RunnerError, to_one_li
 from runner_base.child_process import describe_exit_code, read_last_lines
 from runner_base.files import sync_to_disk, wait_for_folder_lock
 from runner_base.known_secrets import untrusted_child_environment
-from runner_base.temp_folders import remove_abandoned_folders, temporary_folder
+from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 from runner_engine.checkpoints import file_io, gguf_file, read_checkpoint
 
 KEY = "task.output"
@@ -37,7 +37,7 @@ SAID_LINES = 40  # of a maker's log, in which its last error is looked for
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """Request to a quantizer process, sent as JSON."""
+    """Request that a quantizer process receives as JSON."""
 
     maker: str  # makers/NAME_maker.py
     python: str
@@ -49,20 +49,17 @@ class QuantizeRequest:
 def run_quantizer(
     request: QuantizeRequest,
     target_path: Path,
-    companion_files: list[Path],
+    files_to_copy: list[Path],
     log_file: Path,
     progress_bar: Progress,
 ) -> dict[str, Any]:
-    """Let a quantizer process write a model, move the model to its target path, and return the
-    quantizer's report.
-    """
     with _make_temporary_folder(target_path) as folder:
         made = folder / MADE
         (folder / TEXTS).write_text(json.dumps(request.texts), encoding="utf-8")
         report = _run_quantizer_process(request, folder, made, log_file, progress_bar)
         why = f"{request.maker} wrote a model that cannot be read"
         _check_written_model(made, why, log_file)
-        for companion in companion_files:
+        for companion in files_to_copy:
             if made.is_dir() and not (made / companion.name).exists():
                 shutil.copyfile(companion, made / companion.name)
         if made.is_dir():
@@ -96,12 +93,12 @@ def _make_temporary_folder(target_path: Path) -> Iterator[Path]:
             in_use = remove_abandoned_folders(target_path.parent, *name)
             if in_use:
                 raise ConfigError(
-                    f"another process writes to this folder. Wait, or give another {KEY}",
+                    f"another process is writing to this folder. Wait until it has finished, or change {KEY}",
                     key=KEY,
                     value=target_path,
                     code="busy",
                 )
-            folder = until_done.enter_context(temporary_folder(target_path.parent, *name))
+            folder = until_done.enter_context(create_temporary_folder(target_path.parent, *name))
         check_target_absent(target_path)
         yield folder
 
@@ -180,9 +177,6 @@ def _run_quantizer_process(
 
 
 def _read_report(json_lines: IO[str], progress_bar: Progress) -> dict[str, Any] | None:
-    """Show the progress in a quantizer's JSON lines. Returns the report at their end, or None if there
-    is none.
-    """
     report: dict[str, Any] | None = None
     for line in json_lines:
         said = json.loads(line)

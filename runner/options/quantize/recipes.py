@@ -7,9 +7,7 @@ from enum import StrEnum
 
 
 class Recipe(StrEnum):
-    """Recipe of a quantization: an algorithm for integer groups, or a llama.cpp file type with or
-    without importance matrix.
-    """
+    """Quantization recipe: an algorithm such as GPTQ, or a llama.cpp file type."""
 
     gptq = "gptq"
     awq = "awq"
@@ -38,7 +36,7 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizerPackage:
-    """A quantizer package, with the versions in which it is known to work."""
+    """A quantizer package, with its tested version."""
 
     name: str  # its environment is .makers/NAME, its program makers/NAME_maker.py
     label: str
@@ -51,7 +49,7 @@ class QuantizerPackage:
 
     @property
     def pinned_requirements(self) -> tuple[str, ...]:
-        """Pinned requirements that `make makers` installs without their dependencies."""
+        """Pinned requirements of the package. `make makers` installs them without dependencies."""
         return (f"{self.distribution}=={self.version}", *self.beside)
 
 
@@ -95,7 +93,9 @@ LLAMA_CPP = QuantizerPackage(
 
 @dataclass(frozen=True)
 class RecipeProperties:
-    """Properties of a quantization recipe: package, bits, and what it needs."""
+    """Properties of a quantization recipe: quantizer package, supported bits, calibration and
+    output format.
+    """
 
     maker: QuantizerPackage
     bits: tuple[int, ...] = ()  # a choice of bits; empty: its name says them
@@ -114,7 +114,6 @@ class RecipeProperties:
 
     @property
     def has_imatrix(self) -> bool:
-        """Whether llama.cpp weights each column's rounding error with an importance matrix."""
         return self.is_file and self.reads_texts
 
 

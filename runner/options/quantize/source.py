@@ -38,7 +38,7 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
     """
     model = to_local_model_config(config.model)
     if not get_model_kind(config.model).HAS_WEIGHTS or model.random_weights:
-        fix = "use model=local model.name=FOLDER, model=auto, or a preset"
+        fix = "Use model=local model.name=FOLDER, model=auto, or a preset"
         raise ConfigError(f"task=quantize needs a trained model with weights. {fix}", code="unsupported")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
@@ -51,9 +51,8 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
     if files.path.is_file():
         raise ConfigError(
             (
-                f"task.recipe={task.recipe.value} quantizes a folder of safetensors, not a .gguf "
-                "file. Name the folder, or use a llama.cpp recipe such as "
-                "task.recipe=imatrix_q4_k"
+                f"task.recipe={task.recipe.value} cannot read a .gguf file. Give a folder of "
+                "safetensors, or use a llama.cpp recipe such as task.recipe=imatrix_q4_k"
             ),
             key="model.name",
             value=model.name,
@@ -61,7 +60,7 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
         )
     if files.stored_format is not None:
         raise ConfigError(
-            f"model.name={model.name} is already quantized. Name its unquantized source", code="unsupported"
+            f"model.name={model.name} is already quantized. Give the unquantized model", code="unsupported"
         )
     _check_group_size(files, task)
     name = "embedded" if model.name == "embedded" else Path(model.name).name
@@ -101,9 +100,8 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
         plain = task.recipe.value.removeprefix(IMATRIX)
         raise ConfigError(
             (
-                f"{key}={value} is a mixture of experts, for which no importance matrix can be "
-                "computed here. Use llama.cpp's llama-imatrix and llama-quantize, or "
-                f"task.recipe={plain}"
+                f"{key}={value}: mixture-of-experts models cannot use an importance matrix here. "
+                f"Use task.recipe={plain}, or run llama-imatrix and llama-quantize yourself"
             ),
             code="unsupported",
         )
@@ -114,9 +112,7 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
 
 
 def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
-    """Raise ConfigError unless the input size of each layer to be quantized is a multiple of the group
-    size.
-    """
+    """Raise ConfigError if a layer's input size is not a multiple of the group size."""
     layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
     assert task.group_size is not None
     size = task.group_size
@@ -128,9 +124,9 @@ def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
         (other for other in SIZES if all(_input_size(tensor) % other == 0 for tensor in layers.values())),
         None,
     )
-    fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
+    fix = "No common size fits" if fits is None else f"Use task.group_size={fits}, which fits all layers"
     raise ConfigError(
-        f"{path} has {inputs} inputs, which is no multiple of the group size. {fix}",
+        f"{path} has {inputs} input features, which is not a multiple of the group size. {fix}",
         key="task.group_size",
         value=size,
         code="mismatch",

@@ -13,7 +13,11 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration_texts
+from runner.options.quantize.calibration import (
+    Calibration,
+    read_calibration_texts,
+    require_no_evaluation_overlap,
+)
 from runner.options.quantize.environment import QuantizerEnvironment, find_quantizer_environment
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
 from runner.options.quantize.quantizer_process import QuantizeRequest, check_target_absent, run_quantizer
@@ -37,7 +41,7 @@ LOG = "maker.log"
 
 @dataclass
 class QuantizeInputs(TaskInputs):
-    """Source model, quantizer, calibration texts and target path of task=quantize."""
+    """Inputs of task=quantize."""
 
     source: SourceModel
     environment: QuantizerEnvironment
@@ -55,7 +59,7 @@ def prepare(config: RunnerConfig) -> QuantizeInputs:
     calibration, notes, hashes = None, list[Note](), {"model": source.sha256}
     if task.calibration is not None:
         calibration = read_calibration_texts(task.calibration)
-        notes = check_no_overlap(calibration, task.evaluation)
+        notes = require_no_evaluation_overlap(calibration, task.check_overlap_with)
         hashes["calibration"] = calibration.sha256
     environment = find_quantizer_environment(task)
     hashes["maker"] = f"{task.recipe_properties.maker.label} {environment.version}"
@@ -78,20 +82,22 @@ def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
 
 
 def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
-    """Let the quantizer package write the model, and return its size and formats as the result."""
+    """Let the quantizer package write the model. The result contains the model's size and
+    quantization format.
+    """
     config, recorder = context.config, context.recorder
     task, source, target = typed_task_config(config, QuantizeConfig), inputs.source, inputs.target
     order = QuantizeRequest(
         task.recipe_properties.maker.name,
         inputs.environment.python,
         to_local_model_config(config.model).threads or machine.available_cores(),
-        _request_values(inputs, task, config.seed),
+        _make_request_values(inputs, task, config.seed),
         () if inputs.calibration is None else inputs.calibration.texts,
     )
     companions = [] if task.recipe_properties.is_file else read_checkpoint(source.path).companions
     with recorder.create_progress_bar(None, task.label) as bar:
         report = run_quantizer(order, target, companions, recorder.folder / LOG, bar)
-    nbytes, types = _stored_size_and_types(target)
+    nbytes, types = _read_weight_size_and_format(target)
     metrics = {
         "made_mib": nbytes / MIB,
         "bits_per_weight": 8 * nbytes / source.parameters,
@@ -103,7 +109,7 @@ def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
         "stored": types,
         "maker": inputs.hashes["maker"],
         "threads": report["threads"],
-        **_quantization_facts(inputs, task),
+        **_describe_recipe_and_calibration(inputs, task),
     }
     notes = [note("evaluate", target=target, is_file=task.recipe_properties.is_file)]
     if inputs.calibration is not None:
@@ -125,8 +131,8 @@ def _target_path(config: RunnerConfig, task: QuantizeConfig, source: SourceModel
     return folder / f"{source.name}-{task.label}{'.gguf' * task.recipe_properties.is_file}"
 
 
-def _request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
-    """Return the values of the request that a quantizer module reads."""
+def _make_request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
+    """Return the settings that are sent to the quantizer module."""
     return {
         "source": str(inputs.source.path),
         "dtype": inputs.source.dtype,
@@ -144,12 +150,11 @@ def _request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> 
         "file_type": task.recipe_properties.file_type,
         "programs": inputs.environment.programs,
         "seed": seed,
-        "record": inputs.hashes | _quantization_facts(inputs, task),
+        "record": inputs.hashes | _describe_recipe_and_calibration(inputs, task),
     }
 
 
-def _quantization_facts(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
-    """Return facts about recipe and calibration texts for the job's result."""
+def _describe_recipe_and_calibration(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
     facts = {"recipe": task.label}
     if inputs.calibration is not None:
         facts["calibration"] = (
@@ -159,7 +164,7 @@ def _quantization_facts(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[st
     return facts
 
 
-def _stored_size_and_types(model_path: Path) -> tuple[int, str]:
+def _read_weight_size_and_format(model_path: Path) -> tuple[int, str]:
     """Return the size in bytes of a model's weights, and the data types in which they are stored."""
     if model_path.is_file():
         header = gguf_file.read_gguf_header(model_path)

@@ -11,8 +11,9 @@ from runner_base.known_secrets import HIDDEN
 
 
 def parse_addresses(key: str, config_value: object) -> list[str]:
-    """Return the server addresses in a config value, sorted and without duplicates, because their
-    order has no effect.
+    """Return the server addresses of a config value, sorted and without duplicates.
+
+    The order of the servers has no effect, so it must not change the job id.
     """
     values: list[Any] = config_value if isinstance(config_value, list) else [config_value]
     for address in values:
@@ -29,10 +30,8 @@ def parse_addresses(key: str, config_value: object) -> list[str]:
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
-def validate_addresses(key: str, addresses: list[str]) -> str | list[str]:
-    """Raise ConfigError for an invalid server address. Returns a single address as a text, several as
-    a list.
-    """
+def validate_and_simplify_addresses(key: str, addresses: list[str]) -> str | list[str]:
+    """Raise ConfigError for an invalid server address. Returns a single address as a string."""
     for address in addresses:
         validate_base_url(key, address)
     return addresses[0] if len(addresses) == 1 else addresses
@@ -50,8 +49,8 @@ def validate_base_url(key: str, url: str) -> None:
     server = parts.netloc.rpartition("@")[2]
     bare = f"{parts.scheme}://{server}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
     need = (
-        "a password, a query or a # in an address would appear in configs and logs. Put the "
-        "server's key into API_KEY"
+        "an address must not contain a password, a query or #, because configs and logs show it. "
+        "Put the server's key into API_KEY"
     )
     check_value(not set("@?#") & set(url), key, bare, need, code="refused")
     check_value(

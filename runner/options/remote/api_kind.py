@@ -53,14 +53,15 @@ _reports: dict[
 
 
 def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
-    """Return the model name and API extensions that the server reports. If the server is unreachable,
-    return its last stored report.
+    """Ask the server for its model name and API extensions.
+
+    If the server is unreachable, returns the report in the cache folder.
     """
     key, file = _server_label(model), cache_folder / SERVERS_FILE
     known = read_json_cache(file)
     extensions_key = f"{key} takes"
     try:
-        served = _fetch_recent_report(model)
+        served = _fetch_or_cache_report(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
@@ -79,9 +80,10 @@ def _server_label(model: ApiConfig) -> str:
     return f"{model.name} at {model.joined_addresses}"
 
 
-def _fetch_recent_report(model: ApiConfig) -> ServedModel:
-    """Return the server's report about its model, at most 10 s old, because another server may take
-    over the address.
+def _fetch_or_cache_report(model: ApiConfig) -> ServedModel:
+    """Ask the server for its model name and extensions. Caches the report for 10 s.
+
+    The cache expires because another server may take over the address.
     """
     key = _server_label(model)
     if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
@@ -93,13 +95,14 @@ def _fetch_recent_report(model: ApiConfig) -> ServedModel:
 
 
 def resolve_extensions(model: T) -> T:
-    """Return the model config with extensions=auto replaced by the extensions that the server reports,
-    or last reported.
+    """Replace extensions=auto by the extensions that the server reports.
+
+    If the server is unreachable, uses its last report.
     """
     if model.extensions is not ApiExtensions.auto:
         return model
     try:
-        served = _fetch_recent_report(model)
+        served = _fetch_or_cache_report(model)
     except JobFailed:
         if _server_label(model) not in _reports:
             raise
@@ -108,9 +111,7 @@ def resolve_extensions(model: T) -> T:
 
 
 def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
-    """Return the model name that the server reports. Address, configured name and request parameters
-    are already part of the config.
-    """
+    """Return the model name that the server reports, for the input hashes of a job."""
     served = fetch_served_model(model, cache_folder)
     is_extended = model.extensions is ApiExtensions.auto and served.extensions is ApiExtensions.vllm
     return {"model": f"remote: {served.reported}"} | (
@@ -123,8 +124,8 @@ def check_generation_settings(model: ApiConfig, generation: GenerationConfig) ->
     resolve_extensions(model).check_sampling_fields("generation", generation)
 
 
-def server_capabilities(model: ApiConfig) -> frozenset[Capability]:
-    """Return the capabilities of the server, as far as these are known without a request."""
+def get_server_capabilities(model: ApiConfig) -> frozenset[Capability]:
+    """Return the server's capabilities that are known without sending a request."""
     report = _reports.get(_server_label(model))
     extensions = (
         report[1].extensions
@@ -133,13 +134,13 @@ def server_capabilities(model: ApiConfig) -> frozenset[Capability]:
     )
     further = {
         Capability.fixed_length: extensions is not ApiExtensions.openai,
-        Capability.thinking_budget: model.thinking_budget is not None,
+        Capability.thinking_budget: model.thinking_budget_dialect is not None,
     }
     return CAPABILITIES | {capability for capability, is_had in further.items() if is_had}
 
 
 class Api(ModelKind):
-    """Model kind of a model on a server, which needs no file hashes and no local memory."""
+    """Model kind of model=api. Needs no local files and no local memory."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return the model name that the server reports."""
@@ -157,10 +158,9 @@ class Api(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         assert isinstance(config.model, ApiConfig)
-        return server_capabilities(config.model)
+        return get_server_capabilities(config.model)
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return prompts with the token ids that the server reports for them."""
         assert isinstance(resolved.config.model, ApiConfig)
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         assert len(texts) == len(prompts)
@@ -168,8 +168,8 @@ class Api(ModelKind):
             return list(zip(texts, servers.tokenize(texts), strict=True))
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that lets the server convert token ids to text. Each call closes its
-        connection.
+        """Return a function that sends token ids to the server and returns their text. Each call opens
+        a new connection.
         """
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_extensions(resolved.config.model)
@@ -181,7 +181,7 @@ class Api(ModelKind):
         return decode
 
     def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return a prompt as it is sent to the server. The server's own chat template is unknown."""
+        """Return the prompt without the server's chat template, which is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
         return str(
             ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0]
@@ -192,7 +192,7 @@ class Api(ModelKind):
     ) -> Engine:
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_extensions(resolved.config.model)
-        return ApiEngine(resolved.config, model, server_capabilities(model))
+        return ApiEngine(resolved.config, model, get_server_capabilities(model))
 
 
 KIND = Api()

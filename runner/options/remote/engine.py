@@ -13,7 +13,7 @@ class ApiEngine(RemoteModel):
         most = self.model.concurrency
         if batch_size is not None and batch_size > most:
             raise ConfigError(
-                f"the batch has {batch_size} concurrent requests. Raise this limit, or lower the batch size",
+                f"a batch of {batch_size} requests exceeds this limit. Raise the limit, or lower the batch size",
                 key=f"{self.model.key}.concurrency",
                 value=most,
                 code="conflict",

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class EventLoopThread:
-    """Runs coroutines in an own thread with an event loop, until it is closed."""
+    """Runs coroutines in a separate thread with an event loop, until the thread is closed."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -31,7 +31,6 @@ class EventLoopThread:
         self._loop.call_soon_threadsafe(function, *arguments)
 
     def close(self, cleanup: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel all running coroutines, run the cleanup coroutine, and end the thread."""
         self.run(self._cancel_tasks(cleanup))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -1,6 +1,4 @@
-"""Request fields for sampling parameters beyond OpenAI's API, named as each kind of server
-expects.
-"""
+"""Builds request fields for sampling parameters that OpenAI's API lacks, in the names of each server."""
 
 from __future__ import annotations
 

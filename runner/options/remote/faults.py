@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RequestFault(Exception):
-    """Raised if a request got no usable answer. Another try may succeed."""
+    """Raised if a request failed or its answer is unusable. A retry may succeed."""
 
     def __init__(
         self,
@@ -20,7 +20,9 @@ class RequestFault(Exception):
 
 
 class InvalidTokenCounts(RequestFault):
-    """Raised if a complete answer reports impossible token counts. The answer is discarded."""
+    """Raised if a response contains implausible token counts, such as a negative number. The
+    answer is discarded.
+    """
 
 
 class RequestRejected(Exception):

@@ -1,9 +1,10 @@
-"""Scores given tokens on a llama.cpp server, which reports log-probabilities of new tokens but not
-of prompts (llama.cpp issue 27174).
+"""Scores given tokens on a llama.cpp server, which reports log-probabilities only for
+generated tokens.
 
-A logit bias forces each token of a continuation to be the next token. The server reports
-the token's log-probability without the bias, and the likeliest token's. The server caches
-the prefix, so each token costs one decoding step.
+llama.cpp reports none for prompts (llama.cpp issue 27174). A logit bias forces each token
+of a continuation to be the next token. The server reports the token's log-probability
+without the bias, and the likeliest token's. The server caches the prefix, so each token
+costs one decoding step.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ BIAS = 1e6  # far above any difference of logits
 
 
 class ForcedScorer(Scorer):
-    """Scores a continuation token by token: a logit bias forces the server to generate each given
-    token.
+    """Scores a continuation one token at a time.
+
+    A logit bias forces the server to generate the given token.
     """
 
     NEEDED = "/tokenize, /apply-template and, in /completion, n_probs and logit_bias, as llama.cpp has"
 
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
-        """Return a prompt's token ids. The server adds special tokens to every text, also to a rendered
-        chat.
-        """
         text = str(parameters["prompt"])
         body = {"content": text, "add_special": True, "parse_special": True}
         answer = await self._post("tokenize", body)
@@ -47,15 +46,19 @@ class ForcedScorer(Scorer):
     async def _score_tokens(self, prefix: list[int], continuation: list[int]) -> ScoredContinuation:
         logprobs, greedy = [], []
         for at, token in enumerate(continuation):  # an earlier text's keys would change the last bits
-            own, best = await self._score_token(prefix + continuation[:at], token, use_cache=at > 0)
+            own, best = await self._score_given_and_likeliest_token(
+                prefix + continuation[:at], token, use_cache=at > 0
+            )
             logprobs.append(own)
             greedy.append(own >= best)
         return ScoredContinuation(len(prefix), continuation, logprobs, greedy)
 
-    async def _score_token(self, prefix: list[int], token: int, use_cache: bool) -> tuple[float, float]:
-        """Return the log-probabilities of a given token and of the likeliest token after a prefix."""
+    async def _score_given_and_likeliest_token(
+        self, prefix: list[int], token: int, use_cache: bool
+    ) -> tuple[float, float]:
+        """Return two log-probabilities after a prefix: of the given token, and of the likeliest token."""
         url = self.model.base_url
-        told = parse_forced_response(
+        told = parse_forced_token(
             url, await self._post("completion", build_forced_request(prefix, token, use_cache)), token
         )
         return parse_logprob(url, told.logprob), parse_logprob(url, told.best)
@@ -86,19 +89,19 @@ def build_forced_request(prefix: Sequence[int], token: int, use_cache: bool = Tr
     }
 
 
-def parse_forced_response(url: str, response: Any, token: int) -> ForcedToken:
-    """Return the log-probabilities in the response to a forced token. Raises RequestFault if they are
-    missing, ConfigError if the server ignored logit_bias.
+def parse_forced_token(url: str, response: Any, token: int) -> ForcedToken:
+    """Return the log-probabilities of a forced token. Raises RequestFault if they are missing,
+    ConfigError if the server ignored logit_bias.
     """
     told = response.get("completion_probabilities") if isinstance(response, dict) else None
     if not isinstance(told, list) or not told or not isinstance(told[0], dict):
-        raise RequestFault(f"{url} sent no log-probability for a token", "sent no valid answer")
+        raise RequestFault(f"{url} returned no log-probability for the forced token", "sent no valid answer")
     (top, *_) = told[0].get("top_logprobs") or [{}]
     if told[0].get("id") != token:
         raise ConfigError(
             (
-                f"{url} ignores logit_bias: the request forced token {token}, but the answer has "
-                f"{told[0].get('id')}. So this server cannot score answers"
+                f"{url} ignores logit_bias, so it cannot score answers. The request forced "
+                f"token {token}, but the answer has {told[0].get('id')}"
             ),
             code="unsupported",
         )

@@ -46,8 +46,9 @@ CAPABILITIES = frozenset(
 
 
 class HybridEngine:
-    """Combines a local draft model (student) with a fallback model on a server (teacher). The student
-    is None if it cannot be loaded.
+    """Engine with a local draft model and a fallback model on a server.
+
+    `student` is None if the draft model cannot be loaded.
     """
 
     capabilities = CAPABILITIES
@@ -60,9 +61,7 @@ class HybridEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Statistics of the draft model, with the notes of both models. The fallback model's server
-        reports no statistics.
-        """
+        """Statistics of the draft model, with the notes of both models."""
         own = self.student.stats if self.student is not None else EngineStats()
         incidents = [
             text_note(format_incident(incident, times)) for incident, times in self.incidents.items()
@@ -101,18 +100,17 @@ class HybridEngine:
         self.student, self.student_error = None, f"{type(error).__name__}: {to_one_line(error)}"
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as sent to the fallback model, because that model is always available."""
         return self.teacher.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Raise an error, because the fallback model on a server cannot convert token ids to text."""
+        """Raise an error: the fallback model's server cannot convert token ids to text."""
         return self.teacher.decode(ids)
 
     def open(self, batch_size: int | None = None) -> HybridSession:
         return HybridSession(self, batch_size)
 
     def arithmetic(self) -> None:
-        """Return None, because the arithmetic of the server's machine is unknown."""
+        """Always None: FLOP and bytes per token are unknown on a server."""
 
     def close(self) -> None:
         if self.student is not None:
@@ -135,8 +133,9 @@ class PendingQuestion:
 
 
 class HybridSession(Session):
-    """Runs a draft model's and a fallback model's session together, and passes each question between
-    them.
+    """Runs the sessions of draft model and fallback model together.
+
+    Each question is drafted, reviewed and revised.
     """
 
     def __init__(self, engine: HybridEngine, batch_size: int | None) -> None:
@@ -152,8 +151,8 @@ class HybridSession(Session):
         self.engine.teacher.request_parameters(request)  # refuses what the teacher's API cannot express
         return PendingQuestion(request, request_sha256(self.engine.encode(request)[0], request))
 
-    def _advance(self, arrived: list[PendingQuestion], cancelled: set[RequestId]) -> list[Event]:
-        for case in arrived:
+    def _run_step(self, submitted: list[PendingQuestion], cancelled: set[RequestId]) -> list[Event]:
+        for case in submitted:
             case.started = time.perf_counter()
             self._submit_to_student(case, "draft", case.request)
         for (who, request_id), (case, _) in list(self._pending.items()):
@@ -168,7 +167,7 @@ class HybridSession(Session):
         events, self._events = self._events, []
         return events
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         if self.student is not None:
             self.student.close()
         self.teacher.close()
@@ -183,7 +182,7 @@ class HybridSession(Session):
         try:
             return self.student.step()
         except Exception as error:
-            log.exception("the student failed, so the teacher continues alone")
+            log.exception("the draft model failed, so the fallback model continues alone")
             self.engine.incidents[Incident("broke_down", to_one_line(error))] += 1
             self.student.close()
             self.student = None
@@ -209,12 +208,12 @@ class HybridSession(Session):
                 self._handle_review(case, event)
 
     def _record_call(
-        self, question: PendingQuestion, role: str, purpose: str, completion: Completion
+        self, question: PendingQuestion, model_role: str, step_name: str, completion: Completion
     ) -> None:
         # the completion of the question says them
         unsaid = {"permanent": False, "by": None, "cost_usd": None}
         call = Call.from_response(
-            completion, who=role, what=purpose, seconds=round(completion.seconds, 6), **unsaid
+            completion, who=model_role, what=step_name, seconds=round(completion.seconds, 6), **unsaid
         )
         question.calls.append(call)
         if completion.cost_usd is not None:
@@ -276,9 +275,7 @@ class HybridSession(Session):
     def _finish_question(
         self, question: PendingQuestion, final_completion: Completion | None, role: str
     ) -> None:
-        """Add a question's final completion to the events. A missing completion means that the question
-        was cancelled.
-        """
+        """Queue the completion event of a question. None means that the question was cancelled."""
         question.is_over = True
         seconds = time.perf_counter() - question.started
         answer = (

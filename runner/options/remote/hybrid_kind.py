@@ -26,23 +26,18 @@ def as_hybrid_config(config: RunnerConfig) -> HybridConfig:
     return config.model
 
 
-def make_student_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
-    """Return the draft model's kind, and a copy of the job that has only the draft model."""
+def make_draft_model_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
     student = as_hybrid_config(resolved.config).student
     model: ModelConfig = StubConfig() if student.stub else student
-    return get_model_kind(model), resolved.replace_groups(model=model)
+    return get_model_kind(model), resolved.replace_config_groups(model=model)
 
 
 class Hybrid(ModelKind):
-    """Model kind that delegates to the draft model's kind. Jobs also run without the draft model, on
-    the fallback model alone.
-    """
+    """Model kind of model=hybrid. Without a loadable draft model, the fallback model runs alone."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return what identifies both models (file hashes, server's model name), and the version of the
-        review prompts.
-        """
-        kind, alone = make_student_job(resolved)
+        """Return the hashes of the draft model's files, the fallback model's name and the prompt version."""
+        kind, alone = make_draft_model_job(resolved)
         teacher = api.fingerprint_model(as_hybrid_config(resolved.config).teacher, cache.parent)
         try:
             student = kind.fingerprint(alone, cache)
@@ -52,37 +47,33 @@ class Hybrid(ModelKind):
         return teacher | {"reviews": str(reviews.VERSION)} | own
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for parameters that the fallback model's server does not accept. Returns a
-        note if the draft model cannot load.
+        """Raise ConfigError for parameters that the fallback model's server rejects. Returns a note if
+        the draft model cannot load.
         """
         api.check_generation_settings(as_hybrid_config(resolved.config).teacher, resolved.config.generation)
-        kind, alone = make_student_job(resolved)
+        kind, alone = make_draft_model_job(resolved)
         try:
             return kind.check_job(alone)
         except RunnerError as error:
             return [render_note(note("would_answer_alone", "warning", error=error), NOTES)]
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
         """Return the estimated memory and threads of the draft model."""
-        kind, alone = make_student_job(resolved)
+        kind, alone = make_draft_model_job(resolved)
         try:
-            return kind.predict_need(alone)
+            return kind.predict_resources(alone)
         except RunnerError:
             return ResourceNeed(0.0, 1)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build the draft model's C kernels, and return the seconds that this took. Without a draft model,
-        nothing is built.
-        """
-        kind, alone = make_student_job(resolved)
+        kind, alone = make_draft_model_job(resolved)
         try:
             return kind.build_kernels(alone)
         except RunnerError:
             return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import the libraries that the draft model needs."""
-        kind, alone = make_student_job(resolved)
+        kind, alone = make_draft_model_job(resolved)
         with suppress(RunnerError):  # as in open_engine: the teacher answers alone
             kind.import_libraries(alone)
 
@@ -94,10 +85,10 @@ class Hybrid(ModelKind):
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
         """Return an engine that combines both models. A draft model whose check fails is not loaded."""
-        kind, alone = make_student_job(resolved)
+        kind, alone = make_draft_model_job(resolved)
         keys = as_hybrid_config(resolved.config)
         teacher = api.resolve_extensions(keys.teacher)
-        remote = ApiEngine(resolved.config, teacher, api.server_capabilities(teacher))
+        remote = ApiEngine(resolved.config, teacher, api.get_server_capabilities(teacher))
         try:
             kind.check_job(alone)
             return HybridEngine(keys, kind.open_engine(alone, bases), remote)

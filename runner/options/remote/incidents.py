@@ -1,4 +1,4 @@
-"""Failures of a draft model or of its review, after which the job goes on."""
+"""Failures in model=hybrid that do not end the job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Incident:
-    """A failure in model=hybrid after which the job goes on: the draft model failed, or a review
-    contained no valid verdict.
+    """A failure in model=hybrid that does not end the job. The draft model failed, or a review
+    could not be parsed.
     """
 
     kind: Literal["broke_down", "not_asked", "no_text", "no_json"]

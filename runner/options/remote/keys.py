@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import ClassVar, Self
 
 from runner.config.model import reject_speculation
-from runner.options.remote.addresses import is_in_domain, parse_addresses, validate_addresses
+from runner.options.remote.addresses import is_in_domain, parse_addresses, validate_and_simplify_addresses
 from runner.options.remote.thinking_budget import ThinkingBudget, check_thinking_budget
 from runner_base import (
     MISSING,
@@ -32,7 +32,7 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 from runner_engine.settings.sampling import SamplingKeys, get_effective_parameters
 
@@ -66,31 +66,40 @@ class ApiConfig(ModelConfig):
     name: str = ""
     base_url: Names = ""
     extensions: ApiExtensions = ApiExtensions.auto
-    thinking_budget: ThinkingBudget | None = config_field(None, UNLESS_DEFAULT)
-    key_variable: str = config_field(
-        KEY_VARIABLE, NotInIdentity("the name of the variable with the server's key")
+    thinking_budget_dialect: ThinkingBudget | None = config_field(
+        None, UNLESS_DEFAULT, renamed_from="thinking_budget"
     )
+    key_variable: str = config_field(KEY_VARIABLE, NotInIdentity("the API key does not affect answers"))
     concurrency: int = config_field(
         8, NotInIdentity("how many requests run concurrently", measured=True), at_least(1)
     )
-    retries: int = config_field(6, NotInIdentity("how often a failed request is repeated"), at_least(0))
+    retries: int = config_field(6, NotInIdentity("retries do not affect answers"), at_least(0))
     backoff_s: float = config_field(
-        0.5, NotInIdentity("the delay before a failed request is repeated"), greater_than(0, " seconds")
+        0.5, NotInIdentity("the delay before a retry does not affect answers"), greater_than(0, " seconds")
     )
-    connect_s: float = config_field(
-        10.0, NotInIdentity("limits the time to connect"), greater_than(0, " seconds")
+    connect_timeout_s: float = config_field(
+        10.0,
+        NotInIdentity("the connection timeout does not affect answers"),
+        greater_than(0, " seconds"),
+        renamed_from="connect_s",
     )
-    first_token_s: float = config_field(
-        120.0, NotInIdentity("limits the time until the first token"), greater_than(0, " seconds")
+    first_token_timeout_s: float = config_field(
+        120.0,
+        NotInIdentity("the timeout for the first token does not affect answers"),
+        greater_than(0, " seconds"),
+        renamed_from="first_token_s",
     )
-    answer_s: float = config_field(
-        600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
+    request_timeout_s: float = config_field(
+        600.0,
+        NotInIdentity("the timeout for an answer does not affect answers"),
+        greater_than(0, " seconds"),
+        renamed_from="answer_s",
     )
     price_in: float | None = config_field(
-        None, NotInIdentity("the price of a million prompt tokens", measured=True), PRICE
+        None, NotInIdentity("the price of prompt tokens does not affect answers", measured=True), PRICE
     )
     price_out: float | None = config_field(
-        None, NotInIdentity("the price of a million new tokens", measured=True), PRICE
+        None, NotInIdentity("the price of new tokens does not affect answers", measured=True), PRICE
     )
 
     def __post_init__(self) -> None:
@@ -103,16 +112,16 @@ class ApiConfig(ModelConfig):
             raise ConfigError(
                 (
                     f"{('model=api' if key == 'model' else key)} needs {', and '.join(needs)}. "
-                    f"Set the server's key in the environment or in .env: {KEY_VARIABLE}=..."
+                    f"Set the API key {KEY_VARIABLE} in the environment or in .env"
                 ),
                 code="missing",
             )
-        self.base_url = validate_addresses(f"{key}.base_url", addresses)
+        self.base_url = validate_and_simplify_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable. The key itself must never be in the config"
         check_value(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
-        need = "give both prices or none: with one price the cost would be too low"
+        need = "set both price_in and price_out, or neither. A single price would give a wrong cost"
         check_value(
             (self.price_in is None) == (self.price_out is None),
             f"{key}.price_out",
@@ -123,7 +132,6 @@ class ApiConfig(ModelConfig):
 
     @property
     def single_server_configs(self) -> list[Self]:
-        """One config for each server in the pool."""
         return [
             replace(self, base_url=address)
             for address in parse_addresses(f"{self.key}.base_url", self.base_url)
@@ -131,12 +139,10 @@ class ApiConfig(ModelConfig):
 
     @property
     def joined_addresses(self) -> str:
-        """Addresses of all servers, joined with commas for display."""
         return self.base_url if isinstance(self.base_url, str) else ", ".join(self.base_url)
 
     @property
-    def key_variables(self) -> tuple[str, ...]:
-        """Names of environment variables that may contain the API key, in order of precedence."""
+    def api_key_variables(self) -> tuple[str, ...]:
         if self.key_variable == KEY_VARIABLE and self.is_hosted_at("openai.com"):
             return KEY_VARIABLE, OPENAI_KEY_VARIABLE
         return (self.key_variable,)
@@ -149,7 +155,7 @@ class ApiConfig(ModelConfig):
         )
 
     def check_sampling_fields(self, config_group: str, sampling: SamplingKeys) -> None:
-        """Raise ConfigError for a sampling parameter that the server's API has no field for."""
+        """Raise ConfigError for a sampling parameter that the server's API does not support."""
         if self.extensions is not ApiExtensions.openai:
             return
         active = get_effective_parameters(sampling, lambda parameter: not parameter.in_openai)
@@ -160,8 +166,8 @@ class ApiConfig(ModelConfig):
         *others, last = unsupported
         raise ConfigError(
             (
-                f"OpenAI's API has no such field. Use {fix}, or {self.key}.extensions=vllm if the "
-                "server accepts it (vLLM and task=serve do)"
+                f"OpenAI's API does not support this parameter. Use {fix}. If the server is vLLM or "
+                f"task=serve, use {self.key}.extensions=vllm"
             ),
             key=" and ".join([*(f"{key}={unsupported[key]}" for key in others), last]),
             value=unsupported[last],
@@ -178,21 +184,24 @@ class ApiConfig(ModelConfig):
         """Raise ConfigError for settings that would change the model's weights, because the weights are on
         the server.
         """
-        why = "model=api loads no weights, so this key has no effect"
+        why = "model=api cannot change the weights on the server"
         reject_weight_changes(quantization, lora, rope, why)
         rows = generation.batch_size
-        need = f"{self.key}.concurrency={self.concurrency} is the limit of concurrent requests"
+        need = (
+            f"the batch size exceeds {self.key}.concurrency={self.concurrency}. Raise concurrency, "
+            "or lower the batch size"
+        )
         check_value(
             rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict"
         )
         self.check_sampling_fields("generation", generation)
-        check_thinking_budget(self.key, self.thinking_budget, generation)
-        reject_scheduler_features(generation, "model=api decodes on a server")
+        check_thinking_budget(self.key, self.thinking_budget_dialect, generation)
+        reject_scheduler_only_settings(generation, "model=api decodes on a server")
 
 
 @dataclass
 class StudentConfig(LocalModelConfig):
-    """Config of the local draft model in model=hybrid, or of a stub in its place."""
+    """Config of the draft model in model=hybrid. `stub` runs a stub engine instead."""
 
     key: ClassVar[str] = "model.student"
     stub: bool = False
@@ -200,8 +209,8 @@ class StudentConfig(LocalModelConfig):
 
 @dataclass
 class TeacherConfig(ApiConfig):
-    """Config of the fallback model in model=hybrid. It reviews drafts, and answers where the draft
-    model does not.
+    """Config of the fallback model in model=hybrid. The fallback model reviews drafts, and answers
+    if the draft model fails.
     """
 
     key: ClassVar[str] = "model.teacher"
@@ -209,8 +218,8 @@ class TeacherConfig(ApiConfig):
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """Config of model=hybrid: a local draft model and a fallback model on a server. Other config
-    groups apply to the draft model.
+    """Config of model=hybrid: a local draft model and a fallback model on a server. Config groups
+    such as `lora` apply to the draft model.
     """
 
     module: ClassVar[str] = "runner.options.remote.hybrid_kind"
@@ -230,11 +239,11 @@ class HybridConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for sampling parameters that the fallback model's API lacks, and for settings
-        that the draft model does not support.
+        """Raise ConfigError for settings that the draft model or the fallback model's API does not
+        support.
         """
         self.student.check_compatibility(quantization, lora, rope, generation)
         if self.student.stub:
             reject_speculation(generation, f"{self.student.key}.stub=true has no model")
         self.teacher.check_sampling_fields("generation", generation)
-        check_thinking_budget(self.teacher.key, self.teacher.thinking_budget, generation)
+        check_thinking_budget(self.teacher.key, self.teacher.thinking_budget_dialect, generation)

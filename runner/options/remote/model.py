@@ -1,4 +1,4 @@
-"""A model on a server, apart from its sessions: converts requests to HTTP parameters."""
+"""Base class of engines for models on servers. Converts engine requests to HTTP parameters."""
 
 from __future__ import annotations
 
@@ -44,15 +44,12 @@ class RemoteModel:
 
     @property
     def servers(self) -> ServerPool:
-        """Connections to the model's servers, shared by all sessions."""
         if self._servers is None:
             self._servers = ServerPool(self.model, self.retries, self.failure)
         return self._servers
 
     def failure(self) -> RunnerError | None:
-        """Return the reason why no request can be answered any more, or None. Requests are then not tried
-        again.
-        """
+        """Return an error if the server cannot answer any more requests, otherwise None."""
         return None
 
     def load(self) -> EngineReport:
@@ -92,7 +89,7 @@ class RemoteModel:
         return [note("unhashed", "warning", address=self.model.joined_addresses, name=self.model.name)]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent to the server. Only the server knows its tokens."""
+        """Return the prompt for the server, with an empty list of token ids."""
         return self._format_prompt(request)
 
     def _format_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -111,7 +108,7 @@ class RemoteModel:
         return self.servers.detokenize(ids)
 
     def arithmetic(self) -> None:
-        """Return None, because the arithmetic of the server's machine is unknown."""
+        """Always None: FLOP and bytes per token are unknown on a server."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -120,13 +117,13 @@ class RemoteModel:
             self._servers = None
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters of a request. Raises ConfigError for a parameter that the server's
-        API has no field for.
+        """Return the HTTP parameters of a request. Raises ConfigError for a parameter that the
+        server's API does not support.
         """
-        sampling = request.sampling.with_defaults(self.config.generation, self.config.seed)
+        sampling = request.sampling.apply_defaults(self.config.generation, self.config.seed)
         self.model.check_sampling_fields("request", sampling)
         is_chat = Capability.chat in request.required_capabilities
-        limit, budget = self.max_total_tokens(request), self.thinking_budget(request)
+        limit, budget = self.get_max_total_tokens(request), self.thinking_budget(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
         # OpenAI's newer models accept only this name in chats; other servers may not know it, or
         # ignore it
@@ -146,22 +143,21 @@ class RemoteModel:
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
         extra = build_extra_body(self.model.extensions, sampled, request.ignore_eos)
         if budget is not None:
-            if self.model.thinking_budget is None:
+            if self.model.thinking_budget_dialect is None:
                 raise ConfigError(
-                    f"{self.model.key}.thinking_budget is not given",
+                    f"{self.model.key}.thinking_budget_dialect is not given",
                     key="request.thinking_tokens",
                     value=budget,
                     code="missing",
                 )
-            extra |= BUDGETS[self.model.thinking_budget].body(budget)
+            extra |= BUDGETS[self.model.thinking_budget_dialect].body(budget)
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
         prompt, ids = self._format_prompt(request)
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
-    def update_notes(self) -> None:
-        """Update the notes about failed requests, and the statistics of each server."""
+    def update_notes_and_stats(self) -> None:
         notes = []
         if causes := self.retries.most_common():
             notes.append(note("sent_again", requests=self.retries.total(), causes=causes))
@@ -173,7 +169,7 @@ class RemoteModel:
             notes.append(note("uncounted_answers", "warning", number=number))
         notes += self.budgets.make_notes(self.model.key)
         self.stats.notes = [text_note(render_note(each, NOTES)) for each in notes]
-        self.stats.servers = [] if self._servers is None else self._servers.server_statistics()
+        self.stats.servers = [] if self._servers is None else self._servers.collect_server_statistics()
 
     def thinking_budget(self, request: Request) -> int | None:
         if request.continuation is not None:
@@ -181,15 +177,13 @@ class RemoteModel:
         own = request.thinking_tokens
         return self.config.generation.thinking_tokens if own is None else own
 
-    def max_total_tokens(self, request: Request) -> int:
-        """Return the token budget for thinking and answer together, because servers count both."""
+    def get_max_total_tokens(self, request: Request) -> int:
+        """Return the limit for thinking and answer together, because servers have a single limit."""
         budget = self.thinking_budget(request)
-        return self.max_answer_tokens(request) + (0 if budget is None else budget + MARGIN)
+        return self.get_max_answer_tokens(request) + (0 if budget is None else budget + MARGIN)
 
-    def max_answer_tokens(self, request: Request) -> int:
-        """Return the token budget for the answer. It includes the thinking if thinking has no budget of
-        its own.
-        """
+    def get_max_answer_tokens(self, request: Request) -> int:
+        """Return the token budget for the answer, including thinking if thinking has no budget."""
         own = request.max_new_tokens
         return self.config.generation.max_new_tokens if own is None else own
 
@@ -201,9 +195,7 @@ class RemoteModel:
 
 
 def _to_openai_message(message: Message) -> dict[str, Any]:
-    """Return a chat message in OpenAI's format. Tool call arguments become JSON text, and a tool
-    result keeps only its call id.
-    """
+    """Return a chat message in OpenAI's format. Encodes tool call arguments as JSON text."""
     turn = replace(message, thinking=None, name=None).to_dict()
     for call in turn.get("tool_calls", ()):
         function = call["function"]

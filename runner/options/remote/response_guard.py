@@ -19,10 +19,10 @@ PLAIN_BYTES = {"Accept-Encoding": "identity"}  # a few compressed bytes may expa
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 PORTS = {"http": 80, "https": 443}
 
-Hook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
+ResponseHook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
 
 
-def make_response_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> Hook:
+def make_response_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> ResponseHook:
     """Return an httpx hook that checks the headers of each response before its body is read."""
 
     async def check_headers(response: httpx2.Response) -> None:
@@ -55,8 +55,8 @@ def _check_redirect(
     address = redact_message(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
     raise ConfigError(
         (
-            f"{url.host}:{_port(url)} redirects to another host, {address}, which would receive "
-            f"the prompts. If you want this, use {model.key}.base_url={address}/v1"
+            f"{url.host}:{_port(url)} redirects to another host, {address}. Prompts are not sent there. "
+            f"If you trust this host, use {model.key}.base_url={address}/v1"
         ),
         key=f"{model.key}.base_url",
         value=model.base_url,

@@ -39,14 +39,12 @@ def format_prompt_as_text(prompt: Prompt) -> str:
 
 
 def build_review_prompt(prompt: Prompt, answer: str) -> Prompt:
-    """Return the prompt that asks the fallback model to review an answer."""
     return Message("system", REVIEW), Message(
         "user", f"Task:\n{format_prompt_as_text(prompt)}\n\nThe student's answer:\n{answer}"
     )
 
 
 def build_revision_prompt(prompt: Prompt, answer: str, feedback: str) -> Prompt:
-    """Return the prompt that asks the draft model to revise its answer."""
     revise = REVISE.format(feedback=feedback)
     if isinstance(prompt, str):
         return f"{prompt}{answer}\n\n{revise}\n\n{prompt}"  # plain text can only be continued

@@ -32,19 +32,14 @@ T = TypeVar("T")
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
 TRIED = 80  # ids in a place: as many as a reference keeps by default, which is more than many servers allow
-INSTEAD = (
-    "use model=vllm, which starts a suitable server, or model=local, whose engine computes whole "
-    "distributions"
-)
+INSTEAD = "Use model=vllm or model=local"
 # of tokens that are named; the quicker one first
 WAYS: Sequence[ScoringMethod] = (SinglePassScoring(), StepwiseScoring())
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """Token ids of a prompt as the server tokenizes it. For a chat, also the text rendered with the
-    server's template.
-    """
+    """A prompt's token ids and rendered text, as the server reports them."""
 
     ids: list[int]
     text: str | None
@@ -68,13 +63,13 @@ class Scorer:
         """Return the log-probabilities of a request's continuation. Raises ConfigError if the server
         cannot compute them.
         """
-        await self.check_support()
+        await self.require_scoring_support()
         prompt, continuation = request.prompt, request.continuation
         if isinstance(continuation, str):
             tokens = await self._cached_tokens(prompt)
             if tokens.text is None:
                 raise ConfigError(
-                    f"{self._server_label} does not return the rendered chat. Use task.prompt=text",
+                    f"{self._server_label} does not return the rendered chat, so scoring needs task.prompt=text",
                     code="unsupported",
                 )
             is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
@@ -90,22 +85,20 @@ class Scorer:
         if not request.required_capabilities & {Capability.token_scores}:
             return await self._score_tokens(before, given)
         way, named = await self.detect_scoring_method(), request.score_token_ids or [[]] * len(given)
-        return await way.score(self.model.base_url, self._post_with_model, before, given, named)
+        return await way.score(self.model.base_url, self._post_with_model_name, before, given, named)
 
     async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts, including special tokens."""
-        await self.check_support()
+        await self.require_scoring_support()
         return [(await self._tokenize(prompt=text)).ids for text in texts]
 
-    async def check_support(self) -> None:
-        """Raise ConfigError unless the server supports scoring. The server is only tested once."""
+    async def require_scoring_support(self) -> None:
+        """Raise ConfigError if the server cannot score texts. Sends the test request only once."""
         self._is_able = able = _reuse_or_restart_task(self._is_able, self._test_scoring)
         await asyncio.shield(able)
 
     async def detect_scoring_method(self) -> ScoringMethod:
-        """Return the method by which the server reports log-probabilities of requested token ids. The
-        server is only tested once.
-        """
+        """Test which scoring method the server supports. The result is cached."""
         self._way = way = _reuse_or_restart_task(self._way, self._test_scoring_methods)
         return await asyncio.shield(way)
 
@@ -114,38 +107,38 @@ class Scorer:
             ids = (await self._tokenize(prompt="1 + 1")).ids
             return await self._score_tokens(ids, ids)
 
-        if (lack := await self._unsupported_reason(score_sample(), UNSUPPORTED)) is not None:
+        if (lack := await self._explain_unsupported(score_sample(), UNSUPPORTED)) is not None:
             raise ConfigError(
                 (
-                    f"{self._server_label} cannot compute log-probabilities of a text: this needs "
+                    f"{self._server_label} cannot compute log-probabilities of a text. The server needs "
                     f"{self.NEEDED}{lack}"
                 ),
                 code="unsupported",
             )
 
     async def _test_scoring_methods(self) -> ScoringMethod:
-        await self.check_support()
+        await self.require_scoring_support()
         ids, url = (await self._tokenize(prompt="1 + 1")).ids, self.model.base_url
         lacks, named = [], [(ids * TRIED)[:TRIED]] * len(ids)
         for way in WAYS:
-            asked = way.score(url, self._post_with_model, ids, ids, named)
-            if (lack := await self._unsupported_reason(asked, way.UNSUPPORTED)) is None:
+            asked = way.score(url, self._post_with_model_name, ids, ids, named)
+            if (lack := await self._explain_unsupported(asked, way.UNSUPPORTED)) is None:
                 return way
             lacks.append(f"{way.NEEDED}{lack}")
         raise ConfigError(
             (
-                f"{self._server_label} returns no log-probabilities of given tokens, which a "
-                f"reference needs. {INSTEAD}. Missing: {'; or '.join(lacks)}"
+                f"{self._server_label} cannot be compared with a reference, because it returns no "
+                f"log-probabilities of given tokens. {INSTEAD}. Unsupported requests: {'; or '.join(lacks)}"
             ),
             code="unsupported",
         )
 
-    async def _unsupported_reason(
-        self, attempt: Awaitable[ScoredContinuation], unsupported_statuses: Sequence[int]
+    async def _explain_unsupported(
+        self, scoring_request: Awaitable[ScoredContinuation], unsupported_statuses: Sequence[int]
     ) -> str | None:
-        """Return why the server does not support a request, or None if it does."""
+        """Await a scoring request. Returns the reason if the server does not support it."""
         try:
-            await attempt
+            await scoring_request
         except openai.APIStatusError as error:
             if error.status_code not in unsupported_statuses or error.code == "model_not_found":
                 raise
@@ -173,7 +166,7 @@ class Scorer:
         return asyncio.ensure_future(self._tokenize_chat(turns))
 
     async def _tokenize_chat(self, messages: list[dict[str, Any]]) -> TokenizedPrompt:
-        """Return a chat's token ids and its rendered text, which the server reports or detokenizes."""
+        """Return a chat's token ids, and its rendered text if the server can report or detokenize it."""
         tokens = await self._tokenize(messages=messages, add_generation_prompt=True)
         if tokens.text is not None:
             return tokens
@@ -194,15 +187,15 @@ class Scorer:
         text = answer.get("prompt") if isinstance(answer, dict) else None
         return text if isinstance(text, str) else None
 
-    async def _post_with_model(self, path: str, body: dict[str, Any]) -> Any:
+    async def _post_with_model_name(self, path: str, body: dict[str, Any]) -> Any:
         sent = {"model": self.model.name, **body}
         if path.startswith("/"):
             return await self.client.post(path, body=sent, cast_to=object)
         return await self._post(path, sent)
 
-    async def _post(self, path_name: str, body: dict[str, Any]) -> Any:
+    async def _post(self, path_suffix: str, body: dict[str, Any]) -> Any:
         """Send a POST request to a server path outside OpenAI's API, and return the response."""
-        path = f"{self.model.base_url.removesuffix('/v1')}/{path_name}"
+        path = f"{self.model.base_url.removesuffix('/v1')}/{path_suffix}"
         return await self.client.post(path, body=body, cast_to=object)
 
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
@@ -223,7 +216,7 @@ class Scorer:
         return ids
 
     async def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids. If the server cannot detokenize, return the ids as text."""
+        """Convert token ids to text. Returns the list of ids as text if the server cannot detokenize."""
         text = await self._detokenize([*ids]) if ids else ""
         return f"{[*ids]}" if text is None else text
 
@@ -252,7 +245,6 @@ class Scorer:
 def _reuse_or_restart_task(
     task: asyncio.Task[T] | None, start: Callable[[], Coroutine[Any, Any, T]]
 ) -> asyncio.Task[T]:
-    """Return a task that is running or has succeeded. If it has failed, start and return a new task."""
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         return asyncio.ensure_future(start())
     return task

@@ -44,7 +44,7 @@ started_keys: dict[str, str] = {}  # the keys of servers that this process has s
 
 @dataclass
 class ModelList:
-    """List of models on a server. `own` is the entry of the configured model."""
+    """Models that a server lists. `own` is the entry of the configured model."""
 
     names: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class ModelList:
 
     @property
     def extensions(self) -> ApiExtensions:
-        """Sampling extensions that the server accepts, deduced from the list's field `owned_by`."""
+        """Sampling extensions of the server, deduced from `owned_by` in its list of models."""
         return ApiExtensions.vllm if self.own.get("owned_by") in EXTENDED else ApiExtensions.openai
 
 
@@ -62,14 +62,14 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
     """Return the server's API key and the name of the variable that contains it. A server on this
     machine needs no key.
     """
-    names = model.key_variables
+    names = model.api_key_variables
     if isinstance(model.base_url, str) and model.base_url in started_keys:
         return started_keys[model.base_url], names[0]
     for name in names:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise ConfigError(
-                    "this is no key. A key is one word of ASCII letters, digits and signs",
+                    "not a valid API key. A key contains only printable ASCII characters and no spaces",
                     key=name,
                     code="bad_value",
                 )
@@ -78,25 +78,25 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
         return "", names[0]
     raise ConfigError(
         (
-            f"{model.key}.base_url={model.base_url} is another machine and needs a key. Set "
-            f"{' or '.join(names)} in the environment or in .env (any word, if the server needs "
-            f"no key){_openai_key_hint(model)}"
+            f"{model.key}.base_url={model.base_url} is another machine, so an API key is required. Set "
+            f"{' or '.join(names)} in the environment or in .env. Any value works if the server "
+            f"needs no key{_make_openai_key_hint(model)}"
         ),
         code="missing",
     )
 
 
-def _openai_key_hint(model: ApiConfig) -> str:
-    """Return a hint if OPENAI_API_KEY is set but unused, because it is sent to openai.com only."""
-    if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
+def _make_openai_key_hint(model: ApiConfig) -> str:
+    """Return a hint if OPENAI_API_KEY is set but unused. That key is sent to openai.com only."""
+    if OPENAI_KEY_VARIABLE in model.api_key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
     return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only. {override} sends it to this server"
 
 
 class ServerConnection:
-    """Connection to one server, with its failures and pauses. It is only used in the server pool's
-    thread.
+    """Connection to one server, with its failure count and requested pauses. Only the server
+    pool's thread uses it.
     """
 
     def __init__(self, model: ApiConfig) -> None:
@@ -119,7 +119,7 @@ class ServerConnection:
             api_key=self._key or "none",  # the client requires one
             base_url=model.base_url,
             max_retries=0,  # the pool does it, because it knows all requests and the text already returned
-            timeout=httpx2.Timeout(model.first_token_s, connect=model.connect_s, pool=None),
+            timeout=httpx2.Timeout(model.first_token_timeout_s, connect=model.connect_timeout_s, pool=None),
             http_client=http,
             default_headers=PLAIN_BYTES,
         )
@@ -128,7 +128,7 @@ class ServerConnection:
 
     @property
     def remaining_pause_s(self) -> float:
-        """Seconds until the end of the pause that the server has requested."""
+        """Remaining seconds of the pause that the server has requested."""
         return max(0.0, self._closed_until - time.monotonic())
 
     def pause(self, seconds: float) -> None:
@@ -140,54 +140,53 @@ class ServerConnection:
         try:
             return await query(self.scorer)
         except openai.APIStatusError as error:
-            raise await self.status_error(error) from None
+            raise await self.make_status_error(error) from None
         except (RunnerError, RequestRejected):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
-            raise self.request_fault(error) from None
+            raise self.make_request_fault(error) from None
 
     async def list_models(self) -> ModelList:
         try:
-            async with asyncio.timeout(self.model.first_token_s):
+            async with asyncio.timeout(self.model.first_token_timeout_s):
                 page = await self.client.models.list()
                 entries = [entry.to_dict(warnings=False) for entry in page.data]
         except openai.APIStatusError as error:
             if error.status_code in NO_LIST:
                 return ModelList()
-            raise await self.status_error(error) from None
+            raise await self.make_status_error(error) from None
         except RunnerError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
-            raise self.request_fault(error) from None
+            raise self.make_request_fault(error) from None
         own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
         reported = ", ".join(
             f"{key} {self.secret.redact_name(own[key])}" for key in ("id", "root", "parent") if own.get(key)
         )
         return ModelList([self.plain(entry.get("id")) for entry in entries], own, reported or "unknown")
 
-    async def status_error(self, error: openai.APIStatusError) -> Exception:
-        """Return the exception for an HTTP response with an error status."""
+    async def make_status_error(self, error: openai.APIStatusError) -> Exception:
         model, status = self.model, error.status_code
         message = error.body.get("message") if isinstance(error.body, dict) else error.message
         answer = f"{model.base_url} answered {status}: {self.plain(message or error.message)}"
         if status in (401, 403):
-            unset = f"{self._variable} is not set{_openai_key_hint(model)}"
+            unset = f"{self._variable} is not set{_make_openai_key_hint(model)}"
             cause = f"the server rejected the key in {self._variable}" if self._key else unset
             return ConfigError(f"{answer} ({cause})", code="refused")
         if status == 404:
             names = (await self.list_models()).names
-            hint = f"it has {', '.join(names[:20])}" if names else "check that its address ends in /v1"
+            hint = f"models: {', '.join(names[:20])}" if names else "check that the address ends in /v1"
             return ConfigError(
                 f"{answer}; {hint}", key=f"{model.key}.name", value=model.name, code="not_found"
             )
         if status == 402 or error.code == "insufficient_quota":
             return JobFailed(f"{answer}. {KEPT}", code="refused")
         if status in RETRY_STATUSES or status >= 500:
-            return RequestFault(answer, f"answered {status}", _retry_after_s(error.response.headers))
+            return RequestFault(answer, f"answered {status}", _parse_retry_after(error.response.headers))
         return RequestRejected(answer)
 
-    def request_fault(self, error: Exception) -> RequestFault:
-        """Return the exception for a request that got no complete answer."""
+    def make_request_fault(self, error: Exception) -> RequestFault:
+        """Convert an error of the client library to a RequestFault."""
         url = self.model.base_url
         if isinstance(error, InvalidTokenCounts):
             return InvalidTokenCounts(f"{url} answered with {self.plain(error)}", error.kind)
@@ -195,7 +194,7 @@ class ServerConnection:
             return error
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             reached = not isinstance(error.__cause__, httpx2.ConnectTimeout)
-            wait_s = self.model.first_token_s if reached else self.model.connect_s
+            wait_s = self.model.first_token_timeout_s if reached else self.model.connect_timeout_s
             return RequestFault(
                 f"{url} sent nothing for {wait_s:g} s", "was silent", was_server_reached=reached
             )
@@ -214,9 +213,10 @@ class ServerConnection:
         return RequestFault(f"{url} sent an invalid answer: {self.plain(error)}", "sent no valid answer")
 
 
-def skip_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Move prompt token ids to extra_body, because the client would validate each of them, which takes
-    10 ms per 1,000 ids.
+def move_token_ids_to_extra_body(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Move a prompt of token ids to `extra_body`, so that the OpenAI client skips its slow validation.
+
+    The validation would take 10 ms per 1,000 ids.
     """
     if not isinstance(parameters.get("prompt"), list):
         return parameters
@@ -226,9 +226,9 @@ def skip_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    """Return the wait in seconds that the header Retry-After requests, as seconds or as a date, or
-    None.
+def _parse_retry_after(headers: httpx2.Headers) -> float | None:
+    """Return the seconds that the header Retry-After requests. None if the header is missing or
+    invalid.
     """
     retry_after = headers.get("retry-after", "")
     try:

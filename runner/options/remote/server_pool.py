@@ -26,7 +26,7 @@ from runner_base import ConfigError, JobFailed, RunnerError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Attempt = Callable[[ServerConnection], Awaitable[T]]
+ServerRequest = Callable[[ServerConnection], Awaitable[T]]
 MAX_WAIT_S = 30.0  # between two tries, unless the server says how long
 FAILURES_IN_A_ROW = (
     3  # leave a server out: one that fails quickly is the least busy, and would get all requests
@@ -63,7 +63,6 @@ class ServerPool:
         return [ServerConnection(server) for server in self.model.single_server_configs]
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the pool's thread and wait for its result."""
         return self._thread.run(coroutine)
 
     def close(self) -> None:
@@ -82,14 +81,13 @@ class ServerPool:
         self.close()
 
     def redact_message(self, message: object) -> str:
-        """Return a message on one line, with all API keys of the servers removed."""
         text = str(message)
         for server in self.servers:
             text = server.plain(text)
         return text
 
-    def server_statistics(self) -> list[dict[str, Any]]:
-        """Return one statistics record per server, or an empty list for a single server."""
+    def collect_server_statistics(self) -> list[dict[str, Any]]:
+        """Return one statistics record per server. Empty for a single server."""
         if len(self.servers) == 1:
             return []
         return [
@@ -104,16 +102,14 @@ class ServerPool:
 
     # ------------------------------------------------------------------------------------- requests
 
-    async def run_with_retries(self, attempt: Attempt[T], max_rounds: int) -> T:
-        """Try a request on one server after another until one answers, with increasing waits. Raises the
-        last failure.
-        """
+    async def run_with_retries(self, server_request: ServerRequest[T], max_rounds: int) -> T:
+        """Try a request on all servers in turn, with growing delays. Raises the last error."""
         rounds, asked = 1, set[ServerConnection]()
         for number in count(1):
             server = await self._choose_server(asked)
             server.under_way += 1
             try:
-                answer = await attempt(server)
+                answer = await server_request(server)
             except RequestFault as fault:
                 if (reason := self._gone()) is not None:
                     raise reason from None
@@ -121,7 +117,7 @@ class ServerPool:
                 asked.add(server)
                 others = [
                     server
-                    for server in self._active_servers()
+                    for server in self._get_active_servers()
                     if server not in asked and not server.remaining_pause_s
                 ]
                 fault.tries, wait_s = number, fault.wait_s
@@ -130,10 +126,10 @@ class ServerPool:
                 if not self.retries[fault.kind]:
                     log.warning("%s: repeating the request, up to %d times", fault, max_rounds - 1)
                 self.retries[fault.kind] += 1
-                if not others and (fault.wait_s or 0) > self.model.answer_s:
+                if not others and (fault.wait_s or 0) > self.model.request_timeout_s:
                     late = (
                         f"the server requests a wait of {fault.wait_s:,.0f} s, longer than "
-                        f"{self.model.key}.answer_s"
+                        f"{self.model.key}.request_timeout_s"
                     )
                     raise JobFailed(f"{fault}; {late}. {KEPT}", code="refused") from None
             else:
@@ -150,18 +146,19 @@ class ServerPool:
             rounds += 1
         raise AssertionError
 
-    def _active_servers(self) -> list[ServerConnection]:
-        """Return the servers that are not excluded. If all are excluded, return all, so that an error is
-        reported.
+    def _get_active_servers(self) -> list[ServerConnection]:
+        """Return the servers that are not excluded. If all are excluded, return all servers, so that
+        requests report an error.
         """
         return [server for server in self.servers if not server.is_left_out] or self.servers
 
     async def _choose_server(self, tried_servers: set[ServerConnection]) -> ServerConnection:
-        """Return the least busy server, preferably one not tried yet. Waits while every server has
-        requested a pause.
+        """Return the least busy server, preferably one outside `tried_servers`.
+
+        Waits while all servers have requested a pause.
         """
         while True:
-            servers = self._active_servers()
+            servers = self._get_active_servers()
             ready = [server for server in servers if not server.remaining_pause_s]
             if ready:
                 choices = [server for server in ready if server not in tried_servers] or ready
@@ -197,7 +194,6 @@ class ServerPool:
         probe.add_done_callback(self._probes.discard)
 
     async def _probe_until_available(self, server: ServerConnection) -> None:
-        """Request the list of models from an excluded server at intervals, until the server answers."""
         for number in count(server.times_left_out):
             await asyncio.sleep(min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1))
             try:
@@ -215,9 +211,7 @@ class ServerPool:
     # --------------------------------------------------------------------------------------- models
 
     def list_models(self) -> ModelList:
-        """Return the servers' common list of models. Raises ConfigError or JobFailed if servers refuse or
-        serve different models.
-        """
+        """Return the list of models that all servers share. Raises an error if the lists differ."""
         return self.run(self._list_models())
 
     async def _list_models(self) -> ModelList:
@@ -228,7 +222,7 @@ class ServerPool:
                 )
             except (RequestFault, RequestRejected) as error:
                 raise JobFailed(f"{error}. {KEPT}", code="unreachable") from None
-        lists = await asyncio.gather(*map(self._list_or_exclude, self.servers))
+        lists = await asyncio.gather(*map(self._list_models_or_exclude, self.servers))
         answered = [listed for listed in lists if isinstance(listed, ModelList)]
         if not answered:
             raise JobFailed(
@@ -240,8 +234,10 @@ class ServerPool:
             answered, key=lambda listed: (listed.extensions is ApiExtensions.vllm, _context_length(listed))
         )
 
-    async def _list_or_exclude(self, server: ServerConnection) -> ModelList | Exception:
-        """Return a server's list of models. If the request fails, exclude the server and return the error."""
+    async def _list_models_or_exclude(self, server: ServerConnection) -> ModelList | Exception:
+        """Return a server's list of models. After a failed request, exclude the server and return the
+        error.
+        """
         try:
             listed = await server.list_models()
         except (RequestFault, RequestRejected) as error:
@@ -252,9 +248,7 @@ class ServerPool:
         return listed
 
     def _check_model(self, server: ServerConnection, models: ModelList) -> None:
-        """Raise ConfigError if a server lacks the model, or serves a different model of that name than the
-        other servers.
-        """
+        """Raise ConfigError if a server lacks the model, or serves another one under the same name."""
         model, address = self.model, server.model.base_url
         if models.names and not models.own:
             raise ConfigError(
@@ -266,21 +260,16 @@ class ServerPool:
         self._reported = self._reported or (address, models.reported)
         other, reported = self._reported
         if models.reported != reported:
-            differ = f"{address} reports {models.reported}, but {other} {reported}"
+            differ = f"{address} reports {models.reported}, but {other} reports {reported}"
             raise ConfigError(
-                f"all servers must serve the same model: {differ}",
-                key=f"{model.key}.base_url",
-                code="mismatch",
+                f"the servers serve different models: {differ}", key=f"{model.key}.base_url", code="mismatch"
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts, including special tokens. Raises ConfigError or JobFailed if no
-        server tokenizes.
-        """
+        """Return token ids, including special tokens. Raises an error if no server can tokenize."""
         return self._run_scorer(lambda scorer: scorer.tokenize(texts))
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids. If the server cannot detokenize, return the ids as text."""
         return self._run_scorer(lambda scorer: scorer.detokenize(ids))
 
     def check_token_scoring(self) -> None:

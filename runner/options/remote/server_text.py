@@ -1,5 +1,4 @@
-"""Sanitizes texts from servers before they are stored or shown: no API key, valid Unicode,
-plausible numbers.
+"""Sanitizes texts from servers: removes the API key, repairs Unicode, checks token counts.
 
 All text of a server passes through this module: answers, model names, headers and error
 messages.
@@ -38,22 +37,19 @@ class ApiKeyRedactor:
         return to_one_line(repair_surrogates(text))
 
     def redact_name(self, model_name: object) -> str:
-        """Return a model name on one line, with the API key removed. Counts the removed keys."""
         text = str(model_name)
         self.times += any(spelling in text for spelling in self.in_answers)
         return self.redact_message(text)
 
 
 class RedactedStream:
-    """Streamed answer without the API key. The last characters are held back while they may be the
-    beginning of the key.
-    """
+    """Removes the API key from a streamed answer, even if chunks split the key."""
 
     def __init__(self, redactor: ApiKeyRedactor) -> None:
         self.secret, self.text, self._held = redactor, "", ""
 
     def append(self, chunk: str) -> str:
-        """Append a chunk of the stream, and return the text that can now be passed on."""
+        """Append a chunk of the stream, and return the text that is safe to emit."""
         text = self._redact(self._held + chunk)
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
@@ -61,12 +57,12 @@ class RedactedStream:
             (tail for tail in tails if any(secret.startswith(tail) for secret in self.secret.in_answers)), ""
         )
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
-        return self._append_final(text[: len(text) - len(self._held)])
+        return self._append_repaired_text(text[: len(text) - len(self._held)])
 
     def flush(self) -> str:
-        """Return the text that is still held back, at the end of the answer."""
+        """Return the buffered text at the end of the answer."""
         text, self._held = self._held, ""
-        return self._append_final(text)
+        return self._append_repaired_text(text)
 
     def _redact(self, text: str) -> str:
         for spelling in self.secret.in_answers:
@@ -75,7 +71,7 @@ class RedactedStream:
                 text = text.replace(spelling, HIDDEN)
         return text
 
-    def _append_final(self, text: str) -> str:
+    def _append_repaired_text(self, text: str) -> str:
         text = repair_surrogates(text)
         self.text += text
         return text
@@ -97,4 +93,4 @@ def parse_token_count(field_name: str, value: object) -> int:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 <= value <= MAX_TOKENS and value == int(value):  # type: ignore[operator, call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]
-    raise InvalidTokenCounts(f"{field_name}={value!r} is not a number of tokens", "counted tokens wrongly")
+    raise InvalidTokenCounts(f"{field_name}={value!r} is not a valid token count", "counted tokens wrongly")

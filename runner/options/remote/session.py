@@ -1,4 +1,4 @@
-"""Session of model=api: each engine request is one streamed HTTP request, and many run at the same
+"""Session of model=api. Sends each engine request as a streamed HTTP request, many at the same
 time.
 """
 
@@ -17,7 +17,7 @@ import openai
 
 from runner.options.remote.faults import InvalidTokenCounts, RequestFault, RequestRejected
 from runner.options.remote.model import RemoteModel
-from runner.options.remote.server_connection import KEPT, ServerConnection, skip_prompt_validation
+from runner.options.remote.server_connection import KEPT, ServerConnection, move_token_ids_to_extra_body
 from runner.options.remote.server_text import ApiKeyRedactor, RedactedStream
 from runner.options.remote.thinking import (
     TokenUsage,
@@ -27,7 +27,7 @@ from runner.options.remote.thinking import (
 )
 from runner.options.remote.token_scores import ScoredContinuation
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
-from runner_base.thinking import Tags, ends_in_thinking, next_stream_pieces, split_thinking
+from runner_base.thinking import Tags, ends_in_thinking, split_streamable_text, split_thinking
 from runner_engine import Completion, Delta, Event, Request, RequestId, Session, request_sha256
 from runner_engine.sessions import Listener
 
@@ -39,7 +39,7 @@ CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that
 
 @dataclass(eq=False)
 class RemoteRequest:
-    """A running request to a server, with its partial answer. A new try starts with an empty answer."""
+    """A running request to a server, with its partial answer. A retry starts with an empty answer."""
 
     request: Request
     sent: dict[str, Any]
@@ -65,8 +65,7 @@ class RemoteRequest:
     # of each text, that were returned as deltas
     sent_characters: list[int] = field(default_factory=list)
 
-    def reset(self, redactor: ApiKeyRedactor) -> None:
-        """Discard the partial answer of an earlier try, which may come from another server."""
+    def discard_partial_answer(self, redactor: ApiKeyRedactor) -> None:
         self.secret = redactor
         self.texts, self.thinking = (
             [RedactedStream(redactor) for _ in range(self.request.n)] for _ in range(2)
@@ -81,8 +80,8 @@ class RemoteRequest:
         return bool(self.reasons) and None not in self.reasons
 
     def add_chunk(self, chunk: Any) -> list[Delta]:
-        """Add a chunk of the server's stream and return the new texts. Any exception means that the chunk
-        is malformed.
+        """Add a chunk of the server's stream and return the new deltas. Any exception is reported as a
+        malformed chunk.
         """
         deltas: list[Delta] = []
         for choice in chunk.choices or []:
@@ -91,7 +90,7 @@ class RemoteRequest:
             text = "" if text is None else text
             thinking = extract_thinking(choice.delta) if "messages" in self.sent else ""
             if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
-                raise ValueError("a choice that was not requested, or a choice without text")
+                raise ValueError("the chunk has a choice with an unknown index or without text")
             if self.reasons[number] is not None:
                 continue
             if text or thinking:
@@ -104,7 +103,7 @@ class RemoteRequest:
                 final += self.thinking[number].flush()
                 self.texts[number].flush()
             if self.request.deltas:
-                deltas += self._new_deltas(number, final)
+                deltas += self._make_deltas(number, final)
         if (counts := parse_token_usage(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
@@ -114,14 +113,14 @@ class RemoteRequest:
             raise RequestFault("the answer exceeds its token limit", "sent an endless answer")
         return deltas
 
-    def _new_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
-        """Return the new texts of a choice, without thinking tags. Some servers send the thinking in a
-        separate field.
+    def _make_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
+        """Return the unsent text of a choice as deltas, without thinking tags. Some servers send the
+        thinking in a separate field.
         """
         found = (
             [Delta(self.request.id, choice, separate_thinking, thinking=True)] if separate_thinking else []
         )
-        pieces, self.sent_characters[choice] = next_stream_pieces(
+        pieces, self.sent_characters[choice] = split_streamable_text(
             self.texts[choice].text,
             self.sent_characters[choice],
             self.tags,
@@ -137,7 +136,6 @@ class RemoteRequest:
         return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
     def build_answer(self, choice: int, reason: FinishReason) -> Answer:
-        """Return a choice's answer, which may be partial."""
         text, apart = self.texts[choice].text, self.thinking[choice].text or None
         in_thinking = ends_in_thinking(self.request.prompt, self.tags)
         if self.scored is not None:
@@ -171,10 +169,10 @@ def _convert_finish_reason(server_reason: object) -> FinishReason:
     withheld the answer.
     """
     if not isinstance(server_reason, str):
-        raise ValueError("a finish reason that is not a string")
+        raise ValueError("the finish reason is not a string")
     if server_reason in ABORT_REASONS:
         raise RequestFault(
-            f"the server aborted the answer with the reason {server_reason}", "aborted the answer"
+            f"finish reason {server_reason}: the server aborted the answer", "aborted the answer"
         )
     if server_reason == "content_filter":
         raise RequestRejected("the server's content filter blocked the answer")
@@ -182,9 +180,7 @@ def _convert_finish_reason(server_reason: object) -> FinishReason:
 
 
 class ApiSession(Session):
-    """Session with many running requests. The server pool's thread queues events, and each step
-    returns the queued events.
-    """
+    """Session of a remote model that runs many requests concurrently."""
 
     def __init__(self, engine: RemoteModel, max_in_flight: int) -> None:
         super().__init__(engine.capabilities)
@@ -197,7 +193,6 @@ class ApiSession(Session):
         self._failed: BaseException | None = None
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests, and wake up a step that waits for events."""
         super().submit_all(requests, listener)
         self._queue.put(None)
 
@@ -208,7 +203,7 @@ class ApiSession(Session):
 
     def _admit(self, request: Request) -> RemoteRequest:
         sha256 = request_sha256(self.engine.encode(request)[0], request)
-        most, budget = self.engine.max_total_tokens(request), self.engine.thinking_budget(request)
+        most, budget = self.engine.get_max_total_tokens(request), self.engine.thinking_budget(request)
         return RemoteRequest(
             request,
             self.engine.request_parameters(request),
@@ -219,8 +214,8 @@ class ApiSession(Session):
             budget,
         )
 
-    def _advance(self, arrived: list[RemoteRequest], cancelled: set[RequestId]) -> list[Event]:
-        for remote in arrived:
+    def _run_step(self, submitted: list[RemoteRequest], cancelled: set[RequestId]) -> list[Event]:
+        for remote in submitted:
             self.servers.call_soon(self._start_request, remote)
         for request_id in cancelled:
             self.servers.call_soon(self._cancel_request, request_id)
@@ -238,14 +233,14 @@ class ApiSession(Session):
             raise self._failed
         return events
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.servers.run(self._cancel_all())
 
     # ------------------------------------------------------------------------------------ in the
     # pool's thread
 
     def _start_request(self, request: RemoteRequest) -> None:
-        request.reset(request.secret)
+        request.discard_partial_answer(request.secret)
         request.started = time.perf_counter()
         self._requests[request.request.id] = request
         request.task = asyncio.ensure_future(self._run_request(request))
@@ -269,14 +264,14 @@ class ApiSession(Session):
             self.engine.stats.rows_alive += 1
             try:
                 await self.servers.run_with_retries(
-                    partial(self._send_once, request), self.engine.model.retries + 1
+                    partial(self._send_to_server, request), self.engine.model.retries + 1
                 )
                 self._failures_in_a_row = 0
             except RequestRejected as error:
                 request.error = str(error)
             except RequestFault as fault:
                 request.error = (
-                    f"{fault}; the runner tried {('once' if fault.tries == 1 else f'{fault.tries} times')}"
+                    f"{fault} ({('1 attempt' if fault.tries == 1 else f'{fault.tries} attempts')})"
                 )
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
@@ -284,15 +279,15 @@ class ApiSession(Session):
             finally:
                 self.engine.stats.rows_alive -= 1
 
-    async def _send_once(self, request: RemoteRequest, server: ServerConnection) -> None:
+    async def _send_to_server(self, request: RemoteRequest, server: ServerConnection) -> None:
         """Send a request to one server. Raises RequestFault unless the answer is complete."""
-        request.reset(server.secret)
+        request.discard_partial_answer(server.secret)
         server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
         client, model = server.client, server.model
         ask: Any = client.chat.completions.create if "messages" in request.sent else client.completions.create
         try:
-            async with asyncio.timeout(model.first_token_s) as deadline:
+            async with asyncio.timeout(model.first_token_timeout_s) as deadline:
                 if request.request.continuation is not None:
                     request.scored = await server.scorer.score(request.request)
                     request.usage, request.reasons = (
@@ -301,7 +296,7 @@ class ApiSession(Session):
                     )
                     return
                 async with await ask(
-                    **skip_prompt_validation(request.sent),
+                    **move_token_ids_to_extra_body(request.sent),
                     stream=True,
                     stream_options={"include_usage": True},
                 ) as stream:
@@ -318,7 +313,7 @@ class ApiSession(Session):
                     async for chunk in stream:
                         deltas = request.add_chunk(chunk)
                         if request.first_token_s:
-                            deadline.reschedule(began + model.answer_s)
+                            deadline.reschedule(began + model.request_timeout_s)
                         if deltas:
                             request.has_sent_text = True
                             for delta in deltas:
@@ -326,26 +321,26 @@ class ApiSession(Session):
             if not request.is_complete:
                 raise RequestFault(f"{model.base_url} aborted the answer", "aborted the answer")
         except openai.APIStatusError as error:
-            raise await server.status_error(error) from None
+            raise await server.make_status_error(error) from None
         except (RequestRejected, RunnerError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
             if request.is_complete and not isinstance(error, InvalidTokenCounts):
                 return  # an error after the end of the answer does not matter
-            fault = server.request_fault(error)
+            fault = server.make_request_fault(error)
             if isinstance(error, TimeoutError) and request.first_token_s:
                 fault = RequestFault(
-                    f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long"
+                    f"{model.base_url} took longer than {model.request_timeout_s:g} s for an answer",
+                    "took too long",
                 )
             elif isinstance(error, TimeoutError) and has_answer_begun:
-                why = f"{model.base_url} started an answer and sent no text within {model.first_token_s:g} s"
+                why = f"{model.base_url} started an answer, but sent no text within {model.first_token_timeout_s:g} s"
                 fault = RequestFault(why, "sent no text")
             if request.has_sent_text:
                 raise RequestRejected(f"{fault}, after part of the answer") from None
             raise fault from None
 
     def _on_request_done(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
-        """Queue a finished request's completions or its error, so that no step waits forever."""
         try:
             self._queue_completions(request, task)
         except Exception as error:  # noqa: BLE001 - a step raises it
@@ -366,9 +361,9 @@ class ApiSession(Session):
             )
             if request.budget is not None and request.is_complete:
                 choices = request.request.n  # the first answer has the tokens of all
-                limit = self.engine.max_answer_tokens(request.request)
-                self.engine.budgets.add(answer, choices * request.budget, choices * limit)
-            self.engine.update_notes()
+                limit = self.engine.get_max_answer_tokens(request.request)
+                self.engine.budgets.count_answer(answer, choices * request.budget, choices * limit)
+            self.engine.update_notes_and_stats()
             completion = Completion(
                 answer,
                 id=request.request.id,

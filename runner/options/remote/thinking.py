@@ -1,5 +1,5 @@
-"""Thinking in servers' responses: separately sent text, token counts, and whether servers keep to
-the thinking budget.
+"""Parses thinking in servers' responses: thinking text and token counts. Counts the answers
+that exceed the thinking budget.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class TokenUsage(NamedTuple):
 
 
 def extract_thinking(stream_delta: Any) -> str:
-    """Return the thinking in a streamed chunk that the server sends in a field of its own, under
-    either of two names.
+    """Return the thinking text of a streamed chunk.
+
+    Servers send it in a separate field, under one of two names.
     """
     named = (getattr(stream_delta, name, None) for name in APART)
     return next((value for value in named if value and isinstance(value, str)), "")
 
 
 def parse_token_usage(response: Any) -> TokenUsage | None:
-    """Return the token counts in a response, or None if the server reports none."""
     usage = response.usage
     names = ("prompt_tokens", "completion_tokens")
     values = [getattr(usage, name, None) for name in names]
@@ -65,7 +65,6 @@ def _parse_thinking_tokens(usage: Any) -> int | None:
 
 
 def is_thinking_budget_spent(thinking_tokens: int | None, budget: int | None) -> bool:
-    """Return whether thinking has used all tokens of its budget."""
     if not thinking_tokens or budget is None:
         return False
     return budget - IN_PROMPT <= thinking_tokens <= budget + MARGIN
@@ -77,8 +76,8 @@ class BudgetCounts:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def add(self, answer: Answer, budget: int, max_answer_tokens: int) -> None:
-        """Count an answer. `limit` is the answer's token budget without thinking."""
+    def count_answer(self, answer: Answer, budget: int, max_answer_tokens: int) -> None:
+        """Count an answer. `max_answer_tokens` excludes thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens
         is_cut_off = answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
@@ -88,7 +87,6 @@ class BudgetCounts:
         self._counts["longer"] += (answer.answer_tokens or 0) > max_answer_tokens + MARGIN
 
     def make_notes(self, model_key: str) -> list[Note]:
-        """Return notes about answers whose thinking exceeded the budget."""
         counts = self._counts
         answers, notes = counts["answers"], []
         if ignored := counts["ignored"]:

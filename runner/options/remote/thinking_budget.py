@@ -1,6 +1,4 @@
-"""Request parameters that limit thinking. OpenAI's API has no such parameter, and each server has
-its own.
-"""
+"""Builds the request parameter that limits thinking. Its name depends on the server."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ MARGIN = 32
 
 
 class ThinkingBudget(StrEnum):
-    """Server or provider whose parameter for the thinking budget is used."""
+    """Kind of server, which determines the name of the request parameter for the thinking budget."""
 
     vllm = "vllm"
     sglang = "sglang"
@@ -78,13 +76,13 @@ PARAMETERS = {
 def check_thinking_budget(
     model_key: str, budget_api: ThinkingBudget | None, generation: GenerationConfig
 ) -> None:
-    """Raise ConfigError for thinking settings for which the server has no request parameter."""
+    """Raise ConfigError for thinking settings that the server does not support."""
     if generation.thinking_end is not None:
         raise ConfigError(
             (
-                "no server has a parameter for this text. Use generation.thinking_end=null, and "
-                "give the text to the server (vLLM: --reasoning-config, llama.cpp: "
-                "--reasoning-budget-message)"
+                "servers do not accept this parameter in requests. Use generation.thinking_end=null. "
+                "Set the text when you start the server: --reasoning-config for vLLM, "
+                "--reasoning-budget-message for llama.cpp"
             ),
             key="generation.thinking_end",
             value=f"{generation.thinking_end!r}",
@@ -94,9 +92,8 @@ def check_thinking_budget(
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
             (
-                "OpenAI's API has no parameter for a thinking budget. Name the server's kind "
-                f"with {model_key}.thinking_budget: {choices}. Or use "
-                "generation.thinking_tokens=null"
+                "OpenAI's API does not support thinking budgets. Use generation.thinking_tokens=null, or "
+                f"set {model_key}.thinking_budget_dialect to the kind of server: {choices}"
             ),
             key="generation.thinking_tokens",
             value=generation.thinking_tokens,

@@ -1,9 +1,9 @@
-"""Log-probabilities from a vLLM server: of a text's tokens, of the likeliest token at each
-position, and of requested token ids.
+"""Fetches log-probabilities from a vLLM server: of a text's tokens, of the likeliest tokens,
+and of requested token ids.
 
-`InOnePass` scores all positions in one request (vLLM's model runner V2). `StepByStep`
-requests one token at a time and works with any runner of vLLM. The server caches the
-prefix, so each token costs one decoding step.
+`SinglePassScoring` scores all positions in one request (vLLM's model runner V2).
+`StepwiseScoring` requests one token at a time and works with any runner of vLLM. The server
+caches the prefix, so each token costs one decoding step.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Protocol
 from runner.options.remote.faults import RequestFault
 
 # a path of the server, or, with a slash, of its API of OpenAI, and what is sent
-Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
-Ids = Sequence[int]
+PostJson = Callable[[str, dict[str, Any]], Awaitable[Any]]
+TokenIds = Sequence[int]
 MOST = 1e-3  # of a log-probability, by rounding
 ROUNDING = 0.1  # nats a token, on average, that two computations of the same number may be apart
 LEAST = -9999.0  # what vLLM writes for a probability of 0
@@ -41,9 +41,7 @@ class ScoredContinuation:
 
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]] | None:
-        """Likeliest token at each position with its log-probability, in the format of an engine's
-        completion, or None.
-        """
+        """Likeliest token per position with its log-probability. None if not reported."""
         return None if self.firsts is None else [[first] for first in self.firsts]
 
 
@@ -54,7 +52,12 @@ class ScoringMethod(Protocol):
     UNSUPPORTED: ClassVar[Sequence[int]]  # statuses of a server that does not have it
 
     async def score(
-        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
+        self,
+        url: str,
+        post: PostJson,
+        prefix: TokenIds,
+        continuation: TokenIds,
+        token_ids: Sequence[TokenIds],
     ) -> ScoredContinuation:
         """Return the log-probabilities of a continuation after a prefix. Raises RequestFault unless the
         server reports all of them.
@@ -73,7 +76,12 @@ class SinglePassScoring:
     UNSUPPORTED: ClassVar[Sequence[int]] = (400, 403, 404, 405, 422, 501)  # 403: switched off
 
     async def score(
-        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
+        self,
+        url: str,
+        post: PostJson,
+        prefix: TokenIds,
+        continuation: TokenIds,
+        token_ids: Sequence[TokenIds],
     ) -> ScoredContinuation:
         """Score all positions in one request."""
         rows = [[own, *some] for own, some in zip(continuation, token_ids, strict=True)]
@@ -94,8 +102,8 @@ class SinglePassScoring:
         gaps = [abs(max(row[0], LEAST) - value) for row, value in zip(scores, own, strict=True)]
         if math.fsum(gaps) > ROUNDING * len(gaps):
             raise _invalid_response_fault(
-                f"{url} contradicts itself: {self.PARAMETER} and prompt_logprobs give "
-                "different log-probabilities for the same tokens"
+                f"{url} sent inconsistent log-probabilities: {self.PARAMETER} and prompt_logprobs differ "
+                "for the same tokens"
             )
         firsts = [first for _, first in told]
         return make_scored_continuation(len(prefix), continuation, own, firsts, [row[1:] for row in scores])
@@ -115,7 +123,7 @@ class SinglePassScoring:
             sizes = " × ".join(map(str, rows.shape))
             asked = " × ".join(map(str, shape))
             raise _invalid_response_fault(
-                f"{url} sent {sizes} numbers for {self.PARAMETER}, but {asked} were requested"
+                f"{url} sent an array of {sizes} for {self.PARAMETER}, but {asked} was requested"
             )
         if np.isnan(rows).any() or (rows > MOST).any():
             raise invalid_logprob_fault(url)
@@ -124,8 +132,8 @@ class SinglePassScoring:
 
 
 class StepwiseScoring:
-    """Scores a text with one request per position, in which the next token's log-probabilities are
-    requested.
+    """Scores a text with one request per position. Each request returns the next token's
+    log-probabilities.
     """
 
     PARAMETER = "logprob_token_ids"
@@ -133,9 +141,13 @@ class StepwiseScoring:
     UNSUPPORTED: ClassVar[Sequence[int]] = (400, 404, 405, 422, 501)
 
     async def score(
-        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
+        self,
+        url: str,
+        post: PostJson,
+        prefix: TokenIds,
+        continuation: TokenIds,
+        token_ids: Sequence[TokenIds],
     ) -> ScoredContinuation:
-        """Return the log-probabilities of a continuation, requested position by position."""
         own, firsts, rows = [], [], []
         for at, some in enumerate(token_ids):
             ids = [continuation[at], *some]
@@ -150,11 +162,8 @@ class StepwiseScoring:
         return make_scored_continuation(len(prefix), continuation, own, firsts, rows)
 
     async def _score_next_token(
-        self, url: str, post: Post, prefix: Ids, requested_ids: Ids
+        self, url: str, post: PostJson, prefix: TokenIds, requested_ids: TokenIds
     ) -> tuple[tuple[int, float], dict[int, float]]:
-        """Return the likeliest next token after a prefix, and the log-probabilities of the requested token
-        ids.
-        """
         body = {
             "prompt": prefix,
             "max_tokens": 1,
@@ -170,7 +179,7 @@ class StepwiseScoring:
             scores = {_parse_token_id(key): parse_logprob(url, value) for key, value in top.items()}
             first = _parse_token_id(name), parse_logprob(url, best)
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise _invalid_response_fault(f"{url} sent no log-probabilities by token id") from None
+            raise _invalid_response_fault(f"{url} sent log-probabilities without token ids") from None
         lacking = [token for token in requested_ids if token not in scores]
         if lacking:
             raise _invalid_response_fault(
@@ -181,12 +190,12 @@ class StepwiseScoring:
 
 def make_scored_continuation(
     prompt_tokens: int,
-    continuation: Ids,
+    continuation: TokenIds,
     logprobs: list[float],
     likeliest_tokens: list[tuple[int, float]],
     requested_logprobs: list[list[float]],
 ) -> ScoredContinuation:
-    """Return a continuation with its scores. A token counts as greedy if no other token is likelier."""
+    """Return a continuation with its scores. A token is greedy if no token is likelier."""
     greedy = [value >= best for value, (_, best) in zip(logprobs, likeliest_tokens, strict=True)]
     return ScoredContinuation(
         prompt_tokens, [*continuation], logprobs, greedy, likeliest_tokens, requested_logprobs
@@ -194,9 +203,9 @@ def make_scored_continuation(
 
 
 def _parse_prompt_logprobs(
-    url: str, positions: Any, start: int, continuation: Ids
+    url: str, positions: Any, start: int, continuation: TokenIds
 ) -> list[tuple[float, tuple[int, float]]]:
-    """Return each continuation token's log-probability, and the likeliest token at its position."""
+    """Return pairs (log-probability of the given token, likeliest token with log-probability)."""
     if not isinstance(positions, list) or len(positions) != start + len(continuation):
         raise _invalid_response_fault(f"{url} did not send a log-probability for each token")
     found = []
@@ -206,7 +215,7 @@ def _parse_prompt_logprobs(
             told.sort(key=lambda score: (-parse_logprob(url, score[1]), score[2]))
             own = next(value for name, value, _ in told if name == token)
         except (AttributeError, LookupError, TypeError, ValueError, StopIteration):
-            raise _invalid_response_fault(f"{url} sent no log-probabilities by token id") from None
+            raise _invalid_response_fault(f"{url} sent log-probabilities without token ids") from None
         found.append((float(own), (told[0][0], float(told[0][1]))))
     return found
 
@@ -220,14 +229,15 @@ def _parse_token_id(token_name: str) -> int:
 
 
 def parse_logprob(url: str, value: object) -> float:
-    """Return a log-probability from a response. Raises RequestFault for a value that cannot be one."""
+    """Parse a log-probability of a response. Raises RequestFault for a value that is not finite or
+    too large.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= MOST:
         return float(value)
     raise invalid_logprob_fault(url)
 
 
 def invalid_logprob_fault(url: str) -> RequestFault:
-    """Return the RequestFault for a value in a response that cannot be a log-probability."""
     return _invalid_response_fault(f"{url} sent an impossible log-probability")
 
 

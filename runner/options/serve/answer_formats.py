@@ -27,23 +27,22 @@ class ChatResponse(ClientResponse):
         self._beside_calls: dict[tuple[RequestId, int], ToolCallStreamFilter] = {}  # of each choice
 
     def format_choice(
-        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, scored_tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return one choice of a complete chat response as a JSON object."""
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         *thinking, _ = self.split_texts(self.done[index])
         message |= {REASONING: thinking[0][0]} if thinking else {}
-        if calls := self._tool_calls(index):
+        if calls := self._format_tool_calls(index):
             message |= {"content": text or None, "tool_calls": calls}
         return {
             "index": index,
             "message": message,
-            "logprobs": format_chat_logprobs(tokens),
+            "logprobs": format_chat_logprobs(scored_tokens),
             "finish_reason": finish_reason,
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the thinking (if any) and the answer text, each with whether it is thinking."""
+        """Return the thinking, if any, and the answer, as pairs (text, is_thinking)."""
         if self.parsed.offered is not None:
             said = self.parsed.offered.parse_answer(answer)
             return [(said.thinking or "", True)] * bool(said.thinking) + [(said.content, False)]
@@ -55,7 +54,7 @@ class ChatResponse(ClientResponse):
         index: int,
         text: str | None,
         finish_reason: str | None,
-        tokens: list[ScoredToken] | None = None,
+        scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
         """Return one choice of a stream chunk as a JSON object."""
@@ -63,25 +62,26 @@ class ChatResponse(ClientResponse):
         return {
             "index": index,
             "delta": delta,
-            "logprobs": format_chat_logprobs(tokens),
+            "logprobs": format_chat_logprobs(scored_tokens),
             "finish_reason": finish_reason,
         }
 
-    def _tool_calls(self, choice_index: int) -> list[dict[str, Any]]:
-        """Return the tool calls of a choice in OpenAI's format."""
+    def _format_tool_calls(self, choice_index: int) -> list[dict[str, Any]]:
         offered = self.parsed.offered
         return [] if offered is None else offered.format_calls(offered.parse_answer(self.done[choice_index]))
 
-    def _finish_reason(self, choice_index: int) -> str:
-        """Return a choice's finish reason: "tool_calls" if the answer ended with tool calls."""
-        reason, offered = super()._finish_reason(choice_index), self.parsed.offered
+    def _get_finish_reason(self, choice_index: int) -> str:
+        reason, offered = super()._get_finish_reason(choice_index), self.parsed.offered
         if reason != FinishReason.stop or offered is None:
             return reason
         return "tool_calls" if offered.parse_answer(self.done[choice_index]).calls else reason
 
-    def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an event adds to a stream, without text that may belong to a tool call."""
-        texts, offered = super()._new_texts(event), self.parsed.offered
+    def _extract_new_texts(self, event: Event) -> list[tuple[str, bool]]:
+        """Return the new text of an event as pairs (text, is_thinking).
+
+        Holds back text that may be the beginning of a tool call.
+        """
+        texts, offered = super()._extract_new_texts(event), self.parsed.offered
         if offered is None or (isinstance(event, Completion) and not self.gateway.streams_deltas):
             return texts
         key = (event.id, event.choice)
@@ -89,18 +89,18 @@ class ChatResponse(ClientResponse):
             self._beside_calls[key] = ToolCallStreamFilter(offered)
         waiting = self._beside_calls[key]
         if isinstance(event, Completion):
-            return waiting.remaining_texts(offered.parse_answer(event.answer))
+            return waiting.get_remaining_texts(offered.parse_answer(event.answer))
         return waiting.filter_texts(texts)
 
-    def final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
+    def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
         """Return a choice's tool calls as stream chunks, one call per chunk."""
         pieces = []
-        for number, call in enumerate(self._tool_calls(choice_index)):
+        for number, call in enumerate(self._format_tool_calls(choice_index)):
             delta = {"tool_calls": [{"index": number, **call}]}
             pieces.append({"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": None})
         return pieces
 
-    def initial_deltas(self) -> list[dict[str, Any]]:
+    def build_initial_deltas(self) -> list[dict[str, Any]]:
         """Return the first chunks of a stream, which contain the assistant's role."""
         delta = {"role": "assistant", "content": ""}
         return [
@@ -115,18 +115,17 @@ class TextResponse(ClientResponse):
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
     def format_choice(
-        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, scored_tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return one choice of a complete response as a JSON object."""
         return {
             "index": index,
             "text": text,
-            "logprobs": format_text_logprobs(tokens),
+            "logprobs": format_text_logprobs(scored_tokens),
             "finish_reason": finish_reason,
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the unmodified answer, because clients of this endpoint parse thinking tags themselves."""
+        """Return the whole answer, including thinking tags, as one pair (text, is_thinking)."""
         return [(answer.text, False)]
 
     def format_delta(
@@ -134,21 +133,21 @@ class TextResponse(ClientResponse):
         index: int,
         text: str | None,
         finish_reason: str | None,
-        tokens: list[ScoredToken] | None = None,
+        scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
         """Return one choice of a stream chunk as a JSON object."""
         return {
             "index": index,
             "text": text or "",
-            "logprobs": format_text_logprobs(tokens),
+            "logprobs": format_text_logprobs(scored_tokens),
             "finish_reason": finish_reason,
         }
 
-    def initial_deltas(self) -> list[dict[str, Any]]:
+    def build_initial_deltas(self) -> list[dict[str, Any]]:
         """Return the first chunks of a stream: the prompts, if the client wants them echoed."""
         return (
-            [self.format_delta(index, self.prompt_text(index), None) for index in self._choice_indices()]
+            [self.format_delta(index, self.get_prompt_text(index), None) for index in self._choice_indices()]
             if self.parsed.echo
             else []
         )

@@ -20,12 +20,9 @@ OPTIONS = "x-guidance"  # of the library, in a schema: one of them leaves out wh
 def build_answer_grammar(
     body: ChatBody, served_tools: ToolSupport, offered_tools: OfferedTools | None
 ) -> str | None:
-    """Return the grammar that constrains a request's answer, or None if the answer is unconstrained."""
-    schema = _response_schema(body.response_format)
+    schema = _get_response_schema(body.response_format)
     if schema is not None and served_tools.form.IS_RAW:
-        need = (
-            f"answers of the form {served_tools.name} have channels, which response_format cannot constrain"
-        )
+        need = f"the model's answer format {served_tools.name} does not support it. Omit response_format"
         raise Refusal(400, f"response_format: {need}", "response_format")
     if offered_tools is not None and offered_tools.must:
         _reject_stop_settings(body, "tool_choice")
@@ -40,8 +37,8 @@ def build_answer_grammar(
         return f"start: {json_grammar(schema)}"
     if served_tools.name in CALLS_ARE_JSON:
         need = (
-            f"this model also writes tool calls as JSON (form {served_tools.name}). Omit "
-            "response_format or tools"
+            f"the model's tool calls ({served_tools.name}) are JSON too, so both cannot be combined. "
+            "Omit response_format or tools"
         )
         raise Refusal(400, f"response_format and tools: {need}", "response_format")
     rules = served_tools.form.build_grammar(
@@ -53,13 +50,13 @@ def build_answer_grammar(
 def _reject_stop_settings(body: ChatBody, constraint_name: str) -> None:
     """Raise Refusal for stop settings that could cut a constrained answer short."""
     if body.stop:
-        raise Refusal(400, f"stop: not possible with {constraint_name}, which ends the answer itself", "stop")
+        raise Refusal(400, f"stop: cannot be combined with {constraint_name}. Omit stop", "stop")
     if body.ignore_eos:
-        need = f"not possible with {constraint_name}, which ends the answer itself"
+        need = f"cannot be combined with {constraint_name}. Omit ignore_eos"
         raise Refusal(400, f"ignore_eos: {need}", "ignore_eos")
 
 
-def _response_schema(response_format: ResponseFormat | None) -> dict[str, Any] | None:
+def _get_response_schema(response_format: ResponseFormat | None) -> dict[str, Any] | None:
     """Return the JSON schema that an answer must match, or None for plain text."""
     if response_format is None or response_format.type == "text":
         return None
@@ -75,9 +72,8 @@ def _response_schema(response_format: ResponseFormat | None) -> dict[str, Any] |
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
-    """Return a grammar for JSON that matches a schema."""
     if OPTIONS in schema:
-        raise Refusal(400, f"{OPTIONS}: this server chooses how it enforces a schema. Omit this parameter")
+        raise Refusal(400, f"{OPTIONS}: options of schema enforcement are not supported. Omit this parameter")
     try:
         return tool_calls.build_json_rule(schema)
     except (ValueError, RecursionError) as error:

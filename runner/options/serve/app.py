@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from runner.options.serve.answer_formats import ChatResponse, TextResponse
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
 from runner.options.serve.client_response import CancellingStream, ClientResponse
-from runner.options.serve.client_shares import client_identity
+from runner.options.serve.client_shares import get_client_id
 from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.refusals import ClientDisconnected, Refusal, make_error_response
 from runner.options.serve.render import openapi
@@ -46,8 +46,8 @@ SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
 def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
-    """Return the server's ASGI application. Without an API key, it only answers requests that are
-    addressed to this machine.
+    """Return the server's ASGI application. Without an API key, it rejects requests whose Host
+    header is not this machine.
     """
     app = FastAPI(
         title="runner task=serve",
@@ -62,7 +62,9 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
 
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_security_headers(PAGE))
+    page = HTMLResponse(
+        PAGE.replace("{{model}}", escape(gateway.model)), headers=_make_security_headers(PAGE)
+    )
     limits = gateway.limits
     chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
@@ -89,16 +91,18 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
     async def generate(request: Request) -> Response:
         answer = TextResponse(gateway, await _parse_request_body(GenerateBody, request, gateway))
         with (
-            ClientRequest(gateway, client_identity(request.scope)) as client,
+            ClientRequest(gateway, get_client_id(request.scope)) as client,
             _watch_disconnect(request, client),
         ):
-            text = await answer.complete_text(client)
+            text = await answer.wait_for_completion_text(client)
         return JSONResponse({"response": text})
 
-    @app.post("/tokenize", **describe_post_path("/tokenize", TokenizeBody, limits, once, can_time_out=False))
+    @app.post(
+        "/tokenize", **describe_post_path("/tokenize", TokenizeBody, limits, once, has_timeout_response=False)
+    )
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
-        with ClientRequest(gateway, client_identity(request.scope)) as client:
+        with ClientRequest(gateway, get_client_id(request.scope)) as client:
             # it counts as a completion, so that a flood of long texts cannot delay other clients
             client.reserve_slots(1)
             answer = await gateway.run_in_thread(tokenize_request, data, content_type, gateway)
@@ -138,14 +142,13 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
         return page
 
     description = openapi.build_openapi(app, limits)
-    manual = HTMLResponse(openapi.render_docs_page(description), headers=_security_headers(openapi.PAGE))
+    manual = HTMLResponse(openapi.render_docs_page(description), headers=_make_security_headers(openapi.PAGE))
     return RequestGuard(app, gateway, api_key, host)
 
 
 async def _parse_request_body(
     body_type: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway
 ) -> ParsedBody:
-    """Read and parse the body of an HTTP request. A large body is parsed in another thread."""
     data, content_type = await request.body(), request.headers.get("content-type", "")
     if len(data) <= SMALL_BODY:
         return parse_request_body(body_type, data, content_type, gateway)
@@ -154,11 +157,11 @@ async def _parse_request_body(
 
 async def _make_http_response(response: ClientResponse, request: Request) -> Response:
     """Return a complete HTTP response, or a streaming response once its first event has arrived."""
-    client = ClientRequest(response.gateway, client_identity(request.scope))
+    client = ClientRequest(response.gateway, get_client_id(request.scope))
     try:
         with _watch_disconnect(request, client):
             if not response.parsed.stream:
-                whole = await response.complete_response(client)
+                whole = await response.build_complete_response(client)
                 client.close()
                 return Response(whole, media_type="application/json")
             first = await response.start(client)
@@ -171,9 +174,8 @@ async def _make_http_response(response: ClientResponse, request: Request) -> Res
 
 @contextmanager
 def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]:
-    """Context in which waiting for the engine ends if the client disconnects."""
     disconnect = asyncio.ensure_future(request.receive())  # the next message, as the body is read
-    disconnect.add_done_callback(lambda done: None if done.cancelled() else client.on_disconnect())
+    disconnect.add_done_callback(lambda done: None if done.cancelled() else client.handle_disconnect())
     try:
         yield
     finally:
@@ -214,9 +216,9 @@ def _to_refusal(error: Exception) -> Refusal:
     return Refusal(error.status_code, why)
 
 
-def _security_headers(html_page: str) -> dict[str, str]:
-    """Return HTTP headers that let a browser run only the page's own script and style, and contact
-    only this server.
+def _make_security_headers(html_page: str) -> dict[str, str]:
+    """Return the Content-Security-Policy headers of a page. The browser runs only the page's own
+    script, and contacts only this server.
     """
 
     def hash_sources(tag: str) -> str:

@@ -1,4 +1,4 @@
-"""Types of request bodies: OpenAI's endpoints, the older tools' /generate, and vLLM's /tokenize.
+"""Pydantic models of request bodies: OpenAI's endpoints, /generate, and vLLM's /tokenize.
 
 A body's declared range appears in /openapi.json, and render/meanings.py describes the
 parameters. parsing.py checks the ranges, because its errors include a fix.
@@ -17,9 +17,9 @@ from runner_engine.settings.sampling import PARAMETERS, SEED, SamplingParameter
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
-def _unvalidated_field(**schema: Any) -> FieldInfo:
-    """Return a pydantic field whose allowed values are documented in /openapi.json but not validated
-    by pydantic.
+def _make_unvalidated_field(**schema: Any) -> FieldInfo:
+    """Return a pydantic field whose schema appears in /openapi.json, but which pydantic does not
+    validate.
     """
     info: FieldInfo = Field(json_schema_extra=schema)
     return info
@@ -27,7 +27,7 @@ def _unvalidated_field(**schema: Any) -> FieldInfo:
 
 def _range_field(parameter: SamplingParameter) -> FieldInfo:
     low = parameter.low if parameter.name != "top_k" else -1  # vLLM's value for all tokens
-    return _unvalidated_field(
+    return _make_unvalidated_field(
         **{"exclusiveMinimum" if parameter.excludes_low else "minimum": low, "maximum": parameter.high}
     )
 
@@ -45,7 +45,7 @@ Text = Annotated[str, AfterValidator(_reject_lone_surrogates)]
 
 
 def _reject_bool(value: object) -> object:
-    """Raise ValueError for true and false, which Python would accept as the numbers 1 and 0."""
+    """Raise ValueError for true and false, because Python treats booleans as the numbers 1 and 0."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
@@ -56,7 +56,7 @@ Number = Annotated[float, BeforeValidator(_reject_bool)]
 
 
 class _StopAtFirstError(FailFast):
-    """pydantic validator that stops at the first invalid element of a list, because only one error is
+    """pydantic validator that stops at the first invalid element of a list. Only one error is
     reported.
     """
 
@@ -65,11 +65,11 @@ class _StopAtFirstError(FailFast):
 
 T = TypeVar("T")
 Several = Annotated[list[T], _StopAtFirstError()]
-NotEmpty = Annotated[Text, _unvalidated_field(minLength=1)]
-NotEmptyList = Annotated[Several[T], _unvalidated_field(minItems=1)]
-StopText = Annotated[Text, _unvalidated_field(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
-NewTokens = Annotated[Whole, _unvalidated_field(minimum=1)]
-Top = Annotated[Whole, _unvalidated_field(minimum=0, maximum=MAX_TOP)]
+NotEmpty = Annotated[Text, _make_unvalidated_field(minLength=1)]
+NotEmptyList = Annotated[Several[T], _make_unvalidated_field(minItems=1)]
+StopText = Annotated[Text, _make_unvalidated_field(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
+NewTokens = Annotated[Whole, _make_unvalidated_field(minimum=1)]
+Top = Annotated[Whole, _make_unvalidated_field(minimum=0, maximum=MAX_TOP)]
 
 
 _fields: dict[str, Any] = {
@@ -83,7 +83,7 @@ class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table i
     """Sampling parameters in a request body. The generation config supplies the defaults."""
 
     seed: Annotated[Whole, _range_field(SEED)] | None = None
-    stop: StopText | Annotated[Several[StopText], _unvalidated_field(maxItems=MAX_STOPS)] | None = None
+    stop: StopText | Annotated[Several[StopText], _make_unvalidated_field(maxItems=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
 
 
@@ -98,12 +98,12 @@ class OpenAIBody(SamplingFields):
     """Body parameters that both OpenAI endpoints share."""
 
     model: str | None = None
-    n: Annotated[Whole, _unvalidated_field(minimum=1)] | None = None
+    n: Annotated[Whole, _make_unvalidated_field(minimum=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stream_interval: Annotated[Whole, _unvalidated_field(minimum=1)] | None = None
+    stream_interval: Annotated[Whole, _make_unvalidated_field(minimum=1)] | None = None
     max_tokens: NewTokens | None = None
-    thinking_token_budget: Annotated[Whole, _unvalidated_field(minimum=0)] | None = None
+    thinking_token_budget: Annotated[Whole, _make_unvalidated_field(minimum=0)] | None = None
 
 
 class MessagePart(BaseModel):
@@ -183,7 +183,7 @@ class ResponseFormat(BaseModel):
     json_schema: JsonSchema | None = None
 
 
-Conversation = Annotated[Several[ChatMessage], _unvalidated_field(minItems=1, maxItems=MAX_MESSAGES)]
+Conversation = Annotated[Several[ChatMessage], _make_unvalidated_field(minItems=1, maxItems=MAX_MESSAGES)]
 
 
 class ChatBody(OpenAIBody):
@@ -193,7 +193,7 @@ class ChatBody(OpenAIBody):
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Top | None = None
-    tools: Annotated[Several[Tool], _unvalidated_field(maxItems=MAX_TOOLS)] | None = None
+    tools: Annotated[Several[Tool], _make_unvalidated_field(maxItems=MAX_TOOLS)] | None = None
     tool_choice: str | Chosen | None = None
     response_format: ResponseFormat | None = None
     parallel_tool_calls: bool | None = None
@@ -203,15 +203,13 @@ class TextBody(OpenAIBody):
     """Request body of POST /v1/completions."""
 
     prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]]
-    max_tokens: Annotated[Whole, _unvalidated_field(minimum=0)] | None = None
+    max_tokens: Annotated[Whole, _make_unvalidated_field(minimum=0)] | None = None
     logprobs: Top | None = None
     echo: bool | None = None
 
 
 class GenerateBody(SamplingFields):
-    """Request body of POST /generate, the older tools' endpoint. No chat template is applied to the
-    prompt.
-    """
+    """Request body of POST /generate. No chat template is applied to the prompt."""
 
     prompt: NotEmpty
     max_new_tokens: NewTokens | None = None

@@ -16,9 +16,7 @@ OF_ROLE = {"tool_calls": "assistant", "tool_call_id": "tool", "name": "tool"}
 
 
 def convert_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """Return a conversation in the engine's format. Each tool result gets the name of the function
-    that was called.
-    """
+    """Convert chat messages to the engine's format. Adds the function name to each tool result."""
     names: dict[str, str] = {}
     turns = []
     for number, message in enumerate(messages):
@@ -28,7 +26,6 @@ def convert_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 
 def _convert_message(location: str, message: ChatMessage, function_names: dict[str, str]) -> Message:
-    """Return a chat message in the engine's format."""
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
             need = (
@@ -42,14 +39,14 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
     for name, owner in OF_ROLE.items():
         if getattr(message, name) and role != owner:
             raise Refusal(
-                400, f"{location}.{name}: only a message of role {owner} may have it, not {role}", "messages"
+                400, f"{location}.{name}: not allowed for role {role}, only for role {owner}", "messages"
             )
     content = _join_text_parts(location, message)
     thinking = message.reasoning_content or message.reasoning
     if thinking and role != "assistant":
         raise Refusal(
             400,
-            f"{location}.reasoning_content: only a message of role assistant may have it, not {role}",
+            f"{location}.reasoning_content: not allowed for role {role}, only for role assistant",
             "messages",
         )
     # an answer may be cut off before it begins, or be nothing but calls
@@ -57,7 +54,7 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
         raise Refusal(400, f"{location}.content: give a text", "messages")
     if role == "tool":
         if not message.tool_call_id:
-            need = "give the id of the tool call that produced this result"
+            need = "the tool message needs the id of its tool call"
             raise Refusal(400, f"{location}.tool_call_id: {need}", "messages")
         known = message.name or function_names.get(message.tool_call_id)
         return Message(role, content or "", call_id=message.tool_call_id, name=known)
@@ -66,19 +63,17 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
 
 
 def _join_text_parts(location: str, message: ChatMessage) -> str | None:
-    """Return the text of a chat message, joined if the message consists of several parts."""
     content = message.content
     if not isinstance(content, list):
         return content
     other = next((part.type for part in content if part.type != "text" or part.text is None), None)
     if other is not None:
-        need = f"a part of type {other!r}: this server reads only text"
+        need = f"content of type {other!r} is not supported, only text"
         raise Refusal(400, f"{location}.content: {need}", "messages")
     return "".join(part.text or "" for part in content)
 
 
 def _convert_tool_calls(location: str, message: ChatMessage) -> list[dict[str, Any]]:
-    """Return the tool calls of a message with their arguments parsed to JSON objects."""
     calls = []
     for number, call in enumerate(message.tool_calls or ()):
         place = f"{location}.tool_calls[{number}]"
@@ -91,7 +86,7 @@ def _convert_tool_calls(location: str, message: ChatMessage) -> list[dict[str, A
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
-            need = "give a JSON object as a string"
+            need = "the arguments must be a string that contains a JSON object"
             raise Refusal(400, f"{place}.function.arguments: {need}", "messages")
         function = {"name": call.function.name, "arguments": arguments}
         calls.append({"id": call.id, "type": "function", "function": function})

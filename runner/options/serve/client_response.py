@@ -46,12 +46,11 @@ class ClientResponse(ABC):
 
     @property
     def adapter(self) -> str | None:
-        """Name of the adapter that answers the request, or None for the base model."""
         return self.parsed.requests[0].adapter
 
     @abstractmethod
     def format_choice(
-        self, index: int, text: str, finish_reason: str, tokens: list[ScoredToken] | None
+        self, index: int, text: str, finish_reason: str, scored_tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
         """Return one choice of a complete response as a JSON object."""
 
@@ -61,29 +60,28 @@ class ClientResponse(ABC):
         index: int,
         text: str | None,
         finish_reason: str | None,
-        tokens: list[ScoredToken] | None = None,
+        scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
         """Return one choice of a stream chunk as a JSON object."""
 
     @abstractmethod
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Split an answer into texts, each with whether it is thinking. The last text is the answer
-        proper.
+        """Split an answer into pairs (text, is_thinking). The last pair is the answer after the
+        thinking.
         """
 
-    def final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
-        """Return what a stream sends after the text of a choice, as choices of stream chunks."""
+    def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
+        """Return the stream chunks after the text of a choice, such as tool calls."""
         return []
 
-    def initial_deltas(self) -> list[dict[str, Any]]:
-        """Return what a stream sends first, as choices of stream chunks."""
+    def build_initial_deltas(self) -> list[dict[str, Any]]:
+        """Return the first chunks of a stream, before any text."""
         return []
 
     # ------------------------------------------------------------------------------- a whole answer
 
-    async def complete_response(self, client_request: ClientRequest) -> bytes:
-        """Wait for all completions of a request and return the response as JSON."""
+    async def build_complete_response(self, client_request: ClientRequest) -> bytes:
         await self._wait_for_completions(client_request)
         tokens = await self._score_choices(client_request)
         characters = sum(len(text) for answer in self.done.values() for text, _ in self.split_texts(answer))
@@ -94,7 +92,7 @@ class ClientResponse(ABC):
             else await self.gateway.run_in_thread(self._serialize_response, tokens)
         )
 
-    async def complete_text(self, client_request: ClientRequest) -> str:
+    async def wait_for_completion_text(self, client_request: ClientRequest) -> str:
         """Wait for a request's only completion and return its text."""
         await self._wait_for_completions(client_request)
         return self.done[0].text
@@ -102,16 +100,19 @@ class ClientResponse(ABC):
     async def _wait_for_completions(self, client_request: ClientRequest) -> None:
         await self._submit_requests(client_request)
         while client_request.left:
-            self._store_event(await client_request.next_event())
+            self._store_event(await client_request.wait_for_event())
 
     def _serialize_response(self, scored_tokens: dict[int, list[ScoredToken]]) -> bytes:
-        """Convert the response to JSON choice by choice, so that other threads can run in between."""
+        """Convert the response to JSON. Encodes choices one by one, so that other threads can run."""
         choices = []
         for index in self._choice_indices():
             choices.append(
                 _encode_json(
                     self.format_choice(
-                        index, self._choice_text(index), self._finish_reason(index), scored_tokens.get(index)
+                        index,
+                        self._choice_text(index),
+                        self._get_finish_reason(index),
+                        scored_tokens.get(index),
                     )
                 )
             )
@@ -120,12 +121,8 @@ class ClientResponse(ABC):
         return head + b'"choices":[' + b",".join(choices) + b"]" + tail
 
     async def _submit_requests(self, client_request: ClientRequest) -> None:
-        """Submit the client's requests to the engine. Nothing is submitted if only the prompt is to be
-        scored.
-        """
-        client_request.reserve_slots(
-            self.parsed.num_completions, keeps_slots_for_scoring=self.parsed.top is not None
-        )
+        """Submit the client's requests to the engine. Skips requests that only score a prompt."""
+        client_request.reserve_slots(self.parsed.num_completions, is_scored_later=self.parsed.top is not None)
         if self.parsed.needs_token_ids:
             self.parsed.requests = await self.gateway.run_in_thread(
                 self.gateway.tokenize_prompts, self.parsed.requests
@@ -152,21 +149,20 @@ class ClientResponse(ABC):
         return self.parsed.requests[index // self.parsed.requests[0].n]
 
     def _prompt_ids(self, choice_index: int) -> list[int]:
-        """Return the prompt's token ids of a choice, whose prompt was given as token ids."""
+        """Return the token ids of a choice's prompt. The prompt must consist of token ids."""
         return [part for part in self._choice_request(choice_index).prompt if isinstance(part, int)]
 
     def _choice_text(self, index: int) -> str:
         answer = "" if self.parsed.scores_only else self.split_texts(self.done[index])[-1][0]
-        return self.prompt_text(index) + answer if self.parsed.echo else answer
+        return self.get_prompt_text(index) + answer if self.parsed.echo else answer
 
-    def prompt_text(self, choice_index: int) -> str:
-        """Return the prompt of a choice as text."""
+    def get_prompt_text(self, choice_index: int) -> str:
         prompt = self._choice_request(choice_index).prompt
         return (
             prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._prompt_ids(choice_index))
         )
 
-    def _finish_reason(self, choice_index: int) -> str:
+    def _get_finish_reason(self, choice_index: int) -> str:
         if self.parsed.scores_only:  # nothing is generated
             return "length"
         reason = self.done[choice_index].finish_reason
@@ -198,7 +194,6 @@ class ClientResponse(ABC):
     # ---------------------------------------------------------------------------- log-probabilities
 
     async def _score_choices(self, client_request: ClientRequest) -> dict[int, list[ScoredToken]]:
-        """Return the scored tokens of each choice: the answer's, and the prompt's if it is echoed."""
         top = self.parsed.top
         if top is None:
             return {}
@@ -211,12 +206,17 @@ class ClientResponse(ABC):
     def _build_score_requests(
         self, num_top_logprobs: int
     ) -> tuple[dict[int, Request], dict[int, list[ScoredToken]]]:
-        """Return the engine request that scores each choice, and the tokens before the scored ones."""
+        """Return scoring requests by choice.
+
+        Also returns the first token of each echoed prompt, which cannot be scored.
+        """
         requests: dict[int, Request] = {}
         first: dict[int, list[ScoredToken]] = {}
         for index in self._choice_indices():
             prompt = self._prompt_ids(index)
-            thinking, new = ([], []) if self.parsed.scores_only else self._split_token_ids(self.done[index])
+            thinking, new = (
+                ([], []) if self.parsed.scores_only else self._split_thinking_ids(self.done[index])
+            )
             first[index] = (
                 [ScoredToken(self.gateway.decode_token(prompt[0]), None, [])] if self.parsed.echo else []
             )
@@ -244,10 +244,8 @@ class ClientResponse(ABC):
             )
         ]
 
-    def _split_token_ids(self, answer: Answer) -> tuple[list[int], list[int]]:
-        """Split an answer's token ids into those before its visible text and those of that text. Stop text
-        and stop token are left out.
-        """
+    def _split_thinking_ids(self, answer: Answer) -> tuple[list[int], list[int]]:
+        """Split an answer's token ids into thinking ids and visible ids, without stop tokens."""
         new = len(answer.token_ids) if answer.answer_tokens is None else answer.answer_tokens
         before = len(answer.token_ids) - new
         thinking, ids = answer.token_ids[:before], answer.token_ids[before:]
@@ -259,21 +257,24 @@ class ClientResponse(ABC):
     # ------------------------------------------------------------------------------------- a stream
 
     async def start(self, client_request: ClientRequest) -> Event | None:
-        """Submit the requests and wait for the first event, so that an early error is sent with its own
-        HTTP status.
+        """Submit the requests and wait for the first event.
+
+        An error before the first event can still set the HTTP status.
         """
         await self._submit_requests(client_request)
-        return await client_request.next_event() if client_request.left else None
+        return await client_request.wait_for_event() if client_request.left else None
 
     async def stream_chunks(
         self, client_request: ClientRequest, first_event: Event | None
     ) -> AsyncIterator[bytes]:
-        """Yield the chunks of a streamed response. A later error is sent in the last chunk."""
+        """Yield the chunks of a streamed response. An error during the stream is sent in the last
+        chunk.
+        """
         try:
             pieces = (
-                await self.gateway.run_in_thread(self.initial_deltas)
+                await self.gateway.run_in_thread(self.build_initial_deltas)
                 if self.parsed.echo
-                else self.initial_deltas()
+                else self.build_initial_deltas()
             )
             for piece in pieces:
                 yield self._format_chunk([piece])
@@ -281,16 +282,16 @@ class ClientResponse(ABC):
             held = [StreamBuffer(self.parsed.interval) for _ in self._choice_indices()]
             while event is not None:
                 index = self._store_event(event)
-                for text, is_thinking in held[index].add(
-                    self._new_texts(event), isinstance(event, Completion)
+                for text, is_thinking in held[index].add_texts(
+                    self._extract_new_texts(event), isinstance(event, Completion)
                 ):
                     yield self._format_chunk([self.format_delta(index, text, None, is_thinking=is_thinking)])
                 if isinstance(event, Completion):
-                    for piece in self.final_deltas(index):
+                    for piece in self.build_final_deltas(index):
                         yield self._format_chunk([piece])
                 if isinstance(event, Completion) and self.parsed.top is None:
-                    yield self._format_chunk([self.format_delta(index, None, self._finish_reason(index))])
-                event = await client_request.next_event() if client_request.left else None
+                    yield self._format_chunk([self.format_delta(index, None, self._get_finish_reason(index))])
+                event = await client_request.wait_for_event() if client_request.left else None
             if self.parsed.top is not None:
                 tokens = await self._score_choices(client_request)
                 for index in self._choice_indices():
@@ -302,14 +303,14 @@ class ClientResponse(ABC):
             yield b"data: " + json.dumps({"error": format_error(error)}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
-    def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an engine event adds to a stream, each with whether it is thinking."""
+    def _extract_new_texts(self, event: Event) -> list[tuple[str, bool]]:
+        """Return the texts that an engine event adds to a stream, as pairs (text, is_thinking)."""
         if isinstance(event, Delta):
             return [(event.text, event.thinking)]
         return [] if self.gateway.streams_deltas else self.split_texts(event.answer)
 
     def _final_chunk(self, index: int, tokens: list[ScoredToken]) -> bytes:
-        return self._format_chunk([self.format_delta(index, None, self._finish_reason(index), tokens)])
+        return self._format_chunk([self.format_delta(index, None, self._get_finish_reason(index), tokens)])
 
     def _format_chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + _encode_json(self._response_object(self.chunk_kind, choices) | more) + b"\n\n"
@@ -320,8 +321,8 @@ def _encode_json(values: dict[str, Any]) -> bytes:
 
 
 class CancellingStream(StreamingResponse):
-    """Streaming HTTP response that cancels its engine requests at its end, also if the client
-    disconnects or does not read.
+    """Streaming HTTP response that cancels its engine requests when it ends, even after a
+    disconnect.
     """
 
     def __init__(self, client_request: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
@@ -329,9 +330,7 @@ class CancellingStream(StreamingResponse):
         self.client = client_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream to the client. If the client does not even read a timeout message, the
-        connection is aborted.
-        """
+        """Send the stream to the client. The connection is aborted if the client has stopped reading."""
         with self.client:
             try:
                 async with asyncio.timeout_at(self.client.deadline + LAST_WORDS_S):

@@ -1,5 +1,4 @@
-"""Distributes the slots for simultaneous completions among clients, so that one client cannot lock
-the others out.
+"""Divides the completion slots among clients, so that one client cannot block the others.
 
 A client may use all slots while it is alone. A later client still gets its share, beyond
 `task.max_open`: running completions cannot be revoked, and waiting ones are cheap. Within a
@@ -19,13 +18,13 @@ MOST_OF_ALL = 3  # times task.max_open: what all clients have at most
 
 
 class OpenRequest(NamedTuple):
-    """Number of completion slots that a running request uses, and the client that it belongs to."""
+    """A running request: its client and the number of completion slots it uses."""
 
     owner: str
     places: int
 
 
-def client_identity(scope: Scope) -> str:
+def get_client_id(scope: Scope) -> str:
     """Return an identifier of the client that sent a request, from its API key and address."""
     address = (scope.get("client") or ("",))[0]
     key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
@@ -35,7 +34,6 @@ def client_identity(scope: Scope) -> str:
 def has_free_slots(
     max_open_completions: int, open_requests: Iterable[OpenRequest], client_id: str, num_completions: int
 ) -> bool:
-    """Return whether a client may use this number of additional completion slots."""
     under_way = [one for one in open_requests if one.places]
     total = sum(one.places for one in under_way)
     if total + num_completions <= max_open_completions:

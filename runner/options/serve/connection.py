@@ -21,8 +21,8 @@ READ_BYTES = 16 * 1024
 
 
 class LimitedConnection(H11Protocol):
-    """uvicorn connection with limits. It reads data in small parts, so that the event loop is never
-    blocked for long.
+    """uvicorn connection with limits. Reads small chunks, so that parsing never blocks the event
+    loop for long.
     """
 
     def __init__(self, limits: ServerLimits, **uvicorns: Any) -> None:
@@ -37,13 +37,11 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection waits for a request, or for the rest of a request header."""
+        """Whether no request is running on the connection. A request header may be partly received."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting for a request. If there are too many connections, an idle connection or this one
-        is closed.
-        """
+        """Accept a connection. Above the limit, closes an idle connection, or else the new connection."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
@@ -61,20 +59,20 @@ class LimitedConnection(H11Protocol):
             # first those without any request so far: a silent stranger must not take the place of a
             # client
             min(waiting, key=lambda one: (one.cycle is not None, one._since))._close_if_idle()
-        self._start_idle_timer(self.limits.task.idle_s)
+        self._start_idle_timer(self.limits.task.idle_timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        """Process received data. The timer for the rest of the request header starts."""
+        """Process received data. Limits the time until the request header is complete."""
         super().data_received(data)
         if self.is_idle and not self._has_begun and not self.transport.is_closing():
             self._has_begun = True
-            self._start_idle_timer(min(HEADER_S, self.limits.task.idle_s))
+            self._start_idle_timer(min(HEADER_S, self.limits.task.idle_timeout_s))
         elif not self.is_idle:
             self._stop_idle_timer()
 
     def on_response_complete(self) -> None:
-        """Wait for the client's next request. If a part of the request body was not read, close the
-        connection.
+        """Wait for the client's next request. Closes the connection if the request body was not read
+        completely.
         """
         self._has_begun, self._since = False, self.loop.time()
         super().on_response_complete()  # it may begin a request that has arrived already
@@ -84,7 +82,7 @@ class LimitedConnection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY and self.is_idle:
             self.transport.close()
         elif self.is_idle:
-            self._start_idle_timer(self.limits.task.idle_s)
+            self._start_idle_timer(self.limits.task.idle_timeout_s)
         else:
             self._stop_idle_timer()
 
@@ -95,17 +93,17 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the timer that checks whether the client goes on reading, because output is waiting."""
+        """Start the timer that closes the connection if the client stops reading."""
         super().pause_writing()
-        self._start_reader_timer()
+        self._start_slow_reader_timer()
 
     def resume_writing(self) -> None:
-        """Stop the timer that checks whether the client reads, because all output was sent."""
+        """Stop the timer for slow readers, because all output was sent."""
         self._stop_reader_timer()
         super().resume_writing()
 
     def abort(self) -> None:
-        """Close the connection immediately. Unread output is discarded, also from the kernel's buffer."""
+        """Close the connection immediately and discard unsent output."""
         bound: socket.socket | None = self.transport.get_extra_info("socket")
         if bound is not None and bound.fileno() >= 0:
             # a reset
@@ -129,28 +127,31 @@ class LimitedConnection(H11Protocol):
         self._waiting = None
 
     def _close_if_idle(self) -> None:
-        """Close the connection if it still waits for a request when the idle timer ends."""
+        """Close the connection after the idle timeout."""
         if self.transport.get_write_buffer_size():  # closing would wait until that is read
             self.abort()
         else:
             self.timeout_keep_alive_handler()
 
-    def _start_reader_timer(self) -> None:
+    def _start_slow_reader_timer(self) -> None:
         unread = self.transport.get_write_buffer_size()
         self._stop_reader_timer()
-        self._writing = self.loop.call_later(self.limits.task.write_s, self._check_read_progress, unread)
+        self._writing = self.loop.call_later(
+            self.limits.task.write_timeout_s, self._check_read_progress, unread
+        )
 
     def _check_read_progress(self, unread_bytes: int) -> None:
-        """Abort the connection if the client has read too little since the last check. No output is added
-        while writing is paused.
+        """Abort the connection if the client has read too slowly since the last check.
+
+        No output is added while writing is paused.
         """
         if (
             unread_bytes - self.transport.get_write_buffer_size()
-            < READ_BYTES_PER_S * self.limits.task.write_s
+            < READ_BYTES_PER_S * self.limits.task.write_timeout_s
         ):
             self.abort()
         else:
-            self._start_reader_timer()
+            self._start_slow_reader_timer()
 
     def _stop_reader_timer(self) -> None:
         if self._writing is not None:
@@ -169,10 +170,6 @@ class LimitedConnection(H11Protocol):
 
 
 def make_connection_class(limits: ServerLimits) -> type[LimitedConnection]:
-    """Return a connection class with the limits of one server, as uvicorn requires a class without
-    parameters.
-    """
-
     class OfServer(LimitedConnection):
         def __init__(self, **uvicorns: Any) -> None:
             super().__init__(limits, **uvicorns)

@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from runner_base.spreads import percentiles
+from runner_base.spreads import compute_percentiles
 from runner_engine import EngineStats
 
 # upper bounds of the histogram's buckets
@@ -17,7 +17,7 @@ SPEED_S = 10.0  # tokens per second are averaged over this time
 
 @dataclass
 class ServerCounters:
-    """Numbers of responses, seconds and tokens since the server's start."""
+    """Counts responses, durations and tokens since the server's start."""
 
     # (path, status) -> requests
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -44,8 +44,8 @@ class ServerCounters:
             self.buckets[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
     def record_token_rate(self) -> None:
-        """Record the current total of generated tokens, from which the token rate is computed. Called
-        about once a second.
+        """Record the number of generated tokens for the token rate. Must be called about once a
+        second.
         """
         now = time.monotonic()
         self._tokens_at.append((now, self.new_tokens))
@@ -68,7 +68,6 @@ class ServerCounters:
         return self.statuses.total() + self.left
 
     def job_metrics(self, stats: EngineStats) -> dict[str, float]:
-        """Return the metrics of the server's job."""
         return {
             "requests": self.num_requests,
             "answered": self.count_statuses(200),
@@ -84,5 +83,5 @@ class ServerCounters:
             **self.sides,
             **({"cost_usd": self.cost_usd} if self.cost_usd else {}),
             "peak_rows": stats.peak_rows,
-            **{f"answer_{rank}_s": value for rank, value in percentiles(self.seconds).items()},
+            **{f"answer_{rank}_s": value for rank, value in compute_percentiles(self.seconds).items()},
         }

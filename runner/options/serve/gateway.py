@@ -23,7 +23,7 @@ from runner.options.serve.client_shares import OpenRequest
 from runner.options.serve.counters import ServerCounters
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.limits import ServerLimits
-from runner.options.serve.model_names import accepted_model_names, served_model_name
+from runner.options.serve.model_names import list_accepted_model_names, make_served_model_name
 from runner.options.serve.refusals import ClientDisconnected, Refusal
 from runner.options.serve.tools import ToolSupport
 from runner_base import ConfigError, JobFailed, to_one_line
@@ -47,14 +47,16 @@ class Gateway:
         report: EngineReport,
         chat_template: str | None = None,
     ) -> None:
-        """`template` is the text of the model's chat templates, as far as the model's files contain them."""
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.engine, self.counters = driver.engine, ServerCounters()
         self.capabilities = self.engine.capabilities
         self.limits = ServerLimits(task, report.metrics.get("max_positions", math.inf))
         self.is_draining, self.created = False, int(time.time())
         self.loop = asyncio.get_running_loop()
-        self.model, self._names = served_model_name(config, task), accepted_model_names(config, task)
+        self.model, self._names = (
+            make_served_model_name(config, task),
+            list_accepted_model_names(config, task),
+        )
         self.adapters = tuple(config.lora.adapter_names)  # that a request names as its model
         self._numbers = itertools.count(1)
         self.clients: set[ClientRequest] = set()  # whose requests have begun, and not ended
@@ -66,13 +68,10 @@ class Gateway:
 
     @property
     def streams_deltas(self) -> bool:
-        """Whether the engine reports text during generation. Otherwise, a stream gets the whole text at
-        the end.
-        """
         return Capability.deltas in self.capabilities
 
     def check_model(self, model_name: str | None) -> None:
-        """Raise Refusal if a request names a model that is not served. None means the served model."""
+        """Raise Refusal if the server does not serve a model with this name."""
         if model_name is not None and model_name not in (*self._names, *self.adapters):
             served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
@@ -80,7 +79,6 @@ class Gateway:
             )
 
     def find_adapter(self, model_name: str | None) -> str | None:
-        """Return the adapter that is served under a model name, or None for the base model."""
         return model_name if model_name in self.adapters else None
 
     def require_logprobs(self) -> None:
@@ -112,11 +110,9 @@ class Gateway:
         return next(self._numbers)
 
     def check_admission(self, num_completions: int, client_id: str) -> None:
-        """Raise Refusal for new completions if the server is shutting down, or is full and the client has
-        used its share.
-        """
+        """Raise Refusal if the server is shutting down, or if the client has no free slot."""
         if self.is_draining:
-            raise self.limits.shutdown_refusal()
+            raise self.limits.make_shutdown_refusal()
         held = [OpenRequest(client.owner, client.places) for client in self.clients]
         self.limits.check_slots(num_completions, client_id, held, self._estimate_wait_s())
 
@@ -125,7 +121,7 @@ class Gateway:
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
-    def completion_refusal(self, completion: Completion) -> Refusal:
+    def make_completion_refusal(self, completion: Completion) -> Refusal:
         """Return the error response for a failed completion. Invalid prompts get HTTP status 400."""
         why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
@@ -137,7 +133,7 @@ class Gateway:
         return Refusal(500, why)
 
     def queue_event(self, client_request: ClientRequest, event: ClientEvent) -> None:
-        """Queue an event in the engine's thread. All events of an engine step are passed to the event loop
+        """Queue an event from the engine's thread. The events of one engine step are delivered
         together.
         """
         self._outbox.append((client_request, event))
@@ -159,7 +155,7 @@ class Gateway:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no client is waiting for a response."""
+        """Whether all clients have received their responses."""
         return not self.clients
 
     def end_all_requests(self) -> None:
@@ -170,8 +166,9 @@ class Gateway:
 
 
 class ClientRequest:
-    """Engine requests of one HTTP request, with their events. They are cancelled when the client
-    disconnects.
+    """Engine requests and events of one HTTP request.
+
+    A disconnect of the client cancels the engine requests.
     """
 
     def __init__(self, gateway: Gateway, client_id: str) -> None:
@@ -184,22 +181,22 @@ class ClientRequest:
         self._is_closed = False
         self._ended: Refusal | None = None  # why nobody waits for the answer any more
         self.deadline = gateway.loop.time() + gateway.task.timeout_s
-        self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._on_timeout)
+        self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._handle_timeout)
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Submit requests to the engine, or raise Refusal. Uses another thread, because tokenizers and
-        chat templates take time.
+        """Submit requests to the engine, or raise Refusal. Runs in another thread, because
+        tokenization is slow.
         """
         await self.gateway.run_in_thread(self._submit_to_engine, requests)
 
-    def reserve_slots(self, num_completions: int, keeps_slots_for_scoring: bool = False) -> None:
-        """Reserve slots for a number of completions. Raises Refusal if there are too few free slots.
+    def reserve_slots(self, num_completions: int, is_scored_later: bool = False) -> None:
+        """Reserve slots for completions. Raises Refusal if too few slots are free.
 
-        A slot is released when its completion ends, or with `scores_follow` when it has been
-        scored. The client's reading speed does not matter.
+        A slot is released when its completion ends, or with `is_scored_later` when it has been scored.
+        The client's reading speed does not matter.
         """
         self.gateway.check_admission(num_completions, self.owner)
-        self.places, self._scores_follow = num_completions, keeps_slots_for_scoring
+        self.places, self._scores_follow = num_completions, is_scored_later
         self.gateway.clients.add(self)
 
     def receive_event(self, event: ClientEvent) -> None:
@@ -223,9 +220,9 @@ class ClientRequest:
         if self._is_closed:  # the client left while its prompt was tokenized
             self._cancel()
 
-    async def next_event(self) -> Event:
-        """Wait for the next engine event. Raises Refusal for a failed completion, at a timeout, or if the
-        server shuts down.
+    async def wait_for_event(self) -> Event:
+        """Wait for the next engine event. Raises Refusal after a failed completion, a timeout or a
+        shutdown.
         """
         event = await self.events.get()
         if isinstance(event, Refusal):
@@ -235,7 +232,7 @@ class ClientRequest:
         if isinstance(event, Completion):
             self.left -= 1
             if event.failed:
-                raise self.gateway.completion_refusal(event)
+                raise self.gateway.make_completion_refusal(event)
             counters = self.gateway.counters
             if event.logprobs is None:
                 counters.choices += 1
@@ -246,25 +243,25 @@ class ClientRequest:
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Return the completions that score some requests, by request id. The client must have no other
-        running requests.
+        """Run scoring requests and return their completions by request id.
+
+        The client must have no other running requests.
         """
         await self.submit(requests)
         scored: dict[RequestId, Completion] = {}
         while self.left:
-            event = await self.next_event()
+            event = await self.wait_for_event()
             assert isinstance(event, Completion)
             scored[event.id] = event
         return scored
 
-    def on_disconnect(self) -> None:
-        """Stop waiting for events, because the client has disconnected."""
+    def handle_disconnect(self) -> None:
         self._ended = ClientDisconnected(ClientDisconnected.STATUS, "the client has left")
         self.events.put_nowait(self._ended)
         self._cancel()  # a thread may be compiling its grammar
 
-    def _on_timeout(self) -> None:
-        self._ended = self.gateway.limits.timeout_refusal()
+    def _handle_timeout(self) -> None:
+        self._ended = self.gateway.limits.make_timeout_refusal()
         self.events.put_nowait(self._ended)
         self._cancel()  # now, since a client that does not read may never take the event
         self.places = 0

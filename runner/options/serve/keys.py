@@ -25,7 +25,7 @@ LIMITS = NotInIdentity("a limit of what is served")
 
 
 class ToolOffer(StrEnum):
-    """Where offered functions are put into the prompt: by the chat template, or in the system message."""
+    """How tools are described in the prompt: by the chat template, or in the system message."""
 
     template = "template"
     system = "system"
@@ -33,7 +33,7 @@ class ToolOffer(StrEnum):
 
 @dataclass
 class ServeConfig(TaskConfig):
-    """Config of task=serve: an HTTP server with OpenAI's API, the older tools' /generate, and a chat
+    """Config of task=serve: an HTTP server with OpenAI's API, a /generate endpoint, and a chat
     page.
     """
 
@@ -42,35 +42,50 @@ class ServeConfig(TaskConfig):
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
     host: str = config_field(
-        "127.0.0.1", constraint=not_blank("give an address of this machine, such as 127.0.0.1")
+        "127.0.0.1", constraint=not_blank("give an IP address of this machine, such as 127.0.0.1")
     )
-    port: int = config_field(8000, constraint=in_range(0, 65535, "must lie in 0..65535 (0: any free port)"))
+    port: int = config_field(8000, constraint=in_range(0, 65535, "must be 0 (any free port) to 65535"))
     model_name: str | None = config_field(
         None,
         NotInIdentity("what clients call the model"),
-        not_blank("give a name, or null for the model's own name"),
+        not_blank("give the name for clients, or null for the model's own name"),
     )
-    tool_form: str = config_field(AUTO, NotInIdentity("how the server parses tool calls"))
-    tool_offer: ToolOffer = config_field(ToolOffer.template, NotInIdentity("how functions are offered"))
+    tool_call_format: str = config_field(
+        AUTO, NotInIdentity("how the server parses tool calls"), renamed_from="tool_form"
+    )
+    tool_placement: ToolOffer = config_field(
+        ToolOffer.template, NotInIdentity("how functions are offered"), renamed_from="tool_offer"
+    )
     max_open: int = config_field(256, LIMITS, at_least(1))
     max_new_tokens: int = config_field(4096, LIMITS, at_least(1))
     max_body_kib: int = config_field(1024, LIMITS, at_least(1))
     max_connections: int = config_field(512, LIMITS, at_least(1))
     timeout_s: float = config_field(600.0, LIMITS, greater_than(0, " seconds"))
-    idle_s: float = config_field(
-        75.0, NotInIdentity("how long a connection waits for a request"), greater_than(0, " seconds")
+    idle_timeout_s: float = config_field(
+        75.0,
+        NotInIdentity("answers do not depend on the idle timeout"),
+        greater_than(0, " seconds"),
+        renamed_from="idle_s",
     )
-    write_s: float = config_field(
-        30.0, NotInIdentity("how long a client may take to read its answer"), greater_than(0, " seconds")
+    write_timeout_s: float = config_field(
+        30.0,
+        NotInIdentity("answers do not depend on the timeout for slow clients"),
+        greater_than(0, " seconds"),
+        renamed_from="write_s",
     )
-    drain_s: float = config_field(30.0, NotInIdentity("how long a shutdown may take"), at_least(0))
+    drain_timeout_s: float = config_field(
+        30.0,
+        NotInIdentity("answers do not depend on the shutdown timeout"),
+        at_least(0),
+        renamed_from="drain_s",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        form = self.tool_form
+        form = self.tool_call_format
         check_value(
             form in FORMS,
-            "task.tool_form",
+            "task.tool_call_format",
             form,
             unknown_choice_message("form", form, FORMS),
             code="unknown_choice",
@@ -78,7 +93,7 @@ class ServeConfig(TaskConfig):
 
     @property
     def named_adapters(self) -> None:
-        """Return None, because every adapter can be requested by clients."""
+        """Always None: clients select adapters at run time."""
 
     @property
     def subject(self) -> str:

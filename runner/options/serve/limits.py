@@ -1,11 +1,10 @@
-"""Limits of a server. Each has its check, its error response, and its description in
-/openapi.json.
+"""Checks a server's limits, makes the error responses, and describes the limits in /openapi.json.
 
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
 the order of a request: connection (`check_connections`), guard before and while a body
-arrives (`check_declared_body`, `check_body_size`), parser before values are read
-(`check_sizes`) and per prompt (`check_new_tokens`, `check_thinking`), gateway before
-completions begin (`check_slots`, `check_prompt`). /metrics counts error responses by
+arrives (`check_content_length`, `check_body_size`), parser before values are read
+(`check_list_lengths`) and per prompt (`check_new_tokens`, `check_thinking_budget`), gateway
+before completions begin (`check_slots`, `check_prompt`). /metrics counts error responses by
 status.
 """
 
@@ -40,25 +39,23 @@ class ServerLimits:
     # ---------------------------------------------------------------------------------- connections
 
     def check_connections(self, num_other_connections: int) -> Refusal | None:
-        """Return the error response to one more connection, or None if the connection is accepted."""
         most = self.task.max_connections
         if num_other_connections < most:
             return None
         why = (
-            f"{num_other_connections} connections are open, the limit is {most} (task.max_connections). "
+            f"{num_other_connections} connections are open. The limit is {most} (task.max_connections). "
             "Try again later"
         )
         return Refusal(503, why, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
 
-    def check_declared_body(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
+    def check_content_length(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
         """Return the error response if a request's Content-Length is too large, otherwise None."""
         length = headers.get(b"content-length", b"0")
         return self.check_body_size(int(length[:20])) if length.isdigit() else None
 
     def check_body_size(self, nbytes: int) -> Refusal | None:
-        """Return the error response if a body of this size is too large, otherwise None."""
         most_kib = self.task.max_body_kib
         if nbytes <= most_kib * 1024:
             return None
@@ -68,8 +65,8 @@ class ServerLimits:
     # ------------------------------------------------------------------------------- the values of
     # a body
 
-    def check_sizes(self, body: Mapping[str, Any]) -> None:
-        """Raise Refusal if a list in the request body is too long, before the list's elements are
+    def check_list_lengths(self, body: Mapping[str, Any]) -> None:
+        """Raise Refusal if a list in the request body is too long. Called before the elements are
         validated.
         """
         prompt, stop, n = body.get("prompt"), body.get("stop"), body.get("n")
@@ -93,18 +90,18 @@ class ServerLimits:
         """Raise Refusal if a conversation has too many messages."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
             raise Refusal(
-                400, f"messages: {len(messages)} are too many, the limit is {MAX_MESSAGES}", "messages"
+                400, f"messages: {len(messages)} messages exceed the limit of {MAX_MESSAGES}", "messages"
             )
 
     def check_tools(self, tools: Any) -> None:
         """Raise Refusal if a request offers too many functions."""
         if isinstance(tools, list) and len(tools) > MAX_TOOLS:
-            raise Refusal(400, f"tools: {len(tools)} are too many, the limit is {MAX_TOOLS}", "tools")
+            raise Refusal(400, f"tools: {len(tools)} tools exceed the limit of {MAX_TOOLS}", "tools")
 
     def check_stops(self, stop_texts: Sequence[Any]) -> None:
         """Raise Refusal if a request has too many stop texts."""
         if len(stop_texts) > MAX_STOPS:
-            raise stop_texts_refusal()
+            raise make_stop_texts_refusal()
 
     def check_top_logprobs(self, parameter: str, num_alternatives: int) -> None:
         """Raise Refusal if log-probabilities of too many alternative tokens are requested."""
@@ -121,14 +118,12 @@ class ServerLimits:
             raise Refusal(400, f"{parameter}={new_tokens}: {need}", parameter)
 
     def check_thinking_budget(self, budget: int, new_tokens: int) -> None:
-        """Raise Refusal if thinking budget and answer budget together exceed the server's limit of new
-        tokens.
-        """
+        """Raise Refusal if the sum of thinking budget and answer budget exceeds the server's limit."""
         room = self.task.max_new_tokens - new_tokens
         if budget < 0:
             need = "must be 0 or more"
         elif budget > room:
-            need = f"the answer leaves only {room} tokens of the server's limit (task.max_new_tokens)"
+            need = f"only {room} tokens are left for thinking within the server's limit (task.max_new_tokens)"
         else:
             return
         raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
@@ -151,7 +146,7 @@ class ServerLimits:
         most = self.task.max_open
         if not has_free_slots(most, open_requests, client_id, num_completions):
             now = sum(request.places for request in open_requests)
-            why = f"{now} completions are running or waiting, the limit is {most}. Try again later"
+            why = f"{now} completions are running or waiting. The limit is {most}. Try again later"
             raise Refusal(429, why, code="rate_limit_exceeded", retry_after_s=retry_after_s)
 
     def check_prompt(self, num_tokens: int) -> None:
@@ -160,29 +155,26 @@ class ServerLimits:
             why = f"the prompt has {num_tokens} tokens, but the limit is {self.room:.0f}"
             raise Refusal(400, why, "prompt", "context_length_exceeded")
 
-    def timeout_refusal(self) -> Refusal:
+    def make_timeout_refusal(self) -> Refusal:
         """Return the error response for a request that took too long."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
-        why = f"the answer was cancelled, because it was incomplete after {limit}"
+        why = f"the request exceeded the time limit of {limit}"
         return Refusal(504, why)
 
-    def shutdown_refusal(self) -> Refusal:
-        """Return the error response while the server shuts down. Running responses have `drain_s` seconds
-        to finish.
-        """
+    def make_shutdown_refusal(self) -> Refusal:
+        """Return the error response during a shutdown. `Retry-After` is the shutdown's time limit."""
         why = "the server is shutting down and accepts no new requests"
-        return Refusal(503, why, retry_after_s=math.ceil(self.task.drain_s))
+        return Refusal(503, why, retry_after_s=math.ceil(self.task.drain_timeout_s))
 
     # -------------------------------------------------------------------------------- what clients
     # are told
 
     @property
     def max_model_len_entry(self) -> dict[str, int]:
-        """Model's context length under vLLM's name max_model_len, or {} if the length is unlimited."""
+        """JSON entry with the context length, named as in vLLM. {} if the length is unlimited."""
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
 
     def add_schema_limits(self, parameter: str, schemas: Sequence[dict[str, Any]]) -> None:
-        """Add the limits of one request parameter to its JSON schemas."""
         if parameter == "n":
             schemas[0]["maximum"] = self.task.max_open
         elif parameter in NEW_TOKENS:
@@ -193,6 +185,5 @@ class ServerLimits:
                     kind["maxItems"] = self.task.max_open
 
 
-def stop_texts_refusal() -> Refusal:
-    """Return the error response for too many stop texts or an empty one."""
-    return Refusal(400, f"stop: give at most {MAX_STOPS} strings, none of them empty", "stop")
+def make_stop_texts_refusal() -> Refusal:
+    return Refusal(400, f"stop: give at most {MAX_STOPS} non-empty strings", "stop")

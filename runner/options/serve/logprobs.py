@@ -10,7 +10,7 @@ MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; Ope
 
 @dataclass
 class ScoredToken:
-    """Token of an answer or a prompt, with its log-probability and those of its alternatives."""
+    """Token with its log-probability, and the log-probabilities of alternative tokens."""
 
     text: str
     logprob: float | None  # None for the first token: nothing precedes it

@@ -10,10 +10,8 @@ from runner.options.serve.keys import ServeConfig
 from runner_base import check_value, short_model_name
 
 
-def served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
-    """Return the name of the served model: `task.model_name`, or model, quantization, adapter and
-    rope, such as `embedded+nf4+lora-embedded+yarn`.
-    """
+def make_served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
+    """Return task.model_name, or a name made from the config, such as `embedded+nf4+lora-embedded`."""
     if task.model_name:
         return task.model_name
     adapter = config.lora.single_adapter
@@ -32,19 +30,19 @@ def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
     """Raise ConfigError for an adapter that has the base model's name, because requests could not
     distinguish them.
     """
-    taken = accepted_model_names(config, task)
+    taken = list_accepted_model_names(config, task)
     for name in config.lora.adapter_names:
-        need = f"clients already use {' and '.join(taken)} for the base model. Give the adapter another name"
+        need = f"requests for the base model use {' and '.join(taken)}. Give the adapter another name"
         check_value(name not in taken, "lora.adapters", name, need, code="conflict")
 
 
-def accepted_model_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
-    """Return the model names that requests may use: `task.model_name` only, or the composed name and
-    the model's plain name.
+def list_accepted_model_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
+    """Return the model names that requests may use.
 
-    A local folder is also accepted by the last part of its path.
+    That is `task.model_name` only, or the composed name and the model's plain name. A local
+    folder is also accepted by the last part of its path.
     """
-    served, name = served_model_name(config, task), config.model.name
+    served, name = make_served_model_name(config, task), config.model.name
     if task.model_name:
         return (served,)
     last_part = [Path(name).name] if Path(name).expanduser().exists() else []

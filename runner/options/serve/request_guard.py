@@ -50,7 +50,7 @@ class RequestGuard:
                 ended = True
                 if body.is_incomplete:
                     await send({**message, "more_body": True})
-                    await body.drain(STRANGER_BYTES if status in (401, 403) else DRAIN_BYTES)
+                    await body.discard_rest(STRANGER_BYTES if status in (401, 403) else DRAIN_BYTES)
                     message = {"type": message["type"]}
             await send(message)
 
@@ -67,7 +67,7 @@ class RequestGuard:
                 self.gateway.counters.left += 1
 
     def _check_headers(self, scope: Scope) -> Refusal | None:
-        """Return the error response if a request's headers are not accepted, otherwise None."""
+        """Return the error response for headers that are not accepted, otherwise None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
@@ -77,7 +77,7 @@ class RequestGuard:
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
-                why = f"without a key this server answers only requests to its own host name, not to {name!r}"
+                why = f"host {name!r} is not accepted. Without an API key, the server accepts only its own host name"
                 return Refusal(403, why)
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -85,7 +85,7 @@ class RequestGuard:
                 fix = "send the header `Authorization: Bearer KEY` with the server's key"
                 why = f"the API key is missing or wrong. {fix}"
                 return Refusal(401, why, code="invalid_api_key")
-        return self.gateway.limits.check_declared_body(headers)
+        return self.gateway.limits.check_content_length(headers)
 
 
 class LimitedBody:
@@ -114,9 +114,8 @@ class LimitedBody:
             raise HTTPException(refusal.status, refusal.message)
         return message
 
-    async def drain(self, max_bytes: int) -> None:
-        """Read and discard the rest of the body after the response, within limits, before the connection
-        is closed.
+    async def discard_rest(self, max_bytes: int) -> None:
+        """Read and discard up to `max_bytes` of the remaining body before the connection is closed.
 
         Closing a connection with unread bytes resets it. A client that sends its whole body before
         reading would lose the response.

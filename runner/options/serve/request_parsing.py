@@ -24,7 +24,7 @@ from runner.options.serve.bodies import (
 )
 from runner.options.serve.chat_messages import convert_messages
 from runner.options.serve.gateway import Gateway
-from runner.options.serve.limits import stop_texts_refusal
+from runner.options.serve.limits import make_stop_texts_refusal
 from runner.options.serve.refusals import Refusal
 from runner.options.serve.tools import OfferedTools
 from runner_base import unknown_choice_message
@@ -58,7 +58,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 REJECTION_REASONS = {
     "response_format": "only chats have it: /v1/chat/completions",
     "tools": "only chats have them: /v1/chat/completions",
-    "chat_template_kwargs": "all requests share one value: set model.chat_template_kwargs when you start the server",
+    "chat_template_kwargs": "not settable per request. Start the server with model.chat_template_kwargs",
 }
 # These describe the client, and are ignored.
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -66,7 +66,7 @@ LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 
 @dataclass
 class ParsedBody:
-    """Validated request: the engine requests for its prompts, and its response options."""
+    """A validated request: one engine request per prompt, and the options of the response."""
 
     requests: list[Request]  # one for each prompt
     stream: bool = False
@@ -79,12 +79,10 @@ class ParsedBody:
 
     @property
     def needs_token_ids(self) -> bool:
-        """Whether the prompts must be converted to token ids, because tokens will be scored."""
         return self.top is not None or self.scores_only
 
     @property
     def num_completions(self) -> int:
-        """Number of completions that the request runs at a time."""
         return len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
 
 
@@ -95,7 +93,7 @@ def parse_request_body(
     slow.
     """
     value = parse_json_body(data, content_type)
-    gateway.limits.check_sizes(value)
+    gateway.limits.check_list_lengths(value)
     body = validate_body(body_type, value)
     if isinstance(body, ChatBody):
         return parse_chat_request(body, gateway)
@@ -109,9 +107,7 @@ def parse_request_body(
 
 
 def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
-    """Return the JSON object in a body. Other content types are refused, because any web site's HTML
-    forms could send them.
-    """
+    """Parse a body as a JSON object. Refuses other content types, which HTML forms of any site could send."""
     headers = Headers()
     headers["content-type"] = content_type
     kind, subtype = headers.get_content_maintype(), headers.get_content_subtype()
@@ -181,7 +177,6 @@ def parse_completion_request(body: TextBody, gateway: Gateway) -> ParsedBody:
 
 
 def parse_generate_request(body: GenerateBody, gateway: Gateway) -> ParsedBody:
-    """Convert a body of the older tools' endpoint /generate."""
     reject_unsupported_parameters(body, {})
     return ParsedBody(
         [
@@ -207,7 +202,7 @@ def _make_parsed_request(
         raise Refusal(400, f"stream_interval={interval}: must be 1 or more", "stream_interval")
     if (options := options or StreamOptions()).include_obfuscation:
         raise Refusal(
-            400, "stream_options.include_obfuscation=true: this server does not pad its streams. Omit it"
+            400, "stream_options.include_obfuscation=true: this server does not support obfuscation. Omit it"
         )
     requests = [
         _make_engine_request(body, gateway, prompt, "max_tokens", max_tokens, n, bool(body.stream), number)
@@ -220,23 +215,24 @@ def _make_engine_request(
     body: SamplingFields,
     gateway: Gateway,
     prompt: Prompt,
-    key: str,
+    max_tokens_name: str,
     max_tokens: int | None,
-    n: int,
+    num_choices: int,
     is_streamed: bool,
     random_id: int | None,
 ) -> Request:
-    """Return the engine request for a prompt. With a seed, random numbers depend on the prompt's
-    position, not on its request id.
+    """Return the engine request for a prompt.
+
+    With a seed, sampling depends on the prompt's position, not on the request id.
     """
     if max_tokens is not None:
-        gateway.limits.check_new_tokens(key, max_tokens)
+        gateway.limits.check_new_tokens(max_tokens_name, max_tokens)
     if not prompt:
         raise Refusal(400, "prompt is empty", "prompt")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     gateway.limits.check_stops(stops)
     if not all(stops):
-        raise stop_texts_refusal()
+        raise make_stop_texts_refusal()
     new_tokens = max_tokens
     if new_tokens is None:
         new_tokens = min(gateway.config.generation.max_new_tokens, gateway.task.max_new_tokens)
@@ -254,7 +250,7 @@ def _make_engine_request(
         ignore_eos=bool(body.ignore_eos),
         recurring=True,
         sampling=Sampling(**drawn, seed=body.seed),
-        n=n,
+        n=num_choices,
         deltas=is_streamed and gateway.streams_deltas,
         random_id=None if body.seed is None else random_id or 0,
         adapter=gateway.find_adapter(body.model) if isinstance(body, OpenAIBody) else None,
@@ -271,8 +267,8 @@ def _check_requested_logprobs(parsed: ParsedBody, gateway: Gateway, name: str) -
 
 
 def reject_unsupported_parameters(body: BaseModel, neutral_values: dict[str, tuple[Any, ...]]) -> None:
-    """Raise Refusal for unknown parameters, and for unsupported parameters with values that would have
-    an effect.
+    """Raise Refusal for unknown parameters. Unsupported parameters are accepted with a value that
+    has no effect.
     """
     for name, value in (body.model_extra or {}).items():
         if value is None or name in LABELS or (name in neutral_values and value in neutral_values[name]):
@@ -280,7 +276,7 @@ def reject_unsupported_parameters(body: BaseModel, neutral_values: dict[str, tup
         if name in neutral_values:
             plain = " or ".join(repr(one) for one in neutral_values[name]) or "null"
             why = REJECTION_REASONS.get(name, "this server does not support this parameter")
-            raise Refusal(400, f"{name}: {why}. Omit it, or set it to {plain}", name)
+            raise Refusal(400, f"{name}: {why}. Omit this parameter, or use {plain}", name)
         raise Refusal(
             400, unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral_values}), name
         )

@@ -1,5 +1,5 @@
-"""Runs the HTTP server uvicorn in a thread, while the main thread receives signals and shuts the
-server down gracefully.
+"""Runs uvicorn in a thread. The main thread receives signals and shuts the server down
+gracefully.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Server:
         self._problem: BaseException | None = None
 
     def stop(self) -> None:
-        """Refuse new requests and end when running requests have ended. A second call ends the server
-        immediately.
-        """
+        """Finish running requests, then stop the server. A second call stops it immediately."""
         self._signals += 1
 
     def run(self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
@@ -92,7 +90,7 @@ class Server:
             access_log=False,
             lifespan="off",
             ws="none",
-            timeout_keep_alive=math.ceil(self.task.idle_s),
+            timeout_keep_alive=math.ceil(self.task.idle_timeout_s),
             timeout_graceful_shutdown=CLOSING_S,
             server_header=False,
             http=make_connection_class(gateway.limits),
@@ -112,14 +110,14 @@ class Server:
             await serving
 
     async def _wait_for_shutdown(self, gateway: Gateway) -> None:
-        """Wait until `stop` is called, then until running requests have ended, and log the progress."""
+        """Wait until the server has been stopped and running requests have ended. Logs the progress."""
         logged, ticks, rest = (0, 0), 0, IdleMemoryTrimmer(gateway)
         while not self._signals:
             await asyncio.sleep(0.1)
             ticks += 1
             if ticks % 10 == 0:
                 gateway.counters.record_token_rate()
-                await rest.trim_if_idle()
+                await rest.release_memory_if_idle()
                 if not self.driver.is_alive:
                     raise JobFailed("the engine stopped: see the server's log", code="failed")
             if ticks % (10 * LOG_EVERY) == 0:
@@ -127,25 +125,26 @@ class Server:
         gateway.is_draining = True
         if not gateway.is_idle:
             log.info(
-                "shutting down: open answers have %g s to finish (a second signal ends them)",
-                self.task.drain_s,
+                "shutting down: running requests have %g s to finish (a second signal cancels them)",
+                self.task.drain_timeout_s,
             )
-        deadline = gateway.loop.time() + self.task.drain_s
+        deadline = gateway.loop.time() + self.task.drain_timeout_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
         gateway.end_all_requests()
 
 
 class IdleMemoryTrimmer:
-    """Returns freed memory to the operating system when the server becomes idle. The C library would
-    keep freed memory per thread.
+    """Returns freed memory to the operating system while the server is idle.
+
+    The C library otherwise keeps freed memory for each thread.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway, self.trimmed_at, self.idle_s = gateway, 0, 0
 
-    async def trim_if_idle(self) -> None:
-        """Return freed memory to the system if the last request ended 5 s ago. Called once a second."""
+    async def release_memory_if_idle(self) -> None:
+        """Release freed memory if the server has been idle for 5 s. Must be called once a second."""
         counters = self.gateway.counters
         self.idle_s = self.idle_s + 1 if self.gateway.is_idle else 0
         if self.idle_s >= TRIM_S and counters.num_requests != self.trimmed_at:
@@ -154,8 +153,8 @@ class IdleMemoryTrimmer:
 
 
 def _raise_open_file_limit(num_files: int) -> None:
-    """Raise this process's limit of open files as far as the system allows, because each connection
-    uses one.
+    """Raise the limit of open files to `num_files`, or to the hard limit. Each connection needs
+    one file.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
@@ -163,11 +162,11 @@ def _raise_open_file_limit(num_files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _log_progress(gateway: Gateway, previous_counts: tuple[int, int]) -> tuple[int, int]:
+def _log_progress(gateway: Gateway, last_requests_and_tokens: tuple[int, int]) -> tuple[int, int]:
     counters = gateway.counters
     now = counters.num_requests, counters.new_tokens
-    if now != previous_counts:
-        requests, tokens = now[0] - previous_counts[0], now[1] - previous_counts[1]
+    if now != last_requests_and_tokens:
+        requests, tokens = now[0] - last_requests_and_tokens[0], now[1] - last_requests_and_tokens[1]
         log.info(
             "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
             requests,

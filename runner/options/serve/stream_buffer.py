@@ -18,8 +18,8 @@ class StreamBuffer:
         self.interval, self.room = tokens_per_event, 1
         self.held: list[tuple[str, bool]] = []
 
-    def add(self, texts: list[tuple[str, bool]], is_last: bool) -> list[tuple[str, bool]]:
-        """Add texts, and return those that are to be sent now. Thinking and answer remain separate."""
+    def add_texts(self, texts: list[tuple[str, bool]], is_last: bool) -> list[tuple[str, bool]]:
+        """Buffer pairs (text, is_thinking). Returns the pairs to send now, with adjacent texts joined."""
         self.held += [one for one in texts if one[0]]
         if len(self.held) < self.room and not is_last:
             return []

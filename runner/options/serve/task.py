@@ -16,12 +16,12 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import get_model_kind
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.model_names import check_adapter_names, served_model_name
+from runner.options.serve.model_names import check_adapter_names, make_served_model_name
 from runner.options.serve.render.start_message import format_start_message
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
-from runner.tasks.named_adapters import adapter_memory_notes
+from runner.tasks.named_adapters import build_adapter_memory_notes
 from runner_base import ConfigError, Result, machine, print_message, signals, suppress_heartbeat
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
@@ -37,32 +37,31 @@ BACKLOG = 1024  # connections that may wait to be accepted
 
 @dataclass
 class ServeInputs(TaskInputs):
-    """Input of task=serve: the API key that clients must send, which is never printed."""
+    """Input of task=serve: its config, and the API key that clients must send. The key is never
+    printed.
+    """
 
     task: ServeConfig
     key: str | None = field(repr=False)
 
 
 def prepare(config: RunnerConfig) -> ServeInputs:
-    """Read the API key. Raises ConfigError if the address is in use, or is reachable from other
-    machines without a key.
+    """Read the API key. Raises ConfigError if the address is in use, or if a public address has no
+    API key.
     """
     task = typed_task_config(config, ServeConfig)
     check_adapter_names(config, task)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            (
-                f"{KEY} (value hidden): clients send the key in an HTTP header. Use ASCII "
-                "letters, digits and signs only"
-            ),
+            (f"{KEY} (value hidden): invalid API key. Use printable ASCII characters without spaces"),
             code="bad_value",
         )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
             (
-                f"other machines can reach this server, so it needs a key. Set {KEY} in the "
-                "environment or in .env for server and clients, or use task.host=127.0.0.1"
+                f"this address is reachable from other machines and needs an API key. Set {KEY} in the "
+                "environment or in .env, or use task.host=127.0.0.1"
             ),
             key="task.host",
             value=task.host,
@@ -76,7 +75,7 @@ def prepare(config: RunnerConfig) -> ServeInputs:
 
 def preview(inputs: ServeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
     """Return notes on the memory of adapters, for plan=true."""
-    return "\n".join(render_notes(adapter_memory_notes(resolved)))
+    return "\n".join(render_notes(build_adapter_memory_notes(resolved)))
 
 
 def bind_socket(task: ServeConfig) -> socket.socket:
@@ -86,7 +85,7 @@ def bind_socket(task: ServeConfig) -> socket.socket:
             task.host, task.port, type=socket.SOCK_STREAM
         )[0]
     except (OSError, UnicodeError) as error:
-        need = "not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all addresses"
+        need = "this machine does not have this address. Use 127.0.0.1, or 0.0.0.0 for all addresses"
         raise ConfigError(need, key="task.host", value=task.host, code="bad_value") from error
     bound = socket.socket(family, kind, protocol)
     # a killed server leaves connections behind
@@ -95,31 +94,29 @@ def bind_socket(task: ServeConfig) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise _address_error(task, error) from error
+        raise _make_address_error(task, error) from error
     return bound
 
 
 def start_listening(task: ServeConfig, bound_socket: socket.socket) -> None:
-    """Let clients connect to a bound socket. Raises ConfigError if another program listens at the
-    address.
-    """
+    """Start listening on a bound socket. Raises ConfigError if another program uses the address."""
     try:
         bound_socket.listen(BACKLOG)
     except OSError as error:
-        raise _address_error(task, error) from error
+        raise _make_address_error(task, error) from error
 
 
-def _address_error(task: ServeConfig, error: OSError) -> ConfigError:
+def _make_address_error(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(
-            "not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all addresses",
+            "this machine does not have this address. Use 127.0.0.1, or 0.0.0.0 for all addresses",
             key="task.host",
             value=task.host,
             code="bad_value",
         )
-    fix = "stop the program that uses this port, or give another port (0: any free port)"
+    fix = "End the program that uses this port, or set another task.port (0: any free port)"
     return ConfigError(
-        f"{error.strerror} at {task.host}: {fix}", key="task.port", value=task.port, code="busy"
+        f"{error.strerror} at {task.host}. {fix}", key="task.port", value=task.port, code="busy"
     )
 
 
@@ -144,10 +141,10 @@ def run(inputs: ServeInputs, context: TaskContext) -> Result:
             key_variable = KEY if inputs.key else None
             port = bound.getsockname()[1]
             line = format_start_message(
-                served_model_name(config, task), config.lora.adapter_names, task.host, port, key_variable
+                make_served_model_name(config, task), config.lora.adapter_names, task.host, port, key_variable
             )
             start_listening(task, bound)
-            with signals.redirected_signals(server.stop):
+            with signals.redirect_signals(server.stop):
                 started = time.perf_counter()
                 with suppress_heartbeat():
                     server.run(bound, inputs.key, lambda: print_message(line))

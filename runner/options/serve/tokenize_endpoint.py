@@ -25,7 +25,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def tokenize_request(data: bytes, content_type: str, gateway: Gateway) -> bytes:
-    """Return the tokens and the rendered text of a prompt or chat as JSON. Slow for a long text."""
+    """Tokenize a prompt or chat and return the tokens as JSON. Run in a thread: long texts take time."""
     value = parse_json_body(data, content_type)
     gateway.limits.check_messages(value.get("messages"))
     body = validate_body(TokenizeBody, value)
@@ -45,8 +45,8 @@ def tokenize_request(data: bytes, content_type: str, gateway: Gateway) -> bytes:
             raise Refusal(
                 400,
                 (
-                    "add_special_tokens=false: not supported, because this tokenizer puts "
-                    "special tokens at the end of a text"
+                    "add_special_tokens=false: not supported for this tokenizer, which appends special "
+                    "tokens to a text"
                 ),
                 "prompt",
             )

@@ -1,5 +1,4 @@
-"""Functions that a request offers to the model: their place in the prompt, and the parser of tool
-calls in the answer.
+"""Describes the tools of a request in the prompt, and parses tool calls in the answer.
 
 The engine defines the formats in which models write calls. An incomplete or invalid call
 remains text of the answer.
@@ -48,15 +47,11 @@ class OfferedTools:
         allow_several: bool = True,
         is_strict: bool = False,
     ) -> None:
-        """With `required`, the model must call one of these functions; if empty, it may choose. With
-        is_strict, calls must match the schemas.
-        """
         self.served, self.functions, self.must = tool_support, functions, required_functions
         self.several, self.is_strict = allow_several, is_strict
 
     @property
     def grammar_rules(self) -> str | None:
-        """Grammar rules that constrain calls of the offered functions, or None if calls are unconstrained."""
         if not (self.must or self.is_strict or not self.several):
             return None
         among = [one for one in self.functions if not self.must or one["name"] in self.must]
@@ -64,11 +59,10 @@ class OfferedTools:
 
     @property
     def marks_thinking(self) -> bool:
-        """Whether the model's tool call format itself marks thinking."""
         return self.served.form.IS_RAW
 
     def parse_answer(self, answer: Answer) -> ParsedAnswer:
-        """Split an answer into text and tool calls. An incomplete call stays text."""
+        """Split an answer into text and tool calls. An incomplete call is returned as text."""
         parts = answer.parts
         thinking = parts.thinking if parts.has_thinking else None
         if parts.is_open:
@@ -87,7 +81,6 @@ class OfferedTools:
         return ParsedAnswer(lead + reading.text, calls, thinking)
 
     def format_calls(self, parsed_answer: ParsedAnswer) -> list[dict[str, Any]]:
-        """Return the tool calls of an answer in OpenAI's message format."""
         return [
             {"id": self.served.new_call_id(), "type": "function", "function": call}
             for call in parsed_answer.calls
@@ -95,8 +88,8 @@ class OfferedTools:
 
 
 class ToolCallStreamFilter:
-    """Filters the streamed texts of one choice: text that may be part of a tool call is held back
-    until the end.
+    """Filters the streamed texts of one choice. Text that may begin a tool call is buffered until
+    the end.
     """
 
     def __init__(self, offered_tools: OfferedTools) -> None:
@@ -104,7 +97,9 @@ class ToolCallStreamFilter:
         self.text, self.sent = "", 0
 
     def filter_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        """Return the part of new texts that can be sent now, each text with whether it is thinking."""
+        """Return the pairs (text, is_thinking) that can be sent now. Buffers the beginning of a
+        possible tool call.
+        """
         ready = []
         for text, is_thinking in texts:
             if is_thinking:
@@ -116,25 +111,26 @@ class ToolCallStreamFilter:
             self.sent = max(self.sent, end)
         return ready
 
-    def remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
+    def get_remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
         """Return the text of a complete answer that has not been sent yet."""
         thinking = parsed_answer.thinking if self.offered.marks_thinking else None
         return [(thinking or "", True), (parsed_answer.content[self.sent :], False)]
 
 
 class ToolSupport:
-    """How a server puts offered functions into prompts, and the tool call format of its model."""
+    """Describes offered tools in prompts, and parses the model's tool call format."""
 
     def __init__(self, task: ServeConfig, chat_template: str | None, model_name: str) -> None:
-        self.offer, self.template, self.model_name = task.tool_offer, chat_template, model_name
-        shown = None if task.tool_offer is ToolOffer.system else tool_calls.detect_format_name(chat_template)
-        is_auto = task.tool_form == AUTO
-        self.name = (shown or tool_calls.USUAL) if is_auto else task.tool_form
+        self.offer, self.template, self.model_name = task.tool_placement, chat_template, model_name
+        shown = (
+            None if task.tool_placement is ToolOffer.system else tool_calls.detect_format_name(chat_template)
+        )
+        is_auto = task.tool_call_format == AUTO
+        self.name = (shown or tool_calls.USUAL) if is_auto else task.tool_call_format
         self.form = tool_calls.import_tool_call_format(self.name)
 
     def parse_offered_tools(self, body: ChatBody) -> OfferedTools | None:
-        """Return the functions that a request offers, or None if it offers none."""
-        functions = [_tool_schema(number, tool) for number, tool in enumerate(body.tools or ())]
+        functions = [_make_tool_schema(number, tool) for number, tool in enumerate(body.tools or ())]
         names = [function["name"] for function in functions]
         choice = "auto" if body.tool_choice is None else body.tool_choice
         if isinstance(choice, str) and choice not in CHOICES:
@@ -150,7 +146,7 @@ class ToolSupport:
             return None
         several, must = body.parallel_tool_calls is not False, names if choice == "required" else []
         if not isinstance(choice, str):
-            must, several = [_required_function(choice, names)], False
+            must, several = [_get_required_function(choice, names)], False
         is_strict = any(tool.function and tool.function.strict for tool in body.tools or ())
         return OfferedTools(self, functions, must, several, is_strict)
 
@@ -159,30 +155,29 @@ class ToolSupport:
     ) -> tuple[Message, ...]:
         """Return the conversation for the model's prompt, including the offered functions."""
         if self.offer is ToolOffer.system:
-            return self._tools_as_text(messages, offered_tools)
+            return self._convert_tools_to_text(messages, offered_tools)
         if offered_tools is None:
             return tuple(messages)
         if self.template is not None and not chat_templates.template_supports_tools(self.template):
             raise Refusal(
                 400,
                 (
-                    f"tools: the chat template of {self.model_name} has no place for tools. Start "
-                    "the server with task.tool_offer=system, which describes them in the system "
-                    "message"
+                    f"tools: the chat template of {self.model_name} does not support tools. Start the "
+                    "server with task.tool_placement=system, which describes tools in the system message"
                 ),
                 "tools",
             )
         return (Message.from_tool_schemas(offered_tools.functions), *messages)
 
-    def _tools_as_text(
+    def _convert_tools_to_text(
         self, messages: Sequence[Message], offered_tools: OfferedTools | None
     ) -> tuple[Message, ...]:
-        """Return a conversation with functions and results as plain text, for a chat template that does
-        not support them.
+        """Convert tools, tool calls and results of a conversation to plain text, for a chat template
+        without tool support.
         """
         plain: list[Message] = []
         for turn in messages:
-            written = self._message_as_text(turn)
+            written = self._convert_message_to_text(turn)
             if turn.role == "tool" and plain and plain[-1].role == "user":
                 plain[-1] = Message("user", f"{plain[-1].content}\n\n{written.content}")
             else:
@@ -194,8 +189,7 @@ class ToolSupport:
         words = tool_calls.append_tools_to_system_message(offered_tools.functions, self.form, system)
         return (Message("system", words), *plain[has_system:])
 
-    def _message_as_text(self, message: Message) -> Message:
-        """Return a chat message whose tool calls and results are converted to plain text."""
+    def _convert_message_to_text(self, message: Message) -> Message:
         values = message.to_dict()
         if message.role == "tool":
             name = values.get("name") or "the function"
@@ -216,10 +210,9 @@ class ToolSupport:
         return own if self.name == "mistral" else f"call_{own}"
 
 
-def _required_function(tool_choice: Chosen, function_names: Sequence[str]) -> str:
-    """Return the name of the function that a request requires the model to call."""
+def _get_required_function(tool_choice: Chosen, function_names: Sequence[str]) -> str:
     if tool_choice.type != "function" or tool_choice.function is None:
-        need = "give auto, none, required, or {'type': 'function', 'function': {'name': …}}"
+        need = "tool_choice must be auto, none, required, or {'type': 'function', 'function': {'name': …}}"
         raise Refusal(400, f"tool_choice.type={tool_choice.type!r}: {need}", "tool_choice")
     name = tool_choice.function.name
     if name not in function_names:
@@ -228,7 +221,7 @@ def _required_function(tool_choice: Chosen, function_names: Sequence[str]) -> st
     return name
 
 
-def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
+def _make_tool_schema(number: int, tool: Tool) -> dict[str, Any]:
     """Return the definition of an offered function in the format of chat templates."""
     where = f"tools[{number}]"
     if tool.type != "function" or tool.function is None:
@@ -236,7 +229,7 @@ def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
         raise Refusal(400, f"{where}.type={tool.type!r}: {need}", "tools")
     function = tool.function
     if not FUNCTION_NAME.fullmatch(function.name):
-        need = "give 1 to 128 letters, digits, dots, dashes and underscores"
+        need = "a function name has 1 to 128 letters, digits, dots, dashes and underscores"
         raise Refusal(400, f"{where}.function.name={function.name!r}: {need}", "tools")
     parameters = NO_PARAMETERS if function.parameters is None else function.parameters
     try:
@@ -249,8 +242,8 @@ def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
 
 
 def _serialize_call(call: tool_calls.ToolCall) -> dict[str, Any]:
-    """Return a tool call's name and arguments as JSON text. Raises Malformed if JSON cannot express
-    them.
+    """Return a tool call's name and arguments as JSON text. Raises MalformedToolCall for values
+    that JSON cannot represent.
     """
     try:
         arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)

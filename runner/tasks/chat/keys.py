@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner_base import NotInIdentity, Text, config_field, not_blank
 from runner_engine import GenerationConfig
 
@@ -21,17 +21,16 @@ class ChatConfig(TaskConfig):
     system: Text | None = None
     load: str | None = config_field(
         None,
-        NotInIdentity("every conversation is a job of its own"),
-        not_blank("give a file that /save wrote, or null"),
+        NotInIdentity("every conversation is a separate job"),
+        not_blank("give a conversation file written by /save, or null"),
     )
 
     @property
     def reads_stdin(self) -> bool:
-        """Always True, because the user types on stdin."""
         return True
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return no work amounts, because the user decides how long the conversation takes."""
+    ) -> list[RequestedCompletions]:
+        """Always empty, because the length of a conversation is unknown."""
         return []

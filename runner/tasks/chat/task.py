@@ -65,7 +65,7 @@ PLAIN_STOP = ("\nUser:",)
 
 @dataclass
 class InitialMessages(TaskInputs):
-    """The messages with which a conversation starts, loaded from an earlier one or empty."""
+    """Messages at the start of a conversation, empty or loaded from a file."""
 
     task: ChatConfig
     messages: list[Message]
@@ -150,7 +150,7 @@ class Chat:
     def run_conversation(self, read_line: Callable[[str], str]) -> None:
         """Read user turns and print the model's answers until the input ends."""
         print_message(chat.BEGINNING)
-        with terminal.catch_ctrl_c() as pressed:
+        with terminal.record_ctrl_c() as pressed:
             for line in terminal.read_user_lines(read_line, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
@@ -177,11 +177,11 @@ class Chat:
             )
         self.commands[name](argument.strip())
 
-    def _answer_turn(self, text: str, ctrl_c_flag: list[bool]) -> None:
-        """Send a user turn to the model and print its answer while it is generated. Ctrl-C ends the answer."""
+    def _answer_turn(self, text: str, was_interrupted: list[bool]) -> None:
+        """Send a user turn to the model and stream the answer to the terminal. Ctrl-C ends the answer."""
         messages, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
         self._submit_turn(messages)
-        ctrl_c_flag[:] = [False]
+        was_interrupted[:] = [False]
         completions: list[Completion] = []
         thoughts = terminal.ThinkingPrinter()
 
@@ -190,11 +190,11 @@ class Chat:
                 if isinstance(event, Completion):
                     completions.append(event)
                 elif event.thinking:
-                    thoughts.print_piece(event.text)
+                    thoughts.print_chunk(event.text)
                 else:
                     thoughts.finish()
                     print(escape_control_characters(event.text), end="", flush=True)
-            if ctrl_c_flag[0]:
+            if was_interrupted[0]:
                 self.session.cancel(self.turns)
 
         try:
@@ -203,20 +203,19 @@ class Chat:
             thoughts.finish()
         [completion] = completions
         print(flush=True)
-        ctrl_c_flag.clear()
+        was_interrupted.clear()
         self.recorder.append_sample(replace(build_sample(completion), question=text))
         self.turns += 1
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)", code="failed")
         answer, parts = completion.answer, completion.answer.parts
         if answer.finish_reason.is_cut_off:
-            print_message(chat.truncated_answer_line(completion))
+            print_message(chat.format_truncated_answer_line(completion))
         thinking = parts.thinking if parts.has_thinking else None
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
 
     def _submit_turn(self, messages: list[Message]) -> None:
-        """Submit the conversation in the model's chat template, or as plain text if the model has none."""
         request = Request(
             self.turns, tuple(messages), keep=True, sampling=self.sampling, deltas=True, **self.limits
         )
@@ -254,7 +253,9 @@ class Chat:
                 number: Any = PARAMETERS[key].parse(value) if key in PARAMETERS else int(value)
             except ValueError as error:
                 raise ConfigError(
-                    f"{value or 'nothing'} is not a number", key=f"/set {assignment}", code="bad_value"
+                    f"expected a number, found {value or 'nothing'}",
+                    key=f"/set {assignment}",
+                    code="bad_value",
                 ) from error
             limits = {key: number} if key in LIMITS else {}
             try:
@@ -268,7 +269,7 @@ class Chat:
             self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
-        settings = vars(self.sampling.with_defaults(self.generation, self.seed)) | limits
+        settings = vars(self.sampling.apply_defaults(self.generation, self.seed)) | limits
         print_message(
             "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
         )

@@ -1,6 +1,4 @@
-"""Steps of collecting a job's answers, used by answer_collection.py, and the interfaces that tasks
-implement.
-"""
+"""Steps of collecting a job's answers, and interfaces that tasks implement."""
 
 # what the engine has measured, kept beside the answers
 from runner.records.engine_measurements import EngineMeasurements as EngineMeasurements
@@ -33,7 +31,7 @@ from runner.tasks.collecting.policy import Policy as Policy
 from runner.tasks.collecting.repeat import RepeatOrder as RepeatOrder
 
 # loads the engine, asks, and records each answer at once
-from runner.tasks.collecting.request_runner import answer_requests as answer_requests
+from runner.tasks.collecting.request_runner import send_unanswered_requests as send_unanswered_requests
 
 # the judge of a task that judges nothing
 from runner.tasks.collecting.samples import UNJUDGED as UNJUDGED

@@ -1,4 +1,4 @@
-"""Reuses other jobs' answers to the same questions, so that these questions are not sent again."""
+"""Reuses answers of other jobs with equal inputs, so that fewer questions are sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AnswerReuse(Policy):
         self._unreadable: list[Note] = []
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return other jobs' answers with newly computed verdicts, and mark this job's answers as reusable."""
+        """Return answers of jobs with equal inputs, judged for this job."""
         sibling_jobs.mark_job_reusable(self.job)
         if not unanswered_ids or not self.is_wanted:
             return {}
@@ -31,5 +31,4 @@ class AnswerReuse(Policy):
         return known
 
     def notes(self) -> list[Note]:
-        """Return notes on jobs whose answers could not be read."""
         return self._unreadable

@@ -1,4 +1,4 @@
-"""Result of sending a job's requests: samples in order, their origin, problems and costs."""
+"""Result of sending a job's requests: samples, notes, measurements and costs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.render.titles import GUESSES_BY_KIND
 from runner.scorers import cost_and_model_metrics
-from runner.tasks.collecting.draft_token_counts import acceptance_by_category
+from runner.tasks.collecting.draft_token_counts import build_acceptance_rows
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import FinishReason, JobFailed, Sample
 from runner_base.notes import Note, note
 from runner_engine import EngineReport
 from runner_engine.render.notes import render_engine_note
 
-NOT_AGAIN = "The same command does not repeat these requests. Repeat them with rerun=failed"
+NOT_AGAIN = "Running the same command does not repeat these requests. Use rerun=failed"
 
 
 @dataclass
@@ -51,7 +51,7 @@ class CollectedAnswers:
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Tables with timings of each part of the model, and with the acceptance of draft tokens."""
-        by_kind = acceptance_by_category(self.samples)
+        by_kind = build_acceptance_rows(self.samples)
         of_parts = self.measured.tables if self.measured else {}
         return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
 
@@ -59,14 +59,12 @@ class CollectedAnswers:
 def build_collected_answers(
     stored_answers: StoredAnswers,
     num_questions: int | None,
-    measured: EngineMeasurements | None,
+    measurements: EngineMeasurements | None,
     notes: list[Note],
     num_retried: int,
     error_key: str,
 ) -> CollectedAnswers:
-    """Return the samples that the job needs, with notes and costs. Raises JobFailed if no question has
-    an answer.
-    """
+    """Return the job's samples with notes and costs. Raises JobFailed without any answer."""
     samples = [
         stored_answers.recorder.samples[int(request.id)]
         for request in stored_answers.requests[:num_questions]
@@ -75,11 +73,11 @@ def build_collected_answers(
         stored_answers.settled[sample.index] for sample in samples if sample.index in stored_answers.settled
     ]
     done = CollectedAnswers(
-        samples, [*notes, *_sample_origin_notes(samples, own, num_retried)], measured=measured
+        samples, [*notes, *_build_reuse_notes(samples, own, num_retried)], measured=measurements
     )
-    if measured is not None:
-        done.note_values += render_engine_notes(measured.stats, measured.report)
-        done.metrics = dict(measured.metrics)
+    if measurements is not None:
+        done.note_values += render_engine_notes(measurements.stats, measurements.report)
+        done.metrics = dict(measurements.metrics)
     elif report := _find_reused_engine_report(stored_answers.recorder, samples):
         done.known = report.facts
         done.note_values += map(render_engine_note, report.notes)
@@ -89,8 +87,8 @@ def build_collected_answers(
     ):
         done.metrics["stopped_by_context"] = full
         done.note_values.append(note("context_full", "warning", answers=full))
-    if measured is not None and (models := describe_answering_models(samples)):
-        measured.report.facts["answered_by"] = models
+    if measurements is not None and (models := describe_answering_models(samples)):
+        measurements.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
             done.note_values.append(note("server_changed_model", "warning", models=models))
     done.problems = unanswered_messages_or_fail(error_key, samples)
@@ -98,21 +96,18 @@ def build_collected_answers(
 
 
 def unanswered_messages_or_fail(error_key: str, samples: list[Sample]) -> list[str]:
-    """Return messages on unanswered questions with reasons and remedies. Raises JobFailed if no question
-    is answered.
-    """
+    """Describe unanswered questions. Raises JobFailed if no question is answered."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
         raise JobFailed(
-            f"no request succeeded; the first error: {failed[0].error}{hint}", key=error_key, code="failed"
+            f"all requests failed. First error: {failed[0].error}{hint}", key=error_key, code="failed"
         )
     return describe_unanswered_questions(samples)
 
 
 def describe_unanswered_questions(samples: list[Sample]) -> list[str]:
-    """Return messages on unanswered questions, with reasons and remedies."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
     temporary = [sample for sample in failed if not sample.permanent]
@@ -122,11 +117,11 @@ def describe_unanswered_questions(samples: list[Sample]) -> list[str]:
             "ended in an error",
             "The other answers are saved. Run the same command to repeat these requests",
         ),
-        (permanent, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
+        (permanent, "cannot be answered", f"The other answers are saved. {NOT_AGAIN}"),
     )
     return [
         (
-            f"{len(some)} of {len(samples)} prompts {how}. The first is number {some[0].index}: "
+            f"{len(some)} of {len(samples)} prompts {how}. First error (prompt {some[0].index}): "
             f"{some[0].error}. {then}"
         )
         for some, how, then in kinds
@@ -134,10 +129,8 @@ def describe_unanswered_questions(samples: list[Sample]) -> list[str]:
     ]
 
 
-def _sample_origin_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
-    """Return notes on how many samples came from disk or from other jobs. Empty if all were generated
-    now.
-    """
+def _build_reuse_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
+    """Return notes on how many samples come from disk or from other jobs."""
     generated = sum(sample.reused_from is None for sample in stored_samples)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [note("samples_on_disk", count=generated, total=len(samples))] * bool(generated)
@@ -149,10 +142,9 @@ def _sample_origin_notes(samples: list[Sample], stored_samples: list[Sample], nu
 
 
 def _find_reused_engine_report(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
-    """Return the engine report, without measurements, of the job from which most samples were reused."""
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
-        if measured := EngineMeasurements.read_from(
+        if measured := EngineMeasurements.read_from_folder(
             sibling_jobs.sibling_job_folder(recorder.job, str(giver))
         ):
             return measured.report

@@ -1,4 +1,4 @@
-"""Acceptance of draft tokens by category of text, because some texts are easier to predict."""
+"""Computes the acceptance rate of draft tokens per category of text."""
 
 from __future__ import annotations
 
@@ -22,29 +22,25 @@ def sum_draft_counts(counts: Iterable[Counts | None]) -> Counts | None:
     return looked_at, right
 
 
-def sample_category(sample: Sample) -> str | None:
-    """Return the sample's category. None if the task defines no categories."""
+def get_sample_category(sample: Sample) -> str | None:
     return sample.tool_category or sample.recall_kind or sample.category or sample.cluster
 
 
-def acceptance_by_category(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Return table rows with draft token acceptance: one per category and one for all. Empty for a
-    single category.
-    """
+def build_acceptance_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return table rows with the acceptance rate per text category. [] if there is only one category."""
     guessed = [sample for sample in samples if sample.guessed and sample.reused_from is None]
     by_kind: dict[str, list[Sample]] = {}
     for sample in guessed:
-        if (kind := sample_category(sample)) is not None:
+        if (kind := get_sample_category(sample)) is not None:
             by_kind.setdefault(kind, []).append(sample)
     if len(by_kind) < 2:
         return []
-    return [_acceptance_row(kind, of_kind) for kind, of_kind in sorted(by_kind.items())] + [
-        _acceptance_row(ALL, guessed)
+    return [_build_acceptance_row(kind, of_kind) for kind, of_kind in sorted(by_kind.items())] + [
+        _build_acceptance_row(ALL, guessed)
     ]
 
 
-def _acceptance_row(category: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return a table row with the acceptance rate at each draft position and the tokens per step."""
+def _build_acceptance_row(category: str, samples: Sequence[Sample]) -> dict[str, Any]:
     looked_at, right = sum_draft_counts(sample.guessed for sample in samples) or ([], [])
     by_place = {
         f"token_{place}": f"{accepted / tried:.0%}" if tried else "–"

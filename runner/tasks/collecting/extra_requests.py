@@ -22,7 +22,7 @@ def collect_extra_answers(
     judge: Judge,
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """Complete extra requests into their own samples file. Returns all samples and their problems.
+    """Collect answers to extra requests in a separate samples file. Returns samples and error messages.
 
     The samples are recorded and resumed like the questions. They do not count in the job's reported
     speed.

@@ -1,8 +1,7 @@
-"""Base class of policies, which modify how a job sends its questions, and a combination of several
-policies.
+"""Base class of policies, which modify how a job collects its answers.
 
 Early stopping, second answers, reuse of other jobs' answers and thinking, the order, and fields
-of the progress bar are policies. No policy knows of another.
+of the progress bar are policies. No policy knows of another. CombinedPolicy combines them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from runner_engine import Completion, Engine, EngineReport, PartialAnswers, Requ
 
 
 class Policy:
-    """Base class of policies, each of which modifies one aspect of how a job collects its answers.
+    """Base class of policies, which modify how a job collects its answers.
 
     The methods stand in the order of their calls. Here they do nothing: a policy overrides those
     that it needs.
@@ -30,7 +29,7 @@ class Policy:
         return {}
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Receive the existing answers, and return how many questions are enough. None means all questions.
+        """Process the recorded answers. Returns the number of questions that the job needs, or None for all.
 
         Called again after the load, because some known answers may belong to another prompt.
         """
@@ -46,24 +45,24 @@ class Policy:
         """Yield the requests in rounds. All requests of a round are answered before the next round starts."""
         yield requests
 
-    def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the tokens with which a request's answer begins. None if they are unknown."""
+    def get_known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
+        """Return the first tokens of an answer if they are known, such as reused thinking."""
         return None
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return how many questions may be in progress at once after `num_ended` questions have ended."""
+        """Return how many questions may be in progress after `num_ended` questions have ended."""
         return sys.maxsize
 
     def on_answer(self, sample: Sample) -> int | None:
-        """Process a new answer, and return how many questions are enough. None means all questions."""
+        """Process a new answer. Returns the number of questions that the job needs, or None for all."""
         return None
 
     def progress_fields(self) -> dict[str, str]:
-        """Return labelled values that the progress bar shows after each answer, besides the speed."""
+        """Return labelled values to show in the progress bar."""
         return {}
 
     def next_extra_requests(self) -> list[Request]:
-        """Return extra requests to send while questions are queued. Their ids must differ from question ids."""
+        """Return extra requests to send now. Extra requests must not use the ids of questions."""
         return []
 
     def on_extra_answer(self, *completions: Completion) -> None:
@@ -94,7 +93,7 @@ class CombinedPolicy(Policy):
         return known
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Return the smallest number of questions that any of the policies considers enough."""
+        """Return the smallest number of questions that any policy needs."""
         return _min_or_none([policy.start(samples) for policy in self.policies])
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
@@ -102,16 +101,14 @@ class CombinedPolicy(Policy):
             policy.on_engine_loaded(engine, report)
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the rounds of the first policy, each split by the second policy, and so on."""
-        yield from _split_by_all_policies(self.policies, requests)
+        yield from _split_into_rounds_by_policies(self.policies, requests)
 
-    def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the known answer tokens from the first policy that has any."""
+    def get_known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
         return next(
             (
                 begun
                 for policy in self.policies
-                if (begun := policy.known_answer_tokens(request_id)) is not None
+                if (begun := policy.get_known_answer_tokens(request_id)) is not None
             ),
             None,
         )
@@ -121,7 +118,7 @@ class CombinedPolicy(Policy):
         return min((policy.max_in_flight(num_ended) for policy in self.policies), default=sys.maxsize)
 
     def on_answer(self, sample: Sample) -> int | None:
-        """Return the smallest number of questions that any of the policies considers enough."""
+        """Return the smallest number of questions that any policy needs."""
         return _min_or_none([policy.on_answer(sample) for policy in self.policies])
 
     def progress_fields(self) -> dict[str, str]:
@@ -136,7 +133,6 @@ class CombinedPolicy(Policy):
         return further
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Pass the completions to the policy that sent the extra request."""
         self._further.pop(completions[0].id).on_extra_answer(*completions)
 
     def finish(self, samples: Iterable[Sample]) -> None:
@@ -152,10 +148,12 @@ def _min_or_none(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
-def _split_by_all_policies(policies: Sequence[Policy], requests: list[Request]) -> Iterator[list[Request]]:
+def _split_into_rounds_by_policies(
+    policies: Sequence[Policy], requests: list[Request]
+) -> Iterator[list[Request]]:
     if not policies:
         yield requests
         return
     first, *rest = policies
     for some in first.split_into_rounds(requests):
-        yield from _split_by_all_policies(rest, some)
+        yield from _split_into_rounds_by_policies(rest, some)

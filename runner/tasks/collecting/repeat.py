@@ -1,4 +1,4 @@
-"""task.repeat: each repeat of a job except the first sends its questions in another order."""
+"""Implements task.repeat_index: every repeat of a job sends its questions in another order."""
 
 from __future__ import annotations
 
@@ -16,5 +16,4 @@ class RepeatOrder(Policy):
         self.repeat = repeat
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield all requests as one round, shuffled for this repeat."""
         yield Random(self.repeat).sample(requests, len(requests)) if self.repeat else requests

@@ -15,17 +15,18 @@ from runner_base import Progress
 from runner_engine import Completion, Request, require_capabilities
 
 
-def answer_requests(
+def send_unanswered_requests(
     stored_answers: StoredAnswers,
     context: TaskContext,
     judge: Judge,
     policy: Policy,
-    partial: PartialAnswersFile,
-    earlier_measured: EngineMeasurements | None,
+    partial_file: PartialAnswersFile,
+    earlier_measurements: EngineMeasurements | None,
     num_questions: int | None = None,
 ) -> tuple[int | None, EngineMeasurements]:
-    """Send all unanswered requests. Returns how many questions were enough (None: all) and the engine
-    measurements.
+    """Send all unanswered requests and record the answers.
+
+    Returns the number of questions needed, or None for all, and the measurements.
     """
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
     require_capabilities(
@@ -35,19 +36,19 @@ def answer_requests(
     )
     with recorder.create_progress_bar(num_questions or len(stored_answers.requests), "loading") as bar:
         measuring = MeasurementRecorder(
-            engine, recorder.folder, earlier_measured, context.config.model.is_on_server
+            engine, recorder.folder, earlier_measurements, context.config.model.is_on_server
         )
         policy.on_engine_loaded(engine, measuring.report)
         stored_answers.reject_changed_prompts(engine)
         stored_answers.record_reused()
         policy.start(stored_answers.answered_samples)
         bar.set_title(task)
-        asking = RequestRunner(stored_answers, context, judge, policy, partial, measuring, bar)
+        asking = RequestRunner(stored_answers, context, judge, policy, partial_file, measuring, bar)
         asking.questions_per_request = (num_questions or len(stored_answers.requests)) / len(
             stored_answers.requests
         )
-        asking.run_all()
-    return asking.enough, measuring.write_now()
+        asking.send_all_rounds()
+    return asking.enough, measuring.write_measurements()
 
 
 class RequestRunner:
@@ -71,12 +72,11 @@ class RequestRunner:
         self._ended = len(stored_answers.requests) - len(stored_answers.todo)
         self._news: dict[str, str] = {}
 
-    def run_all(self) -> None:
-        """Send requests round by round until every question, or enough questions, have an answer."""
+    def send_all_rounds(self) -> None:
         self.show_progress()
         with report_saved_on_interrupt(self.recorder.done):
             for requests in self.policy.split_into_rounds(self.kept.todo):
-                self._run_round([self._with_known_tokens(request) for request in requests])
+                self._run_round([self._add_known_tokens(request) for request in requests])
                 if self.enough is not None:
                     break
 
@@ -89,27 +89,26 @@ class RequestRunner:
             on_step=self.show_progress,
             max_in_flight=self.policy.max_in_flight,
             extra_source=self.policy,
-            on_interrupt=self.save_unfinished,
+            on_interrupt=self.save_unfinished_answers,
             answered_requests=[request for request in self.kept.requests if request.id not in to_come],
         )
 
-    def _with_known_tokens(self, request: Request) -> Request:
-        """Return the request, extended by answer tokens that are known from an interrupted start or from a
-        policy.
-        """
+    def _add_known_tokens(self, request: Request) -> Request:
         return replace(
             request,
-            begun=self.partial.get_answer_prefix(request.id, self.engine)
-            or self.policy.known_answer_tokens(request.id),
+            begun=self.partial.get_resumable_answers(request.id, self.engine)
+            or self.policy.get_known_answer_tokens(request.id),
         )
 
     def show_progress(self) -> None:
         share = self.questions_per_request
         ended, under_way = share * self._ended, share * self.engine.stats.under_way
-        self.bar.set_position_with_pending(ended, under_way, **self._news, **self.measuring.progress_fields())
+        self.bar.set_position_with_pending(
+            ended, under_way, **self._news, **self.measuring.format_progress_fields()
+        )
 
     def record_answer(self, *completions: Completion) -> bool:
-        """Record the answer to a question. Returns True while more answers are needed."""
+        """Record the answer to a question. Returns whether more answers are needed."""
         sample = self.judge(build_sample(*completions), *completions)
         self.recorder.append_sample(sample)
         self.measuring.write_if_due()
@@ -119,7 +118,7 @@ class RequestRunner:
         self.show_progress()
         return self.enough is None
 
-    def save_unfinished(self, unfinished: list[Completion]) -> str:
-        """Save the unfinished answers after an interrupt, and return a message on how many were saved."""
-        self.measuring.write_now()
+    def save_unfinished_answers(self, unfinished: list[Completion]) -> str:
+        """Save unfinished answers after an interrupt. Returns a message for the user."""
+        self.measuring.write_measurements()
         return self.partial.save_unfinished(unfinished, self.engine, lambda name: name in self.recorder.done)

@@ -11,7 +11,7 @@ from runner_engine import Completion
 
 
 class Judge(Protocol):
-    """Interface by which a task judges its samples and checks which stored samples belong to the job."""
+    """Interface of a task's judge, which adds verdicts to samples and rejects samples of other jobs."""
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
         """Return the new sample with its verdict."""
@@ -27,7 +27,7 @@ class Judge(Protocol):
 
 
 class NoJudge:
-    """Judge for tasks without verdicts, which accepts every stored sample and reuses none of other jobs."""
+    """Judge for tasks without verdicts."""
 
     def __call__(self, sample: Sample, *_completions: Completion) -> Sample:
         return sample
@@ -43,7 +43,6 @@ UNJUDGED = NoJudge()
 
 
 def build_sample(*completions: Completion) -> Sample:
-    """Return all completions of one request as a sample without a verdict."""
     first = next((completion for completion in completions if completion.error is not None), completions[0])
     costs = [completion.cost_usd for completion in completions if completion.cost_usd is not None]
     several = len(completions) > 1

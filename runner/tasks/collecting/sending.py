@@ -1,4 +1,4 @@
-"""Sends many requests to an engine, and reports at an interrupt how many answers are saved."""
+"""Sends requests to an engine. After an interrupt, reports how many answers are saved."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def send_requests(
     on_interrupt: Callable[[list[Completion]], str] = lambda _: "",
     answered_requests: Sequence[Request] = (),
 ) -> None:
-    """Send requests, and pass the completions of each request to `on_completions`. If that returns
-    False, cancel the rest.
+    """Send requests, and pass the completions of each request to `on_completions`.
 
-    Requests that earlier starts have answered are only mentioned to the session. At a signal,
-    `on_interrupt` gets the unfinished completions and returns a message about them.
+    If `on_completions` returns False, the remaining requests are cancelled. Requests that earlier starts
+    have answered are only mentioned to the session. At a signal, `on_interrupt` gets the unfinished
+    completions and returns a message about them.
     """
     expected = {request.id: request.n for request in requests}
     arrived: dict[RequestId, list[Completion]] = {}
@@ -51,7 +51,7 @@ def send_requests(
                 expected[request.id] = request.n
                 session.submit(request)
 
-    def on_events(events: list[Event]) -> bool:
+    def handle_events(events: list[Event]) -> bool:
         on_step()
         for event in events:
             if isinstance(event, Completion):
@@ -69,7 +69,7 @@ def send_requests(
     with engine.open(batch_size) as session:
         session.announce_prompts(answered_requests)
         try:
-            run_requests(session, requests, on_events, max_in_flight)
+            run_requests(session, requests, handle_events, max_in_flight)
         except signals.BetweenSteps:
             choices = [*session.cancel_and_collect(), *chain(*arrived.values())]
             raise signals.Interrupted(
@@ -79,7 +79,6 @@ def send_requests(
 
 @contextmanager
 def report_saved_on_interrupt(saved_items: Sized, unit: str = "") -> Iterator[None]:
-    """Append the number of saved items to the message of an interrupt that occurs in this block."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -20,10 +20,10 @@ class StoredAnswers:
     """A job's requests, the stored answers, and the requests that are still unanswered."""
 
     def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
-        """Reject stored answers that belong to another job or would get another verdict now."""
+        """Reject stored answers that belong to another job or whose verdict has changed."""
         self.requests, self.recorder = requests, recorder
         self._reject_foreign_answers(judge)
-        self.todo = self._unanswered_requests(retry_permanent_errors=rerun == "failed")
+        self.todo = self._list_unanswered_requests(retry_permanent_errors=rerun == "failed")
         self.settled = {
             index: sample for index, sample in recorder.samples.items() if index not in self.unanswered_ids
         }
@@ -35,16 +35,14 @@ class StoredAnswers:
 
     @property
     def answered_samples(self) -> dict[int, Sample]:
-        """All stored answers by question index, including answers reused from other jobs."""
         return {**self.settled, **self.reused}
 
     @property
     def num_retried(self) -> int:
-        """Number of unanswered requests that ended in an error in an earlier start."""
+        """Number of unanswered requests that failed in an earlier start."""
         return sum(request.id in self.recorder.failed for request in self.todo)
 
-    def use_reused(self, samples: Mapping[int, Sample]) -> None:
-        """Add other jobs' answers to the answers of this job."""
+    def add_reused_samples(self, samples: Mapping[int, Sample]) -> None:
         self.reused = samples
         self.todo = [request for request in self.todo if request.id not in samples]
 
@@ -55,14 +53,11 @@ class StoredAnswers:
         self.todo = []
 
     def record_reused(self) -> None:
-        """Record the answers reused from other jobs, in the order of the questions."""
         for index in sorted(self.reused):
             self.recorder.append_sample(self.reused[index])
 
     def reject_changed_prompts(self, engine: Engine) -> None:
-        """Raise an error for a stored answer to a prompt that has changed. Such answers of other jobs are
-        only dropped.
-        """
+        """Raise an error if a stored answer belongs to another prompt. Drops such reused answers."""
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))
             if sample is not None and not _has_current_prompt(sample, request, engine):
@@ -87,7 +82,7 @@ class StoredAnswers:
                 )
             self.recorder.raise_if_rejected(index, judge.rejection_reason(sample))
 
-    def _unanswered_requests(self, retry_permanent_errors: bool) -> list[Request]:
+    def _list_unanswered_requests(self, retry_permanent_errors: bool) -> list[Request]:
         ended = set(self.recorder.done)
         if not retry_permanent_errors:
             ended |= {index for index, sample in self.recorder.failed.items() if sample.permanent}
@@ -95,5 +90,4 @@ class StoredAnswers:
 
 
 def _has_current_prompt(sample: Sample, request: Request, engine: Engine) -> bool:
-    """Return whether a stored sample was generated from the request's current prompt."""
     return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)

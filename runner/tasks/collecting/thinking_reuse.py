@@ -1,5 +1,4 @@
-"""Reuses another job's thinking: greedy jobs with different thinking budgets think the same until
-the smaller budget ends.
+"""Reuses the thinking of another greedy job that differs only in its thinking budget.
 
 So a sweep over `generation.thinking_tokens` thinks once. A job starts its answers with the
 tokens of the job with the largest budget, and the engine truncates them at the own budget. A
@@ -24,9 +23,7 @@ DIRECT = 3  # questions that are asked directly
 
 
 def mark_reusable_thinking(job: Job, thinking_budget: int | None, samples: Iterable[Sample]) -> None:
-    """Create a marker file by which jobs with a smaller thinking budget find this job, if it has any
-    thinking.
-    """
+    """Create a marker file so that jobs with a smaller thinking budget find this job's thinking."""
     if job.thoughts_key and any(sample.answer.thinking for sample in samples):
         name = f"{MARK}{job.thoughts_key}-{WITHOUT_BUDGET if thinking_budget is None else thinking_budget}"
         try:
@@ -47,7 +44,7 @@ class ThinkingReuse(Policy):
         self._note: Note | None = None
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield a few questions that are answered from scratch to check the reuse, then all others."""
+        """Yield a few questions that check the reuse, then the other questions."""
         if self.budget is not None:
             self._source, self._samples = _find_job_with_thinking(self.context.recorder.job, self.budget)
         thought = [request for request in requests if request.id in self._samples and request.n == 1]
@@ -55,12 +52,11 @@ class ThinkingReuse(Policy):
         rest = [request for request in requests if request not in self._direct]
         if self._direct:
             yield self._direct
-            self._allow_reuse_if_answers_equal()
+            self._allow_reuse_if_thinking_equal()
         if rest:
             yield rest
 
-    def known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the reused thinking tokens of an answer. None if the answer is generated from scratch."""
+    def get_known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
         sample = self._samples.get(int(request_id)) if self._is_checked else None
         if sample is None:
             return None
@@ -71,15 +67,13 @@ class ThinkingReuse(Policy):
         return PartialAnswers(sample.prompt_sha256, (tuple(sample.answer.token_ids),))
 
     def finish(self, samples: Iterable[Sample]) -> None:
-        """Mark this job's thinking for jobs with a smaller budget."""
+        """Let jobs with a smaller thinking budget reuse this job's thinking."""
         mark_reusable_thinking(self.context.recorder.job, self.budget, samples)
 
     def notes(self) -> list[Note]:
-        """Return a note on the reused thinking, or on the reason why none was reused."""
         return [] if self._note is None else [self._note]
 
-    def _allow_reuse_if_answers_equal(self) -> None:
-        """Allow reuse only if the answers generated from scratch equal the other job's answers."""
+    def _allow_reuse_if_thinking_equal(self) -> None:
         done = self.context.recorder.done
         asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
         differing = [
@@ -99,9 +93,6 @@ class ThinkingReuse(Policy):
 
 
 def _find_job_with_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[int, Sample]]:
-    """Return the finished job with the largest sufficient thinking budget, and its samples that contain
-    thinking.
-    """
     prefix = f"{MARK}{job.thoughts_key}-"
     found: list[tuple[float, str]] = []
     if not job.thoughts_key:
@@ -127,7 +118,7 @@ def _find_job_with_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[i
 
 
 def _has_same_thinking(answer: Answer, other: Answer) -> bool:
-    """Return whether two answers begin with the same tokens, up to the end of the shorter thinking."""
+    """Return whether the thinking of two answers has the same tokens, up to the shorter one."""
     pairs = zip(answer.token_ids, other.token_ids, strict=False)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return alike >= min(answer.thinking_tokens or 0, other.thinking_tokens or 0)

@@ -17,11 +17,11 @@ class GenerateConfig(PromptsConfig):
     module: ClassVar[str] = "runner.tasks.generate.task"
     name: ClassVar[str] = "generate"
     branches: list[Text] | None = config_field(
-        None, NotInIdentity("the SHA-256 of the prompts counts, and these are a part of them")
+        None, NotInIdentity("the input hashes of the prompts include the branches")
     )
     output: str | None = config_field(
         None,
-        NotInIdentity("names a copy of the completions, and changes nothing in them"),
+        NotInIdentity("the output file is only a copy of the completions"),
         not_blank("give a file, or null"),
     )
     overwrite: bool = config_field(False, NotInIdentity("whether another file may be replaced"))
@@ -33,10 +33,9 @@ class GenerateConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "give the text that begins each branch, or null for no branches"
+        need = "give a list with the first text of each branch, or null for no branches"
         check_value(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
     @property
     def output_file(self) -> str | None:
-        """The user's file to which completions are written. None if no file is configured."""
         return None if self.output is None else to_absolute_path(self.output)

@@ -75,14 +75,14 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
     path = resolve_output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()
-        check_value(usable, "task.output", task.output, f"{path} is not a file that can be written")
+        check_value(usable, "task.output", task.output, f"{path} is not a writable file")
         given = parse_prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check_value(
             not clash,
             "task.output",
             task.output,
-            "this is the file with the prompts. Give another one",
+            "the file contains the prompts and would be overwritten. Give another output file",
             code="conflict",
         )
     prompts = load_user_prompts(task)
@@ -95,15 +95,13 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
 
 
 def reject_branch_conflicts(config: RunnerConfig) -> None:
-    """Raise ConfigError for branches with a model without RoPE, or with an attention backend that has no
-    masks.
-    """
+    """Raise ConfigError for branches if the model or attention backend does not support them."""
     if not config.rope.has_branches:
         raise ConfigError(
             (
-                f"rope={config.rope.name} has no positions for branches, which need two "
-                "coordinates per token. Use rope=rope_2d, or omit task.branches (in JSON lines: "
-                "branches)"
+                f"rope={config.rope.name} does not support branches, which need two "
+                "coordinates per token. Use rope=rope_2d, or omit the branches (task.branches, or "
+                "the key branches in JSON lines)"
             ),
             code="conflict",
         )
@@ -120,7 +118,7 @@ def reject_branch_conflicts(config: RunnerConfig) -> None:
 def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     """Complete all unfinished prompts, then write all completions in the order of the prompts."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    written = reject_unsafe_output_file(task, prompts, recorder.samples)
+    written = require_safe_output_file(task, prompts, recorder.samples)
     requests = [build_prompt_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
@@ -144,7 +142,7 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
         if task.debug:
             log_prompt(resolved, build_prompt_request(task, 0, prompts[0]))
             log_completions(samples[0])
-        reject_unsafe_output_file(task, prompts, samples)
+        require_safe_output_file(task, prompts, samples)
         write_completions(task, prompts, samples, result, resolved.config.print is PrintMode.full)
     elif task.output is not None:
         raise RunRecordError(
@@ -158,7 +156,6 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
 
 
 def build_prompt_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:
-    """Return the request that continues a prompt, or each branch of the prompt."""
     branches = prompt.branches if isinstance(prompt, BranchedPrompt) else ()
     return Request(index, to_chat_or_raw_prompt(task, prompt), tuple(task.stop), branches=branches)
 
@@ -169,11 +166,10 @@ def log_prompt(resolved: ResolvedJob, request: Request) -> None:
     log.info("prompt %s after the chat template: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, beginning in enumerate(request.branches, start=1):
-        log.info("prompt %s, branch %d begins with %r", request.id, number, beginning)
+        log.info("prompt %s: branch %d begins with %r", request.id, number, beginning)
 
 
 def log_completions(sample: Sample) -> None:
-    """Log the completions of a prompt with their token ids."""
     for choice in sample.answers:
         log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
         parts = choice.parts
@@ -186,17 +182,16 @@ def log_completions(sample: Sample) -> None:
 # and showing
 
 
-def reject_unsafe_output_file(
+def require_safe_output_file(
     task: GenerateConfig,
     prompts: list[GivenPrompt],
     samples: dict[int, Sample],
-    known_content: bytes | None = None,
+    earlier_content: bytes | None = None,
 ) -> bytes | None:
-    """Reject an unwritable output folder, and an existing file with other content than this job's
-    completions.
+    """Raise an error if task.output cannot be written, or if it exists with other content.
 
-    Returns the file's content if it holds those completions: errors among them may become answers
-    while the job runs.
+    Returns the file's content if it holds this job's completions: errors among them may become
+    answers while the job runs.
     """
     path = resolve_output_path(task)
     if path is None:
@@ -210,12 +205,12 @@ def reject_unsafe_output_file(
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != known_content and not (
+    if content != earlier_content and not (
         is_whole and content == completions_to_jsonl(prompts, samples).encode()
     ):
         raise ConfigError(
             (
-                f"{path} exists and contains something other than this job's answers. Give "
+                f"{path} exists, and its content differs from this job's answers. Give "
                 "another file, or replace it with task.overwrite=true"
             ),
             key="task.output",
@@ -231,13 +226,12 @@ def write_completions(
     samples: dict[int, Sample],
     result: Result,
     show_thinking: bool,
-    known_content: bytes | None = None,
+    earlier_content: bytes | None = None,
 ) -> None:
-    """Write task.output, and add a table of completions to the job's result."""
     path = resolve_output_path(task)
     if path is not None:
         # the file may have appeared meanwhile
-        reject_unsafe_output_file(task, prompts, samples, known_content)
+        require_safe_output_file(task, prompts, samples, earlier_content)
         write_text_atomically(path, completions_to_jsonl(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = format_completion(prompts[0], samples[0], show_thinking)
@@ -250,7 +244,7 @@ def write_completions(
 
 
 def format_completion(prompt: GivenPrompt, sample: Sample, show_thinking: bool) -> str:
-    """Return a prompt's completion as text. Branches follow one another, each with its own beginning."""
+    """Return a prompt's completion as text. Each branch follows its number and its given beginning."""
     if not isinstance(prompt, BranchedPrompt):
         thinking, text = trim_thinking_and_answer(sample.answer)
         return f"[thinking] {thinking}\n\n{text}" if thinking and show_thinking else text
@@ -262,12 +256,11 @@ def format_completion(prompt: GivenPrompt, sample: Sample, show_thinking: bool) 
 def completion_table_rows(
     index: int, prompt: GivenPrompt, sample: Sample, show_thinking: bool
 ) -> list[dict[str, object]]:
-    """Return the table rows of one prompt: a single row, or one row per branch."""
     return [
         {
             "": index,
             **({"branch": number} if sample.branches else {}),
-            "prompt": format_prompt_beginning(prompt, number),
+            "prompt": format_truncated_prompt(prompt, number),
             **({"thinking": thinking} if thinking and show_thinking else {}),
             "completion": sample.error or text,
             "ended by": f"{choice.finish_reason.value}{(', still thinking' if choice.parts.is_open else '')}",
@@ -285,16 +278,13 @@ def trim_thinking_and_answer(answer: Answer) -> tuple[str, str]:
     return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
-def format_prompt_beginning(prompt: GivenPrompt, branch: int = 0) -> str:
-    """Return the beginning of a prompt, and of one of its branches, on one line."""
+def format_truncated_prompt(prompt: GivenPrompt, branch_number: int = 0) -> str:
     if isinstance(prompt, BranchedPrompt):
-        return (
-            f"{format_prompt_beginning(prompt.main)} | {format_prompt_beginning(prompt.branches[branch - 1])}"
-        )
+        return f"{format_truncated_prompt(prompt.main)} | {format_truncated_prompt(prompt.branches[branch_number - 1])}"
     text = " ".join((prompt if isinstance(prompt, str) else prompt[-1].content).split())
     return text if len(text) <= HEAD_CHARACTERS else f"{text[: HEAD_CHARACTERS - 1]}…"
 
 
 def resolve_output_path(task: GenerateConfig) -> Path | None:
-    """Return task.output with symbolic links resolved, because the file behind a link is replaced."""
+    """Return task.output with symbolic links resolved, so that links are not replaced."""
     return None if task.output is None else Path(task.output).expanduser().resolve()

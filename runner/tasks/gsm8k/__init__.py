@@ -1,3 +1,1 @@
-"""The task gsm8k: word problems, checks of the score's reliability, and early stopping of
-comparisons.
-"""
+"""The task gsm8k: word problems with reliability checks and early stopping."""

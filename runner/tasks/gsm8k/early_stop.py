@@ -28,7 +28,12 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
 from runner_base.named_jobs import JobReference
 from runner_base.notes import Note, note
-from runner_compare import InterimComparison, format_level, interim_summary, interim_verdict
+from runner_compare import (
+    InterimComparison,
+    format_interim_summary,
+    format_interim_verdict,
+    format_significance_level,
+)
 
 KEY = "task.early_stop_vs"
 # of the baseline, the share of the 5 %, the margin
@@ -42,22 +47,18 @@ MIN_AHEAD = 32  # at least so many questions are under way, so that an engine ha
 
 
 def find_baseline_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
-    """Return the baseline job, finished or not. None without a baseline, or if the job is its own
-    baseline.
-    """
+    """Return the baseline job, which may be unfinished. None if this job has no baseline."""
     task = typed_task_config(config, Gsm8kConfig)
     named = task.early_stop_vs
     return (
         None
         if named is None
-        else named_job.find_named_job(config, KEY, named, version, hashes, groups=GROUPS)
+        else named_job.find_referenced_job(config, KEY, named, version, hashes, allowed_groups=GROUPS)
     )
 
 
 def names_baseline(config: RunnerConfig) -> bool:
-    """Return whether the config names a baseline. Only config keys are read, because input files may be
-    missing.
-    """
+    """Return whether the config has a baseline. Reads only config keys, not input files."""
     task = typed_task_config(config, Gsm8kConfig)
     named = task.early_stop_vs
     if named is None or named_job.is_job_id(named, task):
@@ -65,18 +66,12 @@ def names_baseline(config: RunnerConfig) -> bool:
     return named_job.apply_named_overrides(config, KEY, named, GROUPS) != config
 
 
-def hash_comparison(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
-    """Return the hashes that identify a comparison. Its share of the 5 % error rate and its margin
-    determine where it stops.
-    """
+def build_comparison_hashes(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
     margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
-    return dict(zip(HASHES, [baseline.job_id, str(num_comparisons(task)), *margin], strict=False))
+    return dict(zip(HASHES, [baseline.job_id, str(count_comparisons(task)), *margin], strict=False))
 
 
-def num_comparisons(task: Gsm8kConfig) -> int:
-    """Return how many comparisons share the 5 % error rate: all comparisons of a grid, or 1 for a single
-    job.
-    """
+def count_comparisons(task: Gsm8kConfig) -> int:
     return task.early_stop_comparisons or 1
 
 
@@ -85,10 +80,7 @@ def margin_fraction(task: Gsm8kConfig) -> float | None:
     return None if task.early_stop_margin is None else task.early_stop_margin / 100
 
 
-def baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
-    """Return a plan's note with the baseline, the significance level, and how many questions the
-    decision may take.
-    """
+def build_baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
     return note(
         "stops_early_against",
         named_as=task.early_stop_vs,
@@ -96,7 +88,7 @@ def baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
         state=named_job.describe_job_state(baseline),
         margin=margin_fraction(task),
         count=num_questions,
-        comparisons=num_comparisons(task),
+        comparisons=count_comparisons(task),
     )
 
 
@@ -117,16 +109,16 @@ class EarlyStop(Policy):
     _waiting: dict[int, Sample] = field(default_factory=dict)  # answers to later questions
 
     @classmethod
-    def read_baseline(cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]) -> EarlyStop:
-        """Create the policy from a finished baseline. Raises ConfigError for an unfinished one or other
-        questions.
-        """
+    def from_finished_baseline(
+        cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]
+    ) -> EarlyStop:
+        """Create the policy from a finished baseline. Raises ConfigError if jobs cannot be compared."""
         task = typed_task_config(config, Gsm8kConfig)
         named_as = task.early_stop_vs or ""
         record = named_job.wait_for_finished_record(job, KEY, named_as)
         if FACT in record.result.facts:
             raise ConfigError(
-                f"{job.job_id} itself uses {KEY}. Name a job that answers all of its questions",
+                f"{job.job_id} uses early stopping too. Give a job that answers all questions",
                 key=KEY,
                 value=named_as,
                 code="conflict",
@@ -143,8 +135,8 @@ class EarlyStop(Policy):
         if other:
             raise ConfigError(
                 (
-                    f"{job.job_id} differs in {', '.join(other)}, so its verdicts cannot be "
-                    "paired with this job's"
+                    f"{job.job_id} cannot be compared question by question, because it differs in "
+                    f"{', '.join(other)}"
                 ),
                 key=KEY,
                 value=named_as,
@@ -160,27 +152,26 @@ class EarlyStop(Policy):
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
         return cls(
-            named_as, job, solved, cut_off, numbers, ahead, num_comparisons(task), margin_fraction(task)
+            named_as, job, solved, cut_off, numbers, ahead, count_comparisons(task), margin_fraction(task)
         )
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
         self.bets = InterimComparison(self.comparisons, self.margin)
         self.asked, self._waiting = 0, dict(samples)
-        return self._test_paired_verdicts()
+        return self._test_verdicts_in_order()
 
     def on_answer(self, sample: Sample) -> int | None:
         self._waiting[sample.index] = sample
-        return self._test_paired_verdicts()
+        return self._test_verdicts_in_order()
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return the number of questions that have ended, so that at most as many answers are discarded as
-        were needed.
-        """
+        """Limit questions in progress, so that few answers are discarded at the stop."""
         return max(self.min_ahead, num_ended)
 
-    def _test_paired_verdicts(self) -> int | None:
-        """Test pairs of verdicts up to the first unanswered question. Errors and excluded questions form no
-        pairs.
+    def _test_verdicts_in_order(self) -> int | None:
+        """Test answered questions in order. Returns the number of questions needed, or None while undecided.
+
+        Errors and excluded questions form no pairs.
         """
         while not self.bets.is_decided and self.asked < len(self.numbers):
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
@@ -196,7 +187,7 @@ class EarlyStop(Policy):
     # -------------------------------------------------------------------------------------- reports
 
     def progress_fields(self) -> dict[str, str]:
-        return {"after": f"{self.asked} questions: {interim_summary(self.bets)}"}
+        return {"after": f"{self.asked} questions: {format_interim_summary(self.bets)}"}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -207,11 +198,13 @@ class EarlyStop(Policy):
     @property
     def facts(self) -> dict[str, str]:
         """Recorded facts: the baseline, the significance level and the decision."""
-        verdict = f"{interim_verdict(self.bets)} after {self.asked:,} of {len(self.solved):,} questions"
+        verdict = (
+            f"{format_interim_verdict(self.bets)} after {self.asked:,} of {len(self.solved):,} questions"
+        )
         return {
             FACT: JobReference(
                 "" if self.named_as == self.job.job_id else self.named_as, self.job.job_id
             ).to_fact(),
-            "early_stop_level": format_level(self.comparisons),
+            "early_stop_level": format_significance_level(self.comparisons),
             "early_stop_verdict": verdict,
         }

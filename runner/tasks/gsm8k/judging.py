@@ -1,4 +1,4 @@
-"""Judges each answer of task=gsm8k once: when it is complete, or when it is read from disk."""
+"""Judges answers of task=gsm8k when they are complete or read from disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_base.notes import Note, note
 
 
 class Question(Protocol):
-    """Protocol of a question with the attributes that a judge needs."""
+    """Protocol of a question with gold answer and cluster."""
 
     @property
     def question(self) -> str: ...
@@ -24,7 +24,7 @@ class Question(Protocol):
 
     @property
     def cluster(self) -> str | None:
-        """The cluster of dependent questions to which this question belongs. None without clusters."""
+        """Cluster of dependent questions that contains this question, or None."""
 
     @property
     def left_out(self) -> bool:
@@ -42,11 +42,11 @@ class JudgingConfig(ClusterConfig, Protocol):
 
     @property
     def judged_by(self) -> str:
-        """Name of the extractor or scorer whose verdict counts."""
+        """Name of the extractor or scorer that determines the verdict."""
 
     @property
     def verdict_sources(self) -> list[str]:
-        """Names of all extractors, or of the scorer, whose results are stored with each answer."""
+        """Names of the extractors, or of the scorer, that judge each answer."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class JudgedSample:
 
 
 class Judge:
-    """Adds verdicts to samples of task=gsm8k, and caches the extracted answers for the metrics."""
+    """Adds verdicts to samples of task=gsm8k, and caches judgements for the metrics."""
 
     def __init__(self, task: JudgingConfig, items: Mapping[int, Question]) -> None:
         self.task, self.items = task, items
@@ -70,7 +70,6 @@ class Judge:
         return self.judge_sample(sample).sample
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         item = self.items.get(sample.index)
         if item is None or (sample.question, sample.gold) != (item.question, item.gold):
             return note("other_question", index=sample.index)
@@ -84,8 +83,7 @@ class Judge:
         return None if today == sample or is_uncertain else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Judge another job's sample again as a sample of this job. Returns None if it answers another
-        question.
+        """Judge another job's sample for this job. Returns None if the question differs.
 
         The other job may use other extractors, and other clusters of questions.
         """
@@ -95,15 +93,13 @@ class Judge:
         return self.judge_sample(sample).sample
 
     def judge_sample(self, sample: Sample) -> JudgedSample:
-        """Return a sample with its question and verdict. Several answers to one question vote on the
-        verdict.
-        """
+        """Return a sample with its question and verdict. The majority of several answers decides."""
         known = self._judged.get(sample.index)
         if known is not None and known.sample == sample:
             return known
         item, way = self.items[sample.index], self.task.judged_by
         judgements = [judge_answer(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
-        votes = self._count_votes_by_source(judgements)
+        votes = self._count_votes_by_extractor(judgements)
         answers = [
             replace(
                 answer,
@@ -128,8 +124,7 @@ class Judge:
         self._judged[sample.index] = judged = JudgedSample(sample, judgements, votes)
         return judged
 
-    def _count_votes_by_source(self, judgements: Sequence[Judgement]) -> dict[str, VoteResult]:
-        """Return the vote results of a question's answers, by extractor or scorer."""
+    def _count_votes_by_extractor(self, judgements: Sequence[Judgement]) -> dict[str, VoteResult]:
         scorer = self.task.gold_scorer
         if scorer is None:
             return {way: count_majority_votes(judgements, way) for way in self.task.verdict_sources}

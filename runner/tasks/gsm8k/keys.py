@@ -9,7 +9,7 @@ from typing import ClassVar
 from runner.config.examples import ExamplesConfig
 from runner.config.extractors import OF_NUMBERS, Extractor, GoldKind
 from runner.config.questions import MAX_SAMPLES, OTHER_JOB, SELECTS, WORDS_FOR_A_JOB
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner.config.wording import PromptStyle
 from runner_base import (
     UNLESS_DEFAULT,
@@ -28,9 +28,7 @@ MARGIN = ValueConstraint(
     lambda points: 0 < points < 100,
     "give percentage points between 0 and 100, such as 2, or null for no margin",
 )
-OF_EARLY_STOP = NotInIdentity(
-    "counts among the hashes of a job that is compared while it runs, and nowhere else"
-)
+OF_EARLY_STOP = NotInIdentity("the input hashes include this value if early stopping is used")
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least
 # MIN_QUESTIONS_CHECKED: fewer than five answers would show next to nothing, and a short job has no
@@ -55,7 +53,7 @@ class Gsm8kConfig(ExamplesConfig):
     extractor: Extractor = Extractor.strict
     scorer: str | None = config_field(None, UNLESS_DEFAULT)
     samples: int = config_field(1, constraint=in_range(1, MAX_SAMPLES))
-    repeat: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    repeat_index: int = config_field(0, UNLESS_DEFAULT, at_least(0), renamed_from="repeat")
     rotate: int = config_field(1, SELECTS, in_range(1, MAX_CHOICES))
     # the check adds metrics and changes no answer
     check_invariance: int | str = config_field(AUTO, DefaultCountsAs(0))
@@ -69,17 +67,17 @@ class Gsm8kConfig(ExamplesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.extractor is Extractor.math and self.gold is GoldKind.number:
-            self.gold = GoldKind.expression
+        if self.extractor is Extractor.math and self.answer_type is GoldKind.number:
+            self.answer_type = GoldKind.expression
         self._check_scorer()
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
-        need = "give auto (repeats one question in a hundred), 0 for none, or a number"
+        need = "give auto (repeats 1 % of the questions), 0, or a number of questions"
         check_value(again == AUTO or is_count, "task.check_invariance", again, need)
         for key in ("check_invariance", "check_contamination"):
             need = (
                 "the repeats check a score, but task.early_stop_vs may stop before all questions "
-                "are scored. Omit one of the two"
+                "are scored. Omit this key or task.early_stop_vs"
             )
             is_asked = getattr(self, key) not in (0, AUTO)
             check_value(
@@ -90,11 +88,11 @@ class Gsm8kConfig(ExamplesConfig):
                 code="conflict",
             )
         self._check_early_stop()
-        need = "task.early_stop_vs needs independent questions. Omit one of the two"
+        need = "task.early_stop_vs needs independent questions. Omit this key or task.early_stop_vs"
         check_value(
             self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
         )
-        need = "a question with rotated choices has no variant with other numbers. Omit one of the two"
+        need = "task.check_contamination cannot change questions with rotated choices. Omit one of these keys"
         check_value(
             not self.check_contamination or self.rotate == 1,
             "task.rotate",
@@ -103,19 +101,23 @@ class Gsm8kConfig(ExamplesConfig):
             code="conflict",
         )
         need = (
-            "this changes the order of the questions, but task.early_stop_vs needs the "
-            "baseline's order. Omit one of the two"
+            "repeats change the order of the questions, but task.early_stop_vs needs the "
+            "baseline's order. Omit task.repeat_index or task.early_stop_vs"
         )
         check_value(
-            self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict"
+            self.early_stop_vs is None or not self.repeat_index,
+            "task.repeat_index",
+            self.repeat_index,
+            need,
+            code="conflict",
         )
         if self.prompt is PromptStyle.lm_eval_5shot:
-            fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
+            fixed = f"task.prompt={self.prompt.value} reproduces the prompt of lm-evaluation-harness"
             check_value(
                 self.shots == 0,
                 "task.shots",
                 self.shots,
-                f"{fixed} with five examples. Omit this key",
+                f"{fixed}, which has five examples. Omit this key",
                 code="conflict",
             )
             check_value(
@@ -125,18 +127,15 @@ class Gsm8kConfig(ExamplesConfig):
                 f"{fixed}: use task.prompt=text or chat",
                 code="conflict",
             )
-        self.check_wording()
+        self.reject_conflicting_prompt_keys()
 
     def _check_scorer(self) -> None:
-        """Raise ConfigError for an unknown scorer, for keys that the scorer ignores, and for an extractor
-        that reads no expressions.
-        """
-        is_math, is_expression = self.extractor is Extractor.math, self.gold is GoldKind.expression
-        need = "only task.extractor=math reads expressions. Give it, or another kind of gold answer"
+        is_math, is_expression = self.extractor is Extractor.math, self.answer_type is GoldKind.expression
+        need = "expressions need task.extractor=math. Use that extractor, or change task.answer_type"
         check_value(
             is_math or self.scorer is not None or not is_expression,
-            "task.gold",
-            self.gold.value,
+            "task.answer_type",
+            self.answer_type.value,
             need,
             code="conflict",
         )
@@ -148,12 +147,17 @@ class Gsm8kConfig(ExamplesConfig):
             check_value(
                 self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need, code="conflict"
             )
-        ignored = {"gold": self.gold is not (GoldKind.expression if is_math else GoldKind.number)}
-        ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
+        ignored = {
+            "answer_type": self.answer_type is not (GoldKind.expression if is_math else GoldKind.number)
+        }
+        ignored |= {
+            "answer_marker": self.answer_marker is not None,
+            "choices_key": self.choices_key is not None,
+        }
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
-        need = f"this key works with numbers and letters only, but {judge} judges here. Omit one of the two"
+        need = f"this key needs answers that are numbers or letters. Omit this key or {judge}"
         for key, is_set in ignored.items():
             check_value(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
 
@@ -163,37 +167,32 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def without_auto_repeats(self) -> Gsm8kConfig:
-        """This config without automatically repeated questions. An explicit number of repeated questions
-        stays.
-        """
+        """Copy of this config without the repeated questions of check_invariance=auto."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
     def gold_scorer(self) -> str | None:
-        """Name of the scorer: from task.scorer, or the scorer for mathematical expressions. None if
-        extractors judge.
-        """
         return self.scorer or super().gold_scorer
 
     @property
     def judged_by(self) -> str:
-        """Name of the extractor or scorer whose verdict counts."""
+        """Name of the extractor or scorer that determines the verdict."""
         return self.scorer or self.extractor.value
 
     @property
     def verdict_sources(self) -> list[str]:
-        """Names of all extractors, or of the scorer, whose results are stored with each answer."""
+        """Names of the extractors, or of the scorer, that judge each answer."""
         return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
 
     def _check_early_stop(self) -> None:
-        """Raise ConfigError for a margin or an error rate share without task.early_stop_vs."""
+        """Raise ConfigError for keys of early stopping that have no effect or conflict."""
         need = "no baseline is given. Give task.early_stop_vs, or omit this key"
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
             check_value(
                 value is None or self.early_stop_vs is not None, f"task.{key}", value, need, code="no_effect"
             )
-        need = "task.early_stop_vs needs independent questions. Omit one of the two"
+        need = "task.early_stop_vs needs independent questions. Omit this key or task.early_stop_vs"
         check_value(
             self.early_stop_vs is None or self.cluster is None,
             "task.cluster",
@@ -206,37 +205,35 @@ class Gsm8kConfig(ExamplesConfig):
     def uses_chat_template(self) -> bool:
         return self.prompt is PromptStyle.chat
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the work amount of all questions. Empty if their number is unknown. All prompts share the
-        worked examples.
-        """
+    ) -> list[RequestedCompletions]:
+        """Return the amount of work for all questions. Empty if the number of questions is unknown."""
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
         # what was read are prompts
         num_questions = None if num_questions is None else num_questions // self.rotate
         return [
             replace(amount, shared_tokens=shots * EXAMPLE_TOKENS)
-            for amount in super().requested_work(generation, num_questions)
+            for amount in super().list_requested_completions(generation, num_questions)
         ]
 
     @property
     def expected_completions(self) -> int:
         """The number of answers to generate, including those of the reliability checks."""
         questions = super().expected_completions * self.rotate
-        return (questions + self.num_repeated(questions) + self.check_contamination) * self.samples
+        return (
+            questions + self.count_repeated_questions(questions) + self.check_contamination
+        ) * self.samples
 
-    def num_repeated(self, num_questions: int) -> int:
-        """Return how many questions are asked twice. With `auto`, a job that may stop early repeats none."""
+    def count_repeated_questions(self, num_questions: int) -> int:
+        """Return the number of repeated questions. With `auto`, jobs that may stop early repeat none."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance
         is_checked = self.early_stop_vs is None and num_questions >= MIN_QUESTIONS_CHECKED
         return num_questions // QUESTIONS_A_CHECK if is_checked else 0
 
     def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the config with one answer per question if decoding is greedy, because more answers would
-        be equal.
-        """
+        """With greedy decoding, generate one answer per question. Returns a message about the change."""
         if self.samples == 1 or generation.temperature != 0:
             return self, ""
         once = copy(self)

@@ -1,6 +1,4 @@
-"""task.rotate: measures a model's position bias from questions whose choices are asked in several
-orders.
-"""
+"""task.rotate: measures a model's position bias from questions with rotated choices."""
 
 from __future__ import annotations
 
@@ -22,11 +20,10 @@ if TYPE_CHECKING:  # imports numpy
 TITLE = "choices by position"
 
 
-def report_position_bias(
+def compute_position_bias_report(
     judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> tuple[CheckOutcome, list[dict[str, float | str]]]:
-    """Return metrics and notes on position preference and consistency across orders, and a table by
-    position.
+    """Return metrics, notes and a table on position bias.
 
     Questions with an unanswered order are omitted.
     """
@@ -41,7 +38,7 @@ def report_position_bias(
     ]
     if not whole:
         return CheckOutcome(), []
-    asked = [_collect_picks_by_order(some, items, task) for some in whole]
+    asked = [_collect_choices_by_order(some, items, task) for some in whole]
     from runner_compare.statistics import measure_position_bias  # imports numpy, which a plan does not need
 
     bias = measure_position_bias(asked)
@@ -89,7 +86,7 @@ def _count_choice_orders(
     return min(task.rotate, len(items[judged_samples[0].sample.index].choices))
 
 
-def _collect_picks_by_order(
+def _collect_choices_by_order(
     judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> QuestionInOrders:
     asked_items = [items[judgement.sample.index] for judgement in judged_samples]

@@ -1,4 +1,4 @@
-"""Reliability of task=gsm8k's accuracy: metrics, warnings, and two checks with further requests.
+"""Reliability of task=gsm8k's accuracy: metrics, warnings, and two checks with extra requests.
 
 Not a task. The report costs nothing and comes with every score. The checks send more questions:
 `task.check_invariance` repeats the first ones, a few next to the others
@@ -39,10 +39,10 @@ class CheckOutcome:
 # --------------------------------------------------------------------------------------- the report
 
 
-def reliability_metrics(judged_samples: Sequence[JudgedSample], facts: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy by extractor, the disagreement between extractors, and counts of problems with
-    the answers.
-    """
+def compute_reliability_metrics(
+    judged_samples: Sequence[JudgedSample], facts: Mapping[str, str]
+) -> dict[str, float]:
+    """Return accuracy by extractor, and counts of answers whose score is unreliable."""
     ways = judged_samples[0].votes if judged_samples else ()
     verdicts = {way: [judgement.votes[way].verdict for judgement in judged_samples] for way in ways}
     report: dict[str, float] = {
@@ -53,7 +53,7 @@ def reliability_metrics(judged_samples: Sequence[JudgedSample], facts: Mapping[s
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
-        report |= _extraction_rates(judged_samples)
+        report |= _count_extracted_answers(judged_samples)
     reasons = [answer.finish_reason for judgement in judged_samples for answer in judgement.sample.answers]
     report["stopped_by_length"] = reasons.count(FinishReason.length)
     report |= thinking_metrics([judgement.sample for judgement in judged_samples])
@@ -63,10 +63,7 @@ def reliability_metrics(judged_samples: Sequence[JudgedSample], facts: Mapping[s
     return report | ({"double_bos": float(facts["bos"] == TWO_BOS)} if "bos" in facts else {})
 
 
-def _extraction_rates(judged_samples: Sequence[JudgedSample]) -> dict[str, float]:
-    """Return the share of answers that ended by themselves, and in how many of these each extractor
-    found a result.
-    """
+def _count_extracted_answers(judged_samples: Sequence[JudgedSample]) -> dict[str, float]:
     pairs = [
         (text, judgement)
         for judged_sample in judged_samples
@@ -79,7 +76,7 @@ def _extraction_rates(judged_samples: Sequence[JudgedSample]) -> dict[str, float
     return {ENDED: len(pairs), **{f"{FOUND}{each.value}": found[each.value] for each in OF_NUMBERS}}
 
 
-def reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[Note]:
+def build_reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[Note]:
     """Return warnings about prompts and answers that make the score unreliable."""
     warned = []
     if metrics.get("double_bos"):
@@ -95,8 +92,7 @@ def reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str])
     return warned
 
 
-def uncompared_answer_notes(judged_samples: Sequence[JudgedSample]) -> list[Note]:
-    """Return a note on answers that could not be compared with their gold answers, with reasons."""
+def build_uncompared_answer_notes(judged_samples: Sequence[JudgedSample]) -> list[Note]:
     found = tuple(
         (judgement.sample.index, answer.why_not)
         for judgement in judged_samples
@@ -106,12 +102,10 @@ def uncompared_answer_notes(judged_samples: Sequence[JudgedSample]) -> list[Note
     return [note("answers_not_compared", "warning", reasons=found)] if found else []
 
 
-def metrics_by_answer_count(
+def compute_pass_at_k_metrics(
     judged_samples: Sequence[JudgedSample], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return pass@k, maj@k and pass^k for the first 1, 2, 4 … answers per question, as metrics and as a
-    table.
-    """
+    """Return pass@k, maj@k and pass^k for k = 1, 2, 4 …, as metrics and table rows."""
     if task.samples == 1:
         return {}, []
     votes = [judgement.votes[task.judged_by] for judgement in judged_samples]
@@ -132,7 +126,7 @@ def metrics_by_answer_count(
 def check_invariance(
     requests: list[Request], samples: Sequence[Sample], context: TaskContext, judge: Judge
 ) -> CheckOutcome:
-    """Repeat questions, each alone and in reverse order, and count the answers that change."""
+    """Repeat questions in reverse order with batch size 1, and count the changed answers."""
     before = {sample.index: sample for sample in samples if not sample.failed}
     asked = [request for request in reversed(requests) if request.id in before]
     if not asked:
@@ -144,9 +138,8 @@ def check_invariance(
 
 
 def count_changed_answers(
-    first_samples: Sequence[Sample], repeated_samples: Sequence[Sample], condition: str
+    first_samples: Sequence[Sample], repeated_samples: Sequence[Sample], repeat_description: str
 ) -> CheckOutcome:
-    """Count the questions whose answer changed when they were repeated under this condition."""
     before = {sample.index: sample for sample in first_samples if not sample.failed}
     pairs = [
         (before[sample.index], sample)
@@ -172,7 +165,9 @@ def count_changed_answers(
     }
     notes = []
     if verdicts:
-        notes.append(note("answers_changed", "warning", count=verdicts, asked=len(pairs), how=condition))
+        notes.append(
+            note("answers_changed", "warning", count=verdicts, asked=len(pairs), how=repeat_description)
+        )
     return CheckOutcome(metrics, notes)
 
 

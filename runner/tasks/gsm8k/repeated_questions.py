@@ -1,4 +1,4 @@
-"""task.check_invariance=auto: asks a few questions twice in the same session.
+"""task.check_invariance=auto: repeats a few questions within the same session.
 
 In bfloat16 a greedy answer can change with the other sequences of the batch. The repeated
 sequence of a question enters after its first answer, next to other questions, so it takes as
@@ -42,11 +42,10 @@ class RepeatedQuestions(Policy):
         self.depends_on_others = False  # a row of this engine: so nothing was asked again
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Reject stored second answers to changed prompts, which only a loaded engine can encode."""
+        """Reject stored second answers whose prompt has changed."""
         self.kept.reject_changed_prompts(engine)
 
     def next_extra_requests(self) -> list[Request]:
-        """Return repeated requests for questions that have been answered since the last call."""
         ready = [request for request in self.waiting if request.id in self.first.done]
         if ready and not self.context.engine.stats.rows_are_independent:
             self.waiting, self.depends_on_others = [], True
@@ -58,13 +57,11 @@ class RepeatedQuestions(Policy):
         ]
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Record the second answer to a question."""
         number = int(str(completions[0].id).removeprefix(PREFIX))
         answers = [replace(completion, id=number) for completion in completions]
         self.recorder.append_sample(self.judge(build_sample(*answers)))
 
     def recorded_answers(self) -> list[Sample]:
-        """Return all recorded second answers, including those of earlier starts."""
         return [
             self.recorder.done[number]
             for request in self.requests
@@ -76,7 +73,7 @@ class RepeatedQuestions(Policy):
 
 
 class SecondAnswerJudge(NoJudge):
-    """Judge for second answers, whose question and prompt must equal those of the first answer."""
+    """Judge that accepts second answers only to the same question and prompt as the first answer."""
 
     def __init__(self, judge: Judge, first_samples: Mapping[int, Sample]) -> None:
         self.judge, self.first = judge, first_samples
@@ -85,7 +82,6 @@ class SecondAnswerJudge(NoJudge):
         return self.judge(sample)
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a second answer does not fit the question's first answer. None if it is valid."""
         first = self.first.get(sample.index)
         if first is None:
             return None

@@ -15,17 +15,17 @@ from runner.core.finishing import FinishingCurve, measure_answer_lengths
 from runner.datasets.perturbed_questions import perturb_questions
 from runner.datasets.question_prompts import (
     build_question_prompt,
-    few_shot_stop_strings,
-    lm_eval_difference_notes,
+    get_few_shot_stop_strings,
     load_few_shot_examples,
+    make_lm_eval_difference_notes,
 )
 from runner.datasets.question_subsets import (
     hash_question_subset,
     index_questions_by_number,
     list_question_numbers,
-    question_subset_notes,
+    make_question_subset_notes,
 )
-from runner.datasets.rotations import rotate_choices, same_letter_notes
+from runner.datasets.rotations import make_constant_letter_notes, rotate_choices
 from runner.records.unanswered_count import count_unanswered_questions
 from runner.render.notes import render_notes
 from runner.scorers import PACKAGE, load_scorer, require_math_verify, score_counted_samples
@@ -49,27 +49,32 @@ from runner.tasks import (
     typed_task_config,
 )
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
-from runner.tasks.gsm8k.early_stop import EarlyStop, baseline_note, find_baseline_job, hash_comparison
+from runner.tasks.gsm8k.early_stop import (
+    EarlyStop,
+    build_baseline_note,
+    build_comparison_hashes,
+    find_baseline_job,
+)
 from runner.tasks.gsm8k.early_stop import names_baseline as names_baseline  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
 from runner.tasks.gsm8k.position_bias import TITLE as BY_POSITION
-from runner.tasks.gsm8k.position_bias import report_position_bias as report_of_orders
+from runner.tasks.gsm8k.position_bias import compute_position_bias_report as report_of_orders
 from runner.tasks.gsm8k.reliability import (
     CheckOutcome,
+    build_reliability_warnings,
+    build_uncompared_answer_notes,
     check_contamination,
     check_invariance,
+    compute_pass_at_k_metrics,
+    compute_reliability_metrics,
     count_changed_answers,
-    metrics_by_answer_count,
-    reliability_metrics,
-    reliability_warnings,
-    uncompared_answer_notes,
 )
 from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
 from runner.tasks.named_job import parse_named_overrides
 from runner_base import Result, Sample, check_value
 from runner_base.notes import note
-from runner_compare import cut_off_message, unread_answers_message
+from runner_compare import format_cut_off_message, format_unread_answers_message
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request, RequestId
 
@@ -117,14 +122,17 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
     first = items[: task.check_contamination]
     twins = perturb_questions(task.data, task.split, first)
     if first:
-        why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
+        why = (
+            f"the first {len(first)} questions of {task.data} have no worked answers, so "
+            "their numbers cannot be changed"
+        )
         check_value(
             bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported"
         )
         hashes["twins"] = hash_questions(list(twins.values()))
     baseline = find_baseline_job(config, VERSION, hashes)
     if baseline is not None:
-        hashes |= hash_comparison(task, baseline)
+        hashes |= build_comparison_hashes(task, baseline)
     source = describe_dataset(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
     return Gsm8kInputs(
@@ -145,7 +153,7 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
 
 
 def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
-    """Run the job, then end the scorer's own process if there is one."""
+    """Run the job, then end the scorer's process if there is one."""
     scorer = inputs.task.gold_scorer
     with closing(load_scorer(scorer)) if scorer is not None else nullcontext():
         return generate_and_judge(inputs, context)
@@ -158,20 +166,22 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         log.info("%s", render_prompts(context.resolved, first_prompt_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
-        early_stop = EarlyStop.read_baseline(inputs.baseline, context.config, VERSION, inputs.items)
+        early_stop = EarlyStop.from_finished_baseline(inputs.baseline, context.config, VERSION, inputs.items)
     requests = build_question_requests(inputs, items)
-    context_length.print_notes_early(context_length.scaling_notes_for_requests(context.resolved, requests))
+    context_length.print_notes_early(
+        context_length.build_scaling_notes_for_requests(context.resolved, requests)
+    )
     again, judge = create_repeated_questions(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
         done = collect_answers(
             requests, context, judge, create_policies(inputs, requests, context, early_stop, again)
         )
     counted = [judge.judge_sample(sample) for sample in done.samples if not sample.left_out]
-    metrics = score_counted_samples(done.samples) | reliability_metrics(counted, done.facts)
+    metrics = score_counted_samples(done.samples) | compute_reliability_metrics(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
-    by_answers, rows = metrics_by_answer_count(counted, task)
+    by_answers, rows = compute_pass_at_k_metrics(counted, task)
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, problems=done.problems, tables=done.tables)
     notes = done.note_values
@@ -180,24 +190,27 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         result.metrics |= of_orders.metrics
         notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
-    notes += same_letter_notes(inputs.items, task.rotate)
+    notes += make_constant_letter_notes(inputs.items, task.rotate)
     notes += [
-        *question_subset_notes(task, inputs.items),
-        *lm_eval_difference_notes(task, context.config.generation),
+        *make_question_subset_notes(task, inputs.items),
+        *make_lm_eval_difference_notes(task, context.config.generation),
     ]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
-    notes += filter(None, [cut_off_message(metrics, params), unread_answers_message([("", metrics, params)])])
+    notes += filter(
+        None,
+        [format_cut_off_message(metrics, params), format_unread_answers_message([("", metrics, params)])],
+    )
     if any(judged.sample.num_cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
-        finishing = FinishingCurve.from_lengths(
+        finishing = FinishingCurve.estimate_from_lengths(
             measure_answer_lengths(
                 (answer for judged in counted for answer in judged.sample.answers), has_budget
             )
         )
         result.metrics |= finishing.metrics
-        notes.append(finishing.advice_note(limit, metrics.get("decode_tok_per_s")))
-    notes += [*reliability_warnings(metrics, facts), *uncompared_answer_notes(counted)]
+        notes.append(finishing.make_advice_note(limit, metrics.get("decode_tok_per_s")))
+    notes += [*build_reliability_warnings(metrics, facts), *build_uncompared_answer_notes(counted)]
     notes += context_length.sample_scaling_notes(context.resolved, done.samples)
     for outcome in run_reliability_checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
@@ -216,7 +229,7 @@ def create_policies(
 ) -> list[Policy]:
     policies: list[Policy] = [
         PromptFacts(inputs, requests[0]),
-        RepeatOrder(inputs.task.repeat),
+        RepeatOrder(inputs.task.repeat_index),
         RunningAccuracy(context),
     ]
     policies += [policy for policy in (early_stop, repeated_questions) if policy is not None]
@@ -224,13 +237,12 @@ def create_policies(
 
 
 class PromptFacts(Policy):
-    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
+    """Policy that adds facts about the rendered prompts to the engine report."""
 
     def __init__(self, inputs: Gsm8kInputs, first_request: Request) -> None:
         self.inputs, self.first = inputs, first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add the prompt facts to the engine report."""
         number = self.inputs.items[0].number
         (form,) = build_question_requests(self.inputs, {number: NO_QUESTION})
         examples = len(self.inputs.shots[number])
@@ -258,7 +270,7 @@ def create_repeated_questions(
 ) -> RepeatedQuestions | None:
     """Return the policy that asks some questions twice. None unless task.check_invariance=auto."""
     task = inputs.task
-    count = task.num_repeated(len(requests)) if task.check_invariance == AUTO else 0
+    count = task.count_repeated_questions(len(requests)) if task.check_invariance == AUTO else 0
     return (
         RepeatedQuestions(requests[:count], context, Judge(task, index_questions_by_number(inputs.items)))
         if count
@@ -274,18 +286,18 @@ def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result
 
 def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
     """Return a plan's notes on questions and baseline, and the first prompts if requested."""
-    notes = question_subset_notes(inputs.task, inputs.items)
-    notes += context_length.scaling_notes_for_requests(
+    notes = make_question_subset_notes(inputs.task, inputs.items)
+    notes += context_length.build_scaling_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
     if inputs.baseline is not None:
-        notes.append(baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
+        notes.append(build_baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
     shown = render_prompts(resolved, first_prompt_requests(inputs))
     return "\n".join(filter(None, (*render_notes(notes), shown)))
 
 
 def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
-    """Return how many questions have no stored answer, and at least 1 if checks send further questions."""
+    """Return the number of questions without a stored answer, or 1 if only checks are missing."""
     task = inputs.task
     has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
     left = count_unanswered_questions(
@@ -322,7 +334,6 @@ def run_reliability_checks(
 
 
 def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> list[Request]:
-    """Return one request for each question, by question number."""
     task = inputs.task
     prompts = {
         number: build_question_prompt(task, item, inputs.shots[number]) for number, item in items.items()
@@ -331,16 +342,14 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
         Request(
             number,
             prompt,
-            few_shot_stop_strings(task),
+            get_few_shot_stop_strings(task),
             n=task.samples,
-            random_id=sampling_seed_id(task, number),
+            random_id=build_sampling_seed_id(task, number),
         )
         for number, prompt in prompts.items()
     ]
 
 
-def sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
-    """Return the id that seeds the random numbers of a question's answer. Repeats of a job use other
-    ids.
-    """
-    return f"{question_number}, repeat {task.repeat}" if task.repeat else None
+def build_sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
+    """Return an id that seeds an answer's sampling, different for each repeat of a job."""
+    return f"{question_number}, repeat_index {task.repeat_index}" if task.repeat_index else None

@@ -1,9 +1,8 @@
-"""Chooses whether a job is compared with its reference by whole distributions or by stored top-k
-tokens. Not a task.
+"""Chooses between exact comparison with a reference, and comparison by stored top-k tokens.
 
-If task.exact is not set, whole distributions are compared if both models are predicted to fit
-into the free memory together. Free memory changes from hour to hour, but a job's id must not: a
-job that has begun in the output folder continues with its method.
+Not a task. If task.exact is not set, whole distributions are compared if both models are predicted
+to fit into the free memory together. Free memory changes from hour to hour, but a job's id must
+not: a job that has begun in the output folder continues with its method.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from runner.estimates.fit import MemoryFit, free_mib_by_device, predict_fit
+from runner.estimates.fit import MemoryFit, get_free_mib_by_device, predict_fit
 from runner.tasks import Job, RunnerConfig, get_model_kind, resolve_job, typed_task_config
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
-from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, reference_config
+from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, build_reference_config
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference_job
 from runner.tasks.named_job import SCORING, apply_named_overrides, build_job, is_job_id
 from runner_base import ConfigError, RunnerError
@@ -26,9 +25,7 @@ ROOM = 0.8  # of the free memory that both models may take by prediction
 
 @dataclass(frozen=True)
 class ComparisonMethod:
-    """Comparison by whole distributions or by stored top-k tokens, with the hashes that identify such a
-    job.
-    """
+    """Method of comparing a job with its reference: exact, or by stored tokens."""
 
     is_exact: bool
     hashes: dict[str, str]
@@ -43,31 +40,28 @@ class ComparisonMethod:
 def choose_comparison_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
-    """Choose how a job is compared with its reference. `categories` contains hashes of the text
-    categories.
-    """
     task = typed_task_config(config, LikelihoodConfig)
     if task.reference is None:
         return ComparisonMethod(False, hashes, keep_top_k=task.keep_top_k)
     if task.exact:
-        return _whole_distribution_method(config, version, hashes, categories, reference_config(config))
-    kept = _stored_top_k_method(config, version, hashes, categories)
+        return _build_exact_method(config, version, hashes, categories, build_reference_config(config))
+    kept = _build_top_k_method(config, version, hashes, categories)
     if task.exact is False:
         return kept
-    why, second = _reference_config_or_reason(config)
+    why, second = _find_config_or_obstacle(config)
     if second is None:
         assert why is not None
-        return _add_inexactness_note(kept, why, can_be_exact=False)
-    whole = _whole_distribution_method(config, version, hashes, categories, second)
+        return _add_estimate_note(kept, why, can_be_exact=False)
+    whole = _build_exact_method(config, version, hashes, categories, second)
     if _has_partial_results(config, version, whole):
         return whole
     if _has_partial_results(config, version, kept):
-        return _add_inexactness_note(kept, note("has_begun"))
-    too_large = _memory_shortage_note(config, second)
-    return whole if too_large is None else _add_inexactness_note(kept, too_large)
+        return _add_estimate_note(kept, note("has_begun"))
+    too_large = _check_memory_for_both(config, second)
+    return whole if too_large is None else _add_estimate_note(kept, too_large)
 
 
-def _whole_distribution_method(
+def _build_exact_method(
     config: RunnerConfig,
     version: int,
     hashes: dict[str, str],
@@ -83,13 +77,13 @@ def _whole_distribution_method(
     return ComparisonMethod(True, found, second=reference_config, keep_top_k=task.keep_top_k)
 
 
-def _stored_top_k_method(
+def _build_top_k_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if not is_job_id(named, task):
-        check_can_be_reference(apply_named_overrides(config, KEY, named, SCORING), f"{KEY}={named}")
+        require_token_sampling(apply_named_overrides(config, KEY, named, SCORING), f"{KEY}={named}")
     reference = find_reference_job(config, version, hashes, is_exact=False)
     if reference is None:  # the job is the reference: it keeps what the others are compared with
         keep_top_k = task.keep_top_k or KEPT
@@ -104,20 +98,20 @@ def require_token_scores(capabilities: frozenset[Capability], error_subject: str
     if Capability.token_scores not in capabilities:
         raise ConfigError(
             (
-                f"{error_subject} needs {Capability.token_scores}, which this engine does not "
-                "support. Use model=local, which computes whole distributions, or model=vllm"
+                f"{error_subject} needs {Capability.token_scores}. This engine does not support "
+                "that. Use model=local or model=vllm"
             ),
             code="unsupported",
         )
 
 
-def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
-    """Raise ConfigError if a model cannot store the randomly drawn tokens that a comparison needs."""
+def require_token_sampling(config: RunnerConfig, error_subject: str) -> None:
+    """Raise ConfigError if the engine cannot sample tokens from its full distributions."""
     if Capability.drawn_tokens not in get_model_kind(config.model).capabilities(config):
         raise ConfigError(
             (
-                "a reference needs tokens sampled from whole distributions, which this model's "
-                "server does not return. Use the runner's engine for the reference: "
+                "this model cannot be a reference, because its server does not sample tokens from "
+                "whole distributions. Use the runner's engine for the reference: "
                 f"{KEY}='model=local model.name=NAME'"
             ),
             key=error_subject,
@@ -125,10 +119,7 @@ def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
         )
 
 
-def _add_inexactness_note(
-    method: ComparisonMethod, reason: Note, can_be_exact: bool = True
-) -> ComparisonMethod:
-    """Add a note on why the comparison is not exact. Without a reference, nothing is added."""
+def _add_estimate_note(method: ComparisonMethod, reason: Note, can_be_exact: bool = True) -> ComparisonMethod:
     if method.reference is None:
         return method
     fix = EXACT if can_be_exact else None
@@ -140,8 +131,8 @@ def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonM
     return build_job(config, version, method.hashes).samples_path.exists()
 
 
-def _reference_config_or_reason(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
-    """Return the config of the reference model to load, or a note on why the reference cannot be loaded."""
+def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
+    """Return (reason why no reference model can be loaded, config of the reference model)."""
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_job_id(named, task):
@@ -156,12 +147,11 @@ def _reference_config_or_reason(config: RunnerConfig) -> tuple[Note | None, Runn
     return None, other
 
 
-def _memory_shortage_note(config: RunnerConfig, second: RunnerConfig) -> Note | None:
-    """Return a note if both models together are predicted to exceed the memory. None if they fit."""
-    both, alone = resolve_job(config).with_second_model(second), resolve_job(second)
+def _check_memory_for_both(config: RunnerConfig, reference_config: RunnerConfig) -> Note | None:
+    both, alone = resolve_job(config).add_second_model(reference_config), resolve_job(reference_config)
     devices = [resolved.model.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
-        free_mib = free_mib_by_device(
+        free_mib = get_free_mib_by_device(
             resolved.model.files.model.device, resolved.model.files.model.max_memory
         )
         room = ROOM * sum(free_mib.values())

@@ -1,6 +1,4 @@
-"""Continuations, which are the scored units: an answer, a choice, or one window of a document. Not a
-task.
-"""
+"""Splits documents and answers into continuations, the units that task=likelihood scores."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ class Continuation:
     is_other: bool = False
     cluster: str | None = None
     category: str | None = None
-    context: int | None = None  # the tokens before it, where task.contexts asks for several
+    context: int | None = None  # the tokens before it, where task.context_lengths asks for several
 
     @property
     def sample_index(self) -> int:
@@ -43,10 +41,9 @@ def split_into_windows(
     special_token_ids: list[int],
     document_index: int,
     first_index: int,
-    is_per_window: bool,
+    should_group_by_window: bool,
 ) -> list[Continuation]:
-    """Split a document into overlapping windows, each of which scores the tokens that earlier windows
-    have not scored.
+    """Split a document into overlapping windows. Each token is scored in one window only.
 
     The first token of the document has no context and is not scored, unless the tokenizer puts a
     token before it. The bytes and characters of the document are divided among its windows in
@@ -54,7 +51,7 @@ def split_into_windows(
     """
     if len(ids) < 2:
         raise DataError(
-            f"document {document_index} has {len(ids)} token, and the first token is never scored",
+            f"document {document_index} has too few tokens ({len(ids)}). The first token is never scored",
             key="task.data",
             value=task.data,
             code="empty",
@@ -66,22 +63,22 @@ def split_into_windows(
     for begin in range(0, len(ids), task.step):
         end = min(begin + task.window_tokens, len(ids))
         size, characters = (
-            proportional_share(whole, end - has_begin, of_text)
-            - proportional_share(whole, scored_to - has_begin, of_text)
+            compute_proportional_share(whole, end - has_begin, of_text)
+            - compute_proportional_share(whole, scored_to - has_begin, of_text)
             for whole in (len(text.encode()), len(text))
         )
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
         number = first_index + len(pieces)
         request = Request(number, prompt, continuation=continuation)
-        pieces.append(Continuation(request, number if is_per_window else document_index, size, characters))
+        pieces.append(
+            Continuation(request, number if should_group_by_window else document_index, size, characters)
+        )
         scored_to = end
         if end == len(ids):
             break
     return pieces
 
 
-def proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
-    """Return total × part_tokens / all_tokens, rounded so that all shares of a document add up to the
-    total.
-    """
+def compute_proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
+    """Return `total` in proportion to a part's tokens. The parts of a document add up to `total`."""
     return round(total * part_tokens / all_tokens)

@@ -26,16 +26,16 @@ def check_window_fits(task: LikelihoodConfig, longest_tokens: int, max_tokens: f
     hint: how the model can read longer ones, as the end of the message.
     """
     # it stands before each context, and is none of a window's tokens
-    special = SPECIAL if task.contexts else 0
+    special = SPECIAL if task.context_lengths else 0
     if min(longest_tokens, task.max_piece_tokens + special) - 1 <= max_tokens:
         return
-    if task.contexts:
-        value = f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
+    if task.context_lengths:
+        value = f"[{','.join(task.context_lengths)}] with task.last_tokens={task.last_tokens}"
         need = (
-            f"{task.max_piece_tokens:,} tokens, but the model's limit is {max_tokens:.0f}. Give "
-            "shorter contexts"
+            f"the contexts need {task.max_piece_tokens:,} tokens, but the model's limit is "
+            f"{max_tokens:.0f}. Give shorter contexts"
         )
-        raise ConfigError(f"{need}{hint}", key="task.contexts", value=value, code="too_large")
+        raise ConfigError(f"{need}{hint}", key="task.context_lengths", value=value, code="too_large")
     need = f"the model's limit is {max_tokens:.0f} tokens. Give task.window={max_tokens:.0f}"
     raise ConfigError(f"{need}, or less{hint}", key="task.window", value=task.window, code="too_large")
 
@@ -43,27 +43,33 @@ def check_window_fits(task: LikelihoodConfig, longest_tokens: int, max_tokens: f
 def check_windows_before_load(
     task: LikelihoodConfig, documents: Sequence[str], resolved: ResolvedJob
 ) -> list[Note]:
-    """Raise ConfigError for windows longer than the model's context length. Returns a note if only the
-    loaded model knows it.
+    """Raise ConfigError if windows exceed the model's context length. Returns a note if it is unknown.
 
     The longest window is stored in the task config, so that memory is predicted for it.
     """
     room = get_model_kind(resolved.config.model).positions(resolved).room
     if task.max_piece_tokens + SPECIAL - 1 <= room:
         return []  # however long the texts are
-    longest = longest_document_tokens(documents, resolved, room)
+    longest = count_longest_document_tokens(documents, resolved, room)
     if longest is not None:
         check_window_fits(task, longest, room, exceed_context_hint(resolved))
         return []
     if task.max_piece_tokens - 1 <= room:
         return []
-    key = f"task.contexts=[{','.join(task.contexts)}]" if task.contexts else f"task.window={task.window}"
+    key = (
+        f"task.context_lengths=[{','.join(task.context_lengths)}]"
+        if task.context_lengths
+        else f"task.window={task.window}"
+    )
     return [note("lengths_unknown", "warning", key=key, room=room)]
 
 
-def longest_document_tokens(documents: Sequence[str], resolved: ResolvedJob, max_tokens: float) -> int | None:
-    """Return the number of tokens in the longest document, or its bytes if even these fit. None if
-    unknown.
+def count_longest_document_tokens(
+    documents: Sequence[str], resolved: ResolvedJob, max_tokens: float
+) -> int | None:
+    """Return an upper bound of the tokens in the longest document. None without a tokenizer.
+
+    If the number of bytes is small enough, no tokenizer is needed.
     """
     most = max((len(text.encode()) for text in documents), default=0) + SPECIAL
     if most - 1 <= max_tokens:
@@ -75,7 +81,6 @@ def longest_document_tokens(documents: Sequence[str], resolved: ResolvedJob, max
 
 
 def _load_tokenizer_or_none(resolved: ResolvedJob) -> Any:
-    """Load the tokenizer from the checkpoint folder. Returns None if the tokenizer needs the model."""
     files = resolved.model.files
     if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
         return None

@@ -1,5 +1,4 @@
-"""task.exact=true: compares whole next-token distributions of a model with those of a reference
-model. Not a task.
+"""Implements task.exact=true: compares full next-token distributions of a model and a reference model.
 
 An engine on top of two engines. The reference scores a batch of documents first, and its
 distributions stay in memory; this model's distributions are compared on arrival. The memory
@@ -53,16 +52,17 @@ TEXTS_AT_ONCE = 64  # so that samples are written regularly
 NOTHING = Divergence(0.0, 0.0, 0)
 
 
-def reference_config(config: RunnerConfig) -> RunnerConfig:
-    """Return the config of the reference model, to be loaded next to the job's model. Raises ConfigError
-    if that is impossible.
+def build_reference_config(config: RunnerConfig) -> RunnerConfig:
+    """Return the config of the reference model that is loaded next to the job's model.
+
+    Raises ConfigError if the two models cannot run together.
     """
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_job_id(named, task):
         raise ConfigError(
             (
-                f"{KEY}={named} names a job, but {EXACT} loads the reference itself. Give "
+                f"{KEY}={named} names a job, but {EXACT} loads a reference model. Give "
                 "overrides such as quantization=none, or omit task.exact"
             ),
             code="conflict",
@@ -82,7 +82,7 @@ def check_vocab_sizes(reference_name: str, vocab_size: int, reference_vocab_size
     if vocab_size != reference_vocab_size:
         raise ConfigError(
             (
-                f"its vocabulary has {reference_vocab_size:,} tokens and this model's "
+                f"the reference has {reference_vocab_size:,} tokens in its vocabulary and this model "
                 f"{vocab_size:,}, so whole distributions cannot be compared. Omit task.exact to "
                 "compare the most probable tokens"
             ),
@@ -94,9 +94,7 @@ def check_vocab_sizes(reference_name: str, vocab_size: int, reference_vocab_size
 
 @dataclass
 class ReferenceDistributions:
-    """Next-token distributions of the reference for up to `most` positions of a document, starting at
-    `begin`.
-    """
+    """Next-token distributions of the reference model for consecutive positions of a document."""
 
     begin: int
     most: int
@@ -104,10 +102,9 @@ class ReferenceDistributions:
     rows: Any = None  # a tensor [most, V]
 
     def store(self, first_position: int, distributions: Any) -> None:
-        """Store the distributions of this object's positions; the given ones begin at `first_position`."""
         if first_position == 0:
             self.count = 0
-        begin, end = self.positions_within(first_position, len(distributions), self.most)
+        begin, end = self.clip_to_positions(first_position, len(distributions), self.most)
         if begin < end:
             if self.rows is None:
                 self.rows = distributions.new_empty(self.most, distributions.shape[-1])
@@ -115,12 +112,9 @@ class ReferenceDistributions:
             self.rows[at : at + end - begin] = distributions[begin:end]
             self.count = at + end - begin
 
-    def positions_within(
+    def clip_to_positions(
         self, first_position: int, num_distributions: int, max_positions: int
     ) -> tuple[int, int]:
-        """Return begin and end of the stored positions within `num_distributions` distributions that start
-        at `first_position`.
-        """
         return max(self.begin - first_position, 0), min(
             self.begin + max_positions - first_position, num_distributions
         )
@@ -128,7 +122,7 @@ class ReferenceDistributions:
 
 @dataclass
 class DocumentProgress:
-    """Progress of comparing one document: the position reached and the divergence so far."""
+    """Position and sum of divergences reached in the comparison of a document."""
 
     request: Request
     size: int  # positions; an estimate until the text has been read
@@ -140,10 +134,9 @@ class DocumentProgress:
     latest: Divergence = NOTHING  # of the current reading
 
     def compare(self, reference_name: str, first_position: int, distributions: Any) -> None:
-        """Add the divergence between this model's distributions and the stored reference distributions."""
         if first_position == 0:
             self.latest = NOTHING
-        begin, end = self.waiting.positions_within(first_position, len(distributions), self.waiting.count)
+        begin, end = self.waiting.clip_to_positions(first_position, len(distributions), self.waiting.count)
         if begin < end:
             at = first_position + begin - self.waiting.begin
             reference_rows = self.waiting.rows[at : at + end - begin]
@@ -152,9 +145,8 @@ class DocumentProgress:
                 reference_rows, distributions[begin:end].to(reference_rows.device)
             )
 
-    def advance(self, completion: Completion, reference: Completion) -> None:
-        """Add the divergence of all positions that both models have read in this pass, and move on."""
-        self.completion, self.reference = self.completion or completion, reference.logprobs or []
+    def add_pass(self, completion: Completion, reference_completion: Completion) -> None:
+        self.completion, self.reference = self.completion or completion, reference_completion.logprobs or []
         self.divergence += self.latest
         self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
 
@@ -185,16 +177,13 @@ class PairedEngine:
         own, reference = self.reports = [self.own.load(), self.reference.load()]
         loaded = summarize_load(reference.metrics, reference.facts).get("loaded", "")
         notes = [
-            text_note(
-                "two models were loaded: peak_rss_mib covers both, all other metrics cover this model alone"
-            ),
+            text_note("peak_rss_mib covers this model and the reference. Other metrics cover only this one"),
             *(text_note(f"the reference: {render_engine_note(note)}") for note in reference.notes),
         ]
         facts = {"reference": f"{self.named} · side by side, {loaded}"}
         return replace(own, facts=own.facts | facts, notes=own.notes + notes)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Encode a request with the tokenizer of the job's model."""
         return self.own.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -202,7 +191,6 @@ class PairedEngine:
         return self.own.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PairedSession:
-        """Open a session that runs both models."""
         return PairedSession(self, batch_size)
 
     def arithmetic(self) -> ModelArithmetic | None:
@@ -212,8 +200,8 @@ class PairedEngine:
         self.reference.close()
         self.own.close()
 
-    def store_progress(self, progress: DocumentProgress) -> None:
-        """Store a document's divergence until `divergence` reads it, and free its distributions."""
+    def store_document_result(self, progress: DocumentProgress) -> None:
+        """Store a scored document's divergence, and free its distributions."""
         progress.waiting = ReferenceDistributions(0, 0)  # frees its distributions
         self._divergences[progress.request.id] = progress
 
@@ -222,7 +210,7 @@ class PairedEngine:
         return self._divergences[completion.id].divergence
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
-        """Return the reference's log-probabilities of a document's tokens, and delete the document's data."""
+        """Return the reference's log-probabilities of a document, and free their memory."""
         return self._divergences.pop(index).reference
 
 
@@ -239,12 +227,12 @@ class PairedSession(Session):
     def _admit(self, request: Request) -> DocumentProgress:
         return DocumentProgress(request, self.engine.sizes[request.id])
 
-    def _advance(self, arrived: list[DocumentProgress], cancelled: set[RequestId]) -> list[Event]:
-        self.courses.extend(arrived)
+    def _run_step(self, submitted: list[DocumentProgress], cancelled: set[RequestId]) -> list[Event]:
+        self.courses.extend(submitted)
         ended = [course.request for course in self.courses if course.request.id in cancelled]
         self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
-        events: list[Event] = [*_run_requests_to_completion(self.own, ended, cancel=True).values()]
-        batch = self._next_batch()
+        events: list[Event] = [*_run_requests_to_completion(self.own, ended, should_cancel=True).values()]
+        batch = self._take_next_batch()
         reference_completions = _run_requests_to_completion(
             self.reference,
             [
@@ -271,24 +259,22 @@ class PairedSession(Session):
                 continue
             if (own.prompt_sha256, own.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
                 raise _different_tokenization_error(named, course.request.id)
-            course.advance(own, other)
+            course.add_pass(own, other)
             if course.at < course.size:
                 unfinished.append(course)
                 continue
-            self.engine.store_progress(course)
+            self.engine.store_document_result(course)
             events.append(course.completion or own)
         self.courses.extendleft(reversed(unfinished))
         return events
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.courses.clear()
         self.own.close()
         self.reference.close()
 
-    def _next_batch(self) -> list[DocumentProgress]:
-        """Return the next documents whose distributions fit into memory together. A longer document is
-        compared in parts.
-        """
+    def _take_next_batch(self) -> list[DocumentProgress]:
+        """Take documents whose distributions fit into memory, or a part of a longer document."""
         batch: list[DocumentProgress] = []
         room = self.places
         while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:
@@ -303,12 +289,12 @@ class PairedSession(Session):
 
 
 def _run_requests_to_completion(
-    session: Session, requests: Iterable[Request], cancel: bool = False
+    session: Session, requests: Iterable[Request], should_cancel: bool = False
 ) -> dict[RequestId, Completion]:
-    """Run requests in an otherwise empty session, and return their completions by request id."""
+    """Run requests in an idle session and return the completions by request id."""
     for request in requests:
         session.submit(request)
-        if cancel:
+        if should_cancel:
             session.cancel(request.id)
     completions: dict[RequestId, Completion] = {}
 
@@ -319,11 +305,10 @@ def _run_requests_to_completion(
     return completions
 
 
-def count_continuation_tokens(
+def estimate_continuation_tokens(
     requests: Sequence[Request], documents: Sequence[str], context: TaskContext, reference_name: str
 ) -> dict[RequestId, int]:
-    """Return the number of tokens of each continuation. For one that begins a document, it is an
-    estimate.
+    """Return the estimated number of tokens of each continuation.
 
     Raises ConfigError if the two models would read different tokens. Only their tokenizers are
     loaded.
@@ -355,7 +340,7 @@ def count_continuation_tokens(
 def _different_tokenization_error(reference_name: str, index: RequestId) -> ConfigError:
     return ConfigError(
         (
-            f"the reference tokenizes document {index} differently or has another prompt, so the "
+            f"the reference tokenizes document {index} differently or uses another prompt, so the "
             "two models cannot be compared token by token"
         ),
         key=KEY,

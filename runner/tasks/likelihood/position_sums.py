@@ -1,4 +1,4 @@
-"""Sums log-probabilities and divergences by position in the context. Not a task."""
+"""Sums log-probabilities and divergences by position in the context."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by 
 def sum_by_position(
     num_context_tokens: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
 ) -> list[list[float]]:
-    """Return sums per bin of positions: bin, tokens, log-probability in nats, and KL divergence if
-    given.
+    """Sum log-probabilities and divergences in bins of context length.
 
-    Bin b holds the tokens with 2**b to 2**(b + 1) - 1 tokens before them.
+    Bin b holds the tokens with 2**b to 2**(b + 1) - 1 tokens before them. Each row has the bin, the
+    number of tokens, the log-probability in nats, and the KL divergence if given.
     """
     sums: list[list[float]] = []
     begin = 0

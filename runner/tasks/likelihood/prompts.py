@@ -1,4 +1,4 @@
-"""Builds the prompts before scored texts, in the form that the model sees. Not a task."""
+"""Builds the prompts of scored texts as the model sees them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from runner_engine.sessions import check_scorable_prompt
 
 
 def render_first_prompts(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> str:
-    """Return the first task.show_prompt prompts in the form that the model sees, each with the scored
-    continuation.
-    """
     lines = []
     for number, given in enumerate(items[: task.show_prompt]):
         if given.form is TextContext.text:
-            last = task.last_tokens if task.contexts else None
+            last = task.last_tokens if task.context_lengths else None
             form = note(
-                "text_without_prompt", number=number, window=task.window, last=last, contexts=task.contexts
+                "text_without_prompt",
+                number=number,
+                window=task.window,
+                last=last,
+                contexts=task.context_lengths,
             )
             lines.append(format_note(form))
             continue
@@ -34,12 +35,10 @@ def render_first_prompts(task: LikelihoodConfig, items: Sequence[ScoredItem], re
     return "\n".join(lines)
 
 
-def reject_thinking_prompts(
+def reject_answers_inside_thinking(
     task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob
 ) -> None:
-    """Raise ConfigError, before the model is loaded, if continuations of questions would be scored as
-    thinking.
-    """
+    """Raise ConfigError if the chat template puts the scored answers inside the thinking."""
     asked = next((given for given in items if given.form is TextContext.asked), None)
     if asked is not None and not isinstance(prompt := build_item_prompt(task, asked), str):
         check_scorable_prompt(prompt, get_model_kind(resolved.config.model).render_prompt(resolved, prompt))
@@ -48,7 +47,6 @@ def reject_thinking_prompts(
 def add_question_prompt_facts(
     task: LikelihoodConfig, items: Sequence[ScoredItem], engine: Engine, report: EngineReport
 ) -> None:
-    """Add facts about the questions' prompts to the engine report, if there are questions."""
     asked = next((given for given in items if given.form is TextContext.asked), None)
     if asked is not None:
         form, first = (
@@ -59,9 +57,6 @@ def add_question_prompt_facts(
 
 
 def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
-    """Return the prompt before a scored text: a question in the task's prompt style, or the item's own
-    prompt.
-    """
     return (
         build_question_prompt(task, Item(item.question, "", ""), [])
         if item.form is TextContext.asked
@@ -70,5 +65,5 @@ def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
 
 
 def format_scored_text(prompt: Prompt, item: ScoredItem, text: str) -> str:
-    """Return a scored text in the form in which it follows the prompt."""
+    """Format the text to score after its prompt. An answer to a plain-text question begins with a space."""
     return format_continuation(prompt, text) if item.form is TextContext.asked else text

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runner.records.top_k import TOP_K, TopK, read_top_k
+from runner.records.top_k import TOP_K, TopK, read_top_k_file
 from runner.scorers import Divergence, divergence_from_draws, divergence_lower_bound
 from runner.tasks import Job, RunnerConfig, named_job, read_samples, typed_task_config
 from runner.tasks.likelihood.keys import KEPT, LikelihoodConfig
@@ -23,8 +23,7 @@ TOP_K_HASH = "keep_top_k"  # its name among the hashes
 def find_reference_job(
     config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool
 ) -> Job | None:
-    """Return the reference job, finished or not. None without a reference, or if the job is its own
-    reference.
+    """Return the reference job, which may be unfinished. None if this job has no reference.
 
     `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does
     the job itself where it is the reference. A reference in memory need not keep any.
@@ -33,7 +32,9 @@ def find_reference_job(
     if task.reference is None:
         return None
     kept = hashes if is_exact else hashes | {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find_named_job(config, KEY, task.reference, version, kept, groups=named_job.SCORING)
+    return named_job.find_referenced_job(
+        config, KEY, task.reference, version, kept, allowed_groups=named_job.SCORING
+    )
 
 
 @dataclass
@@ -47,17 +48,15 @@ class ReferenceJob:
 
     @classmethod
     def load(cls, job: Job, reference_name: str) -> ReferenceJob:
-        """Wait until a running reference job ends, then read it. A ConfigError names the command that runs
-        it.
-        """
+        """Wait for the reference job, then read its samples and stored tokens."""
         if named_job.wait_for_record(job) is None:
             if reference_name == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
-                known = f"such jobs are {join_first_names(usable, 6)}" if usable else "there is none yet"
-                raise ConfigError(f"no completed job in {job.folder.parent}. Run the reference with "
-                                  f"task.keep_top_k={KEPT}: {known}",
+                known = f"References are {join_first_names(usable, 6)}" if usable else "There is none yet"
+                raise ConfigError(f"{job.folder.parent} has no finished job like this. Run a reference with "
+                                  f"task.keep_top_k={KEPT}. {known}",
                                   key=KEY, value=reference_name, code="not_found")  # fmt: skip
-            raise named_job.not_finished_error(KEY, reference_name, job, f" task.keep_top_k={KEPT}")
+            raise named_job.build_not_finished_error(KEY, reference_name, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
@@ -66,10 +65,10 @@ class ReferenceJob:
                 value=reference_name,
                 code="missing",
             )
-        return cls(reference_name, job, read_samples(job.samples_path), read_top_k(path))
+        return cls(reference_name, job, read_samples(job.samples_path), read_top_k_file(path))
 
-    def with_stored_tokens(self, request: Request, question: str | None, gold: str | None) -> Request:
-        """Return the request, extended to also score the tokens that the reference has stored for this text."""
+    def add_stored_tokens(self, request: Request, question: str | None, gold: str | None) -> Request:
+        """Add the reference's stored tokens to a request, so that the engine scores them too."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
         if (
@@ -80,8 +79,8 @@ class ReferenceJob:
         ):
             raise ConfigError(
                 (
-                    f"{self.job.job_id} has not scored document {index} of this job: its data, "
-                    "task.limit, task.offset or task.window differs"
+                    f"{self.job.job_id} has not scored document {index}. The jobs differ in data, "
+                    "task.limit, task.offset or task.window"
                 ),
                 key=KEY,
                 value=self.named_as,
@@ -96,9 +95,7 @@ class ReferenceJob:
         )
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text. Raises ConfigError if the text's tokens
-        differ.
-        """
+        """Return the divergence over one text. Raises ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.answer.token_ids) != (
@@ -107,8 +104,8 @@ class ReferenceJob:
         ):
             raise ConfigError(
                 (
-                    f"{self.job.job_id} tokenizes document {index} differently or has another "
-                    "prompt, so the two models cannot be compared token by token"
+                    f"{self.job.job_id} tokenizes document {index} differently or uses another "
+                    "prompt,  so the two models cannot be compared token by token"
                 ),
                 key=KEY,
                 value=self.named_as,
@@ -128,7 +125,5 @@ class ReferenceJob:
         return replace(found, firsts=firsts)
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
-        """Return the reference's log-probabilities of a text's tokens, and delete them. Empty if none are
-        stored.
-        """
+        """Return the reference's log-probabilities of a text. Empty if none are stored."""
         return self.kept[index].scored

@@ -1,6 +1,4 @@
-"""Converts completions to likelihood samples, and checks which stored samples belong to a job. Not a
-task.
-"""
+"""Converts completions to likelihood samples, and rejects stored samples of other jobs."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ from runner_engine import Completion, EngineReport
 
 
 class Reference(Protocol):
-    """Protocol of a job's reference model: tokens stored by a finished job, or a second engine in
-    memory.
-    """
+    """Interface of a reference model, finished or in memory."""
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference over one text."""
@@ -59,7 +55,7 @@ class LikelihoodJudge(NoJudge):
         ]
         self.sums_by_position = max((piece.num_tokens for piece in windows_of_texts), default=0) > LEAST
 
-    def check_report(self, report: EngineReport) -> None:
+    def check_windows_fit_context(self, report: EngineReport) -> None:
         """Raise ConfigError for windows longer than the context length that the loaded model reports."""
         longest = max(
             (piece.num_tokens for piece in self.pieces.values() if piece.question is None), default=0
@@ -67,9 +63,7 @@ class LikelihoodJudge(NoJudge):
         check_window_fits(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the likelihood sample of a continuation, after the tokens for a reference have been written
-        to disk.
-        """
+        """Return the likelihood sample of a completion. Stores its top-k tokens on disk first."""
         (completion,) = completions
         piece = self.pieces[sample.index]
         sample = replace(
@@ -112,12 +106,11 @@ class LikelihoodJudge(NoJudge):
             drawn = completion.drawn_logprobs or []
             self.kept.append_sample(
                 piece.sample_index,
-                TopK.from_reported(completion.top_logprobs or [], drawn, completion.logprobs or []),
+                TopK.from_engine_tokens(completion.top_logprobs or [], drawn, completion.logprobs or []),
             )
         return replace(sample, likelihood=scored)
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a stored sample does not belong to this job. None if the sample is valid."""
         piece, scored = self.pieces[sample.index], sample.likelihood
         if (sample.question, sample.gold) != (piece.question, piece.gold):
             return note("other_text", index=sample.index)

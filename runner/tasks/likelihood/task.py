@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.datasets.question_subsets import hash_clusters
+from runner.datasets.question_subsets import hash_cluster_names
 from runner.datasets.scored_texts import (
     ScoredItem,
     TextContext,
@@ -42,7 +42,7 @@ from runner.tasks.likelihood import comparison_methods, contexts, prompts
 from runner.tasks.likelihood.continuations import Continuation, split_into_windows
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_windows_before_load
-from runner.tasks.likelihood.paired_engine import PairedEngine, count_continuation_tokens
+from runner.tasks.likelihood.paired_engine import PairedEngine, estimate_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
 from runner.tasks.likelihood.token_divergences import add_token_divergence_metrics, write_worst_tokens
@@ -92,12 +92,14 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
         )
         comparison_methods.require_token_scores(capabilities, what)
     # With task.only, the data are the rows that it names.
-    hashes = {"data": hash_scored_items(given)} | hash_clusters([given_text.cluster for given_text in given])
+    hashes = {"data": hash_scored_items(given)} | hash_cluster_names(
+        [given_text.cluster for given_text in given]
+    )
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     way = comparison_methods.choose_comparison_method(config, VERSION, hashes, hash_categories(given))
     if way.keep_top_k:
-        comparison_methods.check_can_be_reference(config, f"task.keep_top_k={way.keep_top_k}")
+        comparison_methods.require_token_sampling(config, f"task.keep_top_k={way.keep_top_k}")
     after = way.reference.job_id if way.reference is not None else ""
     decided: dict[str, Any] = {"exact": way.is_exact, "keep_top_k": way.keep_top_k}
     return LikelihoodInputs(
@@ -116,7 +118,7 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
 
 
 def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]:
-    """Raise ConfigError for windows longer than the context length, which the checkpoint's files state."""
+    """Raise ConfigError for windows longer than the checkpoint's context length."""
     return check_windows_before_load(inputs.task, list_windowed_documents(inputs), resolved)
 
 
@@ -127,25 +129,27 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         log.info("%s", prompts.render_first_prompts(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
     pieces = [
-        replace(piece, request=_with_top_k_to_store(piece.request, task.keep_top_k))
+        replace(piece, request=_request_top_k_and_samples(piece.request, task.keep_top_k))
         for piece in split_into_continuations(inputs, context)
     ]
     compared_with: Reference | None = reference
     pair: PairedEngine | None = None
     if reference is not None:
         pieces = [
-            replace(piece, request=reference.with_stored_tokens(piece.request, piece.question, piece.gold))
+            replace(piece, request=reference.add_stored_tokens(piece.request, piece.question, piece.gold))
             for piece in pieces
         ]
     elif inputs.second is not None:
-        counts = count_continuation_tokens(
+        counts = estimate_continuation_tokens(
             [piece.request for piece in pieces], list_windowed_documents(inputs), context, named
         )
         compared_with = pair = both = PairedEngine(context, named, counts)
         context = replace(context, engine=both)
-    prompts.reject_thinking_prompts(task, inputs.given, context.resolved)
+    prompts.reject_answers_inside_thinking(task, inputs.given, context.resolved)
     context_length.print_notes_early(
-        context_length.scaling_notes_for_documents(context.resolved, inputs.given, task.max_piece_tokens)
+        context_length.build_scaling_notes_for_documents(
+            context.resolved, inputs.given, task.max_piece_tokens
+        )
     )
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
@@ -157,7 +161,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     try:
         watching = LikelihoodProgress(inputs, scoring, pair)
         requests = [piece.request for piece in pieces]
-        policies = [watching, RepeatOrder(task.repeat)]
+        policies = [watching, RepeatOrder(task.repeat_index)]
         done = collect_answers(requests, context, scoring, policies, num_questions=inputs.count)
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
@@ -193,8 +197,8 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     result.problems = done.problems
     done.note_values += [
         *([] if inputs.why_kept is None else [inputs.why_kept]),
-        *result_notes(inputs),
-        *contexts.short_document_notes(task, inputs.given, pieces),
+        *build_result_notes(inputs),
+        *contexts.build_short_document_notes(task, inputs.given, pieces),
     ]
     done.note_values += context_length.sample_scaling_notes(context.resolved, done.samples)
     result.notes = done.notes
@@ -209,7 +213,9 @@ def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: R
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
     """Return a plan's notes on reference and RoPE scaling, and the first prompts if requested."""
-    lines = context_length.scaling_notes_for_documents(resolved, inputs.given, inputs.task.max_piece_tokens)
+    lines = context_length.build_scaling_notes_for_documents(
+        resolved, inputs.given, inputs.task.max_piece_tokens
+    )
     if inputs.second is not None:
         lines.append(note("reference_beside", named_as=inputs.task.reference))
     elif (job := inputs.reference) is not None:
@@ -221,11 +227,11 @@ def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
     return "\n".join(filter(None, (*render_notes(lines), shown)))
 
 
-def result_notes(inputs: LikelihoodInputs) -> list[Note]:
+def build_result_notes(inputs: LikelihoodInputs) -> list[Note]:
     texts = [given for given in inputs.given if given.form is TextContext.text]
     if not texts:
         return []
-    if inputs.task.contexts:
+    if inputs.task.context_lengths:
         return contexts.context_notes(inputs.task)
     window, step = inputs.task.window_tokens, inputs.task.step
     return [
@@ -247,8 +253,8 @@ def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> 
     for unit, given in enumerate(inputs.given):
         if given.form is TextContext.text:
             of_text = given.texts[0], next(encoded), special, unit, len(pieces)
-            if inputs.task.contexts:
-                cut_text = contexts.split_by_context(inputs.task, *of_text)
+            if inputs.task.context_lengths:
+                cut_text = contexts.split_by_context_length(inputs.task, *of_text)
             else:
                 cut_text = split_into_windows(inputs.task, *of_text, is_single_windowed_document(inputs))
             pieces += [replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text]
@@ -266,25 +272,24 @@ def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> 
     return pieces
 
 
-def _with_top_k_to_store(request: Request, keep_top_k: int) -> Request:
-    """Return the request, extended to report the tokens to store: the most probable ones and randomly
-    drawn ones.
-    """
+def _request_top_k_and_samples(request: Request, keep_top_k: int) -> Request:
     return replace(request, top_logprobs=keep_top_k, drawn_tokens=DRAWN) if keep_top_k else request
 
 
 def is_single_windowed_document(inputs: LikelihoodInputs) -> bool:
-    """Return whether the only document is split into windows, which then are the statistical samples."""
-    return len(inputs.given) == 1 and inputs.given[0].form is TextContext.text and not inputs.task.contexts
+    return (
+        len(inputs.given) == 1
+        and inputs.given[0].form is TextContext.text
+        and not inputs.task.context_lengths
+    )
 
 
 def list_windowed_documents(inputs: LikelihoodInputs) -> list[str]:
-    """Return the documents that are split into windows."""
     return [given.texts[0] for given in inputs.given if given.form is TextContext.text]
 
 
 class LikelihoodProgress(Policy):
-    """Policy that checks windows and prompts after the load, and shows the log-likelihood so far."""
+    """Policy that checks windows and prompts after the load, and shows the current log-likelihood."""
 
     def __init__(
         self, inputs: LikelihoodInputs, judge: LikelihoodJudge, paired_engine: PairedEngine | None
@@ -293,11 +298,9 @@ class LikelihoodProgress(Policy):
         self._nats, self._tokens = 0.0, 0
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Raise ConfigError for windows longer than the context length, and add facts about the prompts to
-        the report.
-        """
+        """Check that the windows fit the context length, and add prompt facts to the report."""
         for loaded in [report] if self.pair is None else self.pair.reports:
-            self.scoring.check_report(loaded)
+            self.scoring.check_windows_fit_context(loaded)
         prompts.add_question_prompt_facts(self.inputs.task, self.inputs.given, engine, report)
 
     def on_answer(self, sample: Sample) -> None:
@@ -306,5 +309,5 @@ class LikelihoodProgress(Policy):
             self._tokens += sample.likelihood.tokens
 
     def progress_fields(self) -> dict[str, str]:
-        """Return the mean log-likelihood per token so far."""
+        """Return the mean log-likelihood per token of the samples scored until now."""
         return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}

@@ -1,5 +1,5 @@
-"""Divergence per token: percentiles as metrics, and the tokens with the largest divergence in
-context. Not a task.
+"""Computes percentiles of the divergence per token, and stores the most divergent tokens with
+their context.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from runner.records.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 from runner_base import Result, Sample, convert_write_error
 from runner_base.notes import Note, note
-from runner_compare.statistics import TextTokens, token_divergence_metrics
+from runner_compare.statistics import TextTokens, compute_divergence_metrics
 from runner_engine import Request
 
 WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
@@ -40,23 +40,21 @@ class WorstToken:
 def add_token_divergence_metrics(
     result: Result, samples: Sequence[Sample], divergences: Mapping[int, TokenDivergences]
 ) -> list[Note]:
-    """Add percentiles of the divergence per token to a job's result. A returned note explains missing
-    metrics.
+    """Add percentiles of the divergence per token to `result`. Returns a note if divergences are
+    missing.
     """
     texts = collect_text_tokens([sample for sample in samples if not sample.failed], divergences)
     if texts is None:
         return [note("no_percentiles", "warning", file=DIVERGENCES)]
     if texts:
-        result.metrics |= token_divergence_metrics(texts)
+        result.metrics |= compute_divergence_metrics(texts)
     return []
 
 
 def collect_text_tokens(
     samples: Sequence[Sample], divergences: Mapping[int, TokenDivergences]
 ) -> list[TextTokens] | None:
-    """Return the divergences per token of each text or cluster, without wrong choices. None if some are
-    not stored.
-    """
+    """Return the divergences per token of each document. None if a divergence is not stored."""
     scored = [
         sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other
     ]
@@ -95,7 +93,6 @@ def write_worst_tokens(
     requests: Mapping[int, Request],
     decode: Callable[[Sequence[int]], str],
 ) -> None:
-    """Write a file with the tokens of the largest divergence, each with the text around it."""
     by_index = {sample.index: sample for sample in samples}
     places = (
         (nats, index, at)
@@ -125,7 +122,6 @@ def describe_divergent_token(
     request: Request,
     decode: Callable[[Sequence[int]], str],
 ) -> WorstToken:
-    """Return a token of a sample with its divergence and the text around it."""
     ids = sample.answer.token_ids
     earlier, prompt = ids[max(0, position - BEFORE) : position], request.prompt
     if request.continuation is not None and not isinstance(request.continuation, str):  # a window of a text

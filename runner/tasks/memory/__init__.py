@@ -1,1 +1,1 @@
-"""The task memory: the measuring process, metrics and pictures."""
+"""Measures a model's memory use (task=memory)."""

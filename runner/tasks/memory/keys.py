@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from runner.config.measures import FROM_THE_SECOND, MAX_REPEATS, reject_huge_batches
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner_base import NotInIdentity, at_least, check_value, config_field, in_range
 from runner_engine import GenerationConfig, Workload
 
@@ -37,10 +37,10 @@ class MemoryConfig(TaskConfig):
             check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
         rows = self.batch_sizes
         check_value(
-            all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be at least 1"
+            all(row >= 1 for row in rows), "task.batch_sizes", rows, "every batch size must be at least 1"
         )
         need = (
-            f"every number must be above task.new_tokens={self.new_tokens}, because a context "
+            f"every context length must exceed task.new_tokens={self.new_tokens}, because a context "
             "includes the new tokens"
         )
         lengths = self.context_lengths
@@ -56,9 +56,7 @@ class MemoryConfig(TaskConfig):
 
     @property
     def measured_points(self) -> list[Workload]:
-        """The batch sizes and context lengths to measure, smallest first, or a single point from the other
-        keys.
-        """
+        """Pairs of batch size and context length to measure, smallest first."""
         prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
             (rows, prompt, self.new_tokens)
@@ -68,19 +66,19 @@ class MemoryConfig(TaskConfig):
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest measured point. Larger points may fail, which the result notes."""
+        """Return the smallest batch size and context length to measure."""
         return self.measured_points[0]
 
     @property
     def num_loads(self) -> int:
-        """The number of repeats, because each one loads the model in a fresh process."""
+        """Number of model loads: each repeat loads the model in a fresh process."""
         return self.repeats
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the work amount of one batch per measured point and repeat."""
+    ) -> list[RequestedCompletions]:
+        """Return the amount of work: one batch per repeat and per pair of batch size and context length."""
         return [
-            WorkAmount(rows, prompt, new, rows * self.repeats, True)
+            RequestedCompletions(rows, prompt, new, rows * self.repeats, True)
             for rows, prompt, new in self.measured_points
         ]

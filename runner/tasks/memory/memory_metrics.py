@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 @dataclass
 class MemoryRepeat:
-    """Measurements of one repeat: every stage, every measured point, and the points that failed."""
+    """Memory measurements of one repeat."""
 
     start: dict[str, Figures] = field(default_factory=dict)
     stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
@@ -35,13 +35,14 @@ class MemoryRepeat:
     report: dict[str, Any] = field(default_factory=dict)  # of the engine: metrics, facts, notes
     peak_since_start: bool = False
 
-    def is_measured(self, point: int) -> bool:
-        """Return whether a point was measured or has failed."""
-        return point in self.speeds or point in self.failed
+    def is_measured(self, point_index: int) -> bool:
+        """Return True if the measurement of a point has succeeded or failed."""
+        return point_index in self.speeds or point_index in self.failed
 
     def add_event(self, event: dict[str, Any]) -> None:
-        """Add an event of the measuring process: a stage, a point or the engine report. The first start's
-        values count.
+        """Add an event of the measuring process: a stage, a measured point or the engine report.
+
+        If an event is repeated after a restart, the values of the first start are kept.
         """
         if "stage" in event:
             self.peak_since_start |= event["peak_since_start"]
@@ -60,10 +61,9 @@ class MemoryRepeat:
 
     @property
     def is_on_gpu(self) -> bool:
-        """Whether the memory was measured by a GPU's allocator."""
         return any("cuda_peak_mib" in figures for figures in self.stages.values())
 
-    def peak_over_import_mib(self, stage_metrics: Figures) -> float:
+    def compute_peak_above_import_mib(self, stage_metrics: Figures) -> float:
         """Return a stage's peak in MiB above the memory after the imports. On a GPU, return the allocator's
         peak.
 
@@ -75,10 +75,10 @@ class MemoryRepeat:
         kind = "anon" if "peak_anon_mib" in stage_metrics else "rss"
         return stage_metrics[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
-    def attribute_peak(self, stage: str, point: int | None = None) -> Figures:
+    def split_peak_memory(self, stage: str, point_index: int | None = None) -> Figures:
         """Split a stage's peak memory into weights, KV cache, activations and the rest, in MiB."""
-        figures = self.start[stage] if point is None else self.stages[point, stage]
-        peak_mib = self.peak_over_import_mib(figures)
+        figures = self.start[stage] if point_index is None else self.stages[point_index, stage]
+        peak_mib = self.compute_peak_above_import_mib(figures)
         is_anonymous = "peak_anon_mib" in figures
         if self.is_on_gpu:
             steady_mib = figures.get("cuda_steady_mib", 0.0)
@@ -87,17 +87,17 @@ class MemoryRepeat:
             steady_mib = figures[key] - self.start["import"][key]
         weights_mib = figures["own_weights_mib" if is_anonymous and not self.is_on_gpu else "weights_mib"]
         kv_mib = 0.0
-        if point is not None and point in self.kv:
-            total_mib, tokens = self.kv[point]
+        if point_index is not None and point_index in self.kv:
+            total_mib, tokens = self.kv[point_index]
             kv_mib = total_mib * min(figures["kv_tokens"] / tokens, 1.0)
         values = (weights_mib, kv_mib, peak_mib - steady_mib, steady_mib - weights_mib - kv_mib)
         return dict(zip(PARTS, values, strict=True))
 
-    def largest_point(self) -> int:
-        """Return the number of the largest point whose stages are all measured."""
+    def find_largest_measured_point(self) -> int:
+        """Return the index of the largest point that was measured completely."""
         return max(self.speeds)
 
-    def kv_mib_per_1000_tokens(self) -> float | None:
+    def compute_kv_mib_per_1000_tokens(self) -> float | None:
         """Return the growth of the KV cache in MiB per 1,000 tokens. None with fewer than two sequence
         lengths.
         """
@@ -107,8 +107,8 @@ class MemoryRepeat:
         return linear_regression(*zip(*points, strict=True)).slope
 
     def metrics(self) -> dict[str, float]:
-        """Return this repeat's metrics: engine report, all stages, and the largest measured point."""
-        start, at = self.start["import"], self.largest_point()
+        """Return the metrics of this repeat. Stage metrics are those of the largest point."""
+        start, at = self.start["import"], self.find_largest_measured_point()
         stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
         every = [*self.start.values(), *self.stages.values()]
         end = stages["decode"]
@@ -122,17 +122,17 @@ class MemoryRepeat:
             "mapped_files_mib": end["pss_file_mib"] - start["pss_file_mib"],
             "baseline_mib": start["steady_rss_mib"],
             "baseline_anon_mib": start["steady_anon_mib"],
-            "peak_over_baseline_mib": max(map(self.peak_over_import_mib, every)),
+            "peak_over_baseline_mib": max(map(self.compute_peak_above_import_mib, every)),
             "load_peak_anon_mib": self.start["load"]["peak_anon_mib"],
         }
         for stage, figures in stages.items():
             for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
                 metrics[f"{stage}_{key}"] = figures[key]
-        highest = max(IN_POINTS, key=lambda stage: self.peak_over_import_mib(stages[stage]))
-        metrics |= {f"{part}_held_mib": value for part, value in self.attribute_peak(highest, at).items()}
+        highest = max(IN_POINTS, key=lambda stage: self.compute_peak_above_import_mib(stages[stage]))
+        metrics |= {f"{part}_held_mib": value for part, value in self.split_peak_memory(highest, at).items()}
         if at in self.kv:
             metrics["kv_mib"] = self.kv[at][0]
-        if (slope := self.kv_mib_per_1000_tokens()) is not None:
+        if (slope := self.compute_kv_mib_per_1000_tokens()) is not None:
             metrics["kv_per_1000_tokens_mib"] = slope
         if "cuda_peak_mib" in end:
             for key in ("cuda_peak_mib", "cuda_reserved_mib"):
@@ -144,9 +144,7 @@ class MemoryRepeat:
 def summarize_repeats(
     repeats: list[MemoryRepeat], measured_points: list[Workload], predicted_footprints: list[Footprint | None]
 ) -> tuple[Result, dict[str, Any]]:
-    """Return medians, spreads and predictions over all repeats as a job's result, and the data for its
-    pictures.
-    """
+    """Return the medians over all repeats as a job's result, and the plot data."""
     measured = [run.metrics() for run in repeats]
     shared = [key for key in measured[0] if all(key in values for values in measured)]
     metrics = {key: median(values[key] for values in measured) for key in shared}
@@ -161,14 +159,14 @@ def summarize_repeats(
     report = repeats[0].report
     # text: they come from the probe's process
     notes: list[Note | str] = [*dict.fromkeys(text for run in repeats for text in run.report["notes"])]
-    at = max(run.largest_point() for run in repeats)
+    at = max(run.find_largest_measured_point() for run in repeats)
     prediction = predicted_footprints[at]
     if prediction is None:
         notes.append(note("no_prediction"))
     else:
-        metrics |= _prediction_metrics(metrics, prediction, measured_points[at])
-    rows = _stage_table_rows(repeats, measured_points, predicted_footprints, failed)
-    notes += _memory_notes(repeats, metrics, failed)
+        metrics |= _compute_prediction_metrics(metrics, prediction, measured_points[at])
+    rows = _build_stage_rows(repeats, measured_points, predicted_footprints, failed)
+    notes += _build_memory_notes(repeats, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
     for number, (batch, prompt, new) in enumerate(measured_points):
         kv = [run.kv[number] for run in repeats if number in run.kv]
@@ -183,7 +181,9 @@ def summarize_repeats(
     return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
 
 
-def _prediction_metrics(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
+def _compute_prediction_metrics(
+    metrics: dict[str, float], predicted: Footprint, point: Workload
+) -> dict[str, float]:
     """Return the predicted memory at the largest point, and the relative errors of the predictions."""
     rows, prompt_tokens, new_tokens = point
     values = {
@@ -210,7 +210,7 @@ def _prediction_metrics(metrics: dict[str, float], predicted: Footprint, point: 
     return values
 
 
-def _memory_notes(
+def _build_memory_notes(
     repeats: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]
 ) -> list[Note]:
     notes = []
@@ -223,19 +223,19 @@ def _memory_notes(
     return notes
 
 
-def _stage_table_rows(
+def _build_stage_rows(
     repeats: list[MemoryRepeat],
     measured_points: list[Workload],
     predicted_footprints: list[Footprint | None],
     failure_reasons: dict[int, str],
 ) -> list[dict[str, Any]]:
     """Return a table row for each stage of each point, with medians over repeats and the prediction."""
-    rows = [_stage_table_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START]
+    rows = [_build_stage_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START]
     for number, point in enumerate(measured_points):
         measured = [run for run in repeats if number in run.speeds]
         if measured:
             rows += [
-                _stage_table_row(measured, number, stage, point, predicted_footprints[number])
+                _build_stage_row(measured, number, stage, point, predicted_footprints[number])
                 for stage in IN_POINTS
             ]
         else:
@@ -253,7 +253,7 @@ def _number_rows_by_point(
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 
 
-def _stage_table_row(
+def _build_stage_row(
     repeats: list[MemoryRepeat],
     point_number: int | None,
     stage: str,
@@ -263,7 +263,7 @@ def _stage_table_row(
     figures = [
         run.start[stage] if point_number is None else run.stages[point_number, stage] for run in repeats
     ]
-    peaks = [run.peak_over_import_mib(usage) for run, usage in zip(repeats, figures, strict=True)]
+    peaks = [run.compute_peak_above_import_mib(usage) for run, usage in zip(repeats, figures, strict=True)]
     row: dict[str, Any] = {
         "stage": stage,
         "batch": point and point[0],
@@ -272,7 +272,7 @@ def _stage_table_row(
     row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
     for part in PARTS:
         row[f"{part}_mib"] = round(
-            median(run.attribute_peak(stage, point_number)[part] for run in repeats), 1
+            median(run.split_peak_memory(stage, point_number)[part] for run in repeats), 1
         )
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
     by_stage = {}

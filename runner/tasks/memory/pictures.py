@@ -24,7 +24,7 @@ MAX_LINES = 8
 
 
 def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
-    """Return two pictures: memory by cause at each stage's peak, and KV cache size by number of tokens."""
+    """Return two pictures: peak memory by stage, and KV cache size by number of tokens."""
     pictures = [
         Picture(
             "memory",
@@ -55,7 +55,7 @@ def _create_titled_axes(title: str, height: float) -> tuple[Figure, Axes]:
 
 
 def _draw_stage_peaks(picture_data: dict[str, Any]) -> Figure:
-    """Draw a bar per stage with its peak memory by cause, and a mark at the predicted peak."""
+    """Draw a stacked bar per stage with weights, KV cache and activations, and mark the predicted peak."""
     rows = [
         row for row in picture_data["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"
     ]
@@ -91,8 +91,8 @@ def _draw_stage_peaks(picture_data: dict[str, Any]) -> Figure:
     pane.set_xlim(left=0)
     pane.grid(visible=False, axis="y")
     pane.tick_params(axis="y", length=0)
-    pane.set_xlabel("MiB above what importing the libraries takes")
-    pane.legend(title="stage, rows × tokens of each", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
+    pane.set_xlabel("MiB above the memory after importing libraries")
+    pane.legend(title="stage, sequences × tokens", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
                 fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
     return figure
 

@@ -1,5 +1,4 @@
-"""Child process of task=memory: measures import, load, a first pass, then prefill and decode of each
-point.
+"""Measures the memory of import, load, prefill and decode in a child process of task=memory.
 
 Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to
 measure, pickled, from stdin, and writes events to stdout, one JSON object a line; everything
@@ -78,7 +77,7 @@ class MemoryProbe:
             started = time.perf_counter()
             result = run_stage()
             seconds = time.perf_counter() - started
-        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_peaks_mib()}
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_read_cuda_peaks_mib()}
         # frees what can be freed; the next stage's peak starts here
         resettable = machine.reset_peak_rss()
         figures |= {
@@ -95,16 +94,14 @@ class MemoryProbe:
         self.send_event(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
-    def used_mib(self) -> float:
-        """Return the used memory in MiB: the GPU allocator's, or on a CPU anonymous memory."""
+    def measure_used_mib(self) -> float:
+        """Return the allocated GPU memory in MiB. On a CPU, return the anonymous memory."""
         machine.reset_peak_rss()
-        return _cuda_peaks_mib().get("cuda_steady_mib") or machine.anonymous_rss_mib()
+        return _read_cuda_peaks_mib().get("cuda_steady_mib") or machine.anonymous_rss_mib()
 
 
 class AnonymousPeakSampler:
-    """Samples the peak of anonymous memory, because the kernel's own peak value also includes file
-    pages.
-    """
+    """Samples the peak of anonymous memory. The kernel's own peak value also includes file pages."""
 
     EVERY_S = 0.005
 
@@ -134,26 +131,26 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], out
     machine.reset_peak_rss()
     probe.measure_stage("import", lambda: get_model_kind(config.model).import_libraries(resolved))
 
-    def load_engine() -> EngineReport:
+    def load_engine_and_record_weights() -> EngineReport:
         report: EngineReport = engine.load()
         probe.weight_mib = report.metrics["weight_mib"]
         probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
         return report
 
-    report: EngineReport = probe.measure_stage("load", load_engine)
+    report: EngineReport = probe.measure_stage("load", load_engine_and_record_weights)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
         check_context_length(context_length_of_report(report), prompt_tokens, new_tokens)
     probe.send_event(
         metrics=report.metrics, facts=report.facts, notes=[render_engine_note(note) for note in report.notes]
     )
-    first = create_random_requests(1, 8, 2, vocab_size, config.seed, draw_index=-1)
+    first = create_random_requests(1, 8, 2, vocab_size, config.seed, variant=-1)
     # packs weights, builds kernels and reads pages of libraries
     probe.measure_stage("first pass", lambda: complete_requests(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
         if smaller := next((workload for workload in failed if all(map(int.__le__, workload, point))), None):
-            probe.send_event(point=number, failed=f"not tried: {_format_point(smaller)} ran out of memory")
+            probe.send_event(point=number, failed=f"skipped: {_format_point(smaller)} ran out of memory")
             continue
         try:
             _measure_point(probe, number, point, vocab_size, config.seed)
@@ -171,21 +168,21 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], out
 
 
 def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
-    """Prefill all sequences, decode all but one token, measure the KV cache, and finish."""
+    """Measure prefill, decode and KV cache size for one batch size and context length."""
     rows, _, new_tokens = point
     engine, shortages = probe.engine, len(probe.engine.stats.row_shortages)
     before = replace(engine.stats)
     with engine.open(rows) as session:
         steps = _StageStepper(session, engine, shortages)
-        for request in create_random_requests(*point, vocab_size, seed, draw_index=number):
+        for request in create_random_requests(*point, vocab_size, seed, variant=number):
             session.submit(request)
         probe.measure_stage("prefill", steps.step_until_prefilled, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
         probe.measure_stage("decode", lambda: steps.step_until_decoded(last), number)
-        kv_tokens, held_mib = engine.stats.kv_tokens, probe.used_mib()
+        kv_tokens, held_mib = engine.stats.kv_tokens, probe.measure_used_mib()
         is_held = not session.is_idle
         steps.step_until_decoded(sys.maxsize)
-    kv_mib = held_mib - probe.used_mib() if is_held and kv_tokens else None
+    kv_mib = held_mib - probe.measure_used_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
     probe.send_event(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
@@ -203,7 +200,6 @@ class _StageStepper:
     shortages: int  # how many the engine had before
 
     def step_until_prefilled(self) -> None:
-        """Run steps until every sequence has its first token."""
         self._step()
         while not self.session.is_idle and self.engine.stats.rows_waiting:
             self._step()
@@ -226,16 +222,13 @@ def _format_point(point: Workload) -> str:
 
 
 def _list_weight_files(resolved: ResolvedJob) -> list[Path]:
-    """Return the files that may be memory-mapped as weights."""
     if not get_model_kind(resolved.config.model).HAS_WEIGHTS:
         return []
     return resolved.model.files.weight_files[1]
 
 
 def read_proportional_memory_mib() -> dict[str, float]:
-    """Return this process's proportional set size (shared pages divided by their users) in MiB: total,
-    and of files.
-    """
+    """Return the total and file-mapped proportional set size (PSS) of this process in MiB."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -244,9 +237,9 @@ def read_proportional_memory_mib() -> dict[str, float]:
     return {"pss_mib": kib["Pss"] / 1024, "pss_file_mib": kib.get("Pss_File", 0) / 1024}
 
 
-def _cuda_peaks_mib() -> dict[str, float]:
-    """Return the CUDA allocator's peaks in MiB since the last call, summed over devices. Empty without a
-    GPU.
+def _read_cuda_peaks_mib() -> dict[str, float]:
+    """Return the CUDA allocator's peaks in MiB since the last call, summed over all GPUs. Empty
+    without a GPU.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
@@ -266,7 +259,7 @@ def main() -> int:
     """Read the config, measure all points and send the results. Returns exit code 0, or 1 after a
     reported error.
     """
-    child_process.die_with_parent()  # nothing else reads its events
+    child_process.request_death_with_parent()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")

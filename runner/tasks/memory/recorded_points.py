@@ -1,4 +1,4 @@
-"""Reads and extends the measurements that earlier starts of a memory task have left on disk."""
+"""Reads and extends the recorded measurements of a memory task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.records.measurements import MeasurementFile
 
 
 class RecordedPoints:
-    """Events of the measuring process on disk, by repeat. New events are appended.
+    """Stores the measurements of a memory task on disk, grouped by repeat.
 
     A point that failed is not stored, because memory may be free at the next start.
     """
@@ -29,17 +29,15 @@ class RecordedPoints:
         self.count = len(self.done)  # of earlier starts
 
     def stored_events(self, repeat: int) -> list[dict[str, Any]]:
-        """Return the stored events of a repeat, without those of an incomplete point, which is measured
-        again.
-        """
+        """Return the recorded events of a repeat. Events of an incomplete point are omitted."""
         return self._events.get(repeat, [])
 
-    def append_event(self, repeat: int, event: dict[str, Any]) -> None:
+    def append_event(self, repeat_number: int, event: dict[str, Any]) -> None:
         if "failed" in event:
             return
-        self._file.append_measurement(repeat=repeat, event=event)
+        self._file.append_measurement(repeat=repeat_number, event=event)
         if "speed" in event:
-            self.done.append((repeat, event["point"]))
+            self.done.append((repeat_number, event["point"]))
 
     def close(self) -> None:
         self._file.close()

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.records.measurements import recorded_measurement_notes
+from runner.records.measurements import make_measurement_notes
 from runner.render.notes import render_notes
 from runner.speed.synthetic import check_context_length
 from runner.tasks import (
@@ -60,14 +60,14 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
-    """Return empty inputs, because the model is part of the job id. Systems without memory counters
-    raise an error.
+    """Return inputs without hashes, because the config alone determines the job id. Raises
+    ConfigError if /proc is missing.
     """
     if not machine.rss_mib():
         raise ConfigError(
             (
-                "this system does not report a process's memory (/proc/self/status, Linux), so "
-                "task=memory cannot run. Other tasks work and record peak_rss_mib"
+                "this system does not report the memory of a process (/proc/self/status on Linux). "
+                "Choose another task; every task records peak_rss_mib"
             ),
             key="task",
             value="memory",
@@ -97,7 +97,7 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
         _measure_missing_points(config, task, kept, runs, recorder)
     result, drawn = summarize_repeats(runs, task.measured_points, predicted)
-    result.notes += render_notes(recorded_measurement_notes(kept.count, total, kept.outdated))
+    result.notes += render_notes(make_measurement_notes(kept.count, total, kept.outdated))
     write_text_atomically(
         recorder.folder / POINTS, json.dumps(drawn | {"title": _picture_title(config)}, indent=1) + "\n"
     )
@@ -113,7 +113,6 @@ def _measure_missing_points(
     repeat_results: list[MemoryRepeat],
     recorder: Recorder,
 ) -> None:
-    """Measure the points that no earlier start has measured, for each repeat."""
     repeats = RepeatLog(recorder.folder)
     stages = len(AT_START) + len(IN_POINTS) * len(task.measured_points)
     with recorder.create_progress_bar(task.repeats * stages, "memory") as bar:
@@ -124,11 +123,12 @@ def _measure_missing_points(
             )
             repeat.keep = partial(recorded_points.append_event, number)
             for event in recorded_points.stored_events(number):
-                repeat.add_measurement(event, is_from_earlier_start=True)
-            repeat_results.append(repeat.measure_all())
+                repeat.add_measurement(event, is_recorded=True)
+            repeat_results.append(repeat.measure_all_points())
             if not repeat_results[-1].speeds:
                 raise JobFailed(
-                    f"no point could be measured. The first error: {repeat_results[-1].failed[0]}",
+                    "no combination of batch size and context length could be measured. "
+                    f"The first error: {repeat_results[-1].failed[0]}",
                     code="failed",
                 )
             repeats.add_repeat(number, repeat_results[-1].metrics())
@@ -146,7 +146,7 @@ def _picture_title(config: RunnerConfig) -> str:
 
 @dataclass
 class RepeatRunner:
-    """Measures all points once, in a fresh process or, after a crash, in several."""
+    """Measures all points in a fresh process. After a crash, another process continues."""
 
     config: RunnerConfig
     points: list[Workload]
@@ -159,9 +159,9 @@ class RepeatRunner:
     # called with each event, once it is taken
     keep: Callable[[dict[str, Any]], None] = lambda _: None
 
-    def measure_all(self) -> MemoryRepeat:
-        """Measure all points. If the process dies at a point, a new process measures the remaining smaller
-        points.
+    def measure_all_points(self) -> MemoryRepeat:
+        """Measure all points. After a crash, a new process measures the points that are not larger
+        than the failed one.
         """
         left = self._remaining_points()
         while left:
@@ -185,9 +185,7 @@ class RepeatRunner:
         ]
 
     def _run_probe_process(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure the remaining points in a fresh process. If the process dies, return the point and the
-        cause.
-        """
+        """Measure the remaining points in a fresh process. If it crashes, return the point and the reason."""
         is_done = False
         self._set_current_stage("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
@@ -217,16 +215,16 @@ class RepeatRunner:
         )
         raise JobFailed(
             (
-                f"the process of the memory probe, {self.which}, "
-                f"{child_process.describe_exit_code(code)}, in stage {self.stage}. {log}"
+                f"the memory probe process of {self.which} "
+                f"{child_process.describe_exit_code(code)} during stage {self.stage}. {log}"
             ),
             code="failed",
         )
 
-    def add_measurement(self, event: dict[str, Any], is_from_earlier_start: bool = False) -> None:
+    def add_measurement(self, event: dict[str, Any], is_recorded: bool = False) -> None:
         """Add a measured stage or point to the repeat, and advance the progress bar."""
         self.measured.add_event(event)
-        step = self.bar.skip if is_from_earlier_start else self.bar.advance
+        step = self.bar.skip if is_recorded else self.bar.advance
         step(1 if "stage" in event else 0)
 
     def _set_current_stage(self, stage: str, point: int | None) -> None:

@@ -12,7 +12,7 @@ from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 
 class ValueForm(StrEnum):
-    """Textual form of the requested values, by which they are found in an answer."""
+    """How the requested values are extracted from an answer."""
 
     number = "number"  # of as many digits as the asked ones
     pair = "pair"  # of two words, as amber-kite
@@ -40,7 +40,7 @@ class RenderedCase:
 
     @property
     def has_multiline_answer(self) -> bool:
-        """Whether the answer has several lines. Only its last line counts."""
+        """Whether answers may have several lines. The last line of such an answer is judged."""
         return self.form is ValueForm.total
 
 
@@ -74,7 +74,7 @@ class CaseSettings:
 
     @property
     def case_numbers(self) -> range:
-        """The numbers of the cases that use this haystack."""
+        """Numbers of the cases whose needles are in the current haystack."""
         return range(self.text, self.cases, self.texts)
 
     def create_random(self, *names: object) -> Random:
@@ -85,12 +85,12 @@ class CaseSettings:
 def hide_needles(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
     """Return a text of `num_units` filler units with needles at depths from 0 (beginning) to 1 (end)."""
     ends = sorted(
-        (filler.nearest_unit_end(num_units, depth), order, needle)
+        (filler.count_units_before_depth(num_units, depth), order, needle)
         for order, (depth, needle) in enumerate(needles)
     )
     parts, at = [], 0
     for end, _, needle in ends:
-        parts += [filler.join_units(at, end), needle, filler.separator_after(end)]
+        parts += [filler.join_units(at, end), needle, filler.get_separator_after_unit(end)]
         at = end
     return "".join([*parts, filler.join_units(at, num_units)]).rstrip()
 

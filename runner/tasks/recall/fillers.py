@@ -1,6 +1,4 @@
-"""Filler texts in which needles are hidden: noise, installed texts, or the user's file, split into
-units.
-"""
+"""Filler texts in which needles are hidden: noise, installed texts, or the user's file."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from runner.config.choices import CONF
-from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, text_category
+from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, get_text_category
 from runner_base import ConfigError, DataError, read_text, unknown_choice_message
 from runner_base.texts import iter_json_lines
 
@@ -35,9 +33,7 @@ CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: n
 
 @dataclass(frozen=True)
 class Filler:
-    """A filler text split into units, repeated as often as needed. `tokens` has the token count of each
-    unit.
-    """
+    """Filler text that is split into units and repeated if necessary. `tokens` has the size of each unit."""
 
     units: Sequence[str]
     tokens: Sequence[int]
@@ -52,14 +48,13 @@ class Filler:
         rounds, rest = divmod(num_units, len(self.units))
         return rounds * self._cumulative_tokens[-1] + self._cumulative_tokens[rest]
 
-    def units_for_tokens(self, tokens: int) -> int:
-        """Return how many units together have about `tokens` tokens."""
+    def count_units_for_tokens(self, tokens: int) -> int:
         rounds, rest = divmod(tokens, max(1, self._cumulative_tokens[-1]))
         return rounds * len(self.units) + bisect_left(self._cumulative_tokens, rest)
 
-    def nearest_unit_end(self, num_units: int, depth: float) -> int:
-        """Return the number of units before a depth (0 to 1), rounded to the nearest end of a unit in
-        tokens.
+    def count_units_before_depth(self, num_units: int, depth: float) -> int:
+        """Return the number of filler units before `depth`, from 0 (beginning of the text) to 1 (end).
+        Depths are measured in tokens.
         """
         wanted = depth * self.count_tokens(num_units)
         after = bisect_left(range(num_units), wanted, key=self.count_tokens)
@@ -69,13 +64,13 @@ class Filler:
         """Return the units from `begin` (inclusive) to `end` (exclusive) as one text."""
         return "".join(self.units[at % len(self.units)] for at in range(begin, end))
 
-    def separator_after(self, unit_end: int) -> str:
+    def get_separator_after_unit(self, unit_end: int) -> str:
         """Return the separator between a unit's end and a needle: a line break or a space."""
         before = self.units[(unit_end - 1) % len(self.units)]
         return "\n" if before.endswith("\n") else " "
 
     def __contains__(self, text: str) -> bool:
-        """Return whether the filler contains this text, which then cannot serve as a needle."""
+        """Return whether the filler contains a text. Such a text cannot be a needle."""
         return text in self._joined_units
 
     @cached_property
@@ -84,7 +79,7 @@ class Filler:
 
 
 def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
-    """Return the units of the configured filler text. A file is read only as far as needed."""
+    """Return the units of the configured filler text, truncated to about `max_tokens` tokens."""
     if filler_name == "noise":
         return _split_into_units(f"{NOISE}\n")
     if filler_name in CATEGORIES:
@@ -110,8 +105,7 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
 
 
 def select_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
-    """Return the filler rotated to the start of a haystack. The first haystack starts at the filler's
-    beginning.
+    """Return the filler, rotated to the start of a haystack. The first haystack is not rotated.
 
     Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS
     units has too few beginnings, so its units are shuffled.
@@ -149,13 +143,13 @@ def _generate_chronicles(num_characters: int) -> str:
     for index in range(DOCUMENTS):
         if sum(map(len, texts)) >= num_characters:
             break
-        if text_category(index) == "prose":
+        if get_text_category(index) == "prose":
             texts.append(f"{generate_synthetic_text(index).strip()}\n\n")
     return "".join(texts)[:num_characters]
 
 
 def _split_into_units(text: str) -> list[str]:
-    """Split a text into sentences and lines. Long ones are split further between words."""
+    """Split a text into sentences and lines, and split long sentences between words."""
     found = []
     for unit in UNIT.findall(text):
         while len(unit) > MOST:

@@ -1,5 +1,5 @@
-"""Finds how much filler text fits into each requested length together with template, question and
-answer.
+"""Finds the amount of filler text that fits each configured length, in addition to template,
+question and answer.
 
 The cases of a kind and a length have the same amount of filler, so that they share a prefix. A
 case with its own text has its own size. Sizes are found by counting prompts in the model's own
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from runner.tasks.recall.cases import Case, RenderedCase
 from runner_base import ConfigError
 
-Count = Callable[[Sequence[RenderedCase]], list[int]]  # the tokens of each prompt as the model sees it
+# the tokens of each prompt as the model sees it
+PromptTokenCounter = Callable[[Sequence[RenderedCase]], list[int]]
 ROUNDS = 60  # of counting; bisection alone needs fewer for any text
 NEAR = 0.005  # of the room may stay empty, if that saves counting
 
 
 @dataclass
 class SizeGroup:
-    """Recall cases of one length with a common text size, and the state of the search for this size."""
+    """State of the binary search for the common text size of recall cases with one length."""
 
     length: int
     room: int  # for the prompt
@@ -41,19 +42,21 @@ class SizeGroup:
             self.high, self.high_tokens = self.size, num_tokens
 
     @property
-    def is_found(self) -> bool:
-        """Whether the search has ended: no larger size fits, or it would add hardly any text."""
+    def is_search_finished(self) -> bool:
+        """Whether the binary search has ended, because a larger text would not fit or would be hardly
+        longer.
+        """
         most = self.cases[0].most
         is_near = self.low_tokens >= self.room * (1 - NEAR)
         return is_near or self.low == most or (self.high is not None and self.high <= self.low + 1)
 
-    def next_size(self, estimated_size: int) -> int:
+    def propose_next_size(self, initial_estimate: int) -> int:
         """Return the next size to test, interpolated linearly towards the token limit."""
         most = self.cases[0].most
         if self.high is None:
             largest = (
-                max(estimated_size, self.low + 1)
-                if self.low_tokens == 0 or self.low < estimated_size
+                max(initial_estimate, self.low + 1)
+                if self.low_tokens == 0 or self.low < initial_estimate
                 else 2 * self.low
             )
             return min(largest, most) if most is not None else largest
@@ -65,11 +68,11 @@ class SizeGroup:
 def fit_text_sizes(
     groups: Sequence[SizeGroup],
     estimate_size: Callable[[SizeGroup, int], int],
-    count_case_tokens: Count,
+    count_case_tokens: PromptTokenCounter,
     answer_room_source: str,
 ) -> None:
-    """Find the largest fitting text size of each group. Raises ConfigError if even the smallest size is
-    too long.
+    """Find the largest text size of each group that fits its length. Raises ConfigError if even
+    the smallest size is too long.
 
     `estimate_size` estimates the size of a text with a given number of tokens.
     """
@@ -81,24 +84,28 @@ def fit_text_sizes(
     for number, tokens in enumerate(_count_tokens_of_groups(groups, count_case_tokens)):
         group, most = groups[number], max(tokens)
         if most > group.room:
-            raise length_too_short_error(group, most, answer_room_source)
+            raise build_length_error(group, most, answer_room_source)
         group.record_tokens(most)
         longest[number] = group.cases[tokens.index(most)]
     for _ in range(ROUNDS):
-        open_numbers = [number for number, group in enumerate(groups) if not group.is_found]
+        open_numbers = [number for number, group in enumerate(groups) if not group.is_search_finished]
         if not open_numbers:
             break
         for number in open_numbers:
             group = groups[number]
-            group.size = group.next_size(group.size + estimate_size(group, group.room - group.low_tokens))
+            group.size = group.propose_next_size(
+                group.size + estimate_size(group, group.room - group.low_tokens)
+            )
         counted = count_case_tokens([longest[number].at(groups[number].size) for number in open_numbers])
         for number, tokens_of_case in zip(open_numbers, counted, strict=True):
             groups[number].record_tokens(tokens_of_case)
-    _shrink_to_fit(groups, count_case_tokens)
+    _set_final_text_sizes(groups, count_case_tokens)
 
 
-def _shrink_to_fit(groups: Sequence[SizeGroup], count_case_tokens: Count) -> None:
-    """Set each group's found size, and reduce it while another case of the group is too long."""
+def _set_final_text_sizes(groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter) -> None:
+    """Set the text sizes that the search found. Reduce a size if one of its cases is still too
+    long.
+    """
     for group in groups:
         group.size = group.low
     left = [*groups]
@@ -109,20 +116,22 @@ def _shrink_to_fit(groups: Sequence[SizeGroup], count_case_tokens: Count) -> Non
             group.size -= 1
 
 
-def _count_tokens_of_groups(groups: Sequence[SizeGroup], count_case_tokens: Count) -> list[list[int]]:
+def _count_tokens_of_groups(
+    groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter
+) -> list[list[int]]:
     """Count the prompt tokens of every case of all groups in one batch."""
     counted = iter(count_case_tokens([case.at(group.size) for group in groups for case in group.cases]))
     return [[next(counted) for _ in group.cases] for group in groups]
 
 
-def length_too_short_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
-    """Build the error for a configured length with no room for even the question of a case."""
+def build_length_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
+    """Build the error for a length that is too short for a question without filler text."""
     answer = group.length - group.room
     return ConfigError(
         (
-            f"a question of task.kinds={group.cases[0].kind} needs at least {tokens:,} tokens in "
-            f"this model's template, and {answer_room_source} for the answer {answer:,}. Give at "
-            f"least {tokens + answer:,}"
+            f"a prompt of task.kinds={group.cases[0].kind} needs at least {tokens:,} tokens with "
+            f"this model's chat template. The answer needs {answer:,} more ({answer_room_source}). "
+            f"Set at least {tokens + answer:,}"
         ),
         key="task.lengths",
         value=group.length,

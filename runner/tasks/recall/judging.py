@@ -1,6 +1,4 @@
-"""Judges answers of task=recall by whether their first values are the requested ones, in any
-wording.
-"""
+"""Judges answers of task=recall by the values in the answer, regardless of the wording."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ class PlacedCase:
 
     @property
     def cluster(self) -> str:
-        """The cluster of dependent questions, across lengths and depths. With enough haystacks, one cluster
-        per haystack.
+        """Cluster of dependent questions with different lengths and depths.
+
+        With enough haystacks, each haystack is a cluster.
         """
         if self.cluster_unit is ClusterUnit.text:
             return f"text {self.text}"
@@ -59,15 +58,14 @@ class PlacedCase:
 
 
 class Judge:
-    """Adds verdicts and needle depths to recall samples."""
+    """Adds verdicts, and the depths of needles in the text, to recall samples."""
 
     def __init__(self, placed_cases: Mapping[int, PlacedCase]) -> None:
         self.placed = placed_cases
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        """Return the new sample with its question and verdict."""
         case = self.placed[sample.index]
-        found, verdict = judge_recall_answer(sample.answer, case.asked)
+        found, verdict = extract_and_judge_values(sample.answer, case.asked)
         answer = replace(sample.answer, extracted={FOUND: found}, verdict=verdict)
         return replace(
             sample,
@@ -93,7 +91,7 @@ class Judge:
         return None if self(sample) == sample else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Convert another job's sample to one of this job. Returns None if it answers another question."""
+        """Convert another job's sample to a sample of this job. Returns None if the questions differ."""
         case = self.placed[sample.index]
         is_same = (sample.question, sample.gold, sample.recall_length) == (
             case.question,
@@ -103,8 +101,7 @@ class Judge:
         return self(sample) if is_same else None
 
 
-def judge_recall_answer(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
-    """Return the values found in an answer as text, and the verdict."""
+def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
     if rendered_case.form is ValueForm.total:
         return _judge_number(answer, rendered_case.gold[0])
     parts, is_whole = answer.parts, answer.finish_reason is FinishReason.stop
@@ -137,7 +134,7 @@ def find_distinct_values(text: str, rendered_case: RenderedCase) -> list[str]:
 
 
 def _judge_number(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
-    """Judge a numeric answer like task=gsm8k: the marked number counts, otherwise the last one."""
+    """Judge a numeric answer with the strict extractor, or with the flexible one if strict finds nothing."""
     judgement = judge_answer(answer, gold)
     way = Extractor.strict if judgement.found[Extractor.strict] is not None else Extractor.flexible
     return judgement.found[way], judgement.verdicts[way]

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner.config.token_counts import parse_token_counts
 from runner.config.wording import PromptStyle
 from runner.tasks.recall.kinds import (
     KINDS,
+    get_shared_prefix_fraction,
     is_ruler_kind,
     kind_has_depth,
     kind_shares_text,
-    shared_prefix_fraction,
 )
 from runner_base import (
     HASHED,
@@ -38,7 +38,7 @@ MAX_CASES = 10_000  # of a kind, a length and a depth
 
 
 class NeedleValues(StrEnum):
-    """Type of the value that a needle contains and a question asks for."""
+    """Type of value in a needle: number, words or UUID."""
 
     numbers = "numbers"
     words = "words"
@@ -59,16 +59,16 @@ class RecallConfig(TaskConfig):
     cases: int = config_field(30, constraint=in_range(1, MAX_CASES))
     cases_seed: int = config_field(0, constraint=at_least(0))
     filler: str = config_field(
-        "noise", HASHED, not_blank("give noise, texts, prose, languages, code or a file")
+        "noise", HASHED, not_blank("choose noise, texts, prose, languages, code or a file")
     )
-    texts: int = config_field(30, InIdentityUnless(1), in_range(1, MAX_CASES))
+    num_texts: int = config_field(30, InIdentityUnless(1), in_range(1, MAX_CASES), renamed_from="texts")
     values: NeedleValues = NeedleValues.numbers
     needles: int = config_field(4, constraint=in_range(2, 100))
     prompt: PromptStyle = PromptStyle.chat
     system: Text | None = None
     margin: float = config_field(10.0, constraint=in_range(1, 99))
     pictures: bool = config_field(True, NotInIdentity("only draws what was answered"))
-    repeat: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    repeat_index: int = config_field(0, UNLESS_DEFAULT, at_least(0), renamed_from="repeat")
     show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class RecallConfig(TaskConfig):
             f"choose one of {choices}",
             code="unknown_choice",
         )
-        need = "needs task.prompt=chat, because plain text has no system message"
+        need = "a system message requires task.prompt=chat"
         check_value(
             self.prompt is PromptStyle.chat or not self.system,
             "task.system",
@@ -111,7 +111,7 @@ class RecallConfig(TaskConfig):
 
     @property
     def subject(self) -> str:
-        """The longest configured text length, as part of a run's display name."""
+        """The longest configured text length, for a run's display name."""
         return f"up to {max(self.tokens):,} tokens"
 
     @property
@@ -126,19 +126,16 @@ class RecallConfig(TaskConfig):
     @property
     def num_haystacks(self) -> int:
         """The number of different haystacks, each with at least one case."""
-        return min(self.texts, self.cases)
+        return min(self.num_texts, self.cases)
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return batch size and token counts of the longest text, including the answer."""
         new = generation.max_total_new_tokens
         return generation.batch_size or batch_size, max(1, max(self.tokens) - new), new
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the work amount of all questions at each length. The text before a needle is computed once
-        for all questions.
-        """
+    ) -> list[RequestedCompletions]:
+        """Return the completions for each length. The tokens of a shared prefix count only once."""
         new, rows, longest = generation.max_total_new_tokens, generation.batch_size, max(self.tokens)
         amounts = []
         for length in self.tokens:
@@ -146,23 +143,26 @@ class RecallConfig(TaskConfig):
             computed = [
                 tokens
                 for kind in self.kinds
-                for tokens in self._computed_prompt_tokens(kind, text, length == longest)
+                for tokens in self._iter_prefill_tokens(kind, text, length == longest)
             ]
             completions = self.expected_completions // len(self.tokens)
             each = max(1, round(sum(computed) / completions))
             known = max(0, text - each)
-            amounts.append(WorkAmount(rows, each, new, completions, known_tokens=known, counts_tokens=True))
+            amounts.append(
+                RequestedCompletions(rows, each, new, completions, known_tokens=known, counts_tokens=True)
+            )
         return amounts
 
-    def _computed_prompt_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
-        """Yield the prompt tokens to compute for each question of a recall kind, where questions may share a
-        prefix.
+    def _iter_prefill_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
+        """Yield the numbers of tokens to prefill for a recall kind. The tokens of a shared prefix
+        count only once.
         """
         if kind_shares_text(kind):
             yield self.cases * (text_tokens + (len(self.depths) - 1) * QUESTION)
             return
         parts = [
-            shared_prefix_fraction(kind, depth) for depth in (self.depths if kind_has_depth(kind) else [1.0])
+            get_shared_prefix_fraction(kind, depth)
+            for depth in (self.depths if kind_has_depth(kind) else [1.0])
         ]
         yield from (self.cases * max(QUESTION, round((1 - part) * text_tokens)) for part in parts)
         # shorter texts begin as the longest one

@@ -1,4 +1,4 @@
-"""Creates all cases of a job, each as long as its configured length allows in the model's own
+"""Creates all recall cases of a job, and adjusts the texts to the configured lengths in
 tokens.
 """
 
@@ -26,7 +26,8 @@ TOKENS_A_LINE = 25  # of a text that is its own, about
 def fit_and_render_cases(
     task: RecallConfig, filler_units: Sequence[str], resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return every case of the job by number, fitted to its length. Only the tokenizer is loaded.
+    """Return all cases by case number, with filler text for each configured length. Loads only the
+    tokenizer.
 
     The shortest length has the first numbers, so that more lengths change no number. Haystacks
     follow one another, so that one haystack at a time is cached.
@@ -76,9 +77,7 @@ def build_case_prompt(task: RecallConfig, case: RenderedCase) -> Prompt:
 
 
 def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> None:
-    """Raise an error if the tokenizer does not decode the requested values unchanged, because no answer
-    could be right.
-    """
+    """Raise ConfigError if a requested value changes when the tokenizer encodes and decodes it."""
     values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
     kind = get_model_kind(resolved.config.model)
     encoded = kind.encode_prompts(resolved, [f"It is {value}." for value in ("green", *values)])
@@ -90,9 +89,8 @@ def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -
         if value not in text:
             raise ConfigError(
                 (
-                    f"this model's tokenizer changes {f'It is {value}.'!r} to {text!r}, so no "
-                    "answer could be right. Choose numbers, words or uuids, whichever it "
-                    "preserves"
+                    f"this model's tokenizer changes {f'It is {value}.'!r} to {text!r}, so every "
+                    "answer would be wrong. Choose another type: numbers, words or uuids"
                 ),
                 key="task.values",
                 code="unsupported",
@@ -127,9 +125,8 @@ def _create_size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) 
 
 
 def _estimate_text_size(group: SizeGroup, filler: Filler, num_tokens: int) -> int:
-    """Estimate the size of a text with `num_tokens` tokens, in the units of the case's kind."""
     return (
         num_tokens // TOKENS_A_LINE
         if group.cases[0].has_own_size
-        else filler.units_for_tokens(max(0, num_tokens))
+        else filler.count_units_for_tokens(max(0, num_tokens))
     )

@@ -1,5 +1,4 @@
-"""RULER's own score: the fraction of requested values that an answer contains, computed like
-lm-evaluation-harness 0.4.13.
+"""RULER score: the fraction of requested values in an answer, as in lm-evaluation-harness 0.4.13.
 
 A value counts anywhere, also within a longer word or next to wrong values, and some of the
 values give a part of the score. Values are found only as they were written: 4,713,920 is not
@@ -20,7 +19,7 @@ SCORE = "ruler_score"
 Cell = tuple[str, int]  # kind and length
 
 
-def fraction_found(text: str, gold_values: Sequence[str]) -> float:
+def compute_found_fraction(text: str, gold_values: Sequence[str]) -> float:
     """Return the fraction of gold values that occur anywhere in a text, ignoring case."""
     lower = text.lower()
     return fmean(value.lower() in lower for value in gold_values)
@@ -29,7 +28,6 @@ def fraction_found(text: str, gold_values: Sequence[str]) -> float:
 def add_ruler_scores(
     result: Result, samples: Sequence[Sample], placed_cases: Mapping[int, PlacedCase]
 ) -> None:
-    """Add RULER's score to a job's result: overall, for each kind and length, and as a table."""
     cells: dict[Cell, list[tuple[float, float]]] = {}
     for cell, score, right in _scores_by_case(samples, placed_cases):
         cells.setdefault(cell, []).append((score, right))
@@ -52,9 +50,11 @@ def add_ruler_scores(
 def _scores_by_case(
     samples: Sequence[Sample], placed_cases: Mapping[int, PlacedCase]
 ) -> Iterator[tuple[Cell, float, float]]:
-    """Yield for each RULER question: kind and length, RULER's score, and the share of right answers."""
+    """Yield kind and length, RULER score and accuracy of each RULER question."""
     for sample in samples:
         case = placed_cases[sample.index]
         if is_ruler_kind(case.kind) and not sample.failed:
-            score = fmean(fraction_found(answer.parts.answer, case.asked.gold) for answer in sample.answers)
+            score = fmean(
+                compute_found_fraction(answer.parts.answer, case.asked.gold) for answer in sample.answers
+            )
             yield (case.kind, case.length), score, sample.accuracy()

@@ -54,11 +54,13 @@ class RecallInputs(TaskInputs):
 
 
 def prepare(config: RunnerConfig) -> RecallInputs:
-    """Read and hash the filler text. The needles follow from the config alone."""
+    """Read and hash the filler text. The config determines the needles, so only the filler is
+    hashed.
+    """
     task = typed_task_config(config, RecallConfig)
     kind = get_model_kind(config.model)
     if not kind.can_count_tokens(config):
-        need = "task=recall counts in the model's own tokens: it"
+        need = "task=recall measures lengths in the model's tokens. It"
         require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
     units = read_filler_units(task.filler, max(task.tokens) * task.num_haystacks)
     hashes = {"filler": hash_units(units)}
@@ -83,11 +85,11 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
         log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
         PromptFacts(task, requests[0]),
-        RepeatOrder(task.repeat),
+        RepeatOrder(task.repeat_index),
         RunningRecall(context),
     ]
     done = collect_answers(requests, context, Judge(placed), policies)
-    metrics = score_counted_samples(done.samples) | recall_metrics(done.samples) | done.metrics
+    metrics = score_counted_samples(done.samples) | compute_recall_metrics(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     card = RecallCard.from_samples(done.samples, task.margin, picture_title(context.config))
     card.add_to_result(result)
@@ -101,8 +103,7 @@ def picture_title(config: RunnerConfig) -> str:
     return f"{short_model_name(config.model.name)}, rope={config.rope.name}"
 
 
-def recall_metrics(samples: list[Sample]) -> dict[str, float]:
-    """Return the accuracy over all samples and for each length."""
+def compute_recall_metrics(samples: list[Sample]) -> dict[str, float]:
     by_length: dict[int, list[float]] = {}
     for sample in samples:
         by_length.setdefault(sample.recall_length or 0, []).append(sample.accuracy())
@@ -112,7 +113,7 @@ def recall_metrics(samples: list[Sample]) -> dict[str, float]:
 
 
 def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print a recorded job's prompts if task.show_prompt is set, and draw missing pictures."""
+    """Print the prompts of a recorded job if task.show_prompt is set, and draw missing plots."""
     if inputs.task.show_prompt:
         log.info("%s", render_first_prompts(inputs, resolved))
     if inputs.task.pictures:
@@ -120,7 +121,6 @@ def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Resul
 
 
 def preview(inputs: RecallInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts for a plan, if task.show_prompt is set."""
     return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
@@ -138,25 +138,24 @@ def build_requests(task: RecallConfig, placed_cases: Mapping[int, PlacedCase]) -
             number,
             build_case_prompt(task, case.asked),
             () if task.uses_chat_template or case.asked.has_multiline_answer else ("\n",),
-            random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
+            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
         )
         for number, case in placed_cases.items()
     ]
 
 
 class PromptFacts(Policy):
-    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
+    """Policy that records the rendered prompts' properties in the engine report."""
 
     def __init__(self, task: RecallConfig, first_request: Request) -> None:
         self.task, self.first = task, first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add the prompt facts to the engine report."""
         add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)
 
 
 class RunningRecall(Policy):
-    """Policy that shows the current accuracy in the progress bar."""
+    """Policy that shows the current accuracy next to the progress bar."""
 
     def __init__(self, context: TaskContext) -> None:
         self._shares = [sample.accuracy() for sample in context.recorder.done.values()]

@@ -1,4 +1,4 @@
-"""Word lists from which needle names are drawn: 60 short, frequent adjectives and 100 nouns."""
+"""Frequent adjectives and nouns from which needle names are drawn."""
 
 _ADJECTIVES = """
 amber ancient bitter blank bold brave bright broad calm clear clever cold copper crisp curly dark deep dusty eager

@@ -1,1 +1,1 @@
-"""The task sweep: measures speed in cells of settings, and reuses measurements of earlier starts."""
+"""The task sweep: measures speed for combinations of settings, called cells."""

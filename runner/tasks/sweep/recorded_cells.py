@@ -1,4 +1,4 @@
-"""Reuses cell measurements of earlier, interrupted starts of a sweep.
+"""Stores the measurements of a sweep, so that an interrupted sweep can be resumed.
 
 Each run of a cell is stored when it ends, with its metrics, the cell's peak memory and the
 lengths of its prompts. A later start repeats the warm-up, uncounted, for the incomplete cells,
@@ -25,9 +25,7 @@ LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it take
 
 
 class RecordedCells:
-    """Measurements of a sweep on disk: runs of cells, machine rates and request rates. New ones are
-    appended.
-    """
+    """Stores and restores the measurements of a sweep: cells, machine rates and request timings."""
 
     def __init__(self, folder: Path, contention: machine.Contention) -> None:
         self._file, self._contention = MeasurementFile(folder), contention
@@ -51,7 +49,7 @@ class RecordedCells:
         num_warmup_rounds: int,
         has_request_rates: bool,
     ) -> None:
-        """Repeat the warm-up rounds of cells that earlier starts have measured only in part.
+        """Repeat the warm-up rounds of partly measured cells.
 
         A cell without a warm-up is cold only in its first run, so the runs after it are measured warm.
         """
@@ -69,16 +67,18 @@ class RecordedCells:
         """Return whether an earlier start has measured this cell in this round."""
         return (round_number, cell.key) in self._runs
 
-    def measure_run(self, cell_runner: CellRunner, cell: Cell, round_number: int) -> dict[str, float] | None:
-        """Return the metrics of a cell's run, measured now or in an earlier start. None, with a note in the
-        cell, if the run failed.
+    def measure_or_restore_cell(
+        self, cell_runner: CellRunner, cell: Cell, round_number: int
+    ) -> dict[str, float] | None:
+        """Measure a cell in one round, or restore its recorded metrics. A failed measurement adds a
+        note to the cell.
         """
         if (line := self._runs.get((round_number, cell.key))) is not None:
             cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]
             cell.lengths += line["lengths"]
             cell_runner.in_pieces |= line["in_pieces"]
             if cell_runner.real is not None:
-                cell_runner.real.skip_sent(cell.batch_size, line["lengths"])
+                cell_runner.real.skip_sent_prompts(cell.batch_size, line["lengths"])
             return dict(line["figures"])
         before = len(cell.lengths)
         figures = cell_runner.run_cell(cell, round_number)
@@ -96,16 +96,14 @@ class RecordedCells:
             )
         return figures
 
-    def measure_machine_rates(self, limits: MachineLimits, round_number: int) -> None:
-        """Measure the machine's bandwidth and matmul rate after a round, unless an earlier start has
-        measured them.
-        """
+    def measure_machine_rates(self, machine_limits: MachineLimits, round_number: int) -> None:
+        """Measure memory bandwidth and matmul rate after a round, or restore the recorded rates."""
         if (line := self._rates.get(round_number)) is not None:
-            limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
+            machine_limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
             return
-        before = len(limits.measured)
-        limits.measure_once()
-        for rates in limits.measured[before:]:
+        before = len(machine_limits.measured)
+        machine_limits.measure_rates()
+        for rates in machine_limits.measured[before:]:
             self._append(
                 what="rates",
                 round=round_number,
@@ -113,8 +111,8 @@ class RecordedCells:
                 read_gb_per_s=rates.read_gb_per_s,
             )
 
-    def load_recorded(self, request_load: RequestLoad) -> bool:
-        """Load the timings of a request rate from an earlier start. Returns False if there are none."""
+    def restore_request_timings(self, request_load: RequestLoad) -> bool:
+        """Load recorded timings of requests at one rate. Returns False if no timings are recorded."""
         line = self._loads.get(request_load.rate)
         if line is None:
             return False
@@ -125,8 +123,8 @@ class RecordedCells:
             timed.first_s, timed.ended_s = first_s, ended_s
         return True
 
-    def record_load(self, request_load: RequestLoad) -> None:
-        """Store the timings of a request rate, unless the engine ran out of memory."""
+    def store_request_timings(self, request_load: RequestLoad) -> None:
+        """Store the timings of requests at one rate, unless the engine ran out of memory."""
         if not request_load.seconds:
             return
         self.done.append((0, f"rate {request_load.rate:g}"))
@@ -140,14 +138,11 @@ class RecordedCells:
         )
 
     def describe_contention(self) -> str:
-        """Describe the load by other programs on process and machine, during this start and earlier ones."""
+        """Describe the CPU load by other programs, or report that there was none."""
         now = self._contention.describe_load()
         return now if now != machine.EXCLUSIVE else self._earlier_load or now
 
-    def other_load(self) -> str:
-        """Describe the load by other programs in this start and earlier ones. Empty if the load was
-        negligible.
-        """
+    def describe_other_load(self) -> str:
         earlier = self._earlier_load if self._earlier_load.startswith(machine.BESIDE) else ""
         return self._contention.describe_other_programs() or earlier
 

@@ -1,5 +1,4 @@
-"""task=sweep: speed over batch sizes × prompt lengths × new tokens × shared prefixes, relative to
-the machine's limits.
+"""task=sweep: measures speed by batch size, prompt length, new tokens and shared prefix.
 
 Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared
 machine affects all cells equally; the machine's own limits are measured after each round. A
@@ -18,9 +17,9 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.core.energy import EnergyCounters
-from runner.records.measurements import recorded_measurement_notes
+from runner.records.measurements import make_measurement_notes
 from runner.render.notes import format_note, render_note_cells, render_notes
-from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, sustainable_rate_text
+from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, format_sustainable_rate
 from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import RequestLoad
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, CellRunner, create_sweep_cells
@@ -73,8 +72,8 @@ def prepare(config: RunnerConfig) -> SweepInputs:
 
 
 def check_lengths(inputs: SweepInputs, resolved: ResolvedJob) -> list[str]:
-    """Raise ConfigError for cells beyond the model's context length. Real prompts are checked after the
-    load.
+    """Raise ConfigError if random prompts exceed the model's context length. Configured prompts
+    are checked later.
     """
     task = typed_task_config(resolved.config, SweepConfig)
     if inputs.real is None:
@@ -100,7 +99,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     if real is None:
         check_context_length(context_length_of_report(report), max(task.prompt_tokens), max(task.new_tokens))
     else:
-        real.omit_too_long(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
+        real.omit_too_long_prompts(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
     limits = MachineLimits(engine.arithmetic())
     on_gpus, is_here = (
         "cuda" in report.facts.get("device", ""),
@@ -121,7 +120,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         reason = format_note(cells[0].note or "")
-        raise JobFailed(f"no cell of the sweep could be measured. The first error: {reason}", code="failed")
+        raise JobFailed(f"every measurement of the sweep failed. The first error: {reason}", code="failed")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.median_length
@@ -129,45 +128,46 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     notes: list[Note | str] = []
-    rows = render_note_cells(tables.speed_table_rows(cells, task))
+    rows = render_note_cells(tables.build_speed_rows(cells, task))
     result = Result(
         dict(report.metrics), rows, dict(report.facts), [render_engine_note(each) for each in report.notes]
     )
-    result.metrics |= _best_cell_metrics(measured) | {
+    result.metrics |= _select_best_cell_metrics(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
         "cells": len(cells),
         "cells_not_measured": len(cells) - len(measured),
         "noisy_cells": sum(cell.is_noisy for cell in cells),
-        **tables.cell_metrics(measured, limits),
+        **tables.compute_cell_metrics(measured, limits),
         **tables.request_rate_metrics(loads),
-        **gains.speculation_gain_metrics(measured),
+        **gains.compute_speculation_gain_metrics(measured),
     }
     result.metrics |= (
-        engine.stats.peak_memory_metrics(report.metrics.get("weight_mib")) | engine.stats.process_metrics
+        engine.stats.compute_peak_memory_metrics(report.metrics.get("weight_mib"))
+        | engine.stats.process_metrics
     )
     if limits.best_rates is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best_rates.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best_rates.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
-        result.facts["keeps_up_to"] = sustainable_rate_text(knee.rate, knee.is_highest)
+        result.facts["keeps_up_to"] = format_sustainable_rate(knee.rate, knee.is_highest)
     result.tables = (
-        {BESIDE_LIMITS: tables.limit_table_rows(measured, task, limits)} if measured[0].metric_names else {}
+        {BESIDE_LIMITS: tables.build_limit_rows(measured, task, limits)} if measured[0].metric_names else {}
     )
-    if against_none := gains.speculation_gain_rows(measured):
+    if against_none := gains.build_speculation_gain_rows(measured):
         result.tables[WITHOUT_GUESSES] = against_none
     result.tables |= engine.stats.build_tables(report.parts)
     if loads:
-        result.tables[BY_CLOCK] = render_note_cells(tables.request_rate_rows(loads, found_knee))
+        result.tables[BY_CLOCK] = render_note_cells(tables.build_request_rate_rows(loads, found_knee))
     result.series = tables.create_mlflow_series(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.machine_name()}
-    result.facts["noise"] = format_note(noise_note(cells, limits, kept.other_load()))
+    result.facts["noise"] = format_note(build_noise_note(cells, limits, kept.describe_other_load()))
     notes += [
-        *recorded_measurement_notes(kept.count, total, kept.outdated),
-        *_result_notes(cells, stopwatch, limits),
+        *make_measurement_notes(kept.count, total, kept.outdated),
+        *_build_result_notes(cells, stopwatch, limits),
     ]
-    notes += gains.speculation_gain_notes(measured, report.facts.get("dtype", ""), real is not None)
+    notes += gains.make_speculation_gain_notes(measured, report.facts.get("dtype", ""), real is not None)
     if real is not None:
         result.facts["prompts"] = real.description
         notes += [*real.notes, *[note("mean_length")] * (limits.arithmetic is not None)]
@@ -200,7 +200,9 @@ def measure_cells(
     recorder: Recorder,
     recorded_cells: RecordedCells,
 ) -> list[Cell]:
-    """Run all cells in rounds, except those measured in earlier starts. Warm-up rounds do not count."""
+    """Measure all cells in rounds. Recorded cells are not measured again. Warm-up rounds are
+    discarded.
+    """
     cells, repeats = create_sweep_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.create_progress_bar(rounds * len(cells), "sweep") as bar:
@@ -211,7 +213,9 @@ def measure_cells(
             for cell in cells:
                 prompt = cell.prompt_tokens or "of its own length"
                 bar.set_title(f"sweep: batch {cell.batch_size}, prompt {prompt}")
-                figures = None if cell.note else recorded_cells.measure_run(cell_runner, cell, number)
+                figures = (
+                    None if cell.note else recorded_cells.measure_or_restore_cell(cell_runner, cell, number)
+                )
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     repeats.add_repeat(
@@ -234,11 +238,11 @@ def measure_request_rates(
     with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.set_title(f"sweep: {load.rate:g} requests/s")
-            if recorded_cells.load_recorded(load):
+            if recorded_cells.restore_request_timings(load):
                 bar.skip(len(load.requests))
                 continue
             arrivals.run_request_load(cell_runner.engine, load, lambda: bar.advance(1))
-            recorded_cells.record_load(load)
+            recorded_cells.store_request_timings(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
                     later.note = note("not_tried_above", rate=load.rate)
@@ -246,10 +250,7 @@ def measure_request_rates(
     return loads
 
 
-def noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Note:
-    """Return a note on whether the machine was quiet enough, judged by the quartiles of the measured
-    speeds.
-    """
+def build_noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Note:
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return note("noise_unknown", repeats=ENOUGH_TO_TELL)
@@ -266,18 +267,18 @@ def noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Not
     return note("quiet", count=len(known) - noisy, total=len(known), share=NOISY)
 
 
-def _best_cell_metrics(cells: list[Cell]) -> dict[str, float]:
-    speed = tables.main_speed_metric(cells)
+def _select_best_cell_metrics(cells: list[Cell]) -> dict[str, float]:
+    speed = tables.select_speed_metric(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
     best_at = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
     first = min(cell.median("ttft_s") for cell in cells)
     return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **best_at}
 
 
-def _result_notes(cells: list[Cell], cell_runner: CellRunner, limits: MachineLimits) -> list[Note]:
+def _build_result_notes(cells: list[Cell], cell_runner: CellRunner, limits: MachineLimits) -> list[Note]:
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].metric_names
-    shares: list[dict[str, Any]] = [limits.limit_shares(cell) for cell in measured]
+    shares: list[dict[str, Any]] = [limits.compute_limit_fractions(cell) for cell in measured]
     in_cache = any(share and share["decode_read_share"] > 1 for share in shares)
     applies = (
         (note("phases_unseen"), "output_tok_per_s" in figures),

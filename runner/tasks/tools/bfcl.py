@@ -48,8 +48,8 @@ def read_bfcl_cases(path: Path, config_key: str) -> list[Case]:
     if not known:
         raise ConfigError(
             (
-                f"{path} is none of BFCL's question files for Python, such as "
-                f"BFCL_v4_simple_python.json ({', '.join(KINDS)}, also live_…)"
+                f"{path} is not a supported BFCL question file, such as "
+                f"BFCL_v4_simple_python.json. Supported categories: {', '.join(KINDS)}, and live_…"
             ),
             key=config_key,
             code="unsupported",
@@ -74,7 +74,7 @@ def _read_cases(file: Path, category: str) -> Iterator[Case]:
             _check_offered_functions(functions, [function for function, _ in wanted])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
             raise DataError(
-                f"not a BFCL question with its correct calls ({error!r})", key=where, code="damaged"
+                f"this line is not a BFCL question with expected calls ({error!r})", key=where, code="damaged"
             ) from error
         yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
@@ -83,29 +83,26 @@ def _read_expected_calls(file: Path) -> dict[str, Any]:
     beside = file.parent / ANSWERS / file.name
     if not beside.is_file():
         raise DataError(
-            f"the correct calls are missing: they belong in {ANSWERS}/{file.name}", key=file, code="not_found"
+            f"the file with the correct calls is missing: {ANSWERS}/{file.name}", key=file, code="not_found"
         )
     return {value["id"]: value["ground_truth"] for _, value in iter_json_lines(beside)}
 
 
 def _check_offered_functions(functions: tuple[Mapping[str, Any], ...], expected_names: list[str]) -> None:
-    """Raise ValueError for a function that cannot be judged, and for an expected function that is not
-    offered.
-    """
+    """Raise ValueError for an unsupported parameter type, or an expected function that is not offered."""
     names = [function["name"] for function in functions]
     if missing := [name for name in expected_names if name not in names]:
-        raise ValueError(f"the correct call uses the function {missing[0]}, which is not offered")
+        raise ValueError(f"an expected call uses the function {missing[0]}, which is not offered")
     for function in functions:
         for name, schema in function["parameters"]["properties"].items():
             kinds = [schema["type"], *([schema["items"]["type"]] if schema["type"] in LISTS else [])]
             if unread := [kind for kind in kinds if kind not in TYPES]:
-                raise ValueError(f"{name} of {function['name']} has the type {unread[0]}")
+                raise ValueError(
+                    f"parameter {name} of {function['name']} has the unsupported type {unread[0]}"
+                )
 
 
 def to_json_schema(bfcl_schema: Any) -> Any:
-    """Convert the type names in a BFCL function description to those of JSON Schema, which models
-    receive.
-    """
     if isinstance(bfcl_schema, Mapping):
         plain = {key: to_json_schema(value) for key, value in bfcl_schema.items()}
         kind = plain.get("type")

@@ -23,7 +23,7 @@ BY_FUNCTION, BY_QUESTION = ("function", "question")
 
 @dataclass(frozen=True)
 class Case:
-    """A question with offered functions and expected calls. `wanted` is empty if no call is expected."""
+    """A question with offered functions and expected calls. For some questions, no call is right."""
 
     id: str
     category: str
@@ -40,9 +40,7 @@ class Case:
         return str(names[0]) if names else self.id
 
     def cluster(self, cluster_key: str) -> str:
-        """Return the question's cluster. Raises ConfigError if the question's JSON line lacks the cluster
-        key.
-        """
+        """Return the question's cluster. Raises ConfigError if the data set has no field `cluster_key`."""
         if cluster_key == BY_FUNCTION:
             return self.main_function
         if cluster_key == BY_QUESTION:
@@ -54,8 +52,8 @@ class Case:
         except KeyError:
             raise ConfigError(
                 (
-                    f"question {self.id} has no such key. Give {BY_FUNCTION}, {BY_QUESTION} or a "
-                    f"key of its line: {join_first_names(sorted(self.row), 8)}"
+                    f"question {self.id} lacks this field. Set {BY_FUNCTION}, {BY_QUESTION} or a "
+                    f"field of the question: {join_first_names(sorted(self.row), 8)}"
                 ),
                 key="task.cluster",
                 value=cluster_key,
@@ -73,7 +71,7 @@ class Case:
 
     @property
     def gold(self) -> str:
-        """The expected calls as text for a sample record, with the first of several allowed values."""
+        """The expected calls as text. Of several allowed values, only the first is shown."""
         calls = (
             f"{name}({', '.join(_format_argument(values, key) for key, values in one.items())})"
             for name, one in self.wanted
@@ -109,7 +107,6 @@ def read_installed_cases() -> list[Case]:
 def select_cases(
     cases: Sequence[Case], categories: Sequence[str], max_per_category: int | None, seed: int
 ) -> list[Case]:
-    """Return at most `max_per_category` cases of each category, in an order that depends on the seed."""
     picked = []
     for category in categories:
         own = [case for case in cases if case.category == category]

@@ -1,7 +1,7 @@
-"""Distractor functions that no question needs: invented services of an industrial plant, to fill the
-context.
+"""Defines distractor functions, which fill the context: services of an invented industrial
+plant.
 
-None is related to the included questions, or to those of BFCL, so a call of one is always
+No distractor is related to the included questions, or to those of BFCL, so a call of one is always
 wrong. They follow from a number and a seed: the first ones are the same however many are
 offered.
 """

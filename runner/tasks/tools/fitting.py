@@ -1,6 +1,4 @@
-"""Computes how many distractor functions fit into each length together with template, question and
-answer.
-"""
+"""Computes how many distractor functions fit into each context length."""
 
 from __future__ import annotations
 
@@ -12,14 +10,16 @@ from runner_base import ConfigError
 
 ROOM = "generation.max_new_tokens"
 # the tokens of cases, each with so many further functions
-Count = Callable[[Sequence[tuple[Case, int]]], list[int]]
+PromptTokenCounter = Callable[[Sequence[tuple[Case, int]]], list[int]]
 
 
-def max_extra_functions(
-    cases: Sequence[Case], length: int, answer_tokens: int, count_prompt_tokens: Count
+def find_max_extra_functions(
+    cases: Sequence[Case], length: int, answer_tokens: int, count_prompt_tokens: PromptTokenCounter
 ) -> int:
-    """Return how many extra functions fit into a length in every case. All cases get the same number, to
-    share a prefix.
+    """Return the largest number of extra functions with which every prompt fits the context
+    length.
+
+    All cases get the same number of functions, so that the prompts share a prefix.
     """
     room = length - answer_tokens
     tokens = count_prompt_tokens([(case, 0) for case in cases])
@@ -27,11 +27,11 @@ def max_extra_functions(
     if tokens[longest] > room:
         raise ConfigError(
             (
-                f"question {cases[longest].id} needs {tokens[longest]:,} tokens in this model's "
-                f"template with its own functions, and {ROOM} for the answer {answer_tokens:,}. "
-                f"Give at least {tokens[longest] + answer_tokens:,}"
+                f"the prompt of question {cases[longest].id} needs {tokens[longest]:,} tokens without "
+                f"distractors. The answer needs {answer_tokens:,} more ({ROOM}). "
+                f"Set at least {tokens[longest] + answer_tokens:,}"
             ),
-            key="task.fill",
+            key="task.context_lengths",
             value=length,
             code="too_large",
         )

@@ -1,6 +1,4 @@
-"""Judges answers of task=tools: their calls, whether these match the expected calls, and where an
-answer failed.
-"""
+"""Judges answers of task=tools by comparing tool calls with the expected calls."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runner.tasks.tools.cases import Case
-from runner.tasks.tools.matching import calls_match
+from runner.tasks.tools.matching import has_expected_calls
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
@@ -22,7 +20,7 @@ VERDICTS = {ToolOutcome.cut_off: Verdict.cut_off, ToolOutcome.no_answer: Verdict
 
 @dataclass(frozen=True)
 class PlacedCase:
-    """A tool case with its target context length and its number of extra functions."""
+    """A tool-calling question, its context length and its number of extra functions."""
 
     case: Case
     length: int  # 0: it is not filled
@@ -32,7 +30,7 @@ class PlacedCase:
 
 @dataclass(frozen=True)
 class CallJudgement:
-    """The calls in an answer, their outcome, and the reason of a failure."""
+    """Tool calls parsed from an answer, the outcome, and the reason for a failure."""
 
     outcome: ToolOutcome
     calls: tuple[tool_calls.ToolCall, ...] = ()
@@ -40,7 +38,7 @@ class CallJudgement:
 
 
 class Judge:
-    """Adds verdicts to samples of task=tools, and the step at which an answer failed."""
+    """Adds verdicts to samples of task=tools, and why an answer failed."""
 
     def __init__(
         self, placed_cases: Mapping[int, PlacedCase], call_format: tool_calls.ToolCallFormat
@@ -48,7 +46,6 @@ class Judge:
         self.placed, self.form = placed_cases, call_format
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        """Return the new sample with its question and verdict."""
         place = self.placed[sample.index]
         found = judge_tool_calls(sample.answer, place.case, self.form)
         verdict = Verdict.correct if found.outcome in RIGHT else VERDICTS.get(found.outcome, Verdict.wrong)
@@ -89,7 +86,6 @@ class Judge:
 
 
 def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCallFormat) -> CallJudgement:
-    """Parse the tool calls of an answer, and compare them with the expected calls."""
     if answer.finish_reason is FinishReason.error:
         return CallJudgement(ToolOutcome.no_answer, reason="it ended in an error")
     is_whole = answer.finish_reason is FinishReason.stop
@@ -113,12 +109,11 @@ def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCal
 
 
 def _compare_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOutcome:
-    """Return the outcome of comparing an answer's complete calls with the expected ones."""
     if not case.wanted:
         return ToolOutcome.called_without_need if calls else ToolOutcome.nothing_called
     if not calls:
         return ToolOutcome.not_called
-    if calls_match(calls, case.wanted, case.functions):
+    if has_expected_calls(calls, case.wanted, case.functions):
         return ToolOutcome.right
     called, wanted = Counter(call.name for call in calls), Counter(name for name, _ in case.wanted)
     if called == wanted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import TaskConfig, WorkAmount
+from runner.config.task import RequestedCompletions, TaskConfig
 from runner.config.token_counts import parse_token_counts
 from runner.tasks.tools.cases import BY_FUNCTION, CATEGORIES, MADE
 from runner_base import (
@@ -31,7 +31,9 @@ TYPICAL_CASES = 320  # of the questions that ship
 
 
 class OfferMethod(StrEnum):
-    """How functions are offered to the model: by its chat template, or as text in the system message."""
+    """How the prompt contains the functions: through the chat template, or as text in the system
+    message.
+    """
 
     template = "template"
     system = "system"
@@ -39,31 +41,27 @@ class OfferMethod(StrEnum):
 
 @dataclass
 class ToolsConfig(TaskConfig):
-    """Config of task=tools: calls of the right function with the right arguments, and no call where none
-    is needed.
-    """
+    """Config of task=tools: tests whether a model calls the right function with the right arguments."""
 
     module: ClassVar[str] = "runner.tasks.tools.task"
     name: ClassVar[str] = "tools"
     gives_verdicts: ClassVar[bool] = True
-    sized_by: ClassVar[tuple[str, ...]] = ("distractors", "fill")
-    data: str = config_field(MADE, HASHED, not_blank(f"give {MADE}, or a file or folder of BFCL's questions"))
+    sized_by: ClassVar[tuple[str, ...]] = ("distractors", "context_lengths")
+    data: str = config_field(MADE, HASHED, not_blank(f"choose {MADE}, or the path of a BFCL file or folder"))
     categories: list[str] = field(default_factory=lambda: [*CATEGORIES])
     cases: int | None = config_field(None, constraint=at_least(1, ", or null for all"))
     cases_seed: int = config_field(0, constraint=at_least(0))
     distractors: int = config_field(0, constraint=at_least(0))
-    fill: list[str] = field(default_factory=list)
-    form: str = AUTO
+    context_lengths: list[str] = field(default_factory=list, metadata={"renamed_from": "fill"})
+    tool_call_format: str = config_field(AUTO, renamed_from="form")
     cluster: str = config_field(
         BY_FUNCTION,
-        NotInIdentity(
-            "names families of questions; the SHA-256 of other families than functions counts instead"
-        ),
-        not_blank("give function, question or a key of the lines"),
+        NotInIdentity("the job id already includes the clusters, except clusters by function"),
+        not_blank("choose function, question or a field of the data set"),
     )
-    offer: OfferMethod = OfferMethod.template
+    tool_placement: OfferMethod = config_field(OfferMethod.template, renamed_from="offer")
     system: Text | None = None
-    repeat: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    repeat_index: int = config_field(0, UNLESS_DEFAULT, at_least(0), renamed_from="repeat")
     show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
     def __post_init__(self) -> None:
@@ -82,15 +80,16 @@ class ToolsConfig(TaskConfig):
         is_once = len(set(self.categories)) == len(self.categories)
         check_value(is_once, "task.categories", self.categories, "none may be repeated")
         check_value(
-            self.form in FORMS,
-            "task.form",
-            self.form,
-            unknown_choice_message("form", self.form, FORMS),
+            self.tool_call_format in FORMS,
+            "task.tool_call_format",
+            self.tool_call_format,
+            unknown_choice_message("form", self.tool_call_format, FORMS),
             code="unknown_choice",
         )
-        self.tokens = parse_token_counts("task.fill", self.fill)  # no key: the lengths, shortest first
-        self.fill = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
-        need = "task.fill offers as many functions as fit into its lengths. Omit this key"
+        # no key: the lengths, shortest first
+        self.tokens = parse_token_counts("task.context_lengths", self.context_lengths)
+        self.context_lengths = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
+        need = "task.context_lengths already determines the number of distractors. Omit this key"
         check_value(
             not (self.tokens and self.distractors),
             "task.distractors",
@@ -101,24 +100,23 @@ class ToolsConfig(TaskConfig):
 
     @property
     def uses_chat_template(self) -> bool:
-        """Always True, because questions are turns of a chat."""
+        """Always True, because questions are chat messages."""
         return True
 
     @property
     def subject(self) -> str:
-        """The extra functions besides each question's own, as part of a run's display name."""
+        """Number of distractors or filled context length, for a run's display name."""
         if self.tokens:
             return f"filled up to {max(self.tokens):,} tokens"
         return f"{self.distractors} distractors" if self.distractors else ""
 
     @property
     def expected_completions(self) -> int:
-        """The approximate number of questions, which is exact once the data have been read."""
+        """Number of questions, approximate until the data set has been read."""
         of_each = TYPICAL_CASES // len(CATEGORIES) if self.cases is None else self.cases
         return of_each * len(self.categories) * max(1, len(self.tokens))
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return batch size and token counts of the longest prompts, including their answers."""
         new = generation.max_total_new_tokens
         return (
             generation.batch_size or batch_size,
@@ -126,12 +124,10 @@ class ToolsConfig(TaskConfig):
             new,
         )
 
-    def requested_work(
+    def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[WorkAmount]:
-        """Return the work amount of all questions at each length. Functions that all questions share are
-        computed once.
-        """
+    ) -> list[RequestedCompletions]:
+        """Return the completions for each length. The tokens of shared functions count only once."""
         new, rows = generation.max_total_new_tokens, generation.batch_size
         lengths = self.tokens or [0]
         completions = (self.expected_completions if num_questions is None else num_questions) // len(lengths)
@@ -143,7 +139,7 @@ class ToolsConfig(TaskConfig):
             shared = 0 if length != max(lengths) else whole - own
             known = whole - own - shared
             amounts.append(
-                WorkAmount(
+                RequestedCompletions(
                     rows,
                     own,
                     new,

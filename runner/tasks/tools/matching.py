@@ -37,19 +37,16 @@ FLOATS = ("float", "number")
 IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
-def calls_match(
+def has_expected_calls(
     calls: Sequence[tool_calls.ToolCall], expected: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Return whether the calls equal the expected ones in any order. Each expected call is paired with
-    its first match.
-    """
     if len(calls) != len(expected):
         return False
     left = [*range(len(calls))]
     for name, allowed in expected:
         schema = next(schema for schema in schemas if schema["name"] == name)
         fitting = (
-            at for at in left if calls[at].name == name and arguments_match(calls[at], allowed, schema)
+            at for at in left if calls[at].name == name and has_allowed_arguments(calls[at], allowed, schema)
         )
         found = next(fitting, None)
         if found is None:
@@ -58,7 +55,9 @@ def calls_match(
     return True
 
 
-def arguments_match(call: tool_calls.ToolCall, allowed_values: Allowed, schema: Mapping[str, Any]) -> bool:
+def has_allowed_arguments(
+    call: tool_calls.ToolCall, allowed_values: Allowed, schema: Mapping[str, Any]
+) -> bool:
     """Return whether a call has all required arguments, each with the right type and an allowed value."""
     parameters = schema["parameters"]
     properties, given = parameters["properties"], call.arguments
@@ -69,12 +68,12 @@ def arguments_match(call: tool_calls.ToolCall, allowed_values: Allowed, schema: 
     return all(
         name in properties
         and name in allowed_values
-        and _value_matches(value, allowed_values[name], properties[name])
+        and _is_valid_value(value, allowed_values[name], properties[name])
         for name, value in given.items()
     )
 
 
-def _value_matches(value: Any, allowed_values: Sequence[Any], schema: Mapping[str, Any]) -> bool:
+def _is_valid_value(value: Any, allowed_values: Sequence[Any], schema: Mapping[str, Any]) -> bool:
     """Return whether a value has the schema's type and is one of the allowed values."""
     declared = schema.get("type", "string")
     wanted: type[Any] = TYPES[declared]
@@ -87,7 +86,7 @@ def _value_matches(value: Any, allowed_values: Sequence[Any], schema: Mapping[st
     # the wanted value has another type than the schema
     is_other = of_allowed is not None and of_allowed is not wanted
     if type(value) is wanted:
-        if items is not None and not _items_match_type(value, allowed_values, items):
+        if items is not None and not _has_item_type(value, allowed_values, items):
             return False
     elif of_allowed is not None and type(value) is of_allowed:
         is_other = True
@@ -97,16 +96,12 @@ def _value_matches(value: Any, allowed_values: Sequence[Any], schema: Mapping[st
 
 
 def _first_allowed_type(allowed_values: Sequence[Any]) -> type | None:
-    """Return the type of the first allowed value. None if the only allowed option is to omit the
-    parameter.
-    """
+    """Return the type of the first allowed value. None if the parameter must be omitted."""
     return next((type(value) for value in allowed_values if value != LEFT_OUT), None)
 
 
-def _items_match_type(value: list[Any], allowed_values: Sequence[Any], item_type: type) -> bool:
-    """Return whether all items of a list have the given type, or a type that occurs among the allowed
-    values.
-    """
+def _has_item_type(value: list[Any], allowed_values: Sequence[Any], item_type: type) -> bool:
+    """Return whether all list items have `item_type`, or the type of the items in an allowed list."""
     return any(
         not isinstance(one, list)
         or all(type(item) is item_type or type(item) is _first_allowed_type(one) for item in value)
@@ -117,13 +112,13 @@ def _items_match_type(value: list[Any], allowed_values: Sequence[Any], item_type
 def _is_allowed_value(
     value: Any, allowed_values: Sequence[Any], expected_type: type, item_type: type | None
 ) -> bool:
-    """Return whether a value of the expected type is allowed. Texts are compared without the IGNORED
-    characters.
+    """Return whether a value is allowed. Strings are compared without case, blanks and
+    punctuation.
     """
     if expected_type is dict:
         return any(one != LEFT_OUT and _object_matches(value, one) for one in allowed_values)
     if expected_type is list and item_type is dict:
-        return any(_object_list_matches(value, one) for one in allowed_values)
+        return any(_is_allowed_object_list(value, one) for one in allowed_values)
     if expected_type is str:
         return normalize_if_text(value) in [
             normalize_if_text(one) for one in allowed_values if isinstance(one, str)
@@ -145,8 +140,7 @@ def _object_matches(value: Mapping[str, Any], allowed_values: Mapping[str, Seque
     )
 
 
-def _object_list_matches(value: Sequence[Any], allowed_objects: Sequence[Any]) -> bool:
-    """Return whether each object in a list has the keys and values that are allowed at its position."""
+def _is_allowed_object_list(value: Sequence[Any], allowed_objects: Sequence[Any]) -> bool:
     pairs = zip(value, allowed_objects, strict=True) if len(value) == len(allowed_objects) else None
     return pairs is not None and all(one != LEFT_OUT and _object_matches(given, one) for given, one in pairs)
 

@@ -18,7 +18,7 @@ from runner_engine.checkpoints import chat_templates
 
 @dataclass(frozen=True)
 class CallFormat:
-    """The format in which a model is expected to write tool calls, and the reason for this choice."""
+    """Expected format of the model's tool calls, and why this format was chosen."""
 
     name: str
     reason: Note
@@ -34,9 +34,9 @@ class CallFormat:
 
 def choose_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFormat:
     """Return the expected tool call format of a model, chosen from the text of its chat template."""
-    if task.form != AUTO:
-        return CallFormat(task.form, note("form_by_key", form=task.form))
-    if task.offer is OfferMethod.system:
+    if task.tool_call_format != AUTO:
+        return CallFormat(task.tool_call_format, note("form_by_key", form=task.tool_call_format))
+    if task.tool_placement is OfferMethod.system:
         return CallFormat(tool_calls.USUAL, note("form_by_system"))
     shown = tool_calls.detect_format_name(get_model_kind(resolved.config.model).chat_template(resolved))
     if shown is None:
@@ -45,11 +45,11 @@ def choose_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFormat:
 
 
 def require_tool_template(task: ToolsConfig, resolved: ResolvedJob) -> None:
-    """Raise ConfigError if the chat template, where known before the load, would omit the offered
-    functions.
+    """Raise ConfigError if the chat template does not support tools. If the template is unknown,
+    no error is raised.
     """
     template = get_model_kind(resolved.config.model).chat_template(resolved)
-    if task.offer is OfferMethod.template and template is not None:
+    if task.tool_placement is OfferMethod.template and template is not None:
         chat_templates.check_template_supports_tools(
             template, str(getattr(resolved.config.model, "name", ""))
         )
@@ -61,10 +61,10 @@ def build_case_prompt(
     extra_functions: Sequence[Mapping[str, Any]],
     call_format: tool_calls.ToolCallFormat,
 ) -> Prompt:
-    """Return a case's prompt: extra functions first, then the question's own functions, then the turns."""
+    """Build a prompt with the extra functions, then the question's functions, then the messages."""
     schemas = [*extra_functions, *to_offered_functions(case)]
     turns = [Message(role, text) for role, text in case.turns]
-    if task.offer is OfferMethod.template:
+    if task.tool_placement is OfferMethod.template:
         system = [Message("system", task.system)] if task.system else []
         return (Message.from_tool_schemas(schemas), *system, *turns)
     return (

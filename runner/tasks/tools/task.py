@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from runner.datasets.question_subsets import hash_clusters
+from runner.datasets.question_subsets import hash_cluster_names
 from runner.render.notes import format_note, render_notes
 from runner.tasks import (
     Job,
@@ -31,7 +31,7 @@ from runner.tasks import (
 )
 from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, hash_cases, read_installed_cases, select_cases
 from runner.tasks.tools.distractors import create_distractors
-from runner.tasks.tools.fitting import max_extra_functions
+from runner.tasks.tools.fitting import find_max_extra_functions
 from runner.tasks.tools.judging import Judge, PlacedCase
 from runner.tasks.tools.keys import OfferMethod, ToolsConfig
 from runner.tasks.tools.offering import (
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 # Jobs that ask further questions, at further lengths, or read calls in another form reuse the
 # answers that there are.
 IGNORED_FOR_REUSE = frozenset(
-    {"task.fill", "task.cases", "task.categories", "task.form", "cases", "clusters"}
+    {"task.context_lengths", "task.cases", "task.categories", "task.tool_call_format", "cases", "clusters"}
 )
 
 
@@ -68,15 +68,15 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     """Read, select and hash the questions."""
     task = typed_task_config(config, ToolsConfig)
     kind = get_model_kind(config.model)
-    needs = {Capability.chat} | ({Capability.tools} if task.offer is OfferMethod.template else set())
+    needs = {Capability.chat} | ({Capability.tools} if task.tool_placement is OfferMethod.template else set())
     other = (
         "task=tools"
-        if task.offer is OfferMethod.system
-        else "task=tools with task.offer=template (or use offer=system)"
+        if task.tool_placement is OfferMethod.system
+        else "task=tools with task.tool_placement=template (or use tool_placement=system)"
     )
     require_capabilities(kind.capabilities(config), other, needs)
     if task.tokens and not kind.can_count_tokens(config):
-        need = "task.fill counts in the model's own tokens: it"
+        need = "task.context_lengths measures lengths in the model's tokens. It"
         require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
     cases = select_cases(_read_configured_cases(task), task.categories, task.cases, task.cases_seed)
     if not cases:
@@ -89,7 +89,7 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     count = len(cases) * max(1, len(task.tokens))
     hashes = {"cases": hash_cases(cases)}
     if task.cluster != BY_FUNCTION:  # jobs by functions keep the ids of earlier versions
-        hashes |= hash_clusters([case.cluster(task.cluster) for case in cases])
+        hashes |= hash_cluster_names([case.cluster(task.cluster) for case in cases])
     return ToolsInputs(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
 
 
@@ -102,26 +102,32 @@ def _read_configured_cases(task: ToolsConfig) -> list[Case]:
 
 
 def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
-    """Raise ConfigError for a chat template without tools, and for lengths beyond the model's context
-    length.
+    """Raise ConfigError if the chat template does not support tools, or a context length exceeds
+    the model's.
     """
     require_tool_template(inputs.task, resolved)
-    context_length.check_context_length(resolved, "task.fill", max(inputs.task.tokens, default=0))
+    context_length.check_context_length(resolved, "task.context_lengths", max(inputs.task.tokens, default=0))
     return []
 
 
 def run(inputs: ToolsInputs, context: TaskContext) -> Result:
-    """Fill the contexts with extra functions, generate missing answers, judge them, and compute metrics."""
+    """Offer functions with each question, generate missing answers, judge the answers and compute
+    metrics.
+    """
     task, resolved = inputs.task, context.resolved
     check_lengths(inputs, resolved)
     form = choose_call_format(task, resolved)
-    placed = fill_contexts(task, inputs.cases, form, resolved)
+    placed = place_cases(task, inputs.cases, form, resolved)
     requests = build_requests(task, placed, form)
     if task.show_prompt:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [PromptFacts(requests[0]), RepeatOrder(task.repeat), RunningAccuracy(context)]
+    policies: list[Policy] = [
+        PromptFacts(requests[0]),
+        RepeatOrder(task.repeat_index),
+        RunningAccuracy(context),
+    ]
     done = collect_answers(requests, context, Judge(placed, form.form), policies)
-    metrics = score_counted_samples(done.samples) | done.metrics | extra_function_metrics(placed)
+    metrics = score_counted_samples(done.samples) | done.metrics | count_extra_functions(placed)
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
     result.facts["calls"] = format_note(form.note)
@@ -130,10 +136,12 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     return result
 
 
-def fill_contexts(
+def place_cases(
     task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return every case at every length by number, shortest length first. Only the tokenizer is loaded."""
+    """Return each case at each context length by number, shortest length first. Loads only the
+    tokenizer.
+    """
     if not task.tokens:
         return {
             number: PlacedCase(case, 0, task.distractors, case.cluster(task.cluster))
@@ -151,7 +159,7 @@ def fill_contexts(
     places = [
         PlacedCase(case, length, further, case.cluster(task.cluster))
         for length in task.tokens
-        for further in [max_extra_functions(cases, length, answer, count_tokens)]
+        for further in [find_max_extra_functions(cases, length, answer, count_tokens)]
         for case in cases
     ]
     return dict(enumerate(places))
@@ -169,14 +177,13 @@ def build_requests(
             number,
             build_case_prompt(task, place.case, common[place.further], call_format.form),
             is_raw=call_format.form.IS_RAW,
-            random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
+            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
         )
         for number, place in placed_cases.items()
     ]
 
 
-def extra_function_metrics(placed_cases: Mapping[int, PlacedCase]) -> dict[str, float]:
-    """Return the number of extra functions offered, overall and per length."""
+def count_extra_functions(placed_cases: Mapping[int, PlacedCase]) -> dict[str, float]:
     by_length = {place.length: place.further for place in placed_cases.values()}
     of_lengths = {
         f"further_functions/length_{length}": float(by_length[length]) for length in by_length if length
@@ -191,30 +198,28 @@ def deliver(inputs: ToolsInputs, resolved: ResolvedJob, job: Job, result: Result
 
 
 def preview(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts for a plan, if task.show_prompt is set."""
     return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
 def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     task, form = inputs.task, choose_call_format(inputs.task, resolved)
-    requests = build_requests(task, fill_contexts(task, inputs.cases, form, resolved), form)
+    requests = build_requests(task, place_cases(task, inputs.cases, form, resolved), form)
     return render_prompts(resolved, requests[: task.show_prompt])
 
 
 class PromptFacts(Policy):
-    """Policy that adds facts about the prompts, in the form that the model sees, to the engine report."""
+    """Policy that records the rendered prompts' properties in the engine report."""
 
     def __init__(self, first_request: Request) -> None:
         self.first = first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add the prompt facts to the engine report."""
         add_prompt_facts(["chat"], self.first, self.first, engine, report)
 
 
 class RunningAccuracy(Policy):
-    """Policy that shows the current share of right answers in the progress bar."""
+    """Policy that shows the current accuracy next to the progress bar."""
 
     def __init__(self, context: TaskContext) -> None:
         self._shares = [sample.accuracy() for sample in context.recorder.done.values()]

@@ -1,4 +1,4 @@
-"""--across-tools: pair evaluations of one task by several tools, matched by question text.
+"""Pairs evaluations of one task by several tools, matched by question text (--across-tools).
 
 Each tool has its own ids, prompts and scorers, so without this option their runs are in
 separate tables. Here the first path's evaluation is the baseline of all others, on the
@@ -17,7 +17,7 @@ from runner_base import ConfigError, join_first_names, print_message
 from runner_base.notes import Note, note
 from runner_compare.features.across_tools.question_texts import match_questions, normalize_text
 from runner_compare.model.data import ABSENT, Answers, Question, Run
-from runner_compare.model.repeated_answers import repeated_answer_metrics
+from runner_compare.model.repeated_answers import compute_repeated_answer_metrics
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.lm_eval.evaluations import FilesReader
@@ -48,7 +48,6 @@ class MatchedRun:
     def load_answer_texts(
         self, questions: Collection[Question], max_chars: int
     ) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield each requested shared question with the run's answer texts."""
         own = {self.by_question[shared]: shared for shared in questions if shared in self.by_question}
         for question, side in self.reader.load_answer_texts(self.run, set(own), max_chars).items():
             yield own[question], side
@@ -68,13 +67,9 @@ class SharedQuestionsReader(FilesReader):
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = WHOLE
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answer texts for some shared questions."""
         return dict(self.matched[run.run_id].load_answer_texts(questions, max_chars))
 
     def comparison_note(self, run: Run, base: Run) -> Note:
-        """Return a note on how two tools' runs were paired, and on other differences between the
-        runs.
-        """
         sides = base, run
         matched, own = self.matched[base.run_id], self.matched[run.run_id]
         return note(
@@ -83,7 +78,7 @@ class SharedQuestionsReader(FilesReader):
             asked=(matched.asked, own.asked),
             tools=tuple(map(tool_name, sides)),
             scorers=tuple(map(_scorer_name, sides)),
-            settings=_differing_settings(matched.run, own.run),
+            settings=_find_differing_settings(matched.run, own.run),
         )
 
 
@@ -94,7 +89,7 @@ def tool_name(run: Run) -> str:
 def pair_across_tools(
     runs: Sequence[Run], paths: Sequence[str], reader: Reader
 ) -> tuple[list[Run], SharedQuestionsReader]:
-    """Restrict runs to shared questions, and return them, baseline first, with their reader.
+    """Restrict runs to questions that all runs share. Returns the runs, baseline first, and a reader.
 
     Raises ConfigError if no question is shared.
     """
@@ -112,14 +107,14 @@ def pair_across_tools(
             chosen.append(run)
         else:
             print_message(
-                f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}"
+                f"note: {OPTION}: {run.job_id} is omitted, because it shares no question with {base.job_id}"
             )
     if len(chosen) == 1:
         _raise_no_shared_questions(base, scored, reader)
     shared = [question for question in answers if all(question in found for found in pairs.values())]
     if not shared:
         raise ConfigError(
-            f"no question of {base.job_id} is one of all others: choose fewer of them",
+            f"no question of {base.job_id} occurs in all other evaluations. Compare fewer evaluations",
             key=OPTION,
             code="empty",
         )
@@ -132,7 +127,9 @@ def pair_across_tools(
         }
         outcomes = answers if run is base else reader.load_answers(run)
         matched[run.run_id] = MatchedRun(run, reader, own, len(outcomes), outcomes)
-    return [_restrict_to_shared(run, matched[run.run_id]) for run in chosen], SharedQuestionsReader(matched)
+    return [_restrict_to_shared_questions(run, matched[run.run_id]) for run in chosen], SharedQuestionsReader(
+        matched
+    )
 
 
 def _find_baseline(runs: Sequence[Run], paths: Sequence[str]) -> Run:
@@ -141,7 +138,7 @@ def _find_baseline(runs: Sequence[Run], paths: Sequence[str]) -> Run:
         return first[0]
     if not first:
         raise ConfigError(
-            f"{paths[0]} has no verdicts on questions, and the first path is the baseline",
+            f"the baseline {paths[0]} (the first path) contains no verdicts. Start with another path",
             key=OPTION,
             code="empty",
         )
@@ -149,7 +146,7 @@ def _find_baseline(runs: Sequence[Run], paths: Sequence[str]) -> Run:
     keys = sorted(key for key in first[0].params if len({run.params.get(key) for run in first}) > 1)
     example = f'--where "{keys[0]}={first[0].params.get(keys[0])}"' if keys else "--where"
     raise ConfigError(
-        f"{paths[0]} has {len(first)} evaluations ({several}): choose one, e.g. with {example}",
+        f"the baseline {paths[0]} contains {len(first)} evaluations ({several}). Select one with {example}",
         key=OPTION,
         code="ambiguous",
     )
@@ -161,31 +158,29 @@ def _load_question_texts(run: Run, reader: Reader) -> dict[Question, str]:
     return {question: side.get("question", "") for question, side in sides.items()}
 
 
-def _raise_no_shared_questions(base: Run, runs: Sequence[Run], reader: Reader) -> NoReturn:
-    """Raise ConfigError with the reason why no other run has a question of the baseline."""
+def _raise_no_shared_questions(baseline: Run, runs: Sequence[Run], reader: Reader) -> NoReturn:
     error = partial(ConfigError, key=OPTION, code="empty")
     if len(runs) == 1:
-        raise error("there is nothing else to compare: give the logs of another tool to --results")
+        raise error("only one evaluation was found. Add the logs of another tool to --results")
     for run in runs:
         if not any(" " in normalize_text(text) for text in _load_question_texts(run, reader).values()):
             raise error(
                 f"the log of {run.job_id} ({tool_name(run)}) has no texts "
-                "of its questions, only ids: nothing pairs them"
+                "of questions, only ids, so its questions cannot be paired"
             )
-    raise error(f"no question of {base.job_id} is in the prompts of any other evaluation")
+    raise error(f"no prompt of the other evaluations contains a question of {baseline.job_id}")
 
 
-def _restrict_to_shared(run: Run, matched: MatchedRun) -> Run:
-    """Return a copy of a run with metrics over the shared questions only."""
+def _restrict_to_shared_questions(run: Run, matched: MatchedRun) -> Run:
     outcomes = list(matched.load_answers().values())
     figures = accuracy_metrics(
         [outcome.accuracy for outcome in outcomes],
         [outcome.cluster for outcome in outcomes],
         [outcome.num_answers for outcome in outcomes],
     )
-    figures |= {"correct": float(sum(outcome.solved for outcome in outcomes))} | repeated_answer_metrics(
-        [(outcome.right, outcome.votes) for outcome in outcomes]
-    )
+    figures |= {
+        "correct": float(sum(outcome.solved for outcome in outcomes))
+    } | compute_repeated_answer_metrics([(outcome.right, outcome.votes) for outcome in outcomes])
     names = {key: run.params[key] for key in ("model.name", METRIC, FILTER, FOLDER_KEY) if key in run.params}
     params = {TOOL_KEY: tool_name(run)} | names
     return replace(run, task="across tools", task_version="", params=params, metrics=figures, errors=0)
@@ -196,10 +191,12 @@ def _scorer_name(run: Run) -> str:
     return run.params.get(METRIC, ABSENT) + (f" {of_filter}" if of_filter != "none" else "")
 
 
-def _differing_settings(base: Run, run: Run) -> dict[str, tuple[str | None, str | None]]:
-    """Return both values of each setting that differs between two runs or that only one run has."""
-    keys = sorted((base.params.keys() | run.params.keys()) - {*NOT_NAMED})
-    pairs = {key: (base.params.get(key), run.params.get(key)) for key in keys}
+def _find_differing_settings(baseline: Run, run: Run) -> dict[str, tuple[str | None, str | None]]:
+    """Return both values of each setting that differs between two runs. None stands for a missing
+    value.
+    """
+    keys = sorted((baseline.params.keys() | run.params.keys()) - {*NOT_NAMED})
+    pairs = {key: (baseline.params.get(key), run.params.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if not _are_equal_settings(*pair)}
 
 

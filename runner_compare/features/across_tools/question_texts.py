@@ -1,4 +1,7 @@
-"""Match the questions of two evaluations by text, ignoring text that prompts add around them."""
+"""Match questions of two evaluations by text.
+
+The match ignores text that prompts add around a question.
+"""
 
 from __future__ import annotations
 
@@ -29,29 +32,33 @@ def match_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]
     remaining texts are one question if they are equal, or if the longer one, as a prompt with
     worked examples, ends in the shorter one. A text that fits several questions is not matched.
     """
-    prompts, base_prompts = _strip_common_frame(texts), _strip_common_frame(base_texts)
+    prompts, base_prompts = (
+        _strip_common_prefix_and_suffix(texts),
+        _strip_common_prefix_and_suffix(base_texts),
+    )
     if _mean_length(prompts) > _mean_length(base_prompts):
-        return {our_key: their_key for their_key, our_key in _match_to_prompts(base_prompts, prompts).items()}
-    return _match_to_prompts(prompts, base_prompts)
+        return {
+            our_key: their_key
+            for their_key, our_key in _match_questions_to_prompts(base_prompts, prompts).items()
+        }
+    return _match_questions_to_prompts(prompts, base_prompts)
 
 
 def _mean_length(texts: Texts) -> float:
     return fmean(map(len, texts.values())) if texts else 0.0
 
 
-def _strip_common_frame(texts: Texts) -> dict[Question, str]:
-    """Normalize texts and remove the words with which all texts begin and end."""
+def _strip_common_prefix_and_suffix(texts: Texts) -> dict[Question, str]:
     plain = {key: normalize_text(text) for key, text in texts.items()}
     if len({*plain.values()}) < 2:
         return plain
-    before = _common_beginning(plain.values())
-    after = _common_beginning(text[::-1] for text in plain.values())
+    before = _find_common_prefix(plain.values())
+    after = _find_common_prefix(text[::-1] for text in plain.values())
     inner = {key: text[len(before) : len(text) - len(after)].strip() for key, text in plain.items()}
     return inner if all(inner.values()) else plain
 
 
-def _common_beginning(texts: Iterable[str]) -> str:
-    """Return the whole words that all texts begin with."""
+def _find_common_prefix(texts: Iterable[str]) -> str:
     every = list(texts)
     first, last = min(every), max(every)  # all others begin with what these two share
     same = next(
@@ -60,7 +67,7 @@ def _common_beginning(texts: Iterable[str]) -> str:
     return first[:same].rpartition(" ")[0]
 
 
-def _match_to_prompts(questions: Texts, prompts: Texts) -> dict[Question, Question]:
+def _match_questions_to_prompts(questions: Texts, prompts: Texts) -> dict[Question, Question]:
     counts = Counter(questions.values())
     by_text = {text: key for key, text in questions.items() if text and counts[text] == 1}
     by_end: dict[str, list[str]] = {}
@@ -75,12 +82,13 @@ def _match_to_prompts(questions: Texts, prompts: Texts) -> dict[Question, Questi
     return {key: keys[0] for key, keys in found.items() if len(keys) == 1}
 
 
-def _find_last_question(prompt: str, by_end: Mapping[str, list[str]]) -> str:
-    """Return the question whose text ends last in a prompt, the longest if several do; "" if none
-    occurs.
+def _find_last_question(prompt: str, questions_by_ending: Mapping[str, list[str]]) -> str:
+    """Return the last question that a prompt contains.
+
+    If several questions end at the same position, the longest one wins.
     """
     for end in range(len(prompt), KEY - 1, -1):
-        candidates = by_end.get(prompt[end - KEY : end], ())
+        candidates = questions_by_ending.get(prompt[end - KEY : end], ())
         inside = [text for text in candidates if prompt.endswith(text, 0, end)]
         if inside:
             return max(inside, key=len)

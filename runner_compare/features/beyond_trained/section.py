@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner_base import join_first_names
 from runner_compare.model.data import Table
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.section import Section
 
 MADE_FOR = "made_for_positions"  # the metric that only such jobs have
@@ -12,7 +12,7 @@ PLAIN = ("native", "rope_2d")  # choices that scale nothing
 
 
 class BeyondTrained(Section):
-    """Report section about runs that may exceed the supported positions (rope.beyond_trained)."""
+    """Report section about runs whose texts may be longer than the supported context length."""
 
     def sentences(self, table: Table) -> list[str]:
         """Return a sentence per position limit, with the runs whose texts may exceed the limit."""
@@ -22,8 +22,8 @@ class BeyondTrained(Section):
             if limit is not None:
                 rope = row.run.params.get("rope.name", "native")
                 made = "trained" if rope in PLAIN else "scaled"
-                remark = f"{rope}, beyond its {made} {limit:,.0f} positions where texts are longer"
-                names.setdefault(remark, []).append(row_name(row, table.keys))
+                remark = f"texts may exceed the context length of {limit:,.0f} {made} positions (rope={rope})"
+                names.setdefault(remark, []).append(format_row_name(row, table.keys))
         return [f"{join_first_names(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
 
 

@@ -1,5 +1,6 @@
-"""Settings (configurations except the thinking budget) that a table has with several thinking
-budgets.
+"""Find settings that were measured with several thinking budgets.
+
+A setting is a configuration without its thinking budget.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner_compare.features.thinking.compute import BUDGET
-from runner_compare.model.data import Table, TableRow, natural_sort_key
+from runner_compare.model.data import Table, TableRow, get_natural_sort_key
 
 NO_BUDGET = (None, "null", "None")
 
@@ -26,18 +27,17 @@ class BudgetSetting:
     @property
     def budgets(self) -> list[str | None]:
         """Thinking budgets in tokens; None means unlimited."""
-        return [thinking_budget(row) for row in self.rows]
+        return [get_thinking_budget(row) for row in self.rows]
 
 
-def thinking_budget(row: TableRow) -> str | None:
-    """Return a table row's thinking budget in tokens; None means unlimited."""
+def get_thinking_budget(row: TableRow) -> str | None:
+    """Return the thinking budget in tokens as text, or None if it is unlimited."""
     budget = row.config.get(BUDGET, row.run.get_value(BUDGET))
     return None if budget in NO_BUDGET else budget
 
 
 def budget_sort_key(budget: str | None) -> tuple[object, ...]:
-    """Return a sort key for thinking budgets; an unlimited budget comes last."""
-    return budget is None, natural_sort_key(budget)
+    return budget is None, get_natural_sort_key(budget)
 
 
 def find_budget_settings(table: Table) -> list[BudgetSetting]:
@@ -50,10 +50,10 @@ def find_budget_settings(table: Table) -> list[BudgetSetting]:
         if row.run.accuracy_interval and not row.is_repeat:
             groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
     ordered = (
-        sorted(rows, key=lambda row: budget_sort_key(thinking_budget(row))) for rows in groups.values()
+        sorted(rows, key=lambda row: budget_sort_key(get_thinking_budget(row))) for rows in groups.values()
     )
     return [
         BudgetSetting(rows, keys)
         for rows in ordered
-        if len({thinking_budget(row) for row in rows}) == len(rows) > 1
+        if len({get_thinking_budget(row) for row in rows}) == len(rows) > 1
     ]

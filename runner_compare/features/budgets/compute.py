@@ -26,9 +26,6 @@ class TableBudgetData:
 
 
 def compare_budgets(table: Table, reader: Reader) -> None:
-    """Compare each setting that has several thinking budgets with the baseline's setting at equal
-    tokens.
-    """
     settings = find_budget_settings(table)
     of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs] = {}
@@ -53,7 +50,9 @@ def compare_budgets(table: Table, reader: Reader) -> None:
 def _compare_settings(
     setting: BudgetSetting, base_setting: BudgetSetting, costs: dict[str, Costs], reader: Reader
 ) -> EqualTokensComparison:
-    """Compare two settings at equal tokens, on the questions that all their jobs answered."""
+    """Compare two settings at equal token counts, on the questions that every job of both
+    answered.
+    """
     of_rows = [_load_row_costs(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
     answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
@@ -68,21 +67,25 @@ def _compare_settings(
     clusters = None if None in families else families
     count, what = (len(set(families)), "clusters of questions") if clusters else (len(shared), "questions")
     if count < MIN_QUESTIONS:
-        raise NotPaired(f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}")
+        raise NotPaired(
+            f"only {count} {what} were answered at every budget, but the test needs {MIN_QUESTIONS}"
+        )
     result = compare_curves(curves[0], curves[1], clusters)
     if result is None:
         ranges = [_format_token_range(curve) for curve in curves]
         raise NotPaired(
-            f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
+            f"the token counts do not overlap: {ranges[0]} in this run, {ranges[1]} in the baseline"
         )
     return result
 
 
 def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
-    """Return the token cost of each question of a table row. Each row is read only once."""
+    """Return the token cost of each question of a table row. `cache` holds costs that were loaded
+    before.
+    """
     if row.run.run_id not in cache:
         if row.run.over_seeds:
-            raise NotPaired("each budget has several seeds: compare them without --seeds")
+            raise NotPaired("each budget has several seeds. Omit --seeds")
         parts = [reader.load_costs(part) for part in row.run.parts or [row.run]]
         cache[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
     return cache[row.run.run_id]

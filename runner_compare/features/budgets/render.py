@@ -10,15 +10,15 @@ from runner_compare.features.budgets.budget_settings import (
     BudgetSetting,
     budget_sort_key,
     find_budget_settings,
-    thinking_budget,
+    get_thinking_budget,
 )
-from runner_compare.features.thinking.compute import mean_tokens_per_question
-from runner_compare.features.token_costs.render import estimate_record
+from runner_compare.features.thinking.compute import compute_mean_tokens_per_question
+from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.model.data import Table
 from runner_compare.render.effects import format_p_value
-from runner_compare.render.labels import format_assignments, is_self_explanatory, short_row_names
+from runner_compare.render.labels import format_assignments, is_self_explanatory, shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals, escape_mathtext
-from runner_compare.render.pictures import MAX_PANELS, format_pane
+from runner_compare.render.pictures import MAX_PANELS, draw_front_and_grid
 from runner_compare.render.quantities import format_points
 from runner_compare.statistics.equal_tokens import ComparedCurves, EqualTokensComparison
 from runner_compare.statistics.token_costs import Estimate
@@ -32,20 +32,23 @@ MAX_LETTERS = 36  # of a value in a name
 APART = 0.06
 
 
-def budget_pictures(table: Table) -> list[Picture]:
-    """Return the picture of settings with several thinking budgets, if the table has any."""
+def create_budget_pictures(table: Table) -> list[Picture]:
+    """Return the plot of accuracy by thinking budget. Empty without several budgets."""
     settings = find_budget_settings(table)
     if not settings:
         return []
     title = (
-        "accuracy over the budget of thinking tokens, and over all tokens of a question (prompt, thinking and answer), "
-        "for each setting; bars: 95 % intervals; hollow: the baseline"
+        "accuracy of each setting by thinking budget and by total tokens per question (prompt, thinking and "
+        "answer). Bars show 95 % intervals. Hollow markers show the baseline"
     )
     return [Picture("thinking_budget", title, lambda: draw_accuracy_over_budget(settings))]
 
 
 def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
-    """Draw accuracies over thinking budgets, one line per setting, two panes per set of questions."""
+    """Draw accuracy by thinking budget (left) and by tokens per question (right).
+
+    Each setting is one line. Each set of questions is one row of the figure.
+    """
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(setting.rows[0].panel for setting in settings))[:MAX_PANELS]
@@ -57,7 +60,7 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
         members = every[:MAX_LINES]
         panel_keys = {part.partition("=")[0] for part in panel}
         keys = [key for key in members[0].keys if key.removesuffix(".name") not in panel_keys]
-        names = short_row_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
+        names = shorten_row_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
         budgets = list(dict.fromkeys(budget for setting in every for budget in setting.budgets))
         budgets.sort(key=budget_sort_key)
         for number, (setting, name) in enumerate(zip(members, names, strict=True)):
@@ -67,22 +70,22 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
                 setting,
                 number,
                 name,
-                [budgets.index(thinking_budget(row)) + aside for row in setting.rows],
+                [budgets.index(get_thinking_budget(row)) + aside for row in setting.rows],
             )
             _draw_setting_line(
                 panes[1],
                 setting,
                 number,
                 name,
-                [mean_tokens_per_question(row.run) or 0.0 for row in setting.rows],
+                [compute_mean_tokens_per_question(row.run) or 0.0 for row in setting.rows],
             )
         for pane in panes:
-            format_pane(pane)
+            draw_front_and_grid(pane)
         cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
         panes[0].set_title(escape_mathtext(", ".join(panel) + cut), loc="left")
         panes[0].set_xticks(range(len(budgets)), [*map(format_budget, budgets)])
         panes[0].set_xlabel("budget of thinking tokens")
-        panes[1].set_xlabel("tokens a question: prompt, thinking and answer")
+        panes[1].set_xlabel("tokens per question (prompt, thinking and answer)")
         panes[0].set_ylabel("accuracy, %")
         if keys:
             add_line_legend(panes[1])
@@ -90,23 +93,22 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
 
 
 def _draw_setting_line(
-    pane: Axes, setting: BudgetSetting, number: int, name: str, xs: Sequence[float]
+    axes: Axes, setting: BudgetSetting, line_index: int, label: str, x_values: Sequence[float]
 ) -> None:
-    """Draw a setting's accuracies with their intervals as a line."""
     intervals = [[100 * value for value in row.run.accuracy_interval or ()] for row in setting.rows]
-    points = [(x, middle, low, high) for x, (middle, low, high) in zip(xs, intervals, strict=True)]
+    points = [(x, middle, low, high) for x, (middle, low, high) in zip(x_values, intervals, strict=True)]
     is_hollow = any(row.is_baseline for row in setting.rows)
-    draw_line_with_intervals(pane, number, name, sorted(points, key=lambda point: point[0]), is_hollow)
+    draw_line_with_intervals(axes, line_index, label, sorted(points, key=lambda point: point[0]), is_hollow)
 
 
-def equal_tokens_sentence(
+def format_equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
-    head = _sentence_head(setting, base_setting)
+    head = _format_compared_settings(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}"
     found = compared.result
-    between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens a question"
+    between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens per question"
     figures = (
         f"Δ {_format_points(found.difference)}, p={format_p_value(found.p)}, "
         f"Holm {format_p_value(found.p_holm)}"
@@ -116,33 +118,33 @@ def equal_tokens_sentence(
         for point in found.points
     )
     outside = ", ".join(format_budget(compared.budgets[budget]) for budget in found.outside)
-    parts = [f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}"]
+    parts = [f"{head} (n={found.questions:,}): {found.finding} ({figures}), on average {between}"]
     if at:
-        parts.append(f"at the tokens of its budgets {at}")
+        parts.append(f"difference at each budget: {at}")
     if outside:
-        parts.append(f"not at those of {outside}: no budget of the baseline takes as few or as many")
+        parts.append(f"not compared at {outside}, because the baseline has no such token counts")
     return "; ".join(parts)
 
 
-def short_equal_tokens_sentence(
+def format_short_equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
     """Return the finding at equal token counts in one line."""
-    head = _sentence_head(setting, base_setting)
+    head = _format_compared_settings(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}."
     return f"{head}: {compared.result.finding}, {_format_points(compared.result.difference)}."
 
 
-def _sentence_head(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
+def _format_compared_settings(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
     differing = [key for key in setting.keys if setting.config[key] != base_setting.config[key]]
     shared = _setting_name(setting, [key for key in setting.keys if key not in differing])
     on = f" on {shared}" if len(differing) < len(setting.keys) else ""
-    names = [_short_setting_name(side, differing) for side in (setting, base_setting)]
+    names = [_format_short_setting_name(side, differing) for side in (setting, base_setting)]
     return f"at equal tokens, {names[0]} vs {names[1]}{on}"
 
 
-def _short_setting_name(setting: BudgetSetting, keys: Sequence[str]) -> str:
+def _format_short_setting_name(setting: BudgetSetting, keys: Sequence[str]) -> str:
     """Name a setting by the keys in which it differs, e.g. `nf4` or `lora=peft`."""
     if len(keys) == 1 and is_self_explanatory(keys[0]):
         return str(setting.config[keys[0]])
@@ -162,7 +164,6 @@ def _format_points(estimate: Estimate, unit: str = " points") -> str:
 
 
 def equal_tokens_record(compared: ComparedCurves) -> dict[str, Any]:
-    """Return a comparison at equal token counts as JSON data."""
     return {
         "setting": compared.setting,
         "baseline": compared.baseline,
@@ -177,7 +178,7 @@ def _comparison_record(result: EqualTokensComparison, budgets: Sequence[str | No
         "clusters": result.clusters,
         "low_tokens": result.low_tokens,
         "high_tokens": result.high_tokens,
-        **estimate_record("difference", result.difference),
+        **build_estimate_record("difference", result.difference),
         "p": result.p,
         "p_holm": result.p_holm,
         "finding": result.finding,
@@ -187,7 +188,7 @@ def _comparison_record(result: EqualTokensComparison, budgets: Sequence[str | No
                 "tokens": point.tokens,
                 "accuracy": point.accuracy,
                 "baseline_accuracy": point.baseline_accuracy,
-                **estimate_record("difference", point.difference),
+                **build_estimate_record("difference", point.difference),
             }
             for point in result.points
         ],

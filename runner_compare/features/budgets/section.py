@@ -1,4 +1,4 @@
-"""Section that compares settings with several thinking budgets at equal token counts."""
+"""Report section that compares accuracy at equal token counts, for several thinking budgets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from runner_base import Picture
 from runner_compare.features.budgets.compute import TableBudgetData, compare_budgets
 from runner_compare.features.budgets.render import (
-    budget_pictures,
+    create_budget_pictures,
     equal_tokens_record,
-    equal_tokens_sentence,
-    short_equal_tokens_sentence,
+    format_equal_tokens_sentence,
+    format_short_equal_tokens_sentence,
 )
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -25,13 +25,13 @@ class Budgets(Section):
 
     def sentences(self, table: Table) -> list[str]:
         return [
-            equal_tokens_sentence(*compared) for compared in table.get_section_data(TableBudgetData).compared
+            format_equal_tokens_sentence(*compared)
+            for compared in table.get_section_data(TableBudgetData).compared
         ]
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return one line per comparison at equal token counts."""
         return [
-            short_equal_tokens_sentence(*compared)
+            format_short_equal_tokens_sentence(*compared)
             for compared in table.get_section_data(TableBudgetData).compared
         ]
 
@@ -42,7 +42,7 @@ class Budgets(Section):
         return {"equal_tokens": records} if records else {}
 
     def pictures(self, table: Table) -> list[Picture]:
-        return budget_pictures(table)
+        return create_budget_pictures(table)
 
 
 SECTION = Budgets()

@@ -8,7 +8,7 @@ from functools import cached_property
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.model.mean_pairs import add_function_clusters
 from runner_compare.reader import Reader
-from runner_compare.statistics.accuracy_intervals import exact_accuracy_interval
+from runner_compare.statistics.accuracy_intervals import compute_exact_accuracy_interval
 
 GUESSES = "generation.speculate"
 WHOLE = 10**9  # characters of an answer that are compared: all
@@ -31,30 +31,30 @@ class ChangedAnswers:
 
     @property
     def num_clusters(self) -> int:
-        """Number of question clusters; 0 if the questions are independent."""
+        """Number of question clusters, or 0 without clusters."""
         return 0 if None in self.families else len(set(self.families))
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the fraction of changed answers, over clusters."""
-        return exact_accuracy_interval(self.is_changed, self.families)
+        return compute_exact_accuracy_interval(self.is_changed, self.families)
 
 
 @dataclass
 class TableChangedAnswers:
-    """Changed-answer counts, by run id, of rows that differ from the baseline only in the drafter."""
+    """Counts of changed answers by run id. Only runs that differ from the baseline in the drafter
+    are included.
+    """
 
     counts: dict[str, ChangedAnswers] = field(default_factory=dict)
 
 
-def differ_only_in_drafter(run: Run, base: Run, reader: Reader) -> bool:
-    """Whether the drafter of speculative decoding is the only difference between two runs."""
-    keys = reader.key_rules.differing_keys([run.params, base.params])
+def is_drafter_only_difference(run: Run, base: Run, reader: Reader) -> bool:
+    keys = reader.key_rules.find_differing_keys([run.params, base.params])
     return bool(keys) and all(key.startswith(GUESSES) for key in keys)
 
 
 def count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
-    """Count a run's answers whose texts differ from those of the baseline."""
     outcomes, of_base = reader.load_answers(run), reader.of_baseline(base)
     shared = outcomes.keys() & of_base.keys()
     own, other = (reader.load_answer_texts(side, {*shared}, WHOLE) for side in (run, base))

@@ -7,12 +7,12 @@ from typing import Any
 from runner_compare.features.changed_answers.compute import (
     TableChangedAnswers,
     count_changed_answers,
-    differ_only_in_drafter,
+    is_drafter_only_difference,
 )
-from runner_compare.features.changed_answers.render import changed_answers_sentence
+from runner_compare.features.changed_answers.render import format_changed_answers_sentence
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.labels import row_versus_baseline
+from runner_compare.render.labels import format_row_versus_baseline
 from runner_compare.section import Section
 
 
@@ -20,10 +20,9 @@ class ChangedAnswersSection(Section):
     """Report section about answers changed by speculative decoding."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        """Count, for each row, the answers whose texts differ from those of the baseline."""
         kept = table.get_section_data(TableChangedAnswers).counts
         for row in table.candidate_rows if table.has_accuracies else ():
-            if row.baseline is None or not differ_only_in_drafter(row.run, row.baseline.run, reader):
+            if row.baseline is None or not is_drafter_only_difference(row.run, row.baseline.run, reader):
                 continue
             try:
                 kept[row.run.run_id] = count_changed_answers(row.run, row.baseline.run, reader)
@@ -33,7 +32,7 @@ class ChangedAnswersSection(Section):
     def sentences(self, table: Table) -> list[str]:
         kept = table.get_section_data(TableChangedAnswers).counts
         return [
-            changed_answers_sentence(row_versus_baseline(row, table.keys), kept[row.run.run_id])
+            format_changed_answers_sentence(format_row_versus_baseline(row, table.keys), kept[row.run.run_id])
             for row in table.rows
             if row.run.run_id in kept
         ]

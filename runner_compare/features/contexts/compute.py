@@ -11,7 +11,7 @@ from runner_compare.statistics import MIN_TEXTS, Effect
 from runner_compare.statistics.context_gains import create_likelihood_gain_test, list_context_lengths
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_cluster, sum_likelihoods_by_unit
 from runner_compare.ways import PairingOptions
-from runner_compare.ways.likelihoods import check_same_texts, text_clusters
+from runner_compare.ways.likelihoods import check_same_texts, get_text_clusters
 
 
 @dataclass
@@ -29,8 +29,8 @@ def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int
         own_texts, others = _select_context(texts, length), _select_context(base_texts, length)
         if len(own_texts) < MIN_TEXTS or not others:
             continue
-        check_same_texts(own_texts, others, PairingOptions(keys=("task.contexts",)))
-        clusters = text_clusters(own_texts, others, find_cluster_field(run, base))
+        check_same_texts(own_texts, others, PairingOptions(keys=("task.context_lengths",)))
+        clusters = get_text_clusters(own_texts, others, find_cluster_field(run, base))
         sides = [
             sum_likelihoods_by_unit([score.likelihood for score in side.values()])
             for side in (own_texts, others)
@@ -43,7 +43,7 @@ def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int
 
 
 def _select_context(texts: Texts, length: int) -> Texts:
-    """Return the texts scored with one context length, renumbered from 0.
+    """Return the texts that were scored with one context length. The indices start at 0 again.
 
     So a different number of contexts does not make texts differ.
     """

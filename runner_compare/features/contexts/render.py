@@ -1,4 +1,4 @@
-"""Texts and tables on the context length up to which a model predicts the same tokens better."""
+"""Formats losses at several context lengths as text and tables."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 from runner_base import Column, ColumnUse, Likelihood
 from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
-from runner_compare.features.positions.render import position_table_rows
+from runner_compare.features.positions.render import build_position_table_rows
 from runner_compare.metrics.likelihoods import GAIN, KL, LOSS
 from runner_compare.model.data import ABSENT, Run, Table
-from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import Effect
 from runner_compare.statistics.context_gains import (
     CELL,
     ContextStep,
+    compute_context_metrics,
     context_curves,
-    context_metrics,
-    leading_helpful_steps,
     list_context_lengths,
     list_context_steps,
+    select_helpful_context_steps,
 )
-from runner_compare.statistics.likelihoods import likelihood_metrics
-from runner_compare.statistics.position_loss import position_curves, position_metrics
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics
+from runner_compare.statistics.position_loss import compute_position_metrics, position_curves
 from runner_compare.statistics.ratios import MIN_TEXTS
 
 FACT = "context"  # the line of a job's table that says up to how much context helps
-AXIS = "tokens of context before the scored ones"
-TITLE = "the same tokens after so much context, with 95 % intervals over texts"
+AXIS = "context length in tokens"
+TITLE = "loss of the same tokens by context length, with 95 % intervals over documents"
 LEGEND = (
     "More context helps up to N tokens: each context is tested against the next shorter one on the same documents. The "
     "first step without a gain at 5 % ends it, so a run's sentence claims too much in at most 5 % of cases. The "
@@ -38,19 +38,19 @@ LEGEND = (
 )
 
 
-def context_sentence(metrics: Mapping[str, float]) -> str:
-    """Return a sentence on a job's losses by context length; "" with fewer than two context lengths."""
+def format_context_sentence(metrics: Mapping[str, float]) -> str:
+    """Format a job's losses by context length. Empty with fewer than two context lengths."""
     lengths = list_context_lengths(metrics)
     if len(lengths) < 2:
         return ""
     texts = int(metrics[f"n/{CELL}{lengths[0]}"])
     steps = list_context_steps(metrics)
     if not steps:
-        return f"too few texts to test whether more context helps: {texts}, at least {MIN_TEXTS}"
-    helpful = leading_helpful_steps(steps)
+        return f"{texts} documents are too few to test whether more context helps; {MIN_TEXTS} are needed"
+    helpful = select_helpful_context_steps(steps)
     rest = steps[len(helpful) :]
     if not helpful:
-        found = "more context hurts" if rest[0].hurts else "no gain from more context is shown"
+        found = "more context hurts" if rest[0].hurts else "more context shows no significant gain"
         return f"{found} ({_format_step(rest[0])}, over {texts} texts)"
     last = helpful[-1]
     found = f"more context helps up to {last.longer:,} tokens ({_format_step(last)}, over {texts} texts)"
@@ -71,7 +71,7 @@ def _format_signed(value: float) -> str:
 
 @dataclass
 class TextRecords:
-    """Metrics, tables, curves and facts about scored texts, for a job's result."""
+    """Metrics, tables, curves and facts of a job about the likelihood of documents."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -80,17 +80,19 @@ class TextRecords:
 
 
 def text_records(likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]) -> TextRecords:
-    """Compute a job's records from the likelihoods of texts or choices; empty without texts."""
     if not likelihoods:
         return TextRecords()
     by_context, by_position = (
-        context_metrics(likelihoods, cluster_by_unit),
-        position_metrics(likelihoods, cluster_by_unit),
+        compute_context_metrics(likelihoods, cluster_by_unit),
+        compute_position_metrics(likelihoods, cluster_by_unit),
     )
-    tables = {TITLE: context_table_rows(by_context), POSITIONS_TITLE: position_table_rows(by_position)}
-    sentence = context_sentence(by_context)
+    tables = {
+        TITLE: build_context_table_rows(by_context),
+        POSITIONS_TITLE: build_position_table_rows(by_position),
+    }
+    sentence = format_context_sentence(by_context)
     return TextRecords(
-        likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position,
+        compute_likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position,
         {title: rows for title, rows in tables.items() if rows},
         context_curves(by_context) | position_curves(by_position),
         {FACT: sentence} if sentence else {},
@@ -108,7 +110,7 @@ def _format_loss_difference(effect: Effect | None) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+def build_context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return a job's table of context lengths, one line per length."""
     lines: list[dict[str, Any]] = []
     for length in list_context_lengths(metrics):
@@ -125,12 +127,12 @@ def context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     return lines
 
 
-def context_tables(table: Table) -> dict[str, list[Column]]:
+def build_context_tables(table: Table) -> dict[str, list[Column]]:
     """Return the table of context lengths of all rows, one line per length."""
     lines = [(row, length) for row in table.rows for length in list_context_lengths(row.run.metrics)]
     if not lines:
         return {}
-    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    columns = build_row_name_columns_for(table, [row for row, _ in lines])
     columns.append(Column("context", [f"{length:,}" for _, length in lines], use=ColumnUse.setting))
     heads = {"loss\nnats/token": (LOSS, "{:.4f}"), "gain over the\nnext shorter": (GAIN, "{:+.4f}"),
              "KL\nnats/token": (KL, "{:.3g}")}  # fmt: skip

@@ -1,6 +1,4 @@
-"""Section about the context length up to which tokens become more likely, per run and against
-the baseline.
-"""
+"""Report section that compares the loss of the same tokens at several context lengths."""
 
 from __future__ import annotations
 
@@ -8,11 +6,16 @@ from typing import Any
 
 from runner_base import Column, Picture
 from runner_compare.features.contexts.compute import TableContextEffects, compare_contexts
-from runner_compare.features.contexts.render import AXIS, LEGEND, context_sentence, context_tables
-from runner_compare.features.positions.render import loss_pictures
+from runner_compare.features.contexts.render import (
+    AXIS,
+    LEGEND,
+    build_context_tables,
+    format_context_sentence,
+)
+from runner_compare.features.positions.render import create_loss_pictures
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.labels import row_name
+from runner_compare.render.labels import format_row_name
 from runner_compare.section import Section
 from runner_compare.statistics.context_gains import CELL, list_context_lengths
 
@@ -21,7 +24,6 @@ class Contexts(Section):
     """Report section about the loss of the same tokens at several context lengths."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        """Compare each row's loss with the baseline's at the context lengths that both measured."""
         effects = table.get_section_data(TableContextEffects).effects
         for row in table.rows:
             if row.baseline is None or not row.effect or not list_context_lengths(row.run.metrics):
@@ -32,11 +34,11 @@ class Contexts(Section):
                 continue
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return context_tables(table)
+        return build_context_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
-        said = [(row, context_sentence(row.run.metrics)) for row in table.rows]
-        return [f"{row_name(row, table.keys)}: {sentence}" for row, sentence in said if sentence]
+        said = [(row, format_context_sentence(row.run.metrics)) for row in table.rows]
+        return [f"{format_row_name(row, table.keys)}: {sentence}" for row, sentence in said if sentence]
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}
@@ -45,7 +47,6 @@ class Contexts(Section):
         return LEGEND if any(list_context_lengths(row.run.metrics) for row in table.rows) else ""
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return a row's loss differences from its baseline, by context length."""
         records = [
             {
                 "context": length,
@@ -67,7 +68,7 @@ class Contexts(Section):
         }
 
     def pictures(self, table: Table) -> list[Picture]:
-        return loss_pictures(table, "contexts", f"/{CELL}", list_context_lengths, AXIS)
+        return create_loss_pictures(table, "contexts", f"/{CELL}", list_context_lengths, AXIS)
 
 
 SECTION = Contexts()

@@ -1,8 +1,8 @@
-"""Texts on what cut-off answers leave undecided, since they might have been correct or wrong.
+"""Texts about answers that a token limit cut off.
 
-A comparison counts them as not solved. Next to this are both extremes: this run's cut-off
-answers wrong and the baseline's correct, and the reverse. Only what both extremes show is a
-finding.
+A comparison counts cut-off answers as not solved. It also tests both extremes: this run's
+cut-off answers are wrong and the baseline's are correct, and the reverse. Only what both
+extremes show is a finding.
 """
 
 from __future__ import annotations
@@ -27,32 +27,33 @@ LEGEND = (
 )
 
 
-def finding_text(decision: Decision) -> str:
+def format_finding(decision: Decision) -> str:
     """Return a comparison's finding as text; `undecided` if it depends on cut-off answers."""
-    if decision.hinges_on_cut_off and decision.finding is Finding.open:
+    if decision.is_changed_by_cut_off and decision.finding is Finding.open:
         return UNDECIDED
     return str(decision.finding)
 
 
-def cut_off_sentence(decision: Decision) -> str:
+def format_cut_off_sentence(decision: Decision) -> str:
     """Return a sentence on whether a finding holds for any outcome of cut-off answers.
 
     Returns "" if nothing was cut off, or if there is no finding.
     """
     if decision.ends is None:
-        return render_notes(decision.unplanned) if decision.hinges_on_cut_off else ""
+        return render_notes(decision.unplanned) if decision.is_changed_by_cut_off else ""
     many, ends = _format_cut_off_counts(decision), _format_range(decision)
-    if not decision.hinges_on_cut_off:
+    if not decision.is_changed_by_cut_off:
         if decision.is_undecided:
             return ""
-        return f"the finding holds whatever the cut-off answers ({many}) would have been: Δ {ends}"
+        return f"the finding does not depend on the cut-off answers ({many}): Δ {ends}"
     return (
-        f"{_counted_verdict_text(decision)} as counted, but cut-off answers decide it ({many}). Right or "
-        f"wrong, they make Δ {ends}. Raise {LIMIT}"
+        f"{_format_verdict_if_cut_offs_wrong(decision)} if cut-off answers ({many}) count as wrong, but "
+        "undecided if some of them could be correct. "
+        f"Depending on these answers, Δ is {ends}. Raise {LIMIT}"
     )
 
 
-def _counted_verdict_text(decision: Decision) -> str:
+def _format_verdict_if_cut_offs_wrong(decision: Decision) -> str:
     was = decision.as_counted
     assert was is not None
     if was.verdict not in (None, MarginVerdict.undecided, decision.verdict):
@@ -74,8 +75,9 @@ def _format_range(decision: Decision) -> str:
 
 
 def format_cut_off_range(decision: Decision) -> str:
-    """Format the differences if cut-off answers are wrong and if correct, with an interval around
-    both.
+    """Format the smallest and largest possible difference, with an interval around both.
+
+    At the extremes, this run's cut-off answers are wrong and the baseline's correct, or the reverse.
     """
     if decision.ends is None:
         return format_effect(decision)
@@ -84,9 +86,10 @@ def format_cut_off_range(decision: Decision) -> str:
     return f"{at_worst} … {at_best} [{low}, {high}]"
 
 
-def cut_off_record(decision: Decision) -> dict[str, Any]:
-    """Return the differences at both extremes of cut-off answers as JSON data; {} if none was cut
-    off.
+def build_cut_off_record(decision: Decision) -> dict[str, Any]:
+    """Return the differences for both extreme outcomes of cut-off answers as JSON data.
+
+    The result is empty if no answer was cut off.
     """
     was = decision.as_counted
     if decision.ends is None or was is None:
@@ -95,7 +98,7 @@ def cut_off_record(decision: Decision) -> dict[str, Any]:
         "without_limit": {
             "cut_off": decision.cut_off[0],
             "baseline_cut_off": decision.cut_off[1],
-            "decides": decision.hinges_on_cut_off,
+            "decides": decision.is_changed_by_cut_off,
             "finding_as_counted": was.finding,
             "verdict_as_counted": was.verdict,
             "p_holm_as_counted": was.p_holm,
@@ -115,7 +118,7 @@ def _extreme_record(decision: Decision) -> dict[str, Any]:
 
 
 def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both extremes as CSV columns, e.g. `difference_at_worst` next to `difference`."""
+    """Flatten a cut-off record to CSV columns, e.g. `difference_at_worst`."""
     flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
     return flat | {
         f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
@@ -123,9 +126,9 @@ def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_accuracy_bounds(row: TableRow) -> str:
-    """Format a row's accuracy range without a token limit: if cut-off answers are wrong … correct.
+    """Format the possible accuracies of a run without a token limit.
 
-    The interval covers both.
+    The range extends from all cut-off answers wrong to all correct. The interval covers both.
     """
     bounds = row.run.accuracy_bounds
     if bounds is None:

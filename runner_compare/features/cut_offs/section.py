@@ -1,14 +1,12 @@
-"""Section about answers cut off by a token limit: possible accuracies without the limit, and
-affected runs.
-"""
+"""Report section about answers that a token limit cut off."""
 
 from __future__ import annotations
 
 from runner_base import Column, join_first_names
 from runner_compare.features.cut_offs.render import LEGEND, format_accuracy_bounds
 from runner_compare.model.data import Table
-from runner_compare.render.answers import cut_off_message
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.answers import format_cut_off_message
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.section import ColumnSlot, Section
 
 
@@ -16,7 +14,9 @@ class CutOffs(Section):
     """Report section about answers cut off by a token limit."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return a column of possible accuracies without a token limit, if any answer was cut off."""
+        """Return the column with the range of accuracies without a token limit. Empty without cut-off
+        answers.
+        """
         if not any(row.run.accuracy_bounds for row in table.rows):
             return {}
         return {
@@ -26,11 +26,10 @@ class CutOffs(Section):
         }
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence per message about cut-off answers, with the affected runs."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
-            names.setdefault(cut_off_message(row.run.metrics, row.run.params), []).append(
-                row_name(row, table.keys)
+            names.setdefault(format_cut_off_message(row.run.metrics, row.run.params), []).append(
+                format_row_name(row, table.keys)
             )
         return [f"{join_first_names(names[text], MAX_NAMES)}: {text}" for text in names if text]
 

@@ -1,7 +1,7 @@
-"""--files: group jobs by model file, and compare all model files with a reference file.
+"""Compare model files with a reference file (--files).
 
-Jobs belong to one file if their models have the same SHA-256 and are loaded and read in the
-same way. Equal file names in two folders do not group them.
+Jobs belong to one file if their models have the same SHA-256 and the same settings for
+loading and inference. Equal file names in two folders do not group them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from runner_base import ConfigError, join_first_names
-from runner_base.files import common_folder
+from runner_base.files import find_common_folder
 from runner_base.named_jobs import JobReference
 from runner_compare.features.files.ranks import KL, SPEED_AT, FileRow, FileTable, JobKind, rank_files
 from runner_compare.model.data import Run, Table, TableRow
@@ -24,8 +24,8 @@ MODEL_SHA256 = "model_sha256"
 WAYS = ("model.", "quantization.", "lora.", "rope.", "generation.kv_cache")
 NOT_WAYS = ("model.name", "model.revision", "model.cache_dir", "model.threads", "model.check_memory")
 
-Identity = tuple[object, ...]  # what the jobs of one model file share (`identity_of`)
-JobsOfFiles = Mapping[Identity, Mapping[JobKind, Run]]
+FileIdentity = tuple[object, ...]  # what the jobs of one model file share (`identity_of`)
+JobsByFile = Mapping[FileIdentity, Mapping[JobKind, Run]]
 
 
 def build_file_table(
@@ -35,11 +35,11 @@ def build_file_table(
     margins: Mapping[str, float] | None = None,
     tolerance: float | None = None,
 ) -> FileTable:
-    """Build the table of model files, compared by KL divergence with the reference and with each
+    """Build the table of model files, with tests of KL divergence against the reference and each
     other.
     """
     of_files = _group_jobs_by_file(runs, reader.key_rules)
-    reference = _find_reference(of_files, [*runs], baseline)
+    reference = _find_reference_file(of_files, [*runs], baseline)
     names = _name_files(of_files, reader.key_rules)
     tables, rows = _compare_with_reference(of_files, reference, dict(margins or {}), reader)
     files = [
@@ -55,22 +55,22 @@ def build_file_table(
     return table
 
 
-def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
+def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsByFile:
     """Group jobs by model file.
 
     Raises ConfigError for two jobs of a kind, or if there is only one file.
     """
-    of_files: dict[Identity, dict[JobKind, Run]] = {}
+    of_files: dict[FileIdentity, dict[JobKind, Run]] = {}
     for run in runs:
-        if (kind := file_job_kind(run)) is None:
+        if (kind := get_file_job_kind(run)) is None:
             continue
-        members = of_files.setdefault(file_identity(run), {})
+        members = of_files.setdefault(get_file_identity(run), {})
         if kind in members:
-            raise _duplicate_job_error(run, members[kind], kind, rules)
+            raise _build_duplicate_job_error(run, members[kind], kind, rules)
         members[kind] = run
     if len(of_files) < 2:
         raise ConfigError(
-            "the runs are of fewer than two model files: there is nothing to compare",
+            "the selected runs use fewer than two model files. Select runs of at least two files",
             key="--files",
             code="empty",
         )
@@ -78,9 +78,9 @@ def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
 
 
 def _compare_with_reference(
-    jobs_by_file: JobsOfFiles, reference: Identity, margins: dict[str, float], reader: Reader
+    jobs_by_file: JobsByFile, reference: FileIdentity, margins: dict[str, float], reader: Reader
 ) -> tuple[dict[JobKind, Table], dict[str, TableRow]]:
-    """Compare, for each kind of job, the files' jobs with the reference file's job.
+    """Compare the jobs of each file with the reference file's job of the same kind.
 
     Returns the tables, and each job's row by run id, including jobs that were not compared.
     """
@@ -97,8 +97,8 @@ def _compare_with_reference(
     return tables, rows
 
 
-def file_job_kind(run: Run) -> JobKind | None:
-    """Return which kind of measurement of a model file a job contains; None for other jobs."""
+def get_file_job_kind(run: Run) -> JobKind | None:
+    """Return whether a job measured a file's likelihood, accuracy or speed. None for other jobs."""
     if run.likelihood_unit == "token":
         return JobKind.likelihood
     if run.correct_and_total is not None:
@@ -106,26 +106,27 @@ def file_job_kind(run: Run) -> JobKind | None:
     return JobKind.speed if any(SPEED_AT.match(name) for name in run.metrics) else None
 
 
-def file_identity(run: Run) -> Identity:
-    """Return the key that the jobs of one model file share: its content, and how it is loaded and
-    read.
+def get_file_identity(run: Run) -> FileIdentity:
+    """Return a key that is equal for all jobs of one model file.
+
+    The key consists of the file's SHA-256 and its settings for loading and inference.
     """
     ways = {key: value for key, value in run.params.items() if key.startswith(WAYS) and key not in NOT_WAYS}
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
-def _name_files(jobs_by_file: JobsOfFiles, rules: KeyRules) -> dict[Identity, str]:
-    """Name each model file by its path below the common folder, plus differing settings if
+def _name_files(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity, str]:
+    """Return a unique name for each model file: its relative path, plus settings if the path is
     ambiguous.
     """
     firsts = {key: next(iter(members.values())) for key, members in jobs_by_file.items()}
-    folder = common_folder(run.params.get("model.name", "") for run in firsts.values())
+    folder = find_common_folder(run.params.get("model.name", "") for run in firsts.values())
     names = {key: run.params.get("model.name", "").removeprefix(folder) for key, run in firsts.items()}
     for name in [name for name in dict.fromkeys(names.values()) if [*names.values()].count(name) > 1]:
         same = [key for key in names if names[key] == name]
         differing = [
             key
-            for key in rules.differing_keys([firsts[file].params for file in same])
+            for key in rules.find_differing_keys([firsts[file].params for file in same])
             if key.startswith(WAYS)
         ]
         for key in same:
@@ -134,9 +135,9 @@ def _name_files(jobs_by_file: JobsOfFiles, rules: KeyRules) -> dict[Identity, st
     return names
 
 
-def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -> Identity:
-    """Return the reference file: the one of --baseline, or the one without a KL divergence."""
-    fix = "say which file is the reference: --baseline model.name=FILE"
+def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: str) -> FileIdentity:
+    """Return the file that --baseline selects. By default, return the file without KL divergence."""
+    fix = "choose the reference file with --baseline model.name=FILE"
     if baseline:
         wanted = parse_config_values(baseline, runs, "--baseline")
         found = [
@@ -146,7 +147,7 @@ def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -
         ]
         if len(found) != 1:
             raise ConfigError(
-                f"{len(found)} model files match: {fix}",
+                f"{len(found)} model files match; {fix}",
                 key="--baseline",
                 value=baseline,
                 code="ambiguous" if found else "not_found",
@@ -160,7 +161,7 @@ def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
         raise ConfigError(
-            f"{len(found)} of {len(likely)} likelihood jobs have no reference: {fix}",
+            f"{len(found)} of {len(likely)} likelihood jobs have no reference instead of one; {fix}",
             key="--files",
             code="ambiguous" if found else "missing",
         )
@@ -175,8 +176,8 @@ def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -
     if others:
         raise ConfigError(
             (
-                "KL was measured to other references, too: "
-                f"{join_first_names(sorted(others))}. Choose with --grid or --where"
+                "some jobs measured KL divergence from another reference: "
+                f"{join_first_names(sorted(others))}. Select jobs of one reference with --grid or --where"
             ),
             key="--files",
             code="mismatch",
@@ -184,8 +185,8 @@ def _find_reference(jobs_by_file: JobsOfFiles, runs: list[Run], baseline: str) -
     return found[0]
 
 
-def _duplicate_job_error(run: Run, other_run: Run, kind: JobKind, rules: KeyRules) -> ConfigError:
-    differing = rules.differing_keys([run.params, other_run.params])
+def _build_duplicate_job_error(run: Run, other_run: Run, kind: JobKind, rules: KeyRules) -> ConfigError:
+    differing = rules.find_differing_keys([run.params, other_run.params])
     difference = f", which differ in {', '.join(differing[:4])}" if differing else ""
     return ConfigError(
         f"--files: {run.params.get('model.name')} has two jobs of {kind}, "

@@ -19,8 +19,8 @@ from runner_compare.model.mean_pairs import find_cluster_field
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, MIN_TEXTS, stats
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
-from runner_compare.statistics.ratios import paired_p_value
-from runner_compare.ways.likelihoods import sums_by_cluster, text_clusters
+from runner_compare.statistics.ratios import compute_paired_p_value
+from runner_compare.ways.likelihoods import get_text_clusters, sums_by_cluster
 
 KL = "kl_nats_per_token"
 SPEED_AT = re.compile(r"decode_tok_per_s/batch_(\d+)_")
@@ -52,7 +52,6 @@ class FileRow:
     dominated_by: list[str] = field(default_factory=list)
 
     def find_metric(self, name: str, kind: JobKind) -> float | None:
-        """Return a metric from this file's job of one kind; None if the file has no such job."""
         return self.rows[kind].run.metrics.get(name) if kind in self.rows else None
 
 
@@ -68,14 +67,13 @@ class FileTable:
     margin: float | None = None  # nats a token of KL that do not matter, if the user says so
 
     def find_kind(self, metric: str) -> JobKind | None:
-        """Return the first kind of job that recorded a metric, or None."""
         return next(
             (kind for kind in JobKind if any(metric in row.run.metrics for row in self._rows_of_kind(kind))),
             None,
         )
 
-    def decode_speed_metrics(self) -> dict[int, str]:
-        """Map each batch size to its decoding-speed metric, for the shortest measured prompts."""
+    def find_decode_speed_metrics(self) -> dict[int, str]:
+        """Return the decoding-speed metric of each batch size, for the shortest prompts."""
         found: dict[int, str] = {}
         for name in sorted(
             {name for row in self._rows_of_kind(JobKind.speed) for name in row.run.metrics},
@@ -94,7 +92,10 @@ def _natural_sort_key(name: str) -> list[tuple[int, str]]:
 
 
 def rank_files(table: FileTable, reader: Reader) -> None:
-    """Set each file's rank by KL divergence and its Pareto status, or the reason why there are none."""
+    """Set the KL rank and the Pareto status of each file.
+
+    If ranks are impossible, set the table's reason instead.
+    """
     files = [
         file
         for file in table.files
@@ -102,14 +103,14 @@ def rank_files(table: FileTable, reader: Reader) -> None:
     ]
     try:
         if len(files) < 3:
-            raise NotPaired("fewer than two files have a KL")
+            raise NotPaired("fewer than two files have a KL divergence")
         kls, sizes = load_divergences([file.rows[JobKind.likelihood].run for file in files], reader)
         if len(sizes) < MIN_TEXTS:
             raise NotPaired(f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}")
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return
-    closer = find_closer_pairs(kls, sizes)
+    closer = find_lower_kl_pairs(kls, sizes)
     ranked = [index for index, file in enumerate(files) if not file.is_reference]
     for index in ranked:
         better = sum((other, index) in closer for other in ranked)
@@ -121,7 +122,8 @@ def rank_files(table: FileTable, reader: Reader) -> None:
 
 
 def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
-    """Return each run's KL divergence per text (0 for the reference) and the tokens per text.
+    """Return each run's KL divergence per text, and the number of tokens per text. The reference
+    has 0.
 
     A cluster counts as one text.
     """
@@ -137,42 +139,39 @@ def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[flo
         [[likelihood.kl_nats or 0.0 for likelihood in side] for side in sides],
         [float(likelihood.tokens) for likelihood in sides[0]],
     )
-    clusters = text_clusters(texts[0], texts[-1], find_cluster_field(runs[0], runs[-1]))
+    clusters = get_text_clusters(texts[0], texts[-1], find_cluster_field(runs[0], runs[-1]))
     if clusters is None:
         return kls, sizes
     return [sums_by_cluster(side, clusters) for side in kls], sums_by_cluster(sizes, clusters)
 
 
-def find_closer_pairs(
+def find_lower_kl_pairs(
     kls: Sequence[Sequence[float]], tokens_per_text: Sequence[float]
 ) -> set[tuple[int, int]]:
-    """Return the index pairs (a, b) in which file a has a significantly lower KL divergence than
-    file b.
-    """
+    """Return pairs (a, b) of file indices where a has a significantly lower KL divergence than b."""
     ps: dict[tuple[int, int], float] = {}
     for first, second in combinations(range(len(kls)), 2):
         closer, farther = first, second
         if math.fsum(kls[first]) > math.fsum(kls[second]):
             closer, farther = second, first
-        ps[closer, farther] = p_value_lower_kl(kls[closer], kls[farther], tokens_per_text)
-    return _significant_pairs(ps)
+        ps[closer, farther] = compute_p_value_lower_kl(kls[closer], kls[farther], tokens_per_text)
+    return _select_significant_pairs(ps)
 
 
 def find_non_inferior_pairs(
     kls: Sequence[Sequence[float]], tokens_per_text: Sequence[float], margin: float
 ) -> set[tuple[int, int]]:
-    """Return the index pairs (a, b) in which file a's KL divergence exceeds file b's by less than
-    the margin.
+    """Return pairs (a, b) of files where a is significantly non-inferior to b.
 
-    The margin is in nats per token. The result is significant.
+    The KL divergence of a exceeds that of b by less than the margin, in nats per token.
     """
     ps: dict[tuple[int, int], float] = {}
     for first, second in permutations(range(len(kls)), 2):
-        ps[first, second] = p_value_lower_kl(kls[first], kls[second], tokens_per_text, margin)
-    return _significant_pairs(ps)
+        ps[first, second] = compute_p_value_lower_kl(kls[first], kls[second], tokens_per_text, margin)
+    return _select_significant_pairs(ps)
 
 
-def p_value_lower_kl(
+def compute_p_value_lower_kl(
     kls: Sequence[float], other_kls: Sequence[float], tokens_per_text: Sequence[float], margin: float = 0.0
 ) -> float:
     """Return the p-value that a file's mean KL divergence is below another file's plus the margin.
@@ -191,11 +190,10 @@ def p_value_lower_kl(
     all_gaps = [*gaps, UNSEEN * max(kls)]
     if math.fsum(all_gaps) >= 0:
         return 1.0
-    return max(paired_p_value(gaps, tokens_per_text), paired_p_value(all_gaps, all_sizes))
+    return max(compute_paired_p_value(gaps, tokens_per_text), compute_paired_p_value(all_gaps, all_sizes))
 
 
-def _significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int, int]]:
-    """Return the pairs that are significant at a family-wise error rate of 5 %."""
+def _select_significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int, int]]:
     return {
         pair for pair, p in zip(p_values, stats.holm_adjust([*p_values.values()]), strict=True) if p < ALPHA
     }
@@ -203,8 +201,8 @@ def _significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int,
 
 @dataclass(frozen=True)
 class FrontAxis:
-    """Metric on the Pareto front besides KL divergence, with the relative difference that counts
-    as noise.
+    """A metric of the Pareto front besides KL divergence. Smaller relative differences than the
+    tolerance are noise.
     """
 
     metric: str
@@ -212,46 +210,56 @@ class FrontAxis:
     is_higher_better: bool
     tolerance: float
 
-    def relative_gain(self, file: FileRow, other_file: FileRow) -> float:
-        """Return by which fraction a file is better than another: negative if worse, 0 within noise."""
+    def compute_relative_gain(self, file: FileRow, other_file: FileRow) -> float:
+        """Return the relative advantage of a file over another on this axis.
+
+        The result is negative if the file is worse, and 0 within noise.
+        """
         value, other_value = (side.find_metric(self.metric, self.kind) or 0.0 for side in (file, other_file))
         share = value / other_value if self.is_higher_better else other_value / value
         is_beyond = share > 1 + self.tolerance or share < 1 / (1 + self.tolerance)
         return share - 1 if is_beyond else 0.0
 
 
-def _front_axes(table: FileTable) -> list[FrontAxis]:
-    """Return the Pareto axes besides KL divergence: sizes, and speeds if their noise is known."""
+def _choose_front_axes(table: FileTable) -> list[FrontAxis]:
+    """Return the metrics of the Pareto front besides KL divergence. Speeds require a known noise
+    level.
+    """
     kinds = {name: kind for name in SIZES if (kind := table.find_kind(name)) is not None}
     axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
     if table.tolerance is None:
         return axes
-    speeds = table.decode_speed_metrics().values()
+    speeds = table.find_decode_speed_metrics().values()
     return axes + [FrontAxis(name, JobKind.speed, True, table.tolerance) for name in speeds]
 
 
 def _mark_pareto_front(
-    table: FileTable, files: list[FileRow], closer: set[tuple[int, int]], as_close: set[tuple[int, int]]
+    table: FileTable,
+    files: list[FileRow],
+    closer_pairs: set[tuple[int, int]],
+    non_inferior_pairs: set[tuple[int, int]],
 ) -> None:
-    """Mark the files that no other file dominates: with no more bytes, memory and time and a lower
-    KL divergence.
+    """Mark the files that no other file dominates.
 
-    With a margin also: with less of one of them, and a KL that is higher by less than the
-    margin. A file that lacks one of the metrics is not marked.
+    A file dominates another if it has no more bytes, memory and time, and a significantly lower
+    KL divergence. With a margin, it also dominates if it needs less of one of them and its KL
+    divergence is higher by less than the margin. A file that lacks a metric is not marked.
     """
-    axes = _front_axes(table)
+    axes = _choose_front_axes(table)
     known = [
         index
         for index, file in enumerate(files)
         if all(file.find_metric(axis.metric, axis.kind) is not None for axis in axes)
     ]
 
-    def is_dominating(first: int, second: int) -> bool:
-        gains = [axis.relative_gain(files[first], files[second]) for axis in axes]
-        if first == second or min(gains, default=0.0) < 0:
+    def is_dominating(file_index: int, other_index: int) -> bool:
+        gains = [axis.compute_relative_gain(files[file_index], files[other_index]) for axis in axes]
+        if file_index == other_index or min(gains, default=0.0) < 0:
             return False
         is_smaller_or_faster = max(gains, default=0.0) > 0
-        return (first, second) in closer or ((first, second) in as_close and is_smaller_or_faster)
+        return (file_index, other_index) in closer_pairs or (
+            (file_index, other_index) in non_inferior_pairs and is_smaller_or_faster
+        )
 
     dominators = [[at for at, other in enumerate(known) if is_dominating(other, index)] for index in known]
     for index, of_front in zip(known, find_front_dominators(dominators), strict=True):
@@ -264,8 +272,9 @@ def _mean_kl(file: FileRow) -> float | None:
 
 
 def find_tied_groups(table: FileTable) -> list[list[str]]:
-    """Return groups of ranked files that no test can distinguish. Each tied pair is in one of the
-    groups.
+    """Return the groups of ranked files whose KL divergences do not differ significantly.
+
+    Each pair of tied files is in at least one group.
     """
     ranked = sorted(
         (file for file in table.files if file.kl_rank),

@@ -13,9 +13,9 @@ from runner_compare.features.tokens.render.divergence_picture import KlPoint, dr
 from runner_compare.metrics import ENDS, find_metric
 from runner_compare.model.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.model.repeated_runs import describe_contention
-from runner_compare.render.columns import USES, format_accuracy, margin_columns, metric_column
+from runner_compare.render.columns import USES, build_margin_columns, build_metric_column, format_accuracy
 from runner_compare.render.conclusion import conclusion_text
-from runner_compare.render.effects import decision_records, difference_head, format_difference
+from runner_compare.render.effects import build_decision_records, format_difference, format_difference_heading
 from runner_compare.render.labels import format_number
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import separate_labels
@@ -36,16 +36,16 @@ LEGEND = (
     "lower KL"
 )
 NO_SPEED = (
-    "The front does not count speed: one job of each file does not show how much speeds vary. To count speed, give the "
-    "noise: --tolerance PERCENT"
+    "The Pareto front ignores speed, because a single job per file cannot show its variation. To include "
+    "speed, set its noise with --tolerance PERCENT"
 )
 
 
-def file_pictures(table: FileTable) -> list[Picture]:
+def create_file_pictures(table: FileTable) -> list[Picture]:
     """Return the picture of model files, if any file has a KL divergence."""
     title = (
-        "KL to the reference over the size of the file, with 95 % intervals; filled: on the front of bytes, memory and "
-        "KL, no file there dominates it beyond noise"
+        "KL divergence from the reference by file size, with 95 % intervals. Filled markers are on the "
+        "Pareto front of bytes, memory and KL divergence"
     )
     is_drawn = any(file.on_front is not None and not file.is_reference for file in table.files)
     return [Picture("files", title, lambda: draw_kl_over_size(table))] if is_drawn else []
@@ -74,7 +74,7 @@ def draw_kl_over_size(table: FileTable) -> Figure:
     return figure
 
 
-def file_columns(table: FileTable) -> list[Column]:
+def build_file_columns(table: FileTable) -> list[Column]:
     files = table.files
     names = [f"{file.name} (reference)" if file.is_reference else file.name for file in files]
     columns = [Column("file", names, False, use=ColumnUse.setting)]
@@ -84,7 +84,7 @@ def file_columns(table: FileTable) -> list[Column]:
             columns.append(
                 Column(find_metric(metric).head, cells, True, drop_order, USES.get(metric, ColumnUse.more))
             )
-    for rows, metric in table.decode_speed_metrics().items():
+    for rows, metric in table.find_decode_speed_metrics().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
         columns.append(
             Column(
@@ -95,9 +95,11 @@ def file_columns(table: FileTable) -> list[Column]:
         )
     if JobKind.likelihood in table.tables:
         differences = _format_rows(files, JobKind.likelihood, _format_difference)
-        head = difference_head("log-likelihood\nnats/token", _rows_of_kind(files, JobKind.likelihood))
+        head = format_difference_heading(
+            "log-likelihood\nnats/token", _rows_of_kind(files, JobKind.likelihood)
+        )
         columns.append(Column(head, differences, use=ColumnUse.verdict))
-        columns += margin_columns([file.rows.get(JobKind.likelihood) for file in files])
+        columns += build_margin_columns([file.rows.get(JobKind.likelihood) for file in files])
     if any(file.find_metric(KL, JobKind.likelihood) is not None for file in files):
         columns.append(_metric_column(KL, files))
         columns.append(Column("KL\nrank", [_format_rank(file) for file in files], use=ColumnUse.verdict))
@@ -109,26 +111,29 @@ def file_columns(table: FileTable) -> list[Column]:
     if JobKind.accuracy in table.tables:
         columns.append(
             Column(
-                difference_head("points", _rows_of_kind(files, JobKind.accuracy)),
+                format_difference_heading("points", _rows_of_kind(files, JobKind.accuracy)),
                 _format_rows(files, JobKind.accuracy, _format_difference),
                 use=ColumnUse.verdict,
             )
         )
-        columns += margin_columns([file.rows.get(JobKind.accuracy) for file in files])
+        columns += build_margin_columns([file.rows.get(JobKind.accuracy) for file in files])
     if any(file.on_front is not None for file in files):
         head = f"{format_axis_names(table)}\nand KL"
         columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=ColumnUse.verdict))
     return columns
 
 
-def file_sentences(table: FileTable) -> list[str]:
+def format_file_sentences(table: FileTable) -> list[str]:
     conclusions = {kind: conclusion_text(of.candidate_rows) for kind, of in table.tables.items()}
     lines = [f"{kind}: {text}" for kind, text in conclusions.items() if text]
     if table.why_no_ranks:
-        lines.append(f"KL is not ranked, and there is no front: {table.why_no_ranks}")
-    lines += _front_sentences(table)
+        lines.append(f"files are not ranked by KL divergence and have no Pareto front: {table.why_no_ranks}")
+    lines += _format_pareto_front_sentences(table)
     if ties := find_tied_groups(table):
-        lines.append(f"KL does not tell apart: {'; '.join(join_first_names(group, 12) for group in ties)}")
+        lines.append(
+            "KL divergence does not differ significantly between these files: "
+            f"{'; '.join(join_first_names(group, 12) for group in ties)}"
+        )
     notes = [
         f"{file.name}: {kind} not compared, {row.note}"
         for file in table.files
@@ -137,7 +142,7 @@ def file_sentences(table: FileTable) -> list[str]:
     ]
     kinds = [kind for kind in JobKind if any(kind in file.rows for file in table.files)]
     missing = [
-        f"{file.name} has no {' and no '.join(absent)}"
+        f"{file.name} has no {' job and no '.join(absent)} job"
         for file in table.files
         if (absent := [str(kind) for kind in kinds if kind not in file.rows])
     ]
@@ -148,27 +153,26 @@ def file_sentences(table: FileTable) -> list[str]:
     ]
     if busy:
         lines.append(
-            f"speeds measured beside other work, and so too low: {join_first_names(busy, MAX_NAMED)}"
+            f"other processes slowed down the speed measurements of {join_first_names(busy, MAX_NAMED)}"
         )
     return [*lines, *notes, *missing]
 
 
-def file_legend(table: FileTable) -> str:
+def format_file_legend(table: FileTable) -> str:
     margin = table.margin
     less = (
         ""
         if margin is None
         else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
     )
-    speed = "" if table.tolerance is not None or not table.decode_speed_metrics() else f" {NO_SPEED}."
+    speed = "" if table.tolerance is not None or not table.find_decode_speed_metrics() else f" {NO_SPEED}."
     counted = (
         "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
     )
     return f"{LEGEND}{less}.{counted}{speed}"
 
 
-def file_records(table: FileTable) -> list[dict[str, Any]]:
-    """Return JSON data of each model file."""
+def build_file_records(table: FileTable) -> list[dict[str, Any]]:
     kinds = {name: table.find_kind(name) for name in COSTS}
     return [
         {
@@ -181,7 +185,7 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             },
             "decode_tok_per_s": {
                 str(rows): file.find_metric(name, JobKind.speed)
-                for rows, name in table.decode_speed_metrics().items()
+                for rows, name in table.find_decode_speed_metrics().items()
             },
             "accuracy": file.find_metric("accuracy", JobKind.accuracy),
             **{
@@ -201,15 +205,14 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
 
 
 def format_axis_names(table: FileTable) -> str:
-    """Return the names of the Pareto axes besides KL divergence."""
     return "bytes, memory" if table.tolerance is None else "bytes, memory, speed"
 
 
-def _front_sentences(table: FileTable) -> list[str]:
+def _format_pareto_front_sentences(table: FileTable) -> list[str]:
     front = [file.name for file in table.files if file.on_front]
     if not front:
         return []
-    lines = [f"on the front of {format_axis_names(table)} and KL: {join_first_names(front, 12)}"]
+    lines = [f"Pareto front of {format_axis_names(table)} and KL divergence: {join_first_names(front, 12)}"]
     beaten = [
         f"{file.name} by {join_first_names(file.dominated_by, 3)}"
         for file in table.files
@@ -226,7 +229,7 @@ def _format_rank(file: FileRow) -> str:
 
 
 def _find_record(file: FileRow, kind: JobKind, key: str) -> Any:
-    return decision_records(file.rows[kind]).get(key) if kind in file.rows else None
+    return build_decision_records(file.rows[kind]).get(key) if kind in file.rows else None
 
 
 def _format_rows(files: list[FileRow], kind: JobKind, format_row: Callable[[TableRow], str]) -> list[str]:
@@ -245,4 +248,4 @@ def _format_difference(row: TableRow) -> str:
 
 def _metric_column(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
     runs = [file.rows[JobKind.likelihood].run if JobKind.likelihood in file.rows else None for file in files]
-    return metric_column(metric, runs, drop_order)
+    return build_metric_column(metric, runs, drop_order)

@@ -7,11 +7,11 @@ from typing import Any
 
 from runner_compare.features.files.ranks import FileRow, FileTable
 from runner_compare.features.files.render import (
-    file_columns,
-    file_legend,
-    file_pictures,
-    file_records,
-    file_sentences,
+    build_file_columns,
+    build_file_records,
+    create_file_pictures,
+    format_file_legend,
+    format_file_sentences,
 )
 from runner_compare.model.comparison import Comparison, ReportPart, TableGrid
 from runner_compare.section import Section
@@ -19,7 +19,7 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonFiles:
-    """Holds the table of all model files, if --files requested it."""
+    """Table of model files that --files requested."""
 
     table: FileTable | None = None
 
@@ -31,15 +31,15 @@ class Files(Section):
         table = comparison.get_section_data(ComparisonFiles).table
         if table is None:
             return []
-        grid = TableGrid(file_columns(table), classes=[_css_class(row) for row in table.files])
-        said = [(text, None) for text in file_sentences(table)]
-        figures = file_pictures(table)
+        grid = TableGrid(build_file_columns(table), classes=[_css_class(row) for row in table.files])
+        said = [(text, None) for text in format_file_sentences(table)]
+        figures = create_file_pictures(table)
         return [
             ReportPart(
                 "model files",
                 [grid],
                 [*said],
-                legend=file_legend(table),
+                legend=format_file_legend(table),
                 is_headed=False,
                 is_alone=True,
                 figures=figures,
@@ -48,7 +48,7 @@ class Files(Section):
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
         table = comparison.get_section_data(ComparisonFiles).table
-        return {} if table is None else {"files": file_records(table)}
+        return {} if table is None else {"files": build_file_records(table)}
 
 
 def _css_class(row: FileRow) -> str:

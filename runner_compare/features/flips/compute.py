@@ -24,7 +24,7 @@ class Flip:
 
 @dataclass
 class Flips:
-    """Flips between a run and its baseline, with the number of questions for each pair of outcomes."""
+    """Questions that only a run or only its baseline solved, with the count of each outcome pair."""
 
     job_id: str
     baseline_job_id: str
@@ -37,14 +37,15 @@ class Flips:
 
 @dataclass
 class TableFlips:
-    """Flips of the one pair of runs that --flips names."""
+    """Flips between the two runs in --flips."""
 
     pairs: list[Flips] = field(default_factory=list)
 
 
-def find_page_flips(table: Table, reader: Reader) -> list[Flips]:
-    """Return the flips that the HTML page shows below a table: those of the first paired
-    comparisons.
+def find_flips_for_page(table: Table, reader: Reader) -> list[Flips]:
+    """Find the flips that the HTML page shows for a table.
+
+    The page shows only the first paired comparisons.
     """
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
@@ -53,8 +54,11 @@ def find_page_flips(table: Table, reader: Reader) -> list[Flips]:
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
-def find_flips(run: Run, base: Run, reader: Reader, max_per_side: int | None = None) -> Flips:
-    """Return the questions that only one run solved, at most `max_per_side` lost and as many won."""
+def find_flips(run: Run, base: Run, reader: Reader, max_flips_per_direction: int | None = None) -> Flips:
+    """Find the questions that exactly one of the two runs solved.
+
+    `max_flips_per_direction` limits the lost and the won questions separately.
+    """
     answers, base_answers = reader.load_answers(run), reader.of_baseline(base)
     # the baseline may have fewer
     answers = {question: answer for question, answer in answers.items() if question in base_answers}
@@ -68,7 +72,7 @@ def find_flips(run: Run, base: Run, reader: Reader, max_per_side: int | None = N
         for question, answer in answers.items()
         if answer.solved and not base_answers[question].solved
     )
-    shown = lost[:max_per_side] + won[:max_per_side]
+    shown = lost[:max_flips_per_direction] + won[:max_flips_per_direction]
     shown_answers, shown_base_answers = (
         reader.load_answer_texts(run, set(shown)),
         reader.load_answer_texts(base, set(shown)),

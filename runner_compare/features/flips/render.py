@@ -11,7 +11,7 @@ from runner_compare.features.flips.compute import Flips, TableFlips
 from runner_compare.model.data import Table
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.html import escape_html
-from runner_compare.render.labels import name_sides, row_versus_baseline
+from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
 
 
 def format_flip_answer(side: dict[str, str]) -> str:
@@ -20,22 +20,20 @@ def format_flip_answer(side: dict[str, str]) -> str:
 
 
 def name_flip_sides(flips: Flips, table: Table) -> tuple[str, str]:
-    """Return the names of the run and its baseline in a list of flips."""
-    return name_sides(table.find_row(flips.job_id), table.keys)[:2]
+    return format_names_versus_baseline(table.find_row(flips.job_id), table.keys)[:2]
 
 
-def flips_headline(flips: Flips, table: Table) -> str:
-    """Return the headline of a list of flips, with the question counts of all four outcomes."""
+def format_flips_headline(flips: Flips, table: Table) -> str:
     cut = len(flips.questions) < flips.won + flips.lost
     return (
-        f"{row_versus_baseline(table.find_row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
-        f"{flips.both_right} right in both, {flips.both_wrong} wrong in both"
+        f"{format_row_versus_baseline(table.find_row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
+        f"{flips.both_right} solved by both, {flips.both_wrong} solved by neither"
         f"{f' (the first {len(flips.questions)} flips)' if cut else ''}"
     )
 
 
 def print_flips(table: Table, out: TextIO) -> None:
-    """Print each flip with both answers side by side, the baseline's on the left."""
+    """Print both answers to each flipped question side by side, the baseline's on the left."""
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
@@ -52,7 +50,7 @@ def print_flips(table: Table, out: TextIO) -> None:
     for flips in table.get_section_data(TableFlips).pairs:
         own_name, base_name = name_flip_sides(flips, table)
         terminal.print()
-        terminal.print(flips_headline(flips, table), style="bold")
+        terminal.print(format_flips_headline(flips, table), style="bold")
         for flip in flips.questions:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
             gold = (f"gold {flip.gold}", "bold")
@@ -71,9 +69,8 @@ def print_flips(table: Table, out: TextIO) -> None:
 
 
 def write_flips_markdown(table: Table, out: TextIO) -> None:
-    """Write each flip as Markdown, with one answer below the other."""
     for flips in table.get_section_data(TableFlips).pairs:
-        out.write(f"#### {escape_markdown(flips_headline(flips, table))}\n\n")
+        out.write(f"#### {escape_markdown(format_flips_headline(flips, table))}\n\n")
         for flip in flips.questions:
             mark, index = "won" if flip.won else "lost", escape_markdown(str(flip.index))
             question = f"{escape_markdown(flip.question)} Gold: {escape_markdown(flip.gold)}"
@@ -87,9 +84,10 @@ def write_flips_markdown(table: Table, out: TextIO) -> None:
 
 
 def write_flips_html(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
-    """Write the flips between two runs as HTML."""
     open_word = " open" if is_open else ""
-    out.write(f"<details{open_word}><summary>Flips: {escape_html(flips_headline(flips, table))}</summary>\n")
+    out.write(
+        f"<details{open_word}><summary>Flips: {escape_html(format_flips_headline(flips, table))}</summary>\n"
+    )
     own_name, base_name = name_flip_sides(flips, table)
     for flip in flips.questions:
         mark, style = ("won", "better") if flip.won else ("lost", "worse")

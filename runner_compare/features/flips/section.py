@@ -1,4 +1,4 @@
-"""Section that shows flips, the questions that only one of two runs solved, with both answers.
+"""Report section with both answers to each question that only one of two runs solved.
 
 Pages show them also without --flips.
 """
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any, TextIO
 
-from runner_compare.features.flips.compute import TableFlips, find_page_flips
+from runner_compare.features.flips.compute import TableFlips, find_flips_for_page
 from runner_compare.features.flips.render import print_flips, write_flips_html, write_flips_markdown
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -32,10 +32,10 @@ class FlipsSection(Section):
         return out.getvalue()
 
     def render_html(self, table: Table, reader: Reader) -> str:
-        """Return the flips as HTML, collapsed unless --flips requested them."""
+        """Return the flips as HTML. They are collapsed unless --flips is set."""
         asked = table.get_section_data(TableFlips).pairs
         out = StringIO()
-        for flips in asked or find_page_flips(table, reader):
+        for flips in asked or find_flips_for_page(table, reader):
             write_flips_html(flips, table, bool(asked), out)
         return out.getvalue()
 

@@ -1,5 +1,5 @@
-"""Compare the accuracies of pairs of runs for the Pareto front, with the tests of a direct
-comparison.
+"""Compares accuracies of run pairs for the Pareto front, with the same tests as the comparison
+table.
 
 Most runs have one verdict per question. For these, only the numbers of questions that one
 of the two solved count, which are found quickly for thousands of pairs. Clustered
@@ -22,24 +22,29 @@ from runner_compare.ways.verdicts import compare_answers, compare_unpaired_score
 
 
 class VerdictBits(NamedTuple):
-    """Bit sets of a run's solved questions and cut-off answers, with an id of the question set."""
+    """Bit sets of a run's solved questions and cut-off answers.
+
+    Runs with equal ids of the question set answered the same questions.
+    """
 
     questions: int
     solved: int
     cut_off: int
 
-    def count_won(self, other: VerdictBits, if_cut_off: int) -> int:
+    def count_won_questions(self, other: VerdictBits, cut_off_sign: int) -> int:
         """Count the questions that this run solved and the other did not.
 
-        if_cut_off: this run's cut-off answers count as correct (1), or the other's do (-1).
+        `cut_off_sign` is 1 if this run's cut-off answers count as correct, -1 if the other run's
+        answers do.
         """
-        solved = self.solved | (self.cut_off if if_cut_off > 0 else 0)
-        return (solved & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
+        solved = self.solved | (self.cut_off if cut_off_sign > 0 else 0)
+        return (solved & ~(other.solved | (other.cut_off if cut_off_sign < 0 else 0))).bit_count()
 
 
 class AccuracyComparer:
-    """Compares the accuracies of any two runs. Without a reader, only numbers of correct answers
-    are used.
+    """Compares the accuracies of two runs.
+
+    Without a reader, it compares only the numbers of correct answers.
     """
 
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
@@ -50,30 +55,36 @@ class AccuracyComparer:
         self._sets: dict[tuple[Question, ...], int] = {}
 
     def compare(self, run: Run, other_run: Run) -> RunComparison | None:
-        """Return the accuracy difference, first run minus second; None if they cannot be compared."""
-        if not (self.has_plain_verdicts(run) and self.has_plain_verdicts(other_run)):
+        """Return the accuracy of the first run minus that of the second. None if the runs cannot be
+        compared.
+        """
+        if not (self.has_independent_verdicts(run) and self.has_independent_verdicts(other_run)):
             return self._compare_fully(run, other_run)
         (correct, n), (their_correct, their_n) = (
             run.correct_and_total or (0, 1),
             other_run.correct_and_total or (0, 1),
         )
-        run_answers, other_answers = self._load_bits(run), self._load_bits(other_run)
+        run_answers, other_answers = self._load_verdict_bits(run), self._load_verdict_bits(other_run)
         if run_answers is None or other_answers is None or run_answers.questions != other_answers.questions:
             return _unpaired(
                 (correct, n), run.accuracy_bounds, (their_correct, their_n), other_run.accuracy_bounds
             )
         counted, low, high = (
-            _paired(run_answers.count_won(other_answers, end), other_answers.count_won(run_answers, -end), n)
+            _paired(
+                run_answers.count_won_questions(other_answers, end),
+                other_answers.count_won_questions(run_answers, -end),
+                n,
+            )
             for end in (0, -1, 1)
         )
         cut_off = run_answers.cut_off.bit_count(), other_answers.cut_off.bit_count()
         return RunComparison(counted, cut_off, (low, high)) if any(cut_off) else RunComparison(counted)
 
-    def has_plain_verdicts(self, run: Run) -> bool:
+    def has_independent_verdicts(self, run: Run) -> bool:
         """Whether a run has exactly one verdict per question and no clusters."""
         if run.compared_while_running or run.max_answers_per_question > 1:
             return False
-        self._load_bits(run)
+        self._load_verdict_bits(run)
         return run.run_id not in self._answers
 
     def _compare_fully(self, first: Run, second: Run) -> RunComparison | None:
@@ -85,8 +96,8 @@ class AccuracyComparer:
         except NotPaired:
             return None
 
-    def _load_bits(self, run: Run) -> VerdictBits | None:
-        """Read a run's verdicts once, and keep only the bit sets that comparisons need."""
+    def _load_verdict_bits(self, run: Run) -> VerdictBits | None:
+        """Load a run's verdicts as bit sets, which are cached."""
         if self.reader is not None and run.run_id not in self._bits:
             try:
                 answers = self.reader.load_answers(run)

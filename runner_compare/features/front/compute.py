@@ -27,10 +27,14 @@ from runner_base.notes import note
 from runner_compare.features.front.accuracy import AccuracyComparer
 from runner_compare.metrics import ACCURACY, BetterDirection, find_metric
 from runner_compare.model.data import AxisValue, Run, Table, TableRow
-from runner_compare.model.repeated_runs import describe_contention, machine_names, repeated_metric_values
+from runner_compare.model.repeated_runs import (
+    describe_contention,
+    join_machine_names,
+    list_repeated_metric_values,
+)
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, MIN_RUNS, RATIOS, stats
-from runner_compare.statistics.run_ratios import RunRatio, min_runs_per_side
+from runner_compare.statistics.run_ratios import RunRatio, compute_min_runs_per_job
 from runner_compare.statistics.sequential import Side
 
 # The axes of the Pareto front besides the accuracy, and their names there.
@@ -46,7 +50,7 @@ ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 @dataclass(frozen=True)
 class AxisNoise:
-    """Range of differences on a Pareto axis that count as noise."""
+    """Noise level of a Pareto axis. Smaller differences do not count."""
 
     share: float | None  # up to which they are; None: those that Student's t over runs does not show
     is_given: bool = False  # whether the user has said so
@@ -80,9 +84,9 @@ def mark_pareto_front(
     tolerance: float | None = None,
     margins: Mapping[str, float] | None = None,
 ) -> None:
-    """Mark the rows on the Pareto front. Each other row gets a dominating row and the axes of its
-    advantage.
+    """Mark the rows on the Pareto front.
 
+    Each other row gets one row that dominates it, and the axes on which that row is better.
     Runs that were measured under other load, or on another machine, are excluded. Without a
     reader, accuracies are compared by their counts alone. `tolerance`: the relative difference
     of speed and energy that is noise, if the user gave it.
@@ -100,14 +104,14 @@ def mark_pareto_front(
     front = table.get_section_data(FrontData)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
     _choose_axes(front, [row.run for row in rows], tolerance is not None)
-    front.runs = min_runs_per_side(front.level / max(1, front.pairs))
+    front.runs = compute_min_runs_per_job(front.level / max(1, front.pairs))
     if not front.axes:
         return
     given = margins or {}
     front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN)}
     front.margins |= dict.fromkeys(MEASURED, given.get(RATIOS, SPEED_MARGIN))
     values = {
-        axis: {row.run.run_id: repeated_metric_values(row.run, axis) for row in rows}
+        axis: {row.run.run_id: list_repeated_metric_values(row.run, axis) for row in rows}
         for axis in MEASURED
         if axis in front.axes
     }
@@ -118,16 +122,16 @@ def mark_pareto_front(
     front.shares = sorted(dominance.shares.values())
 
 
-def _choose_axes(front: FrontData, runs: Sequence[Run], is_noise_given: bool) -> None:
-    """Set the Pareto axes: metrics that all runs have and whose noise is known."""
+def _choose_axes(front: FrontData, runs: Sequence[Run], has_tolerance: bool) -> None:
+    """Choose the Pareto axes: metrics that all runs have and whose noise is known."""
     lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
     if measured and lacking[MEMORY]:
         front.lacking[MEMORY] = lacking[MEMORY]
     if 0 < len(lacking[ENERGY]) < len(runs):  # few machines have a counter: most tables lack it
         front.lacking[ENERGY] = lacking[ENERGY]
-    for axis in MEASURED if not is_noise_given else ():
-        too_few = [run.job_id for run in runs if len(repeated_metric_values(run, axis)) < MIN_RUNS]
+    for axis in MEASURED if not has_tolerance else ():
+        too_few = [run.job_id for run in runs if len(list_repeated_metric_values(run, axis)) < MIN_RUNS]
         if axis in measured and too_few:
             front.too_few_runs[axis] = too_few
     front.axes = [axis for axis in measured if axis not in front.too_few_runs]
@@ -167,7 +171,7 @@ def set_axis_values(
 
 @dataclass(frozen=True)
 class AxisRelation:
-    """Result of comparing two rows on one axis: whether the first is better, or as good."""
+    """Whether one row is better than another on an axis, or not worse."""
 
     is_better: bool
     is_as_good: bool
@@ -175,8 +179,10 @@ class AxisRelation:
 
 
 class Dominance:
-    """Decides on which Pareto axes a row is better than another beyond noise, or as good within
-    the margin.
+    """Compares two rows on each axis of the Pareto front.
+
+    A row is better if the difference exceeds the noise. It is as good if the loss is within the
+    margin.
     """
 
     def __init__(
@@ -204,8 +210,7 @@ class Dominance:
         accuracy = self.compare_accuracy(row, other_row)
         return accuracy.is_as_good and any(relation.is_better for relation in (*relations, accuracy))
 
-    def better_axes(self, row: TableRow, other_row: TableRow) -> list[str]:
-        """Return the axes on which the first (dominating) row is better than the other."""
+    def list_better_axes(self, row: TableRow, other_row: TableRow) -> list[str]:
         better = [axis for axis in self.axes if self.compare_on_axis(row, other_row, axis).is_better]
         return [ACCURACY[0]] * self.compare_accuracy(row, other_row).is_better + better
 
@@ -225,7 +230,6 @@ class Dominance:
         return AxisRelation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
     def compare_accuracy(self, row: TableRow, other_row: TableRow) -> AxisRelation:
-        """Compare the accuracies of two rows with the test of a direct comparison."""
         pair = row.run.run_id, other_row.run.run_id
         if pair not in self._accuracies:
             self._accuracies[pair] = self._compute_accuracy_relation(row.run, other_row.run)
@@ -237,7 +241,9 @@ class Dominance:
             run.correct_and_total or (0, 1),
             other_run.correct_and_total or (0, 1),
         )
-        is_plain = self.accuracies.has_plain_verdicts(run) and self.accuracies.has_plain_verdicts(other_run)
+        is_plain = self.accuracies.has_independent_verdicts(run) and self.accuracies.has_independent_verdicts(
+            other_run
+        )
         if is_plain and correct / n <= their_correct / their_n - margin:
             return AxisRelation(False, False)
         compared = self.accuracies.compare(run, other_run)
@@ -250,20 +256,20 @@ class Dominance:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else
             # the table has.
             self.shares[frozenset((run.run_id, other_run.run_id))] = effect.early_stop_comparisons
-            is_better = test.sequential_side(0.0) is Side.better
-            is_worse = test.sequential_side(0.0) is Side.worse
-            is_within = test.sequential_side(-margin) is Side.better
+            is_better = test.decide_side_of_null(0.0) is Side.better
+            is_worse = test.decide_side_of_null(0.0) is Side.worse
+            is_within = test.decide_side_of_null(-margin) is Side.better
         else:
             is_better = effect.value > 0 and effect.p * self.pairs < self.level
             is_worse = effect.value < 0 and effect.p < ALPHA
             is_within = (
-                effect.value > -margin and not is_worse and test.p_value_at(-margin) * self.pairs < ALPHA
+                effect.value > -margin and not is_worse and test.compute_p_value(-margin) * self.pairs < ALPHA
             )
         return AxisRelation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
 def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
-    """Mark which rows with the same questions are on the Pareto front."""
+    """Mark the rows on the Pareto front. All rows answered the same questions."""
     dominators = [
         [
             index
@@ -277,23 +283,23 @@ def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
         if dominators_on_front:
             strongest = max(dominators_on_front, key=lambda number: _row_accuracy(rows[number]))
             rows[index].dominated_by = rows[strongest].run.job_id
-            rows[index].dominated_in = dominance.better_axes(rows[strongest], rows[index])
+            rows[index].dominated_in = dominance.list_better_axes(rows[strongest], rows[index])
             rows[index].accuracy_behind = dominance.compare_accuracy(rows[strongest], rows[index]).difference
 
 
-def find_front_dominators(dominators: list[list[int]]) -> list[list[int]]:
-    """Return each row's dominators that are on the Pareto front; [] for a row on the front.
+def find_front_dominators(dominators_of_rows: list[list[int]]) -> list[list[int]]:
+    """Return the dominating front rows of each row. Empty for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
     dominate one another in a circle.
     """
-    found: list[list[int]] = [[] for _ in dominators]
-    remaining = set(range(len(dominators)))
+    found: list[list[int]] = [[] for _ in dominators_of_rows]
+    remaining = set(range(len(dominators_of_rows)))
     while remaining:
-        front = {index for index in remaining if remaining.isdisjoint(dominators[index])} or remaining
+        front = {index for index in remaining if remaining.isdisjoint(dominators_of_rows[index])} or remaining
         remaining = remaining - front
         for index in remaining:
-            found[index] = [dominator for dominator in dominators[index] if dominator in front]
+            found[index] = [dominator for dominator in dominators_of_rows[index] if dominator in front]
         remaining = {index for index in remaining if not found[index]}
     return found
 
@@ -303,16 +309,15 @@ def _row_accuracy(row: TableRow) -> float:
 
 
 def _exclude_incomparable_rows(rows: list[TableRow]) -> None:
-    """Exclude rows from the Pareto front that ran under other load or on another machine than the
-    baseline.
+    """Exclude rows from the Pareto front if their machine or CPU load differs from the baseline's.
 
-    Without a baseline, the most common machine counts.
+    Without a baseline, the most common machine is the reference.
     """
     for row in rows:
         beside = describe_contention(row.run)
         row.off_front = None if beside == EXCLUSIVE else note("measured_beside", what=beside)
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
-    machines = [machine_names(row.run) for row in alone]
+    machines = [join_machine_names(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:

@@ -8,37 +8,36 @@ from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.features.front.compute import ENERGY, FEWEST_ROWS, MEMORY, SPEED, FrontData
 from runner_compare.features.front.compute import FRONT as AXES
 from runner_compare.model.data import ALONE_KEYS, MAX_NAMED, Run, Table, TableRow
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import format_points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import comparison_level
 
-ASKED = {MEMORY: "memory the model took", ENERGY: "energy a question took"}
+ASKED = {MEMORY: "memory used by the model", ENERGY: "energy per question"}
 PLURALS = {SPEED: "speeds", ENERGY: "joules"}
 BETTER_OR_WORSE = {SPEED: "faster or slower", ENERGY: "thriftier or more wasteful"}
 AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 
 
-def front_sentences(table: Table) -> list[str]:
-    """Return sentences on axes and rows that are excluded from the Pareto front."""
+def format_front_sentences(table: Table) -> list[str]:
     kept = table.get_section_data(FrontData)
     sentences = []
-    front = "The Pareto front does not count" if kept.axes else "There is no Pareto front: it does not count"
+    front = "The Pareto front ignores" if kept.axes else "There is no Pareto front, because it ignores"
     for axis, jobs in kept.lacking.items():
         named = f"{join_first_names(jobs, MAX_NAMED)} do{'es' if len(jobs) == 1 else ''}"
-        sentences.append(f"{front} {AXES[axis]}: {named} not record how much {ASKED[axis]} ({axis})")
+        sentences.append(f"{front} {AXES[axis]}: {named} not record {axis}, the {ASKED[axis]}")
     if kept.too_few_runs:
         jobs = list(dict.fromkeys(chain.from_iterable(kept.too_few_runs.values())))
         every = len(jobs) == len([row for row in table.rows if not row.off_front])
         which = "" if every else f" ({join_first_names(jobs, MAX_NAMED)})"
         axes = excluded_axes(kept)
         sentences.append(
-            f"{front} {axes}: fewer than {MIN_RUNS} runs of a job{which} do not show how much "
-            f"{' and '.join(PLURALS[axis] for axis in kept.too_few_runs)} vary, so no run is called "
-            f"{' or '.join(BETTER_OR_WORSE[axis] for axis in kept.too_few_runs)}. To count {axes}, run each job "
-            f"{kept.runs} times or more on an idle machine with {ALONE_KEYS}, or give the noise: "
-            "--tolerance PERCENT"
+            f"{front} {axes}: fewer than {MIN_RUNS} runs of a job{which} cannot show the variation of "
+            f"{' and '.join(PLURALS[axis] for axis in kept.too_few_runs)}, so no run is called "
+            f"{' or '.join(BETTER_OR_WORSE[axis] for axis in kept.too_few_runs)}. "
+            f"To include {axes}, run each job at least {kept.runs} times "
+            f"on an idle machine with {ALONE_KEYS}, or set the noise with --tolerance PERCENT"
         )
     if left_out := [
         f"{row.run.job_id} ({render_notes(row.off_front)})" for row in table.rows if row.off_front
@@ -46,44 +45,40 @@ def front_sentences(table: Table) -> list[str]:
         alone = sum(not row.off_front and has_front_metrics(row.run) for row in table.rows)
         of_all = f"{alone} of {len(table.rows)} runs"
         count = (
-            f"The Pareto front counts {of_all}, which were"
+            f"The Pareto front includes {of_all}, which were"
             if kept.axes
-            else f"There is no Pareto front: {of_all} {'was' if alone == 1 else 'were'}"
+            else f"There is no Pareto front, because only {of_all} {'was' if alone == 1 else 'were'}"
         )
         two = "" if alone >= FEWEST_ROWS else f", and it needs {FEWEST_ROWS}"
         sentences.append(
-            f"{count} measured alone, each in its own process on an idle machine of one kind{two}. Left out: "
+            f"{count} measured in separate processes on idle machines of one type{two}. Excluded runs: "
             f"{join_first_names(left_out, MAX_NAMED if kept.axes else 1)}. "
-            "To count them, run the jobs again on an idle "
+            "To include these runs, run the jobs again on an idle "
             f"machine with {ALONE_KEYS}"
         )
     return sentences
 
 
-def contention_sentences(table: Table) -> list[str]:
-    """Return a line with the number of runs measured under other load, whose speeds are not
-    comparable.
-    """
+def format_contention_sentences(table: Table) -> list[str]:
     off = [row for row in table.rows if row.off_front and has_front_metrics(row.run)]
     if not off:
         return []
-    return [f"{len(off)} of {len(table.rows)} speeds were not measured alone; add {ALONE_KEYS}"]
+    return [
+        f"{len(off)} of {len(table.rows)} runs were measured under other load. Rerun them with {ALONE_KEYS}"
+    ]
 
 
 def has_front_metrics(run: Run) -> bool:
-    """Whether a run measured any axis of the Pareto front; false if it only reused answers."""
     return any(run.metrics.get(axis, 0.0) > 0 for axis in AXES)
 
 
 def excluded_axes(front: FrontData) -> str:
-    """Return the names of the axes with unknown noise because of too few runs; "" if none."""
     return " and ".join(AXES[axis] for axis in front.too_few_runs)
 
 
 def describe_dominance_rule(table: Table) -> str:
-    """Return the rule for dominated rows as text."""
     front = table.get_section_data(FrontData)
-    shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
+    shown = [f"as accurate within a margin of {100 * front.margins['accuracy']:g} points"]
     exact = [axis for axis in front.axes if axis not in front.margins or front.noise[axis].is_given]
     shown += [
         f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact
@@ -99,29 +94,31 @@ def describe_dominance_rule(table: Table) -> str:
         else ""
     )
     return (
-        "A run is dominated if another one meets three conditions. It is shown to be "
-        f"{' and '.join(shown)} (--margin). It is not shown to be worse{measured}. It is better beyond noise "
-        f"in accuracy or {somewhere}. Noise is {'; '.join(noise)}, and in accuracy what the test of the two runs "
-        f"does not show{bets}. With Bonferroni over {pairs}, at most {100 * wrong:.2g} of 100 such tables call a run "
-        "dominated wrongly."
+        "A run is dominated if another run meets three conditions. A test shows the other run to be "
+        f"{' and '.join(shown)} (--margin). The other run is not significantly worse{measured}. "
+        f"The other run is better beyond noise in accuracy or {somewhere}. "
+        f"Noise is {'; '.join(noise)}. In accuracy, noise is a difference that the test of the two runs "
+        f"does not detect{bets}. With Bonferroni correction over {pairs}, "
+        f"at most {100 * wrong:.2g} of 100 such tables wrongly call a run dominated."
     )
 
 
 def describe_noise(front: FrontData) -> dict[str, str]:
-    """Describe which differences count as noise on each axis."""
     words = {}
     for axis, noise in front.noise.items():
         if noise.share is not None:
-            words[axis] = f"{100 * noise.share:.3g} %{', as given by --tolerance,' * noise.is_given}"
+            words[axis] = f"differences up to {100 * noise.share:.3g} %{' (--tolerance)' * noise.is_given}"
         else:
             least, most = noise.runs
             spread = f"{least} to {most}" if least < most else f"{least}"
-            words[axis] = f"what Student's t over {spread} runs of each job does not show"
+            words[axis] = f"differences without significance in Student's t-test over {spread} runs per job"
     return words
 
 
-def dominated_sentence(table: Table) -> str:
-    """Return a sentence on dominated rows, the rows that dominate them, and the axes; "" if none."""
+def format_dominated_sentence(table: Table) -> str:
+    """Name the dominated rows, the rows that dominate them, and the axes. Empty if no row is
+    dominated.
+    """
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
@@ -134,7 +131,7 @@ def dominated_sentence(table: Table) -> str:
 
 def _describe_dominated(row: TableRow, table: Table) -> str:
     other = table.find_row(row.dominated_by or "")
-    name, other_name = (row_name(side, table.keys) for side in (row, other))
+    name, other_name = (format_row_name(side, table.keys) for side in (row, other))
     if name == other_name:
         name, other_name = row.run.job_id, other.run.job_id
     better = []
@@ -152,7 +149,7 @@ def _describe_dominated(row: TableRow, table: Table) -> str:
     return f"{name} by {other_name} ({', '.join(better)})"
 
 
-def _front_status(row: TableRow) -> str:
+def _format_front_status(row: TableRow) -> str:
     if row.off_front:
         return "left out"
     if row.on_front is None:
@@ -160,8 +157,7 @@ def _front_status(row: TableRow) -> str:
     return "front" if row.on_front else "dominated"
 
 
-def front_columns(table: Table) -> list[Column]:
-    """Return the column that shows which rows are on the Pareto front."""
+def build_front_columns(table: Table) -> list[Column]:
     left_out = excluded_axes(table.get_section_data(FrontData))
     head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
-    return [Column(head, list(map(_front_status, table.rows)), False, use=ColumnUse.verdict)]
+    return [Column(head, list(map(_format_front_status, table.rows)), False, use=ColumnUse.verdict)]

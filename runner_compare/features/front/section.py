@@ -5,11 +5,11 @@ from __future__ import annotations
 from runner_base import Column
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import (
-    contention_sentences,
+    build_front_columns,
     describe_dominance_rule,
-    dominated_sentence,
-    front_columns,
-    front_sentences,
+    format_contention_sentences,
+    format_dominated_sentence,
+    format_front_sentences,
 )
 from runner_compare.model.data import Table
 from runner_compare.section import ColumnSlot, Section
@@ -19,14 +19,13 @@ class FrontSection(Section):
     """Report section with the Pareto front."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        return {ColumnSlot.last: front_columns(table)} if table.get_section_data(FrontData).axes else {}
+        return {ColumnSlot.last: build_front_columns(table)} if table.get_section_data(FrontData).axes else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return [*filter(None, [dominated_sentence(table)]), *front_sentences(table)]
+        return [*filter(None, [format_dominated_sentence(table)]), *format_front_sentences(table)]
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Name the runs whose speed cannot be compared until they run again."""
-        return contention_sentences(table)
+        return format_contention_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         return describe_dominance_rule(table) if table.get_section_data(FrontData).axes and explain else ""

@@ -1,9 +1,8 @@
-"""Lower and upper bounds of a run's metric, from its interval or exact value, or the reason
-why unknown.
+"""Lower and upper bounds of a run's metric.
 
-A gate passes by the worse end of the interval, since a measured value is beyond a limit by
-chance as often as not where the truth is at the limit. Counts and sizes are exact: another
-run would find the same ones.
+A requirement must hold at the worse end of the interval, because a measured value exceeds a
+limit by chance in half of the cases if the true value is at the limit. Counts and sizes are
+exact: another run would find the same values.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from runner_base import format_count
-from runner_base.spreads import median_confidence_interval, min_values_for_interval
+from runner_base.spreads import compute_median_interval, compute_min_values_for_interval
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, PoolingRule, find_metric
 from runner_compare.metrics.likelihoods import KL, LOG_LIKELIHOODS, LOSS
 from runner_compare.model.data import ALONE_KEYS, NotPaired, Run
-from runner_compare.model.repeated_runs import collect_measurements, repeated_metric_values
+from runner_compare.model.repeated_runs import collect_measurements, list_repeated_metric_values
 from runner_compare.reader import Reader
 from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.stats import exact_interval
@@ -93,26 +92,26 @@ class BoundedMetric:
 def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> BoundedMetric | None:
     """Return a run's metric with its bounds; None if the run lacks the metric."""
     if key == "accuracy" and run.accuracy_interval is not None:
-        return _bounded_accuracy(run)
+        return _compute_bounded_accuracy(run)
     value = run.metrics.get(key)
     if value is None:
         return None
     name, _, category = key.partition("/")
     of = f"/{category}" if category else ""
-    ends = _recorded_interval(run.metrics, name.removesuffix(AT_MOST), of)
+    ends = _get_recorded_interval(run.metrics, name.removesuffix(AT_MOST), of)
     if ends is not None:
         return BoundedMetric(value, *ends)
-    if is_exact_metric(name) or _is_interval_end(run.metrics, name, of):
+    if has_no_sampling_error(name) or _is_interval_end(run.metrics, name, of):
         return BoundedMetric(value, value, value)
     if name in SHARES or name in OVER_TEXTS:
-        return BoundedMetric(value, None, None, _missing_texts_message(run, name, of))
+        return BoundedMetric(value, None, None, _format_missing_texts_message(run, name, of))
     if find_metric(name).unit in ("MiB", "s", "J") or "/" in find_metric(name).unit:
-        return _bounds_over_runs(run, key, value, reader)
+        return _compute_bounds_over_runs(run, key, value, reader)
     return BoundedMetric(value, None, None)
 
 
-def is_exact_metric(name: str) -> bool:
-    """Whether a metric has no sampling error: counts, token costs and computed sizes."""
+def has_no_sampling_error(name: str) -> bool:
+    """Whether a metric is exact: a count, a token cost or a computed size."""
     metric = find_metric(name)
     if metric.unit == "MiB":
         return REPORTED.search(name) is None or name.startswith("predicted_")
@@ -123,14 +122,18 @@ def is_exact_metric(name: str) -> bool:
     )
 
 
-def is_single_run_count(key: str) -> bool:
-    """Whether a metric counts events of one run and does not generalize to other questions."""
+def is_event_count(key: str) -> bool:
+    """Return whether a metric counts events of one run. Counts do not generalize to other
+    questions.
+    """
     metric = find_metric(key.partition("/")[0])
     return metric.pooling is PoolingRule.sum and not metric.unit and metric.key not in OF_THE_MODEL
 
 
-def _bounded_accuracy(run: Run) -> BoundedMetric:
-    """Return an accuracy with bounds: all cut-off answers counted as wrong, and all as correct."""
+def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
+    """Return the accuracy with its lower bound (cut-off answers are wrong) and upper bound
+    (correct).
+    """
     value, low, high = run.accuracy_interval or (math.nan, math.nan, math.nan)
     if run.accuracy_bounds is None:
         if run.correct_and_total is not None and not run.has_dependent_answers:
@@ -142,33 +145,37 @@ def _bounded_accuracy(run: Run) -> BoundedMetric:
     )
 
 
-def _recorded_interval(metrics: Mapping[str, float], name: str, suffix: str) -> tuple[float, float] | None:
+def _get_recorded_interval(
+    metrics: Mapping[str, float], name: str, suffix: str
+) -> tuple[float, float] | None:
     """Return the lower and upper end of a recorded confidence interval, or None."""
     low, high = (metrics.get(f"{name}{end}{suffix}") for end in ("_low", "_high"))
     return None if low is None or high is None else (low, high)
 
 
 def _is_interval_end(metrics: Mapping[str, float], name: str, suffix: str) -> bool:
-    """Whether a metric is the lower or upper end of another metric's recorded interval."""
     return any(
         name.endswith(end) and f"{name.removesuffix(end)}{suffix}" in metrics for end in ("_low", "_high")
     )
 
 
-def _bounds_over_runs(run: Run, key: str, value: float, reader: Reader | None) -> BoundedMetric:
+def _compute_bounds_over_runs(run: Run, key: str, value: float, reader: Reader | None) -> BoundedMetric:
     """Return the median of a measured metric over a job's runs, with an exact confidence interval."""
-    values = _values_per_process(run, key, reader)
-    ends = median_confidence_interval(values)
+    values = _load_values_per_process(run, key, reader)
+    ends = compute_median_interval(values)
     if ends is None:
         has = format_count(max(1, len(values)), "run")
         return BoundedMetric(
-            value, None, None, f"{has}, of {min_values_for_interval()} there is one: {ALONE_KEYS}"
+            value, None, None, f"{has}; an interval needs {compute_min_values_for_interval()}: {ALONE_KEYS}"
         )
     return BoundedMetric(median(values), *ends)
 
 
-def _values_per_process(run: Run, key: str, reader: Reader | None) -> list[float]:
-    """Return one metric value per process: per run, or per repeat with its own process."""
+def _load_values_per_process(run: Run, key: str, reader: Reader | None) -> list[float]:
+    """Return one metric value per process.
+
+    A process is a run, or a repeat that ran in its own process.
+    """
     try:
         repeats = load_compared_repeats(run, reader).get(key) if reader is not None else None
     except NotPaired:
@@ -176,14 +183,14 @@ def _values_per_process(run: Run, key: str, reader: Reader | None) -> list[float
     of_repeats = collect_measurements(run, key, repeats) if repeats and min(repeats) > 0 else None
     if of_repeats is not None and of_repeats.has_fresh_processes:
         return list(of_repeats.runs)
-    return repeated_metric_values(run, key)
+    return list_repeated_metric_values(run, key)
 
 
-def _missing_texts_message(run: Run, name: str, suffix: str) -> str:
-    """Return a message with the number of texts that a confidence interval needs; "" if enough."""
+def _format_missing_texts_message(run: Run, name: str, suffix: str) -> str:
+    """Return a message if there are too few documents for a confidence interval; otherwise ""."""
     unit = "families" if not suffix and "families" in run.metrics else "n"
     texts = run.metrics.get(f"{unit}{suffix}")
     needed = max(MIN_TEXTS, min_texts_for_interval(SHARES[name])) if name in SHARES else MIN_TEXTS
     if texts is None or texts >= needed:
         return ""
-    return f"needs at least {needed:,} {'texts' if unit == 'n' else unit}, has {texts:,.0f}"
+    return f"has {texts:,.0f} {'documents' if unit == 'n' else 'clusters'}, but an interval needs {needed:,}"

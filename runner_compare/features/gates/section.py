@@ -1,4 +1,7 @@
-"""--require: requirements on each row, for a CI of models. The exit code is 1 if one is not met."""
+"""Check requirements on each row (--require), e.g. in continuous integration.
+
+The exit code is 1 if a requirement is not met.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,19 @@ from typing import Any
 
 from runner_base import ConfigError, format_against_limit, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_single_run_count
+from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_event_count
 from runner_compare.metrics import UNITS
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.selection import parse_margins
 from runner_compare.reader import Reader
-from runner_compare.render.effects import describe_margin_decision, missing_evidence_text, sample_unit
-from runner_compare.render.labels import format_count_interval, format_number, row_name
+from runner_compare.render.effects import (
+    describe_margin_decision,
+    explain_impossible_verdict,
+    name_sample_unit,
+)
+from runner_compare.render.labels import format_count_interval, format_number, format_row_name
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
@@ -53,7 +60,7 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """Results of requirements for a table's rows, and for jobs without a row."""
+    """Requirement results of a table's rows and of jobs without a result."""
 
     of_rows: list[Requirement] = field(default_factory=list)
 
@@ -62,16 +69,14 @@ class Gates(Section):
     """Report section with the results of --require."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence on requirements whose result holds for these runs only, not for the
-        model.
-        """
+        """Warn about requirements on counts, which do not generalize to other questions."""
         terms = dict.fromkeys(row.requirement for row in table.get_section_data(Requirements).of_rows)
-        counts = [term for term in terms if is_single_run_count(TERM.sub(r"\1", term))]
+        counts = [term for term in terms if is_event_count(TERM.sub(r"\1", term))]
         if not counts:
             return []
-        are = "is a count" if len(counts) == 1 else "are counts"
+        are = "counts events" if len(counts) == 1 else "count events"
         return [
-            f"{', '.join(counts)} {are} of these runs only: no interval says what other questions would give"
+            f"{', '.join(counts)} {are} in these runs only. The result does not generalize to other questions"
         ]
 
     def unmet_requirements(self, table: Table) -> list[str]:
@@ -97,12 +102,11 @@ class RequirementTerm:
 
     @property
     def margins(self) -> dict[str, float]:
-        """Margins that the term sets, by measure; {} for a term of another kind."""
         return parse_margins([self.value], OPTION, "margin=") if self.key == "margin" else {}
 
 
 def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[RequirementTerm]:
-    """Parse --require. Raises ConfigError for invalid terms and for names that no run has."""
+    """Parse --require. Raises ConfigError for an invalid term or an unknown name."""
     terms = []
     for text in texts:
         joined = re.sub(r"\s*(<=|>=|!=|==|=|<|>)\s*", r"\1", text.strip())
@@ -125,7 +129,10 @@ def _term_error(term: RequirementTerm, reason: str, code: Code = "bad_value") ->
 
 
 def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
-    """Move a unit from the value to the key: kl_p999<0.5nats becomes kl_p999_nats<0.5."""
+    """Convert a unit after a value to a suffix of the key.
+
+    For example, `kl_p999<0.5nats` becomes `kl_p999_nats<0.5`.
+    """
     match = WITH_UNIT.fullmatch(term.value)
     if match is None or any(term.key in run.metrics for run in runs):
         return term
@@ -135,8 +142,8 @@ def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> Requirement
 
 
 def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
-    """Raise ConfigError if a term's metric name lacks its unit or cannot be used in this kind of
-    term.
+    """Raise ConfigError if a term lacks the metric's unit, or the metric does not support
+    requirements.
     """
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
@@ -164,7 +171,7 @@ def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTer
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
-            raise _term_error(term, "a finding is compared with = or !=")
+            raise _term_error(term, "the operator of a finding must be = or !=")
         if term.value not in FINDINGS:
             raise _term_error(term, unknown_choice_message("finding", term.value, FINDINGS), "unknown_choice")
         return term
@@ -186,15 +193,13 @@ def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTer
     if term.key in COUNTED_ACCURACY and any(run.accuracy_interval for run in runs):
         raise _term_error(
             term,
-            f"it counts answers of one run, and tells nothing about other questions. "
-            f"Use {_to_accuracy_term(term, runs)}",
+            f"a count of answers does not generalize to other questions. Use {_format_accuracy_term(term, runs)}",
             "unsupported",
         )
     return term
 
 
-def _to_accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
-    """Convert a term about a number of correct or wrong answers to a term about accuracy."""
+def _format_accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
     counts = {run.correct_and_total[1] for run in runs if run.correct_and_total and run.correct_and_total[1]}
     is_of_right = term.key == "correct"
     sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
@@ -210,7 +215,7 @@ def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise _term_error(term, "there is another margin for the same measure: give one", "conflict")
+                raise _term_error(term, "this measure has two margins. Omit one of them", "conflict")
     return together
 
 
@@ -231,32 +236,31 @@ def check_requirements(
             _check_term(term, row, table, reader)
             for row in table.candidate_rows
             for term in terms
-            if not _is_margin_of_other_tables(term, row, of_tables)
+            if not _applies_only_to_other_tables(term, row, of_tables)
         ]
     if not terms:
         return []
     if not missing_jobs and not any(table.get_section_data(Requirements).of_rows for table in tables):
         raise ConfigError(
-            "there is no row to check: every run that was chosen is a baseline", key=OPTION, code="empty"
+            "every selected run is a baseline, so there is no run to check. Select other runs, too",
+            key=OPTION,
+            code="empty",
         )
     return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing_jobs]
 
 
 def collect_requirements(comparison: Comparison) -> list[Requirement]:
-    """Return the requirement results of all rows, and of jobs without a result."""
     of_rows = [row for table in comparison.tables for row in table.get_section_data(Requirements).of_rows]
     return of_rows + comparison.get_section_data(Requirements).of_rows
 
 
-def _is_margin_of_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
-    """Whether a term sets a margin for a measure that only other tables have."""
+def _applies_only_to_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & table_measures)
 
 
 def unmet_requirement_lines(tables: Sequence[Table]) -> list[str]:
-    """Return a line for each unmet requirement of a row."""
     return format_unmet_requirements(
         row for table in tables for row in table.get_section_data(Requirements).of_rows
     )
@@ -268,27 +272,33 @@ def format_unmet_requirements(requirements: Iterable[Requirement]) -> list[str]:
 
 def _check_term(term: RequirementTerm, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
     if term.key == "margin":
-        met, reason = _check_margin(term, row)
+        met, reason = _check_margin_requirement(term, row)
     elif term.key == "finding":
-        met, reason = _check_finding(term, row)
+        met, reason = _check_finding_requirement(term, row)
     else:
-        met, reason = _check_metric(term, row, reader)
-    return Requirement(term.text, row.run.job_id, met, f"{row_name(row, table.keys)}: {reason}")
+        met, reason = _check_metric_requirement(term, row, reader)
+    return Requirement(term.text, row.run.job_id, met, f"{format_row_name(row, table.keys)}: {reason}")
 
 
-def _check_margin(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
+def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
     if not of:
         return False, f"{term.text}: {_not_compared_message(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
-    if worst.verdict is MarginVerdict.undecided and (why := missing_evidence_text(worst)):
+    if worst.verdict is MarginVerdict.undecided and (why := explain_impossible_verdict(worst)):
         return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return (False, f"{named}{worst.finding}, and undecided whether by more than {format_margin(worst)}")
+        return (
+            False,
+            f"{named}{worst.finding}, but it is undecided whether the loss exceeds {format_margin(worst)}",
+        )
     if worst.verdict is MarginVerdict.undecided:
         needs = (
-            f" (needs about {format_count_interval(worst.needed, worst.needed_interval)} {sample_unit(worst)} in all)"
+            (
+                f" (needs about {format_count_interval(worst.needed, worst.needed_interval)} "
+                f"{name_sample_unit(worst)} in all)"
+            )
             if worst.needed
             else ""
         )
@@ -300,7 +310,7 @@ def _not_compared_message(row: TableRow) -> str:
     return f"not compared, {row.note or 'it has no such measure'}"
 
 
-def _check_finding(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
+def _check_finding_requirement(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     if not row.effects:
         return False, f"{term.text}: {_not_compared_message(row)}"
     if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
@@ -324,30 +334,33 @@ def _check_finding(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     return False, f"{', '.join(dict.fromkeys(findings))}, required {term.text}"
 
 
-def _check_metric(term: RequirementTerm, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
-    """Check a metric requirement by the worse end of its interval. Without an interval it is not
-    met.
+def _check_metric_requirement(
+    term: RequirementTerm, row: TableRow, reader: Reader | None
+) -> tuple[bool, str]:
+    """Check a metric requirement at the worse end of the metric's interval.
+
+    A metric without an interval fails.
     """
     known = find_metric_bounds(row.run, term.key, reader)
     if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
     compare, limit, is_at_least = (COMPARISONS[term.sign], float(term.value), term.sign.startswith(">"))
     written = f"{term.key} {format_against_limit(known.value, limit, format_number)}"
-    written += " in this run" if is_single_run_count(term.key) else ""
+    written += " in this run" if is_event_count(term.key) else ""
     if known.is_exact:
         met = compare(known.value, limit)
         return met, written + (f", required {term.text}" if not met else "")
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
         why = f" ({known.why})" if known.why else ""
-        shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
+        shown = "not met, because the interval is missing" if compare(known.value, limit) else "no interval"
         return False, f"{written}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
     low, high = (format_against_limit(other_end, limit, format_number) for other_end in sorted((end, other)))
     interval = f"{written} [{low}, {high}]{between}"
     if compare(end, limit):
         return True, interval
-    return (False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}")
+    return (False, f"{interval}{', undecided' if compare(other, limit) else ''}, required {term.text}")
 
 
 SECTION = Gates()

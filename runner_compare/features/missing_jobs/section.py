@@ -1,4 +1,4 @@
-"""Section with the jobs of the compared grid that have no result, and their states."""
+"""Report section with the jobs of a grid that have no result."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonMissingJobs:
-    """Holds the missing jobs of a comparison."""
-
     jobs: list[MissingJob] = field(default_factory=list)
 
 
 class MissingJobsSection(Section):
-    """Report section with the jobs that have no result."""
+    """Report section that lists the jobs without a result."""
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
-        """Return one part with a line per missing job; [] if all jobs have a result."""
+        """Return a report part with one line per job without a result. Empty if every job has a
+        result.
+        """
         jobs = comparison.get_section_data(ComparisonMissingJobs).jobs
         if not jobs:
             return []
-        title = f"{format_count(len(jobs), 'job')} of this grid without a result"
+        title = f"{format_count(len(jobs), 'job of this grid has', 'jobs of this grid have')} no result"
         failed = format_unmet_requirements(comparison.get_section_data(Requirements).of_rows)
         said = [(job.message, None) for job in jobs]
         return [ReportPart(title, [], [*said], failed=failed, is_always_shown=True)]

@@ -38,7 +38,7 @@ class QuestionPlan:
 
 @dataclass(frozen=True)
 class PlanTarget:
-    """Goal of a question plan, by measure: a margin or a detectable difference, with the power."""
+    """Goal of a question plan: a margin or a detectable difference, and the power."""
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PlanTarget:
 
 @dataclass
 class TablePlans:
-    """Question plans of a table's rows, by run id, with their target."""
+    """Question plans of a table's rows, by run id."""
 
     aim: PlanTarget = PlanTarget()
     of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
         texts[key].append(value)
     if bool(texts["margin"]) == bool(texts["detect"]):
         raise ConfigError(
-            "give either margin= (as good within 2 points) or detect= (a difference of 3)",
+            "set either margin=POINTS (to show non-inferiority) or detect=POINTS (to detect a difference)",
             key=OPTION,
             code="conflict" if texts["margin"] else "missing",
         )
@@ -87,7 +87,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
             power = 0.0
         if not 0.5 <= power <= 0.99:
             raise ConfigError(
-                "must be a probability from 0.5 to 0.99 (0.8)",
+                "power must be between 0.5 and 0.99, e.g. 0.8",
                 key=OPTION,
                 value=f"power={texts['power'][0]}",
                 code="bad_value",
@@ -109,7 +109,7 @@ def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
                 plans.of_rows[row.run.run_id] = _create_plan(row, row.effect, target)
     if not any(table.get_section_data(TablePlans).of_rows for table in tables):
         raise ConfigError(
-            f"no row was compared in {' or '.join(target.margins | target.differences)}",
+            f"no run was compared by {' or '.join(target.margins | target.differences)}. Select other runs",
             key=OPTION,
             code="empty",
         )
@@ -133,12 +133,20 @@ def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> Quest
         elif target.margins and decision.counts.get("clusters") and not decision.unplanned:
             why = note("plan_few_families", least=MIN_UNITS_PLANNED)
         return QuestionPlan(decision.n, disagreement, reason=why)
-    plan = decision.test.sample_size_for_margin if target.margins else decision.test.sample_size_to_detect
-    between = decision.test.sample_size_interval if target.margins else decision.test.detection_size_interval
+    plan = (
+        decision.test.plan_sample_size_for_margin
+        if target.margins
+        else decision.test.plan_sample_size_to_detect
+    )
+    between = (
+        decision.test.estimate_sample_size_interval
+        if target.margins
+        else decision.test.estimate_detection_size_interval
+    )
     needed = plan(size, decision.strictest_level, target.power)
     if needed is None:
         return QuestionPlan(decision.n, disagreement, reason=note("plan_too_many"))
-    each_s = seconds_per_question(row.run)
+    each_s = estimate_seconds_per_question(row.run)
     further = additional_questions(needed, decision.n)
     low, high = between(size, decision.strictest_level, target.power) or (None, None)
     further_s = None if each_s is None else further * each_s
@@ -146,10 +154,10 @@ def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> Quest
 
 
 def additional_questions(total_needed: int, num_asked: int) -> int:
-    """Return how many of the needed questions have not been asked yet.
+    """Return the number of questions that are still needed.
 
-    A record has both numbers unchanged. A table rounds `total_needed` up for display: questions
-    so far and additional ones then add up to it.
+    A record has both numbers unchanged. A table rounds `total_needed` up for display, so that
+    the asked and the additional questions add up to it.
     """
     return max(0, total_needed - num_asked)
 
@@ -159,7 +167,9 @@ def _observed_disagreement(decision: Decision) -> float | None:
     return (wins + losses) / decision.n if wins is not None and losses is not None and decision.n else None
 
 
-def seconds_per_question(run: Run) -> float | None:
-    """Return the seconds per question at the run's measured speed; None if not measured."""
+def estimate_seconds_per_question(run: Run) -> float | None:
+    """Return the seconds per question at the run's measured speed, or None without a measured
+    speed.
+    """
     times = estimate_answer_times(run.metrics)
     return None if times is None else times.seconds_per_completion * times.n / run.metrics["n"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from runner_base import Column, ColumnUse
 from runner_compare.features.planning.compute import TablePlans, additional_questions
 from runner_compare.model.data import ABSENT, Table
-from runner_compare.render.labels import format_count_interval, round_up_count, row_name
+from runner_compare.render.labels import format_count_interval, format_row_name, round_up_count
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 
 
-def plan_title(table: Table) -> str:
-    """Return the title of the question plan's table, with its target."""
+def format_plan_title(table: Table) -> str:
     aim = table.get_section_data(TablePlans).aim
     sizes = aim.margins or aim.differences
     parts = []
@@ -25,20 +24,20 @@ def plan_title(table: Table) -> str:
             )
     if not parts:
         return ""
-    what = "to be shown as good within" if aim.margins else "to detect a difference of"
-    condition = "neither is better and runs" if aim.margins else "apart from it runs"
+    what = "to show non-inferiority within" if aim.margins else "to detect a difference of"
+    condition = "if neither run is better, " if aim.margins else ""
     return (
-        f"questions in all {what} {' or '.join(parts)} with {100 * aim.power:g} % power, if {condition} disagree as "
-        "often as so far"
+        f"total number of questions required {what} {' or '.join(parts)} with {100 * aim.power:g} % power, "
+        f"{condition}at the observed rate of disagreement"
     )
 
 
-def plan_columns(table: Table) -> list[Column]:
+def build_plan_columns(table: Table) -> list[Column]:
     plans = table.get_section_data(TablePlans).of_rows
     lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
     rates = [plan.disagreement for _, plan in lines]
     return [
-        Column("plan", [row_name(row, table.keys) for row, _ in lines], False, use=ColumnUse.setting),
+        Column("plan", [format_row_name(row, table.keys) for row, _ in lines], False, use=ColumnUse.setting),
         Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
         Column("disagree", [ABSENT if rate is None else f"{100 * rate:.1f} %" for rate in rates]),
         Column(

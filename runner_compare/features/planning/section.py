@@ -6,7 +6,7 @@ from typing import Any
 
 from runner_base import Column
 from runner_compare.features.planning.compute import TablePlans
-from runner_compare.features.planning.render import plan_columns, plan_title
+from runner_compare.features.planning.render import build_plan_columns, format_plan_title
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
@@ -16,7 +16,11 @@ class Planning(Section):
     """Report section with the number of questions that each comparison needs."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return {plan_title(table): plan_columns(table)} if table.get_section_data(TablePlans).of_rows else {}
+        return (
+            {format_plan_title(table): build_plan_columns(table)}
+            if table.get_section_data(TablePlans).of_rows
+            else {}
+        )
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         plan = table.get_section_data(TablePlans).of_rows.get(row.run.run_id)

@@ -1,4 +1,4 @@
-"""--pool: pool each setting's comparisons over several tasks, splits or data sets into one verdict.
+"""Pool each setting's comparisons over several tasks, splits or data sets (--pool).
 
 A set of questions is a column, a setting (the compared keys) is a line. Only sets of one
 unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting
@@ -14,8 +14,8 @@ from itertools import combinations
 from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
 from runner_compare.model.adapter_names import FORMAT, replace_adapter_keys
-from runner_compare.model.data import NotPaired, Run, Table, TableRow, config_group, natural_sort_key
-from runner_compare.model.key_rules import MODEL_KEYS, KeyRules, distinguishing_keys
+from runner_compare.model.data import NotPaired, Run, Table, TableRow, config_group, get_natural_sort_key
+from runner_compare.model.key_rules import MODEL_KEYS, KeyRules, select_distinguishing_keys
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.statistics import (
@@ -45,7 +45,9 @@ QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
 
 @dataclass
 class PooledTable:
-    """Table of settings that are compared with one baseline over several sets of questions."""
+    """Comparisons of several settings with one baseline. Each is pooled over several sets of
+    questions.
+    """
 
     unit: str  # points or nats/token
     weights: PoolingWeights
@@ -60,13 +62,11 @@ class PooledTable:
 def build_pooled_tables(
     tables: Iterable[Table],
     weights: PoolingWeights,
-    setting_keys_option: Sequence[str],
+    by_keys: Sequence[str],
     margins: dict[str, float],
     reader: Reader,
 ) -> list[PooledTable]:
-    """Build a pooled table for each unit in which a baseline was compared on several sets of
-    questions.
-    """
+    """Build one pooled table for each unit: accuracy points or nats."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
         of_texts = f"nats/{table.likelihood_unit}" if table.likelihood_unit else None
@@ -74,7 +74,7 @@ def build_pooled_tables(
         if unit is not None and table.baseline:
             rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
     pooled = [
-        _build_pooled_table(unit, rows, weights, setting_keys_option, margins, reader)
+        _build_pooled_table(unit, rows, weights, by_keys, margins, reader)
         for unit, rows in rows_by_unit.items()
         if len({question_set_identity(table, row) for table, row in rows if not row.is_baseline}) > 1
     ]
@@ -82,15 +82,15 @@ def build_pooled_tables(
         names = {
             name
             for rows in rows_by_unit.values()
-            for name in name_question_sets([question_set_identity(*pair) for pair in rows])
+            for name in choose_question_set_names([question_set_identity(*pair) for pair in rows])
         }
         why = (
-            f"there is one set of questions only: {join_first_names(sorted(names), 4)}"
+            f"all runs answered the same set of questions: {join_first_names(sorted(names), 4)}"
             if names
             else "nothing was compared"
         )
         raise ConfigError(
-            f"{why}. Pooling needs runs of several tasks, splits or data sets",
+            f"{why}. Select runs of several tasks, splits or data sets",
             key="--pool",
             value=weights,
             code="empty",
@@ -99,12 +99,11 @@ def build_pooled_tables(
 
 
 def question_set_identity(table: Table, row: TableRow) -> QuestionSet:
-    """Return the key that identifies the set of questions that a row answered."""
     return table.task, *(row.run.get_value(key) for key in SET_KEYS)
 
 
-def name_question_sets(question_sets: Sequence[QuestionSet]) -> list[str]:
-    """Return the shortest distinct names of sets of questions, e.g. `test` and `train`."""
+def choose_question_set_names(question_sets: Sequence[QuestionSet]) -> list[str]:
+    """Return the shortest unique name of each set of questions, e.g. `test` and `train`."""
     places = [
         position
         for position in range(len(SET_KEYS) + 1)
@@ -124,22 +123,22 @@ def name_question_sets(question_sets: Sequence[QuestionSet]) -> list[str]:
 
 
 def _build_pooled_table(
-    unit: str,
+    effect_unit: str,
     rows: list[tuple[Table, TableRow]],
     weights: PoolingWeights,
-    setting_keys_option: Sequence[str],
+    by_keys: Sequence[str],
     margins: dict[str, float],
     reader: Reader,
 ) -> PooledTable:
-    keys = find_setting_keys(rows, setting_keys_option, reader.key_rules)
+    keys = find_setting_keys(rows, by_keys, reader.key_rules)
     compared = [(question_set_identity(table, row), row) for table, row in rows if not row.is_baseline]
     sets = list(dict.fromkeys(question_set for question_set, _ in compared))
-    names = name_question_sets(sets)
+    names = choose_question_set_names(sets)
     settings = sorted(
         {tuple(row.run.get_value(key) for key in keys) for _, row in compared},
-        key=lambda values: [natural_sort_key(value) for value in values],
+        key=lambda values: [get_natural_sort_key(value) for value in values],
     )
-    table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
+    table = PooledTable(effect_unit, weights, rows[0][0].baseline, keys, names, [])
     overlaps = _OverlapCounter(reader)
     comparisons: list[tuple[TableRow, RunComparison]] = []
     for number, setting in enumerate(settings):
@@ -163,16 +162,18 @@ def _build_pooled_table(
             pool_comparisons(effects, weights),
             unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else None,
             no_evidence=effects[0].no_evidence if all(effect.no_evidence for effect in effects) else None,
-            remarks=single_set_findings_note(effects, names),
+            remarks=create_contradiction_note(effects, names),
         )
         comparisons.append((line, pooled))
-    if not setting_keys_option:
+    if not by_keys:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
         table.keys = replace_adapter_keys(keys, sides)
     decisions = decide_all([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
         cells = table.cells[row.run.job_id]
-        if any(cell and cell.effect and _contradicts_pooled(cell.effect, decision) for cell in cells):
+        if any(
+            cell and cell.effect and _is_contradicting_pooled_result(cell.effect, decision) for cell in cells
+        ):
             (shown,) = decision.remarks
             decision = replace(decision, remarks=(note("sets_differ", shown=shown),))
         row.effects = [decision]
@@ -180,34 +181,38 @@ def _build_pooled_table(
 
 
 def find_setting_keys(
-    rows: Sequence[tuple[Table, TableRow]], setting_keys_option: Sequence[str], rules: KeyRules
+    rows: Sequence[tuple[Table, TableRow]], by_keys: Sequence[str], rules: KeyRules
 ) -> list[str]:
-    """Return the config keys that define a setting: those of --by, or those in which runs on one
-    set differ.
+    """Return the config keys that define a setting. These are the keys of --by, or those in which
+    runs on one set of questions differ.
 
     A key in which only the sets differ (a task's own token limit) does not define settings,
     unless it is one of the model: differences of two models are not pooled.
     """
-    if setting_keys_option:
-        return [key for key in setting_keys_option if key not in SET_KEYS]
+    if by_keys:
+        return [key for key in by_keys if key not in SET_KEYS]
     configs_by_set: dict[QuestionSet, list[dict[str, str]]] = {}
     for table, row in rows:
         configs_by_set.setdefault(question_set_identity(table, row), []).append(row.run.params)
-    within = {key for configs in configs_by_set.values() for key in rules.differing_keys(configs)}
+    within = {key for configs in configs_by_set.values() for key in rules.find_differing_keys(configs)}
     configs = [row.run.params for _, row in rows]
-    keys = [key for key in rules.differing_keys(configs) if key not in SET_KEYS]
-    return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
+    keys = [key for key in rules.find_differing_keys(configs) if key not in SET_KEYS]
+    return select_distinguishing_keys(
+        [key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs
+    )
 
 
 def _create_pooled_row(
-    name: str, setting: dict[str, str | None], keys: list[str], rows_by_set: list[list[TableRow]]
+    name: str, setting: dict[str, str | None], keys: list[str], rows_by_question_set: list[list[TableRow]]
 ) -> TableRow:
-    """Create the pooled row of a setting, and the row of its baseline, which is in no table."""
     bases = [
-        row.baseline.run for rows_of_set in rows_by_set for row in rows_of_set if row.baseline is not None
+        row.baseline.run
+        for rows_of_set in rows_by_question_set
+        for row in rows_of_set
+        if row.baseline is not None
     ]
     base = {key: bases[0].get_value(key) if bases else None for key in keys}
-    runs = [row.run for rows_of_set in rows_by_set for row in rows_of_set]
+    runs = [row.run for rows_of_set in rows_by_question_set for row in rows_of_set]
     base_names = " ".join(dict.fromkeys(run.job_id for run in bases))
     return TableRow(
         Run(" ".join(run.job_id for run in runs), name, "", "", "", _adapter_params(runs), {}),
@@ -217,84 +222,87 @@ def _create_pooled_row(
 
 
 def _adapter_params(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the params of a setting's adapter, from which the setting's name is formed."""
     params = runs[0].params if runs else {}
     return {key: value for key, value in params.items() if config_group(key) == config_group(FORMAT)}
 
 
 def collect_poolable_decisions(
     names: Sequence[str],
-    rows_by_set: Sequence[Sequence[TableRow]],
-    overlaps: _OverlapCounter,
+    rows_by_question_set: Sequence[Sequence[TableRow]],
+    overlap_counter: _OverlapCounter,
     weights: PoolingWeights,
 ) -> list[Decision]:
-    """Return a setting's comparison on each set of questions. Raises NotPaired if they cannot be
-    pooled.
+    """Return a setting's comparison on each set of questions. Raises NotPaired if pooling is
+    impossible.
     """
-    missing = [name for name, rows in zip(names, rows_by_set, strict=True) if not rows]
+    missing = [name for name, rows in zip(names, rows_by_question_set, strict=True) if not rows]
     if missing:
-        raise NotPaired(f"it has no run on {join_first_names(missing, 4)}")
+        raise NotPaired(f"the setting has no run on the questions of {join_first_names(missing, 4)}")
     decisions = []
-    for name, rows in zip(names, rows_by_set, strict=True):
+    for name, rows in zip(names, rows_by_question_set, strict=True):
         if len(rows) > 1:
             several = join_first_names([row.run.job_id for row in rows], 3)
             raise NotPaired(
-                f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+                f"the setting has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
             )
         (row,) = rows
         if row.effect is None:
             raise NotPaired(f"on {name}: {row.note or 'it was not compared'}")
         if row.effect.method == Method.fisher:
-            raise NotPaired(f"on {name} it is not paired")
+            raise NotPaired(f"the comparison on {name} is unpaired")
         if row.effect.method == Method.sequential:
-            raise NotPaired(f"on {name} it stopped early, and a test for a single look does not hold there")
+            raise NotPaired(f"the run on {name} stopped early, so a fixed-sample test is not valid")
         if row.effect.method == Method.over_seeds:
-            raise NotPaired(f"on {name} it is a mean over seeds, and these are not pooled")
+            raise NotPaired(f"the result on {name} is a mean over seeds, which --pool does not support")
         if row.effect.n == 0:
-            raise NotPaired(f"on {name} no question was answered")
+            raise NotPaired(f"no question of {name} was answered")
         decisions.append(row.effect)
     check_poolable_means([decision.test for decision in decisions], weights)
-    for (first, first_rows), (second, second_rows) in combinations(zip(names, rows_by_set, strict=True), 2):
-        shared = overlaps.count_shared(first_rows[0], second_rows[0])
+    for (first, first_rows), (second, second_rows) in combinations(
+        zip(names, rows_by_question_set, strict=True), 2
+    ):
+        shared = overlap_counter.count_shared_questions(first_rows[0], second_rows[0])
         if shared:
             raise NotPaired(
-                f"{first} and {second} have {shared:,} questions in common, which would count "
-                "twice: choose one of them with --where"
+                f"{first} and {second} share {shared:,} questions, which would count twice. "
+                "Select one of the sets with --where"
             )
     return decisions
 
 
 def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
-    """Raise NotPaired if several tasks have tests of means that cannot be pooled."""
+    """Raise NotPaired if the tests of means cannot be pooled."""
     means = [test for test in tests if isinstance(test, MeanFlipTest)]
     if not means:
         return
     if len(means) < len(tests):
-        raise NotPaired("only some of its sets have clusters of questions or several answers to each")
+        raise NotPaired("clusters or several answers per question exist in only some sets of questions")
     if len({test.by for test in means}) > 1:
         fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
-        raise NotPaired(f"its sets have different clusters: {fields}")
+        raise NotPaired(f"the sets of questions are clustered by different fields: {fields}")
     if len({test.samples for test in means}) > 1:
         counts = ", ".join(str(test.samples) for test in means)
-        raise NotPaired(f"its sets have different numbers of answers to each question: {counts}")
+        raise NotPaired(f"the number of answers per question differs between the sets: {counts}")
     if weights is PoolingWeights.tasks and len({len(test.differences) for test in means}) > 1:
         raise NotPaired(
-            "its sets have different sizes, and a cluster of several sets would count differently "
-            "in each: use --pool questions"
+            "the sets differ in size, so clusters would have unequal weights. Use --pool questions"
         )
 
 
 class _OverlapCounter:
-    """Counts the questions that two sets share. Reads the samples of each baseline once."""
+    """Counts the questions that two sets have in common, with cached samples."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.questions_of: dict[str, set[tuple[str | None, ...]]] = {}
         self.counts: dict[tuple[str, str], int] = {}
 
-    def count_shared(self, compared: TableRow, other_compared: TableRow) -> int:
-        """Return the number of shared questions; 0 if they are a negligible fraction of both sets."""
-        bases = [(row.baseline or row).run for row in (compared, other_compared)]
+    def count_shared_questions(self, table_row: TableRow, other_table_row: TableRow) -> int:
+        """Return the number of questions that two sets share.
+
+        Returns 0 if the shared questions are a negligible fraction of both sets.
+        """
+        bases = [(row.baseline or row).run for row in (table_row, other_table_row)]
         key = bases[0].run_id, bases[1].run_id
         if key not in self.counts:
             questions, other_questions = map(self._load_questions, bases)
@@ -314,7 +322,6 @@ class _OverlapCounter:
 
 
 def pool_comparisons(decisions: Sequence[Decision], weights: PoolingWeights) -> RunComparison:
-    """Pool a setting's comparisons on all sets of questions into one."""
     whole = pool_tests([effect.test for effect in decisions], weights)
     if not any(effect.ends for effect in decisions):
         return RunComparison(whole)
@@ -343,9 +350,8 @@ def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
     )
 
 
-def single_set_findings_note(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
-    """Return a note on sets of questions on which a setting alone is significantly worse or better."""
-    ordered = sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value)
+def create_contradiction_note(decisions: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
+    ordered = sorted(zip(decisions, names, strict=True), key=lambda pair: pair[0].value)
     shown = {
         name: effect
         for effect, name in ordered
@@ -354,10 +360,7 @@ def single_set_findings_note(effects: Sequence[Decision], names: Sequence[str]) 
     return (note("by_themselves", names=shown),) if shown else ()
 
 
-def _contradicts_pooled(set_decision: Decision, pooled: Decision) -> bool:
-    """Whether one set of questions has another finding than the pooled sets, or a loss beyond the
-    margin.
-    """
+def _is_contradicting_pooled_result(set_decision: Decision, pooled: Decision) -> bool:
     is_beyond = (
         set_decision.verdict is MarginVerdict.worse_by_more
         and pooled.verdict is not MarginVerdict.worse_by_more

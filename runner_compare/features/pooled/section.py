@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_compare.features.pooled.compute import PooledTable
-from runner_compare.features.pooled.render import pooled_csv_lines, pooled_part, pooled_record
+from runner_compare.features.pooled.render import build_pooled_csv_lines, build_pooled_part, pooled_record
 from runner_compare.model.comparison import Comparison, ReportPart
 from runner_compare.section import Section
 
 
 @dataclass
 class ComparisonPooledTables:
-    """Holds the pooled tables: one for accuracies, one for likelihoods."""
+    """Stores the pooled tables of a comparison."""
 
     tables: list[PooledTable] = field(default_factory=list)
 
@@ -22,7 +22,9 @@ class PooledSection(Section):
     """Report section with verdicts pooled over several tasks."""
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
-        return [pooled_part(table) for table in comparison.get_section_data(ComparisonPooledTables).tables]
+        return [
+            build_pooled_part(table) for table in comparison.get_section_data(ComparisonPooledTables).tables
+        ]
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
         tables = comparison.get_section_data(ComparisonPooledTables).tables
@@ -32,7 +34,7 @@ class PooledSection(Section):
         return [
             line
             for table in comparison.get_section_data(ComparisonPooledTables).tables
-            for line in pooled_csv_lines(table)
+            for line in build_pooled_csv_lines(table)
         ]
 
 

@@ -9,10 +9,10 @@ from runner_base import Column, ColumnUse, Picture
 from runner_compare.metrics import ENDS
 from runner_compare.metrics.likelihoods import KL, LOSS
 from runner_compare.model.data import ABSENT, Run, Table, TableRow
-from runner_compare.render.columns import naming_columns_of_rows
-from runner_compare.render.labels import short_row_names
+from runner_compare.render.columns import build_row_name_columns_for
+from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals
-from runner_compare.render.pictures import format_pane
+from runner_compare.render.pictures import draw_front_and_grid
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics.position_loss import CELL, list_bin_positions
 
@@ -21,29 +21,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LETTERS = 36  # of a value in a name
-WORDS = {LOSS: "loss, nats a token", KL: "KL to the reference, nats a token"}
-PlacesOf = Callable[[Mapping[str, float]], Sequence[int]]
-AXIS = "tokens before, in bins of powers of two"
-TITLE = "by position: how many tokens stand before, with 95 % intervals over texts"
+WORDS = {LOSS: "loss, nats per token", KL: "KL divergence from the reference, nats per token"}
+XValueLister = Callable[[Mapping[str, float]], Sequence[int]]
+AXIS = "position (number of preceding tokens, in bins of powers of two)"
+TITLE = "loss by position (number of preceding tokens), with 95 % intervals over documents"
 
 
-def loss_pictures(table: Table, name: str, cell: str, list_cells: PlacesOf, axis_label: str) -> list[Picture]:
-    """Return the picture of loss by position or context length; [] below two cells."""
-    rows = [row for row in table.rows if len(list_cells(row.run.metrics)) > 1]
+def create_loss_pictures(
+    table: Table, name: str, key_prefix: str, list_x_values: XValueLister, axis_label: str
+) -> list[Picture]:
+    """Create the plot of loss by position or context length.
+
+    Returns [] if no row has at least two positions or lengths.
+    """
+    rows = [row for row in table.rows if len(list_x_values(row.run.metrics)) > 1]
     if not rows:
         return []
-    title = (
-        f"loss over the {axis_label}; bars: 95 % intervals over texts, each by itself; hollow: the baseline"
-    )
-    return [Picture(name, title, lambda: draw_loss_by_cell(rows, table.keys, cell, list_cells, axis_label))]
+    title = f"loss by {axis_label}. Bars show 95 % intervals over documents. Hollow markers show the baseline"
+    return [
+        Picture(
+            name, title, lambda: draw_loss_curves(rows, table.keys, key_prefix, list_x_values, axis_label)
+        )
+    ]
 
 
-def draw_loss_by_cell(
-    rows: Sequence[TableRow], keys: Sequence[str], cell: str, list_cells: PlacesOf, axis_label: str
+def draw_loss_curves(
+    rows: Sequence[TableRow],
+    keys: Sequence[str],
+    key_prefix: str,
+    list_x_values: XValueLister,
+    axis_label: str,
 ) -> Figure:
-    """Draw the loss over cells (positions or contexts) and, if measured, the KL divergence in a
-    second pane.
-    """
+    """Draw the loss by position or context length, with the KL divergence in a second plot if measured."""
     from matplotlib.figure import Figure
 
     members = rows[:MAX_LINES]
@@ -51,13 +60,13 @@ def draw_loss_by_cell(
         key
         for key in WORDS
         if any(
-            f"{key}{cell}{position}" in row.run.metrics
+            f"{key}{key_prefix}{position}" in row.run.metrics
             for row in members
-            for position in list_cells(row.run.metrics)
+            for position in list_x_values(row.run.metrics)
         )
     ]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(metrics)), layout="constrained")
-    names = short_row_names(members, keys, MAX_LETTERS) if keys else [""] * len(members)
+    names = shorten_row_names(members, keys, MAX_LETTERS) if keys else [""] * len(members)
     panes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
     for pane, key in zip(panes, metrics, strict=True):
         for number, (row, name) in enumerate(zip(members, names, strict=True)):
@@ -66,11 +75,11 @@ def draw_loss_by_cell(
                 row,
                 number,
                 name,
-                [f"{key}{{}}{cell}{position}" for position in list_cells(row.run.metrics)],
+                [f"{key}{{}}{key_prefix}{position}" for position in list_x_values(row.run.metrics)],
             )
         pane.set_ylabel(WORDS[key])
-        format_pane(pane)
-    places = sorted({position for row in members for position in list_cells(row.run.metrics)})
+        draw_front_and_grid(pane)
+    places = sorted({position for row in members for position in list_x_values(row.run.metrics)})
     panes[-1].set_xscale("log", base=2)
     panes[-1].set_xticks(places, [f"{position:,}" for position in places])
     panes[-1].minorticks_off()
@@ -82,14 +91,15 @@ def draw_loss_by_cell(
     return figure
 
 
-def _draw_row_line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]) -> None:
-    """Draw a row's values with their intervals. `keys` are metric keys with a placeholder for
-    interval ends.
+def _draw_row_line(axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]) -> None:
+    """Draw a row's values with their intervals.
+
+    `keys` are metric keys with a placeholder for the end of the interval.
     """
     metrics = row.run.metrics
     points = [(int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS]) for key in keys]
     known = [(x, middle, low, high) for x, (middle, low, high) in points if middle is not None]
-    draw_line_with_intervals(pane, number, name, known, row.is_baseline)
+    draw_line_with_intervals(axes, line_index, label, known, row.is_baseline)
 
 
 def _format_cell(run: Run, key: str, number_format: str, first: int) -> str:
@@ -101,8 +111,7 @@ def format_bin_range(first_position: int) -> str:
     return f"{first_position:,}" if first_position == 1 else f"{first_position:,}–{2 * first_position - 1:,}"
 
 
-def position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table of loss by position, one line per bin."""
+def build_position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for first in list_bin_positions(metrics):
         cell = f"/{CELL}{first}"
@@ -118,12 +127,11 @@ def position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     return lines
 
 
-def position_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of loss by position for all rows, one line per bin."""
+def build_position_tables(table: Table) -> dict[str, list[Column]]:
     lines = [(row, first) for row in table.rows for first in list_bin_positions(row.run.metrics)]
     if not lines:
         return {}
-    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    columns = build_row_name_columns_for(table, [row for row, _ in lines])
     columns.append(
         Column("tokens before", [format_bin_range(first) for _, first in lines], use=ColumnUse.setting)
     )

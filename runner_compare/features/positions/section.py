@@ -1,9 +1,9 @@
-"""Section with loss and KL divergence by position: how many tokens precede a token in its window."""
+"""Report section with loss and KL divergence by position in the window."""
 
 from __future__ import annotations
 
 from runner_base import Column, Picture
-from runner_compare.features.positions.render import AXIS, loss_pictures, position_tables
+from runner_compare.features.positions.render import AXIS, build_position_tables, create_loss_pictures
 from runner_compare.model.data import Table
 from runner_compare.section import Section
 from runner_compare.statistics.position_loss import CELL, list_bin_positions
@@ -13,13 +13,13 @@ class Positions(Section):
     """Report section with the loss by position."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return position_tables(table)
+        return build_position_tables(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}
 
     def pictures(self, table: Table) -> list[Picture]:
-        return loss_pictures(table, "positions", f"/{CELL}", list_bin_positions, AXIS)
+        return create_loss_pictures(table, "positions", f"/{CELL}", list_bin_positions, AXIS)
 
 
 SECTION = Positions()

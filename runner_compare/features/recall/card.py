@@ -16,13 +16,13 @@ from typing import Any
 from runner_base import Result, Sample, write_text_atomically
 from runner_base.drawing import draw_in_child_process, draw_missing_plots, save_plots
 from runner_compare.features.recall.compute import RecallFindings
-from runner_compare.features.recall.render.pictures import job_recall_pictures, to_plot_data
+from runner_compare.features.recall.render.pictures import create_job_recall_pictures, to_plot_data
 from runner_compare.features.recall.render.recall_text import (
+    build_effective_length_rows,
+    build_length_depth_rows,
     describe_effective_length,
-    effective_length_rows,
-    effective_length_sentence,
-    length_depth_rows,
-    lost_depth_sentences,
+    format_effective_length_sentence,
+    format_lost_depth_sentences,
 )
 from runner_compare.features.recall.render.tables import BY_DEPTH, effective_length_title
 from runner_compare.model.outcomes import QuestionOutcome
@@ -35,7 +35,7 @@ CURVE = "recall_by_length"
 
 @dataclass(frozen=True)
 class RecallCard:
-    """Recall results of one job for its report; empty without answers."""
+    """Recall results in a job's report. Without answers, the results are empty."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class RecallCard:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], margin_points: float, title: str) -> RecallCard:
-        """Compute the recall results of samples, with a margin in percentage points.
+        """Compute the recall results of samples. The margin is in percentage points.
 
         Samples that ended in an error do not count as answers.
         """
@@ -60,14 +60,14 @@ class RecallCard:
             ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
             metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
             facts = {"effective_length": f"{describe_effective_length(found)}, {within}"}
-        tables = {BY_DEPTH: length_depth_rows(findings)}
-        if by_kind := effective_length_rows(findings):
+        tables = {BY_DEPTH: build_length_depth_rows(findings)}
+        if by_kind := build_effective_length_rows(findings):
             tables[effective_length_title(findings.margin, "by kind")] = by_kind
         return cls(
             metrics,
             facts,
             {name: [*rows] for name, rows in tables.items()},
-            [effective_length_sentence(findings), *lost_depth_sentences(findings)],
+            [format_effective_length_sentence(findings), *format_lost_depth_sentences(findings)],
             {CURVE: [(length.length, length.share) for length in findings.length_recalls]},
             vars(to_plot_data(findings, title)),
         )
@@ -80,7 +80,6 @@ class RecallCard:
         result.notes += self.notes
 
     def save(self, folder: Path, draw_pictures: bool) -> None:
-        """Write the plot data into a job's folder, and optionally draw the pictures."""
         if self.drawn:
             write_text_atomically(folder / POINTS, json.dumps(self.drawn, indent=1) + "\n")
             if draw_pictures:
@@ -93,4 +92,4 @@ class RecallCard:
 
 
 if __name__ == "__main__":
-    save_plots(Path(sys.argv[1]) / POINTS, job_recall_pictures)
+    save_plots(Path(sys.argv[1]) / POINTS, create_job_recall_pictures)

@@ -16,18 +16,18 @@ from runner_compare.model.compared_parts import (
     pair_rows_with_baselines,
 )
 from runner_compare.model.data import Table, TableRow
-from runner_compare.model.error_families import ErrorFamily, row_error_families
+from runner_compare.model.error_families import ErrorFamily, list_row_error_families
 from runner_compare.model.mean_pairs import Pairs
 from runner_compare.model.outcomes import Answers, QuestionOutcome, RecallPosition
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, Decision, MeanFlipTest, RunComparison, accuracy_interval
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
+    compute_recall_loss_tests,
     find_effective_length,
-    one_sided_length_tests,
 )
 from runner_compare.statistics.effects import Test
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
+from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
 
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
@@ -38,7 +38,7 @@ JOB_MARGIN = "task.margin"  # in points
 
 MARGIN = 0.1  # the loss of recall that is accepted, unless the user names another
 
-Key = tuple[str, float | None, str | None, int]
+OutcomeKey = tuple[str, float | None, str | None, int]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class RecallFindings:
 
     @cached_property
     def depths(self) -> list[float]:
-        """Depths (positions in the text) that questions ask about."""
+        """Depths (relative positions of needles in the text) that the questions cover."""
         return sorted({asked.depth for asked in self._positions if asked.depth is not None})
 
     @cached_property
     def length_recalls(self) -> list[LengthRecall]:
         """Recall at each text length, shortest first."""
-        return recall_by_length(self.outcomes)
+        return compute_recall_by_length(self.outcomes)
 
     @cached_property
     def effective_length(self) -> EffectiveLength | None:
@@ -99,13 +99,14 @@ class RecallFindings:
 
     @property
     def significance_levels(self) -> tuple[float, float]:
-        """Significance levels for showing that recall at a length is lost, and that it is kept."""
+        """Significance levels of two tests: for a recall loss, and for the absence of a loss."""
         return ALPHA / self.settings, ALPHA / (self.sharing or self.settings)
 
     @cached_property
     def effective_length_by_kind(self) -> dict[str, EffectiveLength | None]:
-        """Effective context length for each kind of question, with simultaneous intervals; {} for
-        one kind.
+        """Effective context length per kind of question, with simultaneous intervals.
+
+        The mapping is empty if there is only one kind.
         """
         if len(self.question_kinds) < 2:
             return {}
@@ -115,7 +116,7 @@ class RecallFindings:
         }
         level = ALPHA / self.settings / len(self.question_kinds)
         return {
-            kind: compute_effective_length(recall_by_length(outcomes), self.margin, level)
+            kind: compute_effective_length(compute_recall_by_length(outcomes), self.margin, level)
             for kind, outcomes in own.items()
         }
 
@@ -144,21 +145,19 @@ class RecallFindings:
 
     @cached_property
     def is_clustered_by_haystack(self) -> bool:
-        """Whether haystack texts are the clusters, so that results generalize to other haystacks."""
+        """Whether each haystack is a cluster. If so, results generalize to other haystacks."""
         return any(outcome.is_clustered_by_text for outcome in self.outcomes)
 
     @property
     def is_too_low(self) -> bool:
-        """Whether recall at the shortest length may be below the margin, so that no loss can be
-        shown.
-        """
+        """Whether recall at the shortest length is too low to detect a loss of the margin."""
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
     def needed_questions(self) -> int:
-        """Approximate number of questions per length that would decide the first undecided length.
+        """Estimated number of questions per length that would decide the first undecided length.
 
-        It assumes that no recall is lost there.
+        The estimate assumes that no recall is lost there.
         """
         level = self.significance_levels[1]
         at_least = math.floor(math.log(level / 2) / math.log(1 - self.margin)) + 1
@@ -166,11 +165,12 @@ class RecallFindings:
         undecided = found is not None and self.length_recalls[found.reached + 1].against_shortest
         if not undecided or not undecided.test.can_plan:
             return at_least
-        return max(at_least, undecided.test.sample_size_for_margin(self.margin, level) or at_least)
+        return max(at_least, undecided.test.plan_sample_size_for_margin(self.margin, level) or at_least)
 
     def recall_at(self, length: int, depth: float | None) -> CellRecall | None:
-        """Return the recall at a length and depth (None: questions without a single depth); None
-        without questions.
+        """Return the recall at one length and depth, or None without questions.
+
+        `depth=None` selects questions without a single depth.
         """
         return _cell_recall(
             [
@@ -181,7 +181,6 @@ class RecallFindings:
         )
 
     def recall_of_kind(self, kind: str, length: int) -> CellRecall | None:
-        """Return the recall for one kind of question at a text length."""
         return _cell_recall(
             [outcome for outcome in self.outcomes if outcome.recall and outcome.recall[:2] == (kind, length)]
         )
@@ -196,25 +195,24 @@ def _cell_recall(outcomes: Sequence[QuestionOutcome]) -> CellRecall | None:
     return CellRecall(len(shares), math.fsum(shares)) if shares else None
 
 
-def recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[LengthRecall]:
-    """Return the recall at each text length, each compared with the shortest length."""
+def compute_recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[LengthRecall]:
     of_length: dict[int, list[QuestionOutcome]] = {}
     for outcome in outcomes:
         if outcome.recall is not None:
             of_length.setdefault(outcome.recall.length, []).append(outcome)
     lengths = sorted(of_length)
-    return [_recall_at_length(length, of_length[length], of_length[lengths[0]]) for length in lengths]
+    return [_compute_recall_at_length(length, of_length[length], of_length[lengths[0]]) for length in lengths]
 
 
-def _recall_at_length(
+def _compute_recall_at_length(
     length: int, outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> LengthRecall:
-    shares, families = [outcome.accuracy for outcome in outcomes], answer_clusters(outcomes)
+    shares, families = [outcome.accuracy for outcome in outcomes], list_answer_clusters(outcomes)
     low, high = accuracy_interval(shares, families)
     compared = None
     if outcomes is not shortest_outcomes:
-        pairs = pair_with_shortest(outcomes, shortest_outcomes)
-        compared = compare_with_cut_off_bounds(_create_length_test, pairs) if pairs else None
+        pairs = pair_with_shortest_length(outcomes, shortest_outcomes)
+        compared = compare_with_truncation_bounds(_create_length_test, pairs) if pairs else None
     return LengthRecall(
         length=length,
         answers=len(outcomes),
@@ -227,27 +225,30 @@ def _recall_at_length(
     )
 
 
-def answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
-    """Return the cluster of each answer, or None for each if no cluster has several answers."""
+def list_answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
+    """Return the cluster of each answer.
+
+    All clusters are None if each cluster has a single answer.
+    """
     clusters = [outcome.cluster for outcome in outcomes]
     if None in clusters or len(set(clusters)) == len(clusters):
         return [None] * len(clusters)
     return clusters
 
 
-def pair_with_shortest(
+def pair_with_shortest_length(
     outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> Pairs:
-    """Pair answers at a length with the answers to the same questions and depths at the shortest
-    length.
-    """
-    keyed, base = _key_outcomes(outcomes), _key_outcomes(shortest_outcomes)
+    keyed, base = _index_outcomes(outcomes), _index_outcomes(shortest_outcomes)
     return [(outcome, base[key]) for key, outcome in keyed.items() if key in base]
 
 
-def _key_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
-    """Map answers by question kind, depth and question. Equal keys are numbered in order."""
-    keyed: dict[Key, QuestionOutcome] = {}
+def _index_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[OutcomeKey, QuestionOutcome]:
+    """Index outcomes by question kind, depth and question.
+
+    Repeated questions get consecutive numbers.
+    """
+    keyed: dict[OutcomeKey, QuestionOutcome] = {}
     counts: dict[tuple[str, float | None, str | None], int] = {}
     for outcome in outcomes:
         assert outcome.recall is not None
@@ -258,8 +259,7 @@ def _key_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutc
 
 
 def _create_length_test(pairs: Pairs) -> Test:
-    """Create the test of answers at one text length against those at the shortest length."""
-    families = answer_clusters([own for own, _ in pairs])
+    families = list_answer_clusters([own for own, _ in pairs])
     samples = max(outcome.num_answers for pair in pairs for outcome in pair)
     if families[0] is None and samples == 1:
         return create_mcnemar_test(pairs)
@@ -275,7 +275,7 @@ def _create_length_test(pairs: Pairs) -> Test:
 
 
 def compute_effective_length(
-    lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, kept_alpha: float | None = None
+    lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, no_loss_alpha: float | None = None
 ) -> EffectiveLength | None:
     """Return the effective context length, or None if it cannot be determined.
 
@@ -288,29 +288,28 @@ def compute_effective_length(
     ):
         return None
     compared = [length.against_shortest for length in lengths if length.against_shortest is not None]
-    tests = [one_sided_length_tests(against.test, margin, against.ends) for against in compared]
-    return find_effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
+    tests = [compute_recall_loss_tests(against.test, margin, against.ends) for against in compared]
+    return find_effective_length([length.length for length in lengths], tests, alpha, no_loss_alpha)
 
 
 def divide_error_rate(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
-    """Adjust significance levels so that the effective lengths of all settings hold jointly with
-    95 %.
+    """Divide the error rate among the effective lengths of all settings.
 
-    Settings that are shown to reach every length pass their part of the level to the others.
+    All intervals then hold simultaneously with 95 % confidence. Settings without a loss at any
+    length pass their part of the error rate to the others.
     """
     count = sharing = max(1, len(findings))
     while True:
-        left = max(1, count - sum(_reaches_all_lengths(own, count, sharing) for own in findings.values()))
+        left = max(1, count - sum(_has_no_recall_loss(own, count, sharing) for own in findings.values()))
         if left == sharing:
             break
         sharing = left
     return {name: replace(own, settings=count, sharing=sharing) for name, own in findings.items()}
 
 
-def _reaches_all_lengths(findings: RecallFindings, settings: int, sharing: int) -> bool:
-    """Whether recall is shown to be kept at every length, at levels that settings share."""
+def _has_no_recall_loss(findings: RecallFindings, num_settings: int, num_sharing: int) -> bool:
     found = compute_effective_length(
-        findings.length_recalls, findings.margin, ALPHA / settings, ALPHA / sharing
+        findings.length_recalls, findings.margin, ALPHA / num_settings, ALPHA / num_sharing
     )
     return found is not None and found.reached == len(found.lengths) - 1
 
@@ -323,18 +322,17 @@ class TableRecall:
     compared: dict[str, dict[int, Decision]] = field(default_factory=dict)  # by run id and length
 
 
-def recall_rows(table: Table) -> list[TableRow]:
-    """Return the table rows of task=recall jobs."""
+def list_recall_rows(table: Table) -> list[TableRow]:
     findings = table.get_section_data(TableRecall).findings
     return [row for row in table.rows if row.run.run_id in findings]
 
 
 def table_margin(table: Table) -> float:
-    """Return the margin for the effective lengths of a table, as a fraction."""
+    """Return the margin of a table's effective lengths, as a fraction."""
     return next(iter(table.get_section_data(TableRecall).findings.values())).margin
 
 
-def recorded_margin(table: Table) -> float:
+def get_recorded_margin(table: Table) -> float:
     """Return the margin that all jobs of a table recorded; the default if they differ."""
     recorded = {row.run.get_value(JOB_MARGIN) for row in table.rows}
     if len(recorded) > 1 or None in recorded:
@@ -348,7 +346,7 @@ def compute_recall(table: Table, reader: Reader) -> None:
     if not table.has_accuracies or not any(RECALL in row.run.metrics for row in table.rows):
         return
     answers = load_row_answers(table, reader, lambda outcome: outcome.recall is not None)
-    margin = recorded_margin(table)
+    margin = get_recorded_margin(table)
     kept.findings = divide_error_rate(
         {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
     )
@@ -360,8 +358,11 @@ def compute_recall(table: Table, reader: Reader) -> None:
     kept.compared = decide_subsets(compared)
 
 
-def recall_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the families of recall statements that share one error rate."""
+def list_recall_error_families(table: Table) -> list[ErrorFamily]:
+    """Return the groups of recall comparisons that share a family-wise error rate.
+
+    The results of a family share one family-wise error rate.
+    """
     kept = table.get_section_data(TableRecall)
     findings = [*kept.findings.values()]
     if not findings:
@@ -373,7 +374,7 @@ def recall_error_families(table: Table) -> list[ErrorFamily]:
         "depths": sum(len(own.lost_depths) for own in findings),
     }
     return [
-        *row_error_families(table),
+        *list_row_error_families(table),
         *(ErrorFamily(what, count) for what, count in counts.items() if count),
     ]
 
@@ -389,7 +390,7 @@ def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
         share = 0.0
     if not 0 < share < 1:
         raise ConfigError(
-            "must be more than 0 and less than 100 points of recall, e.g. 10",
+            "the margin must be above 0 and below 100 points of recall, e.g. 10",
             key=OPTION,
             value=margin_points,
             code="bad_value",
@@ -397,10 +398,7 @@ def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
     kept = [table.get_section_data(TableRecall) for table in tables]
     if not any(of_table.findings for of_table in kept):
         raise ConfigError(
-            "no job among these asked for something in long texts",
-            key=OPTION,
-            value=margin_points,
-            code="empty",
+            "none of the selected jobs is a task=recall job", key=OPTION, value=margin_points, code="empty"
         )
     for of_table in kept:
         of_table.findings = divide_error_rate(
@@ -409,7 +407,10 @@ def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
 
 
 def _group_by_length(answers: Answers) -> dict[int, Answers]:
-    """Group answers by text length. Drops cluster labels if every cluster has a single answer."""
+    """Group answers by text length.
+
+    Clusters with a single answer each are removed.
+    """
     by_length: dict[int, Answers] = {}
     for question, outcome in answers.items():
         if outcome.recall is not None:
@@ -417,7 +418,9 @@ def _group_by_length(answers: Answers) -> dict[int, Answers]:
     return {
         length: {
             question: outcome._replace(cluster=family)
-            for (question, outcome), family in zip(own.items(), answer_clusters([*own.values()]), strict=True)
+            for (question, outcome), family in zip(
+                own.items(), list_answer_clusters([*own.values()]), strict=True
+            )
         }
         for length, own in by_length.items()
     }

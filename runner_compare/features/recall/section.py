@@ -10,16 +10,16 @@ from runner_base import Column, Picture
 from runner_compare.features.recall.compute import (
     TableRecall,
     compute_recall,
-    recall_error_families,
-    recall_rows,
+    list_recall_error_families,
+    list_recall_rows,
 )
-from runner_compare.features.recall.render.pictures import recall_pictures
+from runner_compare.features.recall.render.pictures import create_row_recall_pictures
 from runner_compare.features.recall.render.recall_text import recall_record
 from runner_compare.features.recall.render.tables import (
-    recall_legend,
-    recall_sentences,
-    recall_tables,
-    short_recall_sentences,
+    build_recall_tables,
+    format_recall_legend,
+    format_recall_sentences,
+    format_short_recall_sentences,
     short_recall_tables,
 )
 from runner_compare.model.data import Table, TableRow
@@ -36,23 +36,23 @@ class Recall(Section):
         compute_recall(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return recall_tables(table) if table.get_section_data(TableRecall).findings else {}
+        return build_recall_tables(table) if table.get_section_data(TableRecall).findings else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return recall_sentences(table)
+        return format_recall_sentences(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return short_recall_tables(table) if table.get_section_data(TableRecall).findings else {}
 
     def short_sentences(self, table: Table) -> list[str]:
-        return short_recall_sentences(table)
+        return format_short_recall_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        return recall_legend(table) if table.get_section_data(TableRecall).findings else ""
+        return format_recall_legend(table) if table.get_section_data(TableRecall).findings else ""
 
     def table_record(self, table: Table) -> dict[str, Any]:
         return (
-            error_families_record(recall_error_families(table))
+            error_families_record(list_recall_error_families(table))
             if table.get_section_data(TableRecall).findings
             else {}
         )
@@ -82,9 +82,9 @@ class Recall(Section):
         } | lengths
 
     def pictures(self, table: Table) -> list[Picture]:
-        rows = recall_rows(table)
+        rows = list_recall_rows(table)
         findings = table.get_section_data(TableRecall).findings
-        return recall_pictures([(row, findings[row.run.run_id]) for row in rows], table.keys)
+        return create_row_recall_pictures([(row, findings[row.run.run_id]) for row in rows], table.keys)
 
 
 SECTION = Recall()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.features.thinking.compute import costs_per_correct_answer
+from runner_compare.features.thinking.compute import compute_costs_per_correct
 from runner_compare.model.data import ENGINE, Run, Table
 from runner_compare.statistics.token_costs import Estimate
 
@@ -20,7 +20,7 @@ class TableCostEstimates:
 
 
 def should_show_costs(table: Table) -> bool:
-    """Whether to show costs: a table has several engines, or energy or money is known."""
+    """Return True if a table has several engines, or a cost in energy or money."""
     known = any(row.run.metrics.keys() & {COUNTED, "cost_usd"} for row in table.rows)
     return table.has_accuracies and (known or len(set(row_engines(table))) > 1)
 
@@ -30,9 +30,8 @@ def row_engines(table: Table) -> list[str]:
     return [row.run.get_value(ENGINE) or A_SERVER for row in table.rows]
 
 
-def all_costs_per_correct_answer(run: Run) -> dict[str, float]:
-    """Return a run's known costs per correct answer: tokens, time, money, energy."""
-    metrics, by_answers = run.metrics, costs_per_correct_answer(run)
+def compute_all_costs_per_correct(run: Run) -> dict[str, float]:
+    metrics, by_answers = run.metrics, compute_costs_per_correct(run)
     costs = {
         "seconds": metrics.get("right_answer_s"),
         "tokens": by_answers.get("tokens"),

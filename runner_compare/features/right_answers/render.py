@@ -7,17 +7,17 @@ from runner_compare.features.right_answers.compute import (
     COUNTED,
     SERVER,
     TableCostEstimates,
-    all_costs_per_correct_answer,
+    compute_all_costs_per_correct,
     row_engines,
 )
 from runner_compare.features.thinking.compute import count_correct_answers
-from runner_compare.features.thinking.render import format_cost, metric_column
+from runner_compare.features.thinking.render import build_metric_column, format_cost
 from runner_compare.model.data import Run, Table
-from runner_compare.render.columns import format_accuracy, naming_columns
+from runner_compare.render.columns import build_row_name_columns, format_accuracy
 from runner_compare.render.findings import join_words
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 
-TITLE = "what a right answer costs, with the wrong ones"
+TITLE = "cost per correct answer (cost of all answers divided by the number of correct answers)"
 OF_JOBS = (COUNTED, "energy_prefill_j", "energy_decode_j", "idle_w")
 HEADS = {"seconds": "s", "tokens": "tokens", "money": "money", "joules": "J"}
 NAMES = {"seconds": "time", "tokens": "tokens", "money": "money", "joules": "energy"}
@@ -28,14 +28,11 @@ LEGEND = (
 )
 
 
-def cost_table_columns(table: Table) -> list[Column]:
-    """Return the columns of time, tokens, money and joules per correct answer, and of a row's
-    energy.
-    """
+def build_cost_table_columns(table: Table) -> list[Column]:
     rows = table.rows
-    costs = [all_costs_per_correct_answer(row.run) for row in rows]
+    costs = [compute_all_costs_per_correct(row.run) for row in rows]
     estimates = [table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
-    shown, engines = naming_columns(table), row_engines(table)
+    shown, engines = build_row_name_columns(table), row_engines(table)
     if len(set(engines)) > 1:
         shown.append(Column("engine", engines, False, use=ColumnUse.setting))
     shown.append(Column("accuracy", list(map(format_accuracy, rows)), use=ColumnUse.result))
@@ -47,19 +44,18 @@ def cost_table_columns(table: Table) -> list[Column]:
         ]
         shown.append(Column(f"{head} /right\nanswer", cells, use=ColumnUse.result))
     return shown + [
-        metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)
+        build_metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)
     ]
 
 
-def missing_cost_sentences(table: Table) -> list[str]:
-    """Return sentences on rows with unknown costs and the reasons; [] if all are known."""
+def format_missing_cost_sentences(table: Table) -> list[str]:
     missing: dict[str, dict[str, list[str]]] = {}  # names of rows, by cost and reason
-    costs = [all_costs_per_correct_answer(row.run) for row in table.rows]
+    costs = [compute_all_costs_per_correct(row.run) for row in table.rows]
     for key in HEADS:
         for row, cost in zip(table.rows, costs, strict=True):
             if key not in cost:
-                names = missing.setdefault(key, {}).setdefault(missing_cost_reason(row.run, key), [])
-                names.append(row_name(row, table.keys))
+                names = missing.setdefault(key, {}).setdefault(explain_missing_cost(row.run, key), [])
+                names.append(format_row_name(row, table.keys))
     if not missing:
         return []
     parts = []
@@ -68,20 +64,19 @@ def missing_cost_sentences(table: Table) -> list[str]:
     for key, rows_by_reason in missing.items():
         rows = [f"{join_first_names(names, MAX_NAMES)} ({why})" for why, names in rows_by_reason.items()]
         parts.append(f"{NAMES[key]} {_verb_form([NAMES[key]])} not known of {join_words(rows)}")
-    return [f"what a right answer costs: {'; '.join(parts)}"]
+    return [f"cost per correct answer: {'; '.join(parts)}"]
 
 
 def _verb_form(names: list[str]) -> str:
     return "are" if len(names) > 1 or names == [NAMES["tokens"]] else "is"
 
 
-def missing_cost_reason(run: Run, key: str) -> str:
-    """Return the reason why a cost per correct answer is unknown."""
+def explain_missing_cost(run: Run, key: str) -> str:
     if not count_correct_answers(run):
         return "no answer is right"
     is_on_server, is_counted = SERVER in run.params, COUNTED in run.metrics
     reasons = {
-        "seconds": "all its answers were reused, or an earlier version recorded them",
+        "seconds": "all answers were reused, or an earlier version ran the job",
         "tokens": "they were not counted",
         "money": (
             "no model.price_in and model.price_out"
@@ -91,9 +86,9 @@ def missing_cost_reason(run: Run, key: str) -> str:
             else "no energy was counted"
         ),
         "joules": (
-            "what a server uses is not counted here"
+            "energy used by a server is not measured"
             if is_on_server
-            else run.facts.get("energy") or "no counter of energy was read on its machine"
+            else run.facts.get("energy") or "the machine has no readable energy counter"
         ),
     }
     return reasons[key]

@@ -7,7 +7,7 @@ from typing import Any
 from runner_base import Column
 from runner_compare.features.right_answers.compute import (
     TableCostEstimates,
-    all_costs_per_correct_answer,
+    compute_all_costs_per_correct,
     should_show_costs,
 )
 from runner_compare.features.right_answers.intervals import estimate_costs
@@ -15,10 +15,10 @@ from runner_compare.features.right_answers.render import (
     LEGEND,
     OF_JOBS,
     TITLE,
-    cost_table_columns,
-    missing_cost_sentences,
+    build_cost_table_columns,
+    format_missing_cost_sentences,
 )
-from runner_compare.features.thinking.render import costs_record
+from runner_compare.features.thinking.render import build_costs_record
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -30,14 +30,14 @@ class CorrectAnswerCosts(Section):
     def compute(self, table: Table, reader: Reader) -> None:
         for row in table.rows if should_show_costs(table) else ():
             table.get_section_data(TableCostEstimates).of_rows[row.run.run_id] = estimate_costs(
-                row.run, reader, all_costs_per_correct_answer(row.run)
+                row.run, reader, compute_all_costs_per_correct(row.run)
             )
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return {TITLE: cost_table_columns(table)} if should_show_costs(table) else {}
+        return {TITLE: build_cost_table_columns(table)} if should_show_costs(table) else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return missing_cost_sentences(table) if should_show_costs(table) else []
+        return format_missing_cost_sentences(table) if should_show_costs(table) else []
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}
@@ -49,12 +49,13 @@ class CorrectAnswerCosts(Section):
         return LEGEND if should_show_costs(table) else ""
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return a row's energy and cost per correct answer as JSON data."""
         metrics = row.run.metrics
         energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
         estimates = table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {})
         costs = (
-            costs_record(all_costs_per_correct_answer(row.run), estimates) if should_show_costs(table) else {}
+            build_costs_record(compute_all_costs_per_correct(row.run), estimates)
+            if should_show_costs(table)
+            else {}
         )
         return {key: found for key, found in (("energy", energy), ("right_answer", costs)) if found}
 

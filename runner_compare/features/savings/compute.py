@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from runner_compare.features.token_costs.compute import mean_training_tokens, to_token_cells
+from runner_compare.features.token_costs.compute import build_token_cells, compute_mean_training_tokens
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Costs
 from runner_compare.statistics import ALPHA
@@ -52,15 +52,17 @@ def compute_saving(run: Run, base: Run, costs_by_run: Mapping[str, Sequence[Cost
     shared = sorted(set.intersection(*answered))
     if not shared:
         return None
-    training = (mean_training_tokens(run) or 0.0) - (mean_training_tokens(base) or 0.0)
-    run_cells, base_cells = to_token_cells(costs, shared), to_token_cells(base_costs, shared)
+    training = (compute_mean_training_tokens(run) or 0.0) - (compute_mean_training_tokens(base) or 0.0)
+    run_cells, base_cells = build_token_cells(costs, shared), build_token_cells(base_costs, shared)
     return TokenSaving.from_cells(
         replace(run_cells, clusters=run_cells.clusters or base_cells.clusters), base_cells, training
     )
 
 
 def graph_origin(run: Run) -> str:
-    """Return the origin of a run's agent graph: fixed, drawn, learned or given."""
+    """Return the origin of a run's agent graph: `fixed`, `drawn` (at random), `learned` or
+    `given`.
+    """
     if run.get_value("task.graph") not in NULL:
         return "given"
     if "true" in {(run.get_value(f"task.optimized_{kind}") or "").lower() for kind in KINDS}:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from runner_compare.features.cut_offs.render import finding_text
+from runner_compare.features.cut_offs.render import format_finding
 from runner_compare.features.savings.compute import KINDS, graph_origin
-from runner_compare.features.token_costs.render import estimate_record
+from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.model.data import Run, TableRow
-from runner_compare.render.effects import format_effect_parts, format_p_value
-from runner_compare.render.labels import name_sides, row_versus_baseline
+from runner_compare.render.effects import format_effect_and_interval, format_p_value
+from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
 
 
 def describe_graph(run: Run) -> str:
-    """Describe a run's agent graph: `the learned full_connected graph with 7 of 12 spatial edges`."""
+    """Describe a run's agent graph, e.g. `the learned mesh graph with 7 of 12 spatial edges`."""
     mode = run.get_value("task.mode") or "unknown"
     if mode == "direct_answer":
         return "one agent, without a graph"
@@ -33,17 +33,16 @@ def _describe_edges(run: Run, kind: str) -> str:
     return f"{after:g} of {before:g} {kind}" if before not in (None, after) else f"{after:g} {kind}"
 
 
-def saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
-    """Return a sentence on a row's token saving, also if the row saves nothing or costs more."""
+def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     assert row.baseline is not None
-    name, base_name, shared = name_sides(row, keys)
-    on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
+    name, base_name, shared = format_names_versus_baseline(row, keys)
+    on = f"on {saving.questions:,} questions that both runs answered{f', {shared}' if shared else ''}"
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     more = " more" if sign < 0 else ""
     figures = (
         (
-            f"{_format_amount(saving.both, sign)} tokens a question{more}, {100 * sign * saving.share:.1f} % (prompt "
-            f"{_format_amount(saving.prompt, sign)}, new "
+            f"{_format_amount(saving.both, sign)} tokens per question{more}, {100 * sign * saving.share:.1f} % "
+            f"(prompt {_format_amount(saving.prompt, sign)}, generated "
             f"{_format_amount(saving.new, sign)}; p={format_p_value(saving.p)}, "
             f"Holm {format_p_value(saving.p_holm)})"
         )
@@ -52,31 +51,35 @@ def saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     )
     found = {
         TokenFinding.saves: "saves",
-        TokenFinding.costs_more: "saves nothing, it costs",
+        TokenFinding.costs_more: "saves no tokens and costs",
         TokenFinding.open: "no saving is shown:",
     }[saving.finding]
     named = (
         f"{_describe_named_graph(name, row.run)} against {_describe_named_graph(base_name, row.baseline.run)}"
     )
     return "; ".join(
-        [f"tokens of {named}, {on}: {found} {figures}", _accuracy_sentence(row), *_training_sentences(saving)]
+        [
+            f"tokens of {named}, {on}: {found} {figures}",
+            _format_accuracy_sentence(row),
+            *_format_training_sentences(saving),
+        ]
     )
 
 
-def short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
+def format_short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     """Return a one-line sentence on the tokens that a row saves compared with its baseline."""
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
-    tokens = f"{_format_amount(saving.both, sign)} tokens a question, {100 * sign * saving.share:.1f} %"
+    tokens = f"{_format_amount(saving.both, sign)} tokens per question, {100 * sign * saving.share:.1f} %"
     found = {
         TokenFinding.saves: "saves",
         TokenFinding.costs_more: "costs more:",
         TokenFinding.open: "shows no saving:",
     }[saving.finding]
-    return f"{row_versus_baseline(row, keys)} {found} {tokens.replace('-', '−')}."
+    return f"{format_row_versus_baseline(row, keys)} {found} {tokens.replace('-', '−')}."
 
 
 def _describe_named_graph(name: str, run: Run) -> str:
-    """Describe a run's agent graph, preceded by other keys that distinguish the run."""
+    """Describe a run's agent graph, after the other keys that distinguish the run."""
     mode = run.get_value("task.mode")
     if mode == "direct_answer" and name != run.job_id:
         return name
@@ -85,26 +88,26 @@ def _describe_named_graph(name: str, run: Run) -> str:
     )
 
 
-def _accuracy_sentence(row: TableRow) -> str:
+def _format_accuracy_sentence(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
-    value, interval = format_effect_parts(row.effect)
-    return f"accuracy: {finding_text(row.effect)} (Δ {value} points, {interval})"
+    value, interval = format_effect_and_interval(row.effect)
+    return f"accuracy: {format_finding(row.effect)} (Δ {value} points, {interval})"
 
 
-def _training_sentences(saving: TokenSaving) -> list[str]:
-    """Return a sentence on after how many questions training pays off, if a run was trained."""
+def _format_training_sentences(saving: TokenSaving) -> list[str]:
+    """Return a sentence on the number of questions after which training pays off; [] without training."""
     if not saving.training_tokens:
         return []
     if saving.training_tokens < 0:
-        return [f"training cost {-saving.training_tokens:,.0f} tokens less than the baseline's"]
-    cost = f"training cost {saving.training_tokens:,.0f} tokens"
+        return [f"training used {-saving.training_tokens:,.0f} fewer tokens than the baseline's training"]
+    cost = f"training used {saving.training_tokens:,.0f} tokens"
     after = saving.break_even_questions
     if after is None:
         shown = "nothing is saved" if saving.finding is TokenFinding.costs_more else "no saving is shown"
-        return [f"{cost}: not paid back, as {shown}"]
+        return [f"{cost}. These do not pay off, because {shown}"]
     ends = " to ".join("no end" if math.isinf(end) else f"{math.ceil(end):,}" for end in after[1:])
-    return [f"{cost}: paid back after {math.ceil(after.value):,} questions ({ends})"]
+    return [f"{cost}. These pay off after {math.ceil(after.value):,} questions (95 % interval {ends})"]
 
 
 def _format_amount(estimate: Estimate, sign: int) -> str:
@@ -112,21 +115,20 @@ def _format_amount(estimate: Estimate, sign: int) -> str:
     return f"{value:,.1f} [{min(low, high):,.1f}, {max(low, high):,.1f}]".replace("inf", "∞")
 
 
-def saving_record(row: TableRow, saving: TokenSaving) -> dict[str, Any]:
-    """Return a row's token saving as JSON data."""
+def build_saving_record(row: TableRow, saving: TokenSaving) -> dict[str, Any]:
     assert row.baseline is not None
     after = saving.break_even_questions
     return {
         "baseline_job_id": row.baseline.run.job_id,
         "baseline_graph": describe_graph(row.baseline.run),
         "questions": saving.questions,
-        **estimate_record("tokens_a_question", saving.both),
-        **estimate_record("prompt_a_question", saving.prompt),
-        **estimate_record("new_a_question", saving.new),
+        **build_estimate_record("tokens_a_question", saving.both),
+        **build_estimate_record("prompt_a_question", saving.prompt),
+        **build_estimate_record("new_a_question", saving.new),
         "share": saving.share,
         "p": saving.p,
         "p_holm": saving.p_holm,
         "finding": saving.finding,
         "training_tokens": saving.training_tokens,
-        **estimate_record("paid_back_after", after or Estimate(math.inf, math.inf, math.inf)),
+        **build_estimate_record("paid_back_after", after or Estimate(math.inf, math.inf, math.inf)),
     }

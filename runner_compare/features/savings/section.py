@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from runner_compare.features.savings.compute import TableSavings, compute_savings
-from runner_compare.features.savings.render import saving_record, saving_sentence, short_saving_sentence
+from runner_compare.features.savings.render import (
+    build_saving_record,
+    format_saving_sentence,
+    format_short_saving_sentence,
+)
 from runner_compare.features.token_costs.compute import TableTokenCosts
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
@@ -20,17 +24,16 @@ class Savings(Section):
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)
-        return [saving_sentence(row, saving, table.keys)] if saving else []
+        return [format_saving_sentence(row, saving, table.keys)] if saving else []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return one line per row with its token saving."""
         kept = table.get_section_data(TableSavings).of_rows
         rows = [row for row in table.rows if row.run.run_id in kept]
-        return [short_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]
+        return [format_short_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)
-        return {"saved": saving_record(row, saving)} if saving else {}
+        return {"saved": build_saving_record(row, saving)} if saving else {}
 
 
 SECTION = Savings()

@@ -1,7 +1,8 @@
-"""--seeds: pool jobs that differ only in their seed. Intervals then cover questions and seeds.
+"""Pool jobs that differ only in their seed (--seeds).
 
-Another seed gives other answers and, in a team that learns, another graph. The pooled row
-has the mean over its seeds, and the spread between seeds.
+Intervals then cover questions and seeds. Another seed gives other answers and, in a team
+that learns, another graph. The pooled row has the mean over its seeds, and the spread
+between seeds.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from statistics import fmean, stdev
 
 from runner_base import ConfigError, join_first_names
 from runner_compare import metrics
-from runner_compare.features.seeds.seed_tests import seed_accuracies
+from runner_compare.features.seeds.seed_tests import compute_seed_accuracies
 from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, exact_interval_over_seeds
+from runner_compare.statistics.seed_means import (
+    accuracy_interval_over_seeds,
+    compute_exact_interval_over_seeds,
+)
 
 SEED = "seed"
 OPTION = "--seeds"
@@ -32,35 +36,33 @@ def remove_seed_key(keys: Sequence[str]) -> list[str]:
 
 
 def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
-    """Pool the runs with equal values of these keys, which exclude the seed. Single runs stay
-    unchanged.
-    """
+    """Pool runs that have equal values of `keys`. Other runs are returned unchanged."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.task_version, *(run.get_value(key) for key in keys)), []).append(run)
-    return [_pool_members(members, reader) if len(members) > 1 else members[0] for members in groups.values()]
+    return [
+        _pool_runs_of_seeds(members, reader) if len(members) > 1 else members[0]
+        for members in groups.values()
+    ]
 
 
 def find_pooled_run(job: Run | None, runs: Sequence[Run]) -> Run | None:
-    """Return the pooled run that includes a job, or the job itself if it is not pooled; None if
-    `job` is None.
-    """
     return None if job is None else next((run for run in runs if job in run.parts), job)
 
 
-def _pool_members(members: Sequence[Run], reader: Reader) -> Run:
+def _pool_runs_of_seeds(members: Sequence[Run], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: (float(run.get_value(SEED) or 0), run.job_id))
     named = join_first_names([run.job_id for run in members], 3)
     seeds = [run.get_value(SEED) for run in members]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(
-            f"runs of one configuration have the same seed ({named}): choose with --runs",
+            f"several runs with equal configs have the same seed ({named}). Select one with --runs",
             key=OPTION,
             code="ambiguous",
         )
     if any(run.compared_while_running for run in members):
         raise ConfigError(
-            f"some of {named} were compared while they ran, which holds for one seed only",
+            f"{named} include runs with early stopping, whose test is valid only for a single seed",
             key=OPTION,
             code="unsupported",
         )
@@ -71,7 +73,7 @@ def _pool_members(members: Sequence[Run], reader: Reader) -> Run:
     if any(of_seed.keys() != answers[0].keys() for of_seed in answers):
         counts = ", ".join(str(len(of_seed)) for of_seed in answers)
         raise ConfigError(
-            f"{named} answered different questions ({counts}): choose one set with --where",
+            f"{named} answered different questions ({counts}). Select runs with --where",
             key=OPTION,
             code="mismatch",
         )
@@ -85,14 +87,14 @@ def _pool_members(members: Sequence[Run], reader: Reader) -> Run:
     if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):
         at_worst, at_best = (
             [
-                [of_seed[question].with_cut_off_as(right).accuracy for question in questions]
+                [of_seed[question].count_cut_off_as(right).accuracy for question in questions]
                 for of_seed in answers
             ]
             for right in (False, True)
         )
         ends = (
-            exact_interval_over_seeds(at_worst, families)[0],
-            exact_interval_over_seeds(at_best, families)[1],
+            compute_exact_interval_over_seeds(at_worst, families)[0],
+            compute_exact_interval_over_seeds(at_best, families)[1],
         )
         pooled |= dict(
             zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True)
@@ -102,7 +104,6 @@ def _pool_members(members: Sequence[Run], reader: Reader) -> Run:
 
 
 def merge_runs(members: list[Run]) -> Run:
-    """Merge several runs into one with their shared params and their pooled metrics."""
     return replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
@@ -121,15 +122,14 @@ def common_params(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def rows_with_seeds(table: Table) -> list[TableRow]:
-    """Return the rows that pool several seeds."""
     return [row for row in table.rows if row.run.over_seeds]
 
 
 def require_pooled_seeds(tables: Sequence[Table]) -> None:
-    """Raise ConfigError if no row of any table pools several seeds."""
+    """Raise ConfigError unless some row pools several seeds."""
     if not any(map(rows_with_seeds, tables)):
         raise ConfigError(
-            "no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m",
+            "no two of these runs differ only in their seed. Run a grid over seeds, e.g. seed=0,1,2 -m",
             key=OPTION,
             code="empty",
         )
@@ -146,15 +146,12 @@ class SeedSpread:
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> SeedSpread:
-        """Compute the spread of two or more values, one per seed."""
         return cls(fmean(values), stdev(values), min(values), max(values))
 
 
 def compute_seed_spreads(run: Run) -> dict[str, SeedSpread]:
-    """Return the spread over seeds of accuracy, tokens per question and graph edges, as far as
-    known.
-    """
-    found = {"accuracy": SeedSpread.from_values(seed_accuracies(run))}
+    """Return the spread between seeds for accuracy, tokens per question and graph edges."""
+    found = {"accuracy": SeedSpread.from_values(compute_seed_accuracies(run))}
     if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
         found["tokens_a_question"] = SeedSpread.from_values(
             [sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts]

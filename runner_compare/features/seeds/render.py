@@ -12,7 +12,7 @@ from runner_compare.features.seeds.compute import (
     compute_seed_spreads,
     rows_with_seeds,
 )
-from runner_compare.features.seeds.seed_tests import seed_accuracies
+from runner_compare.features.seeds.seed_tests import compute_seed_accuracies
 from runner_compare.metrics import OF_QUESTION
 from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.render.labels import format_assignments
@@ -20,8 +20,7 @@ from runner_compare.render.labels import format_assignments
 TITLE = "how far seeds are apart"
 
 
-def seed_columns(table: Table) -> list[Column]:
-    """Return the columns of spreads over seeds, one line per row that pools several seeds."""
+def build_seed_columns(table: Table) -> list[Column]:
     rows = rows_with_seeds(table)
     found = [compute_seed_spreads(row.run) for row in rows]
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
@@ -55,10 +54,9 @@ def _format_spread(spread: SeedSpread | None, factor: float, number_format: str)
     return "{} ± {} ({}–{})".format(*(format(factor * value, number_format) for value in values))
 
 
-def seed_records(run: Run) -> list[dict[str, Any]]:
-    """Return the metrics of each seed as JSON data."""
+def build_seed_records(run: Run) -> list[dict[str, Any]]:
     records = []
-    for part, accuracy in zip(run.parts, seed_accuracies(run), strict=True):
+    for part, accuracy in zip(run.parts, compute_seed_accuracies(run), strict=True):
         tokens = None
         if part.metrics.keys() >= set(OF_QUESTION):
             tokens = sum(part.metrics[key] for key in OF_QUESTION)

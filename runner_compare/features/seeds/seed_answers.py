@@ -8,7 +8,9 @@ from runner_compare.model.data import Answers, QuestionOutcome
 
 
 def combine_seed_answers(answers_by_seed: Sequence[Answers]) -> Answers:
-    """Add up the correct answers of all seeds per question. More than half correct counts as solved."""
+    """Sum the correct answers over all seeds. A question counts as solved if more than half are
+    correct.
+    """
     mean: Answers = {}
     for question, first in answers_by_seed[0].items():
         outcomes = [of_seed[question] for of_seed in answers_by_seed]

@@ -1,4 +1,4 @@
-"""Legend for the columns about several answers per question."""
+"""Explains the columns for questions with several answers."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from runner_base import Column
 from runner_compare.features.several_answers.render import LEGEND
 from runner_compare.metrics import full_vote_metric_keys
 from runner_compare.model.data import Table
-from runner_compare.render.columns import metric_column
+from runner_compare.render.columns import build_metric_column
 from runner_compare.section import ColumnSlot, Section
 
 
@@ -14,9 +14,10 @@ class SeveralAnswers(Section):
     """Report section about several answers per question."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the pass@k and majority-vote columns for each recorded number of answers."""
         runs = [row.run for row in table.rows]
-        return {ColumnSlot.comparison: [metric_column(key, runs, 1) for key in _vote_metric_keys(table)]}
+        return {
+            ColumnSlot.comparison: [build_metric_column(key, runs, 1) for key in _vote_metric_keys(table)]
+        }
 
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if _vote_metric_keys(table) else ""

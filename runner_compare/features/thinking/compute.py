@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from runner_compare.features.right_answers.intervals import estimate_costs
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, Test, decide_all, undecided_decision
+from runner_compare.statistics import Decision, Test, create_undecided_decision, decide_all
 from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.token_costs import Estimate
 from runner_compare.ways.numbers import create_metric_test
@@ -28,7 +28,7 @@ class TableThinking:
 
 
 def should_show_thinking(table: Table) -> bool:
-    """Whether a model of the table produced thinking, or rows differ in the thinking budget."""
+    """Return True if a model produced thinking, or the thinking budgets differ."""
     return table.has_accuracies and (
         BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
     )
@@ -39,16 +39,16 @@ def compute_thinking(table: Table, reader: Reader) -> None:
     kept = table.get_section_data(TableThinking)
     for row in table.rows if should_show_thinking(table) else ():
         kept.right_answers[row.run.run_id] = estimate_costs(
-            row.run, reader, costs_per_correct_answer(row.run)
+            row.run, reader, compute_costs_per_correct(row.run)
         )
     tests = [(row, test) for row in table.rows if (test := _create_thinking_test(row, reader)) is not None]
     decisions = iter(decide_all([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
-        kept.effects[row.run.run_id] = undecided_decision(test) if row.is_repeat else next(decisions)
+        kept.effects[row.run.run_id] = create_undecided_decision(test) if row.is_repeat else next(decisions)
 
 
-def rows_with_thinking_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
-    """Return the rows whose thinking tokens were compared, without repeats of a baseline."""
+def list_compared_thinking_rows(table: Table) -> list[tuple[TableRow, Decision]]:
+    """Return the rows with a comparison of thinking tokens. Repeats of a baseline are omitted."""
     effects = table.get_section_data(TableThinking).effects
     return [
         (row, effects[row.run.run_id])
@@ -58,7 +58,9 @@ def rows_with_thinking_comparison(table: Table) -> list[tuple[TableRow, Decision
 
 
 def _create_thinking_test(row: TableRow, reader: Reader) -> Test | None:
-    """Create the test of a row's thinking tokens against its baseline's; None if not comparable."""
+    """Create the test of a row's thinking tokens against the baseline. None if they are not
+    comparable.
+    """
     if row.baseline is None or row.effect is None or _thinking_budget(row) != _thinking_budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
@@ -76,17 +78,16 @@ def _thinking_budget(row: TableRow) -> str:
     return row.run.get_value(BUDGET) or "null"  # which jobs of before the key lack
 
 
-def mean_tokens_per_question(run: Run) -> float | None:
+def compute_mean_tokens_per_question(run: Run) -> float | None:
     """Return the mean tokens per question: prompt, thinking and answer text, over all answers."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
-def costs_per_correct_answer(run: Run) -> dict[str, float]:
-    """Return the tokens, seconds and USD per correct answer, as far as known."""
+def compute_costs_per_correct(run: Run) -> dict[str, float]:
     right = count_correct_answers(run)
-    tokens, n = mean_tokens_per_question(run), run.metrics.get("n_all", run.metrics.get("n"))
+    tokens, n = compute_mean_tokens_per_question(run), run.metrics.get("n_all", run.metrics.get("n"))
     times = estimate_answer_times(run.metrics)
     costs = {
         "tokens": tokens * n if tokens is not None and n else None,
@@ -97,8 +98,9 @@ def costs_per_correct_answer(run: Run) -> dict[str, float]:
 
 
 def count_correct_answers(run: Run) -> float | None:
-    """Return the number of correct answers, counting each of several per question; None without
-    verdicts.
+    """Return the number of correct answers; None without verdicts.
+
+    A question with several answers may count several times.
     """
     metrics = run.metrics
     if run.max_answers_per_question > 1 and run.accuracy_interval:

@@ -9,32 +9,29 @@ from runner_base import Column, ColumnUse
 from runner_compare.features.thinking.compute import (
     THINKING,
     TableThinking,
-    costs_per_correct_answer,
-    mean_tokens_per_question,
-    rows_with_thinking_comparison,
+    compute_costs_per_correct,
+    compute_mean_tokens_per_question,
+    list_compared_thinking_rows,
 )
-from runner_compare.features.token_costs.render import estimate_record
+from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.metrics import BY_ANSWERS, find_metric
 from runner_compare.model.data import ABSENT, Table, TableRow
-from runner_compare.render.columns import format_accuracy, naming_columns
-from runner_compare.render.effects import format_p_value, interval_name
-from runner_compare.render.labels import row_versus_baseline
+from runner_compare.render.columns import build_row_name_columns, format_accuracy
+from runner_compare.render.effects import format_interval_name, format_p_value
+from runner_compare.render.labels import format_row_versus_baseline
 from runner_compare.statistics import Decision, Finding
 from runner_compare.statistics.token_costs import Estimate
 
 MAX_ROWS = 8  # with a finding that the sentence names
-TITLE = "thinking, and what a right answer costs: the tokens and seconds of all answers for each right one"
+TITLE = "thinking tokens, and cost per correct answer in tokens and seconds (total / correct answers)"
 
 
-def thinking_sentence(table: Table) -> str:
-    """Return a sentence on rows that think longer or shorter than their baselines, and on
-    undecided rows.
-    """
-    compared = rows_with_thinking_comparison(table)
+def format_thinking_sentence(table: Table) -> str:
+    compared = list_compared_thinking_rows(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
     parts = [
-        f"{row_versus_baseline(row, table.keys)}: {_format_difference(effect)}"
+        f"{format_row_versus_baseline(row, table.keys)}: {_format_difference(effect)}"
         for row, effect in found[:MAX_ROWS]
     ]
     if len(found) > MAX_ROWS:
@@ -43,20 +40,22 @@ def thinking_sentence(table: Table) -> str:
         row, largest = max(still_open, key=lambda pair: abs(pair[1].value))
         several = f" in {len(still_open)} comparisons, the largest" if len(still_open) > 1 else ""
         parts.append(
-            f"{Finding.open}{several}: {row_versus_baseline(row, table.keys)} ({_format_difference(largest)})"
+            f"{Finding.open}{several}: {format_row_versus_baseline(row, table.keys)} ({_format_difference(largest)})"
         )
-    return f"thinking tokens of an answer: {'; '.join(parts)}"
+    return f"thinking tokens per answer: {'; '.join(parts)}"
 
 
-def short_thinking_sentences(table: Table) -> list[str]:
-    """Return one line per row that thinks longer or shorter, with the difference in tokens."""
+def format_short_thinking_sentences(table: Table) -> list[str]:
+    """Return a line for each row with significantly more or fewer thinking tokens than the
+    baseline.
+    """
     thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
     return [
         (
-            f"{row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]} "
-            f"by {abs(effect.value):,.0f} tokens an answer."
+            f"{format_row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]}, "
+            f"by {abs(effect.value):,.0f} tokens per answer."
         )
-        for row, effect in rows_with_thinking_comparison(table)[:MAX_ROWS]
+        for row, effect in list_compared_thinking_rows(table)[:MAX_ROWS]
         if effect.finding in thinks
     ]
 
@@ -72,13 +71,12 @@ def _format_difference(decision: Decision) -> str:
         for end in (decision.value, *decision.simultaneous_interval)
     )
     return (
-        f"{thinks}Δ {value}{share}, {interval_name(decision)} [{low}, "
+        f"{thinks}Δ {value}{share}, {format_interval_name(decision)} [{low}, "
         f"{high}], Holm {format_p_value(decision.p_holm)}"
     )
 
 
 def thinking_record(decision: Decision) -> dict[str, Any]:
-    """Return a row's difference in thinking tokens as JSON data."""
     return {
         "mean": decision.counts["mean"],
         "baseline_mean": decision.counts["baseline_mean"],
@@ -94,17 +92,18 @@ def thinking_record(decision: Decision) -> dict[str, Any]:
     }
 
 
-def correct_answer_cost_record(table: Table, row: TableRow) -> dict[str, float | None]:
-    """Return a row's cost per correct answer as JSON data, with intervals if known."""
+def build_row_cost_record(table: Table, row: TableRow) -> dict[str, float | None]:
     estimates = table.get_section_data(TableThinking).right_answers.get(row.run.run_id, {})
-    return costs_record(costs_per_correct_answer(row.run), estimates)
+    return build_costs_record(compute_costs_per_correct(row.run), estimates)
 
 
-def costs_record(costs: Mapping[str, float], estimates: Mapping[str, Estimate]) -> dict[str, float | None]:
+def build_costs_record(
+    costs: Mapping[str, float], estimates: Mapping[str, Estimate]
+) -> dict[str, float | None]:
     """Return costs as JSON data, with the ends of their intervals if known."""
     record: dict[str, float | None] = {**costs}
     for key in costs.keys() & estimates.keys():
-        record |= estimate_record(key, estimates[key])
+        record |= build_estimate_record(key, estimates[key])
     return record
 
 
@@ -116,34 +115,33 @@ def format_cost(value: float | None, estimate: Estimate | None, number_format: s
     return f"{written} [{estimate.low:{number_format}}, {estimate.high:{number_format}}]".replace("inf", "∞")
 
 
-def thinking_columns(table: Table) -> list[Column]:
-    """Return the columns of thinking tokens and of costs per correct answer."""
+def build_thinking_columns(table: Table) -> list[Column]:
     rows = table.rows
     shown = [
-        *naming_columns(table),
+        *build_row_name_columns(table),
         Column("accuracy", list(map(format_accuracy, rows)), use=ColumnUse.result),
-        metric_column(rows, THINKING),
+        build_metric_column(rows, THINKING),
         Column(
             "tokens\n/question",
-            [_format_optional(mean_tokens_per_question(row.run), ",.1f") for row in rows],
+            [_format_optional(compute_mean_tokens_per_question(row.run), ",.1f") for row in rows],
             use=ColumnUse.result,
         ),
     ]
-    shown += answer_cost_columns(rows, table.get_section_data(TableThinking).right_answers).values()
+    shown += build_answer_cost_columns(rows, table.get_section_data(TableThinking).right_answers).values()
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:
-        shown += [metric_column(rows, f"{key}/{k}") for k in ks]
+        shown += [build_metric_column(rows, f"{key}/{k}") for k in ks]
     return shown
 
 
-def answer_cost_columns(
+def build_answer_cost_columns(
     rows: Sequence[TableRow], estimates_by_run: Mapping[str, Mapping[str, Estimate]] | None = None
 ) -> dict[str, Column]:
-    """Return columns for the known costs per correct answer: tokens, seconds and USD.
+    """Return a column for each known cost per correct answer: tokens, seconds and USD.
 
     `estimates_by_run` has the intervals by run id.
     """
-    costs = [costs_per_correct_answer(row.run) for row in rows]
+    costs = [compute_costs_per_correct(row.run) for row in rows]
     of_rows = [(estimates_by_run or {}).get(row.run.run_id, {}) for row in rows]
     return {
         key: Column(
@@ -159,7 +157,7 @@ def answer_cost_columns(
     }
 
 
-def metric_column(rows: Sequence[TableRow], key: str) -> Column:
+def build_metric_column(rows: Sequence[TableRow], key: str) -> Column:
     about = find_metric(key)
     cells = [
         ABSENT if key not in row.run.metrics else about.format_value(row.run.metrics[key]) for row in rows

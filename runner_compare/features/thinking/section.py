@@ -1,6 +1,4 @@
-"""Section that shows how much longer each row thinks than its baseline, and its cost per
-correct answer.
-"""
+"""Report section about thinking tokens and the cost per correct answer."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ from runner_base import Column
 from runner_compare.features.thinking.compute import TableThinking, compute_thinking, should_show_thinking
 from runner_compare.features.thinking.render import (
     TITLE,
-    correct_answer_cost_record,
-    short_thinking_sentences,
-    thinking_columns,
+    build_row_cost_record,
+    build_thinking_columns,
+    format_short_thinking_sentences,
+    format_thinking_sentence,
     thinking_record,
-    thinking_sentence,
 )
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
@@ -28,17 +26,16 @@ class Thinking(Section):
         compute_thinking(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return {TITLE: thinking_columns(table)} if should_show_thinking(table) else {}
+        return {TITLE: build_thinking_columns(table)} if should_show_thinking(table) else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return [thinking_sentence(table)] if table.get_section_data(TableThinking).effects else []
+        return [format_thinking_sentence(table)] if table.get_section_data(TableThinking).effects else []
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return lines that name the rows that think longer or shorter than their baselines."""
-        return short_thinking_sentences(table)
+        return format_short_thinking_sentences(table)
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         record: dict[str, Any] = {}
@@ -46,7 +43,7 @@ class Thinking(Section):
         if effect is not None:
             record["thinking"] = thinking_record(effect)
         if should_show_thinking(table):
-            record["right_answer_costs"] = correct_answer_cost_record(table, row)
+            record["right_answer_costs"] = build_row_cost_record(table, row)
         return record
 
 

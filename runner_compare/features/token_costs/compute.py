@@ -33,22 +33,22 @@ def compute_token_costs(table: Table, reader: Reader) -> None:
             continue  # its samples are gone: the row has its metrics, and no interval of its tokens
         kept.of_questions[row.run.run_id] = costs
         cost = TokenCost.from_cells(
-            to_token_cells(costs, sorted(costs[0])), Estimate(*row.run.accuracy_interval)
+            build_token_cells(costs, sorted(costs[0])), Estimate(*row.run.accuracy_interval)
         )
         if cost is not None:
             kept.of_rows[row.run.run_id] = cost
 
 
 def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
-    """Return the token cost of each question of a run, one mapping per seed."""
+    """Return the token cost of each question. The list has one mapping per seed."""
     parts = [reader.load_costs(part) for part in run.parts or [run]]
     return (
         parts if run.over_seeds else [{question: cost for part in parts for question, cost in part.items()}]
     )
 
 
-def to_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
-    """Convert the costs of these questions to a matrix with one line per seed."""
+def build_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
+    """Convert the costs per question to matrices with one row per seed and one column per question."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
     clusters = [cost.cluster for cost in rows[0]]
     return TokenCells(
@@ -59,7 +59,7 @@ def to_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> Tok
     )
 
 
-def mean_training_tokens(run: Run) -> float | None:
+def compute_mean_training_tokens(run: Run) -> float | None:
     """Return the tokens spent on training, averaged over seeds; None without training."""
     counts = [[part.metrics.get(f"train_{key}") for key in OF_CALLS] for part in run.parts or [run]]
     known = [[count for count in of_part if count is not None] for of_part in counts]

@@ -15,14 +15,14 @@ from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
+    draw_front_and_grid,
     draw_row_point,
-    format_pane,
+    find_pareto_front,
     label_points,
     max_line_length,
     separate_labels,
-    two_axis_front,
-    wrapped_row_names,
-    write_numbered_names,
+    wrap_row_names,
+    write_numbered_row_names,
 )
 from runner_compare.statistics.token_costs import Estimate, TokenCost
 
@@ -35,18 +35,18 @@ TITLE = (
 )
 
 
-def token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
+def create_token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
     """Return the picture of accuracy over tokens, if two or more rows have token counts.
 
     `token_estimates` has their intervals by run id.
     """
-    if len(tokens_and_accuracy(table)) < 2:
+    if len(list_tokens_and_accuracies(table)) < 2:
         return []
     return [Picture("tokens", TITLE, lambda: draw_accuracy_over_tokens(table, token_estimates))]
 
 
-def tokens_and_accuracy(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens per question and accuracy in percent, for each row that has both."""
+def list_tokens_and_accuracies(table: Table) -> list[tuple[float, float, TableRow]]:
+    """Return tokens per question and accuracy in percent. Rows without both values are omitted."""
     return [
         (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.accuracy_interval[0], row)
         for row in table.rows
@@ -55,10 +55,9 @@ def tokens_and_accuracy(table: Table) -> list[tuple[float, float, TableRow]]:
 
 
 def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estimate]) -> Figure:
-    """Draw accuracy over tokens per question, one pane per set of questions."""
     from matplotlib.figure import Figure
 
-    all_points = tokens_and_accuracy(table)
+    all_points = list_tokens_and_accuracies(table)
     panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MAX_PANELS]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
     labels = []
@@ -66,17 +65,17 @@ def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estima
         points = [point for point in all_points if point[2].panel == panel]
         points.sort(key=lambda point: point[2].is_baseline)  # the baseline on top
         panel_keys = {part.partition("=")[0] for part in panel}
-        front = two_axis_front([(x, y) for x, y, _ in points], x_direction=-1)
+        front = find_pareto_front([(x, y) for x, y, _ in points], x_direction=-1)
         for x, y, row in points:
             colour = FRONT if (x, y) in front else MUTED
             draw_row_point(pane, x, y, row, token_estimates.get(row.run.run_id), colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
-        names = wrapped_row_names([row for *_, row in all_points if row.panel == panel], keys)
+        names = wrap_row_names([row for *_, row in all_points if row.panel == panel], keys)
         # they would cover each other
         if len(points) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_names(pane, names)
+            names = write_numbered_row_names(pane, names)
         labels.append(label_points(pane, points, names, front))
-        format_pane(pane, front)
+        draw_front_and_grid(pane, front)
         pane.set_title(escape_mathtext(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
@@ -84,22 +83,21 @@ def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estima
     return figure
 
 
-def format_correct_per_1000(cost: TokenCost | None) -> str:
+def format_correct_per_1000_tokens(cost: TokenCost | None) -> str:
     if cost is None:
         return ABSENT
     value, low, high = cost.correct_per_1000
     return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
 
 
-def token_cost_record(cost: TokenCost) -> dict[str, Any]:
-    """Return token costs as JSON data. Infinite interval ends become null."""
+def build_token_cost_record(cost: TokenCost) -> dict[str, Any]:
+    """Return token costs as JSON data. Infinite ends of intervals become null."""
     record = {key: value for key, value in asdict(cost).items() if not isinstance(value, tuple)}
     for key in ("tokens_a_question", "correct_per_1000"):
-        record |= estimate_record(key, getattr(cost, key))
+        record |= build_estimate_record(key, getattr(cost, key))
     return record
 
 
-def estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
-    """Return an estimate and its interval ends under their JSON keys."""
+def build_estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
     ends = {f"{key}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
     return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}

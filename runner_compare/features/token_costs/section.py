@@ -7,9 +7,9 @@ from typing import Any
 from runner_base import Column, Picture
 from runner_compare.features.token_costs.compute import TableTokenCosts, compute_token_costs
 from runner_compare.features.token_costs.render import (
-    format_correct_per_1000,
-    token_cost_record,
-    token_pictures,
+    build_token_cost_record,
+    create_token_pictures,
+    format_correct_per_1000_tokens,
 )
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
@@ -23,20 +23,21 @@ class TokenCosts(Section):
         compute_token_costs(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the column of correct answers per 1,000 tokens."""
         costs = table.get_section_data(TableTokenCosts).of_rows
         if not costs:
             return {}
-        cells = [format_correct_per_1000(costs.get(row.run.run_id)) for row in table.rows]
+        cells = [format_correct_per_1000_tokens(costs.get(row.run.run_id)) for row in table.rows]
         return {ColumnSlot.comparison: [Column("correct per\n1,000 tokens", cells)]}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         cost = table.get_section_data(TableTokenCosts).of_rows.get(row.run.run_id)
-        return {"tokens": token_cost_record(cost)} if cost else {}
+        return {"tokens": build_token_cost_record(cost)} if cost else {}
 
     def pictures(self, table: Table) -> list[Picture]:
         costs = table.get_section_data(TableTokenCosts).of_rows
-        return token_pictures(table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()})
+        return create_token_pictures(
+            table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()}
+        )
 
 
 SECTION = TokenCosts()

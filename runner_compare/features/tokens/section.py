@@ -1,16 +1,14 @@
-"""Section with token-level results: KL percentiles, llama-perplexity's block, and the worst
-tokens in context.
-"""
+"""Report section with statistics per token, and the tokens with the largest KL divergence."""
 
 from __future__ import annotations
 
 from runner_base import Column, Picture
-from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
+from runner_compare.features.tokens.render.divergence_picture import create_divergence_pictures
 from runner_compare.features.tokens.render.tables import (
     LEGEND,
+    build_token_tables,
     find_worst_tokens,
     render_worst_tokens,
-    token_tables,
 )
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -21,7 +19,7 @@ class Tokens(Section):
     """Report section with the divergence from a reference model, token by token."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return token_tables(table)
+        return build_token_tables(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}
@@ -30,7 +28,7 @@ class Tokens(Section):
         return LEGEND if table.likelihood_unit == "token" and any(row.effect for row in table.rows) else ""
 
     def pictures(self, table: Table) -> list[Picture]:
-        return divergence_pictures(table)
+        return create_divergence_pictures(table)
 
     def render_html(self, table: Table, reader: Reader) -> str:
         return "".join(render_worst_tokens(of_run) for of_run in find_worst_tokens(table, reader))

@@ -17,7 +17,7 @@ Cell = tuple[str, int]  # category, and the length up to which contexts were fil
 
 @dataclass(frozen=True)
 class CellCalls:
-    """Tool-calling answers in one category at one context length."""
+    """Answers to tool-calling questions of one category and context length."""
 
     category: str
     length: int
@@ -53,7 +53,7 @@ class ToolFindings:
 
     @cached_property
     def cells(self) -> list[CellCalls]:
-        """Answers per category and context length, in order of their first answers."""
+        """Answers per category and context length, in the order of first occurrence."""
         own: dict[Cell, list[QuestionOutcome]] = {}
         for place, outcome in self._iter_tool_outcomes():
             own.setdefault((place.category, place.length), []).append(outcome)
@@ -61,24 +61,34 @@ class ToolFindings:
 
     @cached_property
     def context_lengths(self) -> list[int]:
-        """Token counts up to which contexts were filled; 0 means not filled."""
+        """Context lengths in tokens. 0 means that the context was not filled."""
         return sorted({cell.length for cell in self.cells})
 
     @cached_property
     def step_shares(self) -> dict[str, float]:
-        """Fraction of answers that pass each step, among the questions to which the step applies."""
+        """Fraction of answers that pass each step of a tool call.
+
+        Only questions to which a step applies count.
+        """
         with_need = [cell for cell in self.cells if cell.needs_calls]
         without = [cell for cell in self.cells if not cell.needs_calls]
-        shares = {step: _outcome_share(with_need, outcomes) for step, outcomes in STEPS.items() if with_need}
+        shares = {
+            step: _compute_outcome_fraction(with_need, outcomes)
+            for step, outcomes in STEPS.items()
+            if with_need
+        }
         return shares | (
-            {WITHOUT_NEED: _outcome_share(without, {ToolOutcome.nothing_called})} if without else {}
+            {WITHOUT_NEED: _compute_outcome_fraction(without, {ToolOutcome.nothing_called})}
+            if without
+            else {}
         )
 
     def _iter_tool_outcomes(self) -> Iterator[tuple[ToolCase, QuestionOutcome]]:
         yield from ((outcome.tools, outcome) for outcome in self.outcomes if outcome.tools is not None)
 
 
-def _outcome_share(cells: Sequence[CellCalls], outcomes: frozenset[ToolOutcome] | set[ToolOutcome]) -> float:
-    """Return the fraction of answers that have one of these outcomes."""
+def _compute_outcome_fraction(
+    cells: Sequence[CellCalls], outcomes: frozenset[ToolOutcome] | set[ToolOutcome]
+) -> float:
     counted = sum((cell.outcome_counts for cell in cells), Counter[ToolOutcome]())
     return sum(counted[outcome] for outcome in outcomes) / counted.total()

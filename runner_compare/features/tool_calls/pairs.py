@@ -1,4 +1,4 @@
-"""Pair answers to questions that offer tools: two rows per step, or one row at two context lengths."""
+"""Compare tool-call answers of two rows at each step, or of one row at two context lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_compare.model.compared_parts import (
     pair_rows_with_baselines,
 )
 from runner_compare.model.data import Run, Table, TableRow, TooFewPairs
-from runner_compare.model.error_families import ErrorFamily, row_error_families
+from runner_compare.model.error_families import ErrorFamily, list_row_error_families
 from runner_compare.model.mean_pairs import (
     TOOL_ACCURACY,
     add_function_clusters,
@@ -26,16 +26,17 @@ from runner_compare.model.mean_pairs import (
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
 from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, RunComparison
-from runner_compare.ways.verdicts import compare_with_cut_off_bounds, create_mcnemar_test
+from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
 
 EVERY_STEP = STEPS | {WITHOUT_NEED: frozenset({ToolOutcome.nothing_called})}
 OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_need})
 
 
-def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
-    """Return both rows' answers for each step; an answer that passes the step counts as solved.
+def split_answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
+    """Return the answers of a row and its baseline for each step of a tool call.
 
-    Only the questions to which a step applies count.
+    An answer counts as solved if it passes the step. Only the questions to which a step applies
+    count.
     """
     without_need = {
         outcome.tools.category
@@ -47,7 +48,7 @@ def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tu
     for step in EVERY_STEP:
         own_part, base_part = (
             {
-                question: solved_at_step(outcome, step)
+                question: mark_solved_if_step_passed(outcome, step)
                 for question, outcome in side.items()
                 if outcome.tools is not None
                 and (outcome.tools.category in without_need) == (step == WITHOUT_NEED)
@@ -59,15 +60,15 @@ def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tu
     return found
 
 
-def solved_at_step(outcome: QuestionOutcome, step: str) -> QuestionOutcome:
-    """Return a copy of an answer's outcome that is solved if the answer passes a step."""
+def mark_solved_if_step_passed(outcome: QuestionOutcome, step: str) -> QuestionOutcome:
     assert outcome.tools is not None
     return outcome._replace(solved=outcome.tools.outcome in EVERY_STEP[step], right=(0, 0))
 
 
 def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
-    """Compare a row's answers at each context length with those at its shortest, on the same
-    questions.
+    """Compare a row's answers at each context length with its answers at the shortest length.
+
+    Both sides answered the same questions.
     """
     by_length: dict[int, dict[Question, QuestionOutcome]] = {}
     for question, outcome in _number_answers(answers):
@@ -82,7 +83,7 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
         by_means = partial(create_mean_test, cluster_field_name=find_cluster_field(run, run))
         if pairs:
             try:
-                compared[length] = compare_with_cut_off_bounds(
+                compared[length] = compare_with_truncation_bounds(
                     by_means if needs_mean_test(pairs) else create_mcnemar_test, pairs
                 )
             except TooFewPairs:
@@ -91,8 +92,9 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
 
 
 def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
-    """Yield each answer under its question and expected calls. Equal keys of one length are
-    numbered.
+    """Yield each answer with a question key that is independent of the context length.
+
+    Repeated questions at one length get consecutive numbers.
     """
     counts: dict[tuple[int, str, str], int] = {}
     for (_, question, gold), outcome in answers.items():
@@ -113,7 +115,6 @@ class TableToolCalls:
 
 
 def compute_tool_calls(table: Table, reader: Reader) -> None:
-    """Read the answers of each row, and compare them with the baseline's per category and length."""
     kept = table.get_section_data(TableToolCalls)
     if not table.has_accuracies or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
         return
@@ -127,15 +128,14 @@ def compute_tool_calls(table: Table, reader: Reader) -> None:
         cells, other_cells = _group_by_cell(own), _group_by_cell(other)
         shared = {cell: (cells[cell], other_cells[cell]) for cell in cells if cell in other_cells}
         of_cells[run.run_id] = compare_subsets(run, base, shared, reader)
-        of_steps[run.run_id] = compare_subsets(run, base, answers_by_step(own, other), reader)
+        of_steps[run.run_id] = compare_subsets(run, base, split_answers_by_step(own, other), reader)
     kept.compared, kept.steps = decide_subsets(of_cells), decide_subsets(of_steps)
     kept.lengths = decide_subsets(
-        {row.run.run_id: compare_lengths(row.run, answers[row.run.run_id]) for row in tool_rows(table)}
+        {row.run.run_id: compare_lengths(row.run, answers[row.run.run_id]) for row in list_tool_rows(table)}
     )
 
 
-def tool_call_error_families(table: Table) -> list[ErrorFamily]:
-    """Return the families of tool-call comparisons that share one error rate."""
+def list_tool_call_error_families(table: Table) -> list[ErrorFamily]:
     kept = table.get_section_data(TableToolCalls)
     if not kept.findings:
         return []
@@ -146,7 +146,7 @@ def tool_call_error_families(table: Table) -> list[ErrorFamily]:
     }
     counts = {what: sum(map(len, of_rows.values())) for what, of_rows in groups.items()}
     shared = [ErrorFamily(what, count) for what, count in counts.items() if count]
-    return [*row_error_families(table), *shared]
+    return [*list_row_error_families(table), *shared]
 
 
 def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
@@ -159,7 +159,6 @@ def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
     return by_cell
 
 
-def tool_rows(table: Table) -> list[TableRow]:
-    """Return the table rows whose questions offered tools."""
+def list_tool_rows(table: Table) -> list[TableRow]:
     findings = table.get_section_data(TableToolCalls).findings
     return [row for row in table.rows if row.run.run_id in findings]

@@ -13,21 +13,21 @@ from runner_compare.features.tool_calls.compute import Cell, CellCalls, ToolFind
 from runner_compare.features.tool_calls.pairs import (
     EVERY_STEP,
     TableToolCalls,
-    tool_call_error_families,
-    tool_rows,
+    list_tool_call_error_families,
+    list_tool_rows,
 )
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.model.outcomes import QuestionOutcome
-from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
+    build_subset_columns,
     format_points_with_interval,
-    short_subset_sentences,
-    subset_columns,
-    subset_sentences,
-    undecided_sentences,
+    format_short_subset_sentences,
+    format_subset_sentences,
+    format_undecided_sentences,
 )
-from runner_compare.render.error_families import error_sentences
-from runner_compare.render.labels import row_name
+from runner_compare.render.error_families import format_error_rate_sentences
+from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import Finding
 
 LEGEND = (
@@ -35,74 +35,77 @@ LEGEND = (
     "functions, as often as wanted. Right arguments: with all their arguments. Nothing called: where no call is wanted."
 )
 BY_CATEGORY = "right calls by category, %"
-BY_OUTCOME = "calls of functions: answers by what came of them"
+BY_OUTCOME = "tool calls: number of answers per outcome"
 WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 
 
-def tool_call_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables of steps, categories, failures and comparisons, as columns by title."""
-    kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
+def build_tool_call_tables(table: Table) -> dict[str, list[Column]]:
+    kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     shown = {
-        "calls of functions: answers that take each step, %": step_columns(table),
-        BY_CATEGORY: cell_columns(table),
-        BY_OUTCOME: outcome_columns(table),
+        "tool calls: answers that pass each step, %": build_step_columns(table),
+        BY_CATEGORY: build_category_columns(table),
+        BY_OUTCOME: build_outcome_columns(table),
     }
     if kept.steps:
         known = {step for of_row in kept.steps.values() for step in of_row}
         heads = {step: step.replace("_", "\n") for step in EVERY_STEP if step in known}
-        shown["steps of calls against the baseline, points"] = subset_columns(table, kept.steps, heads)
+        shown["tool-call steps: difference from the baseline, points"] = build_subset_columns(
+            table, kept.steps, heads
+        )
     if kept.compared:
         of_cells = {cell: format_cell_name(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
-        shown["right calls against the baseline, points"] = subset_columns(table, kept.compared, of_cells)
+        shown["right calls against the baseline, points"] = build_subset_columns(
+            table, kept.compared, of_cells
+        )
     return shown
 
 
 def short_call_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of tool-call categories, for the default output."""
-    return {BY_CATEGORY: cell_columns(table)}
+    return {BY_CATEGORY: build_category_columns(table)}
 
 
-def short_call_sentences(table: Table) -> list[str]:
-    """Return one line per row with the categories and steps in which it is better or worse."""
-    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
+def format_short_call_sentences(table: Table) -> list[str]:
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     return [
-        *short_subset_sentences(
+        *format_short_subset_sentences(
             "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
         ),
-        *short_subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
+        *format_short_subset_sentences(
+            "steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"
+        ),
         *(
-            f"right calls of {row_name(row, table.keys)} at {length:,} tokens: {decision.finding} than at "
-            f"{kept.findings[row.run.run_id].context_lengths[0]:,}."
-            for row in tool_rows(table)
+            f"{format_row_name(row, table.keys)}: correct calls at {length:,} tokens are {decision.finding} than at "
+            f"{kept.findings[row.run.run_id].context_lengths[0]:,} tokens."
+            for row in list_tool_rows(table)
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
             if decision.finding is not Finding.open
         ),
     ]
 
 
-def tool_call_sentences(table: Table) -> list[str]:
+def format_tool_call_sentences(table: Table) -> list[str]:
     """Return sentences on categories, lengths and steps in which rows differ from the baseline.
 
     They also say whether longer contexts change a row's calls.
     """
-    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     return [
-        *subset_sentences(
+        *format_subset_sentences(
             "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
         ),
-        *undecided_sentences("right calls", kept.compared),
-        *subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
-        *undecided_sentences("steps of calls", kept.steps),
+        *format_undecided_sentences("right calls", kept.compared),
+        *format_subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
+        *format_undecided_sentences("steps of calls", kept.steps),
         *(
-            f"right calls of {row_name(row, table.keys)} at {length:,} against "
+            f"{format_row_name(row, table.keys)}: correct calls at {length:,} tokens, compared with "
             f"{kept.findings[row.run.run_id].context_lengths[0]:,} tokens: "
             f"{decision.finding} ({format_points_with_interval(decision)})"
-            for row in tool_rows(table)
+            for row in list_tool_rows(table)
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
             if decision.finding is not Finding.open
         ),
-        *undecided_sentences("longer contexts", kept.lengths),
-        *error_sentences(tool_call_error_families(table)),
+        *format_undecided_sentences("longer contexts", kept.lengths),
+        *format_error_rate_sentences(list_tool_call_error_families(table)),
     ]
 
 
@@ -111,9 +114,9 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def step_columns(table: Table) -> list[Column]:
-    rows, kept = tool_rows(table), table.get_section_data(TableToolCalls).findings
-    columns = naming_columns_of_rows(table, rows)
+def build_step_columns(table: Table) -> list[Column]:
+    rows, kept = list_tool_rows(table), table.get_section_data(TableToolCalls).findings
+    columns = build_row_name_columns_for(table, rows)
     for step in (*STEPS, WITHOUT_NEED):
         shares = [kept[row.run.run_id].step_shares.get(step) for row in rows]
         if any(share is not None for share in shares):
@@ -130,8 +133,10 @@ def format_cell_name(cell: Cell, has_lengths: bool) -> str:
     return f"{category} at {length:,}" if length else f"{category}, not filled"
 
 
-def _list_cells(table: Table) -> tuple[list[Cell], bool]:
-    """Return all pairs of category and context length, and whether there are several lengths."""
+def _list_categories_and_lengths(table: Table) -> tuple[list[Cell], bool]:
+    """Return each pair of category and context length. The flag is True with several context
+    lengths.
+    """
     found = [
         cell
         for findings in table.get_section_data(TableToolCalls).findings.values()
@@ -141,12 +146,13 @@ def _list_cells(table: Table) -> tuple[list[Cell], bool]:
     return cells, len({length for _, length in cells}) > 1
 
 
-def cell_columns(table: Table) -> list[Column]:
-    """Return the columns of accuracy per category, one line per context length and row."""
+def build_category_columns(table: Table) -> list[Column]:
     kept = table.get_section_data(TableToolCalls).findings
-    cells, has_lengths = _list_cells(table)
-    lines = [(row, length) for row in tool_rows(table) for length in kept[row.run.run_id].context_lengths]
-    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    cells, has_lengths = _list_categories_and_lengths(table)
+    lines = [
+        (row, length) for row in list_tool_rows(table) for length in kept[row.run.run_id].context_lengths
+    ]
+    columns = build_row_name_columns_for(table, [row for row, _ in lines])
     if has_lengths:
         filled = [f"{length:,}" if length else ABSENT for _, length in lines]
         columns.append(Column("tokens", filled, use=ColumnUse.setting))
@@ -164,10 +170,9 @@ def _find_cell(findings: ToolFindings, category: str, length: int) -> CellCalls 
     return next((cell for cell in findings.cells if (cell.category, cell.length) == (category, length)), None)
 
 
-def outcome_columns(table: Table) -> list[Column]:
-    """Return one column per kind of tool-call failure, with numbers of answers."""
-    rows, kept = tool_rows(table), table.get_section_data(TableToolCalls).findings
-    columns = naming_columns_of_rows(table, rows)
+def build_outcome_columns(table: Table) -> list[Column]:
+    rows, kept = list_tool_rows(table), table.get_section_data(TableToolCalls).findings
+    columns = build_row_name_columns_for(table, rows)
     for outcome in ToolOutcome:
         counts = [sum(cell.outcome_counts[outcome] for cell in kept[row.run.run_id].cells) for row in rows]
         if outcome not in RIGHT and any(counts):
@@ -179,23 +184,23 @@ def outcome_columns(table: Table) -> list[Column]:
 
 
 def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
-    """Add tool-call metrics and the table of outcomes to a job's result."""
     findings = ToolFindings(tuple(QuestionOutcome.from_sample(sample) for sample in samples))
     metrics = {"tool_accuracy": fmean(outcome.accuracy for outcome in findings.outcomes)}
-    for name, group in _iter_metric_groups(findings):
+    for name, group in _iter_cells_by_metric_suffix(findings):
         metrics[f"tool_accuracy/{name}"] = fmean(
             outcome.accuracy for cell in group for outcome in cell.outcomes
         )
     metrics |= {f"{step}_share": share for step, share in findings.step_shares.items()}
     result.metrics |= metrics
     result.tables[BY_OUTCOME] = [
-        outcome_table_row(cell, len(findings.context_lengths) > 1) for cell in findings.cells
+        build_outcome_table_row(cell, len(findings.context_lengths) > 1) for cell in findings.cells
     ]
 
 
-def _iter_metric_groups(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
-    """Yield each category's cells and, if several, each context length's cells, with a metric
-    suffix.
+def _iter_cells_by_metric_suffix(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
+    """Yield each category and each context length as a metric suffix, with its cells.
+
+    Context lengths are omitted if there is only one.
     """
     for category in dict.fromkeys(cell.category for cell in findings.cells):
         yield category, [cell for cell in findings.cells if cell.category == category]
@@ -203,8 +208,7 @@ def _iter_metric_groups(findings: ToolFindings) -> Iterator[tuple[str, list[Cell
         yield f"length_{length}", [cell for cell in findings.cells if cell.length == length]
 
 
-def outcome_table_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
-    """Return the number of answers per outcome in one category and length, without zeros."""
+def build_outcome_table_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
     filled: dict[str, Any] = {"tokens": cell.length} if has_lengths else {}
     right = {"right": f"{100 * cell.accuracy:.1f} %", "answers": len(cell.outcomes)}
     failed = [
@@ -219,8 +223,7 @@ def _failed_outcomes(counts: Counter[ToolOutcome]) -> list[ToolOutcome]:
     return [outcome for outcome in counts if outcome not in RIGHT]
 
 
-def cell_record(cell: CellCalls) -> dict[str, Any]:
-    """Return the results in one category and context length as JSON data."""
+def build_cell_record(cell: CellCalls) -> dict[str, Any]:
     low, high = cell.interval
     return {
         "category": cell.category,

@@ -8,15 +8,15 @@ from runner_base import Column
 from runner_compare.features.tool_calls.pairs import (
     TableToolCalls,
     compute_tool_calls,
-    tool_call_error_families,
+    list_tool_call_error_families,
 )
 from runner_compare.features.tool_calls.render import (
     LEGEND,
-    cell_record,
-    short_call_sentences,
+    build_cell_record,
+    build_tool_call_tables,
+    format_short_call_sentences,
+    format_tool_call_sentences,
     short_call_tables,
-    tool_call_sentences,
-    tool_call_tables,
 )
 from runner_compare.model.data import Table, TableRow
 from runner_compare.model.error_families import error_families_record
@@ -32,16 +32,16 @@ class ToolCalls(Section):
         compute_tool_calls(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return tool_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
+        return build_tool_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return tool_call_sentences(table)
+        return format_tool_call_sentences(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return short_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
 
     def short_sentences(self, table: Table) -> list[str]:
-        return short_call_sentences(table)
+        return format_short_call_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if table.get_section_data(TableToolCalls).findings else ""
@@ -55,7 +55,7 @@ class ToolCalls(Section):
             {"category": category, "tokens": length} | question_comparison_record(decision)
             for (category, length), decision in kept.compared.get(row.run.run_id, {}).items()
         ]
-        cells = [cell_record(cell) for cell in findings.cells]
+        cells = [build_cell_record(cell) for cell in findings.cells]
         steps = [
             {"step": step} | question_comparison_record(decision)
             for step, decision in kept.steps.get(row.run.run_id, {}).items()
@@ -69,15 +69,12 @@ class ToolCalls(Section):
 
     def table_record(self, table: Table) -> dict[str, Any]:
         return (
-            error_families_record(tool_call_error_families(table))
+            error_families_record(list_tool_call_error_families(table))
             if table.get_section_data(TableToolCalls).findings
             else {}
         )
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return the fraction of passed answers per step, category and context length as CSV
-        columns.
-        """
         findings = table.get_section_data(TableToolCalls).findings.get(row.run.run_id)
         if findings is None:
             return {}

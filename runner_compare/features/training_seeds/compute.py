@@ -1,4 +1,4 @@
-"""Find the config keys by which rows are different training runs of one recipe."""
+"""Finds config keys that differ between training runs of one recipe, such as training seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ SEED = re.compile(r"(?<![a-z])seed[-_=.]?\d+", re.IGNORECASE)
 
 
 def find_training_seed_keys(table: Table) -> list[str]:
-    """Return the config keys whose values distinguish training runs of one recipe."""
     declared = {key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED}
     found = [
         key for key in sorted(declared) if len({row.run.get_value(key) for row in table.rows} - {None}) > 1

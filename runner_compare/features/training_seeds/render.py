@@ -1,4 +1,4 @@
-"""Sentences on what sampling seeds do not show about training runs."""
+"""Warns that sampling seeds do not measure the variation between training runs."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ from runner_compare.features.training_seeds.compute import OF_WEIGHTS, find_trai
 from runner_compare.model.data import Table, key_label
 
 
-def training_sentence(table: Table) -> str:
-    """Return a sentence on what a finding between rows with different training seeds refers to;
-    else "".
-    """
+def format_training_sentence(table: Table) -> str:
+    """Return a warning if rows differ in a training seed or in their weights; otherwise ""."""
     if keys := find_training_seed_keys(table):
         return (
-            f"runs differ by a training seed ({', '.join(map(key_label, keys))}): "
-            "a finding between two of them is about "
-            "these trained weights. To compare two ways to train, train several times with each, and take the training "
-            "runs as the sample. Neither questions nor seeds of sampling show how far training runs are apart."
+            f"the runs differ in a training seed ({', '.join(map(key_label, keys))}), "
+            "so findings apply only to these weights. "
+            "To compare two training methods, train several times with each and compare the training runs. "
+            "Questions and sampling seeds do not measure the variation between training runs."
         )
     differing = [key for key in OF_WEIGHTS if len({row.run.get_value(key) for row in table.rows}) > 1]
     if differing and rows_with_seeds(table):
         return (
-            f"seeds are those of sampling: they show nothing about other training runs of the weights that differ here "
+            "these seeds affect only sampling, so findings may not hold for other training runs "
             f"({', '.join(map(key_label, differing))})."
         )
     return ""
 
 
-def short_training_sentence(table: Table) -> str:
-    """Return one line on what a finding between rows with different training seeds refers to."""
+def format_short_training_sentence(table: Table) -> str:
     if keys := find_training_seed_keys(table):
-        return (
-            f"{', '.join(map(key_label, keys))} is a training seed: a finding holds for these weights only."
-        )
-    return "Seeds are those of sampling, not of training." if training_sentence(table) else ""
+        return f"findings hold only for these weights: {', '.join(map(key_label, keys))} is a training seed."
+    return "The seeds vary sampling, not training." if format_training_sentence(table) else ""

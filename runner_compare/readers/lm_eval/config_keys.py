@@ -31,15 +31,16 @@ TYPED = {"true": True, "false": False, "none": None}  # as a text, `False` would
 
 
 def to_config_params(results: Results, task: str) -> dict[str, str]:
-    """Return a task's settings under config keys. Keys known only to the lm-eval backend are below
-    `backend`.
+    """Convert a task's settings to config keys.
+
+    Keys that exist only in the lm-eval backend are below `backend`.
     """
     content, config = results.content, results.content["config"]
     backend = str(config.get("model"))
     params = {
         "backend.name": backend,
         **NO_CHOICE,
-        **_model_params(parse_model_args(config.get("model_args")), backend, content),
+        **_build_model_params(parse_model_args(config.get("model_args")), backend, content),
     }
     kind = (results.find_entry("configs", task) or {}).get("output_type", GENERATES)
     if kind == GENERATES:
@@ -54,7 +55,7 @@ def to_config_params(results: Results, task: str) -> dict[str, str]:
     return params
 
 
-def _model_params(arguments: dict[str, Any], backend: str, content: dict[str, Any]) -> dict[str, str]:
+def _build_model_params(arguments: dict[str, Any], backend: str, content: dict[str, Any]) -> dict[str, str]:
     """Return params of model, quantization and adapter, and the backend's other settings."""
     model_name = next((arguments[key] for key in MODEL_NAMES if key in arguments), None)
     default_name = OUR_MODEL if backend == OURS else content.get("model_name")

@@ -1,5 +1,4 @@
-"""Evaluations of lm-evaluation-harness as runs: one per task, metric and filter, for any
-backend.
+"""Convert evaluations of lm-evaluation-harness to runs, one per task, metric and filter.
 
 A metric that is 0 or 1 for each document is compared like a verdict, a log-likelihood like
 the runner's, and any other number by the mean of its differences. A metric without a number
@@ -20,7 +19,7 @@ from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY, to_config_params
 from runner_compare.readers.lm_eval.files import Results, find_results, read_documents
 from runner_compare.readers.lm_eval.means import find_aggregation, recompute_metric
-from runner_compare.readers.lm_eval.series import OF_BYTES, Series, series_metrics
+from runner_compare.readers.lm_eval.series import OF_BYTES, Series, compute_series_metrics
 from runner_compare.readers.tool_run import METRIC, ToolRun, check_reported_mean
 
 ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evaluation apart
@@ -50,16 +49,18 @@ def load_evaluations(
         read = [(path, series) for path, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
-        print_message(f"note: left out, no number for each document: {join_first_names(sorted(left_out), 6)}")
+        print_message(
+            f"note: metrics without numbers per document are omitted: {join_first_names(sorted(left_out), 6)}"
+        )
     read = [(path, series) for path, series in read if series.name not in left_out]
     numbers = {(series.task, series.metric) for _, series in read if series.has_only_numbers}
     for _, series in read:
         series.is_beside_numbers = (series.task, series.metric) in numbers
-    roots = _outermost_groups([results for _, results in found])
+    roots = _find_outermost_groups([results for _, results in found])
     reader = FilesReader()
     runs = []
     for path in dict.fromkeys(paths):
-        for series, params, folder in _iter_newest(
+        for series, params, folder in _iter_newest_series(
             path, [series for found_at, series in read if found_at == path]
         ):
             run = _create_run(series, params, folder, roots.get(series.task, series.task))
@@ -68,13 +69,13 @@ def load_evaluations(
             runs.append(run)
     if not runs:
         raise DataError(
-            "no metric in it can be compared", key="--lm-eval", value=" ".join(paths), code="empty"
+            "the results contain no comparable metric", key="--lm-eval", value=" ".join(paths), code="empty"
         )
     return runs, reader
 
 
-def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and row keys: the first folder is the baseline of all others."""
+def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Choose the first folder as the baseline, and return the keys that distinguish rows."""
     folders = {run.params[FOLDER_KEY] for run in runs}
     # a folder with several kinds of runs is no baseline
     if len(folders) < 2 or paths[0] not in folders:
@@ -84,7 +85,7 @@ def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[s
 
 
 def check_same_documents(tables: Iterable[Table], reader: FilesReader) -> None:
-    """Raise DataError, with file and line, if a run and its baseline evaluated different documents."""
+    """Raise DataError if a run and its baseline evaluated different documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
             series, base_series = (reader.get_series(side.run) for side in (row, row.baseline))
@@ -93,7 +94,7 @@ def check_same_documents(tables: Iterable[Table], reader: FilesReader) -> None:
 
 
 def _check_documents(series: Series, other_series: Series) -> None:
-    fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"
+    fix = "use the same --limit and data in both runs, or compare with --unpaired"
     for document in series.documents.values():
         counterpart = other_series.documents.get(document.doc_id)
         key, what = f"{series.samples_path}, line {document.line}", f"document {document.doc_id}"
@@ -102,7 +103,8 @@ def _check_documents(series: Series, other_series: Series) -> None:
         if document.pairing_key != counterpart.pairing_key:
             part = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
             raise DataError(
-                f"{what} has another {part} than in {other_series.samples_path}, line {counterpart.line}; {fix}",
+                f"{what} has a different {part} in {other_series.samples_path}, "
+                f"line {counterpart.line}; {fix}",
                 key=key,
                 code="mismatch",
             )
@@ -116,7 +118,6 @@ class FilesReader(Reader):
         self.read: dict[str, Series | ToolRun] = {}  # by run id
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question of one run."""
         return self.read[run.run_id].load_answers()
 
     def numbers(self, run: Run) -> Answers:
@@ -137,7 +138,7 @@ class FilesReader(Reader):
         return self.get_series(run).load_text_scores()
 
     def get_series(self, run: Run) -> Series:
-        """Return the lm-eval series of a run. Only lm-eval results have likelihoods and documents."""
+        """Return the lm-eval metric series of a run, which only lm-eval runs have."""
         series = self.read[run.run_id]
         assert isinstance(series, Series)
         return series
@@ -145,7 +146,6 @@ class FilesReader(Reader):
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions, with the end of each question's text."""
         return dict(
             pair
             for part in run.parts or [run]
@@ -154,11 +154,12 @@ class FilesReader(Reader):
 
 
 def _iter_series(results: Results, cluster: str | None) -> Iterator[Series]:
-    """Yield each metric of a results file as a series. Metrics of the same log-likelihood count
-    once.
+    """Yield one series for each metric of a results file.
+
+    Several metrics of the same log-likelihood yield one series.
     """
     for task in results.tasks:
-        metrics = results.metrics_by_filter(task)
+        metrics = results.get_metrics_by_filter(task)
         documents = read_documents(results, task, cluster)
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
@@ -181,7 +182,7 @@ def _check_reported_mean(series: Series, reported: Any) -> None:
         check_reported_mean(figure, mean, "lines", series.results.path.name, reported)
 
 
-def _outermost_groups(all_results: list[Results]) -> dict[str, str]:
+def _find_outermost_groups(all_results: list[Results]) -> dict[str, str]:
     """Map each task to its outermost lm-eval group, whose tasks share one table."""
     parents: dict[str, str] = {}
     for results in all_results:
@@ -189,18 +190,18 @@ def _outermost_groups(all_results: list[Results]) -> dict[str, str]:
             for member in members:
                 parents.setdefault(member, group)
 
-    def find_root(name: str) -> str:
+    def find_outermost_group(name: str) -> str:
         seen = {name}
         while name in parents and parents[name] not in seen:
             name = parents[name]
             seen.add(name)
         return name
 
-    return {name: find_root(name) for name in parents}
+    return {name: find_outermost_group(name) for name in parents}
 
 
-def _iter_newest(path: str, all_series: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
-    """Yield the newest of equal evaluations, named by folder, or by file if ambiguous."""
+def _iter_newest_series(path: str, all_series: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
+    """Yield the newest series of each configuration, its params, and its folder or file as name."""
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for series in all_series:  # the newest first
         params, config = to_config_params(series.results, series.task), series.results.content["config"]
@@ -212,17 +213,17 @@ def _iter_newest(path: str, all_series: list[Series]) -> Iterator[tuple[Series, 
         yield series, params, str(series.results.path) if has_several else path
 
 
-def _create_run(series: Series, params: dict[str, str], folder: str, table: str) -> Run:
+def _create_run(series: Series, params: dict[str, str], folder: str, table_name: str) -> Run:
     content = series.results.content
     row_params = dict(zip(ROWS, (series.task, series.metric, series.filter), strict=True))
     versions = ["lm_eval_version", "transformers_version"]
     facts = {key: str(content[key]) for key in versions if key in content}
-    better = series.results.metric_direction(series.task, series.metric)
+    better = series.results.get_metric_direction(series.task, series.metric)
     facts["better"] = str(better.value)
     if series.is_log_likelihood:
-        task = f"{table}:likelihood"
+        task = f"{table_name}:likelihood"
     else:
-        task = table if series.has_verdicts else f"{table}:{series.metric}"
+        task = table_name if series.has_verdicts else f"{table_name}:{series.metric}"
     return Run(
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
@@ -230,7 +231,7 @@ def _create_run(series: Series, params: dict[str, str], folder: str, table: str)
         task_version=str(series.results.find_entry("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},
-        metrics=series_metrics(series),
+        metrics=compute_series_metrics(series),
         facts=facts,
         number=None if series.is_log_likelihood or series.has_verdicts else series.metric,
     )

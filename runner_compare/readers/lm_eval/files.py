@@ -69,7 +69,7 @@ class Document(NamedTuple):
 
     @property
     def pairing_key(self) -> Question:
-        """Key by which the document is paired with the same document of another run."""
+        """Key that identifies the same document in another run."""
         return self.doc_id, self.doc_hash, self.target
 
 
@@ -102,8 +102,7 @@ class Results:
     def samples_path(self, task: str) -> Path:
         return self.path.with_name(validate_file_name(f"samples_{task}_{self.time}.jsonl", self.path))
 
-    def metrics_by_filter(self, task: str) -> dict[str, dict[str, float]]:
-        """Return a task's metrics by filter and metric name."""
+    def get_metrics_by_filter(self, task: str) -> dict[str, dict[str, float]]:
         by_filter: dict[str, dict[str, float]] = {}
         for key, value in (self.find_entry("results", task) or {}).items():
             metric, comma, name = key.partition(",")
@@ -111,7 +110,7 @@ class Results:
                 by_filter.setdefault(name, {})[metric] = value
         return by_filter
 
-    def metric_direction(self, task: str, metric: str) -> BetterDirection:
+    def get_metric_direction(self, task: str, metric: str) -> BetterDirection:
         """Return the better direction of a metric, if lm-eval records it."""
         is_higher = (self.find_entry("higher_is_better", task) or {}).get(metric)
         if is_higher is None:
@@ -124,7 +123,7 @@ def find_results(path_argument: str) -> list[Results]:
     path = Path(path_argument).expanduser()
     if path.is_file():
         if not TIME.search(path.name):
-            need = "not a results file of lm-eval: its name is results_TIME.json, with the samples beside it"
+            need = "this is not an lm-eval results file, which is named results_TIME.json"
             raise ConfigError(need, key="--lm-eval", value=path_argument, code="bad_value")
         files = [path]
     elif path.is_dir():
@@ -132,9 +131,9 @@ def find_results(path_argument: str) -> list[Results]:
     else:
         raise ConfigError("there is no such folder", key="--lm-eval", value=path_argument, code="not_found")
     if not files:
-        fix = f"lm-eval writes them with --output_path {path_argument} --log_samples"
+        fix = f"Run lm-eval with --output_path {path_argument} --log_samples"
         raise ConfigError(
-            f"no results of lm-eval (results_TIME.json) in it; {fix}",
+            f"the folder contains no lm-eval results (results_TIME.json). {fix}",
             key="--lm-eval",
             value=path_argument,
             code="empty",
@@ -148,7 +147,7 @@ def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
         raise DataError(
-            f"not results of lm-eval: expected an object with {', '.join(NEEDED)}", key=path, code="damaged"
+            f"no lm-eval results file: expected an object with {', '.join(NEEDED)}", key=path, code="damaged"
         )
     convert_checked(content, ResultsFile, str(path))
     return Results(path, content)
@@ -160,10 +159,10 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
     `cluster_field` is the document field that names its cluster. Raises DataError, with file
     and line, if a document is damaged or missing.
     """
-    path, metrics = results.samples_path(task), results.metrics_by_filter(task)
+    path, metrics = results.samples_path(task), results.get_metrics_by_filter(task)
     if not path.is_file():
         raise DataError(
-            f"{path.name} is not beside it: lm-eval writes it with --log_samples",
+            f"{path.name} is missing in the same folder. Run lm-eval with --log_samples",
             key=results.path,
             code="not_found",
         )
@@ -192,10 +191,10 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
     for name, documents in by_filter.items():
         if expected is not None and len(documents) < expected:
             counts = (
-                f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
+                f"{results.path.name} records {expected} documents, but filter {name} has {len(documents)}"
             )
             raise DataError(
-                f"lines are missing before or after it: {counts}",
+                f"lines are missing before or after this line: {counts}",
                 key=f"{path}, line {number}",
                 code="damaged",
             )
@@ -209,7 +208,7 @@ def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
         raise DataError(
-            f"{source}: the document has no such text or number ({fields})",
+            f"{source}: the document has no such field with a text or number ({fields})",
             key="--cluster",
             value=field,
             code="missing",
@@ -223,12 +222,11 @@ def iter_sample_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises DataError, with file and line, for a malformed line.
     """
     for number, values in iter_json_lines(path):
-        convert_checked(values, Line, f"{path}, line {number}: not a sample of lm-eval")
+        convert_checked(values, Line, f"{path}, line {number}: this line is not an lm-eval sample")
         yield number, values
 
 
 def format_question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a sample's question, extracted answer and full answer as texts."""
     arguments_field = values.get("arguments")
     arguments = (
         [argument for argument in arguments_field.values() if isinstance(argument, dict)]
@@ -236,7 +234,7 @@ def format_question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
         else []
     )
     question = str(arguments[0].get("arg_0", "")) if arguments else ""
-    answers, filtered = (_first_answers(values.get(key)) for key in ("resps", "filtered_resps"))
+    answers, filtered = (_get_first_answers(values.get(key)) for key in ("resps", "filtered_resps"))
     choices = [str(argument.get("arg_1", "")) for argument in arguments]
     # multiple choice: each has its log-likelihood
     if len(choices) > 1 and len(choices) == len(filtered):
@@ -246,8 +244,11 @@ def format_question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     return question, _to_text(filtered[0]) if filtered else "", _to_text(answers[0]) if answers else ""
 
 
-def _first_answers(value: Any) -> list[Any]:
-    """Return the first answer to each request, given `[["text"]]` or `[[["-1.5", "True"]]]`."""
+def _get_first_answers(value: Any) -> list[Any]:
+    """Return the first answer to each request.
+
+    lm-eval writes them as `[["text"]]` or `[[["-1.5", "True"]]]`.
+    """
     items = value if isinstance(value, list) else []
     return [
         item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item for item in items

@@ -61,11 +61,11 @@ def recompute_metric(aggregation: str | None, values: Sequence[Any]) -> float | 
 
 
 class _NoNumber(Exception):
-    """Raised if a document has no numeric value, so that no mean exists."""
+    """Raised if a document has no numeric value, so the mean is undefined."""
 
 
 def _mean(values: Sequence[Any]) -> float:
-    return math.fsum(map(_to_number, values)) / len(values)
+    return math.fsum(map(_require_finite_number, values)) / len(values)
 
 
 def _nan_mean(values: Sequence[Any]) -> float:
@@ -79,12 +79,12 @@ def _mean_brier_score(pairs: Sequence[Any]) -> float:
 def _weighted_mean(pairs: Sequence[Any]) -> float:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise _NoNumber
-    return math.fsum(_to_number(value) for value, _ in pairs) / math.fsum(
-        _to_number(weight) for _, weight in pairs
+    return math.fsum(_require_finite_number(value) for value, _ in pairs) / math.fsum(
+        _require_finite_number(weight) for _, weight in pairs
     )
 
 
-def _to_number(value: Any) -> float:
+def _require_finite_number(value: Any) -> float:
     number = to_finite_number(value)
     if number is None:
         raise _NoNumber

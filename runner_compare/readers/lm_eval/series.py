@@ -1,4 +1,4 @@
-"""One metric of one lm-eval task, document by document, and the run metrics computed from it."""
+"""One metric of an lm-eval task, with its value for each document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from runner_base import DataError, Likelihood
 from runner_compare.metrics import LOG_LIKELIHOODS, BetterDirection
 from runner_compare.model.data import Answers, Question, QuestionOutcome, Texts, TextScore
-from runner_compare.model.question_metrics import mean_metric, parse_lm_eval_value
+from runner_compare.model.question_metrics import compute_mean_metric, parse_lm_eval_value
 from runner_compare.readers.lm_eval.files import (
     Document,
     Documents,
@@ -18,7 +18,7 @@ from runner_compare.readers.lm_eval.files import (
     format_question_and_answers,
     iter_sample_lines,
 )
-from runner_compare.readers.tool_run import format_side_with_question, to_finite_number
+from runner_compare.readers.tool_run import format_flip_with_question, to_finite_number
 from runner_compare.statistics.accuracy_intervals import accuracy_metrics
 from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
 from runner_compare.ways.likelihoods import sums_by_cluster
@@ -52,7 +52,6 @@ class Series:
 
     @property
     def is_log_likelihood(self) -> bool:
-        """Whether the metric is the log-likelihood of documents."""
         kind = (self.results.find_entry("configs", self.task) or {}).get("output_type")
         return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
 
@@ -62,24 +61,22 @@ class Series:
         if self.is_beside_numbers:
             return False
         values = [document.values[self.metric] for document in self.documents.values()]
-        is_lower = self.results.metric_direction(self.task, self.metric) is BetterDirection.lower
+        is_lower = self.results.get_metric_direction(self.task, self.metric) is BetterDirection.lower
         return not is_lower and all(value in (0, 1) for value in values)
 
     @property
     def has_only_numbers(self) -> bool:
-        """Whether the metric is neither a log-likelihood nor a verdict."""
+        """Whether the values are numbers other than verdicts and log-likelihoods."""
         return not self.is_log_likelihood and not self.has_verdicts
 
     @property
     def can_be_compared(self) -> bool:
-        """Whether there are documents, and each has the number that a comparison needs."""
+        """Whether every document has a value."""
         return bool(self.documents) and (not self.has_only_numbers or None not in self.metric_values.values())
 
     @property
     def metric_values(self) -> dict[int, float | None]:
-        """Value of each document; None for documents without one, e.g. if a class is counted over
-        all documents.
-        """
+        """Value of each document; None if the metric is defined only over all documents."""
         return {
             key: parse_lm_eval_value(document.values[self.metric]) for key, document in self.documents.items()
         }
@@ -94,7 +91,6 @@ class Series:
         }
 
     def load_metric_values(self) -> Answers:
-        """Return the metric's value for each document of the series."""
         numbers = self.metric_values
         return {
             document.pairing_key: QuestionOutcome(
@@ -104,13 +100,12 @@ class Series:
         }
 
     def load_text_scores(self) -> Texts:
-        """Return the log-likelihood of each document of the series."""
         return {
             document.doc_id: TextScore(
                 (document.doc_hash, document.target),
                 document.prompt_hash,
                 (),
-                self.document_likelihood(document),
+                self.get_document_likelihood(document),
                 document.cluster,
             )
             for document in self.documents.values()
@@ -119,7 +114,6 @@ class Series:
     def load_answer_texts(
         self, questions: Collection[Question], max_chars: int
     ) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield the answers to some documents, read again from the file."""
         shown = {
             document.line: document
             for document in self.documents.values()
@@ -130,12 +124,12 @@ class Series:
                 question, answer, text = format_question_and_answers(values)
                 yield (
                     document.pairing_key,
-                    format_side_with_question(
+                    format_flip_with_question(
                         document.values[self.metric] == 1, answer, text, question, max_chars
                     ),
                 )
 
-    def document_likelihood(self, document: Document) -> Likelihood:
+    def get_document_likelihood(self, document: Document) -> Likelihood:
         value, size = document.values[self.metric], 1
         if self.metric in OF_BYTES and isinstance(value, list) and len(value) == 2:
             value, counted = value
@@ -151,25 +145,25 @@ class Series:
         return Likelihood(document.doc_id, nats, 0, size, len(document.target), 0)
 
 
-def series_metrics(series: Series) -> dict[str, float]:
+def compute_series_metrics(series: Series) -> dict[str, float]:
     """Return run metrics of a series: an accuracy, a log-likelihood or a mean, with its interval."""
     if series.is_log_likelihood:
-        return _likelihood_metrics(series)
+        return _compute_likelihood_metrics(series)
     if series.has_verdicts:
-        return _verdict_metrics(series)
-    return mean_metric(series.metric, series.metric_values.values())
+        return _compute_verdict_metrics(series)
+    return compute_mean_metric(series.metric, series.metric_values.values())
 
 
-def _verdict_metrics(series: Series) -> dict[str, float]:
+def _compute_verdict_metrics(series: Series) -> dict[str, float]:
     solved = [document.values[series.metric] == 1 for document in series.documents.values()]
     families = [document.cluster for document in series.documents.values()]
     return {"correct": float(sum(solved)), **accuracy_metrics(solved, families)}
 
 
-def _likelihood_metrics(series: Series) -> dict[str, float]:
-    """Return the log-likelihood per byte or per text, with its interval, and lm-eval's metric."""
+def _compute_likelihood_metrics(series: Series) -> dict[str, float]:
+    """Return the log-likelihood per byte or text with its interval, and lm-eval's own metric."""
     unit = "byte" if series.metric in OF_BYTES else "text"
-    likelihoods = [series.document_likelihood(document) for document in series.documents.values()]
+    likelihoods = [series.get_document_likelihood(document) for document in series.documents.values()]
     nats, sizes = (
         [likelihood.nats for likelihood in likelihoods],
         [float(likelihood.bytes) if unit == "byte" else 1.0 for likelihood in likelihoods],

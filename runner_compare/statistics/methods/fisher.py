@@ -38,18 +38,16 @@ class FisherTest(Test):
         counts = effect_verdict_counts(None, None, None, self.baseline_correct)
         return Effect(Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts)
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         return stats.unpaired_difference_interval(
             self.correct, self.n, self.baseline_correct, self.baseline_n, alpha
         )
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference."""
+    def compute_p_value(self, null_value: float) -> float:
         return stats.unpaired_difference_p_value(
             self.correct, self.n, self.baseline_correct, self.baseline_n, null_value
         )
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that is detected at a level."""
         pooled = (self.correct + self.baseline_correct) / (self.n + self.baseline_n)
         return stats.detectable_unpaired_difference(self.n, self.baseline_n, pooled, level)

@@ -6,25 +6,28 @@ from dataclasses import dataclass
 
 from runner_compare.statistics import stats
 from runner_compare.statistics.effects import (
-    Between,
     Effect,
     Method,
+    SampleSizeRange,
     Test,
     effect_verdict_counts,
     exclude_zero,
 )
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_needed_to_detect,
-    smallest_detectable_difference,
+    estimate_disagreement_rate,
+    find_smallest_detectable_difference,
+    plan_questions_to_detect,
 )
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
 class McNemarTest(Test):
-    """McNemar's test of n questions: wins are solved only by this run, losses only by the baseline."""
+    """McNemar's exact test of n paired questions.
+
+    Wins are solved only by this run, losses only by the baseline.
+    """
 
     wins: int
     losses: int
@@ -48,48 +51,56 @@ class McNemarTest(Test):
 
     @property
     def expected_disagreement_rate(self) -> float:
-        """Expected fraction of new questions that only one of the two runs solves."""
-        return expected_disagreement(self.wins + self.losses, self.n)
+        return estimate_disagreement_rate(self.wins + self.losses, self.n)
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         return stats.paired_difference_interval(self.wins, self.losses, self.n, alpha)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference."""
+    def compute_p_value(self, null_value: float) -> float:
         return stats.paired_difference_p_value(self.wins, self.losses, self.n, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that the test's number of questions detects."""
         discordant_rate = (self.wins + self.losses) / self.n if self.n else 0.0
-        return smallest_detectable_difference(self.n, discordant_rate, level)
+        return find_smallest_detectable_difference(self.n, discordant_rate, level)
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions that decides about a margin, including those already asked."""
-        return paired_questions_needed(
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of questions that decides about a margin.
+
+        The number includes the questions that were already asked.
+        """
+        return plan_paired_questions(
             margin, self.expected_disagreement_rate, level, power, (self.wins, self.losses, self.n)
         )
 
-    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return the sample sizes for a margin at both ends of the disagreement rate's interval."""
+    def estimate_sample_size_interval(
+        self, margin: float, level: float, power: float = POWER
+    ) -> SampleSizeRange:
+        """Return the interval of the sample size that decides about a margin.
+
+        The range follows from the confidence interval of the disagreement rate.
+        """
         seen = self.wins, self.losses, self.n
         fewest, most = (
-            paired_questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_interval
+            plan_paired_questions(margin, rate, level, power, seen) for rate in self.disagreement_interval
         )
         return fewest, most
 
     @property
     def disagreement_interval(self) -> tuple[float, float]:
-        """95 % interval of the fraction of questions that only one of the two runs solves."""
+        """95 % interval of the fraction of questions on which the verdicts of both runs differ."""
         return stats.exact_interval(self.wins + self.losses, self.n)
 
-    def detection_size_interval(self, difference: float, level: float, power: float = POWER) -> Between:
-        """Return the sample sizes that detect a difference at both ends of the disagreement rate's
-        interval.
+    def estimate_detection_size_interval(
+        self, difference: float, level: float, power: float = POWER
+    ) -> SampleSizeRange:
+        """Return the range of sample sizes that detect a difference.
+
+        The range follows from the confidence interval of the disagreement rate.
         """
         fewest, most = (
-            questions_needed_to_detect(rate, difference, level, power) for rate in self.disagreement_interval
+            plan_questions_to_detect(rate, difference, level, power) for rate in self.disagreement_interval
         )
         return fewest, most
 
-    def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        return questions_needed_to_detect(self.expected_disagreement_rate, difference, level, power)
+    def plan_sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
+        return plan_questions_to_detect(self.expected_disagreement_rate, difference, level, power)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Between, Effect, Method, Test, effect_verdict_counts
-from runner_compare.statistics.mean_plans import detectable_mean_loss, questions_needed_for_margin
+from runner_compare.statistics.effects import Effect, Method, SampleSizeRange, Test, effect_verdict_counts
+from runner_compare.statistics.mean_plans import find_detectable_mean_loss, plan_questions_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.planning import has_enough_units_to_plan, standard_error_factors
+from runner_compare.statistics.planning import compute_standard_error_factors, has_enough_units_to_plan
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound what a plan needs
@@ -20,7 +20,7 @@ MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound wha
 
 @dataclass(frozen=True)
 class MeanFlipTest(Test):
-    """Sign-flip test of the difference of each question's accuracy over its samples."""
+    """Sign-flip test of differences in accuracy per question."""
 
     differences: Sequence[float]
     clusters: Sequence[Hashable] | None = None
@@ -33,7 +33,6 @@ class MeanFlipTest(Test):
 
     @cached_property
     def mean(self) -> MeanDifference:
-        """Mean difference over clusters, with test and interval."""
         return MeanDifference.from_differences(self.differences, self.clusters, self.is_strict)
 
     def compute_effect(self) -> Effect:
@@ -54,45 +53,46 @@ class MeanFlipTest(Test):
             Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts
         )
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         return self.mean.interval(alpha)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference."""
+    def compute_p_value(self, null_value: float) -> float:
         return self.mean.p_value_at(null_value)
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest evenly spread loss that is detected."""
-        return detectable_mean_loss(
+        return find_detectable_mean_loss(
             self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict
         )
 
-    def worst_case_detectable(self, level: float) -> float | None:
-        """Return the smallest loss of whole clusters that is detected."""
-        return detectable_mean_loss(
+    def find_worst_case_detectable(self, level: float) -> float | None:
+        return find_detectable_mean_loss(
             self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict
         )
 
     @property
     def can_plan(self) -> bool:
-        """Whether there are enough clusters to estimate a sample size."""
         return has_enough_units_to_plan(self.mean.clusters_worth)
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        return questions_needed_for_margin(
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        return plan_questions_for_margin(
             self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict
         )
 
-    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return the range of sample sizes for a margin, by the interval of the spread."""
+    def estimate_sample_size_interval(
+        self, margin: float, level: float, power: float = POWER
+    ) -> SampleSizeRange:
+        """Return the interval of the sample size that decides about a margin.
+
+        The range follows from the confidence interval of the spread.
+        """
         sums, sizes = self.mean.sums, self.mean.sizes
         tails = ratios.kurtosis(sums, sizes)
         fewest, most = (
             None
             if factor is None
-            else questions_needed_for_margin(
+            else plan_questions_for_margin(
                 tuple(factor * unit_sum for unit_sum in sums), sizes, margin, level, power, self.is_strict
             )
-            for factor in standard_error_factors(tails, len(sums), MAX_TAILS)
+            for factor in compute_standard_error_factors(tails, len(sums), MAX_TAILS)
         )
         return fewest, most

@@ -1,4 +1,4 @@
-"""Pooled test of log-likelihoods over several tasks, in nats per unit."""
+"""Test of log-likelihoods, pooled over several tasks."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.planning import has_enough_units_to_plan, samples_needed_to_detect
+from runner_compare.statistics.planning import has_enough_units_to_plan, plan_samples_to_detect
 from runner_compare.statistics.pooling import (
     MAX_UNKNOWN,
     PairedTexts,
     PoolingWeights,
-    variance_from_small_tasks,
-    weighted_mean_uncertainty,
+    compute_small_task_variance,
+    compute_weighted_mean_uncertainty,
 )
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
 class PooledLikelihoodTest(Test):
-    """Test over the texts of several tasks, at least two each. If weighted by questions, all units
-    count equally.
+    """Test of log-likelihoods over the documents of several tasks.
 
-    Test and interval are those of a single task; error, skewness and degrees of freedom are
-    those of the weighted mean, within tasks.
+    Each task has at least two documents. If weighted by questions, all units count equally. Test
+    and interval are those of a single task; error, skewness and degrees of freedom are those of
+    the weighted mean, within tasks.
     """
 
     tasks: Sequence[PairedTexts]
@@ -48,7 +48,7 @@ class PooledLikelihoodTest(Test):
     @cached_property
     def uncertainty(self) -> tuple[float, float, float, int]:
         """Standard error, skewness, kurtosis and degrees of freedom of the weighted mean."""
-        return weighted_mean_uncertainty(self.tasks, self.task_weights)
+        return compute_weighted_mean_uncertainty(self.tasks, self.task_weights)
 
     @cached_property
     def weighted_mean(self) -> float:
@@ -63,10 +63,10 @@ class PooledLikelihoodTest(Test):
 
     def compute_effect(self) -> Effect:
         error = self.uncertainty[0]
-        low, high = self.interval_at_level(ALPHA)
+        low, high = self.compute_interval_at_level(ALPHA)
         size = int(math.fsum(self.units_per_task))
         counts = {"error": error, "size": size, "unit": self.unit, "tasks": len(self.tasks)}
-        p = self.p_value_at(0.0)
+        p = self.compute_p_value(0.0)
         return Effect(
             Method.sign_flips,
             "log_likelihood",
@@ -79,12 +79,11 @@ class PooledLikelihoodTest(Test):
             counts,
         )
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         error, bend, _, freedom = self.uncertainty
-        return ratios.conservative_interval(self.weighted_mean, error, bend, freedom, alpha)
+        return ratios.compute_conservative_interval(self.weighted_mean, error, bend, freedom, alpha)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null value of the weighted mean."""
+    def compute_p_value(self, null_value: float) -> float:
         error, bend, _, freedom = self.uncertainty
         by_unit = [share / total for share, total in zip(self.task_weights, self.units_per_task, strict=True)]
         differences = [
@@ -92,14 +91,16 @@ class PooledLikelihoodTest(Test):
             for task, weight in zip(self.tasks, by_unit, strict=True)
             for difference, size in zip(task.differences, task.sizes, strict=True)
         ]
-        return ratios.conservative_p_value(differences, self.weighted_mean - null_value, error, bend, freedom)
+        return ratios.compute_conservative_p_value(
+            differences, self.weighted_mean - null_value, error, bend, freedom
+        )
 
     def detectable_difference(self, level: float) -> float | None:
         # With its own error: where one task of few texts has most of the spread, these texts seldom
         # show all of it.
         error, bend, tails, freedom = self.uncertainty
         texts = freedom + 1
-        return ratios.detectable_ratio_difference(
+        return ratios.find_detectable_ratio_difference(
             error, texts, level, scaled_skewness=bend, kurtosis=tails, observed_samples=texts
         )
 
@@ -108,16 +109,14 @@ class PooledLikelihoodTest(Test):
         error, _, _, freedom = self.uncertainty
         return (
             has_enough_units_to_plan(freedom)
-            and variance_from_small_tasks(self.tasks, self.task_weights) <= MAX_UNKNOWN * error**2
+            and compute_small_task_variance(self.tasks, self.task_weights) <= MAX_UNKNOWN * error**2
         )
 
     @property
     def can_plan(self) -> bool:
-        """Whether most of the variance comes from tasks with enough texts."""
         return self._can_plan
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of texts over all tasks that decides about a margin."""
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
         error, bend, tails, freedom = self.uncertainty
-        alike = samples_needed_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
+        alike = plan_samples_to_detect(error, freedom + 1, margin, level, power, bend, tails, is_upward=True)
         return None if alike is None else math.ceil(alike * self.num_texts / (freedom + 1))

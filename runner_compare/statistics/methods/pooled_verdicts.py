@@ -1,6 +1,4 @@
-"""Pooled test of verdicts over several tasks, in which every question or every task has equal
-weight.
-"""
+"""Test of verdicts, pooled over several tasks with equal weight per question or per task."""
 
 from __future__ import annotations
 
@@ -13,12 +11,12 @@ from runner_compare.statistics.pooling import (
     FINEST,
     PairedVerdicts,
     PoolingWeights,
-    detectable_mean_difference,
-    interval_p_value_at,
-    mean_difference_interval,
-    mean_difference_p_value,
+    compute_interval_p_value,
+    compute_mean_difference_interval,
+    compute_mean_difference_p_value,
+    find_detectable_mean_difference,
     mean_task_difference,
-    questions_for_mean_margin,
+    plan_questions_for_mean_margin,
 )
 from runner_compare.statistics.stats import POWER
 
@@ -26,7 +24,7 @@ from runner_compare.statistics.stats import POWER
 def create_pooled_test(
     tasks: Sequence[PairedVerdicts], weights: PoolingWeights, max_units: int = FINEST
 ) -> Test:
-    """Create the test of paired verdicts of several tasks that share no questions."""
+    """Create the pooled test of several tasks. The tasks must not share questions."""
     assert tasks
     assert all(task.n > 0 for task in tasks)
     return (
@@ -37,7 +35,6 @@ def create_pooled_test(
 
 
 def pool_by_questions(tasks: Sequence[PairedVerdicts]) -> McNemarTest:
-    """Create the McNemar test of all tasks' questions together."""
     wins, losses, n, correct = (
         sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n", "baseline_correct")
     )
@@ -57,23 +54,20 @@ class WeightedFlipTest(Test):
     knows_power = can_plan = True
 
     def compute_effect(self) -> Effect:
-        low, high = mean_difference_interval(self.tasks)
+        low, high = compute_mean_difference_interval(self.tasks)
         counts = pool_by_questions(self.tasks).effect.counts
         n = sum(task.n for task in self.tasks)
-        value, p = mean_task_difference(self.tasks), mean_difference_p_value(self.tasks, self.finest)
+        value, p = mean_task_difference(self.tasks), compute_mean_difference_p_value(self.tasks, self.finest)
         return Effect(Method.weighted_flips, "accuracy", value, low, high, p, n, n, counts)
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return mean_difference_interval(self.tasks, alpha)
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
+        return compute_mean_difference_interval(self.tasks, alpha)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null value of the mean difference."""
-        return interval_p_value_at(self.tasks, null_value)
+    def compute_p_value(self, null_value: float) -> float:
+        return compute_interval_p_value(self.tasks, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference, equal in all tasks, that is detected."""
-        return detectable_mean_difference(self.tasks, level)
+        return find_detectable_mean_difference(self.tasks, level)
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions over all tasks that decides about a margin."""
-        return questions_for_mean_margin(self.tasks, margin, level, power)
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        return plan_questions_for_mean_margin(self.tasks, margin, level, power)

@@ -1,4 +1,7 @@
-"""Test of means over questions and seeds: adds the variation between seeds to a test of questions."""
+"""Test of means over questions and seeds.
+
+The variance between seeds is added to a test over questions.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.seed_means import (
     MIN_FREEDOM,
     ErrorComponent,
-    add_seed_errors,
-    combined_bound,
-    detectable_difference_over_seeds,
-    p_value_of_gap,
-    seed_errors,
+    build_error_components,
+    compute_combined_error_bound,
+    compute_difference_p_value,
+    compute_seed_errors,
+    find_seed_detectable_difference,
 )
 from runner_compare.statistics.stats import ALPHA, find_interval_end
 
@@ -32,8 +35,7 @@ class SeedTest(Test):
 
     @cached_property
     def seed_components(self) -> list[ErrorComponent]:
-        """Contributions of each run's seeds to the error of the difference."""
-        return [*seed_errors(self.accuracies), *seed_errors(self.baseline_accuracies)]
+        return [*compute_seed_errors(self.accuracies), *compute_seed_errors(self.baseline_accuracies)]
 
     def compute_effect(self) -> Effect:
         effect = self.by_questions.effect
@@ -42,34 +44,36 @@ class SeedTest(Test):
         )
         families = effect.counts["grouping"].partition(", in ")
         grouping = f", mean of {' and '.join(counts_of_seeds)} seeds{''.join(families[1:])}"
-        low, high = self.interval_at_level(ALPHA)
+        low, high = self.compute_interval_at_level(ALPHA)
         return replace(
             effect,
             method=Method.over_seeds,
             low=low,
             high=high,
-            p=self.p_value_at(0.0),
+            p=self.compute_p_value(0.0),
             counts={**effect.counts, "grouping": grouping},
         )
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         value = self.by_questions.effect.value
 
         def is_compatible(true: float) -> bool:
-            parts = add_seed_errors(self.by_questions.p_value_at(true), value - true, self.seed_components)
-            return parts is None or abs(value - true) <= combined_bound(parts, alpha, value > true)
+            parts = build_error_components(
+                self.by_questions.compute_p_value(true), value - true, self.seed_components
+            )
+            return parts is None or abs(value - true) <= compute_combined_error_bound(
+                parts, alpha, value > true
+            )
 
         return find_interval_end(is_compatible, value, -1.0), find_interval_end(is_compatible, value, 1.0)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference."""
-        p, gap = self.by_questions.p_value_at(null_value), self.by_questions.effect.value - null_value
-        parts = add_seed_errors(p, gap, self.seed_components)
-        return p if parts is None else max(p, p_value_of_gap(parts, gap))
+    def compute_p_value(self, null_value: float) -> float:
+        p, gap = self.by_questions.compute_p_value(null_value), self.by_questions.effect.value - null_value
+        parts = build_error_components(p, gap, self.seed_components)
+        return p if parts is None else max(p, compute_difference_p_value(parts, gap))
 
     @property
     def knows_power(self) -> bool:
-        """Whether there are enough seeds to estimate their variation."""
         has_seeds = (
             not self.seed_components or min(part.freedom for part in self.seed_components) >= MIN_FREEDOM
         )
@@ -77,7 +81,6 @@ class SeedTest(Test):
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether the underlying test of questions has a worst case."""
         return self.by_questions.has_worst_case
 
     def detectable_difference(self, level: float) -> float | None:
@@ -87,16 +90,14 @@ class SeedTest(Test):
             else None
         )
 
-    def worst_case_detectable(self, level: float) -> float | None:
-        """Return the smallest loss that is detected if it is concentrated in a few questions."""
+    def find_worst_case_detectable(self, level: float) -> float | None:
         return (
-            self._add_seed_variation(self.by_questions.worst_case_detectable(level), level)
+            self._add_seed_variation(self.by_questions.find_worst_case_detectable(level), level)
             if self.knows_power
             else None
         )
 
-    def _add_seed_variation(self, smallest: float | None, level: float) -> float | None:
-        """Convert a difference detectable over questions to one detectable over questions and seeds."""
-        if smallest is None or not self.seed_components:
-            return smallest
-        return detectable_difference_over_seeds(smallest, self.seed_components, level)
+    def _add_seed_variation(self, detectable_difference: float | None, level: float) -> float | None:
+        if detectable_difference is None or not self.seed_components:
+            return detectable_difference
+        return find_seed_detectable_difference(detectable_difference, self.seed_components, level)

@@ -15,14 +15,13 @@ from runner_compare.statistics.sequential import SequentialPairs, Side, comparis
 
 @dataclass(frozen=True)
 class SequentialTest(Test):
-    """Always-valid test of paired verdicts, in the order in which the run evaluated them."""
+    """Always-valid test of paired verdicts, in the order in which the run answered the questions."""
 
     pairs: Sequence[tuple[bool, bool]]
     early_stop_comparisons: int | None = None  # as many share the 5 % as was fixed before that run
 
     @cached_property
     def sequential_pairs(self) -> SequentialPairs:
-        """Result of the always-valid test on the pairs."""
         seen = SequentialPairs(comparison_level(self.early_stop_comparisons or 1))
         for is_right, is_baseline_right in self.pairs:
             seen.add_pair(is_right, is_baseline_right)
@@ -47,14 +46,12 @@ class SequentialTest(Test):
             early_stop_comparisons=self.early_stop_comparisons,
         )
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at the level fixed before the run. Other levels are not possible."""
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
+        """Return the interval of the always-valid test. `alpha` has no effect on its fixed level."""
         return self.sequential_pairs.interval_low, self.sequential_pairs.interval_high
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference."""
-        return self.sequential_pairs.p_value_against(null_value)
+    def compute_p_value(self, null_value: float) -> float:
+        return self.sequential_pairs.compute_p_value_against(null_value)
 
-    def sequential_side(self, null_value: float) -> Side:
-        """Return on which side of a null value the true difference lies, by the always-valid test."""
-        return self.sequential_pairs.first_shown_side(null_value)
+    def decide_side_of_null(self, null_value: float) -> Side:
+        return self.sequential_pairs.find_first_decided_side(null_value)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Between, Effect, Method, Test
-from runner_compare.statistics.planning import samples_needed_to_detect, standard_error_factors
+from runner_compare.statistics.effects import Effect, Method, SampleSizeRange, Test
+from runner_compare.statistics.planning import compute_standard_error_factors, plan_samples_to_detect
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan needs
@@ -17,7 +17,7 @@ MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan nee
 
 @dataclass(frozen=True)
 class SignFlipTest(Test):
-    """Sign-flip test of each text's log-likelihood difference, in nats, with its number of units."""
+    """Sign-flip test of log-likelihood differences per document, in nats."""
 
     differences: Sequence[float]
     sizes: Sequence[float]
@@ -32,7 +32,6 @@ class SignFlipTest(Test):
 
     @cached_property
     def scaled_skewness(self) -> float:
-        """Skewness over texts, divided by the square root of their number."""
         return ratios.skewness(self.differences, self.sizes) / math.sqrt(len(self.differences))
 
     @cached_property
@@ -46,26 +45,24 @@ class SignFlipTest(Test):
             Method.sign_flips,
             "log_likelihood",
             ratios.ratio_of_sums(self.differences, self.sizes),
-            *ratios.paired_ratio_interval(self.differences, self.sizes),
-            ratios.paired_p_value(self.differences, self.sizes),
+            *ratios.compute_paired_ratio_interval(self.differences, self.sizes),
+            ratios.compute_paired_p_value(self.differences, self.sizes),
             n,
             n,
             {"error": self.standard_error, "size": int(sum(self.sizes)), "unit": self.unit},
         )
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return ratios.paired_ratio_interval(self.differences, self.sizes, alpha)
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
+        return ratios.compute_paired_ratio_interval(self.differences, self.sizes, alpha)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null difference per unit."""
+    def compute_p_value(self, null_value: float) -> float:
         pairs = zip(self.differences, self.sizes, strict=True)
-        return ratios.paired_p_value(
+        return ratios.compute_paired_p_value(
             [difference - null_value * size for difference, size in pairs], self.sizes
         )
 
     def detectable_difference(self, level: float) -> float | None:
-        """Return the smallest true difference that the test's number of texts detects."""
-        return ratios.detectable_ratio_difference(
+        return ratios.find_detectable_ratio_difference(
             self.standard_error,
             len(self.differences),
             level,
@@ -73,31 +70,34 @@ class SignFlipTest(Test):
             kurtosis=self.kurtosis,
         )
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of texts that decides about a margin, by excluding a loss of the margin."""
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
         return self._sample_size(margin, level, power, upward=True)
 
-    def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
+    def plan_sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
         return self._sample_size(difference, level, power)
 
-    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
-        return self._sample_size_range(margin, level, power, upward=True)
+    def estimate_sample_size_interval(
+        self, margin: float, level: float, power: float = POWER
+    ) -> SampleSizeRange:
+        return self._compute_sample_size_range(margin, level, power, is_upward=True)
 
-    def detection_size_interval(self, difference: float, level: float, power: float = POWER) -> Between:
-        return self._sample_size_range(difference, level, power)
+    def estimate_detection_size_interval(
+        self, difference: float, level: float, power: float = POWER
+    ) -> SampleSizeRange:
+        return self._compute_sample_size_range(difference, level, power)
 
-    def _sample_size_range(
-        self, shift: float, level: float, power: float, upward: bool | None = None
-    ) -> Between:
-        low, high = standard_error_factors(self.kurtosis, len(self.differences), MAX_TAILS)
-        most = None if high is None else self._sample_size(shift, level, power, upward, high)
-        return self._sample_size(shift, level, power, upward, low), most
+    def _compute_sample_size_range(
+        self, shift: float, level: float, power: float, is_upward: bool | None = None
+    ) -> SampleSizeRange:
+        low, high = compute_standard_error_factors(self.kurtosis, len(self.differences), MAX_TAILS)
+        most = None if high is None else self._sample_size(shift, level, power, is_upward, high)
+        return self._sample_size(shift, level, power, is_upward, low), most
 
     def _sample_size(
         self, shift: float, level: float, power: float, upward: bool | None = None, factor: float = 1.0
     ) -> int | None:
         n, error = len(self.differences), factor * self.standard_error
-        return samples_needed_to_detect(
+        return plan_samples_to_detect(
             error,
             n,
             shift,
@@ -105,5 +105,5 @@ class SignFlipTest(Test):
             power,
             scaled_skewness=self.scaled_skewness,
             kurtosis=self.kurtosis,
-            upward=upward,
+            is_upward=upward,
         )

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.run_ratios import MIN_RUNS, RunRatio, runs_needed_per_side
+from runner_compare.statistics.run_ratios import MIN_RUNS, RunRatio, plan_runs_per_job
 from runner_compare.statistics.stats import POWER
 
 MIN_REPEATS = 2  # a side, in one process: a single one has no range
@@ -42,19 +42,18 @@ class StudentTTest(Test):
 
     @cached_property
     def run_ratio(self) -> RunRatio:
-        """Ratio of the geometric means over runs."""
         return RunRatio.from_runs(self.run.runs, self.baseline.runs)
 
     def compute_effect(self) -> Effect:
         if not self.has_enough_runs:
-            return self._effect_of_repeats()
+            return self._compute_effect_of_repeats()
         low, high = self.run_ratio.interval()
         return self._create_effect(
             Method.student_t, self.run_ratio.ratio, low, high, self.run_ratio.p_value_at(1.0)
         )
 
-    def _effect_of_repeats(self) -> Effect:
-        """Return the ratio of medians of two single processes, with the range of their repeats."""
+    def _compute_effect_of_repeats(self) -> Effect:
+        """Return the ratio of two single runs' medians, with the range of their repeats."""
         repeats, baseline = self.run.repeats, self.baseline.repeats
         low, high = min(repeats) / max(baseline), max(repeats) / min(baseline)
         if min(len(repeats), len(baseline)) < MIN_REPEATS:
@@ -70,22 +69,20 @@ class StudentTTest(Test):
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
         return Effect(method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True)
 
-    def interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at a level, or the range of repeats if there are too few runs."""
+    def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
+        """Return the confidence interval. With too few runs, return the range of the repeats."""
         return self.run_ratio.interval(alpha) if self.has_enough_runs else (self.effect.low, self.effect.high)
 
-    def p_value_at(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null ratio."""
+    def compute_p_value(self, null_value: float) -> float:
         return self.run_ratio.p_value_at(null_value)
 
     @property
     def can_plan(self) -> bool:
-        """Whether there are enough runs to estimate their spread."""
         return self.has_enough_runs
 
-    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+    def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the number of runs per job that decides about a margin."""
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
         # of a run, as if both sides had the same
         spread = self.run_ratio.error * math.sqrt(1 / (1 / n + 1 / baseline_n))
-        return runs_needed_per_side(math.log1p(margin) / spread, level) if spread else None
+        return plan_runs_per_job(math.log1p(margin) / spread, level) if spread else None

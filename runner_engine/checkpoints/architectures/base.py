@@ -17,9 +17,9 @@ from runner_engine.checkpoints.weight_files import TensorLocation
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
 
-Numbers = np.ndarray[Any, Any]
+NumericArray = np.ndarray[Any, Any]
 # the config, how many there are → which one of the file each one of the model is
-Order = Callable[[Any, int], Numbers]
+RowOrderFunction = Callable[[Any, int], NumericArray]
 
 SETTINGS = {
     "block_count": "num_hidden_layers",
@@ -59,14 +59,15 @@ GATE_AND_UP = "ffn_gate_up_exps"  # both in one tensor, gates first
 
 @dataclass(frozen=True)
 class TensorChange:
-    """Conversion of a .gguf tensor to a model's tensor. Quantized blocks can be reordered, but not
-    changed by arithmetic.
+    """Conversion of a .gguf tensor to a tensor of the model.
+
+    The rows of quantized blocks can be reordered, but their numbers cannot be changed.
     """
 
-    rows: Order | None = None
-    columns: Order | None = None
-    numbers: Callable[[Any, Numbers], Numbers] | None = None
-    together: Callable[[Any, list[Numbers]], Numbers] | None = (
+    rows: RowOrderFunction | None = None
+    columns: RowOrderFunction | None = None
+    numbers: Callable[[Any, NumericArray], NumericArray] | None = None
+    together: Callable[[Any, list[NumericArray]], NumericArray] | None = (
         None  # of several tensors; None: one below the other
     )
 
@@ -98,9 +99,10 @@ class Architecture:
     experts: str | None = None  # where in a layer its experts are
     is_read_by_transformers: bool = False  # also: then both give the same settings
 
-    def find_change(self, tensor_suffix: str) -> TensorChange | None:
-        """Return the conversion of a tensor, given the part of its name after the block number. None if
-        it needs no conversion.
+    def find_tensor_conversion(self, tensor_suffix: str) -> TensorChange | None:
+        """Return the conversion of a tensor, or None if the tensor needs none.
+
+        tensor_suffix: the part of the tensor's name after the block number.
         """
         stem = tensor_suffix.rpartition(".")[0] or tensor_suffix
         for name in (tensor_suffix, stem):
@@ -110,12 +112,11 @@ class Architecture:
 
 
 def read_architecture_setting(header: GgufHeader, setting_name: str, default: Any = None) -> Any:
-    """Read a setting of the file's architecture from the .gguf metadata."""
     return header.metadata.get(f"{header.architecture}.{setting_name}", default)
 
 
 def read_layer_settings(header: GgufHeader, setting_name: str, default: Any = 0) -> list[Any]:
-    """Return one number per layer for a setting that the .gguf file stores once or per layer."""
+    """Return the value of a setting for each layer. A single stored value applies to all layers."""
     value, count = read_architecture_setting(header, setting_name, default), count_decoder_layers(header)
     if not isinstance(value, list):
         return [value] * count
@@ -136,11 +137,10 @@ def count_decoder_layers(header: GgufHeader) -> int:
 
 
 def has_tensor_with_suffix(header: GgufHeader, suffix: str) -> bool:
-    """Whether the name of any tensor in the file ends with this suffix."""
     return any(tensor.name.endswith(suffix) for tensor in header.tensors)
 
 
-def read_float32_tensor(tensor: TensorLocation) -> Numbers:
+def read_float32_tensor(tensor: TensorLocation) -> NumericArray:
     return np.fromfile(tensor.file, dtype="<f4", count=tensor.num_elements, offset=tensor.offset)
 
 
@@ -156,28 +156,30 @@ def read_head_dim(header: GgufHeader) -> int:
     )
 
 
-def derive_attention_types(header: GgufHeader, every: int) -> list[str]:
-    """Return the attention type of each layer: every `every`-th layer has full attention, the others
-    a sliding window.
+def derive_attention_types(header: GgufHeader, full_attention_interval: int) -> list[str]:
+    """Return the attention type of each layer: sliding window, or full attention at an interval.
 
-    The file's own pattern has precedence.
+    The pattern in the file has precedence over the given interval.
     """
     pattern = read_architecture_setting(header, "attention.sliding_window_pattern")
     if isinstance(pattern, list):
         has_window = read_layer_settings(header, "attention.sliding_window_pattern")
     else:
-        every = pattern or every
-        has_window = [(number + 1) % every != 0 for number in range(count_decoder_layers(header))]
+        full_attention_interval = pattern or full_attention_interval
+        has_window = [
+            (number + 1) % full_attention_interval != 0 for number in range(count_decoder_layers(header))
+        ]
     return ["sliding_attention" if has else "full_attention" for has in has_window]
 
 
-def make_deinterleaving_order(num_heads_key: str) -> Order:
-    """Return a row order that undoes the interleaving of rotary pairs by llama.cpp's converter.
+def make_deinterleaving_order(num_heads_key: str) -> RowOrderFunction:
+    """Return a function that reorders tensor rows to undo the interleaving of rotary pairs.
 
-    num_heads_key: the config's name for the number of heads.
+    llama.cpp's converter interleaves the pairs. num_heads_key: the config's name for the number
+    of heads.
     """
 
-    def compute_row_order(config: Any, num_rows: int) -> Numbers:
+    def compute_row_order(config: Any, num_rows: int) -> NumericArray:
         count = getattr(config, num_heads_key)
         return np.arange(num_rows).reshape(count, num_rows // count // 2, 2).swapaxes(1, 2).reshape(-1)
 

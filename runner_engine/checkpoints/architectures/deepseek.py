@@ -11,7 +11,7 @@ from runner_engine.checkpoints.architectures.base import (
     RMS,
     VOCABULARY,
     Architecture,
-    Numbers,
+    NumericArray,
     TensorChange,
     read_architecture_setting,
 )
@@ -25,8 +25,9 @@ MSCALE_SHARE = 0.1  # of mscale_all_dim, as the converter writes it
 
 
 def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
-    """Return a DeepSeek V3 config if the router uses sigmoid scores, otherwise a V2 config. Both
-    have the same tensors.
+    """Return a V3 config for a router with sigmoid scores, otherwise a V2 config.
+
+    Both versions have the same tensors.
     """
     rotated = read_architecture_setting(header, "rope.dimension_count", 64)
     latent = read_architecture_setting(header, "attention.kv_lora_rank", 512)
@@ -63,7 +64,7 @@ def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
     return settings | {"topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
 
 
-def _join_key_value_weights(config: Any, key_and_value_weights: list[Numbers]) -> Numbers:
+def _join_key_value_weights(config: Any, key_and_value_weights: list[NumericArray]) -> NumericArray:
     """Build kv_b_proj, [heads × (key + value), latent], from the key weights, [heads, latent, key],
     and the value weights.
     """

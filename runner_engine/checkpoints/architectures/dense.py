@@ -19,7 +19,7 @@ from runner_engine.checkpoints.architectures.base import (
     read_architecture_setting,
     read_head_dim,
 )
-from runner_engine.checkpoints.architectures.rope import read_rope_if_scaled, read_rope_parameters
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters, read_scaled_rope_parameters
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -32,14 +32,15 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 def _build_qwen3_config(header: GgufHeader) -> dict[str, Any]:
     """Return Qwen3's rope settings, and the head size if the file states one."""
     own = read_architecture_setting(header, "attention.key_length")
-    return read_rope_if_scaled(header) | ({} if own is None else {"head_dim": own})
+    return read_scaled_rope_parameters(header) | ({} if own is None else {"head_dim": own})
 
 
 def _build_phi3_config(header: GgufHeader) -> dict[str, Any]:
-    """Return Phi-3's rope settings and the pretraining length, which takes precedence in Phi-3's
-    config.
+    """Return Phi-3's rope settings and its pretraining length.
+
+    Phi-3's config gives the pretraining length precedence.
     """
-    settings = read_rope_if_scaled(header)
+    settings = read_scaled_rope_parameters(header)
     trained = settings.get("rope_parameters", {}).get(TRAINED)
     return settings | ({} if trained is None else {TRAINED: trained})
 
@@ -65,7 +66,7 @@ def _build_olmo2_config(header: GgufHeader) -> dict[str, Any]:
     }
     return {
         "model_type": "olmo3",
-        "layer_types": derive_attention_types(header, every=4),
+        "layer_types": derive_attention_types(header, full_attention_interval=4),
         "rope_parameters": {"full_attention": rope, "sliding_attention": local},
     }
 
@@ -75,7 +76,7 @@ def _build_cohere2_config(header: GgufHeader) -> dict[str, Any]:
     return {
         "head_dim": head_dim,
         "rope_parameters": read_rope_parameters(header, head_dim),
-        "layer_types": derive_attention_types(header, every=4),
+        "layer_types": derive_attention_types(header, full_attention_interval=4),
     }
 
 
@@ -90,7 +91,7 @@ def _build_glm4_config(header: GgufHeader) -> dict[str, Any]:
 
 KNOWN = {
     "qwen2": Architecture(
-        "qwen2", RMS | VOCABULARY | THETA, computed=read_rope_if_scaled, is_read_by_transformers=True
+        "qwen2", RMS | VOCABULARY | THETA, computed=read_scaled_rope_parameters, is_read_by_transformers=True
     ),
     "qwen3": Architecture(
         "qwen3", RMS | VOCABULARY | THETA, computed=_build_qwen3_config, is_read_by_transformers=True

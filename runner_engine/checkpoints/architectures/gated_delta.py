@@ -17,8 +17,8 @@ from runner_engine.checkpoints.architectures.base import (
     RMS,
     VOCABULARY,
     Architecture,
-    Numbers,
-    Order,
+    NumericArray,
+    RowOrderFunction,
     TensorChange,
     count_decoder_layers,
     read_architecture_setting,
@@ -86,14 +86,14 @@ def _build_qwen3_next_config(header: GgufHeader) -> dict[str, Any]:
     }
 
 
-def _make_value_head_order(head_size_key: str | None) -> Order:
-    """Return a row order that groups value heads by key head. In the .gguf file they are
-    interleaved.
+def _make_value_head_order(head_size_key: str | None) -> RowOrderFunction:
+    """Return a function that groups the rows of value heads by key head.
 
-    head_size_key: the config's name for the rows per head; None: one.
+    The .gguf file interleaves the groups. head_size_key: the config's name for the rows per
+    head; None: one.
     """
 
-    def compute_row_order(config: Any, num_rows: int) -> Numbers:
+    def compute_row_order(config: Any, num_rows: int) -> NumericArray:
         keys, values = config.linear_num_key_heads, config.linear_num_value_heads
         of_head = 1 if head_size_key is None else getattr(config, head_size_key)
         return np.arange(num_rows).reshape(values // keys, keys, of_head).swapaxes(0, 1).reshape(-1)
@@ -104,14 +104,12 @@ def _make_value_head_order(head_size_key: str | None) -> Order:
 VALUE_HEADS, SCALARS = _make_value_head_order("linear_value_head_dim"), _make_value_head_order(None)
 
 
-def _compute_value_row_order(config: Any, num_rows: int) -> Numbers:
-    """Return a row order that reorders only the value rows. The query and key rows before them stay."""
+def _compute_value_row_order(config: Any, num_rows: int) -> NumericArray:
     before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
     return np.concatenate((np.arange(before), before + VALUE_HEADS(config, num_rows - before)))
 
 
-def _compute_key_head_row_order(config: Any, num_rows: int) -> Numbers:
-    """Return a row order that groups the query, key, value and gate rows of each key head."""
+def _compute_key_head_row_order(config: Any, num_rows: int) -> NumericArray:
     heads = config.linear_num_key_heads
     key = heads * config.linear_key_head_dim
     value = (num_rows - 2 * key) // 2
@@ -120,12 +118,12 @@ def _compute_key_head_row_order(config: Any, num_rows: int) -> Numbers:
     return np.concatenate([*parts], axis=1).reshape(-1)
 
 
-def compute_decay_logarithms(_config: Any, decays: Numbers) -> Numbers:
+def compute_decay_logarithms(_config: Any, decays: NumericArray) -> NumericArray:
     """Return A_log, the logarithm of -A. All numbers in A are negative."""
     return np.log(-decays)
 
 
-def reshape_conv_weights(_config: Any, weights: Numbers) -> Numbers:
+def reshape_conv_weights(_config: Any, weights: NumericArray) -> NumericArray:
     """Reshape the weights of a depthwise convolution to [channels, 1, length]."""
     return weights.reshape(weights.shape[0], 1, -1)
 

@@ -66,8 +66,9 @@ LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 
 def _infer_query_scale(header: GgufHeader) -> dict[str, Any]:
-    """Return query_pre_attn_scalar, the number whose square root divides queries. A .gguf file does
-    not store this number.
+    """Return `query_pre_attn_scalar`, whose inverse square root scales queries.
+
+    A .gguf file does not store this number.
     """
     is_27b = count_decoder_layers(header) == LAYERS_OF_27B[header.architecture]
     width = read_architecture_setting(header, "embedding_length", 0) // max(
@@ -87,7 +88,7 @@ def _build_gemma3_config(header: GgufHeader) -> dict[str, Any]:
             "factor": read_architecture_setting(header, "rope.scaling.factor", 1.0),
         }
     return _infer_query_scale(header) | {
-        "layer_types": derive_attention_types(header, every=6),
+        "layer_types": derive_attention_types(header, full_attention_interval=6),
         "rope_parameters": {"full_attention": whole, "sliding_attention": _build_sliding_window_rope(header)},
     }
 
@@ -101,7 +102,7 @@ def _build_sliding_window_rope(header: GgufHeader) -> dict[str, Any]:
 
 def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     """Return a Gemma 4 config. Layers with sliding windows have smaller attention heads."""
-    layer_types = derive_attention_types(header, every=6)
+    layer_types = derive_attention_types(header, full_attention_interval=6)
     heads = dict(zip(layer_types, read_layer_settings(header, "attention.head_count_kv"), strict=True))
     sizes = read_layer_settings(header, "feed_forward_length")
     experts = read_architecture_setting(header, "expert_count", 0)
@@ -113,7 +114,7 @@ def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     ]
     whole = {
         "rope_type": "proportional",
-        "partial_rotary_factor": _read_rotated_share(header),
+        "partial_rotary_factor": _read_rotated_fraction(header),
         "rope_theta": read_architecture_setting(header, "rope.freq_base", 1000000.0),
     }
     return {
@@ -139,9 +140,10 @@ def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     }
 
 
-def _read_rotated_share(header: GgufHeader) -> float:
-    """Read the share of each head's dimensions that rope rotates. The file divides the other
-    frequencies by a huge factor.
+def _read_rotated_fraction(header: GgufHeader) -> float:
+    """Return the fraction of each head's dimensions that rope rotates.
+
+    The file marks unrotated dimensions by a huge frequency divisor.
     """
     for tensor in header.tensors:
         if tensor.name == "rope_freqs.weight" and tensor.dtype == "F32":

@@ -1,5 +1,6 @@
-"""Maps .gguf files of Llama and similar models, for which llama.cpp's converter interleaves the
-rotary pairs of a head.
+"""Maps .gguf files of Llama and similar models.
+
+llama.cpp's converter interleaves the rotary pairs of each head in these files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MULTIPLIERS = {
 
 
 def _read_llama_rope_scaling(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope scaling if the file has one. Rope rotates all dimensions of a head."""
+    """Return the rope scaling of the file, if any."""
     rope = read_rope_parameters(
         header, read_architecture_setting(header, "rope.dimension_count") or read_head_dim(header)
     )

@@ -60,7 +60,10 @@ def _build_gpt_oss_config(header: GgufHeader) -> dict[str, Any]:
     rope = _build_rope_settings(header)
     if rope["rope_parameters"]["rope_type"] == "yarn":  # its frequencies are not rounded to whole ones
         rope["rope_parameters"] |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
-    return rope | {"head_dim": read_head_dim(header), "layer_types": derive_attention_types(header, every=2)}
+    return rope | {
+        "head_dim": read_head_dim(header),
+        "layer_types": derive_attention_types(header, full_attention_interval=2),
+    }
 
 
 def _build_glm4_moe_config(header: GgufHeader) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from runner_base import DataError, truncated_repr
 from runner_engine.checkpoints.architectures.base import (
-    Numbers,
+    NumericArray,
     read_architecture_setting,
     read_float32_tensor,
     read_head_dim,
@@ -54,17 +54,14 @@ def read_rope_parameters(header: GgufHeader, head_dim: int) -> dict[str, Any]:
     return rope
 
 
-def read_rope_if_scaled(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope parameters as a config entry. Empty if the file sets only theta, without
-    scaling.
-    """
+def read_scaled_rope_parameters(header: GgufHeader) -> dict[str, Any]:
+    """Return the rope parameters as a config entry; {} if the file has no rope scaling."""
     rope = read_rope_parameters(header, read_head_dim(header))
     is_plain = rope["rope_type"] == "default" and "partial_rotary_factor" not in rope
     return {} if is_plain else {"rope_parameters": rope}
 
 
 def _read_rope_scaling(header: GgufHeader) -> dict[str, Any]:
-    """Read the rope scaling from the metadata of a .gguf file."""
     kind = read_architecture_setting(header, "rope.scaling.type", "linear")
     if kind in BY_TENSORS:
         return {}
@@ -99,12 +96,9 @@ def _read_rope_scaling(header: GgufHeader) -> dict[str, Any]:
 
 
 def _read_longrope_scaling(header: GgufHeader, num_pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Read the LongRoPE scaling, which divides frequencies by other factors beyond the pretraining
-    length.
-    """
     if rope["rope_type"] != "default":
         raise DataError(
-            f"{SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read",
+            f"{SHORT} is unsupported in combination with rope.scaling.type={rope['rope_type']}",
             key=header.file,
             code="unsupported",
         )
@@ -123,11 +117,10 @@ def _read_longrope_scaling(header: GgufHeader, num_pairs: int, rope: dict[str, A
 
 
 def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Return the rope scaling that yields the frequency divisors stored in the file."""
     divisors = _read_frequency_divisors(header, FACTORS, rotary_dim // 2)
     if rope["rope_type"] == "yarn":
         raise DataError(
-            f"{FACTORS} and a rope.scaling.type=yarn beside it cannot be read",
+            f"{FACTORS} is unsupported in combination with rope.scaling.type=yarn",
             key=header.file,
             code="unsupported",
         )
@@ -146,8 +139,8 @@ def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict
     }
 
 
-def _fit_llama3_scaling(divisors: Numbers, theta: float) -> dict[str, Any] | None:
-    """Return the llama3 rope scaling that yields these frequency divisors. None if there is none."""
+def _fit_llama3_scaling(divisors: NumericArray, theta: float) -> dict[str, Any] | None:
+    """Fit llama3 rope scaling to frequency divisors. None if no llama3 scaling matches."""
     factor = round(float(divisors.max()), 4)
     # in positions, of one turn
     lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
@@ -166,32 +159,30 @@ def _fit_llama3_scaling(divisors: Numbers, theta: float) -> dict[str, Any] | Non
     }
 
 
-def _compute_llama3_divisors(wavelengths: Numbers, factor: float, original_positions: int) -> Numbers:
-    """Compute the frequency divisors of llama3 scaling from the wavelength of each pair, in
-    positions.
-    """
+def _compute_llama3_divisors(
+    wavelengths: NumericArray, factor: float, original_positions: int
+) -> NumericArray:
     share = np.clip((original_positions / wavelengths - LOW) / (HIGH - LOW), 0.0, 1.0)
-    divisors: Numbers = 1 / ((1 - share) / factor + share)
+    divisors: NumericArray = 1 / ((1 - share) / factor + share)
     return divisors
 
 
-def _read_frequency_divisors(header: GgufHeader, tensor_name: str, num_pairs: int) -> Numbers:
-    """Read the frequency divisors from a tensor, one per rotated pair."""
+def _read_frequency_divisors(header: GgufHeader, tensor_name: str, num_pairs: int) -> NumericArray:
     tensor = next((one for one in header.tensors if one.name == tensor_name), None)
     if tensor is None:
         raise DataError(
-            f"{SHORT} and {LONG} belong together, and {tensor_name} is missing",
+            f"{tensor_name} is missing. The file must contain both {SHORT} and {LONG}",
             key=header.file,
             code="damaged",
         )
     if tensor.dtype != "F32" or tensor.shape != (num_pairs,):
         found = f"{list(tensor.shape)} in {tensor.dtype}"
         raise DataError(
-            f"{tensor_name}: {num_pairs} numbers in F32 expected, one for each pair, found {found}",
+            f"{tensor_name} has shape and type {found}. Expected [{num_pairs}] in F32, one number per pair",
             key=header.file,
             code="damaged",
         )
-    values: Numbers = read_float32_tensor(tensor).astype(np.float64)
+    values: NumericArray = read_float32_tensor(tensor).astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise DataError(f"{tensor_name}: numbers above 0 expected", key=header.file, code="damaged")
     return values
@@ -212,7 +203,7 @@ def _read_positive_number(header: GgufHeader, setting_name: str, default: float)
     if type(value) not in (int, float) or not 0 < value < np.inf:
         name = f"{header.architecture}.{setting_name}"
         raise DataError(
-            f"damaged header: {name}: a number above 0 expected, found {truncated_repr(value)}",
+            f"damaged header: {name} is {truncated_repr(value)}. Expected a number above 0",
             key=header.file,
             code="damaged",
         )

@@ -15,7 +15,7 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     WHOLE,
     Architecture,
-    Numbers,
+    NumericArray,
     TensorChange,
     count_decoder_layers,
     has_tensor_with_suffix,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
 
 
-def _flatten_tensor(_config: Any, tensor: Numbers) -> Numbers:
+def _flatten_tensor(_config: Any, tensor: NumericArray) -> NumericArray:
     return tensor.reshape(-1)
 
 
@@ -46,7 +46,6 @@ CHANGES = {
 
 
 def _map_mixer_names(prefix: str) -> dict[str, str]:
-    """Map the names of state-space tensors in a .gguf file to their names in a model's layer."""
     return {
         "ssm_in": f"{prefix}.in_proj",
         "ssm_out": f"{prefix}.out_proj",
@@ -59,7 +58,6 @@ def _map_mixer_names(prefix: str) -> dict[str, str]:
 
 
 def _read_ssm_sizes(header: GgufHeader, prefix: str) -> dict[str, Any]:
-    """Read the state-space sizes under the config keys that most hybrid models use."""
     heads, width = (
         read_architecture_setting(header, "ssm.time_step_rank", 1),
         read_architecture_setting(header, "ssm.inner_size", 0),

@@ -97,9 +97,6 @@ class TokenDrafter:
         return [guess_of[row] for row in sequences]
 
     def _can_draft(self, draft_sequence: DraftSequence, max_draft_tokens: int) -> bool:
-        """Whether the draft model has embeddings for all tokens of a sequence, and room for its
-        draft.
-        """
         fused = self.forward.fused
         known = len(draft_sequence.row.prompt) + len(draft_sequence.row.tokens)
         has_room = fused is None or known + max_draft_tokens <= fused.positions
@@ -109,7 +106,6 @@ class TokenDrafter:
     # ----------------------------------------------------------------- the same rows as the model's
 
     def _sync_sequences(self, sequences: Sequence[TokenSequence]) -> None:
-        """Add and remove draft sequences to match the target sequences, and copy their tokens."""
         own = self._own = self._own or create_kv_store(self.forward.heads, self.forward.kernels)
         wanted, before = set(sequences) - self._restore_recurrent_states(own), len(self.rows)
         for slot in reversed(range(len(self.rows))):
@@ -132,16 +128,16 @@ class TokenDrafter:
             for slot, one in enumerate(entering, start=first):
                 own.set_text_start(slot, not one.row.kv.path)
         for one in self.rows:
-            one.sync_tokens()
+            one.sync_with_target_sequence()
 
     def _save_recurrent_states(self, draft_sequences: Sequence[DraftSequence]) -> SavedStates | None:
-        """Copy the recurrent states of sequences before they read draft tokens.
+        """Save the recurrent states of sequences before drafting.
 
         Returns None if the draft model has no recurrent states.
         """
         if self._own is None or self._own.states is None or not draft_sequences:
             return None
-        return self._own.states.save([self.rows.index(one) for one in draft_sequences])
+        return self._own.states.save_states([self.rows.index(one) for one in draft_sequences])
 
     def _restore_recurrent_states(self, kv_store: KvStore) -> set[TokenSequence]:
         """Restore recurrent states after rejected draft tokens.
@@ -152,12 +148,12 @@ class TokenDrafter:
         if kv_store.states is None:
             return lost
         for slot, one in enumerate(self.rows):
-            one.sync_tokens()
+            one.sync_with_target_sequence()
             known = one.row.kv.num_shared_tokens + one.row.kv.places
             if kv_store.states.read[slot] <= known:
                 continue  # no guess was read into it, or all of it was right
             if saved is not None and slot in saved.slots:
-                kv_store.states.restore(saved, [slot])
+                kv_store.states.restore_states(saved, [slot])
                 one.row.kv.places = kv_store.states.read[slot] - one.row.kv.num_shared_tokens
             if kv_store.states.read[slot] > known:
                 lost.add(one.of)
@@ -178,7 +174,6 @@ class TokenDrafter:
     # --------------------------------------------------------------------------------------- passes
 
     def _prefill_drafts(self, draft_sequences: Sequence[DraftSequence]) -> None:
-        """Prefill shared prefixes and prompts of draft sequences. The time counts as prefill time."""
         started, has_read = time.perf_counter(), False
         for one in draft_sequences:
             for prefix in one.row.kv.needed_prefixes:
@@ -186,11 +181,13 @@ class TokenDrafter:
                     self._prefill_prefix(prefix)
                     has_read = True
         self._copy_prefix_states(draft_sequences)
-        while long := [one for one in draft_sequences if one.num_unread > FEW_TOKENS]:
+        while long := [one for one in draft_sequences if one.num_unprocessed_tokens > FEW_TOKENS]:
             pieces, left = [], MOST_TOKENS
             for one in long:
                 if left:
-                    pieces.append(self._build_next_span(one, min(one.num_unread - 1, left), is_last=False))
+                    pieces.append(
+                        self._build_next_span(one, min(one.num_unprocessed_tokens - 1, left), is_last=False)
+                    )
                     left -= len(pieces[-1].ids)
             self._run_token_spans(pieces)
             has_read = True
@@ -198,7 +195,6 @@ class TokenDrafter:
             self.stats.prefill_s += time.perf_counter() - started
 
     def _copy_prefix_states(self, draft_sequences: Sequence[DraftSequence]) -> None:
-        """Copy the recurrent states of shared prefixes into sequences that have not started."""
         if self._own is None or self._own.states is None:
             return
         for one in draft_sequences:
@@ -212,7 +208,9 @@ class TokenDrafter:
         Returns the most probable next token of each sequence.
         """
         assert self._own is not None
-        if len(draft_sequences) == len(self.rows) and all(one.num_unread == 1 for one in draft_sequences):
+        if len(draft_sequences) == len(self.rows) and all(
+            one.num_unprocessed_tokens == 1 for one in draft_sequences
+        ):
             rows = [one.row for one in draft_sequences]
             self._own.ensure_capacity(
                 max(row.kv.places for row in rows) + 1, max(row.max_kv_tokens for row in rows)
@@ -223,23 +221,33 @@ class TokenDrafter:
             logits = self.forward.step(self._own, rows, self._uses)
             for slot, row in enumerate(rows):
                 row.kv.places += 1
-                self._own.set_filled(slot, row.kv.places)
+                self._own.set_num_filled(slot, row.kv.places)
         else:
             logits = self._run_token_spans(
-                [self._build_next_span(one, one.num_unread, is_last=True) for one in draft_sequences]
+                [
+                    self._build_next_span(one, one.num_unprocessed_tokens, is_last=True)
+                    for one in draft_sequences
+                ]
             )
         tokens: list[int] = token_selection.argmax(logits).tolist()
         return tokens
 
     def _build_next_span(self, draft_sequence: DraftSequence, num_tokens: int, is_last: bool) -> TokenSpan:
-        row, start, last = draft_sequence.row, draft_sequence.row.kv.places, draft_sequence.num_unread
+        row, start, last = (
+            draft_sequence.row,
+            draft_sequence.row.kv.places,
+            draft_sequence.num_unprocessed_tokens,
+        )
         is_answer = last <= len(row.tokens)
         unread = row.tokens[len(row.tokens) - last :] if is_answer else row.pending_tokens[start:]
         ids = unread[:num_tokens]
         return TokenSpan(row, self.rows.index(draft_sequence), ids, start, is_last=is_last)
 
     def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
-        """Hook before a forward pass over spans of (sequence, first position, count). Draft models need none."""
+        """Prepare a forward pass. Subclasses override this method.
+
+        Each span is (sequence, first position, count).
+        """
 
     def _prefill_prefix(self, prefix: Prefix) -> None:
         self.forward.prefill_prefix(prefix, MOST_TOKENS)
@@ -252,7 +260,7 @@ class TokenDrafter:
         logits = self.forward.run_token_spans(self._own, spans)
         for piece in spans:
             piece.row.kv.places += len(piece.ids)
-            self._own.set_filled(piece.slot, piece.row.kv.places)
+            self._own.set_num_filled(piece.slot, piece.row.kv.places)
         return logits
 
 
@@ -266,7 +274,7 @@ class DraftSequence:
         self._same = 0  # tokens that both have for certain
         self._largest = max(target.prompt, default=0)  # of the tokens that it must read
 
-    def sync_tokens(self) -> None:
+    def sync_with_target_sequence(self) -> None:
         """Copy the target sequence's tokens. Later tokens overwrite the positions of rejected draft tokens."""
         row, tokens = self.row, self.of.tokens
         same = min(self._same, len(tokens))
@@ -280,11 +288,9 @@ class DraftSequence:
         self._same = len(tokens)
 
     @property
-    def num_unread(self) -> int:
-        """Number of tokens in the sequence that the draft model has not processed."""
+    def num_unprocessed_tokens(self) -> int:
         row = self.row
         return len(row.prompt) - row.kv.num_shared_tokens + len(row.tokens) - row.kv.places
 
     def fits_vocabulary(self, vocab_size: int) -> bool:
-        """Whether the draft model has an embedding for each token of the sequence."""
         return self._largest < vocab_size

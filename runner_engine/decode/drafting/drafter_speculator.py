@@ -26,33 +26,30 @@ class DrafterSpeculator:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of memory that the drafter needs for each token of a sequence."""
         return self.drafter.bytes_per_token
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of memory that the drafter needs for each sequence, independent of the sequence length."""
         return self.drafter.bytes_per_row
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """Object that receives the model's hidden states, or None."""
         return self.drafter.hidden_reader
 
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> Drafts:
-        """Return draft tokens per sequence (some may be empty).
+        """Return draft tokens for each sequence, possibly none.
 
         Returns an empty list if no sequence can use a draft.
         """
         if not any(row.request.is_guessed for row in sequences):
             return []
-        most = [self._max_draft_tokens(row, forward) for row in sequences]
+        most = [self._compute_max_draft_tokens(row, forward) for row in sequences]
         guesses = self.drafter.propose(sequences, most)
         return [_truncate_unknown_tokens(guess, sampler.vocab_size, forward.rows) for guess in guesses]
 
-    def _max_draft_tokens(self, sequence: TokenSequence, forward: Forward) -> int:
+    def _compute_max_draft_tokens(self, sequence: TokenSequence, forward: Forward) -> int:
         """Return the maximum number of draft tokens for a sequence.
 
         Zero at the sequence's limit, while the end of thinking is forced, or under a grammar.
@@ -97,7 +94,7 @@ class DrafterSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def record_step(self, num_tokens: int | None) -> None:
-        """Does nothing, because this speculator measures no time."""
+        """Ignore the step, because this speculator does not measure speed."""
 
     def reset(self) -> None:
         self.drafter.reset()

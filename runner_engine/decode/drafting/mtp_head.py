@@ -42,7 +42,7 @@ class TokenDrafter(draft_model.TokenDrafter):
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes per token of the MTP head's keys and values and of the target model's hidden state."""
+        """Bytes per token for keys and values of the MTP head, plus the target model's hidden state."""
         forward = self.forward
         width = forward.model.config.hidden_size
         return forward.heads.bytes_per_token + int(width) * forward.heads.dtype.itemsize
@@ -50,14 +50,17 @@ class TokenDrafter(draft_model.TokenDrafter):
     # ------------------------------------------------------------------- what the model has computed
 
     def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
-        """Store the target model's hidden states of a shared prefix, from token index `first_position` on."""
+        """Store the target model's hidden states of a shared prefix, starting at `first_position`."""
         known = self._of_prefix.pop(prefix, hidden_states[:0])
         if first_position == 0 or first_position == len(known):
             self._of_prefix[prefix] = torch.cat([known[:first_position], hidden_states])
 
     def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
-        """Store the target model's hidden states of a sequence, from `position` after its shared prefixes on."""
-        self._seen.setdefault(sequence, _HiddenStates(position, hidden_states[:0])).replace_from(
+        """Store the target model's hidden states of a sequence.
+
+        `position` counts tokens after the shared prefixes.
+        """
+        self._seen.setdefault(sequence, _HiddenStates(position, hidden_states[:0])).replace_hidden_states(
             position, hidden_states
         )
 
@@ -70,14 +73,14 @@ class TokenDrafter(draft_model.TokenDrafter):
         if prefix is not None and seen.first == 0:
             return _MtpSequence(sequence, sequence.prompt[1:], prefix, -1)
         shared = sequence.kv.num_shared_tokens
-        if seen.first == 0 and shared and self._prefix_hidden_states(sequence, shared) is not None:
+        if seen.first == 0 and shared and self._get_prefix_hidden_states(sequence, shared) is not None:
             return _MtpSequence(sequence, sequence.prompt[1:], None, -shared)  # it reads all, without kernels
         return _MtpSequence(
             sequence, sequence.prompt[sequence.kv.num_shared_tokens + seen.first + 1 :], None, seen.first
         )
 
     def _find_draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
-        """Return the MTP head's prefix for a prefix of the target model.
+        """Return the MTP head's prefix for the tokens of a target prefix.
 
         Returns None if hidden states of the prefix are missing.
         """
@@ -98,7 +101,9 @@ class TokenDrafter(draft_model.TokenDrafter):
 
     def _can_draft(self, draft_sequence: DraftSequence, max_draft_tokens: int) -> bool:
         is_known = (
-            self._hidden_inputs(draft_sequence, draft_sequence.row.kv.places, draft_sequence.num_unread)
+            self._get_input_hidden_states(
+                draft_sequence, draft_sequence.row.kv.places, draft_sequence.num_unprocessed_tokens
+            )
             is not None
         )
         return is_known and super()._can_draft(draft_sequence, max_draft_tokens)
@@ -115,7 +120,7 @@ class TokenDrafter(draft_model.TokenDrafter):
 
     def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
         self._counts = [count for _, _, count in spans]
-        hidden = [self._hidden_inputs(*piece) for piece in spans]
+        hidden = [self._get_input_hidden_states(*piece) for piece in spans]
         self._input_embedding_module.hidden = torch.cat([one for one in hidden if one is not None])
 
     def _predict_next_tokens(self, draft_sequences: Sequence[DraftSequence]) -> list[int]:
@@ -130,30 +135,32 @@ class TokenDrafter(draft_model.TokenDrafter):
             one.last = hidden[end - 1 : end]
         return tokens
 
-    def _hidden_inputs(self, draft_sequence: DraftSequence, position: int, count: int) -> torch.Tensor | None:
-        """Return the hidden states that the MTP head reads with the next `count` tokens.
+    def _get_input_hidden_states(
+        self, draft_sequence: DraftSequence, position: int, count: int
+    ) -> torch.Tensor | None:
+        """Return the hidden states that the MTP head takes as input for the next `count` tokens.
 
-        Returns None if they are unknown.
+        Returns None if hidden states are missing.
         """
         assert isinstance(draft_sequence, _MtpSequence)
         if draft_sequence.guess:
             return draft_sequence.last
         first, parts = position + draft_sequence.begin, list[torch.Tensor]()
         if first < 0:
-            before = self._prefix_hidden_states(draft_sequence.of, -first)
+            before = self._get_prefix_hidden_states(draft_sequence.of, -first)
             if before is None:
                 return None
             parts.append(before[:count])
             count -= len(parts[0])
         if count:
             seen = self._seen.get(draft_sequence.of)
-            own = None if seen is None else seen.get_range(max(first, 0), count)
+            own = None if seen is None else seen.get_hidden_states(max(first, 0), count)
             if own is None:
                 return None
             parts.append(own)
         return torch.cat(parts)
 
-    def _prefix_hidden_states(self, sequence: TokenSequence, count: int) -> torch.Tensor | None:
+    def _get_prefix_hidden_states(self, sequence: TokenSequence, count: int) -> torch.Tensor | None:
         """Return the hidden states of the last `count` tokens of a sequence's prefix.
 
         Returns None if some are missing.
@@ -186,26 +193,26 @@ class _MtpSequence(DraftSequence):
         self.sound = 0  # places that were read with what the model has computed
         self.last: torch.Tensor | None = None  # of the head's own last norm, behind its last token
 
-    def sync_tokens(self) -> None:
+    def sync_with_target_sequence(self) -> None:
         """Copy the target sequence's tokens.
 
         The MTP head reads tokens again that it read with its own hidden states.
         """
-        super().sync_tokens()
+        super().sync_with_target_sequence()
         self.row.kv.places = min(self.row.kv.places, self.sound)
 
 
 @dataclass
 class _HiddenStates:
-    """Hidden states of a sequence's tokens after the shared prefixes, from position `first` on."""
+    """Hidden states of a sequence's tokens after its shared prefixes. `first` is their first position."""
 
     first: int
     hidden: torch.Tensor
 
-    def replace_from(self, position: int, hidden_states: torch.Tensor) -> None:
-        """Store hidden states from a position on.
+    def replace_hidden_states(self, position: int, hidden_states: torch.Tensor) -> None:
+        """Store hidden states, starting at a position.
 
-        Later hidden states, which came from rejected draft tokens, are dropped.
+        Drops later hidden states, because they belong to rejected draft tokens.
         """
         known = position - self.first
         if 0 <= known <= len(self.hidden):
@@ -213,13 +220,11 @@ class _HiddenStates:
         else:
             self.first, self.hidden = position, hidden_states
 
-    def get_range(self, position: int, count: int) -> torch.Tensor | None:
-        """Return the hidden states of `count` positions from `position` on, or None if some are unknown."""
+    def get_hidden_states(self, position: int, count: int) -> torch.Tensor | None:
         start = position - self.first
         if count and not 0 <= start <= len(self.hidden) - count:
             return None
         return self.hidden[start : start + count] if count else self.hidden[:0]
 
     def drop_before(self, position: int) -> None:
-        """Drop hidden states before a position, because the MTP head will not read them again."""
         self.hidden, self.first = self.hidden[max(position - self.first, 0) :], max(position, self.first)

@@ -35,4 +35,4 @@ class TokenDrafter:
         return guesses
 
     def reset(self) -> None:
-        """Does nothing. The n-grams of a sequence remain valid when decoding of the sequence continues."""
+        """Keep all n-grams, because they stay valid when a sequence continues."""

@@ -1,4 +1,7 @@
-"""Describes a decoder's layers for the C kernels, from module names and from test runs of the modules."""
+"""Describes the layers of a decoder for the C kernels.
+
+The description follows from module names and from test runs of the modules.
+"""
 
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout

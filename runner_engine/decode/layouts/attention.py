@@ -26,14 +26,14 @@ from runner_engine.decode.layouts.parts import (
     OF_ATTENTION,
     NotFusable,
     computing_child_names,
-    match_projections,
+    find_matching_projections,
 )
 from runner_engine.decode.layouts.query_scales import find_query_scale
 from runner_engine.decode.layouts.rotations import (
     NEAR,
     RopeTable,
     check_rotation_error,
-    find_rotation,
+    find_rope_rotation,
     max_relative_error,
 )
 from runner_engine.kv_cache import KvCacheSpec
@@ -54,13 +54,13 @@ def describe_attention(
     hidden_states: [1, T, hidden] inputs of the test run.
     """
     norm_names = next((names for names in HEAD_NORMS if set(names) <= computing_child_names(attention)), ())
-    names = match_projections(attention, OF_ATTENTION, {*norm_names, *IGNORED})
+    names = find_matching_projections(attention, OF_ATTENTION, {*norm_names, *IGNORED})
     into = tuple(getattr(attention, name) for name in names.into)
     scale = find_query_scale(attention)
     positions = POSITIONS if scale is None else scale.trial_positions
     angles = None if rope_table is None else rope_table.compute_angles(hidden_states, positions)
     if angles is not None and angles.are_complex:
-        raise NotFusable("its queries and keys are rotated as complex numbers")
+        raise NotFusable("RoPE uses complex numbers")
     others = {} if scale is None else {"position_ids": torch.tensor([positions])}
     handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))
@@ -71,15 +71,15 @@ def describe_attention(
     if scale is not None:
         given = given[0] / scale.compute_scales(torch.tensor(positions))[:, None, None], given[1]
     if not norm_names:
-        rotation, least = find_rotation((queries.float(), keys.float()), given, angles)
+        rotation, least = find_rope_rotation((queries.float(), keys.float()), given, angles)
         check_rotation_error(least, angles)
         norms, norms_all, norms_rotated = None, False, False
     else:
         norms = getattr(attention, norm_names[0]), getattr(attention, norm_names[1])
-        norms_all = _has_joint_head_norm(norms, (queries, keys))
+        norms_all = _has_norm_over_all_heads(norms, (queries, keys))
         first, second = _normalize_heads(norms, (queries, keys), norms_all)
-        rotation, least = find_rotation((first.float(), second.float()), given, angles)
-        after, least_after = find_rotation(
+        rotation, least = find_rope_rotation((first.float(), second.float()), given, angles)
+        after, least_after = find_rope_rotation(
             (queries.float(), keys.float()),
             given,
             angles,
@@ -116,14 +116,15 @@ def _project_heads(
     captured: CapturedAttentionInputs,
     key_scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, bool, bool]:
-    """Return projected queries and keys [T, H, D] and two flags.
+    """Return projected queries and keys [T, H, D], and two flags.
 
-    Flags: gates follow the queries; queries, keys and values are interleaved by head.
+    The flags tell whether gates follow the queries, and whether queries, keys and values are
+    interleaved by head.
     """
     counts = kv_spec.kv_heads * kv_spec.group, kv_spec.kv_heads, kv_spec.kv_heads
     shapes = [tuple(some.shape[1:]) for some in (captured.query, captured.key, captured.value)]
     if shapes != [(count, kv_spec.dim) for count in counts]:
-        raise NotFusable("its layers have heads of other shapes")
+        raise NotFusable("the attention heads have an unsupported shape")
     widths = [count * kv_spec.dim for count in counts]
     made = torch.cat([layer(hidden_states)[0] for layer in projections], -1)
     if has_gates := len(projections) == 3 and made.shape[-1] == sum(widths) + widths[0]:
@@ -132,7 +133,7 @@ def _project_heads(
             (queries_and_gates.view(len(made), -1, 2, kv_spec.dim)[:, :, 0].flatten(1), made), -1
         )
     if made.shape[-1] != sum(widths):
-        raise NotFusable("its queries, keys and values have other sizes")
+        raise NotFusable("the projections of queries, keys and values have unsupported sizes")
     queries, keys, values = (some.view(len(some), -1, kv_spec.dim) for some in torch.split(made, widths, -1))
     keys = keys * key_scale
     if max_relative_error(values.float(), captured.value) <= NEAR:
@@ -144,7 +145,7 @@ def _project_heads(
     return queries, keys, has_gates, True
 
 
-def _has_joint_head_norm(
+def _has_norm_over_all_heads(
     norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]
 ) -> bool:
     """Whether one norm covers all heads [T, H, D] together instead of each head alone."""
@@ -153,17 +154,17 @@ def _has_joint_head_norm(
     if all(size == heads[0].shape[-1] for size in sizes):
         return False
     if sizes != [some.shape[1] * some.shape[2] for some in heads]:
-        raise NotFusable("its norms of queries and keys have a weight for each head")
+        raise NotFusable("the norms of queries and keys have separate weights per head")
     return True
 
 
 def _normalize_heads(
-    norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor], together: bool
+    norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor], is_joint_norm: bool
 ) -> list[torch.Tensor]:
     """Normalize queries and keys [T, H, D].
 
-    together: one norm covers all heads.
+    is_joint_norm: one norm covers all heads.
     """
-    if not together:
+    if not is_joint_norm:
         return [norm(some) for norm, some in zip(norms, heads, strict=True)]
     return [norm(some.flatten(1)).view_as(some) for norm, some in zip(norms, heads, strict=True)]

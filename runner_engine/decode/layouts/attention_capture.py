@@ -50,4 +50,4 @@ def capture_attention_inputs(
             attention(hidden_states=rows, position_embeddings=given, attention_mask=None, **others)
     except CapturedAttentionInputs as handed:
         return handed
-    raise NotFusable("its attention does not go through transformers' interface")
+    raise NotFusable("the attention module does not use transformers' attention interface")

@@ -35,7 +35,6 @@ class LatentLayout:
 
     @property
     def pair_width(self) -> int:
-        """Size of the latent that keys and values share."""
         return self.norm_pairs.weight.numel()
 
 

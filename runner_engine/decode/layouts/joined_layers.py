@@ -1,4 +1,4 @@
-"""Joins single-purpose blocks (Nemotron-H, Mamba-2) into layers with attention or a mixer, and an MLP."""
+"""Joins a model's separate mixer and MLP blocks into layers (Nemotron-H, Mamba-2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS_OF_BLOCK = {"norm", "mixer"}
 
 
 class JoinedLayer(nn.Module):
-    """An attention or recurrent block, joined with the following MLP block if there is one."""
+    """Layer made of an attention or recurrent block and the MLP block after it, if any."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -27,13 +27,12 @@ class JoinedLayer(nn.Module):
         return self.blocks > 1
 
     def add_mlp_block(self, block: Any) -> None:
-        """Add the norm and MLP of the following block to the layer."""
         self.add_module("post_attention_layernorm", block.norm)
         self.add_module("mlp", block.mixer)
         self.blocks += 1
 
 
-def join_blocks(blocks: Iterable[nn.Module]) -> list[Any]:
+def join_blocks_into_layers(blocks: Iterable[nn.Module]) -> list[Any]:
     """Return a model's layers, with single-purpose blocks joined.
 
     Complete layers are returned unchanged.
@@ -48,7 +47,7 @@ def join_blocks(blocks: Iterable[nn.Module]) -> list[Any]:
         elif layers and not layers[-1].has_mlp:
             layers[-1].add_mlp_block(block)
         else:
-            raise NotFusable("it has an MLP that is behind no attention")
+            raise NotFusable("an MLP block does not follow an attention block")
     return layers
 
 

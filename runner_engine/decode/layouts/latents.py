@@ -16,14 +16,13 @@ from runner_engine.decode.layouts.rotations import (
     NEAR,
     RopeTable,
     check_rotation_error,
-    find_rotation,
+    find_rope_rotation,
     max_relative_error,
 )
 from runner_engine.kv_cache import KvCacheSpec
 
 
-def find_latent_names(attention: Any) -> LatentNames | None:
-    """Return the submodule names of a latent attention module, or None for other attention."""
+def match_latent_attention_names(attention: Any) -> LatentNames | None:
     parts = computing_child_names(attention) - IGNORED
     return next((names for names in LATENTS if names.all_names == parts), None)
 
@@ -39,10 +38,10 @@ def describe_latent_attention(
 
     hidden_states: [1, T, hidden] inputs of the test run.
     """
-    names = find_latent_names(attention)
+    names = match_latent_attention_names(attention)
     assert names is not None
     if find_query_scale(attention) is not None:
-        raise NotFusable("its latents' queries are scaled by their positions")
+        raise NotFusable("latent attention scales queries by token position")
     angles = None if rope_table is None else rope_table.compute_angles(hidden_states, POSITIONS)
     handed = capture_attention_inputs(model, attention, hidden_states, angles)
     into = tuple(getattr(attention, name) for name in names.into)
@@ -55,7 +54,7 @@ def describe_latent_attention(
     shapes = {tuple(handed.query.shape[1:]), tuple(handed.key.shape[1:])}
     is_as_wide = shapes == {(count, unrotated + rotated)} and max(unrotated + rotated, value) <= kv_spec.dim
     if count != kv_spec.kv_heads or kv_spec.group != 1 or not is_as_wide or unrotated < 0:
-        raise NotFusable("its layers have heads of other shapes")
+        raise NotFusable("the latent attention heads have an unsupported shape")
     like, of_queries, to_queries = hidden_states[0, :1], None, None
     if names.to_queries:
         query_norm, to_queries = (getattr(attention, names.query_norm), getattr(attention, names.to_queries))
@@ -63,23 +62,23 @@ def describe_latent_attention(
         first = to_queries(query_norm(first))
     pairs = to_pairs(norm(second[:, :latent])).view(len(second), count, -1)
     if pairs.shape[-1] != unrotated + value or first.shape[-1] != count * (unrotated + rotated):
-        raise NotFusable("its queries, keys and values have other sizes")
+        raise NotFusable("the latent projections have unsupported sizes")
     queries = first.view(len(first), count, -1)
     keys = torch.cat((pairs[..., :unrotated], second[:, None, latent:].expand(-1, count, -1)), -1)
     for made, given in ((queries, handed.query), (keys, handed.key)):
         if unrotated and max_relative_error(made[..., :unrotated].float(), given[..., :unrotated]) > NEAR:
-            raise NotFusable("its queries and keys are made otherwise")
+            raise NotFusable("queries and keys use an unsupported formula")
     if max_relative_error(pairs[..., unrotated:].float(), handed.value) > NEAR:
-        raise NotFusable("its values are made otherwise")
+        raise NotFusable("values use an unsupported formula")
     rotation, least = None, 0.0
     if rotated:
         made = queries[..., unrotated:].float(), keys[..., unrotated:].float()
-        rotation, least = find_rotation(
+        rotation, least = find_rope_rotation(
             made, (handed.query[..., unrotated:], handed.key[..., unrotated:]), angles
         )
     check_rotation_error(least, angles)
     if rotation is not None and rotation.rotated != rotated:
-        raise NotFusable("some of what its keys have in common is not rotated")
+        raise NotFusable("RoPE does not rotate all shared dimensions of the keys")
     latents = LatentLayout(
         of_queries, to_queries, describe_norm(norm, latent, like), to_pairs, unrotated, rotated, value
     )

@@ -11,7 +11,7 @@ from torch import nn
 
 from runner_base import is_out_of_memory_error, to_one_line
 from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
-from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, find_child
+from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, find_first_child
 from runner_engine.decode.layouts.routers import RouterLayout, describe_router, parse_router_output
 
 log = logging.getLogger(__name__)
@@ -64,20 +64,20 @@ class MixtureReader:
         hidden_states: [1, T, hidden] inputs of the trial.
         """
         try:
-            return self._describe_unchecked_mixture(block, hidden_states)
+            return self._infer_mixture_layout(block, hidden_states)
         except Exception as error:  # of the family's own code, which is called part by part
             if is_out_of_memory_error(error):
                 raise
             log.debug(
-                "a mixture is computed by its own module: %s: %s",
+                "the C kernels do not support a mixture of experts, so its PyTorch module runs: %s: %s",
                 type(error).__name__,
                 to_one_line(error, limit=120),
             )
             return None
 
-    def _describe_unchecked_mixture(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
-        of_router, router = find_child(block, ROUTERS)
-        of_experts, experts = find_child(block, EXPERTS)
+    def _infer_mixture_layout(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
+        of_router, router = find_first_child(block, ROUTERS)
+        of_experts, experts = find_first_child(block, EXPERTS)
         others = computing_child_names(block) - {of_router, of_experts}
         shared_names, scale_names = others & set(SHARED), others & set(SHARED_SCALES)
         if (
@@ -85,14 +85,14 @@ class MixtureReader:
             or len(shared_names) > 1
             or len(scale_names) > len(shared_names)
         ):
-            raise NotFusable(f"its mixture has other parts: {', '.join(sorted(others))}")
+            raise NotFusable(f"the mixture has unsupported submodules: {', '.join(sorted(others))}")
         shared_module = getattr(block, next(iter(shared_names))) if shared_names else None
         shared = None if shared_module is None else describe_mlp(shared_module, hidden_states)
         if shared_module is not None and shared is None:
-            raise NotFusable("the MLP beside its experts has other parts")
+            raise NotFusable("the shared expert has unsupported submodules")
         scale = getattr(block, next(iter(scale_names))) if scale_names else None
         found = MixtureLayout(
-            describe_router(router, block), experts, shared, _shared_expert_scale(scale, shared)
+            describe_router(router, block), experts, shared, _get_shared_expert_scale(scale, shared)
         )
         kind = type(block), shared is None
         if kind not in self._tried:
@@ -101,7 +101,7 @@ class MixtureReader:
         return found
 
 
-def _shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
+def _get_shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
     """Return the weight row of the linear layer that scales a shared expert.
 
     The layer has one output.
@@ -110,9 +110,9 @@ def _shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor |
         return None
     weight = getattr(scale, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or len(weight) != 1:
-        raise NotFusable("the MLP beside its experts is scaled otherwise")
+        raise NotFusable("the shared expert has an unsupported scale")
     if scale.bias is not None or shared.out.bias is not None:
-        raise NotFusable("the MLP beside its experts has biases, and is scaled")
+        raise NotFusable("the shared expert has both biases and a scale")
     return weight.detach()[0]
 
 
@@ -135,4 +135,4 @@ def _check_mixture(
         result = result + (beside if scale is None else torch.sigmoid(scale(flat)) * beside)
     off = (result.float() - expected.float()).abs().max()
     if not off <= NEAR[hidden_states.dtype] * expected.float().abs().max():
-        raise NotFusable("its mixture does something else with its parts")
+        raise NotFusable("the mixture uses an unsupported formula")

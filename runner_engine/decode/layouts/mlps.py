@@ -13,8 +13,8 @@ from runner_engine.decode.layouts.parts import (
     OF_MLP,
     SCALES_OF_MLP,
     NotFusable,
-    linear_sizes,
-    match_projections,
+    find_matching_projections,
+    get_linear_sizes,
 )
 from runner_engine.kernels.c_interface import Activation
 from runner_engine.models.lora.unmerged import find_unmerged_lora
@@ -34,10 +34,10 @@ class MlpLayout:
     @property
     def inner(self) -> int:
         """Width of the MLP's hidden layer after the activation."""
-        return linear_sizes(self.out)[1]
+        return get_linear_sizes(self.out)[1]
 
     @property
-    def gates_in_product(self) -> bool:
+    def has_fused_gating(self) -> bool:
         """Whether the C kernels apply SiLU gating inside the matmul.
 
         The MLP must have no biases and no unmerged adapters.
@@ -48,15 +48,14 @@ class MlpLayout:
 
     @property
     def gates(self) -> int:
-        """Buffer elements per token before the activation. 0 if gating happens inside the matmul."""
-        return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
+        return 0 if self.has_fused_gating else self.inner * (1 + self.has_gate)
 
 
 def describe_mlp(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     """Describe an MLP, or return None if the C kernels do not support its submodules."""
     function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
-        names = match_projections(mlp, OF_MLP, {function} if function else set())
+        names = find_matching_projections(mlp, OF_MLP, {function} if function else set())
         into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
         activation = (
             identify_activation(getattr(mlp, function))
@@ -65,7 +64,7 @@ def describe_mlp(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
         )
     except NotFusable:
         return None
-    outputs, inner = sum(linear_sizes(layer)[0] for layer in into), linear_sizes(out)[1]
+    outputs, inner = sum(get_linear_sizes(layer)[0] for layer in into), get_linear_sizes(out)[1]
     if outputs not in (inner, 2 * inner):
         return None
     scales = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)

@@ -14,8 +14,8 @@ from runner_engine.attention import register_attention
 from runner_engine.decode.layouts.attention import IGNORED, describe_attention
 from runner_engine.decode.layouts.attention_capture import POSITIONS
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
-from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks
-from runner_engine.decode.layouts.latents import describe_latent_attention, find_latent_names
+from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
+from runner_engine.decode.layouts.latents import describe_latent_attention, match_latent_attention_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
 from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
 from runner_engine.decode.layouts.norms import NormLayout, describe_norm
@@ -35,7 +35,7 @@ from runner_engine.decode.layouts.parts import (
     LayerNames,
     NotFusable,
     computing_child_names,
-    find_child,
+    find_first_child,
 )
 from runner_engine.decode.layouts.query_scales import QueryScale
 from runner_engine.decode.layouts.rotations import RopeTable, Rotation
@@ -92,7 +92,7 @@ class ModelLayout:
 
 
 def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
-    """Describe a model for the C kernels. Raises NotFusable if they do not support one of its layers."""
+    """Describe a model for the C kernels. Raises NotFusable for an unsupported layer."""
     register_attention()
     try:
         return _describe_model_modules(model, kv_spec)
@@ -107,15 +107,18 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
 
 
 def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
-    (_, body), settings = find_child(model, BODIES), model.config.get_text_config()
+    (_, body), settings = find_first_child(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
-    final, norm = find_child(body, FINAL_NORMS)
-    (of_embedding, embedding), (of_layers, blocks) = (find_child(body, EMBEDDINGS), find_child(body, LISTS))
+    final, norm = find_first_child(body, FINAL_NORMS)
+    (of_embedding, embedding), (of_layers, blocks) = (
+        find_first_child(body, EMBEDDINGS),
+        find_first_child(body, LISTS),
+    )
     if kv_spec.dtype is not torch.float32 and any(
         getattr(block, "residual_in_fp32", False) for block in blocks
     ):
-        raise NotFusable("what its layers add up is in float32")
-    body_layers = join_blocks(blocks)
+        raise NotFusable("the residual stream is in float32")
+    body_layers = join_blocks_into_layers(blocks)
     places = getattr(body, PLACES, None)
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
     if others := computing_child_names(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
@@ -126,7 +129,7 @@ def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     rows = torch.randn(
         1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float32
     ).to(like)
-    scales = {_residual_scale(layer) for layer in body_layers}
+    scales = {_get_residual_scale(layer) for layer in body_layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")
     layers, mixtures = [], MixtureReader()
@@ -136,15 +139,15 @@ def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     attending = [layer.attention for layer in layers if layer.attention is not None]
     rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
-        raise NotFusable("its layers rotate in different ways")
+        raise NotFusable("the layers use different RoPE rotations")
     query_scales = {attention.query_scale for attention in attending}
     if len(query_scales) > 1:
-        raise NotFusable("its layers scale queries in different ways")
+        raise NotFusable("the layers use different query scales")
     return ModelLayout(
         body,
         of_layers,
         embedding,
-        _embedding_scale(body, embedding, kv_spec.dtype),
+        _compute_embedding_scale(body, embedding, kv_spec.dtype),
         places,
         layers,
         scales.pop(),
@@ -189,14 +192,18 @@ def _describe_layer(
         else None
     )
     mixer = None if beside else mixer
-    of_attention, attention = (of_mixer, None) if mixer else find_child(layer, ATTENTIONS)
+    of_attention, attention = (of_mixer, None) if mixer else find_first_child(layer, ATTENTIONS)
     mlp = _find_feed_forward(layer)
     others = computing_child_names(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
     names = _match_norm_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = hidden_states.shape[-1], hidden_states[0, :1]
     found = None
     if attention is not None:
-        read = describe_attention if find_latent_names(attention) is None else describe_latent_attention
+        read = (
+            describe_attention
+            if match_latent_attention_names(attention) is None
+            else describe_latent_attention
+        )
         found = read(
             model, attention, kv_spec, hidden_states, rope_tables[table_index] if rope_tables else None
         )
@@ -219,9 +226,9 @@ def _describe_layer(
     apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
     scales = {of_c.gate_scale, of_c.scale} if of_c else set()
     if not beside and (scales | {1.0 if found is None else found.key_scale}) != {1.0}:
-        raise NotFusable("its keys or its MLP are scaled")
+        raise NotFusable("the C kernels support scales of keys and MLPs only with a parallel mixer")
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
-        raise NotFusable("it has a mixer beside attention, and no MLP that C knows")
+        raise NotFusable("a layer has a mixer parallel to attention, but no supported MLP")
     return LayerLayout(
         found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
     )
@@ -234,7 +241,7 @@ def _find_feed_forward(layer: nn.Module) -> Any:
     """
     if isinstance(layer, JoinedLayer) and not layer.has_mlp:
         return None
-    name, mlp = find_child(layer, MLPS)
+    name, mlp = find_first_child(layer, MLPS)
     beside = computing_child_names(layer) & set(MLPS) - {name}
     return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
 
@@ -258,7 +265,7 @@ def _find_recurrent_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
             mixer = create_mixer(child)
             parts = None if mixer is None else mixer.mixer_parts
             if parts is None or not parts.is_supported:
-                raise NotFusable(f"its {type(child).__name__} is computed by calls of its own")
+                raise NotFusable(f"the C kernels do not support {type(child).__name__}")
             return name, parts
     return "", None
 
@@ -267,15 +274,14 @@ def _match_norm_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
     for names in LAYERS:
         if norm_names == names.norm_names:
             return names
-    raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norm_names))}")
+    raise NotFusable(f"{type(layer).__name__} has unsupported norms: {', '.join(sorted(norm_names))}")
 
 
-def _residual_scale(layer: Any) -> float:
-    """Return the factor that scales a layer's output before the residual addition."""
+def _get_residual_scale(layer: Any) -> float:
     return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
 
 
-def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
+def _compute_embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
     """Return the factor that scales embeddings before the first layer, rounded to the model's dtype."""
     own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()

@@ -21,7 +21,7 @@ USUAL = [1e-5, 1e-6]  # epsilons of those that have none as an attribute
 
 @dataclass(frozen=True)
 class NormLayout:
-    """A norm for the C kernels: its kind, its bias, and its weight in the form of that kind."""
+    """Kind, weight, bias and epsilon of a norm, in the form that the C kernels expect."""
 
     kind: NormKind
     weight: torch.Tensor
@@ -29,26 +29,34 @@ class NormLayout:
     epsilon: float
 
 
-def describe_norm(module: Any, width: int, like: torch.Tensor) -> NormLayout:
+def describe_norm(module: Any, width: int, example_input: torch.Tensor) -> NormLayout:
     """Identify the norm that a module computes.
 
-    like: a tensor with the dtype and device of the inputs.
+    example_input: a tensor with the dtype and device of the inputs.
     """
     epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][:1] or USUAL
-    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(like)
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
+        example_input
+    )
     rows[0] *= 0.05  # so that a wrong epsilon or mean shows
     rows[2] += 0.5
     expected = module(rows).float()
     scale = expected.abs().max().clamp(min=1e-9)
-    choices = [choice for epsilon in epsilons for choice in _candidate_norms(module, width, like, epsilon)]
+    choices = [
+        choice
+        for epsilon in epsilons
+        for choice in _list_candidate_norms(module, width, example_input, epsilon)
+    ]
     off = [float(((_compute_norm(choice, rows) - expected).abs().max() / scale).item()) for choice in choices]
     least = min(off)
-    if not least <= TOLERANCE.get(like.dtype, 0):
-        raise NotFusable(f"its {type(module).__name__} is no norm that C knows")
+    if not least <= TOLERANCE.get(example_input.dtype, 0):
+        raise NotFusable(f"the C kernels do not support the norm {type(module).__name__}")
     return next(choice for choice, error in zip(choices, off, strict=True) if error <= NEARLY * least + 1e-7)
 
 
-def _candidate_norms(module: Any, width: int, like: torch.Tensor, epsilon: float) -> list[NormLayout]:
+def _list_candidate_norms(
+    module: Any, width: int, example_input: torch.Tensor, epsilon: float
+) -> list[NormLayout]:
     """Return the norms that a module may compute, the most common norm first."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float().contiguous()
@@ -56,11 +64,15 @@ def _candidate_norms(module: Any, width: int, like: torch.Tensor, epsilon: float
         wide = torch.ones(width, dtype=torch.float32)
         return [NormLayout(kind, wide, bias, epsilon) for kind in (NormKind.rms_at_once, NormKind.layer_norm)]
     if weight.numel() != width:
-        raise NotFusable(f"its {type(module).__name__} has {weight.numel()} weights for {width} numbers")
+        raise NotFusable(
+            f"{type(module).__name__} has {weight.numel()} weights for activations of width {width}"
+        )
     weight = weight.detach().reshape(-1).contiguous()
     own, more = weight.float(), 1 + weight.float()
     in_steps = (
-        [NormLayout(NormKind.rms_in_steps, weight, None, epsilon)] if weight.dtype == like.dtype else []
+        [NormLayout(NormKind.rms_in_steps, weight, None, epsilon)]
+        if weight.dtype == example_input.dtype
+        else []
     )
     return in_steps + [
         NormLayout(kind, numbers, bias, epsilon)

@@ -21,8 +21,9 @@ class NotFusable(Exception):
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's norms by position. Without a norm before the MLP, the MLP reads
-    attention's input.
+    """Names of a layer's norms, by their position in the layer.
+
+    Without a norm before the MLP, the MLP reads attention's input.
     """
 
     before_attention: str = ""
@@ -137,15 +138,15 @@ RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
-def find_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
-    """Return the name and module of the first existing child among the given names.
+def find_first_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
+    """Return the name and module of the first child that exists.
 
-    Raises NotFusable if no child exists.
+    Raises NotFusable if none of the children exists.
     """
     for name in names:
         if isinstance(child := getattr(module, name, None), nn.Module):
             return name, child
-    raise NotFusable(f"its {type(module).__name__} has no {' or '.join(names)}")
+    raise NotFusable(f"{type(module).__name__} has no submodule {' or '.join(names)}")
 
 
 def computing_child_names(module: nn.Module) -> set[str]:
@@ -155,16 +156,15 @@ def computing_child_names(module: nn.Module) -> set[str]:
     }
 
 
-def linear_sizes(layer: Any) -> tuple[int, int]:
-    """Return a linear layer's number of outputs and number of inputs. Also supports GPT-2's Conv1D."""
+def get_linear_sizes(layer: Any) -> tuple[int, int]:
     names = ("nf", "nx") if hasattr(layer, "nf") else ("out_features", "in_features")
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
-def match_projections(
+def find_matching_projections(
     module: Any, known_projections: Iterable[ProjectionNames], ignored_names: set[str]
 ) -> ProjectionNames:
-    """Return the table entry whose names match a module's linear layers.
+    """Return the known projections whose names match a module's linear layers.
 
     Raises NotFusable if the module has other children.
     """
@@ -172,4 +172,4 @@ def match_projections(
     for names in known_projections:
         if parts == names.all_names:
             return names
-    raise NotFusable(f"its {type(module).__name__} has other parts: {', '.join(sorted(parts))}")
+    raise NotFusable(f"{type(module).__name__} has unsupported submodules: {', '.join(sorted(parts))}")

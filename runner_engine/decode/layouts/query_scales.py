@@ -17,18 +17,16 @@ LENGTHS_CHANGE = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class QueryScale:
-    """Llama 4's query scale, which grows with the logarithm of position divided by the trained length."""
+    """Llama 4's query scale, which grows logarithmically with the token position."""
 
     beta: float
     trained: int
 
     def compute_scales(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return the query factors at these positions."""
         return 1 + self.beta * torch.log(1 + torch.floor(positions / self.trained))
 
     @property
     def trial_positions(self) -> tuple[int, ...]:
-        """Positions with a query scale other than 1, one per test input."""
         return tuple(at + number * self.trained for number, at in enumerate(POSITIONS))
 
 
@@ -43,5 +41,5 @@ def find_query_scale(attention: Any) -> QueryScale | None:
     rope = getattr(attention.config, "rope_parameters", None) or {}
     beta, trained = rope.get("llama_4_scaling_beta"), rope.get("original_max_position_embeddings")
     if beta is None or not trained or rope.get("rope_type") in LENGTHS_CHANGE:
-        raise NotFusable("its attention takes the positions of tokens")
+        raise NotFusable("attention depends on token positions in an unsupported way")
     return QueryScale(float(beta), int(trained))

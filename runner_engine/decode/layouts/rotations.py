@@ -25,7 +25,6 @@ class Angles:
 
     @property
     def are_complex(self) -> bool:
-        """Whether the RoPE angles are complex numbers instead of cos and sin."""
         return isinstance(self.given, torch.Tensor)
 
 
@@ -35,13 +34,15 @@ class RopeTable:
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind
 
-    def compute_angles(self, like: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
-        """Return the RoPE angles at these positions.
+    def compute_angles(self, example_input: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
+        """Return the RoPE angles at the given positions.
 
-        like: a tensor with the dtype of the result.
+        example_input: a tensor with the dtype of the result.
         """
         at = torch.as_tensor(positions)[None]
-        given = self.module(like, at) if self.kind is None else self.module(like, at, self.kind)
+        given = (
+            self.module(example_input, at) if self.kind is None else self.module(example_input, at, self.kind)
+        )
         if isinstance(given, torch.Tensor):
             return Angles(given, given[0].real, given[0].imag)
         cos, sin = given
@@ -50,19 +51,22 @@ class RopeTable:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Which head elements RoPE rotates, and where the model's table stores their angles."""
+    """How RoPE pairs the elements of a head, and where the RoPE table stores their angles."""
 
     rotated: int  # so many of each head
     points: RopePoints
     of_table: str  # where the angles of points are: in its first half, in every second place, or all of it
 
-    def select_angles(self, table_values: torch.Tensor) -> torch.Tensor:
-        """Select one cos or sin per rotated pair from the model's table: float32 [n, rotated / 2]."""
-        angles: torch.Tensor = ANGLES[self.of_table](table_values)
+    def select_angles(self, cos_or_sin_table: torch.Tensor) -> torch.Tensor:
+        """Select the cos or sin of each rotated pair from the model's table.
+
+        Returns float32 [n, rotated / 2].
+        """
+        angles: torch.Tensor = ANGLES[self.of_table](cos_or_sin_table)
         return angles.float().contiguous()
 
     def build_tables(
-        self, rope_table: RopeTable, like: torch.Tensor, num_positions: int
+        self, rope_table: RopeTable, example_input: torch.Tensor, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the cos and sin of positions 0 … num_positions-1: float32 [num_positions, rotated / 2] each."""
         # said, since a load in another thread sets torch's default format for a while
@@ -73,7 +77,7 @@ class Rotation:
                 end = min(first + POSITIONS_AT_ONCE, num_positions)
                 # the last position is among them, since some families' angles depend on the longest
                 at = torch.cat((torch.arange(first, end), torch.tensor([num_positions - 1])))
-                angles = rope_table.compute_angles(like, at)
+                angles = rope_table.compute_angles(example_input, at)
                 cos[first:end] = self.select_angles(angles.cos)[:-1]
                 sin[first:end] = self.select_angles(angles.sin)[:-1]
         return cos, sin
@@ -98,11 +102,11 @@ ANGLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 Heads = tuple[torch.Tensor, torch.Tensor]  # of queries and of keys, [T, H, D]
 # what is done to both when they have been rotated
-Finish = Callable[[Heads], Sequence[torch.Tensor]]
+HeadPostprocessor = Callable[[Heads], Sequence[torch.Tensor]]
 
 
-def find_rotation(
-    projected: Heads, captured: Heads, angles: Angles | None, postprocess: Finish = tuple
+def find_rope_rotation(
+    projected: Heads, captured: Heads, angles: Angles | None, postprocess: HeadPostprocessor = tuple
 ) -> tuple[Rotation | None, float]:
     """Find the RoPE rotation that maps projected to captured queries and keys.
 
@@ -125,12 +129,11 @@ def find_rotation(
 
 
 def check_rotation_error(error: float, angles: Angles | None) -> None:
-    """Raise NotFusable if the error of the best RoPE rotation is too large."""
     if error <= NEAR:
         return
     if angles is None:
-        raise NotFusable("its queries and keys are rotated by themselves")
-    raise NotFusable("its queries and keys are rotated or normed otherwise")
+        raise NotFusable("the attention module rotates queries and keys without a RoPE table")
+    raise NotFusable("queries and keys have an unsupported rotation or norm")
 
 
 def max_relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Identifies the formula with which a router chooses and weights experts, by test runs of its code.
+"""Identifies by test runs how a router chooses and weights experts.
 
 The trial uses random weights with a wide spread instead of the checkpoint's, so that a
 correction bias, a group limit or an epsilon has a visible effect.
@@ -82,13 +82,13 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
     if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
         raise NotFusable("its router has no matrix")
     experts, hidden = weight.shape
-    given = _router_arguments(router, block)
+    given = _get_router_arguments(router, block)
     own = {
         name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"
     }
     added = own | given
     if len(added) > 1 or any(some.numel() != experts for some in added.values()):
-        raise NotFusable(f"its router has other parts: {', '.join(sorted(added))}")
+        raise NotFusable(f"the router has unsupported parameters: {', '.join(sorted(added))}")
     trial = copy.deepcopy(router).float()
     random = torch.Generator().manual_seed(0)
     rows = torch.randn(TRIED, hidden, generator=random, dtype=torch.float32)
@@ -111,19 +111,19 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
             torch.zeros(len(rows), experts, dtype=torch.float32).scatter(1, index, weights.float())
         )
         logits.append(some @ numbers.T)
-    for formula in _candidate_formulas(router, index.shape[1], experts, bool(added)):
+    for formula in _iter_candidate_router_formulas(router, index.shape[1], experts, bool(added)):
         found = [formula(some, of_all) for some in logits]
         if all(
             float((one - other).abs().max()) <= NEAR * float(other.abs().max())
             for one, other in zip(found, expected, strict=True)
         ):
-            formula = _detect_rounding(router, given, weight, formula)
+            formula = _detect_router_rounding(router, given, weight, formula)
             of_layer = next((some.detach().flatten() for some in added.values()), None)
             return RouterLayout(weight.detach(), of_layer, given, formula)
-    raise NotFusable("its router chooses or weights experts by another formula")
+    raise NotFusable("the router uses an unsupported formula")
 
 
-def _router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
+def _get_router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors that a mixture block passes to its router, by argument name.
 
     Hidden states are not included.
@@ -134,7 +134,6 @@ def _router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Te
 
 
 def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights and indices of the chosen experts from the output of a router."""
     tensors = [some for some in output if isinstance(some, torch.Tensor)] if isinstance(output, tuple) else []
     numbers = [
         some
@@ -142,15 +141,15 @@ def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, tor
         if not some.is_floating_point() and some.dim() == 2 and len(some) == num_tokens
     ]
     if len(numbers) != 1:
-        raise NotFusable("its router does not say which experts it chooses")
+        raise NotFusable("the router does not return the indices of the chosen experts")
     [index] = numbers
     weights = [some for some in tensors if some.is_floating_point() and some.shape == index.shape]
     if not weights:
-        raise NotFusable("its router does not weight the experts that it chooses")
+        raise NotFusable("the router does not return the weights of the chosen experts")
     return weights[-1], index
 
 
-def _candidate_formulas(
+def _iter_candidate_router_formulas(
     router: nn.Module, top_k: int, num_experts: int, has_expert_bias: bool
 ) -> Iterator[RouterFormula]:
     """Yield the formulas that a router may use, inferred from its numeric attributes."""
@@ -181,13 +180,16 @@ def _candidate_formulas(
                         yield replace(made, scale=scale, normalizes=True, epsilon=epsilon)
 
 
-def _detect_rounding(
+def _detect_router_rounding(
     router: nn.Module,
     router_arguments: Mapping[str, torch.Tensor],
     weight: torch.Tensor,
     formula: RouterFormula,
 ) -> RouterFormula:
-    """Return the formula with flags for intermediate results that the router rounds to the model's dtype."""
+    """Detect which intermediate results the router rounds to the model's dtype.
+
+    Returns the formula with these flags.
+    """
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)
     rows = torch.randn(TRIED, weight.shape[1], generator=random, dtype=torch.float32).to(dtype)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.devices.gpu import copy_to_device
 from runner_engine.kv_cache import KvStore, SlotStore
-from runner_engine.memory import release_failed_pass_memory
+from runner_engine.memory import release_memory_after_failure
 
 SWITCH = "RUNNER_AHEAD"
 
@@ -37,20 +37,18 @@ class AsyncStep:
         self.discard()
 
     def invalidate_sequences(self) -> None:
-        """Discard cached data of the active sequences, because sequences have entered or left."""
         self._uses: list[PrefixUse] | None = None  # the prefixes of the rows
 
     def discard(self) -> None:
-        """Discard the step that was started early. Its tokens are processed again."""
+        """Discard the step that was started early. A later step processes its tokens again."""
         self._logits: torch.Tensor | None = None
         self._line_of: dict[TokenSequence, int] = {}
 
     @property
     def has_begun(self) -> bool:
-        """Whether the next decoding step was started early."""
         return self._logits is not None
 
-    def take_or_run_step(
+    def get_step_logits(
         self,
         kv_store: KvStore,
         sequences: Sequence[TokenSequence],
@@ -60,14 +58,14 @@ class AsyncStep:
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
-        begun = self.take_logits(sequences)
+        begun = self.pop_early_step_logits(sequences)
         if begun is not None:
             return begun
         if self._uses is None:
             self._uses = self.forward.build_prefix_uses(sequences)
         return self.forward.step(kv_store, sequences, self._uses, prefilling_sequences)
 
-    def take_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
+    def pop_early_step_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
         """Return the logits [n, V] of the step that was started early.
 
         Returns None if no step was started.
@@ -89,7 +87,7 @@ class AsyncStep:
         sequences: Sequence[TokenSequence],
         prefilling_sequences: Sequence[TokenSequence],
     ) -> list[int]:
-        """Copy the sampled tokens to the host. The next step starts before the host waits for the copy.
+        """Copy the sampled tokens to the host. The next step starts before the copy has finished.
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
@@ -105,7 +103,6 @@ class AsyncStep:
         return tokens
 
     def _can_start_early(self, slots: SlotStore, sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the next step may start early: the KV cache has room, and some sequence may continue."""
         has_room = slots.has_capacity([row.kv.places + 1 for row in sequences])
         return (
             has_room
@@ -120,7 +117,7 @@ class AsyncStep:
         sequences: Sequence[TokenSequence],
         prefilling_sequences: Sequence[TokenSequence],
     ) -> None:
-        """Start the next step early. If memory is short, the step runs later."""
+        """Start the next step early, unless memory is short."""
         try:
             self._logits = self.forward.step_with_device_tokens(
                 slots, sequences, prefilling_sequences, sampled_tokens
@@ -128,9 +125,9 @@ class AsyncStep:
         except MEMORY_ERRORS as error:
             if not is_out_of_memory_error(error):
                 raise
-            release_failed_pass_memory(error, sampled_tokens.device)
+            release_memory_after_failure(error, sampled_tokens.device)
         if self._logits is None:
             return
         self._line_of = {row: line for line, row in enumerate(sequences)}
         for slot, row in enumerate(sequences):
-            slots.set_filled(slot, row.kv.places + 1)  # so that a row that moves takes it along
+            slots.set_num_filled(slot, row.kv.places + 1)  # so that a row that moves takes it along

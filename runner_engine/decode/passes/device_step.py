@@ -31,15 +31,15 @@ import torch
 
 from runner_engine.attention import PLAIN, Softmax, use_attention
 from runner_engine.attention.device_attention import (
+    OutputAndLogSum,
     OwnKeys,
-    Part,
     attend,
     attend_variable_lengths,
-    supports_variable_lengths,
+    supports_variable_key_counts,
 )
 from runner_engine.attention.partial_attention import (
     Scaling,
-    attend_to_sinks,
+    build_sink_term,
     merge_by_log_sums,
     merge_groups_by_token,
     pad_heads,
@@ -91,7 +91,7 @@ class StepAttention:
             for number in range(len(self.prefixes))
         ]
         if softmax.sinks is not None:
-            zeros, sinks, _ = attend_to_sinks(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
+            zeros, sinks, _ = build_sink_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
             parts.append((zeros.to(out.dtype), sinks))
         if parts:
             outs, tops = zip(*parts, strict=True)
@@ -104,7 +104,7 @@ class StepAttention:
     def _attend_unshared_keys(
         self, layer: int, scaling: Scaling, window: Window | None, grouped_query: torch.Tensor,
         key: torch.Tensor, value: torch.Tensor,
-    ) -> Part:  # fmt: skip
+    ) -> OutputAndLogSum:  # fmt: skip
         """Store new keys and values, and attend to each sequence's unshared keys.
 
         Returns outputs [B, KVH, G, D] and log-sums [B, KVH, G].
@@ -112,7 +112,7 @@ class StepAttention:
         heads, rows = self.heads, len(self.table)
         key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped_query.permute(2, 0, 1, 3)
         if not self.places:
-            keys, values = self.own.flat_kv(layer, rows)
+            keys, values = self.own.get_flat_kv(layer, rows)
             keys.index_copy_(0, self._new_kv_indices, key)
             values.index_copy_(0, self._new_kv_indices, value)
             size = None if window is None else window.size
@@ -132,7 +132,7 @@ class StepAttention:
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
         stored = (some[layer][:rows, :, : self.places] for some in (self.own.keys, self.own.values))
         keys, values = heads.decode_kv(layer, *stored)
-        return attend(scaling, by_row, keys, values, self._masked_unshared_positions(window)[:, None, None])
+        return attend(scaling, by_row, keys, values, self._build_unshared_mask(window)[:, None, None])
 
     def _attend_prefix(
         self,
@@ -141,7 +141,7 @@ class StepAttention:
         scaling: Scaling,
         window: Window | None,
         grouped_query: torch.Tensor,
-    ) -> Part:
+    ) -> OutputAndLogSum:
         """Compute attention of all sequences to a shared prefix.
 
         Sequences without this prefix get weight zero.
@@ -155,7 +155,7 @@ class StepAttention:
             )
         sees, hidden = self.table[:, SEES + prefix_index] > 0, None
         if window is not None:
-            hidden = self._masked_prefix_positions(window, prefix_index)
+            hidden = self._build_prefix_mask(window, prefix_index)
             sees = sees & ~hidden.all(dim=-1)
             hidden = hidden.repeat_interleave(group, dim=0)[None, None]
         out, top = (
@@ -205,24 +205,24 @@ class StepAttention:
         page, position = self.heads.page, self.table[:, POSITION]
         return self.blocks.gather(1, position[:, None] // page)[:, 0].long() * page + position % page
 
-    def _first_visible_position(self, window: Window) -> torch.Tensor:
+    def _compute_window_starts(self, window: Window) -> torch.Tensor:
         """Return the first position in each sequence's sliding window: int64 [B]."""
         position = self.table[:, POSITION]
         if window.is_chunk:
             return position // window.size * window.size
         return (position - window.size + 1).clamp(min=0)
 
-    def _masked_prefix_positions(self, window: Window, prefix_index: int) -> torch.Tensor:
+    def _build_prefix_mask(self, window: Window, prefix_index: int) -> torch.Tensor:
         """Return a mask of the prefix positions before each sequence's sliding window: bool [B, L]."""
         if (window, prefix_index) not in self._hidden:
             prefix = self.prefixes[prefix_index]
             positions = torch.arange(prefix.start, prefix.length, device=self.table.device)
             self._hidden[window, prefix_index] = (
-                positions[None] < self._first_visible_position(window)[:, None]
+                positions[None] < self._compute_window_starts(window)[:, None]
             )
         return self._hidden[window, prefix_index]
 
-    def _masked_unshared_positions(self, window: Window | None) -> torch.Tensor:
+    def _build_unshared_mask(self, window: Window | None) -> torch.Tensor:
         """Return a mask of unshared positions that each sequence does not attend to: bool [B, positions]."""
         if (window, OWN) not in self._hidden:
             place = self.table[:, PLACE]
@@ -230,7 +230,7 @@ class StepAttention:
             hidden = places > place[:, None]
             if window is not None:  # own places begin after the prefixes
                 hidden |= (
-                    places < (self._first_visible_position(window) - self.table[:, POSITION] + place)[:, None]
+                    places < (self._compute_window_starts(window) - self.table[:, POSITION] + place)[:, None]
                 )
             self._hidden[window, OWN] = hidden
         return self._hidden[window, OWN]
@@ -238,7 +238,7 @@ class StepAttention:
 
 @dataclass
 class StepInputs:
-    """Sequences of a decoding step: active sequences in slots 0 … n-1, then sequences in prefill."""
+    """Inputs of a decoding step: active sequences in slots 0 … n-1, then sequences in prefill."""
 
     own: SlotStore
     rows: Sequence[TokenSequence]
@@ -250,7 +250,7 @@ class DeviceDecodeStep:
     """Computes the next-token logits of all sequences entirely on the device."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec, record: Record | None = None) -> None:
-        self.model, self.heads, self.by_length = model, kv_spec, supports_variable_lengths(kv_spec)
+        self.model, self.heads, self.by_length = model, kv_spec, supports_variable_key_counts(kv_spec)
         if record is None and kv_spec.device.type == "cuda":
             record = CudaGraphRecorder(kv_spec.device)
         self.graphs = StepGraphs(record)
@@ -260,32 +260,34 @@ class DeviceDecodeStep:
         ] = []  # what recordings read besides the table: they do not keep it alive
 
     def can_run(self, sequences: Sequence[TokenSequence]) -> bool:
-        """Whether the step supports these sequences: they have few prefixes, or prefixes are stored as pages."""
-        return self.heads.uses_pages or len(_prefix_visibility(sequences)[0]) <= MOST_PREFIXES
+        """Whether the step supports these sequences.
+
+        Without paged attention, the number of shared prefixes is limited.
+        """
+        return self.heads.uses_pages or len(_build_prefix_visibility_flags(sequences)[0]) <= MOST_PREFIXES
 
     def __call__(self, step: StepInputs, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Run the model on the last token of each sequence. Returns logits [n, V], valid until the
-        next step.
+        """Run the model on the last token of each sequence. Returns logits [n, V].
 
-        token_ids: the last tokens. They are ignored if `step.picked` holds the tokens on the
-        device.
+        The logits are valid until the next step. token_ids: the last tokens. They are ignored if
+        `step.picked` holds the tokens on the device.
         """
         own, rows = step.own, step.rows
         blocks, read, common = None, [own.keys[0]], 0
         count = min(round_up_batch_size(len(rows)), own.slots)
         if isinstance(own, PagedSlots):
             read.append(blocks := own.page_table)
-            prefixes, common = self._find_common_pages(rows, count)
+            prefixes, common = self._find_shared_pages(rows, count)
             seen = [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes))
             seen_by = dict.fromkeys((row.kv.prefix for row in rows), seen)
         else:
-            prefixes, seen_by = _prefix_visibility(rows)
+            prefixes, seen_by = _build_prefix_visibility_flags(rows)
         places = (
             0 if self.by_length else _round_up_positions(max(row.kv.places for row in rows) + 1, own.capacity)
         )
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
-        self._invalidate_recordings([*read, *(prefix.kv for prefix in prefixes)])
+        self._discard_outdated_graphs([*read, *(prefix.kv for prefix in prefixes)])
         lines = [
             [token, position, row.kv.places, *seen_by[row.kv.prefix]]
             for token, position, row in zip(token_ids, positions, rows, strict=True)
@@ -309,15 +311,14 @@ class DeviceDecodeStep:
             lambda: self._compute_logits(replace(attention)),
         )[: len(rows)]
 
-    def free_recordings(self) -> None:
-        """Free recorded CUDA graphs and their memory."""
-        self.graphs.free_recordings()
+    def free_cuda_graphs(self) -> None:
+        self.graphs.free_cuda_graphs()
         self._read = []
 
-    def _find_common_pages(
+    def _find_shared_pages(
         self, sequences: Sequence[TokenSequence], batch_size: int
     ) -> tuple[list[Prefix], int]:
-        """Return the prefixes stored in pages that all sequences begin with, and the number of pages.
+        """Return the paged prefixes that all sequences share, and the number of their pages.
 
         Returns no prefixes if reading the pages once per sequence is cheap enough.
         """
@@ -335,11 +336,11 @@ class DeviceDecodeStep:
             return [], 0
         return [one for one in shared if one.start < pages * heads.page], pages
 
-    def _invalidate_recordings(self, tensors: list[Any]) -> None:
-        """Discard recorded CUDA graphs if they read other tensors than the given ones."""
+    def _discard_outdated_graphs(self, tensors: list[Any]) -> None:
+        """Discard recorded CUDA graphs unless they read exactly the given tensors."""
         is_same = len(tensors) == len(self._read)
         if not is_same or any(one() is not other for one, other in zip(self._read, tensors, strict=True)):
-            self.free_recordings()
+            self.free_cuda_graphs()
             self._read = [weakref.ref(one) for one in tensors]
 
     def _compute_logits(self, attention: StepAttention) -> torch.Tensor:
@@ -356,12 +357,13 @@ class DeviceDecodeStep:
         return logits
 
 
-def _prefix_visibility(
+def _build_prefix_visibility_flags(
     sequences: Sequence[TokenSequence],
 ) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
-    """Return all prefixes of the sequences, and a 0/1 list of visible prefixes per deepest prefix.
+    """Return all prefixes of the sequences, and visibility flags for each sequence's last prefix.
 
-    The list is padded with zeros to the maximum number of prefixes.
+    A flag is 1 for a visible prefix, else 0. The list is padded with zeros to the maximum number of
+    prefixes.
     """
     deepest = dict.fromkeys(row.kv.prefix for row in sequences)
     paths = {prefix: prefix.path if prefix else [] for prefix in deepest}

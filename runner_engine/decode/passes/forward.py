@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError
-from runner_engine.attention import PassLayout, PrefixUse, Span, number_layers_by_call, use_attention
+from runner_engine.attention import PassLayout, PrefixUse, Span, use_attention, wrap_with_layer_counter
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep, StepInputs
 from runner_engine.decode.sequences import TokenSequence
@@ -53,7 +53,7 @@ class TokenSpan:
 
     @property
     def full_length(self) -> int:
-        """Number of tokens of the whole prompt or answer part that the span is a chunk of.
+        """Number of tokens in the prompt or answer that contains the span.
 
         Attention backends are chosen by this count, so that the chunk size does not change
         results.
@@ -64,7 +64,7 @@ class TokenSpan:
 
 
 class PositionOffsetCache:
-    """Stands in for the KV cache in models that count earlier tokens (Llama 4).
+    """Replaces the KV cache in models that ask the cache for token positions (Llama 4).
 
     Each token has a separate offset.
     """
@@ -73,7 +73,7 @@ class PositionOffsetCache:
         self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
     def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
-        """Return, for each token, its position minus its index in the forward pass."""
+        """Return the position of each token minus its index in the forward pass."""
         return self.counts
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,13 +82,13 @@ class PositionOffsetCache:
 
 
 class HiddenStateReader(Protocol):
-    """Receives the hidden state before the lm_head [tokens, width] of every token."""
+    """Receives the hidden states [tokens, width] that precede the lm_head."""
 
     def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a shared prefix, from token index `first_position` on."""
+        """Receive the hidden states of a shared prefix from token `first_position` on."""
 
     def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a sequence, from `position` after its shared prefixes on."""
+        """Receive the hidden states of a sequence. `position` counts tokens after the shared prefixes."""
 
 
 class Forward:
@@ -119,18 +119,16 @@ class Forward:
 
     @property
     def max_prefixes(self) -> int | None:
-        """Maximum number of shared prefixes in a decoding step. None means unlimited."""
         return None if self.device_step is None else MOST_PREFIXES
 
     @property
     def recording_summary(self) -> str:
-        """Text: share of steps that replayed CUDA graphs, or why none did. Empty without CUDA graphs."""
+        """Summary of CUDA graph use for the log. Empty without CUDA graphs."""
         return "" if self.device_step is None else self.device_step.graphs.summary
 
-    def free_recordings(self) -> None:
-        """Free recorded CUDA graphs and their memory."""
+    def free_cuda_graphs(self) -> None:
         if self.device_step is not None:
-            self.device_step.free_recordings()
+            self.device_step.free_cuda_graphs()
 
     def prefill_prefix(self, prefix: Prefix, max_tokens: int) -> int:
         """Compute keys and values of the next tokens of a shared prefix, at most max_tokens.
@@ -158,8 +156,8 @@ class Forward:
         if self.hidden_reader is not None and self.hidden is not None:
             self.hidden_reader.receive_prefix(prefix, before, self.hidden)
         prefix.partial, prefix.read = into, before + count
-        into.store.set_filled(0, prefix.read)  # whatever continues it begins at its end
-        prefix.freed = into.store.freed_tokens(0)
+        into.store.set_num_filled(0, prefix.read)  # whatever continues it begins at its end
+        prefix.freed = into.store.count_freed_tokens(0)
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
         return count
@@ -210,7 +208,9 @@ class Forward:
         )
         with into, adapters:
             logits = self._run_model(layout, ids, positions, kept or [len(ids) - 1])
-        self._report_hidden_states([(piece.row, piece.before, len(piece.ids)) for piece in token_spans])
+        self._pass_hidden_states_to_reader(
+            [(piece.row, piece.before, len(piece.ids)) for piece in token_spans]
+        )
         return logits[: len(kept)]
 
     def build_prefix_uses(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
@@ -256,7 +256,7 @@ class Forward:
             adapters,
         ):
             logits = self._run_model(layout, ids, positions, None)
-        self._report_hidden_states([(row, row.kv.places, 1) for row in sequences])
+        self._pass_hidden_states_to_reader([(row, row.kv.places, 1) for row in sequences])
         return logits
 
     def step_with_device_tokens(
@@ -266,12 +266,12 @@ class Forward:
         prefilling_sequences: Sequence[TokenSequence],
         sampled_tokens: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Run a decoding step on tokens that exist only on the device.
+        """Run a decoding step on tokens that only the device has.
 
-        Returns None if the host would have to read them.
+        Returns None if the host would have to read the tokens.
 
-        A token without an embedding is replaced here. `check_token_ids` raises the error once the
-        host has read it.
+        A token without an embedding is replaced here. `check_token_ids` raises the error once the host
+        has read the token.
         """
         if self.device_step is None or not self.device_step.can_run(sequences):
             return None
@@ -288,8 +288,8 @@ class Forward:
                 code="mismatch",
             )
 
-    def _report_hidden_states(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
-        """Pass the last forward pass's hidden states to the reader.
+    def _pass_hidden_states_to_reader(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
+        """Pass the hidden states of the last forward pass to the reader.
 
         Each span is (sequence, first position, count).
         """
@@ -302,7 +302,7 @@ class Forward:
     def _collect_prefix_uses(
         self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
-        """Return each distinct prefix of the paths once.
+        """Return each prefix once, with the tokens that attend to it.
 
         path_indices: the index of each token's path.
         """
@@ -337,7 +337,10 @@ class Forward:
     def _select_adapters(
         self, adapter_names: Sequence[str | None], counts: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """Return a context that applies adapter i to the next counts[i] tokens of the forward pass."""
+        """Return a context that applies one adapter to each group of consecutive tokens.
+
+        Adapter i applies to counts[i] tokens.
+        """
         if self.adapters is None:
             return nullcontext()
         of_tokens = [name for name, count in zip(adapter_names, counts, strict=True) for _ in range(count)]
@@ -353,7 +356,7 @@ class Forward:
         positions: list[int],
         logit_indices: list[int] | None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] of the tokens at `logit_indices`, or of all tokens."""
+        """Run the model. Returns the logits [n, V] of the tokens at `logit_indices`, or of all tokens."""
         self.check_token_ids(token_ids)
         self.most_tokens = max(self.most_tokens, len(token_ids))
         self.most_logits = max(self.most_logits, len(token_ids if logit_indices is None else logit_indices))
@@ -367,7 +370,7 @@ class Forward:
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": PositionOffsetCache(positions, device)} if self.counts_before else {}
         attend, states = (
-            number_layers_by_call(layout.attend) if self.mixers else layout.attend,
+            wrap_with_layer_counter(layout.attend) if self.mixers else layout.attend,
             layout.own.states,
         )
         in_layers = nullcontext() if states is None else states.replace_layers(self.mixers)
@@ -391,8 +394,6 @@ class Forward:
 
     @contextmanager
     def _capture_hidden_states(self) -> Iterator[None]:
-        """Store the hidden states before the lm_head in `self.hidden` inside the context, if needed."""
-
         def store_hidden_states(_module: nn.Module, _given: Any, output: Any) -> None:
             self.hidden = output.last_hidden_state[0]
 

@@ -34,11 +34,11 @@ class Recording(Protocol):
     logits: torch.Tensor
 
     def replay(self) -> None:
-        """Compute the logits from the current contents of the input table."""
+        """Compute the logits from the current values of the input tensors."""
 
 
-Run = Callable[[], torch.Tensor]
-Record = Callable[[Run], Recording]
+LogitsFunction = Callable[[], torch.Tensor]
+Record = Callable[[LogitsFunction], Recording]
 
 
 class CudaGraphRecorder:
@@ -52,12 +52,12 @@ class CudaGraphRecorder:
         with torch.cuda.device(device):  # else graphs and their memory would belong to another GPU
             self.pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Run) -> Recording:
+    def __call__(self, run: LogitsFunction) -> Recording:
         return RecordedCudaGraph(run, self.pool, self.device)
 
 
 class RecordedCudaGraph:
-    def __init__(self, run: Run, pool: Any, device: torch.device) -> None:
+    def __init__(self, run: LogitsFunction, pool: Any, device: torch.device) -> None:
         self.device = device
         with torch.cuda.device(device):
             self.graph = torch.cuda.CUDAGraph()
@@ -81,7 +81,9 @@ class StepGraphs:
         self._made: set[Shape] = set()  # all shapes so far, those that were forgotten included
         self._occurred: Counter[Shape] = Counter()
 
-    def replay_or_run(self, shape: Shape, tokens: torch.Tensor, compute_logits: Run) -> torch.Tensor:
+    def replay_or_run(
+        self, shape: Shape, tokens: torch.Tensor, compute_logits: LogitsFunction
+    ) -> torch.Tensor:
         """Return the logits of a decoding step.
 
         Replays the recorded CUDA graph of this shape, or calls `compute_logits` if there is none.
@@ -101,14 +103,13 @@ class StepGraphs:
             self._record_and_check(self.record, shape, tokens, compute_logits, logits)
         return logits
 
-    def free_recordings(self) -> None:
-        """Free recorded CUDA graphs and their memory."""
+    def free_cuda_graphs(self) -> None:
         self.recordings = {}
         self._occurred.clear()
 
     @property
     def summary(self) -> str:
-        """Text: share of steps that replayed CUDA graphs, or why none did. Empty without recording."""
+        """Summary of CUDA graph use for the log. Empty if recording was never tried."""
         reasons = Counter(self.left_out.values())
         missing = "; ".join(
             f"{format_count(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
@@ -121,7 +122,12 @@ class StepGraphs:
         return f"none: {self.why_not or missing}" if self.why_not or missing else ""
 
     def _record_and_check(
-        self, record: Record, shape: Shape, tokens: torch.Tensor, compute_logits: Run, logits: torch.Tensor
+        self,
+        record: Record,
+        shape: Shape,
+        tokens: torch.Tensor,
+        compute_logits: LogitsFunction,
+        logits: torch.Tensor,
     ) -> None:
         """Record a CUDA graph for a shape whose step has just run, and check its logits."""
         try:
@@ -129,7 +135,7 @@ class StepGraphs:
                 with ForbidHostSync():  # type: ignore[no-untyped-call]
                     compute_logits()
             recording = record(compute_logits)
-            _check_recording(recording, tokens, compute_logits, logits)
+            _check_cuda_graph(recording, tokens, compute_logits, logits)
             self.recordings[shape] = recording
             self._made.add(shape)
         except HostSyncError as error:
@@ -141,7 +147,9 @@ class StepGraphs:
                 return
             self.left_out[shape] = to_one_line(error, limit=160)
             log.info(
-                "decoding steps of %d rows and %d places are not recorded: %s", *shape, self.left_out[shape]
+                "decoding steps of %d sequences and %d positions run without a CUDA graph: %s",
+                *shape,
+                self.left_out[shape],
             )
             if not self._made and len(self.left_out) == MOST_FAILURES:
                 self._disable_recording(self.left_out[shape])
@@ -149,13 +157,13 @@ class StepGraphs:
     def _disable_recording(self, reason: str) -> None:
         log.info("decoding steps are not recorded: %s", reason)
         self.record, self.why_not = None, reason
-        self.free_recordings()
+        self.free_cuda_graphs()
 
 
-def _check_recording(
-    recording: Recording, tokens: torch.Tensor, compute_logits: Run, expected: torch.Tensor
+def _check_cuda_graph(
+    recording: Recording, tokens: torch.Tensor, compute_logits: LogitsFunction, expected: torch.Tensor
 ) -> None:
-    """Check a recorded CUDA graph with other tokens, then with the original tokens.
+    """Replay a CUDA graph with other tokens and with the original tokens, and check its logits.
 
     Raises RuntimeError if logits differ.
 
@@ -164,16 +172,16 @@ def _check_recording(
     own = tokens.clone()
     try:
         tokens.copy_(1 - own % 2)  # 0 or 1, which every vocabulary has, and never the same token
-        _compare_replay(recording, compute_logits())
+        _compare_replayed_logits(recording, compute_logits())
         tokens.copy_(own)
-        _compare_replay(recording, expected)
+        _compare_replayed_logits(recording, expected)
     except BaseException:
         tokens.copy_(own)
         compute_logits()
         raise
 
 
-def _compare_replay(recording: Recording, expected: torch.Tensor) -> None:
+def _compare_replayed_logits(recording: Recording, expected: torch.Tensor) -> None:
     """Replay a CUDA graph. Raises RuntimeError if its logits differ from the expected logits."""
     with torch.inference_mode():
         recording.logits.fill_(torch.nan)
@@ -182,9 +190,10 @@ def _compare_replay(recording: Recording, expected: torch.Tensor) -> None:
     spread = expected.std().clamp(min=1e-6)
     off = float((replayed - expected).abs().mean() / spread)
     if not off <= ALLOWED_OFF:
-        raise RuntimeError(f"replayed logits would be off by {off:.2g} of their spread on average")
+        raise RuntimeError(f"the CUDA graph's mean logit error is {off:.2g} standard deviations")
     best = expected.amax(dim=-1) - expected.gather(-1, replayed.argmax(dim=-1, keepdim=True))[..., 0]
     if not (loss := float(best.max() / spread)) <= ALLOWED_LOSS:
         raise RuntimeError(
-            f"a replayed first choice would be {loss:.2g} of the logits' spread below the best token"
+            f"the best token of the CUDA graph is {loss:.2g} standard deviations below "
+            "the expected best token"
         )

@@ -6,7 +6,7 @@ from runner_engine.decode.tokens.ngram_speculation import NgramLookup, NgramSpec
 from runner_engine.decode.tokens.sampling import Sampler, create_generator, create_sampler, force_tokens
 from runner_engine.decode.tokens.scoring import (
     build_scored_completion,
-    max_scored_positions,
+    compute_max_scored_positions,
     prefill_and_score,
     score_tokens,
 )
@@ -14,7 +14,7 @@ from runner_engine.decode.tokens.speculator import (
     Drafts,
     Speculator,
     count_accepted_tokens,
-    unprocessed_tokens,
+    get_unprocessed_tokens,
     verify_draft_tokens,
 )
 from runner_engine.decode.tokens.stopping import Stopping
@@ -29,7 +29,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Speculator",  # what the decoder asks of them
     "Drafts",  # the guess of each row
     "verify_draft_tokens",  # the new tokens of each row, from one pass over all guesses
-    "unprocessed_tokens",  # the last tokens of a row that its next pass reads
+    "get_unprocessed_tokens",  # the last tokens of a row that its next pass reads
     "count_accepted_tokens",  # how many tokens of a guess were right
     "NgramSpeculator",  # guesses for a few greedy rows, while they save time
     "NgramLookup",  # what followed a row's last tokens before
@@ -39,5 +39,5 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "prefill_and_score",  # reads pieces of prompts in one pass, and scores continuations
     "score_tokens",  # scores tokens by the logits before each
     "build_scored_completion",  # the completion of a scored row
-    "max_scored_positions",  # how many positions one pass may score
+    "compute_max_scored_positions",  # how many positions one pass may score
 ]

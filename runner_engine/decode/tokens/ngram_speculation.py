@@ -105,21 +105,19 @@ class _PassTimings:
     next_pause: int = PAUSE
     is_on: bool = False  # whether the last trial was worth it
 
-    def skip_timing(self) -> bool:
-        """Count down the pause after useless drafts. Returns whether the next pass needs no timing."""
+    def count_down_pause(self) -> bool:
+        """Shorten the pause after rejected drafts. Returns whether the next pass is not timed."""
         if self.pause:
             self.pause -= 1
         return self.pause >= MIN_PLAIN_PASSES
 
     def can_speculate(self) -> bool:
-        """Whether the next forward pass may contain draft tokens."""
         return not self.pause and self.plain_s.count >= MIN_PLAIN_PASSES
 
     def is_worthwhile(self) -> bool:
-        """Whether forward passes with draft tokens produce clearly more tokens per second than those without."""
         return self.tokens.value * self.plain_s.value > GAIN * self.rows * self.drafted_s.value
 
-    def record_drafted_pass(self, seconds: float, num_tokens: int) -> None:
+    def record_pass_with_drafts(self, seconds: float, num_tokens: int) -> None:
         """Record a forward pass with draft tokens. Pauses speculation if drafts do not save time."""
         self.drafted_s.add_clipped(seconds)
         self.tokens.add(num_tokens)
@@ -127,10 +125,17 @@ class _PassTimings:
             return
         pays = self.is_worthwhile()
         if pays != self.is_on:
-            what = f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
-            usual = f"{self.rows} of {1000 * self.plain_s.value:.2f} ms"
-            pay = "pay" if pays else "do not pay"
-            log.info("guessed tokens %s at %d rows: %s, else %s", pay, self.rows, what, usual, extra=LOG_ONLY)
+            what = f"{self.tokens.value:.1f} tokens in {1000 * self.drafted_s.value:.2f} ms per pass"
+            usual = f"{self.rows} tokens in {1000 * self.plain_s.value:.2f} ms"
+            pay = "save" if pays else "do not save"
+            log.info(
+                "draft tokens %s time for %d sequences: %s, without drafts %s",
+                pay,
+                self.rows,
+                what,
+                usual,
+                extra=LOG_ONLY,
+            )
         self.is_on = pays
         if pays:
             self.next_pause = max(PAUSE, self.next_pause - 1)
@@ -161,11 +166,11 @@ class NgramSpeculator:
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> list[list[int]]:
-        """Return draft tokens per sequence (some may be empty), or an empty list.
+        """Return draft tokens for each sequence; [] if no sequence has a draft.
 
         Starts the timer of the forward pass.
         """
-        tally = self._timed = self._select_timings(sequences, forward, sampler)
+        tally = self._timed = self._select_pass_timings(sequences, forward, sampler)
         if tally is None:
             return []
         self._started = time.thread_time()
@@ -175,12 +180,12 @@ class NgramSpeculator:
             self._draft(row, forward) if _can_speculate_for(row, at, sampler) else []
             for at, row in enumerate(sequences)
         ]
-        if any(drafts) and self._has_exact_verification(forward, sampler.vocab_size):
+        if any(drafts) and self._has_exact_batched_logits(forward, sampler.vocab_size):
             return drafts
         self._started = time.thread_time()  # only passes with guesses count the time of the lookup
         return []
 
-    def _select_timings(
+    def _select_pass_timings(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> _PassTimings | None:
         """Return the timings record of the next forward pass.
@@ -191,11 +196,11 @@ class NgramSpeculator:
         tally = self._tallies.get(len(sequences)) if is_wanted else None
         if (
             tally is None
-            or tally.skip_timing()
+            or tally.count_down_pause()
             or not any(_can_speculate_for(row, at, sampler) for at, row in enumerate(sequences))
         ):
             return None
-        return tally if _supports_exact_verification(forward, sequences) else None
+        return tally if _can_verify_exactly(forward, sequences) else None
 
     def _draft(self, sequence: TokenSequence, forward: Forward) -> list[int]:
         assert forward.fused is not None
@@ -206,7 +211,7 @@ class NgramSpeculator:
         most = min(lookup.most, sequence.limit - len(sequence.tokens) - 1, room)
         return lookup.draft(sequence.tokens, most) if most > 0 else []
 
-    def _has_exact_verification(self, forward: Forward, vocab_size: int) -> bool:
+    def _has_exact_batched_logits(self, forward: Forward, vocab_size: int) -> bool:
         """Whether a forward pass over several tokens gives exactly the logits of single-token passes.
 
         Tested once.
@@ -214,8 +219,8 @@ class NgramSpeculator:
         if self._is_same is None:
             self._is_same = batched_logits_match_single(forward, vocab_size)
             if not self._is_same:
-                why = "several in one pass give other logits than one by one"
-                log.info("no tokens are guessed: %s", why, extra=LOG_ONLY)
+                why = "passes over one token and over several tokens give different logits"
+                log.info("speculative decoding is off: %s", why, extra=LOG_ONLY)
                 self.is_wanted = False
             self._started = time.thread_time()
         return self._is_same
@@ -244,22 +249,20 @@ class NgramSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def reset(self) -> None:
-        """Does nothing. N-grams remain valid when a sequence continues."""
+        """Keep all n-grams, because they remain valid when a sequence continues."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Always 0, because the n-gram index needs negligible memory."""
         return 0
 
     @property
     def bytes_per_row(self) -> int:
-        """Always 0, because the n-gram index needs negligible memory."""
         return 0
 
     def record_step(self, num_tokens: int | None) -> None:
         """Record the time since `propose_drafts`.
 
-        num_tokens: tokens that the step produced; None if the step had no draft tokens.
+        num_tokens: tokens that a step with drafts produced; None for a step without drafts.
         """
         if self._timed is None:
             return
@@ -267,7 +270,7 @@ class NgramSpeculator:
         if num_tokens is None:
             self._timed.plain_s.add_clipped(seconds)
         else:
-            self._timed.record_drafted_pass(seconds, num_tokens)
+            self._timed.record_pass_with_drafts(seconds, num_tokens)
 
 
 def _can_speculate_for(sequence: TokenSequence, index: int, sampler: Sampler) -> bool:
@@ -279,7 +282,7 @@ def _can_speculate_for(sequence: TokenSequence, index: int, sampler: Sampler) ->
     return sampler.is_greedy(index) and not sequence.request.ignore_eos and sequence.held is None
 
 
-def _supports_exact_verification(forward: Forward, sequences: Sequence[TokenSequence]) -> bool:
+def _can_verify_exactly(forward: Forward, sequences: Sequence[TokenSequence]) -> bool:
     """Whether the fused forward pass can verify drafts of these sequences exactly.
 
     Its sums then depend on no other sequence.

@@ -21,7 +21,7 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from runner_base import is_out_of_memory_error
-from runner_base.errors import gpu_failure_message
+from runner_base.errors import get_fatal_gpu_error_message
 from runner_engine.decode.sequences import NO_TOKEN, NOT_SAMPLED, TokenSequence
 from runner_engine.devices.gpu import copy_to_device
 from runner_engine.kernels import native, token_selection
@@ -41,19 +41,23 @@ class _SamplingGroup(NamedTuple):
 
 
 class _TokenHistory:
-    """Token counts for penalties: tokens that a sequence contains, and how often its answer contains each."""
+    """Earlier tokens of each sequence, for penalties.
+
+    Records which tokens a sequence contains, and how often its answer contains each token.
+    """
 
     def __init__(self, num_sequences: int, vocab_size: int, device: torch.device) -> None:
         self.seen = torch.zeros(num_sequences, vocab_size, dtype=torch.bool, device=device)
         self.counts = torch.zeros(num_sequences, vocab_size, dtype=torch.int32, device=device)
 
-    def add_sequence(self, index: int, prompt: list[int], answer: list[int]) -> None:
-        self.seen[index, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = True
+    def add_sequence(self, sequence_index: int, prompt: list[int], answer: list[int]) -> None:
+        self.seen[
+            sequence_index, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)
+        ] = True
         tokens = torch.tensor(answer, dtype=torch.long, device=self.seen.device)
-        self.counts[index].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
+        self.counts[sequence_index].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
     def append_tokens(self, indices: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Append one token to the history of each of these sequences."""
         self.seen[indices, tokens] = True
         self.counts[indices, tokens] += 1
 
@@ -91,7 +95,7 @@ class Sampler:
         self.generators = list(generators)
         self.history: _TokenHistory | None = None  # only if a row has a penalty
         self.lines: list[int] = []  # each row's line in the history, so that rows come and go without copies
-        self._invalidate_groups()
+        self._discard_cached_groups()
         if any(map(_has_penalty, self.samplings)):
             self.history, self.lines = (
                 _TokenHistory(len(self.samplings), vocab_size, device),
@@ -100,8 +104,7 @@ class Sampler:
             for row, prompt in enumerate(prompts):
                 self.history.add_sequence(row, prompt, answers[row] if answers else [])
 
-    def _invalidate_groups(self) -> None:
-        """Discard cached groups and settings, because the sequences have changed."""
+    def _discard_cached_groups(self) -> None:
         self._groups: list[_SamplingGroup] | None = None
         self._settings: token_selection.SequenceSampling | None = None
 
@@ -122,14 +125,13 @@ class Sampler:
         return some
 
     def append_sampler(self, other_sampler: Sampler) -> None:
-        """Append the sequences of another sampler to this sampler."""
         if self.history is not None or other_sampler.history is not None:
-            history = self._ordered_history()
-            history.append_history(other_sampler._ordered_history())
+            history = self._get_ordered_history()
+            history.append_history(other_sampler._get_ordered_history())
             self.history, self.lines = history, list(range(len(history.seen)))
         self.samplings = self.samplings + other_sampler.samplings
         self.generators = self.generators + other_sampler.generators
-        self._invalidate_groups()
+        self._discard_cached_groups()
 
     def keep_sequences(self, indices: Sequence[int]) -> None:
         """Keep only the sequences with these indices, in this order."""
@@ -138,7 +140,7 @@ class Sampler:
         self.lines = [self.lines[row] for row in indices] if self.history is not None and indices else []
         if not self.lines:
             self.history = None
-        self._invalidate_groups()
+        self._discard_cached_groups()
 
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V].
@@ -151,21 +153,23 @@ class Sampler:
         if (
             self.history is not None and logits.shape[1] != self.vocab_size
         ):  # C would read beyond the history's rows
-            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
+            raise ValueError(f"got {logits.shape[1]} logits for a vocabulary of {self.vocab_size} tokens")
         # once for all rows, whatever fails below
         uniform = _draw_uniform_numbers(self.generators, logits.device)
         compiled, every = token_selection.get_kernels_for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
-            return self._sample_isolated(every, partial(self._sample_with_kernels, compiled, logits, uniform))
+            return self._sample_with_error_isolation(
+                every, partial(self._sample_with_kernels, compiled, logits, uniform)
+            )
         if self._groups is None:
-            self._groups = self._group_by_settings()
+            self._groups = self._group_sequences_by_settings()
         tokens = torch.empty(logits.shape[0], dtype=torch.long, device=logits.device)
         for group in self._groups:
             pick = partial(self._sample_group, group, logits=logits, uniform=uniform)
-            tokens[group.rows] = self._sample_isolated(group.places, pick)
+            tokens[group.rows] = self._sample_with_error_isolation(group.places, pick)
         return tokens
 
-    def _sample_isolated(
+    def _sample_with_error_isolation(
         self, indices: list[int], sample: Callable[[list[int]], torch.Tensor]
     ) -> torch.Tensor:
         """Sample tokens for several sequences together.
@@ -175,27 +179,25 @@ class Sampler:
         try:
             return sample(indices)
         except Exception as error:
-            if is_out_of_memory_error(error) or gpu_failure_message(error):
+            if is_out_of_memory_error(error) or get_fatal_gpu_error_message(error):
                 raise
             if len(indices) == 1:
-                log.exception("a row's next token could not be sampled: %s", self.samplings[indices[0]])
+                log.exception("sampling the next token of a sequence failed: %s", self.samplings[indices[0]])
                 return torch.tensor([NOT_SAMPLED], device=self.device)
-        return torch.cat([self._sample_isolated([row], sample) for row in indices])
+        return torch.cat([self._sample_with_error_isolation([row], sample) for row in indices])
 
     def _sample_with_kernels(
         self, kernels: native.Kernels, logits: torch.Tensor, uniform: torch.Tensor, indices: list[int]
     ) -> torch.Tensor:
-        """Sample the next tokens of these sequences in one C call."""
         if len(indices) < len(self.samplings):
             return token_selection.sample_tokens(
-                kernels, logits[indices], self._kernel_settings(indices), uniform[indices]
+                kernels, logits[indices], self._build_kernel_settings(indices), uniform[indices]
             )
         if self._settings is None:
-            self._settings = self._kernel_settings(indices)
+            self._settings = self._build_kernel_settings(indices)
         return token_selection.sample_tokens(kernels, logits, self._settings, uniform)
 
-    def _kernel_settings(self, indices: Sequence[int]) -> token_selection.SequenceSampling:
-        """Return the sampling settings and the addresses of the token histories for the C kernel."""
+    def _build_kernel_settings(self, indices: Sequence[int]) -> token_selection.SequenceSampling:
         samplings = [self.samplings[row] for row in indices]
         numbers = torch.tensor([sampling.as_numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
@@ -213,7 +215,6 @@ class Sampler:
     def _sample_group(
         self, group: _SamplingGroup, indices: list[int], logits: torch.Tensor, uniform: torch.Tensor
     ) -> torch.Tensor:
-        """Sample the next tokens of sequences with equal sampling settings."""
         group = group if indices is group.places else self._create_sampling_group(indices)
         sampling, logits = group.sampling, logits[group.rows]
         if sampling is GREEDY:
@@ -237,13 +238,12 @@ class Sampler:
             self.history.append_tokens(group.lines, tokens.clamp(min=0))
         return tokens
 
-    def _ordered_history(self) -> _TokenHistory:
-        """Return the token history in the order of the sequences, or an empty history without penalties."""
+    def _get_ordered_history(self) -> _TokenHistory:
         if self.history is None:
             return _TokenHistory(len(self.samplings), self.vocab_size, self.device)
         return self.history.select_sequences(self.lines)
 
-    def _group_by_settings(self) -> list[_SamplingGroup]:
+    def _group_sequences_by_settings(self) -> list[_SamplingGroup]:
         rows_of: dict[tuple[float, ...], list[int]] = {}
         # by the values as they are: seeds may differ, and `numbers` would fail for all rows where
         # one has a wrong value
@@ -263,7 +263,7 @@ class Sampler:
 
 
 def force_tokens(logits: torch.Tensor, token_by_index: Mapping[int, int]) -> None:
-    """Force one token for each given sequence, by masking all its other logits [B, V] in place."""
+    """Force the given tokens by masking all other logits [B, V] of their sequences in place."""
     if not token_by_index:
         return
     with torch.inference_mode():  # in which the logits were made
@@ -318,8 +318,7 @@ def _apply_penalties(
     return scores
 
 
-def _apply_warpers(sampling: Sampling, scores: torch.Tensor) -> torch.Tensor:
-    """Apply temperature, top-k, top-p and min-p to scores."""
+def _apply_logits_warpers(sampling: Sampling, scores: torch.Tensor) -> torch.Tensor:
     if sampling.temperature != 1:
         scores = TemperatureLogitsWarper(float(sampling.temperature or 1.0))(None, scores)
     if sampling.top_k:
@@ -354,7 +353,7 @@ def _sample_by_inverse_cdf(
     sampling: Sampling, scores: torch.Tensor, uniform_numbers: torch.Tensor
 ) -> torch.Tensor:
     # inverse of the cumulative distribution, at one uniform number per row
-    cumulative = _apply_warpers(sampling, scores).double().softmax(dim=-1).cumsum(dim=-1)
+    cumulative = _apply_logits_warpers(sampling, scores).double().softmax(dim=-1).cumsum(dim=-1)
     points = uniform_numbers[:, None] * cumulative[:, -1:]
     tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
     return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

@@ -10,7 +10,10 @@ import torch
 from runner_base import FinishReason
 from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.sequences import NO_NUMBERS, TokenSequence
-from runner_engine.decode.tokens.tail_tokens import draw_tail_tokens, draw_uniform_numbers
+from runner_engine.decode.tokens.tail_tokens import (
+    draw_reproducible_random_numbers,
+    draw_tokens_with_exclusions,
+)
 from runner_engine.kv_cache import KvStore
 from runner_engine.sessions import Completion
 
@@ -19,7 +22,7 @@ AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
 def score_tokens(sequence: TokenSequence, logits: torch.Tensor, target_tokens: Sequence[int]) -> None:
-    """Store the log-probabilities of a continuation's next tokens.
+    """Compute and store the log-probabilities of a continuation's next tokens.
 
     logits: [n, V], one vector per target token.
     """
@@ -39,22 +42,20 @@ def score_tokens(sequence: TokenSequence, logits: torch.Tensor, target_tokens: S
         sequence.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
         if sequence.request.top_logprobs:
             best = scores.topk(min(sequence.request.top_logprobs, scores.shape[-1]), dim=-1)
-            sequence.scores.top_logprobs += _token_value_pairs(best.indices, best.values)
+            sequence.scores.top_logprobs += _pair_tokens_with_values(best.indices, best.values)
         if sequence.request.drawn_tokens and sequence.request.top_logprobs < scores.shape[-1]:
-            uniform = draw_uniform_numbers(
+            uniform = draw_reproducible_random_numbers(
                 sequence.request, len(sequence.scores.drawn_logprobs), len(wanted)
             ).to(scores.device)
-            drawn = draw_tail_tokens(scores, best.indices, uniform)
-            sequence.scores.drawn_logprobs += _token_value_pairs(drawn, scores.gather(1, drawn))
+            drawn = draw_tokens_with_exclusions(scores, best.indices, uniform)
+            sequence.scores.drawn_logprobs += _pair_tokens_with_values(drawn, scores.gather(1, drawn))
 
 
-def _token_value_pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
-    """Return a list of (token, value) pairs for each position."""
+def _pair_tokens_with_values(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
     return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def build_scored_completion(sequence: TokenSequence, elapsed_s: float) -> Completion:
-    """Return the completion of a request that scores a continuation."""
     sequence.tokens, sequence.first_token_s = sequence.given or [], elapsed_s
     if any(map(math.isnan, sequence.scores.logprobs)):
         sequence.error = NO_NUMBERS
@@ -62,8 +63,7 @@ def build_scored_completion(sequence: TokenSequence, elapsed_s: float) -> Comple
     return sequence.to_completion(FinishReason.error if sequence.error else FinishReason.stop, elapsed_s)
 
 
-def max_scored_positions(device: torch.device, vocab_size: int) -> int:
-    """Return the maximum number of positions with logits in one forward pass."""
+def compute_max_scored_positions(device: torch.device, vocab_size: int) -> int:
     return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 

@@ -55,7 +55,7 @@ class Speculator(Protocol):
         """
 
     def reset(self) -> None:
-        """Forget all sequences, because memory ran out or no sequence is left."""
+        """Forget all sequences, after an out-of-memory error or when no sequence is left."""
 
     @property
     def bytes_per_token(self) -> int:
@@ -84,12 +84,12 @@ def verify_draft_tokens(
     """
     states = kv_store.states
     guessed = [slot for slot, draft in enumerate(drafts) if draft]
-    saved = None if states is None else states.save(guessed)
+    saved = None if states is None else states.save_states(guessed)
     longest = max(row.kv.places + len(draft) for row, draft in zip(sequences, drafts, strict=True))
     kv_store.ensure_capacity(longest + 1, max(row.max_kv_tokens for row in sequences))
     pieces = []
     for slot, (row, draft) in enumerate(zip(sequences, drafts, strict=True)):
-        unread = unprocessed_tokens(kv_store, slot, row)
+        unread = get_unprocessed_tokens(kv_store, slot, row)
         first = row.kv.places + 1 - len(unread)
         pieces.append(TokenSpan(row, slot, [*unread, *draft], first, targets=[*draft, NO_TOKEN]))
     logits = forward.run_token_spans(kv_store, pieces, is_decoding=True)
@@ -101,7 +101,7 @@ def verify_draft_tokens(
         for row, draft, first, of_row in zip(sequences, drafts, firsts, new, strict=True):
             for token in picked[first : first + len(draft) + 1]:
                 of_row.append(token)
-                if not _can_continue_draft(row, draft, of_row, stopping):
+                if not _can_continue_verification(row, draft, of_row, stopping):
                     break
     else:
         going, at = list(range(len(sequences))), 0
@@ -113,23 +113,23 @@ def verify_draft_tokens(
             going = [
                 slot
                 for slot in going
-                if _can_continue_draft(sequences[slot], drafts[slot], new[slot], stopping)
+                if _can_continue_verification(sequences[slot], drafts[slot], new[slot], stopping)
             ]
             at += 1
     for slot, (row, draft) in enumerate(zip(sequences, drafts, strict=True)):
         # places of wrong guesses will be overwritten
-        kv_store.set_filled(slot, row.kv.places + len(draft) + 1)
+        kv_store.set_num_filled(slot, row.kv.places + len(draft) + 1)
         row.kv.places += len(new[slot])
     if states is not None and saved is not None:
-        states.restore(saved, [slot for slot in guessed if len(new[slot]) <= len(drafts[slot])])
+        states.restore_states(saved, [slot for slot in guessed if len(new[slot]) <= len(drafts[slot])])
     return new
 
 
-def unprocessed_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list[int]:
-    """Return the last tokens of a sequence that the model has not processed.
+def get_unprocessed_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list[int]:
+    """Return the last tokens of a sequence, which the model has not processed yet.
 
-    Usually that is the last token. After a rejected draft, the tokens that the restored
-    recurrent state lacks come before it.
+    Usually that is one token. After a rejected draft, the tokens that the restored recurrent
+    state lacks come before it.
     """
     if kv_store.states is None:
         return sequence.tokens[-1:]
@@ -148,10 +148,10 @@ def count_accepted_tokens(draft_tokens: Sequence[int], new_tokens: Sequence[int]
     )
 
 
-def _can_continue_draft(
+def _can_continue_verification(
     sequence: TokenSequence, draft_tokens: list[int], new_tokens: list[int], stopping: Stopping
 ) -> bool:
-    """Whether verification of a draft continues.
+    """Whether verification continues with the next draft token.
 
     The last new token must equal its draft token, and no token may be forced next.
     """

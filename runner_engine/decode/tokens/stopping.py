@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from runner_base import Answer, FinishReason
-from runner_base.thinking import TAGS, Tags, is_part_of_tag, next_stream_pieces, parse_spans
+from runner_base.thinking import TAGS, Tags, is_part_of_tag, parse_spans, split_streamable_text
 from runner_engine.decode.sequences import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, TokenSequence
 from runner_engine.decode.tokens.sampling import force_tokens
 from runner_engine.grammars import mask_disallowed_tokens
@@ -38,12 +38,12 @@ class Stopping:
         # tags that are special tokens stay in the text, which would not tell thinking from answer
         # without them
         self._tags = {number for number in self._special if is_part_of_tag(added[number].content, tags)}
-        self.thoughts = ThinkingTracker(tokenizer, tags, self._decode_visible)
+        self.thoughts = ThinkingTracker(tokenizer, tags, self._decode_with_thinking_tags)
 
     def accept_token(
         self, sequence: TokenSequence, token: int, elapsed_s: float, events: list[Event]
     ) -> bool:
-        """Append a token to a sequence and append the sequence's events to `events`.
+        """Append a token to a sequence, and the resulting events to `events`.
 
         Returns whether the sequence continues.
         """
@@ -57,7 +57,7 @@ class Stopping:
         sequence.token_times.append(time.perf_counter())
         reason = self.find_finish_reason(sequence)
         if sequence.request.deltas:
-            events += self.new_deltas(sequence, is_finished=reason is not None)
+            events += self.build_new_deltas(sequence, is_finished=reason is not None)
         if reason is not None:
             events.append(self.build_completion(sequence, reason, elapsed_s))
         return reason is None
@@ -65,7 +65,7 @@ class Stopping:
     def cancel_sequence(self, sequence: TokenSequence, elapsed_s: float, events: list[Event]) -> None:
         """End a sequence as cancelled. Its completion contains the text generated so far."""
         if sequence.request.deltas:
-            events += self.new_deltas(sequence, is_finished=True)
+            events += self.build_new_deltas(sequence, is_finished=True)
         events.append(self.build_completion(sequence, FinishReason.cancelled, elapsed_s))
 
     def build_completion(
@@ -87,12 +87,12 @@ class Stopping:
             for at, row in enumerate(sequences)
             if row.thought.budget is not None or row.held is not None
         ]
-        forced = {line: self.forced_token(row) for line, row in bound}
+        forced = {line: self.get_forced_token(row) for line, row in bound}
         force_tokens(logits, {line: token for line, token in forced.items() if token is not None})
         held = {line: row.held for line, row in bound if row.held is not None}
         mask_disallowed_tokens(logits, {line: one for line, one in held.items() if one.has_started})
 
-    def _update_state(self, sequence: TokenSequence) -> None:
+    def _update_thinking_and_grammar(self, sequence: TokenSequence) -> None:
         """Update the thinking and grammar states of a sequence with its new tokens.
 
         Text under a grammar is never thinking. The grammar begins after thinking that the prompt
@@ -106,25 +106,24 @@ class Stopping:
         if held is None:
             return
         if sequence.thought.is_undecided:  # the next token would say whether a closing tag counts
-            self.thoughts.accept_closing_tag(sequence.thought, sequence.tokens)
+            self.thoughts.end_thinking_at_closing_tag(sequence.thought, sequence.tokens)
         if sequence.thought.tag is None:
             held.begins_at = sequence.thought.answer_from
             held.update(sequence.tokens)
 
     def truncate_resumed_tokens(self, sequence: TokenSequence) -> None:
         """Truncate the tokens of a resumed answer at the request's thinking budget."""
-        self._update_state(sequence)
+        self._update_thinking_and_grammar(sequence)
         del sequence.tokens[sequence.thought.seen :]
 
-    def forced_token(self, sequence: TokenSequence) -> int | None:
-        """Return the token that must come next in a sequence, or None if the model chooses."""
-        self._update_state(sequence)
+    def get_forced_token(self, sequence: TokenSequence) -> int | None:
+        self._update_thinking_and_grammar(sequence)
         return sequence.thought.forced[0] if sequence.thought.forced else None
 
     def find_finish_reason(self, sequence: TokenSequence) -> FinishReason | None:
         """Return the finish reason after the last token of a sequence, or None if the sequence continues."""
         tokens, request, thought = sequence.tokens, sequence.request, sequence.thought
-        self._update_state(sequence)
+        self._update_thinking_and_grammar(sequence)
         if not request.ignore_eos:
             if tokens[-1] in self.stops and not thought.forced:
                 return FinishReason.stop
@@ -139,7 +138,6 @@ class Stopping:
         return at_limit if len(tokens) >= sequence.limit else None
 
     def _completes_stop_string(self, sequence: TokenSequence) -> bool:
-        """Whether a sequence's last token completes a stop string in the answer."""
         tokens, first, is_behind = (
             sequence.tokens,
             sequence.thought.answer_from,
@@ -153,7 +151,9 @@ class Stopping:
         # a token has at least one byte, so these tokens contain any stop text that the last one
         # completes
         reach = max(len(stop.encode()) for stop in possible) + 4
-        while is_behind and first < len(tokens) and not self._decode_visible([tokens[first]]).strip():
+        while (
+            is_behind and first < len(tokens) and not self._decode_with_thinking_tags([tokens[first]]).strip()
+        ):
             first += 1  # blank lines behind the thinking are no end of the answer
         start = max(len(tokens) - reach, first)
         tail = decode_token_ids(self.tokenizer, tokens[start:], skip_special_tokens=True)
@@ -162,9 +162,12 @@ class Stopping:
         return any(stop in tail for stop in possible)
 
     def build_answer(self, sequence: TokenSequence, finish_reason: FinishReason) -> Answer:
-        """Return thinking and answer of a sequence, without the stop token, cut before the first stop string."""
+        """Build the answer of a sequence, with thinking separated from text.
+
+        The stop token and the first stop string are excluded.
+        """
         thought = sequence.thought
-        self._update_state(sequence)
+        self._update_thinking_and_grammar(sequence)
         if self._ignores_thinking_tags(sequence):
             return Answer.from_text(self.decode_text(sequence), sequence.tokens, finish_reason, ())
         return Answer.from_text(
@@ -180,7 +183,7 @@ class Stopping:
         )
 
     def _ignores_thinking_tags(self, sequence: TokenSequence) -> bool:
-        """Whether thinking tags are treated as plain text: in raw requests and under a grammar."""
+        """Whether thinking tags count as plain text, as in raw requests and under a grammar."""
         return sequence.request.is_raw or (
             sequence.held is not None and not sequence.thought.is_thinking_at_start
         )
@@ -193,12 +196,12 @@ class Stopping:
         tokens, request = sequence.tokens, sequence.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
         has_marks = request.has_tools or sequence.held is not None
-        text = self._decode_with_special(kept) if has_marks else self._decode_visible(kept)
-        begin = self._answer_start(sequence, text)
+        text = self._decode_with_special(kept) if has_marks else self._decode_with_thinking_tags(kept)
+        begin = self._find_answer_start(sequence, text)
         return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
 
-    def _answer_start(self, sequence: TokenSequence, text: str) -> int:
-        """Return the character index where the answer starts, after leading blanks.
+    def _find_answer_start(self, sequence: TokenSequence, text: str) -> int:
+        """Return the character index of the answer's first non-blank character.
 
         Returns the text length while the model thinks.
         """
@@ -216,7 +219,7 @@ class Stopping:
         ).spans[-1]
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
 
-    def _decode_visible(self, tokens: Sequence[int]) -> str:
+    def _decode_with_thinking_tags(self, tokens: Sequence[int]) -> str:
         """Decode tokens and omit all special tokens except thinking tags."""
         if self._tags.isdisjoint(tokens):
             return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=True)
@@ -227,21 +230,21 @@ class Stopping:
         """Decode tokens with special tokens, which many models use in tool calls."""
         return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=False)
 
-    def new_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
-        """Return the text since the last delta, without tags.
+    def build_new_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
+        """Return the text since the last streamed delta, without thinking tags.
 
         Text that later tokens may still change is held back.
         """
         text, request = self.decode_text(sequence), sequence.request
         in_thinking = sequence.thought.is_thinking_at_start
         tags, in_thinking = ((), False) if self._ignores_thinking_tags(sequence) else (self.tags, in_thinking)
-        pieces, sequence.sent = next_stream_pieces(
+        pieces, sequence.sent = split_streamable_text(
             text, sequence.sent, tags, in_thinking, is_finished, request.stop, sequence.thought.closed
         )
         return [Delta(request.id, sequence.choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _can_complete_stop_string(self, stop_string: str, token: int) -> bool:
-        """Whether a token contains the last character of a stop string.
+        """Whether a token may contain the last character of a stop string.
 
         Other tokens need no search for the stop string.
         """

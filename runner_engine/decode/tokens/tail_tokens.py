@@ -19,8 +19,10 @@ BLOCK = 256  # tokens
 BELOW_1 = 1 - 1e-12  # so that a product with a sum stays below the sum
 
 
-def draw_uniform_numbers(request: Request, first_position: int, num_positions: int) -> torch.Tensor:
-    """Return reproducible random numbers in [0, 1): [count, drawn_tokens].
+def draw_reproducible_random_numbers(
+    request: Request, first_position: int, num_positions: int
+) -> torch.Tensor:
+    """Return reproducible random numbers in [0, 1) for drawing tokens: [positions, drawn_tokens].
 
     Entry i belongs to position first_position + i.
     """
@@ -31,10 +33,10 @@ def draw_uniform_numbers(request: Request, first_position: int, num_positions: i
     )
 
 
-def draw_tail_tokens(
+def draw_tokens_with_exclusions(
     logprobs: torch.Tensor, excluded_tokens: torch.Tensor, uniform_numbers: torch.Tensor
 ) -> torch.Tensor:
-    """Draw random tokens by their log-probabilities [n, V], never the excluded tokens.
+    """Draw random tokens by their log-probabilities [n, V], without the excluded tokens.
 
     A block of tokens is drawn first and then a token inside it, because sums over blocks are
     fast.

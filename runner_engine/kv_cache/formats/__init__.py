@@ -36,7 +36,7 @@ class KvFormat(Protocol):
         """Convert stored vectors [..., W] back to keys or values [..., D]."""
 
     def read_blocks(self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-        """Copy stored vectors [KVH, positions, W] out of an arena in the block layout of the kernels.
+        """Convert an arena from the block layout of the kernels to vectors [KVH, positions, W].
 
         pair_size: how many dimensions of a key, or positions of a value, are adjacent.
         """
@@ -44,7 +44,7 @@ class KvFormat(Protocol):
     def write_blocks(
         self, arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
     ) -> None:
-        """Write stored vectors [KVH, positions, W] to the first positions of an arena in block layout.
+        """Write vectors [KVH, positions, W] to an arena in the block layout of the kernels.
 
         Only whole blocks are written.
         """

@@ -19,7 +19,6 @@ def stored_width(head_dim: int) -> int:
 
 
 def encode(values: torch.Tensor) -> torch.Tensor:
-    """Return keys or values [..., D] unchanged."""
     return values
 
 
@@ -29,14 +28,12 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy keys or values [KVH, positions, D] out of an arena in the block layout of the kernels."""
     return _view_by_position(arena, pair_size, is_keys).reshape(arena.shape)
 
 
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write keys or values [KVH, positions, D] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     blocks = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     blocks.copy_(stored.reshape(blocks.shape))

@@ -51,7 +51,6 @@ def encode(values: torch.Tensor) -> torch.Tensor:
 
 
 def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize stored bytes to keys or values [..., D]."""
     codes, scales = (
         stored[..., : -_count_scale_groups(head_dim) * SCALE_BYTES],
         stored[..., -_count_scale_groups(head_dim) * SCALE_BYTES :],
@@ -63,7 +62,6 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy stored vectors [KVH, positions, W] out of an arena in the block layout of the kernels."""
     kv_heads, places, _ = arena.shape
     codes, scales = _view_by_position(arena, head_dim, is_keys)
     return torch.cat((codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1)
@@ -72,7 +70,6 @@ def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: boo
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write stored vectors [KVH, positions, W] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     codes, scales = _view_by_position(arena[:, : stored.shape[1]], head_dim, is_keys)
     of_codes = _count_scale_groups(head_dim) * CODE_BYTES

@@ -44,13 +44,11 @@ def encode(values: torch.Tensor) -> torch.Tensor:
 
 
 def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Dequantize stored bytes [..., D + 4] to keys or values [..., D]."""
     scale = stored[..., -SCALE_BYTES:].contiguous().view(torch.float32)
     return (stored[..., :-SCALE_BYTES].float() * scale).to(dtype)
 
 
 def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Copy stored vectors [KVH, positions, D + 4] out of an arena in the block layout of the kernels."""
     numbers, scales = _view_by_position(arena, pair_size, is_keys)
     kv_heads, places, width = arena.shape
     return torch.cat(
@@ -65,7 +63,6 @@ def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: boo
 def write_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
-    """Write stored vectors [KVH, positions, D + 4] to the first positions of an arena in block layout."""
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
     numbers, scales = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     numbers.copy_(stored[..., :-SCALE_BYTES].reshape(numbers.shape))

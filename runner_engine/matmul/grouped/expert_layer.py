@@ -1,6 +1,4 @@
-"""The experts of a layer in the format of the C kernels (kernels/expert_structs.h), and the C
-call that computes them.
-"""
+"""The experts of a layer in the format of the C kernels (kernels/expert_structs.h)."""
 
 from __future__ import annotations
 
@@ -52,25 +50,21 @@ class PlainExpertWeights:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: only the dtype of the weights."""
+        """Supported dtypes of activations."""
         return (self.weight.dtype,)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose memory addresses the C description contains."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 class ExpertWorkspace:
-    """A buffer in which activations are gathered by expert. It grows with the largest forward pass
-    and serves all layers.
-    """
+    """Buffer in which activations are grouped by expert. All layers share the buffer."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def get_buffer(self, nbytes: int) -> torch.Tensor:
-        """Return a buffer of at least `nbytes` bytes."""
         if nbytes > self._bytes.numel():
             self._bytes = torch.empty(nbytes, dtype=torch.uint8)
         return self._bytes
@@ -99,13 +93,14 @@ class ExpertLayer:
         tokens, chosen = len(rows), expert_ids.shape[-1]
         if rows.dtype is not self.dtype or rows.device.type != "cpu" or expert_ids.numel() != tokens * chosen:
             raise ValueError(
-                f"rows {list(hidden.shape)} of {hidden.dtype} on {hidden.device} for experts of {self.dtype}"
+                f"the experts need activations in {self.dtype} on the CPU, but got {list(hidden.shape)} "
+                f"in {hidden.dtype} on {hidden.device}"
             )
         ids = expert_ids.to(torch.int64).contiguous()
         factors = expert_weights.reshape(tokens, chosen).to(torch.float32).contiguous()
         of.chosen = chosen
         workspace, result = (
-            self.workspace.get_buffer(self.workspace_bytes(tokens * chosen)),
+            self.workspace.get_buffer(self.compute_workspace_nbytes(tokens * chosen)),
             torch.empty_like(rows),
         )
         self.kernels(
@@ -123,7 +118,7 @@ class ExpertLayer:
         )
         return result.view(hidden.shape)
 
-    def workspace_bytes(self, num_activations: int) -> int:
+    def compute_workspace_nbytes(self, num_activations: int) -> int:
         """Return the workspace bytes for a forward pass with `num_activations` token-expert pairs."""
         of = self.set
         needed = compute_expert_workspace_nbytes(
@@ -145,8 +140,9 @@ class ExpertLayer:
         workspace: ExpertWorkspace,
         dtype: torch.dtype,
     ) -> ExpertLayer:
-        """Build the layer from its matrices. weights: gate (if any), up and down of the first expert,
-        then of the second …
+        """Build the layer from the matrices of its experts.
+
+        weights: for each expert, its gate (if any), up and down matrix.
         """
         each = EXPERT_MATRICES if has_gate else EXPERT_MATRICES - 1
         experts, down, up = len(weights) // each, weights[each - 1], weights[each - 2]
@@ -179,9 +175,7 @@ class ExpertLayer:
 
 
 def _check_same_activation_format(matrices: Sequence[Matrix], matrices_per_expert: int) -> None:
-    """Raise UnsupportedExperts unless all experts, and gate and up, can share the same quantized
-    activations.
-    """
+    """Raise UnsupportedExperts unless all experts quantize their activations in the same way."""
     is_down = [number % matrices_per_expert == matrices_per_expert - 1 for number in range(len(matrices))]
     for kind in (True, False):
         formats = {

@@ -29,7 +29,6 @@ class PackedExpertMatrix:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The dtypes that activations may have: only the dtype of the weights."""
         return (self.tensors[0].dtype,)
 
 
@@ -49,7 +48,7 @@ class PackedParameter:
         expert_format: ExpertFormat,
         matrix_names: tuple[str, ...],
         outputs_per_block: int,
-        mapped: MappedFiles,
+        mapped_files: MappedFiles,
     ) -> PackedParameter:
         """Pack a parameter's matrices in place. can_pack_in_place tells whether this is possible."""
         packed = cls(weight, expert_format, matrix_names, outputs_per_block)
@@ -60,7 +59,7 @@ class PackedParameter:
                 panels.copy_(steps.view(panels.shape[0], outputs_per_block, -1).transpose(1, 2))
         address, size = weight.data_ptr(), weight.nbytes
         _set_parameter_memory(weight, memory)
-        mapped.release_pages(address, size)
+        mapped_files.release_pages(address, size)
         return packed
 
     def unpack(self) -> None:
@@ -72,10 +71,9 @@ class PackedParameter:
                 into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype))
         _set_parameter_memory(self.weight, memory)
 
-    def describe_expert_matrices(
+    def build_expert_matrices(
         self, expert: int, biases: Mapping[str, torch.Tensor | None], tile_rows: int
     ) -> list[PackedExpertMatrix]:
-        """Return the C descriptions of one expert's packed matrices."""
         found = []
         for matrix, panels in self._iter_packed_matrices(self.weight[expert]):
             bias, outputs = biases[matrix], panels.shape[0] * self.width
@@ -92,9 +90,6 @@ class PackedParameter:
         return found
 
     def _iter_packed_matrices(self, expert_memory: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the name of each matrix and its memory, [packed blocks, steps, outputs of a packed
-        block].
-        """
         for matrix, memory in zip(
             self.matrices, expert_memory.view(-1).chunk(len(self.matrices)), strict=True
         ):

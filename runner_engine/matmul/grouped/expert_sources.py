@@ -43,7 +43,9 @@ NOT_OURS = (MatmulBackend.onednn, MatmulBackend.plain)  # that RUNNER_PRODUCTS m
 
 @dataclass
 class ExpertReadContext:
-    """The kernels, buffers and settings needed to describe a model's experts for C."""
+    """Kernels, buffers and settings for converting a model's experts to the format of the C
+    kernels.
+    """
 
     kernels: Kernels
     matrices: Mapping[nn.Module, LayerWeights]  # of linear layers whose weights C already reads
@@ -60,8 +62,10 @@ class ExpertSource(Protocol):
     dtype: torch.dtype
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        """Describe the experts for C. Returns the layer and the parameters that were packed. Raises
-        UnsupportedExperts if impossible.
+        """Convert the experts to the format of the C kernels. Returns the layer and its packed
+        parameters.
+
+        Raises UnsupportedExperts if the kernels do not support the experts.
         """
 
 
@@ -135,7 +139,7 @@ class _FusedExperts:
             one
             for number in range(self.experts)
             for parameter in packed
-            for one in parameter.describe_expert_matrices(number, biases[number], tile_rows)
+            for one in parameter.build_expert_matrices(number, biases[number], tile_rows)
         ]
         return self._build_layer(weights, formula, context), packed
 

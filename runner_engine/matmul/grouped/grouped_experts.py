@@ -33,9 +33,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 @dataclass
 class GroupedExperts:
-    """Expert layers of a model whose `forward` is replaced by a C call, after a comparison with the
-    original.
-    """
+    """Expert layers whose `forward` is replaced by an equivalent C call."""
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -90,14 +88,15 @@ class GroupedExperts:
     def _build_expert_layer(
         self, module: nn.Module, dtype: torch.dtype, context: ExpertReadContext
     ) -> ExpertLayer | None:
-        """Build the C expert layer for a module. None if the module has no experts. Raises
-        UnsupportedExperts if C cannot compute them.
+        """Build the C expert layer of a module, or return None if the module has no experts.
+
+        Raises UnsupportedExperts if C cannot compute the experts.
         """
         described = find_experts(module, dtype)
         if described is None:
             return None
         trial = _ExpertTrial.create_for_experts(described)
-        expected = trial.run_original(module)
+        expected = trial.compute_original_output(module)
         layer, packed = described.read_experts(context)
         if wrong := trial.find_difference(layer, expected):
             for one in packed:
@@ -136,16 +135,12 @@ class _ExpertTrial:
         weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
         return cls(rows, index, weights)
 
-    def run_original(self, module: nn.Module) -> torch.Tensor:
-        """Return the output of the model's own expert function for the trial inputs."""
+    def compute_original_output(self, module: nn.Module) -> torch.Tensor:
         with torch.no_grad():
             result: torch.Tensor = module(self.rows, self.index, self.weights)
         return result
 
     def find_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
-        """Return a note if the layer's output deviates from the expected output by more than rounding
-        errors. None otherwise.
-        """
         found, expected_output = layer(self.rows, self.index, self.weights).float(), expected_output.float()
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]

@@ -24,12 +24,12 @@ from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.quantization.grouped import GroupSettings
 
 Tensors = Mapping[str, torch.Tensor]
-Types = dict[str, torch.dtype]  # number formats by their names in files
+DtypesByName = dict[str, torch.dtype]  # number formats by their names in files
 Shapes = list[tuple[int, ...]]
 
-SCALES: Types = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-WORDS: Types = {"I32": torch.int32}
-ORDERS: Types = {"I32": torch.int32, "I64": torch.int64}
+SCALES: DtypesByName = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+WORDS: DtypesByName = {"I32": torch.int32}
+ORDERS: DtypesByName = {"I32": torch.int32, "I64": torch.int64}
 CODES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")  # formats that no plain weight has
 ONE_NUMBER: Shapes = [(), (1,), (1, 1)]
 MAX_INPUTS = 2**24  # a layer's inputs and groups are counted in numbers that C can hold
@@ -55,9 +55,7 @@ class Layout(ABC):
 
     @property
     def values(self) -> torch.Tensor | None:
-        """The float32 number that each code stands for. None if a code stands for itself minus a zero
-        point.
-        """
+        """The float32 value of each code. None for integer codes with a zero point."""
         return None
 
     @abstractmethod
@@ -94,12 +92,10 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class StoredLayout(Layout):
-    """A layout found in checkpoints. It names the stored tensors and checks their shapes and
-    numbers.
-    """
+    """A layout found in checkpoints. Checks the shapes and values of the stored tensors."""
 
     # the tensors, by the ends of their names, as they may be; the first is the codes'
-    types: ClassVar[dict[str, Types]]
+    types: ClassVar[dict[str, DtypesByName]]
     scale_name: ClassVar[str]
     named_by: ClassVar[str] = ""  # the tensor that only such a layer has, if not that of the codes
     zero_code: ClassVar[int] = 0  # the code of zero, where all groups have the same
@@ -118,7 +114,9 @@ class StoredLayout(Layout):
         """Raise DataError if one of the required tensors of a layer is missing."""
         if lacking := [name for name in cls.types if name in required and name not in tensors]:
             raise build_tensor_error(
-                next(iter(tensors.values())), f"the checkpoint lacks its {' and '.join(lacking)}", "damaged"
+                next(iter(tensors.values())),
+                f"the checkpoint lacks {' and '.join(lacking)} of this layer",
+                "damaged",
             )
 
     def validate_shapes(
@@ -132,17 +130,14 @@ class StoredLayout(Layout):
         return self
 
     def check_shape(self, tensor: TensorLocation, allowed_shapes: Shapes) -> None:
-        """Raise DataError if a tensor has none of the allowed shapes."""
         if tensor.shape not in allowed_shapes or self.inputs >= MAX_INPUTS:
             expected = " or ".join(str(list(shape)) for shape in allowed_shapes)
-            layer = f"a layer of {self.inputs} inputs, {self.outputs} outputs"
-            raise build_tensor_error(tensor, f"{list(tensor.shape)}, and {layer} has {expected}")
+            layer = f"a layer with {self.inputs} inputs and {self.outputs} outputs"
+            raise build_tensor_error(tensor, f"shape {list(tensor.shape)}, but {layer} needs {expected}")
 
     @classmethod
     def requires_layout(cls, tensor: TensorLocation) -> bool:
-        """Whether a tensor must be decoded by this layout and would be wrong if loaded as a plain
-        weight.
-        """
+        """Whether a tensor holds encoded weights or scales, which must not load as plain weights."""
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
         # codes without their scales would be loaded as if they were weights
@@ -159,10 +154,7 @@ class StoredLayout(Layout):
         """Return the zero point, [1, 1], which is the same for all groups."""
         return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=tensors[self.scale_name].device)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note on invalid numbers in a loaded tensor, such as NaN scales. None if all numbers
-        are valid.
-        """
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         if tensor_name in (self.scale_name, "input_scale") and not tensor.isfinite().all():
             return note("scale_not_finite")
         if tensor_name == "input_scale" and not (tensor > 0).all():

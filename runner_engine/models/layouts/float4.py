@@ -10,7 +10,7 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, build_tensor_error
+from runner_engine.models.layouts.base import SCALES, DtypesByName, StoredLayout, Tensors, build_tensor_error
 from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, decode_exponent_scales
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -20,7 +20,7 @@ MIDDLES = (SIZES[1:] + SIZES[:-1]) / 2
 # which neighbour a number in the middle becomes
 UP_TO_EVEN = torch.tensor([False, True] * 3 + [False])
 SMALLEST_SCALE = 0.125  # of a group of zeros
-BYTES: Types = {"U8": torch.uint8}
+BYTES: DtypesByName = {"U8": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,19 @@ class Mxfp4Layout(StoredLayout):
     powers of two.
     """
 
-    types: ClassVar[dict[str, Types]] = {"weight_packed": BYTES, "weight_scale": EXPONENTS}
+    types: ClassVar[dict[str, DtypesByName]] = {"weight_packed": BYTES, "weight_scale": EXPONENTS}
     scale_name: ClassVar[str] = "weight_scale"
 
     @property
     def values(self) -> torch.Tensor:
-        """The number (e2m1) that each 4-bit code stands for."""
         return E2M1
 
     @classmethod
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Create a layer's layout. The number of inputs must be a multiple of the group size. Rounded
-        activations need a global input scale.
+        """Create a layer's layout. Raises DataError unless the number of inputs is a multiple of the
+        group size.
         """
         cls.check_required_tensors(
             tensors, [name for name in cls.types if name != "input_global_scale" or group_settings.rows]
@@ -50,7 +49,8 @@ class Mxfp4Layout(StoredLayout):
         inputs = module.in_features
         if inputs % group_settings.group:
             raise build_tensor_error(
-                tensors["weight_packed"], f"{inputs} inputs are not whole groups of {group_settings.group}"
+                tensors["weight_packed"],
+                f"{inputs} inputs are not a multiple of the group size {group_settings.group}",
             )
         layout = cls(4, group_settings.group, inputs, module.out_features, rows=group_settings.rows)
         codes, scales = (layout.outputs, inputs // 2), (layout.outputs, layout.groups)
@@ -63,8 +63,7 @@ class Mxfp4Layout(StoredLayout):
         """Return the scales as 8-bit exponents (e8m0)."""
         return tensors["weight_scale"][first_output:last_output].view(torch.float8_e8m0fnu)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if scales are not finite, or if global scales are not positive. None otherwise."""
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         if tensor_name == "weight_scale" and not decode_exponent_scales(tensor).float().isfinite().all():
             return note("scale_not_finite")
         if tensor_name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
@@ -83,7 +82,7 @@ class Nvfp4Layout(Mxfp4Layout):
     rows: `local` means that activations are rounded to NVFP4.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight_packed": BYTES,
         "weight_scale": FLOAT8,
         "weight_global_scale": SCALES,
@@ -104,7 +103,6 @@ class Nvfp4Layout(Mxfp4Layout):
         return float(tensors["weight_global_scale"].detach())
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to NVFP4 with the same arithmetic as compressed-tensors."""
         whole = tensors["input_global_scale"].float()
         groups = activations.reshape(*activations.shape[:-1], -1, self.group)
         scale = whole * (groups.abs().amax(-1, keepdim=True) / E2M1.max())

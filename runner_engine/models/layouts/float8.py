@@ -16,19 +16,19 @@ from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.layouts.base import (
     ONE_NUMBER,
     SCALES,
+    DtypesByName,
     Shapes,
     StoredLayout,
     Tensors,
-    Types,
     build_tensor_error,
 )
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 448  # of e4m3
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
-FLOAT8: Types = {"F8_E4M3": torch.float8_e4m3fn}
+FLOAT8: DtypesByName = {"F8_E4M3": torch.float8_e4m3fn}
 # powers of two; both are the same bytes
-EXPONENTS: Types = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}
+EXPONENTS: DtypesByName = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Float8Layout(StoredLayout):
 
     of_outputs: int  # that share a scale
     row_group: int = -1  # numbers of a row that share a scale; -1: all
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": FLOAT8,
         "weight_scale": SCALES | EXPONENTS,
         "input_scale": SCALES,
@@ -52,16 +52,16 @@ class Float8Layout(StoredLayout):
 
     @property
     def values(self) -> torch.Tensor:
-        """The number (e4m3) that each byte stands for."""
         return E4M3
 
     @classmethod
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Create a layer's layout. A per-layer scale may be stored as a number, a list or a matrix.
+        """Create a layer's layout from the shape of its scale tensor.
 
-        A scale tensor of any other shape must match the block size.
+        A per-layer scale may be stored as a number, a list or a matrix. Any other shape must match
+        the block size.
         """
         inputs, outputs = module.in_features, module.out_features
         cls.check_required_tensors(
@@ -69,7 +69,8 @@ class Float8Layout(StoredLayout):
         )
         if group_settings.row_group != -1 and inputs % group_settings.row_group:
             raise build_tensor_error(
-                tensors["weight"], f"{inputs} inputs are not whole groups of {group_settings.row_group}"
+                tensors["weight"],
+                f"{inputs} inputs are not a multiple of the group size {group_settings.row_group}",
             )
         is_one = group_settings.outputs == -1 or (
             group_settings.group == -1 and tensors[cls.scale_name].shape in ONE_NUMBER
@@ -85,7 +86,6 @@ class Float8Layout(StoredLayout):
 
     @classmethod
     def requires_layout(cls, tensor: TensorLocation) -> bool:
-        """Whether a tensor holds float8 weights or their scales, which must not load as a plain weight."""
         is_weight = tensor.name.endswith(".weight") and tensor.dtype.startswith("F8")
         return is_weight or tensor.name.endswith(f".{cls.scale_name}") or super().requires_layout(tensor)
 
@@ -95,7 +95,6 @@ class Float8Layout(StoredLayout):
         return scales[torch.arange(first_output, last_output, device=scales.device) // self.of_outputs]
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to float8 with the same arithmetic as the library that made the checkpoint."""
         if self.rows == "static":
             return _round_to_float8(activations, tensors["input_scale"].to(activations.dtype))
         inputs = activations.shape[-1]
@@ -107,11 +106,11 @@ class Float8Layout(StoredLayout):
             groups, torch.where(scale == 0, torch.finfo(activations.dtype).eps, scale)
         ).flatten(-2)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         """Return a note if weights are NaN or scales are not finite. None otherwise."""
         if tensor_name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return note("weight_not_number")
-        return super().find_problem(
+        return super().find_invalid_numbers(
             tensors, tensor_name, decode_exponent_scales(tensor) if tensor_name == self.scale_name else tensor
         )
 
@@ -120,7 +119,7 @@ class Float8Layout(StoredLayout):
 class BlockFloat8Layout(Float8Layout):
     """Float8Layout with the tensor names of transformers' fp8 quantization."""
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": FLOAT8,
         "weight_scale_inv": SCALES | EXPONENTS,
         "activation_scale": SCALES,

@@ -18,16 +18,16 @@ from runner_engine.models.layouts.base import (
     MAX_INPUTS,
     ORDERS,
     SCALES,
+    DtypesByName,
     StoredLayout,
     Tensors,
-    Types,
     build_tensor_error,
 )
 from runner_engine.quantization.grouped import GroupSettings
 
 # rows that share bytes, or words of 32 bits, by the bits of a code
 ROWS_IN_ONE = {8: 1, 4: 2, 3: 10, 2: 4}
-CODES: Types = {"U8": torch.uint8, "I32": torch.int32}
+CODES: DtypesByName = {"U8": torch.uint8, "I32": torch.int32}
 NUMBERS = ("scale", "zero")
 NOTES = (  # what each layer says about itself, besides its numbers
     "shape",
@@ -55,7 +55,7 @@ class HqqLayout(StoredLayout):
     shapes.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "W_q": CODES,
         **dict.fromkeys(NUMBERS, SCALES),
         **dict.fromkeys(NOTES, CODES | ORDERS),
@@ -80,7 +80,8 @@ class HqqLayout(StoredLayout):
         group = codes.shape[1] if len(codes.shape) == 2 else 0
         if group < 1 or inputs % group or inputs >= MAX_INPUTS:
             raise build_tensor_error(
-                codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected"
+                codes,
+                f"the second dimension of the shape {list(codes.shape)} must divide the {inputs} inputs",
             )
         some = (3,) if codes.dtype == "I32" else (8, 4, 2)
         layouts = [cls(bits, group, inputs, outputs) for bits in some]
@@ -91,24 +92,26 @@ class HqqLayout(StoredLayout):
         ]
         if not fitting:
             layouts[0].check_shape(codes, [layout.compute_expected_shapes()["W_q"] for layout in layouts])
-            raise build_tensor_error(codes, f"{layouts[0].total_groups} groups do not fill whole bytes")
+            raise build_tensor_error(
+                codes, f"the codes of {layouts[0].total_groups} groups do not fill whole bytes"
+            )
         for name in NUMBERS:
             fitting[0].check_shape(tensors[name], [fitting[0].compute_expected_shapes()[name]])
         if tensors["scale"].dtype != tensors["zero"].dtype:
             raise build_tensor_error(
-                tensors["zero"], f"{tensors['zero'].dtype}, and the scales are {tensors['scale'].dtype}"
+                tensors["zero"],
+                f"zero points are {tensors['zero'].dtype}, but scales are {tensors['scale'].dtype}",
             )
         for name in NOTES:
             if name in tensors and len(tensors[name].shape) > 1:
                 raise build_tensor_error(
-                    tensors[name], f"{list(tensors[name].shape)}: a number or a word expected", "damaged"
+                    tensors[name],
+                    f"the tensor must be a scalar or a vector, but has the shape {list(tensors[name].shape)}",
+                    "damaged",
                 )
         return fitting[0]
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the expected shape of each tensor. A tensor row is a group, and several rows of codes
-        share a word.
-        """
         each = (self.total_groups, 1)
         return {
             "W_q": (-(-self.total_groups // ROWS_IN_ONE[self.bits]), self.group),
@@ -117,13 +120,12 @@ class HqqLayout(StoredLayout):
         }
 
     def _has_partly_used_bytes(self) -> bool:
-        """Whether some bytes of the packed codes are only partly used. 3-bit codes are packed in words,
-        which may be partly used.
+        """Whether the packed bytes contain unused bits. False for 3-bit codes, which are packed in
+        words.
         """
         return self.bits != 3 and self.total_groups % ROWS_IN_ONE[self.bits] > 0
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the codes of a range of outputs. The upper bits of a byte or word hold the first rows."""
         packed, in_one = tensors["W_q"], ROWS_IN_ONE[self.bits]
         row = torch.arange(first_output * self.groups, last_output * self.groups, device=packed.device)
         shift = (in_one - 1 - row // len(packed)) * self.bits
@@ -136,12 +138,10 @@ class HqqLayout(StoredLayout):
         return tensors["scale"].reshape(self.outputs, self.groups)[first_output:last_output]
 
     def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return the zero points of a range of outputs, in the dtype of the scales."""
         zeros = tensors["zero"].reshape(self.outputs, self.groups)[first_output:last_output]
         return zeros.to(tensors["scale"].dtype)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if a layer's metadata contradicts the shapes of its tensors. None otherwise."""
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         if tensor_name == "zero" and not tensor.isfinite().all():
             return note("zero_point_not_finite")
         expected: dict[str, list[object]] = {
@@ -153,4 +153,4 @@ class HqqLayout(StoredLayout):
         }
         if tensor_name in expected and (says := tensor.tolist()) not in expected[tensor_name]:
             return note("other_value", stored=says, expected=" or ".join(map(str, expected[tensor_name])))
-        return super().find_problem(tensors, tensor_name, tensor)
+        return super().find_invalid_numbers(tensors, tensor_name, tensor)

@@ -14,11 +14,11 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, DtypesByName, Shapes, StoredLayout, Tensors
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 127.5  # a row's scale is its largest number, divided by this: half of the range of a byte
-BYTES: Types = {"I8": torch.int8}
+BYTES: DtypesByName = {"I8": torch.int8}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Int8Layout(StoredLayout):
     rows: activation scales are computed (dynamic), or stored in the checkpoint (static).
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": BYTES,
         "weight_scale": SCALES,
         "weight_zero_point": BYTES,
@@ -92,11 +92,10 @@ class Int8Layout(StoredLayout):
         ).round_(), scale
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to int8 with the same arithmetic as compressed-tensors."""
         numbers, scale = self.quantize_activations(tensors, activations)
         return numbers.sub_(self.get_activation_zero_point(tensors)).mul_(scale)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         if tensor_name == "weight_zero_point" and tensor.any():
             return note("zero_point_of_symmetric")
-        return super().find_problem(tensors, tensor_name, tensor)
+        return super().find_invalid_numbers(tensors, tensor_name, tensor)

@@ -20,9 +20,9 @@ from runner_engine.models.layouts.base import (
     ORDERS,
     SCALES,
     WORDS,
+    DtypesByName,
     StoredLayout,
     Tensors,
-    Types,
     build_tensor_error,
     unpack_bits,
 )
@@ -56,7 +56,9 @@ class IntegersLayout(StoredLayout):
         bits = cls.infer_bits(group_settings, codes, inputs)
         group = inputs if group_settings.group == -1 else min(group_settings.group, inputs)
         if groups < 1 or (-(-inputs // group) != groups and inputs % groups):
-            raise build_tensor_error(scales, f"{list(scales.shape)} for {inputs} inputs in groups of {group}")
+            raise build_tensor_error(
+                scales, f"the shape {list(scales.shape)} does not fit {inputs} inputs in groups of {group}"
+            )
         if -(-inputs // group) != groups:
             group = inputs // groups  # the layer has settings of its own
         layout = cls(bits, group, inputs, module.out_features, is_minus_one=group_settings.is_minus_one)
@@ -73,15 +75,16 @@ class IntegersLayout(StoredLayout):
         """Infer the bits per code from the size of the packed tensor."""
         return 4
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if a group index is out of range. If all indices are -1, inputs are not
-        reordered.
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note if a group index is out of range.
+
+        If all indices are -1, inputs are not reordered.
         """
         if tensor_name == self.order_name and not bool((tensor == -1).all()):
             low, high = int(tensor.min()), int(tensor.max())
             if low < 0 or high >= self.groups:
                 return note("no_such_group", group=low if low < 0 else high, groups=self.groups)
-        return super().find_problem(tensors, tensor_name, tensor)
+        return super().find_invalid_numbers(tensors, tensor_name, tensor)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,12 @@ class GptqLayout(IntegersLayout):
     The first version of the format (gptq) stores zero points minus one.
     """
 
-    types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES, "g_idx": ORDERS}
+    types: ClassVar[dict[str, DtypesByName]] = {
+        "qweight": WORDS,
+        "qzeros": WORDS,
+        "scales": SCALES,
+        "g_idx": ORDERS,
+    }
     scale_name: ClassVar[str] = "scales"
     order_name: ClassVar[str] = "g_idx"
     optional: ClassVar[tuple[str, ...]] = ("g_idx",)
@@ -102,7 +110,7 @@ class GptqLayout(IntegersLayout):
         bits, rest = divmod(codes.shape[0] * 32, inputs)
         if rest or bits not in range(2, 9):
             raise build_tensor_error(
-                codes, f"{list(codes.shape)} for {inputs} inputs: 2 to 8 bits of each expected"
+                codes, f"the shape {list(codes.shape)} does not fit {inputs} inputs with 2 to 8 bits each"
             )
         return bits
 
@@ -124,10 +132,11 @@ class GptqLayout(IntegersLayout):
         return tensors["scales"][:, first_output:last_output].T
 
     def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the zero points, which are stored minus one. Adding one wraps within the bit width,
-        like in AutoGPTQ.
+        """Unpack the zero points. Older GPTQ formats store each zero point minus one.
+
+        Adding one wraps within the bit width, like in AutoGPTQ.
         """
-        zeros = _unpack_range(tensors["qzeros"], self.bits, first_output, last_output).T
+        zeros = _unpack_integer_range(tensors["qzeros"], self.bits, first_output, last_output).T
         return zeros + 1 & 2**self.bits - 1 if self.is_minus_one else zeros
 
 
@@ -137,7 +146,7 @@ class AwqLayout(IntegersLayout):
     odd ones.
     """
 
-    types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES}
+    types: ClassVar[dict[str, DtypesByName]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES}
     scale_name: ClassVar[str] = "scales"
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -164,7 +173,7 @@ class PackedLayout(IntegersLayout):
     points along outputs.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight_packed": WORDS,
         "weight_scale": SCALES,
         "weight_zero_point": WORDS,
@@ -182,13 +191,12 @@ class PackedLayout(IntegersLayout):
         fitting = [bits for bits in group_settings.bits if -(-inputs * bits // 32) == codes.shape[1]]
         if not fitting:
             bits = " or ".join(map(str, group_settings.bits))
-            raise build_tensor_error(codes, f"{list(codes.shape)} for {inputs} inputs of {bits} bits")
+            raise build_tensor_error(
+                codes, f"the shape {list(codes.shape)} does not fit {inputs} inputs with {bits} bits each"
+            )
         return fitting[0]
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the expected shape of each tensor. The last 32-bit word of an output may be partly
-        used.
-        """
         return {
             "weight_packed": (self.outputs, -(-self.inputs * self.bits // 32)),
             "weight_scale": (self.outputs, self.groups),
@@ -203,30 +211,27 @@ class PackedLayout(IntegersLayout):
         """
         if "weight_zero_point" not in tensors:
             return tensors["weight_scale"].new_full((1, 1), 2 ** (self.bits - 1), dtype=torch.uint8)
-        return _unpack_range(tensors["weight_zero_point"].T, self.bits, first_output, last_output).T
+        return _unpack_integer_range(tensors["weight_zero_point"].T, self.bits, first_output, last_output).T
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         """Return a note if the shape stored in the checkpoint differs from the layer's shape. None
         otherwise.
         """
         if tensor_name == "weight_shape" and tensor.tolist() != [self.outputs, self.inputs]:
             return note("other_shape", stored=tensor.tolist(), shape=[self.outputs, self.inputs])
-        return super().find_problem(tensors, tensor_name, tensor)
+        return super().find_invalid_numbers(tensors, tensor_name, tensor)
 
 
-def _unpack_range(packed: torch.Tensor, bits: int, first_integer: int, last_integer: int) -> torch.Tensor:
-    """Unpack the integers from `first_integer` to `last_integer` of a bit stream. 32 integers fill
-    whole words.
-    """
+def _unpack_integer_range(
+    packed: torch.Tensor, bits: int, first_integer: int, last_integer: int
+) -> torch.Tensor:
+    """Unpack a range of integers from a bit stream. 32 integers fill whole words."""
     begin = first_integer // 32
     piece = packed[..., begin * bits : -(-last_integer // 32) * bits]
     return unpack_bits(piece, bits, last_integer - begin * 32)[..., first_integer - begin * 32 :]
 
 
 def _unpack_awq_integers(packed: torch.Tensor, first_output: int, last_output: int) -> torch.Tensor:
-    """Unpack AWQ integers of a range of outputs and restore the order of the outputs: uint8
-    [outputs, …].
-    """
     begin = first_output // 8
     some = packed[:, begin : -(-last_output // 8)]
     numbers = (

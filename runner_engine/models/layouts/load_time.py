@@ -56,8 +56,8 @@ class OutputMajorLayout(LoadTimeLayout):
 
 @dataclass(frozen=True)
 class PackedBlockLayout(LoadTimeLayout):
-    """Packed blocks for the C kernels (matmul/groups.py), which replace the output-major tensors of
-    a layer.
+    """Layout of packed blocks for the C kernels (matmul/groups.py), which replaces the
+    output-major layout.
     """
 
     width: int  # outputs of a panel
@@ -73,9 +73,6 @@ class PackedBlockLayout(LoadTimeLayout):
         return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the codes of a range of outputs. Lower and upper bits are stored apart, for 8 or 32
-        inputs at a time.
-        """
         low, high = self.planes
         if self.in_fours:
             return self._unpack_interleaved_codes(tensors, first_output, last_output)

@@ -19,10 +19,10 @@ from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.layouts.base import (
     ONE_NUMBER,
     SCALES,
+    DtypesByName,
     Shapes,
     StoredLayout,
     Tensors,
-    Types,
     build_tensor_error,
 )
 from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, round_to_e2m1
@@ -30,7 +30,7 @@ from runner_engine.models.layouts.float8 import FLOAT8, LARGEST, Float8Layout
 from runner_engine.quantization.grouped import GroupSettings
 
 FOUR_BIT_GROUP, EXPONENT_GROUP, BLOCK = 16, 32, 128
-IN_A_BYTE: Types = {"U8": torch.uint8}  # an exponent of two
+IN_A_BYTE: DtypesByName = {"U8": torch.uint8}  # an exponent of two
 
 
 class ModelOptLayout(StoredLayout):
@@ -38,7 +38,7 @@ class ModelOptLayout(StoredLayout):
     never instantiated.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": FLOAT8 | BYTES,
         "weight_scale": SCALES | FLOAT8 | IN_A_BYTE,
         "weight_scale_2": SCALES,
@@ -59,11 +59,11 @@ class ModelOptLayout(StoredLayout):
 
 @dataclass(frozen=True)
 class ModelOptFloat8Layout(Float8Layout):
-    """Model-Optimizer's float8: one scale per layer, output or 128 × 128 block, or one exponent per
+    """Model-Optimizer's float8 weights. A scale applies to a layer, an output, a 128 × 128 block, or
     32 inputs (MXFP8).
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": FLOAT8,
         "weight_scale": SCALES | IN_A_BYTE,
         "input_scale": SCALES,
@@ -76,15 +76,16 @@ class ModelOptFloat8Layout(Float8Layout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> Self:
-        """Create a layer's layout. The shape of the scale tensor tells which weights share a scale."""
         inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if "weight_scale_2" in tensors:
             raise build_tensor_error(
-                tensors["weight_scale_2"], "a layer of float8 has no second scale", "damaged"
+                tensors["weight_scale_2"], "a float8 layer must not have a second scale", "damaged"
             )
         if scale.dtype not in cls.types["weight_scale"]:
             raise build_tensor_error(
-                scale, f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}"
+                scale,
+                f"the scale has the dtype {scale.dtype}, but a float8 layer needs "
+                f"{' or '.join(cls.types['weight_scale'])}",
             )
         rows = "static" if "input_scale" in tensors else ""
         shapes: Shapes = [*ONE_NUMBER]
@@ -109,7 +110,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
     per layer.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "weight": BYTES,
         "weight_scale": FLOAT8,
         "weight_scale_2": SCALES,
@@ -128,10 +129,12 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         cls.check_required_tensors(tensors, ("weight", "weight_scale", "weight_scale_2"))
         inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if scale.dtype not in FLOAT8:
-            raise build_tensor_error(scale, f"{scale.dtype}, and codes of 4 bits have scales in F8_E4M3")
+            raise build_tensor_error(
+                scale, f"the scale has the dtype {scale.dtype}, but 4-bit codes need F8_E4M3"
+            )
         if inputs % FOUR_BIT_GROUP:
             raise build_tensor_error(
-                tensors["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}"
+                tensors["weight"], f"{inputs} inputs are not a multiple of the group size {FOUR_BIT_GROUP}"
             )
         rows = "local" if "input_scale" in tensors else ""
         layout = cls(4, FOUR_BIT_GROUP, inputs, outputs, rows=rows)
@@ -145,7 +148,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         return tensors["weight_scale"][first_output:last_output]
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the inverse of the layer's global scale, because the kernels divide by it."""
+        """Return the inverse of the layer's global scale. The kernels divide by this number."""
         return 1 / float(tensors["weight_scale_2"].detach())
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -157,7 +160,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         scale = torch.where(scale == 0, 1.0, scale)
         return (round_to_e2m1(groups / scale) * scale).flatten(-2).to(activations.dtype)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
         """Return a note if scales are not finite, or if per-layer scales are not positive. None
         otherwise.
         """

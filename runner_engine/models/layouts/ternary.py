@@ -10,7 +10,7 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, build_tensor_error
+from runner_engine.models.layouts.base import SCALES, DtypesByName, StoredLayout, Tensors, build_tensor_error
 from runner_engine.quantization.grouped import GroupSettings
 
 IN_A_BYTE = 4
@@ -19,13 +19,12 @@ LEAST = 1e-5  # of the largest number of a row
 
 @dataclass(frozen=True)
 class TernaryLayout(StoredLayout):
-    """Ternary weights with one scale per layer. A byte holds four outputs, each from another quarter
-    of all outputs.
+    """Ternary weights with one scale per layer. A byte holds the codes of four outputs.
 
     rows: whether outputs are divided or multiplied by the scale.
     """
 
-    types: ClassVar[dict[str, Types]] = {"weight": {"U8": torch.uint8}, "weight_scale": SCALES}
+    types: ClassVar[dict[str, DtypesByName]] = {"weight": {"U8": torch.uint8}, "weight_scale": SCALES}
     named_by: ClassVar[str] = "weight_scale"
     scale_name: ClassVar[str] = "weight_scale"
     rounding_layers: ClassVar[str] = "TernaryLinear"
@@ -43,16 +42,13 @@ class TernaryLayout(StoredLayout):
         return layout.validate_shapes(tensors, {"weight": [(layout.outputs // IN_A_BYTE, layout.inputs)]})
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the codes of a range of outputs. Outputs of one quarter use the same two bits of each
-        byte.
-        """
         packed = tensors["weight"]
         outputs = torch.arange(first_output, last_output, device=packed.device)
         bits = 2 * (outputs // packed.shape[0]).to(torch.uint8).unsqueeze(1)
         return packed[outputs % packed.shape[0]] >> bits & 3
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return ones, because the layer's scale is applied to the activations."""
+        """Return ones. The layer's scale is applied to the activations instead."""
         return torch.ones(last_output - first_output, 1, device=tensors["weight"].device, dtype=torch.float32)
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -64,9 +60,9 @@ class TernaryLayout(StoredLayout):
             return numbers.div_(scale * factor)
         return numbers.div_(factor).mul_(scale)
 
-    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note on codes that stand for no weight, or on a scale that is not positive. None
-        otherwise.
+    def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note on invalid codes, or on a scale that is not positive. None if all numbers
+        are valid.
         """
         if tensor_name == "weight" and (tensor & tensor >> 1 & 0b01010101).any():
             return note("code_without_weight")

@@ -21,8 +21,9 @@ __all__ = ["create_loading_backend", "load_weights"]
 
 
 def create_loading_backend(target: LoadTarget) -> LoadingBackend:
-    """Create the loading backend that the plan names. Only its module is imported, because the
-    others may need missing packages.
+    """Create the loading backend that the plan names.
+
+    Imports only that backend's module, because other backends may need missing packages.
     """
     way: LoadingBackend = import_module(f"{__name__}.{target.plan.backend_name}").Backend(target)
     return way

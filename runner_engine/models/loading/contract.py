@@ -9,11 +9,11 @@ from runner_engine.models import load_checks
 from runner_engine.models.load_target import LoadTarget
 from runner_engine.settings.model import Attention
 
-Report = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexpected_keys`
+LoadingInfo = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexpected_keys`
 
 
 class LoadingBackend:
-    """Base class for loading a model's weights. Callers call each method once, in the order of
+    """Base class for loading a model's weights. Callers call the methods in the order of
     definition.
     """
 
@@ -31,11 +31,11 @@ class LoadingBackend:
         """
         return {}
 
-    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
-        """Load the model. Returns it with a report of missing and unexpected tensor names.
+    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, LoadingInfo]:
+        """Load the model. Returns the model, and a report of missing and unexpected tensor names.
 
-        arguments: the result of `prepare_load_arguments`. rope_config: the model's config with
-        another rope scaling; None keeps the model's own.
+        arguments: the result of `prepare_arguments`. rope_config: the model's config with another rope
+        scaling; None keeps the model's own.
         """
         from transformers import AutoModelForCausalLM
 
@@ -59,5 +59,4 @@ class LoadingBackend:
         return model
 
     def load_model_config(self, rope_config: Any) -> Any:
-        """Return `rope_config`, or the model's own config if `rope_config` is None."""
         return rope_config or load_checks.load_transformers_config(self.folder, self.trusts_code)

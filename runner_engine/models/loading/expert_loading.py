@@ -28,7 +28,7 @@ from runner_engine.experts import (
     select_expert_matrix,
     separate_all_experts,
 )
-from runner_engine.models.loading.contract import LoadingBackend, Report
+from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
 from runner_engine.models.loading.mapped_tensors import MappedTensors
 from runner_engine.models.loading.mixed import quantize_layer
 from runner_engine.models.loading.unquantizable_layers import find_unquantizable_layers
@@ -37,10 +37,8 @@ from runner_engine.quantization.base import QuantizationConfig
 
 def load_expert_by_expert(
     backend: LoadingBackend, arguments: dict[str, Any], rope_config: Any
-) -> tuple[Any, Report]:
-    """Load a mixture with its loading backend, but read the experts that are quantized one matrix at
-    a time.
-    """
+) -> tuple[Any, LoadingInfo]:
+    """Load a mixture-of-experts model. Reads and quantizes its experts one matrix at a time."""
     plan, files = backend.plan, backend.plan.files
     if not plan.separates_experts:
         return backend.load_model(arguments, rope_config)
@@ -56,7 +54,7 @@ def load_expert_by_expert(
         experts = build_separate_experts(module.family[0])
         assert experts is not None
         layer = _ExpertLayerLoader(backend, model, path, experts, others)
-        with heap.map_large_blocks(heap.PIECES_KIB):
+        with heap.use_mmap_for_large_blocks(heap.PIECES_KIB):
             missing += layer.load_matrices(by_layer.get(path, {}), plan.quantization_configs)
         used.add(f"{path}.")
         model.set_submodule(path, experts)
@@ -65,8 +63,8 @@ def load_expert_by_expert(
 
 
 def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
-    """Separate and quantize the experts of a loaded model. Used if the file headers do not allow to
-    read experts one by one.
+    """Separate and quantize the experts of a loaded model. Fallback for files whose experts cannot
+    be read one by one.
     """
     files, mix, device = backend.resolved.files, backend.resolved.quantization_mix, backend.target.device
     is_as_it_is = files.tensors or files.stored_format is not None or files.model.device_map is not None
@@ -120,7 +118,7 @@ class _ExpertLayerLoader:
         matrices: dict[tuple[int, str], ExpertMatrix],
         quantization_configs: dict[str, QuantizationConfig],
     ) -> list[str]:
-        """Load each matrix into its expert, and quantize those with a quantization config. Returns the
+        """Load each matrix into its expert, quantized if it has a quantization config. Returns the
         names of missing tensors.
         """
         missing = []
@@ -159,8 +157,8 @@ class _ExpertLayerLoader:
             values = select_expert_matrix(self.experts.form, matrix.matrix, values[matrix.number])
         if tuple(values.shape) != shape:
             raise DataError(
-                f"tensor {matrix.stored.name}: {matrix.matrix} of an expert is {list(values.shape)}, "
-                f"and {list(shape)} expected",
+                f"tensor {matrix.stored.name}: an expert's {matrix.matrix} has the shape "
+                f"{list(values.shape)}, but {list(shape)} is expected",
                 key=matrix.file,
                 code="mismatch",
             )
@@ -198,9 +196,6 @@ def _group_matrices_by_layer(
 
 
 def _find_experts_module_path(model: Any, matrix: ExpertMatrix, expert_paths: set[str]) -> str | None:
-    """Return the module path of a layer's experts, under which transformers has loaded the model.
-    None if not found.
-    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 

@@ -1,4 +1,4 @@
-"""Finds the module paths of quantized experts that a checkpoint stores one by one.
+"""Finds the module paths of quantized experts that a checkpoint stores as separate tensors.
 
 Separate experts have names such as `experts.3.gate_proj` or `experts.3.w1`, which transformers
 joins to one parameter. Here they stay separate, so that each layer holds its codes as stored.
@@ -17,8 +17,8 @@ MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "do
 
 
 class ModelPaths:
-    """Maps layer names of a checkpoint to module paths of a model. Fused experts are replaced by
-    separate ones where needed.
+    """Maps layer names of a checkpoint to module paths of a model. Separates fused experts if
+    necessary.
     """
 
     def __init__(self, model: Any) -> None:
@@ -27,9 +27,6 @@ class ModelPaths:
         self._renamings = _find_weight_renamings(model)
 
     def find_path(self, stored_layer_name: str) -> str | None:
-        """Return the module path of a stored layer. None if not found. The checkpoint may contain the
-        inner or the outer model.
-        """
         prefix = f"{self._model.base_model_prefix}."
         renamed = self._apply_renamings(stored_layer_name)
         for name in dict.fromkeys((stored_layer_name, renamed)):
@@ -44,8 +41,8 @@ class ModelPaths:
         return apply_renamings(f"{stored_layer_name}.weight", self._renamings).removesuffix(".weight")
 
     def _separate_expert(self, path: str) -> bool:
-        """Replace the fused experts at a path by separate ones. Returns False if the path leads to no
-        expert.
+        """Replace the fused experts at a path by separate experts. Returns False if the path
+        contains no expert.
         """
         match = EXPERT.match(path)
         if match is None or match[1] not in self._known:
@@ -58,7 +55,7 @@ class ModelPaths:
         return path in self._known
 
 
-def keep_separate_experts(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
+def add_separate_expert_renamings(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
     """Extend transformers' name conversions so that separate experts load under their own module
     paths.
 
@@ -94,7 +91,7 @@ def adapt_name_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
     separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
     if not separate:
         return list(conversions)
-    return keep_separate_experts(
+    return add_separate_expert_renamings(
         conversions, f"(?:{'|'.join(re.escape(path.removeprefix(prefix)) for path in separate)})"
     )
 
@@ -103,5 +100,5 @@ def _find_weight_renamings(model: Any) -> list[Any]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
-    conversions = keep_separate_experts(get_model_conversion_mapping(model), r"\.experts")
+    conversions = add_separate_expert_renamings(get_model_conversion_mapping(model), r"\.experts")
     return [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]

@@ -27,9 +27,7 @@ PARAMETER = r"\.experts\.(gate_up_proj|up_proj|down_proj)"
 
 
 class FusedExpertsPlaceholder(nn.Module):
-    """Replaces a layer's experts while their fused quantized tensors load under the names in the
-    checkpoint.
-    """
+    """Placeholder for a layer's experts while transformers loads their fused quantized tensors."""
 
     def __init__(
         self, original_experts: nn.Module, fused_format: FusedFormat, tensors: dict[str, TensorLocation]
@@ -42,13 +40,14 @@ class FusedExpertsPlaceholder(nn.Module):
         if made is None:
             raise build_tensor_error(
                 first,
-                f"{type(original_experts).__name__} has no fused experts that can be taken apart",
+                f"experts of the class {type(original_experts).__name__} cannot be split",
                 "unsupported",
             )
         if fused_format.is_transposed and not made.form.is_transposed:
             raise build_tensor_error(
                 first,
-                f"outputs are its last dimension, which is not known of {type(original_experts).__name__}",
+                "the checkpoint stores outputs as the last dimension, but "
+                f"{type(original_experts).__name__} stores outputs first",
                 "unsupported",
             )
         self._made = [made]  # in a list, so that it is no child: its layers have no numbers yet
@@ -77,9 +76,6 @@ class FusedExpertsPlaceholder(nn.Module):
         return sizes
 
     def _register_empty_parameter(self, fused_name: str, suffix: str, allowed_shapes: Shapes) -> None:
-        """Register a parameter without memory for a tensor. Raises DataError if the stored tensor has
-        another shape.
-        """
         name, types = f"{fused_name}{suffix}", self.form.types[suffix]
         tensor = self.found.get(name)
         if tensor is None:
@@ -93,8 +89,9 @@ class FusedExpertsPlaceholder(nn.Module):
         self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
     def split_experts(self) -> tuple[SeparateExperts, dict[str, dict[str, TensorLocation]]]:
-        """Return separate experts, whose tensors are views of the loaded ones, and the source tensors of
-        each layer by path.
+        """Split the loaded tensors into separate experts.
+
+        Returns the experts, and the source tensors of each layer by path.
         """
         made, origins = self._made[0], {}
         for number in range(made.num_experts):
@@ -137,8 +134,8 @@ class FusedExpertsPlaceholder(nn.Module):
 def replace_fused_experts(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> set[str]:
-    """Replace fused quantized experts by placeholders that transformers can fill. Returns the names
-    of their tensors.
+    """Replace fused quantized experts by placeholders for loading. Returns the tensor names of these
+    experts.
     """
     if group_settings.layout not in FORMS:
         return set()
@@ -154,7 +151,7 @@ def replace_fused_experts(
         }
         if path is None:
             raise build_tensor_error(
-                next(iter(found.values())), f"{type(model).__name__} has no experts of this name"
+                next(iter(found.values())), f"{type(model).__name__} has no experts with this name"
             )
         model.set_submodule(path, FusedExpertsPlaceholder(paths[path], form, found))
         used |= {one.name for one in found.values()}

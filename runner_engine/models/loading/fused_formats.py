@@ -13,13 +13,13 @@ from typing import ClassVar
 import torch
 
 from runner_base import DataError
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Types
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, DtypesByName, Shapes, StoredLayout
 from runner_engine.models.layouts.float4 import BYTES, Mxfp4Layout
 from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, BlockFloat8Layout, Float8Layout
 from runner_engine.models.layouts.modelopt import FOUR_BIT_GROUP, ModelOptFloat8Layout, ModelOptNvfp4Layout
 from runner_engine.quantization.grouped import GroupSettings
 
-Parts = dict[str, torch.Tensor]
+ExpertTensors = dict[str, torch.Tensor]
 EXPONENT_GROUP = 32
 
 
@@ -31,7 +31,7 @@ class FusedFormat(ABC):
 
     settings: GroupSettings
     codes: ClassVar[str] = ""  # what follows the parameter's name in that of the codes
-    types: ClassVar[dict[str, Types]]
+    types: ClassVar[dict[str, DtypesByName]]
     own_names: ClassVar[dict[str, str]]  # the names that a layer of one expert has for the tensors
     optional: ClassVar[tuple[str, ...]] = ()
     is_transposed: ClassVar[bool] = False  # outputs are the last dimension, [experts, inputs, outputs]
@@ -40,14 +40,15 @@ class FusedFormat(ABC):
     def compute_allowed_shapes(
         self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor by name. outputs: total of all matrices in the fused
-        parameter.
+        """Return the allowed shapes of each tensor by name.
+
+        `outputs` is the number of outputs of all matrices in the fused parameter.
         """
 
     @abstractmethod
-    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
-        """Return the layout of one expert's matrix, given the slices of the fused tensors that belong to
-        the expert.
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: ExpertTensors) -> StoredLayout:
+        """Return the layout of one expert's matrix. `expert_tensors` are the expert's slices of the
+        fused tensors.
         """
 
     def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
@@ -59,7 +60,7 @@ class FusedFormat(ABC):
         return tensor[expert].T if self.is_transposed else tensor[expert]
 
     def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-        """Reshape an expert's slice to the shape that the layout of the expert expects."""
+        """Reshape an expert's slice as the layout of separate experts requires."""
         return expert_slice
 
 
@@ -69,7 +70,7 @@ class Mxfp4FusedFormat(FusedFormat):
     """
 
     codes: ClassVar[str] = "_blocks"
-    types: ClassVar[dict[str, Types]] = {"_blocks": BYTES, "_scales": BYTES}
+    types: ClassVar[dict[str, DtypesByName]] = {"_blocks": BYTES, "_scales": BYTES}
     own_names: ClassVar[dict[str, str]] = {"_blocks": "weight_packed", "_scales": "weight_scale"}
 
     def compute_allowed_shapes(
@@ -79,11 +80,10 @@ class Mxfp4FusedFormat(FusedFormat):
         groups = num_experts, outputs, inputs // EXPONENT_GROUP
         return {"_blocks": [(*groups, EXPONENT_GROUP // 2)], "_scales": [groups]}
 
-    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: ExpertTensors) -> StoredLayout:
         return Mxfp4Layout(4, EXPONENT_GROUP, inputs, outputs)
 
     def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-        """Join the groups of each output to one dimension."""
         return expert_slice.flatten(1) if tensor_suffix == "_blocks" else expert_slice
 
 
@@ -92,14 +92,14 @@ class BlockFloat8FusedFormat(FusedFormat):
     expert's matrix.
     """
 
-    types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale_inv": SCALES | EXPONENTS}
+    types: ClassVar[dict[str, DtypesByName]] = {"": FLOAT8, "_scale_inv": SCALES | EXPONENTS}
     own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale_inv": "weight_scale_inv"}
 
     def compute_allowed_shapes(
         self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor. A block with one scale must not contain outputs of
-        both gate and up.
+        """Return the allowed shapes of each tensor. Raises DataError if a block spans gate_proj and
+        up_proj.
         """
         each, (of_outputs, group) = (
             outputs // num_matrices,
@@ -107,7 +107,7 @@ class BlockFloat8FusedFormat(FusedFormat):
         )
         if num_matrices > 1 and each > of_outputs and each % of_outputs:
             raise DataError(
-                f"blocks of {of_outputs} outputs reach from gate_proj into up_proj, which have {each} each",
+                f"blocks of {of_outputs} outputs do not divide the {each} outputs of gate_proj and up_proj",
                 code="unsupported",
             )
         return {
@@ -115,7 +115,7 @@ class BlockFloat8FusedFormat(FusedFormat):
             "_scale_inv": [(num_experts, num_matrices * -(-each // of_outputs), -(-inputs // group))],
         }
 
-    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: ExpertTensors) -> StoredLayout:
         of_outputs, group = self._get_block_shape(outputs, inputs)
         return BlockFloat8Layout(8, group, inputs, outputs, of_outputs)
 
@@ -129,16 +129,13 @@ class Float8FusedFormat(FusedFormat):
     per output.
     """
 
-    types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale": SCALES}
+    types: ClassVar[dict[str, DtypesByName]] = {"": FLOAT8, "_scale": SCALES}
     own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale": "weight_scale"}
     is_transposed: ClassVar[bool] = True
 
     def compute_allowed_shapes(
         self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor. The scales of gate and up have another layout than
-        the scales of down.
-        """
         return {
             "": [(num_experts, inputs, outputs)],
             "_scale": [(num_experts, 1, outputs), (num_experts, outputs, 1)],
@@ -151,7 +148,7 @@ class Float8FusedFormat(FusedFormat):
             else super().select_expert(tensor_suffix, tensor, expert)
         )
 
-    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: ExpertTensors) -> StoredLayout:
         return Float8Layout(8, inputs, inputs, outputs, 1)
 
 
@@ -160,7 +157,7 @@ class ModelOptFusedFormat(FusedFormat):
     or packed NVFP4.
     """
 
-    types: ClassVar[dict[str, Types]] = {
+    types: ClassVar[dict[str, DtypesByName]] = {
         "": FLOAT8 | BYTES,
         "_weight_scale": SCALES | FLOAT8,
         "_weight_scale_2": SCALES,
@@ -178,9 +175,6 @@ class ModelOptFusedFormat(FusedFormat):
     def compute_allowed_shapes(
         self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor. Whether they match each other is checked by the
-        layout.
-        """
         return {
             "": [(num_experts, inputs, outputs), (num_experts, inputs // 2, outputs)],
             "_weight_scale": [*ONE_NUMBER, (num_experts, inputs // FOUR_BIT_GROUP, outputs)],
@@ -188,7 +182,7 @@ class ModelOptFusedFormat(FusedFormat):
             "_input_scale": ONE_NUMBER,
         }
 
-    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: ExpertTensors) -> StoredLayout:
         """Return an NVFP4 layout if the codes are packed in bytes, otherwise a float8 layout."""
         rounds, is_nvfp4 = "input_scale" in expert_tensors, expert_tensors["weight"].dtype is torch.uint8
         has_groups = (
@@ -197,12 +191,13 @@ class ModelOptFusedFormat(FusedFormat):
         )
         if is_nvfp4 != has_groups or is_nvfp4 != ("weight_scale_2" in expert_tensors):
             raise DataError(
-                "codes of 4 bits have weight_scale for groups and weight_scale_2, and float8 one number",
+                "4-bit codes need weight_scale per group and weight_scale_2. float8 codes need one scale",
                 code="mismatch",
             )
         if expert_tensors["weight"].shape != (outputs, inputs // 2 if is_nvfp4 else inputs):
             raise DataError(
-                f"{list(expert_tensors['weight'].shape)} codes, of a matrix of {outputs} outputs, {inputs} inputs",
+                f"the codes have the shape {list(expert_tensors['weight'].shape)}, which does not fit a matrix "
+                f"with {outputs} outputs and {inputs} inputs",
                 code="mismatch",
             )
         if not is_nvfp4:
@@ -221,4 +216,4 @@ FORMS: dict[str, type[FusedFormat]] = {  # by the layout of GroupSettings
 
 def _check_inputs_divisible(inputs: int, group_size: int) -> None:
     if inputs % group_size:
-        raise DataError(f"{inputs} inputs are not whole groups of {group_size}", code="mismatch")
+        raise DataError(f"{inputs} inputs are not a multiple of the group size {group_size}", code="mismatch")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from runner_base import DataError
-from runner_engine.checkpoints.architectures.base import Order, TensorChange
+from runner_engine.checkpoints.architectures.base import RowOrderFunction, TensorChange
 from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.gguf_names import WeightMapping, map_gguf_tensors
 from runner_engine.models.gguf_blocks import (
@@ -26,7 +26,7 @@ from runner_engine.models.gguf_blocks import (
 )
 from runner_engine.models.gguf_types import TYPES
 from runner_engine.models.loading import gguf_experts
-from runner_engine.models.loading.contract import LoadingBackend, Report
+from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
 from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_tensor_blocks
 from runner_engine.quantization.base import OwnLayers
 from runner_engine.settings.model import Attention
@@ -37,7 +37,7 @@ CASTING = ("mamba2",)  # models that bring what the head gets to the dtype of it
 class Backend(LoadingBackend):
     """Loads a .gguf file with our own reader instead of transformers'."""
 
-    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
+    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, LoadingInfo]:
         wanted = self.plan.attention
         attention = None if wanted is Attention.auto else wanted.value
         keeps_blocks = self.resolved.quantization_mix.base.own_layers is OwnLayers.blocks
@@ -51,8 +51,9 @@ class Backend(LoadingBackend):
 def load_gguf_model(
     path: Path, config: Any, dtype: torch.dtype, attention: str | None, keeps_blocks: bool = True
 ) -> tuple[Any, dict[str, list[str]]]:
-    """Build the model of a .gguf file and load its weights. Returns the model and the missing and
-    unused tensor names.
+    """Build the model of a .gguf file and load its weights.
+
+    Returns the model, and the missing and unused tensor names.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
@@ -77,7 +78,7 @@ def load_gguf_model(
             unused += [tensor.name for tensor in tensors.values()]
         unfilled -= filled
     if config.get_text_config().tie_word_embeddings:
-        unfilled -= _tie_head(model)
+        unfilled -= _tie_lm_head(model)
     head = model.get_output_embeddings()
     if config.model_type in CASTING and isinstance(head, GgufLinear):
         model.set_output_embeddings(LinearWithDtype(head, dtype))
@@ -98,9 +99,9 @@ def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype:
         return False
     rows = sum(tensor.shape[0] for tensor in mapping.tensors)
     if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
-        order = _compute_file_indices(change.rows, config, rows)
+        order = _compute_file_row_indices(change.rows, config, rows)
         stored = [map_tensor_blocks(tensor) for tensor in mapping.tensors]
-        columns = _compute_file_indices(change.columns, config, module.in_features)
+        columns = _compute_file_row_indices(change.columns, config, module.in_features)
         together = stored[0] if len(stored) == 1 else torch.cat(stored)
         if columns is None:
             layer: nn.Module = GgufLinear(module, together, first.dtype, order)
@@ -133,27 +134,24 @@ def _assign_dequantized_weight(model: Any, mapping: WeightMapping, config: Any) 
     if tuple(values.shape) != tuple(own.shape):
         names = ", ".join(tensor.name for tensor in mapping.tensors)
         raise DataError(
-            f"tensor {names} is {list(values.shape)}, and the model's {mapping.name} {list(own.shape)}",
+            f"tensor {names} has the shape {list(values.shape)}, "
+            f"but the model's {mapping.name} needs {list(own.shape)}",
             code="mismatch",
         )
     with torch.no_grad():
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _compute_file_indices(order: Order | None, config: Any, count: int) -> torch.Tensor | None:
-    """Return the row index in the .gguf file for each row of the model's weight. None if the orders
-    are equal.
-    """
-    if order is None:
+def _compute_file_row_indices(
+    get_row_order: RowOrderFunction | None, config: Any, num_rows: int
+) -> torch.Tensor | None:
+    if get_row_order is None:
         return None
-    places = torch.from_numpy(np.ascontiguousarray(order(config, count)))
-    return None if bool((places == torch.arange(count)).all()) else places
+    places = torch.from_numpy(np.ascontiguousarray(get_row_order(config, num_rows)))
+    return None if bool((places == torch.arange(num_rows)).all()) else places
 
 
-def _tie_head(model: Any) -> set[str]:
-    """Tie the lm_head to the embedding's weights. Returns the names of the parameters that are
-    thereby loaded.
-    """
+def _tie_lm_head(model: Any) -> set[str]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, GgufEmbedding):
         model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))

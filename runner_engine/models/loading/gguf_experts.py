@@ -80,7 +80,7 @@ def _assign_expert_blocks(
         ) != experts.num_experts:
             shape = [experts.num_experts, like.out_features * num_parts, like.in_features]
             raise DataError(
-                f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}",
+                f"tensor {tensor.name} has the shape {list(tensor.shape)}, but the experts need {shape}",
                 code="mismatch",
             )
         own = stored[number, part_index * outputs : (part_index + 1) * outputs]
@@ -106,7 +106,7 @@ def _assign_dequantized_experts(
             own = select_expert_matrix(expert_format, matrix, parameter[number])
             if own.shape != of_expert.shape or len(values) != len(parameter):
                 raise DataError(
-                    f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts",
+                    f"tensor {tensor.name}: the shape {list(values.shape)} does not fit the experts",
                     code="mismatch",
                 )
             own.copy_(of_expert)

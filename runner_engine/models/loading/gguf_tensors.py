@@ -13,12 +13,13 @@ from runner_base import DataError
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.gguf_types import extract_block_scales
 
-Numbers = np.ndarray[Any, Any]
+NumpyArray = np.ndarray[Any, Any]
 
 
 def map_tensor_blocks(tensor: TensorLocation) -> torch.Tensor:
-    """Return a tensor's quantized blocks as a view of the mapped file, uint8 [outputs, bytes]; for
-    experts [experts, outputs, bytes].
+    """Return a tensor's quantized blocks as a view of the memory-mapped file.
+
+    The shape is uint8 [outputs, bytes], or [experts, outputs, bytes] for experts.
 
     Raises DataError if a scale is not finite.
     """
@@ -26,15 +27,12 @@ def map_tensor_blocks(tensor: TensorLocation) -> torch.Tensor:
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
     if not extract_block_scales(stored, tensor.dtype).isfinite().all():
         raise DataError(
-            f"tensor {tensor.name}: a scale of its blocks is not a finite number",
-            key=tensor.file,
-            code="damaged",
+            f"tensor {tensor.name}: a block has a scale that is not finite", key=tensor.file, code="damaged"
         )
     return stored
 
 
-def dequantize_tensor(tensor: TensorLocation) -> Numbers:
-    """Dequantize a tensor to float32 with the gguf package."""
+def dequantize_tensor(tensor: TensorLocation) -> NumpyArray:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -1,5 +1,5 @@
-"""Loading backend for checkpoints that transformers reads. A library may quantize the weights
-meanwhile.
+"""Loading backend for checkpoints that transformers reads. A library may quantize the weights while
+loading.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ class Backend(LoadingBackend):
         return (
             {}
             if self.resolved.files.stored_format is not None
-            else self.resolved.quantization_mix.base.load_arguments()
+            else self.resolved.quantization_mix.base.build_load_arguments()
         )

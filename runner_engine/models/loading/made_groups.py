@@ -1,5 +1,4 @@
-"""Loading backend that quantizes an unquantized checkpoint into our group-quantized layers,
-weight by weight during the load.
+"""Loading backend that quantizes an unquantized checkpoint into our group-quantized layers.
 
 HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers
 imports it wherever it is installed, and with it torch's compiler.
@@ -27,16 +26,12 @@ METHOD = "runner_made_groups"
 
 
 class Backend(LoadingBackend):
-    """Quantizes each weight of an unquantized checkpoint into a layer of our own while transformers
-    reads it.
-    """
-
     def prepare_arguments(self) -> dict[str, Any]:
-        choice = get_load_time_config(self.resolved)
-        return choice.load_arguments() | build_quantizer_arguments(choice)
+        choice = get_load_time_quantization(self.resolved)
+        return choice.build_load_arguments() | build_quantizer_arguments(choice)
 
 
-def get_load_time_config(resolved: ResolvedModel) -> LoadTimeGroupsConfig:
+def get_load_time_quantization(resolved: ResolvedModel) -> LoadTimeGroupsConfig:
     """Return the model's load-time quantization config."""
     choice = resolved.quantization_mix.base
     assert isinstance(choice, LoadTimeGroupsConfig)
@@ -59,14 +54,13 @@ def quantize_linear(config: LoadTimeGroupsConfig, layer: nn.Module, path: str) -
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(
-            f"{path}.weight: a number is not finite, and quantization={config.name} cannot quantize it",
-            code="damaged",
+            f"{path}.weight: quantization={config.name} cannot quantize NaN or infinity", code="damaged"
         )
     return build_grouped_linear(config, layer, config.quantize_weight(weight))
 
 
 def replace_library_layers(config: LoadTimeGroupsConfig, model: nn.Module, checkpoint: str) -> None:
-    """Replace layers that the quantization library loaded by our own with the same codes."""
+    """Replace the library's quantized layers by our own layers with the same codes."""
     for path, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear:
             continue
@@ -79,17 +73,17 @@ def replace_library_layers(config: LoadTimeGroupsConfig, model: nn.Module, check
 
 
 def build_grouped_linear(
-    config: LoadTimeGroupsConfig, original: nn.Linear, coded_groups: CodedGroups
+    config: LoadTimeGroupsConfig, original: nn.Linear, quantized_weight: CodedGroups
 ) -> GroupedLinear:
-    """Build a layer that stores the codes bit-packed."""
+    """Build a layer that stores quantized codes bit-packed."""
     rows = "dynamic" if config.rounds_activations else ""
     layout = OutputMajorLayout(
         config.bits, config.group_size, original.in_features, original.out_features, rows=rows
     )
     stored = {
-        "codes": pack_bits(coded_groups.codes, config.bits),
-        "scales": coded_groups.scales,
-        "zero_points": coded_groups.zeros,
+        "codes": pack_bits(quantized_weight.codes, config.bits),
+        "scales": quantized_weight.scales,
+        "zero_points": quantized_weight.zeros,
     }
     layer = GroupedLinear(original, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
     layer.has_byte_rows = config.has_int8_activations
@@ -97,7 +91,6 @@ def build_grouped_linear(
 
 
 def _register_quantizer() -> Any:
-    """Return transformers' config class for this quantizer, registered at the first call."""
     from transformers.core_model_loading import ConversionOps
     from transformers.quantizers import auto
     from transformers.quantizers.base import HfQuantizer

@@ -42,9 +42,7 @@ class MappedTensors:
         return held.view(tensor.shape)
 
     def release_pages(self) -> None:
-        """Release the memory pages of the mapped files. Tensors that still view them read the pages from
-        disk again.
-        """
+        """Release the memory pages of the mapped files. Later reads load the pages from disk again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._files.values():
                 mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,5 +1,5 @@
-"""Loading backend that quantizes the linear layers of an unquantized model one by one, each with
-the config that its path matches.
+"""Loading backend that quantizes linear layers one by one. The path of a layer selects its
+quantization config.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class Backend(LoadingBackend):
         self.device = torch.device("cpu")
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Quantize each layer with the config that its path matches. Experts were quantized during the
-        load, or stay fused and plain.
+        """Quantize each layer with the config that the layer's path selects.
+
+        Experts are already quantized, or stay unquantized.
         """
         experts = [
             get_layer_path(one)
             for one in self.resolved.files.separate_tensors
             if isinstance(one, ExpertMatrix)
         ]
-        with heap.map_large_blocks():
+        with heap.use_mmap_for_large_blocks():
             return quantize_layers(model, self.resolved.quantization_mix, self.target.device, experts)
 
 
@@ -86,9 +87,6 @@ def quantize_layers(
 def quantize_layer(
     config: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str
 ) -> torch.nn.Module:
-    """Quantize one linear layer of a model with the given quantization config. Returns the new
-    layer.
-    """
     try:
         if isinstance(config, LoadTimeGroupsConfig):
             return made_groups.quantize_linear(config, layer, path)

@@ -1,5 +1,5 @@
-"""Loading backend for quantized checkpoints whose stored codes and scales are loaded unchanged
-into our own layers.
+"""Loading backend for quantized checkpoints. Loads stored codes and scales unchanged into our own
+layers.
 
 Headers are checked against the model's layers before anything is read. transformers then fills the
 layers.
@@ -17,7 +17,7 @@ from torch import nn
 from runner_base import ConfigError, DataError, join_first_names
 from runner_engine.checkpoints.weight_files import TensorLocation, read_checkpoint
 from runner_engine.models.grouped_linear import GroupedLinear
-from runner_engine.models.layouts.base import StoredLayout, Types, build_tensor_error
+from runner_engine.models.layouts.base import DtypesByName, StoredLayout, build_tensor_error
 from runner_engine.models.layouts.float4 import Mxfp4Layout, Nvfp4Layout
 from runner_engine.models.layouts.float8 import BlockFloat8Layout, Float8Layout
 from runner_engine.models.layouts.hqq import HqqLayout
@@ -26,7 +26,7 @@ from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedL
 from runner_engine.models.layouts.modelopt import ModelOptLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
 from runner_engine.models.loading import fused_experts
-from runner_engine.models.loading.contract import LoadingBackend, Report
+from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
 from runner_engine.models.loading.expert_paths import ModelPaths, adapt_name_conversions
 from runner_engine.quantization import detect_stored_format, read_stored_quantization_config
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
@@ -49,11 +49,9 @@ LAYOUTS: dict[str, type[StoredLayout]] = {
 
 
 class Backend(LoadingBackend):
-    """Replaces linear layers by our own quantized layers, whose tensors transformers then loads from
-    the checkpoint.
-    """
+    """Replaces linear layers by our own quantized layers before transformers loads the tensors."""
 
-    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
+    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, LoadingInfo]:
         """Load the model. Raises DataError if the checkpoint's tensors do not match the model's layers."""
         settings = read_stored_quantization_config(self.resolved.files.settings)
         of_layers = build_quantizer_arguments(self.folder, self.load_model_config(rope_config), settings)
@@ -75,14 +73,16 @@ def build_quantizer_arguments(folder: Path, config: Any, stored_config: dict[str
 
 
 # the tensors of each layer in its file, by the layer's path and their names
-Origins = dict[str, dict[str, TensorLocation]]
+TensorsByLayer = dict[str, dict[str, TensorLocation]]
 
 
 def replace_linear_layers(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
-) -> Origins:
-    """Replace each linear layer that the checkpoint stores quantized by a quantized layer without
-    memory. Returns each layer's tensors by path.
+) -> TensorsByLayer:
+    """Replace the linear layers that the checkpoint stores quantized by our empty quantized
+    layers.
+
+    Returns each layer's tensors by path.
     """
     used = fused_experts.replace_fused_experts(model, tensors, group_settings)
     if group_settings.layout == fused_experts.LAYOUT:
@@ -90,7 +90,7 @@ def replace_linear_layers(
     kind = LAYOUTS[group_settings.layout]
     named_by = kind.named_by or next(iter(kind.types))
     named = {name.rpartition(".")[0] for name in tensors if name.endswith(f".{named_by}")}
-    origins: Origins = {}
+    origins: TensorsByLayer = {}
     paths = ModelPaths(model)
     for stored_path in sorted(named):
         path = paths.find_path(stored_path)
@@ -98,10 +98,12 @@ def replace_linear_layers(
         found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
         first = next(iter(found.values()))
         if path is None or type(module) is not nn.Linear:
-            raise build_tensor_error(first, f"{type(model).__name__} has no linear layer of this name")
+            raise build_tensor_error(
+                first, f"the model {type(model).__name__} has no linear layer with this name"
+            )
         if path.split(".")[-1] == "lm_head" and model.config.get_text_config().tie_word_embeddings:
             raise build_tensor_error(
-                first, "config.json ties the head to the embedding (tie_word_embeddings)"
+                first, "lm_head is quantized, but config.json ties it to the embedding (tie_word_embeddings)"
             )
         layout = kind.from_tensors(group_settings, found, module)
         layer = GroupedLinear(
@@ -117,15 +119,14 @@ def replace_linear_layers(
         name for name, one in tensors.items() if kind.requires_layout(one) and name not in used
     ):
         raise DataError(
-            f"{join_first_names(left)} belong to no layer: the checkpoint "
-            f"lacks the {named_by} beside, or another program's "
-            "layers are needed",
+            f"no layer uses {join_first_names(left)}. The checkpoint "
+            f"lacks the matching {named_by}, or was made for another program",
             code="mismatch",
         )
     return origins
 
 
-def check_loaded_numbers(model: Any, source_tensors: Origins) -> None:
+def check_loaded_numbers(model: Any, source_tensors: TensorsByLayer) -> None:
     """Raise DataError if loaded scales are not finite or group indices do not exist. The message
     names tensor and file.
     """
@@ -138,10 +139,10 @@ def check_loaded_numbers(model: Any, source_tensors: Origins) -> None:
             if tensor.device.type == "meta":
                 raise build_tensor_error(
                     where,
-                    "layers of codes cannot be on disk: give model.device_map more memory",
+                    "quantized layers cannot be offloaded to disk. Give model.device_map more memory",
                     "unsupported",
                 )
-            if problem := layer.layout.find_problem(layer.stored, name, tensor):
+            if problem := layer.layout.find_invalid_numbers(layer.stored, name, tensor):
                 raise build_tensor_error(where, render_engine_note(problem), "damaged")
 
 
@@ -156,19 +157,23 @@ def _read_group_settings(stored_config: dict[str, Any]) -> GroupSettings:
     return form.config.parse_group_settings(stored_config)
 
 
-def _create_meta_tensor(allowed_types: Types, tensor: TensorLocation) -> torch.Tensor:
-    """Return a tensor without memory in the dtype of a stored tensor. Raises DataError if the format
-    does not allow the dtype.
+def _create_meta_tensor(allowed_types: DtypesByName, tensor: TensorLocation) -> torch.Tensor:
+    """Return an empty meta tensor with the dtype of a stored tensor.
+
+    Raises DataError if the format does not allow the dtype.
     """
     if tensor.dtype not in allowed_types:
-        raise build_tensor_error(tensor, f"{tensor.dtype}, and {' or '.join(allowed_types)} expected")
+        raise build_tensor_error(
+            tensor, f"the dtype is {tensor.dtype}, but {' or '.join(allowed_types)} is expected"
+        )
     return torch.empty(tensor.shape, dtype=allowed_types[tensor.dtype], device="meta")
 
 
 def _create_meta_bias(tensor: TensorLocation, module: nn.Linear) -> nn.Parameter:
     if tensor.shape != (module.out_features,):
         raise build_tensor_error(
-            tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs"
+            tensor,
+            f"the bias has the shape {list(tensor.shape)}, but the layer has {module.out_features} outputs",
         )
     return nn.Parameter(
         torch.empty(tensor.shape, dtype=module.weight.dtype, device="meta"), requires_grad=False
@@ -176,7 +181,6 @@ def _create_meta_bias(tensor: TensorLocation, module: nn.Linear) -> nn.Parameter
 
 
 def _register_quantizer() -> Any:
-    """Return transformers' config class for this quantizer, registered at the first call."""
     from transformers.quantizers import auto
     from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin

@@ -1,6 +1,4 @@
-"""Loads weights with a loading backend: checks files, loads, checks completeness, quantizes and
-releases mapped pages.
-"""
+"""Loads weights with a loading backend, and checks that the weights are complete."""
 
 from __future__ import annotations
 
@@ -18,9 +16,9 @@ from runner_engine.models import bin_file
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layer_truncation import keep_first_layers
-from runner_engine.models.load_tokenizer import suggest_gguf_fix
+from runner_engine.models.load_tokenizer import build_gguf_error_hint
 from runner_engine.models.loading import expert_loading
-from runner_engine.models.loading.contract import LoadingBackend, Report
+from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
 from runner_engine.models.rope import rope_application as rope_room
 from runner_engine.plan.load_plan import LoadPlan
 from runner_engine.quantization.base import OwnLayers
@@ -31,14 +29,14 @@ def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[An
     """Load a model's weights. Returns the model, and a note on tensors in the checkpoint that the
     model does not use.
 
-    arguments: the result of the backend's `prepare_load_arguments`.
+    arguments: the result of the backend's `prepare_arguments`.
     """
     resolved = backend.resolved
     folder, named = resolved.files.path, f"model.name={resolved.files.model.name}"
     model, report = _load_or_explain_failure(backend, arguments, folder, named)
     unused = [name for name in report["unexpected_keys"] if not is_mtp_head_tensor(resolved.files, name)]
     report = report | {"unexpected_keys": unused}  # a head is loaded by who guesses with it
-    notes = _check_weights_complete(model.eval(), report, f"{named}: the checkpoint in {folder}")
+    notes = _check_missing_weights(model.eval(), report, f"{named}: the checkpoint in {folder}")
     expert_loading.quantize_loaded_experts(backend, model)
     model = backend.quantize_after_load(model)
     mix = resolved.quantization_mix
@@ -59,7 +57,7 @@ def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[An
 
 def _load_or_explain_failure(
     backend: LoadingBackend, arguments: dict[str, Any], folder: Path, config_entry: str
-) -> tuple[Any, Report]:
+) -> tuple[Any, LoadingInfo]:
     """Load the weights. A file error becomes one message that names the model and its folder."""
     from transformers import logging as transformers_logging
 
@@ -71,13 +69,13 @@ def _load_or_explain_failure(
         scaled = rope_room.build_rope_config(backend.resolved.spec.rope, folder, backend.trusts_code)
         for file in files if kind == "safetensors" else []:
             read_weight_file_header(file)  # its error names a damaged file and the damage
-        with heap.map_large_blocks():
+        with heap.use_mmap_for_large_blocks():
             return expert_loading.load_expert_by_expert(backend, arguments, scaled)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.reject_pickled_code(file, str(error))
         raise ConfigError(
-            f"torch cannot read its weights in {folder}", key=config_entry, code="damaged"
+            f"torch cannot read the weights in {folder}", key=config_entry, code="damaged"
         ) from error
     except DataError as error:
         raise ConfigError(
@@ -88,13 +86,13 @@ def _load_or_explain_failure(
     except Exception as error:  # a library may raise anything over a user's files
         if is_out_of_memory_error(error):
             raise
-        reason = f"{type(error).__name__}: {to_one_line(error, limit=400)}{suggest_gguf_fix(folder)}"
+        reason = f"{type(error).__name__}: {to_one_line(error, limit=400)}{build_gguf_error_hint(folder)}"
         raise ConfigError(
             f"{config_entry} cannot be loaded from {folder}: {reason}", code="unreadable"
         ) from error
 
 
-def _check_weights_complete(model: Any, report: Report, checkpoint: str) -> list[Note]:
+def _check_missing_weights(model: Any, report: LoadingInfo, checkpoint: str) -> list[Note]:
     """Raise ConfigError if weights are missing from the checkpoint. Returns a note on unused
     tensors.
 
@@ -102,9 +100,9 @@ def _check_weights_complete(model: Any, report: Report, checkpoint: str) -> list
     """
     if absent := sorted(report["missing_keys"]):
         raise ConfigError(
-            f"{checkpoint} is not complete: it lacks {join_first_names(absent)} "
-            f"of {type(model).__name__}, which would be random "
-            "numbers. Is a file missing, or config.json another model's?",
+            f"{checkpoint} is not complete: {type(model).__name__} also needs the weights "
+            f"{join_first_names(absent)}, which would be random. "
+            "Check for missing files, or a config.json of another model",
             code="damaged",
         )
     if unused := sorted(report["unexpected_keys"]):
@@ -113,8 +111,10 @@ def _check_weights_complete(model: Any, report: Report, checkpoint: str) -> list
 
 
 def _release_checkpoint_pages(plan: LoadPlan) -> None:
-    """Release the mapped pages of a checkpoint whose weights were quantized or converted. Weights
-    that are still mapped are read again.
+    """Release the memory-mapped pages of a checkpoint after its weights were quantized or
+    converted.
+
+    Weights that are still mapped are read from disk again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """

@@ -1,5 +1,4 @@
-"""LoRA adapters: one module per adapter kind with the four functions below. merging.py merges
-adapters of any kind.
+"""LoRA adapters: one module per adapter kind. merging.py merges adapters of any kind.
 
 check(lora, path, bare, base_name)   reject an adapter that does not fit the model without
 weights;                                      `bare` is None if that cannot be built apply(base,

@@ -28,7 +28,8 @@ def unmark_adapted_modules(model: nn.Module) -> None:
 
 
 def has_adapted_parameters(module: nn.Module) -> bool:
-    """Whether PEFT replaces parameters of this module during its forward. Other code would read
-    unadapted parameters.
+    """Whether PEFT replaces this module's parameters during a forward pass.
+
+    Other code would read unadapted parameters.
     """
     return getattr(module, MARK, False) is True

@@ -13,9 +13,7 @@ from runner_base.notes import Note
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """Modules, rank, parameter count and weight-change norm of an applied adapter. An adapter that
-    changes nothing raises an error.
-    """
+    """Describes an applied adapter: modules, rank, parameter count and norm of the weight change."""
 
     modules: int
     rank: int
@@ -49,10 +47,9 @@ def compute_delta_norm(lora_pairs: Iterable[tuple[Tensor, Tensor, float]]) -> fl
 
 
 def describe_peft_adapter(model: Any, notes: tuple[Note, ...]) -> AdapterReport:
-    """Describe the adapter of a PEFT model."""
     layers = [module for module in model.modules() if _has_lora_matrices(module)]
     pairs = [pair for layer in layers for pair in _list_lora_pairs(layer)]
-    besides, more = _describe_non_lora_parts(model)
+    besides, more = _describe_non_lora_parameters(model)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in pairs) + more
     rank = max((len(pair.a) for pair in pairs), default=0)
     return AdapterReport(len(layers), rank, parameters, compute_delta_norm(pairs), notes, besides)
@@ -85,8 +82,7 @@ def _list_lora_pairs(layer: Any) -> list[ScaledPair]:
     return apart
 
 
-def _describe_non_lora_parts(model: Any) -> tuple[tuple[str, ...], int]:
-    """Describe the parts of an adapter that are no LoRA matrices, and count their parameters."""
+def _describe_non_lora_parameters(model: Any) -> tuple[tuple[str, ...], int]:
     words, numbers = [], 0
     configs = model.peft_config.values()
     words += ["DoRA"] if any(config.use_dora for config in configs) else []

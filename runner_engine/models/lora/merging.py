@@ -29,19 +29,18 @@ from runner_engine.settings.lora import AdapterConfig
 
 
 def merge_adapter(model: Any, resolved: ResolvedModel) -> tuple[Any, AdapterReport]:
-    """Merge the adapter into a model's weights. Returns the model and an adapter report."""
     lora, place = resolved.files.lora, resolved.files.adapter
     assert lora is not None
     assert place is not None
     for package in lora.packages:
         importlib.import_module(package)  # takes seconds, and is no part of merging
     started = time.perf_counter()
-    with heap.map_large_blocks():
-        model, report = _merge_adapter_untimed(model, resolved, lora, place)
+    with heap.use_mmap_for_large_blocks():
+        model, report = _merge_adapter_weights(model, resolved, lora, place)
     return model, replace(report, merge_s=time.perf_counter() - started)
 
 
-def _merge_adapter_untimed(
+def _merge_adapter_weights(
     model: Any, resolved: ResolvedModel, lora: AdapterConfig, adapter_path: Path
 ) -> tuple[Any, AdapterReport]:
     files, name = resolved.files, resolved.spec.model.name
@@ -51,14 +50,14 @@ def _merge_adapter_untimed(
     codes = [path for path in adapted if not has_unquantized_weight(model.get_submodule(path))]
     if codes and lora.merge_order is None:
         raise ConfigError(
-            f"{len(codes)} layers of {name} are quantized ({join_first_names(codes)}), and merging into quantized "
-            "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first",
+            f"{len(codes)} layers of {name} are quantized ({join_first_names(codes)}). Merging into "
+            "quantized weights loses precision. Use lora.merge=false, or lora.merge_order=quantize_first",
             key="lora.merge",
             value="true",
             code="conflict",
         )
     _dequantize_layers(model, codes, added_in, lora)
-    with _weights_in_merge_dtype(
+    with _convert_weights_for_merge(
         model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype
     ):
         model, report = import_adapter_module(lora).apply(model, lora, adapter_path, name)
@@ -69,7 +68,6 @@ def _merge_adapter_untimed(
 
 
 def _list_adapted_module_paths(model: Any, lora: AdapterConfig, adapter_path: Path) -> list[str]:
-    """Return the paths of the modules that the adapter changes."""
     modules = dict(model.named_modules())
     return [path for path in import_adapter_module(lora).adapted_paths(lora, adapter_path) if path in modules]
 
@@ -80,7 +78,7 @@ def _dequantize_layers(model: Any, paths: list[str], dtype: torch.dtype, lora: A
     if unknown := [path for path, layer in plain.items() if layer is None]:
         kind = type(model.get_submodule(unknown[0])).__name__
         raise ConfigError(
-            f"{join_first_names(unknown)} cannot be unpacked ({kind}): use "
+            f"layers of the class {kind} cannot be dequantized: {join_first_names(unknown)}. Use "
             "lora.merge_order=merge_first, or lora.merge=false",
             key="lora.merge_order",
             value=lora.merge_order,
@@ -91,12 +89,9 @@ def _dequantize_layers(model: Any, paths: list[str], dtype: torch.dtype, lora: A
 
 
 @contextmanager
-def _weights_in_merge_dtype(
+def _convert_weights_for_merge(
     model: Any, paths: list[str], merge_dtype: torch.dtype, dtype: torch.dtype
 ) -> Iterator[None]:
-    """Context in which the modules' weights are in `merge_dtype`. On exit they are converted to
-    `dtype`.
-    """
     for path in paths:
         _convert_weight_matrices(model.get_submodule(path), merge_dtype)
     yield

@@ -28,7 +28,7 @@ ATTRIBUTE = "adapters_of_rows"  # of a model that has several
 
 
 class TokenAdapters:
-    """The adapters of a model, and which of them each token of the current forward pass uses."""
+    """Selects one of several adapters for each token of a forward pass."""
 
     def __init__(self, adapter_names: Sequence[str]) -> None:
         self.names = tuple(adapter_names)
@@ -53,18 +53,16 @@ class TokenAdapters:
 
 
 class PassAdapters:
-    """The adapter index of each token in a forward pass. The base model's index follows that of the
-    last adapter.
-    """
+    """The adapter index of each token in a forward pass. The last index stands for the base model."""
 
     def __init__(self, adapter_indices: Sequence[int], used_indices: Sequence[int]) -> None:
         self.numbers = adapter_indices
         self.count, self.first, self.last = len(adapter_indices), used_indices[0], used_indices[-1]
         self._factors: dict[tuple[torch.device, AdapterSizes], tuple[Tensor, Tensor]] = {}
 
-    def compute_token_factors(self, sizes: AdapterSizes, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the scaling of each LoRA rank for each token, and a mask that excludes the ranks of
-        other adapters.
+    def compute_token_scalings(self, sizes: AdapterSizes, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the scaling of each LoRA rank for each token, and a mask of the ranks that the token
+        uses.
 
         Layers of equal sizes share the cached result.
         """
@@ -81,9 +79,6 @@ class PassAdapters:
         return self._factors[key]
 
     def find_rank_range(self, sizes: AdapterSizes) -> tuple[int, int]:
-        """Return the range of concatenated LoRA ranks that belong to the adapters used in this forward
-        pass.
-        """
         return sizes.starts[self.first], sizes.starts[self.last] + sizes.ranks[self.last]
 
 
@@ -91,7 +86,9 @@ class MultiAdapterMatrices(UnmergedMatrices):
     """The concatenated LoRA matrices of all adapters for one layer, in float32 like in PEFT."""
 
     def __init__(self, lora_pairs: Sequence[ScaledPair | None], token_adapters: TokenAdapters) -> None:
-        """lora_pairs: one LoRA pair per adapter; None for an adapter that leaves this layer unchanged."""
+        """lora_pairs: one LoRA pair per adapter, or None for an adapter that does not change this
+        layer.
+        """
         super().__init__()
         ranks = tuple(0 if pair is None else len(pair.a) for pair in lora_pairs)
         starts = tuple(sum(ranks[:number]) for number in range(len(ranks)))
@@ -112,8 +109,7 @@ class MultiAdapterMatrices(UnmergedMatrices):
     def matrices(self) -> tuple[Tensor, Tensor]:
         return self.A, self.B
 
-    def add_product(self, path: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Forward hook that adds to the layer's output the LoRA product of each token's adapter."""
+    def add_lora_output(self, path: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         of_tokens = self.rows.of_tokens
         if of_tokens is None:
             return output
@@ -123,13 +119,13 @@ class MultiAdapterMatrices(UnmergedMatrices):
         x = inputs[0].reshape(-1, inputs[0].shape[-1])
         if len(x) != of_tokens.count:
             raise ConfigError(
-                f"{path} reads {len(x)} rows in a pass of {of_tokens.count} tokens, so that nobody knows "
-                "which adapter is whose: serve each adapter alone (lora=peft)",
+                f"{path} gets {len(x)} activations for {of_tokens.count} tokens, so each token's adapter "
+                "is unknown. Use each adapter alone (lora=peft)",
                 key="lora",
                 value="several",
                 code="unsupported",
             )
-        factors, is_others = of_tokens.compute_token_factors(self.sizes, x.device)
+        factors, is_others = of_tokens.compute_token_scalings(self.sizes, x.device)
         low = x.to(self.A.dtype) @ self.A[first:last].t()
         low = (low * factors).masked_fill_(is_others, 0)
         more = (low @ self.B[first:last]).view(output.shape)
@@ -148,12 +144,12 @@ def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
         pairs = peft.copy_lora_pairs(adapted)
         if not peft.remove(adapted):
             raise ConfigError(
-                f"{lora.label} changes the base's own weights (its adapter_config.json has init_lora_weights), so that "
-                "it cannot stand beside other adapters: use lora=peft",
+                f"{lora.label} changes the base model's weights (init_lora_weights in adapter_config.json), "
+                "so it cannot be combined with other adapters. Use lora=peft",
                 code="unsupported",
             )
         if not math.isfinite(report.delta_norm):
-            raise ConfigError(f"{lora.label} holds nan or infinity", code="damaged")
+            raise ConfigError(f"{lora.label} contains NaN or infinity", code="damaged")
         found[lora.path_key] = pairs
         reports.append(report)
     rows = TokenAdapters(resolved.spec.lora.adapter_names)
@@ -161,7 +157,7 @@ def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
         layer = base.get_submodule(path)
         own = MultiAdapterMatrices([pairs.get(path) for pairs in found.values()], rows)
         layer.add_module(CHILD, own)
-        own.hook = layer.register_forward_hook(partial(own.add_product, path))
+        own.hook = layer.register_forward_hook(partial(own.add_lora_output, path))
     setattr(base, ATTRIBUTE, rows)
     return _combine_adapter_reports(resolved.spec.lora.adapter_names, reports)
 
@@ -181,7 +177,6 @@ def detach_all_adapters(model: Any) -> bool:
 
 
 def _combine_adapter_reports(adapter_names: Sequence[str], reports: Sequence[AdapterReport]) -> AdapterReport:
-    """Combine the reports of several adapters into one."""
     words = [
         f"{name}: {report.modules} modules of rank {report.rank}"
         for name, report in zip(adapter_names, reports, strict=True)

@@ -26,27 +26,29 @@ LEAVE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 ADAPTED = re.compile(r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(embedding_)?A(\.weight)?")
 
 
-def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
-    """Check an adapter's config and tensor shapes against the model. `bare` is the model without
-    weights.
+def check(lora: PeftConfig, folder: Path, meta_model: Any, base_name: str) -> None:
+    """Check an adapter's config and tensor shapes against the model.
+
+    meta_model: the model without weights. None leaves the checks to PEFT.
     """
     settings, binary = load_json_object(folder / "adapter_config.json"), folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
         from runner_engine.models.pickle_reading import load_pickled_tensors
 
         load_pickled_tensors(binary, lora.label)  # rejects a hostile file with our message
-    if bare is None:
+    if meta_model is None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
-    label, modules = (f"{lora.label} does not fit model.name={base_name}", dict(bare.named_modules()))
+    label, modules = (f"{lora.label} does not fit model.name={base_name}", dict(meta_model.named_modules()))
     shapes = read_adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
     if shapes and not matched and not any(is_peft_target_module(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])
         raise ConfigError(
-            f"none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
-            f"{settings.get('target_modules')} name none either: use the base that it was made for",
+            f"the base model has none of the adapter's {len(shapes)} modules, such as {first}. "
+            f"No module matches target_modules {settings.get('target_modules')}. "
+            "Use the base model that the adapter was trained for",
             key=label,
             code="not_found",
         )
@@ -57,15 +59,15 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             continue  # A or B is missing, or it is not a linear layer: left to PEFT
         if (a[1], b[0]) != (inputs, outputs) or a[0] != b[1]:
             raise ConfigError(
-                f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
-                f"the one of {base_name} is {[outputs, inputs]}",
+                f"size mismatch for {path}: A {list(a)} and B {list(b)} need shape {[b[0], a[1]]}, "
+                f"but the layer of {base_name} is {[outputs, inputs]}",
                 key=label,
                 code="mismatch",
             )
         rank = settings.get("r")
         if not settings.get("rank_pattern") and a[0] != rank:
             raise ConfigError(
-                f"adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}",
+                f"adapter_config.json sets r={rank}, but A of {path} is {list(a)} and has rank {a[0]}",
                 key=label,
                 code="damaged",
             )
@@ -141,8 +143,8 @@ def load_peft_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str)
     report = describe_peft_adapter(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
-            f"{lora.label} changes nothing in {base_name}: {report.modules} modules matched, "
-            f"norm of the delta {report.delta_norm:g}",
+            f"{lora.label} changes nothing in {base_name}: {report.modules} modules match, "
+            f"and the norm of the weight change is {report.delta_norm:g}",
             code="no_effect",
         )
     model.biases_of_base = before
@@ -150,8 +152,9 @@ def load_peft_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str)
 
 
 def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
-    """Whether an adapter consists only of LoRA pairs of linear layers. Then forward hooks can
-    replace PEFT's layers.
+    """Whether an adapter consists only of LoRA pairs of linear layers.
+
+    Forward hooks can replace PEFT's layers of such an adapter.
     """
     for config in model.peft_config.values():
         more = (getattr(config, key, None) for key in adapter_support.NOT_BESIDE_OTHERS)
@@ -162,7 +165,7 @@ def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
     return (
         _has_unchanged_base_weights(model)
         and len(pairs) == report.modules
-        and all(adapter_support.processes_every_token(path) for path in pairs)
+        and all(adapter_support.is_layer_applied_to_every_token(path) for path in pairs)
     )
 
 
@@ -196,9 +199,7 @@ def copy_lora_pairs(model: Any) -> dict[str, ScaledPair]:
 
 
 def remove(model: Any) -> bool:
-    """Restore the base model's modules. Returns False if PEFT has changed the base weights for this
-    adapter.
-    """
+    """Restore the base model's modules. Returns False if PEFT has changed the base weights."""
     if not hasattr(model, "get_base_model"):
         return unmerged.detach_lora_matrices(model)
     from peft.utils.other import ModulesToSaveWrapper
@@ -219,5 +220,4 @@ def remove(model: Any) -> bool:
 
 
 def _has_unchanged_base_weights(model: Any) -> bool:
-    """Whether PEFT left the base model's weights unchanged when it applied this adapter."""
     return all(config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values())

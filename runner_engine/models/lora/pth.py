@@ -58,7 +58,7 @@ def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdap
             other_keys.append(key)
         elif match["side"] in sides.setdefault(match["path"], {}):
             raise ConfigError(
-                f"{match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}",
+                f"{match['path']}.lora.{match['side']} occurs twice: with and without the prefix {PREFIX}",
                 key=label,
                 code="damaged",
             )
@@ -80,7 +80,7 @@ def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdap
             (side,) = matrices
             other = "B" if side == "A" else "A"
             raise ConfigError(
-                f"{path} has {side} and no {other}: the file is incomplete", key=label, code="damaged"
+                f"the file is incomplete: {path} has matrix {side} but not {other}", key=label, code="damaged"
             )
     pairs = {path: MatrixPair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
     return PthAdapter(pairs, check_single_rank(pairs, label, rank), notes)
@@ -89,12 +89,12 @@ def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdap
 def _require_matrix(tensor: Any, tensor_name: str, label: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise ConfigError(
-            f"{tensor_name} is a {type(tensor).__name__}, a tensor is expected", key=label, code="damaged"
+            f"{tensor_name} must be a tensor, but is a {type(tensor).__name__}", key=label, code="damaged"
         )
     if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.dim() != 2:
         raise ConfigError(
-            f"{tensor_name} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
-            "is expected",
+            f"{tensor_name} must be a floating-point matrix, but is {tensor.dtype} "
+            f"with shape {list(tensor.shape)}",
             key=label,
             code="damaged",
         )
@@ -110,13 +110,13 @@ def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_ra
     for path, (a, b) in lora_pairs.items():
         if a.shape[0] != b.shape[1]:
             raise ConfigError(
-                f"{path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed",
+                f"{path} needs A [r, d] and B [d, r], but has A {list(a.shape)} and B {list(b.shape)}",
                 key=label,
                 code="damaged",
             )
         if a.shape[0] != rank:
             raise ConfigError(
-                f"two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}",
+                f"all modules need the same rank, but {first_path} has {rank} and {path} has {a.shape[0]}",
                 key=label,
                 code="damaged",
             )
@@ -133,15 +133,16 @@ def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_ra
 def match_adapter_layers(
     adapter: PthAdapter, base_model: nn.Module, label: str, base_name: str
 ) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Find the model layer for each matrix pair. Returns the layers by path, and notes. Raises
-    ConfigError if a pair fits no layer.
+    """Find the model layer of each matrix pair. Returns the layers by path, and notes.
+
+    Raises ConfigError if a pair fits no layer.
     """
     modules = dict(base_model.named_modules())
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
         raise ConfigError(
             f"{len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
-            f"{join_first_names(missing)}. Its square layers are "
+            f"{join_first_names(missing)}. The base model's square layers are "
             f"{join_first_names(_find_square_layers(modules)) or 'none'}",
             key=label,
             code="not_found",
@@ -150,9 +151,9 @@ def match_adapter_layers(
     if oblong:
         layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
         raise ConfigError(
-            f"a .pth adapter goes on square layers only, and {len(oblong)} of its {len(adapter.pairs)} "
-            f"modules are not square in {base_name}: {join_first_names(oblong)} (the first is "
-            f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})",
+            f"a .pth adapter supports only square layers, but {len(oblong)} of its {len(adapter.pairs)} "
+            f"modules are not square in {base_name}: {join_first_names(oblong)}. The first is "
+            f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)}",
             key=label,
             code="unsupported",
         )
@@ -160,8 +161,8 @@ def match_adapter_layers(
         inputs, outputs = modules[path].in_features, modules[path].out_features
         if (a.shape[1], b.shape[0]) != (inputs, outputs):
             raise ConfigError(
-                f"size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} are for a layer of "
-                f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}",
+                f"size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} need shape "
+                f"{[b.shape[0], a.shape[1]]}, but the layer of {base_name} is {[outputs, inputs]}",
                 key=label,
                 code="mismatch",
             )
@@ -170,17 +171,16 @@ def match_adapter_layers(
     return {path: modules[path] for path in adapter.pairs}, notes
 
 
-def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
+def check(lora: PthConfig, file: Path, meta_model: nn.Module | None, base_name: str) -> None:
     """Raise ConfigError for an invalid adapter, before the weights of the base model are read."""
     label = lora.label
     adapter = read_pth_adapter(file, label, lora.rank)
     compute_checked_delta_norm(adapter, label, base_name)
-    if bare is not None:
-        match_adapter_layers(adapter, bare, label, base_name)
+    if meta_model is not None:
+        match_adapter_layers(adapter, meta_model, label, base_name)
 
 
 def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
-    """Return the paths of the layers that the adapter has LoRA matrices for."""
     return [*read_pth_adapter(file, lora.label, lora.rank).pairs]
 
 
@@ -193,11 +193,11 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     layers, notes = match_adapter_layers(adapter, base, label, base_name)
     norm = compute_checked_delta_norm(adapter, label, base_name)
     if lora.merge:
-        packed = [path for path, layer in layers.items() if not _has_unquantized_matrix(layer)]
+        packed = [path for path, layer in layers.items() if not _has_mergeable_weight(layer)]
         if packed:
             raise ConfigError(
-                f"{len(packed)} layers of {base_name} are quantized ({join_first_names(packed)}), and merging into "
-                "quantized weights loses precision; use lora.merge=false",
+                f"{len(packed)} layers of {base_name} are quantized ({join_first_names(packed)}). Merging "
+                "into quantized weights loses precision. Use lora.merge=false",
                 key="lora.merge",
                 value="true",
                 code="conflict",
@@ -223,16 +223,19 @@ def compute_checked_delta_norm(
         (pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items()
     )
     if not norm < float("inf"):
-        raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}", code="damaged")
+        raise ConfigError(
+            f"{label} contains NaN or infinity: the norm of its weight change is {norm}", code="damaged"
+        )
     if norm == 0:
-        matched = f"{len(adapter.pairs)} modules matched, norm of the delta 0"
+        matched = f"{len(adapter.pairs)} modules match, but the norm of the weight change is 0"
         raise ConfigError(f"{label} changes nothing in {base_name}: {matched}", code="no_effect")
     return norm
 
 
 def merge_lora_pair(layer: Any, pair: MatrixPair) -> None:
-    """Add B A to a layer's weight. Other layers that share the weight tensor keep the unchanged
-    weight.
+    """Add the product B A to a layer's weight.
+
+    Other layers that share the weight tensor keep the unchanged weight.
     """
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -241,7 +244,6 @@ def merge_lora_pair(layer: Any, pair: MatrixPair) -> None:
 
 
 def remove(model: nn.Module) -> bool:
-    """Remove all forward hooks of the adapter, which restores the base model."""
     return unmerged.detach_lora_matrices(model)
 
 
@@ -254,10 +256,7 @@ def _find_square_layers(modules: dict[str, Any]) -> list[str]:
     return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
 
 
-def _has_unquantized_matrix(layer: Any) -> bool:
-    """Whether a layer's weight is an unquantized matrix, to which the adapter's product can be
-    added.
-    """
+def _has_mergeable_weight(layer: Any) -> bool:
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
     return (

@@ -17,8 +17,9 @@ CHILD = "lora"  # the name of a layer's matrices among its modules
 
 
 class AdapterSizes(NamedTuple):
-    """Rank, index of the first rank, and scaling of each adapter at one layer. Rank 0 means the
-    adapter skips the layer.
+    """Rank, first rank index and scaling of each adapter in one layer.
+
+    An adapter with rank 0 skips the layer.
     """
 
     ranks: tuple[int, ...]
@@ -33,13 +34,12 @@ class UnmergedMatrices(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def sizes(self) -> AdapterSizes:
-        """Rank, index of the first rank, and scaling of each adapter."""
+    def sizes(self) -> AdapterSizes: ...
 
     @property
     @abstractmethod
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """The LoRA matrices A [all ranks, inputs] and B [all ranks, outputs]."""
+        """The LoRA matrices A [ranks, inputs] and B [ranks, outputs]."""
 
 
 class SingleAdapterMatrices(UnmergedMatrices):
@@ -68,12 +68,12 @@ class SingleAdapterMatrices(UnmergedMatrices):
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """The LoRA matrices A and B, each with one tensor row per rank."""
         return self.A.weight, self.B.weight.t()
 
-    def add_product(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Forward hook that returns output + scaling * B(A(x)), computed in the dtype of A and B,
-        converted to the dtype of the output.
+    def add_lora_output(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Forward hook that returns output + scaling * B(A(x)).
+
+        The product is computed in the dtype of A and B. The result has the dtype of the output.
         """
         like = self.A.weight
         low: Tensor = self.B(self.A(inputs[0].to(like.device, like.dtype)))
@@ -95,7 +95,7 @@ def attach_lora_matrices(layer: nn.Module, a: Tensor, b: Tensor, scaling: float 
     dtype = torch.promote_types(weight.dtype, torch.float32)
     own = SingleAdapterMatrices(a, b, scaling, device, dtype).eval()
     layer.add_module(CHILD, own)
-    own.hook = layer.register_forward_hook(own.add_product)
+    own.hook = layer.register_forward_hook(own.add_lora_output)
 
 
 def find_unmerged_lora(layer: Any) -> UnmergedMatrices | None:

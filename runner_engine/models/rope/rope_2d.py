@@ -24,17 +24,19 @@ from runner_engine.settings.rope import Rope2dConfig
 INNER = ("model", "base_model", "language_model", "module")
 
 
-def list_patched_pairs(num_pairs: int, ratio: float) -> range:
-    """Return the numbers (1 … num_pairs) of the frequency pairs that rotate by branch and time: the
-    last ones, at least one.
+def list_rotated_2d_pairs(num_pairs: int, ratio: float) -> range:
+    """Return the numbers (from 1) of the frequency pairs that rotate by branch and time.
+
+    These are the last pairs, and at least one.
     """
     count = min(max(round(num_pairs * ratio), 1), num_pairs)
     return range(num_pairs - count + 1, num_pairs + 1)
 
 
 class Rope2dEmbedding(nn.Module):
-    """Replaces a model's rotary embedding by 2D rope. The original embedding stays, for its
-    frequencies and for restoring.
+    """Replaces a model's rotary embedding by 2D rope.
+
+    Keeps the original embedding for its frequencies and for restoring it.
     """
 
     def __init__(self, native: Any, config: Rope2dConfig) -> None:
@@ -42,7 +44,7 @@ class Rope2dEmbedding(nn.Module):
         self.native = native
         self.stride = config.stride
         self.pairs = native.inv_freq.numel()
-        self.patched = list_patched_pairs(self.pairs, config.ratio)
+        self.patched = list_rotated_2d_pairs(self.pairs, config.ratio)
         self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
         self.single_stream = True  # without pos2d: derive it from the position ids
         self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
@@ -78,7 +80,9 @@ class Rope2dEmbedding(nn.Module):
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
             here, given = position_ids.shape[-1], self.pos2d.shape[-2]
-            raise RuntimeError(f"pos2d has coordinates of {given} tokens, this forward pass has {here}")
+            raise RuntimeError(
+                f"2D rope has coordinates for {given} tokens, but the forward pass has {here} tokens"
+            )
         return self.pos2d
 
     def describe(self) -> str:
@@ -97,7 +101,10 @@ def patch_rope_2d(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
     native = getattr(parent, name)
     if isinstance(native, Rope2dEmbedding):
         raise ConfigError(
-            "this model is patched already; undo it first", key="rope", value="rope_2d", code="conflict"
+            "2D rope is already applied to this model. Remove it first",
+            key="rope",
+            value="rope_2d",
+            code="conflict",
         )
     _check_angle_layout(native, type(parent).__name__)
     patched = Rope2dEmbedding(native, config)
@@ -150,8 +157,8 @@ def find_rotary_embedding(model: Any) -> tuple[Any, str]:
                 seen.add(id(inner))
                 queue.append(inner)
     raise ConfigError(
-        f"{type(model).__name__} has no rotary embedding with an inv_freq "
-        f"(searched through {', '.join(INNER)}), so there is nothing to patch: use rope=native",
+        f"{type(model).__name__} has no rotary embedding with an inv_freq, so 2D rope cannot be applied. "
+        f"Searched the attributes {', '.join(INNER)}. Use rope=native",
         key="rope",
         value="rope_2d",
         code="unsupported",
@@ -163,7 +170,7 @@ def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tenso
     """Context that sets the branch and time coordinates (both [B or 1, T]) of the tokens in a
     forward pass.
     """
-    patch = require_rope_2d(model)
+    patch = get_required_rope_2d(model)
     before = patch.pos2d
     patch.pos2d = torch.stack((branches * patch.stride, times), dim=-1)
     try:
@@ -175,7 +182,7 @@ def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tenso
 @contextmanager
 def require_coordinates(model: Any) -> Iterator[None]:
     """Context in which a forward pass raises an error unless token coordinates are set."""
-    patch = require_rope_2d(model)
+    patch = get_required_rope_2d(model)
     before, patch.single_stream = patch.single_stream, False
     try:
         yield
@@ -183,14 +190,14 @@ def require_coordinates(model: Any) -> Iterator[None]:
         patch.single_stream = before
 
 
-def require_rope_2d(model: Any) -> Rope2dEmbedding:
+def get_required_rope_2d(model: Any) -> Rope2dEmbedding:
     """Return the 2D rotary embedding of a patched model. Raises ConfigError if the model is not
     patched.
     """
     patch = find_rope_2d(model)
     if patch is None:
         raise ConfigError(
-            "branches need two coordinates a token; use rope=rope_2d",
+            "branches need two coordinates per token. Use rope=rope_2d",
             key="rope",
             value="native",
             code="missing",
@@ -199,8 +206,8 @@ def require_rope_2d(model: Any) -> Rope2dEmbedding:
 
 
 def _check_angle_layout(native: Any, owner: str) -> None:
-    """Raise ConfigError unless the rotary embedding returns cos and sin of cat(angles, angles), the
-    only layout that 2D rope supports.
+    """Raise ConfigError unless the rotary embedding returns cos and sin of cat(angles, angles). 2D
+    rope supports only this layout.
     """
     frequencies = native.inv_freq.float()
     x, position_ids = (
@@ -217,8 +224,8 @@ def _check_angle_layout(native: Any, owner: str) -> None:
         reason = ""
     if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
         raise ConfigError(
-            f"{type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
-            f"{reason}, so they cannot be numbered: use rope=native",
+            f"2D rope needs frequency pairs arranged as cat(angles, angles), unlike {type(native).__name__} "
+            f"of {owner}{reason}. Use rope=native",
             key="rope",
             value="rope_2d",
             code="unsupported",

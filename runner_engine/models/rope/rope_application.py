@@ -14,7 +14,7 @@ from runner_base import ConfigError
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.positions import compute_scaled_positions
 from runner_engine.models import load_checks
-from runner_engine.models.inventory import Described
+from runner_engine.models.inventory import MetricsAndFacts
 from runner_engine.models.rope import rope_2d
 from runner_engine.models.rope.rope_description import describe_rope_config
 from runner_engine.settings.rope import (
@@ -34,8 +34,8 @@ NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def build_rope_config(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
-    """Return the transformers config that the model is loaded with. None if the model keeps its
-    native rope.
+    """Return the transformers config with the configured rope. None if the model keeps its native
+    rope.
 
     Raises ConfigError before any weight is read.
     """
@@ -59,13 +59,14 @@ def write_rope_config(config: Any, rope: RopeConfig, trust_remote_code: bool = F
 
 
 def check_has_rope(config: Any) -> None:
-    """Raise ConfigError for models with learned position embeddings, which end at the pretraining
-    length.
+    """Raise ConfigError for models with learned position embeddings.
+
+    Such models cannot exceed their pretraining length.
     """
     if not getattr(config.get_text_config(), "rope_parameters", None):
         raise ConfigError(
-            f"{type(config).__name__} has no rotary embedding, so it has no positions "
-            "beyond those that it was trained on: leave the key out",
+            f"{type(config).__name__} has no rotary embedding, so it cannot exceed "
+            "its pretraining length. Omit this key",
             key="rope.beyond_trained",
             value="true",
             code="unsupported",
@@ -79,16 +80,16 @@ def set_rope_scaling(config: Any, rope: RopeScalingConfig) -> None:
     model_class = (config.architectures or [type(config).__name__])[0]
     if not native:
         raise ConfigError(
-            f"{model_class} has no rope_parameters in its config, so there is nothing to scale: "
-            "use rope=native",
+            f"{model_class} has no rope_parameters in its config, so its rope cannot be scaled. "
+            "Use rope=native",
             key="rope",
             value=rope.name,
             code="unsupported",
         )
     if "rope_theta" not in native:  # one set of parameters per type of layer
         raise ConfigError(
-            f"{model_class} has other rope_parameters for each type of layer "
-            f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native",
+            f"{model_class} has different rope_parameters for each layer type "
+            f"({', '.join(map(str, native))}), so one scaling does not fit all. Use rope=native",
             key="rope",
             value=rope.name,
             code="unsupported",
@@ -109,12 +110,11 @@ def set_rope_scaling(config: Any, rope: RopeScalingConfig) -> None:
 
 
 def patch_rope(model: Any, rope: RopeConfig) -> None:
-    """Patch the loaded model with 2D rope if rope=rope_2d is configured."""
     if isinstance(rope, Rope2dConfig):
         rope_2d.patch_rope_2d(model, rope)
 
 
-def describe_rope(model: Any, rope: RopeConfig) -> Described:
+def describe_rope(model: Any, rope: RopeConfig) -> MetricsAndFacts:
     """Return metrics on rope pairs and positions, and the description of the rotary embedding."""
     settings, patch = model.config.get_text_config(), rope_2d.find_rope_2d(model)
     made_for = get_max_positions(settings)

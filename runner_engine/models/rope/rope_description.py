@@ -9,8 +9,8 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def describe_rope_config(text_config: Any, patch_description: str | None = None) -> str:
-    """Describe the rotary embedding of a config, per kind of layer. `patch_description` is the
-    description of a patch that replaces it.
+    """Describe the rotary embedding of a config for each layer type. `patch_description` describes a
+    patch that replaces the embedding.
     """
     parameters = getattr(text_config, "rope_parameters", None) or {}
     if not parameters:
@@ -44,5 +44,4 @@ def _describe_rope_parameters(
 
 
 def _has_long_prompt_factors(parameters: Mapping[str, Any]) -> bool:
-    """Whether long prompts use other rope factors than short prompts."""
     return parameters.get("short_factor") != parameters.get("long_factor")

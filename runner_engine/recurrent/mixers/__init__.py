@@ -1,1 +1,3 @@
-"""Implementations of recurrent layers: one module per kind, listed in `MIXERS` (mixer.py)."""
+"""Implementations of recurrent layers: one module per layer type, listed in `MIXERS`
+(mixer.py).
+"""

@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from runner_engine.kernels.state_structures import MixerKind
 from runner_engine.recurrent import delta_rule
 from runner_engine.recurrent.compiled_layers import CompiledConvolution, CompiledDeltaRule, is_silu
-from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.delta_rule import DeltaRuleInputs
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.mixer_parts import MixerParts
@@ -129,13 +129,13 @@ class GatedDeltaNet(Mixer):
         decays = self.key_dim if is_kimi else 1
         self.rule = CompiledDeltaRule.create_if_supported(weight, heads, dims, decays, self.norm)
         self.states = (
-            conv_state_shape(weight[:, 0]),
+            compute_conv_state_shape(weight[:, 0]),
             StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
         )
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Convolution and delta rule between the projections, for the fused forward pass.
+        """Parts of the convolution and the delta rule, for the fused forward pass.
 
         None if the projections have other output layouts.
         """

@@ -25,7 +25,7 @@ class LightningAttention(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Logarithm of each head's decay per token, [H]. Always negative."""
+        """The log of each head's decay per token, [H]. All values are negative."""
         decay: Tensor = -self.module.slope_rate.detach().float().flatten()
         return decay
 

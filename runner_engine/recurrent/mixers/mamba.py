@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from runner_engine.recurrent import compiled_layers
 from runner_engine.recurrent.compiled_layers import is_silu
-from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.scans import scan_channels
 
@@ -24,7 +24,10 @@ class Mamba(Mixer):
         self.module = module
         weight = module.conv1d.weight[:, 0]
         self.channels, self.size = weight.shape[0], module.ssm_state_size
-        self.states = (conv_state_shape(weight), StateShape((self.size, self.channels), torch.float32))
+        self.states = (
+            compute_conv_state_shape(weight),
+            StateShape((self.size, self.channels), torch.float32),
+        )
 
         decay, skip = self.decay, module.D.detach().flatten()
         self.convolution = (
@@ -38,7 +41,7 @@ class Mamba(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Decay rates per state element [N, C], always negative. They are multiplied by the time steps."""
+        """Negative decay rates [N, C]. Each rate is multiplied by a time step."""
         logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
         return -logarithm.exp().T.contiguous()
 
@@ -51,19 +54,18 @@ class Mamba(Mixer):
             mixed = self.convolution(
                 mixed if mixed.stride(1) == 1 else mixed.contiguous(), states[0], segments
             )
-            gated = self.recurrence(mixed, *self._scan_parameters(mixed), gate, states[1], segments)
+            gated = self.recurrence(mixed, *self._compute_scan_parameters(mixed), gate, states[1], segments)
         result: Tensor = module.out_proj(gated)
         return result
 
     def _scan_with_torch(
         self, projected: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
     ) -> Tensor:
-        """Compute convolution, recurrence and gate with torch operations."""
         module = self.module
         projected = module.act(
             convolve(projected, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
         )
-        steps, keys, queries = self._scan_parameters(projected)
+        steps, keys, queries = self._compute_scan_parameters(projected)
         steps = functional.softplus(steps.float())
         scanned = scan_channels(projected, steps, self.decay, keys, queries, states[1], segments)
         gated: Tensor = (scanned + projected.float() * module.D.float().flatten()) * functional.silu(gate)
@@ -74,8 +76,10 @@ class Mamba(Mixer):
         mixed, gate = self.module.in_proj(hidden_states).chunk(2, dim=-1)
         return mixed, gate
 
-    def _scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return time steps before softplus [tokens, C], keys and queries [tokens, 1, N]."""
+    def _compute_scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return time steps (before softplus) [tokens, C], keys [tokens, 1, N] and queries [tokens,
+        1, N].
+        """
         module = self.module
         parts = module.x_proj(convolved).split([module.time_step_rank, self.size, self.size], dim=-1)
         if hasattr(module, "dt_layernorm"):  # Falcon Mamba and Jamba
@@ -92,7 +96,7 @@ class HeadedMamba(Mamba):
         mixed, gate = self.module.in_proj(hidden_states).unflatten(-1, (-1, 2)).unbind(-1)
         return mixed, gate
 
-    def _scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _compute_scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.module
         # [G, tokens, C / G]
         heads = convolved.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)

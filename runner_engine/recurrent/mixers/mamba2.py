@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from runner_engine.kernels.state_structures import MixerKind
 from runner_engine.recurrent import compiled_layers
-from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.mixer_parts import MixerParts
 from runner_engine.recurrent.scans import scan_heads
@@ -29,7 +29,7 @@ class Mamba2(Mixer):
         self.inner, self.group_numbers = self.heads * self.width, module.n_groups * self.size
         weight = module.conv1d.weight[:, 0]
         self.states = (
-            conv_state_shape(weight),
+            compute_conv_state_shape(weight),
             StateShape((self.heads, self.size, self.width), torch.float32),
         )
 
@@ -37,13 +37,13 @@ class Mamba2(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Decay rate of each head [H], always negative. It is multiplied by the time steps."""
+        """Negative decay rate of each head [H]. Each rate is multiplied by a time step."""
         decay: Tensor = -self.module.A_log.detach().float().exp()
         return decay
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Convolution, recurrence, gate and norm between the projections, for the fused forward pass.
+        """Parts of the layer for the fused forward pass.
 
         Falcon-H1's scales are per column.
         """
@@ -69,7 +69,6 @@ class Mamba2(Mixer):
         return result
 
     def _scan_with_torch(self, projected: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Compute convolution, recurrence and gate with torch operations."""
         module = self.module
         sizes = [self.inner, self.inner + 2 * self.group_numbers, self.heads]
         gate, mixed, steps = torch.split(projected, sizes, dim=-1)
@@ -95,7 +94,7 @@ class Mamba2(Mixer):
         return multiplied
 
     def _compute_time_steps(self, step_logits: Tensor, segments: Segments) -> Tensor:
-        """Return the time steps. This model family clamps time steps only in prefill, not in decoding."""
+        """Compute the time steps. Only prefill clamps the time steps."""
         module = self.module
         step_logits = functional.softplus(step_logits + module.dt_bias)
         least, most = module.time_step_limit

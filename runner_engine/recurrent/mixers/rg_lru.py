@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from runner_engine.recurrent import compiled_layers
-from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.scans import scan_elements
 
@@ -21,8 +21,9 @@ POWER = 8.0  # of the decay where its gate is open
 
 
 class RgLru(Mixer):
-    """An RG-LRU block. Its state holds the convolution's last inputs, one number per channel, and a
-    started flag.
+    """An RG-LRU block: a convolution and a gated recurrence with one number per channel.
+
+    The state also stores whether the sequence has started.
     """
 
     in_pair = True
@@ -31,7 +32,7 @@ class RgLru(Mixer):
         self.module = module
         weight = module.conv_1d.weight[:, 0]
         self.states = (
-            conv_state_shape(weight),
+            compute_conv_state_shape(weight),
             StateShape((weight.shape[0],), torch.float32),
             StateShape((1,), torch.float32),  # a row's first token is not scaled
         )
@@ -42,7 +43,7 @@ class RgLru(Mixer):
 
     @cached_property
     def rate(self) -> Tensor:
-        """Factor per channel [C] that converts the decay gate to the log decay."""
+        """Factor [C] by which the decay gate of each channel becomes a log decay."""
         rate: Tensor = -POWER * functional.softplus(self.module.rg_lru.recurrent_param.detach().float())
         return rate
 
@@ -55,11 +56,13 @@ class RgLru(Mixer):
             gated = self._scan_with_torch(mixed, states, segments).to(hidden_states.dtype) * gate
         else:
             mixed = self.convolution(mixed, states[0], segments)
-            gated = self.recurrence(mixed, *self._gate_logits(mixed), gate, states[1], states[2], segments)
+            gated = self.recurrence(
+                mixed, *self._compute_gate_logits(mixed), gate, states[1], states[2], segments
+            )
         result: Tensor = module.linear_out(gated)
         return result
 
-    def _gate_logits(self, convolved: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_gate_logits(self, convolved: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input gates and decay gates before the sigmoid: [tokens, C] each."""
         unit = self.module.rg_lru
         blocks = convolved.view(-1, unit.num_attention_heads, unit.block_width).transpose(0, 1)
@@ -68,22 +71,21 @@ class RgLru(Mixer):
         return of_inputs.transpose(0, 1).flatten(1), of_decay.transpose(0, 1).flatten(1)
 
     def _scan_with_torch(self, convolved: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Compute the RG-LRU recurrence with torch operations."""
-        input_gates, open_gates = (gates.float().sigmoid() for gates in self._gate_logits(convolved))
+        input_gates, open_gates = (gates.float().sigmoid() for gates in self._compute_gate_logits(convolved))
         logarithm, is_first = self.rate * open_gates, self._mark_first_tokens(states[2], segments)
         scale = (1 - (2 * logarithm).exp()).sqrt().masked_fill(is_first[:, None], 1)
         return scan_elements(convolved * input_gates * scale, logarithm.exp(), states[1], segments)
 
     @staticmethod
-    def _mark_first_tokens(started: Tensor, segments: Segments) -> Tensor:
+    def _mark_first_tokens(started_flags: Tensor, segments: Segments) -> Tensor:
         """Return a mask of the tokens that are the first of their sequences: [tokens].
 
         Also marks these sequences as started.
         """
-        is_fresh = segments.read_states(started)[:, 0] == 0
-        result = torch.zeros(sum(segments.counts), dtype=torch.bool, device=started.device)
-        result[torch.tensor(segments.firsts, device=started.device)] = is_fresh
-        segments.write_states(started, started.new_ones((len(segments.slots), 1)))
+        is_fresh = segments.read_states(started_flags)[:, 0] == 0
+        result = torch.zeros(sum(segments.counts), dtype=torch.bool, device=started_flags.device)
+        result[torch.tensor(segments.firsts, device=started_flags.device)] = is_fresh
+        segments.write_states(started_flags, started_flags.new_ones((len(segments.slots), 1)))
         return result
 
 

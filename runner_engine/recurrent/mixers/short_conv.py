@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runner_engine.kernels.state_structures import MixerKind
 from runner_engine.recurrent.compiled_layers import CompiledConvolution
-from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments
 from runner_engine.recurrent.mixer_parts import MixerParts
 
@@ -23,12 +23,11 @@ class ShortConvolution(Mixer):
     def __init__(self, module: Any) -> None:
         self.module = module
         weight = module.conv.weight[:, 0]
-        self.states = (conv_state_shape(weight),)
+        self.states = (compute_conv_state_shape(weight),)
         self.convolution = CompiledConvolution.create_if_supported(weight, module.conv.bias, has_silu=False)
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """The convolution between the two projections, for the fused forward pass."""
         module, convolution = self.module, self.convolution
         if convolution is None:
             return None

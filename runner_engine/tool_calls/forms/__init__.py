@@ -1,4 +1,4 @@
-"""The formats in which models write tool calls: one module per format, with the following members.
+"""Tool call formats of models: one module per format.
 
 MARKS: strings that the chat template of a model with this format contains; empty: not
 detectable IS_RAW: whether answers are parsed with their thinking, because both have the same
@@ -40,14 +40,14 @@ class ToolCallFormat(Protocol):
     def build_grammar(
         self, schemas: Schemas, allow_multiple: bool = True, template: str | None = None
     ) -> str:
-        """Build the grammar rules for one or several tool calls. template: source of the model's chat
+        """Build the grammar rules for tool calls. `template` is the source of the model's chat
         template.
         """
         ...
 
     def count_plain_prefix(self, answer: str) -> int:
-        """Return how many leading characters of a partial answer cannot belong to a tool call, whatever
-        follows.
+        """Return the number of leading characters of a partial answer that cannot belong to a tool
+        call.
         """
         ...
 

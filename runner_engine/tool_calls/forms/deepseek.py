@@ -1,5 +1,5 @@
-"""Tool calls of DeepSeek V3, R1 and V3.1: marker tokens around all calls and each call. Older
-versions use a JSON code block.
+"""Tool calls of DeepSeek V3, R1 and V3.1, between marker tokens. Older versions use a JSON code
+block.
 
 <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>
 """
@@ -16,7 +16,7 @@ from runner_engine.tool_calls.calls import (
     ToolCall,
     format_arguments,
     parse_call_arguments,
-    parse_whole_json,
+    parse_single_json_value,
 )
 from runner_engine.tool_calls.grammar_rules import (
     TEXT,
@@ -26,10 +26,10 @@ from runner_engine.tool_calls.grammar_rules import (
     quote_grammar_literal,
 )
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_marks,
-    expect_mark,
+    count_characters_before_markers,
     read_marked_blocks,
-    read_until_mark,
+    read_until_marker,
+    skip_expected_marker,
 )
 
 ALL, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -44,9 +44,9 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
 
     def read_block(start: int) -> int:
         while answer[start:].lstrip().startswith(CALL):
-            content, start = read_until_mark(answer, expect_mark(answer, start, CALL), CALL_END)
+            content, start = read_until_marker(answer, skip_expected_marker(answer, start, CALL), CALL_END)
             calls.append(_parse_call(content))
-        return expect_mark(answer, start, ALL_END)
+        return skip_expected_marker(answer, start, ALL_END)
 
     said = read_marked_blocks(answer, ALL, ALL_END, read_block)
     if CALL in said or CALL_END in said:
@@ -65,7 +65,7 @@ def _parse_call(content: str) -> ToolCall:
         name, arguments = before.strip(), after
     if not name:
         raise MalformedToolCall("a call has no name")
-    return ToolCall(name, parse_call_arguments(name, parse_whole_json(arguments)))
+    return ToolCall(name, parse_call_arguments(name, parse_single_json_value(arguments)))
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
@@ -75,7 +75,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_marks(answer, ALL, ALL_END, CALL, CALL_END)
+    return count_characters_before_markers(answer, ALL, ALL_END, CALL, CALL_END)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:

@@ -28,10 +28,10 @@ from runner_engine.tool_calls.grammar_rules import (
 )
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_marks,
-    expect_mark,
+    count_characters_before_markers,
     read_marked_blocks,
-    read_until_mark,
+    read_until_marker,
+    skip_expected_marker,
 )
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -44,27 +44,26 @@ IS_RAW = False
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
     calls: list[ToolCall] = []
 
-    def read_block(start: int) -> int:
+    def parse_call_at(start: int) -> int:
         ends = [at for mark in (KEY, CLOSING) if (at := answer.find(mark, start)) >= 0]
         name, at = answer[start : min(ends, default=start)].strip(), min(ends, default=start)
         if not name or "\n" in name:
             raise MalformedToolCall("a call has no name")
         types, arguments = get_parameter_types(schemas, name), dict[str, Any]()
         while answer[at:].lstrip().startswith(KEY):
-            key, at = read_until_mark(answer, expect_mark(answer, at, KEY), KEY_END)
-            value, at = read_until_mark(answer, expect_mark(answer, at, VALUE), VALUE_END)
+            key, at = read_until_marker(answer, skip_expected_marker(answer, at, KEY), KEY_END)
+            value, at = read_until_marker(answer, skip_expected_marker(answer, at, VALUE), VALUE_END)
             if key.strip() in arguments:
                 raise MalformedToolCall(f"the parameter {key.strip()} stands twice")
             arguments[key.strip()] = parse_plain_value(value, types.get(key.strip()))
         calls.append(ToolCall(name, arguments))
-        return expect_mark(answer, at, CLOSING)
+        return skip_expected_marker(answer, at, CLOSING)
 
-    said = read_marked_blocks(answer, OPENING, CLOSING, read_block)
+    said = read_marked_blocks(answer, OPENING, CLOSING, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls, each in its own pair of tags."""
     written = []
     for call in calls:
         pairs = [
@@ -76,7 +75,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_marks(answer, OPENING, CLOSING)
+    return count_characters_before_markers(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -1,5 +1,4 @@
-"""Tool calls in gpt-oss's harmony format: messages to functions, separate from the messages with
-thinking and answer.
+"""Tool calls in gpt-oss's harmony format, in which each call is a message to a function.
 
 <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>commentary to=functions.f
 <|constrain|>json <|message|>{"a": 1}<|call|>
@@ -29,9 +28,7 @@ NAMESPACE = "functions."
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse messages to functions into tool calls, the analysis channel into thinking, and other
-    messages into text.
-    """
+    """Split an answer into tool calls, thinking (the analysis channel) and text."""
     calls, said, thoughts = list[ToolCall](), list[str](), list[str]()
     for header, content in _iter_harmony_messages(answer):
         if recipient := RECIPIENT.search(header):
@@ -45,8 +42,8 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
 
 
 def _iter_harmony_messages(answer: str) -> Iterator[tuple[str, str]]:
-    """Yield the header and content of each message. The beginning of the first message is part of
-    the prompt.
+    """Yield the header and content of each message. The prompt contains the beginning of the first
+    message.
     """
     for part in answer.split(START):
         header, mark, content = part.partition(MESSAGE)
@@ -58,7 +55,7 @@ def _iter_harmony_messages(answer: str) -> Iterator[tuple[str, str]]:
         found = ENDS.search(content)
         body, rest = (content[: found.start()], content[found.end() :]) if found else (content, "")
         if rest.strip():
-            raise MalformedToolCall(f"text behind the end of a message: {rest.strip()[:40]!r}")
+            raise MalformedToolCall(f"text follows the end of a message: {rest.strip()[:40]!r}")
         yield header, body
 
 
@@ -72,17 +69,13 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:  # noqa: ARG001
-    """Return 0: a message's recipient precedes its text, and thinking is separated only at the end
-    of the answer.
-    """
+    """Return 0, because text is separated from calls and thinking only at the end of the answer."""
     return 0
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Raise ConfigError, because no grammar can constrain a format with thinking, answer and calls
-    in one text.
-    """
+    """Raise ConfigError, because no grammar can constrain the harmony format."""
     raise ConfigError(
-        "calls cannot be held in the form harmony: what a message is for stands within the answer",
+        "a grammar cannot constrain the format harmony, which mixes thinking, text and calls",
         code="unsupported",
     )

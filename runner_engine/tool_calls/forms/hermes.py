@@ -19,7 +19,11 @@ from runner_engine.tool_calls.calls import (
     parse_json_at,
 )
 from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_grammar_literal
-from runner_engine.tool_calls.scanning import count_characters_before_marks, expect_mark, read_marked_blocks
+from runner_engine.tool_calls.scanning import (
+    count_characters_before_markers,
+    read_marked_blocks,
+    skip_expected_marker,
+)
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MARKS = ((OPENING,),)
@@ -27,27 +31,26 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the tool calls between tags. Each tag must be closed. SmolLM2 writes a list of calls in
-    one pair of tags.
+    """Parse the tool calls between tags. Each tag must be closed, and may contain a list of calls
+    (SmolLM2).
     """
     calls: list[ToolCall] = []
 
-    def read_block(start: int) -> int:
+    def parse_call_at(start: int) -> int:
         value, end = parse_json_at(answer, start)
         calls.extend(parse_call_object(one) for one in (value if isinstance(value, list) else [value]))
-        return expect_mark(answer, end, CLOSING)
+        return skip_expected_marker(answer, end, CLOSING)
 
-    said = read_marked_blocks(answer, OPENING, CLOSING, read_block)
+    said = read_marked_blocks(answer, OPENING, CLOSING, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls, each in its own pair of tags."""
     return "\n".join(f"{OPENING}\n{format_call_object(call)}\n{CLOSING}" for call in calls)
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_marks(answer, OPENING, CLOSING)
+    return count_characters_before_markers(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -15,10 +15,10 @@ from runner_engine.tool_calls.calls import (
     ToolCall,
     format_call_object,
     parse_call_object,
-    parse_whole_json,
+    parse_single_json_value,
 )
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule
-from runner_engine.tool_calls.scanning import count_unless_mark_begun
+from runner_engine.tool_calls.scanning import count_characters_without_marker
 
 MARKS: tuple[tuple[str, ...], ...] = ()
 IS_RAW = False
@@ -31,7 +31,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
     plain = block[1].strip() if block else answer.strip()
     if not plain.startswith(("{", "[")):
         return ParsedAnswer((), answer)
-    value = parse_whole_json(plain)
+    value = parse_single_json_value(plain)
     values = value if isinstance(value, list) else [value]
     return ParsedAnswer(tuple(parse_call_object(one) for one in values))
 
@@ -43,10 +43,8 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the partial answer may become tool calls, which always fill the whole answer.
-    Otherwise return its length.
-    """
-    return count_unless_mark_begun(answer, "{", "[", "```")
+    """Return 0 if the partial answer may become tool calls, otherwise its length."""
+    return count_characters_without_marker(answer, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -13,9 +13,9 @@ from runner_engine.tool_calls.forms import pythonic
 from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules, quote_grammar_literal
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_marks,
+    count_characters_before_markers,
     read_marked_blocks,
-    read_until_mark,
+    read_until_marker,
 )
 
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
@@ -24,29 +24,29 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the tool calls between the marker tokens. An answer without marker tokens may consist of
-    the list alone.
+    """Parse the tool calls between marker tokens.
+
+    An answer without marker tokens may consist of the list alone.
     """
     if START not in answer and END not in answer:
         return pythonic.parse_answer(answer, schemas)
     calls: list[ToolCall] = []
 
-    def read_block(start: int) -> int:
-        written, end = read_until_mark(answer, start, END)
+    def parse_call_at(start: int) -> int:
+        written, end = read_until_marker(answer, start, END)
         calls.extend(parse_python_calls(written.strip()))
         return end
 
-    said = read_marked_blocks(answer, START, END, read_block)
+    said = read_marked_blocks(answer, START, END, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls as one list in Python syntax."""
     return f"{START}{format_python_calls(calls)}{END}"
 
 
 def count_plain_prefix(answer: str) -> int:
-    return min(pythonic.count_plain_prefix(answer), count_characters_before_marks(answer, START, END))
+    return min(pythonic.count_plain_prefix(answer), count_characters_before_markers(answer, START, END))
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

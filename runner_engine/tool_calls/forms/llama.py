@@ -19,7 +19,7 @@ from runner_engine.tool_calls.calls import (
 )
 from runner_engine.tool_calls.forms import json as plain_json
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule, build_repeat_rule
-from runner_engine.tool_calls.scanning import count_unless_mark_begun
+from runner_engine.tool_calls.scanning import count_characters_without_marker
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
@@ -52,10 +52,8 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the partial answer may become tool calls, which always fill the whole answer.
-    Otherwise return its length.
-    """
-    return count_unless_mark_begun(answer, TOKEN, "{", "[", "```")
+    """Return 0 if the partial answer may become tool calls, otherwise its length."""
+    return count_characters_without_marker(answer, TOKEN, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -1,5 +1,5 @@
-"""Tool calls of Mistral: a marker token and a JSON list; from tokenizer v3 on, the name and
-arguments of each function.
+"""Tool calls of Mistral after a marker token: a JSON list, or a name and arguments from tokenizer v3
+on.
 
 [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]
 [TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{"b": "x"}
@@ -28,7 +28,7 @@ from runner_engine.tool_calls.grammar_rules import (
     get_arguments_schema,
     quote_grammar_literal,
 )
-from runner_engine.tool_calls.scanning import count_characters_before_marks
+from runner_engine.tool_calls.scanning import count_characters_before_markers
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
@@ -50,10 +50,10 @@ def _parse_calls_after_marker(text: str) -> list[ToolCall]:
         return [parse_call_object(one) for one in value]
     begin = text.find("{")
     if begin < 0:
-        raise MalformedToolCall(f"no arguments behind {TOKEN}{text[:40]}")
+        raise MalformedToolCall(f"the arguments are missing after {TOKEN}{text[:40]}")
     name = text[:begin].strip().removesuffix(ARGUMENTS).partition(IDENTIFIER)[0].strip()
     if not name or any(character.isspace() for character in name):
-        raise MalformedToolCall(f"no name of a function behind {TOKEN}")
+        raise MalformedToolCall(f"the function name is missing after {TOKEN}")
     value, end = parse_json_at(text, begin)
     _require_end_of_text(text, end)
     return [ToolCall(name, parse_call_arguments(name, value))]
@@ -65,12 +65,11 @@ def _require_end_of_text(text: str, end: int) -> None:
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls in the syntax of newer Mistral models."""
     return "".join(f"{TOKEN}{call.name}{ARGUMENTS}{format_arguments(call)}" for call in calls)
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_marks(answer, TOKEN)
+    return count_characters_before_markers(answer, TOKEN)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:

@@ -31,10 +31,10 @@ from runner_engine.tool_calls.grammar_rules import (
 )
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_marks,
-    expect_mark,
+    count_characters_before_markers,
     read_marked_blocks,
-    read_until_mark,
+    read_until_marker,
+    skip_expected_marker,
 )
 
 OUTER, OUTER_END = "<tool_call>", "</tool_call>"
@@ -50,14 +50,14 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
     """
     calls: list[ToolCall] = []
 
-    def read_block(start: int) -> int:
+    def parse_call_at(start: int) -> int:
         call, end = _parse_function_call(answer, start, schemas)
         calls.append(call)
         return end
 
     if answer.count(OUTER) > answer.count(FUNCTION):
         raise MalformedToolCall(f"{OUTER} without {FUNCTION}")
-    said = read_marked_blocks(answer, FUNCTION, FUNCTION_END, read_block)
+    said = read_marked_blocks(answer, FUNCTION, FUNCTION_END, parse_call_at)
     if said.count(OUTER) > said.count(OUTER_END):
         raise MalformedToolCall(f"{OUTER_END} is missing")
     return ParsedAnswer(tuple(calls), said.replace(OUTER, "").replace(OUTER_END, "").strip())
@@ -65,21 +65,20 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
 
 def _parse_function_call(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
     """Parse the tool call after a function's opening tag. Returns the call and its end position."""
-    name, at = read_until_mark(answer, start, ">")
+    name, at = read_until_marker(answer, start, ">")
     types, arguments = get_parameter_types(schemas, name.strip()), dict[str, Any]()
     while answer[at:].lstrip().startswith(PARAMETER):
-        key, at = read_until_mark(answer, expect_mark(answer, at, PARAMETER), ">")
-        value, at = read_until_mark(answer, at, PARAMETER_END)
+        key, at = read_until_marker(answer, skip_expected_marker(answer, at, PARAMETER), ">")
+        value, at = read_until_marker(answer, at, PARAMETER_END)
         if key.strip() in arguments:
             raise MalformedToolCall(f"the parameter {key.strip()} stands twice")
         arguments[key.strip()] = parse_plain_value(value, types.get(key.strip()))
     if not name.strip():
         raise MalformedToolCall("a function has no name")
-    return ToolCall(name.strip(), arguments), expect_mark(answer, at, FUNCTION_END)
+    return ToolCall(name.strip(), arguments), skip_expected_marker(answer, at, FUNCTION_END)
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format tool calls, each in its own pair of tags."""
     written = []
     for call in calls:
         parameters = "".join(
@@ -91,7 +90,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_marks(answer, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
+    return count_characters_before_markers(answer, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

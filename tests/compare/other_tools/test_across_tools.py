@@ -17,6 +17,11 @@ LM_EVAL = DATA / "lm_eval" / "problems"
 VERDICTS = ("--across-tools", "--where", "task.metric!='digits'")
 
 
+def paired_by_text(n: int, of: tuple[int, int]) -> str:
+    """Return how a remark begins that counts the paired questions of the row and of the baseline."""
+    return f"{n} questions are paired by text (this run has {of[0]}, the baseline has {of[1]}). "
+
+
 def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables: Any, run: Any) -> None:
     (table,) = tables(NONE, EVALSCOPE, LIGHTEVAL, *VERDICTS)
     base, *rows = table["rows"]
@@ -27,11 +32,10 @@ def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables:
         comparison = row["comparison"]
         own = row["metrics"]["accuracy"] - base["metrics"]["accuracy"]
         assert comparison["difference"] == pytest.approx(own)
-        assert comparison["remark"].startswith(
-            "paired by the text of 24 questions, of 24 here and 24 in the baseline"
-        )
-        assert "the prompts (inspect_ai's, here" in comparison["remark"]
-        assert "the scorers (match, here" in comparison["remark"]
+        assert comparison["remark"].startswith(paired_by_text(24, of=(24, 24)))
+        tool = row["config"]["tool"]
+        assert f"the prompts (inspect_ai in the baseline, {tool} in this run)" in comparison["remark"]
+        assert "the scorers (match in the baseline, " in comparison["remark"]
     code, out, _ = run(NONE, EVALSCOPE, "--where", "task.metric!='digits'")
     assert code == 0
     assert out.count("1 run") == 2, "without the option each has a table of its own"
@@ -73,17 +77,17 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
     assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
-    assert "paired by the text of 24 questions, of 24 here and 24 in the baseline" in comparison["remark"]
-    assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
+    assert paired_by_text(24, of=(24, 24)) in comparison["remark"]
+    scorers = "(match in the baseline, exact_match flexible-extract in this run)"
+    assert f"the scorers {scorers}" in comparison["remark"]
 
 
 def test_what_cannot_be_paired_is_said(run: Any, rejected: Any) -> None:
     evalplus = DATA / "evalplus" / "none_eval_results.json"
-    assert "has no texts of its questions, only ids: nothing pairs them" in rejected(
-        NONE, evalplus, *VERDICTS
-    )
+    err = rejected(NONE, evalplus, *VERDICTS)
+    assert f"{evalplus}:HumanEval:base (EvalPlus) has no texts of questions, only ids" in err
     err = rejected(LIGHTEVAL, NONE, *VERDICTS)
-    assert "has 2 evaluations" in err
-    assert "choose one, e.g. with --where" in err
-    assert "there is nothing else to compare" in rejected(NONE, *VERDICTS)
+    assert f"the baseline {LIGHTEVAL} contains 2 evaluations" in err
+    assert 'Select one with --where "' in err
+    assert "--across-tools: only one evaluation was found" in rejected(NONE, *VERDICTS)
     assert "leave out --by" in rejected(NONE, EVALSCOPE, *VERDICTS, "--by", "model")

@@ -152,11 +152,13 @@ def test_paths_without_results_are_rejected(
     (tmp_path / "folder" / "notes.json").write_text("{}")
     os.mkfifo(tmp_path / "pipe.eval")
     assert "--results nowhere: there is no such file or folder" in rejected("nowhere")
-    assert "--results folder: no results of a known tool in it: runner, inspect_ai" in rejected("folder")
-    assert "--results pipe.eval: this is neither a file nor a folder" in rejected("pipe.eval")
+    assert "--results folder: the path has no results of a supported tool (runner, inspect_ai, " in rejected(
+        "folder"
+    )
+    assert "--results pipe.eval: the path is neither a file nor a folder" in rejected("pipe.eval")
     os.mkfifo(tmp_path / "folder" / "pipe.eval")
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
-    assert "--grid: --results reads folders and no MLflow store" in rejected("folder", "--grid", "last")
+    assert "--grid: --results reads folders, so " in rejected("folder", "--grid", "last")
     assert "--lm-eval and --results: give all folders to --results" in rejected(
         "folder", "--lm-eval", "folder"
     )
@@ -173,7 +175,7 @@ def test_files_with_nothing_in_them_do_not_reject_a_folder(run: Any, rejected: A
     assert code == 0
     notes = " ".join(err.split())
     assert f"{tmp_path}/none/blank.json (empty), {tmp_path}/none/empty.json (empty)" in notes
-    assert f"{tmp_path}/nf4/gone.json (a link to nothing)" in notes
+    assert f"{tmp_path}/nf4/gone.json (a broken symbolic link)" in notes
     # it was named
     assert "empty.json: the file is empty" in rejected(tmp_path / "none" / "empty.json")
     (tmp_path / "none" / "half.json").write_text('{"eval": ')

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from other_logs import INSPECT, Members, changed_log, log_of
+from changed_logs import wrong_type
+from other_logs import INSPECT, Members, changed_log, log_of, unequal_questions
 
 from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
 
@@ -25,7 +26,9 @@ def samples(members: Members) -> list[dict[str, Any]]:
 def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) -> None:
     numbers, table = sorted(tables(NONE, CUT_OFF, NF4), key=lambda it: str(it["task"]), reverse=True)
     assert numbers["task"] == "problems:digits"
-    assert numbers["rows"][1]["note"].startswith("too few questions to test: 24, at least 50 (Δ ")
+    assert numbers["rows"][1]["note"].startswith(
+        "the test needs at least 50 questions, but the runs share only 24 (difference: −0.0478"
+    )
     assert table["task"] == "problems"
     assert table["baseline"] == {"model.name": MODEL, "generation.max_tokens": "64"}
     base, cut_off, nf4 = table["rows"]
@@ -42,7 +45,7 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
 
     code, out, err = run(NONE, CUT_OFF)
     assert code == 0
-    assert "left out" not in err
+    assert "omitted" not in err
     assert "generation.max_tokens=16 vs generation.max_tokens=64 (n=24): worse" in out
 
 
@@ -63,8 +66,9 @@ def test_other_options_work_as_for_our_own_runs(run: Any, tables: Any, tmp_path:
     assert table["rows"][1]["comparison"]["verdict"] == "as good"
     code, out, err = run(NONE, CUT_OFF, "--flips", "generation.max_tokens=64", "generation.max_tokens=16")
     assert code == 0, err
-    assert "22 lost, 0 won, 0 right in both, 2 wrong in both" in " ".join(out.split())
-    assert "How many cards does Ana have?" in out
+    text = " ".join(out.split())
+    assert "22 lost, 0 won, 0 solved by both, 2 solved by neither" in text
+    assert "How many cards does Ana have?" in text
     code, out, err = run(NONE, CUT_OFF, "--format", "csv", "--save", tmp_path / "saved")
     assert code == 0, err
     assert out.startswith("task,")
@@ -129,7 +133,7 @@ def test_the_share_of_right_epochs_counts_and_other_reducers_are_named(
     metrics = table["rows"][0]["metrics"]
     assert (metrics["correct"], metrics["accuracy"]) == (5, pytest.approx((1 + 2 + 4 * 3) / 18))
     assert metrics["pass_at_k/3"] == 1.0
-    assert "inspect_ai's own table reduces the epochs of match by mode; compared is their mean" in run(log)[2]
+    assert f"{log}: inspect_ai aggregates the epochs of match by mode. " in run(log)[2]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_other_samples_are_not_paired(tables: Any, tmp_path: Path) -> None:
         samples(members)[0]["input"] = "another question"
 
     (table,) = tables(NONE, changed_log(tmp_path / "a.eval", change), *VERDICTS)
-    assert table["rows"][1]["note"] == "different questions: 24 here, 24 in the baseline, 23 are the same"
+    assert table["rows"][1]["note"] == unequal_questions(24, 24, 23)
     (table,) = tables(NONE, tmp_path / "a.eval", "--unpaired", *VERDICTS)
     assert table["rows"][1]["comparison"]["method"] == "fisher"
 
@@ -282,24 +286,30 @@ def less_digits(members: Members) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit_header(status="started"), "has not finished: its status is started"),
-        (edit_header(status="cancelled"), "has not finished: its status is cancelled"),
-        (edit_header(status="error", error={"message": "\x1b[2Jboom"}), r"its status is error (\x1b[2Jboom)"),
+        (edit_header(status="started"), "is not finished (status started)"),
+        (edit_header(status="cancelled"), "is not finished (status cancelled)"),
+        (
+            edit_header(status="error", error={"message": "\x1b[2Jboom"}),
+            r"is not finished (status error (\x1b[2Jboom))",
+        ),
         (edit_header(invalidated=True), "the evaluation was invalidated"),
         (edit_header(status=None), "status is missing"),
         (edit_header(eval={}), "eval.task is missing"),
-        (edit_header(eval=[]), "eval has another type (list): expected object"),
+        (edit_header(eval=[]), wrong_type("eval", "list", "object")),
         (edit_header(results=None), "results.total_samples is missing"),
         (lambda members: members.pop("header.json"), "header.json is not in it"),
-        (lambda members: members.pop(next(iter(members))), "its header counts 24 samples, and it has 23"),
+        (
+            lambda members: members.pop(next(iter(members))),
+            "the header records 24 samples, but the log has 23",
+        ),
         (copy_sample, "is duplicated"),
-        (wrong, "is 0.875 over its samples, but its header says 0.91666"),
-        (less_digits, "the mean by digits is 0.186636 over its samples, but its header says 0.1964"),
+        (wrong, "the accuracy by match is 0.875 over the samples, but its header reports 0.91666"),
+        (less_digits, "the mean by digits is 0.186636 over the samples, but its header reports 0.1964"),
         (edit_sample(id=None), "problem-16_epoch_1.json: id is missing"),
-        (edit_sample(epoch="1"), "epoch has another type (text): expected whole number"),
+        (edit_sample(epoch="1"), wrong_type("epoch", "text", "whole number")),
         (edit_sample(input=None), "input is missing"),
-        (edit_sample(target=5), "target has another type (whole number): expected text or list"),
-        (edit_sample(scores=[]), "scores has another type (list): expected object"),
+        (edit_sample(target=5), wrong_type("target", "whole number", "text or list")),
+        (edit_sample(scores=[]), wrong_type("scores", "list", "object")),
         (edit_sample(scores={"match": {"value": float("nan")}}), "the score match has no value"),
         (edit_sample(scores={"match": {}}), "the score match has no value"),
     ],
@@ -319,9 +329,7 @@ def test_a_damaged_log_as_json_is_rejected_by_name(rejected: Any, tmp_path: Path
     path.write_text(json.dumps(content | {"samples": None}))
     assert f"{path}: samples is missing" in rejected(path)
     path.write_text(json.dumps(content | {"samples": [5] * 6}))
-    assert f"{path}, sample 1: what it holds has another type (whole number): expected object" in rejected(
-        path
-    )
+    assert wrong_type(f"{path}, sample 1: what it holds", "whole number", "object") in rejected(path)
     path.write_text(json.dumps(content)[:5000])
     assert f"{path}: not JSON" in rejected(path)
 

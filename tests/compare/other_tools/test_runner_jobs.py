@@ -187,7 +187,9 @@ def test_a_bomb_is_not_unpacked(rejected: Any, jobs: Path, form: str) -> None:
 def test_the_score_has_to_be_that_of_the_samples(rejected: Any, jobs: Path) -> None:
     path = jobs / "gsm8k-none" / "samples.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    assert "49 of 59" in rejected(path.parent)
+    err = rejected(path.parent)
+    assert f"{path}: the samples have 49 correct answers of 59, " in err
+    assert "records 50 of 60" in err
 
 
 @pytest.mark.parametrize("missing", ["result.json", "samples.jsonl"])

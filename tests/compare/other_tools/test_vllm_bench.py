@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from changed_logs import wrong_type
 from other_logs import VLLM
 
 from runner_compare.readers import load
@@ -87,19 +88,13 @@ def test_the_time_to_the_first_token_of_all_requests(tables: Any, tmp_path: Path
         (LATENCY | {"latencies": None}, "latencies is missing"),
         (LATENCY | {"latencies": [1.0, float("nan")]}, "latencies[1] is no number (null or NaN)"),
         (LATENCY | {"latencies": [1.0, -1]}, "latencies[1] is not a number above 0"),
-        (LATENCY | {"model_id": 5}, "model_id has another type (whole number): expected text"),
-        (
-            THROUGHPUT | {"tokens_per_second": "50"},
-            "tokens_per_second has another type (text): expected number",
-        ),
+        (LATENCY | {"model_id": 5}, wrong_type("model_id", "whole number", "text")),
+        (THROUGHPUT | {"tokens_per_second": "50"}, wrong_type("tokens_per_second", "text", "number")),
         (real() | {"completed": 4}, "2 of 6 requests failed"),
         (real() | {"output_throughput": 0}, "output_throughput is not a number above 0"),
         (real() | {"median_ttft_ms": None, "ttfts": None}, "median_ttft_ms and ttfts are missing"),
         (real() | {"date": None}, "date is missing"),
-        (
-            real() | {"num_prompts": True},
-            "num_prompts has another type (true or false): expected whole number",
-        ),
+        (real() | {"num_prompts": True}, wrong_type("num_prompts", "true or false", "whole number")),
     ],
 )
 def test_damaged_results_are_rejected_by_name(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changed_logs import HUGE, written
+from changed_logs import HUGE, written, wrong_type
 from other_logs import DATA, changed_log, log_of
 
 AS_JSON = log_of("as_json").relative_to(DATA)
@@ -18,29 +18,29 @@ OLMO, PROFILE = Path("olmo_eval/none/metrics.json"), Path("aiperf/1/profile_expo
 REPORT = Path("evalscope/none/reports/embedded/gsm8k.json")
 
 CASES: list[tuple[Path, tuple[Any, ...], Any, str]] = [
-    (AS_JSON, ("eval", "packages"), 5, "eval.packages has another type (whole number): expected object"),
-    (AS_JSON, ("eval", "dataset", "sample_ids"), {}, "eval.dataset.sample_ids has another type (object): expected list"),
-    (AS_JSON, ("plan", "steps"), 3, "plan.steps has another type (whole number): expected list"),
+    (AS_JSON, ("eval", "packages"), 5, wrong_type("eval.packages", "whole number", "object")),
+    (AS_JSON, ("eval", "dataset", "sample_ids"), {}, wrong_type("eval.dataset.sample_ids", "object", "list")),
+    (AS_JSON, ("plan", "steps"), 3, wrong_type("plan.steps", "whole number", "list")),
     (AS_JSON, ("results", "total_samples"), float("nan"), "results.total_samples is no number (null or NaN)"),
-    (AS_JSON, ("samples", 2, "epoch"), 1.5, "sample 3: epoch has another type (number): expected whole number"),
-    (LIGHTEVAL, ("versions",), 1.0, "versions has another type (number): expected object"),
-    (LIGHTEVAL, ("config_tasks", "sums|0", "metrics"), "em", "config_tasks.sums|0.metrics has another type (text)"),
-    (LM_EVAL, ("group_subtasks",), [1], "group_subtasks has another type (list): expected object"),
-    (LM_EVAL, ("n-samples", "choices", "effective"), "12", "n-samples[...].effective has another type (text)"),
-    (OLMO, ("errors",), 0.5, "errors has another type (number): expected list"),
-    (OLMO, ("tasks", 0, "task"), 7, "tasks[0].task has another type (whole number): expected text"),
-    (OLMO, ("config", "models"), 7, "config: models has another type (whole number): expected object"),
-    (REPORT, ("metrics", 0, "identity"), "mean", "metrics[0].identity has another type (text): expected object"),
-    (REPORT, ("metrics", 0, "score"), "0.9", "metrics[0].score has another type (text): expected number"),
+    (AS_JSON, ("samples", 2, "epoch"), 1.5, wrong_type("sample 3: epoch", "number", "whole number")),
+    (LIGHTEVAL, ("versions",), 1.0, wrong_type("versions", "number", "object")),
+    (LIGHTEVAL, ("config_tasks", "sums|0", "metrics"), "em", wrong_type("config_tasks.sums|0.metrics", "text", "list")),
+    (LM_EVAL, ("group_subtasks",), [1], wrong_type("group_subtasks", "list", "object")),
+    (LM_EVAL, ("n-samples", "choices", "effective"), "12", wrong_type("n-samples[...].effective", "text", "whole number")),
+    (OLMO, ("errors",), 0.5, wrong_type("errors", "number", "list")),
+    (OLMO, ("tasks", 0, "task"), 7, wrong_type("tasks[0].task", "whole number", "text")),
+    (OLMO, ("config", "models"), 7, wrong_type("config: models", "whole number", "object")),
+    (REPORT, ("metrics", 0, "identity"), "mean", wrong_type("metrics[0].identity", "text", "object")),
+    (REPORT, ("metrics", 0, "score"), "0.9", wrong_type("metrics[0].score", "text", "number")),
     (Path("llama_bench/bench.json"), (0, "n_prompt"), 10**400, "test 1: n_prompt is not a number at most"),
     (Path("llama_bench/bench.json"), (0, "samples_ns", 1), 10**400, "test 1: samples_ns[1]: Number out of range"),
     (Path("llama_bench/bench.json"), (0, "samples_ns", 1), HUGE, "test 1: samples_ns[1]"),
-    (Path("llama_eval/none.json"), ("tasks",), [["a"]], "tasks[0] has another type (list): expected text"),
-    (Path("llama_eval/none.json"), ("task_states", "correct"), [], "task_states.correct has another type (list)"),
+    (Path("llama_eval/none.json"), ("tasks",), [["a"]], wrong_type("tasks[0]", "list", "text")),
+    (Path("llama_eval/none.json"), ("task_states", "correct"), [], wrong_type("task_states.correct", "list", "whole number")),
     (REPORT, ("dataset_name",), "é" * 3000, "no file is named 'ééé"),
     (REPORT, ("dataset_name",), "../../gsm8k", "no file is named '../../gsm8k_default.jsonl'"),
     (OLMO, ("tasks", 0, "task"), "é" * 3000, "no file is named 'ééé"),
-    (PROFILE, ("error_summary",), 2, "error_summary has another type (whole number): expected list"),
+    (PROFILE, ("error_summary",), 2, wrong_type("error_summary", "whole number", "list")),
     (PROFILE, ("output_token_throughput", "avg"), 10**400, "output_token_throughput.avg: Number out of range"),
     (Path("guidellm/guidellm_1.json"), ("benchmarks", 0, "start_time"), 1e300, "benchmark 1: start_time is not a number"),
     (Path("vllm/latency.json"), ("latencies", 0), 10**400, "latencies[0]: Number out of range"),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.features.recall.compute import RecallFindings, recall_by_length
+from runner_compare.features.recall.compute import RecallFindings, compute_recall_by_length
 from runner_compare.features.recall.render.recall_text import (
+    build_effective_length_rows,
+    build_length_depth_rows,
     describe_effective_length,
-    effective_length_rows,
-    effective_length_sentence,
-    length_depth_rows,
+    format_effective_length_sentence,
 )
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
 from runner_compare.statistics import McNemarTest, MeanFlipTest
 from runner_compare.statistics.effective_length import (
     LengthTests,
+    compute_recall_loss_tests,
     find_effective_length,
-    one_sided_length_tests,
 )
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -46,12 +46,12 @@ def answers(
 @pytest.mark.parametrize(
     ("tests", "at_least", "below", "counted", "words"),
     [
-        ((KEPT, KEPT, KEPT), 8192, None, 8192, "reaches at least 8,192 tokens, the longest that was asked"),
-        ((KEPT, LOST, LOST), 2048, 4096, 2048, "reaches at least 2,048 tokens, less than 4,096"),
-        ((LOST, LOST, LOST), 1024, 2048, 1024, "less than 2,048 tokens: lost beyond 1,024, the shortest that was asked"),
-        ((OPEN, OPEN, OPEN), 1024, None, 8192, "not decided between 1,024 and 8,192 tokens"),
-        ((OPEN, LESS, LOST), 1024, 8192, 2048, "less than 8,192 tokens, not decided at 2,048, 4,096"),
-        ((KEPT, OPEN, LESS), 2048, None, 4096, "reaches at least 2,048 tokens, not decided at 4,096, 8,192"),
+        ((KEPT, KEPT, KEPT), 8192, None, 8192, "at least 8,192 tokens, the longest tested length"),
+        ((KEPT, LOST, LOST), 2048, 4096, 2048, "at least 2,048 tokens, below 4,096 tokens"),
+        ((LOST, LOST, LOST), 1024, 2048, 1024, "less than 2,048 tokens: recall is lower than at 1,024 tokens, the shortest tested length"),
+        ((OPEN, OPEN, OPEN), 1024, None, 8192, "undecided between 1,024 and 8,192 tokens"),
+        ((OPEN, LESS, LOST), 1024, 8192, 2048, "below 8,192 tokens, not decided at 2,048, 4,096"),
+        ((KEPT, OPEN, LESS), 2048, None, 4096, "at least 2,048 tokens, not decided at 4,096, 8,192"),
     ],
 )  # fmt: skip
 def test_what_is_said_is_what_the_tests_show(
@@ -86,18 +86,18 @@ def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_
 
 
 def test_the_tests_are_those_of_the_margin() -> None:
-    kept = one_sided_length_tests(McNemarTest(0, 0, 36), 0.1, None)
+    kept = compute_recall_loss_tests(McNemarTest(0, 0, 36), 0.1, None)
     assert kept.p_kept == pytest.approx(0.9**36)
-    assert one_sided_length_tests(McNemarTest(0, 0, 35), 0.1, None).p_kept > 0.025, (
+    assert compute_recall_loss_tests(McNemarTest(0, 0, 35), 0.1, None).p_kept > 0.025, (
         "one question fewer does not show it"
     )
-    lost = one_sided_length_tests(McNemarTest(0, 60, 60), 0.1, None)
+    lost = compute_recall_loss_tests(McNemarTest(0, 60, 60), 0.1, None)
     assert (lost.p_kept, lost.is_kept_as_counted) == (1.0, False)
     assert lost.p_lost < 1e-6
     families = [number // 5 for number in range(100)]
     test = MeanFlipTest([0.0] * 100, families, "question", is_strict=True)
-    of_families = one_sided_length_tests(test, 0.1, None)
-    assert of_families.p_kept > 0.025 > one_sided_length_tests(McNemarTest(0, 0, 100), 0.1, None).p_kept, (
+    of_families = compute_recall_loss_tests(test, 0.1, None)
+    assert of_families.p_kept > 0.025 > compute_recall_loss_tests(McNemarTest(0, 0, 100), 0.1, None).p_kept, (
         "20 questions are few"
     )
 
@@ -127,11 +127,11 @@ def test_a_model_that_forgets_beyond_a_length_is_found_from_its_answers() -> Non
     assert (findings.effective_length.at_least, findings.effective_length.first_lost_length) == (2048, 4096)
     assert [round(length.share, 2) for length in findings.length_recalls] == [1.0, 1.0, 0.05, 0.0]
     assert [length.questions for length in findings.length_recalls] == [60] * 4
-    assert effective_length_sentence(findings).endswith(
-        "(100.0 % [94.0, 100.0]): reaches at least 2,048 tokens, less than 4,096"
+    assert format_effective_length_sentence(findings).endswith(
+        f"(100.0 % [94.0, 100.0]): {describe_effective_length(findings.effective_length)}"
     )
     assert not any(lost.is_significant for lost in findings.lost_depths)
-    first, *_ = length_depth_rows(findings)
+    first, *_ = build_length_depth_rows(findings)
     assert first == {
         "tokens": 1024, "0": 100, "0.5": 100, "1": 100, "all": 100, "low": 94, "high": 100, "answers": 60
     }  # fmt: skip
@@ -144,30 +144,34 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     assert same.effective_length is not None
     assert other.effective_length is not None
     assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
-    assert "20 questions per length are few; about 36 would decide" in effective_length_sentence(same)
+    said = format_effective_length_sentence(same)
+    assert "undecided with 20 questions per length" in said
+    assert "about 36 per length" in said
 
 
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     findings = RecallFindings(tuple(answers({1024: 1, 2048: 0, 4096: 0})))
     assert findings.effective_length is None
-    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_length_sentence(findings)
+    assert "recall is near zero even at the shortest length: 5.0 % [" in format_effective_length_sentence(
+        findings
+    )
     assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective_length is not None, "the control"
     wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
     assert wide.effective_length is None
-    assert effective_length_sentence(wide).startswith(
-        "recall at the shortest length is not shown to be above the margin: 100.0 %"
+    assert format_effective_length_sentence(wide).startswith(
+        "recall at the shortest length is not significantly above the margin: 100.0 %"
     )
 
 
 def test_one_length_and_other_questions_at_each_length_have_none() -> None:
     one = RecallFindings(tuple(answers({1024: 20})))
-    assert effective_length_sentence(one) == "no effective length: one length was asked"
+    assert format_effective_length_sentence(one) == "no effective length: only one length was tested"
     outcomes = answers({1024: 20, 2048: 20})
     others = [outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes]
-    assert all(length.against_shortest is None for length in recall_by_length(others))
+    assert all(length.against_shortest is None for length in compute_recall_by_length(others))
     assert (
-        effective_length_sentence(RecallFindings(tuple(others)))
-        == "no effective length: no question is asked at all lengths"
+        format_effective_length_sentence(RecallFindings(tuple(others)))
+        == "no effective length: no question was asked at every length"
     )
 
 
@@ -179,7 +183,7 @@ def test_each_kind_has_an_effective_length_and_together_they_hold_at_one_level()
         for kind, found in findings.effective_length_by_kind.items()
     }
     assert reached == {"single": (2048, 4096), "chain": (1024, 2048)}
-    assert effective_length_rows(findings)[1] == {
+    assert build_effective_length_rows(findings)[1] == {
         "kind": "chain", "reaches": 1024, "less than": 2048, "1,024": 100, "2,048": 0, "4,096": 0
     }  # fmt: skip
     assert RecallFindings(tuple(answers({1024: 20, 2048: 20}))).effective_length_by_kind == {}

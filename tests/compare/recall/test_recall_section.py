@@ -19,14 +19,14 @@ from runner_compare.features.recall.compute import (
     apply_recall_margin,
     divide_error_rate,
 )
-from runner_compare.features.recall.render.tables import recall_length_columns
+from runner_compare.features.recall.render.tables import build_recall_length_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPosition
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import table_part, table_sentences
+from runner_compare.render.parts import build_table_part, table_sentences
 
 LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
 NEAR_ALL, HALF, NONE = 20, 10, 0  # right answers of a cell
@@ -88,7 +88,7 @@ def table() -> Table:
 
 
 def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) -> None:
-    columns = {column.head: column.cells for column in recall_length_columns(table)}
+    columns = {column.head: column.cells for column in build_recall_length_columns(table)}
     assert dict(zip(columns["rope"], columns["reaches"], strict=True)) == {
         "native": "1,024", "linear": "4,096", "yarn": "4,096", "dynamic": "–"
     }  # fmt: skip
@@ -96,7 +96,7 @@ def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) 
         "native": "2,048", "linear": "8,192", "yarn": "8,192", "dynamic": "–"
     }  # fmt: skip
     assert columns["8,192"][columns["rope"].index("yarn")] == "50"
-    for grid in table_part(table).grids[1:]:
+    for grid in build_table_part(table).grids[1:]:
         fitted = fit_to_width(grid.columns, 100)
         assert not fitted.left_out
         assert not fitted.breaks_words
@@ -112,8 +112,9 @@ def test_settings_are_compared_at_each_length_and_all_share_one_error(table: Tab
     assert {decision.comparisons for of_row in compared.values() for decision in of_row.values()} == {12}
     said = "\n".join(table_sentences(table))
     assert "recall of yarn vs native: better at 2,048 (+100.0 points [" in said
-    assert "recall at each length: no difference shown in 6 of 12 comparisons, which share 5 %" in said
-    assert "shown to reach furthest: linear, yarn (4,096 tokens)" in said
+    assert "recall at each length: 6 of 12 comparisons show no significant difference " in said
+    assert "recall at each length (12)" in said
+    assert "linear, yarn: highest lower bound of the effective length (4,096 tokens)" in said
     assert "dynamic: recall is near zero even at the shortest length: 0.0 % [" in said
 
 
@@ -124,9 +125,10 @@ def test_a_lost_depth_is_named_and_in_the_control_none_is() -> None:
     said = [line for line in table_sentences(lost) if "depends on the depth" in line]
     assert len(said) == 1
     assert said[0].startswith(
-        "linear: recall depends on the depth: at 4,096 tokens lower at depth 0.5 (0 % against 100 % elsewhere, p=0.0002)"
+        "linear: recall depends on the depth: "
+        "in texts of 4,096 tokens, recall is lower at depth 0.5 (0 %, elsewhere 100 %, p=0.0002)"
     )
-    assert "at 8,192 tokens lower at depth 0.5" in said[0]
+    assert "in texts of 8,192 tokens, recall is lower at depth 0.5 (" in said[0]
 
 
 def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: Table) -> None:
@@ -140,14 +142,17 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
         "at_least": 4096,
         "below": 8192,
         "undecided": [],
-        "words": "reaches at least 4,096 tokens, less than 8,192",
+        "words": "at least 4,096 tokens, below 8,192 tokens",
     }
     assert of_row["dynamic"]["effective_length"] is None
     families = document["tables"][0]["error_families"]
     assert {it["comparisons_of"]: it["comparisons"] for it in families} == {
         "whole rows": 3, "recall at each length": 12, "effective lengths": 3, "depths": 16
     }  # fmt: skip
-    assert any("together 20 %" in line for line in document["tables"][0]["sentences"])
+    assert any(
+        "At most 20 % have a wrong finding about any of these" in line
+        for line in document["tables"][0]["sentences"]
+    )
     assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
     lines = {line["rope.name"]: line for line in flatten_rows(Comparison([table]))}
     assert lines["yarn"]["effective_length_below"] == 8192
@@ -174,7 +179,7 @@ def test_another_margin_decides_anew() -> None:
     found = table.get_section_data(TableRecall).findings
     assert found["native"].effective_length is not None
     assert found["native"].effective_length.at_least == 8192
-    assert "within 40 points of the recall" in "\n".join(table_sentences(table))
+    assert "a loss of at most 40 points compared with the recall" in "\n".join(table_sentences(table))
 
 
 @pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
@@ -190,7 +195,7 @@ def test_other_tables_are_as_they_were() -> None:
     }
     table = table_of(plain, "native", metric="accuracy")
     assert table.get_section_data(TableRecall).findings == {}
-    assert len(table_part(table).grids) == 1
+    assert len(build_table_part(table).grids) == 1
     with raises(ConfigError, "empty", "--recall-margin"):
         apply_recall_margin([table], "10")
 

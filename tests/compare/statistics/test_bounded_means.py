@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from runner_compare.statistics.bounded_means import p_value_of_mean, probability_sum_not_positive
+from runner_compare.statistics.bounded_means import compute_mean_p_value, compute_nonpositive_sum_chance
 
 
 def test_the_chance_is_exact() -> None:
-    assert probability_sum_not_positive(np.array([0.1, -1.0]), np.array([10, 1])) == pytest.approx(
+    assert compute_nonpositive_sum_chance(np.array([0.1, -1.0]), np.array([10, 1])) == pytest.approx(
         (10 / 11) ** 10
     )
-    assert probability_sum_not_positive(np.array([1.0, -1.0]), np.array([50, 1])) == pytest.approx(2.0**-50)
-    assert probability_sum_not_positive(np.array([1.0, -1.0]), np.array([1, 50])) == pytest.approx(
+    assert compute_nonpositive_sum_chance(np.array([1.0, -1.0]), np.array([50, 1])) == pytest.approx(2.0**-50)
+    assert compute_nonpositive_sum_chance(np.array([1.0, -1.0]), np.array([1, 50])) == pytest.approx(
         1 - 2.0**-50
     )
     generator = np.random.default_rng(0)
     values = generator.normal(0.3, 1, 12)
     drawn = (generator.exponential(size=(200_000, 12)) @ values <= 0).mean()
-    assert probability_sum_not_positive(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
-    assert probability_sum_not_positive(np.array([1.0, 2.0]), np.ones(2)) == 0
+    assert compute_nonpositive_sum_chance(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
+    assert compute_nonpositive_sum_chance(np.array([1.0, 2.0]), np.ones(2)) == 0
     assert (
-        probability_sum_not_positive(np.array([-1.0, 0.0]), np.ones(2))
-        == probability_sum_not_positive(np.zeros(2), np.ones(2))
+        compute_nonpositive_sum_chance(np.array([-1.0, 0.0]), np.ones(2))
+        == compute_nonpositive_sum_chance(np.zeros(2), np.ones(2))
         == 1
     )
 
@@ -34,4 +34,4 @@ def test_of_verdicts_it_is_clopper_and_pearsons(wins: int) -> None:
     verdicts = [1.0] * wins + [-1.0] * (20 - wins)
     for share in (0.02, 0.3, 0.9):  # of wins: the mean is twice that less one
         exact = beta.cdf(share, wins, 21 - wins) if wins else 1.0
-        assert p_value_of_mean(verdicts, [1.0] * 20, 2 * share - 1, -1) == pytest.approx(exact)
+        assert compute_mean_p_value(verdicts, [1.0] * 20, 2 * share - 1, -1) == pytest.approx(exact)

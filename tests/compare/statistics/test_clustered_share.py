@@ -10,7 +10,7 @@ from runner_compare.statistics.accuracy_intervals import (
     accuracy_bound_metrics,
     accuracy_metrics,
     clustered_accuracy_interval,
-    exact_accuracy_interval,
+    compute_exact_accuracy_interval,
 )
 from runner_compare.statistics.stats import exact_interval, wilson_interval
 
@@ -78,12 +78,12 @@ def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whateve
 
 def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family() -> None:
     solved, names = [number % 4 > 0 for number in range(40)], [f"q{number}" for number in range(40)]
-    assert exact_accuracy_interval(solved, names) == pytest.approx(exact_interval(30, 40), abs=1e-6)
+    assert compute_exact_accuracy_interval(solved, names) == pytest.approx(exact_interval(30, 40), abs=1e-6)
     for right in (True, False):
-        assert exact_accuracy_interval([right] * 20, names[:20]) == pytest.approx(
+        assert compute_exact_accuracy_interval([right] * 20, names[:20]) == pytest.approx(
             exact_interval(20 * right, 20), abs=1e-6
         )
-    alike = exact_accuracy_interval(
+    alike = compute_exact_accuracy_interval(
         [number < 30 for number in range(40)], [str(number // 10) for number in range(40)]
     )
     assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"

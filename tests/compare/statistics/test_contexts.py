@@ -11,18 +11,18 @@ import pytest
 from scipy import stats
 
 from runner_base import Likelihood
-from runner_compare.features.contexts.render import context_sentence, text_records
+from runner_compare.features.contexts.render import format_context_sentence, text_records
 from runner_compare.features.positions.render import format_bin_range
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
 from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_all
 from runner_compare.statistics.context_gains import (
     ContextStep,
-    context_metrics,
+    compute_context_metrics,
     create_likelihood_gain_test,
-    leading_helpful_steps,
+    select_helpful_context_steps,
 )
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
-from runner_compare.statistics.position_loss import position_metrics
+from runner_compare.statistics.position_loss import compute_position_metrics
 from runner_compare.statistics.stats import student_p_value
 
 TEXTS, TOKENS = 60, 64
@@ -51,7 +51,7 @@ def scored(generator: np.random.Generator, gains: Sequence[float], spread: float
 def test_at_most_one_sentence_in_twenty_claims_too_much(gains: Sequence[float]) -> None:
     generator, count = np.random.default_rng(1), 200
     true = LENGTHS[sum(gain > 0 for gain in gains)]
-    found = [context_metrics(scored(generator, gains), {})[HELPS_UP_TO] for _ in range(count)]
+    found = [compute_context_metrics(scored(generator, gains), {})[HELPS_UP_TO] for _ in range(count)]
     assert sum(length > true for length in found) <= 0.05 * count
     assert sum(length == true for length in found) >= 0.9 * count
 
@@ -101,29 +101,35 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
     assert found.facts["context"].endswith("over 60 texts), the longest that was tried")
 
 
+def too_few(documents: int) -> str:
+    return f"{documents} documents are too few to test whether more context helps; 50 are needed"
+
+
 def test_words() -> None:
-    none = context_metrics(scored(np.random.default_rng(5), (0, 0, 0)), {})
-    assert context_sentence(none).startswith("no gain from more context is shown (from 256 to 1,024: gain ")
-    less = context_metrics(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
-    assert "helps up to 1,024 tokens" in context_sentence(less)
-    assert "; more hurts (from 1,024 to 4,096: gain −0." in context_sentence(less)
-    few = context_metrics([part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {})
-    assert context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
-    assert context_sentence({}) == ""
-    families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
-    of_families = context_metrics(scored(np.random.default_rng(8), (0.3,)), families)
-    assert (
-        context_sentence(of_families) == "too few texts to test whether more context helps: 30, at least 50"
+    none = compute_context_metrics(scored(np.random.default_rng(5), (0, 0, 0)), {})
+    assert format_context_sentence(none).startswith(
+        "more context shows no significant gain (from 256 to 1,024: gain "
     )
+    less = compute_context_metrics(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
+    assert "helps up to 1,024 tokens" in format_context_sentence(less)
+    assert "; more hurts (from 1,024 to 4,096: gain −0." in format_context_sentence(less)
+    few = compute_context_metrics(
+        [part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {}
+    )
+    assert format_context_sentence(few) == too_few(49)
+    assert format_context_sentence({}) == ""
+    families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
+    of_families = compute_context_metrics(scored(np.random.default_rng(8), (0.3,)), families)
+    assert format_context_sentence(of_families) == too_few(30)
 
 
 def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
     gain, none, loss = (
         ContextStep(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001))
     )
-    assert leading_helpful_steps([gain, none, gain]) == [gain]
-    assert leading_helpful_steps([none, gain]) == leading_helpful_steps([loss, gain]) == []
-    assert leading_helpful_steps([gain, gain]) == [gain, gain]
+    assert select_helpful_context_steps([gain, none, gain]) == [gain]
+    assert select_helpful_context_steps([none, gain]) == select_helpful_context_steps([loss, gain]) == []
+    assert select_helpful_context_steps([gain, gain]) == [gain, gain]
 
 
 # -------------------------------------------------------------------------------------- by position
@@ -150,7 +156,7 @@ def test_the_interval_of_a_bin_counts_texts_and_not_windows(
     """The control counts windows as samples: their interval misses the truth far too often."""
     generator, count, held = np.random.default_rng(9), 400, 0
     for _ in range(count):
-        found = position_metrics(in_windows(generator, are_samples), {})
+        found = compute_position_metrics(in_windows(generator, are_samples), {})
         held += found[f"{LOSS}_low/position_512"] <= 2 <= found[f"{LOSS}_high/position_512"]
     assert least <= held / count <= most
 
@@ -161,15 +167,15 @@ def test_bins_are_summed_by_text_and_family() -> None:
         Likelihood(0, -2, 2, 1, 1, 0, by_position=[[1, 2, -2.0, 0.1]]),
         Likelihood(1, -1, 1, 1, 1, 0, by_position=[[1, 1, -1.0, 0.0]]),
     ]
-    found = position_metrics(parts, {})
+    found = compute_position_metrics(parts, {})
     assert found[f"{LOSS}/position_1"] == 3
     assert f"{LOSS}_low/position_1" not in found  # of a single text
     assert found[f"{LOSS}/position_2"] == 1
     assert (found["n/position_2"], found["scored_tokens/position_2"]) == (2, 5)
     assert found["kl_nats_per_token/position_2"] == pytest.approx(0.4 / 5)
-    assert position_metrics(parts, {0: "a", 1: "a"})["n/position_2"] == 1
+    assert compute_position_metrics(parts, {0: "a", 1: "a"})["n/position_2"] == 1
     # of an earlier version
-    assert position_metrics([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
+    assert compute_position_metrics([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
     assert [format_bin_range(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
 
 

@@ -8,7 +8,11 @@ import pytest
 from scipy.stats import norm
 
 from runner_base.result import Likelihood
-from runner_compare.statistics.likelihoods import DRAWING_CAUTION, MIN_DRAWN_TOKENS, likelihood_metrics
+from runner_compare.statistics.likelihoods import (
+    DRAWING_CAUTION,
+    MIN_DRAWN_TOKENS,
+    compute_likelihood_metrics,
+)
 
 ERROR, FEW = "kl_drawing_error_nats_per_token", "kl_drawn_tokens"
 
@@ -20,7 +24,7 @@ def of_texts(tokens: int, variance: float | None) -> dict[str, float]:
                    kl_variance=variance)
         for unit, size in enumerate((half, tokens - half))
     ]  # fmt: skip
-    return likelihood_metrics(parts)
+    return compute_likelihood_metrics(parts)
 
 
 def test_only_enough_tokens_show_how_exact_a_drawn_kl_is() -> None:

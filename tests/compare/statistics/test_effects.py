@@ -28,15 +28,15 @@ from runner_compare.statistics import (
     decide_all,
     max_error_rate,
 )
-from runner_compare.statistics.effects import p_value_at_limit
-from runner_compare.statistics.planning import smallest_detectable_difference
+from runner_compare.statistics.effects import compute_margin_p_value
+from runner_compare.statistics.planning import find_smallest_detectable_difference
 from runner_compare.statistics.ratios import (
-    detectable_ratio_difference,
+    find_detectable_ratio_difference,
     kurtosis,
     ratio_standard_error,
     skewness,
 )
-from runner_compare.statistics.run_ratios import runs_needed_per_side
+from runner_compare.statistics.run_ratios import plan_runs_per_job
 from runner_compare.statistics.stats import detectable_unpaired_difference
 
 
@@ -114,12 +114,14 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     of_verdicts = [McNemarTest(20, 10, 500), FisherTest(300, 400, 320, 500)]
     likelihood = SignFlipTest(differences, sizes, "token")
     paired, unpaired, of_likelihood = (it.detectable for it in decide_all([*of_verdicts, likelihood]))
-    assert paired == smallest_detectable_difference(500, 30 / 500, alpha=0.05 / 2)
+    assert paired == find_smallest_detectable_difference(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == detectable_unpaired_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
     error, tails = ratio_standard_error(differences, sizes), kurtosis(differences, sizes)
-    assert of_likelihood == detectable_ratio_difference(error, 5, 0.05, scaled_skewness=bend, kurtosis=tails)
-    assert (of_likelihood or 0) > (detectable_ratio_difference(error, 5, 0.05, kurtosis=tails) or 1)
+    assert of_likelihood == find_detectable_ratio_difference(
+        error, 5, 0.05, scaled_skewness=bend, kurtosis=tails
+    )
+    assert (of_likelihood or 0) > (find_detectable_ratio_difference(error, 5, 0.05, kurtosis=tails) or 1)
     without = decide_all([SequentialTest([(True, False)]), over_runs("load_s", [2.0, 3.0], [1.0, 1.5])])
     assert [it.detectable for it in without] == [None, None]
 
@@ -168,7 +170,7 @@ def test_an_undecided_ratio_says_how_many_runs_would_decide() -> None:
     (it,) = decide_all([over_runs("decode_tok_per_s", noisy, noisy[::-1])], {RATIOS: 0.05})
     assert it.verdict is MarginVerdict.undecided
     spread = stdev(math.log(value) for value in noisy)
-    assert it.needed == runs_needed_per_side(math.log(1.05) / spread)
+    assert it.needed == plan_runs_per_job(math.log(1.05) / spread)
 
 
 def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> None:
@@ -220,10 +222,10 @@ def test_a_shown_difference_needs_no_questions_for_equal_runs() -> None:
 @pytest.mark.parametrize(("value", "limit"), [(1.2, 1.05), (0.8, 1 / 1.05)])
 def test_p_beyond_a_limit_is_never_below_that_of_a_difference(value: float, limit: float) -> None:
     effect = Effect(Method.student_t, "load_s", value, 0.5, 2.0, 0.2, 4, 4, is_ratio=True)
-    assert p_value_at_limit(Known(effect, 0.01), limit) == 0.2
+    assert compute_margin_p_value(Known(effect, 0.01), limit) == 0.2
     beyond = replace(effect, value=1 / value)
-    assert p_value_at_limit(Known(beyond, 0.01), limit) == 0.01
-    assert p_value_at_limit(Known(replace(beyond, p=0.001), 0.01), limit) == 0.001
+    assert compute_margin_p_value(Known(beyond, 0.01), limit) == 0.01
+    assert compute_margin_p_value(Known(replace(beyond, p=0.001), 0.01), limit) == 0.001
 
 
 def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> None:

@@ -6,9 +6,14 @@ import pytest
 
 from runner_base.notes import note
 from runner_compare.metrics import BOUNDS
-from runner_compare.render.answers import cut_off_message
+from runner_compare.render.answers import format_cut_off_message
 from runner_compare.render.columns import OF_SCORED
-from runner_compare.statistics.floor_effects import LIMIT, all_solved_note, cut_off_note, no_evidence_notes
+from runner_compare.statistics.floor_effects import (
+    LIMIT,
+    all_solved_note,
+    create_cut_off_note,
+    create_no_evidence_notes,
+)
 
 
 def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
@@ -30,26 +35,29 @@ def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
 def test_what_a_job_says_of_answers_that_were_cut_off(
     metrics: dict[str, float], params: dict[str, str], words: str
 ) -> None:
-    assert cut_off_message(metrics, params) == words
+    assert format_cut_off_message(metrics, params) == words
 
 
 def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
     assert all_solved_note([1.0, 1.0]) == note("all_solved")
     assert all_solved_note([0.0, 0.05]) == all_solved_note([1.0, 0.0]) == all_solved_note([None, 1.0]) is None
-    assert cut_off_note([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
-    assert cut_off_note([scored(20, 0), scored(20, 0)]) is None
+    assert create_cut_off_note([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
+    assert create_cut_off_note([scored(20, 0), scored(20, 0)]) is None
 
 
 def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None:
     """Three of four are cut off, and the fourth elects itself: no vote is, by the job's own
     count."""
     several = scored(20, 0) | {"answers_each": 4.0, BOUNDS[0]: 0.25, BOUNDS[1]: 1.0}
-    assert cut_off_note([several, several]) == note("mostly_cut_off")
-    assert cut_off_message(several, {LIMIT: "64"}) == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
+    assert create_cut_off_note([several, several]) == note("mostly_cut_off")
+    assert (
+        format_cut_off_message(several, {LIMIT: "64"})
+        == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
+    )
     # whose record has only the questions of which all answers were cut off
     earlier = {"answers_each": 4.0}
-    assert cut_off_note([scored(0, 9) | earlier]) is None
-    assert cut_off_note([scored(0, 10) | earlier]) == note("mostly_cut_off")
+    assert create_cut_off_note([scored(0, 9) | earlier]) is None
+    assert create_cut_off_note([scored(0, 10) | earlier]) == note("mostly_cut_off")
 
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:
@@ -60,10 +68,10 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
     def job(unread: float, right: float) -> dict[str, float]:
         return {"n": 300, "correct": right, "accuracy": right / 300, "no_answer": unread}
 
-    nobody = no_evidence_notes([job(0, 0), job(0, 0)], [0.0, 0.0])
+    nobody = create_no_evidence_notes([job(0, 0), job(0, 0)], [0.0, 0.0])
     assert nobody == (note("none_solved"), note("ask_easier"))
     for unread, right, accuracies in ((300, 300), (0, 0), [0.0, 0.0]), ((200, 160), (90, 100), [0.3, 0.33]):
-        found = no_evidence_notes(list(map(job, unread, right)), accuracies)
+        found = create_no_evidence_notes(list(map(job, unread, right)), accuracies)
         counts = [(count, 300) for count in unread]
         assert found == (note("few_read", unread=counts, is_none=right == (0, 0)), note("read_some"))
     for sides in (
@@ -73,4 +81,4 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
         [{"perplexity": 3.0}, {"perplexity": 3.0}],
     ):
         known = [side.get("accuracy") for side in sides]
-        assert no_evidence_notes(sides, known) is None
+        assert create_no_evidence_notes(sides, known) is None

@@ -19,9 +19,9 @@ from runner_compare.statistics import (
     decide_all,
 )
 from runner_compare.statistics.margins import (
-    combine_sequential_sides,
-    non_inferiority_power,
-    paired_questions_needed,
+    compute_non_inferiority_power,
+    decide_sequential_verdict,
+    plan_paired_questions,
 )
 from runner_compare.statistics.sequential import SequentialPairs, Side
 from runner_compare.statistics.stats import (
@@ -37,7 +37,7 @@ from runner_compare.statistics.stats import (
 def test_a_difference_at_the_margin_is_called_as_good_in_5_percent_at_most(n: int, rate: float) -> None:
     for margin in (0.01, 0.02, 0.05):
         # exact; one side of a two-sided 5 %
-        assert non_inferiority_power(n, margin, rate, difference=-margin) <= 0.035
+        assert compute_non_inferiority_power(n, margin, rate, difference=-margin) <= 0.035
 
 
 def test_the_chance_is_that_of_drawn_tables() -> None:
@@ -49,7 +49,7 @@ def test_the_chance_is_that_of_drawn_tables() -> None:
         (wins - losses) / n > -margin and paired_difference_p_value(wins, losses, n, -margin) < 0.05
         for wins, losses, _ in tables.tolist()
     ]
-    assert non_inferiority_power(n, margin, rate, difference=difference) == pytest.approx(
+    assert compute_non_inferiority_power(n, margin, rate, difference=difference) == pytest.approx(
         np.mean(accepted), abs=0.02
     )
 
@@ -58,25 +58,25 @@ def test_the_chance_is_that_of_drawn_tables() -> None:
     ("margin", "rate"), [(0.02, 0.02), (0.02, 0.1), (0.05, 0.05), (0.05, 0.4), (0.01, 0.1)]
 )
 def test_the_planned_questions_reach_the_planned_power(margin: float, rate: float) -> None:
-    n = paired_questions_needed(margin, rate)
+    n = plan_paired_questions(margin, rate)
     assert n is not None
-    assert 0.8 <= non_inferiority_power(n, margin, rate) <= 0.83
-    assert non_inferiority_power(int(0.9 * n), margin, rate) < 0.8
+    assert 0.8 <= compute_non_inferiority_power(n, margin, rate) <= 0.83
+    assert compute_non_inferiority_power(int(0.9 * n), margin, rate) < 0.8
 
 
 def test_a_plan_does_not_jump_over_the_planned_power() -> None:
     """2 % of 142 pairs differ: one question more than 141 takes the power from 79 to 85 %."""
-    assert paired_questions_needed(0.05, 0.02) == 141
-    assert [round(non_inferiority_power(n, 0.05, 0.02), 2) for n in (141, 142)] == [0.79, 0.85]
+    assert plan_paired_questions(0.05, 0.02) == 141
+    assert [round(compute_non_inferiority_power(n, 0.05, 0.02), 2) for n in (141, 142)] == [0.79, 0.85]
 
 
 @pytest.mark.thorough
 def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
     of = [(0.05, 0.1, 0.05), (0.02, 0.1, 0.05), (0.02, 0.2, 0.05), (0.02, 0.2, 0.01)]
-    needed = [paired_questions_needed(*it) for it in of]
+    needed = [plan_paired_questions(*it) for it in of]
     assert None not in needed
     assert all(one < other for one, other in pairwise(needed))  # type: ignore[operator]
-    assert paired_questions_needed(1e-6, 0.5) is None
+    assert plan_paired_questions(1e-6, 0.5) is None
 
 
 @pytest.mark.parametrize("table", [(12, 3, 200), (3, 12, 200), (7, 7, 50), (0, 5, 60), (30, 1, 60)])
@@ -101,10 +101,10 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
         pairs = SequentialPairs(margin=margin)
         for draw in generator.random(200):  # the truth lies at minus the margin
             pairs.add_pair(draw < 0.05, 0.05 <= draw < 0.2)
-        is_excluded = pairs.p_value_against(-margin) <= 0.05
+        is_excluded = pairs.compute_p_value_against(-margin) <= 0.05
         assert (
             is_excluded
-            == (pairs.first_shown_side(-margin) is not Side.open)
+            == (pairs.find_first_decided_side(-margin) is not Side.open)
             == (pairs.from_margin is not Side.open)
         )
         called += is_excluded
@@ -112,8 +112,8 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
     pairs = SequentialPairs()
     for ours, theirs in [(True, False), (True, True), (True, False), (False, True), (True, False)]:
         pairs.add_pair(ours, theirs)
-    assert pairs.p_value_against(0.0) == pytest.approx(pairs.p)
-    assert SequentialPairs().p_value_against(-0.1) == 1
+    assert pairs.compute_p_value_against(0.0) == pytest.approx(pairs.p)
+    assert SequentialPairs().compute_p_value_against(-0.1) == 1
 
 
 def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
@@ -126,7 +126,7 @@ def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
         (better, better): MarginVerdict.better,
         (worse, worse): MarginVerdict.worse_by_more,
     }
-    assert {decisions: combine_sequential_sides(*decisions) for decisions in verdicts} == verdicts
+    assert {decisions: decide_sequential_verdict(*decisions) for decisions in verdicts} == verdicts
     words = [
         format_verdict(it, format_margin_points(0.01))
         for it in (MarginVerdict.as_good, MarginVerdict.worse_by_more)
@@ -163,17 +163,17 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
         plans += 1
         more = generator.multinomial(effect.needed - 200, [0.1, 0.1, 0.8]).tolist()
         whole = McNemarTest(wins + more[0], losses + more[1], effect.needed)
-        hits += whole.effect.value > -0.05 and whole.p_value_at(-0.05) < 0.05
+        hits += whole.effect.value > -0.05 and whole.compute_p_value(-0.05) < 0.05
     # of the plan for new questions alone 0.73
     assert hits / plans == pytest.approx(0.8, abs=0.03 + 0.02)
 
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     (effect,) = decide_all([McNemarTest(5, 5, 100)], {"accuracy": 0.02})
-    assert effect.needed == paired_questions_needed(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
+    assert effect.needed == plan_paired_questions(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
     several = decide_all([McNemarTest(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
     assert {it.needed for it in several} == {
-        paired_questions_needed(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
+        plan_paired_questions(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
     }
     (without,) = decide_all([McNemarTest(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)

@@ -11,9 +11,9 @@ from scipy.stats import binom
 
 from runner_compare.statistics import MeanFlipTest, decide_all
 from runner_compare.statistics.mean_plans import (
-    detectable_mean_loss,
-    questions_needed_for_margin,
-    sign_flip_p_values,
+    compute_sign_flip_p_values,
+    find_detectable_mean_loss,
+    plan_questions_for_margin,
     simulate_power,
 )
 from runner_compare.statistics.paired_means import MeanDifference
@@ -41,7 +41,7 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     it = MeanDifference.from_differences(
         [0.0] * families * size, [at // size for at in range(families * size)]
     )
-    loss = detectable_mean_loss(it.sums, it.sizes, samples, is_whole, 0.05)
+    loss = find_detectable_mean_loss(it.sums, it.sizes, samples, is_whole, 0.05)
     if loss is None:
         assert families == 10, "more families find one that is lost as a whole"
         return
@@ -78,7 +78,9 @@ def test_the_power_is_that_of_the_test_that_decides() -> None:
     assert powers[0] < 0.1
     assert powers[-1] > 0.99
     rows = generator.choice([-2.0, -1.0, 0.0, 0.0, 0.0, 1.0], size=(30, 14))
-    assert sign_flip_p_values(rows) == pytest.approx([sign_flip_p_value(row.tolist()) for row in rows])
+    assert compute_sign_flip_p_values(rows) == pytest.approx(
+        [sign_flip_p_value(row.tolist()) for row in rows]
+    )
 
 
 @pytest.mark.thorough
@@ -91,7 +93,7 @@ def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size
             noise(generator, families, size, differ).ravel().tolist(),
             [at // size for at in range(families * size)],
         )
-        needed = questions_needed_for_margin(first.sums, first.sizes, 0.05, 0.05)
+        needed = plan_questions_for_margin(first.sums, first.sizes, 0.05, 0.05)
         assert needed is not None
         further = round(needed / size)
         drawn = noise(generator, further, size, differ).ravel().tolist()
@@ -103,5 +105,5 @@ def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size
     about = (normal.inv_cdf(0.975) + normal.inv_cdf(0.8)) ** 2 * differ / 0.05**2
     assert needed is not None
     assert needed == pytest.approx(about, rel=0.5)
-    assert (questions_needed_for_margin(first.sums, first.sizes, 0.02, 0.05) or 0) > 4 * needed
-    assert questions_needed_for_margin(first.sums, first.sizes, 1e-6, 0.05) is None
+    assert (plan_questions_for_margin(first.sums, first.sizes, 0.02, 0.05) or 0) > 4 * needed
+    assert plan_questions_for_margin(first.sums, first.sizes, 1e-6, 0.05) is None

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runner_base.spreads import median_confidence_interval, min_values_for_interval
+from runner_base.spreads import compute_median_interval, compute_min_values_for_interval
 from runner_compare.statistics import MIN_RUNS
 from runner_compare.statistics.run_ratios import (
     RunRatio,
+    compute_min_runs_per_job,
+    compute_run_ratio_power,
     min_p_value,
-    min_runs_per_side,
-    run_ratio_power,
-    runs_needed_per_side,
+    plan_runs_per_job,
 )
 
 values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
@@ -65,17 +65,21 @@ def test_runs_of_two_modes_bound_p() -> None:
 
 
 def test_the_fewest_runs_are_those_that_can_show_anything() -> None:
-    assert min_runs_per_side(0.05) == MIN_RUNS == 3
+    assert compute_min_runs_per_job(0.05) == MIN_RUNS == 3
     for alpha in (0.025, 0.05 / 12, 0.05 / 100):
-        runs = min_runs_per_side(alpha)
+        runs = compute_min_runs_per_job(alpha)
         assert min_p_value(2 * runs) < alpha <= min_p_value(2 * runs - 2)
 
 
 @pytest.mark.parametrize(("distance", "alpha"), [(3.0, 0.05), (3.0, 0.05 / 12), (1.0, 0.05)])
 def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None:
-    runs = runs_needed_per_side(distance, alpha)
+    runs = plan_runs_per_job(distance, alpha)
     assert runs is not None
-    assert run_ratio_power(runs, distance, alpha) >= 0.8 > run_ratio_power(runs - 1, distance, alpha)
+    assert (
+        compute_run_ratio_power(runs, distance, alpha)
+        >= 0.8
+        > compute_run_ratio_power(runs - 1, distance, alpha)
+    )
     generator = np.random.default_rng(1)
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
@@ -83,19 +87,19 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
         RunRatio.from_runs(*pair).p_value_at(1.0) < alpha
         for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
-    assert found / 600 == pytest.approx(run_ratio_power(runs, distance, alpha), abs=0.06)
+    assert found / 600 == pytest.approx(compute_run_ratio_power(runs, distance, alpha), abs=0.06)
 
 
 def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:
-    assert runs_needed_per_side(1e-4) is None
-    assert runs_needed_per_side(1e6) == MIN_RUNS
+    assert plan_runs_per_job(1e-4) is None
+    assert plan_runs_per_job(1e6) == MIN_RUNS
 
 
 def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> None:
-    assert median_confidence_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
-    assert min_values_for_interval() == 6
-    assert median_confidence_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
-    assert median_confidence_interval([float(at) for at in range(10)]) == (1.0, 8.0)
+    assert compute_median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
+    assert compute_min_values_for_interval() == 6
+    assert compute_median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
+    assert compute_median_interval([float(at) for at in range(10)]) == (1.0, 8.0)
     generator = np.random.default_rng(4)
     for runs in (6, 9, 12, 20):
         drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(
@@ -103,6 +107,6 @@ def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> 
         )
         whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(0, 1, 400_000)
         truth = float(np.median(whole))
-        ends = [median_confidence_interval(values) for values in drawn.tolist()]
+        ends = [compute_median_interval(values) for values in drawn.tolist()]
         missed = sum(not it[0] <= truth <= it[1] for it in ends if it is not None)
         assert missed <= 2000 * 0.05 + 3 * (2000 * 0.05 * 0.95) ** 0.5

@@ -14,11 +14,11 @@ from runner_compare.statistics.seed_means import (
     CrossedMean,
     ErrorComponent,
     accuracy_interval_over_seeds,
-    combined_bound,
-    exact_interval_over_seeds,
-    p_value_of_gap,
-    question_error,
-    seed_errors,
+    compute_combined_error_bound,
+    compute_difference_p_value,
+    compute_exact_interval_over_seeds,
+    compute_seed_errors,
+    estimate_question_error,
 )
 
 
@@ -50,8 +50,8 @@ def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
 
 def test_questions_of_a_family_count_as_one() -> None:
     alone, twins = (
-        question_error([0.0, 1.0, 1.0]),
-        question_error([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
+        estimate_question_error([0.0, 1.0, 1.0]),
+        estimate_question_error([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
     )
     assert twins.variance == pytest.approx(alone.variance)
     assert twins.freedom == 2
@@ -59,11 +59,15 @@ def test_questions_of_a_family_count_as_one() -> None:
 
 def test_p_and_interval_agree_with_students_t() -> None:
     part = ErrorComponent(4.0, 7)
-    assert p_value_of_gap([part], 3.0) == pytest.approx(2 * reference.t.sf(1.5, 7), rel=1e-4)
+    assert compute_difference_p_value([part], 3.0) == pytest.approx(2 * reference.t.sf(1.5, 7), rel=1e-4)
     both = [part, ErrorComponent(1.0, 2)]
-    assert p_value_of_gap(both, combined_bound(both, ALPHA, True)) == pytest.approx(ALPHA, rel=1e-4)
-    assert p_value_of_gap(both, -combined_bound(both, 0.001, False)) == pytest.approx(0.001, rel=1e-3)
-    assert p_value_of_gap(both, 0.0) == 1.0
+    assert compute_difference_p_value(both, compute_combined_error_bound(both, ALPHA, True)) == pytest.approx(
+        ALPHA, rel=1e-4
+    )
+    assert compute_difference_p_value(
+        both, -compute_combined_error_bound(both, 0.001, False)
+    ) == pytest.approx(0.001, rel=1e-3)
+    assert compute_difference_p_value(both, 0.0) == 1.0
 
 
 @pytest.mark.thorough
@@ -77,7 +81,7 @@ def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> N
         solved = drawn(draw, seeds, 150, apart)
         low, high = accuracy_interval_over_seeds(solved)
         inside += low <= 0.7 <= high
-        part = question_error(np.mean(solved, axis=0).tolist())
+        part = estimate_question_error(np.mean(solved, axis=0).tolist())
         alone += bool(abs(np.mean(solved) - 0.7) <= part.error_bound(ALPHA, True))
     assert stats.wilson_interval(inside, jobs)[1] >= 0.94
     if apart == 0.4:
@@ -134,7 +138,7 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
         MeanFlipTest(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6]
     )
     assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 clusters by story"
-    assert seed_errors([0.5]) == []
+    assert compute_seed_errors([0.5]) == []
 
 
 @pytest.mark.thorough
@@ -142,16 +146,16 @@ def test_an_end_over_seeds_is_at_least_that_of_questions_and_that_of_seeds() -> 
     """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7
     %."""
     draw, times = np.random.default_rng(3), 400
-    missed = {accuracy_interval_over_seeds: 0, exact_interval_over_seeds: 0}
+    missed = {accuracy_interval_over_seeds: 0, compute_exact_interval_over_seeds: 0}
     for _ in range(times):
         solvable = draw.random(50) >= 0.03
         for interval in missed:
             missed[interval] += interval([solvable.tolist()] * 3)[1] < 0.97
-    assert missed[exact_interval_over_seeds] <= 0.025 * times + 2 * math.sqrt(0.025 * times)
-    assert missed[accuracy_interval_over_seeds] > missed[exact_interval_over_seeds]
+    assert missed[compute_exact_interval_over_seeds] <= 0.025 * times + 2 * math.sqrt(0.025 * times)
+    assert missed[accuracy_interval_over_seeds] > missed[compute_exact_interval_over_seeds]
     apart = [[True] * 50, [True] * 45 + [False] * 5, [True] * 40 + [False] * 10]
     (low, high), (exact_low, exact_high) = (
         accuracy_interval_over_seeds(apart),
-        exact_interval_over_seeds(apart),
+        compute_exact_interval_over_seeds(apart),
     )
     assert exact_low <= low < high <= exact_high

@@ -11,8 +11,8 @@ from scipy.special import gammaln
 
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.stats import (
+    adjust_grouped_p_values,
     holm_adjust,
-    holm_adjust_groups,
     mcnemar_exact_p_value,
     paired_difference_interval,
     paired_difference_p_value,
@@ -109,9 +109,9 @@ def test_few_discordant_pairs_are_not_too_many_errors() -> None:
 
 
 def test_a_comparison_counts_once_until_all_about_it_is_shown() -> None:
-    assert holm_adjust_groups([[0.01], [0.03], [0.02]]) == [[0.03], [0.04], [0.04]]
+    assert adjust_grouped_p_values([[0.01], [0.03], [0.02]]) == [[0.03], [0.04], [0.04]]
     # 0.01 · 2 comparisons; 0.02 · 2, since something of each is still open; then the first has no more to ask
-    assert holm_adjust_groups([[0.01, 0.02], [0.03, 0.04]]) == [[0.02, 0.04], [0.04, 0.04]]
-    assert holm_adjust_groups([[0.01, 0.9], [0.03]]) == [[0.02, 0.9], [0.06]]
-    assert holm_adjust_groups([]) == []
+    assert adjust_grouped_p_values([[0.01, 0.02], [0.03, 0.04]]) == [[0.02, 0.04], [0.04, 0.04]]
+    assert adjust_grouped_p_values([[0.01, 0.9], [0.03]]) == [[0.02, 0.9], [0.06]]
+    assert adjust_grouped_p_values([]) == []
     assert holm_adjust([0.01, 0.03]) == [0.02, 0.03]

@@ -12,14 +12,14 @@ from scipy.stats import binom, multinomial
 from runner_compare.statistics import SignFlipTest
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 from runner_compare.statistics.planning import (
-    detection_power,
-    expected_disagreement,
-    questions_needed_to_detect,
-    samples_needed_to_detect,
-    smallest_detectable_difference,
-    standard_error_factors,
+    compute_detection_power,
+    compute_standard_error_factors,
+    estimate_disagreement_rate,
+    find_smallest_detectable_difference,
+    plan_questions_to_detect,
+    plan_samples_to_detect,
 )
-from runner_compare.statistics.ratios import detectable_ratio_difference
+from runner_compare.statistics.ratios import find_detectable_ratio_difference
 from runner_compare.statistics.stats import mcnemar_exact_p_value
 
 
@@ -36,7 +36,7 @@ def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, a
         for losses in range(discordant // 2 + 1, discordant + 1):
             if mcnemar_exact_p_value(discordant - losses, losses) < alpha:
                 power += binom.pmf(discordant, n, rate) * binom.pmf(losses, discordant, loses)
-    assert detection_power(n, noise, difference, alpha) == pytest.approx(power, abs=1e-7)
+    assert compute_detection_power(n, noise, difference, alpha) == pytest.approx(power, abs=1e-7)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.4])
@@ -45,16 +45,16 @@ def test_the_planned_questions_detect_the_difference_with_the_planned_power(
     noise: float, difference: float
 ) -> None:
     for power in (0.8, 0.9):
-        n = questions_needed_to_detect(noise, difference, 0.05 / 4, power)
+        n = plan_questions_to_detect(noise, difference, 0.05 / 4, power)
         assert n is not None
-        assert power <= detection_power(n, noise, difference, 0.05 / 4) < power + 0.03
-    assert questions_needed_to_detect(0.5, 1e-6) is None
+        assert power <= compute_detection_power(n, noise, difference, 0.05 / 4) < power + 0.03
+    assert plan_questions_to_detect(0.5, 1e-6) is None
 
 
 def test_a_small_sample_without_disagreement_does_not_promise_that_there_will_be_none() -> None:
-    assert expected_disagreement(0, 20) == pytest.approx(0.5 / 21)
-    assert expected_disagreement(100, 1000) == pytest.approx(0.1, abs=0.001)
-    assert expected_disagreement(0, 0) == 0.5
+    assert estimate_disagreement_rate(0, 20) == pytest.approx(0.5 / 21)
+    assert estimate_disagreement_rate(100, 1000) == pytest.approx(0.1, abs=0.001)
+    assert estimate_disagreement_rate(0, 0) == 0.5
 
 
 @pytest.mark.thorough
@@ -63,30 +63,32 @@ def test_the_planned_power_holds_on_average_over_small_samples() -> None:
     for rate in (0.05, 0.2):
         powers = []
         for discordant in generator.binomial(50, rate, size=200).tolist():
-            needed = questions_needed_to_detect(expected_disagreement(discordant, 50), 0.05)
+            needed = plan_questions_to_detect(estimate_disagreement_rate(discordant, 50), 0.05)
             assert needed is not None
-            powers.append(detection_power(needed, rate, 0.05))
+            powers.append(compute_detection_power(needed, rate, 0.05))
         assert np.mean(powers) == pytest.approx(0.8, abs=0.03)
 
 
 def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
-    needed = samples_needed_to_detect(0.002, 200, 0.001)
+    needed = plan_samples_to_detect(0.002, 200, 0.001)
     assert needed is not None
-    shifts = [detectable_ratio_difference(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))]
+    shifts = [
+        find_detectable_ratio_difference(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))
+    ]
     assert None not in shifts
     assert shifts[0] <= 0.001 < shifts[1]  # type: ignore[operator]
     asked = [(0.002, 0.05, 0.8), (0.001, 0.05, 0.8), (0.001, 0.01, 0.8), (0.001, 0.01, 0.9)]
-    more = [samples_needed_to_detect(0.002, 200, *it) for it in asked]
+    more = [plan_samples_to_detect(0.002, 200, *it) for it in asked]
     assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
-    assert samples_needed_to_detect(0.002, 1, 0.001) is None
-    assert samples_needed_to_detect(1.0, 200, 1e-9) is None
+    assert plan_samples_to_detect(0.002, 1, 0.001) is None
+    assert plan_samples_to_detect(1.0, 200, 1e-9) is None
 
 
 @pytest.mark.parametrize(("n", "rate"), [(6, 0.0), (20, 0.0), (40, 0.05), (200, 0.0), (200, 0.02)])
 def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> None:
     """Its power is 80 %, and that of a difference which is shown as smaller is not: summed over all
     tables."""
-    least = smallest_detectable_difference(n, rate)
+    least = find_smallest_detectable_difference(n, rate)
     assert least is not None
 
     def power(difference: float) -> float:
@@ -105,20 +107,20 @@ def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> Non
 
 
 def test_200_questions_without_a_discordant_pair_could_detect_4_points() -> None:
-    assert 0.0392 < (smallest_detectable_difference(200, 0.0) or 1) <= 0.04
-    assert smallest_detectable_difference(5, 0.0) is None
-    assert smallest_detectable_difference(0, 0.0) is None
+    assert 0.0392 < (find_smallest_detectable_difference(200, 0.0) or 1) <= 0.04
+    assert find_smallest_detectable_difference(5, 0.0) is None
+    assert find_smallest_detectable_difference(0, 0.0) is None
 
 
 def test_a_spread_has_a_wider_interval_with_heavier_tails_and_then_no_upper_end() -> None:
-    low, high = standard_error_factors(3.0, 100, 4.5)
+    low, high = compute_standard_error_factors(3.0, 100, 4.5)
     assert high is not None
     assert low < 1 < high
-    heavier_low, heavier_high = standard_error_factors(4.4, 100, 4.5)
+    heavier_low, heavier_high = compute_standard_error_factors(4.4, 100, 4.5)
     assert heavier_high is not None
     assert heavier_low < low
     assert heavier_high > high
-    assert standard_error_factors(4.6, 100, 4.5)[1] is None
+    assert compute_standard_error_factors(4.6, 100, 4.5)[1] is None
 
 
 @pytest.mark.parametrize("shift", [0.1, 0.3])
@@ -128,8 +130,8 @@ def test_a_plan_for_texts_and_for_clusters_lies_in_its_range(shift: float) -> No
     answers = generator.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=600)
     clusters = MeanFlipTest(answers.tolist(), [index // 6 for index in range(600)], "template")
     for test in (texts, clusters):
-        low, high = test.sample_size_interval(shift, 0.05)
-        planned = test.sample_size_for_margin(shift, 0.05)
+        low, high = test.estimate_sample_size_interval(shift, 0.05)
+        planned = test.plan_sample_size_for_margin(shift, 0.05)
         assert low is not None
         assert high is not None
         assert planned is not None
@@ -138,6 +140,6 @@ def test_a_plan_for_texts_and_for_clusters_lies_in_its_range(shift: float) -> No
 
 def test_the_plan_of_texts_with_a_heavy_tail_has_no_upper_end() -> None:
     differences = [*np.random.default_rng(0).normal(size=99).tolist(), 30.0]
-    low, high = SignFlipTest(differences, [1.0] * 100, "token").detection_size_interval(0.5, 0.05)
+    low, high = SignFlipTest(differences, [1.0] * 100, "token").estimate_detection_size_interval(0.5, 0.05)
     assert low is not None
     assert high is None

@@ -21,15 +21,15 @@ from runner_compare.statistics import (
     ratios,
     stats,
 )
-from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
     PoolingWeights,
-    interval_p_value_at,
-    mean_difference_interval,
-    questions_for_mean_margin,
-    weighted_flip_p_value,
+    compute_interval_p_value,
+    compute_mean_difference_interval,
+    compute_weighted_flip_p_value,
+    plan_questions_for_mean_margin,
 )
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
@@ -61,15 +61,15 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     ],
 )
 def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
-    assert weighted_flip_p_value(tasks) == pytest.approx(counted(tasks), rel=1e-8)
+    assert compute_weighted_flip_p_value(tasks) == pytest.approx(counted(tasks), rel=1e-8)
     # with rounded weights
-    assert weighted_flip_p_value(tasks, max_units=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
+    assert compute_weighted_flip_p_value(tasks, max_units=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
 
 
 def test_tasks_of_one_size_give_mcnemars_p() -> None:
     tasks = [PairedVerdicts(3, 9, 50), PairedVerdicts(2, 15, 50)]
-    assert weighted_flip_p_value(tasks) == pytest.approx(stats.mcnemar_exact_p_value(5, 24))
-    assert weighted_flip_p_value([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
+    assert compute_weighted_flip_p_value(tasks) == pytest.approx(stats.mcnemar_exact_p_value(5, 24))
+    assert compute_weighted_flip_p_value([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
 
 
 def test_questions_that_count_the_same_are_added() -> None:
@@ -80,19 +80,19 @@ def test_questions_that_count_the_same_are_added() -> None:
 
 
 def test_the_interval_of_one_task_is_tangos() -> None:
-    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
+    assert compute_mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
         stats.tango_interval(3, 9, 50)
     )
 
 
 def test_p_at_a_difference_belongs_to_the_interval() -> None:
-    for end in mean_difference_interval(UNEQUAL):
-        assert interval_p_value_at(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
-    assert interval_p_value_at(UNEQUAL, -0.9) < 1e-12
+    for end in compute_mean_difference_interval(UNEQUAL):
+        assert compute_interval_p_value(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
+    assert compute_interval_p_value(UNEQUAL, -0.9) < 1e-12
 
 
 def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
-    low, high = mean_difference_interval([PairedVerdicts(0, 0, 20), PairedVerdicts(0, 0, 20)])
+    low, high = compute_mean_difference_interval([PairedVerdicts(0, 0, 20), PairedVerdicts(0, 0, 20)])
     assert low < -0.05
     assert high > 0.05
 
@@ -114,7 +114,7 @@ def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
     test = create_pooled_test([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], PoolingWeights.tasks)
     (effect,) = decide_all([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
-    assert test.p_value_at(-0.01) == 1.0
+    assert test.compute_p_value(-0.01) == 1.0
 
 
 def test_p_at_any_value_is_there_for_all_means() -> None:
@@ -125,7 +125,7 @@ def test_p_at_any_value_is_there_for_all_means() -> None:
             tasks = [PairedVerdicts(*one), PairedVerdicts(*other)]
             test = create_pooled_test(tasks, PoolingWeights.tasks)
             for value in (test.effect.value, -0.5, -0.02, 0.02, 0.5):
-                assert 0 <= test.p_value_at(value) <= 1
+                assert 0 <= test.compute_p_value(value) <= 1
 
 
 def texts(seed: int, n: int, shift: float) -> PairedTexts:
@@ -140,8 +140,8 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
     sizes = [one for task in tasks for one in task.sizes]
     pooled = PooledLikelihoodTest(tasks, "token", PoolingWeights.questions).effect
     assert pooled.value == pytest.approx(ratios.ratio_of_sums(differences, sizes))
-    assert pooled.p == pytest.approx(ratios.paired_p_value(differences, sizes))
-    low, high = ratios.paired_ratio_interval(differences, sizes)
+    assert pooled.p == pytest.approx(ratios.compute_paired_p_value(differences, sizes))
+    low, high = ratios.compute_paired_ratio_interval(differences, sizes)
     assert (pooled.low, pooled.high) == pytest.approx((low, high), abs=0.3 * (high - low))
 
 
@@ -153,7 +153,7 @@ def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
         np.mean([ratios.ratio_of_sums(it.differences, it.sizes) for it in tasks])
     )
     assert pooled.low < pooled.value < pooled.high
-    assert test.p_value_at(pooled.value) == 1.0
+    assert test.compute_p_value(pooled.value) == 1.0
 
 
 def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> None:
@@ -161,7 +161,7 @@ def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> Non
     skewed = PairedTexts((1 - draw.exponential(size=60)).tolist(), [1.0] * 60)
     quiet = PairedTexts((0.01 * draw.standard_normal(1000)).tolist(), [1.0] * 1000)
     pooled = PooledLikelihoodTest([skewed, quiet], "token", PoolingWeights.tasks).effect
-    low, high = ratios.paired_ratio_interval(skewed.differences, skewed.sizes)
+    low, high = ratios.compute_paired_ratio_interval(skewed.differences, skewed.sizes)
     value = ratios.ratio_of_sums(skewed.differences, skewed.sizes)
     assert pooled.value - pooled.low == pytest.approx((value - low) / 2, rel=0.01)
     assert pooled.high - pooled.value == pytest.approx((high - value) / 2, rel=0.01)
@@ -189,16 +189,16 @@ def test_equal_likelihoods_have_no_difference() -> None:
 
 def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     task = PairedVerdicts(10, 10, 200)
-    one = McNemarTest(10, 10, 200).sample_size_for_margin
-    assert questions_for_mean_margin([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
-    assert questions_for_mean_margin([task] * 4, 0.02) == pytest.approx(
-        questions_for_mean_margin([task], 0.02) or 0, rel=0.05
+    one = McNemarTest(10, 10, 200).plan_sample_size_for_margin
+    assert plan_questions_for_mean_margin([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
+    assert plan_questions_for_mean_margin([task] * 4, 0.02) == pytest.approx(
+        plan_questions_for_mean_margin([task], 0.02) or 0, rel=0.05
     )
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
-    needed = create_pooled_test([small, large], PoolingWeights.tasks).sample_size_for_margin
-    count, by_questions = needed(0.05, ALPHA), paired_questions_needed(0.05, 20 / 1050, ALPHA)
+    needed = create_pooled_test([small, large], PoolingWeights.tasks).plan_sample_size_for_margin
+    count, by_questions = needed(0.05, ALPHA), plan_paired_questions(0.05, 20 / 1050, ALPHA)
     assert count is not None
     assert by_questions is not None
     assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"
     assert (needed(0.05, ALPHA, 0.9) or 0) > count
-    assert questions_for_mean_margin([small, large], 1e-4) is None
+    assert plan_questions_for_mean_margin([small, large], 1e-4) is None

@@ -12,13 +12,13 @@ from runner_compare.statistics import FLIPS
 from runner_compare.statistics.ratios import (
     ENOUGH,
     MIN_TEXTS,
-    detectable_concentrated_loss,
-    detectable_ratio_difference,
+    compute_paired_p_value,
+    compute_paired_ratio_interval,
+    find_detectable_concentrated_loss,
+    find_detectable_ratio_difference,
+    get_one_sided_p_value_factor,
+    get_p_value_factor,
     kurtosis,
-    one_end_p_value_factor,
-    p_value_factor,
-    paired_p_value,
-    paired_ratio_interval,
     ratio_interval,
     ratio_of_sums,
     ratio_standard_error,
@@ -37,7 +37,7 @@ def test_few_or_infinite_samples_have_no_interval_and_ends_stay_in_the_possible_
     ones = [1.0] * MIN_TEXTS
     assert ratio_interval(values[:-1], ones[:-1]) is None
     assert ratio_interval([math.inf, *values[1:]], ones) is None
-    half = reference.t.ppf(1 - 0.05 / one_end_p_value_factor(MIN_TEXTS) / 2, MIN_TEXTS - 1)
+    half = reference.t.ppf(1 - 0.05 / get_one_sided_p_value_factor(MIN_TEXTS) / 2, MIN_TEXTS - 1)
     expected = half * reference.sem(values)
     assert ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
     assert ratio_interval(values, ones, lower=0.29, upper=0.31) == (0.29, 0.31)
@@ -47,7 +47,7 @@ def test_each_end_of_an_interval_is_farther_than_that_of_paired_differences() ->
     draw = Random(4)
     skewed, ones = [draw.expovariate(1) for _ in range(60)], [1.0] * 60
     low, high = ratio_interval(skewed, ones) or (0.0, 0.0)
-    cautious_low, cautious_high = paired_ratio_interval(skewed, ones)
+    cautious_low, cautious_high = compute_paired_ratio_interval(skewed, ones)
     assert low < cautious_low
     assert high > cautious_high
     assert high - ratio_of_sums(skewed, ones) > 1.1 * (ratio_of_sums(skewed, ones) - low)
@@ -109,12 +109,14 @@ def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_ti
     values, ones = [draw.gauss(0.5, 1) + 0.2 for _ in range(20)], [1.0] * 20
     t, skew = reference.ttest_1samp(values, 0).statistic, reference.skew(values)
     by_hall = 2 * reference.t.sf(abs(remove_skewness(t, skew / math.sqrt(20))), 19)
-    assert paired_p_value(values, ones) == pytest.approx(4 * max(sign_flip_p_value(values), by_hall))
-    assert paired_p_value(values, ones, 2.0) == pytest.approx(2 * max(sign_flip_p_value(values), by_hall))
-    assert [p_value_factor(samples) for samples in (50, 79, 80, 199, 200)] == [4.0, 4.0, 3.0, 3.0, 2.0]
-    assert paired_p_value([1.0, -1.0], [1.0, 1.0]) == 1.0
-    assert paired_p_value([0.0, 0.0], [1.0, 1.0]) == 1.0
-    assert paired_p_value([1.0] * 8, [1.0] * 8) < 0.05 < paired_p_value([1.0] * 7, [1.0] * 7)
+    assert compute_paired_p_value(values, ones) == pytest.approx(4 * max(sign_flip_p_value(values), by_hall))
+    assert compute_paired_p_value(values, ones, 2.0) == pytest.approx(
+        2 * max(sign_flip_p_value(values), by_hall)
+    )
+    assert [get_p_value_factor(samples) for samples in (50, 79, 80, 199, 200)] == [4.0, 4.0, 3.0, 3.0, 2.0]
+    assert compute_paired_p_value([1.0, -1.0], [1.0, 1.0]) == 1.0
+    assert compute_paired_p_value([0.0, 0.0], [1.0, 1.0]) == 1.0
+    assert compute_paired_p_value([1.0] * 8, [1.0] * 8) < 0.05 < compute_paired_p_value([1.0] * 7, [1.0] * 7)
 
 
 def test_one_side_of_skewed_differences_is_less_certain() -> None:
@@ -122,13 +124,13 @@ def test_one_side_of_skewed_differences_is_less_certain() -> None:
     skewed, ones = [1 - draw.expovariate(1) for _ in range(60)], [1.0] * 60
     assert skewness(skewed, ones) == pytest.approx(reference.skew(skewed))
     assert kurtosis(skewed, ones) == pytest.approx(reference.kurtosis(skewed, fisher=False))
-    low, high = paired_ratio_interval(skewed, ones)
+    low, high = compute_paired_ratio_interval(skewed, ones)
     mean, error = ratio_of_sums(skewed, ones), ratio_standard_error(skewed, ones)
     half = reference.t.ppf(1 - 0.05 / 4 / 2, 59) * error
     assert high == pytest.approx(mean + half)
     assert low < mean - 1.1 * half  # the texts that are far below may be missing
-    assert paired_ratio_interval([-it for it in skewed], ones) == pytest.approx((-high, -low))
-    assert paired_ratio_interval([1.0], [2.0]) == (-math.inf, math.inf)
+    assert compute_paired_ratio_interval([-it for it in skewed], ones) == pytest.approx((-high, -low))
+    assert compute_paired_ratio_interval([1.0], [2.0]) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("bend", [-0.5, -1e-12, 0.0, 0.2, 0.9])
@@ -141,22 +143,25 @@ def test_skewness_is_removed_and_put_back(bend: float) -> None:
 def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:
     t, z = reference.t.ppf(1 - 0.05 / 2 / 2, 199), reference.norm.ppf(0.8)
     of_error = t**2 * (3 - 1) / (4 * 200)  # the variance of the estimated error, of normal samples
-    assert detectable_ratio_difference(0.001, 200) == pytest.approx(
+    assert find_detectable_ratio_difference(0.001, 200) == pytest.approx(
         0.001 * (t + z * math.sqrt(1 + of_error)) * (1 + 1 / 200)
     )
-    assert (detectable_ratio_difference(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
-    assert detectable_ratio_difference(math.inf, 1) is None
+    assert (find_detectable_ratio_difference(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
+    assert find_detectable_ratio_difference(math.inf, 1) is None
 
 
 def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_error_costs_more() -> None:
     down, up, either = (
-        detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, upward=it) or 0
+        find_detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, is_upward=it) or 0
         for it in (False, True, None)
     )
     assert 0 < down < up == either
-    assert detectable_ratio_difference(0.001, 200, scaled_skewness=0.2, kurtosis=12, upward=False) == up
+    assert (
+        find_detectable_ratio_difference(0.001, 200, scaled_skewness=0.2, kurtosis=12, is_upward=False) == up
+    )
     planned = [
-        detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, observed_samples=it) or 0
+        find_detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, observed_samples=it)
+        or 0
         for it in (None, 200, 50)
     ]
     assert planned == sorted(planned)
@@ -164,13 +169,13 @@ def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_err
 
 
 def test_a_difference_that_few_samples_have_is_harder_to_detect() -> None:
-    moved = detectable_ratio_difference(0.02, 200, kurtosis=1) or 0
+    moved = find_detectable_ratio_difference(0.02, 200, kurtosis=1) or 0
     assert (
-        detectable_concentrated_loss(0.02, 200, 0.0, 0.05)
+        find_detectable_concentrated_loss(0.02, 200, 0.0, 0.05)
         < moved
-        < detectable_concentrated_loss(0.02, 200, 1.0, 0.05)
+        < find_detectable_concentrated_loss(0.02, 200, 1.0, 0.05)
     )
-    assert detectable_concentrated_loss(0.02, 200, 1.0, 0.05) < detectable_concentrated_loss(
+    assert find_detectable_concentrated_loss(0.02, 200, 1.0, 0.05) < find_detectable_concentrated_loss(
         0.02, 200, 1.0, 0.01
     )
 
@@ -181,5 +186,5 @@ def test_p_decides_what_the_interval_shows(seed: int) -> None:
     draw, ones = Random(seed), [1.0] * 50
     for shift in (-0.5, -0.4, -0.3, 0.3, 0.4, 0.5):
         values = [1 - draw.expovariate(1) + shift for _ in range(50)]
-        low, high = paired_ratio_interval(values, ones)
-        assert paired_p_value(values, ones) >= 0.05 or not low <= 0 <= high
+        low, high = compute_paired_ratio_interval(values, ones)
+        assert compute_paired_p_value(values, ones) >= 0.05 or not low <= 0 <= high

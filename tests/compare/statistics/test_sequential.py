@@ -9,15 +9,15 @@ from fractions import Fraction
 
 import pytest
 
-from runner_compare.render.margins import format_level
+from runner_compare.render.margins import format_significance_level
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.sequential import (
     SHARES,
     SequentialPairs,
     Side,
     comparison_level,
+    compute_log_betting_capital,
     confidence_percent,
-    log_betting_capital,
     sequential_p_value,
 )
 from runner_compare.statistics.stats import wilson_interval
@@ -27,13 +27,13 @@ def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
     shares = [Fraction(str(share)) for share in SHARES]
     exact = sum((1 + f) ** 5 * (1 - f) ** 2 for f in shares) / len(shares)
     # ties change nothing against 0
-    assert log_betting_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
+    assert compute_log_betting_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
     # a win multiplies the played part by 2 / (1 + 1/4), a tie by half of that
     against = Fraction(1, 4)
     exact = sum(
         (1 + f * Fraction(3, 5)) ** 3 * (1 - f) * (1 - f * Fraction(1, 5)) ** 2 for f in shares
     ) / len(shares)
-    assert log_betting_capital(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
+    assert compute_log_betting_capital(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
 
 
 def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
@@ -46,11 +46,12 @@ def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
 def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> None:
     won, lost = 0.35 + difference / 2, 0.35 - difference / 2
     for wins, losses, ties in ((0, 0, 0), (4, 9, 3), (30, 2, 50)):
-        now = log_betting_capital(wins, losses, ties, difference)
+        now = compute_log_betting_capital(wins, losses, ties, difference)
         after = (
-            won * math.exp(log_betting_capital(wins + 1, losses, ties, difference) - now)
-            + lost * math.exp(log_betting_capital(wins, losses + 1, ties, difference) - now)
-            + (1 - won - lost) * math.exp(log_betting_capital(wins, losses, ties + 1, difference) - now)
+            won * math.exp(compute_log_betting_capital(wins + 1, losses, ties, difference) - now)
+            + lost * math.exp(compute_log_betting_capital(wins, losses + 1, ties, difference) - now)
+            + (1 - won - lost)
+            * math.exp(compute_log_betting_capital(wins, losses, ties + 1, difference) - now)
         )
         assert after == pytest.approx(1, rel=1e-12)
 
@@ -58,7 +59,7 @@ def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> Non
 def test_the_larger_a_claim_the_less_is_won_against_it() -> None:
     claims = [number / 10 - 0.95 for number in range(20)]
     for counts in ((5, 0, 0), (0, 5, 5), (12, 7, 40)):
-        capitals = [log_betting_capital(*counts, claim) for claim in claims]
+        capitals = [compute_log_betting_capital(*counts, claim) for claim in claims]
         assert capitals == sorted(capitals, reverse=True)
 
 
@@ -116,7 +117,7 @@ def test_a_large_difference_is_seen_soon() -> None:
 
 def test_a_level_is_a_share_of_5_percent() -> None:
     assert [comparison_level(count) for count in (1, 2, 5)] == [0.05, 0.025, 0.01]
-    assert [format_level(count) for count in (1, 3, 40)] == [
+    assert [format_significance_level(count) for count in (1, 3, 40)] == [
         "5 %",
         "1.7 % (5 % shared by 3 jobs)",
         "0.12 % (5 % shared by 40 jobs)",
@@ -152,12 +153,12 @@ def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
             for step, expected in ((1e-5, Side.open), (-1e-5, side)):
                 inside = end + step if side is Side.better else end - step
                 capitals = [
-                    log_betting_capital(wins, losses, ties, inside) if side is Side.better else
-                    log_betting_capital(losses, wins, ties, -inside)
+                    compute_log_betting_capital(wins, losses, ties, inside) if side is Side.better else
+                    compute_log_betting_capital(losses, wins, ties, -inside)
                     for wins, losses, ties in looks
                 ]  # fmt: skip
                 assert (max(capitals) >= math.log(40)) == (expected is side)
-                assert at_once.first_shown_side(inside) is expected
+                assert at_once.find_first_decided_side(inside) is expected
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side:
         if pairs.from_margin is not Side.open:
             break
     assert pairs.from_margin is side
-    assert pairs.first_shown_side(-0.05) is side
+    assert pairs.find_first_decided_side(-0.05) is side
     assert (pairs.interval_low >= -0.05 - 1e-5, pairs.interval_high <= -0.05 + 1e-5) == (
         side is Side.better,
         side is Side.worse,

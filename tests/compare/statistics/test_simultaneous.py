@@ -12,7 +12,7 @@ import pytest
 
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, TableRow
-from runner_compare.render.effects import decision_records, format_effect_parts
+from runner_compare.render.effects import build_decision_records, format_effect_and_interval
 from runner_compare.statistics import (
     RATIOS,
     Decision,
@@ -139,8 +139,10 @@ def test_a_table_shows_the_interval_that_agrees_and_a_record_has_both() -> None:
     alone = decide_all(tests, {"accuracy": 0.02})[0]
     assert first.low == alone.low, "the interval of a comparison alone stays as it is"
     assert first.simultaneous_low < first.low
-    assert format_effect_parts(first)[1].startswith("[−2."), "undecided within 2 points, as its verdict says"
-    record = decision_records(TableRow(Run("r", "r", "any", "1", "", {}, {}), {}, effects=[first]))
+    assert format_effect_and_interval(first)[1].startswith("[−2."), (
+        "undecided within 2 points, as its verdict says"
+    )
+    record = build_decision_records(TableRow(Run("r", "r", "any", "1", "", {}, {}), {}, effects=[first]))
     comparison = record["comparison"]
     assert (comparison["simultaneous_low"], comparison["simultaneous_high"]) == first.simultaneous_interval
     assert (comparison["difference_low"], comparison["difference_high"]) == (first.low, first.high)

@@ -16,7 +16,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from runner_base.spreads import percentiles, relative_spread
+from runner_base.spreads import compute_percentiles, compute_relative_spread
 from runner_compare.statistics.stats import (
     detectable_paired_difference,
     detectable_unpaired_difference,
@@ -412,15 +412,15 @@ def test_student_is_two_sided_and_no_p_is_zero(alpha: float, freedom: int) -> No
 
 def test_percentiles_are_values_that_were_measured() -> None:
     values = [float(value) for value in random.Random(0).sample(range(1000), 250)]
-    by_rank = percentiles(values)
+    by_rank = compute_percentiles(values)
     expected = np.percentile(values, [50, 95, 99], method="inverted_cdf")
     assert list(by_rank.values()) == pytest.approx(list(expected))
-    assert percentiles([3.0]) == {"p50": 3.0, "p95": 3.0, "p99": 3.0}
-    assert percentiles([]) == {}
+    assert compute_percentiles([3.0]) == {"p50": 3.0, "p95": 3.0, "p99": 3.0}
+    assert compute_percentiles([]) == {}
 
 
 def test_the_relative_spread_is_that_of_the_quartiles() -> None:
     values = [10.0, 12.0, 9.0, 30.0, 11.0]
     low, middle, high = np.percentile(values, [25, 50, 75])
-    assert relative_spread(values) == pytest.approx((high - low) / middle)
-    assert relative_spread([1.0, 2.0]) == math.inf
+    assert compute_relative_spread(values) == pytest.approx((high - low) / middle)
+    assert compute_relative_spread([1.0, 2.0]) == math.inf

@@ -17,9 +17,9 @@ from runner_compare.statistics.token_costs import (
     TokenCost,
     TokenFinding,
     TokenSaving,
-    break_even_questions,
-    correlation_of_means,
-    ratio_interval_of_estimates,
+    compute_break_even_questions,
+    compute_estimate_ratio_interval,
+    compute_mean_correlation,
 )
 
 
@@ -37,12 +37,12 @@ def judged(saving: TokenSaving) -> TokenSaving:
 
 def test_the_interval_of_a_ratio_ends_where_the_difference_may_be_0() -> None:
     top, bottom = Estimate(0.8, 0.7, 0.86), Estimate(2.0, 1.9, 2.2)
-    low, high = ratio_interval_of_estimates(top, bottom, 0.3)
+    low, high = compute_estimate_ratio_interval(top, bottom, 0.3)
     for end, above, below in ((low, 0.1, 0.2), (high, 0.06, 0.1)):
         gap = (0.8 - end * 2.0) ** 2 - (above**2 + (end * below) ** 2 - 2 * 0.3 * end * above * below)
         assert gap == pytest.approx(0, abs=1e-12)
-    assert ratio_interval_of_estimates(top, Estimate(2.0, 2.0, 2.0), 0.0) == pytest.approx((0.35, 0.43))
-    assert ratio_interval_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), (
+    assert compute_estimate_ratio_interval(top, Estimate(2.0, 2.0, 2.0), 0.0) == pytest.approx((0.35, 0.43))
+    assert compute_estimate_ratio_interval(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), (
         "the tokens may be none"
     )
 
@@ -118,10 +118,10 @@ def test_few_questions_show_no_saving_however_alike_they_are() -> None:
 
 
 def test_break_even_and_correlation() -> None:
-    assert break_even_questions(1000, 90, 100) == 100
-    assert break_even_questions(1000, 100, 100) is None
-    assert break_even_questions(1000, 110, 100) is None
+    assert compute_break_even_questions(1000, 90, 100) == 100
+    assert compute_break_even_questions(1000, 100, 100) is None
+    assert compute_break_even_questions(1000, 110, 100) is None
     ones = [[1.0, 2.0, 3.0, 5.0]]
-    assert correlation_of_means(ones, [[2 * it for it in ones[0]]]) == pytest.approx(1)
-    assert correlation_of_means(ones, [[-it for it in ones[0]]]) == pytest.approx(-1)
-    assert correlation_of_means(ones, [[4.0] * 4]) == 0
+    assert compute_mean_correlation(ones, [[2 * it for it in ones[0]]]) == pytest.approx(1)
+    assert compute_mean_correlation(ones, [[-it for it in ones[0]]]) == pytest.approx(-1)
+    assert compute_mean_correlation(ones, [[4.0] * 4]) == 0

@@ -159,7 +159,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
             order = torch.randperm(length, generator=random_numbers, device="cpu").to(heads.device)
             keys, values = (one[order] for one in given[layer][slot])
             own.write(layer, keys, values, ints([slot] * length), order.int())
-            own.set_filled(slot, length)
+            own.set_num_filled(slot, length)
 
     def same(slot: int, source: int) -> bool:
         read = [own.read(layer, slot, lengths[source]) for layer in range(heads.layers)]

@@ -141,7 +141,7 @@ def test_a_fused_step_of_long_rows(
     for at, token in ((1, 11), (2, 12)):
         rows[2].tokens, rows[2].kv.places = [*rows[2].tokens, token], rows[2].kv.places + 1
         assert torch.equal(together[at], step(rows, own)[2])
-    own.slot_tensors(2)[1][:, OWN_PIECE + 160 : OWN_PIECE + 480] = (
+    own.get_slot_tensors(2)[1][:, OWN_PIECE + 160 : OWN_PIECE + 480] = (
         0  # keys of the second piece, in the second layer
     )
     assert not torch.equal(step(rows, own)[2], together[2])

@@ -163,7 +163,7 @@ def test_layers_of_other_kinds_are_as_by_torch(
         logits[forward is by_kernels] = forward.step(own, rows, forward.build_prefix_uses(rows)).float()
     spread = logits[False].std()
     assert (logits[True] - logits[False]).abs().max() <= 1e-4 * spread
-    own.slot_tensors(2)[1][:, 2 * OWN_PIECE - 400 : 2 * OWN_PIECE - 80] = (
+    own.get_slot_tensors(2)[1][:, 2 * OWN_PIECE - 400 : 2 * OWN_PIECE - 80] = (
         0  # keys of the second piece, in the second layer
     )
     changed = by_kernels.step(own, rows, by_kernels.build_prefix_uses(rows)).float()

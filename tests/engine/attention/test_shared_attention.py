@@ -17,7 +17,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine.attention import shared_attention
-from runner_engine.attention.shared_attention import FORCED, ROWS, choose_backend
+from runner_engine.attention.shared_attention import FORCED, ROWS, choose_shared_attention_backend
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kv_cache.kv_store import KvCacheSpec
@@ -46,7 +46,9 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     file: str, right: str, wrong: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    choice = choose_backend(HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong)))
+    choice = choose_shared_attention_backend(
+        HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong))
+    )
     assert choice is not None
     assert choice.tile_rows == 0
     assert choice.note is not None
@@ -101,8 +103,8 @@ def test_the_fastest_is_chosen(
 ) -> None:  # fmt: skip
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": tiles, "tile order": in_order, "vectors": own}
-    monkeypatch.setattr(shared_attention, "_cached_timings", lambda *_: took)
-    choice = choose_backend(HEADS, emulated_tiles)
+    monkeypatch.setattr(shared_attention, "_get_cached_timings", lambda *_: took)
+    choice = choose_shared_attention_backend(HEADS, emulated_tiles)
     assert choice is not None
     assert (choice.tile_rows, choice.note) == (expected_rows, None)
     assert (choice.fact.code, choice.fact.values.get("rows", expected_rows)) == (code, expected_rows)
@@ -115,15 +117,15 @@ def test_it_is_measured_once_and_kept_beside_products(
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
     fact = note("way_with_reasons", way=FROM_8_ROWS, reasons=(note("way_unmeasured"),))
-    assert choose_backend(HEADS, emulated_tiles) == BackendChoice("tiles", fact, 8)
+    assert choose_shared_attention_backend(HEADS, emulated_tiles) == BackendChoice("tiles", fact, 8)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
     before = emulated_tiles.count("loads")
-    first = choose_backend(HEADS, emulated_tiles)
+    first = choose_shared_attention_backend(HEADS, emulated_tiles)
     assert emulated_tiles.count("loads") > before
     [file] = tmp_path.glob("products-*.json")
     assert "attention of 3 x 64 to 512 keys, bfloat16" in file.read_text()
     before = emulated_tiles.count("loads")
-    assert choose_backend(HEADS, emulated_tiles) == first
+    assert choose_shared_attention_backend(HEADS, emulated_tiles) == first
     assert emulated_tiles.count("loads") == before
 
 
@@ -132,8 +134,10 @@ def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(FORCED, "tiles")
     forced = (note("way_forced", variable=FORCED),)
     fact = note("way_with_reasons", way=FROM_8_ROWS, reasons=forced)
-    assert choose_backend(HEADS, emulated_tiles) == BackendChoice("tiles", fact, 8, is_free=False)
-    narrow = choose_backend(replace(HEADS, dim=80), emulated_tiles)
+    assert choose_shared_attention_backend(HEADS, emulated_tiles) == BackendChoice(
+        "tiles", fact, 8, is_free=False
+    )
+    narrow = choose_shared_attention_backend(replace(HEADS, dim=80), emulated_tiles)
     assert narrow is not None
     problem = note("heads_not_whole_tiles", dim=80, width=32)
     assert narrow.note == note("forced_way_fails", variable=FORCED, way="tiles", problem=problem)
@@ -142,8 +146,10 @@ def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPa
     assert narrow.tile_rows == 0
     monkeypatch.setenv(FORCED, "vectors")
     fact = note("way_with_reasons", way=vectors, reasons=forced)
-    assert choose_backend(HEADS, emulated_tiles) == BackendChoice("vectors", fact, is_free=False)
-    assert choose_backend(HEADS, None) is None, "torch computes it"
+    assert choose_shared_attention_backend(HEADS, emulated_tiles) == BackendChoice(
+        "vectors", fact, is_free=False
+    )
+    assert choose_shared_attention_backend(HEADS, None) is None, "torch computes it"
 
 
 def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(

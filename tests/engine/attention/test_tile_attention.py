@@ -9,16 +9,17 @@ import processors
 import pytest
 import torch
 from emulated import OnlyTiles, needs_tile_compiler
+from refusals import refusal
 
 from runner_base.notes import note
 from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.attention.shared_attention import (
-    Part,
+    AttentionTerm,
     SharedKeyRange,
     attend_shared_keys,
-    tile_attention_problem,
-    unsupported_tiles_reason,
+    compare_tile_attention,
+    find_tiled_kernel_problem,
 )
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES
@@ -46,18 +47,18 @@ def places_of(heads: KvCacheSpec, kernels: native.Kernels, count: int, scale: fl
     keys, values = (torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2))
     kv.store.write_stored(0, *heads.encode_kv(0, keys, values))
     if not heads.is_quantized:
-        for tensor in kv.store.slot_tensors(0)[1::2]:
+        for tensor in kv.store.get_slot_tensors(0)[1::2]:
             tensor.fill_(float("nan"))
     return SharedKeyRange(kv.store, 0, count)
 
 
 def expected(
     heads: KvCacheSpec, query: torch.Tensor, places: SharedKeyRange, first: torch.Tensor | None, cap: float
-) -> Part:
+) -> AttentionTerm:
     """Outputs, maxima and sums in float64."""
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
     stored = places.store.read_stored(0, 0, reach)
-    kinds = zip(heads.layer_formats(0), stored, strict=True)
+    kinds = zip(heads.get_layer_formats(0), stored, strict=True)
     # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
     wide = {KvCode.kv_int8: torch.float32}
     exact = [of.decode(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
@@ -77,7 +78,7 @@ def expected(
     return weights @ values, top, weights.sum(-1)
 
 
-def same_bits(first: Part, second: Part) -> bool:
+def same_bits(first: AttentionTerm, second: AttentionTerm) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -246,11 +247,11 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     ]
     assert same_bits(*parts)
     assert emulated_tiles.count("loads") == before
-    assert unsupported_tiles_reason(heads, emulated_tiles) == note("heads_not_whole_tiles", dim=80, width=32)
+    assert find_tiled_kernel_problem(heads, emulated_tiles) == note("heads_not_whole_tiles", dim=80, width=32)
     floats = replace(HEADS, dtype=torch.float32)
-    assert unsupported_tiles_reason(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
-    assert unsupported_tiles_reason(HEADS, emulated_tiles) is None
-    assert tile_attention_problem(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
+    assert find_tiled_kernel_problem(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
+    assert find_tiled_kernel_problem(HEADS, emulated_tiles) is None
+    assert compare_tile_attention(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
 
 
 @needs_tile_compiler
@@ -258,22 +259,10 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
     heads = replace(HEADS, attention_tile_rows=1)
     places, query = places_of(heads, emulated_tiles, 40), torch.randn(6, 9, 64).bfloat16()
     ask = [
-        (replace(places, sees=49), None, 9, None, "some shared keys are outside their arena"),
-        (replace(places, sees=41, causal=True), None, 9, None, "some shared keys are outside their arena"),
-        (
-            places,
-            torch.tensor([0, 9]),
-            2,
-            None,
-            ("entry 1 of the tokens that attend to shared keys is not in the forward pass"),
-        ),
-        (
-            places,
-            None,
-            9,
-            torch.full((9,), -1, dtype=torch.int32),
-            ("the attention window of token 0 begins before position 0"),
-        ),
+        (replace(places, sees=49), None, 9, None, refusal("WRONG_PART")),
+        (replace(places, sees=41, causal=True), None, 9, None, refusal("WRONG_PART")),
+        (places, torch.tensor([0, 9]), 2, None, refusal("WRONG_PART_TOKEN", 1)),
+        (places, None, 9, torch.full((9,), -1, dtype=torch.int32), refusal("WRONG_FIRST", 0)),
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):
@@ -290,5 +279,5 @@ def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     if compiled.tiles_problem:
         pytest.skip(render_engine_note(compiled.tiles_problem))
     for group, dim in ((1, 32), (3, 64), (8, 128)):
-        assert unsupported_tiles_reason(replace(HEADS, dim=dim), compiled) is None
-        assert tile_attention_problem(group, dim, kv_cache, compiled) is None
+        assert find_tiled_kernel_problem(replace(HEADS, dim=dim), compiled) is None
+        assert compare_tile_attention(group, dim, kv_cache, compiled) is None

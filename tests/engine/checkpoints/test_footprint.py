@@ -68,7 +68,7 @@ def test_quantized_weights_within_two_percent(
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, **quantization.load_arguments(), dtype="auto", device_map={"": "cpu"}
+        folder, **quantization.build_load_arguments(), dtype="auto", device_map={"": "cpu"}
     )
     actual = sum(count_weight_nbytes(model).values())
     predicted = sum(predict(folder, quantization=quantization).weights.values())

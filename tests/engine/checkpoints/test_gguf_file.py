@@ -52,7 +52,7 @@ def files(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def configure(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> ModelSpec:
-    quantization = GgufConfig(unpacked=unpacked) if path.suffix == ".gguf" else QuantizationConfig()
+    quantization = GgufConfig(dequantize=unpacked) if path.suffix == ".gguf" else QuantizationConfig()
     model = LocalConfig(name=str(path), device="cpu", dtype=dtype)
     return make_spec(**{"model": model, "quantization": quantization} | groups)
 
@@ -126,15 +126,15 @@ def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_p
 
 
 def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> None:
-    in_bytes = GgufConfig(int8_rows=True)
+    in_bytes = GgufConfig(int8_activations=True)
     spec = configure(files["Q8_0"], quantization=in_bytes)
     assert resolve_model(spec).quantization_mix.base.describe_matmul_costs(4).may_round_rows
     plain = configure(files["Q8_0"])
     assert not resolve_model(plain).quantization_mix.base.describe_matmul_costs(4).may_round_rows
-    with raises(ConfigError, "conflict", "quantization.int8_rows"):
-        GgufConfig(unpacked=True, int8_rows=True)
+    with raises(ConfigError, "conflict", "quantization.int8_activations"):
+        GgufConfig(dequantize=True, int8_activations=True)
     adapted = configure(files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth")))
-    with raises(ConfigError, "unsupported", "quantization.int8_rows"):
+    with raises(ConfigError, "unsupported", "quantization.int8_activations"):
         assert resolve_model(adapted).quantization_mix
     found, expected = (logits(load(files["Q8_0"], quantization=in_bytes)), logits(load(files["Q8_0"])))
     assert not torch.equal(found, expected)
@@ -195,14 +195,14 @@ def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, P
     name = f"model.name={files['Q8_0']}"
     common = (
         "quantization=gguf",
-        "quantization.unpacked=true",
+        "quantization.dequantize=true",
         "task=generate",
         "task.prompt=hello",
         "generation.max_new_tokens=4",
     )
     done = runner("model=local", name, *common, "tracking=none", "print=json")
     assert done.code == 0, done.err
-    assert "is dequantized while loading: in memory it takes the full size of" in done.err
+    assert "is dequantized while loading. In memory, the weights have the full size of float32" in done.err
     assert done.json()["metrics"]["quantized_modules"] == 0
     kept = runner("model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json")
     assert kept.code == 0, kept.err

@@ -182,13 +182,13 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
-    assert said.startswith("error: model.name=org/open: model.safetensors arrived damaged: its checksum is ")
-    assert said.endswith("run the same command to fetch it again")
+    assert said.startswith("error: model.name=org/open: model.safetensors is damaged: the checksum is ")
+    assert said.endswith("Run the same command to download it again")
     assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [checksum("config.json", CONFIG)]
     hub.sends = {"config.json": b"x" * len(CONFIG)}
     (repo(tmp_path) / "snapshots" / hub.commit / "config.json").unlink()
     (repo(tmp_path) / "blobs" / checksum("config.json", CONFIG)).unlink()
-    assert "config.json arrived damaged" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert "config.json is damaged" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     hub.sends = {}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert (Path(said.removeprefix("at ")) / "model.safetensors").read_bytes() == b"w" * 5000
@@ -201,7 +201,7 @@ def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) 
     with part.open("r+b") as stream:
         stream.write(b"damaged")
     said = locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)
-    assert f"model.safetensors arrived damaged, {kept:,} of its bytes by an earlier run: " in said
+    assert f"model.safetensors is damaged (an earlier run downloaded {kept:,} bytes): " in said
     assert not parts(tmp_path)
     assert locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url).startswith("at ")
 
@@ -246,20 +246,20 @@ def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     process = locating(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     out, err = process.communicate(timeout=120)
     assert out.strip() == first
-    assert "answers with status 503: the files in the cache are used" in err
+    assert "returned HTTP status 503: the files in the cache are used" in err
 
 
 @pytest.mark.thorough
 def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
-    assert "model.name=org/open: only a part of it is in the cache: " in said
+    assert "model.name=org/open: the cached model in " in said
     assert (
         f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)" in said
     )
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
     assert (
-        "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). As soon as"
+        "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). Run the same command"
         in said
     )
 
@@ -298,9 +298,13 @@ def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, bi
         (
             "org/private",
             None,
-            "and the hub has no such model, or it is private and HF_TOKEN is not set or not allowed",
+            "does not exist, and the hub has no such model. If the model is private, set an HF_TOKEN",
         ),
-        ("org/gated", None, "model.name=org/gated: is gated: accept its licence on the hub and set HF_TOKEN"),
+        (
+            "org/gated",
+            None,
+            "model.name=org/gated: the model is gated. Accept its license on the hub and set HF_TOKEN",
+        ),
         ("org/open", "nope", "model.revision=nope: org/open has no such branch, tag or commit"),
         ("org/-open--", None, "model.name=org/-open--: not a hub id: "),
     ],
@@ -317,19 +321,23 @@ def test_hub_errors_in_one_message(
 @pytest.mark.thorough
 def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
-    assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
-    assert "it is not in the cache and the hub cannot be reached" in locate(
+    assert said.endswith(
+        "The model is not in the cache, and the hub (127.0.0.1:9) cannot be reached (ConnectError)"
+    )
+    assert "The model is not in the cache, and the hub cannot be reached" in locate(
         tmp_path, "org/open", HF_HUB_OFFLINE="1"
     )
     hub.commit = "no commit"
-    assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert f"the server at {hub.url[7:]} is not a Hugging Face hub" in locate(
+        tmp_path, "org/open", HF_ENDPOINT=hub.url
+    )
 
 
 @pytest.mark.thorough
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
-    assert "model.name=org/open: the download broke off: " in said
+    assert "model.name=org/open: the download was interrupted: " in said
     assert said.endswith("Run the same command to resume")
     assert not list(repo(tmp_path).glob("snapshots/*/model.safetensors"))
 
@@ -350,7 +358,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
             fill(filler)
         big_hub.go_on.set()
         said = process.communicate(timeout=120)[0]
-        assert "error: model.name=org/open: the disk got full during the download (" in said
+        assert "error: model.name=org/open: the disk is full (" in said
         (part,) = parts(tmp_path)
         kept = part.stat().st_size
         # still full: reported before the download
@@ -370,7 +378,9 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
 @pytest.mark.thorough
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
-    assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert "the hub has no such model. If the model is private, set an HF_TOKEN" in locate(
+        tmp_path, "org/open", HF_ENDPOINT=hub.url
+    )
     (tmp_path / "hf").mkdir(exist_ok=True)
     (tmp_path / "hf" / "token").write_text("hf_stored\n")  # what `hf auth login` leaves
     with Hub(hub.files) as storage:
@@ -382,7 +392,7 @@ def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub
     for bad in ("hf_two words", "hf_ümlaut"):
         process = locating(tmp_path, "org/other", HF_ENDPOINT=hub.url, HF_TOKEN=bad)
         out, err = process.communicate(timeout=120)
-        assert "HF_TOKEN (or the hub's stored login) contains characters that no token has" in out
+        assert "HF_TOKEN (or the hub's stored login) contains invalid characters" in out
         assert bad not in out + err
 
 
@@ -405,7 +415,7 @@ def test_the_token_is_sent_and_written_nowhere(runner: Callable[..., Any], tmp_p
             assert done.code == 0, done.err
             texts.append(done.out + done.err)
             if more == ["plan=true"]:
-                assert "to download: 6.1 MiB in 6 files of org/open (commit " in done.out
+                assert "6.1 MiB in 6 files of org/open (commit " in done.out
                 assert not [seen for seen in hub.seen if "/resolve/" in seen.path]
                 assert not repo(tmp_path).exists()
                 assert not list(tmp_path.glob("outputs/jobs/*"))
@@ -428,7 +438,7 @@ def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)
     assert done.code == 0, done.err
-    assert done.out.count("to download: 25.0 MiB in 2 files of org/open (commit ") == 2
+    assert done.out.count("25.0 MiB in 2 files of org/open (commit ") == 2
     assert "2 to do" in done.out
     assert not [seen for seen in big_hub.seen if "/resolve/" in seen.path]
     assert not repo(tmp_path).exists()

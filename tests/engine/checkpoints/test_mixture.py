@@ -47,8 +47,8 @@ def test_a_real_mixture_in_numbers(fused: bool) -> None:
     # its card: 3.3B of 30.5B, without some embeddings
     assert str(mixture) == "8 of 128 · 3.4B of 30.5B active"
     assert mixture.routed == 48 * 128 * 3 * 768 * 2048
-    assert mixture.estimate_used_expert_share(1) == pytest.approx(8 / 128)
-    assert mixture.estimate_used_expert_share(32) == pytest.approx(1 - (120 / 128) ** 32)
+    assert mixture.estimate_used_expert_fraction(1) == pytest.approx(8 / 128)
+    assert mixture.estimate_used_expert_fraction(32) == pytest.approx(1 - (120 / 128) ** 32)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.checkpoints.pass_memory import (
     compute_sampling_bytes_per_logit,
-    count_recorded_logit_vectors,
+    count_cuda_graph_logit_vectors,
 )
 from runner_engine.decode.passes import device_step, step_graphs
 from runner_engine.decode.tokens.sampling import Sampler, create_generator
@@ -77,7 +77,9 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
         for left in range(rows, 0, -1):
             occurred[pass_memory.round_up_batch_size(left), places] += step_graphs.RECORD_AT
         kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
-        assert kept <= count_recorded_logit_vectors(rows, *(() if by_length else (first, last))) <= 1.3 * kept
+        assert (
+            kept <= count_cuda_graph_logit_vectors(rows, *(() if by_length else (first, last))) <= 1.3 * kept
+        )
 
 
 def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None:
@@ -92,7 +94,7 @@ def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None
     drawn = GenerationConfig(temperature=0.7, top_p=1.0)
     assert decode_bytes("cpu", generation=drawn) == decode_bytes("cpu"), "C draws there"
     assert decode_bytes("cuda", generation=drawn) - decode_bytes("cuda") == 32 * 50_000 * 16
-    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + count_recorded_logit_vectors(32, 100, 400) * 4)
+    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + count_cuda_graph_logit_vectors(32, 100, 400) * 4)
     assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (
-        32 * (2 + 4) + count_recorded_logit_vectors(32) * 2
+        32 * (2 + 4) + count_cuda_graph_logit_vectors(32) * 2
     )

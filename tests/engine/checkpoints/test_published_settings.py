@@ -91,7 +91,7 @@ def test_settings_are_those_of_generate(name: str, transformers_model: Any, tmp_
     published = read_published_settings(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED[name])
-    generation = GENERATIONS["model"]().with_published_settings(
+    generation = GENERATIONS["model"]().apply_published_settings(
         published.values, published.sources, published.file, published.max_new_tokens
     )
     ours = {key: getattr(generation, key) for key in theirs if getattr(generation, key) is not None}
@@ -154,11 +154,11 @@ def test_no_file_is_no_settings(tmp_path: Path, tiny_llama: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"do_sample": "yes"}', "do_sample: true or false expected, found 'yes'"),
+        ('{"do_sample": "yes"}', "do_sample is 'yes' instead of true or false"),
         ('{"do_sample": true, "temperature": "hot"}', "temperature='hot' must be 0, or lie in"),
         ('{"do_sample": true, "top_p": 1.5}', r"top_p=1.5 must lie in \(0, 1\]"),
         ('{"do_sample": true, "top_k": 2.5}', "top_k=2.5 must be a whole number"),
-        ('{"max_new_tokens": 0}', "max_new_tokens: a whole number from 1 expected, found 0"),
+        ('{"max_new_tokens": 0}', "max_new_tokens is 0. Expected a whole number of at least 1"),
         ("[]", "generation_config.json"),
         ("{", "generation_config.json"),
     ],

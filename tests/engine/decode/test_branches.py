@@ -19,9 +19,9 @@ from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
 from runner_engine.decode.branches import (
     BranchDecoder,
-    branch_attention_mask,
-    branch_support_error,
+    build_branch_attention_mask,
     decode_branches,
+    find_branch_support_error,
     interleave_branches,
 )
 from runner_engine.decode.sequences import TokenSequence
@@ -90,7 +90,7 @@ def test_the_example_of_the_definition() -> None:
         "g": "abcdfg",
         "h": "abcdfegh",
     }
-    mask = branch_attention_mask(torch.tensor(times), 8)
+    mask = build_branch_attention_mask(torch.tensor(times), 8)
     seen_by_mask = {
         chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
@@ -101,8 +101,8 @@ def test_the_example_of_the_definition() -> None:
 def test_mask_of_the_last_tokens() -> None:
     times = torch.tensor([0, 1, 2, 3, 3])
     expected = [[bool(times[j] < times[i] or i == j) for j in range(5)] for i in range(5)]
-    assert branch_attention_mask(times, num_queries=5).tolist() == expected
-    assert branch_attention_mask(times, num_queries=2).tolist() == expected[3:]
+    assert build_branch_attention_mask(times, num_queries=5).tolist() == expected
+    assert build_branch_attention_mask(times, num_queries=2).tolist() == expected[3:]
 
 
 # ------------------------------------------------------------------------- side by side, and one by
@@ -322,9 +322,12 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     with raises(ConfigError, "too_large"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
     model = tiny("llama")
-    assert branch_support_error(model) is None
+    assert find_branch_support_error(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 supports no attention mask" in str(branch_support_error(model))
+    refused = find_branch_support_error(model)
+    assert refused is not None
+    assert refused.code == "unsupported"
+    assert "model.attention=flash_attention_2" in str(refused)
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(

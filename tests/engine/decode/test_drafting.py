@@ -217,7 +217,7 @@ class Known:
     def ensure_capacity(self, *_: int) -> None:
         """As a store."""
 
-    set_filled = ensure_capacity
+    set_num_filled = ensure_capacity
 
 
 def drawn(believes: bool = False) -> list[list[int]]:

@@ -19,7 +19,7 @@ from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.drafting import draft_model
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.decode.tokens import unprocessed_tokens
+from runner_engine.decode.tokens import get_unprocessed_tokens
 from runner_engine.kv_cache import KvStore
 from runner_engine.local.engine import LocalEngine
 from runner_engine.plan.footprint import predict_footprint
@@ -111,7 +111,7 @@ def test_states_that_are_not_given_back_change_answers(
         for slot in slots:
             states.read[slot] = saved.read[saved.slots.index(slot)]
 
-    monkeypatch.setattr(SequenceStates, "restore", only_counts)
+    monkeypatch.setattr(SequenceStates, "restore_states", only_counts)
     assert ended(engine_of(tmp_path, "ngram"), asked, None) != expected
 
 
@@ -187,7 +187,7 @@ def test_a_hybrid_guesses_as_if_it_had_read_no_wrong_guess(
     def only_counts(way: draft_model.TokenDrafter, own: KvStore) -> set[TokenSequence]:
         assert own.states is not None
         for slot, one in enumerate(way.rows):
-            one.sync_tokens()
+            one.sync_with_target_sequence()
             own.states.read[slot] = min(
                 own.states.read[slot], one.row.kv.num_shared_tokens + one.row.kv.places
             )
@@ -229,7 +229,7 @@ def test_states_are_behind_only_where_guesses_are_read_into_them(
     catch_up = Decoder.catch_up_states
 
     def noted(decoder: Decoder, own: KvStore, rows: Sequence[TokenSequence]) -> None:
-        unread.extend(len(unprocessed_tokens(own, slot, row)) for slot, row in enumerate(rows))
+        unread.extend(len(get_unprocessed_tokens(own, slot, row)) for slot, row in enumerate(rows))
         catch_up(decoder, own, rows)
 
     monkeypatch.setattr(Decoder, "catch_up_states", noted)

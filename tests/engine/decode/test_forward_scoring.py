@@ -297,7 +297,7 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
             with raises(ConfigError, "bad_value") as raised:
                 list(contract.complete_requests(engine, [asked]))
-            assert raised.value.reason.startswith(f"{strange} ")
+            assert raised.value.reason.startswith(f"token id {strange} ")
     engine.close()
 
 
@@ -352,5 +352,5 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     )
     with raises(ConfigError, "bad_value") as raised:
         list(contract.complete_requests(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
-    assert raised.value.reason.startswith("259 ")
+    assert raised.value.reason.startswith("token id 259 ")
     engine.close()

@@ -13,6 +13,7 @@ from adapters import save_adapter
 from forward_pass import OFF, all_logits, with_fast_kernels
 from hybrids import save_hybrid
 from opening import make_spec, open_engine
+from refusals import ANY_PLACE, refusal
 from torch import nn
 
 from runner_base.dtypes import Dtype
@@ -280,12 +281,7 @@ def test_numbers_that_select_memory_are_checked(
     loaded, heads, fused = with_fast_kernels(opened_with("llama"))
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    with (
-        changed(monkeypatch, change),
-        pytest.raises(
-            IndexError, match=("of the adapter tokens is not in the forward pass, or has no adapter")
-        ),
-    ):
+    with changed(monkeypatch, change), pytest.raises(IndexError, match=refusal("WRONG_ADAPTER", ANY_PLACE)):
         all_logits(forward, False, NAMES)
 
 

@@ -37,8 +37,8 @@ def test_a_gpu_without_flash_attention_has_another_function(
         f"_scaled_dot_product_{by}_attention"
     ]
     heads = KvCacheSpec(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
-    assert device_attention.supports_variable_lengths(heads) is has_flash
-    assert not device_attention.supports_variable_lengths(replace(heads, dtype=torch.float32))
+    assert device_attention.supports_variable_key_counts(heads) is has_flash
+    assert not device_attention.supports_variable_key_counts(replace(heads, dtype=torch.float32))
 
 
 @GPU

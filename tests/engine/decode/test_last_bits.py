@@ -105,7 +105,7 @@ def is_served(loaded: LoadedModel) -> bool:
 def test_the_stream_allows_either_choice_and_nothing_else(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, own = adapt(load_base(spec), spec), compat_probe._scheduler_trial_logits
+    loaded, own = adapt(load_base(spec), spec), compat_probe._compute_scheduler_test_logits
     block = loaded.model.model.layers[0].mlp
     tie = Tie(block.gate, lambda: compat_probe.probe_attention(loaded))
 
@@ -114,7 +114,7 @@ def test_the_stream_allows_either_choice_and_nothing_else(
             with change(block):
                 return own(*given)
 
-        monkeypatch.setattr(compat_probe, "_scheduler_trial_logits", changed)
+        monkeypatch.setattr(compat_probe, "_compute_scheduler_test_logits", changed)
         return is_served(loaded)
 
     choices = [partial(tilted, tie=tie, by=by) for by in (TILT, -TILT)]
@@ -148,7 +148,7 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     ids = torch.randint(
         0, families.VOCABULARY, (compat_probe.SUFFIX,), generator=torch.Generator().manual_seed(1)
     )
-    tie = Tie(router, lambda: compat_probe._batch_trial_logits(Forward(loaded.model, heads), ids.tolist()))
+    tie = Tie(router, lambda: compat_probe._compute_test_logits(Forward(loaded.model, heads), ids.tolist()))
     of_choices = [tie.tilted(router.weight, by) for by in (TILT, -TILT)]
 
     def with_choice(fused: FusedForward, weight: torch.Tensor) -> None:
@@ -168,7 +168,7 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     assert [is_right(choice) for choice in choices] == [True, True]
     with monkeypatch.context() as alone:
         alone.setattr(compat_probe, "is_within_rounding_noise", takes_one_choice)
-        alone.setattr(compat_probe, "_is_below_split_noise", takes_one_choice)
+        alone.setattr(compat_probe, "_is_error_within_split_noise", takes_one_choice)
         assert sum(is_right(choice) for choice in choices) == 1, "the model itself makes one of the two"
     assert not is_right(with_one_less)
     assert not is_right(with_exchanged)

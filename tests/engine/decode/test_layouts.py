@@ -197,7 +197,7 @@ def test_parts_that_c_does_not_know_are_named(engine_of: Callable[..., LocalEngi
     assert fused is None
     kernels = native.load_kernels()
     assert kernels is not None
-    with pytest.raises(NotFusable, match="its BitNetAttention has other parts: attn_sub_norm"):
+    with pytest.raises(NotFusable, match="^BitNetAttention .*: attn_sub_norm, "):
         FusedForward(loaded.model, heads, 64, kernels, {})
 
 
@@ -219,7 +219,7 @@ def test_the_kind_of_a_norm_is_found_by_a_trial(dtype: torch.dtype) -> None:
             assert (found.kind is NormKind.layer_norm) == isinstance(norm, nn.LayerNorm)
             assert found.kind is not NormKind.rms_in_steps or not adds_one
         assert describe_norm(llama, 64, like).kind is NormKind.rms_in_steps
-        with pytest.raises(NotFusable, match="no norm that C knows"):
+        with pytest.raises(NotFusable, match="norm GroupNorm$"):
             describe_norm(nn.GroupNorm(4, 64), 64, like)
 
 

@@ -25,6 +25,7 @@ from transformers.modeling_layers import MtpModel
 
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
+from runner_base.notes import note
 from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.checkpoints.mtp_head import COUNTS
 from runner_engine.checkpoints.resolved_model import resolve_model
@@ -33,6 +34,7 @@ from runner_engine.decode.sequences import TokenSequence
 from runner_engine.local.engine import LocalEngine
 from runner_engine.plan.footprint import Footprint, predict_footprint
 from runner_engine.quantization import CHOICES
+from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -238,7 +240,7 @@ def test_beside_other_number_formats(
     # a random head guesses a few of hundreds of tokens right, and with other last bits perhaps none
     assert guessing.stats.draft_tokens > 0
     report = guessing.load()
-    assert report.facts["speculation"] == "the model's own head (MTP) proposes 3 tokens per step"
+    assert report.facts["speculation"] == render_engine_note(note("own_head_guesses", tokens=3))
     assert report.metrics["draft_mib"] > 0
     assert "unused_tensors" not in {note.code for note in report.notes}
 

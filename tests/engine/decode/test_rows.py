@@ -14,7 +14,7 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_base.thinking import count_possible_tag_chars
+from runner_base.thinking import count_partial_tag_chars
 from runner_engine.decode.request_encoder import RequestEncoder
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
@@ -87,13 +87,13 @@ def test_streamed_text_is_never_taken_back(
     streamed = ""
     for count in range(1, len(tokens) + 1):
         row = TokenSequence(request, [], "", 100, tokens=tokens[:count], sent=len(streamed))
-        streamed += "".join(delta.text for delta in stopping.new_deltas(row))
+        streamed += "".join(delta.text for delta in stopping.build_new_deltas(row))
         answer = stopping.decode_text(row)
         assert answer.startswith(streamed)
         if stopping.find_finish_reason(row) is FinishReason.stop:
             return
         most_held_back = (
-            max([count_possible_tag_chars(answer), *map(len, stop)])
+            max([count_partial_tag_chars(answer), *map(len, stop)])
             + len(answer)
             - len(answer.rstrip("\ufffd"))
         )

@@ -58,7 +58,7 @@ def test_layers_that_share_keys_store_them_once(
     assert len(heads.windows) == 4
     assert len(heads.stored_windows) == 2
     settings = engine.loaded.model.config.to_dict()
-    assert compute_kv_size(settings, 4, lanes=16).token_bytes == heads.bytes_per_token
+    assert compute_kv_size(settings, 4, head_dim_multiple=16).token_bytes == heads.bytes_per_token
     model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
     expected = generated(model, lambda prompt: {"input_ids": prompt}, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
     requests = [Request(number, tuple(ids)) for number, ids in enumerate(PROMPTS)]

@@ -252,9 +252,9 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     caplog.set_level("INFO", logger="runner_engine")
     now = 0.0
     monkeypatch.setattr(time, "thread_time", lambda: now)
-    monkeypatch.setattr(ngram_speculation, "_supports_exact_verification", lambda *_: True)
+    monkeypatch.setattr(ngram_speculation, "_can_verify_exactly", lambda *_: True)
     monkeypatch.setattr(NgramSpeculator, "_draft", lambda *_: [3, 1])
-    monkeypatch.setattr(NgramSpeculator, "_has_exact_verification", lambda *_: True)
+    monkeypatch.setattr(NgramSpeculator, "_has_exact_batched_logits", lambda *_: True)
     here, row = NgramSpeculator(EngineStats(), True), TokenSequence(Request(0, ()), [1, 2], "", 99)
 
     class Greedy:
@@ -282,6 +282,6 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     assert until(False, 1.2, 1) == TRIALS - 1
     assert until(True, 1.5, 3) == 4 * PAUSE - 2
     assert all(passes(1.5, 3) for _ in range(50)), "and for as long as it pays"
-    records = [record for record in caplog.records if record.message.startswith("guessed tokens")]
+    records = [record for record in caplog.records if record.name == ngram_speculation.__name__]
     assert records
     assert not any(StderrFilter().filter(record) for record in records), "for the log alone"

@@ -35,11 +35,11 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
         ("zamba2", "stream", ""),  # layers share their attention
         # the layers of this cache cannot select rows
         ("zaya", "static", "LinearAttentionAndFullAttentionLayer"),
-        ("rwkv", "generate, alone", "it does not write to the KV cache that it gets"),
-        ("openai-gpt", "generate", "it does not write to the KV cache that it gets"),
+        ("rwkv", "generate, alone", "does not write to the given KV cache"),
+        ("openai-gpt", "generate", "does not write to the given KV cache"),
         ("minimax", "generate", "MiniMax uses cache of its own"),
         ("cpmant", "generate", "a cache of its own"),
-        ("doge", "static", "its layers add numbers of their own to the scores"),
+        ("doge", "static", "biases to the attention scores"),
         ("deepseek_v32", "static, equal lengths", "indexed_attention"),
         ("mixtral", "stream", ""),
     ],
@@ -81,7 +81,7 @@ def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], 
     asked = ("task=generate", "task.prompt=x", "task.format=raw")
     done = runner("model=auto", f"model.name={tmp_path / 'model'}", *asked, "model.device=cpu")
     assert done.code == 2, done.err
-    assert "XmodForCausalLM cannot go on from a text" in done.err
+    assert f"model.name={tmp_path / 'model'}: XmodForCausalLM " in done.err
     assert "Traceback" not in done.err
 
 

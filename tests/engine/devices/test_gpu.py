@@ -39,7 +39,7 @@ def fake_torch(
 
 def test_only_gpus_in_use_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION), in_use=(0, 2))
-    assert gpu.find_gpu_failure() == ""
+    assert gpu.get_gpu_failure_message() == ""
     assert waited == [0, 2]
 
 
@@ -47,10 +47,10 @@ def test_a_lost_gpu_is_found_and_hides_no_error_when_its_memory_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION))
-    assert gpu.find_gpu_failure() == f"AcceleratorError: {ASSERTION}"
+    assert gpu.get_gpu_failure_message() == f"AcceleratorError: {ASSERTION}"
     gpu.free_cached_gpu_memory()
     fake_torch(monkeypatch, torch.AcceleratorError("CUDA error: out of memory"))
-    assert gpu.find_gpu_failure() == "", "another job may fit"
+    assert gpu.get_gpu_failure_message() == "", "another job may fit"
     fake_torch(monkeypatch, RuntimeError("INTERNAL ASSERT FAILED"))
     with pytest.raises(RuntimeError, match="INTERNAL ASSERT"):
         gpu.free_cached_gpu_memory()

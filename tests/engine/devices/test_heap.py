@@ -21,15 +21,15 @@ def test_memory_is_given_back_once_a_process_has_grown(monkeypatch: pytest.Monke
     monkeypatch.setattr(machine, "anonymous_rss_mib", lambda: next(sizes))
     monkeypatch.setattr(machine, "release_free_memory", lambda: trimmed.append(1.0))
     watched = heap.HeapTrimmer()
-    watched.trim_if_grown()  # 120
+    watched.release_freed_memory_if_grown()  # 120
     assert not trimmed
-    watched.trim_if_grown()  # 133, and 105 once it is given back
+    watched.release_freed_memory_if_grown()  # 133, and 105 once it is given back
     assert len(trimmed) == 1
-    watched.trim_if_grown()  # 136: no more than 32 above
-    watched.trim_if_grown()  # 90
-    watched.trim_if_grown()  # 121: no more than 32 above that
+    watched.release_freed_memory_if_grown()  # 136: no more than 32 above
+    watched.release_freed_memory_if_grown()  # 90
+    watched.release_freed_memory_if_grown()  # 121: no more than 32 above that
     assert len(trimmed) == 1
-    watched.trim_if_grown()  # 123
+    watched.release_freed_memory_if_grown()  # 123
     assert len(trimmed) == 2
 
 
@@ -56,10 +56,10 @@ def left_behind_mib():
     machine.release_free_memory()
     return held_mib
 
-with heap.map_large_blocks():
+with heap.use_mmap_for_large_blocks():
     print(left_behind_mib())
 print(left_behind_mib())
-with heap.map_large_blocks():
+with heap.use_mmap_for_large_blocks():
     print(left_behind_mib())
 """
 
@@ -89,7 +89,7 @@ def heap_mib():
     return (last - first) / (1 << 20)
 
 before_mib = heap_mib()
-with heap.map_large_blocks(), heap.map_large_blocks(int(sys.argv[1])):
+with heap.use_mmap_for_large_blocks(), heap.use_mmap_for_large_blocks(int(sys.argv[1])):
     for _ in range(64):
         copies = []
         for size in (786_432, 196_608):
@@ -134,9 +134,9 @@ def test_the_garbage_collector_passes_over_what_exists_and_looks_at_it_again_aft
     older, frozen_before = weakref.ref(Node()), gc.get_freeze_count()
     gc.unfreeze()  # as the test session begins with what its own start has frozen
     try:
-        with heap.freeze_existing_objects():
+        with heap.skip_existing_objects_in_gc():
             newer = weakref.ref(Node())
-            with heap.freeze_existing_objects():
+            with heap.skip_existing_objects_in_gc():
                 gc.collect()
             assert older() is not None, "it was there before"
             assert newer() is None
@@ -155,7 +155,7 @@ def test_what_somebody_else_has_frozen_stays_so(monkeypatch: pytest.MonkeyPatch)
     had_some = gc.get_freeze_count()
     gc.freeze()
     for _ in range(2):  # they are counted for the first block alone
-        with heap.freeze_existing_objects():
+        with heap.skip_existing_objects_in_gc():
             assert not heap.GcFreezeState.here
     assert gc.get_freeze_count()
     if not had_some:

@@ -3,6 +3,7 @@ back at the end."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def test_what_is_counted_is_what_the_routers_chose(model: torch.nn.Module, apart
         assert layer.counts.tolist() == torch.bincount(chosen.flatten(), minlength=4).tolist()
     shares = [float(layer.counts.max()) * 4 / int(layer.counts.sum()) for layer in use.layers]
     assert told == [use.summarize()]
-    assert told[0].startswith(f"a layer's most used expert {max(shares):.1f} times its even share")
+    # with two layers, the usual one is the worst one
+    assert re.findall(r"\d\.\d", told[0])[:2] == [f"{max(shares):.1f}"] * 2
 
 
 def test_short_passes_are_counted_once_in_a_while(model: torch.nn.Module) -> None:
@@ -74,7 +76,7 @@ def test_a_job_says_how_unevenly_experts_were_used(tmp_path: Path) -> None:
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
     engine = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=4)))
     complete(engine, [Request(0, tuple(range(3, 90)))])
-    assert engine.stats.expert_use.startswith("a layer's most used expert ")
+    assert re.match(r"the most used expert .* \d\.\d ", engine.stats.expert_use)
     experts = [module for module in engine.loaded.model.modules() if detect_expert_format(module)]
     engine.close()
     assert all("forward" not in vars(module) for module in experts)

@@ -198,12 +198,12 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
         )
         for layer in range(3):
             own.write(layer, rows[place : place + 16], rows[place : place + 16], slots, places)
-        own.set_filled(0, place + 16)
-        resident = [sum(map(_resident, own.slot_tensors(0)[layer::3])) for layer in range(3)]
+        own.set_num_filled(0, place + 16)
+        resident = [sum(map(_resident, own.get_slot_tensors(0)[layer::3])) for layer in range(3)]
         most = max(most, resident[0])
         # each head ends within a page, and keys and values end in other ones
         assert abs(sum(resident) - own.resident_tokens * heads.bytes_per_token) <= 14 * PAGE
-    place_bytes = sum(heads.position_nbytes(0))
+    place_bytes = sum(heads.get_position_nbytes(0))
     whole = 2 * 2048 * place_bytes
     assert abs(resident[1] - whole) <= 4 * PAGE
     said = 2 * compute_max_window_positions(128, 2048) * place_bytes
@@ -211,14 +211,14 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     read = own.read(0, 0, 2048)[0][:, -128:]
     exact = own.read(1, 0, 2048)[0][:, -128:]
     assert torch.equal(read, exact)
-    assert own.freed_tokens(0) > 1000
+    assert own.count_freed_tokens(0) > 1000
 
 
 def test_a_row_that_is_kept_whole_frees_nothing() -> None:
     own = create_kv_store(HEADS, select_attention_kernels(HEADS), [2048])
     own.disable_freeing(0)
-    own.set_filled(0, 2048)
-    assert own.freed_tokens(0) == 0
+    own.set_num_filled(0, 2048)
+    assert own.count_freed_tokens(0) == 0
     assert own.resident_tokens == 2048
 
 

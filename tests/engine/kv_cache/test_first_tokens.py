@@ -78,12 +78,12 @@ def test_kernels_store_them_as_they_are(dtype: torch.dtype) -> None:
         own.write(1, keys, values, ints([slot] * 37), ints([*range(37)]))
     pair = 2 if dtype is torch.bfloat16 else 1
     for side, given in enumerate((keys, values)):
-        first = own.first_token_tensors(0)[3 * side + 1]
+        first = own.get_first_token_tensors(0)[3 * side + 1]
         rows = as_model.read_blocks(first, 80, pair, is_keys=not side)
         assert torch.equal(rows, given[:LANES].transpose(0, 1))
         for layer in (0, 2):
-            assert not bool(own.first_token_tensors(0)[3 * side + layer].any()), "of no other layer"
-    assert not any(bool(some.any()) for some in own.first_token_tensors(1)), (
+            assert not bool(own.get_first_token_tensors(0)[3 * side + layer].any()), "of no other layer"
+    assert not any(bool(some.any()) for some in own.get_first_token_tensors(1)), (
         "a row that begins elsewhere has none"
     )
     coded = own.read_stored(1, 0, 37)[0][:, :LANES]

@@ -76,7 +76,7 @@ def test_the_cache_takes_a_byte_for_each_number_and_four_for_each_scale(dtype: t
     assert eight.bytes_per_token / plain.bytes_per_token == 68 / (64 * dtype.itemsize)
     for way in ("kernels", "torch"):
         own = [create_kv_store(heads, kernels_or_none(way), [160]) for heads in (plain, eight)]
-        nbytes = [sum(tensor.nbytes for tensor in store.slot_tensors(0)) for store in own]
+        nbytes = [sum(tensor.nbytes for tensor in store.get_slot_tensors(0)) for store in own]
         assert nbytes == [160 * plain.bytes_per_token, 160 * eight.bytes_per_token]
 
 

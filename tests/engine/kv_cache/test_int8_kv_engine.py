@@ -23,7 +23,7 @@ from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
 from runner_engine.kv_cache.kv_store import select_attention_kernels
-from runner_engine.local.capabilities import supported_capabilities
+from runner_engine.local.capabilities import list_supported_capabilities
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Capability, Request
@@ -192,7 +192,7 @@ def test_models_and_rows_of_other_routes_are_refused(
 def test_rows_beyond_the_reach_of_the_scheduler_are_refused(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_engine.local.engine.rope_stable_length", lambda _: 30)
+    monkeypatch.setattr("runner_engine.local.engine.find_rope_stable_length", lambda _: 30)
     engine = engine_of()
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
         complete(engine, requests())
@@ -204,4 +204,4 @@ def test_branches_need_a_cache_in_the_models_format() -> None:
     model = LocalModelConfig(name="x")
     for kv_cache in (KvCache.as_model, KvCache.int8):
         spec = make_spec(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
-        assert (Capability.branches in supported_capabilities(spec)) == (kv_cache == KvCache.as_model)
+        assert (Capability.branches in list_supported_capabilities(spec)) == (kv_cache == KvCache.as_model)

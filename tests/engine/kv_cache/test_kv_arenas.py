@@ -19,10 +19,10 @@ def test_an_arena_serves_the_next_row_like_the_one_that_left() -> None:
     assert isinstance(own, KvArenaStore)
     hundred, thirty, long = own.arenas
     for slot, places in enumerate((100, 30, 900)):
-        own.set_filled(slot, places)
+        own.set_num_filled(slot, places)
     assert own.resident_tokens == 1030, "places that were written, whatever a row may come to need"
     for active in (3, 2, 1):
-        own.remove_slot(0, active, is_finite=active != 2)
+        own.remove_slot(0, active, has_no_nan=active != 2)
     assert own.resident_tokens == 130, (
         "a row without numbers has left its own behind in its arena: nobody gets it"
     )

@@ -3,6 +3,7 @@ must fail."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from attending import heads_for, ints, kernels_or_none, random
 from passes import CASES, as_stored, check_pass
 from raising import raises
 
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.kernels import native
 from runner_engine.kv_cache import KvCacheSpec, create_kv_store, rotation
@@ -55,26 +56,24 @@ def test_a_value_has_one_text(given: object, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("given", "code", "value", "why"),
     [
-        (
-            "int3",
-            "generation.kv_cache=int3: must be one of as_model, int8, int8_rotated, int4, k8v4, or {keys: …",
-        ),
-        ({"key": "int8"}, "it has no key key"),
-        ({"keys": "fp8"}, "'fp8' is none of as_model, int8, int4"),
-        ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
-        ({"rotate": True}, "rotate alone changes nothing"),
-        ({"first_tokens": "as_model"}, "first_tokens alone changes nothing"),
-        ({"keys": "int8", "first_tokens": "int8"}, "first_tokens is 'int8', and can only be as_model"),
-        ({"keys": "int8", "layers": [0]}, "layers is [0], and must say {NUMBER: FORMAT, …}"),
-        ("{keys: [", "must be one of"),
+        ("int3", "unknown_choice", "int3", r"^must be one of as_model, int8, int8_rotated, int4, k8v4, or {keys: …"),
+        ({"key": "int8"}, "unknown_choice", "{key: int8}", r"no key key\."),
+        ({"keys": "fp8"}, "unknown_choice", "{keys: fp8}", r"'fp8' .* as_model, int8, int4\."),
+        ({"keys": "int8", "rotate": "yes"}, "bad_value", "{keys: int8, rotate: yes}", r"^rotate .* true or false.* 'yes'\."),
+        ({"rotate": True}, "no_effect", "{rotate: True}", r"^rotate "),
+        ({"first_tokens": "as_model"}, "no_effect", "{first_tokens: as_model}", r"^first_tokens "),
+        ({"keys": "int8", "first_tokens": "int8"}, "bad_value", "{keys: int8, first_tokens: int8}", r"^first_tokens .* as_model.* 'int8'\."),
+        ({"keys": "int8", "layers": [0]}, "bad_value", "{keys: int8, layers: [0]}", r"^layers .*{NUMBER: FORMAT, …}.* \[0\]\."),
+        ("{keys: [", "unknown_choice", "{keys: [", r"^must be one of "),
     ],
-)
-def test_mistakes_are_one_message(given: object, why: str) -> None:
-    with pytest.raises(ConfigError) as raised:
+)  # fmt: skip
+def test_mistakes_are_one_message(given: object, code: Code, value: str, why: str) -> None:
+    with raises(ConfigError, code, "generation.kv_cache") as raised:
         GenerationConfig(kv_cache=given)
-    assert why in str(raised.value)
+    assert raised.value.value == value
+    assert re.search(why, raised.value.reason)
     assert "\n" not in str(raised.value)
 
 
@@ -101,7 +100,7 @@ def test_kernels_and_torch_store_the_same_bits(
         own.write(layer, keys[order], values[order], ints([1] * 37), order.int())
         stored = own.read_stored(layer, 1, 37)
         expected = heads.encode_kv(layer, keys.transpose(0, 1), values.transpose(0, 1))
-        for found, wanted, of in zip(stored, expected, heads.layer_formats(layer), strict=True):
+        for found, wanted, of in zip(stored, expected, heads.get_layer_formats(layer), strict=True):
             numbers = (of.decode(some, dim, torch.float32) for some in (found, wanted))
             assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
         other.write_stored(layer, *stored)
@@ -182,11 +181,11 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
 def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
     settings = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": dim}
     heads = replace(heads_for("kernels", 3, 2, 3, dim, torch.bfloat16), kv_cache=kv_cache)
-    planned = compute_kv_size(settings, 2, kv_cache, lanes=16).token_bytes
+    planned = compute_kv_size(settings, 2, kv_cache, head_dim_multiple=16).token_bytes
     assert planned == heads.bytes_per_token
     for way in ("kernels", "torch"):
         own = create_kv_store(heads, kernels_or_none(way), [160])
-        assert sum(tensor.nbytes for tensor in own.slot_tensors(0)) == 160 * planned
+        assert sum(tensor.nbytes for tensor in own.get_slot_tensors(0)) == 160 * planned
 
 
 def test_four_bits_take_a_quarter() -> None:

@@ -79,10 +79,10 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 
 def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(saved_family: Any) -> None:
     from runner_engine import resolve_model
-    from runner_engine.local.preload_checks import check_files
+    from runner_engine.local.preload_checks import check_model_and_adapter_files
 
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu")
     of = {"keys": "int8", "layers": {77: "as_model"}}
     spec = make_spec(model=model, generation=GenerationConfig(kv_cache=of))
     with raises(ConfigError, "bad_value", "generation.kv_cache"):
-        check_files(resolve_model(spec))
+        check_model_and_adapter_files(resolve_model(spec))

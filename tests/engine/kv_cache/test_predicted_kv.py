@@ -85,8 +85,8 @@ def test_real_models_in_numbers() -> None:
     }  # fmt: skip
     kept = compute_kv_size(gemma3_1b, 2)
     assert (kept.full_layers, kept.window_layers, kept.token_bytes) == (4, 22, 26 * 1024)
-    long = kept.final_bytes(1, 32_000, 500, keeps_windows=True)
-    assert 5.8 < kept.final_bytes(1, 32_000, 500, keeps_windows=False) / long < 5.9
+    long = kept.compute_final_kv_nbytes(1, 32_000, 500, frees_old_positions=True)
+    assert 5.8 < kept.compute_final_kv_nbytes(1, 32_000, 500, frees_old_positions=False) / long < 5.9
     shared = compute_kv_size(gemma3_1b | {"num_kv_shared_layers": 6}, 2)
     assert shared.num_kv_layers == 20
     latent = {"num_hidden_layers": 2, "num_attention_heads": 16, "kv_lora_rank": 512, "qk_nope_head_dim": 128,

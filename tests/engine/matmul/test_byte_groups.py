@@ -12,6 +12,7 @@ import pytest
 import torch
 from group_layers import KINDS, layer_of, rows_of, values_layer
 from grouped_checkpoints import save
+from refusals import refusal
 from transformers import AutoTokenizer
 
 from runner_base.dtypes import Dtype
@@ -123,7 +124,7 @@ def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     ours = GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
-    with pytest.raises(IndexError, match="cannot multiply"):
+    with pytest.raises(IndexError, match=refusal("WRONG_MATRIX")):
         ours.matmul(torch.ones(1, 256))
 
 
@@ -148,7 +149,9 @@ def test_a_model_with_rows_in_bytes(
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     keys: dict[str, Any] = {"group_size": 32} if name == "hqq" else {}
     model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
-    by_bytes, exact = (opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False))
+    by_bytes, exact = (
+        opened(model=model, quantization=choice(**keys, int8_activations=on)) for on in (True, False)
+    )
     asked = [Request(number, "word " * number, max_new_tokens=12) for number in range(1, 6)]
     together = {one.id: one.answer.token_ids for one in complete_requests(by_bytes, asked, 5)}
     assert together == {one.id: one.answer.token_ids for one in complete_requests(by_bytes, asked, 1)}
@@ -177,7 +180,7 @@ def test_a_user_has_rows_in_8_bits_for_a_stored_checkpoint(
     done = runner(
         "model=local",
         *common,
-        "quantization.int8_rows=true",
+        "quantization.int8_activations=true",
         "generation.max_new_tokens=2",
         "tracking=none",
         "print=json",

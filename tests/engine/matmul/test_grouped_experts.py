@@ -11,6 +11,7 @@ import pytest
 import torch
 from library_layers import layer_of
 from mixtures import MIXTURES, mixture
+from refusals import refusal
 from torch import nn
 
 from runner_base.notes import note
@@ -127,10 +128,7 @@ def test_experts_without_rows_are_not_read(in_panels: bool) -> None:
         matrix.weight = 64  # to read it ends the process
     assert torch.equal(layer(rows, index, weights), expected)
     layer.matrices[0].weight = None
-    with pytest.raises(
-        IndexError,
-        match=("this processor cannot multiply matrix or layer 0: its sizes or its format are not supported"),
-    ):
+    with pytest.raises(IndexError, match=refusal("WRONG_MATRIX", function="experts")):
         layer(rows, index, weights)
 
 

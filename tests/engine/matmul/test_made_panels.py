@@ -91,7 +91,7 @@ def test_rows_that_a_checkpoint_holds_stay() -> None:
 @has_kernels
 def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     assert KERNELS is not None
-    layer: Any = made(TorchaoIntxConfig(int8_rows=True), 64, 128, torch.bfloat16)
+    layer: Any = made(TorchaoIntxConfig(int8_activations=True), 64, 128, torch.bfloat16)
     rows = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
     weight = PlainPackedWeights.pack(layer.dequantize_outputs(0, 64, torch.bfloat16), None, KERNELS)
     layers = QuantizedLayers(nn.Sequential(layer), HeapTrimmer())

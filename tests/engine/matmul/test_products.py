@@ -25,7 +25,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import backend_selection, interleaved_timing
 from runner_engine.matmul import timing_cache as keeping
 from runner_engine.matmul.backend_selection import FORCED, MatmulBackend, choose_unquantized_backend
-from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, time_matmuls
+from runner_engine.matmul.interleaved_timing import BackendTimings, MatmulBuilders, Shape, time_matmuls
 from runner_engine.matmul.timing_cache import load_layer_timings
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete_requests
@@ -36,10 +36,12 @@ KERNELS = native.load_kernels()
 COMPILED = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 
 
-def seconds_of(times: dict[str, Sequence[float]]) -> Callable[..., dict[Shape, Seconds]]:
+def seconds_of(times: dict[str, Sequence[float]]) -> Callable[..., dict[Shape, BackendTimings]]:
     """Return measurements in which each way takes so long for the numbers of rows, in order."""
 
-    def kept(_: Ways, shapes: Sequence[Shape], rows: Sequence[int], *__: Any) -> dict[Shape, Seconds]:
+    def kept(
+        _: MatmulBuilders, shapes: Sequence[Shape], rows: Sequence[int], *__: Any
+    ) -> dict[Shape, BackendTimings]:
         return {
             shape: {way: dict(zip(rows, some, strict=True)) for way, some in times.items()}
             for shape in shapes
@@ -208,7 +210,7 @@ def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
         made.append(len(weight))
         return lambda rows: nn.functional.linear(rows, weight)
 
-    ways: Ways = {"a": product, "b": product}
+    ways: MatmulBuilders = {"a": product, "b": product}
     first = load_layer_timings(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels)
     assert made == [96, 96, 512, 512], "of a large layer a part is measured"
     assert first is not None
@@ -236,7 +238,7 @@ def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: 
     kernels: Any = Kept()
     measured: list[Shape] = []
 
-    def slowly(ways: Ways, shape: Shape, rows: Sequence[int], *_: Any) -> Seconds:
+    def slowly(ways: MatmulBuilders, shape: Shape, rows: Sequence[int], *_: Any) -> BackendTimings:
         measured.append(shape)
         threading.Event().wait(0.05)
         return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}

@@ -27,7 +27,7 @@ from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import file_io, random_weights
 from runner_engine.checkpoints.resolved_model import resolve_model
-from runner_engine.local.preload_checks import check_files
+from runner_engine.local.preload_checks import check_model_and_adapter_files
 from runner_engine.models import load_checks
 from runner_engine.plan.memory_check import limit_free_memory, parse_size_mib
 from runner_engine.quantization.bitsandbytes import Int8Config
@@ -191,7 +191,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     for lora in kinds:
         spec = make_spec(model=on_cpu(folder), lora=lora)
         with raises(ConfigError, "conflict", "lora.merge"):
-            check_files(resolve_model(spec))
+            check_model_and_adapter_files(resolve_model(spec))
 
 
 @pytest.mark.sampled(1)
@@ -243,7 +243,7 @@ Int8Config().check_device("cuda")
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
     )
     assert "line 4" in done.stderr
-    assert "does not run on this platform (CUDA version mismatch): install a version" in done.stderr
+    assert "does not run on this platform (CUDA version mismatch). Install a version" in done.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -258,15 +258,15 @@ def test_bitsandbytes_here_is_usable(device: str) -> None:
 def test_weights_that_do_not_fit() -> None:
     spec = make_spec(model=SHAPE)
     message = (
-        r"model.name=org/shape with quantization=none: the weights need 14,526 MiB, and 9,000 MiB of main memory are "
-        r"free: use quantization=nf4 \(5,290 MiB\), a smaller model, or model.check_memory=false"
+        r"model.name=org/shape with quantization=none: the weights need 14,526 MiB, but only 9,000 MiB of main memory are "
+        r"free. Use quantization=nf4 \(5,290 MiB\), a smaller model, or model.check_memory=false"
     )
     with pytest.raises(ConfigError, match=message):
         check_memory(spec, {MAIN: 9000})
     with pytest.raises(ConfigError) as caught:  # 4 bit would not help, another place would
         check_memory(spec, {"GPU 0": 4000})
     assert "quantization=nf4" not in str(caught.value)
-    assert "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto" in str(
+    assert "4,000 MiB of GPU 0 are free. Use a smaller model, model.device=auto model.device_map=auto" in str(
         caught.value
     )
     assert check_memory(spec, {"GPU 0": 10_000, MAIN: 20_000}) == []
@@ -322,19 +322,19 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     group(tmp_path / "v2" / "a", str(100 * mib), 70 * mib, 5 * mib, two)
     group(tmp_path / "v2" / "a" / "b", "max", 70 * mib, 5 * mib, two)
     own.write_text("0::/a/b\n")
-    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [40]
+    assert machine.read_cgroup_free_mib(own, tmp_path / "v2") == [40]
     # beyond it, processes are made to wait
     (tmp_path / "v2" / "a" / "b" / "memory.high").write_text(f"{90 * mib}\n")
     stat = tmp_path / "v2" / "a" / "b" / "memory.stat"
     # mapped files are in use
     stat.write_text(f"{stat.read_text()}file_mapped {4 * mib}\nslab_reclaimable {mib}\n")
-    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [27, 40]
+    assert machine.read_cgroup_free_mib(own, tmp_path / "v2") == [27, 40]
     stat.write_text(f"file_mapped {4 * mib}\n")
-    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [20, 40]
+    assert machine.read_cgroup_free_mib(own, tmp_path / "v2") == [20, 40]
     group(tmp_path / "v1" / "memory", str(10 * mib), 20 * mib, 1 * mib, one, "total_")
     own.write_text("5:cpu,cpuacct:/x\n4:memory:/gone\n")
-    assert machine.cgroup_free_mib(own, tmp_path / "v1") == [0]
-    assert machine.cgroup_free_mib(tmp_path / "nothing", tmp_path) == []
+    assert machine.read_cgroup_free_mib(own, tmp_path / "v1") == [0]
+    assert machine.read_cgroup_free_mib(tmp_path / "nothing", tmp_path) == []
     assert 0 < machine.available_memory_mib() < 1e9
 
 
@@ -432,5 +432,5 @@ def test_a_download_that_is_too_large(runner: Callable[..., Any], tmp_path: Path
     (message,) = done.err.strip().splitlines()
     assert message.startswith("error: model.name=org/huge: the download needs 953,674,316,406.2 MiB in ")
     assert message.endswith(
-        "name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
+        "choose a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
     )

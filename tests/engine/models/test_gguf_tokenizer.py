@@ -211,11 +211,11 @@ TEXT, FLOAT, COUNT, LIST = (
     gguf.GGUFValueType.ARRAY,
 )
 WRONG: dict[str, tuple[str, GGUFValue, str]] = {
-    "an end beyond": ("eos_token_id", GGUFValue(10**6, COUNT), "tokenizer.ggml.eos_token_id=1000000: it has 3"),
+    "an end beyond": ("eos_token_id", GGUFValue(10**6, COUNT), "tokenizer.ggml.eos_token_id=1000000, but the tokenizer has 3"),
     "an end as text": ("eos_token_id", GGUFValue("</s>", TEXT), "tokenizer.ggml.eos_token_id='</s>'"),
-    "no numbers": ("scores", GGUFValue([math.nan] * 9, LIST, FLOAT), "scores: one of them is not a number"),
-    "scores as texts": ("scores", GGUFValue(["1"] * 9, LIST, TEXT), "scores: a list of numbers expected"),
-    "tokens as numbers": ("tokens", GGUFValue([1] * 9, LIST, COUNT), "tokens: a list of texts expected"),
+    "no numbers": ("scores", GGUFValue([math.nan] * 9, LIST, FLOAT), "a score in tokenizer.ggml.scores is NaN"),
+    "scores as texts": ("scores", GGUFValue(["1"] * 9, LIST, TEXT), "scores is not a list of numbers"),
+    "tokens as numbers": ("tokens", GGUFValue([1] * 9, LIST, COUNT), "tokens is not a list of strings"),
     "a merge of three": ("merges", GGUFValue(["a b c"], LIST, TEXT), "merges: two tokens expected, found .'a', 'b', 'c'"),
     "an unknown merge": ("merges", GGUFValue(["a nothing"], LIST, TEXT), "out of vocabulary"),
 }  # fmt: skip
@@ -225,7 +225,7 @@ WRONG: dict[str, tuple[str, GGUFValue, str]] = {
 def test_a_wrong_array_is_refused_in_one_message(case: str, tmp_path: Path) -> None:
     key, value, message = WRONG[case]
     path = write(tmp_path / "model.gguf", "llama", wrong(key, value))
-    with pytest.raises(ConfigError, match=f"no usable tokenizer in .*{message}"):
+    with pytest.raises(ConfigError, match=f"the tokenizer in .* cannot be loaded: .*{message}"):
         load_tokenizer(f"model.name={path}", path)
 
 

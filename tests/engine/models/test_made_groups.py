@@ -131,7 +131,7 @@ def test_torchaos_model_has_the_same_weights_and_logits(
 def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
     from torchao.quantization import quantize_
 
-    choice, layer = TorchaoIntxConfig(int8_rows=True), nn.Linear(64, 32, bias=False).to(dtype)
+    choice, layer = TorchaoIntxConfig(int8_activations=True), nn.Linear(64, 32, bias=False).to(dtype)
     rows = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     rows[0] += 3  # no number is below 0
     rows[1, 2] = 0

@@ -91,10 +91,10 @@ def damage(end: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
     [
         ("down_proj._weight_qdata", 8, "a code is not an integer of 4 bits"),
         ("down_proj._weight_qdata", -128, "a code is not an integer of 4 bits"),
-        ("down_proj._weight_scale", float("nan"), "a scale is not a finite number"),
-        ("down_proj._weight_scale", float("inf"), "a scale is not a finite number"),
+        ("down_proj._weight_scale", float("nan"), "a scale is not finite"),
+        ("down_proj._weight_scale", float("inf"), "a scale is not finite"),
         ("down_proj._weight_zero_point", 100, "a zero point is not an integer of 4 bits"),
-        ("down_proj._weight_zero_point", 1, "symmetric weights have zero points of 0"),
+        ("down_proj._weight_zero_point", 1, "symmetric weights must have zero points of 0"),
     ],
 )
 def test_damaged_numbers_are_named(stored: Callable[..., Path], end: str, value: float, words: str) -> None:
@@ -114,4 +114,4 @@ def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
     file.write_text(json.dumps(settings))
     with raises(ConfigError, "damaged") as raised:
         load(folder)
-    assert "config.json says int4 in groups of 64" in raised.value.reason
+    assert "config.json declares int4 in groups of 64" in raised.value.reason

@@ -178,7 +178,7 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
                 saved_family(),
                 dtype=torch.bfloat16,
                 device_map={"": torch.device("cpu")},
-                **REAL[kind].load_arguments(),
+                **REAL[kind].build_load_arguments(),
             )
             model.save_pretrained(done[kind])
             AutoTokenizer.from_pretrained(saved_family()).save_pretrained(done[kind])
@@ -222,16 +222,16 @@ def test_its_size_is_known_from_the_headers(quantized: Callable[[str], Path], ki
 @pytest.mark.parametrize(
     ("kind", "wanted", "message"),
     [
-        ("nf4", Int8Config(), r"quantization=int8: model.name=\S+ is quantized already, nf4 by bitsandbytes \(double_quant=True, compute_dtype=float32\): use quantization=none or quantization=nf4"),
-        ("nf4", Fp4Config(), "quantization=fp4: .* quantized already, nf4 by bitsandbytes"),
+        ("nf4", Int8Config(), r"quantization=int8: model.name=\S+ is already quantized \(nf4 by bitsandbytes \(double_quant=True, compute_dtype=float32\)\). Use quantization=none or quantization=nf4"),
+        ("nf4", Fp4Config(), r"quantization=fp4: .* already quantized \(nf4 by bitsandbytes"),
         ("nf4", Nf4Config(double_quant=False), r"other settings: quantization.double_quant=False \(the checkpoint has True\), quantization.compute_dtype=bfloat16 \(the checkpoint has float32\)"),
         ("int8", Int8Config(threshold=5.0), r"quantization.threshold=5.0 \(the checkpoint has 6.0\)"),
-        ("int8", TorchaoInt8Config(), "quantization=torchao_int8: .* quantized already, int8 by bitsandbytes"),
-        ("torchao_int8", Int8DynamicConfig(), "quantization=int8_dynamic: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
-        ("int8_dynamic", Int8Config(), "quantization=int8: .* already, int8_dynamic by torchao: use quantization=none or quantization=int8_dynamic"),
-        ("torchao_int8", Nf4Config(), "quantization=nf4: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
-        ("int8", GptqConfig(), "quantization=gptq: .* quantized already, int8 by bitsandbytes"),
-        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is not one"),
+        ("int8", TorchaoInt8Config(), r"quantization=torchao_int8: .* already quantized \(int8 by bitsandbytes"),
+        ("torchao_int8", Int8DynamicConfig(), r"quantization=int8_dynamic: .* already quantized \(torchao_int8 by torchao\). Use quantization=none or quantization=torchao_int8"),
+        ("int8_dynamic", Int8Config(), r"quantization=int8: .* already quantized \(int8_dynamic by torchao\). Use quantization=none or quantization=int8_dynamic"),
+        ("torchao_int8", Nf4Config(), r"quantization=nf4: .* already quantized \(torchao_int8 by torchao\). Use quantization=none or quantization=torchao_int8"),
+        ("int8", GptqConfig(), r"quantization=gptq: .* already quantized \(int8 by bitsandbytes"),
+        ("nf4", GgufConfig(), "quantization=gguf needs a .gguf file, but model.name=.* is not a .gguf file"),
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(
@@ -344,7 +344,7 @@ def test_a_plan_refuses_without_torch(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert "is quantized already, nf4 by bitsandbytes" in done.stdout
+    assert "is already quantized (nf4 by bitsandbytes" in done.stdout
     assert "1 job: 1 impossible" in done.stdout
     real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")
     assert real.code == 2
@@ -369,8 +369,8 @@ except ConfigError as error:
     print(error, "huggingface_hub" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "model.name=org/model: there is no folder and no .gguf file" in done.stdout
-    assert "model=local never asks the hub" in done.stdout
+    assert "model.name=org/model: " in done.stdout
+    assert "org/model does not exist, and model=local does not download from the hub" in done.stdout
     assert done.stdout.endswith("False\n")
 
 

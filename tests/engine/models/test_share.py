@@ -123,14 +123,17 @@ def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
 @pytest.mark.parametrize("name", FORMATS[1:])
 def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: str) -> None:
     tied = job("zamba2", CHOICES[name]())
-    (note,) = format_check.note_low_planned_share(tied)
+    (note,) = format_check.build_planned_quantization_notes(tied)
     assert note.values["label"] == name
     assert str(note.values["share"]).startswith("59 % of the parameters in blocks, ")
     assert str(note.values["kinds"]).startswith(
         "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
     )
     assert (
-        format_check.note_low_planned_share(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
+        format_check.build_planned_quantization_notes(
+            job("zamba2", CHOICES[name](), tie_word_embeddings=False)
+        )
+        == []
     )
 
 
@@ -147,7 +150,7 @@ def test_without_headers_it_is_refused_after_the_load(
 def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", QuantizationConfig(overrides={"down_proj": "int8"}))
     format_check.check_checkpoint_format(resolved)
-    assert format_check.note_low_planned_share(resolved) == []
+    assert format_check.build_planned_quantization_notes(resolved) == []
     base = load_base_model(resolved)
     assert base.metrics["quantized_share"] < 0.5
     assert base.metrics["quantized_share_of_wanted"] == 1.0

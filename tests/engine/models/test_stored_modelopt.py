@@ -95,13 +95,13 @@ def test_scales_of_keys_and_values_are_noted_and_not_used(saved: Saved) -> None:
 
 
 REFUSED = [
-    (modelopt.settings("W4A16_AWQ"), ("quant_algo=W4A16_AWQ is not supported: its inputs are scaled "
+    (modelopt.settings("W4A16_AWQ"), ("quant_algo=W4A16_AWQ is not supported: the layers scale inputs "
         ".*pre_quant_scale.*use the original checkpoint with quantization=nf4 or int8")),
     (modelopt.settings("NVFP4_SVD"), r"quant_algo=NVFP4_SVD is not supported: .*svdquant_lora_a"),
     (modelopt.settings("W4A8_MXFP4_FP8"), r"quant_algo=W4A8_MXFP4_FP8 is not supported\. Supported: FP8, "),
     (modelopt.settings("MIXED_PRECISION"), r"MIXED_PRECISION needs quantized_layers"),
     (modelopt.settings("MIXED_PRECISION", quantized_layers={"model.layers.0.mlp.up_proj": {"quant_algo": "NVFP4_AWQ"}}), r"quant_algo=NVFP4_AWQ of model\.layers\.0\.mlp\.up_proj is not supported"),
-    ({"quant_method": "modelopt"}, "its settings set no quant_algo. Instead"),
+    ({"quant_method": "modelopt"}, r"the checkpoint sets no quant_algo\. Instead"),
 ]  # fmt: skip
 
 
@@ -124,16 +124,16 @@ def test_other_choices_are_refused(saved: Saved) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without(f"{UP}.weight_scale_2"), r"up_proj\.weight: the checkpoint lacks its weight_scale_2"),
-        (without(f"{UP}.weight_scale"), r"belong to no layer: the checkpoint lacks the weight_scale"),
-        (without(f"{UP}.weight"), r"up_proj\.weight_scale: the checkpoint lacks its weight"),
-        (with_one(f"{UP}.weight", lambda one: one[:, 1:]), r"up_proj\.weight: \[64, 31\], and a layer of 64 inputs, 64 outputs has \[64, 32\]"),
-        (with_one(f"{UP}.weight_scale", lambda one: one.float()), r"up_proj\.weight_scale: F32, and codes of 4 bits have scales in F8_E4M3"),
-        (with_one(f"{UP}.weight_scale", lambda one: one[:, :2]), r"up_proj\.weight_scale: \[64, 2\], .* has \[64, 4\]"),
+        (without(f"{UP}.weight_scale_2"), r"up_proj\.weight: the checkpoint lacks weight_scale_2 of this layer"),
+        (without(f"{UP}.weight_scale"), r"no layer uses .*\. The checkpoint lacks the matching weight_scale,"),
+        (without(f"{UP}.weight"), r"up_proj\.weight_scale: the checkpoint lacks weight of this layer"),
+        (with_one(f"{UP}.weight", lambda one: one[:, 1:]), r"up_proj\.weight: shape \[64, 31\], but a layer with 64 inputs and 64 outputs needs \[64, 32\]"),
+        (with_one(f"{UP}.weight_scale", lambda one: one.float()), r"up_proj\.weight_scale: the scale has the dtype F32, but 4-bit codes need F8_E4M3"),
+        (with_one(f"{UP}.weight_scale", lambda one: one[:, :2]), r"up_proj\.weight_scale: shape \[64, 2\], .* needs \[64, 4\]"),
         (with_one(f"{UP}.weight_scale_2", lambda one: one * 0), ("weight_scale_2: the layer's scale is not a "
             "finite number above 0")),
-        (with_one(f"{UP}.weight_scale_2", lambda one: one.repeat(64)), r"weight_scale_2: \[64\], .* has \[\] or \[1\]"),
-        (with_one(f"{UP}.weight", lambda one: torch.zeros(64, 64).to(torch.float8_e4m3fn)), r"weight_scale_2: a layer of float8 has no second scale"),
+        (with_one(f"{UP}.weight_scale_2", lambda one: one.repeat(64)), r"weight_scale_2: shape \[64\], .* needs \[\] or \[1\]"),
+        (with_one(f"{UP}.weight", lambda one: torch.zeros(64, 64).to(torch.float8_e4m3fn)), r"weight_scale_2: a float8 layer must not have a second scale"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(

@@ -13,7 +13,7 @@ from raising import raises
 from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.models.load_tokenizer import load_tokenizer
-from runner_engine.models.tokenization import check_tokenizer_growth, compute_max_growth
+from runner_engine.models.tokenization import check_replacement_growth, compute_max_replacement_growth
 
 MAKE_TEN = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
 
@@ -33,12 +33,12 @@ def test_replacements_that_make_ever_more_are_refused_before_the_load(
     folder = with_tokenizer(tmp_path / "model", **steps)
     with raises(ConfigError, "too_large", folder / "tokenizer.json") as raised:
         load_tokenizer("model.name=x", folder)
-    assert raised.value.reason.startswith(f"its {next(iter(steps))} ")
+    assert raised.value.reason.startswith(f"the {next(iter(steps))} ")
 
 
 def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
-    check_tokenizer_growth(MODEL_DIR / "tokenizer.json")
-    check_tokenizer_growth(tmp_path / "none.json")
+    check_replacement_growth(MODEL_DIR / "tokenizer.json")
+    check_replacement_growth(tmp_path / "none.json")
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     blanks = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     dots = {"type": "Replace", "pattern": {"String": "…"}, "content": "..."}
@@ -65,4 +65,4 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
     ],
 )
 def test_growth_is_bounded_from_the_last_step_on(steps: list[tuple[str, bool, str]], most: float) -> None:
-    assert compute_max_growth(steps) == most
+    assert compute_max_replacement_growth(steps) == most

@@ -162,10 +162,10 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
     mix = QuantizationMix.from_config(
         Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
-    assert mix.with_matching_patterns([DOWN.replace("1", "0")]) == Nf4Config(
+    assert mix.select_matching_patterns([DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
     )
-    assert QuantizationMix.from_config(Nf4Config()).with_matching_patterns([]) == Nf4Config()
+    assert QuantizationMix.from_config(Nf4Config()).select_matching_patterns([]) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -11,7 +11,7 @@ from families import settings as family_settings
 from opening import load_base, make_spec
 
 from runner_base.errors import ConfigError
-from runner_engine.quantization import list_quant_methods
+from runner_engine.quantization import list_supported_quant_methods
 from runner_engine.quantization.unsupported_methods import REASONS
 from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.model import LocalConfig
@@ -33,5 +33,5 @@ def test_a_refused_method_is_named_with_its_reason(tmp_path: Path, method: str) 
 def test_no_method_is_both_refused_and_loaded_and_transformers_knows_each() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    assert not REASONS.keys() & set(list_quant_methods())
+    assert not REASONS.keys() & set(list_supported_quant_methods())
     assert REASONS.keys() <= AUTO_QUANTIZATION_CONFIG_MAPPING.keys()

@@ -71,7 +71,7 @@ def test_rows_enter_and_leave_and_share_prefixes(
     assert engine.stats.shared_tokens > 0
     monkeypatch.setattr(
         SequenceStates,
-        "copy_from",
+        "copy_states_from",
         lambda self, slot, other, of_slot=0: self.read.__setitem__(slot, other.read[of_slot]),
     )
     assert complete(engine, asked()) != expected  # the control: a prefix's state is not copied

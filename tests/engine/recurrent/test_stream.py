@@ -262,7 +262,7 @@ def test_a_state_that_is_not_set_changes_the_answers(
     if broken == "entering":
         monkeypatch.setattr(sequence_states.SequenceStates, "insert_slots", enter)
     elif broken == "prefix":
-        monkeypatch.setattr(sequence_states.SequenceStates, "copy_from", put)
+        monkeypatch.setattr(sequence_states.SequenceStates, "copy_states_from", put)
     else:
         monkeypatch.setattr(sequence_states.SequenceStates, "_copy_slot", lambda self, source, target: None)
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
@@ -272,9 +272,9 @@ def test_a_state_that_is_not_set_changes_the_answers(
 def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.load()
     monkeypatch.setattr(
-        sequence_states.SequenceStates, "copy_from", lambda self, slot, other, of_slot=0: None
+        sequence_states.SequenceStates, "copy_states_from", lambda self, slot, other, of_slot=0: None
     )
-    with pytest.raises(RuntimeError, match="stands for 0 tokens"):
+    with pytest.raises(RuntimeError, match=r"^the state in slot \d+ is at token 0, "):
         complete(engine, asked())
 
 

@@ -25,6 +25,6 @@ def test_counted_token_by_token(shape: BatchShape) -> None:
         for _ in range(shape.batch_size):
             decode += 2 * 1300 + 8 * (shape.prompt_tokens + step)
             read += 16 * (shape.prompt_tokens - shape.shared_tokens + step)
-    assert SMALL.prefill_gflop(shape) == pytest.approx(prefill / 1e9)
-    assert SMALL.decode_gflop(shape) == pytest.approx(decode / 1e9)
-    assert SMALL.decode_gb(shape) == pytest.approx(read / 1e9)
+    assert SMALL.compute_prefill_gflop(shape) == pytest.approx(prefill / 1e9)
+    assert SMALL.compute_decode_gflop(shape) == pytest.approx(decode / 1e9)
+    assert SMALL.compute_decode_gb(shape) == pytest.approx(read / 1e9)

@@ -3,6 +3,7 @@ names."""
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -69,7 +70,7 @@ HOSTILE = {
         "(0.2 s of CPU time|256 MiB)",
     ),
     "a macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "exceeds Python's recursion limit"),
-    "a long text": ("{{ 'a' * 100001 }}", "a text of more than 100,000 characters"),
+    "a long text": ("{{ 'a' * 100001 }}", "100,000 characters"),
 }  # fmt: skip
 
 
@@ -139,10 +140,12 @@ def test_the_environment_equals_that_of_transformers() -> None:
 def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
     tokenizer.chat_template, limit = HOSTILE[case]
     template = ChatTemplate(tokenizer, "it", {}, SMALL)
-    with pytest.raises(
-        ConfigError, match=rf"^the chat template of model\.name=it .*{limit}.*fix it, or use task"
-    ):
+    with raises(ConfigError, "too_large") as refused:
         template.render(TURNS[1:2])
+    # the last is what is possible without the template
+    assert re.search(
+        rf"^the chat template of model\.name=it .*{limit}.* task\.format=raw ", str(refused.value)
+    )
     tokenizer.chat_template = TEMPLATES["chatml"]
     assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next conversation is rendered"
 
@@ -168,7 +171,7 @@ def test_other_requests_do_not_wait_for_a_template(
         assert may_end.wait(WAIT_S)
         return template_child.TEXT, "rendered"
 
-    monkeypatch.setattr(chat_template._renderers, "render", render)
+    monkeypatch.setattr(chat_template._renderers, "render_conversation", render)
     encoder = RequestEncoder(make_spec(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
     with ThreadPoolExecutor(2) as pool:
         chat = pool.submit(encoder.encode_prompt, Request(0, (Message("user", "Hi"),)))

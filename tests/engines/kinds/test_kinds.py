@@ -49,4 +49,4 @@ def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) ->
 
 def test_what_the_stub_needs(make_config: Make) -> None:
     config = make_config(model=StubConfig())
-    assert get_model_kind(config.model).predict_need(resolve_job(config)) == ResourceNeed(0.0, 1)
+    assert get_model_kind(config.model).predict_resources(resolve_job(config)) == ResourceNeed(0.0, 1)

@@ -85,7 +85,7 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
     monkeypatch.setattr(
         type(get_model_kind(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
     )
-    engine = engines.create_lazy_engine(resolve_job(config), before_loading=store_is_gone)
+    engine = engines.create_lazy_engine(resolve_job(config), on_libraries_imported=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with raises(TrackingError, "unreachable"):
             use()
@@ -95,7 +95,7 @@ def test_a_stub_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config()
     predicted = get_model_kind(config.model).predict_memory(resolve_job(config), (4, 16, 8))
     assert predicted is not None
-    assert get_model_kind(config.model).predict_need(resolve_job(config)).mib == 0
+    assert get_model_kind(config.model).predict_resources(resolve_job(config)).mib == 0
     assert predicted.total_mib == 0
 
 

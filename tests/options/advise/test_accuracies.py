@@ -43,7 +43,7 @@ def test_a_record_of_a_version_without_a_key_has_its_default(config: Any) -> Non
     record_job(config, "mine", RIGHT)
     file = Path(config.output_dir, "jobs", "mine", "result.json")
     record = Record.from_json(file.read_text())
-    for key in ("task.without", "task.shuffle_seed", "task.samples", "generation.temperature"):
+    for key in ("task.unscored", "task.shuffle_seed", "task.samples", "generation.temperature"):
         del record.params[key]
     file.write_text(record.to_json())
     assert known(config) is not None

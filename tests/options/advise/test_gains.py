@@ -56,7 +56,7 @@ def test_a_gain_is_said_where_it_was_measured(swept: Any, rows: int, said: str) 
     write(swept, figures(ENDS))
     asked = replace(swept, generation=GenerationConfig())
     assert words(asked, rows) == [
-        f"generation.speculate=draft: {said}; speed-up over decoding without draft tokens: 1.20 [1.10, 1.30] at 1 row, "
+        f"generation.speculate=draft: {said}; measured speedups: 1.20 [1.10, 1.30] at 1 row, "
         "1.02 [0.90, 1.10] at 4 rows, 0.70 [0.60, 0.80] at 8 rows (recorded in job)"
     ]
 
@@ -80,7 +80,7 @@ def test_each_kind_of_guesses_has_a_line(swept: Any) -> None:
     draft, ngram = words(swept, 1)
     assert draft.startswith("generation.speculate=draft: faster at 1 row;")
     assert ngram == (
-        "generation.speculate=ngram: slower at 1 row; speed-up over decoding without draft tokens: 0.90 [0.80, 0.95] at 1 row "
+        "generation.speculate=ngram: slower at 1 row; measured speedups: 0.90 [0.80, 0.95] at 1 row "
         "(recorded in lookup)"
     )
 
@@ -93,6 +93,6 @@ def test_the_command_shows_it(
     asked = ["model=embedded", f"output_dir={swept.output_dir}", "generation.batch_size=8"]
     assert advise.main([*asked, "--quick"]) == 0
     first, *others = capsys.readouterr().out.split("\n\n")[1:]
-    line = "   guesses   generation.speculate=draft: slower at 8 rows; speed-up over decoding without draft tokens: 1.20"
+    line = "   guesses   generation.speculate=draft: slower at 8 rows; measured speedups: 1.20"
     assert line in first
     assert not any("guesses" in one for one in others), "another format was not measured"

@@ -11,9 +11,9 @@ import pytest
 from runner.options.advise import knapsack
 from runner.options.advise.knapsack import (
     LayerOption,
-    enlarge_first_layers,
-    find_swapped_choices,
-    solve_greedily,
+    assign_largest_formats_in_order,
+    choose_formats_greedily,
+    find_choices_with_swapped_formats,
     solve_knapsack,
     total_loss,
     total_nbytes,
@@ -46,7 +46,7 @@ def test_greedy_fails_where_the_best_gain_for_a_byte_leaves_no_room() -> None:
     layers = [[small, LayerOption(10, 3.4)], [small, LayerOption(9, 5.0)], [small, LayerOption(9, 5.0)]]
     limit = 3 * 4 + spare
     # 1.1 for a byte, and then four bytes that are of no use
-    assert solve_greedily(layers, limit) == (1, 0, 0)
+    assert choose_formats_greedily(layers, limit) == (1, 0, 0)
     assert solve_knapsack(layers, limit) == (0, 1, 1)  # 1.0 for a byte, and all of it is used
     assert total_loss(layers, (0, 1, 1)) < total_loss(layers, (1, 0, 0))
 
@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_none_and_more_states_than_are_kept_stay_within_the
     layers = drawn(random.Random(1), 30)
     least = sum(min(option.nbytes for option in options) for options in layers)
     assert solve_knapsack(layers, least - 1) is None
-    assert solve_greedily(layers, least - 1) is None
+    assert choose_formats_greedily(layers, least - 1) is None
     exact = solve_knapsack(layers, least + 301)
     monkeypatch.setattr(knapsack, "MOST_STATES", 40)
     roughly = solve_knapsack(layers, least + 301)
@@ -72,14 +72,14 @@ def test_neighbours_have_the_same_size_and_the_order_of_layers_needs_no_losses()
     limit = sum(options[1].nbytes for options in layers)
     chosen = solve_knapsack(layers, limit)
     assert chosen is not None
-    for other in (near := find_swapped_choices(layers, chosen, limit, 3)):
+    for other in (near := find_choices_with_swapped_formats(layers, chosen, limit, 3)):
         assert total_nbytes(layers, other) == total_nbytes(layers, chosen)
         assert total_loss(layers, other) >= total_loss(layers, chosen)
         assert sum(one != another for one, another in zip(chosen, other, strict=True)) == 2
     assert near
     without_losses = [[LayerOption(option.nbytes, 0.0) for option in options] for options in layers]
-    first = enlarge_first_layers(layers, limit)
-    assert first == enlarge_first_layers(without_losses, limit)
+    first = assign_largest_formats_in_order(layers, limit)
+    assert first == assign_largest_formats_in_order(without_losses, limit)
     assert first is not None
     assert first[0] == 2
     assert total_nbytes(layers, first) <= limit

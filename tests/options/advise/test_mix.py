@@ -24,7 +24,7 @@ from runner.options.advise import mix
 from runner.options.advise.mix import MixableModel, SizeLimit
 from runner_base import MIB
 from runner_base.errors import ConfigError
-from runner_base.files import user_cache_folder
+from runner_base.files import get_user_cache_folder
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.models.base_loading import load_base_model
 from tools import embedded_mixture
@@ -46,7 +46,7 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     anew."""
     folder = tmp_path / "cache" / "runner"
     folder.mkdir(parents=True)
-    for library in (user_cache_folder() or folder).glob("kernels-*.so"):
+    for library in (get_user_cache_folder() or folder).glob("kernels-*.so"):
         (folder / library.name).symlink_to(library)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
 
@@ -67,12 +67,15 @@ def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_on
     count = len(model.layers)
     assert count == (4 if by_block else 28)
     choices = [(number * number // 3 % 3) for number in range(count)]
-    config = composed(["task=likelihood", *model.quantization_overrides(tuple(choices))])
+    config = composed(["task=likelihood", *model.build_quantization_overrides(tuple(choices))])
     for paths, number in zip(model.layers.values(), choices, strict=True):
         assert {config.mix.select_layer_config(path).name for path in paths} == {NAMES[number]}
-    assert model.quantization_overrides((0,) * count) == ["quantization=nf4", "quantization.overrides={}"]
+    assert model.build_quantization_overrides((0,) * count) == [
+        "quantization=nf4",
+        "quantization.overrides={}",
+    ]
     first = tuple(2 if "layers.0." in f"{name}." else 0 for name in model.layers)
-    assert model.quantization_overrides(first) == [
+    assert model.build_quantization_overrides(first) == [
         "quantization=nf4",
         "quantization.overrides={layers.0: none}",
     ]
@@ -131,7 +134,7 @@ def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pyte
     assert {len(paths) for name, paths in model.layers.items() if name.endswith("experts")} == {3 * 8}
     # only experts in 4 bits
     choice = tuple(int(number not in experts) for number in range(len(model.layers)))
-    config = composed([*words, *model.quantization_overrides(choice)])
+    config = composed([*words, *model.build_quantization_overrides(choice)])
     base = load_base_model(resolve_job(config).model)
     assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
 

@@ -242,7 +242,7 @@ def test_a_dominated_named_model_is_not_first(candidate: Make) -> None:
 def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
     large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
     assert [it.model for it in rank_candidates([large, small])] == ["a", "b"]
-    assert [it.model for it in rank_candidates([large, small], memory_is_limited=True)] == ["b", "a"]
+    assert [it.model for it in rank_candidates([large, small], is_memory_limited=True)] == ["b", "a"]
     assert reasons(small) == {"less_memory": {"mib": 1000, "other_mib": 2000}, "accuracy_unknown": {}}
     large.allowed_mib = small.allowed_mib = 2100
     assert [it.model for it in rank_candidates([large, small])] == ["b", "a"], (

@@ -31,50 +31,56 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
-            "more accurate: +15.0 points [+10.0, +20.0] on the same 2,000 questions (p = 1.9e-09)",
+            "the accuracy is +15.0 points [+10.0, +20.0] higher on the same 2,000 questions (p = 1.9e-09)",
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=200, is_paired=False, p=0.01),
-            "more accurate: +15.0 points [+10.0, +20.0] on questions that are not paired (p = 0.01)",
+            "the accuracy is +15.0 points [+10.0, +20.0] higher on questions that are not paired (p = 0.01)",
         ),
         (
             note("no_difference", **ACCURACIES),
-            "no difference in accuracy is shown (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
+            "accuracy does not differ significantly (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
         ),
         (note("accuracies_incomparable"), "their recorded accuracies cannot be compared"),
         (note("accuracy_of_one_unknown", rank=2), "accuracy of 2 unknown here"),
         (
             note("is_reference", **KLS),
-            "closer to plain, since it is plain: the other one has KL 0.02 nats/token",
+            "the candidate is the reference plain; the next one has KL 0.02 nats/token",
         ),
         (
             note("closer", **KLS),
-            "closer to plain: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 nats/token",
+            "the KL divergence from plain is lower: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 nats/token",
         ),
         (
             note("published_loss", quantization="none", other="nf4"),
-            "published tests, not those of this model here, find less loss for none than for nf4",
+            "published tests of other models find less loss for none than for nf4",
         ),
         (
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
-            "better in at least one recorded value and worse in none: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
+            "the candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
         ),
-        (note("named", rank=1), "1 is the model that you requested"),
-        (note("time_unknown", each_s=1.2), "1.20 s per question, while the time of the other one is unknown"),
-        (note("faster", **PAIR), "faster by the estimates: 1.20 s per question instead of 1.00"),
-        (note("faster_at_most", **PAIR), "by the estimates at most 1.20 s per question instead of 1.00"),
+        (note("named", rank=1), "candidate 1 is the requested model"),
+        (
+            note("time_unknown", each_s=1.2),
+            "1.20 s per question, but the time of the other candidate is unknown",
+        ),
+        (note("faster", **PAIR), "estimated to be faster: 1.20 s per question instead of 1.00"),
+        (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "speed undecided: 1.20 s per question are recorded, and the other's 1.00 s are guessed (± 85%)",
+            "the faster candidate is unknown: 1.20 s per question are recorded, and 1.00 s of the other candidate are guessed (± 85%)",
         ),
-        (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory, 1,000 MiB instead of 2,000"),
-        (note("size_unknown"), "its size is unknown without a download. Give model.name=FOLDER or a preset"),
+        (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
+        (
+            note("size_unknown"),
+            "the model's size is unknown without a download. Give model.name=FOLDER or a preset",
+        ),
         (note("out_of_reach", error="why"), "why"),
         (
             note("too_large", needed_mib=1000.4, allowed_mib=1000.1),
-            "needs 1,000.4 MiB for one question at a time; the limit is 1,000.1",
+            "the job needs 1,000.4 MiB even with batch size 1, but the limit is 1,000.1 MiB",
         ),
-        (note("too_slow", each_s=2.0, limit_s=1.5), "takes about 2.0 s per question; the limit is 1.5"),
+        (note("too_slow", each_s=2.0, limit_s=1.5), "one question takes about 2.0 s, but the limit is 1.5"),
     ],
 )
 def test_a_reason_has_a_sentence(fact: Note, sentence: str) -> None:

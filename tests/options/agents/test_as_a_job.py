@@ -23,7 +23,7 @@ from runner.estimates.recorded import FinishedJobs
 from runner.options.agents.keys import AgentsConfig, Topology
 from runner.run import run
 from runner_base.errors import ConfigError
-from runner_engine import check_files
+from runner_engine import check_model_and_adapter_files
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -38,17 +38,17 @@ def listed(folder: Path, *numbers: int, name: str = "list.txt") -> str:
 
 @pytest.mark.thorough
 def test_a_team_is_scored_in_the_same_way(make_config: Make, tmp_path: Path) -> None:
-    record = run(make_config(task=AgentsConfig(limit=3, agents=1, without=listed(tmp_path, 1))))
+    record = run(make_config(task=AgentsConfig(limit=3, agents=1, unscored=listed(tmp_path, 1))))
     assert (record.result.metrics["n"], record.result.metrics["n_all"]) == (2, 3)
-    assert any("1 of 3 questions do not count" in note for note in record.result.notes)
+    assert any("excludes 1 of 3 questions" in note for note in record.result.notes)
 
 
 @pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Run, tmp_path: Path) -> None:
-    words = (f"task.only={listed(tmp_path, 1, 2, 3)}", f"task.without={listed(tmp_path, 3, name='bad.txt')}")
+    words = (f"task.only={listed(tmp_path, 1, 2, 3)}", f"task.unscored={listed(tmp_path, 3, name='bad.txt')}")
     out = runner("task=agents", "model=stub", "plan=true", *words, "tracking=none").out
-    assert "3 questions are asked" in out
-    assert "1 of 3 questions do not count" in out
+    assert "3 questions" in out
+    assert "excludes 1 of 3 questions" in out
 
 
 def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
@@ -56,7 +56,9 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve_job(make_config(model=model, task=AgentsConfig())).model, uses_chat=True)
+        check_model_and_adapter_files(
+            resolve_job(make_config(model=model, task=AgentsConfig())).model, uses_chat=True
+        )
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:

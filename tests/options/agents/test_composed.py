@@ -34,7 +34,7 @@ def test_a_data_set_by_name(tmp_path: Path) -> None:
 
 
 def test_expressions_are_refused() -> None:
-    with raises(ConfigError, "unsupported", "task.gold"):
+    with raises(ConfigError, "unsupported", "task.answer_type"):
         task("task.data=math_500")
 
 

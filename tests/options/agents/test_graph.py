@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.options.agents.graph import Edge, Graph, Round, edge_log_probability, sigmoid
+from runner.options.agents.graph import Edge, Graph, Round, compute_edge_log_probability, sigmoid
 from runner.options.agents.keys import Topology
 
 MODES = list(Topology)
@@ -33,7 +33,7 @@ def as_rows(text: str) -> list[list[int]]:
 )
 def test_masks_of_topologies_that_no_seed_decides(mode: Topology, spatial: str, temporal: str) -> None:
     for seed in (0, 1):
-        graph = Graph.from_mode(mode, 4, seed=seed)
+        graph = Graph.create_from_topology(mode, 4, seed=seed)
         assert graph.spatial.allowed.astype(int).tolist() == as_rows(spatial)
         assert graph.temporal.allowed.astype(int).tolist() == as_rows(temporal)
         assert (graph.spatial.live == graph.spatial.allowed).all()
@@ -42,7 +42,7 @@ def test_masks_of_topologies_that_no_seed_decides(mode: Topology, spatial: str, 
 def test_layered_puts_everybody_into_one_of_two_layers() -> None:
     seen = set()
     for seed in range(40):
-        graph = Graph.from_mode(Topology.layered, 5, seed=seed)
+        graph = Graph.create_from_topology(Topology.layered, 5, seed=seed)
         speakers = {source for source, _ in graph.spatial.list_live()}
         listeners = {target for _, target in graph.spatial.list_live()}
         assert (len(speakers), len(listeners)) == (3, 2)
@@ -54,7 +54,7 @@ def test_layered_puts_everybody_into_one_of_two_layers() -> None:
 
 
 def test_random_takes_each_edge_half_of_the_time() -> None:
-    graphs = [Graph.from_mode(Topology.random, 4, seed=seed) for seed in range(400)]
+    graphs = [Graph.create_from_topology(Topology.random, 4, seed=seed) for seed in range(400)]
     spatial = np.mean([graph.spatial.allowed for graph in graphs], axis=0)
     assert (np.diag(spatial) == 0).all()
     assert np.abs(spatial[~np.eye(4, dtype=bool)] - 0.5).max() < 0.12  # 4.8 standard errors
@@ -64,7 +64,7 @@ def test_random_takes_each_edge_half_of_the_time() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_seed_gives_the_same_graph_and_the_same_rounds(mode: Topology) -> None:
     def drawn(seed: int) -> tuple[Graph, list[Round]]:
-        graph = Graph.from_mode(mode, 6, seed=seed, trains_spatial=True, trains_temporal=True)
+        graph = Graph.create_from_topology(mode, 6, seed=seed, train_spatial=True, train_temporal=True)
         rng = random.Random(seed)
         return graph, [graph.draw_round(rng, number) for number in range(5)]
 
@@ -77,7 +77,7 @@ def test_a_seed_gives_the_same_graph_and_the_same_rounds(mode: Topology) -> None
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_team_of_one_hears_nobody_and_may_remember_itself(mode: Topology) -> None:
-    graph = Graph.from_mode(mode, 1, seed=3)
+    graph = Graph.create_from_topology(mode, 1, seed=3)
     later = graph.draw_round(random.Random(0), 1)
     assert graph.draw_round(random.Random(0), 0) == Round((), (), (), 0.0)
     assert later.spatial == ()
@@ -86,25 +86,27 @@ def test_a_team_of_one_hears_nobody_and_may_remember_itself(mode: Topology) -> N
 
 
 def test_direct_answer_is_one_agent_whatever_is_asked() -> None:
-    graph = Graph.from_mode(Topology.direct_answer, 4, seed=0, trains_spatial=True, trains_temporal=True)
+    graph = Graph.create_from_topology(
+        Topology.direct_answer, 4, seed=0, train_spatial=True, train_temporal=True
+    )
     assert graph.num_agents == 1
     assert graph.draw_round(random.Random(0), 1) == Round((), (), (), 0.0)
 
 
 def test_a_fixed_round_takes_each_edge_that_closes_no_cycle() -> None:
-    graph = Graph.from_mode(Topology.full_connected, 4, seed=0)
+    graph = Graph.create_from_topology(Topology.full_connected, 4, seed=0)
     first, second = (graph.draw_round(random.Random(0), number) for number in (0, 1))
     assert first.spatial == ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
     assert (first.temporal, len(second.temporal)) == ((), 16)
     assert (first.choices, first.log_prob) == ((), 0.0), "nothing was left to chance"
     assert [first.spatial_sources(agent) for agent in range(4)] == [(), (0,), (0, 1), (0, 1, 2)]
     assert [second.temporal_sources(agent) for agent in range(4)] == [(0, 1, 2, 3)] * 4
-    layered = Graph.from_mode(Topology.layered, 6, seed=5)
+    layered = Graph.create_from_topology(Topology.layered, 6, seed=5)
     assert list(layered.draw_round(random.Random(0), 0).spatial) == layered.spatial.list_live()
 
 
 def test_a_pruned_edge_opens_the_way_for_its_opposite() -> None:
-    graph = Graph.from_mode(Topology.full_connected, 2, seed=0)
+    graph = Graph.create_from_topology(Topology.full_connected, 2, seed=0)
     graph.spatial.live[0, 1] = False
     assert graph.draw_round(random.Random(0), 0).spatial == ((1, 0),)
     graph.spatial.live[1, 0] = False
@@ -128,12 +130,12 @@ def in_some_order(edges: tuple[Edge, ...], agents: int) -> bool:
 def any_graph(draw: st.DrawFn) -> Graph:
     """A graph with any mask and any logits, cycles and edges to oneself among them."""
     agents = draw(st.integers(1, 7))
-    graph = Graph.from_mode(
+    graph = Graph.create_from_topology(
         draw(st.sampled_from(MODES)),
         agents,
         seed=draw(st.integers(0, 9)),
-        trains_spatial=draw(st.booleans()),
-        trains_temporal=draw(st.booleans()),
+        train_spatial=draw(st.booleans()),
+        train_temporal=draw(st.booleans()),
     )
     noise = np.random.default_rng(draw(st.integers(0, 2**32)))
     for edges in graph.edges_by_kind.values():
@@ -185,7 +187,7 @@ def test_an_edge_without_a_choice_is_one_that_would_have_closed_a_cycle(
 
 
 def test_edges_are_taken_as_often_as_their_probability_says() -> None:
-    graph = Graph.from_mode(Topology.star, 3, seed=0, initial_probability=0.8, trains_spatial=True)
+    graph = Graph.create_from_topology(Topology.star, 3, seed=0, initial_probability=0.8, train_spatial=True)
     assert graph.spatial.probabilities[0, 1] == pytest.approx(0.8)
     rng = random.Random(0)
     rounds = [graph.draw_round(rng, 0) for _ in range(2000)]
@@ -199,6 +201,6 @@ def test_edges_are_taken_as_often_as_their_probability_says() -> None:
 
 def test_probabilities_neither_overflow_nor_lose_what_is_nearly_certain() -> None:
     assert sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
-    assert edge_log_probability(-1000.0, is_taken=True) == -1000.0
-    assert edge_log_probability(1000.0, is_taken=True) == 0.0
-    assert edge_log_probability(40.0, is_taken=False) == pytest.approx(-40.0)
+    assert compute_edge_log_probability(-1000.0, is_drawn=True) == -1000.0
+    assert compute_edge_log_probability(1000.0, is_drawn=True) == 0.0
+    assert compute_edge_log_probability(40.0, is_drawn=False) == pytest.approx(-40.0)

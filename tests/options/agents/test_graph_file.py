@@ -41,7 +41,7 @@ def put(*place: str | int, value: object) -> Change:
 
 
 def trained(seed: int = 0) -> Graph:
-    graph = Graph.from_mode(Topology.full_connected, 4, seed=seed, trains_spatial=True)
+    graph = Graph.create_from_topology(Topology.full_connected, 4, seed=seed, train_spatial=True)
     learner, rng = GraphTrainer(graph, RunnerMethod()), random.Random(seed)
     for _ in range(10):
         learner.train_iteration([([graph.draw_round(rng, 0)], rng.random() < 0.5) for _ in range(4)])
@@ -84,7 +84,7 @@ def test_a_file_of_version_1_is_read(saved: Path) -> None:
 
 @pytest.mark.parametrize("mode", list(Topology))
 def test_every_topology_is_saved_untrained(mode: Topology, tmp_path: Path) -> None:
-    graph = Graph.from_mode(mode, 3, seed=1, initial_probability=0.7)
+    graph = Graph.create_from_topology(mode, 3, seed=1, initial_probability=0.7)
     path = tmp_path / "graph.json"
     path.write_text(format_graph_json(graph, ROLES[: graph.num_agents]))
     back = load_graph(path)
@@ -118,8 +118,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("version", value=3), "version: 1 or 2 expected, found 3"),
         (put("version", value=True), "version: 1 or 2 expected, found True"),
         (lambda values: values.pop("version"), "version: 1 or 2 expected, found None"),
-        (put("rounds", value=3), "rounds: null, because all rounds share the edges, expected, found 3"),
-        (put("silent", value=[[1]]), "silent: [], because all rounds share the edges, expected, found [[1]]"),
+        (put("rounds", value=3), "rounds: null (all rounds share the edges) expected, found 3"),
+        (put("silent", value=[[1]]), "silent: [] (all rounds share the edges) expected, found [[1]]"),
         (lambda values: values.pop("learned"), "learned is missing"),
         (lambda values: values["spatial"].pop("live"), "spatial.live is missing"),
         (put("note", value="x"), "no key 'note'. Choices: agents, "),
@@ -131,8 +131,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("agents", value=4.0), "agents: a whole number from 0 expected, found 4.0"),
         (put("agents", value=True), "agents: a whole number from 0 expected, found True"),
         (put("agents", value=-1), "agents: a whole number from 0 expected, found -1"),
-        (put("agents", value=10**15), "roles: one name for each of 1000000000000000 agents expected, found ["),
-        (put("roles", value=ROLES[:3]), "roles: one name for each of 4 agents expected, found ["),
+        (put("agents", value=10**15), "roles: a list with one role for each of the 1000000000000000 agents expected, found ["),
+        (put("roles", value=ROLES[:3]), "roles: a list with one role for each of the 4 agents expected, found ["),
         (put("roles", value="solver"), "roles: a list expected, found 'solver'"),
         (put("roles", 1, value="\x1b[31mred"), "roles[1]: a name of 1 to 80 printable characters expected, found '\\x1b[31mred'"),
         (put("roles", 1, value="x" * 81), "roles[1]: a name of 1 to 80"),

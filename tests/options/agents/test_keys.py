@@ -27,9 +27,12 @@ from runner_base.errors import ConfigError
         ({"train_offset": -1}, "task.train_offset=-1"),
         ({"learning_rate": 0.0}, "task.learning_rate=0.0: must be more than 0"),
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
-        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0 turns pruning off"),
+        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must be at least 0 and less than 1"),
         ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie strictly between 0 and 1"),
-        ({"roles": []}, r"task.roles=\[\]: give at least one role of math_solver, mathematical_analyst"),
+        (
+            {"roles": []},
+            r"task.roles=\[\]: the list is empty. Give roles from math_solver, mathematical_analyst",
+        ),
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
@@ -39,11 +42,11 @@ from runner_base.errors import ConfigError
         ),
         (
             {"graph": "g.json", "optimized_spatial": True},
-            "task.optimized_spatial=True: task.graph=g.json fixes the edges. Omit one of the two keys",
+            "task.optimized_spatial=True: task.graph=g.json has fixed edges. Remove task.graph or this key",
         ),
         (
             {"mode": Topology.debate, "num_rounds": 2, "optimized_spatial": True},
-            "task.optimized_spatial=true: in task.mode=debate no agent reads another agent's answer of the same round",
+            "task.optimized_spatial=true: in task.mode=debate no agent reads replies of the same round",
         ),
         (
             {"num_rounds": 2, "optimized_temporal": True, "nuclear_norm": 0.1},
@@ -51,32 +54,32 @@ from runner_base.errors import ConfigError
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "baseline": Baseline.mean},
-            "task.baseline=mean: not used with task.method=agent_prune: its loss has no baseline. Omit it",
+            "task.baseline=mean: has no effect with task.method=agent_prune: its loss has no baseline. .*default: none",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "imp_per_iterations": 2},
-            "task.imp_per_iterations=2: not used with task.method=agent_prune: pruning happens once, after the last iteration",
+            "task.imp_per_iterations=2: has no effect with task.method=agent_prune: this method prunes only once, after the last iteration",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "nuclear_norm": 0.5},
-            "task.nuclear_norm=0.5: not used with task.method=agent_prune: its nuclear norms have weight 1",
+            "task.nuclear_norm=0.5: has no effect with task.method=agent_prune: its nuclear norms have weight 1",
         ),
         (
             {"delta": 0.2},
-            r"task.delta=0.2: not used with task.method=runner: its loss has no such term.*default: 0.1",
+            r"task.delta=0.2: has no effect with task.method=runner: its loss has no such term.*default: 0.1",
         ),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": TrainingMethod.agent_prune},
-            "task.method=agent_prune: this method learns edges, but no edge can be learned. Give task",
+            "task.method=agent_prune: this method needs trainable edges. Give task",
         ),
         (
             {"method": TrainingMethod.agent_prune, "graph": "g.json"},
-            "task.method=agent_prune: task.graph=g.json fixes the edges",
+            "task.method=agent_prune: task.graph=g.json has fixed edges",
         ),
         (
             {"draw": True},
-            "task.draw=True: no edge has a probability. Give task.optimized_spatial=true or a task.graph",
+            "task.draw=True: the graph has no random edges. Give task.optimized_spatial=true or task.graph",
         ),
         (
             {"optimized_temporal": True},
@@ -103,7 +106,7 @@ def test_how_much_a_team_asks() -> None:
 
 def test_letters_are_answers_too() -> None:
     assert AgentsConfig(choices_key="options").has_letters
-    assert AgentsConfig(gold=GoldKind.letter).has_letters
+    assert AgentsConfig(answer_type=GoldKind.letter).has_letters
     assert not AgentsConfig().has_letters
 
 
@@ -128,11 +131,10 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
     message = (
-        "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it. For "
-        "this task, another seed"
+        "^task.repeat_index: only task=gsm8k, task=likelihood, task=recall and task=tools .* another seed"
     )
     with pytest.raises(ConfigError, match=message), convert_config_errors():
-        compose_job(["task=agents", "task.repeat=1"])
+        compose_job(["task=agents", "task.repeat_index=1"])
 
 
 @pytest.mark.parametrize(

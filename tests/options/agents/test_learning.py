@@ -16,8 +16,8 @@ from runner.options.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
 from runner.options.agents.graph_training import (
     Adam,
     GraphTrainer,
-    Play,
-    low_rank_penalty,
+    PlayedQuestion,
+    compute_low_rank_penalty,
     prune_lowest_edges,
 )
 from runner.options.agents.keys import Baseline, Topology
@@ -27,7 +27,7 @@ from runner.options.agents.training_methods import RunnerMethod
 def team(
     spatial: bool = True, temporal: bool = False, agents: int = 4, mode: Topology = Topology.full_connected
 ) -> Graph:
-    return Graph.from_mode(mode, agents, seed=0, trains_spatial=spatial, trains_temporal=temporal)
+    return Graph.create_from_topology(mode, agents, seed=0, train_spatial=spatial, train_temporal=temporal)
 
 
 def uneven(graph: Graph, seed: int = 0) -> Graph:
@@ -38,7 +38,7 @@ def uneven(graph: Graph, seed: int = 0) -> Graph:
     return graph
 
 
-def played(graph: Graph, questions: int, rng: random.Random, rounds: int = 2) -> list[Play]:
+def played(graph: Graph, questions: int, rng: random.Random, rounds: int = 2) -> list[PlayedQuestion]:
     """Questions that are solved by the toss of a coin."""
     return [
         ([graph.draw_round(rng, number) for number in range(rounds)], rng.random() < 0.5)
@@ -111,9 +111,9 @@ def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(ag
         edges.live[1, 0] = False
 
     def norm(logits: Matrix) -> float:
-        return low_rank_penalty(Edges(edges.allowed, edges.live, logits, True))[0]
+        return compute_low_rank_penalty(Edges(edges.allowed, edges.live, logits, True))[0]
 
-    value, gradient = low_rank_penalty(edges)
+    value, gradient = compute_low_rank_penalty(edges)
     logits = torch.tensor(edges.logits, requires_grad=True)
     theirs = torch.linalg.matrix_norm(torch.sigmoid(logits) * torch.tensor(edges.live), "nuc")
     theirs.backward()
@@ -127,10 +127,12 @@ def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(ag
 @pytest.mark.parametrize("mode", [Topology.star, Topology.chain, Topology.layered, Topology.debate])
 def test_where_a_singular_value_is_zero_the_gradient_still_leads_down(mode: Topology) -> None:
     edges = team(mode=mode).spatial
-    value, gradient = low_rank_penalty(edges)
+    value, gradient = compute_low_rank_penalty(edges)
     assert np.isfinite(gradient).all()
     assert (gradient[~edges.live] == 0).all()
-    lower, _ = low_rank_penalty(Edges(edges.allowed, edges.live, edges.logits - 1e-3 * gradient, True))
+    lower, _ = compute_low_rank_penalty(
+        Edges(edges.allowed, edges.live, edges.logits - 1e-3 * gradient, True)
+    )
     fall = (value - lower) / 1e-3
     assert fall == pytest.approx((gradient**2).sum(), rel=1e-2, abs=1e-12)
 
@@ -144,7 +146,7 @@ def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
         )
         for _ in range(40):
             learner.train_iteration([(rounds, False) for rounds, _ in played(graph, 4, rng)])
-    assert low_rank_penalty(pressed.spatial)[0] < 0.5 * low_rank_penalty(plain.spatial)[0]
+    assert compute_low_rank_penalty(pressed.spatial)[0] < 0.5 * compute_low_rank_penalty(plain.spatial)[0]
     assert plain.spatial.logits.tolist() == uneven(team()).spatial.logits.tolist(), (
         "nothing solved, nothing learned"
     )
@@ -153,7 +155,7 @@ def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
 def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     graph = team(agents=2)
     rounds = [graph.draw_round(random.Random(seed), 0) for seed in range(4)]
-    plays: list[Play] = [([one], number == 0) for number, one in enumerate(rounds)]
+    plays: list[PlayedQuestion] = [([one], number == 0) for number, one in enumerate(rounds)]
     assert GraphTrainer(graph, RunnerMethod()).compute_gradients(plays)[0] == pytest.approx(
         -rounds[0].log_prob / 4
     )
@@ -178,7 +180,7 @@ def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself
         gone = [edge for step in (steps[4], steps[9]) for edge in step.pruned.get(kind, ())]
         assert (
             sorted([*gone, *edges.list_live()])
-            == Graph.from_mode(graph.mode, 4, seed=0).edges_by_kind[kind].list_live()
+            == Graph.create_from_topology(graph.mode, 4, seed=0).edges_by_kind[kind].list_live()
         )
         assert edges.allowed.sum() == {"spatial": 12, "temporal": 16}[kind], "what was allowed stays known"
 
@@ -228,7 +230,7 @@ def trained(
     graph, rng = team(kind == "spatial", kind == "temporal"), random.Random(seed)
     learner = GraphTrainer(graph, RunnerMethod(baseline=baseline, imp_per_iterations=iterations // 2))
     for _ in range(iterations):
-        plays: list[Play] = []
+        plays: list[PlayedQuestion] = []
         for _ in range(4):
             rounds = [graph.draw_round(rng, number) for number in range(1 if kind == "spatial" else 2)]
             taken = any(edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds)

@@ -125,16 +125,14 @@ def test_questions_that_hold_their_choices(make_config: Make, again: Starts, tmp
     file.write_text(
         json.dumps({"question": "Is it (A) hot or (B) cold?", "answer": "So cold. #### B"}) + "\n"
     )
-    config = make_config(task=team(data=str(file), gold=GoldKind.letter, limit=None))
+    config = make_config(task=team(data=str(file), answer_type=GoldKind.letter, limit=None))
     assert work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
 
 
 def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Make, tmp_path: Path) -> None:
     row = {"task_id": "HumanEval/0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
     (tmp_path / "code.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(
-        DataError, match="programming tasks, such as HumanEval and MBPP.*The runner scores only"
-    ):
+    with pytest.raises(DataError, match="line 1: the keys test, entry_point belong to programming tasks"):
         agents.prepare(make_config(task=team(data=str(tmp_path / "code.jsonl"))))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.options.agents.graph import Edge, Graph, Kind, select_acyclic_edges
-from runner.options.agents.graph_training import GraphTrainer, GraphTrainingMethod, Play
+from runner.options.agents.graph_training import GraphTrainer, GraphTrainingMethod, PlayedQuestion
 from runner.options.agents.keys import AgentsConfig, Baseline, Topology, TrainingMethod
 from runner.options.agents.training_methods import (
     AgentPrune,
@@ -143,7 +143,7 @@ def built(method: TrainingMethod) -> GraphTrainingMethod:
 
 def uneven(mode: Topology, agents: int, rounds: int, seed: int) -> Graph:
     """A graph whose logits are random."""
-    graph = Graph.from_mode(mode, agents, seed=seed, trains_spatial=True, trains_temporal=rounds > 1)
+    graph = Graph.create_from_topology(mode, agents, seed=seed, train_spatial=True, train_temporal=rounds > 1)
     noise = np.random.default_rng(seed)
     for edges in graph.edges_by_kind.values():
         edges.logits = noise.normal(size=edges.logits.shape)
@@ -168,7 +168,7 @@ def test_a_whole_training_is_that_of_the_formulas(
     reference = Reference(graph, method, rounds)
     learner, coin = GraphTrainer(graph, built(method)), random.Random(seed)
     for iteration in range(1, ITERATIONS + 1):
-        plays, log_ps, solved = list[Play](), [], []
+        plays, log_ps, solved = list[PlayedQuestion](), [], []
         for question in range(4):
             ours, theirs = random.Random(f"{seed} {question}"), random.Random(f"{seed} {question}")
             drawn = [graph.draw_round(ours, number) for number in range(rounds)]
@@ -197,7 +197,9 @@ def test_a_whole_training_is_that_of_the_formulas(
 
 def counts(method: GraphTrainingMethod, iterations: int) -> list[tuple[int, int]]:
     """How many edges of both kinds a full team of four has after each iteration."""
-    graph = Graph.from_mode(Topology.full_connected, 4, seed=0, trains_spatial=True, trains_temporal=True)
+    graph = Graph.create_from_topology(
+        Topology.full_connected, 4, seed=0, train_spatial=True, train_temporal=True
+    )
     learner, rng, found = GraphTrainer(graph, method), random.Random(0), []
     for _ in range(iterations):
         plays = [
@@ -221,7 +223,7 @@ def test_without_chance_the_learned_preference_wins() -> None:
     order it is not."""
     settled = ordered = 0
     for seed in range(20):
-        graph = Graph.from_mode(Topology.full_connected, 4, seed=0, trains_spatial=True)
+        graph = Graph.create_from_topology(Topology.full_connected, 4, seed=0, train_spatial=True)
         learner, rng = (
             GraphTrainer(graph, RunnerMethod(pruning_rate=0.0, baseline=Baseline.mean)),
             random.Random(seed),
@@ -231,7 +233,7 @@ def test_without_chance_the_learned_preference_wins() -> None:
             learner.train_iteration(
                 [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
             )
-        settled += (3, 0) in graph.most_likely_round(0).spatial
+        settled += (3, 0) in graph.get_most_likely_round(0).spatial
         ordered += (3, 0) in select_acyclic_edges(4, graph.spatial.list_live())
     assert settled >= 19
     assert ordered == 0
@@ -251,7 +253,7 @@ def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
     for edge in tried:
         if (pruned or weights[edge] >= 0.5) and not reaches(taken, edge[1], edge[0]):
             taken.append(edge)
-    found = graph.most_likely_round(1)
+    found = graph.get_most_likely_round(1)
     assert list(found.spatial) == sorted(taken)
     wanted = [
         edge
@@ -259,7 +261,7 @@ def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
         if torch.sigmoid(torch.tensor(graph.temporal.logits[edge])) >= 0.5
     ]
     assert list(found.temporal) == wanted
-    assert (found.choices, graph.most_likely_round(0).temporal) == ((), ())
+    assert (found.choices, graph.get_most_likely_round(0).temporal) == ((), ())
 
 
 def test_the_task_chooses_its_method() -> None:

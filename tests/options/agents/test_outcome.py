@@ -4,7 +4,7 @@ import random
 
 from runner.datasets.items import Item
 from runner.options.agents.discussion import AnsweredCall, Discussion, Team
-from runner.options.agents.discussion_sample import make_sample, team_finish_reason
+from runner.options.agents.discussion_sample import get_team_finish_reason, make_sample
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
 from runner_base.result import Answer, Call, FinishReason, Verdict
@@ -15,13 +15,13 @@ ITEM = Item("How many?", "#### 7", "7")
 def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Discussion:
     """A debate of two, and the decision where there is one, that say this; seconds that do not add
     up evenly."""
-    graph = Graph.from_mode(Topology.debate, 2, seed=0)
-    team = Team.with_roles(2, [Role.inspector], PromptStyle.brief, decision)
+    graph = Graph.create_from_topology(Topology.debate, 2, seed=0)
+    team = Team.create_with_cycled_roles(2, [Role.inspector], PromptStyle.brief, decision)
     discussion, left = (
         Discussion(team, "test/0", ITEM.question, [graph.draw_round(random.Random(0), 0)]),
         list(said),
     )
-    while turns := discussion.ready_calls():
+    while turns := discussion.take_ready_calls():
         answers = []
         for turn in turns:
             text, reason = left.pop(0)
@@ -50,7 +50,7 @@ def test_verdicts() -> None:
         (ended(final, ("1", STOP), ("2", STOP), ("7", STOP)), Verdict.correct),
     ):
         assert make_sample(0, ITEM, discussion).answer.verdict is verdict
-    assert team_finish_reason(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
+    assert get_team_finish_reason(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
 
 
 def test_a_sample_has_the_sums_of_its_calls_in_whatever_order_they_came() -> None:

@@ -41,7 +41,7 @@ def labels(drawn: str) -> list[str]:
 
 
 def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
-    graph = Graph.from_mode(Topology.star, 3, seed=0, trains_spatial=True, trains_temporal=True)
+    graph = Graph.create_from_topology(Topology.star, 3, seed=0, train_spatial=True, train_temporal=True)
     graph.spatial.logits[0, 1] = 1.0986123  # 0.75
     graph.spatial.logits[1, 2] = -1.0986123  # 0.25
     graph.spatial.live[1, 2] = False
@@ -69,7 +69,9 @@ def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
 
 
 def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_taken() -> None:
-    drawn = draw_graph_svg(Graph.from_mode(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=2)
+    drawn = draw_graph_svg(
+        Graph.create_from_topology(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=2
+    )
     found = arrows(drawn)
     assert len({arrow.width for arrow in found}) == 1
     assert not any(arrow.is_dashed for arrow in found)
@@ -77,13 +79,15 @@ def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_tak
     assert len(never) == 6
     assert all(arrow.title.endswith(": never used, because it would close a cycle") for arrow in never)
     assert "12 edges: 6 are taken, the others would close a cycle" in labels(drawn)
-    assert "16 edges: all used from the second round on" in labels(drawn)
+    assert "16 edges: all edges from the second round on" in labels(drawn)
     assert "pruned" not in labels(drawn)
 
 
 def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
     one, two = (
-        draw_graph_svg(Graph.from_mode(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=rounds)
+        draw_graph_svg(
+            Graph.create_from_topology(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=rounds
+        )
         for rounds in (1, 2)
     )
     assert len(arrows(one)) == 12
@@ -100,7 +104,7 @@ def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
 def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
     mode: Topology, agents: int, rounds: int
 ) -> None:
-    graph = Graph.from_mode(mode, agents, seed=0, trains_spatial=agents % 2 == 0)
+    graph = Graph.create_from_topology(mode, agents, seed=0, train_spatial=agents % 2 == 0)
     drawn = draw_graph_svg(graph, mode, [ROLES[number % 4] for number in range(graph.num_agents)], rounds)
     root = ElementTree.fromstring(drawn)
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
@@ -118,27 +122,31 @@ def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
 
 
 def test_a_graph_without_any_edge_left_is_drawn() -> None:
-    graph = Graph.from_mode(Topology.chain, 2, seed=0, trains_spatial=True)
+    graph = Graph.create_from_topology(Topology.chain, 2, seed=0, train_spatial=True)
     graph.spatial.live[0, 1] = False
     drawn = draw_graph_svg(graph, "chain", ROLES[:2], num_rounds=3)
     assert [arrow.is_dashed for arrow in arrows(drawn)] == [True, False]
     assert "0 of 1 edges left" in labels(drawn)
-    assert "1 edge: all used from the second round on" in labels(drawn)
+    assert "1 edge: all edges from the second round on" in labels(drawn)
     assert "no edges" in labels(
-        draw_graph_svg(Graph.from_mode(Topology.direct_answer, 1, seed=0), "one", ROLES[:1], num_rounds=2)
+        draw_graph_svg(
+            Graph.create_from_topology(Topology.direct_answer, 1, seed=0), "one", ROLES[:1], num_rounds=2
+        )
     )
 
 
 def test_names_are_escaped_and_shortened() -> None:
     roles = ["<script>alert(1)</script>", "a & b\x1b[31m"]
-    drawn = draw_graph_svg(Graph.from_mode(Topology.chain, 2, seed=0), "<b>title</b>", roles, num_rounds=2)
+    drawn = draw_graph_svg(
+        Graph.create_from_topology(Topology.chain, 2, seed=0), "<b>title</b>", roles, num_rounds=2
+    )
     assert not re.search("<script|<b>|\x1b", drawn)
     assert {"<b>title</b>", "<script>alert(1)</scr…", "a & b\ufffd[31m"} <= set(labels(drawn))
     assert any(arrow.title.startswith("1 <script>alert(1)</script> → 2 a & b") for arrow in arrows(drawn))
 
 
 def plain_team() -> Graph:
-    return Graph.from_mode(Topology.full_connected, 3, seed=0, trains_spatial=True)
+    return Graph.create_from_topology(Topology.full_connected, 3, seed=0, train_spatial=True)
 
 
 def test_a_learned_graph_as_it_is_shows_what_is_never_taken() -> None:

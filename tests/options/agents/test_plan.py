@@ -14,8 +14,8 @@ from runner.config.root import RunnerConfig
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
-        ({"num_iterations": ABSURD}, "task.num_iterations=1000000000000 with task.batch_size=4: the embedded data has at most 100,000 questions"),
+        ({"limit": ABSURD}, "task.limit=1000000000000: the embedded data set provides at most 100,000 questions"),
+        ({"num_iterations": ABSURD}, "task.num_iterations=1000000000000 with task.batch_size=4: the embedded data set provides at most 100,000 questions"),
         ({"num_rounds": ABSURD}, "task.num_rounds=1000000000000: must lie in 1..100"),
     ],
 )  # fmt: skip

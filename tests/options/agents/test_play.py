@@ -29,8 +29,10 @@ Make = Callable[..., RunnerConfig]
 def discussions(
     count: int, mode: Topology = Topology.chain, roles: Sequence[Role] | None = None, rounds: int = 1
 ) -> list[Discussion]:
-    graph = Graph.from_mode(mode, 4, seed=0)
-    team = Team.with_roles(4, roles or [Role.inspector], PromptStyle.brief, DecisionMethod.final_refer)
+    graph = Graph.create_from_topology(mode, 4, seed=0)
+    team = Team.create_with_cycled_roles(
+        4, roles or [Role.inspector], PromptStyle.brief, DecisionMethod.final_refer
+    )
     asked = [problem.question for problem in generate_problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
@@ -83,9 +85,9 @@ class Picky(Session):
     def _admit(self, request: Request) -> Request:
         return request
 
-    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        self.waiting |= {request.id: request for request in arrived}
-        self.lots.append([str(request.id) for request in arrived])
+    def _run_step(self, submitted: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        self.waiting |= {request.id: request for request in submitted}
+        self.lots.append([str(request.id) for request in submitted])
         events: list[Event] = [
             completion(key, FinishReason.cancelled) for key in cancelled if self.waiting.pop(key)
         ]
@@ -96,7 +98,7 @@ class Picky(Session):
             events.append(completion(key, FinishReason.error if key == self.fails else FinishReason.stop))
         return events
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         self.waiting.clear()
 
 

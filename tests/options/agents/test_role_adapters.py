@@ -50,10 +50,10 @@ def test_a_role_answers_with_its_adapter_and_the_others_as_the_base(
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["task.role_adapters={math_solver: team}"], "lora=none has none by name: use lora=several"),
+        (["task.role_adapters={math_solver: team}"], "error: task=agents selects adapters by name (team), but lora=none has no named adapters"),
         ([*SEVERAL, "task.role_adapters={math_solver: teem}"], "no adapter 'teem'. Did you mean team?"),
         ([*SEVERAL, "task.role_adapters={solver: team}"], "task.role_adapters=solver: give roles: math_solver"),
-        ([*SEVERAL], "no request of task=agents names an adapter"),
+        ([*SEVERAL], "error: lora=several: no request of task=agents selects an adapter"),
     ],
     ids=["none there", "no such", "no role", "none named"],
 )  # fmt: skip

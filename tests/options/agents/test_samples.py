@@ -15,14 +15,14 @@ def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.sto
 
 
 def one(decision: DecisionMethod, samples: int) -> SampledDiscussion:
-    team = Team.with_roles(1, [Role.inspector], PromptStyle.brief, decision)
+    team = Team.create_with_cycled_roles(1, [Role.inspector], PromptStyle.brief, decision)
     return SampledDiscussion(team, "test/0", "How many?", samples)
 
 
 def play(discussion: SampledDiscussion, texts: list[str]) -> list[list[str]]:
     """Answer all that is ready, again and again; return which calls were ready together."""
     lots = []
-    while turns := discussion.ready_calls():
+    while turns := discussion.take_ready_calls():
         lots.append([turn.id.removeprefix("test/0/") for turn in turns])
         for turn in turns:
             text = "#### 9" if turn.agent is None else texts[turn.agent % len(texts)]
@@ -40,7 +40,7 @@ def test_so_many_samples_are_asked_at_once_and_vote() -> None:
 
 def test_no_sample_is_told_of_another_and_the_decision_reads_all() -> None:
     it, seen = one(DecisionMethod.final_refer, samples=3), dict[str, str]()
-    while turns := it.ready_calls():
+    while turns := it.take_ready_calls():
         for turn in turns:
             seen[turn.id.removeprefix("test/0/")] = turn.messages[-1].content
             it.add_answer(
@@ -53,6 +53,6 @@ def test_no_sample_is_told_of_another_and_the_decision_reads_all() -> None:
 
 def test_a_sample_in_error_ends_the_question() -> None:
     it = one(DecisionMethod.majority_vote, samples=2)
-    turn, _ = it.ready_calls()
+    turn, _ = it.take_ready_calls()
     it.add_answer(answered(turn, "", FinishReason.error))
-    assert (it.ready_calls(), it.has_ended, it.answer) == ([], True, None)
+    assert (it.take_ready_calls(), it.has_ended, it.answer) == ([], True, None)

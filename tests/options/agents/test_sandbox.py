@@ -15,7 +15,7 @@ from raising import raises
 
 from runner.options.agents import sandbox as sandboxes
 from runner.options.agents import sandbox_child, syscalls
-from runner.options.agents.render.sandbox import describe_protections
+from runner.options.agents.render.sandbox import describe_sandbox_protections
 from runner.options.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, extract_programs
 from runner_base.errors import JobFailed
 
@@ -133,12 +133,12 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
         (
             CLOSES_ITS_PIPE + "import time\ntime.sleep(1000)",
             STARTED,
-            "the program closed the pipe for its answer, and was stopped after 5 s",
+            "the program closed the answer pipe early, and was stopped after 5 s",
         ),
         (
             CLOSES_ITS_PIPE + "os._exit(3)",
             PATIENT,
-            "the program ended with exit code 3 before it returned an answer",
+            "the program ended with exit code 3 without returning an answer",
         ),
     ],
     ids=["loop", "sleep", "deaf", "closed-sleep", "closed-exit"],
@@ -285,18 +285,18 @@ def test_nothing_but_prose_is_tried_as_it_is() -> None:
 
 def test_what_holds_is_said_in_words() -> None:
     everything = frozenset({"cpu", "as", "fsize", "nproc", "landlock", "seccomp", "paths"})
-    held, missing = describe_protections(everything, SandboxLimits())
-    assert "all file access, including whether a file exists: blocked by the kernel" in held
+    held, missing = describe_sandbox_protections(everything, SandboxLimits())
+    assert "all file access, including checks whether a file exists: blocked by the kernel" in held
     assert missing == ""
-    held, missing = describe_protections(everything - {"paths"}, SandboxLimits())
+    held, missing = describe_sandbox_protections(everything - {"paths"}, SandboxLimits())
     assert "blocked by the kernel (landlock)" in held
     assert missing == "code can find out whether a file exists"
     few = frozenset({"cpu", "fsize", "nproc", "powerless", "nobody"})
-    held, missing = describe_protections(few, SandboxLimits(memory_mib=256))
+    held, missing = describe_sandbox_protections(few, SandboxLimits(memory_mib=256))
     for part in (
         "no limit of 256 MiB of memory",
         "network",
-        "files elsewhere: blocked by Python only",
+        "files elsewhere: blocked only in Python",
         "the number of processes is not limited",
     ):
         assert part in missing

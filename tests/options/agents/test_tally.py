@@ -12,10 +12,10 @@ from runner_base.result import Answer, Call, FinishReason
 
 def played(prompt_tokens: int) -> Discussion:
     """A chain of four with all roles; the program fails."""
-    graph = Graph.from_mode(Topology.chain, 4, seed=0)
-    team = Team.with_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
+    graph = Graph.create_from_topology(Topology.chain, 4, seed=0)
+    team = Team.create_with_cycled_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
     discussion = Discussion(team, "test/0", "How many?", [graph.draw_round(random.Random(0), 0)])
-    while turns := discussion.ready_calls():
+    while turns := discussion.take_ready_calls():
         for turn in turns:
             call = Call(
                 Answer("12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop),
@@ -42,7 +42,7 @@ def test_costs_by_role_and_by_edge() -> None:
         "prompt_tokens_per_question": 500,
         "new_tokens_per_question": 15,
     }
-    rows = tally.table_rows()
+    rows = tally.build_table_rows()
     assert [row["tokens of"] for row in rows] == [
         "Math Solver",
         "Mathematical Analyst",

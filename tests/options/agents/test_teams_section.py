@@ -87,14 +87,18 @@ def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any
     )
     team(store, "teams", "drawn", marks(20, N), [900] * N, [100] * N, optimized_spatial="True", method="none")
     words = "task.mode=direct_answer,task.decision_method=direct"
-    assert "no baseline" in rows("teams", "--baseline", words)["drawn"]["note"]
+    without = rows("teams", "--baseline", words)["drawn"]
+    assert (
+        "differs in task.method (None, here none), task.optimized_spatial (False, here True)"
+        in without["note"]
+    )
     found = rows("teams", "--teams", "--baseline", "team=one agent")
     assert found["alone"]["is_baseline"]
     assert found["drawn"]["note"] is None
     assert found["drawn"]["config"] == {TEAM: "full_connected · drawn"}
     _, out, _ = show("teams", "--teams", "--baseline", "team=one agent")
     assert "• full_connected · drawn vs one agent (n=40): worse" in out
-    assert "against one agent, on the 40 questions that both answered: saves nothing" in out
+    assert "against one agent, on 40 questions that both runs answered: saves no tokens and costs" in out
 
 
 @pytest.mark.thorough

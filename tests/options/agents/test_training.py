@@ -145,7 +145,7 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
     notes = " ".join(result.notes)
-    assert "training needed 8 questions but only 3 exist: questions were used repeatedly" in notes
+    assert "training used some questions repeatedly, because it needs 8 and only 3 exist" in notes
     assert (
         "1 questions of task.train_split=train are also scored, so they were excluded from training" in notes
     )

@@ -11,7 +11,7 @@ from runner.options.agents.agent_prompts import (
     build_agent_messages,
     build_decision_messages,
     build_system_message,
-    extract_answer,
+    extract_agent_answer,
     make_agent_reply,
 )
 from runner.options.agents.keys import PromptStyle, Role
@@ -36,11 +36,11 @@ QUESTION = "Which colour has the sky?\nA. green\nB. blue"
 def test_a_marked_letter_counts_before_the_last_one(
     text: str, whole: str | None, cut_off: str | None
 ) -> None:
-    assert extract_answer(Role.inspector, text, expects_letter=True) == whole
-    assert extract_answer(Role.inspector, text, is_complete=False, expects_letter=True) == cut_off
-    assert extract_answer(None, text, expects_letter=True) == whole
+    assert extract_agent_answer(Role.inspector, text, expects_letter=True) == whole
+    assert extract_agent_answer(Role.inspector, text, is_complete=False, expects_letter=True) == cut_off
+    assert extract_agent_answer(None, text, expects_letter=True) == whole
     program = CodeOutcome("A", CodeStatus.ok)
-    assert extract_answer(Role.programming_expert, text, program, expects_letter=True) == "A", (
+    assert extract_agent_answer(Role.programming_expert, text, program, expects_letter=True) == "A", (
         "what it came to, not what it says"
     )
 
@@ -77,7 +77,7 @@ def test_the_worked_examples_are_right() -> None:
     for role, examples in load_prompt_texts(PromptStyle.gsm8k, expects_letter=True).examples.items():
         for question, reply in (it.values() for it in examples):
             code = sandbox.run_program(reply) if role.writes_code else None
-            answer = extract_answer(role, reply, code, expects_letter=True)
+            answer = extract_agent_answer(role, reply, code, expects_letter=True)
             assert f"\n{answer}. " in question, "it is the letter of a choice"
             answers.append(answer)
             for term, value in re.findall(r"((?:[\d.]+ [+*] )+[\d.]+) = ([\d.]+\b)", reply):

@@ -14,9 +14,12 @@ from runner_base.render.notes import render_note
     [
         (
             note("no_node", resource="GPU", asked=2.0, most=1.0),
-            "no node of this Ray has GPU=2 (the most is 1): the jobs wait until one joins",
+            "jobs wait for a Ray node with GPU=2; the largest node has 1",
         ),
-        (note("squeue_fails", error="no route"), "squeue fails, so the grid waits for its jobs: no route"),
+        (
+            note("squeue_fails", error="no route"),
+            "the command squeue failed, so the grid waits for its jobs: no route",
+        ),
         (
             note("trials_without_result", trials=2, folder="out"),
             "2 finished trials have no result in out, so the table omits them",

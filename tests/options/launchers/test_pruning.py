@@ -17,7 +17,7 @@ from runner.options.launchers.pruning import (
     AGAINST,
     FULL,
     TrialOutcome,
-    comparison_overrides,
+    build_comparison_overrides,
     decide_trial_outcome,
 )
 from runner_base.result import Record, Result, Status
@@ -78,7 +78,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     asked = [record["result"]["metrics"] for record in results(tmp_path / "pruned").values()]
     assert all(it["questions_asked"] < QUESTIONS for it in asked if it.get("questions_left"))
     again = runner(*search, "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
-    assert "5 trials are complete; 0 interrupted trials continue" in again.err
+    assert "5 trials are complete, 0 interrupted trials" in again.err
     assert again.out.count("gsm8k-") >= 5
 
 
@@ -153,8 +153,8 @@ def test_what_becomes_of_a_trial(of: Record, fate: TrialOutcome) -> None:
 
 
 def test_how_a_trial_is_compared() -> None:
-    assert comparison_overrides(None) == []
-    assert comparison_overrides({"job": "gsm8k-1", "comparisons": 4}) == [
+    assert build_comparison_overrides(None) == []
+    assert build_comparison_overrides({"job": "gsm8k-1", "comparisons": 4}) == [
         "task.early_stop_vs=gsm8k-1",
         "task.early_stop_comparisons=4",
     ]
@@ -164,7 +164,7 @@ def test_how_a_trial_is_compared() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: needs task=gsm8k"),
+        (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: pruning needs task=gsm8k"),
         (("hydra.sweeper.direction=minimize",), "pruning works only for direction=maximize"),
         (("task.shots=0,1",), "hydra.sweeper.prune=true: task.shots is searched over"),
         (

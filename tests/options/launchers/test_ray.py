@@ -157,8 +157,8 @@ def test_jobs_that_fail_fail_alone(folder: Path, grid: Start, faulty: Callable[.
         assert ended.code == 1, ended.err
         assert "FAILED: seed=1: still running after job_timeout_s=15\n" in ended.err
         assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-        assert "FAILED: seed=3: the process of this job died under hydra/launcher=ray" in ended.err
-        assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
+        assert "FAILED: seed=3: hydra/launcher=ray lost the process of this job" in ended.err
+        assert ended.err.endswith("error: 3 of 4 jobs did not finish. See errors above\n")
         assert "Traceback" not in ended.err
         assert sorted(result["status"] for result in results(launched.folder).values()) == ["FAILED"] * 3 + [
             "FINISHED"
@@ -269,7 +269,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     class Told:
         def __init__(self) -> None:
-            self.box, self.tell = Mailbox(), self
+            self.box, self.report = Mailbox(), self
 
         def remote(self, *words: Any) -> bool:
             return self.box.report(*words)
@@ -305,4 +305,6 @@ def test_another_model_or_other_data_on_a_node_is_another_job(
     assert delivery.files is None
     assert delivery.outcome.status == "FAILED"
     assert delivery.outcome.exit_code == 2
-    assert delivery.outcome.message.startswith("gsm8k-000000000000 would be gsm8k-")
+    assert delivery.outcome.message.startswith(
+        "job gsm8k-000000000000 has other model or data files on this Ray node (job gsm8k-"
+    )

@@ -86,7 +86,7 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     again = start(tmp_path, *command)  # nothing is left to do
     assert again.code == 0
     assert re.search(
-        r"^search-\w{12}: 4 trials are complete; 0 interrupted trials continue$", again.err, re.MULTILINE
+        r"^study search-\w{12}: 4 trials are complete, 0 interrupted trials ", again.err, re.MULTILINE
     )
     assert not re.search(r"^\[\d", again.err, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished ", again.out, re.MULTILINE)) == 4
@@ -161,18 +161,18 @@ def test_a_search_with_another_setting_is_another_search(start: Start, tmp_path:
                "model=stub", "tracking=none")  # fmt: skip
     assert start(tmp_path, *command).code == 0
     again = start(tmp_path, *command)
-    assert "2 trials are done" in again.err, "the control: with the same setting it is the same"
+    assert "2 trials are complete" in again.err, "the control: with the same setting it is the same"
     named = start(tmp_path, *command, "hydra.sweeper.study_name=mine")
     assert named.code == 0, named.err
     choice.write_text(text.format(3))
     other = start(tmp_path, *command)
     assert other.code == 0, other.err
-    assert "trials are done" not in other.err
+    assert "trials are complete" not in other.err
     assert len(results(tmp_path)) == 4
     refused = start(tmp_path, *command, "hydra.sweeper.study_name=mine")
     assert refused.code == 2
     assert (
-        "hydra.sweeper.study_name=mine: this study was begun with another model, data set or setting"
+        "hydra.sweeper.study_name=mine: the study was started with another model, data set or setting"
         in refused.err
     )
     assert not opened(tmp_path), "also where it is refused"
@@ -187,7 +187,7 @@ def test_a_search_in_a_postgresql(start: Start, tmp_path: Path) -> None:
         assert first.code == 0, first.err
         again = start(tmp_path, *command)
         assert again.code == 0, again.err
-        assert "2 trials are complete; 0 interrupted trials continue" in again.err
+        assert "2 trials are complete, 0 interrupted trials" in again.err
     assert len(results(tmp_path)) == 4
     assert not (tmp_path / "outputs" / "searches.db").exists()
     gone = start(tmp_path, *command)
@@ -274,9 +274,9 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
         (("hydra.sweeper.direction=[maximize,minimize]",), "a search has one objective"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0"),
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate=2: from 0 to 1"),
-        (("hydra.sweeper.sampler.name=grid",), "generation.temperature is an interval without steps"),
+        (("hydra.sweeper.sampler.name=grid",), "hydra.sweeper.sampler.name=grid: a grid search cannot vary the continuous interval of generation.temperature"),
         (("hydra.sweeper.storage=nosql://x",), "hydra.sweeper.storage=nosql://x: Can't load plugin: sqlalchemy.dialects:nosql"),
-        (("plan=true",), "plan=true: only hydra/sweeper=grid knows its jobs before it starts"),
+        (("plan=true",), "plan=true needs hydra/sweeper=grid"),
         (("generation.temperatur=interval(0,1)",), "Did you mean generation.temperature?"),
     ],
 )  # fmt: skip

@@ -132,7 +132,7 @@ def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
     )
     ended = fewer.wait(400)
     assert (ended.code, ended.out) == (1, ""), ended.err
-    over = "the job exceeded its time limit after 0 restarts (hydra.launcher.timeout_min=1, hydra.launcher.max_num_timeout=0)"
+    over = "the job exceeded its time limit (hydra.launcher.timeout_min=1) after hydra.launcher.max_num_timeout=0 restarts"
     assert ended.err.count(f"{over}. Run the same command to resume\n") == 4, "when each ends, and at the end"
     assert {result["status"] for result in results(fewer.folder).values()} == {"KILLED"}
     kept = samples(fewer.folder)
@@ -155,10 +155,10 @@ def test_jobs_that_die_and_one_that_is_cancelled_end_alone(cluster: Slurm, grid:
     assert "KILLED: seed=1: cancelled in Slurm (see " in ended.err
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
     assert (
-        "FAILED: seed=3: the process of this job died under hydra/launcher=submitit_slurm: FAILED (see "
+        "FAILED: seed=3: hydra/launcher=submitit_slurm lost the process of this job: FAILED (see "
         in ended.err
     )
-    assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
+    assert ended.err.endswith("error: 3 of 4 jobs did not finish. See errors above\n")
     assert "Traceback" not in ended.err
     assert statuses(launched.folder).count("FINISHED") == 1
     assert "RUNNING" not in statuses(launched.folder)

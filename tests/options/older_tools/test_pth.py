@@ -192,7 +192,7 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(bases: dict[str, Path], t
     for name in turns:
         engine = open_engine(make_spec(model=base, lora=adapters[name]), kept)
         loads.append(engine.load().metrics["base_loads"])
-        model = engine._real._loaded.model  # type: ignore[attr-defined]
+        model = engine.loaded.model
         seen.append((name, logits(model)))
         engine.close()
     assert loads == [1] + [0] * (len(turns) - 1)
@@ -252,25 +252,25 @@ OBLONG = {f"{K}.A.weight": torch.ones(4, 64), f"{K}.B.weight": torch.ones(32, 4)
 MIXED = without(squares(), "layers.1") | {key: t for key, t in squares(2).items() if "layers.1" in key}
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4: use lora.rank=4, or leave it out"),
-    ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] are for a layer of \[96, 96\], the one of \S+ is \[64, 64\]"),
-    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are not linear layers of \S+: encoder.{LAYER}, .* and 1 more. Its square layers are {LAYER}"),
+    ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] need shape \[96, 96\], but the layer of \S+ is \[64, 64\]"),
+    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are not linear layers of \S+: encoder.{LAYER}, .* and 1 more. The base model's square layers are {LAYER}"),
     ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are not linear layers of .*: x. "),
     ("strangers", squares() | {"model.norm.weight": torch.ones(64)}, {}, r"1 keys are not LoRA keys \(.*\): model.norm.weight"),
     ("no-lora", {f"w{n}": torch.ones(2) for n in range(5)}, {}, "holds no LoRA key: .* expected, found w0, w1, w2 and 2 more"),
     ("no-keys", {}, {}, "holds no LoRA key"),
-    ("a-alone", without(squares(), f"{LAYER}.lora.B"), {}, f"{LAYER} has A and no B: the file is incomplete"),
-    ("b-alone", without(squares(), f"{LAYER}.lora.A"), {}, f"{LAYER} has B and no A"),
-    ("not-square", squares() | OBLONG, {}, r"square layers only, and 1 of its 5 modules are not square in \S+: model.layers.0.self_attn.k_proj \(the first is \[32, 64\], with A \[4, 64\] and B \[32, 4\]\)"),
-    ("zero", {key: t * (".A." in key) for key, t in squares().items()}, {}, "changes nothing in .*: 4 modules matched, norm of the delta 0"),
-    ("nan", {key: t / 0 for key, t in squares().items()}, {}, "holds nan or infinity"),
-    ("ranks", MIXED, {}, r"two ranks in one file: 4 in model.layers.0.\S+, 2 in model.layers.1"),
+    ("a-alone", without(squares(), f"{LAYER}.lora.B"), {}, f"{LAYER} has matrix A but not B"),
+    ("b-alone", without(squares(), f"{LAYER}.lora.A"), {}, f"{LAYER} has matrix B but not A"),
+    ("not-square", squares() | OBLONG, {}, r"only square layers, but 1 of its 5 modules are not square in \S+: model.layers.0.self_attn.k_proj\. The first is \[32, 64\], with A \[4, 64\] and B \[32, 4\]"),
+    ("zero", {key: t * (".A." in key) for key, t in squares().items()}, {}, "changes nothing in .*: 4 modules match, but the norm of .* 0$"),
+    ("nan", {key: t / 0 for key, t in squares().items()}, {}, "contains NaN or infinity"),
+    ("ranks", MIXED, {}, r"the same rank, but model.layers.0.\S+ has 4 and model.layers.1\S+ has 2"),
     ("rank-0", squares(0), {}, "changes nothing: its rank is 0"),
     ("turned", {key: t.T for key, t in squares().items()}, {}, r"has rank 64|A \[64, 4\] and B \[4, 64\]"),
-    ("twice", squares() | squares(prefix="module."), {}, "is duplicated, with and without module."),
-    ("integers", {key: t.int() for key, t in squares().items()}, {}, r"is torch.int32 of shape \[4, 64\], a matrix of floating-point numbers"),
-    ("vectors", {key: t[0] for key, t in squares().items()}, {}, r"of shape \[64\], a matrix"),
-    ("texts", dict.fromkeys(squares(), "x"), {}, "A.weight is a str, a tensor is expected"),
-    ("list", [torch.ones(2)], {}, "contains a list: a dictionary from name to tensor is expected"),
+    ("twice", squares() | squares(prefix="module."), {}, "occurs twice: with and without the prefix module."),
+    ("integers", {key: t.int() for key, t in squares().items()}, {}, r"floating-point matrix, but is torch.int32 with shape \[4, 64\]"),
+    ("vectors", {key: t[0] for key, t in squares().items()}, {}, r"matrix, but is torch.float32 with shape \[64\]"),
+    ("texts", dict.fromkeys(squares(), "x"), {}, "A.weight must be a tensor, but is a str"),
+    ("list", [torch.ones(2)], {}, "must contain a dictionary of tensors by name, but contains a list"),
 ]  # fmt: skip
 
 

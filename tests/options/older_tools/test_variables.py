@@ -94,7 +94,7 @@ def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> Non
         ({}, "stub", {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model=stub has no device"),
         ({}, "stub", {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub loads no weights"),
         ({}, "api", {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, model=api loads no weights"),
-        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded uses no server. Only model=api does"),
+        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded sends no requests to a server. Use model=api"),
         ({"quantization": "quantization=int8"}, None, {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=int8 is set"),
         ({"model": "model=embedded"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model=embedded is set"),
         ({"model.name": "model.name=y"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model.name=y is set"),

@@ -20,7 +20,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import create_hydra
 from runner.config.task import TaskConfig
-from runner.grid.plan import PlannedJob, predict_need
+from runner.grid.plan import PlannedJob, predict_resources
 from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
 from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, SplitStrategy, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
@@ -68,10 +68,8 @@ def test_what_completion_offers(line: str, offered: list[str]) -> None:
 
 
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Make) -> None:
-    why = "model=parts uses the KV cache of transformers"
-    with pytest.raises(
-        ConfigError, match=f"generation.kv_cache=int8: only continuous batching .*{why}: use .*as_model"
-    ):
+    why = "continuous batching, but model=parts does not"
+    with pytest.raises(ConfigError, match=f"^generation.kv_cache=int8: .*{why}.* Use .*as_model"):
         make_config(model=PartsModelConfig(name="x"), generation=GenerationConfig(kv_cache=KvCache.int8))
 
 
@@ -101,7 +99,8 @@ def test_the_parts_of_a_split_are_no_model(
     with pytest.raises(ConfigError) as refused:
         locate_model(kind(name=str(parts)))
     assert f"{parts} contains the parts of a split" in str(refused.value)
-    assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
+    for command in (f"model=parts model.name={parts}", f"task=merge task.parts={parts}"):
+        assert command in str(refused.value)
 
 
 def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
@@ -136,7 +135,7 @@ def test_a_pipeline_needs_a_gpu_for_each_process(
         ({"device": "cpu"}, 0, NO),
     ):
         model_keys: dict[str, Any] = keys
-        need = predict_need(resolve_job(make_config(model=PartsModelConfig(str(halves), **model_keys))))
+        need = predict_resources(resolve_job(make_config(model=PartsModelConfig(str(halves), **model_keys))))
         assert need.gpus == gpus
         assert need.named_gpus == named
 

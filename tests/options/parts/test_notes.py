@@ -14,22 +14,22 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
 @pytest.mark.parametrize(
     ("fact", "sentence"),
     [
+        (note("no_head"), "the last part has no output head, because no tensor is named like one"),
         (
-            note("no_head"),
-            "no output head and no tied embedding were found by name: the last part has no head",
+            note("from_bin"),
+            "the source files are .bin, but task=merge will write safetensors files with equal tensors",
         ),
-        (note("from_bin"), "the source is .bin: task=merge restores the same tensors as safetensors"),
         (
             note("not_copied", files="a.txt"),
-            "not copied, because they are neither weights nor configuration: a.txt",
+            "these files are neither weights nor configuration, so they were not copied: a.txt",
         ),
         (
             note("other_counts", file="f", tensors=2, params=8, found_tensors=1, found_params=4),
-            "f: 2 tensors with 8 parameters expected by the manifest, 1 with 4 found",
+            "f: the manifest lists 2 tensors with 8 parameters, but the file contains 1 with 4",
         ),
         (
             note("other_than_listed", what="dtype", expected="F32", partition="p.json", found="F16", **WHERE),
-            "part_0.safetensors: tensor w: dtype F32 expected by p.json, F16 found",
+            "part_0.safetensors: tensor w has dtype F16, but p.json lists F32",
         ),
         (
             note("in_folder", folder="model_files", problem=note("missing", file="config.json")),
@@ -37,7 +37,7 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
         ),
         (
             note("copies_differ", what="shape", expected=[1], first="part_1.safetensors", found=[2], **WHERE),
-            "part_0.safetensors: tensor w: shape [1] expected as in part_1.safetensors, [2] found",
+            "part_0.safetensors: tensor w has shape [2], but its copy in part_1.safetensors has [1]",
         ),
         (note("source_lacks", file="vocab.json"), "vocab.json: the source no longer has this file"),
     ],

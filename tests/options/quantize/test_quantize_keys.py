@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,11 @@ from raising import raises
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration_texts
+from runner.options.quantize.calibration import (
+    Calibration,
+    read_calibration_texts,
+    require_no_evaluation_overlap,
+)
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import FILE_TYPES, IMATRIX, KINDS, Recipe
 from runner.options.quantize.source import find_source_model
@@ -146,14 +151,14 @@ def test_a_text_of_the_evaluation_is_refused_however_it_is_written() -> None:
     shipped = max(texts_that_ship(), key=len)
     for text in (shipped, shipped.upper(), "  ".join(shipped.split()) + " !"):
         with raises(ConfigError, "conflict", "task.calibration"):
-            check_no_overlap(Calibration("mine", ("something else", text)), ["texts"])
+            require_no_evaluation_overlap(Calibration("mine", ("something else", text)), ["texts"])
 
 
 def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path) -> None:
     shipped = next(text for text in texts_that_ship() if len(text.split()) > 40)
     words = shipped.split()
     quoted = "As the old book says, " + " ".join(words[5:25]) + ", and nobody knew why."
-    (note,) = check_no_overlap(Calibration("mine", (quoted,)), ["texts"])
+    (note,) = require_no_evaluation_overlap(Calibration("mine", (quoted,)), ["texts"])
     assert note.code == "shared_words"
     assert {**note.values, "shown": ""} == {
         "calibration": "mine",
@@ -163,9 +168,9 @@ def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path
         "evaluation": "texts",
         "shown": "",
     }
-    assert check_no_overlap(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
-    assert check_no_overlap(read_calibration_texts("embedded"), ["texts"]) == []
-    (note,) = check_no_overlap(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
+    assert require_no_evaluation_overlap(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
+    assert require_no_evaluation_overlap(read_calibration_texts("embedded"), ["texts"]) == []
+    (note,) = require_no_evaluation_overlap(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
     assert (note.code, note.values["evaluation"]) == ("evaluation_unread", str(tmp_path / "gone.jsonl"))
 
 
@@ -175,16 +180,16 @@ def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(runner: Ru
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"text": max(texts_that_ship(), key=len).upper()}) + "\n")
     for texts, shared in (
-        (own, "1 calibration documents are also in the evaluation"),
-        (SHIPPED, "200 calibration documents are also in the evaluation"),
+        (own, "1 documents of the evaluation texts are also calibration documents"),
+        (SHIPPED, "200 documents of the evaluation texts are also calibration documents"),
     ):
         done = runner(*keys, f"task.calibration={texts}", cwd=tmp_path)
         assert done.code == 2
         assert f"task.calibration={texts}: {shared}" in done.err + done.out
     done = runner(*keys, "task.calibration=embedded", cwd=tmp_path)
-    assert "also in the evaluation" not in done.err + done.out
-    done = runner(*keys, f"task.calibration={own}", "task.evaluation=[]", cwd=tmp_path)
-    assert "also in the evaluation" not in done.err + done.out
+    assert "also calibration documents" not in done.err + done.out
+    done = runner(*keys, f"task.calibration={own}", "task.check_overlap_with=[]", cwd=tmp_path)
+    assert "also calibration documents" not in done.err + done.out
 
 
 @pytest.mark.sampled(1)
@@ -198,10 +203,10 @@ def test_a_data_set_of_ones_own_is_an_evaluation_too(
     (tmp_path / "same.txt").write_text("Nobody else has this text.")
     keys = ("task=quantize", "task.recipe=gptq", "task.group_size=64", "tracking=none", "plan=true")
     for names, is_shared in (("texts,mine", True), ("texts", False)):
-        told = ("task.calibration=same.txt", f"task.evaluation=[{names}]")
+        told = ("task.calibration=same.txt", f"task.check_overlap_with=[{names}]")
         done = runner("-cd", str(tmp_path), *multirun, *keys, *told, cwd=tmp_path)
-        shared = "task.calibration=same.txt: 1 calibration documents are also in the evaluation"
-        assert (shared in done.err + done.out) is is_shared
+        shared = r"task\.calibration=same\.txt: 1 documents of the evaluation \S*mine\S* are also calibration documents"
+        assert (re.search(shared, done.err + done.out) is not None) is is_shared, done.out
 
 
 @pytest.mark.thorough
@@ -228,7 +233,7 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
 
 def test_the_generators_problems_are_no_evaluations() -> None:
     """The split for training and the one for tests have no problem in common."""
-    notes = check_no_overlap(
+    notes = require_no_evaluation_overlap(
         read_calibration_texts("embedded"), ["embedded"]
     )  # a text that both have is an error
     assert "evaluation_unread" not in [note.code for note in notes]
@@ -251,8 +256,8 @@ def test_a_plan_says_what_will_be_made_and_imports_no_torch(tmp_path: Path) -> N
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "imports:\n" in done.stdout
-    assert f"makes {tmp_path}/outputs/made/embedded-torchao_intx-8bit-g64" in done.stdout
-    assert "by torchao 0." in done.stdout
+    assert f"output: {tmp_path}/outputs/made/embedded-torchao_intx-8bit-g64" in done.stdout
+    assert "quantizer: torchao 0." in done.stdout
     assert not (tmp_path / "outputs" / "made").exists()
 
 
@@ -267,7 +272,7 @@ def test_a_package_that_is_not_here_is_refused_with_the_line_that_installs_it(
     done = runner(*keys, "task.python=nowhere", cwd=tmp_path)
     assert done.code == 2
     assert "there is no" in done.err
-    assert "`make makers RECIPE=rtn` in a checkout" in done.err
+    assert "`make makers RECIPE=rtn`" in done.err
     assert not (tmp_path / "outputs" / "made").exists()
 
 

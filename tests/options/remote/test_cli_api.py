@@ -27,7 +27,13 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
 KEY = "sk-very-secret-0123456789"
-QUICK = ("model=api", "model.name=tiny", "model.backoff_s=0.01", "model.first_token_s=1", "tracking=none")
+QUICK = (
+    "model=api",
+    "model.name=tiny",
+    "model.backoff_s=0.01",
+    "model.first_token_timeout_s=1",
+    "tracking=none",
+)
 
 
 def solve(body: dict[str, Any]) -> str:
@@ -46,19 +52,19 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it serves, model.name=NAME. Set the server's key in the environment or in .env: API_KEY=..."),
-        (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server serves, model.name=NAME. Set the server's key"),
-        (["model.base_url="], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1; the server's key"),
-        (["model.base_url=https://u:pass@h:8443/v1"], "model.base_url=https://h:8443/v1: a password, a query or a # in an address would appear in configs and logs. Put the server's key into API_KEY"),
-        (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: a password, a query"),
-        (["model.base_url=localhost:8000"], "give an address such as http://127.0.0.1:8000/v1"),
-        (["model.base_url=https://api.example.com/v1"], "is another machine and needs a key. Set API_KEY in the environment or in .env"),
+        (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it serves, model.name=NAME. Set the API key API_KEY in the environment or in .env"),
+        (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server serves, model.name=NAME. Set the API key API_KEY"),
+        (["model.base_url="], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1. Set the API key API_KEY"),
+        (["model.base_url=https://u:pass@h:8443/v1"], "model.base_url=https://h:8443/v1: an address must not contain a password, a query or #, because configs and logs show it. Put the server's key into API_KEY"),
+        (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: an address must not contain a password, a query or #"),
+        (["model.base_url=localhost:8000"], "model.base_url=localhost:8000: not an address. Give one such as http://127.0.0.1:8000/v1"),
+        (["model.base_url=https://api.example.com/v1"], "model.base_url=https://api.example.com/v1 is another machine, so an API key is required. Set API_KEY in"),
         (["model.key_variable=sk-abc"], "model.key_variable=***: give the name of an environment variable"),
-        (["quantization=nf4"], "quantization=nf4: model=api loads no weights, so this key has no effect: use quantization=none"),
-        (["rope=rope_2d"], "rope=rope_2d: model=api loads no weights"),
-        (["generation=sampling", "model.extensions=openai"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no such field. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
-        (["generation.batch_size=9"], "generation.batch_size=9: model.concurrency=8 allows no more requests"),
-        (["model.price_in=1"], "model.price_out=None: give both prices or none"),
+        (["quantization=nf4"], "quantization=nf4: model=api cannot change the weights on the server: use quantization=none"),
+        (["rope=rope_2d"], "rope=rope_2d: model=api cannot change the weights on the server"),
+        (["generation=sampling", "model.extensions=openai"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API does not support this parameter. Use generation.top_k=null generation.repetition_penalty=null. If the server is vLLM or task=serve, use model.extensions=vllm"),
+        (["generation.batch_size=9"], "generation.batch_size=9: the batch size exceeds model.concurrency=8"),
+        (["model.price_in=1"], "model.price_out=None: set both price_in and price_out, or neither"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -93,7 +99,7 @@ def test_an_unknown_model_is_named_with_the_known_ones(runner: Run) -> None:
     with Api(solve) as api:
         done = runner(*QUICK, f"model.base_url={api.url}", "model.name=tinny", "task.limit=3")
     assert done.code == 2
-    assert "answered 404: The model `tinny` does not exist.; it has tiny" in done.err
+    assert "answered 404: The model `tinny` does not exist.; models: tiny" in done.err
     assert len(api.seen) <= 3
 
 
@@ -282,7 +288,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "an answer had 1 tokens instead of 6" in short.err
         large = runner(*vllm, "task.batch_sizes=[9]")
         assert large.code == 2
-        assert "model.concurrency=8: the batch has 9 concurrent requests" in large.err
+        assert "model.concurrency=8: a batch of 9 requests exceeds this limit" in large.err
         refused = runner(*QUICK, f"model.base_url={api.url}", "task=memory")
         assert refused.code == 2
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err

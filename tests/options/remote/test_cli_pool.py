@@ -20,7 +20,7 @@ def test_servers_with_different_models_are_one_error_before_the_job(runner: Run,
             "model=api", "model.name=tiny", f"model.base_url=[{one.url},{other.url}]", "tracking=none"
         )
         assert done.code == 2
-        assert "error: model.base_url: all servers must serve the same model" in done.err
+        assert "error: model.base_url: the servers serve different models" in done.err
         assert "Traceback" not in done.err
         assert one.seen == other.seen == []
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))

@@ -58,11 +58,8 @@ def test_only_what_follows_the_thinking_is_judged(runner: Run, tmp_path: Path) -
     )
     assert [metrics[f"accuracy/{by}"] for by in ("strict", "flexible")] == [0.5, 0.5]
     notes = result(tmp_path)["notes"]
-    assert "thinking was removed from 4 answers: only the text after it was judged" in notes
-    assert any(
-        note.startswith("4 answers reached the token limit while the model was still thinking")
-        for note in notes
-    )
+    assert "only the text after the thinking was judged in 4 answers" in notes
+    assert any(note.startswith("4 answers reached the token limit during thinking") for note in notes)
 
 
 @pytest.mark.thorough
@@ -82,9 +79,7 @@ def test_thinking_that_a_server_sends_apart_is_kept_and_not_judged(
     assert [one["text"] for one in kept] == [f"so #### {item.gold}" for item in list(ITEMS.values())[:4]]
     assert [one["new_tokens"] for one in kept] == [8] * 4, "the tokens of the thinking count"
     assert done.json()["metrics"]["thinking_removed"] == 4
-    assert (
-        "thinking was removed from 4 answers: only the text after it was judged" in result(tmp_path)["notes"]
-    )
+    assert "only the text after the thinking was judged in 4 answers" in result(tmp_path)["notes"]
     metrics = cut_off.json()["metrics"]
     assert (metrics["cut_off"], metrics["cut_off_thinking"], metrics["thinking_removed"]) == (4, 4, 0)
 

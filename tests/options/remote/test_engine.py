@@ -59,8 +59,8 @@ def config_of(make: Make, url: str, generation: GenerationConfig | None = None, 
         "base_url": url,
         "backoff_s": 0.01,
         "retries": 3,
-        "connect_s": WAIT_S,
-        "first_token_s": WAIT_S,
+        "connect_timeout_s": WAIT_S,
+        "first_token_timeout_s": WAIT_S,
     }
     groups = {} if generation is None else {"generation": generation}
     return make(model=ApiConfig(**(quick | keys)), **groups)
@@ -251,7 +251,7 @@ def until(condition: Callable[[], bool]) -> None:
 )  # fmt: skip
 def test_a_request_without_an_answer_is_sent_again(ask: Ask, api: Api, trouble: Trouble) -> None:
     api.troubles.extend([trouble] * 2)
-    (one,) = ask(Request(0, HI), first_token_s=2.0 if trouble.kind == "stall" else WAIT_S)
+    (one,) = ask(Request(0, HI), first_token_timeout_s=2.0 if trouble.kind == "stall" else WAIT_S)
     assert (one.answer.text, one.answer.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
     assert (len(api.seen), len(api.answered)) == (3, 1)
 
@@ -275,7 +275,7 @@ def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Ask, api: Api)
     api.troubles.extend([Trouble("status", 500)] * 4)
     first, second = ask(Request(0, HI), Request(1, HI), concurrency=1)
     assert first.answer.finish_reason is FinishReason.error
-    assert str(first.error).endswith("answered 500: boom; the runner tried 4 times")
+    assert str(first.error).endswith("answered 500: boom (4 attempts)")
     assert second.answer.text == "I heard Hi"
 
 
@@ -308,7 +308,7 @@ def test_text_that_was_returned_is_not_returned_again(make_config: Make, api: Ap
 
 def test_an_answer_that_takes_too_long_is_abandoned(ask: Ask, api: Api) -> None:
     api.answer, api.delay_s = lambda body: "word " * 20, 0.1
-    (one,) = ask(Request(0, HI), answer_s=0.5, retries=0)
+    (one,) = ask(Request(0, HI), request_timeout_s=0.5, retries=0)
     assert "took longer than 0.5 s for an answer" in str(one.error)
 
 
@@ -318,7 +318,7 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     (one,) = complete_requests(engine, [Request(0, HI)])
     assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
     assert engine.stats.notes == [
-        text_note("the server reported no token count for 1 answer: 0 tokens are recorded")
+        text_note("1 answer recorded with 0 tokens, because the server reported no token count")
     ]
     engine.close()
 

@@ -212,8 +212,8 @@ REJECTED: dict[str, tuple[Attack, str]] = {
 
 def job(make_config: Make, server: Hostile, folder: Path, **keys: Any) -> RunnerConfig:
     limits: dict[str, Any] = {
-        "first_token_s": FIRST_S,
-        "answer_s": ANSWER_S,
+        "first_token_timeout_s": FIRST_S,
+        "request_timeout_s": ANSWER_S,
         "retries": RETRIES,
         "backoff_s": 0.01,
     }
@@ -296,9 +296,9 @@ def test_the_client_ends_floods_by_itself(make_config: Make, tmp_path: Path, nam
     }
     ask(tmp_path, ["x"])
     memory = peak_mib()
-    with Hostile(floods[name]) as server, pytest.raises(JobFailed, match="no request succeeded"):
+    with Hostile(floods[name]) as server, pytest.raises(JobFailed, match="all requests failed"):
         # without an end this would not return
-        run(job(make_config, server, tmp_path, first_token_s=1.0))
+        run(job(make_config, server, tmp_path, first_token_timeout_s=1.0))
     assert 1 <= server.seen <= RETRIES + 1
     assert peak_mib() - memory < MAX_MIB
 

@@ -144,7 +144,7 @@ def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
         one, notes = ask(teacher)
     assert (one.answer.text, one.by) == ("four", "teacher")
     assert notes == [
-        'a review was not valid JSON {"score", "feedback"}, so its score counts as below the threshold: 2 times'
+        'a review was not valid JSON with "score" and "feedback", so the draft was treated as insufficient: 2 times'
     ]
 
 
@@ -172,7 +172,7 @@ def test_the_teacher_answers_if_the_student_fails(ask: Ask, tiny_llama: Any) -> 
     assert calls(one) == [("student", "draft"), ("teacher", "answer")]
     assert one.calls is not None
     assert "the model has room for 512" in str(one.calls[0].error)
-    assert "the student failed or returned no text: 1 times" in notes
+    assert "the draft model failed or returned no text: 1 times" in notes
 
 
 def test_the_teacher_continues_if_the_student_breaks_down(
@@ -187,12 +187,14 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         student = StudentConfig(name=str(tiny_llama), device="cpu")
         engine = open_engine(make_config(model=hybrid(teacher.url, student)))
         engine.load()
-        monkeypatch.setattr(LocalSession, "_advance", fail)
+        monkeypatch.setattr(LocalSession, "_run_step", fail)
         done = list(complete_requests(engine, [Request(number, ASKED) for number in range(3)]))
         notes = render_engine_notes(engine.stats)
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
-    assert "the student failed (out of everything) and only the teacher continued: 1 times" in notes
+    assert (
+        "the draft model failed (out of everything), and only the fallback model continued: 1 times" in notes
+    )
 
 
 def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Ask) -> None:
@@ -260,7 +262,7 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
     assert record.result.metrics["teacher_answers"] == 1
     assert record.result.facts["student"].startswith("none: model.")
     assert any(
-        note.startswith("the student cannot be loaded, so only the teacher answers")
+        note.startswith("the draft model cannot be loaded, so only the fallback model answers")
         for note in record.result.notes
     )
 

@@ -13,8 +13,8 @@ from runner_base.errors import ConfigError
     ("name", "base_url", "said"),
     [
         ("embeded", "", 'Did you mean load("embedded")?'),
-        ("gpt-4o", "", 'load("api", name="gpt-4o", base_url="http://HOST:PORT/v1") asks it'),
-        ("gpt-4o", "here", 'load("api", name="gpt-4o") asks it, as model=api model.name=gpt-4o does'),
+        ("gpt-4o", "", 'load("api", name="gpt-4o", base_url="http://HOST:PORT/v1") in Python'),
+        ("gpt-4o", "here", 'load("api", name="gpt-4o") in Python or model=api model.name=gpt-4o on'),
     ],
 )
 def test_in_python_too_and_a_server_hears_nothing(

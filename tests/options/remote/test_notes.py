@@ -20,50 +20,49 @@ from runner_base.render.notes import Template, render_note
         (
             remote.NOTES,
             note("unhashed", address="http://a, http://b", name="m"),
-            "the remote model m cannot be hashed: if http://a or http://b changes the model, "
-            "rerun this job with rerun=all",
+            "the remote model m cannot be hashed. Use rerun=all after the model on http://a or http://b has changed",
         ),
         (
             remote.NOTES,
             note("would_answer_alone", error="no file"),
-            "the student cannot be loaded, so only the teacher would answer: no file",
+            "the draft model cannot be loaded, so only the fallback model would answer: no file",
         ),
         (
             llama_cpp.NOTES,
             note("beyond_trained", context=4096, trained=2048),
-            "model.context=4096: the model was trained for 2048",
+            "model.context=4096 exceeds the context length of the model's training, 2048",
         ),
         (
             llama_cpp.NOTES,
             note("memory", weights_mib=1000.0, kv_mib=None, places="CUDA0: H200"),
-            "memory: 1,000 MiB of weights, and a KV cache of unknown size; "
+            "memory: 1,000 MiB of weights and a KV cache of unknown size. "
             "llama.cpp distributes them over CUDA0: H200 and main memory",
         ),
         (
             llama_cpp.NOTES,
             note("rows_together"),
-            "off: other requests may change the last bits of logits. model.parallel=1 prevents this",
+            "off: parallel requests may change the last bits of logits. Use model.parallel=1",
         ),
         (
             llama_cpp.NOTES,
             note("partly_compared", tokens=note("same_tokens", texts=289, chats=0), reason="no room"),
-            "only partly compared: 289 test texts have the same tokens, and no chat was rendered. Not compared: no room",
+            "only tokenization was compared: both tokenize 289 test texts identically, and no chat was rendered. Log-probabilities were not: no room",
         ),
         (
             vllm.NOTES,
             note("memory_of_gpus", weights_mib=8000.0, each_mib=2000.0, share_mib=90_000.0, gpus=4, here=3),
-            "memory: 8,000 MiB of weights, 2,000 on each of 4 GPUs; vLLM takes 90,000 MiB of each, and the KV cache "
-            "gets the rest; 1 of 4 GPUs are not on this machine",
+            "memory: 8,000 MiB of weights, 2,000 MiB per GPU on 4 GPUs. vLLM reserves 90,000 MiB per GPU for weights and "
+            "KV cache. 1 of 4 GPUs are not on this machine",
         ),
         (
             vllm.NOTES,
             note("memory_of_unknown_gpus", weights_mib=8000.0),
-            "memory: 8,000 MiB of weights; vLLM's share of GPU memory is unknown, because the driver lists no GPU",
+            "memory: 8,000 MiB of weights. The GPU memory for vLLM is unknown, because the driver lists no GPU",
         ),
         (
             vllm.NOTES,
             note("not_compared", reason=note("quantized", stored="gptq")),
-            "not compared: the checkpoint is quantized (gptq), so transformers would compute other values",
+            "not compared: transformers does not reproduce the values of a quantized checkpoint (gptq)",
         ),
         (
             vllm.NOTES,
@@ -78,4 +77,4 @@ def test_a_note_has_a_sentence(table: Mapping[str, Template], fact: Note, senten
 
 def test_a_student_that_cannot_be_asked_is_an_incident() -> None:
     incident = Incident("not_asked", "too long")
-    assert remote.format_incident(incident, 2) == "the request to the student failed (too long): 2 times"
+    assert remote.format_incident(incident, 2) == "the request to the draft model failed (too long): 2 times"

@@ -49,7 +49,12 @@ def opened(make_config: Make) -> Iterator[Callable[..., RemoteModel]]:
     engines: list[RemoteModel] = []
 
     def opened(*urls: str, **keys: Any) -> RemoteModel:
-        quick = {"backoff_s": 0.02, "retries": 3, "connect_s": WAIT_S, "first_token_s": WAIT_S}
+        quick = {
+            "backoff_s": 0.02,
+            "retries": 3,
+            "connect_timeout_s": WAIT_S,
+            "first_token_timeout_s": WAIT_S,
+        }
         engine: Any = open_engine(
             make_config(model=ApiConfig(name="tiny", base_url=list(urls), **(quick | keys)))
         )
@@ -243,7 +248,7 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
     # other is still out
     sent = sum(len(api.seen) for api in two)
     assert sent in (7, 8)
-    assert str(first.error).endswith(f"answered 500: boom; the runner tried {sent} times")
+    assert str(first.error).endswith(f"answered 500: boom ({sent} attempts)")
 
 
 def test_servers_with_different_models_are_refused(opened: Any, two: tuple[Api, Api]) -> None:

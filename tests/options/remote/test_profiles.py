@@ -25,9 +25,7 @@ def composed(*overrides: str) -> RunnerConfig:
 @pytest.mark.thorough
 def test_teacher_only_has_no_model_here() -> None:
     assert composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
-    with pytest.raises(
-        ConfigError, match="profile=teacher_only: with this profile no model runs on this machine"
-    ):
+    with pytest.raises(ConfigError, match="profile=teacher_only: this profile runs no model on this machine"):
         composed("profile=teacher_only", "model=embedded")
 
 

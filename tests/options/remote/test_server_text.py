@@ -66,7 +66,10 @@ def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, c
     one, deltas, notes = ask(make_config, api)
     assert one.answer.text == "".join(deltas) == "a *** b sk-very ******"
     assert (one.by, one.answer.new_tokens) == ("tiny of ***", 9)
-    assert any(note.startswith("the server returned its own key: *** replaces it in ") for note in notes)
+    assert any(
+        note.startswith("the server's answers contained the API key. It was replaced with *** in ")
+        for note in notes
+    )
 
 
 def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: Api) -> None:
@@ -132,7 +135,7 @@ def test_impossible_counts_are_a_fault_of_the_server(
     one, other = complete_requests(engine, [Request(0, HI), Request(1, HI)])
     engine.close()
     assert f"answered with usage.{name}=" in str(one.error)
-    assert "is not a number of tokens; the runner tried 2 times" in str(one.error)
+    assert "is not a valid token count (2 attempts)" in str(one.error)
     assert KEY not in str(one.error)
     assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
     assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"
@@ -145,7 +148,7 @@ def test_missing_counts_are_unknown(make_config: Make, api: Api, usage: Any) -> 
     api.always = Trouble("says", pieces=("four",), usage=usage)
     one, _, notes = ask(make_config, api)
     assert (one.answer.text, one.error) == ("four", None)
-    assert "the server reported no token count for 1 answer: 0 tokens are recorded" in notes
+    assert "1 answer recorded with 0 tokens, because the server reported no token count" in notes
 
 
 def test_an_impossible_max_model_len_is_ignored(make_config: Make, api: Api) -> None:
@@ -153,4 +156,4 @@ def test_an_impossible_max_model_len_is_ignored(make_config: Make, api: Api) -> 
     report = engine.load()
     engine.close()
     assert "max_positions" not in report.metrics
-    assert "max_model_len='Bearer ***' is not a number of tokens" in str(report.notes[1].values["text"])
+    assert "max_model_len='Bearer ***' is not a valid token count" in str(report.notes[1].values["text"])

@@ -26,5 +26,5 @@ def test_a_profile_brings_a_choice_that_has_the_key(
         ("teacher_only", "impossible"),
     ]
     assert "model.name=NAME" in rows[1]["error"], "the address is given, and only the name is missing"
-    message = "note: model.base_url: ignored by jobs with model=embedded, which have no such key\n"
+    message = "note: model.base_url: jobs with model=embedded ignore the override"
     assert message in capsys.readouterr().err

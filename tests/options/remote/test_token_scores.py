@@ -98,10 +98,10 @@ def _contexts(record: Record) -> set[tuple[str, str]]:
                                   r"/v1/completions answered 400: .*unknown field"),
         (("ignores",), r"ignores prompt_logprob_token_ids: its answer has no such field; or .*"
                        r"ignores logprob_token_ids: \d of \d ids are missing in its answer"),
-        (("fewer",), r"sent 5 × 80 numbers by prompt_logprob_token_ids, and 5 × 81 were asked for"),
-        (("other_places", "no_steps"), r"contradicts itself: by prompt_logprob_token_ids"),
+        (("fewer",), r"sent an array of 5 × 80 for prompt_logprob_token_ids, but 5 × 81 was requested"),
+        (("other_places", "no_steps"), r"sent inconsistent log-probabilities: prompt_logprob_token_ids"),
         (("not_numbers", "no_steps"), r"sent an impossible log-probability"),
-        (("no_pass", "no_first"), r"sent no log-probabilities by token id"),
+        (("no_pass", "no_first"), r"sent log-probabilities without token ids"),
         (("logits",), r"cannot compute log-probabilities of a text"),
     ],
 )  # fmt: skip
@@ -121,7 +121,10 @@ def test_a_server_that_does_not_do_what_it_is_asked_is_named_before_any_work(
         with pytest.raises(ConfigError, match=message) as error:
             run(make_config(model=model, task=LikelihoodConfig(data=data, reference=words)))
     if "logits" not in faults:
-        assert "use model=vllm, which starts a suitable server, or model=local" in str(error.value)
+        assert (
+            "log-probabilities of given tokens. Use model=vllm or model=local. Unsupported requests"
+            in str(error.value)
+        )
     assert len(server.asked) <= 2, "one trial of each way"
     assert not [*tmp_path.glob("outputs/jobs/*/samples.jsonl")][1:], "only the reference's"
 
@@ -131,7 +134,7 @@ def test_a_server_cannot_be_a_reference(
 ) -> None:
     data = jsonl(tmp_path / "rows.jsonl", PAIRS)
     model = ApiConfig(name="tiny", base_url="http://127.0.0.1:1/v1")
-    message = r"sampled from whole distributions, which this model's server does not return\. Use the runner's engine"
+    message = r"its server does not sample tokens from whole distributions\. Use the runner's engine"
     with pytest.raises(ConfigError, match=rf"task.keep_top_k=8: .*{message}"):
         likelihood.prepare(make_config(model=model, task=LikelihoodConfig(data=data, keep_top_k=8)))
     words = "model=api model.name=tiny model.base_url=http://127.0.0.1:1/v1"

@@ -38,7 +38,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
             "name": "tiny",
             "base_url": url or api.url,
             "retries": 0,
-            "first_token_s": 60.0,
+            "first_token_timeout_s": 60.0,
         }
         engine = open_engine(make_config(model=ApiConfig(**quick | keys)))
         try:
@@ -81,7 +81,7 @@ def test_a_wrong_key_is_reported_even_with_an_unlimited_body(ask: Any, api: Api)
 @pytest.mark.slow
 def test_keep_alive_comments_without_text_are_a_fault(ask: Any, api: Api) -> None:
     api.always = Trouble("comments")
-    assert "started an answer and sent no text within 3 s" in str(ask(first_token_s=3.0).error)
+    assert "started an answer, but sent no text within 3 s" in str(ask(first_token_timeout_s=3.0).error)
 
 
 @pytest.mark.sampled(2)

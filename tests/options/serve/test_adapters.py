@@ -95,13 +95,13 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "clients already use embedded for the base model"),
-        (["task=gsm8k", "lora=several", "lora.adapters={hard: embedded}"], "no request of task=gsm8k names an adapter"),
+        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "lora.adapters=embedded: requests for the base model use embedded"),
+        (["task=gsm8k", "lora=several", "lora.adapters={hard: embedded}"], "no request of task=gsm8k selects an adapter"),
         (["task=serve", "lora=several", "lora.adapters={hard: nowhere/at/all}"], "lora.adapters.hard=nowhere/at/all"),
-        (["task=serve", "lora=several"], "give each adapter a name"),
+        (["task=serve", "lora=several"], "lora.adapters={}: must map each adapter's name to a PEFT folder"),
         (
             ["task=serve", "lora=several", "lora.adapters={hard: embedded}", "model.attention=sdpa"],
-            "rows of several adapters need continuous batching, and model.attention=sdpa was requested",
+            "requests with different adapters need continuous batching, but model.attention=sdpa was requested",
         ),
     ],
     ids=["the base's name", "another task", "no folder", "none", "attention"],

@@ -23,7 +23,7 @@ ECHO = {"prompt": "x" * 900_000, "echo": True, "stream": True, "n": 8}
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server that soon ends connections without a request."""
     with serving(
-        tmp_path_factory.mktemp("hasty"), *STUB, "task.idle_s=1", "task.max_connections=20"
+        tmp_path_factory.mktemp("hasty"), *STUB, "task.idle_timeout_s=1", "task.max_connections=20"
     ) as server:
         yield server
 
@@ -118,7 +118,7 @@ def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_pa
 
 @pytest.mark.thorough
 def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp_path: Path) -> None:
-    limits = ("task.max_open=8", "task.timeout_s=300", "task.write_s=300")
+    limits = ("task.max_open=8", "task.timeout_s=300", "task.write_timeout_s=300")
     with serving(tmp_path, *STUB, *limits) as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO).encode()))
         assert b" 200 " in first_line(client)
@@ -130,9 +130,9 @@ def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp
 @pytest.mark.parametrize(
     ("limits", "is_stream"),
     [
-        (("task.write_s=1",), True),
-        (("task.write_s=1",), False),
-        (("task.timeout_s=1", "task.write_s=300"), True),
+        (("task.write_timeout_s=1",), True),
+        (("task.write_timeout_s=1",), False),
+        (("task.timeout_s=1", "task.write_timeout_s=300"), True),
     ],
     ids=["stream", "whole", "timeout"],
 )
@@ -152,7 +152,10 @@ def test_a_client_that_does_not_read_is_disconnected(
 
 @pytest.mark.thorough
 def test_a_client_that_reads_slowly_gets_its_whole_answer(tmp_path: Path) -> None:
-    with serving(tmp_path, *STUB, "task.write_s=0.5") as server, connect(server, narrow=True) as client:
+    with (
+        serving(tmp_path, *STUB, "task.write_timeout_s=0.5") as server,
+        connect(server, narrow=True) as client,
+    ):
         client.sendall(whole(json.dumps(ECHO | {"n": 1}).encode()))
         text = b""
         for pause in [0.1] * 30 + [0.0] * 100_000:

@@ -41,7 +41,7 @@ FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "solved", "schema"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("held")
-    with serving(folder, "task.tool_offer=system", "task.tool_form=hermes", *FLOAT32, "tracking=none") as server:  # fmt: skip
+    with serving(folder, "task.tool_placement=system", "task.tool_call_format=hermes", *FLOAT32, "tracking=none") as server:  # fmt: skip
         yield server
 
 
@@ -141,8 +141,8 @@ def test_calls_or_json(client: OpenAI) -> None:
     [
         ({"response_format": {"type": "xml"}}, "response_format.type='xml': must be one of text, json_object, json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: give name and schema"),
-        ({"response_format": FORMAT, "stop": "x"}, "stop: not possible with response_format, which ends the answer itself"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"x-guidance": {"lenient": True}}}}}, "x-guidance: this server chooses how it enforces a schema"),
+        ({"response_format": FORMAT, "stop": "x"}, "stop: cannot be combined with response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"x-guidance": {"lenient": True}}}}}, "x-guidance: options of schema enforcement are not supported"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(client: OpenAI, keys: dict[str, Any], message: str) -> None:
@@ -203,7 +203,7 @@ def test_a_keyword_of_a_schema_is_held_or_refused_and_never_left_out(client: Ope
         held.add(json.dumps(schema))
     assert len(held) >= 10
     assert len(refused) >= 5
-    assert all("no answer can be held to this" in message for message in refused)
+    assert all("the grammar or JSON schema is rejected" in message for message in refused)
 
 
 HOSTILE = {

@@ -10,7 +10,7 @@ import pytest
 from serving import FLOAT32, serving
 
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.model_names import accepted_model_names, served_model_name
+from runner.options.serve.model_names import list_accepted_model_names, make_served_model_name
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
@@ -38,14 +38,14 @@ def test_a_name_lists_what_was_added_to_the_model(
     config = make_config(
         model=LocalModelConfig(name="embedded"), quantization=quantization, lora=lora, rope=rope
     )
-    assert served_model_name(config, ServeConfig()) == name
-    assert {*accepted_model_names(config, ServeConfig())} == {name, "embedded"}
-    assert accepted_model_names(config, ServeConfig(model_name="mine")) == ("mine",)
+    assert make_served_model_name(config, ServeConfig()) == name
+    assert {*list_accepted_model_names(config, ServeConfig())} == {name, "embedded"}
+    assert list_accepted_model_names(config, ServeConfig(model_name="mine")) == ("mine",)
 
 
 def test_a_folder_is_named_by_its_last_part(make_config: Any, tmp_path: Path) -> None:
     config = make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=NF4)
-    assert served_model_name(config, ServeConfig()) == f"{tmp_path.name}+nf4"
+    assert make_served_model_name(config, ServeConfig()) == f"{tmp_path.name}+nf4"
 
 
 @pytest.mark.slow

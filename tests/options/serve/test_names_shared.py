@@ -10,7 +10,7 @@ import pytest
 from runner.config.root import RunnerConfig
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.model_names import served_model_name
+from runner.options.serve.model_names import make_served_model_name
 from runner.options.serve.render.start_message import format_start_message
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig
@@ -34,4 +34,4 @@ def test_the_greeting_says_where_the_server_listens() -> None:
 def test_the_name_tells_a_mix(make_config: Callable[..., RunnerConfig]) -> None:
     mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
-    assert served_model_name(config, ServeConfig()) == "models/tiny+nf4-mixed"
+    assert make_served_model_name(config, ServeConfig()) == "models/tiny+nf4-mixed"

@@ -46,7 +46,7 @@ def test_a_server_says_400_and_goes_on(tmp_path: Path) -> None:
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
         ):
             status, answer = server.ask(path, body)
-            assert (status, f"'{EXTRA}'" in str(answer), "896 is not a token" in str(answer)) == (
+            assert (status, f"'{EXTRA}'" in str(answer), "token id 896 is invalid" in str(answer)) == (
                 400,
                 True,
                 True,

@@ -60,10 +60,10 @@ def until_draining(server: Serving) -> None:
         {"host": " "},
         {"max_open": 0},
         {"timeout_s": 0},
-        {"idle_s": 0},
-        {"write_s": 0},
+        {"idle_timeout_s": 0},
+        {"write_timeout_s": 0},
         {"max_connections": 0},
-        {"drain_s": -1},
+        {"drain_timeout_s": -1},
         {"model_name": ""},
     ],
 )
@@ -107,7 +107,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         done = runner("task=serve", f"task.port={port}", *STUB)
         assert done.code == 2
         assert (
-            f"error: task.port={port}: Address already in use at 127.0.0.1: stop the program that uses this port"
+            f"error: task.port={port}: Address already in use at 127.0.0.1. End the program that uses this port"
             in done.err
         )
     with raises(ConfigError, "bad_value", "task.host"):
@@ -166,18 +166,18 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("how", ["drain_s", "second signal"])
+@pytest.mark.parametrize("how", ["drain_timeout_s", "second signal"])
 @SLOW
 def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
     # in which all answers would be complete
-    drain = "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=3600"
+    drain = "task.drain_timeout_s=0.5" if how == "drain_timeout_s" else "task.drain_timeout_s=3600"
     with serving(tmp_path, *FLOAT32, "tracking=none", drain) as server, ThreadPoolExecutor(2) as pool:
         body = LONG | {"n": 16}
         whole = pool.submit(server.ask, "/v1/completions", body)
         stream = pool.submit(server.ask, "/v1/completions", body | {"stream": True})
         server.until(lambda now: now["runner_rows_alive"] == 32)
         server.process.send_signal(signal.SIGINT)
-        if how != "drain_s":
+        if how != "drain_timeout_s":
             until_draining(server)
             server.process.send_signal(signal.SIGTERM)
         status, answer = whole.result()

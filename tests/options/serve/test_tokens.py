@@ -52,7 +52,7 @@ def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Servin
         ({"prompt": "7", "return_token_strs": True}, 400, "return_token_strs: this server does not support this parameter"),
         ({"messages": [USER], "add_generation_prompt": False}, 400, "add_generation_prompt: this server does not support"),
         ({"messages": [USER | {"role": "robot"}]}, 400, "messages[0].role: no role 'robot'"),
-        ({"messages": [USER] * 10_001}, 400, "messages: 10001 are too many, the limit is 10000"),
+        ({"messages": [USER] * 10_001}, 400, "messages: 10001 messages exceed the limit of 10000"),
         ({"prompt": "\ud800"}, 400, "character 0 is a lone surrogate"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b" " * 2_000_000, 413, "1024 KiB (task.max_body_kib)"),

@@ -63,7 +63,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     named = ("model=auto", f"model.name={hermes}", "task.model_name=embedded")
     with (
         serving(folder / "a", *named, *FLOAT32, "tracking=none") as template,
-        serving(folder / "b", "task.tool_offer=system", *FLOAT32, "tracking=none") as system,
+        serving(folder / "b", "task.tool_placement=system", *FLOAT32, "tracking=none") as system,
     ):
         yield {"hermes": template, "system": system}
 
@@ -185,14 +185,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type='custom': this server supports only functions"),
     ({"tools": [PING, PING]}, "tools: two functions have the same name"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name='a b'"),
-    ({"tools": [PING] * 129}, "tools: 129 are too many, the limit is 128"),
+    ({"tools": [PING] * 129}, "tools: 129 tools exceed the limit of 128"),
     ({"logprobs": True}, "logprobs: log-probabilities are not available together with tools"),
-    ({"tool_choice": "required", "stop": ["x"]}, "stop: not possible with tool_choice"),
-    ({"tool_choice": "required", "extra_body": {"ignore_eos": True}}, "ignore_eos: not possible with tool_choice"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}], "tool_choice": "required"}, 'no answer can be held to this: failed to compile JSON schema: Unimplemented keys: ["not"]'),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id: give the id of the tool call that produced this result"),
-    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id: only a message of role tool may have it, not user"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1"}}]}]}, "messages[0].tool_calls[0].function.arguments: give a JSON object as a string"),
+    ({"tool_choice": "required", "stop": ["x"]}, "stop: cannot be combined with tool_choice"),
+    ({"tool_choice": "required", "extra_body": {"ignore_eos": True}}, "ignore_eos: cannot be combined with tool_choice"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}], "tool_choice": "required"}, 'the grammar or JSON schema is rejected: failed to compile JSON schema: Unimplemented keys: ["not"]'),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id: the tool message needs the id of its tool call"),
+    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id: not allowed for role user, only for role tool"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1"}}]}]}, "messages[0].tool_calls[0].function.arguments: the arguments must be a string that contains a JSON object"),
 ]  # fmt: skip
 
 
@@ -214,13 +214,13 @@ def test_a_template_that_takes_no_functions_is_named(tmp_path: Path) -> None:
         body = {"messages": CHAT, "tools": [PING]}
         status, answer = server.ask("/v1/chat/completions", body)
         assert status == 400
-        assert "has no place for tools. Start the server with task.tool_offer=system" in str(answer)
+        assert "does not support tools. Start the server with task.tool_placement=system" in str(answer)
         assert server.ask("/v1/chat/completions", body | {"tool_choice": "none"})[0] == 200
 
 
 def test_an_unknown_form_ends_with_exit_code_2() -> None:
-    with raises(ConfigError, "unknown_choice", "task.tool_form"):
-        ServeConfig(tool_form="hermez")
+    with raises(ConfigError, "unknown_choice", "task.tool_call_format"):
+        ServeConfig(tool_call_format="hermez")
 
 
 # ------------------------------------------------------------------ what is read, without a server
@@ -230,7 +230,7 @@ BEHIND = ("hermes", "glm", "qwen_xml", "lfm2", "deepseek")  # a text may stand b
 
 
 def offered(name: str) -> OfferedTools:
-    served = ToolSupport(ServeConfig(tool_form=name), None, "m")
+    served = ToolSupport(ServeConfig(tool_call_format=name), None, "m")
     return OfferedTools(served, [WEATHER["function"], PING["function"]])
 
 
@@ -250,7 +250,7 @@ def test_texts_beside_calls_join_to_the_content(name: str) -> None:
             waiting, sent = ToolCallStreamFilter(of), ""
             for at in range(0, len(text), size):
                 sent += "".join(one for one, _ in waiting.filter_texts([(text[at : at + size], False)]))
-            sent += "".join(one for one, is_thinking in waiting.remaining_texts(said) if not is_thinking)
+            sent += "".join(one for one, is_thinking in waiting.get_remaining_texts(said) if not is_thinking)
             assert sent == said.content, (text, size)
 
 
@@ -280,5 +280,5 @@ def test_ids_of_mistral_have_nine_characters() -> None:
     assert all(len(one) == 9 and one.isalnum() for one in ids)
     assert len(set(ids)) == 3
     assert ToolSupport(ServeConfig(), "x", "m").new_call_id().startswith("call_")
-    in_words = ServeConfig(tool_offer=ToolOffer.system)
+    in_words = ServeConfig(tool_placement=ToolOffer.system)
     assert ToolSupport(in_words, template, "m").name == "json"

@@ -21,7 +21,7 @@ from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
-from runner_compare import interim_verdict
+from runner_compare import format_interim_verdict
 from runner_compare.statistics.sequential import Side
 from runner_engine.settings.model import LocalModelConfig
 
@@ -117,8 +117,8 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     with raises(ConfigError, "conflict", "task.early_stop_vs"):
         run(job(is_bad=True, limit=30, early_stop_vs=record.job_id))
     for keys, differs in (
-        ({"limit": 41}, "question 40 "),
-        ({"offset": 1}, "question 0 "),
+        ({"limit": 41}, "question 40."),
+        ({"offset": 1}, "question 0."),
         ({"prompt": PromptStyle.text}, "task.prompt (chat, here text)"),
     ):
         with raises(ConfigError, "mismatch", "task.early_stop_vs") as refused:
@@ -131,7 +131,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, resolve_job(config))
     assert f"{WHOLE} ({inputs.after}, must run first)" in told
-    assert "at most 60 questions; error level 5 %" in told
+    assert told.endswith("after 60 questions. Significance level 5 %")
     with raises(ConfigError, "not_found", "task.early_stop_vs"):
         run(config)
     with raises(ConfigError, "not_found", "task.early_stop_vs"):
@@ -154,7 +154,7 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
     [
         ({"early_stop_vs": " "}, "bad_value", "early_stop_vs"),
         ({"early_stop_vs": "lora=none", "check_invariance": 3}, "conflict", "check_invariance"),
-        ({"early_stop_vs": "lora=none", "repeat": 1}, "conflict", "repeat"),
+        ({"early_stop_vs": "lora=none", "repeat_index": 1}, "conflict", "repeat_index"),
         ({"early_stop_vs": "lora=none", "cluster": "template"}, "conflict", "cluster"),
         ({"early_stop_margin": 2}, "no_effect", "early_stop_margin"),
         ({"early_stop_comparisons": 2}, "no_effect", "early_stop_comparisons"),
@@ -185,7 +185,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     told = gsm8k.preview(gsm8k.prepare(config), resolve_job(config))
     assert ", done) is within 2 points" in told
-    assert told.endswith("at most 60 questions; error level 1 % (5 % shared by 5 jobs)")
+    assert told.endswith("after 60 questions. Significance level 1 % (5 % shared by 5 jobs)")
     margin = run(config)
     assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")
     # to show more than 2 points takes more than to show any
@@ -226,7 +226,7 @@ def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
             "quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30)
         )
         job.start({index: sample(index, mine) for index in range(30)})
-        return interim_verdict(job.bets)
+        return format_interim_verdict(job.bets)
 
     assert decided(Verdict.wrong, True, False) == "worse"
     assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
@@ -249,9 +249,9 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
         return job
 
     alike = [(True, True)] * 400
-    assert (ended(alike).asked, interim_verdict(ended(alike).bets)) == (400, "undecided")
+    assert (ended(alike).asked, format_interim_verdict(ended(alike).bets)) == (400, "undecided")
     as_good = ended(alike, margin=0.02)
-    assert interim_verdict(as_good.bets) == "as good within 2 points"
+    assert format_interim_verdict(as_good.bets) == "as good within 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert (
         as_good.facts["early_stop_verdict"]
@@ -259,13 +259,18 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
     )
     assert as_good.progress_fields()["after"].endswith(", as good within 2 points")
     worse = [(False, True)] * 8 + alike
-    assert (ended(worse).asked, interim_verdict(ended(worse).bets)) == (8, "worse")
+    assert (ended(worse).asked, format_interim_verdict(ended(worse).bets)) == (8, "worse")
     within = ended(worse, margin=0.2)
-    assert interim_verdict(within.bets) == "worse, but by less than 20 points"
+    assert format_interim_verdict(within.bets) == "worse, but by less than 20 points"
     assert within.asked > 8
     undecided = ended(worse[:20], margin=0.2)
-    assert (undecided.asked, interim_verdict(undecided.bets)) == (20, "worse, and undecided within 20 points")
-    assert interim_verdict(ended([(False, True)] * 60, margin=0.02).bets) == "worse by more than 2 points"
+    assert (undecided.asked, format_interim_verdict(undecided.bets)) == (
+        20,
+        "worse, and undecided within 20 points",
+    )
+    assert (
+        format_interim_verdict(ended([(False, True)] * 60, margin=0.02).bets) == "worse by more than 2 points"
+    )
     assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 
 

@@ -91,7 +91,7 @@ def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: st
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "change", [{"instruction": "Be brief."}, {"system": "You count."}, {"samples": 1, "repeat": 1}]
+    "change", [{"instruction": "Be brief."}, {"system": "You count."}, {"samples": 1, "repeat_index": 1}]
 )
 def test_what_changes_a_prompt_or_a_draw_takes_nothing(
     make_config: Make, questions: str, change: Any

@@ -104,13 +104,17 @@ def composed(*overrides: str) -> Any:
 @pytest.mark.parametrize("name", ["math_500", "aime_2024", "aime_2025"])
 def test_a_name_is_enough(name: str) -> None:
     task = composed(f"task.data={name}")
-    assert (task.extractor, task.gold, task.instruction) == (Extractor.math, GoldKind.expression, BOXED)
+    assert (task.extractor, task.answer_type, task.instruction) == (
+        Extractor.math,
+        GoldKind.expression,
+        BOXED,
+    )
     assert task.verdict_sources == ["math"]
 
 
 def test_one_key_is_enough_for_a_file_of_ones_own(file: Path) -> None:
     task = composed(f"task.data={file}", "task.extractor=math")
-    assert (task.gold, task.instruction) == (GoldKind.expression, BOXED)
+    assert (task.answer_type, task.instruction) == (GoldKind.expression, BOXED)
     assert composed(f"task.data={file}", "task.extractor=boxed").verdict_sources == [
         "strict",
         "flexible",
@@ -187,11 +191,11 @@ def test_equal_expressions_elect_one_answer(
 @pytest.mark.parametrize(
     ("keys", "key"),
     [
-        ({"gold": GoldKind.letter}, "task.gold"),
+        ({"answer_type": GoldKind.letter}, "task.answer_type"),
         ({"choices_key": "options"}, "task.choices_key"),
-        ({"gold_after": "So"}, "task.gold_after"),
+        ({"answer_marker": "So"}, "task.answer_marker"),
         ({"check_contamination": 3}, "task.check_contamination"),
-        ({"extractor": Extractor.boxed, "gold": GoldKind.expression}, "task.gold"),
+        ({"extractor": Extractor.boxed, "answer_type": GoldKind.expression}, "task.answer_type"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> None:
@@ -201,6 +205,6 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> Non
 
 @pytest.mark.thorough
 def test_rows_without_an_expression_are_refused() -> None:
-    with pytest.raises(ValueError, match="no expression of at most 1000 characters"):
+    with pytest.raises(ValueError, match="no gold answer of at most 1000 characters"):
         load_scorer("math").read_gold(" ")
     assert composed("task=likelihood", "task.data=math_500").gold_scorer == "math"

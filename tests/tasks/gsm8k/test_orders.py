@@ -50,7 +50,7 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
         ),
         (
             ["task.rotate=4", "task.check_contamination=2"],
-            "task.rotate=4: a question with rotated choices has no variant with other numbers",
+            "task.rotate=4: task.check_contamination cannot change questions with rotated choices",
         ),
         (["task.rotate=27"], "task.rotate=27"),
     ],

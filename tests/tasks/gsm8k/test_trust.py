@@ -16,7 +16,7 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.extractors import Extractor
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.questions import load_questions
 from runner.records.jobs import Job, Recorder, read_samples
@@ -26,7 +26,7 @@ from runner.scorers.extractors import Notation
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge, JudgedSample
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tasks.gsm8k.reliability import TWINS, reliability_metrics, reliability_warnings
+from runner.tasks.gsm8k.reliability import TWINS, build_reliability_warnings, compute_reliability_metrics
 from runner.tasks.gsm8k.repeated_questions import AGAIN
 from runner.tasks.rendered_prompts import add_prompt_facts
 from runner_base.errors import ConfigError
@@ -106,13 +106,13 @@ def judged(
 
 def test_extractors_and_lengths_are_counted() -> None:
     samples = [judged("#### 7"), judged("it is 7"), judged("#### 8"), judged("it is", FinishReason.length)]
-    report = reliability_metrics(samples, {})
+    report = compute_reliability_metrics(samples, {})
     assert report["accuracy/strict"] == 0.25
     assert report["accuracy/flexible"] == 0.5
     assert report["extractors_differ"] == 1
     assert report["stopped_by_length"] == 1
     assert "double_bos" not in report, "which tokens a prompt has is not known everywhere"
-    assert reliability_warnings(report, {}) == []
+    assert build_reliability_warnings(report, {}) == []
 
 
 def test_answers_with_thinking_are_counted_and_said() -> None:
@@ -124,14 +124,14 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
         ("<think> #### 7", stop),
     ]
     samples = [judged(text, reason) for text, reason in texts]
-    report = reliability_metrics(samples, {})
+    report = compute_reliability_metrics(samples, {})
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
-    assert reliability_warnings(report, {}) == [
+    assert build_reliability_warnings(report, {}) == [
         note("thinking_removed", "warning", answers=1),
         note("cut_off_thinking", "warning", answers=2),
     ]
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
-    assert reliability_metrics(begun, {})["cut_off_thinking"] == 3
+    assert compute_reliability_metrics(begun, {})["cut_off_thinking"] == 3
     assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
 
 
@@ -164,9 +164,9 @@ def test_what_the_model_sees_is_described(
     add_prompt_facts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
-    metrics = reliability_metrics([judged("#### 7")], report.facts)
+    metrics = compute_reliability_metrics([judged("#### 7")], report.facts)
     assert metrics.get("double_bos") == (None if bos is None else float(warned == ["two_bos"]))
-    assert [warning.code for warning in reliability_warnings(metrics, report.facts)] == warned
+    assert [warning.code for warning in build_reliability_warnings(metrics, report.facts)] == warned
 
 
 @pytest.mark.thorough
@@ -194,7 +194,7 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
     assert result.metrics["texts_changed_share"] == 0.5
     assert result.metrics["new_tokens"] == 12, "what is asked again is no part of the score"
     [note] = result.notes
-    assert note.startswith("1 of 4 answers changed when the same questions were asked again alone")
+    assert note.startswith("1 of 4 answers changed when the same questions were repeated alone")
     file = tmp_path / "job" / AGAIN
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1][:30])  # killed in the middle of a line
@@ -245,7 +245,7 @@ def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Pa
     assert result.metrics["new_tokens"] == 1000, "what is asked again is no part of the score"
     [note] = result.notes
     assert note.startswith(
-        "1 of 5 answers changed when the same questions were asked again together with other questions"
+        "1 of 5 answers changed when the same questions were repeated together with other questions"
     )
     samples, again = tmp_path / "job" / "samples.jsonl", tmp_path / "job" / AGAIN
     for file, kept in ((samples, 200), (again, 2)):  # as after a kill
@@ -293,7 +293,7 @@ def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(
 
 
 def test_auto_is_the_same_job_as_without_the_check() -> None:
-    counting = [dict(iterate_identity_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
+    counting = [dict(iterate_job_id_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
     assert counting[0] == counting[1] != counting[2]
     assert counting[0]["check_invariance"] == 0
 
@@ -305,7 +305,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
         folder = tmp_path / str(repeat)
         folder.mkdir()
         engine = Knowing()
-        config = make_config(task=Gsm8kConfig(limit=12, repeat=repeat))
+        config = make_config(task=Gsm8kConfig(limit=12, repeat_index=repeat))
         results.append(started(folder, config, engine).metrics["accuracy"])
         orders.append([number for number, _ in engine.asked])
         requests = gsm8k.build_question_requests(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
@@ -319,7 +319,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
 @pytest.mark.thorough
 def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> None:
     first = run(make_config(task=Gsm8kConfig(limit=3)))
-    again = run(make_config(task=Gsm8kConfig(limit=3, repeat=1)))
+    again = run(make_config(task=Gsm8kConfig(limit=3, repeat_index=1)))
     assert first.job_id != again.job_id
     assert not any("are reused from job" in note for note in again.result.notes)
 
@@ -331,7 +331,7 @@ def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path)
     assert [result.metrics[name] for name in names] == [8, 8, 0, 8, 0]
     assert result.metrics["twins_p"] == pytest.approx(2 / 2**8)
     [note] = result.notes
-    assert note.startswith("possible contamination: 8 questions were solved only as the original")
+    assert note.startswith("possible contamination: 8 questions were solved only with the original numbers")
     twins = read_samples(tmp_path / "job" / TWINS)
     mine = read_samples(tmp_path / "job" / "samples.jsonl")
     assert all(twins[index].gold != mine[index].gold for index in range(8))

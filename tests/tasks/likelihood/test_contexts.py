@@ -30,7 +30,7 @@ TEXTS = [WORDS * 2, WORDS[7:] * 3, "too short", WORDS.upper() * 2]
 
 def job(make_config: Make, model: LocalModelConfig, folder: Path, **keys: Any) -> RunnerConfig:
     data = jsonl(folder / "texts.jsonl", [{"text": text} for text in TEXTS])
-    usual: dict[str, Any] = {"data": data, "contexts": ["16", "64", "128"], "last_tokens": LAST}
+    usual: dict[str, Any] = {"data": data, "context_lengths": ["16", "64", "128"], "last_tokens": LAST}
     return make_config(model=model, task=LikelihoodConfig(**(usual | keys)))
 
 
@@ -74,10 +74,10 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     record = run(job(make_config, tiny_model, tmp_path))
-    note = "1 document is left out in all contexts, of 4: fewer than 148 tokens (number 2)"
+    note = "1 document is excluded because of fewer than 148 tokens (4 documents in total, excluded: 2)"
     assert note in record.result.notes
-    assert (
-        record.result.facts["context"] == "too few texts to test whether more context helps: 3, at least 50"
+    assert record.result.facts["context"].startswith(
+        "3 documents are too few to test whether more context helps"
     )
 
 
@@ -85,22 +85,22 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
 def test_written_in_two_ways_a_context_is_one_job(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
-    one = run(job(make_config, tiny_model, tmp_path, contexts=["128", "16"]))
-    other = run(job(make_config, tiny_model, tmp_path, contexts=[" 16", "128"]))
+    one = run(job(make_config, tiny_model, tmp_path, context_lengths=["128", "16"]))
+    other = run(job(make_config, tiny_model, tmp_path, context_lengths=[" 16", "128"]))
     assert one.job_id == other.job_id
-    assert LikelihoodConfig(contexts=["1k", "256"]).contexts == ["256", "1024"]
-    assert run(job(make_config, tiny_model, tmp_path, contexts=["17", "128"])).job_id != one.job_id
+    assert LikelihoodConfig(context_lengths=["1k", "256"]).context_lengths == ["256", "1024"]
+    assert run(job(make_config, tiny_model, tmp_path, context_lengths=["17", "128"])).job_id != one.job_id
 
 
 @pytest.mark.parametrize(
     ("keys", "code", "key"),
     [
-        ({"contexts": ["4M"]}, "bad_value", "task.contexts"),
-        ({"contexts": ["0"]}, "bad_value", "task.contexts"),
-        ({"contexts": ["1k", "1024"]}, "bad_value", "task.contexts"),
-        ({"contexts": ["16"], "window": 64}, "conflict", "task.window"),
-        ({"contexts": ["16"], "stride": 64}, "conflict", "task.stride"),
-        ({"contexts": []}, "no_effect", "task.last_tokens"),
+        ({"context_lengths": ["4M"]}, "bad_value", "task.context_lengths"),
+        ({"context_lengths": ["0"]}, "bad_value", "task.context_lengths"),
+        ({"context_lengths": ["1k", "1024"]}, "bad_value", "task.context_lengths"),
+        ({"context_lengths": ["16"], "window": 64}, "conflict", "task.window"),
+        ({"context_lengths": ["16"], "stride": 64}, "conflict", "task.stride"),
+        ({"context_lengths": []}, "no_effect", "task.last_tokens"),
     ],
 )
 def test_keys_that_say_nothing_together_are_refused(keys: dict[str, Any], code: Code, key: str) -> None:
@@ -111,8 +111,8 @@ def test_keys_that_say_nothing_together_are_refused(keys: dict[str, Any], code: 
 @pytest.mark.parametrize(
     ("keys", "code"),
     [
-        ({"contexts": ["600"], "data": "long"}, "too_large"),
-        ({"contexts": ["300"]}, "too_large"),
+        ({"context_lengths": ["600"], "data": "long"}, "too_large"),
+        ({"context_lengths": ["300"]}, "too_large"),
         ({"data": "embedded"}, "unsupported"),
     ],
 )
@@ -128,7 +128,7 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
         raise AssertionError("the model is loaded")
 
     monkeypatch.setattr("runner_engine.models.base_loading.load_base_model", load)
-    with raises(ConfigError, code, "task.contexts"):
+    with raises(ConfigError, code, "task.context_lengths"):
         run(job(make_config, tiny_model, tmp_path, **keys))
 
 
@@ -136,9 +136,9 @@ def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelCo
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
     words = preview(prepare(config), resolve_job(config))
     assert (
-        "document 0 has no prompt: its last 20 tokens are scored with 16, 64, 128 tokens of context" in words
+        "document 0 has no prompt: the last 20 tokens are scored with 16, 64, 128 tokens of context" in words
     )
-    longer = LikelihoodConfig(contexts=["256", "1k"], last_tokens=20)
+    longer = LikelihoodConfig(context_lengths=["256", "1k"], last_tokens=20)
     assert longer.workload(config.generation)[1] == 1044  # what memory is predicted for
 
 
@@ -147,7 +147,7 @@ def test_the_divergence_from_a_reference_is_told_by_context(two: Make, tmp_path:
     data = jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     keys: dict[str, Any] = {
         "data": data,
-        "contexts": ["16", "128"],
+        "context_lengths": ["16", "128"],
         "last_tokens": LAST,
         "reference": model_overrides(base),
     }

@@ -176,7 +176,7 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
 def test_memory_is_that_of_both(two: Two) -> None:
     alone = two(0)
     config = two(0, exact=True, reference=model_overrides(two(1)))
-    resolved = resolve_job(config).with_second_model(likelihood.prepare(config).second)
+    resolved = resolve_job(config).add_second_model(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
     one, both = predict_footprint(resolve_job(alone).model, work), predict_footprint(resolved.model, work)
     assert one is not None
@@ -185,8 +185,8 @@ def test_memory_is_that_of_both(two: Two) -> None:
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
     assert (
-        kinds.get_model_kind(config.model).predict_need(resolved).mib
-        > kinds.get_model_kind(alone.model).predict_need(resolve_job(alone)).mib
+        kinds.get_model_kind(config.model).predict_resources(resolved).mib
+        > kinds.get_model_kind(alone.model).predict_resources(resolve_job(alone)).mib
     )
     room = {"main memory": 1.5 * one.weight_mib}
     assert {note.code for note in check_memory(plan_model_load(resolve_job(alone).model), room)} <= {
@@ -204,7 +204,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
         (
             None,
             "likelihood-0123456789ab",
-            "names a job, but task.exact=true loads the reference itself. Give over",
+            "names a job, but task.exact=true loads a reference model. Give over",
         ),
         (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],

@@ -17,9 +17,9 @@ from raising import raises
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.config.wording import PromptStyle
-from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k
+from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k_file
 from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.likelihood import task as likelihood
@@ -132,7 +132,7 @@ def test_windows_longer_than_the_model_reads_are_refused(
 
 def as_before_tokens_were_drawn(path: Path) -> None:
     """Write a file of kept tokens as earlier versions did."""
-    kept = read_top_k(path)
+    kept = read_top_k_file(path)
     path.unlink()
     file = TopKFile(path.parent)
     for index, one in kept.items():
@@ -151,7 +151,7 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
         as_before_tokens_were_drawn(Path(reference.output_dir) / TOP_K)
     record = run(two(0, reference=model_overrides(two(1)), exact=False))
     kl, agreed = 0.0, 0
-    kept = read_top_k(Path(reference.output_dir) / TOP_K)
+    kept = read_top_k_file(Path(reference.output_dir) / TOP_K)
     for row, sample, theirs in zip(PAIRS, samples(record), samples(reference), strict=True):
         assert sample.answer.token_ids == theirs.answer.token_ids
         tokenizer = AutoTokenizer.from_pretrained(two(0).model.name)
@@ -287,7 +287,7 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     assert [again.result.metrics[name] for name in measured] == pytest.approx(
         [whole.result.metrics[name] for name in measured]
     )
-    assert set(read_top_k(folder / TOP_K)) == {0, 1, 2}
+    assert set(read_top_k_file(folder / TOP_K)) == {0, 1, 2}
 
 
 @pytest.mark.thorough
@@ -320,8 +320,8 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
         ({"stride": 0}, "bad_value", "task.stride"),
         ({"keep_top_k": -1}, "bad_value", "task.keep_top_k"),
         ({"reference": " "}, "bad_value", "task.reference"),
-        ({"repeat": -1}, "bad_value", "task.repeat"),
-        ({"repeat": 1, "reference": "lora=none"}, "conflict", "task.repeat"),
+        ({"repeat_index": -1}, "bad_value", "task.repeat_index"),
+        ({"repeat_index": 1, "reference": "lora=none"}, "conflict", "task.repeat_index"),
         ({"prompt": PromptStyle.text, "system": "x"}, "conflict", ""),
     ],
 )
@@ -332,10 +332,10 @@ def test_keys_are_checked(keys: dict[str, Any], code: Code, key: str) -> None:
 
 def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     def keys(**given: Any) -> dict[str, Any]:
-        return dict(iterate_identity_keys(make_config(task=LikelihoodConfig(**given))))
+        return dict(iterate_job_id_keys(make_config(task=LikelihoodConfig(**given))))
 
     assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
-    contexts = {"contexts": ["4k"]}
+    contexts = {"context_lengths": ["4k"]}
     assert keys(last_tokens="1k", **contexts) == keys(last_tokens="1024", **contexts) != keys(**contexts)
     assert keys(window="1k", last_tokens=256) == keys(), "the defaults, in other words"
 
@@ -367,7 +367,9 @@ def test_gold_answers_follow_their_questions_as_gsm8k_puts_them(make_config: Mak
 
 
 def test_a_repeat_scores_in_another_order_as_a_job_of_its_own(make_config: Make) -> None:
-    first, again = (run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1))
+    first, again = (
+        run(make_config(task=LikelihoodConfig(limit=6, repeat_index=repeat))) for repeat in (0, 1)
+    )
     assert first.job_id != again.job_id
     files = [Path(it.output_dir) / "samples.jsonl" for it in (first, again)]
     orders = [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]

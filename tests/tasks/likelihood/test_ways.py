@@ -69,7 +69,7 @@ def test_what_has_begun_goes_on_in_its_way(
     again = run(config)
     assert again.job_id == record.job_id
     assert any("3 of 3 samples come from an earlier" in note for note in again.result.notes)
-    assert ("divergence is estimated" in " ".join(again.result.notes)) is not begins_exact
+    assert ("divergence is an estimate" in " ".join(again.result.notes)) is not begins_exact
 
 
 @pytest.mark.thorough

@@ -21,7 +21,7 @@ from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_base.result import FinishReason, Result, Verdict
 from runner_compare.features.recall.card import CURVE, POINTS, RecallCard
-from runner_compare.features.recall.render.pictures import job_recall_pictures
+from runner_compare.features.recall.render.pictures import create_job_recall_pictures
 from runner_compare.features.recall.render.tables import BY_DEPTH
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -48,7 +48,7 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
     def ask(characters: int | None, **keys: Any) -> Result:
         of_task: dict[str, Any] = {
             "cases": 8,
-            "texts": 1,
+            "num_texts": 1,
             "lengths": ["256", "512", "1k"],
             "pictures": False,
         } | keys
@@ -64,24 +64,24 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     asked: Callable[..., Result], recorder: Recorder
 ) -> None:
     result = asked(FORGETS)
-    assert result.facts["effective_length"].startswith("reaches at least 512 tokens, less than 1,024")
+    assert result.facts["effective_length"].startswith("at least 512 tokens, below 1,024 tokens")
     ends = [result.metrics[f"effective_length_tokens{end}"] for end in ("", "_low", "_high")]
     assert ends == [512, 512, 512]
     first, _, last = result.tables[BY_DEPTH]
     assert [first[depth] for depth in ("0", "0.25", "0.5", "0.75", "1")] == [100] * 5
     assert (last["0"], last["1"]) == (0, 100)
     (sentence,) = (note for note in result.notes if "depends on the depth" in note)
-    assert "at 1,024 tokens lower at depths 0 to 0." in sentence
+    assert "in texts of 1,024 tokens, recall is lower at depths 0 to 0." in sentence
     assert [length for length, _ in result.series[CURVE]] == [256, 512, 1024]
     drawn = json.loads((recorder.folder / POINTS).read_text())
-    assert [picture.name for picture in job_recall_pictures(drawn)] == ["recall_curve", "recall_map"]
-    assert job_recall_pictures(drawn)[1].to_svg().count(">100<") > 5
+    assert [picture.name for picture in create_job_recall_pictures(drawn)] == ["recall_curve", "recall_map"]
+    assert create_job_recall_pictures(drawn)[1].to_svg().count(">100<") > 5
 
 
 @pytest.mark.thorough
 def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
-    assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
+    assert "at least 1,024 tokens, the longest tested length" in result.facts["effective_length"]
     assert not any("depends on the depth" in note for note in result.notes)
     by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
     assert {row["kind"]: row["less than"] for row in by_kind} == {
@@ -125,5 +125,5 @@ def test_another_margin_is_another_result(asked: Callable[..., Result]) -> None:
     result = asked(FORGETS, margin=80.0)
     assert (
         result.facts["effective_length"]
-        == "reaches at least 1,024 tokens, the longest that was asked, within 80 points"
+        == "at least 1,024 tokens, the longest tested length, within 80 points"
     )

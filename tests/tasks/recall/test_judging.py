@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runner.tasks.recall.cases import RenderedCase, ValueForm
-from runner.tasks.recall.judging import judge_recall_answer
+from runner.tasks.recall.judging import extract_and_judge_values
 from runner_base.result import Answer, FinishReason, Verdict
 
 STOP, LENGTH = FinishReason.stop, FinishReason.length
@@ -61,11 +61,11 @@ TOTAL = RenderedCase("", "", "", "", ("12",), ValueForm.total)
     ],
 )
 def test_verdicts(asked: RenderedCase, text: str, reason: FinishReason, verdict: Verdict) -> None:
-    assert judge_recall_answer(Answer.from_text(text, [], reason), asked)[1] is verdict
+    assert extract_and_judge_values(Answer.from_text(text, [], reason), asked)[1] is verdict
 
 
 def test_what_was_found_is_kept() -> None:
     assert (
-        judge_recall_answer(Answer.from_text("It is 1,234,567 or 4713920.", [], STOP), TWO)[0]
+        extract_and_judge_values(Answer.from_text("It is 1,234,567 or 4713920.", [], STOP), TWO)[0]
         == "1234567, 4713920"
     )

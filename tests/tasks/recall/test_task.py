@@ -247,7 +247,7 @@ def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder
     engine = create_lazy_engine(resolved, None, recorder.folder)
     result = recall.run(recall.prepare(config), TaskContext(recorder, resolved, engine))
     engine.close()
-    amounts = config.task.requested_work(config.generation)
+    amounts = config.task.list_requested_completions(config.generation)
     assert (
         sum(amount.completions for amount in amounts)
         == result.metrics["n"]

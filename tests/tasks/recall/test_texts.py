@@ -12,7 +12,7 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.recorded_runs.sample_numbers import read_sample_metric
 from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
@@ -37,7 +37,7 @@ LONG, SHORT = 400, 300
 def config_of(make_config: Make, cases: int, texts: int, filler: str = "noise") -> RunnerConfig:
     task = RecallConfig(
         cases=cases,
-        texts=texts,
+        num_texts=texts,
         filler=filler,
         lengths=[str(SHORT), str(LONG)],
         depths=[0.5, 1.0],
@@ -84,13 +84,13 @@ def test_the_plan_counts_the_haystacks(make_config: Make) -> None:
     computed = []
     for texts in (1, 6):
         config = config_of(make_config, 6, texts)
-        amounts = config.task.requested_work(config.generation)
+        amounts = config.task.list_requested_completions(config.generation)
         computed.append(sum(one.prompt_tokens * one.completions for one in amounts))
     assert 4 * LONG < computed[1] - computed[0] < 5.5 * LONG
 
 
 def test_one_haystack_is_not_in_the_identity_and_several_are(make_config: Make) -> None:
-    one, six = (dict(iterate_identity_keys(config_of(make_config, 6, texts))) for texts in (1, 6))
+    one, six = (dict(iterate_job_id_keys(config_of(make_config, 6, num_texts))) for num_texts in (1, 6))
     assert six.keys() - one.keys() == {"task.texts"}
     assert six["task.texts"] == 6
 
@@ -123,7 +123,7 @@ def test_a_comparison_names_what_the_samples_are_clustered_by(
     work(recall, config, recorder, Scripted(remembering()))
     samples = [*recorder.samples.values()]
     recorder.close()
-    run = Run("a", "recall-test", "recall", "1", "", {"task.texts": str(texts)}, {})
+    run = Run("a", "recall-test", "recall", "1", "", {"task.num_texts": str(texts)}, {})
     verdicts = {question_identity(sample): QuestionOutcome.from_sample(sample) for sample in samples}
     numbers = read_sample_metric(tmp_path / "samples.jsonl", "new_tokens")
     for answers in (verdicts, numbers):

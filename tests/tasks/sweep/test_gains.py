@@ -128,16 +128,19 @@ def test_verdicts(ratios: list[float], said: str) -> None:
         | {"differing_answers": 0.0}
         for ratio in ratios
     ]
-    (row,) = gains.speculation_gain_rows([cell])
+    (row,) = gains.build_speculation_gain_rows([cell])
     assert row["verdict"] == said
     assert (row["interval_95"] is None) == (len(ratios) < 6)
-    takes_more = note("too_few_repeats", fewest=6) in gains.speculation_gain_notes([cell], "float32", True)
+    takes_more = note("too_few_repeats", fewest=6) in gains.make_speculation_gain_notes(
+        [cell], "float32", True
+    )
     assert takes_more == (len(ratios) < 6)
 
 
 def test_a_plan_counts_both() -> None:
     once, twice = (
-        TASK.requested_work(GenerationConfig(speculate=speculate)) for speculate in ("off", "ngram")
+        TASK.list_requested_completions(GenerationConfig(speculate=speculate))
+        for speculate in ("off", "ngram")
     )
     assert [amount.is_guessed for amount in once] == [True, True]
     assert [amount.is_guessed for amount in twice] == [True, False, True, False]
@@ -148,7 +151,7 @@ def test_a_stub_cannot_guess(make_config: Make, runner: Callable[..., Any]) -> N
     for guess in ("draft", "ngram"):
         with pytest.raises(
             ConfigError,
-            match=f"generation.speculate={guess}: .*model=stub has no model .*use generation.speculate=off",
+            match=f"generation.speculate={guess}: .*model=stub has no model .*Use generation.speculate=off",
         ):
             make_config(generation=GenerationConfig(speculate=guess))
     done = runner("model=stub", "task=sweep", "generation.speculate=draft")

@@ -217,5 +217,8 @@ def test_a_changed_line_is_refused_by_its_number(runner: Callable[..., Any], tmp
     path.write_text(re.sub('"seconds": [0-9.]+', '"seconds": 9.5', path.read_text(), count=1))
     done = runner(*words, f"output_dir={tmp_path}/here")
     assert done.code == 2
-    assert "measurements.jsonl, line 1 is not a measurement (its checksum does not fit" in done.err
+    assert (
+        "measurements.jsonl, line 1: the line is not a valid measurement (the checksum does not match"
+        in done.err
+    )
     assert "rerun=all" in done.err

@@ -81,15 +81,15 @@ class SpySession(StubSession):
         super().__init__(engine)
         self.spy, self.batch_size = engine, batch_size
 
-    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        if arrived:
-            assert self.batch_size == len(arrived)
-            assert all(isinstance(request.prompt, tuple) for request in arrived)
-            self.spy.calls.append((self.batch_size, len(arrived[0].prompt)))
-            self.spy.requests.append(arrived)
+    def _run_step(self, submitted: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        if submitted:
+            assert self.batch_size == len(submitted)
+            assert all(isinstance(request.prompt, tuple) for request in submitted)
+            self.spy.calls.append((self.batch_size, len(submitted[0].prompt)))
+            self.spy.requests.append(submitted)
             if self.batch_size in self.spy.fail_at and self.spy.error is not None:
                 raise self.spy.error
-        return super()._advance(arrived, cancelled)
+        return super()._run_step(submitted, cancelled)
 
 
 def small(**keys: Any) -> SweepConfig:
@@ -174,7 +174,7 @@ def test_a_cell_out_of_memory_becomes_a_note(
     assert all("no room" in row["note"] and row["seconds"] is None for row in result.rows[2:])
     assert not any("batch_2" in key for key in result.metrics)
     assert engine.calls.count((2, 4)) == 1  # not tried again
-    assert any("2 of 4 cells" in note for note in result.notes)
+    assert any("2 of 4 combinations of settings were not measured" in note for note in result.notes)
 
 
 def test_every_cell_out_of_memory_fails_the_job(make_config: MakeConfig, recorder: Recorder) -> None:
@@ -238,7 +238,7 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     assert engine.stats.shared_tokens == 3 * 2 * 150, (
         "half of a prompt of 300 tokens, which two rows have in common"
     )
-    for row in result.tables["time between tokens, and share of the machine's limits"]:
+    for row in result.tables["time between tokens, and fraction of the hardware limits"]:
         assert 0 < row["itl_p50_s"] <= row["itl_p95_s"] <= row["itl_p99_s"]
         assert row["decode_nearer_to"] in ("bandwidth", "matrix rate")
     for cell in ("batch_1_prompt_4", "batch_2_prompt_300"):
@@ -304,7 +304,7 @@ def test_noise_is_found(spreads: list[float], machine_noise: float, beside: str,
     limits = MachineLimits(
         None, [HardwareRates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)]
     )
-    assert sweep.noise_note(cells, limits, beside) == found
+    assert sweep.build_noise_note(cells, limits, beside) == found
 
 
 # As above, in a process whose address space ends soon behind what it has when the model is loaded.

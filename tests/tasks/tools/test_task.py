@@ -17,7 +17,7 @@ from tasking import work
 
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
-from runner.config.root import RunnerConfig, iterate_identity_keys
+from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
 from runner.tasks.tools.cases import read_installed_cases
@@ -72,7 +72,7 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
-    config = job(form=name, cases=None)
+    config = job(tool_call_format=name, cases=None)
     inputs = tools.prepare(config)
     result = work(
         tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format(name)))
@@ -81,7 +81,7 @@ def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name:
     assert result.metrics["n"] == len(read_installed_cases()) >= 300
     shares = ("well_formed_share", "right_tool_share", "right_arguments_share", "nothing_called_share")
     assert [result.metrics[share] for share in shares] == [1, 1, 1, 1]
-    assert result.facts["calls"] == f"{name} (task.form={name})"
+    assert result.facts["calls"] == f"{name} (task.tool_call_format={name})"
 
 
 @pytest.mark.thorough
@@ -172,7 +172,7 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
     assert set(outcomes_of(recorder)) == {"wrong_tool", "called_without_need"}
     inputs = tools.prepare(config)
     requests = tools.build_requests(
-        inputs.task, tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
+        inputs.task, tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
     )
     names = [[it["function"]["name"] for it in offered_in(request.prompt)] for request in requests]
     assert all(one[:40] == names[0][:40] for one in names), "a common beginning, which is read once"
@@ -192,7 +192,7 @@ def test_distractors_have_nothing_of_the_questions() -> None:
     assert create_distractors(20, 0) == drawn[:20] != create_distractors(20, 1)
 
 
-FORM = choose_call_format(ToolsConfig(form="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
+FORM = choose_call_format(ToolsConfig(tool_call_format="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
 
 
 def offered_in(prompt: Any) -> list[dict[str, Any]]:
@@ -201,12 +201,12 @@ def offered_in(prompt: Any) -> list[dict[str, Any]]:
 
 
 def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, recorder: Recorder) -> None:
-    config = job(fill=["2k", "1k"])
+    config = job(context_lengths=["2k", "1k"])
     inputs = tools.prepare(config)
     result = work(
         tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json")))
     )
-    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
     requests = tools.build_requests(inputs.task, placed, FORM)
     words: dict[int, list[int]] = {number: [] for number in (1024, 2048)}
     for request in requests:
@@ -230,8 +230,8 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, rec
 
 
 def test_a_length_without_room_is_refused(job: Make, recorder: Recorder) -> None:
-    with raises(ConfigError, "too_large", "task.fill"):
-        work(tools, job(fill=["100"]), recorder, Scripted(saying("")))
+    with raises(ConfigError, "too_large", "task.context_lengths"):
+        work(tools, job(context_lengths=["100"]), recorder, Scripted(saying("")))
 
 
 def test_a_template_that_takes_no_tools_is_refused_before_the_load(
@@ -242,14 +242,17 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
     model = LocalModelConfig(name="embedded", device="cpu")
     config = make_config(model=model, task=ToolsConfig(cases=1))
     with pytest.raises(
-        ConfigError, match="the chat template of model.name=embedded takes no tools.*task.offer=system"
+        ConfigError,
+        match="the chat template of model.name=embedded does not support tools.*task.tool_placement=system",
     ):
         work(tools, config, recorder)  # without an engine: it must not be used
-    task = ToolsConfig(cases=1, offer=OfferMethod.system, form="hermes", system="Be brief.")
+    task = ToolsConfig(
+        cases=1, tool_placement=OfferMethod.system, tool_call_format="hermes", system="Be brief."
+    )
     config = make_config(model=model, task=task)
     inputs, form = tools.prepare(config), choose_call_format(task, resolve_job(config))
     request = tools.build_requests(
-        task, tools.fill_contexts(task, inputs.cases, form, resolve_job(config)), form
+        task, tools.place_cases(task, inputs.cases, form, resolve_job(config)), form
     )[0]
     assert isinstance(request.prompt, tuple)
     first = request.prompt[0]
@@ -266,18 +269,20 @@ def test_a_model_that_cannot_see_functions_is_refused(make_config: Make) -> None
     from runner.options.remote.keys import ApiConfig
 
     model = ApiConfig(name="m", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(ConfigError, match="functions in the chat template, which this engine does not offer"):
+    with pytest.raises(
+        ConfigError, match="functions in the chat template, which this engine does not support"
+    ):
         tools.prepare(make_config(model=model, task=ToolsConfig()))
-    assert tools.prepare(make_config(model=model, task=ToolsConfig(offer=OfferMethod.system))).cases
+    assert tools.prepare(make_config(model=model, task=ToolsConfig(tool_placement=OfferMethod.system))).cases
 
 
 WRONG: list[tuple[dict[str, Any], Code, str]] = [
     ({"categories": ["simpel"]}, "unknown_choice", "task.categories"),
     ({"categories": ["simple", "simple"]}, "bad_value", "task.categories"),
     ({"categories": []}, "empty", "task.categories"),
-    ({"form": "herms"}, "unknown_choice", "task.form"),
-    ({"fill": ["2x"]}, "bad_value", "task.fill"),
-    ({"fill": ["2k"], "distractors": 3}, "conflict", "task.distractors"),
+    ({"tool_call_format": "herms"}, "unknown_choice", "task.tool_call_format"),
+    ({"context_lengths": ["2x"]}, "bad_value", "task.context_lengths"),
+    ({"context_lengths": ["2k"], "distractors": 3}, "conflict", "task.distractors"),
 ]
 
 
@@ -301,7 +306,7 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, 
         "as JSON these are words"
     )
     assert [Sample.from_json(sample.to_json()) for sample in kept] == kept
-    placed = tools.fill_contexts(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
+    placed = tools.place_cases(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
     judge = Judge(placed, import_tool_call_format("hermes"))
     assert all(adopted is not None and adopted.solved for adopted in map(judge.adopt_sample, kept))
     assert Judge(placed, import_tool_call_format("harmony")).adopt_sample(kept[0]) is None
@@ -309,7 +314,7 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, 
 
 def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(job: Make) -> None:
     inputs = tools.prepare(job(cases=None))
-    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
     families = Counter(place.cluster for place in placed.values())
     assert len(families) == 26
     for place in placed.values():
@@ -331,14 +336,14 @@ def test_only_other_families_than_functions_count_in_the_identity(job: Make) -> 
     hashes = [tools.prepare(job(cluster=name)).hashes for name in ("category", "question")]
     assert all(own.keys() == {"cases", "clusters"} for own in hashes)
     assert hashes[0]["clusters"] != hashes[1]["clusters"]
-    assert "task.cluster" not in dict(iterate_identity_keys(job(cluster="category")))
+    assert "task.cluster" not in dict(iterate_job_id_keys(job(cluster="category")))
 
 
 def test_samples_of_earlier_versions_are_accepted(job: Make, recorder: Recorder) -> None:
     config = job()
     inputs = tools.prepare(config)
     work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json"))))
-    placed = tools.fill_contexts(inputs.task, inputs.cases, FORM, resolve_job(config))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
     judge = Judge(placed, import_tool_call_format("json"))
     for sample in samples_of(recorder):
         assert judge.rejection_reason(sample) is None

@@ -12,13 +12,13 @@ from runner_compare import format_p_value
 from runner_compare.statistics import Finding
 
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
-MINUS_MIX = "difference: KL minus the KL of the mix (above 0: loses more); p is adjusted by Holm"
+MINUS_MIX = "difference to the mix (positive: higher KL; p-values are Holm-adjusted)"
 
 
 def print_mix_advice(advice: MixAdvice) -> None:
     """Print the chosen mix of formats, the tested alternatives, and the result of the comparison."""
     model, limit = advice.model, advice.limit
-    texts = f"{TEXTS} documents for the single losses, {advice.texts} others for the check"
+    texts = f"layer losses use {TEXTS} documents, the comparison uses {advice.texts} other documents"
     print(
         escape_control_characters(
             f"{limit}, {', '.join(model.names)}: {advice.describe_layers}; {texts}; KL in nats per token"
@@ -44,29 +44,37 @@ def print_mix_advice(advice: MixAdvice) -> None:
 
 
 def format_recommended_command(advice: MixAdvice) -> str:
-    """Return the command line of a job with the recommended format choice."""
     overrides = [word for word in advice.model.overrides if not word.startswith("task")]
-    return shlex.join(["runner", *overrides, *advice.model.quantization_overrides(advice.recommended.choice)])
+    return shlex.join(
+        ["runner", *overrides, *advice.model.build_quantization_overrides(advice.recommended.choice)]
+    )
 
 
-def _format_choice_line(tested: TestedChoice, limit: SizeLimit, name_width: int, more_decimals: int) -> str:
-    known = tested.record is not None and "kl_nats_per_token_low" in tested.record.result.metrics
+def _format_choice_line(
+    tested_choice: TestedChoice, limit: SizeLimit, name_width: int, extra_decimals: int
+) -> str:
+    known = (
+        tested_choice.record is not None and "kl_nats_per_token_low" in tested_choice.record.result.metrics
+    )
     ends = (
         (
-            f" [{tested.measured_metric('kl_nats_per_token_low'):.3g}, "
-            f"{tested.measured_metric('kl_nats_per_token_high'):.3g}]"
+            f" [{tested_choice.measured_metric('kl_nats_per_token_low'):.3g}, "
+            f"{tested_choice.measured_metric('kl_nats_per_token_high'):.3g}]"
         )
         if known
         else ""
     )
-    beside = "too large" if tested.measured_metric(limit.metric) >= limit.mib else ""
-    if tested.effect is not None:
-        more = tested.effect
+    beside = "too large" if tested_choice.measured_metric(limit.metric) >= limit.mib else ""
+    if tested_choice.effect is not None:
+        more = tested_choice.effect
         lost = f"{more.value:+.3g} [{more.simultaneous_low:+.3g}, {more.simultaneous_high:+.3g}]"
         beside = f"{lost}, p {format_p_value(more.p_holm)}"
-    size = in_mib(tested.measured_metric(limit.metric), more_decimals)
-    measured = f"{tested.kl_nats_per_token:.4g}{ends}"
-    return f"{tested.name:{name_width}}  {size:>10}  {tested.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
+    size = in_mib(tested_choice.measured_metric(limit.metric), extra_decimals)
+    measured = f"{tested_choice.kl_nats_per_token:.4g}{ends}"
+    return (
+        f"{tested_choice.name:{name_width}}  {size:>10}  "
+        f"{tested_choice.predicted:>12.4g}  {measured:>32}  {beside}"
+    ).rstrip()
 
 
 def _format_percent(fraction: float, extra_digits: int = 0) -> str:
@@ -74,8 +82,8 @@ def _format_percent(fraction: float, extra_digits: int = 0) -> str:
 
 
 def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
-    """Return sentences on the mix's size, its comparison with uniform formats, and the accuracy of the
-    predicted losses.
+    """Describe the mix's size, its loss relative to uniform formats, and the accuracy of the
+    predicted loss.
     """
     limit, mix, best = advice.limit, advice.mix, advice.best_uniform
     size = mix.measured_metric(limit.metric)
@@ -85,23 +93,23 @@ def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
         for mib in (size, mix.measured_metric("weight_mib"), mix.weight_mib)
     )
     lines = [
-        f"size: {limit.metric} {of_limit} measured, {share} of the limit; weights {measured} MiB "
-        f"measured, {predicted} predicted; layers: {advice.model.describe_counts(mix.choice)}"
+        f"size: the measured {limit.metric} is {of_limit}, {share} of the limit. The weights take "
+        f"{measured} MiB (predicted: {predicted}). Layers: {advice.model.describe_layers_per_format(mix.choice)}"
     ]
     if best is None:
-        lines.append("one format for all layers: none meets the limit")
+        lines.append("uniform formats: none meets the limit")
     else:
         finding = Finding.open if best.effect is None else best.effect.finding
         comparison = {Finding.better: "better than", Finding.worse: "worse than"}.get(
             finding, "not shown to be better than"
         )
         lines.append(
-            f"one format for all layers: the mix is {comparison} {best.name}, the best that "
-            f"meets the limit: KL {mix.kl_nats_per_token:.3g} and {best.kl_nats_per_token:.3g}"
+            f"uniform formats: the mix is {comparison} {best.name}, the best uniform format within the limit "
+            f"(KL {mix.kl_nats_per_token:.3g} and {best.kl_nats_per_token:.3g})"
         )
     scaled = ", ".join(f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1)
     times = f", multiplied by {scaled} to match the whole model in that format" if scaled else ", as measured"
-    lines.append(f"prediction: sum of the losses of each layer quantized alone{times}")
+    lines.append(f"prediction: the predicted loss is the sum of the layer losses{times}")
     if mix.kl_nats_per_token and abs(mix.predicted / mix.kl_nats_per_token - 1) > OF_SIZE:
         lines.append(
             f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "
@@ -112,14 +120,11 @@ def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
 
 
 def _describe_alternatives(advice: MixAdvice) -> str:
-    """Return a sentence on the alternatives that have significantly less loss than the mix, or on the
-    lowest measured KL divergence.
-    """
     if advice.better_choices:
         names = "; ".join(
             f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices
         )
-        return f"shown to lose less than the mix: {names}. The recipe contains {advice.recommended.name}"
+        return f"formats with significantly less loss: {names}. The recipe uses {advice.recommended.name}"
     compared = [other for other in advice.others if other.effect is not None]
     if not compared:
         return "nothing else fits the limit"
@@ -127,17 +132,16 @@ def _describe_alternatives(advice: MixAdvice) -> str:
     lower = (
         (
             f"{least.name} has the lowest measured KL, {least.kl_nats_per_token:.3g} (p "
-            f"{format_p_value(least.effect.p_holm)}), but is not shown to lose less than the mix"
+            f"{format_p_value(least.effect.p_holm)}), but its loss is not significantly lower"
         )
         if least.effect is not None and least.kl_nats_per_token < advice.mix.kl_nats_per_token
         else "none measured a lower KL"
     )
-    others = f"the {len(compared)} others" if len(compared) > 1 else "the other one"
-    return f"no format within the limit is shown to lose less than the mix: {others} ({lower})"
+    others = f"{len(compared)} tested" if len(compared) > 1 else "one tested"
+    return f"no format within the limit has significantly less loss than the mix: {others} ({lower})"
 
 
 def mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
-    """Return the mix, its alternatives and the measurements as plain data for JSON."""
     model = advice.model
 
     def choice_to_dict(choice: TestedChoice) -> dict[str, object]:

@@ -11,69 +11,70 @@ from runner_base import fixed_decimals_formatter, format_against_limit, format_v
 from runner_base.render.notes import Template
 from runner_compare import format_points
 
-Pair = tuple[float, float]
+ValuePair = tuple[float, float]
 
 
 def _describe_too_large(needed_mib: float, allowed_mib: float) -> str:
     needs, allowed = format_value_and_limit(needed_mib, allowed_mib, fixed_decimals_formatter(0))
-    return f"needs {needs} MiB for one question at a time; the limit is {allowed}"
+    return f"the job needs {needs} MiB even with batch size 1, but the limit is {allowed} MiB"
 
 
-def _describe_more_accurate(value: float, interval: Pair, questions: int, is_paired: bool, p: float) -> str:
+def _describe_accuracy_gain(
+    value: float, interval: ValuePair, questions: int, is_paired: bool, p: float
+) -> str:
     on = f"the same {questions:,} questions" if is_paired else "questions that are not paired"
     low, high = map(format_points, interval)
-    return f"more accurate: {format_points(value)} points [{low}, {high}] on {on} (p = {p:.2g})"
+    return f"the accuracy is {format_points(value)} points [{low}, {high}] higher on {on} (p = {p:.2g})"
 
 
-def _describe_dominance(seconds: Pair | None, mib: Pair | None) -> str:
+def _describe_better_measurements(seconds: ValuePair | None, mib: ValuePair | None) -> str:
     better_in = []
     if seconds is not None:
-        better_in.append(f"{seconds[0]:,.2f} s a question instead of {seconds[1]:,.2f}")
+        better_in.append(f"time ({seconds[0]:,.2f} s per question instead of {seconds[1]:,.2f})")
     if mib is not None:
-        better_in.append(f"{mib[0]:,.0f} MiB instead of {mib[1]:,.0f}")
-    return f"better in at least one recorded value and worse in none: {', '.join(better_in)}"
+        better_in.append(f"memory ({mib[0]:,.0f} MiB instead of {mib[1]:,.0f})")
+    return f"the candidate is better in {', '.join(better_in)}, and no other recorded value is worse"
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
-    return f"closer to {own.reference}: {format_kl_divergence(own)} instead of {format_kl_divergence(other)}"
+    kl, other_kl = format_kl_divergence(own), format_kl_divergence(other)
+    return f"the KL divergence from {own.reference} is lower: {kl} instead of {other_kl}"
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
-    return f"closer to {own.reference}, since it is {own.reference}: the other one has {format_kl_divergence(other)}"
+    return f"the candidate is the reference {own.reference}; the next one has {format_kl_divergence(other)}"
 
 
 def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
-    return f"no difference in accuracy is shown ({format_accuracy(own)} and {format_accuracy(other)})"
+    return f"accuracy does not differ significantly ({format_accuracy(own)} and {format_accuracy(other)})"
 
 
 NOTES: Mapping[str, Template] = {
     # why a candidate is rejected
-    "size_unknown": "its size is unknown without a download. Give model.name=FOLDER or a preset",
+    "size_unknown": "the model's size is unknown without a download. Give model.name=FOLDER or a preset",
     "out_of_reach": "{error}",
     "too_large": _describe_too_large,
     "too_slow": lambda each_s, limit_s: (
-        f"takes about {format_against_limit(each_s, limit_s, fixed_decimals_formatter(1))} s "
-        f"per question; the limit is {limit_s:g}"
+        f"one question takes about {format_against_limit(each_s, limit_s, fixed_decimals_formatter(1))} s, "
+        f"but the limit is {limit_s:g}"
     ),
     # why one is before the next one
     "before": lambda rank, reason: f"{rank} before {rank + 1}: {reason}",
     "reason": "{why}; {known}",
-    "more_accurate": _describe_more_accurate,
+    "more_accurate": _describe_accuracy_gain,
     "is_reference": _describe_reference,
     "closer": _describe_lower_kl,
-    "published_loss": (
-        "published tests, not those of this model here, find less loss for {quantization} than for {other}"
-    ),
-    "no_worse": _describe_dominance,
-    "named": "{rank} is the model that you requested",
-    "time_unknown": "{each_s:,.2f} s per question, while the time of the other one is unknown",
-    "faster": "faster by the estimates: {each_s:,.2f} s per question instead of {other_s:,.2f}",
-    "faster_at_most": "by the estimates at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
+    "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
+    "no_worse": _describe_better_measurements,
+    "named": "candidate {rank} is the requested model",
+    "time_unknown": "{each_s:,.2f} s per question, but the time of the other candidate is unknown",
+    "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
+    "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "speed undecided: {each_s:,.2f} s per question are recorded, and the other's {other_s:,.2f} s "
-        "are {source} (± {spread:.0%})"
+        "the faster candidate is unknown: {each_s:,.2f} s per question are recorded, and "
+        "{other_s:,.2f} s of the other candidate are {source} (± {spread:.0%})"
     ),
-    "less_memory": "less memory, {mib:,.0f} MiB instead of {other_mib:,.0f}",
+    "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
     "alike": "nothing tells them apart",
     # what is known of their accuracies
     "accuracy_unknown": "accuracy unknown here",

@@ -19,7 +19,7 @@ from runner_base import escape_control_characters, format_duration, machine
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
-PARTS = "sum of predicted parts, whose peaks need not coincide"
+PARTS = "the prediction is an upper bound, the sum of these parts"
 COSTS = {
     "none": "the model as it is",
     "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
@@ -69,7 +69,6 @@ def _format_reason(reason_note: Note | None) -> str | None:
 
 
 def format_job_command(candidate: Candidate) -> str:
-    """Return the command line of a job with a candidate's settings."""
     return shlex.join(["runner", *candidate.overrides])
 
 
@@ -82,14 +81,14 @@ def _describe_memory(candidate: Candidate) -> str:
     )
     return (
         f"weights {parts.resident_weight_mib:,.0f}{resident}, KV cache {parts.kv_cache_mib:,.0f}, activations "
-        f"{parts.activation_mib:,.0f}, the process itself {PROCESS_MIB + parts.runtime_mib:,.0f}"
+        f"{parts.activation_mib:,.0f}, other process memory {PROCESS_MIB + parts.runtime_mib:,.0f}"
     )
 
 
 def _describe_speed(candidate: Candidate) -> str:
     each_s = candidate.s_per_question
     if candidate.time is None or each_s is None:
-        return "unknown: no job is recorded and this model was not timed"
+        return "unknown: no finished job is recorded, and this model's speed was not measured"
     basis = {
         EstimateBasis.recorded: "recorded here",
         EstimateBasis.calibrated: "calibrated here",
@@ -115,13 +114,11 @@ def _describe_accuracy(candidate: Candidate) -> str:
     if (close := candidate.closeness) is not None:
         known_words += f"; recorded {format_kl_divergence(close)} to {close.reference} ({close.job_id})"
     elif known is None:
-        known_words += f"; {COSTS.get(candidate.quantization, 'the loss by this format is unknown')}"
+        known_words += f"; {COSTS.get(candidate.quantization, 'the loss of this format is unknown')}"
     return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 
 def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> dict[str, Any]:
-    """Return all recommended and rejected candidates as plain data for JSON."""
-
     def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         parts = candidate.fit.predicted if candidate.fit else None
         memory = parts and {

@@ -7,8 +7,8 @@ from runner_base import format_count
 
 
 def describe_speedups(speedups: list[RecordedSpeedup], batch_size: int) -> list[str]:
-    """Return one line per kind of drafter: the batch sizes with a speedup, and the result at the
-    candidate's batch size.
+    """Return one line per drafter: the batch sizes with a speedup, and the result at
+    `batch_size`.
     """
     lines = []
     for speculate in dict.fromkeys(gain.speculate for gain in speedups):
@@ -23,12 +23,12 @@ def describe_speedups(speedups: list[RecordedSpeedup], batch_size: int) -> list[
             said = f"{'faster' if here.is_faster else 'slower'} at {format_count(batch_size, 'row')}"
         measured = ", ".join(_format_speedup(gain) for gain in own)
         recorded = f"recorded in {own[0].job_id}"
-        lines.append(f"{asked}: {said}; speed-up over decoding without draft tokens: {measured} ({recorded})")
+        lines.append(f"{asked}: {said}; measured speedups: {measured} ({recorded})")
     return lines
 
 
 def _format_speedup(speedup: RecordedSpeedup) -> str:
-    """Return a speedup with its confidence interval, such as `0.58 [0.42, 0.69] at 4 rows`."""
+    """Format a speedup with its confidence interval and its batch size."""
     return (
         f"{speedup.gain:.2f} [{speedup.low:.2f}, {speedup.high:.2f}] at {format_count(speedup.rows, 'row')}"
     )

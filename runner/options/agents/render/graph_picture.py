@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.options.agents.graph import Edge, Edges, Graph, Kind
-from runner_base.svg import build_document, escape_text, text_line
+from runner_base.svg import build_document, escape_text, format_text_line
 
 Point = tuple[float, float]
 
@@ -44,8 +44,8 @@ LEGEND_LOOK = EdgeStyle("#777777", "#c4c4c4")
 def draw_graph_svg(
     graph: Graph, title: str, roles: Sequence[str], num_rounds: int, *, is_random: bool = True
 ) -> str:
-    """Return an SVG of a graph for `num_rounds` rounds. With `is_random`, edges are shown as drawn at
-    random with their probabilities.
+    """Draw a graph for `num_rounds` rounds as SVG. With `is_random`, edges show the probability
+    that they are drawn.
     """
     assert len(roles) == graph.num_agents
     ring = max(115.0, graph.num_agents * STEP / 4.2)
@@ -55,7 +55,7 @@ def draw_graph_svg(
     legend = _draw_legend() if any(edges.optimized for edges in shown) else []
     height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, wide = ring + NODE + LABEL, 2 * (ring + NODE + LABEL)
-    pieces = [text_line(24, 32, title, bold=True)]
+    pieces = [format_text_line(24, 32, title, bold=True)]
     pieces += _draw_spatial_panel(_Panel(graph, "spatial", roles, is_random), (half, TOP + tall / 2), ring)
     if num_rounds > 1:
         middle = (wide + NODE + LABEL + ACROSS / 2, TOP + tall / 2)
@@ -90,7 +90,7 @@ class _Panel:
         """Unpruned edges that no round contains."""
         if self.is_random:
             return set()
-        taken = self.graph.most_likely_round(1)
+        taken = self.graph.get_most_likely_round(1)
         return set(self.edges.list_live()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
 
     @property
@@ -100,9 +100,6 @@ class _Panel:
 
 
 def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str]:
-    """Draw the agents as a ring, clockwise from the top. If their number is even, the first agent is
-    left of the middle.
-    """
     roles, agents, never = panel.roles, len(panel.roles), panel.unused_edges
     turns = [
         math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2 for number in range(agents)
@@ -133,12 +130,14 @@ def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[s
         for x in (centre[0] - ACROSS / 2, centre[0] + ACROSS / 2)
     )
     all_of_it = (
-        f"{panel.edges.num_live - len(never)} are taken" if never else "all used from the second round on"
+        f"{panel.edges.num_live - len(never)} are used" if never else "all edges from the second round on"
     )
     pieces = _draw_panel_title(centre[0], panel, all_of_it)
     pieces += _draw_arrows(panel, left, right, TEMPORAL, bend=0.0)
     for column, side, heading in ((left, -1, "round before"), (right, 1, "this round")):
-        pieces.append(text_line(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle"))
+        pieces.append(
+            format_text_line(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle")
+        )
         for number, (x, y) in enumerate(column):
             label, anchor = (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
             pieces += _draw_agent((x, y), number, roles[number], label, anchor)
@@ -146,7 +145,6 @@ def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[s
 
 
 def _draw_panel_title(x: float, panel: _Panel, summary: str) -> list[str]:
-    """Return the SVG title of a panel, with its number of edges."""
     edges = panel.edges
     allowed = int(edges.allowed.sum())
     count = f"{edges.num_live} edge{'s' * (edges.num_live != 1)}" if allowed else "no edges"
@@ -154,27 +152,26 @@ def _draw_panel_title(x: float, panel: _Panel, summary: str) -> list[str]:
         count = f"{edges.num_live} of {allowed} edges left"
     how = f": {'each taken by chance' if panel.is_random else summary}" if edges.num_live else ""
     return [
-        text_line(x, 62, panel.title, bold=True, anchor="middle"),
-        text_line(x, 80, f"{count}{how}", colour=GREY, anchor="middle"),
+        format_text_line(x, 62, panel.title, bold=True, anchor="middle"),
+        format_text_line(x, 80, f"{count}{how}", colour=GREY, anchor="middle"),
     ]
 
 
 def _draw_agent(centre: Point, agent_index: int, role: str, label_position: Point, anchor: str) -> list[str]:
-    """Return the SVG of an agent: a numbered circle with the role next to it."""
     x, y = centre
     shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
     return [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="#4a4a4a" stroke-width="1.5">'
         f"<title>{escape_text(f'agent {agent_index + 1}: {role}')}</title></circle>",
-        text_line(x, y + 4.5, str(agent_index + 1), bold=True, anchor="middle"),
-        text_line(*label_position, shown, anchor=anchor),
+        format_text_line(x, y + 4.5, str(agent_index + 1), bold=True, anchor="middle"),
+        format_text_line(*label_position, shown, anchor=anchor),
     ]
 
 
 def _draw_arrows(
     panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], style: EdgeStyle, bend: float
 ) -> list[str]:
-    """Return the SVG arrows of all edges in a panel, palest first and widest last."""
+    """Return the SVG arrows of all edges. Pale arrows come first, so that wide arrows are on top."""
     edges, roles, never = panel.edges, panel.roles, panel.unused_edges
     weights, drawn = edges.probabilities, list[tuple[bool, float, int, int, str]]()
     for source, target in np.argwhere(edges.allowed).tolist():
@@ -224,7 +221,6 @@ def _draw_arrow(
 
 
 def _point_towards(start: Point, target: Point, distance_px: float) -> Point:
-    """Return the point at a distance from `start` in the direction of `target`."""
     distance = math.dist(start, target)
     return start[0] + (target[0] - start[0]) / distance * distance_px, start[1] + (
         target[1] - start[1]
@@ -232,15 +228,14 @@ def _point_towards(start: Point, target: Point, distance_px: float) -> Point:
 
 
 def _draw_legend() -> list[str]:
-    """Return the SVG legend that explains the widths and dashes of arrows."""
     heading, x = "probability of an edge:", 0.0
-    pieces = [text_line(x, 4, heading, colour=GREY)]
+    pieces = [format_text_line(x, 4, heading, colour=GREY)]
     x += 7 * len(heading)
     samples = [(f"{weight:.2f}", WIDEST * weight) for weight in (0.25, 0.5, 0.75, 1.0)]
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
         pieces.append(_draw_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
-        pieces.append(text_line(x + 52, 4, label, colour=GREY))
+        pieces.append(format_text_line(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

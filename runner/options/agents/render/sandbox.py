@@ -1,4 +1,4 @@
-"""Describes in words which protections of the sandbox are active."""
+"""Describes which protections of the sandbox are active."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Set
 from runner.options.agents.sandbox import SandboxLimits
 
 
-def describe_protections(active_protections: Set[str], limits: SandboxLimits) -> tuple[str, str]:
-    """Return two texts: the active protections, and the missing protections. The second text is empty
-    if none is missing.
+def describe_sandbox_protections(active_protections: Set[str], limits: SandboxLimits) -> tuple[str, str]:
+    """Return a text about the active protections, and a text about the missing ones, which may be
+    empty.
     """
     clauses = [
         "a separate process without environment variables, in an empty folder",
@@ -25,7 +25,7 @@ def describe_protections(active_protections: Set[str], limits: SandboxLimits) ->
             limit_text if name in active_protections else f"no limit of {limit_text}"
         )
     by_path = (
-        ("seccomp", "all file access, including whether a file exists")
+        ("seccomp", "all file access, including checks whether a file exists")
         if "paths" in active_protections
         else ("landlock", "files elsewhere")
     )
@@ -33,7 +33,7 @@ def describe_protections(active_protections: Set[str], limits: SandboxLimits) ->
         if name in active_protections:
             clauses.append(f"{what}: blocked by the kernel ({name})")
         else:
-            missing.append(f"{what}: blocked by Python only, which malicious code can circumvent")
+            missing.append(f"{what}: blocked only in Python, so malicious code can circumvent the block")
     if "paths" not in active_protections:
         missing.append("code can find out whether a file exists")
     if (

@@ -25,14 +25,14 @@ from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.pipeline import CAPABILITIES, processes
 from runner.options.parts.pipeline.microbatches import MicroBatchScheduler
 from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect_ring, start_stage_processes
-from runner.options.parts.pipeline.ranks import first_process_rank, load_manifest
+from runner.options.parts.pipeline.ranks import load_manifest, make_first_process_rank
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerDisconnected, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, signals, to_one_line
 from runner_base.notes import Note
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
-from runner_engine.decode.request_encoder import find_stop_token_ids, generation_config_diff
+from runner_engine.decode.request_encoder import find_stop_token_ids, get_changed_generation_settings
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping
 from runner_engine.models.rope.rope_application import get_max_positions
@@ -75,18 +75,17 @@ class PipelineEngine:
             "max_positions": get_max_positions(model.config),
         }
         notes, tokenizer = (
-            stages.worker.notes + self.config.generation.ignored_settings_notes(stages.own),
+            stages.worker.notes + self.config.generation.build_ignored_settings_notes(stages.own),
             stages.tokenizer,
         )
         has_template = bool(tokenizer.chat_template)
         return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return a request's prompt after the chat template (or its given token ids), and the token ids."""
         return self.stages.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids within a longer text, including special tokens."""
+        """Decode token ids that are part of a longer text. Special tokens are included."""
         return self.stages.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
@@ -95,7 +94,7 @@ class PipelineEngine:
         return PipelineSession(self.stages)
 
     def arithmetic(self) -> None:
-        """Return None, because stages may run on several machines."""
+        """Return None, because stages on different machines may compute differently."""
 
     def close(self) -> None:
         """Stop the other processes. If packets are still being sent, the processes are killed."""
@@ -122,7 +121,9 @@ class PipelineEngine:
                 self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
                 folder = Path(self._own_folder.name)
             peers = start_stage_processes(
-                self.config, first_process_rank(self.config, load_manifest(self.config)).processes, folder
+                self.config,
+                make_first_process_rank(self.config, load_manifest(self.config)).processes,
+                folder,
             )
         try:
             with name_dead_process(peers, None):
@@ -145,9 +146,9 @@ class PipelineSession(Session):
     def _admit(self, request: Request) -> list[TokenSequence]:
         return self.stages.encoder.create_sequences(request)
 
-    def _advance(self, arrived: list[list[TokenSequence]], cancelled: set[RequestId]) -> list[Event]:
+    def _run_step(self, submitted: list[list[TokenSequence]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
-        rows = list(itertools.chain(*arrived))
+        rows = list(itertools.chain(*submitted))
         events: list[Event] = [row.to_completion(FinishReason.error, 0.0) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
         with self.stages.guard_step():
@@ -155,10 +156,10 @@ class PipelineSession(Session):
             return events or batches.step()
 
     def check(self) -> None:
-        """Raise an error that names the process that has ended, if any."""
+        """Raise an error if a process has ended. The error names the process."""
         self.stages.check_alive()
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         if self.stages.broken is not None:
             return
         if not self.is_idle:
@@ -191,7 +192,7 @@ class PipelineCoordinator:
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.describe_parts()  # one line per part
         model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(load_manifest(config).folder))
-        self.own = generation_config_diff(model)
+        self.own = get_changed_generation_settings(model)
         room, vocab_size = get_max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         spec, name = build_model_spec(config), model_config.name
@@ -243,7 +244,7 @@ class PipelineCoordinator:
         try:
             self._transport.send(answer)
         except PeerDisconnected as error:
-            raise self.peers.find_cause(error) from error
+            raise self.peers.find_first_failure(error) from error
 
     def receive(self) -> Packet:
         """Wait for the next packet from the last process, and check meanwhile that all processes are
@@ -259,22 +260,20 @@ class PipelineCoordinator:
                 if time.monotonic() > deadline:
                     raise JobFailed(
                         (
-                            f"the {self.depth} processes of the pipeline sent no answer for "
-                            f"{timeout_s:g} s (model.timeout_s), because one hangs. All were "
-                            "ended; completed answers are saved"
+                            f"one of the {self.depth} pipeline processes hangs: no result arrived for "
+                            f"{timeout_s:g} s (model.timeout_s). All processes were ended. "
+                            "Completed answers are saved"
                         ),
                         code="failed",
                     ) from None
                 continue
             if isinstance(received, PeerDisconnected):
-                raise self.peers.find_cause(received) from received
+                raise self.peers.find_first_failure(received) from received
             return received
 
     @contextmanager
     def guard_step(self) -> Iterator[None]:
-        """Context of one step. After an error in a step, further steps are refused, because packets may
-        still be under way.
-        """
+        """Run one pipeline step in this block. After an error, further steps are refused."""
         try:
             with name_dead_process(self.peers, self):
                 yield
@@ -283,7 +282,6 @@ class PipelineCoordinator:
             raise
 
     def check_alive(self) -> None:
-        """Raise the error that has ended the pipeline, even if no packet is expected."""
         if isinstance(self.broken, RunnerError):
             raise self.broken
         if self.broken is not None:
@@ -293,16 +291,14 @@ class PipelineCoordinator:
         with self.guard_step():
             self.peers.check_alive()
             if self.lost_at is not None:
-                raise self.peers.find_cause(self._last_process_error())
+                raise self.peers.find_first_failure(self._last_process_error())
 
     def _last_process_error(self) -> PeerDisconnected:
-        """Return the error that the last process has closed its connection."""
         return PeerDisconnected(self.peers.rank.processes - 1, ConnectionError("closed"))
 
     def collect_process_stats(self) -> None:
-        """Collect the computing time and the peak memory of each process."""
         self.micro_batches.drain()  # micro-batches of cancelled requests
-        self.stats.processes = [self.worker.process_stats()]
+        self.stats.processes = [self.worker.collect_process_metrics()]
         if self._transport is not None:
             self.run_and_send(Packet(PacketType.figures))
             self.receive()
@@ -348,9 +344,7 @@ class PipelineCoordinator:
             self._received.put(error)
 
     def _keep_alive_loop(self, transport: Transport) -> None:
-        """Thread that sends a packet around the ring at intervals, so that no idle process reaches its
-        receive timeout.
-        """
+        """Send a keep-alive packet at intervals, so that no idle process reaches its receive timeout."""
         while not self._closing.wait(self.timeout_s):
             if (
                 self._alive_returned.is_set()
@@ -362,9 +356,7 @@ class PipelineCoordinator:
 
 @contextmanager
 def name_dead_process(peers: PeerProcesses, coordinator: PipelineCoordinator | None) -> Iterator[None]:
-    """Context that converts torchrun's SIGTERM, sent when a process has died, to an error that names
-    the dead process.
-    """
+    """Convert torchrun's SIGTERM in this block to an error that names the dead process."""
     try:
         yield
         if processes.terminated_at is not None:
@@ -382,5 +374,5 @@ def name_dead_process(peers: PeerProcesses, coordinator: PipelineCoordinator | N
                 and coordinator.lost_at is not None
                 and coordinator.lost_at <= processes.terminated_at
             ):
-                raise peers.find_cause(coordinator._last_process_error()) from None
+                raise peers.find_first_failure(coordinator._last_process_error()) from None
         raise

@@ -1,5 +1,4 @@
-"""Network interfaces of a pipeline that spans several machines, and heartbeats between the
-machines. Imports no torch.
+"""Selects network interfaces for a pipeline on several machines, and exchanges heartbeats.
 
 A machine without power or network closes no connection, so a process would wait for it for
 many minutes. Therefore each process on another machine keeps a connection to the first
@@ -54,11 +53,10 @@ def find_network_interface(address: str) -> str | None:
 
 @contextmanager
 def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
-    """Context in which gloo uses the network interface that reaches the other processes. By default,
-    gloo uses the host name's address.
+    """Let gloo use the network interface that leads to the other processes.
 
     That is the loopback interface if all processes are on this machine, else the interface on
-    the route to torchrun's first machine.
+    the route to torchrun's first machine. gloo's own default is the host name's address.
     """
     if rank.is_single_machine:
         name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
@@ -75,8 +73,7 @@ def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
 
 
 class HeartbeatServer:
-    """Runs in the first process: receives heartbeats from processes on other machines, and records
-    which ones fall silent.
+    """Receives heartbeats from processes on other machines, and records processes without heartbeat.
 
     Anyone in the network can connect. A connection is accepted after a hello with the token
     from the store and an expected, unconnected rank. Other connections get no thread, and only
@@ -124,9 +121,7 @@ class HeartbeatServer:
             self._close_connection(next(iter(self._hellos)))
 
     def _read_hello(self, connection: socket.socket) -> None:
-        """Read more bytes of a connection's hello message. When complete, accept the sender as a process
-        or close the connection.
-        """
+        """Read a new connection's hello message, then accept or close the connection."""
         with suppress(BlockingIOError):
             heard = connection.recv(HELLO.size - len(self._hellos[connection]))
             self._hellos[connection] += heard
@@ -164,8 +159,8 @@ class HeartbeatServer:
 
 
 def exchange_heartbeats(connection: socket.socket) -> bool:
-    """Exchange a byte per second with another machine. Returns True after 20 s of silence, False when
-    the other side closes.
+    """Exchange a byte per second with another machine. Returns True after 20 s of silence, False
+    if the other machine closes the connection.
     """
     connection.settimeout(BEAT_S)
     heard = sent = time.monotonic()
@@ -186,7 +181,7 @@ def exchange_heartbeats(connection: socket.socket) -> bool:
     return False
 
 
-def watch_first_process(
+def exit_if_first_process_unreachable(
     rank: ProcessRank,
     address: str,
     port: int,
@@ -206,7 +201,7 @@ def watch_first_process(
             connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(auth_token)))
             if not exchange_heartbeats(connection):
                 return
-            first = unreachable_message(f"process 0 at {address}, which runs the job,")
+            first = format_unreachable_message(f"the job's process 0 at {address}")
             print_message(f"error: process {rank.rank} of {rank.processes}: {first}")
             exit_process(1)
 
@@ -214,18 +209,11 @@ def watch_first_process(
 
 
 def print_remote_error(rank: ProcessRank, message: str) -> None:
-    """Print an error once per machine. The machine of the first process is omitted, because that
-    process prints its own error.
-    """
     if not rank.is_on_first_machine and rank.local_rank == 0:
-        why = (
-            f"process 0 at {os.environ['MASTER_ADDR']}, which runs the job, reports why, unless "
-            "it was killed itself"
-        )
+        why = f"for the cause, see the output of process 0 at {os.environ['MASTER_ADDR']}"
         print_message(f"error: process {rank.rank} of {rank.processes}: {message}; {why}")
 
 
-def unreachable_message(process_name: str) -> str:
-    """Return the message that the machine of a process is unreachable."""
-    why = "its machine or the network connection failed"
+def format_unreachable_message(process_name: str) -> str:
+    why = "the machine or the network connection has failed"
     return f"{process_name} has not responded for {SILENT_S:g} s: {why}"

@@ -42,8 +42,8 @@ class MicroBatch:
 
 
 class MicroBatchScheduler:
-    """Sends sequences through the pipeline stages until each has ended. `depth` micro-batches are in
-    the pipeline at a time.
+    """Sends sequences through the pipeline stages until every sequence is complete. `depth`
+    micro-batches are in the pipeline at a time.
 
     `send` sends a packet through the stages, with its token ids [B, T] if it has any. `receive`
     waits for the tokens of the next returning micro-batch.
@@ -101,7 +101,9 @@ class MicroBatchScheduler:
         return events
 
     def drop_sequences(self) -> None:
-        """Discard all sequences without reporting events. The stages free a micro-batch when it returns."""
+        """Discard all sequences without events. The stages free the KV caches when a micro-batch
+        returns.
+        """
         self._waiting.clear()
         for batch in self._under_way.values():
             batch.dropped.update(batch.rows)
@@ -122,7 +124,7 @@ class MicroBatchScheduler:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
-            prompts = pack_sequences(rows, self.pad, list(map(self.stopping.forced_token, rows)))
+            prompts = pack_sequences(rows, self.pad, list(map(self.stopping.get_forced_token, rows)))
             self.send(Packet(PacketType.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
@@ -131,7 +133,7 @@ class MicroBatchScheduler:
         self._record_timing(batch)
         events, kept = self._append_tokens(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
-            forced = [self.stopping.forced_token(batch.rows[number]) for number in kept]
+            forced = [self.stopping.get_forced_token(batch.rows[number]) for number in kept]
             is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
             numbers = (
                 None
@@ -151,8 +153,9 @@ class MicroBatchScheduler:
         return events
 
     def _record_timing(self, batch: MicroBatch) -> None:
-        """Add the time since the previous tokens returned. Stages overlap, so their times must not be
-        summed.
+        """Add the time since the previous micro-batch to the prefill or decode seconds.
+
+        Stages overlap in time, so the sum of stage times would be too large.
         """
         now = time.perf_counter()
         seconds, self._last_answer = now - self._last_answer, now
@@ -164,9 +167,6 @@ class MicroBatchScheduler:
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
     def _append_tokens(self, batch: MicroBatch, packet: Packet) -> tuple[list[Event], list[int]]:
-        """Append a token to each sequence. Returns the events, and the indices of the sequences that go
-        on.
-        """
         assert packet.numbers is not None
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []

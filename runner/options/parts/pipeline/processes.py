@@ -30,15 +30,15 @@ from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.pipeline.machines import (
     HeartbeatServer,
+    exit_if_first_process_unreachable,
+    format_unreachable_message,
     print_remote_error,
-    unreachable_message,
     use_ring_interface,
-    watch_first_process,
 )
 from runner.options.parts.pipeline.ranks import ProcessRank, load_manifest
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import PacketType, PeerDisconnected, Transport
-from runner.options.parts.sharding.strategies import describe_process_parts
+from runner.options.parts.sharding.strategies import describe_assigned_parts
 from runner_base import JobFailed, RunnerError, child_process, errors, signals
 
 STAGE_PROCESS = "runner.options.parts.pipeline.stage_process"
@@ -52,7 +52,7 @@ terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
 torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
 
 
-class Rendezvous:
+class MessageStore:
     """Key-value store (torch's TCPStore) for messages between the pipeline's processes, separate from
     their ring.
     """
@@ -64,11 +64,9 @@ class Rendezvous:
         self.store.set(key, json.dumps(value))
 
     def has_message(self, key: str) -> bool:
-        """Return whether a message with this key was posted."""
         return bool(self.store.check([key]))
 
     def read(self, key: str) -> Any:
-        """Return the value of a posted message, or None if there is no such message."""
         return json.loads(self.store.get(key)) if self.has_message(key) else None
 
     def wait_for_message(self, key: str, timeout_s: float | None = None) -> bool:
@@ -91,12 +89,12 @@ def open_local_store() -> TCPStore:
     )
 
 
-def connect_message_store(port: int) -> Rendezvous:
+def connect_message_store(port: int) -> MessageStore:
     """Connect to the message store that the parent process has opened."""
-    return Rendezvous(TCPStore(LOOPBACK, port, None, is_master=False))
+    return MessageStore(TCPStore(LOOPBACK, port, None, is_master=False))
 
 
-def connect_ring(worker: StageWorker, message_store: Rendezvous) -> Transport:
+def connect_ring(worker: StageWorker, message_store: MessageStore) -> Transport:
     """Connect this process with both neighbours in the ring, and wait until every process is
     connected.
     """
@@ -120,7 +118,7 @@ def connect_ring(worker: StageWorker, message_store: Rendezvous) -> Transport:
 # other processes
 
 
-def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvous) -> int:
+def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> int:
     """Run this process's parts until the first process ends the pipeline. Returns the exit code."""
     try:
         _run_stages(config, rank, message_store)
@@ -140,7 +138,7 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvou
     return 1
 
 
-def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvous) -> None:
+def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> None:
     if not message_store.wait_for_message("begin"):
         return  # the job was done already
     worker = StageWorker(config, rank)
@@ -150,7 +148,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvo
     transport = connect_ring(worker, message_store)
     while (packet := transport.receive()).kind is not PacketType.stop:
         if packet.kind is PacketType.figures:
-            message_store.post(f"figures/{rank.rank}", worker.process_stats())
+            message_store.post(f"figures/{rank.rank}", worker.collect_process_metrics())
             transport.send(packet)
         elif packet.kind is PacketType.alive:
             transport.send(packet)
@@ -167,11 +165,11 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: Rendezvo
 
 @dataclass
 class PeerProcesses:
-    """All processes of a pipeline except the first, seen from the first process."""
+    """The other processes of a pipeline. Only the first process has this object."""
 
     config: RunnerConfig
     rank: ProcessRank  # of the first process
-    rendezvous: Rendezvous
+    rendezvous: MessageStore
     # by rank; empty under torchrun
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     logs: dict[int, Path] = field(default_factory=dict)
@@ -191,19 +189,18 @@ class PeerProcesses:
         return [self.rendezvous.read(f"{key}/{rank}") for rank in self.ranks]
 
     def check_alive(self) -> None:
-        """Raise an error if another process has failed: the error that it posted, or JobFailed."""
+        """Raise an error if another process has failed. An error that the process has posted is
+        preferred.
+        """
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(
             self.rendezvous.has_message(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks
         )
         failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
         if failed:
-            raise self.find_cause(None)
+            raise self.find_first_failure(None)
 
-    def find_cause(self, peer_error: PeerDisconnected | None) -> RunnerError:
-        """Return an error that names the process that failed first. Other processes only notice that a
-        neighbour has ended.
-        """
+    def find_first_failure(self, peer_error: PeerDisconnected | None) -> RunnerError:
         deadline = time.monotonic() + CAUSE_S
         while (
             cause := self._read_posted_error() or self._find_exit_error()
@@ -212,10 +209,9 @@ class PeerProcesses:
         if cause is not None:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
+            unreachable = map(self.describe_process, sorted(self.elsewhere.silent))
             return JobFailed(
-                f"{unreachable_message(' and '.join(map(self.describe_process, sorted(self.elsewhere.silent))))}. "
-                f"{KEPT}",
-                code="failed",
+                f"{format_unreachable_message(' and '.join(unreachable))}. {KEPT}", code="failed"
             )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
         missed = {neighbour for neighbour in lost.values() if neighbour} | (
@@ -225,7 +221,7 @@ class PeerProcesses:
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
         names = " and ".join(self.describe_process(rank) for rank in silent) or "a process"
-        why = f"{names} ended without an error message, so the system probably killed them. {KEPT}"
+        why = f"{names} ended without an error message. The system probably killed them. {KEPT}"
         return JobFailed(why, code="failed")
 
     def _read_posted_error(self) -> RunnerError | None:
@@ -262,7 +258,7 @@ class PeerProcesses:
         """Return a process's name with its parts, and its address if it runs on another machine."""
         count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
-        return f"process {rank} of {count} ({describe_process_parts(load_manifest(self.config), count, rank)}){where}"
+        return f"process {rank} of {count} ({describe_assigned_parts(load_manifest(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
         """Wait until all other processes have ended. Processes that take longer than 10 s are killed."""
@@ -286,7 +282,7 @@ class PeerProcesses:
 def start_stage_processes(config: RunnerConfig, num_processes: int, folder: Path) -> PeerProcesses:
     """Start the pipeline's other processes on this machine. They end when this process ends."""
     store = open_local_store()
-    peers = PeerProcesses(config, ProcessRank(0, num_processes, 0, num_processes), Rendezvous(store))
+    peers = PeerProcesses(config, ProcessRank(0, num_processes, 0, num_processes), MessageStore(store))
     try:
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
@@ -322,7 +318,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
     from torch.distributed.rendezvous import rendezvous as meet
 
     store, _, _ = next(meet("env://"))
-    rendezvous = Rendezvous(store)
+    rendezvous = MessageStore(store)
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         if not rank.is_single_machine:
@@ -337,7 +333,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
         signal.signal(number, signal.SIG_DFL)
     try:
         if not rank.is_on_first_machine and rendezvous.wait_for_message("watch"):
-            watch_first_process(rank, *rendezvous.read("watch"))
+            exit_if_first_process_unreachable(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
         why = "the first process ended before the pipeline started"
@@ -346,14 +342,12 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
 
 
 def _on_sigterm(signal_number: int, frame: FrameType | None) -> None:
-    """Record when SIGTERM arrived: torchrun sends SIGTERM to all processes if one has died. Ctrl-C
-    arrives as SIGINT instead.
-    """
+    """Record when SIGTERM arrived. torchrun sends SIGTERM to all processes if one has died."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
     signals.handle_signal(signal_number, frame)
 
 
-def _end_pipeline(message_store: Rendezvous) -> None:
+def _end_pipeline(message_store: MessageStore) -> None:
     with suppress(RuntimeError):  # the process with the store may have ended
         message_store.post("over")

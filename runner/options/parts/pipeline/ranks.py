@@ -30,8 +30,7 @@ class ProcessRank:
         """Whether this process runs on the same machine as the pipeline's first process."""
         return self.rank == self.local_rank
 
-    def local_parts(self, manifest: Manifest) -> tuple[PartEntry, ...]:
-        """Return the parts that all processes of this machine run."""
+    def list_local_parts(self, manifest: Manifest) -> tuple[PartEntry, ...]:
         cuts, first = assign_parts_to_processes(manifest, self.processes), self.rank - self.local_rank
         return manifest.parts[cuts[first] : cuts[first + self.local_processes]]
 
@@ -45,9 +44,10 @@ def read_torchrun_rank() -> ProcessRank | None:
     return ProcessRank(rank, processes, *local)
 
 
-def first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
-    """Return the rank of the process that runs the job, which starts the other processes unless
-    torchrun has started them.
+def make_first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
+    """Return the rank of the process that runs the job.
+
+    This process starts the other processes, unless torchrun has started them.
     """
     wanted, started = as_parts_config(config.model).stages, read_torchrun_rank()
     if started is None:

@@ -1,6 +1,4 @@
-"""Entry point of each pipeline process but the first: `python -m
-runner.options.parts.pipeline.stage_process`, config on stdin.
-"""
+"""Entry point of the pipeline's stage processes, which read the config from stdin."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ def main() -> int:
     process.
     """
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
-    child_process.die_with_parent(parent)
+    child_process.request_death_with_parent(parent)
     for number in (signal.SIGINT, *signals.WARNING):
         signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -55,7 +55,7 @@ class StageWorker:
             self.device = torch.device("cuda", rank.local_rank % gpus)
             has_own_gpu = gpus >= rank.local_processes
         if model.backend is TransportBackend.nccl and not has_own_gpu:
-            need = f"nccl needs one GPU per process, but this process has {self.device}. Use auto or gloo"
+            need = f"nccl needs one GPU per process, but processes share {self.device}. Use auto or gloo"
             raise ConfigError(need, key="model.backend", value="nccl", code="unsupported")
         # otherwise through main memory
         self.gpu_to_gpu = has_own_gpu and model.backend is not TransportBackend.gloo
@@ -90,7 +90,7 @@ class StageWorker:
             state = self._states[packet.batch] = self._start_micro_batch(packet)
         else:
             state = self._states[packet.batch]
-            self._advance_micro_batch(state, packet.numbers)
+            self._prepare_next_token(state, packet.numbers)
         values = packet.hidden if tokens is None else tokens.to(self.device)
         assert values is not None
         for stage, cache in zip(self.stages, state.caches, strict=True):
@@ -120,22 +120,22 @@ class StageWorker:
         sampler = make_sampler(numbers, vocab_size, self.device) if self.is_last else None
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
-    def _advance_micro_batch(self, state: BatchState, kept_sequences: torch.Tensor | None) -> None:
-        """Remove ended sequences from a micro-batch, and extend its attention mask and positions by one
-        token.
+    def _prepare_next_token(self, state: BatchState, active_indices: torch.Tensor | None) -> None:
+        """Remove finished sequences from a micro-batch. Extends its attention mask and positions by
+        one token.
         """
-        if kept_sequences is not None:
-            rows = kept_sequences[:, 0].to(self.device)
+        if active_indices is not None:
+            rows = active_indices[:, 0].to(self.device)
             state.mask, state.positions = state.mask[rows], state.positions[rows]
             for cache in state.caches:
                 cache.batch_select_indices(rows)
             if state.sampler is not None:
-                state.sampler.keep_sequences(kept_sequences[:, 0].tolist())
+                state.sampler.keep_sequences(active_indices[:, 0].tolist())
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         state.positions = state.positions[:, -1:] + 1
 
     def describe_parts(self) -> list[dict[str, Any]]:
-        """Return one record (as in JSON) per loaded part."""
+        """Return one JSON record per loaded part: layers, device, size and load time."""
         return [
             {
                 "part": stage.part_id,
@@ -148,8 +148,7 @@ class StageWorker:
             for stage in self.stages
         ]
 
-    def process_stats(self) -> dict[str, float]:
-        """Return this process's computing time and peak memory."""
+    def collect_process_metrics(self) -> dict[str, float]:
         figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB

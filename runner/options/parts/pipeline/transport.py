@@ -66,9 +66,7 @@ class PeerDisconnected(Exception):
 
 
 class Transport:
-    """Receives packets from the previous process and sends packets to the next, in torch.distributed's
-    default group.
-    """
+    """Sends packets to the next process and receives packets from the previous process."""
 
     def __init__(self, rank: int, num_processes: int, device: torch.device, is_gpu_to_gpu: bool) -> None:
         self.previous, self.next = (rank - 1) % num_processes, (rank + 1) % num_processes
@@ -138,12 +136,10 @@ class Transport:
 
 
 def encode_forced_tokens(tokens: Sequence[int | None]) -> list[int]:
-    """Return forced next tokens as integers of a packet. -1 means that no token is forced."""
     return [NOT_FORCED if token is None else token for token in tokens]
 
 
 def decode_forced_tokens(packet: Packet) -> dict[int, int]:
-    """Return the forced next tokens in a packet, by index of their sequence."""
     if packet.numbers is None:
         return {}
     column = packet.numbers[:, SETTINGS - 2 if packet.kind is PacketType.prefill else 1]
@@ -153,9 +149,7 @@ def decode_forced_tokens(packet: Packet) -> dict[int, int]:
 def pack_sequences(
     sequences: Sequence[TokenSequence], pad_token: int, forced_tokens: Sequence[int | None]
 ) -> torch.Tensor:
-    """Return a tensor [B, SETTINGS + T] with one row per sequence: its sampling settings, then its
-    left-padded prompt.
-    """
+    """Return a tensor with one row per sequence: sampling settings, then the left-padded prompt."""
     width = max(len(row.prompt) for row in sequences)
     lines = []
     for row, token in zip(sequences, encode_forced_tokens(forced_tokens), strict=True):
@@ -173,8 +167,9 @@ def make_token_mask(packed_sequences: torch.Tensor) -> torch.Tensor:
 
 
 def make_sampler(packed_sequences: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return a sampler with the settings of packed sequences. Raises ConfigError for an impossible
-    prompt length.
+    """Return a sampler with the sampling settings of packed sequences.
+
+    Raises ConfigError if a prompt length exceeds the tensor's width.
     """
     samplings, generators, prompts = [], [], []
     settings = packed_sequences[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
@@ -184,7 +179,7 @@ def make_sampler(packed_sequences: torch.Tensor, vocab_size: int, device: torch.
             0 < length <= packed_sequences.shape[1] - SETTINGS,
             "length",
             length,
-            "the packet's prompts are not as long",
+            "the prompt length exceeds the width of the packet",
         )
         samplings.append(Sampling.from_numbers(values).effective)
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)

@@ -1,1 +1,1 @@
-"""Texts about splitting a checkpoint: its plan, and the check of its parts."""
+"""Renders messages of the package parts: the plan of a split, and problems of its parts."""

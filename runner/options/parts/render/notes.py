@@ -1,4 +1,4 @@
-"""Message texts of notes about split checkpoints, and of problems that a check of parts has found."""
+"""Message templates of the package parts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ NOTES: Mapping[str, Template] = {
         "the others: the whole model fits here and is usually faster (task=merge puts it together, or model.stages=1)"
     ),
     # split
-    "tied_head": "the output head is tied to the embedding: {tensors} is stored in the first and in the last part",
-    "no_head": "no output head and no tied embedding were found by name: the last part has no head",
+    "tied_head": "the first and the last part store {tensors}, because the output head is the embedding",
+    "no_head": "the last part has no output head, because no tensor is named like one",
     "no_whole_layers": (
-        "parts by type contain no whole layers: they can be merged and verified, but not run as a pipeline"
+        "parts of task.strategy=by_type contain no whole layers, so they cannot run as a pipeline"
     ),
-    "from_bin": "the source is .bin: task=merge restores the same tensors as safetensors",
+    "from_bin": "the source files are .bin, but task=merge will write safetensors files with equal tensors",
     "shared_bytes": (
-        "{tensors} tensors of the source share storage with another tensor: each is written "
-        "under its own name"
+        "{tensors} tensors of the source share storage with another tensor. The parts store "
+        "each tensor separately"
     ),
-    "not_copied": "not copied, because they are neither weights nor configuration: {files}",
+    "not_copied": "these files are neither weights nor configuration, so they were not copied: {files}",
     "parts_unchanged": "all parts existed already and are unchanged: nothing was written",
     # merge
     "rounded": "{numbers} numbers were rounded to their dtype",
     "files_existed": "all files existed already: nothing was written",
-    "same_tensors": "every tensor has the same {digest} as in the source; the .bin file is now safetensors",
-    "same_files": "yes: every tensor has the same {digest} as in the source, and so has every header",
+    "same_tensors": "the {digest} of every tensor matches the source; the format is now safetensors",
+    "same_files": "yes: the {digest} of every tensor and header matches the source",
     # problems of a part
     "missing": "{file}: missing",
     "unreadable": "{error}",
@@ -39,29 +39,27 @@ NOTES: Mapping[str, Template] = {
     "other_digest": "{file}: {expected} expected, {found} found",
     "other_part_id": "{file}: part_id {expected} expected, {found} found",
     "other_counts": (
-        "{file}: {tensors} tensors with {params} parameters expected by the manifest, {found_tensors} with "
-        "{found_params} found"
+        "{file}: the manifest lists {tensors} tensors with {params} parameters, but the file contains "
+        "{found_tensors} with {found_params}"
     ),
-    "unlisted_tensor": "{file}: tensor {tensor}: not listed in {partition}",
-    "missing_tensor": "{file}: tensor {tensor}: missing, although {partition} lists it",
-    "other_than_listed": (
-        "{file}: tensor {tensor}: {what} {expected} expected by {partition}, {found} found"
-    ),
-    "other_tensor_digest": "{file}: tensor {tensor}: {expected} expected, {found} found",
-    "other_numbers": "{file}: tensor {tensor}: {numbers} of {params} numbers differ from those of the part",
+    "unlisted_tensor": "{file}: tensor {tensor} is not listed in {partition}",
+    "missing_tensor": "{file}: tensor {tensor} is missing, although {partition} lists the tensor",
+    "other_than_listed": ("{file}: tensor {tensor} has {what} {found}, but {partition} lists {expected}"),
+    "other_tensor_digest": "{file}: tensor {tensor} has digest {found}, but {expected} was expected",
+    "other_numbers": "{file}: {numbers} of {params} numbers of tensor {tensor} differ from the part",
     "in_folder": "{folder}/{problem}",
     # problems of all parts together
     "unchecked": "completeness was not checked, because some files cannot be read: {files}",
-    "other_parts": "{file}: tensor {tensor}: in parts {expected} expected, found in {found}",
+    "other_parts": "{file}: tensor {tensor} is in parts {found}, but belongs to parts {expected}",
     "tied_absent": "{file}: tied tensor {tensor} is in none of the parts",
     "absent": "{file}: tensor {tensor} is in none of the parts",
-    "copies_differ": "{file}: tensor {tensor}: {what} {expected} expected as in {first}, {found} found",
-    "other_form": "{file}: tensor {tensor}: {expected} expected {by}, {found} found",
+    "copies_differ": "{file}: tensor {tensor} has {what} {found}, but its copy in {first} has {expected}",
+    "other_form": "{file}: tensor {tensor} is {found}, but {expected} is expected {by}",
     "foreign": "{file}: tensor {tensor} is not in the source",
     "other_total": "{file}: totals.{key}: {expected} expected, {found} found",
     # problems against the source
     "absent_of_source": "{file}: tensor {tensor} of the source is in none of the parts",
     "source_lacks": "{file}: the source no longer has this file",
-    "other_than_source": "{file}: {expected} expected of the source's, {found} found",
-    "other_content": "{file}: tensor {tensor}: {expected} expected as in the source, {found} found",
+    "other_than_source": "{file}: the source file has digest {found}, but the manifest lists {expected}",
+    "other_content": "{file}: tensor {tensor} has {found}, but the source has {expected}",
 }

@@ -10,9 +10,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from runner.options.parts.sharding.strategies import PlannedPart, plan_table_rows
+from runner.options.parts.sharding.strategies import PlannedPart, make_plan_table
 from runner_base import MIB
-from runner_base.svg import build_document, rectangle, text_line
+from runner_base.svg import build_document, format_rectangle, format_text_line
 
 COLOURS = {
     "embedding": "#4e79a7",
@@ -33,9 +33,8 @@ LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
 def format_plan(parts: list[PlannedPart]) -> list[str]:
-    """Return the planned parts as aligned text lines."""
     table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
-    for row in plan_table_rows(parts):
+    for row in make_plan_table(parts):
         numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"
         table.append((str(row["part"]), row["layers"], row["also_holds"], *numbers))
     widths = [max(len(line[column]) for line in table) for column in range(6)]
@@ -51,29 +50,28 @@ def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10
-    drawn = [text_line(LEFT, 20, title, bold=True)]
+    drawn = [format_text_line(LEFT, 20, title, bold=True)]
     x = float(LEFT)
     for kind in kinds:
-        drawn += [rectangle(x, 32, 12, 12, COLOURS[kind], kind), text_line(x + 18, 43, kind)]
+        drawn += [format_rectangle(x, 32, 12, 12, COLOURS[kind], kind), format_text_line(x + 18, 43, kind)]
         x += 34 + 7.5 * len(kind)
     for number, part in enumerate(parts):
         y, x = TOP + STEP * number, float(LEFT)
         layers = "" if part.layers is None else f" · {part.layers[0]}-{part.layers[1]}"
-        drawn.append(text_line(8, y + 18, f"part {part.part_id}{layers}"))
+        drawn.append(format_text_line(8, y + 18, f"part {part.part_id}{layers}"))
         for kind, nbytes in part.sections.items():
             width = WIDTH * nbytes / largest
-            drawn.append(rectangle(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB"))
+            drawn.append(
+                format_rectangle(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB")
+            )
             x += width
-        drawn.append(text_line(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
+        drawn.append(format_text_line(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
     return build_document(LEFT + WIDTH + 130, height, drawn)
 
 
 def format_vllm_command(
     model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]
 ) -> str:
-    """Return vLLM's command line that serves the checkpoint in the same pipeline stages, with advice
-    on when to use it.
-    """
     stages = [part.layers[1] - part.layers[0] + 1 for part in parts if part.layers is not None]
     arguments = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]
     arguments += ["--revision", revision] if revision else []

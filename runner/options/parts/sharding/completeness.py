@@ -1,6 +1,4 @@
-"""Checks that parts form the whole model: every tensor once, equal copies of shared tensors,
-correct totals, and the source's tensors.
-"""
+"""Checks that the parts of a split contain the whole model."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from runner.options.parts.sharding.part_checks import (
     read_source_headers,
 )
 from runner.options.parts.sharding.split_writer import ByteMeter, OpenProgress
-from runner.options.parts.sharding.zstd_archive import Advance
+from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import DataError
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
@@ -26,17 +24,17 @@ MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
-    """Check the files of all parts at level `files`. Raises DataError that lists up to 20 problems."""
+    """Check that all parts are complete. Raises DataError with up to 20 problems."""
     with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         meter = ByteMeter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
     problems = [problem for found in check_non_part_files(manifest, "files").values() for problem in found]
     problems += [problem for part in checked for problem in part.problems]
-    problems += find_coverage_problems(manifest, checked)
+    problems += find_tensor_problems(manifest, checked)
     if problems:
         lines = [render_note(problem, NOTES) for problem in problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:
-            lines.append(f"and {len(problems) - MAX_LISTED} more. task=verify lists all")
+            lines.append(f"and {len(problems) - MAX_LISTED} more problems. task=verify lists all problems")
         listed = "".join(f"\n  {line}" for line in lines)
         raise DataError(
             f"damaged, nothing was written:{listed}", key="task.parts", value=manifest.folder, code="damaged"
@@ -53,10 +51,7 @@ def group_parts_by_tensor(checked_parts: list[CheckedPart]) -> dict[str, list[Ch
     return found
 
 
-def find_coverage_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -> list[Note]:
-    """Return problems with the parts' tensors: missing, duplicate, differing between copies, or with
-    wrong totals.
-    """
+def find_tensor_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -> list[Note]:
     unread = [part.entry.stored.file for part in checked_parts if not part.readable]
     if unread:
         return [note("unchecked", files=", ".join(unread))]
@@ -72,12 +67,11 @@ def find_coverage_problems(manifest: Manifest, checked_parts: list[CheckedPart])
     return (
         problems
         + _find_header_differences(manifest, parts_of)
-        + _find_total_differences(manifest, checked_parts, parts_of)
+        + _find_wrong_totals(manifest, checked_parts, parts_of)
     )
 
 
 def _find_copy_differences(tensor_name: str, parts: list[CheckedPart]) -> list[Note]:
-    """Return problems if the copies of a tensor in several parts differ."""
     tensors = [(part.tensors[tensor_name], part.digests.get(tensor_name)) for part in parts]
     copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
     first, problems = parts[0].entry.stored.file, list[Note]()
@@ -98,8 +92,7 @@ def _find_copy_differences(tensor_name: str, parts: list[CheckedPart]) -> list[N
     return problems
 
 
-def _dtype_or_shape_problems(part: CheckedPart, tensor: TensorLocation, source: str) -> list[Note]:
-    """Return a problem if a part stores a tensor with another dtype or shape than the source."""
+def _check_dtype_and_shape(part: CheckedPart, tensor: TensorLocation, source: str) -> list[Note]:
     held = part.tensors[tensor.name]
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
@@ -119,9 +112,6 @@ def _find_foreign_tensors(
 
 
 def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]) -> list[Note]:
-    """Return differences between the parts' tensors and the source's headers (for .bin files, its
-    recorded list of tensors).
-    """
     try:
         files = read_source_headers(manifest)
     except (DataError, OSError) as error:
@@ -134,7 +124,7 @@ def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list
         for tensor in file.tensors:
             known[tensor.name] = file.path.name
             if tensor.name in parts_of_tensor:
-                problems += _dtype_or_shape_problems(
+                problems += _check_dtype_and_shape(
                     parts_of_tensor[tensor.name][0], tensor, f"by {file.path.name}"
                 )
             else:
@@ -142,7 +132,7 @@ def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list
     return problems + (_find_foreign_tensors(parts_of_tensor, known) if known else [])
 
 
-def _find_total_differences(
+def _find_wrong_totals(
     manifest: Manifest, checked_parts: list[CheckedPart], parts_of_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     stored = [tensor for part in checked_parts for tensor in part.tensors.values()]
@@ -162,14 +152,14 @@ def find_source_problems(
     manifest: Manifest,
     checked_parts: list[CheckedPart],
     checkpoint: Checkpoint,
-    level: str,
-    report_progress: Advance,
+    check_level: str,
+    report_progress: ProgressCallback,
 ) -> list[Note]:
     """Compare the parts with their source checkpoint tensor by tensor, and return the differences."""
     parts_of, problems = group_parts_by_tensor(checked_parts), list[Note]()
     for tensor in checkpoint.tensors:
         if tensor.name in parts_of:
-            problems += _compare_tensor(tensor, parts_of[tensor.name], level, report_progress)
+            problems += _compare_tensor(tensor, parts_of[tensor.name], check_level, report_progress)
         else:
             problems.append(note("absent_of_source", file=tensor.file.name, tensor=tensor.name))
             report_progress(tensor.nbytes)
@@ -188,17 +178,17 @@ def find_source_problems(
 
 
 def _compare_tensor(
-    tensor: TensorLocation, parts: list[CheckedPart], level: str, report_progress: Advance
+    tensor: TensorLocation, parts: list[CheckedPart], check_level: str, report_progress: ProgressCallback
 ) -> list[Note]:
     digests: dict[str, str] = {}
     problems = []
     for part in parts:
         other, listed = (
-            _dtype_or_shape_problems(part, tensor, "as in the source"),
+            _check_dtype_and_shape(part, tensor, "as in the source"),
             part.digests.get(tensor.name),
         )
         problems += other
-        if other or level == "quick" or listed is None:
+        if other or check_level == "quick" or listed is None:
             continue
         algorithm = file_io.parse_digest_algorithm(listed)
         if algorithm not in digests:

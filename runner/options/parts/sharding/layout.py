@@ -58,8 +58,8 @@ def find_layout(checkpoint: Checkpoint) -> ModelLayout:
         )
         raise DataError(
             (
-                f"config.json says {key}={count}, but the tensor names are not numbered "
-                f"0..{count - 1} (found {found or 'no numbers'})"
+                f"the tensor names contain the layer numbers {found or 'none'}, but config.json has "
+                f"{key}={count}, which requires 0..{count - 1}"
             ),
             key=checkpoint.folder,
             code="mismatch",
@@ -82,26 +82,26 @@ def find_layout(checkpoint: Checkpoint) -> ModelLayout:
     parent = _parent_module(stack)
     for tensor in checkpoint.tensors:
         if tensor.name not in inside:
-            _assign_outer_tensor(tensor, parent, layout)
-    if not layout.head and _config_value(checkpoint.config, "tie_word_embeddings", True):
+            _assign_non_layer_tensor(tensor, parent, layout)
+    if not layout.head and _get_config_value(checkpoint.config, "tie_word_embeddings", True):
         layout.tied = _find_token_embedding(layout.first, parent)
     return layout
 
 
 def _read_num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
     for key in LAYER_COUNT_KEYS:
-        count = _config_value(checkpoint.config, key, None)
+        count = _get_config_value(checkpoint.config, key, None)
         if type(count) is int and count >= 1:
             return count, key
     raise DataError(
-        f"has no number of layers under the keys {', '.join(LAYER_COUNT_KEYS)}",
+        f"the number of layers is missing. Add one of these keys: {', '.join(LAYER_COUNT_KEYS)}",
         key=checkpoint.folder / "config.json",
         code="unsupported",
     )
 
 
-def _config_value(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Return a value of config.json. For a multimodal model, values in the text model's section count."""
+def _get_config_value(config: dict[str, Any], key: str, default: Any) -> Any:
+    """Return a value of config.json. Falls back to the section text_config of a multimodal model."""
     text = config.get("text_config")
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
@@ -116,7 +116,7 @@ def _iterate_numbered_prefixes(tensor_name: str) -> Iterator[tuple[str, int]]:
             yield ".".join(components[:position]), int(word)
 
 
-def _assign_outer_tensor(tensor: TensorLocation, layers_parent: str, layout: ModelLayout) -> None:
+def _assign_non_layer_tensor(tensor: TensorLocation, layers_parent: str, layout: ModelLayout) -> None:
     """Assign a tensor outside of the layers to the head, the final norm, or the tensors before the
     layers.
     """
@@ -131,9 +131,6 @@ def _assign_outer_tensor(tensor: TensorLocation, layers_parent: str, layout: Mod
 
 
 def _find_token_embedding(tensors: list[TensorLocation], layers_parent: str) -> list[TensorLocation]:
-    """Return the tensors of the token embedding: the module next to the layers, otherwise the largest
-    candidate.
-    """
     candidates = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
     modules = list(dict.fromkeys(_parent_module(tensor.name) for tensor in candidates))
     beside = [module for module in modules if _parent_module(module) == layers_parent]
@@ -146,7 +143,6 @@ def _find_token_embedding(tensors: list[TensorLocation], layers_parent: str) -> 
 
 
 def _parent_module(module_path: str) -> str:
-    """Return a dotted module path without its last component."""
     return module_path.rpartition(".")[0]
 
 

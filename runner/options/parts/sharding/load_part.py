@@ -1,5 +1,4 @@
-"""Loads one part of a split as a pipeline stage that can run. Not every model family supports
-this.
+"""Loads one part of a split as a pipeline stage.
 
 The part's file is memory-mapped and its tensors become the stage's parameters directly, so
 loading needs no memory beyond the weights. A change of dtype or a GPU copies them tensor by
@@ -65,7 +64,7 @@ def load_part(
     wanted = _resolve_dtype(dtype, config)
     state = _memory_map_tensors(manifest, entry, span, wanted)
     chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
-    model, missing = _assign_tensors(own, state, chosen) or _convert_tensors(own, state, chosen)
+    model, missing = _use_mapped_tensors(own, state, chosen) or _convert_tensors(own, state, chosen)
     del state
     path = _find_layers_path(model, manifest)
     layers = model.get_submodule(path)
@@ -74,7 +73,7 @@ def load_part(
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
             raise _unsupported_family_error(
-                manifest, config, f"it has weights outside its layers, in {name or type(model).__name__}"
+                manifest, config, f"the module {name or type(model).__name__} has weights outside the layers"
             )
         stage.replace_with_placeholder(name)
     meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
@@ -113,12 +112,12 @@ def _load_model_config(manifest: Manifest) -> Any:
         ) from error
     family = KNOWN.get(type(config), None)
     why = {
-        "its weights are quantized": getattr(config, "quantization_config", None),
+        "the weights are quantized": getattr(config, "quantization_config", None),
         "the model has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
-        "the model is more than a language model": config.get_text_config() is not config,
-        "transformers has no causal language model for this architecture": family is None,
+        "the model is multimodal": config.get_text_config() is not config,
+        "transformers has no causal language model class for the architecture": family is None,
         "layers of different parts share keys and values": getattr(config, "num_kv_shared_layers", 0),
-        "its layers have a state other than a KV cache": getattr(family, "_is_stateful", False),
+        "the layers store a state that is not a KV cache": getattr(family, "_is_stateful", False),
     }
     if applying := [reason for reason, applies in why.items() if applies]:
         raise _unsupported_family_error(manifest, config, applying[0])
@@ -128,14 +127,14 @@ def _load_model_config(manifest: Manifest) -> Any:
 def _unsupported_family_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
     """Return a ConfigError with the reason why a model family cannot run in parts, and an alternative."""
     return ConfigError(
-        f"{config.model_type} cannot be run in parts: {reason}. {INSTEAD}",
+        f"model type {config.model_type} cannot run in parts: {reason}. To run it, {INSTEAD}",
         key=manifest.folder,
         code="unsupported",
     )
 
 
 def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, int]) -> Any:
-    """Return a copy of the model config for a model that has only the layers in `layer_range`."""
+    """Return a copy of the model config that has only the layers in `layer_range`."""
     own = copy.deepcopy(config)
     count, (first, last) = manifest.num_layers, layer_range
     if config.num_hidden_layers != count:
@@ -152,9 +151,6 @@ def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, i
 
 
 def _find_layers_path(model: Any, manifest: Manifest) -> str:
-    """Return the path of the module list that contains the layers: from the manifest, otherwise the
-    outermost list of blocks.
-    """
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
     lists = {
         path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)
@@ -172,22 +168,22 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
 def _require_same_layers(
     manifest: Manifest, config: Any, part_config: Any, layer_range: tuple[int, int]
 ) -> None:
-    """Raise ConfigError for models whose layers depend on their index in a way that a part's config
-    cannot express.
+    """Raise ConfigError if a layer of the part differs from the same layer of the whole model.
+
+    Some architectures depend on a layer's index in a way that a part's config cannot express.
     """
     layers, numbered = (_build_empty_layers(manifest, settings) for settings in (part_config, config))
     for offset, layer in enumerate(layers):
         number = layer_range[0] + offset
-        here, there = _comparable_layer_properties(layer), _comparable_layer_properties(numbered[number])
+        here, there = _collect_layer_properties(layer), _collect_layer_properties(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
-                why = f"layer {number} would differ as layer {offset} of a part"
-                differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} in this part"
+                why = f"layer {number} depends on its index, but would become layer {offset}"
+                differ = f"{key} is {there.get(key)} in the whole model, but {here.get(key)} in the part"
                 raise _unsupported_family_error(manifest, config, f"{why} ({differ})")
 
 
 def _build_empty_layers(manifest: Manifest, config: Any) -> Any:
-    """Return a model's layers without weights, on torch's meta device."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -196,8 +192,7 @@ def _build_empty_layers(manifest: Manifest, config: Any) -> Any:
     return model.get_submodule(_find_layers_path(model, manifest))
 
 
-def _comparable_layer_properties(layer: torch.nn.Module) -> dict[str, Any]:
-    """Return the module classes, shapes and plain attributes of a layer, without its index."""
+def _collect_layer_properties(layer: torch.nn.Module) -> dict[str, Any]:
     traits: dict[str, Any] = {}
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
@@ -245,11 +240,12 @@ def _memory_map_tensors(
     return state
 
 
-def _assign_tensors(
+def _use_mapped_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]] | None:
-    """Use memory-mapped tensors as a model's parameters. Returns None if stored tensor names differ
-    from the model's parameter names.
+    """Use memory-mapped tensors as a model's parameters, without copying.
+
+    Returns None if the names of tensors and parameters differ.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -273,9 +269,6 @@ def _assign_tensors(
 def _convert_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]]:
-    """Build a model from tensors whose stored names differ from parameter names. transformers renames
-    and fuses the tensors.
-    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     settings = {"config": config, "state_dict": tensors, "output_loading_info": True, **model_options}
@@ -312,7 +305,6 @@ def _require_needed_tensors(
 
 
 def _set_generation_config(folder: Path, model: Any) -> None:
-    """Set a stage's generation config from the checkpoint, because it lists additional stop tokens."""
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").is_file():

@@ -22,18 +22,16 @@ MANIFEST = model_files.SPLIT_MANIFEST
 UNFINISHED = "manifest.unfinished.json"  # describes the split while there is no manifest yet
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
-INSTEAD = "merge the parts with task=merge and run the whole model"
+INSTEAD = "merge the parts with task=merge, and run the merged model"
 ARCHIVES = {"zstd": ".zst"}  # compression of an archived part: suffix of its name
 SOURCE_FORMATS = ("safetensors", "bin")
 
 
 def part_file_name(part_id: int) -> str:
-    """Return the file name of a part's tensors."""
     return f"part_{part_id}.safetensors"
 
 
 def partition_file_name(part_id: int) -> str:
-    """Return the name of the JSON file that describes a part."""
     return f"partition_{part_id}.json"
 
 
@@ -54,8 +52,8 @@ class PartEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all parts. A tied tensor counts once in the unique sums, and once per part in the
-    stored sums.
+    """Total counts and sizes of tensors. A tied tensor counts once as unique, and per copy as
+    stored.
     """
 
     tensors: int
@@ -68,7 +66,6 @@ class Totals:
     def from_tensors(
         cls, unique_tensors: list[TensorLocation], stored_tensors: list[TensorLocation]
     ) -> Totals:
-        """Return the sums over a model's tensors, and over the tensors stored in its parts."""
         return cls(
             len(unique_tensors),
             *(sum(tensor.num_elements for tensor in group) for group in (unique_tensors, stored_tensors)),
@@ -78,9 +75,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Validated manifest of a split. Files, headers, companion files and parts are in different
-    folders.
-    """
+    """Validated manifest of a split, which lists the files of all parts."""
 
     folder: Path
     strategy: str
@@ -121,8 +116,8 @@ class Manifest:
         if self.archive is not None:
             raise ConfigError(
                 (
-                    f"these parts are an archive ({self.archive}), which can be merged and "
-                    "verified, but not loaded. Decompress it once: runner task=archive "
+                    f"these parts are an archive ({self.archive}), which cannot be loaded. "
+                    "Decompress it first: runner task=archive "
                     f"task.archive=none task.parts={self.folder} task.output_dir=NEW_FOLDER"
                 ),
                 key=key,
@@ -132,7 +127,7 @@ class Manifest:
         if not self.contiguous or any(part.layers is None for part in self.parts):
             raise ConfigError(
                 (
-                    f"the parts of strategy {self.strategy} are not consecutive whole layers, so "
+                    f"these parts (strategy {self.strategy}) do not contain consecutive whole layers, so "
                     f"they cannot run. Split with task.strategy=balanced_bytes, or {INSTEAD}"
                 ),
                 key=key,
@@ -142,13 +137,14 @@ class Manifest:
 
 
 def read_manifest(split_folder: str | Path, key: str = "task.parts") -> Manifest:
-    """Read and validate a split's manifest.json. Raises an error for another format, or for file paths
-    outside the split's folder.
+    """Read and validate the manifest.json of a split.
+
+    Raises an error for an unknown format, and for file paths outside of the folder.
     """
     folder = Path(split_folder).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigError(_missing_manifest_reason(folder), key=key, value=folder, code="not_found")
+        raise ConfigError(_explain_missing_manifest(folder), key=key, value=folder, code="not_found")
     values = load_json_object(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
@@ -158,11 +154,11 @@ def read_manifest(split_folder: str | Path, key: str = "task.parts") -> Manifest
             code="unsupported",
         )
     manifest = _ManifestReader(path).parse_manifest(values)
-    _require_consistent(path, manifest, values.get("num_parts"))
+    _reject_contradictions(path, manifest, values.get("num_parts"))
     return manifest
 
 
-def _missing_manifest_reason(folder: Path) -> str:
+def _explain_missing_manifest(folder: Path) -> str:
     why = f"the folder has no {MANIFEST}. Give the folder that task=split wrote"
     if not folder.is_dir():
         why = "the folder does not exist. Give the folder that task=split wrote"
@@ -171,7 +167,7 @@ def _missing_manifest_reason(folder: Path) -> str:
     return why
 
 
-def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
+def _reject_contradictions(path: Path, manifest: Manifest, num_parts: object) -> None:
     """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
         raise DataError(
@@ -186,7 +182,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     )
     if wanted != [listed.file for listed in manifest.headers]:
         raise DataError(
-            "headers: expected one per entry of source.files, in the same order (none for .bin)",
+            "headers: expected one header per file of source.files, in this order (none for .bin files)",
             key=path,
             code="damaged",
         )
@@ -201,8 +197,8 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
                 (
-                    f"parts[{number}]: expected part {names[0]} with {names[1]} and {names[2]}, "
-                    f"found part {part.part_id} with {part.stored.file} and {part.partition}"
+                    f"parts[{number}]: the entry is part {part.part_id} ({part.stored.file}, "
+                    f"{part.partition}), but must be part {names[0]} ({names[1]}, {names[2]})"
                 ),
                 key=path,
                 code="damaged",
@@ -214,23 +210,18 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     ).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
             raise DataError(
-                f"{what}: expected part ids below {manifest.num_parts}, found {list(ids)}",
+                f"{what}: part ids must be below {manifest.num_parts}, but are {list(ids)}",
                 key=path,
                 code="damaged",
             )
 
 
 def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless the manifest lists the tensors of each .bin source file once. Such files
-    have no header.
-    """
     file_of: dict[str, str] = {}  # by the name of a tensor
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(
-                f"source.files: {listed.file}: tensors: expected a list of names, found none",
-                key=path,
-                code="damaged",
+                f"source.files: the entry {listed.file} has no list of tensor names", key=path, code="damaged"
             )
         for name in listed.tensors:
             if name in file_of:
@@ -290,11 +281,11 @@ class _ManifestReader(JsonFieldReader):
             contiguous=self.read_choice("contiguous", values.get("contiguous"), (True, False)) is True,
             holders={key: self.read_counts(key, values.get(key)) for key in ("embedding", "norm", "head")},
             tied=dict(
-                self.parse_tied_tensor(key, entry) for key, entry in self.iterate_entries("tied", values)
+                self.parse_tied_tensor(key, entry) for key, entry in self.read_json_objects("tied", values)
             ),
             parts=tuple(
                 self.parse_part(key, entry, archive is not None)
-                for key, entry in self.iterate_entries("parts", values)
+                for key, entry in self.read_json_objects("parts", values)
             ),
             totals=Totals(
                 **{
@@ -305,7 +296,7 @@ class _ManifestReader(JsonFieldReader):
             archive=None if archive is None else str(archive),
         )
 
-    def iterate_entries(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    def read_json_objects(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Return the JSON objects in a list, each with a numbered key for error messages."""
         entries = (
             (f"{key}[{number}]", entry) for number, entry in enumerate(self.read_list(key, values.get(key)))

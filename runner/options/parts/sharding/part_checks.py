@@ -23,7 +23,12 @@ from runner.options.parts.sharding.partition_file import (
     PartitionLayer,
     TensorReference,
 )
-from runner.options.parts.sharding.zstd_archive import Advance, Read, open_part_reader, read_part_header
+from runner.options.parts.sharding.zstd_archive import (
+    ProgressCallback,
+    RangeReader,
+    open_part_reader,
+    read_part_header,
+)
 from runner_base import ConfigError, DataError
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
@@ -41,22 +46,22 @@ class CheckedPart:
     tensors: dict[str, TensorLocation] = field(default_factory=dict)  # by the header, else by the partition
     # of each tensor: computed by `full`, else as listed
     digests: dict[str, str] = field(default_factory=dict)
-    read: Read | None = None  # None: the header is not readable
+    read: RangeReader | None = None  # None: the header is not readable
     nbytes: int = 0  # that were read
     seconds: float = 0.0
 
 
-def check_part(manifest: Manifest, entry: PartEntry, level: str, report_progress: Advance) -> CheckedPart:
-    """Check that a part's file, its header and its partition_N.json agree with each other and with the
-    manifest.
-    """
+def check_part(
+    manifest: Manifest, entry: PartEntry, check_level: str, report_progress: ProgressCallback
+) -> CheckedPart:
+    """Check that a part's file, header and partition_N.json agree with the manifest."""
     started, done, folder = time.perf_counter(), CheckedPart(entry), manifest.folder
     path = folder / entry.stored.file
     partition = _read_partition(folder, entry, done.problems)
     if partition is not None:
         done.readable = True
         done.tensors = {
-            layer.name: _tensor_from_partition(layer, path)
+            layer.name: _make_tensor_location(layer, path)
             for layer in partition.layers
             if layer.dtype in DTYPE_BITS
         }
@@ -77,15 +82,15 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, report_progress
         done.problems += _find_header_problems(entry, header, partition)
         if not size_problems:  # with a wrong size, reading the rest finds nothing more
             done.read = open_part_reader(folder, entry)
-            if level != "quick":
-                _check_digests(path, done, header, partition, level, report_progress)
+            if check_level != "quick":
+                _check_digests(path, done, header, partition, check_level, report_progress)
     done.seconds = time.perf_counter() - started
     return done
 
 
-def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> None:
+def require_intact_part(manifest: Manifest, entry: PartEntry, check_level: str) -> None:
     """Raise DataError unless a part exists and matches the manifest."""
-    problems = check_part(manifest, entry, level, lambda _: None).problems
+    problems = check_part(manifest, entry, check_level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more problems: task=verify lists them)" if len(problems) > 1 else ""
         raise DataError(
@@ -95,8 +100,8 @@ def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> Non
 
 
 def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Partition | None:
-    """Read a part's partition_N.json. If it is not the file listed in the manifest, a problem is
-    added.
+    """Read a part's partition_N.json. A digest that differs from the manifest is added to
+    `problems`.
     """
     path = folder / entry.partition
     if not path.is_file():
@@ -117,8 +122,7 @@ def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Par
     return partition
 
 
-def _tensor_from_partition(partition_layer: PartitionLayer, path: Path) -> TensorLocation:
-    """Return a tensor's location, dtype and shape according to partition_N.json."""
+def _make_tensor_location(partition_layer: PartitionLayer, path: Path) -> TensorLocation:
     dtype, stored = str(partition_layer.dtype), partition_layer.parameters
     offset, nbytes = (0, 0) if isinstance(stored, InlineNumbers) else (stored.offset, stored.nbytes)
     return TensorLocation(
@@ -189,8 +193,8 @@ def _check_digests(
     checked_part: CheckedPart,
     header: WeightFile,
     partition: Partition | None,
-    level: str,
-    report_progress: Advance,
+    check_level: str,
+    report_progress: ProgressCallback,
 ) -> None:
     """Read every byte of a part and compare the digests of file and tensors with the recorded ones."""
     entry, read, inline = (
@@ -199,7 +203,7 @@ def _check_digests(
         partition is not None and partition.form == INLINE,
     )
     assert read is not None
-    tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
+    tensors_too = check_level == "full" or inline  # a partition with numbers in it lists no digests
     if entry.frames or not tensors_too:
         algorithm = file_io.parse_digest_algorithm(str(entry.stored.digest))
         found = file_io.hash_file(path, algorithm, report_progress)
@@ -217,7 +221,7 @@ def _check_digests(
         whole, digests = _compute_digests(
             read, header, file_io.parse_digest_algorithm(str(entry.raw.digest)), report_progress
         )
-        problems = _find_inline_problems(checked_part, read, partition) if inline and partition else []
+        problems = _find_differing_numbers(checked_part, read, partition) if inline and partition else []
     except ConfigError as error:
         checked_part.problems.append(note("unreadable", error=str(error)))
         return
@@ -243,7 +247,7 @@ def _check_digests(
 
 
 def _compute_digests(
-    read_range: Read, header: WeightFile, algorithm: str, report_progress: Advance
+    read_range: RangeReader, header: WeightFile, algorithm: str, report_progress: ProgressCallback
 ) -> tuple[str, dict[str, str]]:
     """Return the digest of a part's file and of each of its tensors, computed in a single pass."""
     whole, digests = file_io.Digest(algorithm), {}
@@ -258,10 +262,9 @@ def _compute_digests(
     return whole.format_digest(), digests
 
 
-def _find_inline_problems(checked_part: CheckedPart, read_range: Read, partition: Partition) -> list[Note]:
-    """Compare the numbers in partition_N.json with the tensors. Only small models have numbers in that
-    file.
-    """
+def _find_differing_numbers(
+    checked_part: CheckedPart, read_range: RangeReader, partition: Partition
+) -> list[Note]:
     import numpy as np
 
     problems = []
@@ -288,7 +291,7 @@ def _find_inline_problems(checked_part: CheckedPart, read_range: Read, partition
 # around
 
 
-def check_non_part_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
+def check_non_part_files(manifest: Manifest, check_level: str) -> dict[str, list[Note]]:
     """Check the files of a split that are not parts. Returns the problems by folder."""
     problems: dict[str, list[Note]] = {}
     for sub, group in manifest.non_part_files.items():
@@ -296,7 +299,7 @@ def check_non_part_files(manifest: Manifest, level: str) -> dict[str, list[Note]
         for listed in group:
             path = manifest.folder / sub / listed.file
             found = [*_size_problems(path, listed)]
-            if not found and (level != "quick" or sub == SOURCE_HEADERS):
+            if not found and (check_level != "quick" or sub == SOURCE_HEADERS):
                 digest = file_io.hash_file(path, file_io.parse_digest_algorithm(str(listed.digest)))
                 if digest != listed.digest:
                     found = [note("other_digest", file=listed.file, expected=listed.digest, found=digest)]

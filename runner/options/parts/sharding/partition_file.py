@@ -50,8 +50,9 @@ LONGEST_NUMBER = 1000  # bytes of one number as text
 
 @dataclass(frozen=True)
 class TensorReference:
-    """Location of a tensor's data. `offset` counts bytes from the start of the part's safetensors
-    file.
+    """Name and byte offset of a tensor in a safetensors file.
+
+    `offset` counts from the start of the file.
     """
 
     file: str
@@ -64,7 +65,7 @@ class TensorReference:
 
 @dataclass(frozen=True)
 class InlineNumbers:
-    """Byte range of a JSON list of numbers, without its brackets."""
+    """Byte range of one layer's numbers in partition_N.json, without the brackets."""
 
     begin: int
     end: int
@@ -72,7 +73,7 @@ class InlineNumbers:
 
 @dataclass(frozen=True)
 class PartitionLayer:
-    """One tensor of a part, as listed in partition_N.json."""
+    """Entry of partition_N.json that describes one tensor."""
 
     name: str
     layer_type: str
@@ -97,13 +98,13 @@ class Partition:
 
 
 def read_partition(path: Path) -> Partition:
-    """Read a partition_N.json of either format, but skip its numbers."""
+    """Read partition_N.json without loading the parameter values, which can be very large."""
     text = bytearray()
-    for piece in _read_without_numbers(path):
+    for piece in _read_with_number_ranges(path):
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
-                f"more than {MAX_TEXT_BYTES:,} bytes of JSON without the numbers: this is no partition file",
+                f"not a partition file: its JSON has over {MAX_TEXT_BYTES:,} bytes besides parameters",
                 key=path,
                 code="too_large",
             )
@@ -115,7 +116,7 @@ def read_partition(path: Path) -> Partition:
     form = values.get("parameters_format", next(iter(forms), INLINE))
     if not forms <= {form}:
         fields.raise_error(
-            "parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", form
+            "parameters_format", f"the format of the layers' parameters, {' and '.join(sorted(forms))},", form
         )
     part_id, listed = (fields.read_count(key, values.get(key)) for key in ("part_id", "total_params"))
     if (total := sum(layer.num_params for layer in layers)) != listed:
@@ -152,8 +153,8 @@ def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorRe
     )
 
 
-def _read_without_numbers(path: Path) -> Iterator[bytes]:
-    """Yield the JSON text of a file, in which each list of numbers is replaced by its byte range."""
+def _read_with_number_ranges(path: Path) -> Iterator[bytes]:
+    """Yield the file's JSON text, with each list of numbers replaced by its byte range."""
     # text not yet searched, where it begins, where the open list begins
     waiting, position, begin = (b"", 0, -1)
     for piece in file_io.read_range(path, 0, file_io.get_file_nbytes(path)):
@@ -163,7 +164,7 @@ def _read_without_numbers(path: Path) -> Iterator[bytes]:
                 end = waiting.find(b"]")
                 if b"[" in (waiting if end < 0 else waiting[:end]):
                     raise DataError(
-                        "parameters: expected one flat list of numbers, found a list inside the list",
+                        "parameters: expected a flat list of numbers, found a nested list",
                         key=path,
                         code="damaged",
                     )
@@ -197,9 +198,9 @@ def check_inline_size(total_params: int) -> None:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
             (
-                f"{total_params:,} parameters would be {text_gib:,.2f} GiB of JSON text; the "
-                f"limit is {MAX_INLINE_PARAMS:,} parameters. Use task.inline_parameters=false, "
-                "which refers to tensor files"
+                f"{total_params:,} parameters need {text_gib:,.2f} GiB of JSON. The limit is "
+                f"{MAX_INLINE_PARAMS:,} parameters. Use task.inline_parameters=false, "
+                "which stores them in safetensors files"
             ),
             key="task.inline_parameters",
             value="true",
@@ -207,16 +208,14 @@ def check_inline_size(total_params: int) -> None:
         )
 
 
-def format_inline_partition(content: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
-    """Return partition_N.json with numbers instead of references. `tensors` have the order of its
-    layers.
-    """
-    pairs = zip(content["layers"], tensors, strict=True)
+def format_inline_partition(partition: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
+    """Return the JSON of partition_N.json. `tensors` must be in the order of the partition's layers."""
+    pairs = zip(partition["layers"], tensors, strict=True)
     layers = ",\n ".join(
         json.dumps(layer | {"parameters": tensor_to_list(tensor)}) for layer, tensor in pairs
     )
-    rest = json.dumps({key: content[key] for key in ("parameters_format", "total_params")})
-    return f'{{"part_id": {content["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
+    rest = json.dumps({key: partition[key] for key in ("parameters_format", "total_params")})
+    return f'{{"part_id": {partition["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
 
 def tensor_to_list(tensor: TensorLocation) -> list[float]:
@@ -228,8 +227,8 @@ def tensor_to_list(tensor: TensorLocation) -> list[float]:
     if len(wrong):
         raise DataError(
             (
-                f"tensor {tensor.name}: element {wrong[0]} is {values[wrong[0]]}, which JSON "
-                "cannot represent. Use task.inline_parameters=false"
+                f"tensor {tensor.name}: JSON cannot represent the value {values[wrong[0]]} at index "
+                f"{wrong[0]}. Use task.inline_parameters=false"
             ),
             key=tensor.file,
             code="unsupported",
@@ -243,8 +242,8 @@ def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryvi
     if tensor.dtype not in READABLE:
         raise ConfigError(
             (
-                f"tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
-                f"(possible: {', '.join(READABLE)}). Use task.inline_parameters=false"
+                f"tensor {tensor.name}: dtype {tensor.dtype} cannot be written as JSON numbers. "
+                f"Supported: {', '.join(READABLE)}. Use task.inline_parameters=false"
             ),
             key="task.inline_parameters",
             value="true",
@@ -305,7 +304,7 @@ def _parse_numbers(text: bytes, location: str) -> Numbers:
             raise DataError(f"not a list of numbers ({error})", key=location, code="damaged") from error
     if len(values) != text.count(b",") + 1:
         raise DataError(
-            f"expected one number between two commas, found only {len(values)} numbers",
+            f"expected {text.count(b',') + 1} numbers (one more than commas), found {len(values)}",
             key=location,
             code="damaged",
         )

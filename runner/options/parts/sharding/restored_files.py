@@ -1,4 +1,4 @@
-"""Files that a merge restores from the parts of a split, as streams of bytes."""
+"""Lists the checkpoint files that task=merge restores from the parts."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from functools import partial
 from runner.options.parts.sharding.completeness import group_parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.part_checks import CheckedPart, read_source_headers
-from runner.options.parts.sharding.split_writer import FileTarget, copied_file
-from runner.options.parts.sharding.zstd_archive import Advance
+from runner.options.parts.sharding.split_writer import FileTarget, make_copy_target
+from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import DataError, JobFailed
 from runner_engine import TensorLocation
 from runner_engine.checkpoints import DTYPE_BITS, INDEX, SINGLE, file_io
 
-PartOf = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
+PartsByTensor = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
 
 
 def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) -> list[FileTarget]:
-    """Return the files that a merge writes from intact parts."""
     # the copies of a tied tensor are equal: the checks have compared them
     part_of = {name: places[0] for name, places in group_parts_by_tensor(checked_parts).items()}
     made = [
-        copied_file(manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest)
+        make_copy_target(
+            manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest
+        )
         for listed in manifest.companions
     ]
     if manifest.source_format != "bin":
         for listed, file in zip(manifest.files, read_source_headers(manifest), strict=True):
             tensors = [part_of[tensor.name].tensors[tensor.name] for tensor in file.tensors]
-            made.append(_safetensors_file(listed.file, file.header, tensors, part_of, listed.digest))
+            made.append(_make_safetensors_target(listed.file, file.header, tensors, part_of, listed.digest))
         return made
-    made += _iterate_bin_replacements(manifest, part_of)
+    made += _iterate_files_converted_from_bin(manifest, part_of)
     if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
         raise DataError(
             f"task=merge would write {', '.join(twice)} twice", key=manifest.folder, code="damaged"
@@ -40,9 +41,12 @@ def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) 
     return made
 
 
-def _iterate_bin_replacements(manifest: Manifest, part_by_tensor: PartOf) -> Iterator[FileTarget]:
-    """Yield a safetensors file in place of each .bin file of the source, and an index if there are
-    several.
+def _iterate_files_converted_from_bin(
+    manifest: Manifest, part_by_tensor: PartsByTensor
+) -> Iterator[FileTarget]:
+    """Yield one safetensors file for each .bin file of the source checkpoint.
+
+    Yields an index file too if there are several.
     """
     only = len(manifest.files) == 1
     weight_map: dict[str, str] = {}
@@ -56,7 +60,7 @@ def _iterate_bin_replacements(manifest: Manifest, part_by_tensor: PartOf) -> Ite
         )
         weight_map |= {tensor.name: file for tensor in tensors}
         total += sum(tensor.nbytes for tensor in tensors)
-        yield _safetensors_file(
+        yield _make_safetensors_target(
             file, file_io.build_safetensors_header(tensors, {"format": "pt"}), tensors, part_by_tensor
         )
     if not only:
@@ -65,16 +69,14 @@ def _iterate_bin_replacements(manifest: Manifest, part_by_tensor: PartOf) -> Ite
         yield FileTarget(INDEX, len(content), lambda _: [content])
 
 
-def _safetensors_file(
+def _make_safetensors_target(
     file_name: str,
     header: bytes,
     tensors: list[TensorLocation],
-    part_by_tensor: PartOf,
+    part_by_tensor: PartsByTensor,
     digest: str | None = None,
 ) -> FileTarget:
-    """Return a safetensors file to be written. During writing, each tensor is compared with its
-    recorded digest.
-    """
+    """Return a safetensors file to write. Writing verifies the digest of each tensor."""
     nbytes = len(header) + sum(tensor.nbytes for tensor in tensors)
     return FileTarget(
         file_name,
@@ -89,8 +91,8 @@ def _iterate_safetensors_bytes(
     file_name: str,
     header: bytes,
     tensors: list[TensorLocation],
-    part_by_tensor: PartOf,
-    report_progress: Advance,
+    part_by_tensor: PartsByTensor,
+    report_progress: ProgressCallback,
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file. Raises JobFailed when a tensor's digest is wrong."""
     yield header

@@ -31,7 +31,7 @@ from runner.options.parts.sharding.manifest import (
 from runner.options.parts.sharding.partition_file import INLINE, REFERENCE, format_inline_partition
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.sharding.unchanged import KEY, SplitPlan
-from runner.options.parts.sharding.zstd_archive import Advance
+from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import Progress
 from runner_base.files import lock_folder
 from runner_engine import TensorLocation
@@ -44,7 +44,7 @@ OpenProgress = Callable[[float | None, str, str], Progress]
 
 @dataclass
 class WriteResult:
-    """Manifest of a written split, and the parts that actually had to be written."""
+    """Manifest of a split, and the parts that this run wrote."""
 
     manifest: dict[str, Any]
     parts: list[int] = field(default_factory=list)
@@ -58,18 +58,18 @@ class FileTarget:
 
     name: str  # its path in the folder
     nbytes: int
-    pieces: Callable[[Advance], Iterable[bytes | memoryview]]  # makes its bytes
+    pieces: Callable[[ProgressCallback], Iterable[bytes | memoryview]]  # makes its bytes
     digest: str | None = None  # None: unknown
     tensors: tuple[TensorLocation, ...] = ()  # of a file of weights
 
     @property
     def num_params(self) -> int:
-        """Number of values in the file's tensors."""
         return sum(tensor.num_elements for tensor in self.tensors)
 
-    def is_written_at(self, path: Path) -> bool:
-        """Return whether a path already contains the finished file. If the digest is unknown, the file's
-        bytes are generated again to compare.
+    def is_already_written(self, path: Path) -> bool:
+        """Return whether a path already contains this file's bytes.
+
+        If no digest is known, computes the digest from the source.
         """
         if not path.is_file() or file_io.get_file_nbytes(path) != self.nbytes:
             return False
@@ -77,7 +77,7 @@ class FileTarget:
         return file_io.hash_file(path, file_io.parse_digest_algorithm(digest)) == digest
 
     def write(
-        self, folder: Path, report_progress: Advance = lambda _: None, sync_to_disk: bool = False
+        self, folder: Path, report_progress: ProgressCallback = lambda _: None, sync_to_disk: bool = False
     ) -> None:
         """Write the file into a folder. Raises JobFailed if the written bytes do not have the known
         digest.
@@ -92,10 +92,10 @@ class FileTarget:
         )
 
 
-def copied_file(
+def make_copy_target(
     path: Path, file_name: str, nbytes: int | None = None, digest: str | None = None
 ) -> FileTarget:
-    """Return an output file that is an unchanged copy, such as config or tokenizer."""
+    """Return a target file that is an unchanged copy of a file, such as the tokenizer."""
     size = file_io.get_file_nbytes(path) if nbytes is None else nbytes
     return FileTarget(
         file_name,
@@ -106,7 +106,7 @@ def copied_file(
 
 
 class ByteMeter:
-    """Counts processed bytes on a progress bar, with their speed. Redraws at most every 0.1 s."""
+    """Shows processed bytes and bytes per second on a progress bar. Redraws at most every 0.1 s."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -136,9 +136,11 @@ def update_split(
     stored = sum(part.nbytes for part in plan.parts)
     with progress(2 * stored if compare_mode is CompareMode.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged_parts(folder, earlier, plan, state, compare_mode, ByteMeter(bar))
-    companions = [copied_file(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
+    companions = [make_copy_target(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
     headers = [_header_target(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
-    missing = [small for small in (*companions, *headers) if not small.is_written_at(folder / small.name)]
+    missing = [
+        small for small in (*companions, *headers) if not small.is_already_written(folder / small.name)
+    ]
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_disk_space(folder, todo, missing)
     manifest = {
@@ -153,9 +155,9 @@ def update_split(
             "files": _list_source_files(plan, earlier, state, progress),
             "state": state,
         },
-        "companions": [_manifest_entry(small) for small in companions],
-        "headers": [_manifest_entry(small) for small in headers],
-        **_describe_contents(plan),
+        "companions": [_make_manifest_entry(small) for small in companions],
+        "headers": [_make_manifest_entry(small) for small in headers],
+        **_describe_layout(plan),
         "archive": None,
         "parts": [kept[part_id] for part_id in sorted(kept)],
     }
@@ -177,7 +179,7 @@ def _write_missing_files(
     progress: OpenProgress,
     sync_to_disk: bool,
 ) -> None:
-    """Write the files that a split lacks. After each new part, its entry is added to the manifest."""
+    """Write the missing files of a split. Updates the manifest after each part."""
     file_io.create_folder(folder)
     manifest = result.manifest
     with (
@@ -191,7 +193,7 @@ def _write_missing_files(
         began, meter, state = time.perf_counter(), ByteMeter(bar), manifest["source"]["state"]
         for part in parts_to_write:
             bar.set_title(f"part {part.part_id} of {len(plan.parts)}")
-            entry = _write_part(folder, part, plan, plan.part_key(part, state), sync_to_disk, meter)
+            entry = _write_part(folder, part, plan, plan.hash_part(part, state), sync_to_disk, meter)
             manifest["parts"] = sorted(
                 [*manifest["parts"], entry], key=lambda written: int(written["part_id"])
             )
@@ -206,13 +208,13 @@ def _write_part(
     folder: Path,
     part: PlannedPart,
     plan: SplitPlan,
-    part_key: str,
+    part_hash: str,
     sync_to_disk: bool,
-    report_progress: Advance,
+    report_progress: ProgressCallback,
 ) -> dict[str, Any]:
     """Write part_N.safetensors and partition_N.json. Returns the part's entry for the manifest."""
     name, partition = part_file_name(part.part_id), partition_file_name(part.part_id)
-    header, digests = plan.part_header(part), dict[str, str]()
+    header, digests = plan.build_part_header(part), dict[str, str]()
     pieces = file_io.iter_safetensors_file(header, part.tensors, report_progress, digests, plan.checksums)
     digest = file_io.write_with_digest(folder / name, pieces, plan.checksums, durable=sync_to_disk)
     layers, offset = [], len(header)
@@ -243,7 +245,7 @@ def _write_part(
         "holds": part.holds,
         "tensors": len(part.tensors),
         "params": part.num_params,
-        "key": part_key,
+        "key": part_hash,
         "mtime_ns": (folder / name).stat().st_mtime_ns,
     }
 
@@ -262,8 +264,7 @@ def _header_target(file: str, header: bytes) -> FileTarget:
     return FileTarget(f"{SOURCE_HEADERS}/{file}.header", len(header), lambda _: [header], digest)
 
 
-def _manifest_entry(target: FileTarget) -> dict[str, Any]:
-    """Return the manifest entry of a file that was copied unchanged."""
+def _make_manifest_entry(target: FileTarget) -> dict[str, Any]:
     sha256 = str(target.digest).removeprefix("sha256:")
     return {"file": Path(target.name).name, "bytes": target.nbytes, "sha256": sha256}
 
@@ -271,8 +272,9 @@ def _manifest_entry(target: FileTarget) -> dict[str, Any]:
 def _list_source_files(
     plan: SplitPlan, earlier_manifest: dict[str, Any], source_state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
-    """Return records of the source's files. Their SHA-256 is only computed on request, because that
-    reads all files once more.
+    """Return the manifest's records of the source files.
+
+    SHA-256 digests require reading all files again, so they need task.checksums=sha256.
     """
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
     digests: dict[str, Any] = {}
@@ -301,10 +303,7 @@ def _list_source_files(
     return entries
 
 
-def _describe_contents(plan: SplitPlan) -> dict[str, Any]:
-    """Return manifest values: the parts that contain embedding, norm and head, and the model's size,
-    unique and as stored.
-    """
+def _describe_layout(plan: SplitPlan) -> dict[str, Any]:
     parts = plan.parts
 
     def part_ids_holding(*contents: str) -> list[int]:

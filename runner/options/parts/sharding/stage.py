@@ -23,16 +23,17 @@ from runner_base import DataError
 
 
 class ForwardPhase(StrEnum):
-    """Phase of a stage's current forward pass."""
+    """How far a stage's forward pass has progressed."""
 
-    before = "before its layers"
-    inside = "inside its layers"
-    after = "after its layers"
+    before = "before the layers"
+    inside = "inside the layers"
+    after = "after the layers"
 
 
 class AbsentModule(torch.nn.Module):
-    """Placeholder for a module whose weights are in another part. Its output must be discarded by the
-    caller.
+    """Placeholder for a module whose weights are in another part.
+
+    The caller must discard its output.
     """
 
     def __init__(self, name: str, stage: Stage) -> None:
@@ -40,14 +41,13 @@ class AbsentModule(torch.nn.Module):
         self.name, self.stage = name, stage
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the input unchanged, or a zero if the placeholder stands for an embedding of token ids or
-        positions.
-        """
+        """Return the input unchanged. For token ids or positions, return a scalar 0."""
         stage = self.stage
         is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
-                f"part {stage.part_id} needs {self.name} {stage.where.value}, but lacks it", code="damaged"
+                f"part {stage.part_id} lacks the module {self.name}, which is called {stage.where.value}",
+                code="damaged",
             )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 
@@ -76,7 +76,7 @@ class Stage:
         target = self.model if self.is_last else self.model.base_model
         self._takes = frozenset(inspect.signature(target.forward).parameters)
         self.layers[0].register_forward_pre_hook(self._replace_input, with_kwargs=True)
-        self.layers[-1].register_forward_hook(self._store_output)
+        self.layers[-1].register_forward_hook(self._store_last_layer_output)
 
     @property
     def nbytes(self) -> int:
@@ -130,11 +130,10 @@ class Stage:
             self._begin_forward(None)  # release the tensors
 
     def _begin_forward(self, hidden_states: torch.Tensor | None) -> None:
-        """Reset the stage for a new forward pass, with the hidden states of the previous stage."""
         self.where, self._received, self._sent = ForwardPhase.before, hidden_states, None
 
     def _replace_input(
-        self, _: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Forward hook that gives the first layer the previous stage's hidden states as input."""
         self.where = ForwardPhase.inside
@@ -144,7 +143,6 @@ class Stage:
             return (self._received, *arguments[1:]), kwargs
         return arguments, kwargs | {"hidden_states": self._received}
 
-    def _store_output(self, _: Any, __: Any, output: Any) -> None:
-        """Forward hook that stores the output of the stage's last layer."""
+    def _store_last_layer_output(self, module: Any, inputs: Any, output: Any) -> None:
         self.where = ForwardPhase.after
         self._sent = output[0] if isinstance(output, tuple) else output

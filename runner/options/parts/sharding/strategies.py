@@ -26,9 +26,7 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """Planned contents of a part. `holds` names contents besides layers, `sections` gives the bytes of
-    each kind of content.
-    """
+    """Planned layers and tensors of a part. `sections` maps each tensor type to its size in bytes."""
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
@@ -45,10 +43,7 @@ class PlannedPart:
         return sum(tensor.num_elements for tensor in self.tensors)
 
 
-def plan_table_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
-    """Return one table row per planned part: layers, other contents, parameters, MiB, share of the
-    model.
-    """
+def make_plan_table(parts: list[PlannedPart]) -> list[dict[str, Any]]:
     stored = sum(part.nbytes for part in parts)
     return [
         {
@@ -68,7 +63,7 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     requested split.
     """
     if task.strategy is SplitStrategy.by_type:
-        return _make_parts_by_type(layout)
+        return _make_parts_by_tensor_type(layout)
     if task.strategy is SplitStrategy.ranges:
         return _make_contiguous_parts(layout, _parse_cuts(task.ranges or [], len(layout.layers)))
     num_parts = len(task.ratios) if task.ratios else task.num_parts or DEFAULT_PARTS
@@ -76,7 +71,10 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     if num_parts > count:
         key, value = ("task.ratios", task.ratios) if task.ratios else ("task.num_parts", num_parts)
         raise ConfigError(
-            f"the model has {count} layers. Use at most {count} parts", key=key, value=value, code="too_large"
+            f"the model has only {count} layers, so at most {count} parts are possible",
+            key=key,
+            value=value,
+            code="too_large",
         )
     if task.strategy is SplitStrategy.equal_layers:
         return _make_contiguous_parts(layout, [count * part // num_parts for part in range(num_parts + 1)])
@@ -92,7 +90,6 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
 
 
 def _make_contiguous_parts(layout: ModelLayout, layer_cuts: list[int]) -> list[PlannedPart]:
-    """Return parts of contiguous layers, cut at the given layer indices."""
     count, num_parts = len(layout.layers), len(layer_cuts) - 1
     copied_head = layout.tied if num_parts > 1 else []  # a single part has the embedding already
     also = ["tied head"] if num_parts == 1 and layout.tied else []
@@ -107,8 +104,8 @@ def _make_contiguous_parts(layout: ModelLayout, layer_cuts: list[int]) -> list[P
     return parts
 
 
-def _make_parts_by_type(layout: ModelLayout) -> list[PlannedPart]:
-    """Return one part for each kind of tensor. A tied embedding is only stored in the embedding part."""
+def _make_parts_by_tensor_type(layout: ModelLayout) -> list[PlannedPart]:
+    """Return one part per tensor type. A tied embedding is stored only in the embedding part."""
     kind_of = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[TensorLocation]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
@@ -126,15 +123,16 @@ def _plan_part(
     part_id: int,
     layers: tuple[int, int] | None,
     sections: dict[str, list[TensorLocation]],
-    extra_content: list[str],
+    extra_labels: list[str],
 ) -> PlannedPart:
-    """Return a planned part with wide dtypes first, in safetensors' order, because torch can only
-    memory-map aligned tensors.
+    """Return a planned part with its tensors sorted by descending dtype width.
+
+    Torch can only memory-map aligned tensors.
     """
     tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
     sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
     return PlannedPart(
-        part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *extra_content], sizes
+        part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *extra_labels], sizes
     )
 
 
@@ -170,13 +168,13 @@ def _describe_layers(first: int, last: int) -> str:
 
 
 def find_balanced_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
-    """Return cut positions from 0 to len(costs), for `num_parts` non-empty ranges whose largest cost
-    is as small as possible.
+    """Return the cut positions that minimize the largest cost of any range. The first position is
+    0, the last is the number of layers.
     """
     low, high = max(layer_costs), sum(layer_costs)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _fits_limit(layer_costs, num_parts, middle) else (middle + 1, high)
+        low, high = (low, middle) if _can_partition(layer_costs, num_parts, middle) else (middle + 1, high)
     cuts = [0]
     for left in range(num_parts, 1, -1):
         # of the cuts within the limit, take the one nearest to an even share
@@ -185,16 +183,13 @@ def find_balanced_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
         ends = [
             (abs(sum(layer_costs[begin:end]) - share), end)
             for end in range(begin + 1, len(layer_costs) - left + 2)
-            if sum(layer_costs[begin:end]) <= low and _fits_limit(layer_costs[end:], left - 1, low)
+            if sum(layer_costs[begin:end]) <= low and _can_partition(layer_costs[end:], left - 1, low)
         ]
         cuts.append(min(ends)[1])
     return [*cuts, len(layer_costs)]
 
 
-def _fits_limit(layer_costs: list[int], num_parts: int, max_cost: int) -> bool:
-    """Return whether `num_parts` ranges suffice if none may exceed the limit. No single cost exceeds
-    the limit.
-    """
+def _can_partition(layer_costs: list[int], num_parts: int, max_cost: int) -> bool:
     runs, total = 1, 0
     for cost in layer_costs:
         runs, total = (runs, total + cost) if total + cost <= max_cost else (runs + 1, cost)
@@ -202,10 +197,10 @@ def _fits_limit(layer_costs: list[int], num_parts: int, max_cost: int) -> bool:
 
 
 def find_proportional_cuts(layer_costs: list[int], ratios: list[float]) -> list[int]:
-    """Return cut positions that minimize the largest quotient of a part's cost and its requested
-    share.
+    """Split layers so that the costs of the parts are proportional to the ratios.
 
-    Uses dynamic programming, because a greedy choice is not always optimal for unequal shares.
+    Minimizes the largest cost/ratio of any part. Uses dynamic programming, because a greedy
+    choice is not always optimal for unequal ratios.
     """
     sums = [0, *itertools.accumulate(layer_costs)]
     count, num_parts = len(layer_costs), len(ratios)
@@ -224,15 +219,15 @@ def find_proportional_cuts(layer_costs: list[int], ratios: list[float]) -> list[
 
 
 def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[int]:
-    """Return the index of each process's first part, followed by the number of parts. Minimizes the
-    bytes of the largest process.
+    """Assign consecutive parts to processes, so that the largest process loads as few bytes as possible.
+
+    Returns the first part of each process, followed by the number of parts.
     """
     if num_processes > manifest.num_parts:
         raise ConfigError(
             (
-                f"each process runs at least one part, but {manifest.folder} has "
-                f"{manifest.num_parts} parts. Use at most {manifest.num_parts} processes, or "
-                "split into more parts"
+                f"{manifest.folder} has only {manifest.num_parts} parts, and each process needs one. "
+                f"Use at most {manifest.num_parts} processes, or split into more parts"
             ),
             key="model.stages",
             value=num_processes,
@@ -241,8 +236,7 @@ def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[in
     return find_balanced_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
 
 
-def describe_process_parts(manifest: Manifest, num_processes: int, rank: int) -> str:
-    """Return a text with the parts and layers that a process runs."""
+def describe_assigned_parts(manifest: Manifest, num_processes: int, rank: int) -> str:
     first, end = assign_parts_to_processes(manifest, num_processes)[rank : rank + 2]
     spans = [part.layers for part in manifest.parts[first:end] if part.layers is not None]
     which = f"part {first}" if end == first + 1 else f"parts {first}-{end - 1}"

@@ -27,7 +27,7 @@ from runner.options.parts.sharding.manifest import (
     partition_file_name,
 )
 from runner.options.parts.sharding.strategies import PlannedPart
-from runner.options.parts.sharding.zstd_archive import Advance
+from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import ConfigError, DataError, load_json_object, os_errors_as_data_error
 from runner_engine.checkpoints import Checkpoint, WeightFile, file_io
 
@@ -51,7 +51,10 @@ class SplitPlan:
 
     @property
     def source_state(self) -> dict[str, Any]:
-        """Description of the source checkpoint: its tensors, and size, time and inode of its files."""
+        """State of the source checkpoint, as recorded in the manifest.
+
+        Contains a hash of all tensor shapes, and size, modification time and inode of each file.
+        """
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {
             file.path.name: read_file_state(file.path) | {"layout": _hash_file_layout(file)}
@@ -59,26 +62,28 @@ class SplitPlan:
         }
         return {"place": self.place, "tensors": hash_json(sorted(shapes)), "files": files}
 
-    def part_header(self, part: PlannedPart) -> bytes:
-        """Return the safetensors header of a part's file, with the metadata of the source's headers."""
+    def build_part_header(self, part: PlannedPart) -> bytes:
         metadata = {"format": "pt"}
         for file in self.checkpoint.files:
             metadata |= file.metadata
         return file_io.build_safetensors_header(part.tensors, metadata)
 
-    def part_key(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
-        """Return a hash of everything that determines a part's contents."""
+    def hash_part(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
+        """Return a hash that changes if the part must be written again.
+
+        Hashes the source files, the tensors' byte ranges and the header.
+        """
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
         files = {
             name: source_state["files"][name]
             for name in sorted({tensor.file.name for tensor in part.tensors})
         }
-        form = [self.checksums, self.inline, hashlib.sha256(self.part_header(part)).hexdigest()]
+        form = [self.checksums, self.inline, hashlib.sha256(self.build_part_header(part)).hexdigest()]
         return hash_json([form, ranges, files])
 
 
 def read_file_state(path: Path) -> dict[str, int]:
-    """Return a file's size, modification time and inode, which show whether the file was rewritten."""
+    """Return a file's size, modification time and inode, which change when the file is rewritten."""
     with os_errors_as_data_error(path):
         stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
@@ -92,7 +97,6 @@ def _hash_file_layout(file: WeightFile) -> str:
 
 
 def hash_json(values: object) -> str:
-    """Return the SHA-256 of plain values, serialized as JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,13 +126,11 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
 def require_same_split(
     folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, source_state: dict[str, Any]
 ) -> None:
-    """Raise ConfigError unless the earlier split in a folder has the same model and the same parts as
-    the plan.
-    """
+    """Raise ConfigError if a folder contains a different split than the plan."""
     if not earlier_manifest:
         return
-    source = _get_object(earlier_manifest, "source")
-    earlier_state = _get_object(source, "state")
+    source = _get_json_object(earlier_manifest, "source")
+    earlier_state = _get_json_object(source, "state")
     pairs: dict[str, tuple[Any, Any]] = {
         "format_version": (earlier_manifest.get("format_version"), FORMAT_VERSION),
         "num_parts": (earlier_manifest.get("num_parts"), len(plan.parts)),
@@ -143,9 +145,9 @@ def require_same_split(
         if there != here
     ]
     if not why and earlier_state.get("place") != source_state["place"]:
-        why = [f"its source is another folder with the name {plan.name}"]
+        why = [f"the source checkpoint {plan.name} was in another folder"]
     if not why and earlier_state.get("tensors") != source_state["tensors"]:
-        why = ["its source had other tensors"]
+        why = ["the source had other tensors"]
     if why:
         raise ConfigError(
             (
@@ -158,14 +160,12 @@ def require_same_split(
         )
 
 
-def _get_object(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the JSON object stored under a key, or {} if the value is no object."""
+def _get_json_object(values: dict[str, Any], key: str) -> dict[str, Any]:
     value = values.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _format_strategy(strategy: object) -> str:
-    """Return a split strategy, as recorded in a manifest, as one line of text."""
     if not isinstance(strategy, dict):
         return str(strategy)
     return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
@@ -177,7 +177,7 @@ def find_unchanged_parts(
     plan: SplitPlan,
     source_state: dict[str, Any],
     compare_mode: CompareMode,
-    report_progress: Advance,
+    report_progress: ProgressCallback,
 ) -> dict[int, dict[str, Any]]:
     """Return the manifest entries of existing parts that do not have to be written again, by part id."""
     entries = {
@@ -187,7 +187,7 @@ def find_unchanged_parts(
     }
     kept = {}
     for part in plan.parts:
-        entry, key = entries.get(part.part_id), plan.part_key(part, source_state)
+        entry, key = entries.get(part.part_id), plan.hash_part(part, source_state)
         path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
@@ -208,10 +208,14 @@ def find_unchanged_parts(
 
 
 def _has_same_content(
-    path: Path, part_entry: dict[str, Any], part: PlannedPart, plan: SplitPlan, report_progress: Advance
+    path: Path,
+    part_entry: dict[str, Any],
+    part: PlannedPart,
+    plan: SplitPlan,
+    report_progress: ProgressCallback,
 ) -> bool:
     """Read a part's file and its source, and return whether their bytes are equal."""
-    header = plan.part_header(part)
+    header = plan.build_part_header(part)
     if file_io.get_file_nbytes(path) != len(header) + part.nbytes:
         return False
     if file_io.parse_digest_algorithm(str(part_entry.get("digest"))) != plan.checksums:

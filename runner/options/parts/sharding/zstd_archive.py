@@ -26,13 +26,12 @@ from runner_engine.checkpoints import (
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
-Advance = Callable[[int], None]  # called with a number of bytes that are done
-Read = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of a part -> its bytes
+ProgressCallback = Callable[[int], None]  # called with a number of bytes that are done
+RangeReader = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of a part -> its bytes
 
 
 @cache
-def zstd_codec() -> Any:
-    """Return pyarrow's zstd codec at the archive's compression level."""
+def get_zstd_codec() -> Any:
     try:
         import pyarrow
     except ImportError as error:
@@ -46,10 +45,10 @@ def zstd_codec() -> Any:
 
 
 def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]) -> Iterator[bytes]:
-    """Compress a file as zstd frames, and yield them. The length of each frame is appended to
+    """Compress a file and yield its zstd frames. Appends the length of each frame to
     `frame_sizes`.
     """
-    zstd = zstd_codec()
+    zstd = get_zstd_codec()
     with ThreadPoolExecutor(machine.available_cores()) as pool:
         blocks = _split_into_frames(chunks)
         while batch := list(itertools.islice(blocks, 2 * machine.available_cores())):
@@ -59,7 +58,6 @@ def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]
 
 
 def _split_into_frames(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes]:
-    """Regroup chunks of any size into blocks of one zstd frame each."""
     waiting = bytearray()
     for piece in chunks:
         waiting += piece
@@ -80,9 +78,8 @@ class ArchivedPart:
         if len(self.frames) != expected or self.begins[-1] != entry.stored.nbytes:
             raise DataError(
                 (
-                    f"frames: the manifest's sizes need {expected} frames of "
-                    f"{entry.stored.nbytes} bytes together, found {len(self.frames)} of "
-                    f"{self.begins[-1]}"
+                    f"expected {expected} frames with {entry.stored.nbytes} bytes, but the manifest lists "
+                    f"{len(self.frames)} frames with {self.begins[-1]} bytes"
                 ),
                 key=path,
                 code="damaged",
@@ -96,9 +93,7 @@ class ArchivedPart:
             number, start = divmod(offset, FRAME_BYTES)
             if number >= len(self.frames):
                 raise DataError(
-                    f"the file ended {nbytes} bytes too early while it was read",
-                    key=self.path,
-                    code="damaged",
+                    f"the file is truncated: {nbytes} bytes are missing", key=self.path, code="damaged"
                 )
             piece = self._read_frame(number)[start : start + nbytes]
             yield piece
@@ -111,14 +106,14 @@ class ArchivedPart:
                 map(bytes, file_io.read_range(self.path, self.begins[frame_index], self.frames[frame_index]))
             )
             try:
-                content = zstd_codec().decompress(stored, decompressed_size=size, asbytes=True)
+                content = get_zstd_codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
                 raise DataError(
                     f"frame {frame_index} cannot be decompressed ({error})", key=self.path, code="damaged"
                 ) from error
             if len(content) != size:
                 raise DataError(
-                    f"frame {frame_index}: expected {size} bytes, found {len(content)}",
+                    f"zstd frame {frame_index}: expected {size} uncompressed bytes, found {len(content)}",
                     key=self.path,
                     code="damaged",
                 )
@@ -126,8 +121,7 @@ class ArchivedPart:
         return self._last[1]
 
 
-def open_part_reader(folder: Path, entry: PartEntry) -> Read:
-    """Return a function that reads byte ranges of a part, which may be compressed."""
+def open_part_reader(folder: Path, entry: PartEntry) -> RangeReader:
     path = folder / entry.stored.file
     if entry.frames:
         return ArchivedPart(path, entry).read_range
@@ -135,7 +129,6 @@ def open_part_reader(folder: Path, entry: PartEntry) -> Read:
 
 
 def read_part_header(folder: Path, entry: PartEntry) -> WeightFile:
-    """Read and check a part's safetensors header. The part may be compressed."""
     path = folder / entry.stored.file
     if not entry.frames:
         return read_weight_file_header(path)
@@ -143,6 +136,6 @@ def read_part_header(folder: Path, entry: PartEntry) -> WeightFile:
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise DataError(
-            f"its header needs {length} bytes, but the part has only {size}", key=path, code="damaged"
+            f"the header has {length} bytes, but the part has only {size} bytes", key=path, code="damaged"
         )
     return parse_safetensors_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

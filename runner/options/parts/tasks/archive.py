@@ -25,8 +25,8 @@ from runner.options.parts.sharding.manifest import (
     part_file_name,
     read_manifest,
 )
-from runner.options.parts.sharding.split_writer import ByteMeter, copied_file
-from runner.options.parts.sharding.zstd_archive import compress_frames, open_part_reader, zstd_codec
+from runner.options.parts.sharding.split_writer import ByteMeter, make_copy_target
+from runner.options.parts.sharding.zstd_archive import compress_frames, get_zstd_codec, open_part_reader
 from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, load_json_object, machine
@@ -57,9 +57,9 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is ArchiveFormat.none):
         why = (
-            "these parts are not compressed, so they can already be loaded"
+            "the parts are not compressed, so they can already be loaded"
             if manifest.archive is None
-            else "an archive already"
+            else "the parts are already compressed"
         )
         raise ConfigError(
             f"task.parts={manifest.folder} is {why}",
@@ -67,7 +67,7 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
             value=task.archive.value,
             code="no_effect",
         )
-    zstd_codec()  # raises at once if the library is not installed
+    get_zstd_codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
 
@@ -129,16 +129,16 @@ def _table_row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
-    """Return the manifest entries of parts that an interrupted run of the same job has written. Raises
-    ConfigError for other contents.
+    """Return the manifest entries of parts that an interrupted run has written. Raises ConfigError
+    if the folder has unrelated files.
     """
     names = file_io.list_folder_names(folder, KEY)
     earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != manifest_sha256:
         raise ConfigError(
             (
-                "the folder is not empty "
-                f"({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). Nothing was "
+                "the folder contains files that are not part of an archive of this split: "
+                f"{', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}. Nothing was "
                 "changed. Give an empty or new folder"
             ),
             key=KEY,
@@ -166,7 +166,7 @@ def _copy_other_files(manifest: Manifest, folder: Path) -> None:
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for path, digest in files:
-        copied_file(manifest.folder / path, path, digest=digest).write(folder)
+        make_copy_target(manifest.folder / path, path, digest=digest).write(folder)
 
 
 def _compress_part(

@@ -40,14 +40,13 @@ FROM_LEDGER = True
 
 @dataclass
 class MergeInputs(TaskInputs):
-    """Inputs of task=merge: the manifest of a split, or a split in the old JSON format."""
+    """Inputs of task=merge: the manifest, or a converter for splits in the older JSON format."""
 
     task: MergeConfig
     split: Manifest | JsonSplitConverter
 
 
 def prepare(config: RunnerConfig) -> MergeInputs:
-    """Read and hash the split's manifest, which contains the digest of every other file."""
     task = typed_task_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
     if is_json_split(folder):
@@ -59,8 +58,8 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     if task.dtype is not Dtype.float32:
         raise ConfigError(
             (
-                f"these parts have a {MANIFEST} and keep their dtype. Omit task.dtype, which only "
-                "JSON parts without a manifest need"
+                f"task.dtype applies only to JSON parts without a {MANIFEST}. "
+                "Omit task.dtype, because these parts keep their dtypes"
             ),
             key="task.dtype",
             value=task.dtype,
@@ -70,7 +69,6 @@ def prepare(config: RunnerConfig) -> MergeInputs:
 
 
 def run(inputs: MergeInputs, context: TaskContext) -> Result:
-    """Check the parts, restore the checkpoint's files, and measure bytes and seconds."""
     machine.reset_peak_rss()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     split, recorder = inputs.split, context.recorder
@@ -131,15 +129,15 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
 
 
 def _find_missing_files(folder: Path, output_files: list[FileTarget]) -> list[FileTarget]:
-    """Return the files that still have to be written. Raises ConfigError for a folder with unrelated
-    contents.
+    """Return the output files that do not exist yet. Raises ConfigError if the folder has
+    unrelated files.
     """
     known = {target.name: target for target in output_files}
     finished = set()
     for name in file_io.list_folder_names(folder, "task.output_dir"):
         if name.removesuffix(".tmp") in known and name not in known:
             continue  # left by an interrupted merge; it is written again
-        if name not in known or not known[name].is_written_at(folder / name):
+        if name not in known or not known[name].is_already_written(folder / name):
             raise ConfigError(
                 (
                     f"the folder contains {name}, which this merge does not write. Nothing was "

@@ -1,5 +1,4 @@
-"""The task task=split: splits a checkpoint into N parts by layer. From the manifest, `task=merge`
-restores the checkpoint.
+"""The task task=split: splits a checkpoint into N parts by layer. `task=merge` restores it.
 
 Layers are found by the names on disk, not by module names, because some families rename
 tensors at load. The checkpoint may be safetensors or .bin, one file or shards. Bytes are
@@ -31,7 +30,7 @@ from runner.options.parts.sharding import split_writer
 from runner.options.parts.sharding.layout import find_layout
 from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import check_inline_size
-from runner.options.parts.sharding.strategies import plan_parts, plan_table_rows
+from runner.options.parts.sharding.strategies import make_plan_table, plan_parts
 from runner.options.parts.sharding.unchanged import SplitPlan, hash_json, read_file_state
 from runner.records.artifacts import record_file_states
 from runner.records.jobs import Job
@@ -50,7 +49,7 @@ from runner_base.notes import Note, note, text_note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
-from runner_engine.models.bin_file import read_bin
+from runner_engine.models.bin_file import read_bin_file
 from runner_engine.render.notes import render_engine_note
 
 VERSION = 2
@@ -64,16 +63,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SplitInputs(TaskInputs):
-    """Input of task=split: the planned assignment of tensors to parts. Random weights are planned
-    before they are made.
-    """
+    """Input of task=split: the plan that assigns tensors to parts."""
 
     plan: SplitPlan
 
 
 def prepare(config: RunnerConfig) -> SplitInputs:
-    """Plan the split, so that errors appear early. The source is identified by its files' sizes and
-    times.
+    """Plan the split before anything is written.
+
+    The job id includes sizes and modification times of the source files.
     """
     plan = _plan_split(config, may_write=False)
     if (model := to_local_model_config(config.model)).random_weights:
@@ -83,7 +81,6 @@ def prepare(config: RunnerConfig) -> SplitInputs:
 
 
 def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return the planned layers of each part as text."""
     return "\n".join(plan_text.format_plan(inputs.plan.parts))
 
 
@@ -105,7 +102,7 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
     }
     result = Result(
         metrics=metrics,
-        rows=plan_table_rows(plan.parts),
+        rows=make_plan_table(plan.parts),
         facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
         notes=[render_note(each, NOTES) for each in _make_notes(plan)],
     )
@@ -164,7 +161,7 @@ def _split_config(config: RunnerConfig) -> SplitConfig:
 
 
 def _plan_with_weights(config: RunnerConfig, plan: SplitPlan) -> SplitPlan:
-    """Return the plan for a checkpoint on disk. If the model has random weights, they are made now."""
+    """Plan the split again after generating random weights. Other checkpoints keep their plan."""
     return _plan_split(config) if to_local_model_config(config.model).random_weights else plan
 
 
@@ -216,7 +213,7 @@ def _read_checkpoint(model: LocalModelConfig) -> Checkpoint:
     folder = resolve_model(ModelSpec(model)).files.path
     if folder.is_file():
         raise _gguf_error(model.name)
-    return read_checkpoint(folder, read_bin)
+    return read_checkpoint(folder, read_bin_file)
 
 
 def _gguf_error(name: str) -> ConfigError:
@@ -229,16 +226,13 @@ def _gguf_error(name: str) -> ConfigError:
 
 
 def _describe_random_checkpoint(model: LocalModelConfig) -> Checkpoint:
-    """Return the tensors of a model with random weights, before the weights are made."""
+    """Return the tensors of a model with random weights. The weights do not have to exist yet."""
     folder, shape = random_weights.get_checkpoint_folder(model), random_weights.read_preset_config(model)
     tensors = random_weights.list_random_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 
 
 def _choose_output_dir(config: RunnerConfig, plan: SplitPlan) -> Path:
-    """Return the folder to which the parts are written: task.output_dir if set, otherwise a folder in
-    output_dir.
-    """
     if (folder := _split_config(config).output_dir) is not None:
         return Path(folder).expanduser().absolute()
     name = Path(plan.name).name or plan.checkpoint.folder.name

@@ -13,18 +13,18 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import VerifyConfig, VerifyLevel
 from runner.options.parts.render.notes import NOTES
-from runner.options.parts.sharding.completeness import find_coverage_problems, find_source_problems
+from runner.options.parts.sharding.completeness import find_source_problems, find_tensor_problems
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.part_checks import CheckedPart, check_non_part_files, check_part
 from runner.options.parts.sharding.split_writer import ByteMeter
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, machine
-from runner_base.errors import rename_error_keys
+from runner_base.errors import translate_error_keys
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
-from runner_engine.models.bin_file import read_bin
+from runner_engine.models.bin_file import read_bin_file
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts
@@ -57,16 +57,11 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[Note](), 0
 
     def add_table_row(
-        file: str, file_problems_found: list[Note], checked_content: str, part_name: str = "-"
+        file_name: str, file_problems: list[Note], checked_content: str, part_label: str = "-"
     ) -> None:
-        """Add a row to the result's table, and a file's problems to the list of problems."""
-        problems.extend(file_problems_found)
-        status = (
-            f"{len(file_problems_found)} problem{'s' * (len(file_problems_found) > 1)}"
-            if file_problems_found
-            else "ok"
-        )
-        rows.append({"part": part_name, "file": file, "status": status, "checked": checked_content})
+        problems.extend(file_problems)
+        status = f"{len(file_problems)} problem{'s' * (len(file_problems) > 1)}" if file_problems else "ok"
+        rows.append({"part": part_label, "file": file_name, "status": status, "checked": checked_content})
 
     with recorder.create_progress_bar(stored + in_source if deep else None, "verify", "bytes") as bar:
         meter = ByteMeter(bar)
@@ -86,9 +81,9 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
                 file_problems,
                 f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}",
             )
-        coverage = find_coverage_problems(manifest, checked)
+        coverage = find_tensor_problems(manifest, checked)
         add_table_row(
-            MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals"
+            MANIFEST, coverage, f"coverage of {manifest.totals.tensors} tensors, tied tensors, totals"
         )
         if checkpoint is not None:
             bar.set_title("compare with the source")
@@ -116,8 +111,9 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
 
 
 def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
-    """Read the headers of the source checkpoint if one is named. Revision and cache folder come from
-    config group `model`.
+    """Read the headers of the source checkpoint. Returns None without task.source.
+
+    Revision and cache folder come from config group `model`.
     """
     name = task.source
     if name is None:
@@ -127,12 +123,12 @@ def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint |
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
         folder = resolve_model(ModelSpec(named)).files.path
     except ConfigError as error:
-        raise rename_error_keys(error, {"model.name": "task.source"}) from error
+        raise translate_error_keys(error, {"model.name": "task.source"}) from error
     if folder.is_file():
         raise ConfigError(
-            "a .gguf file, which task=split cannot read", key="task.source", value=name, code="unsupported"
+            "task=split cannot read .gguf files", key="task.source", value=name, code="unsupported"
         )
-    return read_checkpoint(folder, read_bin)
+    return read_checkpoint(folder, read_bin_file)
 
 
 def _read_speed_metrics(nbytes: int, seconds: float) -> dict[str, Any]:

@@ -1,3 +1,1 @@
-"""Modules that run inside quantizer packages' environments. They are started by file path and
-import nothing of the runner.
-"""
+"""Modules that run in the Python environments of quantizer packages. They must not import `runner`."""

@@ -49,7 +49,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     # it writes into a folder of a name of its own below this one
     output = Path(request["output"])
     _, saved = maker.quantize_and_save(
-        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.shard_size_argument()
+        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.make_shard_size_argument()
     )
     (folder,) = [saved] if isinstance(saved, str) else saved
     Path(folder).rename(output)
@@ -57,7 +57,6 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
 
 
 def _match_bits(layer_name: str, bits_by_pattern: dict[str, int]) -> int | None:
-    """Return the bits of the longest pattern that matches a layer name, or None if no pattern matches."""
     from fnmatch import fnmatch
 
     path = f".{layer_name}."

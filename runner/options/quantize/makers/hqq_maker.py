@@ -22,5 +22,5 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
         device_map="cpu",
     )
     tools.report_step("write")
-    model.save_pretrained(request["output"], **tools.shard_size_argument())
+    model.save_pretrained(request["output"], **tools.make_shard_size_argument())
     return {}

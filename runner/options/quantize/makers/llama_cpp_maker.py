@@ -1,6 +1,4 @@
-"""Quantizes a model with llama.cpp's programs: llama-imatrix reads calibration texts,
-llama-quantize writes the file.
-"""
+"""Quantizes a .gguf file with llama-quantize. llama-imatrix computes the importance matrix."""
 
 from __future__ import annotations
 
@@ -62,8 +60,9 @@ def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
 
 
 def _pattern_to_regex(pattern: str) -> str:
-    """Return a regular expression for a layer pattern such as ffn_down or blk.0, which matches at the
-    end or inside of a tensor name.
+    """Return a regex that matches whole dot-separated components of a tensor name.
+
+    Patterns are such as ffn_down or blk.0.
     """
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"(^|\.){inner}(\.|$)"
@@ -85,7 +84,7 @@ def _run_program(command: list[str], on_output: Any = None) -> None:
         if on_output is not None:
             on_output(said)
     if process.wait():
-        sys.exit(f"Error: {Path(command[0]).name} ended with exit code {process.returncode}")
+        sys.exit(f"Error: the program {Path(command[0]).name} failed with exit code {process.returncode}")
 
 
 def _end_with_parent() -> None:

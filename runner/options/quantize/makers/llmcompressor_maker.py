@@ -71,11 +71,10 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     tools.report_step(f"quantize by {recipe}")
     oneshot(model=model, tokenizer=tokenizer, recipe=modifiers, **data)
     tools.report_step("write")
-    model.save_pretrained(request["output"], save_compressed=True, **tools.shard_size_argument())
+    model.save_pretrained(request["output"], save_compressed=True, **tools.make_shard_size_argument())
     return {}
 
 
 def _pattern_to_regex(pattern: str) -> str:
-    """Return a layer pattern as llm-compressor's regular expression for module paths."""
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"re:(.*\.)?{inner}(\..*)?$"

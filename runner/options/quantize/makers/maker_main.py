@@ -1,9 +1,9 @@
-"""Entry point of a quantizer process: reads a request from stdin, runs the module of one
-quantizer, and reports.
+"""Entry point of a quantizer process. Reads a request from stdin, runs a quantizer module, and
+reports its progress.
 
-It runs in the quantizer package's own environment, and imports only the standard library
-and that module. Its stdout is reserved for the runner; library output goes to the log. It
-ends with the runner.
+The process runs in the quantizer package's own environment, and imports only the standard
+library and the quantizer module. Its stdout is reserved for the runner; library output goes
+to the log. It ends with the runner.
 """
 
 from __future__ import annotations
@@ -26,39 +26,34 @@ KIB_A_MIB = 1024 if sys.platform == "linux" else 1024**2
 
 
 class QuantizerTools:
-    """Helper functions that a quantizer module gets with its request: progress, calibration texts,
-    file sizes.
-    """
+    """Helpers for a quantizer module: progress reports, calibration texts and shard size."""
 
     def __init__(self, request: dict[str, Any], send_message: Callable[[dict[str, Any]], None]) -> None:
         self.order, self._say = request, send_message
         self.tokens = self.pieces = 0  # that were read
 
     def report_step(self, step_name: str, done: int = 0, total: int = 0) -> None:
-        """Report the current step and its progress to the runner."""
         self._say({"step": step_name, "done": done, "total": total})
 
     def read_texts(self) -> list[str]:
-        """Return the calibration texts of the request."""
         found: list[str] = json.loads(Path(self.order["texts"]).read_text(encoding="utf-8"))
         return found
 
-    def shard_size_argument(self) -> dict[str, int]:
-        """Return the keyword argument that limits the size of each weight file, or {} for the package's
-        default size.
-        """
+    def make_shard_size_argument(self) -> dict[str, int]:
+        """Return the `max_shard_size` argument of `save_pretrained`. {} keeps the package's default."""
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}
 
     def make_sequences(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return sequences of `sequence_tokens` tokens, taken at even distances from the concatenated
-        calibration texts.
+        """Return calibration sequences of `sequence_tokens` tokens.
+
+        The sequences are spread evenly over the concatenated texts.
         """
         tokens = [token for text in token_ids for token in text]
         size: int = self.order["sequence_tokens"]
         whole = len(tokens) // size
         if not whole:
-            why = f"{len(tokens)} tokens are fewer than one sequence of task.sequence_tokens={size}"
+            why = f"only {len(tokens)} tokens, but one sequence needs task.sequence_tokens={size}"
             sys.exit(f"Error: task.calibration has {why}")
         count = min(self.order["sequences"], whole)
         starts = [number * whole // count * size for number in range(count)]
@@ -94,8 +89,9 @@ def main() -> None:
 
 
 def _load_quantizer_module(module_name: str) -> ModuleType:
-    """Import a quantizer module by its file path. Its folder is not put on sys.path, where it could
-    shadow a package.
+    """Import a quantizer module by file path.
+
+    Keeps its folder out of sys.path, where it could shadow a package.
     """
     spec = importlib.util.spec_from_file_location(
         f"{module_name}_maker", Path(__file__).with_name(f"{module_name}_maker.py")

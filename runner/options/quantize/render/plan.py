@@ -24,13 +24,13 @@ def describe_plan(
     notes: Sequence[Note],
 ) -> str:
     lines = [
-        f"makes {target}",
-        f"of {source.path}: {source.parameters:,} parameters, {source.nbytes / MIB:,.1f} MiB",
-        f"by {task.recipe_properties.maker.label} {environment.version} of {environment.path}",
+        f"output: {target}",
+        f"source: {source.path} with {source.parameters:,} parameters, {source.nbytes / MIB:,.1f} MiB",
+        f"quantizer: {task.recipe_properties.maker.label} {environment.version} in {environment.path}",
     ]
     if calibration is not None:
         lines.append(
-            f"on {task.sequences} pieces of {task.sequence_tokens} tokens of {calibration.name} "
-            f"({len(calibration.texts):,} texts, SHA-256 {calibration.sha256[:12]})"
+            f"calibration data: {calibration.name} ({len(calibration.texts):,} texts, SHA-256 "
+            f"{calibration.sha256[:12]}), {task.sequences} sequences of {task.sequence_tokens} tokens"
         )
     return "\n".join([*lines, *(f"note: {render_note(each, NOTES)}" for each in notes)])

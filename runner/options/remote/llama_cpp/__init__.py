@@ -1,3 +1,5 @@
-"""Starts a llama.cpp server, compares it with the runner's engine, and stops it. The package
-runner/options/remote sends its requests.
+"""Starts a llama.cpp server, compares its results with the runner's engine, and stops the
+server.
+
+The package runner/options/remote sends the requests.
 """

@@ -21,7 +21,7 @@ def served_model_name(model: LlamaCppConfig) -> str:
     return Path(model.name).name
 
 
-def max_sequence_tokens(resolved: ResolvedJob) -> int:
+def get_max_sequence_tokens(resolved: ResolvedJob) -> int:
     """Return the maximum number of tokens in a prompt together with its answer."""
     model = as_llama_cpp_config(resolved.config.model)
     return model.context or min(resolved.model.position_limits.own or MOST_POSITIONS, MOST_POSITIONS)
@@ -41,10 +41,10 @@ def find_draft_model_file(resolved: ResolvedJob) -> Path | None:
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return llama-server's options that can affect answers. Address and API key are not among them."""
+    """Return llama-server's options that can affect answers. Excludes host, port and API key."""
     model = as_llama_cpp_config(resolved.config.model)
     program, draft = find_llama_cpp_program(model), find_draft_model_file(resolved)
-    options = ["--ctx-size", str(max_sequence_tokens(resolved) * model.parallel)]
+    options = ["--ctx-size", str(get_max_sequence_tokens(resolved) * model.parallel)]
     options += [
         "--parallel",
         str(model.parallel),
@@ -55,12 +55,12 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
         options += [] if kind is KvType.f16 else [option, kind.value]
     for option, value in (
         ("--flash-attn", None if model.flash_attention == "auto" else model.flash_attention.value),
-        (program.first_supported_flag("--gpu-layers", "--n-gpu-layers"), model.gpu_layers),
+        (program.find_supported_flag("--gpu-layers", "--n-gpu-layers"), model.gpu_layers),
         ("--batch-size", model.batch),
         ("--ubatch-size", model.ubatch),
-        ("--n-cpu-moe", model.cpu_moe),
+        ("--n-cpu-moe", model.n_cpu_moe),
         ("--model-draft", draft),
-        (program.first_supported_flag("--spec-draft-n-max", "--draft-max"), model.draft_tokens),
+        (program.find_supported_flag("--spec-draft-n-max", "--draft-max"), model.draft_tokens),
     ):
         options += [] if value is None else [option, str(value)]
     if draft is not None and "--spec-type" in program.words:
@@ -72,9 +72,9 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
     return options + model.flags
 
 
-def server_environment(api_key: str) -> dict[str, str]:
-    """Return the user's environment variables and the API key. LLAMA_ARG_* variables are left out,
-    because they would change the computation.
+def build_server_environment(api_key: str) -> dict[str, str]:
+    """Return the user's environment variables and the API key. Omits LLAMA_ARG_* variables, which
+    would override the job's settings.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_LLAMA_CPP)}
     own.pop("PYTHONPATH", None)  # xllamacpp's environment has packages of its own
@@ -82,7 +82,7 @@ def server_environment(api_key: str) -> dict[str, str]:
 
 
 def format_server_options(resolved: ResolvedJob) -> str:
-    """Return the server's options as text for the run record, without paths of this machine."""
+    """Return the server's options as text, with the draft model's folder removed."""
     draft, words = find_draft_model_file(resolved), build_server_options(resolved)
     shown = words if draft is None else [draft.name if word == str(draft) else word for word in words]
     return " ".join(shown)
@@ -96,7 +96,7 @@ def check_flags_supported(model: LlamaCppConfig) -> None:
         if name.startswith("-") and not name[1:2].isdigit() and name not in program.words:
             raise ConfigError(
                 (
-                    f"{program.label} has no such option. Its options are "
+                    f"{program.label} does not support this option. Supported options: "
                     f"{', '.join(sorted((known for known in program.words if known.startswith('--'))))}"
                 ),
                 key="model.flags",
@@ -106,6 +106,5 @@ def check_flags_supported(model: LlamaCppConfig) -> None:
 
 
 def hash_draft_model_file(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-    """Return the SHA-256 of the draft model's file by its name, or {} without a draft model."""
     draft = find_draft_model_file(resolved)
     return {} if draft is None else {"draft": model_files.hash_model_files(draft, cache)}

@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.faults import RequestFault
-from runner.options.remote.forced_scoring import ForcedToken, build_forced_request, parse_forced_response
+from runner.options.remote.forced_scoring import ForcedToken, build_forced_request, parse_forced_token
 from runner.options.remote.llama_cpp import comparison_texts
 from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, as_llama_cpp_config
 from runner.options.remote.llama_cpp.render.notes import describe_logprob_gap
@@ -40,8 +40,9 @@ ROTATES = ("--rope", "--yarn", "--override-kv")
 
 @dataclass(frozen=True)
 class ReferenceResults:
-    """Results that the runner's engine computes from a model file. `missing` gives the reason if
-    results are absent.
+    """Results that the runner's engine computes from a model file.
+
+    `missing` explains why the results are absent.
     """
 
     missing: str = ""
@@ -52,9 +53,7 @@ class ReferenceResults:
 
     @property
     def mean_rounding_gap(self) -> float:
-        """Mean absolute difference of log-probabilities (nats per token) between rounded and exact
-        activations.
-        """
+        """Mean log-probability change caused by rounding activations, in nats per token."""
         return _mean(
             [
                 abs(own - other)
@@ -76,7 +75,7 @@ class TokenComparison:
     other_first: int
 
 
-@report_step("loading the file with the runner's own engine, to compare llama.cpp's results with it")
+@report_step("computing reference results for llama.cpp with the runner's engine")
 def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
     """Return the reference results from the user cache, or from a subprocess that ends before
     llama.cpp starts.
@@ -84,12 +83,12 @@ def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
     model = as_llama_cpp_config(resolved.config.model)
     if not model.compare:
         return ReferenceResults(missing="model.compare=false")
-    file = _cache_file(resolved)
+    file = _get_cache_file(resolved)
     found = user_cache.read_cache_file(file).get("reference") if file is not None else None
     if found is None:
         announce(
-            "loading the file with the runner's own engine, to compare llama.cpp's results "
-            "with it (model.compare=false skips this)"
+            "computing reference results for llama.cpp with the runner's engine "
+            "(model.compare=false skips the comparison)"
         )
         found = _compute_reference(resolved)
         if file is not None and "missing" not in found:  # with more memory it may say more
@@ -97,10 +96,10 @@ def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
     return ReferenceResults(**found)
 
 
-@report_step("comparing llama.cpp with the runner's own engine")
+@report_step("comparing llama.cpp with the runner's engine")
 def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> Note:
-    """Compare a llama.cpp server with the runner's engine. Returns a note with the difference, or
-    raises ConfigError for different computations.
+    """Compare a llama.cpp server with the reference results. Returns a note on the difference, or
+    raises ConfigError if it is too large.
     """
     if not reference.tokens:
         return note("not_compared", "warning", reason=reference.missing)
@@ -120,14 +119,14 @@ def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, s
     for text, own in zip(all_texts, reference.tokens, strict=True):
         other = _tokenize(server, text)
         if other != own:
-            raise _mismatch_error(
+            raise _make_mismatch_error(
                 resolved,
                 server,
                 (
-                    f"tokenizes {text[:60]!r} as {_format_differing_tokens(other, own)}, but the runner's "
-                    f"engine as {_format_differing_tokens(own, other)}{_tokenizer_pattern_hint(resolved)}"
+                    f"the server tokenizes {text[:60]!r} as {_format_differing_tokens(other, own)}, but the "
+                    f"runner's engine as {_format_differing_tokens(own, other)}{_make_tokenizer_hint(resolved)}"
                 ),
-                _describe_suspect_flags(resolved, "--override-kv"),
+                _list_matching_flags(resolved, "--override-kv"),
             )
     return len(all_texts)
 
@@ -144,14 +143,14 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
         text = str(_post_json(server, "apply-template", {"messages": turns}).get("prompt"))
         other = _tokenize(server, text)
         if other != own["ids"]:
-            raise _mismatch_error(
+            raise _make_mismatch_error(
                 resolved,
                 server,
                 (
-                    f"renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
-                    f"template as {_excerpt_difference(own['text'], text)}"
+                    f"the server renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
+                    f"template renders it as {_excerpt_difference(own['text'], text)}"
                 ),
-                _describe_suspect_flags(resolved, "--chat-template", "--no-jinja"),
+                _list_matching_flags(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
     return compared
@@ -167,32 +166,33 @@ def _check_score_differences(
     found = _compare_scores(model, reference, server)
     mean = _mean([abs(each.own - each.other) for each in found])
     most = max(abs(each.own - each.other) for each in found)
-    limit = _max_mean_logprob_difference(model, reference.mean_rounding_gap)
+    limit = _compute_allowed_difference(model, reference.mean_rounding_gap)
     same = sum(each.own_first == each.other_first for each in found)
     if mean <= limit and math.isfinite(most):
         return note(
             "same_model", same=same, places=len(found), mean=mean, most=most, limit=limit, tokens=tokens_note
         )
-    raise _mismatch_error(
+    raise _make_mismatch_error(
         resolved,
         server,
         (
-            "computes other values than the runner's engine: "
+            "its results differ too much from the results of the runner's engine: "
             f"{describe_logprob_gap(same, len(found), mean, most)}. Rounding explains at most "
             f"{limit:.2g} on average"
         ),
-        _list_suspect_settings(model),
+        _list_possible_causes(model),
     )
 
 
 def _compare_scores(
     model: LlamaCppConfig, reference: ReferenceResults, server: StartedServer
 ) -> list[TokenComparison]:
-    """Return both programs' scores at each position. The positions of a text run in order, because the
-    server caches the prefix.
+    """Score each position with the server and with the reference.
+
+    The positions of a text are scored in order, because the server caches the prefix.
     """
 
-    def score_text(ids: list[int], reference_scores: dict[str, Any]) -> list[TokenComparison]:
+    def compare_text_scores(ids: list[int], reference_scores: dict[str, Any]) -> list[TokenComparison]:
         found = []
         for at in comparison_texts.choose_scored_positions(len(ids)):
             told = _fetch_forced_token(server, ids[:at], ids[at])
@@ -202,27 +202,26 @@ def _compare_scores(
 
     with ThreadPoolExecutor(model.parallel) as pool:
         pairs = zip(reference.tokens, reference.scores, strict=False)  # the first texts are scored
-        return [each for found in pool.map(score_text, *zip(*pairs, strict=True)) for each in found]
+        return [each for found in pool.map(compare_text_scores, *zip(*pairs, strict=True)) for each in found]
 
 
 def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int) -> ForcedToken:
     try:
-        return parse_forced_response(
+        return parse_forced_token(
             server.url, _post_json(server, "completion", build_forced_request(prefix, token)), token
         )
     except RequestFault as fault:
         raise JobFailed(str(fault), code="damaged") from None
 
 
-def _max_mean_logprob_difference(model: LlamaCppConfig, rounding_gap: float) -> float:
-    """Return the allowed mean difference of log-probabilities, in nats per token."""
-    limit = max(ROUNDINGS * rounding_gap, LEAST)
+def _compute_allowed_difference(model: LlamaCppConfig, rounding_difference: float) -> float:
+    """Return the allowed mean log-probability difference, in nats per token."""
+    limit = max(ROUNDINGS * rounding_difference, LEAST)
     kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_at_least_f16]
     return max(limit, *(limit + ALLOWED.get(kind.bits, COARSE) for kind in kinds), 0.0)
 
 
-def _list_suspect_settings(model: LlamaCppConfig) -> list[str]:
-    """Return the config settings that may cause a difference, likeliest first."""
+def _list_possible_causes(model: LlamaCppConfig) -> list[str]:
     turned = [flag for flag in model.flags if flag.startswith(ROTATES)]
     found = [f"model.flags={_select_flags(model.flags, ROTATES)}"] if turned else []
     for key, kind in (("kv_keys", model.kv_keys), ("kv_values", model.kv_values)):
@@ -232,17 +231,14 @@ def _list_suspect_settings(model: LlamaCppConfig) -> list[str]:
     return found
 
 
-def _tokenizer_pattern_hint(resolved: ResolvedJob) -> str:
-    """Return a hint if the model file does not name its tokenizer's split pattern, because llama.cpp
-    then uses a default pattern.
-    """
+def _make_tokenizer_hint(resolved: ResolvedJob) -> str:
+    """Return a hint if the .gguf file lacks the pre-tokenizer's name. llama.cpp then uses its default."""
     metadata = gguf_file.read_gguf_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}. Convert the model again"
 
 
 def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
-    """Return the command-line flags that start with one of the prefixes, with their values."""
     shown, takes = [], False
     for flag in flags:
         takes = flag.startswith(prefixes) or (takes and not flag.startswith("--"))
@@ -250,32 +246,22 @@ def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
     return f"[{','.join(shown)}]"
 
 
-def _describe_suspect_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
-    """Return those flags of the job that may cause a difference."""
+def _list_matching_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
     flags = as_llama_cpp_config(resolved.config.model).flags
     is_given = any(flag.startswith(prefixes) for flag in flags)
     return [f"model.flags={_select_flags(flags, prefixes)}"] if is_given else []
 
 
-def _mismatch_error(
-    resolved: ResolvedJob, server: StartedServer, difference: str, suspects: Sequence[str]
+def _make_mismatch_error(
+    resolved: ResolvedJob, server: StartedServer, difference: str, possible_causes: Sequence[str]
 ) -> ConfigError:
-    """Return a ConfigError for a server whose results differ from the engine's. `suspects` lists
-    settings that may be the cause.
-    """
     cause = (
-        (
-            f"These options may be the cause: {' and '.join(suspects)}. Omit "
-            f"{('them' if len(suspects) > 1 else 'that')}"
-        )
-        if suspects
+        (f"Omit {' and '.join(possible_causes)}, because this may cause the difference")
+        if possible_causes
         else "Use another version of llama.cpp"
     )
     return ConfigError(
-        (
-            f"{server.label} {difference}. {cause}; model.compare=false accepts its answers "
-            "without a comparison"
-        ),
+        (f"{server.label}: {difference}. {cause}, or skip the comparison with model.compare=false"),
         key="model.name",
         value=resolved.config.model.name,
         code="mismatch",
@@ -292,16 +278,15 @@ def _post_json(server: StartedServer, path: str, payload: dict[str, Any]) -> dic
     try:
         answer = server.fetch_json(path, payload, REFERENCE_S)
     except (OSError, ValueError) as error:
-        raise server.exit_error() or JobFailed(
+        raise server.get_exit_error() or JobFailed(
             f"{server.label} does not answer /{path}: {to_one_line(error)}", code="unreachable"
         ) from None
     return answer if isinstance(answer, dict) else {}
 
 
 def _format_differing_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> str:
-    """Return up to six tokens, beginning with the first that differs from the other list."""
     at = _find_first_difference(ids, other_ids)
-    return f"{len(ids)} tokens (from number {at + 1} on {[*ids[at : at + 6]]})"
+    return f"{len(ids)} tokens (position {at + 1} and following: {[*ids[at : at + 6]]})"
 
 
 def _excerpt_difference(text: str, other_text: str) -> str:
@@ -319,7 +304,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def _cache_file(resolved: ResolvedJob) -> Path | None:
+def _get_cache_file(resolved: ResolvedJob) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
     kwargs = as_llama_cpp_config(resolved.config.model).chat_template_kwargs
     libraries = [versions["torch"], versions["transformers"]]
@@ -332,7 +317,7 @@ def _cache_file(resolved: ResolvedJob) -> Path | None:
         comparison_texts.CHATS,
         *libraries,
     ]
-    return None if content is None else user_cache.cache_file("scores", key)
+    return None if content is None else user_cache.get_cache_file("scores", key)
 
 
 def _compute_reference(resolved: ResolvedJob) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""Fixed texts with which a llama.cpp server is compared with the runner's engine. Nothing is
-downloaded.
-"""
+"""Fixed texts for comparing a llama.cpp server with the runner's engine."""
 
 from __future__ import annotations
 
@@ -65,9 +63,6 @@ def make_scored_texts() -> list[str]:
 
 
 def make_tokenized_texts() -> list[str]:
-    """Return texts whose tokenization is compared: the scored texts, code, and random text in many
-    scripts.
-    """
     drawn = random.Random(0)
     texts = [*make_scored_texts(), *CODE]
     while len(texts) < READ:
@@ -82,5 +77,4 @@ def make_tokenized_texts() -> list[str]:
 
 
 def choose_scored_positions(num_tokens: int) -> list[int]:
-    """Return the positions at which the next token is scored in a text of `num_tokens` tokens."""
     return sorted({max(1, (number + 1) * (num_tokens - 1) // PLACES) for number in range(PLACES)})

@@ -1,6 +1,4 @@
-"""Engine of model=llama_cpp, which starts a llama.cpp server and compares it with the runner's own
-engine.
-"""
+"""Engine of model=llama_cpp: starts a llama.cpp server and verifies its results."""
 
 from __future__ import annotations
 
@@ -44,11 +42,11 @@ class LlamaCppEngine(StartedEngine):
             name=served_model_name(model),
             base_url=url,
             extensions=ApiExtensions.llama_cpp,
-            thinking_budget=ThinkingBudget.llama_cpp,
+            thinking_budget_dialect=ThinkingBudget.llama_cpp,
             concurrency=model.parallel,
             retries=RETRIES,
-            first_token_s=model.answer_s,  # requests wait there for their turn
-            answer_s=model.answer_s,
+            first_token_timeout_s=model.request_timeout_s,  # requests wait there for their turn
+            request_timeout_s=model.request_timeout_s,
         )
 
     def _start_server(self, folder: Path) -> LlamaCppServer:
@@ -64,14 +62,10 @@ class LlamaCppEngine(StartedEngine):
         return note("prompts_cached") if self._keys.caches_prompts else note("rows_alone")
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters of a request. Without a prompt cache, earlier requests cannot affect
-        an answer.
-        """
         sent = super().request_parameters(request)
         if not self._keys.caches_prompts:
             sent["extra_body"] = {**sent.get("extra_body", {}), "cache_prompt": False}
         return sent
 
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare the llama.cpp server with the runner's own engine, and return a note."""
         return comparison.compare_with_reference(self._resolved, self._reference, server)

@@ -24,7 +24,7 @@ from runner_base import (
     not_blank,
 )
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 
 BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, too
@@ -42,7 +42,7 @@ BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, t
     **dict.fromkeys(("-b", "--batch-size"), "model.batch"),
     **dict.fromkeys(("-ub", "--ubatch-size"), "model.ubatch"),
     **dict.fromkeys(("-t", "--threads", "-tb", "--threads-batch"), "model.threads"),
-    **dict.fromkeys(("-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"), "model.cpu_moe"),
+    **dict.fromkeys(("-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"), "model.n_cpu_moe"),
     **dict.fromkeys(("-md", "--model-draft", "--spec-draft-model"), "model.draft"),
     **dict.fromkeys(("--draft", "--draft-n", "--draft-max", "--spec-draft-n-max"), "model.draft_tokens"),
     **dict.fromkeys(("-ot", "--override-tensor"), "model.override_tensors"),
@@ -92,12 +92,11 @@ class KvType(StrEnum):
 
     @property
     def bits(self) -> float:
-        """Bits per stored value, including its share of the block's scale."""
+        """Bits per stored value, including the block's scale."""
         return _BITS[self]
 
     @property
     def is_at_least_f16(self) -> bool:
-        """Whether the format is at least as exact as f16, the default of llama.cpp."""
         return self in (KvType.f32, KvType.f16)
 
 
@@ -115,7 +114,7 @@ _BITS = {
 
 
 class FlashAttention(StrEnum):
-    """Setting for llama.cpp's flash attention. auto: used where it is supported."""
+    """Setting for llama.cpp's flash attention. `auto` lets llama.cpp decide."""
 
     auto = "auto"
     on = "on"
@@ -124,15 +123,15 @@ class FlashAttention(StrEnum):
 
 @dataclass
 class LlamaCppConfig(StartedConfig):
-    """Config of model=llama_cpp: a .gguf file that llama.cpp runs. The file is hashed like a local
-    model's.
-    """
+    """Config of model=llama_cpp: a .gguf file that a llama.cpp server loads."""
 
     module: ClassVar[str] = "runner.options.remote.llama_cpp.kind"
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
     OWN_OPTIONS: ClassVar[Collection[str]] = OWN
     UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
-    name: str = config_field(MISSING, HASHED, not_blank("give a .gguf file, or OWNER/MODEL:QUANT of a hub"))
+    name: str = config_field(
+        MISSING, HASHED, not_blank("give a .gguf file, or a hub model as OWNER/MODEL:QUANT")
+    )
     gpu_layers: int | None = config_field(None, constraint=at_least(0, ", or null"))
     context: int | None = config_field(None, constraint=at_least(1, ", or null"))
     parallel: int = config_field(4, constraint=in_range(1, 256))
@@ -143,19 +142,19 @@ class LlamaCppConfig(StartedConfig):
     batch: int | None = config_field(None, constraint=at_least(1, ", or null"))
     ubatch: int | None = config_field(None, constraint=at_least(1, ", or null"))
     threads: int | None = config_field(None, constraint=at_least(1, ", or null"))
-    cpu_moe: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    n_cpu_moe: int | None = config_field(None, constraint=at_least(1, ", or null"), renamed_from="cpu_moe")
     draft: str | None = config_field(None, HASHED, not_blank("give a .gguf file, or null"))
     draft_tokens: int | None = config_field(None, constraint=at_least(1, ", or null"))
     override_tensors: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     executable: str | None = config_field(
         None,
-        NotInIdentity("the version that it tells counts instead"),
-        not_blank("give a path or a program name, or null"),
+        NotInIdentity("the job id contains the program's version instead of its path"),
+        not_blank("give the path or name of a program, or null"),
     )
     python: str | None = config_field(
         None,
-        NotInIdentity("the version of xllamacpp that it finds counts instead"),
+        NotInIdentity("the job id contains the version of xllamacpp instead of the path"),
         not_blank("give a path, or null"),
     )
 
@@ -169,7 +168,7 @@ class LlamaCppConfig(StartedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "model.executable already names the program. Omit one of the two keys"
+        need = "model.executable is also set. Set either model.executable or model.python"
         check_value(
             self.python is None or self.executable is None, "model.python", self.python, need, code="conflict"
         )
@@ -177,7 +176,7 @@ class LlamaCppConfig(StartedConfig):
         need = f"llama.cpp rejects model.kv_values={self.kv_values} without this key"
         is_off = self.flash_attention is FlashAttention.off
         check_value(not (is_small and is_off), "model.flash_attention", "off", need, code="conflict")
-        need = "only a draft model uses this key. Give model.draft=FILE, or omit this key"
+        need = "this key has no effect without a draft model. Give model.draft=FILE, or omit this key"
         is_drafted = self.draft is not None or self.draft_tokens is None
         check_value(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
         for rule in self.override_tensors:
@@ -196,20 +195,20 @@ class LlamaCppConfig(StartedConfig):
         """Raise ConfigError for settings that llama.cpp does not support or computes differently."""
         need = "llama.cpp has no PEFT adapters. Merge the adapter into a .gguf file, or use model=local"
         check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
-        why = "llama.cpp reads the file in its stored format"
+        why = "llama.cpp cannot change the weights of a .gguf file"
         reject_weight_changes(quantization, lora, rope, why)
         need = (
-            "llama.cpp also penalizes the prompt's tokens, which would give other answers under "
-            "the same setting"
+            "llama.cpp also penalizes the prompt's tokens, so answers would differ from other "
+            "engines. Omit this key"
         )
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(generation, name)
             check_value(not value, f"generation.{name}", value, need, code="unsupported")
         rows, most = generation.batch_size, self.parallel
-        need = f"model.parallel={most} is the limit of concurrent requests"
+        need = f"the batch size exceeds model.parallel={most}. Raise model.parallel, or lower the batch size"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "llama.cpp manages its own KV cache (model.kv_keys, model.kv_values)"
-        reject_scheduler_features(generation, why)
+        why = "llama.cpp has its own KV cache settings, model.kv_keys and model.kv_values"
+        reject_scheduler_only_settings(generation, why)
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 
 

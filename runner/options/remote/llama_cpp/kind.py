@@ -12,8 +12,8 @@ from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner.options.remote import api_kind as api
 from runner.options.remote.llama_cpp.command import (
     check_flags_supported,
+    get_max_sequence_tokens,
     hash_draft_model_file,
-    max_sequence_tokens,
 )
 from runner.options.remote.llama_cpp.engine import LlamaCppEngine
 from runner.options.remote.llama_cpp.keys import as_llama_cpp_config
@@ -34,12 +34,11 @@ from runner_engine.checkpoints import chat_templates, count_weight_file_nbytes
 
 
 class LlamaCpp(KindWithTokenizer):
-    """Model kind whose answers depend on a .gguf file and on llama.cpp's version, device and flags."""
+    """Model kind of a .gguf file that llama.cpp runs. llama.cpp's version, device and flags are
+    part of the job id.
+    """
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the model files, and llama.cpp's version. The flags are part of the
-        config.
-        """
         model = as_llama_cpp_config(resolved.config.model)
         _require_gguf_file(resolved)
         hashes = resolved.model.files.hash_files(cache) | hash_draft_model_file(resolved, cache)
@@ -49,7 +48,7 @@ class LlamaCpp(KindWithTokenizer):
         return hashes | {"llama_cpp": find_llama_cpp_program(model).label}
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of all server settings. Jobs with equal keys can share a running server."""
+        """Return a key of model and server settings. Jobs with equal keys share a running server."""
         return f"{base_model_key(config)} {config.model!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -57,16 +56,17 @@ class LlamaCpp(KindWithTokenizer):
         return (api.CAPABILITIES | further) - {Capability.token_scores}
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for a file or setting that llama.cpp cannot run. For a plan, also return a
-        note on memory.
+        """Raise ConfigError for a file or setting that llama.cpp cannot run.
+
+        For plan=true, returns a note on memory.
         """
         model = as_llama_cpp_config(resolved.config.model)
         _require_gguf_file(resolved)
         check_flags_supported(model)
         samples, most = getattr(resolved.config.task, "samples", 1), model.parallel
         need = (
-            f"llama.cpp samples all answers to a prompt at once. Use model.parallel={samples}, or "
-            f"at most {most} samples"
+            f"llama.cpp samples all answers to a prompt in parallel. Use model.parallel={samples}, or "
+            f"task.samples={most}"
         )
         check_value(samples <= most, "task.samples", samples, need, code="conflict")
         if resolved.config.task.uses_chat_template:
@@ -74,37 +74,32 @@ class LlamaCpp(KindWithTokenizer):
         own, asked = resolved.model.position_limits.own, model.context
         beyond = asked is not None and own is not None and asked > own
         notes = [note("beyond_trained", "warning", context=asked, trained=own)] if beyond else []
-        memory = _memory_note(resolved)
+        memory = _make_memory_note(resolved)
         notes += [memory] if resolved.config.plan else []
         return [render_note(each, NOTES) for each in notes]
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the memory, threads and GPUs that the server needs. llama.cpp uses every GPU of the
-        machine.
-        """
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
+        """Return the memory, threads and GPUs that the server needs. llama.cpp uses every GPU."""
         model = as_llama_cpp_config(resolved.config.model)
         gpus = len(machine.visible_gpu_models()) if find_llama_cpp_program(model).devices else 0
-        needed = _weight_mib(resolved) + (_kv_cache_mib(resolved) or 0.0)
+        needed = _weight_mib(resolved) + (_estimate_kv_cache_mib(resolved) or 0.0)
         return ResourceNeed(needed, model.threads or machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context length of the model file, and the configured one (model.context or its
-        default).
-        """
-        return PositionLimits(resolved.model.position_limits.own, max_sequence_tokens(resolved))
+        """Return the context lengths of the model file and of the server."""
+        return PositionLimits(resolved.model.position_limits.own, get_max_sequence_tokens(resolved))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return an engine that starts the llama.cpp server when it is first used."""
         return LlamaCppEngine(resolved, self.capabilities(resolved.config), bases, folder)
 
 
 def _require_gguf_file(resolved: ResolvedJob) -> None:
     name = resolved.config.model.name
     need = (
-        "llama.cpp reads .gguf files. Name one, or OWNER/MODEL:QUANT of a hub. For a folder "
-        "of safetensors use model=auto or model=vllm"
+        "llama.cpp reads only .gguf files. Give a .gguf file, or OWNER/MODEL:QUANT of a hub. "
+        "For a folder of safetensors use model=auto or model=vllm"
     )
     check_value(resolved.model.files.path.is_file(), "model.name", name, need, code="unsupported")
 
@@ -113,9 +108,9 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     return count_weight_file_nbytes(resolved.model.files.path) / MIB
 
 
-def _kv_cache_mib(resolved: ResolvedJob) -> float | None:
-    """Return the size in MiB of the KV cache for all sequences, or None if the file's header lacks the
-    model's dimensions.
+def _estimate_kv_cache_mib(resolved: ResolvedJob) -> float | None:
+    """Return the size in MiB of the KV cache for all sequences. None if the file's header lacks
+    the model's dimensions.
     """
     model, settings = as_llama_cpp_config(resolved.config.model), resolved.model.files.text_settings
     names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
@@ -124,15 +119,15 @@ def _kv_cache_mib(resolved: ResolvedJob) -> float | None:
         return None
     layers, heads, size = (int(number) for number in numbers if number is not None)
     bits = model.kv_keys.bits + model.kv_values.bits
-    return layers * heads * size * bits / 8 * max_sequence_tokens(resolved) * model.parallel / MIB
+    return layers * heads * size * bits / 8 * get_max_sequence_tokens(resolved) * model.parallel / MIB
 
 
-def _memory_note(resolved: ResolvedJob) -> Note:
+def _make_memory_note(resolved: ResolvedJob) -> Note:
     """Return a note with llama.cpp's estimated memory. Raises ConfigError if the model cannot fit into
     main memory.
     """
     model = as_llama_cpp_config(resolved.config.model)
-    weights, kv = _weight_mib(resolved), _kv_cache_mib(resolved)
+    weights, kv = _weight_mib(resolved), _estimate_kv_cache_mib(resolved)
     program = find_llama_cpp_program(model)
     memory = note(
         "memory", weights_mib=weights, kv_mib=kv, places=program.device_names if program.devices else ""
@@ -145,8 +140,8 @@ def _memory_note(resolved: ResolvedJob) -> Note:
         raise ConfigError(
             (
                 f"llama.cpp needs {needs} MiB, but only {there} MiB of main memory are available. "
-                "Lower model.context or model.parallel, use model.kv_keys=q8_0, or try anyway "
-                "with model.check_memory=false"
+                "Lower model.context or model.parallel, or use model.kv_keys=q8_0. "
+                "To skip this check, use model.check_memory=false"
             ),
             key="model.name",
             value=model.name,

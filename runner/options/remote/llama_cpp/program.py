@@ -66,23 +66,21 @@ class LlamaCppProgram:
     def device_names(self) -> str:
         return " and ".join(self.devices) or "the CPU"
 
-    def first_supported_flag(self, *flags: str) -> str:
-        """Return the first of several spellings of a flag that the program knows. If its flags are
-        unknown, return the first spelling.
-        """
+    def find_supported_flag(self, *flags: str) -> str:
         return next((word for word in flags if word in self.words), flags[0])
 
 
 def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
-    """Return the llama.cpp program named in the config, otherwise the first one found. Raises
-    ConfigError if there is none.
+    """Find the llama.cpp program of the config, or else the first installed one.
+
+    Raises ConfigError if there is none.
     """
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"{path} does not exist. For an environment with xllamacpp: {HOW}",
+                f"the Python interpreter {path} does not exist. Fix the path, or {HOW}",
                 key="model.python",
                 value=model.python,
                 code="not_found",
@@ -115,14 +113,17 @@ def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
         raise ConfigError(
-            f"this program does not exist or is not executable. {HOW}", key=key, value=value, code="not_found"
+            f"llama-server does not exist at this path, or is not executable. Fix the path, or {HOW}",
+            key=key,
+            value=value,
+            code="not_found",
         )
     label = key if value is NOT_GIVEN else f"{key}={value}"
     said = _read_flag_output(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
-            f"this program is no llama-server: its --version prints {to_one_line(said)[:200] or 'nothing'}",
+            f"this program is not llama-server. Its --version prints {to_one_line(said)[:200] or 'nothing'}",
             key=key,
             value=value,
             code="unsupported",
@@ -149,17 +150,14 @@ def _read_flag_output(path: str, label: str, flag: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
-            f"{label} does not run as a llama-server: {flag}: {to_one_line(error)}", code="failed"
+            f"{label} is not a working llama-server: {flag} failed: {to_one_line(error)}", code="failed"
         ) from None
     return done.stdout + done.stderr
 
 
 @cache
 def _probe_xllamacpp(python_path: str) -> LlamaCppProgram | None:
-    """Return the xllamacpp program of a Python environment, or None if xllamacpp is not installed
-    there.
-    """
-    why = f"model.python={python_path} does not run as a Python"
+    why = f"model.python={python_path} is not a working Python interpreter"
     try:
         done = subprocess.run(
             [python_path, "-P", "-c", PROBE],

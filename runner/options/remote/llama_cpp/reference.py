@@ -18,8 +18,8 @@ from runner_engine import (
     Message,
     ModelSpec,
     Request,
-    check_files,
     check_memory_fits,
+    check_model_and_adapter_files,
     complete_requests,
     create_tokenizer_only_encoder,
     resolve_model,
@@ -29,9 +29,6 @@ ROUNDED = {"bfloat16": Dtype.bfloat16}  # how a file's own numbers are rounded; 
 
 
 def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
-    """Return the engine's model spec for the reference results: the .gguf file on the CPU, in a given
-    dtype.
-    """
     kwargs = request["chat_template_kwargs"]
     model = LocalModelConfig(request["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
     choice: Any = CHOICES["gguf"]
@@ -39,9 +36,6 @@ def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) ->
 
 
 def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
-    """Return the token ids of the sample texts, and of sample chats rendered with the model's
-    template.
-    """
     encoder = create_tokenizer_only_encoder(resolve_model(spec))
     chats: list[dict[str, Any]] = []
     for chat in comparison_texts.CHATS:
@@ -59,7 +53,7 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     position.
     """
     resolved = resolve_model(spec)
-    check_files(resolved)
+    check_model_and_adapter_files(resolved)
     check_memory_fits(resolved)
     engine = LocalEngine(resolved)
     try:
@@ -76,7 +70,7 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
 
 
 def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the reference results. Absent results have their reason under "missing"."""
+    """Return the reference results as JSON values. `missing` explains why results are absent."""
     exact = make_model_spec(request, Dtype.float32)
     try:
         said = tokenize_samples(exact)
@@ -85,7 +79,7 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
     ids = said["tokens"][: comparison_texts.SCORED]
     try:
         files = resolve_model(exact).files
-        rounded = make_model_spec(request, Dtype.float32, int8_rows=True)
+        rounded = make_model_spec(request, Dtype.float32, int8_activations=True)
         if not files.can_keep_blocks:
             rounded = make_model_spec(request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
         return said | {"scores": score_texts(exact, ids), "rounded": score_texts(rounded, ids)}
@@ -95,7 +89,7 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read a JSON request from stdin and write the reference results to stdout."""
-    child_process.die_with_parent()
+    child_process.request_death_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries write there, too
     json.dump(compute_reference_results(json.load(sys.stdin)), out)

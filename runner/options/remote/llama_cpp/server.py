@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.extra_sampling import SAMPLERS
 from runner.options.remote.llama_cpp.command import (
+    build_server_environment,
     build_server_options,
-    max_sequence_tokens,
+    get_max_sequence_tokens,
     served_model_name,
-    server_environment,
 )
 from runner.options.remote.llama_cpp.keys import as_llama_cpp_config
 from runner.options.remote.llama_cpp.program import find_llama_cpp_program
@@ -70,7 +70,7 @@ class LlamaCppServer(StartedServer):
         self._resolved, self.model = resolved, as_llama_cpp_config(resolved.config.model)
         self.program = find_llama_cpp_program(self.model)
         label, name = self.program.label, self.model.name
-        super().__init__(label, name, folder, self.model.start_s, self.model.port)
+        super().__init__(label, name, folder, self.model.start_timeout_s, self.model.port)
         try:
             self._check_server_properties(self._fetch_json("props"))
             self._check_request_parameters(
@@ -91,25 +91,21 @@ class LlamaCppServer(StartedServer):
         return [*self.program.command, *file, *build_server_options(self._resolved), *address]
 
     def variables(self) -> dict[str, str]:
-        """Return the server's environment variables: the user's own and the API key."""
-        return server_environment(self.key)
+        return build_server_environment(self.key)
 
     def user_flags(self) -> tuple[str, list[str]]:
         return "model.flags", self.model.flags
 
-    def memory_advice(self) -> str:
-        """Return advice on settings with which llama.cpp needs less memory."""
+    def make_memory_advice(self) -> str:
         return "Use a smaller model.context or model.parallel, fewer model.gpu_layers, or model.kv_keys=q8_0"
 
     def _fetch_json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the server's JSON response to a path. Without a response, raise an error with the reason
-        from the server's log.
-        """
+        """Return the server's JSON response to a path. If the server has ended, raise its last error."""
         try:
-            answer = self.fetch_json(path, body, self.model.answer_s)
+            answer = self.fetch_json(path, body, self.model.request_timeout_s)
         except (OSError, ValueError) as error:
-            raise self.exit_error() or JobFailed(
-                f"{self.label} does not answer /{path}: {to_one_line(error)}{self._quote_log()}",
+            raise self.get_exit_error() or JobFailed(
+                f"{self.label} does not answer /{path}: {to_one_line(error)}{self._quote_last_error()}",
                 code="unreachable",
             ) from None
         return answer if isinstance(answer, dict) else {}
@@ -123,8 +119,8 @@ class LlamaCppServer(StartedServer):
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
                 (
-                    f"{self.label} has loaded {to_one_line(told)} instead of {file}. Is "
-                    "model.executable a script that sets the file itself?"
+                    f"{self.label} has loaded {to_one_line(told)} instead of {file}. Check whether "
+                    "model.executable is a script that sets --model"
                 ),
                 key="model.name",
                 value=self.model.name,
@@ -134,19 +130,19 @@ class LlamaCppServer(StartedServer):
         if slots != wanted:
             raise ConfigError(
                 (
-                    f"{self.label} has created {slots} slots instead. Check model.flags for an "
-                    "option that sets them"
+                    f"{self.label} has created {slots} slots. Check model.flags for an option that sets "
+                    "the number of slots"
                 ),
                 key="model.parallel",
                 value=wanted,
                 code="mismatch",
             )
         room = (server_properties.get("default_generation_settings") or {}).get("n_ctx", 0)
-        if room < max_sequence_tokens(self._resolved):
+        if room < get_max_sequence_tokens(self._resolved):
             raise ConfigError(
-                f"{self.label} has memory for only {room} tokens. Lower this value, or free memory",
+                f"{self.label} has a KV cache for only {room} tokens. Lower model.context, or free memory",
                 key="model.context",
-                value=max_sequence_tokens(self._resolved),
+                value=get_max_sequence_tokens(self._resolved),
                 code="too_large",
             )
 
@@ -161,8 +157,8 @@ class LlamaCppServer(StartedServer):
         if ignored:
             raise ConfigError(
                 (
-                    f"{self.label} ignores request parameters: {', '.join(ignored)}. Its answers "
-                    "would not match the recorded settings. Use another version of llama.cpp"
+                    f"{self.label} ignores the request parameters {', '.join(ignored)}, so answers would "
+                    "not match the recorded settings. Use another version of llama.cpp"
                 ),
                 key="model.name",
                 value=self.model.name,

@@ -1,5 +1,6 @@
-"""Serves like llama-server from a Python with xllamacpp: `python xllamacpp_main.py --model FILE
---port PORT …`. LLAMA_API_KEY contains the API key.
+"""Starts a server like llama-server, from a Python environment with xllamacpp.
+
+Usage: `python xllamacpp_main.py --model FILE --port PORT …`. LLAMA_API_KEY is the API key.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # the tensors that --cpu-moe keeps on the CPU
-Put = Callable[[Any, Any, str], None]  # parameters, the library and a value
+FlagSetter = Callable[[Any, Any, str], None]  # parameters, the library and a value
 
 
-def make_attribute_setter(attribute_path: str, convert: Callable[[str], Any] = str) -> Put:
-    """Return a function that sets an attribute of xllamacpp's parameters, given by a dotted path, to
-    the converted flag value.
+def make_attribute_setter(attribute_path: str, convert: Callable[[str], Any] = str) -> FlagSetter:
+    """Return a function that converts a flag's value and stores it in an attribute of xllamacpp's
+    parameters.
+
+    attribute_path: dotted path of the attribute.
     """
     *owners, name = attribute_path.split(".")
 
@@ -30,14 +33,10 @@ def make_attribute_setter(attribute_path: str, convert: Callable[[str], Any] = s
 
 
 def make_enum_setter(
-    attribute_path: str, enum_name: str, prefix: str, spellings: Mapping[str, str] | None = None
-) -> Put:
-    """Return a function that sets an attribute of xllamacpp's parameters to a member of one of the
-    library's enums.
-    """
-
+    attribute_path: str, enum_name: str, member_prefix: str, spellings: Mapping[str, str] | None = None
+) -> FlagSetter:
     def set_value(parameters: Any, library: Any, value: str) -> None:
-        name = prefix + (spellings or {}).get(value, value).upper()
+        name = member_prefix + (spellings or {}).get(value, value).upper()
         make_attribute_setter(attribute_path, lambda _: getattr(getattr(library, enum_name), name))(
             parameters, library, value
         )
@@ -45,9 +44,7 @@ def make_enum_setter(
     return set_value
 
 
-def combine_setters(*setters: Put) -> Put:
-    """Return a function that calls several setters with the same flag value."""
-
+def combine_flag_setters(*setters: FlagSetter) -> FlagSetter:
     def set_value(parameters: Any, library: Any, value: str) -> None:
         for one_put in setters:
             one_put(parameters, library, value)
@@ -55,28 +52,26 @@ def combine_setters(*setters: Put) -> Put:
     return set_value
 
 
-def make_constant_setter(attribute_path: str, value: Any) -> Put:
+def make_constant_setter(attribute_path: str, value: Any) -> FlagSetter:
     """Return a function that sets an attribute of xllamacpp's parameters to a constant, for a flag
     without value.
     """
     return make_attribute_setter(attribute_path, lambda _: value)
 
 
-def add_tensor_override(parameters: Any, _library: Any, flag_value: str) -> None:
-    """Add the flag's rules on which device stores which tensors to the parameters."""
+def add_tensor_override(parameters: Any, _library: Any, placement_rules: str) -> None:
     before = parameters.tensor_buft_overrides
-    parameters.tensor_buft_overrides = f"{before},{flag_value}" if before else flag_value
+    parameters.tensor_buft_overrides = f"{before},{placement_rules}" if before else placement_rules
 
 
-def keep_experts_on_cpu(parameters: Any, library: Any, num_layers: str) -> None:
-    """Keep the experts of a mixture-of-experts model's first N layers on the CPU."""
+def place_experts_on_cpu(parameters: Any, library: Any, num_layers: str) -> None:
     layers = range(int(num_layers))
     add_tensor_override(parameters, library, ",".join(rf"blk\.{layer}{EXPERTS}=CPU" for layer in layers))
 
 
-def set_speculative_type(parameters: Any, library: Any, type_name: str) -> None:
+def set_speculative_method(parameters: Any, library: Any, method_name: str) -> None:
     """Set the method of speculative decoding."""
-    name = "COMMON_SPECULATIVE_TYPE_" + type_name.replace("-", "_").upper()
+    name = "COMMON_SPECULATIVE_TYPE_" + method_name.replace("-", "_").upper()
     parameters.speculative.types = [getattr(library.common_speculative_type, name)]
 
 
@@ -87,7 +82,7 @@ def parse_gpu_layers(flag_value: str) -> int:
 
 FLASH = {"on": "enabled", "off": "disabled"}
 ROPE = "LLAMA_ROPE_SCALING_TYPE_"
-WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is done with it
+WORDS: dict[str, tuple[bool, FlagSetter]] = {  # whether a value follows, and what is done with it
     "--model": (True, make_attribute_setter("model.path")),
     "--alias": (True, make_attribute_setter("model_alias", lambda value: {value})),
     "--host": (True, make_attribute_setter("hostnames", lambda value: [value])),
@@ -106,14 +101,14 @@ WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is d
     "--ubatch-size": (True, make_attribute_setter("n_ubatch", int)),
     "--threads": (
         True,
-        combine_setters(
+        combine_flag_setters(
             make_attribute_setter("cpuparams.n_threads", int),
             make_attribute_setter("cpuparams_batch.n_threads", int),
         ),
     ),
-    "--n-cpu-moe": (True, keep_experts_on_cpu),
+    "--n-cpu-moe": (True, place_experts_on_cpu),
     "--model-draft": (True, make_attribute_setter("speculative.draft.mparams.path")),
-    "--spec-type": (True, set_speculative_type),
+    "--spec-type": (True, set_speculative_method),
     "--spec-draft-n-max": (True, make_attribute_setter("speculative.draft.n_max", int)),
     "--override-tensor": (True, add_tensor_override),
     "--chat-template-kwargs": (
@@ -156,7 +151,7 @@ def main() -> None:
     for word in words:
         name, has_own, value = word.partition("=")
         if name not in WORDS:
-            sys.exit(f"error: invalid argument: {word} (xllamacpp supports {', '.join(WORDS)})")
+            sys.exit(f"error: invalid argument: {word}. Supported arguments: {', '.join(WORDS)}")
         takes_value, put = WORDS[name]
         if takes_value and not has_own:
             value = next(words, "")

@@ -19,42 +19,39 @@ def _describe_retries(requests: int, causes: list[tuple[str, int]]) -> str:
 
 def _describe_unhashed_model(address: str, name: str) -> str:
     whoever = address.replace(", ", " or ")
-    return (
-        f"the remote model {name} cannot be hashed: if {whoever} changes the model, "
-        "rerun this job with rerun=all"
-    )
+    return f"the remote model {name} cannot be hashed. Use rerun=all after the model on {whoever} has changed"
 
 
 NOTES: Mapping[str, Template] = {
-    "room_ignored": "ignored part of what {address} reports about its model: {fault}",
+    "room_ignored": "{address} sent an invalid model description. This value was ignored: {fault}",
     "unhashed": _describe_unhashed_model,
     "sent_again": _describe_retries,
-    "own_key_sent": "the server returned its own key: *** replaces it in {places} places",
+    "own_key_sent": "the server's answers contained the API key. It was replaced with *** in {places} places",
     "uncounted_answers": lambda number: (
-        f"the server reported no token count for {format_count(number, 'answer')}: 0 tokens are recorded"
+        f"{format_count(number, 'answer')} recorded with 0 tokens, because the server reported no token count"
     ),
     "budget_ignored": lambda ignored, answers, key: (
         f"the server ignored the thinking budget in {ignored} of {format_count(answers, 'answer')}. "
-        f"Check {key}.thinking_budget"
+        f"Check {key}.thinking_budget_dialect"
     ),
     "thinking_uncounted": lambda unknown, answers: (
-        f"the server reported no count of thinking tokens in {unknown} of {format_count(answers, 'answer')}, "
-        "so nobody knows whether it respected the thinking budget"
+        f"{unknown} of {format_count(answers, 'answer')} may exceed the thinking budget. The server "
+        "did not report their thinking tokens"
     ),
     "longer_than_limit": lambda longer, answers: (
-        f"{longer} of {format_count(answers, 'answer')} exceed their limit of new tokens: the server applies "
-        "one limit to thinking and answer together, and the thinking was short"
+        f"{longer} of {format_count(answers, 'answer')} exceed the limit of new tokens. The server has a "
+        "single limit for thinking and answer, and the thinking was short"
     ),
     "not_compared": "{program} was {finding}",
-    "would_answer_alone": "the student cannot be loaded, so only the teacher would answer: {error}",
-    "answers_alone": "the student cannot be loaded, so only the teacher answers ({error})",
-    "run_again": "{reason}. To repeat the job with a student, fix this and use rerun=all",
+    "would_answer_alone": "the draft model cannot be loaded, so only the fallback model would answer: {error}",
+    "answers_alone": "the draft model cannot be loaded, so only the fallback model answers ({error})",
+    "run_again": "{reason}. To repeat the job with the draft model, fix the error and use rerun=all",
 }
 INCIDENTS = {
-    "broke_down": "the student failed ({error}) and only the teacher continued",
-    "not_asked": "the request to the student failed ({error})",
-    "no_text": "the student failed or returned no text",
-    "no_json": 'a review was not valid JSON {{"score", "feedback"}}, so its score counts as below the threshold',
+    "broke_down": "the draft model failed ({error}), and only the fallback model continued",
+    "not_asked": "the request to the draft model failed ({error})",
+    "no_text": "the draft model failed or returned no text",
+    "no_json": 'a review was not valid JSON with "score" and "feedback", so the draft was treated as insufficient',
 }
 
 

@@ -1,3 +1,3 @@
-"""Starts, watches and stops other programs' servers on this machine. The folders vllm/ and
-llama_cpp/ define commands and error messages.
+"""Starts, watches and stops servers of other programs on this machine. The packages vllm and
+llama_cpp add their commands and error messages.
 """

@@ -32,8 +32,8 @@ wrong: dict[str, ConfigError] = {}  # bases that were compared by this process, 
 
 
 class StartedEngine(ApiEngine):
-    """Engine that starts its server at loading, unless an earlier job with equal settings left the
-    server running.
+    """Engine that starts a server when it is loaded. Reuses a running server that an earlier job
+    has started with equal settings.
     """
 
     PROGRAM: ClassVar[str]  # as sentences name it
@@ -65,8 +65,9 @@ class StartedEngine(ApiEngine):
 
     @abstractmethod
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare a new server with a reference program. Returns a note (a warning if nothing was
-        compared), or raises ConfigError for a mismatch.
+        """Compare a new server with the reference program and return a note.
+
+        Raises ConfigError for a mismatch. The note is a warning if nothing was compared.
         """
 
     @abstractmethod
@@ -75,16 +76,15 @@ class StartedEngine(ApiEngine):
 
     @abstractmethod
     def _batch_invariance_note(self) -> Note:
-        """Return a note on whether an answer can depend on other requests in its batch."""
+        """Return a note on batch invariance: whether concurrent requests can change an answer."""
 
     @property
     def _served_name(self) -> str:
-        """Return the name on the server of the model, or of its adapter."""
         return self._client_config(NOWHERE).name
 
     def load(self) -> EngineReport:
-        """Start the server unless it is running already. Reports its version, its flags and its comparison
-        with the reference.
+        """Start the server unless it is running. Reports the server's version, flags, and difference
+        from the reference.
         """
         if self._report is not None and self.failure() is None:
             return self._report
@@ -111,13 +111,10 @@ class StartedEngine(ApiEngine):
         return super().open(batch_size)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template and its token ids, from the same tokenizer as the
-        server's.
-        """
+        """Return the rendered prompt and its token ids. Uses the tokenizer of the server's model."""
         return self._encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids within a longer text."""
         return self._encoder.decode(ids)
 
     @cached_property
@@ -127,28 +124,28 @@ class StartedEngine(ApiEngine):
         return create_tokenizer_only_encoder(self._resolved.model)
 
     def failure(self) -> RunnerError | None:
-        """Return an error on how the server has ended, or None while the server runs."""
-        return None if self._server is None else self._server.exit_error()
+        """Return an error if the server has ended, otherwise None. The error says why the server
+        ended.
+        """
+        return None if self._server is None else self._server.get_exit_error()
 
     def provenance_notes(self) -> list[Note]:
-        """Return a warning if the server was not fully compared with the reference. The model's files are
-        local and hashed.
-        """
+        """Return a warning if the server was not fully compared with the reference."""
         compared = None if self._server is None else self._server.compared
         if compared is None or compared.level == "info":
             return []
         finding = render_note(compared, self.NOTES)
         return [note("not_compared", "warning", program=self.PROGRAM, finding=finding)]
 
-    def max_total_tokens(self, request: Request) -> int:
-        """Return the token budget for thinking and answer, at most the server's context length, because
-        the server rejects larger budgets.
+    def get_max_total_tokens(self, request: Request) -> int:
+        """Return the token budget for thinking plus answer, at most the server's context length. The
+        server rejects larger budgets.
         """
-        most = super().max_total_tokens(request)
+        most = super().get_max_total_tokens(request)
         return min(most, self._room) if self._room else most
 
     def close(self) -> None:
-        """Close the connections, and stop the server unless the next job may use it."""
+        """Close the connections. Stops the server, unless a later job can reuse it."""
         super().close()
         if self._server is not None and self._folder is not None:
             self._server.copy_log(self._folder, self._log_from)
@@ -167,7 +164,7 @@ class StartedEngine(ApiEngine):
             raise copy(wrong[base])
         folder = self._folder
         server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
-        if was_running and server.exit_error() is not None:  # it ended between two jobs
+        if was_running and server.get_exit_error() is not None:  # it ended between two jobs
             self._bases.clear()
             server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
         self._start_s = 0.0 if was_running else server.start_s

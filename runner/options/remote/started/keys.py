@@ -1,5 +1,5 @@
-"""Config keys common to models whose server the runner starts, and the server options that users
-may set.
+"""Config keys of models whose server the runner starts. Checks the server options that users
+add.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from runner_engine import ModelConfig, to_local_model_config
 
 @dataclass
 class StartedConfig(ModelConfig):
-    """Base config of models on another program's server that the runner starts. The model files are
-    hashed like a local model's.
-    """
+    """Base config of models whose server the runner starts. The local model files are hashed."""
 
     publishes_settings: ClassVar[bool] = True
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]]  # options that a key says, and which one
@@ -27,33 +25,45 @@ class StartedConfig(ModelConfig):
     cache_dir: str | None = config_field(None, HASHED)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     port: int | None = config_field(
-        None, NotInIdentity("where the server listens"), in_range(1, 65535, "must lie in 1..65535")
+        None, NotInIdentity("the port does not affect answers"), in_range(1, 65535, "must lie in 1..65535")
     )
-    start_s: float = config_field(
-        1800.0, NotInIdentity("limits the time of the server's start"), greater_than(0, " seconds")
+    start_timeout_s: float = config_field(
+        1800.0,
+        NotInIdentity("answers do not depend on the server's start timeout"),
+        greater_than(0, " seconds"),
+        renamed_from="start_s",
     )
-    answer_s: float = config_field(
-        3600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
+    request_timeout_s: float = config_field(
+        3600.0,
+        NotInIdentity("answers do not depend on the request timeout"),
+        greater_than(0, " seconds"),
+        renamed_from="answer_s",
     )
-    compare: bool = config_field(True, NotInIdentity("rejects a server that computes something else"))
-    check_memory: bool = config_field(True, NotInIdentity("rejects a model that would not fit"))
+    compare: bool = config_field(
+        True, NotInIdentity("the comparison rejects servers with wrong results, but does not change answers")
+    )
+    check_memory: bool = config_field(
+        True, NotInIdentity("the memory check rejects too large models, but does not change answers")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         to_local_model_config(self)  # checks the keys that it shares with a local model
 
-    def check_option(self, key: str, argument: str, option: str) -> None:
-        """Raise ConfigError for a server option that a config key already sets, or that would make the run
-        record wrong.
-        """
+    def check_option(self, key: str, full_argument: str, option: str) -> None:
+        """Raise ConfigError for a server option that conflicts with a config key or the run record."""
         if option in self.OPTIONS_BY_KEY:
-            need = f"{self.OPTIONS_BY_KEY[option]} says it"
+            need = f"{option} is set by the config key {self.OPTIONS_BY_KEY[option]}. Use that key instead"
         elif option in self.OWN_OPTIONS:
-            need = "the runner sets this option of its own server. Omit it"
+            need = f"the runner sets {option} itself. Omit it"
         elif option in self.UNRECORDED_OPTIONS:
-            need = f"{option} would make the run record wrong. Omit it"
+            need = f"{option} would make the run record differ from the server's actual settings. Omit it"
         else:
             need = ""
         check_value(
-            not need, key, argument, need, code="refused" if option in self.UNRECORDED_OPTIONS else "conflict"
+            not need,
+            key,
+            full_argument,
+            need,
+            code="refused" if option in self.UNRECORDED_OPTIONS else "conflict",
         )

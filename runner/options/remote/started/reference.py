@@ -14,11 +14,10 @@ REFERENCE_S = 3600.0
 
 
 class ReferenceFailed(Exception):
-    """Raised if the reference subprocess failed. The message is the last line that it wrote."""
+    """Raised if the reference subprocess failed, with the last line of its output."""
 
 
 def run_reference_process(module_name: str, request: dict[str, Any]) -> Any:
-    """Run a Python module with a JSON request on stdin, and return its JSON result."""
     pipe = subprocess.PIPE
     process = child_process.start_python("-m", module_name, stdin=pipe, stdout=pipe, stderr=pipe)
     try:

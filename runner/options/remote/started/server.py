@@ -1,5 +1,5 @@
-"""Another program's server on this machine's loopback address: starts it, waits until it is ready,
-stops it, quotes its last error.
+"""Runs another program's server on this machine's loopback address. Starts and stops the
+server, and quotes the last error of its log.
 """
 
 from __future__ import annotations
@@ -84,21 +84,20 @@ class StartedServer(ABC):
 
     @abstractmethod
     def user_flags(self) -> tuple[str, list[str]]:
-        """Return the config key in which users set server flags, and the flags set there."""
+        """Return the config key for additional server flags, and the flags."""
 
     @abstractmethod
-    def memory_advice(self) -> str:
-        """Return advice on settings that need less memory: a sentence without its full stop."""
+    def make_memory_advice(self) -> str:
+        """Return advice on reducing memory, as a sentence without full stop."""
 
     @property
     @abstractmethod
     def served_name(self) -> str:
         """Name of the model on the server."""
 
-    def exit_error(self) -> RunnerError | None:
-        """Return an error that says why the server has ended, or None while the server runs."""
+    def get_exit_error(self) -> RunnerError | None:
         if self._ended is None and (code := self._keeper.poll()) is not None:
-            self._ended = JobFailed(self._describe_exit(code, after=f". {KEPT}"), code="failed")
+            self._ended = JobFailed(self._describe_exit(code, advice=f". {KEPT}"), code="failed")
         return self._ended
 
     def close(self) -> None:
@@ -117,7 +116,6 @@ class StartedServer(ABC):
             self._keeper.wait()
 
     def copy_log(self, folder: Path, byte_offset: int) -> None:
-        """Copy the server's log, beginning at an offset, into the folder of another job."""
         if folder != self.log.parent and self.log.exists():
             with self.log.open("rb") as whole, (folder / self.LOG).open("wb") as part:
                 whole.seek(byte_offset)
@@ -147,8 +145,8 @@ class StartedServer(ABC):
             except OSError as error:
                 raise ConfigError(
                     (
-                        f"{to_one_line(error.strerror or error)} on {LOOPBACK}. End the program "
-                        "that uses the port, or use model.port=null, which takes any free port"
+                        f"port not available on {LOOPBACK}: {to_one_line(error.strerror or error)}. "
+                        "End the program that uses it, or use any free port with model.port=null"
                     ),
                     key="model.port",
                     value=wanted,
@@ -188,15 +186,16 @@ class StartedServer(ABC):
                 if (code := self._keeper.poll()) is not None:
                     raise self._make_start_error(code)
                 if time.monotonic() > until:
-                    late = f"{self.label} was not ready within model.start_s={self.start_limit_s:g}"
-                    raise JobFailed(f"{late}{self._quote_log()}", code="failed")
+                    late = f"{self.label} was not ready within model.start_timeout_s={self.start_limit_s:g}"
+                    raise JobFailed(f"{late}{self._quote_last_error()}", code="failed")
                 if lines := child_process.read_last_lines(self.log, 1, self.log_from):
                     bar.set_position(0, log=self.BEFORE.sub("", lines[0])[:60])
                 time.sleep(POLL_S)
 
     def _is_ready(self) -> bool:
-        """Return whether the server lists its model for this API key, which another program at the port
-        would not know.
+        """Return whether the server lists its model for this API key.
+
+        Another program that listens at the port would reject the key.
         """
         try:
             listed = self.fetch_json("v1/models").get("data", [])
@@ -205,7 +204,7 @@ class StartedServer(ABC):
             return False
 
     def _make_start_error(self, exit_code: int) -> RunnerError:
-        quoted = self._quote_log()
+        quoted = self._quote_last_error()
         if any(sign in quoted for sign in self.TAKEN):
             return _PortTaken(
                 f"another program listens there{quoted}", key="model.port", value=self.port, code="busy"
@@ -219,20 +218,19 @@ class StartedServer(ABC):
 
     # ------------------------------------------------------------------------------------- messages
 
-    def _describe_exit(self, exit_code: int, when: str = "", after: str = "") -> str:
-        """Return a message on how the server ended, with the last error that it logged."""
+    def _describe_exit(self, exit_code: int, exit_time: str = "", advice: str = "") -> str:
         # negative: of a signal
         exit_code = (
             server_supervisor.KILLED - exit_code if exit_code > server_supervisor.KILLED else exit_code
         )
-        quoted = self._quote_log(has_output=exit_code >= 0)
-        how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{when}"
+        quoted = self._quote_last_error(should_quote_other_lines=exit_code >= 0)
+        how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{exit_time}"
         if any(sign in quoted for sign in self.NO_MEMORY) and exit_code != -signal.SIGKILL:
-            how_it_ended += f": not enough memory. {self.memory_advice()}"
-        return how_it_ended + after + quoted
+            how_it_ended += f": not enough memory. {self.make_memory_advice()}"
+        return how_it_ended + advice + quoted
 
-    def _quote_log(self, has_output: bool = True) -> str:
-        """Return the last error in the server's log (otherwise its last lines), and the path of the log."""
+    def _quote_last_error(self, should_quote_other_lines: bool = True) -> str:
+        """Quote the last error in the server's log. Without an error, quotes the last lines."""
         lines = [
             self.BEFORE.sub("", line).strip()
             for line in child_process.read_last_lines(self.log, 400, self.log_from)
@@ -242,7 +240,7 @@ class StartedServer(ABC):
             for line in lines
             if self.ERROR.match(line) and not any(sign in line for sign in self.SECONDHAND)
         ]
-        last = errors[-1:] or [line for line in lines if line and has_output][-3:]
+        last = errors[-1:] or [line for line in lines if line and should_quote_other_lines][-3:]
         return "".join(f"\n    | {line[:400]}" for line in last) + f"\n    log: {self.log}"
 
 

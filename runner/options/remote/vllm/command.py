@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.vllm.environment import VllmEnvironment, find_vllm_environment
-from runner.options.remote.vllm.gpus import is_batch_invariant
+from runner.options.remote.vllm.gpus import is_batch_invariance_enabled
 from runner.options.remote.vllm.keys import VllmConfig, as_vllm_config
 from runner_base import load_json_object
 from runner_base.dtypes import resolve_dtype
@@ -22,21 +22,19 @@ OWN_VARIABLES = {"VLLM_API_KEY", "VLLM_NO_USAGE_STATS", "VLLM_BATCH_INVARIANT", 
 
 
 def served_model_name(model: VllmConfig) -> str:
-    """Return the model's name on the server: model.name, or the last folder of its path."""
     return Path(model.name).name if Path(model.name).expanduser().exists() else model.name
 
 
-def job_dtype(resolved: ResolvedJob, environment: VllmEnvironment) -> str:
-    """Return the dtype that model.dtype means on the device where vLLM runs."""
+def resolve_job_dtype(resolved: ResolvedJob, environment: VllmEnvironment) -> str:
     device = "cpu" if environment.on_cpu else "cuda"
     return resolve_dtype(as_vllm_config(resolved.config.model).dtype, resolved.model.files.settings, device)
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return vLLM's server options that can affect answers. Address and API key are not among them."""
+    """Return vLLM's server options that can affect answers. Excludes host, port and API key."""
     config, files = resolved.config, resolved.model.files
     model = as_vllm_config(config.model)
-    options = ["--dtype", job_dtype(resolved, find_vllm_environment(model))]
+    options = ["--dtype", resolve_job_dtype(resolved, find_vllm_environment(model))]
     for option, number in (
         ("--tensor-parallel-size", model.tensor_parallel),
         ("--pipeline-parallel-size", model.pipeline_parallel),
@@ -58,19 +56,19 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
         options += [] if value is None else [option, str(value)]
     options += ["--trust-remote-code"] if model.trust_remote_code else []
     if files.adapter is not None:
-        options += ["--enable-lora", "--max-lora-rank", str(_max_lora_rank(files))]
+        options += ["--enable-lora", "--max-lora-rank", str(_choose_max_lora_rank(files))]
         options += ["--lora-modules", f"{ADAPTER}={files.adapter}"]
     return options + model.args
 
 
-def server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, str]:
-    """Return the server's environment variables: the user's own, and those that the runner sets for
-    vLLM.
+def build_server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, str]:
+    """Return the environment variables of the vLLM server: the user's variables, plus the runner's
+    settings.
     """
     model = as_vllm_config(resolved.config.model)
     variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": api_key, "HF_HUB_OFFLINE": "1"}
     variables.pop("PYTHONPATH", None)  # vLLM has packages of its own
-    if is_batch_invariant():
+    if is_batch_invariance_enabled():
         variables["VLLM_BATCH_INVARIANT"] = "1"
     if find_vllm_environment(model).on_cpu and model.memory_share is None:
         variables.setdefault(KV_SPACE, str(CPU_KV_GIB))
@@ -78,8 +76,8 @@ def server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, str]:
 
 
 def format_server_options(resolved: ResolvedJob) -> str:
-    """Return the server's options and the user's VLLM_* variables as text for the run record, without
-    paths of this machine.
+    """Format the server's options and the user's VLLM_* variables for the run record. Local paths
+    are removed.
     """
     path = str(resolved.model.files.adapter)
     shown = [word.replace(path, Path(path).name) for word in build_server_options(resolved)]
@@ -88,8 +86,7 @@ def format_server_options(resolved: ResolvedJob) -> str:
     return " ".join([*own, *shown])
 
 
-def _max_lora_rank(files: ModelFiles) -> int:
-    """Return the smallest LoRA rank limit of vLLM that is large enough for the adapter."""
+def _choose_max_lora_rank(files: ModelFiles) -> int:
     assert files.adapter is not None
     settings = load_json_object(files.adapter / "adapter_config.json")
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]

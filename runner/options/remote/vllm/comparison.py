@@ -20,7 +20,7 @@ from typing import Any
 from runner.config.resolved import ResolvedJob
 from runner.datasets.word_problems import Split, generate_problems
 from runner.options.remote.started.reference import ReferenceFailed, run_reference_process
-from runner.options.remote.vllm.command import job_dtype
+from runner.options.remote.vllm.command import resolve_job_dtype
 from runner.options.remote.vllm.environment import find_vllm_environment
 from runner.options.remote.vllm.keys import as_vllm_config
 from runner.options.remote.vllm.render.notes import describe_logprob_gap
@@ -40,7 +40,10 @@ SPARE = 1.3  # the weights, and what a forward pass takes beside them
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """transformers' scores of the comparison texts, or the reason why there are none."""
+    """Scores that transformers computes for the comparison texts.
+
+    `missing` explains why they are absent.
+    """
 
     missing: Note | None = None
     dtype: str = ""
@@ -58,10 +61,11 @@ def make_scored_texts() -> list[str]:
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, TEXTS)]
 
 
-@report_step("computing reference values with transformers, to compare vLLM's results with them")
+@report_step("computing reference results for vLLM with transformers")
 def load_reference_scores(resolved: ResolvedJob) -> ReferenceScores:
-    """Return transformers' scores from the user cache, or from a subprocess that ends before vLLM
-    starts.
+    """Return transformers' scores from the user cache, or compute them in a subprocess.
+
+    The subprocess ends before vLLM starts, so that both never need memory at once.
     """
     model, files = as_vllm_config(resolved.config.model), resolved.model.files
     if not model.compare:
@@ -73,7 +77,7 @@ def load_reference_scores(resolved: ResolvedJob) -> ReferenceScores:
         sum(tensor.num_elements for tensor in files.tensors)
         or count_weight_file_nbytes(files.path) / stored_bytes
     )
-    wanted = job_dtype(resolved, find_vllm_environment(model))
+    wanted = resolve_job_dtype(resolved, find_vllm_environment(model))
     dtypes = [
         name
         for name in ("float32", wanted)
@@ -106,7 +110,7 @@ def compare_logprobs(
     gaps = _absolute_logprob_differences(logprobs, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
     word = model.vllm_quantization(resolved.config.quantization) or model.kv_cache_dtype
-    dtype = job_dtype(resolved, find_vllm_environment(model))
+    dtype = resolve_job_dtype(resolved, find_vllm_environment(model))
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])
@@ -138,10 +142,11 @@ def check_same_tokens(
         model = as_vllm_config(resolved.config.model)
         raise ConfigError(
             (
-                f"{find_vllm_environment(model).label} tokenizes {make_scored_texts()[other][:60]!r} "
-                f"as {len(ids[other])} tokens {[*ids[other]][:8]} …, but transformers as "
-                f"{len(reference.ids[other])} {[*reference.ids[other]][:8]} …. Their versions may "
-                "differ too much; model.compare=false skips the comparison"
+                f"{find_vllm_environment(model).label} and transformers tokenize the same text differently. "
+                f"Text: {make_scored_texts()[other][:60]!r}. "
+                f"vLLM: {len(ids[other])} tokens {[*ids[other]][:8]} …. "
+                f"transformers: {len(reference.ids[other])} tokens {[*reference.ids[other]][:8]} …. "
+                "Use another version of either, or skip the comparison with model.compare=false"
             ),
             key="model.name",
             value=model.name,
@@ -161,8 +166,8 @@ def _absolute_logprob_differences(
 
 
 def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    """Return transformers' scores of the comparison texts in a dtype, from the user cache if they are
-    there.
+    """Return transformers' scores of the comparison texts in a dtype. Reads them from the user
+    cache, or computes and caches them.
     """
     file = _cache_file(resolved, dtype)
     found: list[dict[str, Any]] | None = (
@@ -170,8 +175,8 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
     )
     if found is None:
         announce(
-            f"scoring {TEXTS} documents with transformers in {dtype}, to compare vLLM's "
-            "results (model.compare=false skips this)"
+            f"computing reference results for vLLM: transformers scores {TEXTS} documents in {dtype} "
+            "(model.compare=false skips the comparison)"
         )
         found = _run_reference_process(resolved, dtype, needed_bytes)
         if file is not None:
@@ -182,7 +187,7 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
 def _cache_file(resolved: ResolvedJob, dtype: str) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
     key = [content, dtype, make_scored_texts(), versions["torch"], versions["transformers"]]
-    return None if content is None else user_cache.cache_file("scores", key)
+    return None if content is None else user_cache.get_cache_file("scores", key)
 
 
 def _run_reference_process(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
@@ -199,8 +204,8 @@ def _run_reference_process(resolved: ResolvedJob, dtype: str, needed_bytes: int)
     except ReferenceFailed as error:
         raise ConfigError(
             (
-                "transformers cannot score the model, so vLLM cannot be compared with it: "
-                f"{error}. model.compare=false skips the comparison"
+                "vLLM's results cannot be checked, because transformers cannot run the model: "
+                f"{error}. To skip the check, use model.compare=false"
             ),
             key="model.name",
             value=model.name,

@@ -15,7 +15,7 @@ from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
 from runner.options.remote.vllm import comparison
 from runner.options.remote.vllm.command import ADAPTER, format_server_options, served_model_name
-from runner.options.remote.vllm.gpus import is_batch_invariant
+from runner.options.remote.vllm.gpus import is_batch_invariance_enabled
 from runner.options.remote.vllm.keys import as_vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner.options.remote.vllm.server import VllmServer
@@ -45,9 +45,6 @@ class VllmEngine(StartedEngine):
         super().__init__(resolved, capabilities, bases, folder)
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters of a request. If no listener reads the stream, the server sends 16
-        tokens per event.
-        """
         sent = super().request_parameters(request)
         if not (request.deltas or request.timed):
             sent["extra_body"] = sent.get("extra_body", {}) | {"stream_interval": EVENT_TOKENS}
@@ -59,11 +56,11 @@ class VllmEngine(StartedEngine):
             name=served_model_name(model),
             base_url=url,
             extensions=ApiExtensions.vllm,
-            thinking_budget=None if model.reasoning_parser is None else ThinkingBudget.vllm,
+            thinking_budget_dialect=None if model.reasoning_parser is None else ThinkingBudget.vllm,
             concurrency=model.concurrency,
             retries=RETRIES,
-            first_token_s=model.answer_s,  # requests wait there for their turn
-            answer_s=model.answer_s,
+            first_token_timeout_s=model.request_timeout_s,  # requests wait there for their turn
+            request_timeout_s=model.request_timeout_s,
         )
 
     @property
@@ -79,10 +76,9 @@ class VllmEngine(StartedEngine):
         return format_server_options(self._resolved)
 
     def _batch_invariance_note(self) -> Note:
-        return note("batch_invariant") if is_batch_invariant() else note("not_batch_invariant")
+        return note("batch_invariant") if is_batch_invariance_enabled() else note("not_batch_invariant")
 
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare the base model on the vLLM server with transformers, and return a note."""
         reference = self._reference
         if Capability.logprobs not in self.capabilities:
             # the build 0.32 ends with an error in einsum()
@@ -103,7 +99,7 @@ class VllmEngine(StartedEngine):
         finally:
             base.close()
         if failed := [completion.error for completion in done if completion.error]:
-            raise server.exit_error() or JobFailed(f"vLLM scores no texts: {failed[0]}", code="failed")
+            raise server.get_exit_error() or JobFailed(f"vLLM scores no texts: {failed[0]}", code="failed")
         return comparison.compare_logprobs(
             self._resolved, reference, [completion.logprobs or [] for completion in done]
         )

@@ -21,8 +21,8 @@ OLDEST = (0, 14)
 PROBE_S = 60.0
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
 HOW = (
-    "`make vllm` in a checkout of the runner creates one in .vllm (for CPUs); `pip install vllm` "
-    "creates one for GPUs"
+    "To install vLLM for GPUs, run `pip install vllm`. For CPUs, run `make vllm` in a clone of the "
+    "runner's repository"
 )
 # prints what can be read from files: importing vLLM takes ten seconds
 PROBE = r"""
@@ -68,7 +68,7 @@ class VllmEnvironment:
     quantizations: tuple[str, ...]
 
     @property
-    def server_command(self) -> list[str]:
+    def server_base_command(self) -> list[str]:
         """Command that starts a vLLM server, without its options."""
         module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
         return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
@@ -88,7 +88,7 @@ def find_vllm_environment(model: VllmConfig) -> VllmEnvironment:
     found = _probe_environment(python)
     if found is None:
         raise ConfigError(
-            f"{where} has no vLLM. Run `{python} -m pip install vllm`, or give another environment ({HOW})",
+            f"vLLM is missing in {where}. Run `{python} -m pip install vllm`, or use another Python. {HOW}",
             code="needs_package",
         )
     numbers = tuple(int(number) for number in re.findall(r"\d+", found.version)[:2])
@@ -97,7 +97,7 @@ def find_vllm_environment(model: VllmConfig) -> VllmEnvironment:
         raise ConfigError(
             (
                 f"{where} has vLLM {found.version or '(of an unknown version)'}, but model=vllm "
-                f"needs {oldest} or newer: {python} -m pip install --upgrade vllm"
+                f"needs {oldest} or newer. Run `{python} -m pip install --upgrade vllm`"
             ),
             code="needs_package",
         )
@@ -105,16 +105,12 @@ def find_vllm_environment(model: VllmConfig) -> VllmEnvironment:
 
 
 def _find_python(model: VllmConfig) -> str:
-    """Return the Python interpreter named by model.python, or that of the first environment with vLLM."""
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"{path} does not exist. For an environment with vLLM: {HOW}",
-                key="model.python",
-                value=model.python,
-                code="not_found",
+                f"{path} does not exist. {HOW}", key="model.python", value=model.python, code="not_found"
             )
         return str(path)
     usual = [
@@ -127,8 +123,8 @@ def _find_python(model: VllmConfig) -> str:
             return str(path)
     raise ConfigError(
         (
-            "model=vllm needs an environment with vLLM, but neither .vllm nor the runner's own "
-            f"environment has it. {HOW}. Then give model.python=ENVIRONMENT/bin/python"
+            "vLLM is not installed, neither in .vllm nor in the runner's environment. "
+            f"{HOW}. Then give model.python=ENVIRONMENT/bin/python"
         ),
         code="needs_package",
     )
@@ -136,7 +132,6 @@ def _find_python(model: VllmConfig) -> str:
 
 @cache
 def _probe_environment(python_path: str) -> VllmEnvironment | None:
-    """Return the vLLM installation of a Python interpreter, or None if vLLM is not installed there."""
     try:
         done = subprocess.run(
             [python_path, "-P", "-c", PROBE],
@@ -149,11 +144,13 @@ def _probe_environment(python_path: str) -> VllmEnvironment | None:
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
-            f"model.python={python_path} does not run as a Python: {to_one_line(error)}", code="failed"
+            f"model.python={python_path} is not a working Python interpreter: {to_one_line(error)}",
+            code="failed",
         ) from None
     if found is None:
         raise ConfigError(
-            f"model.python={python_path} does not run as a Python: {to_one_line(done.stderr or done.returncode)}",
+            f"model.python={python_path} is not a working Python interpreter: "
+            f"{to_one_line(done.stderr or done.returncode)}",
             code="failed",
         )
     return (

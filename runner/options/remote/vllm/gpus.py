@@ -1,6 +1,4 @@
-"""Properties of this machine's GPUs on which vLLM's behaviour depends, from NVIDIA's driver. No
-library is imported.
-"""
+"""Queries NVIDIA's driver for the GPU properties that vLLM depends on. Imports no library."""
 
 from __future__ import annotations
 
@@ -12,17 +10,16 @@ from runner_base import visible_gpus
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 
 
-def gpu_memory_mib() -> list[float]:
-    """Return the total memory of each visible GPU in MiB, or an empty list if the driver does not
-    report it.
-    """
+def query_gpu_memory_mib() -> list[float]:
+    """Return the total memory of each visible GPU in MiB. Empty if the driver does not report it."""
     sizes, gpus = visible_gpus.query_nvidia_smi("memory.total"), visible_gpus.find_visible_gpus()
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
 
 
-def is_batch_invariant() -> bool:
-    """Return whether vLLM computes each sequence independently of its batch, by the user's setting or
-    the GPUs' compute capability.
+def is_batch_invariance_enabled() -> bool:
+    """Return whether vLLM's logits are independent of the other sequences in a batch.
+
+    The user's setting decides, otherwise the GPUs' compute capability.
     """
     wanted = os.environ.get("VLLM_BATCH_INVARIANT", "")
     return wanted != "0" if wanted else _min_compute_capability() >= INVARIANT_FROM
@@ -30,7 +27,8 @@ def is_batch_invariant() -> bool:
 
 @cache
 def _min_compute_capability() -> float:
-    """Return the lowest compute capability of this machine's GPUs, so that plan and workers agree. 0
-    means unknown.
+    """Return the lowest compute capability of all GPUs of this machine, 0 if unknown.
+
+    Includes invisible GPUs, so that plan and workers get the same result.
     """
     return min(visible_gpus.query_nvidia_smi("compute_cap").values(), default=0.0)

@@ -22,7 +22,7 @@ from runner_base import (
     not_blank,
 )
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.generation import reject_scheduler_only_settings
 
 # choices of the group quantization that vLLM makes while loading, in its words
 WORDS = {"none": None, "fp8": "fp8"}
@@ -87,7 +87,7 @@ class VllmConfig(StartedConfig):
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
     OWN_OPTIONS: ClassVar[Collection[str]] = OWN
     UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
-    name: str = config_field(MISSING, HASHED, not_blank("give a folder or a hub id"))
+    name: str = config_field(MISSING, HASHED, not_blank("give a model folder or a hub id"))
     dtype: Dtype = Dtype.auto
     quantization: str | None = config_field(None, constraint=not_blank("give vLLM's word, or null"))
     kv_cache_dtype: str | None = config_field(None, UNLESS_DEFAULT, not_blank("give vLLM's word, or null"))
@@ -97,7 +97,7 @@ class VllmConfig(StartedConfig):
     memory_share: float | None = config_field(
         None,
         NotInIdentity("how much memory vLLM takes", measured=True),
-        in_range(0.01, 1, "must lie in 0.01..1, or be null"),
+        in_range(0.01, 1, "must be null or a number from 0.01 to 1"),
     )
     max_positions: int | None = config_field(None, constraint=at_least(1, ", or null"))
     reasoning_parser: str | None = config_field(None, constraint=not_blank("give vLLM's word, or null"))
@@ -105,7 +105,7 @@ class VllmConfig(StartedConfig):
     args: list[str] = field(default_factory=list)
     python: str | None = config_field(
         None,
-        NotInIdentity("the version of vLLM that it finds counts instead"),
+        NotInIdentity("the job id contains the version of vLLM instead of the path"),
         not_blank("give a path, or null"),
     )
     concurrency: int = config_field(
@@ -136,34 +136,27 @@ class VllmConfig(StartedConfig):
         generation: GenerationConfig,
     ) -> None:
         """Raise ConfigError for settings that vLLM does not support or computes differently."""
-        fix = "use model=auto, which runs on this machine"
+        fix = "Use model=auto, which runs the model without vLLM"
         why = {
-            "rope_2d": "vLLM has no second coordinate for a token",
+            "rope_2d": "vLLM does not support two-dimensional RoPE",
             "dynamic": (
-                "vLLM scales RoPE of all prompts for the longest one, which would give other "
-                "answers under the same setting"
+                "vLLM scales the RoPE of all prompts for the longest prompt. Answers would differ "
+                "from other engines"
             ),
-        }.get(
-            rope.name,
-            "vLLM would read another config than the config that is hashed and compared with transformers",
-        )
-        check_value(rope.name == RopeConfig.name, "rope", rope.name, f"{why}; {fix}", code="unsupported")
-        need = f"vLLM stops at model.max_positions and rejects more than the model's own limit; {fix}"
+        }.get(rope.name, "model=vllm does not support RoPE scaling by config keys")
+        check_value(rope.name == RopeConfig.name, "rope", rope.name, f"{why}. {fix}", code="unsupported")
+        need = f"vLLM rejects contexts longer than the model supports. {fix}"
         check_value(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
         check_value(
             not lora.selectable_adapters,
             "lora",
             lora.name,
-            f"vLLM loads one adapter, with lora=peft; {fix}",
+            f"vLLM loads only one adapter, with lora=peft. {fix}",
             code="unsupported",
         )
         is_pth = (adapter := lora.single_adapter) is not None and adapter.is_single_file
         check_value(
-            not is_pth,
-            "lora",
-            lora.name,
-            f"vLLM reads PEFT adapters, not .pth files; {fix}",
-            code="unsupported",
+            not is_pth, "lora", lora.name, f"vLLM cannot read .pth adapters. {fix}", code="unsupported"
         )
         check_value(
             not lora.merges_adapter,
@@ -172,28 +165,28 @@ class VllmConfig(StartedConfig):
             "vLLM does not merge adapters. Use lora.merge=false",
             code="unsupported",
         )
-        need = f"vLLM quantizes all layers alike. Omit quantization.skip and quantization.overrides, or {fix}"
+        need = (
+            f"vLLM cannot mix formats by layer. Omit quantization.skip and quantization.overrides. Or: {fix}"
+        )
         check_value(not quantization.is_mixed, "quantization", quantization.label, need, code="unsupported")
         need = (
-            f"vLLM quantizes an unquantized checkpoint with {' or '.join(WORDS)}, or with its "
-            "own name in model.quantization=NAME. For a quantized checkpoint use "
-            "quantization=none"
+            f"vLLM does not support this format. Use {' or '.join(WORDS)}, or one of vLLM's formats with "
+            "model.quantization=NAME. For a quantized checkpoint use quantization=none"
         )
         check_value(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
-        need = f"quantization={quantization.name} already sets the format. Omit one of the two keys"
+        need = f"quantization={quantization.name} already sets the format. Omit model.quantization"
         is_once = self.quantization is None or quantization.name == "none"
         check_value(is_once, "model.quantization", self.quantization, need, code="conflict")
         rows, most = generation.batch_size, self.concurrency
-        need = f"model.concurrency={most} is the limit of concurrent requests"
+        need = f"the batch size exceeds model.concurrency={most}. Raise it, or lower the batch size"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "vLLM manages its own KV cache (model.kv_cache_dtype)"
-        reject_scheduler_features(generation, why)
+        why = "vLLM has its own KV cache setting, model.kv_cache_dtype"
+        reject_scheduler_only_settings(generation, why)
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 (
-                    "vLLM must know how the model marks its thinking. Give "
-                    "model.reasoning_parser=NAME, such as qwen3 or deepseek_r1, or omit the "
-                    "budget"
+                    "vLLM needs a reasoning parser to limit thinking. Give "
+                    "model.reasoning_parser=NAME, such as qwen3 or deepseek_r1, or omit this key"
                 ),
                 key="generation.thinking_tokens",
                 value=generation.thinking_tokens,
@@ -202,8 +195,8 @@ class VllmConfig(StartedConfig):
         check_thinking_budget("model", ThinkingBudget.vllm, generation)
 
     def _check_server_argument(self, argument: str) -> None:
-        """Raise ConfigError for a server argument that a config key already sets, or that would make the
-        run record wrong.
+        """Raise ConfigError for a server argument that conflicts with a config key, or that would
+        falsify the run record.
 
         vLLM's parser accepts abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of
         a JSON option.
@@ -212,7 +205,9 @@ class VllmConfig(StartedConfig):
         option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
         if not option.startswith("--") or option == "--":
             need = (
-                "give options of vLLM's command line, which begin with --" if argument.startswith("-") else ""
+                "not an option of vLLM's command line. Options begin with --"
+                if argument.startswith("-")
+                else ""
             )
             check_value(not need, "model.args", argument, need)
             return

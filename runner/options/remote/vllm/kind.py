@@ -12,10 +12,10 @@ from runner.config.resolved import ResolvedJob, base_model_key
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner.options.remote import api_kind as api
-from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, job_dtype
+from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, resolve_job_dtype
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import VllmEnvironment, find_vllm_environment
-from runner.options.remote.vllm.gpus import gpu_memory_mib, is_batch_invariant
+from runner.options.remote.vllm.gpus import is_batch_invariance_enabled, query_gpu_memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, as_vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner_base import (
@@ -46,13 +46,13 @@ class Vllm(KindWithTokenizer):
         environment = find_vllm_environment(as_vllm_config(resolved.config.model))
         hashes = resolved.model.files.hash_files(cache)
         if "dtype" in hashes:
-            hashes["dtype"] = job_dtype(resolved, environment)
-        return hashes | {"vllm": environment.label + (", batch-invariant" if is_batch_invariant() else "")}
+            hashes["dtype"] = resolve_job_dtype(resolved, environment)
+        return hashes | {
+            "vllm": environment.label + (", batch-invariant" if is_batch_invariance_enabled() else "")
+        }
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of all server settings including the adapter. Jobs with equal keys can share a
-        running server.
-        """
+        """Return a key of model, adapter and server settings. Jobs with equal keys share a running server."""
         return f"{base_model_key(config)} {config.model!r} {config.lora!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -67,36 +67,33 @@ class Vllm(KindWithTokenizer):
         return (api.CAPABILITIES | further) - lacks
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for files or settings that vLLM cannot run. For a plan, also return a note on
-        memory.
+        """Raise ConfigError for files or settings that vLLM cannot run.
+
+        For plan=true, returns a note on memory.
         """
         model, files = as_vllm_config(resolved.config.model), resolved.model.files
         environment = find_vllm_environment(model)
-        need = "vLLM reads folders of safetensors. For this file use model=local quantization=gguf"
+        need = "vLLM needs a folder of safetensors. For a .gguf file use model=local quantization=gguf"
         check_value(files.path.is_dir(), "model.name", model.name, need, code="unsupported")
         _check_quantization(resolved, environment)
         if resolved.config.task.uses_chat_template:
             chat_templates.check_has_chat_template(resolved.model.files)
         adapter_shapes.check_adapter_shapes(files)
-        memory = _memory_note(resolved, environment)
+        memory = _make_memory_note(resolved, environment)
         return [render_note(memory, NOTES)] if resolved.config.plan else []
 
-    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the memory, threads and GPUs that the server needs: all cores, or the configured number
-        of GPUs.
-        """
+    def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
+        """Return the memory, threads and GPUs that the server needs."""
         model = as_vllm_config(resolved.config.model)
         gpus = (
             0
             if find_vllm_environment(model).on_cpu
             else min(model.num_gpus, max(len(machine.visible_gpu_models()), 1))
         )
-        return ResourceNeed(_weight_mib(resolved), machine.available_cores(), gpus)
+        return ResourceNeed(_estimate_weight_mib(resolved), machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context length in config.json and the configured one (model.max_positions), which
-        vLLM does not exceed.
-        """
+        """Return the context lengths of config.json and of the server (model.max_positions)."""
         own = resolved.model.position_limits.own
         return PositionLimits(own, as_vllm_config(resolved.config.model).max_positions or own or math.inf)
 
@@ -114,10 +111,12 @@ def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> 
     model, files = as_vllm_config(resolved.config.model), resolved.model.files
     word = model.vllm_quantization(resolved.config.quantization)
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
-    is_stored = f"model.name={model.name} is already quantized ({files.stored_format}). Use {key}={without}"
+    is_stored = (
+        f"the checkpoint {model.name} is already quantized as {files.stored_format}. Use {key}={without}"
+    )
     check_value(word is None or files.stored_format is None, key, word, is_stored, code="conflict")
     need = (
-        f"{environment.label} supports {', '.join(environment.quantizations)}; the choices of "
+        f"{environment.label} supports {', '.join(environment.quantizations)}. The choices of "
         f"the config group are {', '.join(WORDS)}"
     )
     check_value(
@@ -129,13 +128,15 @@ def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> 
     )
 
 
-def _weight_mib(resolved: ResolvedJob) -> float:
-    """Return the size in MiB of the weights that vLLM loads, from the headers of the checkpoint."""
+def _estimate_weight_mib(resolved: ResolvedJob) -> float:
+    """Return the size in MiB of the weights that vLLM loads. Reads only the headers of the
+    checkpoint.
+    """
     model, files = as_vllm_config(resolved.config.model), resolved.model.files
     own = count_weight_file_nbytes(files.path)
     if files.stored_format is not None:
         return own / MIB
-    scale = BYTES[job_dtype(resolved, find_vllm_environment(model))] / BYTES.get(
+    scale = BYTES[resolve_job_dtype(resolved, find_vllm_environment(model))] / BYTES.get(
         find_stored_dtype(files.settings), 2
     )
     word = model.vllm_quantization(resolved.config.quantization)
@@ -143,10 +144,10 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     return own * scale / MIB if word is None else own * scale / MIB / 2
 
 
-def _memory_note(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
+def _make_memory_note(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
     """Return a note on the memory that vLLM will reserve. Raises ConfigError if the model cannot fit."""
     model = as_vllm_config(resolved.config.model)
-    weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else gpu_memory_mib()
+    weights, gpus = _estimate_weight_mib(resolved), [] if environment.on_cpu else query_gpu_memory_mib()
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_memory_mib()
         kv = (

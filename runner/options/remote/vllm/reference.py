@@ -15,7 +15,7 @@ def main() -> None:
     """Read a request, score every token of each text except the first, and write token ids and
     log-probabilities.
     """
-    child_process.die_with_parent()
+    child_process.request_death_with_parent()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

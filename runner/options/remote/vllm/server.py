@@ -8,7 +8,11 @@ from typing import ClassVar
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.started.server import LOOPBACK, StartedServer
-from runner.options.remote.vllm.command import build_server_options, served_model_name, server_environment
+from runner.options.remote.vllm.command import (
+    build_server_environment,
+    build_server_options,
+    served_model_name,
+)
 from runner.options.remote.vllm.environment import find_vllm_environment
 from runner.options.remote.vllm.keys import as_vllm_config
 
@@ -54,20 +58,18 @@ class VllmServer(StartedServer):
         self._resolved, self.model = resolved, as_vllm_config(resolved.config.model)
         self.environment = find_vllm_environment(self.model)
         label, name = self.environment.label, self.model.name
-        super().__init__(label, name, folder, self.model.start_s, self.model.port)
+        super().__init__(label, name, folder, self.model.start_timeout_s, self.model.port)
 
     @property
     def served_name(self) -> str:
-        """Name of the model on the server: model.name, or the last folder of its path."""
         return served_model_name(self.model)
 
     def build_command(self) -> list[str]:
-        """Return the command line that starts the vLLM server."""
         model = ["--model", str(self._resolved.model.files.path), "--served-model-name", self.served_name]
         address = ["--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
         scores = SCORING if self.environment.scores_in_one_pass else []
         return [
-            *self.environment.server_command,
+            *self.environment.server_base_command,
             *model,
             *scores,
             *build_server_options(self._resolved),
@@ -75,15 +77,11 @@ class VllmServer(StartedServer):
         ]
 
     def variables(self) -> dict[str, str]:
-        """Return the server's environment variables: the user's own, and those that the runner sets for
-        vLLM.
-        """
-        return server_environment(self._resolved, self.key)
+        return build_server_environment(self._resolved, self.key)
 
     def user_flags(self) -> tuple[str, list[str]]:
         return "model.args", self.model.args
 
-    def memory_advice(self) -> str:
-        """Return advice on settings with which vLLM needs less memory."""
+    def make_memory_advice(self) -> str:
         cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
-        return f"Use a smaller model.max_positions, another {cpu}, or free memory"
+        return f"Lower model.max_positions, use another value of {cpu}, or free memory"

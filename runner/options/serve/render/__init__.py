@@ -1,1 +1,1 @@
-"""Texts that a server shows about itself: its API description, metrics and start message."""
+"""Renders the server's API description, metrics and start message."""

@@ -1,5 +1,5 @@
-"""Description of the server's HTTP API: /openapi.json for programs, /docs for people. /docs loads
-nothing from other sites.
+"""Builds the description of the HTTP API: /openapi.json and the page /docs. The page loads no
+external resources.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
 
 
 def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
-    """Return FastAPI's OpenAPI description of all paths, plus the request bodies that the server
-    parses without FastAPI.
+    """Return the OpenAPI description of all paths. Adds the request bodies, which FastAPI does not
+    parse.
     """
     described: Schema = app.openapi()
     _, definitions = models_json_schema(
@@ -69,15 +69,16 @@ def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
 
 
 def describe_post_path(
-    path: str, body_type: type[BaseModel], limits: ServerLimits, example: Schema, can_time_out: bool = True
+    path: str,
+    body_type: type[BaseModel],
+    limits: ServerLimits,
+    example: Schema,
+    has_timeout_response: bool = True,
 ) -> dict[str, Any]:
-    """Return FastAPI options of a path whose body the server parses itself. can_time_out: document
-    HTTP status 504.
-    """
     statuses = {200: ANSWERS.get(path, ANSWER)} | {
         status: meaning.format(task=limits.task)
         for status, meaning in STATUSES.items()
-        if can_time_out or status != 504
+        if has_timeout_response or status != 504
     }
     content = {"schema": {"$ref": f"#/components/schemas/{body_type.__name__}"}, "example": example}
     return {
@@ -87,18 +88,21 @@ def describe_post_path(
     }
 
 
-def _add_limits(schema: Schema, neutral_values: dict[str, tuple[Any, ...]], limits: ServerLimits) -> None:
-    """Add the server's limits to a schema, and the parameters that are accepted only if they have no
-    effect.
+def _add_limits(
+    schema: Schema, values_without_effect: dict[str, tuple[Any, ...]], limits: ServerLimits
+) -> None:
+    """Add the server's limits to a JSON schema.
+
+    Adds unsupported parameters too, with the values that have no effect.
     """
     properties: Schema = schema["properties"]
     for name, parameter in properties.items():
         parameter.pop("title", None)
         limits.add_schema_limits(name, parameter.get("anyOf", []))
-    if neutral_values:
+    if values_without_effect:
         properties |= {
             name: {"enum": [*values, None], "description": NO_EFFECT}
-            for name, values in neutral_values.items()
+            for name, values in values_without_effect.items()
             if name not in properties
         }
         properties |= {name: {"description": NOT_READ} for name in LABELS}
@@ -115,7 +119,6 @@ def render_docs_page(openapi_schema: Schema) -> str:
 
 
 def _describe_type(schema: Schema) -> str:
-    """Return the type and range in a JSON schema as text."""
     if "anyOf" in schema:
         return ", or ".join(_describe_type(one) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema:

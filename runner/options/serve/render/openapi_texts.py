@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from runner_engine.settings.sampling import PARAMETERS
 
-LEFT_OUT = "left out: the server's generation group decides"
+LEFT_OUT = "default: the server's generation config"
 MODEL, MESSAGES = ("model name as listed in /v1/models; default: the served model", "the conversation so far")
 NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
 SUMMARIES = {
     "/v1/chat/completions": "Create a chat completion (OpenAI-compatible)",
-    "/v1/completions": "Complete or score a text or token ids (OpenAI-compatible)",
+    "/v1/completions": "Create or score a completion of a text or of token ids (OpenAI-compatible)",
     "/generate": "Complete a text",
-    "/tokenize": "Tokenize a text or a conversation (same response as vLLM)",
+    "/tokenize": "Tokenize a text or a conversation (vLLM-compatible)",
     "/v1/models": "List the served model and its adapters",
     "/health": "200 while the server accepts requests, 503 during shutdown",
     "/metrics": "Counters and times in the Prometheus text format",
@@ -28,14 +28,14 @@ STATUSES = {
     413: "the request body exceeds {task.max_body_kib} KiB (task.max_body_kib)",
     429: "{task.max_open} completions are running or waiting (task.max_open): try again after Retry-After",
     503: "the server is being stopped",
-    504: "the answer was incomplete after {task.timeout_s:g} s (task.timeout_s)",
+    504: "the request exceeded the time limit of {task.timeout_s:g} s (task.timeout_s)",
 }
-NO_EFFECT, NOT_READ = "accepted only if it has no effect", "not read"
+NO_EFFECT, NOT_READ = "parameter without effect: only its neutral value is accepted", "not read"
 _SAMPLING = {
     **{name: f"{one.help}; {LEFT_OUT}" for name, one in PARAMETERS.items()},
     "seed": "equal requests with equal seeds get equal answers",
     "stop": "the answer ends before the first of these strings",
-    "ignore_eos": "generate up to the limit and ignore the end-of-sequence token",
+    "ignore_eos": "ignore the end-of-sequence token and generate until the token limit",
 }
 _OPENAI = _SAMPLING | {
     "model": MODEL,
@@ -45,7 +45,7 @@ _OPENAI = _SAMPLING | {
     "stream_interval": "number of tokens in each event of a stream, except the first and last",
     "max_tokens": NEW_TOKENS,
     "thinking_token_budget": (
-        f"limit of thinking tokens; the limit of new tokens then applies to the answer alone; {LEFT_OUT}"
+        f"maximum number of thinking tokens. max_tokens then limits only the answer; {LEFT_OUT}"
     ),
     "logprobs": "log-probabilities of the tokens",
 }
@@ -57,8 +57,8 @@ MEANINGS: dict[str, dict[str, str]] = {  # by schema and parameter
         "top_logprobs": "number of alternatives per token; needs logprobs=true",
         "tools": "functions that the model may call",
         "tool_choice": (
-            "auto: the model decides; none: no function call; required: the model calls at "
-            "least one function; a function: the model calls this function"
+            "auto: the model may call tools; none: it must not; required: at least one call; a function "
+            "object: a call of this function"
         ),
         "response_format": "json_object: a JSON object; json_schema: JSON that matches this schema",
         "parallel_tool_calls": "false: one call at most",
@@ -66,10 +66,7 @@ MEANINGS: dict[str, dict[str, str]] = {  # by schema and parameter
     "TextBody": _OPENAI
     | {
         "prompt": "a text, token ids, or a list of either",
-        "echo": (
-            "include the prompt in the answer; with max_tokens=0 the prompt is scored and "
-            "nothing is generated"
-        ),
+        "echo": ("include the prompt in the answer. With max_tokens=0 only the prompt is scored"),
     },
     "GenerateBody": _SAMPLING | {"prompt": "a text", "max_new_tokens": NEW_TOKENS},
     "TokenizeBody": {
@@ -90,7 +87,7 @@ MEANINGS: dict[str, dict[str, str]] = {  # by schema and parameter
     },
     "Function": {
         "parameters": "a JSON schema; default: no parameters",
-        "strict": "true: the arguments always match the schema",
+        "strict": "true: enforce the schema of the arguments",
     },
     "JsonSchema": {"schema": "a JSON schema"},
 }

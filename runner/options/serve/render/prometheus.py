@@ -9,13 +9,10 @@ from runner_engine import EngineStats
 
 
 def format_prometheus_metrics(counters: ServerCounters, stats: EngineStats, num_open_completions: int) -> str:
-    """Return the server's counters and times. `num_open` is the number of running and waiting
-    completions.
-    """
-    return "".join(line + "\n" for line in _metric_lines(counters, stats, num_open_completions))
+    return "".join(line + "\n" for line in _format_metric_lines(counters, stats, num_open_completions))
 
 
-def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -> Iterator[str]:
+def _format_metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -> Iterator[str]:
     yield from _metric_header("runner_requests_total", "counter", "answered requests, by path and status")
     for (path, status), count in sorted(counters.statuses.items()):
         yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
@@ -38,14 +35,14 @@ def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -
         ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
         ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
         ("runner_open", "gauge", "completions under way or waiting", num_open),
-        ("runner_queue", "gauge", "sequences that wait to enter the batch", stats.rows_waiting),
+        ("runner_queue", "gauge", "sequences waiting for the batch", stats.rows_waiting),
         ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
         ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
         ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
         (
             "runner_tokens_per_second",
             "gauge",
-            f"new tokens per second over the last {SPEED_S:g} s",
+            f"generated tokens per second (average of {SPEED_S:g} s)",
             round(counters.tok_per_s, 3),
         ),
     )

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 def format_start_message(
     model_name: str, adapter_names: Sequence[str], host: str, port: int, key_variable: str | None
 ) -> str:
-    """Return the message with the server's address. key_variable is the environment variable that
-    contains the API key.
-    """
     address = f"[{host}]" if ":" in host else host
     with_key = f"; clients need the key in {key_variable}" if key_variable else ""
     with_adapters = f" with {', '.join(adapter_names)}" if adapter_names else ""

@@ -52,17 +52,15 @@ def kind_has_depth(kind: str) -> bool:
 
 
 def is_ruler_kind(kind: str) -> bool:
-    """Return whether a kind comes from the RULER benchmark."""
     return KINDS[kind].drawn_by.startswith("ruler_")
 
 
 def kind_shares_text(kind: str) -> bool:
-    """Return whether all needle depths of this recall kind use the same text."""
     return KINDS[kind].shares_text
 
 
-def shared_prefix_fraction(kind: str, depth: float) -> float:
-    """Return the fraction of a text, up to the needle's depth, that all cases of this recall kind share."""
+def get_shared_prefix_fraction(kind: str, depth: float) -> float:
+    """Return the fraction of the text that all cases of this recall kind share as a prefix."""
     return min(KINDS[kind].first, depth)
 
 

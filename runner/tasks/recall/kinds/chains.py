@@ -1,5 +1,5 @@
-"""Recall kind `chain`: find the variables with a given value among two chains of assignments in a
-text.
+"""Recall kind `chain`: a text contains chains of variable assignments. The model names the
+variables with a given value.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ def _assignment_sentences(names: Sequence[str], value: int) -> list[str]:
 def _render_case(
     settings: CaseSettings,
     needles: Sequence[tuple[float, str]],
-    value: int,
+    assigned_value: int,
     gold: Sequence[str],
-    names: list[str],
+    variable_names: list[str],
     num_units: int,
 ) -> RenderedCase:
-    """Return the case with `num_units` units of filler."""
     context = hide_needles(settings.filler, num_units, needles)
-    question, beginning = QUESTION.format(value=value), BEGINNING.format(value=value)
-    return RenderedCase(BEFORE, context, question, beginning, tuple(gold), ValueForm.known, frozenset(names))
+    question, beginning = QUESTION.format(value=assigned_value), BEGINNING.format(value=assigned_value)
+    return RenderedCase(
+        BEFORE, context, question, beginning, tuple(gold), ValueForm.known, frozenset(variable_names)
+    )

@@ -42,10 +42,9 @@ def draw_counting_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def _render_case(
-    settings: CaseSettings, needles: list[tuple[float, str]], name: str, times: int, num_units: int
+    settings: CaseSettings, needles: list[tuple[float, str]], name: str, num_rings: int, num_units: int
 ) -> RenderedCase:
-    """Return the case with `num_units` units of filler."""
     context = hide_needles(settings.filler, num_units, needles)
     return RenderedCase(
-        BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(times),), ValueForm.total
+        BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(num_rings),), ValueForm.total
     )

@@ -50,7 +50,7 @@ def draw_single_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw one text with a needle at each depth, and a separate question for each needle."""
+    """Draw one text with a needle at each depth. Each case asks for one of the needles."""
     for number in settings.case_numbers:
         drawn = _draw_names_and_values(settings.create_random(number), settings, len(settings.depths))
         needles = [(depth, key, value) for depth, (key, value) in zip(settings.depths, drawn, strict=True)]
@@ -59,7 +59,6 @@ def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def draw_ask_all_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw cases that ask for all of a text's several needles at once."""
     for number in settings.case_numbers:
         drawn = _draw_names_and_values(settings.create_random(number), settings, settings.needles)
         needles = [
@@ -99,7 +98,7 @@ def draw_needle_value(random: Random, value_type: str) -> str:
 def format_needle_prompt(
     value_type: str, needle_names: Sequence[str], is_single_value: bool
 ) -> tuple[str, str, str]:
-    """Return the instructions before the text, the question, and the beginning of an answer."""
+    """Return the instructions, the question, and the prefix of the answer."""
     query = (
         needle_names[0]
         if len(needle_names) == 1
@@ -122,7 +121,6 @@ def format_needle_prompt(
 def _render_case(
     settings: CaseSettings, needles: Sequence[Needle], keys: Sequence[str], num_units: int
 ) -> RenderedCase:
-    """Return the case with `num_units` units of filler."""
     sentences = [
         (depth, NEEDLE.format(values=settings.values, key=key, value=value)) for depth, key, value in needles
     ]

@@ -33,7 +33,6 @@ def draw_problem_cases(settings: CaseSettings) -> Iterator[Case]:
 def _render_case(
     settings: CaseSettings, depth: float, hidden_problem: Problem, num_units: int
 ) -> RenderedCase:
-    """Return the case with `num_units` units of filler."""
     story, question = _split_story_and_question(hidden_problem.question)
     context = hide_needles(settings.filler, num_units, [(depth, story)])
     return RenderedCase(

@@ -1,5 +1,4 @@
-"""RULER's needle-in-a-haystack tasks, with exactly the strings of lm-evaluation-harness 0.4.13 for
-equal random numbers.
+"""RULER's needle-in-a-haystack tasks, identical to lm-evaluation-harness 0.4.13 for equal random draws.
 
 Tasks whose haystack is an essay in RULER use RULER's noise here, because essays are not
 included. Names consist of our words.
@@ -44,7 +43,6 @@ TASKS = {
 
 
 def draw_niah_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw the cases of one needle-in-a-haystack task of RULER."""
     kind = TASKS[settings.kind]
     for number in range(settings.cases):
         least = max(2, kind.keys * kind.values_of_each)
@@ -61,14 +59,13 @@ def draw_niah_cases(settings: CaseSettings) -> Iterator[Case]:
 def _render_numbered_case(
     settings: CaseSettings, number: int, niah_task: NiahTask, num_lines: int
 ) -> RenderedCase:
-    """Render a case with its own random numbers and a haystack of `num_lines` lines."""
+    """Render a case with a haystack of `num_lines` lines. The case number seeds the random generator."""
     return render_niah_case(settings.create_random(number), niah_task, num_lines)
 
 
 def render_niah_case(
     random: Random, niah_task: NiahTask, num_lines: int, names: Sequence[str] = PAIRS
 ) -> RenderedCase:
-    """Render a needle-in-a-haystack case with `num_lines` lines, drawn from the given random generator."""
     keys: list[str] = []
     values: list[list[str]] = []
     needles: list[str] = []
@@ -105,9 +102,7 @@ def _draw_haystack_line(
 def _draw_unused_key(
     random: Random, niah_task: NiahTask, name_pool: Sequence[str], used_keys: Sequence[str]
 ) -> str:
-    """Draw a needle name that no question asks for. The harness does not check for duplicates among its
-    six million names.
-    """
+    """Draw a needle name that no question uses. lm-evaluation-harness does not check for duplicates."""
     key = _draw_niah_value(random, niah_task.key_type, name_pool)
     while key in used_keys:
         key = _draw_niah_value(random, niah_task.key_type, name_pool)

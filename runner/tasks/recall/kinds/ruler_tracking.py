@@ -1,6 +1,4 @@
-"""RULER's variable tracking task, with exactly the strings of lm-evaluation-harness 0.4.13 for equal
-random numbers.
-"""
+"""RULER's variable tracking task, identical to lm-evaluation-harness 0.4.13 for equal random draws."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ BEGINNING = (
 HOPS = 4
 LETTERS, LETTERS_OF_EXAMPLE = 5, 3
 EXAMPLE_SIZE = 5  # lines of noise in the worked example: the least that lm-evaluation-harness takes
-Draw = Callable[[int, int], int]  # of a number from the first one on, below the second
+IntegerSampler = Callable[[int, int], int]  # of a number from the first one on, below the second
 
 
 def draw_tracking_cases(settings: CaseSettings) -> Iterator[Case]:
@@ -39,26 +37,25 @@ def draw_tracking_cases(settings: CaseSettings) -> Iterator[Case]:
         )
 
 
-def _render_numbered_case(settings: CaseSettings, number: int, num_lines: int) -> RenderedCase:
-    """Render a case with its own random numbers and `num_lines` lines of noise."""
-    random = settings.create_random(number)
+def _render_numbered_case(settings: CaseSettings, case_number: int, num_lines: int) -> RenderedCase:
+    """Render a case with `num_lines` lines of noise, reproducible by its case number."""
+    random = settings.create_random(case_number)
     example = render_tracking_example(random, random.randrange, EXAMPLE_SIZE)
     return render_tracking_case(random, random.randrange, num_lines, example)
 
 
-def render_tracking_example(random: Random, draw_number: Draw, num_lines: int) -> str:
+def render_tracking_example(random: Random, draw_number: IntegerSampler, num_lines: int) -> str:
     """Render a worked example of variable tracking, with different variable names in each case."""
-    context, value, names = _draw_text_with_chain(random, draw_number, num_lines, LETTERS_OF_EXAMPLE)
+    context, value, names = _draw_noise_with_chain(random, draw_number, num_lines, LETTERS_OF_EXAMPLE)
     beginning = BEGINNING.format(count=HOPS + 1, value=value)
     question = QUESTION.format(value=value)
     return f"{BEFORE}\n\n{context}\n{question} {beginning} {' '.join(names)}\n\n"
 
 
-def render_tracking_case(random: Random, draw_number: Draw, num_lines: int, example: str) -> RenderedCase:
-    """Render a variable tracking case with `num_lines` lines of noise, drawn from the given random
-    generator.
-    """
-    context, value, names = _draw_text_with_chain(random, draw_number, num_lines, LETTERS)
+def render_tracking_case(
+    random: Random, draw_number: IntegerSampler, num_lines: int, example: str
+) -> RenderedCase:
+    context, value, names = _draw_noise_with_chain(random, draw_number, num_lines, LETTERS)
     for name in example.partition(BEGINNING[-10:])[2].split():
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
@@ -74,8 +71,8 @@ def render_tracking_case(random: Random, draw_number: Draw, num_lines: int, exam
     )
 
 
-def _draw_text_with_chain(
-    random: Random, draw_number: Draw, num_lines: int, name_length: int
+def _draw_noise_with_chain(
+    random: Random, draw_number: IntegerSampler, num_lines: int, name_length: int
 ) -> tuple[str, str, list[str]]:
     """Return a noise text that contains a chain of assignments, the assigned value, and the variable
     names.

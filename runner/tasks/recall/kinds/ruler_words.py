@@ -1,5 +1,5 @@
-"""RULER's tasks on the most common words of a list or text, with the strings of
-lm-evaluation-harness 0.4.13.
+"""RULER's tasks on the most frequent words of a list or text. Prompts equal those of lm-
+evaluation-harness 0.4.13.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def draw_common_word_cases(settings: CaseSettings) -> Iterator[Case]:
 
 
 def draw_frequent_word_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw cases with texts of coded words, whose frequencies fall with the square of their rank."""
+    """Draw cases with coded words. A word's frequency is proportional to 1 / rank²."""
     for number in range(settings.cases):
         yield Case(
             settings.kind,
@@ -79,8 +79,9 @@ def _render_numbered_word_list(settings: CaseSettings, number: int, num_words: i
 def render_common_words_case(
     random: Random, shuffle_random: Random, num_words: int, length: int, words: Sequence[str] = WORDS
 ) -> RenderedCase:
-    """Render a common-words case with `num_words` different words. An unsent example is drawn first, as
-    in the harness.
+    """Render a case with `num_words` different words.
+
+    An unused example is drawn first, as in lm-evaluation-harness, to get the same random numbers.
     """
     if length < LONG:
         _draw_word_list(random, shuffle_random, 20, 3, 1, words)
@@ -114,9 +115,6 @@ def _render_numbered_coded_text(settings: CaseSettings, number: int, num_words: 
 
 
 def render_frequent_words_case(random: Random, num_words: int, length: int) -> RenderedCase:
-    """Render a frequent-words case with about `num_words` coded words, drawn from the given random
-    generator.
-    """
     count = length // TOKENS_A_CODED_WORD
     drawn = ["".join(random.choices(ascii_lowercase, k=CODED_LETTERS)) for _ in range(count)]
     while len(set(drawn)) < count:

@@ -1,4 +1,4 @@
-"""Pictures of recall: a curve over text lengths per setting, and heat maps of length and depth."""
+"""Creates plots of recall: curves over text length, and heat maps of length and depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base.drawing import BAD, GOOD, LINE, MUTED, PAPER
 from runner_base.svg import escape_text
 from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.model.data import TableRow
-from runner_compare.render.labels import short_row_names
+from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals, escape_mathtext
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MAX_LETTERS = 36  # of a value in a name
 
 @dataclass(frozen=True)
 class RecallPlotData:
-    """Plot data of one setting, in percent: recall by length with intervals, and a heat map."""
+    """Recall of one setting in percent, by text length and by depth."""
 
     name: str
     lengths: Sequence[int]
@@ -40,27 +40,31 @@ class RecallPlotData:
     is_baseline: bool = False
 
 
-def job_recall_pictures(plot_data: dict[str, Any]) -> list[Picture]:
-    """Return the recall pictures of one job, from its stored plot data."""
+def create_job_recall_pictures(plot_data: dict[str, Any]) -> list[Picture]:
     drawn = RecallPlotData(**plot_data)
     return create_recall_pictures([drawn], drawn.name)
 
 
 def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "") -> list[Picture]:
-    """Return the recall pictures of several settings."""
     of = f": {subject}" if subject else ""
     pictures = []
     if any(len(setting.lengths) > 1 for setting in plot_data):
-        title = f"recall over lengths{of}; bars: 95 % intervals; wide line: as far as it is shown to be kept"
+        title = (
+            f"recall by text length{of}. Bars show 95 % intervals. The thick line "
+            "ends at the lower bound of the effective length"
+        )
         pictures.append(Picture(CURVES, title, lambda: draw_recall_curves(plot_data)))
     if any(len(setting.depths) > 1 for setting in plot_data):
-        title = f"recall by length and depth{of}, %; line: shown to be kept up to there; dashed: shown to be lost there"
+        title = (
+            f"recall by length and depth{of}, %. The solid line marks the "
+            "lower bound of the effective length. "
+            "The dashed line marks the first length with a significant loss"
+        )
         pictures.append(Picture(MAPS, title, lambda: draw_heat_maps(plot_data)))
     return pictures
 
 
 def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False) -> RecallPlotData:
-    """Convert the recall findings of one setting to plot data."""
     lengths = findings.length_recalls
     cells = [[findings.recall_at(length.length, depth) for length in lengths] for depth in findings.depths]
     found = findings.effective_length
@@ -76,7 +80,6 @@ def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False)
 
 
 def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
-    """Draw recall over text length, one line per setting."""
     from matplotlib.figure import Figure
 
     shown = plot_data[:MAX_LINES]
@@ -97,12 +100,17 @@ def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
     return figure
 
 
-def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, x_offset: float) -> None:
-    """Draw a setting's recall with intervals, as a thick line up to the length shown to be reached."""
+def _draw_curve(pane: Axes, setting: RecallPlotData, line_index: int, x_offset: float) -> None:
+    """Draw a setting's recall with intervals.
+
+    A thick line ends at the lower bound of the effective length.
+    """
     points = [
         (length * x_offset, *recall) for length, recall in zip(setting.lengths, setting.recall, strict=True)
     ]
-    colour = draw_line_with_intervals(pane, number, escape_text(setting.name), points, setting.is_baseline)
+    colour = draw_line_with_intervals(
+        pane, line_index, escape_text(setting.name), points, setting.is_baseline
+    )
     if setting.effective is not None:
         reached = points[: sum(length <= setting.effective[0] for length in setting.lengths)]
         xs, ys = [x for x, *_ in reached], [y for _, y, *_ in reached]
@@ -110,7 +118,6 @@ def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, x_offset: floa
 
 
 def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
-    """Draw a heat map of recall by text length and depth for each setting."""
     from matplotlib.figure import Figure
 
     every = [setting for setting in plot_data if setting.depths]
@@ -162,13 +169,15 @@ def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
 
 
 def _mark_effective_length(
-    pane: Axes, lengths: Sequence[int], at_least: int, first_lost_length: int | None
+    axes: Axes, lengths: Sequence[int], min_effective_length: int, first_lost_length: int | None
 ) -> None:
-    """Mark the length shown to be reached (solid line) and the first lost length (dashed line)."""
-    if lengths[0] < at_least < lengths[-1]:
-        pane.axvline(list(lengths).index(at_least) + 0.5, color=GOOD, linewidth=1.6)
+    """Draw a solid line at the lower bound of the effective length, and a dashed line at the first
+    lost length.
+    """
+    if lengths[0] < min_effective_length < lengths[-1]:
+        axes.axvline(list(lengths).index(min_effective_length) + 0.5, color=GOOD, linewidth=1.6)
     if first_lost_length is not None:
-        pane.axvline(
+        axes.axvline(
             list(lengths).index(first_lost_length) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2))
         )
 
@@ -179,17 +188,19 @@ def _format_length_axis(pane: Axes, lengths: Sequence[int]) -> None:
     pane.set_xscale("log", base=2)
     pane.set_xticks(lengths, labels=[_format_length(length) for length in lengths])
     pane.xaxis.set_minor_locator(NullLocator())
-    pane.set_xlabel("tokens of the text, with the question and the room for an answer")
+    pane.set_xlabel("text length in tokens, including the question and space for the answer")
 
 
 def _format_length(length: int) -> str:
-    """Format a text length as config keys do: 4k, or 1,500."""
+    """Format a text length, e.g. `4k` for 4,096 or `1,500`."""
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
-def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
-    """Return the recall pictures of some table rows; [] with a single length."""
-    names = short_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
+def create_row_recall_pictures(
+    rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]
+) -> list[Picture]:
+    """Return the recall plots of table rows. Empty if only one length was tested."""
+    names = shorten_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
         to_plot_data(findings, name, row.is_baseline)
         for (row, findings), name in zip(rows, names, strict=True)

@@ -38,23 +38,23 @@ def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
 
 
 def describe_effective_length(effective_length: EffectiveLength) -> str:
-    """Describe an effective length: `reaches at least 4,096 tokens, less than 8,192`."""
+    """Describe an effective length, e.g. `at least 4,096 tokens, below 8,192 tokens`."""
     if effective_length.reached == len(effective_length.lengths) - 1:
-        return f"reaches at least {effective_length.at_least:,} tokens, the longest that was asked"
+        return f"at least {effective_length.at_least:,} tokens, the longest tested length"
     if effective_length.reached == 0 and effective_length.first_lost_length is None:
         return (
-            f"not decided between {effective_length.lengths[0]:,} and {effective_length.lengths[-1]:,} tokens"
+            f"undecided between {effective_length.lengths[0]:,} and {effective_length.lengths[-1]:,} tokens"
         )
     if effective_length.reached == 0 and effective_length.first_lost_length == effective_length.lengths[1]:
         return (
-            f"less than {effective_length.first_lost_length:,} tokens: lost beyond "
-            f"{effective_length.at_least:,}, the shortest that was asked"
+            f"less than {effective_length.first_lost_length:,} tokens: recall is lower than at "
+            f"{effective_length.at_least:,} tokens, the shortest tested length"
         )
     parts = []
     if effective_length.reached > 0:
-        parts.append(f"reaches at least {effective_length.at_least:,} tokens")
+        parts.append(f"at least {effective_length.at_least:,} tokens")
     if effective_length.first_lost_length is not None:
-        parts.append(f"less than {effective_length.first_lost_length:,}{' tokens' * (not parts)}")
+        parts.append(f"below {effective_length.first_lost_length:,} tokens")
     if effective_length.undecided_lengths:
         parts.append(
             f"not decided at {', '.join(f'{length:,}' for length in effective_length.undecided_lengths)}"
@@ -62,27 +62,27 @@ def describe_effective_length(effective_length: EffectiveLength) -> str:
     return ", ".join(parts)
 
 
-def effective_length_sentence(findings: RecallFindings) -> str:
-    """Return a sentence on the effective context length, or on the reason why there is none."""
+def format_effective_length_sentence(findings: RecallFindings) -> str:
+    """Return a sentence on the effective context length, or on the reason why it is unknown."""
     lengths, margin = findings.length_recalls, format_margin_points(findings.margin)
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
     if findings.is_too_low:
         cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
-        head = "recall at the shortest length is not shown to be above the margin"
+        head = "recall at the shortest length is not significantly above the margin"
         if shortest.high < NEAR_ZERO:
             head = "recall is near zero even at the shortest length"
         return (
-            f"{head}: {interval} at {shortest.length:,} tokens{cut_off}. A loss of {margin} could not be seen, so "
-            "there is no effective length"
+            f"{head}: {interval} at {shortest.length:,} tokens{cut_off}. A loss of {margin} cannot "
+            "be detected, so the effective length is unknown"
         )
     found = findings.effective_length
     if found is None:
-        what = "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
+        what = "only one length was tested" if len(lengths) == 1 else "no question was asked at every length"
         return f"no effective length: {what}"
     at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
     texts = f"over {findings.num_haystacks} texts" if findings.is_clustered_by_haystack else "in these texts"
-    reached = f"effective length {texts} within {margin} of {at_shortest}"
+    reached = f"effective length {texts}, with a loss of at most {margin} compared with {at_shortest}"
     sentence = f"{reached}: {describe_effective_length(found)}"
     if not found.undecided_lengths:
         return sentence
@@ -90,25 +90,26 @@ def effective_length_sentence(findings: RecallFindings) -> str:
     needed = format_rounded_count(findings.needed_questions)
     asked = first.answers if findings.is_clustered_by_haystack else first.questions
     return (
-        f"{sentence}. {asked} questions per length are few; about {needed} would decide if nothing is lost."
+        f"{sentence}. Some lengths are undecided with {asked} questions per length. "
+        f"Use about {needed} per length."
     )
 
 
-def short_effective_length_sentence(findings: RecallFindings) -> str:
-    """Return why the effective length is missing or what would decide it; "" if it is decided."""
+def format_undecided_length_sentence(findings: RecallFindings) -> str:
+    """Explain why the effective length is unknown or undecided. Empty if it is decided."""
     found = findings.effective_length
     if findings.is_too_low:
-        return "recall at the shortest length is too low for an effective length."
+        return "the effective length is unknown, because recall is too low even at the shortest length."
     if found is None or not found.undecided_lengths:
         return ""
     lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
     return (
-        f"undecided at {lengths} tokens: about {format_rounded_count(findings.needed_questions)} "
-        "questions a length would decide."
+        f"the effective length is undecided at {lengths} tokens. "
+        f"Use about {format_rounded_count(findings.needed_questions)} questions per length."
     )
 
 
-def short_depth_sentences(findings: RecallFindings) -> list[str]:
+def format_short_depth_sentences(findings: RecallFindings) -> list[str]:
     """Return a sentence on the text lengths and depths with significantly lower recall; [] if none."""
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     places = [
@@ -120,13 +121,13 @@ def short_depth_sentences(findings: RecallFindings) -> list[str]:
     return [f"recall depends on the depth at {', '.join(places)}."] * bool(places)
 
 
-def lost_depth_sentences(findings: RecallFindings) -> list[str]:
+def format_lost_depth_sentences(findings: RecallFindings) -> list[str]:
     """Return sentences on depths with significantly lower recall; [] if none."""
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     if not shown:
         return []
     parts = [describe_lost_depths(lost) for lost in shown]
-    return [f"recall depends on the depth: {'; '.join(parts)}. p is over all depths and lengths."]
+    return [f"recall depends on the depth: {'; '.join(parts)}. p is adjusted for all depths and lengths."]
 
 
 def describe_lost_depths(lost_depths: LostDepths) -> str:
@@ -136,12 +137,12 @@ def describe_lost_depths(lost_depths: LostDepths) -> str:
         if lost_depths.first == lost_depths.last
         else f"depths {lost_depths.first:g} to {lost_depths.last:g}"
     )
-    shares = f"{format_percent(lost_depths.recall)} % against {format_percent(lost_depths.rest)} % elsewhere"
+    shares = f"{format_percent(lost_depths.recall)} %, elsewhere {format_percent(lost_depths.rest)} %"
     p = f"p={format_p_value(lost_depths.p)}".replace("=<", "<")
-    return f"at {lost_depths.length:,} tokens lower at {at} ({shares}, {p})"
+    return f"in texts of {lost_depths.length:,} tokens, recall is lower at {at} ({shares}, {p})"
 
 
-def length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+def build_length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return the table of recall in percent by length and depth, one line per length."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.recall_at(length.length, None) for length in findings.length_recalls):
@@ -167,7 +168,7 @@ def format_cell(cell: CellRecall | None) -> str:
     return ABSENT if cell is None else format_percent(cell.accuracy)
 
 
-def effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+def build_effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return the table of effective lengths by kind of question; [] with one kind."""
     lengths = [length.length for length in findings.length_recalls]
     rows = []
@@ -184,14 +185,14 @@ def effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
 
 
 def recall_record(findings: RecallFindings) -> dict[str, Any]:
-    """Return the recall results of a run as JSON data."""
     return {
         "margin": findings.margin,
         "texts": findings.num_haystacks,
         "is_over_texts": findings.is_clustered_by_haystack,
-        "effective_length": effective_length_record(findings.effective_length),
+        "effective_length": build_effective_length_record(findings.effective_length),
         "kinds": {
-            kind: effective_length_record(found) for kind, found in findings.effective_length_by_kind.items()
+            kind: build_effective_length_record(found)
+            for kind, found in findings.effective_length_by_kind.items()
         },
         "lengths": [
             {
@@ -225,8 +226,7 @@ def recall_record(findings: RecallFindings) -> dict[str, Any]:
     }
 
 
-def effective_length_record(effective_length: EffectiveLength | None) -> dict[str, Any] | None:
-    """Return an effective length as JSON data, or None."""
+def build_effective_length_record(effective_length: EffectiveLength | None) -> dict[str, Any] | None:
     if effective_length is None:
         return None
     return {

@@ -6,82 +6,82 @@ from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.features.recall.compute import (
     OPTION,
     TableRecall,
-    recall_error_families,
-    recall_rows,
+    list_recall_error_families,
+    list_recall_rows,
     table_margin,
 )
 from runner_compare.features.recall.render.recall_text import (
     IN_SEVERAL_PLACES,
-    effective_length_sentence,
     format_cell,
+    format_effective_length_sentence,
     format_first_lost_length,
+    format_lost_depth_sentences,
     format_percent,
     format_reached,
-    lost_depth_sentences,
-    short_depth_sentences,
-    short_effective_length_sentence,
+    format_short_depth_sentences,
+    format_undecided_length_sentence,
 )
 from runner_compare.model.data import ABSENT, Table
-from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
-    short_subset_sentences,
-    subset_columns,
-    subset_sentences,
-    undecided_sentences,
+    build_subset_columns,
+    format_short_subset_sentences,
+    format_subset_sentences,
+    format_undecided_sentences,
 )
-from runner_compare.render.error_families import error_sentences
-from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.error_families import format_error_rate_sentences
+from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.render.margins import format_margin_points
 
 MOST_LINES = 40  # of the table of depths
 BY_DEPTH = "recall by length and depth, %"
 
 
-def recall_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables of lengths, of depths and of comparisons at each length, as columns by
-    title.
-    """
+def build_recall_tables(table: Table) -> dict[str, list[Column]]:
     compared = table.get_section_data(TableRecall).compared
-    shown = {effective_length_title(table_margin(table)): recall_length_columns(table)}
-    if lines := depth_columns(table):
+    shown = {effective_length_title(table_margin(table)): build_recall_length_columns(table)}
+    if lines := build_depth_columns(table):
         shown[BY_DEPTH] = lines
     if compared:
         lengths = sorted({length for of_row in compared.values() for length in of_row})
         heads = {length: f"{length:,}" for length in lengths}
-        shown["recall at each length against the baseline, points"] = subset_columns(table, compared, heads)
+        shown["difference in recall from the baseline at each length, points"] = build_subset_columns(
+            table, compared, heads
+        )
     return shown
 
 
 def short_recall_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of lengths, for the default output."""
-    return {effective_length_title(table_margin(table)): recall_length_columns(table)}
+    return {effective_length_title(table_margin(table)): build_recall_length_columns(table)}
 
 
-def short_recall_sentences(table: Table) -> list[str]:
-    """Return lines on rows that differ from their baselines, and on undecided effective lengths."""
+def format_short_recall_sentences(table: Table) -> list[str]:
     kept = table.get_section_data(TableRecall)
-    shown = [(row_name(row, table.keys), kept.findings[row.run.run_id]) for row in recall_rows(table)]
+    shown = [
+        (format_row_name(row, table.keys), kept.findings[row.run.run_id]) for row in list_recall_rows(table)
+    ]
     return [
         *_group_sentences(
-            [(name, text) for name, findings in shown if (text := short_effective_length_sentence(findings))]
+            [(name, text) for name, findings in shown if (text := format_undecided_length_sentence(findings))]
         ),
         *_group_sentences(
-            [(name, text) for name, findings in shown for text in short_depth_sentences(findings)]
+            [(name, text) for name, findings in shown for text in format_short_depth_sentences(findings)]
         ),
-        *short_subset_sentences("recall", table, kept.compared, "at {:,} tokens".format),
+        *format_short_subset_sentences("recall", table, kept.compared, "at {:,} tokens".format),
     ]
 
 
 def effective_length_title(margin: float, reference: str = "of the shortest") -> str:
-    return f"effective length within {format_margin_points(margin)} {reference}, and recall by length, %"
+    return (
+        f"effective length (recall within {format_margin_points(margin)} {reference}) and recall by length, %"
+    )
 
 
-def recall_length_columns(table: Table) -> list[Column]:
-    """Return the columns of effective context lengths, and of recall at each length."""
-    rows = recall_rows(table)
+def build_recall_length_columns(table: Table) -> list[Column]:
+    rows = list_recall_rows(table)
     findings = [table.get_section_data(TableRecall).findings[row.run.run_id] for row in rows]
     columns = [
-        *naming_columns_of_rows(table, rows),
+        *build_row_name_columns_for(table, rows),
         Column(
             "reaches", [format_reached(of_row.effective_length) for of_row in findings], use=ColumnUse.result
         ),
@@ -98,15 +98,17 @@ def recall_length_columns(table: Table) -> list[Column]:
     return columns
 
 
-def depth_columns(table: Table) -> list[Column]:
+def build_depth_columns(table: Table) -> list[Column]:
     """Return the columns of recall by depth, one line per length and row; [] if there are too many."""
     kept = table.get_section_data(TableRecall).findings
-    lines = [(row, length) for row in recall_rows(table) for length in kept[row.run.run_id].length_recalls]
+    lines = [
+        (row, length) for row in list_recall_rows(table) for length in kept[row.run.run_id].length_recalls
+    ]
     depths = sorted({depth for findings in kept.values() for depth in findings.depths})
     if len(lines) > MOST_LINES or not depths:
         return []
     columns = [
-        *naming_columns_of_rows(table, [row for row, _ in lines]),
+        *build_row_name_columns_for(table, [row for row, _ in lines]),
         Column("tokens", [f"{length.length:,}" for _, length in lines], use=ColumnUse.setting),
     ]
     heads: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in depths]
@@ -121,33 +123,31 @@ def depth_columns(table: Table) -> list[Column]:
     return [*columns, Column("all", intervals, use=ColumnUse.result)]
 
 
-def recall_sentences(table: Table) -> list[str]:
-    """Return sentences on each row's effective length, lost depths, and differences from the
-    baseline.
-    """
+def format_recall_sentences(table: Table) -> list[str]:
     kept = table.get_section_data(TableRecall)
-    shown = [(row_name(row, table.keys), kept.findings[row.run.run_id]) for row in recall_rows(table)]
+    shown = [
+        (format_row_name(row, table.keys), kept.findings[row.run.run_id]) for row in list_recall_rows(table)
+    ]
     return [
-        *_group_sentences([(name, effective_length_sentence(findings)) for name, findings in shown]),
+        *_group_sentences([(name, format_effective_length_sentence(findings)) for name, findings in shown]),
         *_group_sentences(
-            [(name, text) for name, findings in shown for text in lost_depth_sentences(findings)]
+            [(name, text) for name, findings in shown for text in format_lost_depth_sentences(findings)]
         ),
-        *longest_effective_length_sentence(table),
-        *subset_sentences("recall", table, kept.compared, "at {:,}".format),
-        *undecided_sentences("recall at each length", kept.compared),
-        *error_sentences(recall_error_families(table)),
+        *format_longest_length_sentence(table),
+        *format_subset_sentences("recall", table, kept.compared, "at {:,}".format),
+        *format_undecided_sentences("recall at each length", kept.compared),
+        *format_error_rate_sentences(list_recall_error_families(table)),
     ]
 
 
-def recall_legend(table: Table) -> str:
-    """Explain the effective context length in a legend."""
+def format_recall_legend(table: Table) -> str:
     about_texts = (
-        "each text is a cluster, so the lengths hold for further texts of this filler"
+        "the lengths also hold for other texts of the same filler, because texts are clusters"
         if all(own.is_clustered_by_haystack for own in table.get_section_data(TableRecall).findings.values())
-        else "they hold for the texts that were asked, and another text may reach more or less"
+        else "the lengths hold only for the tested texts"
     )
     return (
-        "Effective length: up to this length, recall is not below that of the shortest length by more than "
+        "Effective length: the longest text length at which recall is lower than at the shortest by at most "
         f"{format_margin_points(table_margin(table))} ({OPTION}). Reaches: "
         "a test shows so at this and all shorter lengths. "
         "Less than: a test shows the opposite. Lengths between are undecided. All of them hold together in 95 % of "
@@ -156,7 +156,7 @@ def recall_legend(table: Table) -> str:
 
 
 def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
-    """Merge equal sentences of several rows. Only the first sentences are returned."""
+    """Merge equal sentences of several rows. Returns the first MAX_NAMES sentences."""
     names: dict[str, list[str]] = {}
     for name, sentence in named_sentences:
         names.setdefault(sentence, []).append(name)
@@ -166,19 +166,22 @@ def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def longest_effective_length_sentence(table: Table) -> list[str]:
-    """Return a sentence on the rows with the longest effective length; [] if all share it, or with
-    one row.
+def format_longest_length_sentence(table: Table) -> list[str]:
+    """Name the rows with the highest lower bound of the effective length.
+
+    Returns [] if all rows have the same length.
     """
     kept = table.get_section_data(TableRecall).findings
     reached = [
         (found.at_least, row)
-        for row in recall_rows(table)
+        for row in list_recall_rows(table)
         if (found := kept[row.run.run_id].effective_length) is not None
     ]
     most = max((length for length, _ in reached), default=0)
-    furthest = [row_name(row, table.keys) for length, row in reached if length == most]
+    furthest = [format_row_name(row, table.keys) for length, row in reached if length == most]
     if len(furthest) == len(reached) or len(furthest) > MAX_NAMES:
         return []
     names = ", ".join(furthest)
-    return [f"shown to reach furthest: {names} ({most:,} tokens). Other runs may reach as far."]
+    return [
+        f"{names}: highest lower bound of the effective length ({most:,} tokens). Other runs may be equal."
+    ]

@@ -10,18 +10,18 @@ from runner_base import Picture
 from runner_base.drawing import INK, PAPER
 from runner_compare.metrics import ENDS
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.labels import row_name
+from runner_compare.render.labels import format_row_name
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
     annotate_point,
-    format_pane,
+    draw_front_and_grid,
     max_line_length,
     separate_labels,
-    wrapped_row_names,
-    write_numbered_names,
+    wrap_row_names,
+    write_numbered_row_names,
 )
 
 if TYPE_CHECKING:
@@ -46,22 +46,21 @@ class KlPoint:
     is_filled: bool = True
 
 
-def divergence_pictures(table: Table) -> list[Picture]:
-    """Return the picture of rows with a KL divergence from a reference, or []."""
+def create_divergence_pictures(table: Table) -> list[Picture]:
+    """Return the plot of KL divergence by model size. Empty without a KL divergence."""
     rows = [row for row in table.rows if KL in row.run.metrics and row.run.metrics.get(WEIGHTS)]
     drawn = [row for row in rows if row.run.metrics[KL] > 0]
     if not drawn:
         return []
-    title = "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
+    title = "mean KL divergence from the reference per token, with 95 % intervals, by size of the weights"
     zeros = [row for row in rows if row not in drawn]
     if zeros:
-        names = ", ".join(row_name(row, table.keys) or row.run.job_id for row in zeros)
+        names = ", ".join(format_row_name(row, table.keys) or row.run.job_id for row in zeros)
         title += f"; not drawn, as the axis is logarithmic: {names} (KL 0)"
     return [Picture("divergence", title, lambda: draw_kl_over_weights(drawn, table.keys))]
 
 
 def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
-    """Draw the rows' KL divergence over the size of their weights, one pane per set of texts."""
     from matplotlib.figure import Figure
 
     all_panels = list(dict.fromkeys(row.panel for row in rows))
@@ -71,10 +70,10 @@ def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figur
     for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
-        names = wrapped_row_names(members, [key for key in keys if key not in panel_keys])
+        names = wrap_row_names(members, [key for key in keys if key not in panel_keys])
         # they would cover each other
         if len(members) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_names(pane, names)
+            names = write_numbered_row_names(pane, names)
         points = []
         for row in members:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
@@ -91,8 +90,9 @@ def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figur
 
 
 def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> list[Annotation]:
-    """Draw KL divergences above 0 on a logarithmic axis over sizes. Returns labels, which may
-    overlap.
+    """Draw KL divergence (logarithmic) by size.
+
+    Returns the labels, which may overlap.
     """
     labels: list[Annotation] = []
     sizes = [point.size_mib for point in points]
@@ -109,16 +109,16 @@ def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> li
             color=point.colour,
             markerfacecolor=fill_colour,
         )
-        labels.append(_label_interval(pane, point, is_right=point.size_mib > middle))
+        labels.append(_annotate_point_name(pane, point, is_in_right_half=point.size_mib > middle))
     pane.set_yscale("log")
     pane.set_xlabel(size_label)
-    pane.set_ylabel("KL to the reference, nats a token")
-    format_pane(pane)
+    pane.set_ylabel("KL divergence from the reference, nats per token")
+    draw_front_and_grid(pane)
     return labels
 
 
-def _label_interval(pane: Axes, point: KlPoint, is_right: bool) -> Annotation:
-    """Write a point's name next to its interval, on the side of the pane's middle."""
-    name = f"{point.name}{BESIDE}" if is_right else f"{BESIDE}{point.name}"
-    side = "right" if is_right else "left"
-    return annotate_point(pane, name, (point.size_mib, point.kl), point.colour, ha=side)
+def _annotate_point_name(axes: Axes, point: KlPoint, is_in_right_half: bool) -> Annotation:
+    """Write a point's name next to its interval, on the side that faces the center of the plot."""
+    name = f"{point.name}{BESIDE}" if is_in_right_half else f"{BESIDE}{point.name}"
+    side = "right" if is_in_right_half else "left"
+    return annotate_point(axes, name, (point.size_mib, point.kl), point.colour, ha=side)

@@ -1,5 +1,5 @@
-"""Reproduce the text block of llama-perplexity --kl-divergence, digit for digit, from a job's
-tokens.
+"""Formats the statistics of llama-perplexity --kl-divergence with identical digits, from a
+job's tokens.
 
 The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens
 were independent, percentiles interpolated between tokens. So a published table can be
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 LEAST = 100  # tokens: of fewer, llama.cpp prints no statistics
-TOO_FEW = f"llama.cpp prints no statistics of fewer than {LEAST} tokens"
+TOO_FEW = f"llama.cpp prints statistics only for at least {LEAST} tokens"
 KLD = (
     ("99.9%   KLD", 0.999),
     ("99.0%   KLD", 0.99),
@@ -41,24 +41,26 @@ DELTA_P = (
 
 
 def format_llama_block(
-    kl: Sequence[float], logprobs: Sequence[float], reference_logprobs: Sequence[float], num_agreed: int
+    kl_per_token: Sequence[float],
+    logprobs: Sequence[float],
+    reference_logprobs: Sequence[float],
+    num_same_top_token: int,
 ) -> str:
-    """Format llama-perplexity's block from each token's KL divergence and both models'
-    log-probabilities.
+    """Format the statistics of llama-perplexity from the values of each token.
 
-    `num_agreed` counts tokens at which both models have the same first choice.
+    `num_same_top_token` counts tokens at which both models have the same most probable token.
     """
     import numpy as np
 
-    count = len(kl)
+    count = len(kl_per_token)
     if count < LEAST:
         return TOO_FEW
     nll, base = (-np.asarray(some, dtype=np.float32) for some in (logprobs, reference_logprobs))
     change = np.exp(-nll) - np.exp(-base)
     squares = (change * change).astype(np.float64)
-    divergence = np.asarray(kl, dtype=np.float64)
+    divergence = np.asarray(kl_per_token, dtype=np.float64)
     (ppl_log, ppl_error), (base_log, base_error) = (
-        _mean_and_error(losses, losses * losses) for losses in (nll, base)
+        _compute_mean_and_error(losses, losses * losses) for losses in (nll, base)
     )
     covariance = (_sum_float64(nll * base) / count - ppl_log * base_log) / (count - 1)
     ratio, ratio_error = ppl_log - base_log, _safe_sqrt(ppl_error**2 + base_error**2 - 2 * covariance)
@@ -67,10 +69,10 @@ def format_llama_block(
         (ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance
     )
     correlation = covariance / (ppl_error * base_error) if ppl_error * base_error else math.nan
-    kl_mean, kl_error = _mean_and_error(divergence, divergence**2)
-    p_mean, p_error = _mean_and_error(change, squares)
-    mse, mse_error = _mean_and_error(squares, squares**2)
-    rms, same = math.sqrt(mse), num_agreed / count
+    kl_mean, kl_error = _compute_mean_and_error(divergence, divergence**2)
+    p_mean, p_error = _compute_mean_and_error(change, squares)
+    mse, mse_error = _compute_mean_and_error(squares, squares**2)
+    rms, same = math.sqrt(mse), num_same_top_token / count
     rms_error = 0.5 / rms * mse_error if rms else math.nan
     kls, changes = np.sort(divergence.astype(np.float32)), np.sort(change)
     lines = [
@@ -85,13 +87,13 @@ def format_llama_block(
         "====== KL divergence statistics ======",
         f"Mean    KLD: {kl_mean:10.6f} ± {kl_error:10.6f}",
         f"Maximum KLD: {kls[-1]:10.6f}",
-        *(f"{name}: {_percentile(kls, share):10.6f}" for name, share in KLD),
+        *(f"{name}: {_compute_percentile(kls, share):10.6f}" for name, share in KLD),
         f"Minimum KLD: {kls[0]:10.6f}",
         "",
         "====== Token probability statistics ======",
         f"Mean    Δp: {100 * p_mean:6.3f} ± {100 * p_error:5.3f} %",
         f"Maximum Δp: {100 * float(changes[-1]):6.3f}%",
-        *(f"{name}: {100 * _percentile(changes, share):6.3f}%" for name, share in DELTA_P),
+        *(f"{name}: {100 * _compute_percentile(changes, share):6.3f}%" for name, share in DELTA_P),
         f"Minimum Δp: {100 * float(changes[0]):6.3f}%",
         f"RMS Δp    : {100 * rms:6.3f} ± {100 * rms_error:5.3f} %",
         f"Same top p: {100 * same:6.3f} ± {100 * math.sqrt(same * (1 - same) / (count - 1)):5.3f} %",
@@ -105,7 +107,7 @@ def _sum_float64(values: Any) -> float:
     return float(values.sum(dtype=np.float64))
 
 
-def _mean_and_error(values: Any, squares: Any) -> tuple[float, float]:
+def _compute_mean_and_error(values: Any, squares: Any) -> tuple[float, float]:
     """Return the mean and its standard error from values and squared values.
 
     The squares may be rounded to float32.
@@ -120,15 +122,21 @@ def _safe_sqrt(value: float) -> float:
     return math.sqrt(value) if value >= 0 else math.nan
 
 
-def _percentile(ordered: Any, fraction: float | None) -> float:
+def _compute_percentile(sorted_values: Any, fraction: float | None) -> float:
     """Return a percentile of sorted float32 values; `fraction=None` means the median."""
     import numpy as np
 
-    count = len(ordered)
+    count = len(sorted_values)
     if fraction is None:
         half = count // 2
-        return float(ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1]))
+        return float(
+            sorted_values[half]
+            if count % 2
+            else np.float32(0.5) * (sorted_values[half] + sorted_values[half - 1])
+        )
     position = np.float32(fraction) * np.float32(count - 1)
     first = int(position)
     part = position - np.float32(first)
-    return float((np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)])
+    return float(
+        (np.float32(1) - part) * sorted_values[first] + part * sorted_values[min(first + 1, count - 1)]
+    )

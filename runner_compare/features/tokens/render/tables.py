@@ -13,14 +13,14 @@ from runner_compare.features.tokens.render.llama_block import format_llama_block
 from runner_compare.metrics import KL_SHARES, find_metric
 from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.reader import Reader
-from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.html import escape_html
-from runner_compare.render.labels import row_name
+from runner_compare.render.labels import format_row_name
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, list_categories
 
-TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
+TITLE = "KL divergence from the reference per token, in nats, with 95 % intervals over documents"
 BY_CATEGORY = "the same by category of texts"
 SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_p_rms", "delta_p_p01",
          "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
@@ -34,8 +34,8 @@ HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats":
          "scored_tokens": "tokens"}  # fmt: skip
 HEADS |= {key: f"{100 * share:g} %" for key, share in KL_SHARES.items() if share != 0.5}
 NO_BLOCK = (
-    "no run has compared whole distributions with a reference, or an earlier version has: run it with "
-    "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
+    "no run compared full distributions with a reference model. Run the job with "
+    "task.reference=OVERRIDES task.exact=true. If a result exists, add rerun=all"
 )
 WORST_HEADS = ("KL, nats", "text", "reference: p, first choice", "here: p, first choice", "sample")
 LEGEND = (
@@ -46,22 +46,21 @@ LEGEND = (
 )
 
 
-def token_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables of token statistics and of text categories, as columns by title."""
+def build_token_tables(table: Table) -> dict[str, list[Column]]:
     if not any(CHIEF in row.run.metrics for row in table.rows):
         return {}
-    titled = {TITLE: token_columns(table), BY_CATEGORY: category_columns(table)}
+    titled = {TITLE: build_token_columns(table), BY_CATEGORY: build_category_columns(table)}
     return {title: columns for title, columns in titled.items() if columns}
 
 
-def token_columns(table: Table) -> list[Column]:
+def build_token_columns(table: Table) -> list[Column]:
     """Return columns for the token statistics that llama-perplexity prints.
 
     Rows without token metrics, such as the reference itself, are omitted.
     """
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     return [
-        *naming_columns_of_rows(table, rows),
+        *build_row_name_columns_for(table, rows),
         *(
             Column(HEADS[key], [_format_cell(row.run, key) for row in rows], use=ColumnUse.result)
             for key in SHOWN
@@ -69,14 +68,11 @@ def token_columns(table: Table) -> list[Column]:
     ]
 
 
-def category_columns(table: Table) -> list[Column]:
-    """Return the columns of token statistics by category, one line per row and category; []
-    without any.
-    """
+def build_category_columns(table: Table) -> list[Column]:
     lines = [(row, name) for row in table.rows for name in list_categories(row.run.metrics)]
     if not lines:
         return []
-    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    columns = build_row_name_columns_for(table, [row for row, _ in lines])
     columns.append(Column("category", [name for _, name in lines], False, use=ColumnUse.setting))
     for key in OF_CATEGORY:
         cells = [_format_cell(row.run, key, f"/{name}") for row, name in lines]
@@ -90,20 +86,21 @@ def _format_cell(run: Run, key: str, suffix: str = "") -> str:
 
 
 def write_llama_blocks(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
-    """Write llama-perplexity's block for each run compared with the reference's full distributions."""
     blocks = [
-        (row_name(row, table.keys) or row.run.job_id, found)
+        (format_row_name(row, table.keys) or row.run.job_id, found)
         for table in tables
         for row in table.rows
-        if (found := format_run_llama_block(row.run, reader)) is not None
+        if (found := format_llama_block_of_run(row.run, reader)) is not None
     ]
     if not blocks:
         raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def format_run_llama_block(run: Run, reader: Reader) -> str | None:
-    """Return llama-perplexity's block for a run, or None."""
+def format_llama_block_of_run(run: Run, reader: Reader) -> str | None:
+    """Format the statistics of llama-perplexity for one run. None if the run lacks full
+    distributions.
+    """
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
     texts = reader.load_text_tokens(run)
@@ -126,12 +123,11 @@ class WorstTokens:
 
 
 def find_worst_tokens(table: Table, reader: Reader) -> list[WorstTokens]:
-    """Return the tokens with the largest divergence, for each run that stored them."""
     found = []
     for row in table.rows:
         tokens = reader.load_worst_tokens(row.run) if CHIEF in row.run.metrics else []
         if tokens:
-            name = row_name(row, table.keys) or row.run.job_id
+            name = format_row_name(row, table.keys) or row.run.job_id
             found.append(WorstTokens(name, [_format_token(token) for token in tokens]))
     return found
 
@@ -151,14 +147,13 @@ def _format_probability(logprob: float | None) -> str:
     return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"
 
 
-def render_worst_tokens(worst_tokens_of_run: WorstTokens) -> str:
-    """Render a run's tokens with the largest divergence as HTML, each marked in its context."""
-    title = f"{len(worst_tokens_of_run.tokens)} worst tokens: {worst_tokens_of_run.name}"
+def render_worst_tokens(worst_tokens: WorstTokens) -> str:
+    title = f"{len(worst_tokens.tokens)} worst tokens: {worst_tokens.name}"
     out = StringIO()
     out.write(f'<details><summary>{escape_html(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(f"<th>{escape_html(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")
-    for token in worst_tokens_of_run.tokens:
+    for token in worst_tokens.tokens:
         text = (
             f"{escape_html(token['before'])}<b "
             f'class="worse">{escape_html(token["token"])}</b>{escape_html(token["after"])}'

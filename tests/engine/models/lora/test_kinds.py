@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.resolved_model import resolve_model
-from runner_engine.local.preload_checks import check_files
+from runner_engine.local.preload_checks import check_model_and_adapter_files
 from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
@@ -136,7 +136,7 @@ def test_each_kind_is_computed_as_peft_does(
     merging = adapted_by(adapter, merge=True)
     if kind in SHARING:
         with raises(ConfigError, "unsupported", "lora.merge"):
-            check_files(resolve_model(merging))
+            check_model_and_adapter_files(resolve_model(merging))
         return
     merged = adapt(load_base(merging), merging)
     torch.testing.assert_close(logits(merged.model), own, atol=1e-3, rtol=1e-4)

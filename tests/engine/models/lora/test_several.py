@@ -24,7 +24,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.kv_cache.prefix_tree import PrefixTree
-from runner_engine.local.preload_checks import check_files
+from runner_engine.local.preload_checks import check_model_and_adapter_files
 from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.models.lora.multi_adapter import TokenAdapters
 from runner_engine.plan.footprint import predict_footprint
@@ -267,7 +267,7 @@ def test_the_base_is_as_before_and_the_memory_is_as_predicted(case: Case) -> Non
     assert own > 0
     assert predicted.weight_mib - without.weight_mib == pytest.approx(own)
     assert own * MIB == 4 * adapted.metrics["lora_parameters"]
-    assert adapted.facts["lora"].startswith("several, beside the weights: math: 6 modules of rank 4; style: ")
+    assert adapted.facts["lora"].startswith("several, not merged: math: 6 modules of rank 4; style: ")
     assert detach_adapter(adapted, spec)
     assert torch.equal(logits(base.model), before)
     assert not any(module._forward_hooks for module in base.model.modules())
@@ -309,7 +309,7 @@ def test_what_cannot_stand_beside_others_is_refused_before_the_load(
     other = save_adapter(tmp_path / "other", case.base, **({"target_modules": ["q_proj"]} | keys))
     lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with pytest.raises(ConfigError) as raised:
-        check_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
+        check_model_and_adapter_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
     assert raised.value.code == "unsupported"
     assert str(raised.value).startswith(f"lora.adapters.other={other}")
     assert named in raised.value.reason
@@ -322,7 +322,7 @@ def test_another_base_and_another_name_are_refused(
     other = save_adapter(tmp_path / "other", wide, target_modules=["q_proj"])
     lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with raises(ConfigError, "mismatch", f"lora.adapters.other={other} does not fit model.name={case.base}"):
-        check_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
+        check_model_and_adapter_files(resolve_model(make_spec(**plain(case.base), lora=lora)))
     with raises(ConfigError, "bad_value", "lora.adapters"):
         MultiAdapterConfig({"a b": "x"})
     with raises(ConfigError, "missing", "lora.adapters.math"):

@@ -138,14 +138,14 @@ def test_the_scalings_of_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "keys", "message"),
     [
-        ({"rope_freqs.weight": [1.0] * 7}, {}, "rope_freqs.weight: 8 numbers in F32 expected, .* found .7. in F32"),
+        ({"rope_freqs.weight": [1.0] * 7}, {}, r"rope_freqs.weight has .* \[7\] in F32. Expected \[8\] in F32"),
         ({"rope_freqs.weight": [1.0, -2.0] * 4}, {}, "rope_freqs.weight: numbers above 0 expected"),
         ({"rope_freqs.weight": [1.0, float("nan")] * 4}, {}, "rope_freqs.weight: numbers above 0 expected"),
-        ({"rope_factors_long.weight": [1.0] * 8}, {}, "belong together, and rope_factors_short.weight is missing"),
-        ({"rope_freqs.weight": [2.0] * 8}, {"rope.scaling.type": "yarn"}, "a rope.scaling.type=yarn beside it cannot"),
+        ({"rope_factors_long.weight": [1.0] * 8}, {}, "rope_factors_short.weight is missing. .* both rope_factors_short.weight and rope_factors_long.weight"),
+        ({"rope_freqs.weight": [2.0] * 8}, {"rope.scaling.type": "yarn"}, "rope_freqs.weight is unsupported .* rope.scaling.type=yarn"),
         ({}, {"rope.scaling.type": "magic"}, "llama.rope.scaling.type='magic' cannot be read"),
-        ({}, {"rope.scaling.factor": -1.0}, "llama.rope.scaling.factor: a number above 0 expected, found -1.0"),
-        ({}, {"rope.freq_base": "base"}, "llama.rope.freq_base: a number above 0 expected, found 'base'"),
+        ({}, {"rope.scaling.factor": -1.0}, "llama.rope.scaling.factor is -1.0. Expected a number above 0"),
+        ({}, {"rope.freq_base": "base"}, "llama.rope.freq_base is 'base'. Expected a number above 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_said(

@@ -104,11 +104,11 @@ def test_a_single_stream_is_branch_0_at_the_time_of_its_position(ratio: float) -
 
 
 def test_which_pairs_are_patched() -> None:
-    assert list(rope_2d.list_patched_pairs(32, 0.5)) == list(range(17, 33))
-    assert list(rope_2d.list_patched_pairs(32, 0)) == [32], "one pair at least"
-    assert list(rope_2d.list_patched_pairs(8, 1)) == list(range(1, 9))
-    assert len(rope_2d.list_patched_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
-    assert len(rope_2d.list_patched_pairs(7, 0.5)) == 4, "and 3.5 too"
+    assert list(rope_2d.list_rotated_2d_pairs(32, 0.5)) == list(range(17, 33))
+    assert list(rope_2d.list_rotated_2d_pairs(32, 0)) == [32], "one pair at least"
+    assert list(rope_2d.list_rotated_2d_pairs(8, 1)) == list(range(1, 9))
+    assert len(rope_2d.list_rotated_2d_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
+    assert len(rope_2d.list_rotated_2d_pairs(7, 0.5)) == 4, "and 3.5 too"
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))
     described = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig()).describe()
     assert described == "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128"
@@ -437,7 +437,7 @@ def test_reached_without_coordinates() -> None:
     two = torch.zeros(1, 2, dtype=torch.long)
     with (
         rope_2d.set_token_coordinates(model, two, two),
-        pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"),
+        pytest.raises(RuntimeError, match="coordinates for 2 tokens, .* has 37"),
     ):
         model(IDS)
     assert patch.pos2d is None, "an error leaves no coordinates behind"

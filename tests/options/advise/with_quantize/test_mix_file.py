@@ -32,8 +32,8 @@ def test_the_command_gives_each_layer_as_many_bits_as_the_mix() -> None:
         fitting = [key for key in task.overrides if f"{path}.".startswith(f"{key}.")]
         return int(task.overrides[max(fitting, key=len)]) if fitting else task.bits or 0
 
-    assert {path: bits_of(path) for path in model.formats_by_path(choice)} == {
-        path: bits[name] for path, name in model.formats_by_path(choice).items()
+    assert {path: bits_of(path) for path in model.map_paths_to_formats(choice)} == {
+        path: bits[name] for path, name in model.map_paths_to_formats(choice).items()
     }
 
 

@@ -249,7 +249,7 @@ def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp
     too_many = [*launch[:-1], "--nproc-per-node=5", *arguments, "rerun=all"]
     done = subprocess.run(too_many, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 1
-    assert "each process runs at least one part, but" in done.stderr
+    assert "Use at most 4 processes, or split into more parts" in done.stderr
 
 
 @THOROUGH
@@ -297,7 +297,7 @@ def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
     monkeypatch.setattr("runner.options.parts.pipeline.processes.terminated_at", time.monotonic())
     step = signals.defer_until_step_ends(), name_dead_process(cast(PeerProcesses, Peers()), None)
     with (
-        signals.deferred_signals(),
+        signals.defer_signals(),
         signals.interruptible_block(),
         pytest.raises(JobFailed, match="process 1 of 2"),
         step[0],

@@ -114,7 +114,7 @@ def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_and_no_config(parts: Path) -> None:
-    with pytest.raises(ConfigError, match="no usable tokenizer in .*model_files"):
+    with pytest.raises(ConfigError, match="the tokenizer in .*model_files cannot be loaded"):
         load_tokenizer(parts)
     (parts / "model_files" / "config.json").unlink()
     with raises(ConfigError, "unreadable", "folder"):

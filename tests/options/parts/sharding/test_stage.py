@@ -127,11 +127,14 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     [
         (
             {"scale_attn_by_inverse_layer_idx": True},
-            "gpt2 cannot be run in parts: layer 2 would differ as layer 0",
+            "gpt2 cannot run in parts: layer 2 depends on its index, but would become layer 0",
         ),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantized"),
-        ({"model_type": "t5"}, "the model has an encoder and a decoder"),
-        ({"model_type": "mamba"}, "mamba cannot be run in parts: its layers keep a state"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "gpt2 cannot run in parts: the weights are quantized",
+        ),
+        ({"model_type": "t5"}, "t5 cannot run in parts: the model has an encoder and a decoder"),
+        ({"model_type": "mamba"}, "mamba cannot run in parts: the layers store a state"),
     ],
 )
 def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

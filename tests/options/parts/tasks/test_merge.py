@@ -223,7 +223,7 @@ def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(
         metadata={"format": "pt"},
     )
     assert (trip.merged / "model.safetensors").read_bytes() == (trip.folder / "own").read_bytes()
-    assert "the .bin file is now safetensors" in result.facts["bit_identical"]
+    assert "the format is now safetensors" in result.facts["bit_identical"]
 
 
 @pytest.fixture

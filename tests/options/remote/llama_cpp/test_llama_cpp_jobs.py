@@ -112,11 +112,11 @@ def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, m
         return str(found)
 
     first = job_id()
-    assert job_id("model.start_s=9", "model.check_memory=false") == first, "inert"
+    assert job_id("model.start_timeout_s=9", "model.check_memory=false") == first, "inert"
     others = [
         job_id("model.kv_keys=q8_0"), job_id("model.kv_values=q8_0"), job_id("model.flash_attention=on"),
         job_id("model.parallel=2"), job_id("model.context=512"), job_id("model.batch=64"), job_id("model.ubatch=32"),
-        job_id("model.threads=1"), job_id("model.cpu_moe=3"), job_id("model.gpu_layers=1"),
+        job_id("model.threads=1"), job_id("model.n_cpu_moe=3"), job_id("model.gpu_layers=1"),
         job_id(f"model.draft={model}"), job_id("model.override_tensors=['ffn_.*=CPU']"),
         job_id("model.flags=[--no-warmup]"), job_id(version="9300 (abc1234)"), job_id(version="9235 (def5678)"),
         job_id(devices="  CUDA0: NVIDIA H200 (143771 MiB, 142000 MiB free)"),
@@ -166,35 +166,38 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
     assert len({*ids}) == 4
     refused = runner(*JOB, *llama_cpp_keys(standin, model, "model.flags=[--no-cache-prompt]"))
     assert refused.code == 2
-    assert "model.flags=--no-cache-prompt: model.prompt_cache says it" in refused.err
+    assert (
+        "model.flags=--no-cache-prompt: --no-cache-prompt is set by the config key model.prompt_cache"
+        in refused.err
+    )
 
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file in its stored format: use rope=native"),
+        (("rope=rope_2d",), "rope=rope_2d: llama.cpp cannot change the weights of a .gguf file: use rope=native"),
         (("lora=embedded",), "llama.cpp has no PEFT adapters"),
-        (("quantization=nf4",), "llama.cpp reads the file in its stored format: use quantization=none"),
-        (("generation.kv_cache=int8",), "llama.cpp keeps keys and values itself"),
+        (("quantization=nf4",), "quantization=nf4: llama.cpp cannot change the weights of a .gguf file: use quantization=none"),
+        (("generation.kv_cache=int8",), "but llama.cpp has its own KV cache settings, model.kv_keys"),
         (("generation.frequency_penalty=0.5",), "llama.cpp also penalizes the prompt's tokens"),
-        (("generation.batch_size=9",), "model.parallel=4 is the limit of concurrent requests"),
-        (("task=memory",), "memory on this machine, which this engine does not support"),
-        (("task=likelihood", "task.keep_top_k=4"), "log-probabilities of the tokens that are named, which this engine does"),
-        (("task=tools",), "functions in the chat template, which this engine does not support"),
+        (("generation.batch_size=9",), "generation.batch_size=9: the batch size exceeds model.parallel=4"),
+        (("task=memory",), "needs memory on this machine"),
+        (("task=likelihood", "task.keep_top_k=4"), "task.keep_top_k=4 needs log-probabilities of given tokens"),
+        (("task=tools",), "needs functions in the chat template"),
         (("model.kv_keys=q3_0",), "model.kv_keys"),
         (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp rejects model.kv_values=q4_0"),
-        (("model.draft_tokens=3",), "model.draft_tokens=3: only a draft model uses this key"),
+        (("model.draft_tokens=3",), "model.draft_tokens=3: this key has no effect without a draft model"),
         (("model.draft=./nowhere.gguf",), "model.draft=./nowhere.gguf: there is no file"),
         (("model.override_tensors=[CPU]",), "model.override_tensors=CPU: give PATTERN=DEVICE"),
-        (("model.flags=[--ctx-size,99]",), "model.flags=--ctx-size: model.context says it"),
-        (("model.flags=[-ngl,9]",), "model.flags=-ngl: model.gpu_layers says it"),
-        (("model.flags=[--temp=1]",), "model.flags=--temp=1: generation says it"),
-        (("model.flags=[--lora,x.gguf]",), "--lora would make the run record wrong"),
-        (("model.flags=[--api-key,x]",), "the runner sets this option of its own server"),
-        (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU has no such option. Its options are --alias"),
-        (("model.name=embedded",), "llama.cpp reads .gguf files"),
-        (("model.python=./x",), "model.executable already names the program"),
+        (("model.flags=[--ctx-size,99]",), "model.flags=--ctx-size: --ctx-size is set by the config key model.context"),
+        (("model.flags=[-ngl,9]",), "model.flags=-ngl: -ngl is set by the config key model.gpu_layers"),
+        (("model.flags=[--temp=1]",), "model.flags=--temp=1: --temp is set by the config key generation"),
+        (("model.flags=[--lora,x.gguf]",), "model.flags=--lora: --lora would make the run record"),
+        (("model.flags=[--api-key,x]",), "model.flags=--api-key: the runner sets --api-key itself"),
+        (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU does not support this option. Supported options: --alias"),
+        (("model.name=embedded",), "model.name=embedded: llama.cpp reads only .gguf files"),
+        (("model.python=./x",), "model.python=./x: model.executable is also set"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
@@ -215,10 +218,10 @@ def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
         ("no_memory", 1, "not enough memory. Use a smaller model.context"),
         ("bad_words", 2, "model.flags=[]: llama.cpp b9235 (abc1234) on the CPU rejects its command line\n    | error: inv"),
         ("port_taken", 2, "another program listens there"),
-        ("wrong_model", 2, "has loaded another file, /elsewhere/another.gguf, than"),
-        ("one_slot", 2, "model.parallel=4: llama.cpp b9235 (abc1234) on the CPU has made 1 instead"),
-        ("no_room", 2, "model.context=1024: llama.cpp b9235 (abc1234) on the CPU has room for 8 tokens only"),
-        ("ignores", 2, "ignores request parameters: top_k (sent 7, taken 40)"),
+        ("wrong_model", 2, "has loaded /elsewhere/another.gguf instead of"),
+        ("one_slot", 2, "model.parallel=4: llama.cpp b9235 (abc1234) on the CPU has created 1 slots"),
+        ("no_room", 2, "model.context=1024: llama.cpp b9235 (abc1234) on the CPU has a KV cache for only 8 tokens"),
+        ("ignores", 2, "ignores the request parameters top_k (sent 7, taken 40)"),
     ],
 )  # fmt: skip
 def test_a_server_that_is_not_what_was_asked_for_is_one_message(
@@ -236,9 +239,9 @@ def test_a_slow_start_is_waited_for_unless_it_takes_too_long(
     runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
 ) -> None:
     standin.wish("slow")
-    late = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model, "model.start_s=0.8"))
+    late = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model, "model.start_timeout_s=0.8"))
     assert late.code == 1
-    assert "was not ready within model.start_s=0.8\n    | load_tensors: part" in late.err
+    assert "was not ready within model.start_timeout_s=0.8\n    | load_tensors: part" in late.err
     done = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model))
     assert done.code == 0, done.err
     assert len(samples(tmp_path)) == 6
@@ -251,9 +254,12 @@ def test_a_program_that_is_none_is_named(
     monkeypatch.setattr("runner.options.remote.llama_cpp.program.CHECKOUT", tmp_path)
     here = ("tracking=none", *JOB[2:], "model=llama_cpp", f"model.name={model}")
     for keys, message in (
-        (("model.executable=./nowhere",), "model.executable=./nowhere: this program does not exist"),
-        (("model.executable=/bin/true",), "this program is no llama-server: its --version prints true"),
-        (("model.python=./nowhere",), "/nowhere does not exist. For an environment with xllamacpp"),
+        (
+            ("model.executable=./nowhere",),
+            "model.executable=./nowhere: llama-server does not exist at this path",
+        ),
+        (("model.executable=/bin/true",), "this program is not llama-server. Its --version prints true"),
+        (("model.python=./nowhere",), "/nowhere does not exist. "),
         ((f"model.python={sys.executable}",), "has no xllamacpp"),
     ):
         found = runner(*here, *keys)
@@ -284,7 +290,7 @@ def test_a_port_that_another_program_has_is_refused(
         keys = llama_cpp_keys(standin, model, f"model.port={port}")
         done = runner("tracking=none", *JOB[2:], *keys)
     assert done.code == 2
-    assert f"model.port={port}: Address already in use on 127.0.0.1" in done.err
+    assert f"model.port={port}: port not available on 127.0.0.1: Address already in use" in done.err
     assert not standin.started
 
 
@@ -307,7 +313,7 @@ def test_variables_that_stand_for_words_do_not_reach_it(
 def test_a_plan_says_what_it_takes(runner: Run, model: Path, standin: LlamaCppStandIn) -> None:
     done = runner("-m", *JOB, *llama_cpp_keys(standin, model), "plan=true")
     assert done.code == 0, done.err
-    assert "memory: 6 MiB of weights, and 8 MiB of keys and values" in done.out
+    assert "memory: 6 MiB of weights and 8 MiB of KV cache" in done.out
     keys = ("model.context=900000000", "model.parallel=9")
     done = runner("-m", *JOB, *llama_cpp_keys(standin, model, *keys), "plan=true")
     assert "MiB of main memory are available. Lower model.context" in done.out

@@ -145,7 +145,7 @@ def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
         remote = (*JOB, "task.limit=20", "model=api", f"model.base_url={address}", "model.name=embedded")
         for name, budget in (("free", "null"), ("held", tokens)):
             (tmp_path / name).mkdir()
-            keys = (f"generation.thinking_tokens={budget}", "model.thinking_budget=vllm")
+            keys = (f"generation.thinking_tokens={budget}", "model.thinking_budget_dialect=vllm")
             done = runner(*remote, *keys, cwd=tmp_path / name)
             assert done.code == 0, done.err
             (path,) = (tmp_path / name).glob("outputs/jobs/*/samples.jsonl")

@@ -48,8 +48,5 @@ def test_longer_texts_than_it_takes_are_refused_without_a_scaling(
     standin = VllmStandIn(tmp_path / "env")
     done = runner(*RECALL, "task.lengths=[2k]", *vllm_keys(standin, *more))
     assert done.code == 2
-    assert (
-        f"task.lengths=2048: with rope=native the model's limit is {room} tokens. Lower this value\n"
-        in done.err
-    )
+    assert f"task.lengths=2048: with rope=native the model's limit is {room} tokens. " in done.err
     assert not standin.started

@@ -75,7 +75,7 @@ def test_a_reference_needs_more_than_our_own_server_tells(make_config: Make, ser
     words = "model=auto model.name=embedded model.dtype=float32 model.device=cpu"
     run(make_config(model=HERE, task=LikelihoodConfig(limit=2, keep_top_k=64)))
     for keys, message in (
-        ({"keep_top_k": 8}, "a reference needs tokens sampled from whole distributions"),
+        ({"keep_top_k": 8}, "task.keep_top_k=8: .* does not sample tokens from whole distributions"),
         ({"reference": words}, "returns no log-probabilities of given tokens"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -139,8 +139,10 @@ def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     standin = VllmStandIn(tmp_path / "env", "stub")
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
-    assert "tokenizes" in done.err
-    assert "transformers as" in done.err, "the stub's tokens are words"
+    assert "and transformers tokenize the same text differently" in done.err
+    assert re.search(r"vLLM: \d+ tokens \[.*transformers: \d+ tokens \[", done.err), (
+        "the stub's tokens are words"
+    )
     monkeypatch.setattr(comparison, "check_same_tokens", lambda *_: None)
     monkeypatch.setattr("runner.options.remote.started.engine.wrong", {})
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))

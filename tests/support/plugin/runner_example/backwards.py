@@ -66,10 +66,10 @@ class BackwardsSession(Session):
     def _admit(self, request: Request) -> Request:
         return request
 
-    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        return [self._answer(request) for request in arrived]
+    def _run_step(self, submitted: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        return [self._answer(request) for request in submitted]
 
-    def _drop(self) -> None:
+    def _drop_requests(self) -> None:
         pass
 
     def _answer(self, request: Request) -> Completion:

@@ -1,1 +1,1 @@
-"""Texts about models that run on a llama.cpp server."""
+"""Renders messages about models on a llama.cpp server."""

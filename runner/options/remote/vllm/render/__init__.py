@@ -1,1 +1,1 @@
-"""Texts about models that run on a vLLM server."""
+"""Renders messages about models on a vLLM server."""
