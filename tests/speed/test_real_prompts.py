@@ -56,7 +56,7 @@ def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
     assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
     assert result.metrics["requests/rate_200"] == 4
-    assert any("from the batch's mean length" in note for note in result.notes)
+    assert any("mean prompt length" in note for note in result.notes)
     assert not any("were repeated" in note for note in result.notes)
 
 
