@@ -41,7 +41,7 @@ def print_fitting_table(
         table = lay_out_full_width(columns, captions)
         blocks = transpose_table(table.columns, width, gap)
     if table.caption:
-        print_wrapped(terminal, f"all rows: {' · '.join(table.caption)}", style="dim")
+        print_wrapped(terminal, f"the same in all rows: {' · '.join(table.caption)}", style="dim")
     for block in blocks:
         terminal.print(_build_rich_table(block, **table_options))
     if table.left_out:

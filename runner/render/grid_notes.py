@@ -174,7 +174,10 @@ GRIDS: dict[str, Template] = {
     "gpu_lost": "the worker cannot use {gpus} any more: {reason}",
     "detectable": _format_detectable_difference,
     "questions_for_margin": _format_needed_questions,
-    "clusters_not_planned": "task.cluster={cluster}: the required number of questions is unknown",
+    "clusters_not_planned": (
+        "task.cluster={cluster}: the plan cannot say how many questions you need, because questions of one "
+        "cluster depend on each other"
+    ),
     "overlaps": _overlaps_text,
     "all_asked": "  the search has used all questions: compare its trials on others, e.g. another task.split",
     "check_of_best": _check_of_best_text,
