@@ -70,7 +70,11 @@ def main() -> int:
         ):
             errors.append(f"{places[name]}, line {message}")
     print(*errors, f"{len(places)} programs in strings, {len(errors)} errors", sep="\n")
-    return bool(errors or checked.stderr)
+    # 2: mypy could not check them, and says why on either stream
+    if checked.returncode > 1 or checked.stderr:
+        print(checked.stdout, checked.stderr, sep="\n", file=sys.stderr)
+        return 1
+    return bool(errors)
 
 
 if __name__ == "__main__":

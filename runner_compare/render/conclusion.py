@@ -34,7 +34,7 @@ class Item:
     @property
     def name(self) -> str:
         """The candidate with its condition, e.g. `fp4 on test`."""
-        return f"{self.candidate}{f' on {self.condition}' if self.condition else ''}"
+        return _join_name(self.candidate, self.condition)
 
 
 def conclusion_text(rows: Sequence[TableRow]) -> str:
@@ -42,7 +42,7 @@ def conclusion_text(rows: Sequence[TableRow]) -> str:
 
 
 def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
-    """Return up to three conclusion sentences: losses, other findings, and undecided comparisons."""
+    """Return a sentence per candidate or per kind of verdict, and one on runs that were not compared."""
     items = [
         Item(row, decision, *_split_candidate_name(row, rows, decision))
         for row in rows
@@ -60,9 +60,9 @@ def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
 
 def _sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
     """Return up to three sentences: losses, other findings, and undecided comparisons."""
-    losses = _group_by_verdict(item for item in items if _is_loss(item.decision))
+    losses = _group_by_verdict(filter(_is_loss, items))
     others = _group_by_verdict(
-        item for item in items if item not in open_items and not _is_loss(item.decision)
+        item for item in items if not item.decision.is_undecided and not _is_loss(item)
     )
     sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
     return [*sentences, _format_undecided_sentence(open_items, len(items))] if open_items else sentences
@@ -81,8 +81,8 @@ def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -
     if not are_repeated or len(by_candidate) > MAX_CANDIDATES or "" in conditions:
         return []
     sentences = []
-    for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss_item, pair[1]))):
-        groups = _group_by_verdict(sorted(of, key=lambda item: item in open_items))
+    for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss, pair[1]))):
+        groups = _group_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
         found = [
             f"{phrase} on {join_words([item.condition for item in alike])}"
             for phrase, alike in groups.items()
@@ -101,8 +101,11 @@ def _group_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
 
 def format_candidate_name(row: TableRow, all_rows: Sequence[TableRow]) -> str:
     """Return a candidate's name for sentences, e.g. `fp4 on test`."""
-    candidate, condition = _split_candidate_name(row, all_rows)
-    return f"{candidate}{f' on {condition}' if condition else ''}"
+    return _join_name(*_split_candidate_name(row, all_rows))
+
+
+def _join_name(candidate: str, condition: str) -> str:
+    return f"{candidate} on {condition}" if condition else candidate
 
 
 def _split_candidate_name(
@@ -155,13 +158,9 @@ def format_verdict_phrase(decision: Decision) -> str:
     }[verdict]
 
 
-def _is_loss(decision: Decision) -> bool:
+def _is_loss(item: Item) -> bool:
     worse = (MarginVerdict.worse_but_within, MarginVerdict.worse_by_more)
-    return decision.finding is Finding.worse or decision.verdict in worse
-
-
-def _is_loss_item(item: Item) -> bool:
-    return _is_loss(item.decision)
+    return item.decision.finding is Finding.worse or item.decision.verdict in worse
 
 
 def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
