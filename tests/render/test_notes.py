@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import string
 from collections.abc import Iterator
 from importlib import import_module
@@ -45,6 +46,9 @@ def test_a_note_becomes_text() -> None:
         render_note(note("other"), templates)
 
 
+UNNAMED = "None"  # what ast names values after **
+
+
 def notes_in(folder: Path) -> Iterator[tuple[str, set[str]]]:
     """Yield the code and the names of the values of each note that goes to a folder's table."""
     for path in folder.rglob("*.py"):
@@ -65,3 +69,10 @@ def test_each_note_has_a_sentence_and_each_sentence_a_note() -> None:
             if isinstance(template, str):
                 fields = {name for _, name, _, _ in string.Formatter().parse(template) if name}
                 assert fields == names, f"{table}: {code}"
+            else:
+                parameters = inspect.signature(template).parameters.values()
+                named = {it.name for it in parameters if it.kind is not it.VAR_KEYWORD}
+                needed = {it.name for it in parameters if it.name in named and it.default is it.empty}
+                takes_more = len(named) < len(parameters)
+                assert takes_more or names - {UNNAMED} <= named, f"{table}: {code}"
+                assert UNNAMED in names or needed <= names, f"{table}: {code}"
