@@ -24,6 +24,9 @@ from runner_base.tables import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+SAME_IN_ALL_ROWS = "the same in all rows: "
+NO_ROOM_FOR = "no room for: "
+
 
 def print_fitting_table(
     terminal: Console, columns: Iterable[Column], omitted_columns_hint: str, **table_options: Any
@@ -41,13 +44,12 @@ def print_fitting_table(
         table = lay_out_full_width(columns, captions)
         blocks = transpose_table(table.columns, width, gap)
     if table.caption:
-        print_wrapped(terminal, f"the same in all rows: {' · '.join(table.caption)}", style="dim")
+        print_wrapped(terminal, f"{SAME_IN_ALL_ROWS}{' · '.join(table.caption)}", style="dim")
     for block in blocks:
         terminal.print(_build_rich_table(block, **table_options))
     if table.left_out:
-        print_wrapped(
-            terminal, f"no room for: {', '.join(table.left_out)} ({omitted_columns_hint})", style="dim"
-        )
+        left_out = ", ".join(table.left_out)
+        print_wrapped(terminal, f"{NO_ROOM_FOR}{left_out} ({omitted_columns_hint})", style="dim")
 
 
 def transpose_table(columns: Sequence[Column], width: int, column_gap: int) -> list[list[Column]]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import takewhile
 
+from runner_base.printed_tables import NO_ROOM_FOR, SAME_IN_ALL_ROWS
+
 TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
-ALL_ROWS = "all rows: "
 VERSUS = re.compile(r"^vs \S+")  # names the baseline
 IF_KNOWN = ("more needed",)  # a column that only some comparisons have
 LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
@@ -109,6 +110,7 @@ class Table:
     names: list[str]
     excerpt: bool = False
     shared: str = ""  # the line above it that says what all rows have, instead of a column
+    left_out: tuple[str, ...] = ()  # the columns that the line below it names, for want of room
 
     def names_without(self, shared: str) -> list[str]:
         """Return the names but for one of each that a line says to be the same in all rows: `new
@@ -138,15 +140,16 @@ def tables(lines: list[str]) -> Iterator[Table]:
             head = _until_empty(lines[:place][::-1])[::-1]
             names = [name for part in head for name in re.split(" {2,}", part.strip())]
             above = (
-                it.removeprefix(ALL_ROWS)
+                it.removeprefix(SAME_IN_ALL_ROWS)
                 for it in lines[max(0, place - 5) : place]
-                if it.startswith(ALL_ROWS)
+                if it.startswith(SAME_IN_ALL_ROWS)
             )
             shared = next(above, "")
+            left_out = _left_out_columns(lines[place + 1 :])
             if {"status", "job"} <= {*names}:  # before the status are the keys in which jobs differ
                 yield Table("grid", names[names.index("status") :], shared=shared)
             elif "state" in names:
-                yield Table("plan", names[names.index("state") :], shared=shared)
+                yield Table("plan", names[names.index("state") :], shared=shared, left_out=left_out)
             elif lines[place - 1].startswith("file ") and "accuracy" in names:
                 yield Table("model files", names)
             elif {"accuracy", "/answer"} <= {*names}:
@@ -166,6 +169,14 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
         elif job and line not in ("", "…") and not line.startswith(" "):
             caption = line  # of a further table
+
+
+def _left_out_columns(below: list[str]) -> tuple[str, ...]:
+    """Return the columns for which the table above these lines had no room."""
+    text = " ".join(_until_empty(below[len(_until_empty(below)) + 1 :]))
+    if not text.startswith(NO_ROOM_FOR):
+        return ()
+    return tuple(text.removeprefix(NO_ROOM_FOR).partition(" (")[0].split(", "))
 
 
 def _until_empty(lines: list[str]) -> list[str]:
