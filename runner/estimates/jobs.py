@@ -244,5 +244,6 @@ def format_time_and_basis(estimate: Estimate | None) -> tuple[str, str]:
                 f"{format_duration(least.seconds)} – {format_duration(most.seconds)} {error}",
                 estimate.source.value,
             )
-    at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
-    return f"{at_most}{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
+    if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded:
+        return f"≤ {format_duration(estimate.seconds * (1 + estimate.spread))}", estimate.source.value
+    return f"{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, format_time_and_basis
+from runner.estimates.speed import EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
 from runner.grid.question_plan import make_statistical_power_notes
@@ -141,9 +142,10 @@ def print_plan(plan: list[PlannedJob]) -> None:
         for text in render_notes(notes):
             print(escape_control_characters(f"note: {label}\n    {text}"))
     is_per_worker = any(job.config is not None and job.config.workers not in (AUTO, "1") for job in plan)
+    to_load = {job.base for job in plan if job.base and job.state in (PlanState.todo, PlanState.resume)}
     print(
         plans.format_plan_total_line(
-            summarize_plan(plan), len(bases), is_per_worker, *_estimate_total_time(plan, estimates)
+            summarize_plan(plan), len(to_load), is_per_worker, *_estimate_total_time(plan, estimates)
         )
     )
 
@@ -191,9 +193,9 @@ def _get_free_main_memory_mib() -> tuple[float, bool]:
 
 def _estimate_total_time(
     plan: list[PlannedJob], estimates: dict[int, JobEstimate]
-) -> tuple[float | None, float, int]:
-    """Return the total seconds of all unfinished jobs, the relative error, and the number of jobs
-    without estimate.
+) -> tuple[float | None, float, bool, int]:
+    """Return the total seconds of all unfinished jobs, the relative error, whether the total is an
+    upper bound, and the number of jobs without estimate.
     """
     to_do = [
         number
@@ -202,10 +204,11 @@ def _estimate_total_time(
     ]
     times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
     if not times:
-        return None, 0.0, 0
+        return None, 0.0, False, 0
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
-    return seconds, spread, len(to_do) - len(times)
+    is_upper_bound = any(time.is_upper_bound and time.source is not EstimateBasis.recorded for time in times)
+    return seconds, spread, is_upper_bound, len(to_do) - len(times)
 
 
 def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str]] = ()) -> None:

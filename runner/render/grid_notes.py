@@ -44,8 +44,8 @@ ESTIMATES: dict[str, Template] = {
     ),
     "busy": "this machine is busy ({beside}). Jobs may take longer than estimated",
     "not_calibrated": lambda names, limit_s: (
-        f"the time of {', '.join(names)} is a rough estimate, because a measurement would "
-        f"take longer than {format_duration(limit_s)}, {A_TENTH}"
+        f"{', '.join(names)}: times are rough estimates. Measuring speeds would take longer than "
+        f"{format_duration(limit_s)}, {A_TENTH}"
     ),
     "calibrating": _format_calibration_start,
     "calibration_ended": lambda limit_s: (

@@ -20,8 +20,7 @@ def format_memory_lines(
     free = [f"{free_ram_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(free_gpu_mib)]
     return [
-        "Memory is predicted. The peak is weights + KV cache + activations. It excludes "
-        f"{process_mib:.0f} MiB for the process itself.",
+        f"Memory is predicted. The peak excludes {process_mib:.0f} MiB for the process itself.",
         f"Free: {', '.join(free)}",
     ]
 
@@ -32,15 +31,19 @@ def format_plan_total_line(
     is_per_worker: bool,
     seconds: float | None,
     relative_spread: float,
+    is_upper_bound: bool,
     num_unknown_times: int,
 ) -> str:
-    each = "once per worker" if is_per_worker else "once"
     parts = [summary]
     if num_models:
-        parts.append(f"{format_count(num_models, 'model')} to load, at most {each}")
+        parts.append(f"{format_count(num_models, 'model')} to load{' per worker' * is_per_worker}")
     if seconds is not None:
         unknown = (
             f" without {format_count(num_unknown_times, 'job')} of unknown time" if num_unknown_times else ""
         )
-        parts.append(f"one after another {format_duration(seconds)} ± {relative_spread:.0%}{unknown}")
+        if is_upper_bound:
+            time = f"at most {format_duration(seconds * (1 + relative_spread))}"
+        else:
+            time = f"{format_duration(seconds)} ± {relative_spread:.0%}"
+        parts.append(f"one after another {time}{unknown}")
     return " · ".join(parts)

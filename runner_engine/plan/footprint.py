@@ -10,6 +10,7 @@ mapped embedding whose tokens occur.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum, auto
 from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine
@@ -65,6 +66,28 @@ class DraftPass:
     place_bytes: int  # of keys and values of a token
     has_kernels: bool  # for its quantized layers: they need not be unpacked
     kept_share: float  # of its weights, if it keeps only its first layers
+
+
+class Phase(StrEnum):
+    """A phase of a job in which memory has its own maximum."""
+
+    load = auto()
+    packing = auto()
+    prefill = auto()
+    decode = auto()
+
+
+@dataclass(frozen=True)
+class PeakParts:
+    """What the predicted peak consists of, in the phase that needs the most memory. The parts add up
+    to the peak. Loading and packing are one part, `other_mib`.
+    """
+
+    phase: Phase
+    weight_mib: float
+    kv_cache_mib: float
+    activation_mib: float
+    other_mib: float  # libraries and kernels, without what the process has before the load
 
 
 @dataclass(frozen=True)
@@ -143,7 +166,29 @@ class Footprint:
     @property
     def total_mib(self) -> float:
         """Peak MiB during load and completions, without the Python interpreter and its libraries."""
-        return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
+        return max(self._phase_mib().values())
+
+    @property
+    def peak_parts(self) -> PeakParts:
+        """The parts of the peak, all at the time of the peak."""
+        phases = self._phase_mib()
+        phase = max(phases, key=phases.__getitem__)
+        if phase in (Phase.load, Phase.packing):
+            return PeakParts(phase, 0.0, 0.0, 0.0, phases[phase])
+        is_prefill = phase is Phase.prefill
+        kv_bytes = self.prefill_kv_bytes if is_prefill else self.decode_kv_bytes
+        activation_bytes = self.prefill_activation_bytes if is_prefill else self.decode_activation_bytes
+        return PeakParts(
+            phase, self.resident_weight_mib, kv_bytes / MIB, activation_bytes / MIB, self.runtime_mib
+        )
+
+    def _phase_mib(self) -> dict[Phase, float]:
+        return {
+            Phase.decode: self.decode_mib,
+            Phase.prefill: self.prefill_mib,
+            Phase.packing: self.first_pass_mib,
+            Phase.load: self.load_mib,
+        }
 
     def combine_with(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
         """Return the footprint of two loaded models, of which only one runs at a time."""

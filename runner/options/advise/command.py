@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -114,6 +115,19 @@ def create_parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def _format_run_command(options: argparse.Namespace) -> str | None:
+    """Return the command that runs the recommended jobs. None if it runs now, or cannot run here."""
+    if options.run or options.machine:
+        return None
+    words = [NAME, *options.overrides, "--run"]
+    for key, value in (
+        ("--memory-gib", options.memory_gib),
+        ("--seconds-per-question", options.seconds_per_question),
+    ):
+        words += [key, f"{value:g}"] if value is not None else []
+    return shlex.join(words)
+
+
 def _run_recommendation(options: argparse.Namespace) -> int:
     for key, value in (
         ("--memory-gib", options.memory_gib),
@@ -150,7 +164,7 @@ def _run_recommendation(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(recommendations_to_dict(advice, described), ensure_ascii=False))
     else:
-        print_recommendations(advice, described, limits)
+        print_recommendations(advice, described, limits, _format_run_command(options))
     if not advice.chosen:
         raise JobFailed(
             "no configuration meets these limits, for the reasons above. Raise a limit", code="not_found"

@@ -19,7 +19,7 @@ from runner_engine.checkpoints.pass_memory import read_model_sizes
 from runner_engine.checkpoints.resolved_model import read_tensor_headers, resolve_model
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.plan import footprint
-from runner_engine.plan.footprint import Footprint
+from runner_engine.plan.footprint import Footprint, Phase
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -101,6 +101,25 @@ def test_total_is_the_largest_stage() -> None:
     assert resident.resident_weight_mib == 7 / 2**20
     assert resident.prefill_mib == 20 / 2**20
     assert resident.total_mib == resident.first_pass_mib == 30 / 2**20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "phase"),
+    [
+        ({}, Phase.prefill),
+        ({"decode_activation_bytes": 6}, Phase.decode),
+        ({"load_bytes": 100}, Phase.load),
+        ({"first_pass_bytes": 100}, Phase.packing),
+    ],
+)
+def test_the_parts_of_the_peak_add_up_to_it(sizes: dict[str, int], phase: Phase) -> None:
+    """Keys and values are the most in decoding, and activations in prefill: never at one time."""
+    given = {"prefill_activation_bytes": 7, "decode_activation_bytes": 2, "runtime_bytes": 5} | sizes
+    predicted = Footprint({"linear": 10}, 1, 3, **given)
+    peak = predicted.peak_parts
+    assert peak.phase is phase
+    parts = peak.weight_mib + peak.kv_cache_mib + peak.activation_mib + peak.other_mib
+    assert parts == pytest.approx(predicted.total_mib)
 
 
 @pytest.mark.parametrize(

@@ -123,15 +123,18 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     )
     done = runner(*job, "--quick", "--run", module="runner.options.advise")
     assert done.code == 0, done.err
-    assert ": estimated from memory bandwidth and matmul speed" in done.out
+    assert ": estimated without a measurement" in done.out
+    memory = next(line for line in done.out.splitlines() if line.startswith("   memory"))
+    predicted, *parts = (int(number.replace(",", "")) for number in re.findall(r" (\d[\d,]*)\b", memory))
+    assert sum(parts) == predicted
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.options.advise")
-    assert "recorded here" in again.out
-    assert "of 2 recorded (gsm8k-" in again.out
+    assert ": recorded on this machine" in again.out
+    assert "of 2 questions, recorded (gsm8k-" in again.out
     other = runner(*job, "task.split=hard5", "--quick", module="runner.options.advise")
-    assert "accuracy unknown here" in other.out, "the record is of other questions"
+    assert "of 2 questions" not in other.out, "the record is of other questions"
     fewer = runner(*job[:2], "task.limit=1", *job[3:], "--quick", module="runner.options.advise")
-    assert "of 1 recorded (gsm8k-" in fewer.out, "one of the two that are recorded"
+    assert "of 1 questions, recorded (gsm8k-" in fewer.out, "one of the two that are recorded"
     shown = next(line for line in again.out.splitlines() if line.startswith("1. "))
     command = shlex.split(shown.removeprefix("1. runner "))
     assert runner(*command, "plan=quick").out.count("done") >= 1
@@ -151,11 +154,11 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
         assert (known[name]["n"], known[name]["questions"]) == (8, 8)
         assert known[name]["low"] < known[name]["value"] <= known[name]["high"]
     shown = runner(*job, "--quick", module="runner.options.advise").out
-    orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
+    orders = [line for line in shown.splitlines() if line.startswith("   rank ")]
     assert len(orders) == 2
-    assert all(
-        "unknown here" in line or "accuracy does not differ significantly" in line for line in orders
-    ), orders
+    assert all("measured" in line or "accuracy does not differ significantly" in line for line in orders), (
+        orders
+    )
 
 
 @pytest.mark.thorough
@@ -185,7 +188,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
     )
     shown = runner(files, "--quick", module="runner.options.advise").out
     assert shown.count("nats/token to ") >= 2
-    assert re.search(r"order .* closer to .*F16.gguf: KL .* instead of KL ", shown), shown
+    assert re.search(r"rank .* KL divergence from .*F16.gguf is lower: KL .* instead of KL ", shown), shown
     advised = json.loads(
         runner(
             files, "task=likelihood", "task.limit=50", "--quick", "--json", module="runner.options.advise"
@@ -196,7 +199,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
     assert measured["Q8_0"]["memory"]["recorded_peak_mib"] > 100
     mistake = runner(files, "quantization=nf4", module="runner.options.advise")
     assert mistake.code == 2
-    assert "quantization=nf4: each of files=" in mistake.err
+    assert "quantization=nf4: files=" in mistake.err
 
 
 @pytest.mark.thorough
@@ -218,7 +221,7 @@ def test_records_are_read_without_torch(
     ]
     program = f"import sys; from runner.options import advise; advise.main({words!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert f"100.0 % [{low}, 100.0] of 4 recorded (job)" in done.stdout
+    assert f"100.0 % [{low}, 100.0] of 4 questions, recorded (job)" in done.stdout
     assert done.stdout.endswith("False\n")
 
 

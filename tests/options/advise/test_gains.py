@@ -93,6 +93,6 @@ def test_the_command_shows_it(
     asked = ["model=embedded", f"output_dir={swept.output_dir}", "generation.batch_size=8"]
     assert advise.main([*asked, "--quick"]) == 0
     first, *others = capsys.readouterr().out.split("\n\n")[1:]
-    line = "   guesses   generation.speculate=draft: slower at 8 rows; measured speedups: 1.20"
+    line = "   speculation  generation.speculate=draft: slower at 8 rows; measured speedups: 1.20"
     assert line in first
-    assert not any("guesses" in one for one in others), "another format was not measured"
+    assert not any("speculation" in one for one in others), "another format was not measured"

@@ -27,7 +27,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
     [
         (
             note("before", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
-            "1 before 2: nothing tells them apart; accuracy unknown here",
+            "1 before 2: no difference is known; neither accuracy is measured",
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
@@ -42,7 +42,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
             "accuracy does not differ significantly (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
         ),
         (note("accuracies_incomparable"), "their recorded accuracies cannot be compared"),
-        (note("accuracy_of_one_unknown", rank=2), "accuracy of 2 unknown here"),
+        (note("accuracy_of_one_unknown", rank=2), "the accuracy of 2 is not measured"),
         (
             note("is_reference", **KLS),
             "the candidate is the reference plain; the next one has KL 0.02 nats/token",
@@ -59,7 +59,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
             "the candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
         ),
-        (note("named", rank=1), "candidate 1 is the requested model"),
+        (note("named", rank=1), "1 is the requested model"),
         (
             note("time_unknown", each_s=1.2),
             "1.20 s per question, but the time of the other candidate is unknown",

@@ -66,7 +66,7 @@ NOTES: Mapping[str, Template] = {
     "closer": _describe_lower_kl,
     "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
     "no_worse": _describe_better_measurements,
-    "named": "candidate {rank} is the requested model",
+    "named": "{rank} is the requested model",
     "time_unknown": "{each_s:,.2f} s per question, but the time of the other candidate is unknown",
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
@@ -75,10 +75,10 @@ NOTES: Mapping[str, Template] = {
         "{other_s:,.2f} s of the other candidate are {source} (± {spread:.0%})"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
-    "alike": "nothing tells them apart",
+    "alike": "no difference is known",
     # what is known of their accuracies
-    "accuracy_unknown": "accuracy unknown here",
-    "accuracy_of_one_unknown": "accuracy of {rank} unknown here",
+    "accuracy_unknown": "neither accuracy is measured",
+    "accuracy_of_one_unknown": "the accuracy of {rank} is not measured",
     "accuracies_incomparable": "their recorded accuracies cannot be compared",
     "no_difference": _describe_no_difference,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,53 +16,66 @@ from runner.options.advise.ranking import TIGHT
 from runner.options.advise.render.notes import NOTES
 from runner.options.advise.render.recorded_metrics import format_accuracy, format_kl_divergence
 from runner.options.advise.render.speculation_gains import describe_speedups
-from runner_base import escape_control_characters, format_duration, machine
-from runner_base.notes import Note, note
+from runner_base import escape_control_characters, format_count, format_duration, machine
+from runner_base.notes import Note
 from runner_base.render.notes import render_note
+from runner_engine import Footprint, Phase
 
-PARTS = "the prediction is an upper bound, the sum of these parts"
 COSTS = {
-    "none": "the model as it is",
-    "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
-    "nf4": "nf4: little loss in published tests (QLoRA, 2023), more for small models",
+    "none": "unquantized",
+    "int8": "published tests found no loss for int8 (LLM.int8(), 2022)",
+    "nf4": "published tests found little loss for nf4 (QLoRA, 2023), more for small models",
 }
+LABEL_WIDTH = 13
 
 
-def print_recommendations(advice: Advice, named_machine: Machine | None, limits: UserLimits) -> None:
-    """Print the recommended candidates, and one line for each rejected candidate."""
-    machine_name = machine.machine_name() if named_machine is None else f"{named_machine.name}, as described"
-    allowed = f"at most {limits.memory_mib:,.0f} MiB" if limits.memory_mib else ""
-    allowed += f"{(', ' if allowed else '')}{limits.seconds:g} s per question" if limits.seconds else ""
-    print(escape_control_characters(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
+def print_recommendations(
+    advice: Advice, named_machine: Machine | None, limits: UserLimits, run_command: str | None
+) -> None:
+    """Print the recommended candidates, one line for each rejected candidate, and the command that
+    runs the recommended ones.
+    """
+
+    def show(line: str) -> None:
+        print(escape_control_characters(line))
+
+    name = machine.machine_name() if named_machine is None else f"{named_machine.name} (as described)"
+    show(f"machine: {name}")
+    if wanted := _describe_limits(limits):
+        show(f"limits: {wanted}")
+    if advice.chosen:
+        count = format_count(len(advice.chosen), "candidate")
+        show(f"{count} within the limits" + (", best first:" if len(advice.chosen) > 1 else ":"))
     for number, candidate in enumerate(advice.chosen, start=1):
-        print(escape_control_characters(f"\n{number}. {format_job_command(candidate)}"))
-        is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
-        tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" if is_tight else ""
-        peak = f"{candidate.memory_mib:,.0f} MiB peak memory, predicted"
-        if candidate.measured_mib is not None:
-            peak = (
-                f"{candidate.measured_mib:,.0f} MiB peak memory, recorded on this machine "
-                f"({candidate.memory_mib:,.0f} predicted)"
-            )
-        print(
-            escape_control_characters(f"   memory    {peak}; {PARTS}: {_describe_memory(candidate)}{tight}")
-        )
-        print(escape_control_characters(f"   speed     {_describe_speed(candidate)}"))
-        for line in describe_speedups(candidate.gains, candidate.batch_size):
-            print(escape_control_characters(f"   guesses   {line}"))
-        print(escape_control_characters(f"   answers   {_describe_accuracy(candidate)}"))
-        for line in candidate.notes:
-            print(escape_control_characters(f"   note      {line}"))
-        if number < len(advice.chosen):
-            print(escape_control_characters(f"   order     {_format_reason(candidate.before_next)}"))
+        show(f"\n{number}. {format_job_command(candidate)}")
+        for label, text in _describe_candidate(candidate, number < len(advice.chosen)):
+            show(f"   {label:<{LABEL_WIDTH}}{text}")
     if advice.rejected:
-        print()
+        show("\nrejected:")
     for candidate in advice.rejected:
-        print(
-            escape_control_characters(
-                f"not {candidate.model_name} quantization={candidate.quantization}: {_format_reason(candidate.problem)}"
-            )
-        )
+        name = f"{candidate.model_name} quantization={candidate.quantization}"
+        show(f"   {name}: {_format_reason(candidate.problem)}")
+    if advice.chosen and run_command is not None:
+        show(f"\nTo run {'them' if len(advice.chosen) > 1 else 'it'}: {run_command}")
+
+
+def _describe_limits(limits: UserLimits) -> str:
+    wanted = [f"at most {limits.memory_mib:,.0f} MiB"] if limits.memory_mib else []
+    wanted += [f"at most {limits.seconds:g} s per question"] if limits.seconds else []
+    return ", ".join(wanted)
+
+
+def _describe_candidate(candidate: Candidate, has_next: bool) -> Iterator[tuple[str, str]]:
+    """Yield the lines on one candidate, each with its label."""
+    yield "memory", _describe_memory(candidate)
+    yield "time", _describe_time(candidate)
+    for line in describe_speedups(candidate.gains, candidate.batch_size):
+        yield "speculation", line
+    yield "accuracy", _describe_accuracy(candidate)
+    for line in candidate.notes:
+        yield "note", line
+    if has_next and (reason := _format_reason(candidate.before_next)) is not None:
+        yield "rank", reason
 
 
 def _format_reason(reason_note: Note | None) -> str | None:
@@ -74,48 +88,56 @@ def format_job_command(candidate: Candidate) -> str:
 
 def _describe_memory(candidate: Candidate) -> str:
     assert candidate.fit is not None
-    parts = candidate.fit.predicted
-    in_file = parts.weight_mib - parts.resident_weight_mib
-    resident = (
-        f" of {parts.weight_mib:,.0f} (the rest stays in the memory-mapped file)" if in_file >= 1 else ""
-    )
+    if candidate.measured_mib is not None:
+        peak = f"{candidate.measured_mib:,.0f} MiB recorded on this machine; predicted {candidate.memory_mib:,.0f}"
+    else:
+        peak = f"{candidate.memory_mib:,.0f} MiB, predicted"
+    is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
+    tight = f"; close to the limit of {candidate.allowed_mib:,.0f} MiB" if is_tight else ""
+    return f"{peak}: {_describe_peak(candidate.fit.predicted)}{tight}"
+
+
+def _describe_peak(predicted: Footprint) -> str:
+    """Return the parts of the predicted peak. As rounded, they add up to the rounded peak."""
+    peak = predicted.peak_parts
+    total = round(predicted.total_mib + PROCESS_MIB)
+    if peak.phase in (Phase.load, Phase.packing):
+        doing = "loading" if peak.phase is Phase.load else "packing"
+        return f"{doing} the model {total - round(PROCESS_MIB):,}, process {PROCESS_MIB:,.0f}"
+    in_file = predicted.weight_mib - predicted.resident_weight_mib
+    resident = f" of {predicted.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""
+    weights, kv_cache, activations = map(round, (peak.weight_mib, peak.kv_cache_mib, peak.activation_mib))
     return (
-        f"weights {parts.resident_weight_mib:,.0f}{resident}, KV cache {parts.kv_cache_mib:,.0f}, activations "
-        f"{parts.activation_mib:,.0f}, other process memory {PROCESS_MIB + parts.runtime_mib:,.0f}"
+        f"weights {weights:,}{resident}, KV cache {kv_cache:,}, activations {activations:,}, "
+        f"process {total - weights - kv_cache - activations:,}"
     )
 
 
-def _describe_speed(candidate: Candidate) -> str:
+def _describe_time(candidate: Candidate) -> str:
     each_s = candidate.s_per_question
     if candidate.time is None or each_s is None:
         return "unknown: no finished job is recorded, and this model's speed was not measured"
-    basis = {
-        EstimateBasis.recorded: "recorded here",
-        EstimateBasis.calibrated: "calibrated here",
-        EstimateBasis.guessed: "estimated from memory bandwidth and matmul speed",
-    }
-    condition = (
-        " if every answer reaches the token limit"
-        if candidate.time.is_upper_bound and candidate.time.source is not EstimateBasis.recorded
-        else ""
+    estimate = candidate.time
+    known = f"{format_duration(estimate.seconds)} for the job ({each_s:,.2f} s per question), ± {estimate.spread:.0%}"
+    if estimate.source is EstimateBasis.recorded:
+        return f"{known}: recorded on this machine"
+    basis = (
+        "from a measured speed" if estimate.source is EstimateBasis.calibrated else "without a measurement"
     )
-    whole = f"the job {format_duration(candidate.time.seconds)}"
-    return (
-        f"{each_s:,.2f} s per question{condition}, {whole}, ± {candidate.time.spread:.0%}: "
-        f"{basis[candidate.time.source]}"
-    )
+    condition = ", if answers are as long as allowed" if estimate.is_upper_bound else ""
+    return f"{known}: estimated {basis}{condition}"
 
 
 def _describe_accuracy(candidate: Candidate) -> str:
     if (known := candidate.accuracy) is not None:
-        known_words = f"accuracy {format_accuracy(known)} recorded ({known.job_id})"
+        known_words = f"{format_accuracy(known)} questions, recorded ({known.job_id})"
     else:
-        known_words = render_note(note("accuracy_unknown"), NOTES)
+        known_words = "not measured on this machine"
     if (close := candidate.closeness) is not None:
         known_words += f"; recorded {format_kl_divergence(close)} to {close.reference} ({close.job_id})"
     elif known is None:
         known_words += f"; {COSTS.get(candidate.quantization, 'the loss of this format is unknown')}"
-    return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
+    return known_words if candidate.is_asked else f"{known_words}; another, smaller model"
 
 
 def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> dict[str, Any]:
