@@ -11,6 +11,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -37,6 +38,21 @@ def print_message(message: str) -> None:
     print(escape_control_characters(message), file=sys.stderr, flush=True)
 
 
+class LineTrimmingStream:
+    """Text stream without spaces at the ends of lines, with which rich fills each line of a table."""
+
+    TRAILING = re.compile(r" +(?=\n)")
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return int(self._stream.write(self.TRAILING.sub("", text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def create_console(stream: Any = None, non_terminal_width: int = 160) -> Console:
     """Create a rich console for data. Tables keep their full width when output goes to a file."""
     from rich.console import Console
@@ -49,6 +65,8 @@ def create_console(stream: Any = None, non_terminal_width: int = 160) -> Console
 
     stream = stream or sys.stdout
     width = None if stream.isatty() else non_terminal_width
+    if not stream.isatty():
+        stream = LineTrimmingStream(stream)
     return DataConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 

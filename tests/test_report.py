@@ -172,7 +172,7 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for row in (
         "loaded LlamaForCausalLM · 3,180,800 parameters · 2.49 MiB: bfloat16 0.44 MiB, uint8 2.05 MiB",
-        "quantized nf4: 28 of 29 linear layers (28 Linear4bit) · left as they were: lm_head",
+        "quantized nf4: 28 of 29 linear layers (28 Linear4bit) · not quantized: lm_head",
         "lora peft ./a: 28 modules · rank 8 · norm of the delta 9.11 · 149,504 parameters",
         "rope default, theta 10000.0 · 32 pairs, none patched",
         "runs on cpu · 2 threads · attention sdpa",

@@ -225,8 +225,9 @@ def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str
         if (number := _get_cached_experiment_id(store)) is not None:
             print(
                 escape_control_characters(
-                    grid_lines.format_hint_line(
-                        grid_lines.SCORES, run_table.build_run_table_view_url(store.uri, number)
+                    grid_lines.format_scores_line(
+                        run_table.build_run_table_view_url(store.uri, number),
+                        is_local=not stores.is_server(store.uri),
                     )
                 )
             )

@@ -145,7 +145,7 @@ def format_ended_job_line(job_counter: str, label: str, width: int, cells: JobCe
 
 # -------------------------------------------------------------------------------------------------- the end
 
-NEXT, MLFLOW, SCORES, MORE = "Next:", "MLflow:", "Scores:", "More:"
+NEXT, MLFLOW, MORE = "Next:", "MLflow:", "More:"
 HOW_TO_SEE_MORE = "print=full shows all details, print=json all metrics"
 RECORDED_BEFORE, RECORDED_MEANWHILE = "recorded before", "recorded meanwhile"
 
@@ -155,6 +155,11 @@ def format_grid_summary_line(statuses: Sequence[str], seconds: float, folder: st
     totals = Counter(statuses)
     parts = ", ".join(f"{count} {status}" for status, count in totals.items())
     return f"{format_count(len(statuses), 'job')}: {parts} · {format_duration(seconds)} in all · results in {folder}"
+
+
+def format_scores_line(url: str, is_local: bool) -> str:
+    """Return the line below that of MLflow, with the page that shows the jobs' scores."""
+    return format_hint_line("", f"then open {url}" if is_local else url)
 
 
 def format_hint_line(name: str, text: str) -> str:

@@ -102,7 +102,7 @@ LINES = (
     ),
     TableLine(
         "without limit",
-        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all truncated answers are wrong, or right)"
+        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all cut-off answers are wrong, or right)"
         + _interval_template("accuracy_uncut"),
     ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
@@ -215,7 +215,7 @@ LINES = (
     TableLine(
         "agreement", "{top_1_agreement} of the tokens have the same most probable token as the reference"
     ),
-    TableLine("completions", "{n} in total · {stopped} finished · {cut_off} truncated · {errors:error}"),
+    TableLine("completions", "{n} in total · {stopped} finished · {cut_off} cut off · {errors:error}"),
     TableLine(
         "requests",
         "{requests} in total · {answered} answered · {refused} refused · "

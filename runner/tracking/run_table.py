@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from runner.tracking import stores
 from runner_base import redact_secrets
 from runner_compare import LOG_LIKELIHOOD
 
@@ -55,5 +56,5 @@ def store_run_table_view(client: Any, experiment: Any) -> None:
 
 
 def build_run_table_view_url(uri: str, experiment_id: str) -> str:
-    server = redact_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
+    server = redact_secrets(uri).rstrip("/") if stores.is_server(uri) else LOCAL
     return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"

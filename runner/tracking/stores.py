@@ -72,10 +72,15 @@ def default_sqlite_uri(output_dir: Path) -> str:
     return format_sqlite_uri(output_dir / "mlflow.db")
 
 
+def is_server(uri: str) -> bool:
+    """Return whether an MLflow server is at the address, rather than a database or a folder."""
+    return uri.startswith(("http://", "https://"))
+
+
 def format_ui_access(uri: str) -> str:
     """Return the URL of an MLflow server, or the command that starts MLflow's web interface."""
     shown = redact_secrets(uri)
-    if shown.startswith(("http://", "https://")):
+    if is_server(shown):
         return shown
     file = parse_sqlite_path(shown)
     backend = shown if file is None else format_sqlite_uri(make_relative_to_cwd(file))

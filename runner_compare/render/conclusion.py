@@ -224,7 +224,7 @@ def _format_margin_advice(items: Sequence[Item]) -> str:
                 f"use about {format_rounded_count(more)} more {name_sample_unit(hardest)} or a larger margin"
             )
     if units := _get_scarce_cluster_nouns(items):
-        return f"use more {units[0]} or a larger margin. More questions per {units[1]} hardly help"
+        return f"add questions of new {units[0]}, or allow a larger margin. More questions per {units[1]} hardly help"
     return f"use more {name_sample_unit(items[0].decision)} or a larger margin"
 
 
@@ -253,9 +253,9 @@ def _format_detection_advice(items: Sequence[Item]) -> str:
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
         return f"{shown}; use more {counted}"
     if units := _get_scarce_cluster_nouns(items):
-        return f"{shown}; use more {units[0]}, because more questions per {units[1]} hardly help"
+        return f"{shown}. Add questions of new {units[0]}; more questions per {units[1]} hardly help"
     if any(decision.counts.get("few") for decision in decisions):
-        return f"{shown}; use more questions, because more answers per question hardly help"
+        return f"{shown}. Add questions; more answers per question hardly help"
     for target in TARGETS:
         if not hardest.can_plan_detection or (
             hardest.detectable is not None and target >= hardest.detectable

@@ -223,8 +223,9 @@ METHODS: dict[str, MethodTexts] = {
 def format_more_data_hint(decision: Decision) -> str:
     if not decision.counts.get("few"):
         return ""
-    whole, part = ("clusters", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
-    return f"use more {whole} to detect smaller differences, because more {part} each hardly help"
+    if decision.counts["clusters"]:
+        return "add questions of new clusters to detect smaller differences: more per cluster hardly help"
+    return "add questions to detect smaller differences: more answers per question hardly help"
 
 
 def format_worst_case_condition(decision: Decision) -> str:

@@ -265,9 +265,11 @@ def test_few_families_are_told_what_would_show_more() -> None:
             (it,) = decide_all(
                 [MeanFlipTest(differences, [number % families for number in range(1200)], "template")]
             )
-            more = " Use more clusters to detect smaller differences, because more questions in each hardly help."
+            more = (
+                " Add questions of new clusters to detect smaller differences: more per cluster hardly help."
+            )
             assert (more in format_finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
     (it,) = decide_all([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
-    more = "se more questions to detect smaller differences, because more answers to each hardly help"
+    more = "dd questions to detect smaller differences: more answers per question hardly help"
     assert more in format_finding_sentence(row(it), [])
-    assert "use more questions" in conclusion_text([row(it)])
+    assert "Add questions" in conclusion_text([row(it)])

@@ -152,7 +152,7 @@ def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(
 
 @pytest.mark.thorough
 def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp_path: Path) -> None:
-    done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none")
+    done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none", "print=full")
     assert (done.code, done.err) == (0, "")
     assert "LlamaForCausalLM" in done.out
     [log] = tmp_path.glob("outputs/jobs/*/log.txt")

@@ -245,7 +245,7 @@ run_command("error", work, interrupt_message="try again")
 def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
     body = """
 import time
-signals.install_signal_handlers(on_waiting=lambda: printed.append('told'))
+signals.install_signal_handlers(on_signal_waiting=lambda: printed.append('told'))
 signals.WAITING_S = 0.05
 try:
     with signals.defer_signals(), signals.interruptible_block():

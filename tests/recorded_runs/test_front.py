@@ -341,7 +341,7 @@ def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show:
     assert row_by_job["none"]["metrics"]["decode_tok_per_s"] == 40.2, "the newest"
     out = show("again", "--explain")[1]
     assert "differences without significance in Student's t-test over 4 runs per job in speed" in out
-    assert "as accurate within 2 points and as fast within 10 % (--margin)" in out
+    assert "as accurate within a margin of 2 points and as fast within 10 % (--margin)" in out
     assert show("again", "--tolerance", "-1")[0] == 2
     assert (
         "as fast within 3 %"
@@ -398,7 +398,7 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     )
     assert left_out.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
     (short,) = format_contention_sentences(table)
-    assert short.startswith("2 of 4 runs were measured under other load. ")
+    assert short.startswith("Speed and memory of 2 of 4 runs were not measured alone on one machine. ")
     assert short.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
 
 

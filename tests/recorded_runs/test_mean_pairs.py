@@ -48,7 +48,7 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     assert "Undecided within 5 points" in out
     assert "would decide" not in out, "20 families say too little to plan from"
     assert (
-        " Use more clusters to detect smaller differences, because more questions in each hardly help." in out
+        " Add questions of new clusters to detect smaller differences: more per cluster hardly help." in out
     )
     assert " % power" in out
     assert " points (" in out

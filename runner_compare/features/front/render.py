@@ -64,7 +64,8 @@ def format_contention_sentences(table: Table) -> list[str]:
     if not off:
         return []
     return [
-        f"{len(off)} of {len(table.rows)} runs were measured under other load. Rerun them with {ALONE_KEYS}"
+        f"Speed and memory of {len(off)} of {len(table.rows)} runs were not measured alone on one machine. "
+        f"Rerun them with {ALONE_KEYS}"
     ]
 
 

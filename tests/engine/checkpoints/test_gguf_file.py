@@ -104,7 +104,7 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) ->
     assert torch.equal(logits(kept), logits(loaded))
     assert kept.metrics["parameters"] == loaded.metrics["parameters"]
     assert kept.metrics["quantized_modules"] == 15
-    shares = "99.7 % of the parameters in blocks, 99 % of the weights' bytes"
+    shares = "99.7 % of the parameters, 99 % of the bytes"
     assert kept.facts["quantized"] == f"gguf: {shares} (15 of 15 linear layers: 15 GgufLinear)"
     assert kept.metrics["weight_mib"] < loaded.metrics["weight_mib"] * 0.28
     assert kept.metrics["weight_mib"] <= files["Q8_0"].stat().st_size / 2**20

@@ -205,7 +205,7 @@ def test_the_blocks_of_wide_rows(tmp_path: Path) -> None:
             )
         found = read(path)
         assert (logits(found) - logits(read(path, keeps_blocks=False))).abs().max() < 10 * CLOSE
-        assert found.model.layers[0].mlp.experts.expert(7).gate_proj.kind == kind
+        assert found.model.layers[0].mlp.experts.get_expert(7).gate_proj.kind == kind
         path.unlink()
 
 

@@ -91,9 +91,9 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     of_blocks = base.metrics["quantized_share"]
     assert (of_blocks < 0.5) == (kind in MISSED)
     assert (of_blocks > 0.97) == (kind not in PARTLY)
-    assert f"{format_percent(of_bytes)} of the weights' bytes" in base.facts["quantized"]
+    assert f"{format_percent(of_bytes)} of the bytes" in base.facts["quantized"]
     assert of_bytes < base.metrics["quantized_share_of_all"]  # a quantized number takes fewer
-    assert f"{format_percent(of_blocks)} of the parameters in blocks" in base.facts["quantized"]
+    assert f"{format_percent(of_blocks)} of the parameters" in base.facts["quantized"]
     assert "mlp.experts" not in base.facts["left_alone"]
     assert ("quantizes_only" in {note.code for note in base.notes}) == (kind in PARTLY)
 
@@ -125,7 +125,7 @@ def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: 
     tied = job("zamba2", CHOICES[name]())
     (note,) = format_check.build_planned_quantization_notes(tied)
     assert note.values["label"] == name
-    assert str(note.values["share"]).startswith("59 % of the parameters in blocks, ")
+    assert "(59 % of the parameters in transformer blocks)" in str(note.values["share"])
     assert str(note.values["kinds"]).startswith(
         "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
     )
@@ -200,18 +200,21 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
 @pytest.mark.parametrize(
     ("share", "words"),
     [
-        (QuantizedShare(97, 100, 97, 100), "97 % of the parameters in blocks"),
-        (QuantizedShare(97, 200, 97, 100), "97 % of the parameters in blocks, 48 % of all"),
-        (QuantizedShare(9999, 10000, 9999, 10000), "99.9 % of the parameters in blocks"),
-        (QuantizedShare(1, 1000, 1, 1000), "0.1 % of the parameters in blocks"),
-        (QuantizedShare(0, 0, 0, 0), "0 % of the parameters in blocks"),
+        (QuantizedShare(97, 100, 97, 100), "97 % of the parameters"),
+        (
+            QuantizedShare(97, 200, 97, 100),
+            "48 % of the parameters (97 % of the parameters in transformer blocks)",
+        ),
+        (QuantizedShare(9999, 10000, 9999, 10000), "99.9 % of the parameters"),
+        (QuantizedShare(1, 1000, 1, 1000), "0.1 % of the parameters"),
+        (QuantizedShare(0, 0, 0, 0), "0 % of the parameters"),
         (
             QuantizedShare(97, 200, 97, 100, quantized_bytes=50, all_bytes=256),
-            "97 % of the parameters in blocks, 48 % of all, 20 % of the weights' bytes",
+            "48 % of the parameters, 20 % of the bytes (97 % of the parameters in transformer blocks)",
         ),
         (
             QuantizedShare(97, 97, 97, 97, quantized_bytes=50, all_bytes=50),
-            "100 % of the parameters in blocks, 100 % of the weights' bytes",
+            "100 % of the parameters, 100 % of the bytes",
         ),
     ],
 )
