@@ -238,9 +238,9 @@ def describe_quantized_fraction(
     fraction_in_blocks: float, total_fraction: float | None = None, fraction_of_bytes: float | None = None
 ) -> str:
     """Describe the fraction of quantized parameters, e.g. `55 % of the parameters, 25 % of the bytes
-    (59 % of the parameters in transformer blocks)`.
+    (59 % of the transformer blocks' parameters)`.
     """
-    in_blocks = f"{format_percent(fraction_in_blocks)} of the parameters in transformer blocks"
+    in_blocks = f"{format_percent(fraction_in_blocks)} of the transformer blocks' parameters"
     if total_fraction is None and fraction_of_bytes is None:
         return in_blocks
     total_fraction = fraction_in_blocks if total_fraction is None else total_fraction

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
-    from runner_compare.command import entry as entry
-    from runner_compare.command import main as main
+    from runner_compare.console_script import entry as entry
+    from runner_compare.console_script import main as main
     from runner_compare.features.contexts.render import text_records as text_records
     from runner_compare.features.recall.card import RecallCard as RecallCard
     from runner_compare.features.savings.compute import graph_origin as graph_origin
@@ -89,8 +89,8 @@ if TYPE_CHECKING:
 
 PLACES = {
     # the command, and the same from Python
-    "entry": "command",  # the console script
-    "main": "command",  # the command with its arguments; returns the exit code
+    "entry": "console_script",  # the console script
+    "main": "console_script",  # the command with its arguments; returns the exit code
     "compare": "python_api",  # the same as calling this package
     "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
     "build_table": "model.table",  # compares the runs of one task

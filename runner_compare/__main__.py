@@ -1,6 +1,6 @@
 """Entry point of `python -m runner_compare`."""
 
-from runner_compare.command import entry
+from runner_compare.console_script import entry
 
 if __name__ == "__main__":
     entry()

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from runner_base import (
     ConfigError,
     JobFailed,
     join_first_names,
     print_message,
-    run_command,
     run_with_exit_code,
     unknown_choice_message,
 )
@@ -86,15 +82,8 @@ NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline"
                  "plan_questions", "recall_margin", "flips", "lm_eval", "results")  # fmt: skip
 
 
-def entry() -> NoReturn:
-    """Console entry point. Exit code: 0 done, 1 a requirement failed, 2 the input is wrong."""
-    gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
-    atexit.register(gc.freeze)  # and no such search when Python ends
-    run_command("runner-compare", lambda: main(sys.argv[1:]))
-
-
 def main(arguments: list[str]) -> int:
-    """Run `runner-compare` with these arguments and return the exit code."""
+    """Run `runner-compare` with these arguments, without a subcommand, and return the exit code."""
     return run_with_exit_code(
         "runner-compare", lambda: _run_parsed_options(create_parser().parse_args(arguments))
     )
@@ -118,6 +107,7 @@ class ComparisonRun:
     reader: Reader
     records: Records | None
     target: str | None
+    missing_jobs: list[MissingJob]
 
 
 def build_comparison(
@@ -175,7 +165,7 @@ def build_comparison(
         comparison.get_section_data(ComparisonPooledTables).tables = pool_tasks(
             options, tables, runs, reader, margins
         )
-    return ComparisonRun(comparison, reader, records, target)
+    return ComparisonRun(comparison, reader, records, target, [*missing, *unanswered])
 
 
 def run_comparison(options: argparse.Namespace, scratch_folder: Path) -> int:
@@ -358,7 +348,15 @@ def build_task_tables(
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(
-            *keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task], ignore
+            *keys,
+            options.seeds,
+            options.unpaired,
+            task_base,
+            margins,
+            tolerance,
+            several[task],
+            ignore,
+            is_each=getattr(options, "each", False),
         )
         tables.append(build_table(of_task, choice, reader))
     if options.seeds:

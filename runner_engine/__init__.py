@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         check_model_and_adapter_files as check_model_and_adapter_files,
     )
     from runner_engine.plan.footprint import Footprint as Footprint
-    from runner_engine.plan.footprint import Phase as Phase
     from runner_engine.plan.footprint import predict_footprint as predict_footprint
     from runner_engine.plan.memory_check import count_required_gpus as count_required_gpus
     from runner_engine.quantization import CHOICES as CHOICES
@@ -96,7 +95,6 @@ PLACES = {
     "TensorLocation": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
     "PositionLimits": "checkpoints.positions",  # how many a model was made for, and will have with its rope
     "predict_footprint": "plan.footprint",  # the memory that a model needs at a workload
-    "Phase": "plan.footprint",  # of a job: load, packing, prefill or decode
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_model_and_adapter_files": "local.preload_checks",  # rejects what cannot work, as far as the headers tell
     "check_memory_fits": "local.preload_checks",  # rejects a model that does not fit into this machine's memory

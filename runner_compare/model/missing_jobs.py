@@ -25,6 +25,7 @@ class JobState(StrEnum):
     interrupted = "interrupted"
     not_started = "not started"
     impossible = "impossible"
+    unreadable = "unreadable"
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class ComparisonOptions:
     tolerance: float | None = None
     metrics: int = 1  # tables of one score, a metric each, that share the 5 %
     ignore: Sequence[str] = ()  # keys in which a run may differ from its baseline
+    is_each: bool = False  # whether each run has its own error of 5 %, whatever else is compared
 
 
 def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> Table:
@@ -187,6 +188,10 @@ def _decide_comparisons(
     separately.
     """
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
+    if options.is_each:
+        for row in settings:
+            row.effects = decide_all(compared[row.run.run_id], options.margins, options.metrics)
+        settings = []
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
     left = iter(decide_all(of_table, options.margins, options.metrics))
     for row in settings:

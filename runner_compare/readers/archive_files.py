@@ -13,7 +13,8 @@ from runner_base.gzip_files import LimitedReader, open_unpacked
 from runner_compare.readers.archive import Archive
 from runner_compare.readers.files import MAX_FILE_BYTES, MIB
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+PACKED_JOB_SUFFIX = ".runner.gz"
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", PACKED_JOB_SUFFIX)
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 CHUNK_BYTES = MIB
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from runner_base import (
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import CLUSTER, Run
 from runner_compare.model.key_rules import KeyRules
+from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.model.question_metrics import compute_mean_metric
 from runner_compare.model.repeated_answers import compute_repeated_answer_metrics
 from runner_compare.readers.files import read_bytes
@@ -42,6 +43,7 @@ class ResultsReader(evaluations.FilesReader):
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
         self.cluster = cluster
+        self.unfinished: list[MissingJob] = []  # jobs in the files that have no result
         # of samples, by task, id, question and gold answer
         self.indices: dict[tuple[str, str, str, str], int] = {}
 
@@ -69,11 +71,12 @@ class ResultsReader(evaluations.FilesReader):
 
 
 def load_results(
-    paths: list[str], cluster: str | None = None, metric: str = ""
+    paths: list[str], cluster: str | None = None, metric: str = "", may_be_damaged: Collection[str] = ()
 ) -> tuple[list[Run], ResultsReader]:
     """Load the runs below these paths, and a reader of their samples and repeats.
 
-    `cluster` is the sample field that names its cluster, `metric` the only metric to load.
+    `cluster` is the sample field that names its cluster, `metric` the only metric to load. A damaged
+    file below a path in `may_be_damaged` is a job without a result, and no error.
     """
     paths = list(dict.fromkeys(paths))
     reader = ResultsReader(cluster)
@@ -85,9 +88,17 @@ def load_results(
         files, has_lm_eval = find_result_files(given)
         of_lm_eval += [given] * has_lm_eval
         for path, tool in files:
-            tool_file = _read_runs(path, tool, cluster)
+            try:
+                tool_file = _read_runs(path, tool, cluster)
+            except DataError as error:
+                if given not in may_be_damaged:
+                    raise
+                name = escape_control_characters(str(path.parent if path.parent != Path(given) else path))
+                reader.unfinished.append(MissingJob(name, "", JobState.unreadable, error.reason))
+                continue
             found += [replace(run, found_at=given) for run in tool_file.runs]
             left_out += tool_file.left_out
+            reader.unfinished += tool_file.unfinished
             for note in tool_file.notes:
                 print_message(f"note: {note}")
     if of_lm_eval:
@@ -102,7 +113,7 @@ def load_results(
     runs += _iter_newest_evaluations([run for run in found if run.samples], reader)
     runs += _iter_newest_measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
-    if not runs:
+    if not runs and not reader.unfinished:
         raise DataError("nothing in it can be compared", key=OPTION, value=" ".join(paths), code="empty")
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from runner_base import DataError, Record, Sample, Status
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
 from runner_compare.model.data import Answers
+from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.readers import (
     LONGEST_TEXT,
@@ -83,6 +84,31 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return tool_file
 
 
+def read_job_content(
+    path: Path, source: str, result_json: bytes, samples: tuple[str, bytes], cluster: str | None
+) -> ToolFile:
+    """Return the job with this result and these samples."""
+    tool_file = ToolFile([])
+    _add_job_run(tool_file, path, source, result_json, samples, cluster)
+    return tool_file
+
+
+def read_finished_job(folder: Path) -> tuple[Record, list[Sample]]:
+    """Return a finished job's record and samples. Raises DataError for a job without verdicts."""
+    path = folder / RESULT
+    if not path.is_file():
+        raise DataError(f"the folder has no {RESULT}", key=folder, code="not_found")
+    samples = _read_job_samples(folder)
+    tool_file = ToolFile([])
+    content = read_bytes(path)
+    _add_job_run(tool_file, path, str(path), content, samples, None)
+    if not tool_file.runs or samples is None:
+        raise DataError(
+            f"the job cannot be packed: {'; '.join(tool_file.notes)}", key=folder, code="unsupported"
+        )
+    return Record.from_json(content.decode()), [*_parse_samples(*samples)]
+
+
 Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
 
 
@@ -118,6 +144,9 @@ def _add_job_run(
         raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
         tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
+        state = JobState.failed if record.status is Status.FAILED else JobState.interrupted
+        name = record.name or record.job_id
+        tool_file.unfinished.append(MissingJob(name, record.job_id, state, record.error or "", record.params))
     elif "correct" not in record.result.metrics:
         tool_file.notes.append(
             f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"

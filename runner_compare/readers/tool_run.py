@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from runner_base import DataError, Verdict
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Answers, Question, QuestionOutcome, format_flip_side
+from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.repeated_answers import AnswerVotes
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
@@ -118,6 +119,7 @@ class ToolFile:
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
     # what else a reader of the comparison has to know
     notes: list[str] = field(default_factory=list)
+    unfinished: list[MissingJob] = field(default_factory=list)  # jobs that have no result
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from runner_compare.readers import JsonOutline, ToolFile
 
 # in the order in which a file is shown to them: the module's name, and the tool's
 TOOLS = {
+    "packed_job": "runner (packed)",
     "runner_job": "runner",
     "inspect_log": "inspect_ai",
     "lighteval_results": "lighteval",
@@ -39,7 +40,7 @@ class ToolReader(Protocol):
 
 
 def format_supported_tools() -> str:
-    first, second, third, *others = TOOLS.values()
+    _, first, second, third, *others = TOOLS.values()
     return ", ".join([first, second, third, "lm-evaluation-harness", *others])
 
 

@@ -12,7 +12,7 @@ from stores import NF4, NONE, Store, marks
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N = 200
-SAID = "quantizes only 5.9 % of the parameters in transformer blocks"
+SAID = "quantizes only 5.9 % of the transformer blocks' parameters"
 
 
 def remarks(show: Any, experiment: str, baseline: str) -> dict[str, str | None]:
@@ -45,7 +45,7 @@ def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: St
     store.job("bytes", "nf4", NF4, marks(180, N, 1), metrics=shares)
     found = remarks(show, "bytes", "quantization=none")
     assert found == {
-        "nf4": "nf4 of nf4 quantizes only 5 % of the parameters, 1.4 % of the bytes (5.9 % of the parameters in transformer blocks)"
+        "nf4": "nf4 of nf4 quantizes only 5 % of the parameters, 1.4 % of the bytes (5.9 % of the transformer blocks' parameters)"
     }
 
 

@@ -93,7 +93,8 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     assert (of_blocks > 0.97) == (kind not in PARTLY)
     assert f"{format_percent(of_bytes)} of the bytes" in base.facts["quantized"]
     assert of_bytes < base.metrics["quantized_share_of_all"]  # a quantized number takes fewer
-    assert f"{format_percent(of_blocks)} of the parameters" in base.facts["quantized"]
+    of_all = base.metrics["quantized_share_of_all"]
+    assert f"{format_percent(of_all)} of the parameters" in base.facts["quantized"]
     assert "mlp.experts" not in base.facts["left_alone"]
     assert ("quantizes_only" in {note.code for note in base.notes}) == (kind in PARTLY)
 
@@ -125,7 +126,7 @@ def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: 
     tied = job("zamba2", CHOICES[name]())
     (note,) = format_check.build_planned_quantization_notes(tied)
     assert note.values["label"] == name
-    assert "(59 % of the parameters in transformer blocks)" in str(note.values["share"])
+    assert "(59 % of the transformer blocks' parameters)" in str(note.values["share"])
     assert str(note.values["kinds"]).startswith(
         "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
     )
@@ -203,14 +204,14 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
         (QuantizedShare(97, 100, 97, 100), "97 % of the parameters"),
         (
             QuantizedShare(97, 200, 97, 100),
-            "48 % of the parameters (97 % of the parameters in transformer blocks)",
+            "48 % of the parameters (97 % of the transformer blocks' parameters)",
         ),
         (QuantizedShare(9999, 10000, 9999, 10000), "99.9 % of the parameters"),
         (QuantizedShare(1, 1000, 1, 1000), "0.1 % of the parameters"),
         (QuantizedShare(0, 0, 0, 0), "0 % of the parameters"),
         (
             QuantizedShare(97, 200, 97, 100, quantized_bytes=50, all_bytes=256),
-            "48 % of the parameters, 20 % of the bytes (97 % of the parameters in transformer blocks)",
+            "48 % of the parameters, 20 % of the bytes (97 % of the transformer blocks' parameters)",
         ),
         (
             QuantizedShare(97, 97, 97, 97, quantized_bytes=50, all_bytes=50),

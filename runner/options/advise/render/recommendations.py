@@ -19,7 +19,7 @@ from runner.options.advise.render.speculation_gains import describe_speedups
 from runner_base import escape_control_characters, format_count, format_duration, machine
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
-from runner_engine import Footprint, Phase
+from runner_engine import Footprint
 
 COSTS = {
     "none": "unquantized",
@@ -27,6 +27,7 @@ COSTS = {
     "nf4": "published tests found little loss for nf4 (QLoRA, 2023), more for small models",
 }
 LABEL_WIDTH = 13
+ONE_PART = {"load": "loading", "packing": "packing"}  # phases whose memory is one part
 
 
 def print_recommendations(
@@ -101,8 +102,7 @@ def _describe_peak(predicted: Footprint) -> str:
     """Return the parts of the predicted peak. As rounded, they add up to the rounded peak."""
     peak = predicted.peak_parts
     total = round(predicted.total_mib + PROCESS_MIB)
-    if peak.phase in (Phase.load, Phase.packing):
-        doing = "loading" if peak.phase is Phase.load else "packing"
+    if (doing := ONE_PART.get(peak.phase)) is not None:
         return f"{doing} the model {total - round(PROCESS_MIB):,}, process {PROCESS_MIB:,.0f}"
     in_file = predicted.weight_mib - predicted.resident_weight_mib
     resident = f" of {predicted.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""

@@ -1,0 +1,257 @@
+"""Command lines of `runner-compare gate` and `runner-compare pack`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    convert_write_error,
+    escape_control_characters,
+    print_message,
+    unknown_choice_message,
+    write_text_atomically,
+)
+from runner_base.command_line import CommandParser
+from runner_compare.command import find_single_run, select_runs
+from runner_compare.features.gates.section import RequirementTerm, parse_requirements
+from runner_compare.gate.compute import check_candidates
+from runner_compare.gate.pack import pack_job
+from runner_compare.gate.render import help_texts
+from runner_compare.gate.render.junit import format_junit
+from runner_compare.gate.render.text import format_compact, format_markdown, format_report
+from runner_compare.gate.runs import GateRuns, names_files, read_files, read_records
+from runner_compare.gate.verdicts import GateReport, Policy, to_dict
+from runner_compare.model.data import NotPaired
+from runner_compare.model.selection import parse_margins
+from runner_compare.options import WIDTH, create_parser
+from runner_compare.readers.records import open_records
+
+SIGNS = {"min": ">=", "max": "<="}
+
+
+def run_gate(arguments: list[str]) -> int:
+    """Run `runner-compare gate` and return its exit code."""
+    options = _create_gate_parser().parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            report = build_report(options, Path(scratch))
+    except NotPaired as reason:  # a file that was there a moment ago is gone
+        raise JobFailed(str(reason), code="changed") from reason
+    if options.json:
+        print(json.dumps(to_dict(report), ensure_ascii=False))
+    else:
+        text = format_compact(report) if options.compact else format_report(report)
+        print(escape_control_characters(text))
+    if options.summary:
+        _append(Path(options.summary), format_markdown(report))
+    if options.junit:
+        write_text_atomically(Path(options.junit), format_junit(report), "--junit")
+    return report.exit_code
+
+
+def run_pack(arguments: list[str]) -> int:
+    """Run `runner-compare pack` and return its exit code."""
+    options = _create_pack_parser().parse_args(arguments)
+    target = Path(options.output).expanduser()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _find_job_folder(options, Path(scratch))
+        questions = pack_job(folder, target, options.texts)
+    print_message(f"{target}: {questions:,} questions, {target.stat().st_size / 1024:,.0f} KiB")
+    return 0
+
+
+def build_report(options: argparse.Namespace, scratch: Path) -> GateReport:
+    """Read the baseline and the candidates, and check them against the policy in the options."""
+    policy = _parse_policy(options)
+    is_file = names_files(options.baseline)
+    if is_file:
+        runs = read_files(
+            options.baseline, options.candidates or ["outputs"], policy, options.cluster or None
+        )
+    else:
+        if options.candidates:
+            raise ConfigError(
+                "candidates are files, so the baseline must be a file, too: make one with runner-compare pack",
+                key="gate",
+                value=options.baseline,
+                code="conflict",
+            )
+        runs = read_records(options, policy, options.margin, scratch)
+    limits = _parse_limits(options, runs)
+    policy = Policy(policy.margins, limits, policy.expected, policy.is_each)
+    return check_candidates(runs.tables, policy, runs.reader, runs.missing_jobs, runs.baseline)
+
+
+def _parse_policy(options: argparse.Namespace) -> Policy:
+    if not (options.margin or options.min or options.max):
+        raise ConfigError(
+            "needs a policy: --margin LOSS, e.g. --margin 2 for 2 points of accuracy, --min or --max",
+            key="gate",
+            code="missing",
+        )
+    margins = parse_margins(options.margin)
+    for name in SIGNS:
+        for text in getattr(options, name):
+            key, equals, value = text.partition("=")
+            if not (key and equals and value):
+                raise ConfigError("must be METRIC=VALUE", key=f"--{name}", value=text, code="bad_value")
+    return Policy(margins, (), _read_labels(options.expect), options.each)
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    """Return the labels of --expect: separated by commas, or one per line of a file."""
+    if not text:
+        return ()
+    path = Path(text).expanduser()
+    parts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    labels = tuple(dict.fromkeys(label for part in parts if (label := part.strip())))
+    if not labels:
+        raise ConfigError("names no candidate", key="--expect", value=text, code="empty")
+    return labels
+
+
+def _parse_limits(options: argparse.Namespace, runs: GateRuns) -> tuple[RequirementTerm, ...]:
+    """Return the terms of --min and --max. Raises ConfigError for an unknown metric."""
+    rows = [row.run for table in runs.tables for row in table.rows]
+    metrics = sorted({key for run in rows for key in run.metrics if "/" not in key})
+    terms: list[RequirementTerm] = []
+    if not rows:  # no candidate has a result, which is the verdict
+        return ()
+    for name, sign in SIGNS.items():
+        for text in getattr(options, name):
+            try:
+                terms += parse_requirements([text.replace("=", sign, 1)], rows)
+            except ConfigError as error:
+                key, reason = text.partition("=")[0], error.reason
+                if error.code == "unknown_choice":
+                    reason = unknown_choice_message("metric", key, metrics)
+                raise ConfigError(reason, key=f"--{name}", value=text, code=error.code) from error
+    return tuple(terms)
+
+
+def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
+    """Return the folder of the job to pack: the one named, or that of the only selected job."""
+    folder = Path(options.job).expanduser()
+    if folder.is_dir():
+        return folder
+    words = ["--output-dir", options.output_dir, *(["--task", options.task] if options.task else [])]
+    parsed = create_parser().parse_args(words)
+    records = open_records(parsed, scratch)
+    runs = select_runs(parsed, records.runs)
+    run = find_single_run(
+        options.job, [run for run in runs if run.correct_and_total], records.runs, records.reader
+    )
+    for place in (Path(run.folder), Path(options.output_dir, "jobs", run.job_id)):
+        if (place / "result.json").is_file():
+            return place
+    raise ConfigError(
+        f"the folder of job {run.job_id} is not on this machine",
+        key="pack",
+        value=options.job,
+        code="not_found",
+    )
+
+
+def _append(path: Path, text: str) -> None:
+    """Append to a file, as CI systems expect of a summary."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise convert_write_error(path, error, "--summary") from error
+
+
+def _create_gate_parser() -> argparse.ArgumentParser:
+    arguments = _create_parser("gate", help_texts.GATE_USAGE, help_texts.GATE, help_texts.GATE_EXAMPLES)
+    add = arguments.add_argument
+    add(
+        "baseline",
+        metavar="BASELINE",
+        help="a packed job, a job folder or another tool's results; or config values of recorded jobs, "
+        "e.g. quantization=none",
+    )
+    add(
+        "candidates",
+        nargs="*",
+        metavar="RESULTS",
+        help="files or folders with the candidates' results (default: outputs)",
+    )
+    add = arguments.add_argument_group("policy").add_argument
+    repeated: Callable[..., object] = partial(add, action="append", default=[])
+    repeated(
+        "--margin",
+        metavar="LOSS",
+        help="maximum acceptable loss: 2 (points of accuracy), 0.01nats (likelihood per token) or 5%% (speed, "
+        "time, memory)",
+    )
+    repeated(
+        "--min", metavar="METRIC=VALUE", help="the metric's whole interval must reach the value: accuracy=0.8"
+    )
+    repeated(
+        "--max", metavar="METRIC=VALUE", help="the metric's whole interval must stay below: model_mib=4000"
+    )
+    add(
+        "--expect",
+        default="",
+        metavar="LABELS|FILE",
+        help="candidates that must have a result: names separated by commas, or a file with one per line",
+    )
+    add(
+        "--each",
+        action="store_true",
+        help="an error of 5 %% for each candidate (default: for all candidates together, by Holm's procedure)",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="FIELD",
+        help="field whose equal values define a cluster of questions",
+    )
+    add = arguments.add_argument_group("recorded jobs (without RESULTS)").add_argument
+    add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
+    add("--tracking-uri", help="another MLflow store")
+    add("--experiment", help="the MLflow experiment")
+    add("--task", help="only this task")
+    add("--grid", metavar="ID|last", help="only the jobs of one grid")
+    partial(add, action="append", default=[])("--where", metavar="FILTER", help="only runs with these values")
+    add = arguments.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="one JSON object")
+    add("--compact", action="store_true", help="one line, for a chat message")
+    add("--summary", metavar="FILE", help="append Markdown to this file, e.g. $GITHUB_STEP_SUMMARY")
+    add("--junit", metavar="FILE", help="write JUnit XML: NO-GO is a failure, ASK is a skipped test")
+    return arguments
+
+
+def _create_pack_parser() -> argparse.ArgumentParser:
+    arguments = _create_parser("pack", help_texts.PACK_USAGE, help_texts.PACK, help_texts.PACK_EXAMPLES)
+    add = arguments.add_argument
+    add(
+        "job",
+        metavar="JOB",
+        help="a job folder, a job id, or config values of one job, e.g. quantization=none",
+    )
+    add(
+        "-o", "--output", required=True, metavar="FILE", help="the file to write; its name ends in .runner.gz"
+    )
+    add("--texts", action="store_true", help="keep the answers' texts, which --flips shows")
+    add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
+    add("--task", help="only this task")
+    return arguments
+
+
+def _create_parser(name: str, usage: str, about: str, epilog: str) -> argparse.ArgumentParser:
+    return CommandParser(
+        f"runner-compare {name}",
+        usage=usage,
+        description=about,
+        epilog=epilog,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=WIDTH),
+        allow_abbrev=False,
+    )

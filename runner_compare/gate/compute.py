@@ -1,0 +1,146 @@
+"""Check candidates against a policy. A verdict is GO or NO-GO only if an interval shows it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from runner_base import ConfigError
+from runner_base.notes import note
+from runner_compare.features.gates.metric_bounds import find_metric_bounds
+from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, RequirementTerm
+from runner_compare.gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict, Policy
+from runner_compare.model.data import Run, Table, TableRow, key_label
+from runner_compare.model.missing_jobs import MissingJob
+from runner_compare.model.table import QUESTION_KEYS
+from runner_compare.reader import Reader
+from runner_compare.render.labels import format_row_name
+from runner_compare.statistics import RATIOS, Decision, MarginVerdict
+
+
+def check_candidates(
+    tables: Sequence[Table], policy: Policy, reader: Reader, missing_jobs: Sequence[MissingJob], baseline: str
+) -> GateReport:
+    """Check all candidates of the tables. A missing job, and an expected candidate without a result,
+    are NO-GO.
+    """
+    checks: dict[str, list[Check]] = defaultdict(list)
+    job_ids: dict[str, list[str]] = defaultdict(list)
+    panels: dict[tuple[str, str, str], str] = {}
+    for table in tables:
+        for row in table.candidate_rows:
+            name = _name_candidate(row, table)
+            panel = _name_panel(row, tables)
+            other = panels.setdefault((table.task, name, panel), row.run.job_id)
+            if other != row.run.job_id:
+                raise ConfigError(
+                    f"two candidates are named {name}: {other} and {row.run.job_id}. Select one with --where",
+                    key="gate",
+                    code="ambiguous",
+                )
+            checks[name] += _check_row(row, policy, reader, panel)
+            job_ids[name].append(row.run.job_id)
+    for job in missing_jobs:
+        checks[job.name].append(
+            Check(GateVerdict.no_go, note("no_result", state=job.state.value, reason=job.reason))
+        )
+        job_ids[job.name] += [job.job_id] if job.job_id else []
+    known = [
+        (name, row.run) for table in tables for row in table.rows for name in [_name_candidate(row, table)]
+    ]
+    for label in policy.expected:
+        if not any(_has_label(label, name, run) for name, run in known) and not any(
+            label in _words(job.name) for job in missing_jobs
+        ):
+            checks[label].append(Check(GateVerdict.no_go, note("expected")))
+    for found in checks.values():  # what another split or task shows is enough
+        if any(check.verdict is not GateVerdict.unpaired for check in found):
+            found[:] = [check for check in found if check.verdict is not GateVerdict.unpaired]
+    candidates = [
+        CandidateVerdict(name, tuple(dict.fromkeys(job_ids[name])), tuple(found))
+        for name, found in checks.items()
+    ]
+    if not candidates:
+        raise ConfigError(
+            "there is no candidate besides the baseline. Name the results of a candidate",
+            key="gate",
+            code="empty",
+        )
+    order = [GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go]
+    candidates.sort(key=lambda candidate: order.index(candidate.verdict))
+    return GateReport(baseline, _count_questions(tables), policy, tuple(candidates))
+
+
+def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> list[Check]:
+    if row.note is not None:
+        return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
+    checks = [_check_margin(effect, row.run, panel) for effect in row.effects if effect.verdict is not None]
+    measures = {_measure_of(effect) for effect in row.effects if effect.verdict is not None}
+    checks += [
+        Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
+        for measure in policy.margins
+        if measure not in measures
+    ]
+    return checks + [_check_limit(term, row.run, reader, panel) for term in policy.limits]
+
+
+def _check_margin(decision: Decision, run: Run, panel: str) -> Check:
+    """Check whether the loss is within the margin."""
+    if decision.verdict in SHOWN_GOOD:
+        return Check(GateVerdict.go, note("within"), panel, decision)
+    if decision.verdict is MarginVerdict.worse_by_more:
+        return Check(GateVerdict.no_go, note("beyond"), panel, decision)
+    further = None if decision.needed is None else max(0, decision.needed - decision.n)
+    seconds, answered = run.metrics.get("seconds"), run.metrics.get("n")
+    takes = further * seconds / answered if further is not None and seconds and answered else None
+    return Check(GateVerdict.ask, note("undecided"), panel, decision, further, takes)
+
+
+def _check_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:
+    """Check a metric against a limit. The whole interval must be on one side of the limit."""
+    known = find_metric_bounds(run, term.key, reader)
+    if known is None:
+        return Check(GateVerdict.no_go, note("no_metric", key=term.key), panel)
+    compare, limit = COMPARISONS[term.sign], float(term.value)
+    values = {"key": term.key, "value": known.value, "sign": term.sign, "limit": limit}
+    if known.low is None or known.high is None:
+        return Check(GateVerdict.ask, note("no_interval", why=known.why, **values), panel)
+    low, high = sorted((known.low, known.high))
+    sides = [compare(low, limit), compare(high, limit)]
+    verdict = GateVerdict.go if all(sides) else GateVerdict.ask if any(sides) else GateVerdict.no_go
+    return Check(verdict, note("limit", low=low, high=high, **values), panel)
+
+
+def _measure_of(decision: Decision) -> str:
+    return RATIOS if decision.is_ratio else decision.measure.partition("/")[0]
+
+
+def _name_candidate(row: TableRow, table: Table) -> str:
+    return format_row_name(row, [key for key in table.keys if key not in QUESTION_KEYS])
+
+
+def _name_panel(row: TableRow, tables: Sequence[Table]) -> str:
+    panel = " ".join(row.panel)
+    return f"{row.run.task} {panel}".rstrip() if len(tables) > 1 else panel
+
+
+def _has_label(label: str, name: str, run: Run) -> bool:
+    """Return whether a label names a run: by its name, a config value, or KEY=VALUE."""
+    if label in (name, run.job_id, *_words(name)):
+        return True
+    key, sign, value = label.partition("=")
+    return bool(sign) and any(
+        run.get_value(known) == value for known in run.params if key in (known, key_label(known))
+    )
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a name, and the values of its KEY=VALUE words."""
+    words = name.split()
+    return {*words, *(word.partition("=")[2] for word in words if "=" in word)}
+
+
+def _count_questions(tables: Iterable[Table]) -> int:
+    """Return the largest number of questions in a comparison."""
+    counts = [effect.n for table in tables for row in table.candidate_rows for effect in row.effects]
+    return max((count for count in counts if isinstance(count, int)), default=0)

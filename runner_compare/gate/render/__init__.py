@@ -1,0 +1,1 @@
+"""Texts and files of a gate: terminal, Markdown for CI summaries, JUnit XML."""

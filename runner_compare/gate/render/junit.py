@@ -1,0 +1,34 @@
+"""The gate's verdicts as JUnit XML, which CI systems show as tests."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from runner_compare.gate.render.text import describe_check, sort_checks
+from runner_compare.gate.verdicts import GateReport, GateVerdict
+
+# how a test suite names what a verdict is
+ELEMENTS = {GateVerdict.no_go: "failure", GateVerdict.unpaired: "error", GateVerdict.ask: "skipped"}
+
+
+def format_junit(report: GateReport) -> str:
+    """Return JUnit XML with one test case per candidate."""
+    verdicts = [candidate.verdict for candidate in report.candidates]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="runner-compare gate",
+        tests=str(len(verdicts)),
+        failures=str(verdicts.count(GateVerdict.no_go)),
+        errors=str(verdicts.count(GateVerdict.unpaired)),
+        skipped=str(verdicts.count(GateVerdict.ask)),
+    )
+    for candidate in report.candidates:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=f"gate.{report.baseline}", name=candidate.name
+        )
+        if (element := ELEMENTS.get(candidate.verdict)) is not None:
+            told = [check for check in sort_checks(candidate) if check.verdict is candidate.verdict]
+            message = f"{candidate.verdict}: {'; '.join(map(describe_check, told))}"
+            ElementTree.SubElement(case, element, message=message)
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -1,0 +1,38 @@
+"""Sentences of the checks of a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner_base import format_against_limit
+from runner_base.render.notes import Template
+from runner_compare.render.labels import format_number
+
+
+def _describe_limit(key: str, value: float, sign: str, limit: float, low: float, high: float) -> str:
+    numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
+    interval = "" if low == high else f" [{numbers[1]}, {numbers[2]}]"
+    return f"{key} {numbers[0]}{interval}, required {sign} {format_number(limit)}"
+
+
+def _describe_no_interval(key: str, value: float, sign: str, limit: float, why: str) -> str:
+    need = f": {why}" if why else ""
+    return f"{key} {format_number(value)} without an interval{need}, required {sign} {format_number(limit)}"
+
+
+def _describe_missing(state: str, reason: str) -> str:
+    return f"no result: {state}" + (f" ({reason})" if reason else "")
+
+
+NOTES: Mapping[str, Template] = {
+    "within": "",  # the verdict on the margin says it
+    "beyond": "",
+    "undecided": "",
+    "not_compared": "not compared with the baseline: {why}",
+    "no_measure": "not compared: no result for the margin of {measure}",
+    "no_metric": "{key} is not recorded",
+    "no_interval": _describe_no_interval,
+    "limit": _describe_limit,
+    "no_result": _describe_missing,
+    "expected": "expected, but no result was found",
+}

@@ -1,0 +1,116 @@
+"""The gate's verdicts as lines of text, in one line for a chat, and as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+
+from runner_base import format_count, format_duration
+from runner_base.render.notes import render_note
+from runner_compare.gate.render.notes import NOTES
+from runner_compare.gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict
+from runner_compare.render.effects import explain_impossible_verdict, format_effect, name_sample_unit
+from runner_compare.render.escaping import escape_markdown
+from runner_compare.render.labels import format_rounded_count
+from runner_compare.render.margins import format_margin, format_verdict
+
+WIDTH = max(map(len, GateVerdict))
+GAP = "   "
+LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
+
+
+def format_report(report: GateReport) -> str:
+    """Return the report as text: the verdict on all candidates first, then a line for each check."""
+    lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_comparison(report)}"]
+    rows = [
+        (
+            check.verdict,
+            candidate.name if number == 0 else "",
+            _format_difference(check),
+            describe_check(check),
+        )
+        for candidate in report.candidates
+        for number, check in enumerate(sort_checks(candidate))
+    ]
+    names, differences = (max((len(row[column]) for row in rows), default=0) for column in (1, 2))
+    for verdict, name, difference, text in rows:
+        begin = f"  {verdict:<{WIDTH}}{GAP}{name:<{names}}{GAP}{difference:<{differences}}{GAP}"
+        wrapped = textwrap.wrap(text, max(LINE_WIDTH - len(begin), NARROWEST)) or [""]
+        lines += [
+            f"{begin if number == 0 else ' ' * len(begin)}{part}".rstrip()
+            for number, part in enumerate(wrapped)
+        ]
+    return "\n".join(lines)
+
+
+def format_compact(report: GateReport) -> str:
+    """Return the report as one line, for a chat message."""
+    counts = Counter(candidate.verdict for candidate in report.candidates)
+    named = [
+        f"{verdict} {', '.join(candidate.name for candidate in report.candidates if candidate.verdict is verdict)}"
+        for verdict in (GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go)
+        if counts[verdict]
+    ]
+    return f"{report.verdict}: {' · '.join(named)} (baseline {report.baseline})"
+
+
+def format_markdown(report: GateReport) -> str:
+    """Return the report as Markdown, for the summary of a CI job."""
+    lines = [
+        f"## {report.verdict}: {escape_markdown(_describe_comparison(report))}",
+        "",
+        "| verdict | candidate | difference | reason |",
+        "|---|---|---|---|",
+    ]
+    for candidate in report.candidates:
+        for check in sort_checks(candidate):
+            cells = [candidate.name, _format_difference(check), describe_check(check)]
+            lines.append(f"| **{check.verdict}** | {' | '.join(map(escape_markdown, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def sort_checks(candidate: CandidateVerdict) -> list[Check]:
+    """Return a candidate's checks, those that decide first."""
+    order = [GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go]
+    return sorted(candidate.checks, key=lambda check: order.index(check.verdict))
+
+
+def describe_check(check: Check) -> str:
+    """Return what a check found, without the difference."""
+    where = f"{check.panel}: " if check.panel else ""
+    if check.decision is None:
+        return where + render_note(check.reason, NOTES)
+    return where + "; ".join(_describe_margin(check))
+
+
+def _describe_margin(check: Check) -> Iterator[str]:
+    decision = check.decision
+    assert decision is not None
+    assert decision.verdict is not None
+    measure = f"{decision.measure} " if decision.is_ratio else ""
+    yield measure + format_verdict(decision.verdict, format_margin(decision))
+    if check.verdict is GateVerdict.no_go and "losses" in decision.counts and not decision.is_ratio:
+        losses, wins = decision.counts["losses"], decision.counts["wins"]
+        if losses is not None:
+            yield f"{losses} lost, {wins} won"
+    if check.verdict is not GateVerdict.ask:
+        return
+    if why := explain_impossible_verdict(decision):
+        yield why
+    elif check.further_questions:
+        time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
+        yield f"about {format_rounded_count(check.further_questions)} more {name_sample_unit(decision)}{time}"
+
+
+def _format_difference(check: Check) -> str:
+    return "" if check.decision is None else format_effect(check.decision)
+
+
+def _describe_comparison(report: GateReport) -> str:
+    candidates = format_count(len(report.candidates), "candidate")
+    questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
+    error = ""
+    if report.policy.margins and len(report.candidates) > 1:
+        error = f"; error ≤ 5 % {'for each' if report.policy.is_each else 'for all together'}"
+    return f"{candidates} against {report.baseline}{questions}{error}"

@@ -1,0 +1,111 @@
+"""Read the baseline and the candidates of a gate: from files, or from the runner's records."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner_base import ConfigError
+from runner_compare.command import build_comparison
+from runner_compare.gate.verdicts import Policy
+from runner_compare.model.data import Run, Table
+from runner_compare.model.missing_jobs import MissingJob, find_jobs_with_errors
+from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.options import create_parser
+from runner_compare.reader import Reader
+from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
+from runner_compare.readers.load import ResultsReader, load_results
+from runner_compare.readers.tool_run import ToolRun
+from runner_compare.render.labels import shorten_row_names
+
+
+@dataclass
+class GateRuns:
+    """The tables that a gate decides about, with the jobs that have no result."""
+
+    tables: list[Table]
+    reader: Reader
+    missing_jobs: list[MissingJob]
+    baseline: str  # its name
+
+
+def names_files(baseline: str) -> bool:
+    """Return whether a baseline is a file or folder, rather than KEY=VALUE or a job id."""
+    return Path(baseline).expanduser().exists() or ("/" in baseline and "=" not in baseline)
+
+
+def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:
+    """Compare the results in files and folders with a baseline's file."""
+    runs, reader = load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
+    of_baseline = [run for run in runs if _source(run) == baseline]
+    others = [run for run in runs if _source(run) != baseline]
+    if not of_baseline:
+        raise ConfigError("has no result that can be compared", key="baseline", value=baseline, code="empty")
+    tables: list[Table] = []
+    for base in of_baseline:
+        if sum(other.task == base.task for other in of_baseline) > 1:
+            names = ", ".join(other.job_id for other in of_baseline)
+            raise ConfigError(
+                f"has several results of task {base.task}: {names}. Name one of them",
+                key="baseline",
+                value=baseline,
+                code="ambiguous",
+            )
+        of_task = [run for run in others if run.task == base.task and not _is_same(reader, run, base)]
+        if of_task:
+            options = ComparisonOptions(base=base, margins=dict(policy.margins), is_each=policy.is_each)
+            tables.append(build_table([base, *of_task], options, reader))
+    compared = {row.run.run_id for table in tables for row in table.candidate_rows}
+    failed = find_jobs_with_errors([run for run in others if run.run_id in compared])
+    missing = [*reader.unfinished, *failed]
+    if not tables and not missing:
+        raise ConfigError(
+            f"no candidate has results of task {', '.join(sorted({run.task for run in of_baseline}))}",
+            key="gate",
+            value=" ".join(candidates),
+            code="empty",
+        )
+    return GateRuns(tables, reader, missing, _name_baseline(tables, Path(baseline).name))
+
+
+def read_records(
+    options: argparse.Namespace, policy: Policy, margins: Sequence[str], scratch: Path
+) -> GateRuns:
+    """Compare recorded jobs with those that have the baseline's config values."""
+    words = ["--baseline", options.baseline, "--output-dir", options.output_dir]
+    words += [word for margin in margins for word in ("--margin", margin)]
+    words += [word for where in options.where for word in ("--where", where)]
+    for name in ("tracking_uri", "experiment", "task", "grid", "cluster"):
+        if value := getattr(options, name):
+            words += [f"--{name.replace('_', '-')}", value]
+    parsed = create_parser().parse_args(words)
+    parsed.each = policy.is_each
+    compared = build_comparison(parsed, scratch)
+    return GateRuns(compared.comparison.tables, compared.reader, compared.missing_jobs, options.baseline)
+
+
+def _source(run: Run) -> str:
+    """Return the path on the command line at which a run was found."""
+    return run.params.get(FOLDER_KEY, "")
+
+
+def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
+    """Return whether a run is the recorded job that the baseline's file was made of."""
+    mine, its = (reader.read.get(one.run_id) for one in (run, base))
+    return (
+        isinstance(mine, ToolRun)
+        and isinstance(its, ToolRun)
+        and bool(mine.time)
+        and (mine.tool, mine.time, mine.params) == (its.tool, its.time, its.params)
+    )
+
+
+def _name_baseline(tables: Sequence[Table], file_name: str) -> str:
+    """Return the baseline's name by the keys that tell it from the candidates."""
+    for table in tables:
+        for row in table.rows:
+            if row.is_baseline and any(row.config.values()):
+                return f"{file_name} ({shorten_row_names([row], table.keys, 40)[0]})"
+    return file_name

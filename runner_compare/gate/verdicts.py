@@ -1,0 +1,120 @@
+"""Values of a release gate: the policy, the checks of each candidate, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from runner_base.notes import Note
+from runner_compare.features.gates.section import RequirementTerm
+from runner_compare.statistics import Decision
+
+
+class GateVerdict(StrEnum):
+    """Verdict on a check, a candidate or all candidates."""
+
+    go = "GO"
+    ask = "ASK"
+    unpaired = "ERROR"  # its answers cannot be compared with the baseline's
+    no_go = "NO-GO"
+
+    @property
+    def exit_code(self) -> int:
+        return {"GO": 0, "NO-GO": 1, "ERROR": 2, "ASK": 3}[self.value]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What every candidate must meet."""
+
+    margins: Mapping[str, float]  # measure → the loss that is acceptable
+    limits: tuple[RequirementTerm, ...] = ()  # --min and --max
+    expected: tuple[str, ...] = ()  # labels of candidates that must have a result
+    is_each: bool = False  # whether each candidate has its own error of 5 %
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition that was checked for a candidate."""
+
+    verdict: GateVerdict
+    reason: Note
+    panel: str = ""  # the split or data set, if there are several
+    decision: Decision | None = None  # of a margin
+    further_questions: int | None = None  # that would probably decide
+    further_s: float | None = None  # the time that they take at the candidate's speed
+
+
+@dataclass(frozen=True)
+class CandidateVerdict:
+    """Verdict on one candidate: the worst of its checks."""
+
+    name: str
+    job_ids: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> GateVerdict:
+        return find_worst_verdict([check.verdict for check in self.checks])
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """Verdicts on all candidates, in the order in which they are shown."""
+
+    baseline: str
+    num_questions: int
+    policy: Policy
+    candidates: tuple[CandidateVerdict, ...]
+
+    @property
+    def verdict(self) -> GateVerdict:
+        return find_worst_verdict([candidate.verdict for candidate in self.candidates])
+
+    @property
+    def exit_code(self) -> int:
+        return self.verdict.exit_code
+
+
+def find_worst_verdict(verdicts: list[GateVerdict]) -> GateVerdict:
+    """Return the verdict that decides: NO-GO before ERROR before ASK before GO."""
+    order = [*GateVerdict]
+    return max(verdicts, key=order.index, default=GateVerdict.go)
+
+
+def to_dict(report: GateReport) -> dict[str, Any]:
+    """Return the report as JSON data."""
+    return {
+        "verdict": report.verdict.value,
+        "exit_code": report.exit_code,
+        "baseline": report.baseline,
+        "questions": report.num_questions,
+        "error": "each" if report.policy.is_each else "shared",
+        "candidates": [
+            {
+                "name": candidate.name,
+                "verdict": candidate.verdict.value,
+                "job_ids": [*candidate.job_ids],
+                "checks": [_check_to_dict(check) for check in candidate.checks],
+            }
+            for candidate in report.candidates
+        ],
+    }
+
+
+def _check_to_dict(check: Check) -> dict[str, Any]:
+    decision = check.decision
+    return {
+        "verdict": check.verdict.value,
+        "reason": check.reason.code,
+        "panel": check.panel,
+        "measure": None if decision is None else decision.measure,
+        "value": None if decision is None else decision.value,
+        "low": None if decision is None else decision.simultaneous_low,
+        "high": None if decision is None else decision.simultaneous_high,
+        "margin": None if decision is None else decision.margin,
+        "further_questions": check.further_questions,
+        "further_s": check.further_s,
+    }

@@ -1,0 +1,49 @@
+"""Reader of packed jobs (`runner-compare pack`). A packed job is checked before it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from runner_base import DataError
+from runner_compare.readers import JsonOutline, ToolFile, runner_job
+from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX, read_archive
+
+MANIFEST, FORMAT, VERSION = "pack.json", "runner-baseline", 1
+SAMPLES = "samples.jsonl"
+
+
+def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
+    """Whether a file is a packed job, by its name."""
+    return path.name.endswith(PACKED_JOB_SUFFIX)
+
+
+def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noqa: ARG001
+    """Return the job in a packed file. Raises DataError for a damaged file or an unknown version."""
+    files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES})
+    try:
+        manifest = json.loads(files[MANIFEST])
+        version, hashes = int(manifest["version"]), dict(manifest["sha256"])
+        is_known = manifest["format"] == FORMAT
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"the file is not a packed job ({error})", key=path, code="damaged") from error
+    if not is_known or version != VERSION:
+        raise DataError(
+            f"the file has version {version} of the format, and this version of runner-compare reads {VERSION}. "
+            "Pack the job again",
+            key=path,
+            code="unsupported",
+        )
+    for name in (runner_job.RESULT, SAMPLES):
+        if name not in files or hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
+            raise DataError(
+                f"{name} in it is missing or changed. Pack the job again", key=path, code="damaged"
+            )
+    return runner_job.read_job_content(
+        path,
+        f"{path}: {runner_job.RESULT}",
+        files[runner_job.RESULT],
+        (f"{path}: {SAMPLES}", files[SAMPLES]),
+        cluster,
+    )
