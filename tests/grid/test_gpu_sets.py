@@ -305,7 +305,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     why = "AcceleratorError: CUDA error: device-side assert triggered"
     assert f"REPEATED seed=1: the worker cannot use GPU 0 any more: {why}" in ended.err
     assert ended.err.count("REPEATED") == 1
-    assert f"repeated on GPU 1, because GPU 0 failed: {why}" in ended.err
+    assert f"the job ran again on GPU 1, because it failed on GPU 0: {why}" in ended.err
     status = {int(result["params"]["seed"]): result["status"] for result in results(started.folder).values()}
     assert status == {seed: "FAILED" if seed == times - 1 == 1 else "FINISHED" for seed in range(5)}
     begun = [

@@ -140,11 +140,11 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     ("arguments", "message"),
     [
         (("files={}",), "needs a grid of jobs. Add -m, or run a study such as which_file"),
-        (("-m", "files={}", "quantization=nf4"), "leave out quantization"),
-        (("-m", "reference=b.gguf"), "reference=b.gguf is one of the models of files=FOLDER: give that, too"),
+        (("-m", "files={}", "quantization=nf4"), "Remove quantization"),
+        (("-m", "reference=b.gguf"), "reference=b.gguf has no effect without files=FOLDER"),
         (
             ("-cd", "{studies}", "-cn", "which_file"),
-            "this study compares the models in a folder: give files=FOLDER",
+            "this study compares the models in a folder. Add files=FOLDER",
         ),
     ],
 )

@@ -17,7 +17,9 @@ from grids import Grid, mlflow_runs, results, samples
 from raising import raises
 
 import runner as package
+from runner.render.notes import format_note
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_base.result import Record
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -99,7 +101,7 @@ def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     collision = runner(*study, "seed=3")
     assert collision.code == 2
     assert collision.err.startswith(
-        "error: seed=3 on the command line conflicts with seed in hydra.sweeper.zip[0]"
+        "error: seed=3 is set on the command line, but seed is also set in hydra.sweeper.zip[0]"
     )
     assert collision.err.count("\n") == 1
 
@@ -285,8 +287,10 @@ def test_a_key_goes_to_the_jobs_whose_choices_have_it(
     rows = planned(tmp_path, {"quantization": ["none", "nf4", "int8"]}, "quantization.double_quant=false")
     assert [row.get("quantization.double_quant") for row in rows] == [None, False, None]
     assert {row["status"] for row in rows} == {"to do"}
-    message = "quantization.double_quant: ignored by jobs with quantization=none, quantization=int8, "
-    assert f"note: {message}which have no such key\n" in capsys.readouterr().err
+    ignored = note(
+        "keys_left_out", keys=["quantization.double_quant"], choices="quantization=none, quantization=int8"
+    )
+    assert format_note(ignored) in capsys.readouterr().err
     plain = planned(tmp_path, {"quantization": ["none", "nf4"]})
     assert rows[0]["job_id"] == plain[0]["job_id"], "it is the same job as without the key"
     assert rows[1]["job_id"] != plain[1]["job_id"]

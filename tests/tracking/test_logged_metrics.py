@@ -58,7 +58,8 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
         capsys.readouterr()
         asked = ["--output-dir", str(folder), "--tracking-uri", uri, "--baseline", "quantization=none"]
         assert compare.main(asked) == 0
-        return capsys.readouterr().out
+        # the next command that it suggests names the folder
+        return capsys.readouterr().out.partition("\nNext:")[0]
 
     from_folder = compared(outputs)
     assert "KL" in from_folder

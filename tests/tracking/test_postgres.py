@@ -186,14 +186,14 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
 def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
     done = runner("model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'")
     assert done.code == 2
-    assert "tracking.uri=postgresql://***@127.0.0.1/runs: a password" in done.err
+    assert "tracking.uri=postgresql://***@127.0.0.1/runs: the URI contains a password" in done.err
     assert "PGPASSWORD" in done.err
     assert "s3cret" not in done.out + done.err
     read = runner(
         "--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner_compare"
     )
     assert (read.code, read.err.count("s3cret")) == (2, 0)
-    assert "--tracking-uri http://***@127.0.0.1:9: a password" in read.err
+    assert "--tracking-uri http://***@127.0.0.1:9: the URI contains a password" in read.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if b"s3cret" in path.read_bytes()]
 

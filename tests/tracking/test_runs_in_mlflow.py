@@ -356,7 +356,7 @@ def test_a_run_stays_pending_while_its_store_is_away(
         kill(process)
     done = runner(*WHOLE, "print=json", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.code == 0, done.err
-    assert "may still be RUNNING there" in done.err
+    assert "may still have the status RUNNING in MLflow" in done.err
     assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"RUNNING": 1}
     with mlflow_server(tmp_path / "server", port):
         synced = runner("--tracking-uri", uri, module="runner.tracking.sync")

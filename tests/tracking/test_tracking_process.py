@@ -130,14 +130,14 @@ def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(
 ) -> None:
     body = """
 import threading
-print(tracking_process.is_possible(store))
+print(tracking_process.can_fork_for(store))
 tracking_process.ForkedJobRun.made = 0
-print(tracking_process.is_possible(store))
+print(tracking_process.can_fork_for(store))
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
-print(tracking_process.is_possible(store)); stop.set()
+print(tracking_process.can_fork_for(store)); stop.set()
 sys.modules["mlflow"] = sys
-print(tracking_process.is_possible(store)); del sys.modules["mlflow"]
+print(tracking_process.can_fork_for(store)); del sys.modules["mlflow"]
 tracker.log_result(record)
 """
     assert run(body).split() == ["False", "True", "False", "False"]
