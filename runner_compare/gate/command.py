@@ -19,12 +19,15 @@ from runner_base import (
     write_text_atomically,
 )
 from runner_base.command_line import CommandParser
+from runner_base.drawing import Picture
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.gates.section import RequirementTerm, parse_requirements
 from runner_compare.gate.compute import check_candidates
+from runner_compare.gate.history import History, open_history, read_nights
 from runner_compare.gate.pack import pack_job
 from runner_compare.gate.render import help_texts
 from runner_compare.gate.render.junit import format_junit
+from runner_compare.gate.render.nights import draw_nights, print_nights
 from runner_compare.gate.render.text import format_compact, format_markdown, format_report
 from runner_compare.gate.runs import GateRuns, names_files, read_files, read_records
 from runner_compare.gate.verdicts import GateReport, Policy, to_dict
@@ -38,10 +41,12 @@ SIGNS = {"min": ">=", "max": "<="}
 
 def run_gate(arguments: list[str]) -> int:
     """Run `runner-compare gate` and return its exit code."""
+    if arguments[:1] == ["history"]:
+        return run_history(arguments[1:])
     options = _create_gate_parser().parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            report = build_report(options, Path(scratch))
+            report = _decide_tonight(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
     if options.json:
@@ -67,8 +72,41 @@ def run_pack(arguments: list[str]) -> int:
     return 0
 
 
-def build_report(options: argparse.Namespace, scratch: Path) -> GateReport:
-    """Read the baseline and the candidates, and check them against the policy in the options."""
+def run_history(arguments: list[str]) -> int:
+    """Run `runner-compare gate history` and return its exit code."""
+    options = _create_history_parser().parse_args(arguments)
+    nights = read_nights(Path(options.file).expanduser())
+    if not nights:
+        raise ConfigError("has no night", key="history", value=options.file, code="empty")
+    print_nights(nights)
+    if options.save:
+        target = Path(options.save).expanduser()
+        picture = Picture("nights", "Nights of a gate", lambda: draw_nights(nights))
+        content = picture.to_svg().encode() if target.suffix == ".svg" else picture.to_png()
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise convert_write_error(target, error, "--save") from error
+    return 0
+
+
+def _decide_tonight(options: argparse.Namespace, scratch: Path) -> GateReport:
+    """Decide, and add the decision to the history, if there is one."""
+    if not options.history:
+        return build_report(options, scratch)[0]
+    with open_history(Path(options.history).expanduser()) as history:
+        report, baseline_id = build_report(options, scratch, history)
+        history.append(report, baseline_id)
+        return report
+
+
+def build_report(
+    options: argparse.Namespace, scratch: Path, history: History | None = None
+) -> tuple[GateReport, str]:
+    """Read the baseline and the candidates, and check them against the policy in the options.
+
+    Also returns what identifies the baseline.
+    """
     policy = _parse_policy(options)
     is_file = names_files(options.baseline)
     if is_file:
@@ -85,8 +123,10 @@ def build_report(options: argparse.Namespace, scratch: Path) -> GateReport:
             )
         runs = read_records(options, policy, options.margin, scratch)
     limits = _parse_limits(options, runs)
-    policy = Policy(policy.margins, limits, policy.expected, policy.is_each)
-    return check_candidates(runs.tables, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    night = None if history is None else history.count_nights(runs.baseline_id) + 1
+    policy = Policy(policy.margins, limits, policy.expected, policy.is_each, night)
+    report = check_candidates(runs.tables, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    return report, runs.baseline_id
 
 
 def _parse_policy(options: argparse.Namespace) -> Policy:
@@ -225,7 +265,21 @@ def _create_gate_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object")
     add("--compact", action="store_true", help="one line, for a chat message")
     add("--summary", metavar="FILE", help="append Markdown to this file, e.g. $GITHUB_STEP_SUMMARY")
+    add(
+        "--history",
+        metavar="FILE",
+        help="a file with a line per night: over all nights together, NO-GO then has an error of at most 5 %%",
+    )
     add("--junit", metavar="FILE", help="write JUnit XML: NO-GO is a failure, ASK is a skipped test")
+    return arguments
+
+
+def _create_history_parser() -> argparse.ArgumentParser:
+    arguments = _create_parser(
+        "gate history", help_texts.HISTORY_USAGE, help_texts.HISTORY, help_texts.HISTORY_EXAMPLES
+    )
+    arguments.add_argument("file", metavar="FILE", help="the file of --history")
+    arguments.add_argument("--save", metavar="FILE", help="also draw the nights: a .png or .svg file")
     return arguments
 
 

@@ -9,13 +9,15 @@ from runner_base import ConfigError
 from runner_base.notes import note
 from runner_compare.features.gates.metric_bounds import find_metric_bounds
 from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, RequirementTerm
+from runner_compare.gate.history import share_of_night
 from runner_compare.gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict, Policy
 from runner_compare.model.data import Run, Table, TableRow, key_label
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.render.labels import format_row_name
-from runner_compare.statistics import RATIOS, Decision, MarginVerdict
+from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
+from runner_compare.statistics.effects import compute_margin_p_value
 
 
 def check_candidates(
@@ -74,7 +76,11 @@ def check_candidates(
 def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
-    checks = [_check_margin(effect, row.run, panel) for effect in row.effects if effect.verdict is not None]
+    checks = [
+        check_margin(effect, row.run, panel, policy.night)
+        for effect in row.effects
+        if effect.verdict is not None
+    ]
     measures = {_measure_of(effect) for effect in row.effects if effect.verdict is not None}
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
@@ -84,16 +90,33 @@ def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> lis
     return checks + [_check_limit(term, row.run, reader, panel) for term in policy.limits]
 
 
-def _check_margin(decision: Decision, run: Run, panel: str) -> Check:
-    """Check whether the loss is within the margin."""
+def check_margin(decision: Decision, run: Run, panel: str, night: int | None) -> Check:
+    """Check whether the loss is within the margin. A loss beyond it must be shown at the error that
+    this night may use.
+    """
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
-        return Check(GateVerdict.no_go, note("beyond"), panel, decision)
+        if night is None or _compute_loss_p_value(decision) < ALPHA * share_of_night(night):
+            return Check(GateVerdict.no_go, note("beyond"), panel, decision)
+        return Check(GateVerdict.ask, note("beyond_tonight", night=night), panel, decision)
     further = None if decision.needed is None else max(0, decision.needed - decision.n)
     seconds, answered = run.metrics.get("seconds"), run.metrics.get("n")
     takes = further * seconds / answered if further is not None and seconds and answered else None
     return Check(GateVerdict.ask, note("undecided"), panel, decision, further, takes)
+
+
+def _compute_loss_p_value(decision: Decision) -> float:
+    """Return the p-value of a loss beyond the margin, adjusted for the other comparisons. Of cut-off
+    answers, the outcome that shows the least counts.
+    """
+    versions = [decision, *(decision.ends or ())]
+    p = max(
+        compute_margin_p_value(version.test, version.margin_value)
+        for version in versions
+        if version.margin_value is not None
+    )
+    return p * decision.comparisons
 
 
 def _check_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:

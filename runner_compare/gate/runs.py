@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner_base import ConfigError
+from runner_base.texts import short_hash
 from runner_compare.command import build_comparison
 from runner_compare.gate.verdicts import Policy
 from runner_compare.model.data import Run, Table
@@ -29,6 +30,7 @@ class GateRuns:
     reader: Reader
     missing_jobs: list[MissingJob]
     baseline: str  # its name
+    baseline_id: str  # is another one if its settings or its recorded run are others
 
 
 def names_files(baseline: str) -> bool:
@@ -67,7 +69,12 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
             value=" ".join(candidates),
             code="empty",
         )
-    return GateRuns(tables, reader, missing, _name_baseline(tables, Path(baseline).name))
+    parts = [
+        [run.task, getattr(reader.read.get(run.run_id), "time", ""), sorted(_settings(run).items())]
+        for run in of_baseline
+    ]
+    name = _name_baseline(tables, Path(baseline).name)
+    return GateRuns(tables, reader, missing, name, short_hash(sorted(parts), 16))
 
 
 def read_records(
@@ -83,12 +90,20 @@ def read_records(
     parsed = create_parser().parse_args(words)
     parsed.each = policy.is_each
     compared = build_comparison(parsed, scratch)
-    return GateRuns(compared.comparison.tables, compared.reader, compared.missing_jobs, options.baseline)
+    tables = compared.comparison.tables
+    # each night runs the baseline again: its settings are what stays
+    job_ids = sorted({row.run.job_id for table in tables for row in table.rows if row.is_baseline})
+    return GateRuns(tables, compared.reader, compared.missing_jobs, options.baseline, short_hash(job_ids, 16))
 
 
 def _source(run: Run) -> str:
     """Return the path on the command line at which a run was found."""
     return run.params.get(FOLDER_KEY, "")
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Return a run's settings, without the path at which it was found."""
+    return {key: value for key, value in run.params.items() if key != FOLDER_KEY}
 
 
 def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:

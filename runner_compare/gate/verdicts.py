@@ -33,6 +33,7 @@ class Policy:
     limits: tuple[RequirementTerm, ...] = ()  # --min and --max
     expected: tuple[str, ...] = ()  # labels of candidates that must have a result
     is_each: bool = False  # whether each candidate has its own error of 5 %
+    night: int | None = None  # of how many nights against the baseline this is; None: no history
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class GateReport:
         return find_worst_verdict([candidate.verdict for candidate in self.candidates])
 
     @property
+    def night(self) -> int | None:
+        return self.policy.night
+
+    @property
     def exit_code(self) -> int:
         return self.verdict.exit_code
 
@@ -92,6 +97,7 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "baseline": report.baseline,
         "questions": report.num_questions,
         "error": "each" if report.policy.is_each else "shared",
+        "night": report.night,
         "candidates": [
             {
                 "name": candidate.name,

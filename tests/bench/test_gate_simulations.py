@@ -96,3 +96,17 @@ def test_files_with_unequal_tails_are_seldom_ranked(generator: np.random.Generat
     found, _, _ = rates(generator, line, 40)
     assert found["rank"].times <= 5
     assert found["sentence"].times == 0
+
+
+def test_a_history_rarely_stops_what_is_within_the_margin(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control forgets the nights before, and stops half of the candidates at the margin."""
+    import gate_nights_null
+    from simulation import Limits
+
+    monkeypatch.setattr(gate_nights_null, "SETTINGS", [(500, 0.04, 0.0), (500, 0.04, -0.02)])
+    limits = Limits()
+    (control,) = gate_nights_null.nights(generator, 60, limits)
+    assert control.times > 15
+    assert limits.conclude(0.0) == 0

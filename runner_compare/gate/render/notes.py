@@ -28,6 +28,7 @@ NOTES: Mapping[str, Template] = {
     "within": "",  # the verdict on the margin says it
     "beyond": "",
     "undecided": "",
+    "beyond_tonight": "by tonight's data, not yet over {night} nights",
     "not_compared": "not compared with the baseline: {why}",
     "no_measure": "not compared: no result for the margin of {measure}",
     "no_metric": "{key} is not recorded",

@@ -41,6 +41,8 @@ def format_report(report: GateReport) -> str:
             f"{begin if number == 0 else ' ' * len(begin)}{part}".rstrip()
             for number, part in enumerate(wrapped)
         ]
+    if report.night is not None:
+        lines.append(f"night {report.night} against this baseline; error of NO-GO ≤ 5 % over all nights")
     return "\n".join(lines)
 
 
@@ -90,6 +92,8 @@ def _describe_margin(check: Check) -> Iterator[str]:
     assert decision.verdict is not None
     measure = f"{decision.measure} " if decision.is_ratio else ""
     yield measure + format_verdict(decision.verdict, format_margin(decision))
+    if text := render_note(check.reason, NOTES):
+        yield text
     if check.verdict is GateVerdict.no_go and "losses" in decision.counts and not decision.is_ratio:
         losses, wins = decision.counts["losses"], decision.counts["wins"]
         if losses is not None:

@@ -1,0 +1,112 @@
+"""The nights of a gate: a file with a line per night, and the error that each night may use.
+
+All nights against one baseline share an error of 5 % for NO-GO. Night k may use 1/(k (k + 1)) of it:
+these shares add up to at most 1, however many nights there are and however they depend on each other.
+A GO has its own 5 % each night, because each night decides about another build.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner_base import DataError, convert_write_error, os_errors_as_data_error
+from runner_compare.gate.verdicts import GateReport, to_dict
+
+OPTION = "--history"
+NEEDED = ("night", "time", "baseline_id", "report")
+
+
+@dataclass(frozen=True)
+class Night:
+    """One line of the file."""
+
+    night: int
+    time: str
+    baseline_id: str
+    report: dict[str, Any]
+
+
+@dataclass
+class History:
+    """The nights that a file has, open for a further one."""
+
+    path: Path
+    nights: list[Night]
+    file: TextIO
+
+    def count_nights(self, baseline_id: str) -> int:
+        """Return the number of nights against a baseline."""
+        return sum(night.baseline_id == baseline_id for night in self.nights)
+
+    def append(self, report: GateReport, baseline_id: str) -> None:
+        """Add tonight's report to the file, and wait until the disk has stored it."""
+        line = {
+            "night": report.night,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "baseline_id": baseline_id,
+            "report": to_dict(report),
+        }
+        try:
+            self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise convert_write_error(self.path, error, OPTION) from error
+
+
+def share_of_night(night: int) -> float:
+    """Return the share of the error that a night may use for NO-GO."""
+    return 1 / (night * (night + 1))
+
+
+@contextmanager
+def open_history(path: Path) -> Iterator[History]:
+    """Open a file of nights. A second gate waits until this one has added its night.
+
+    A line that was cut off while it was written does not count, and is removed.
+    """
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise convert_write_error(path, error, OPTION) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        whole = text[: text.rfind("\n") + 1]
+        nights = parse_nights(whole, path)
+        if len(whole) < len(text):
+            file.truncate(len(whole.encode()))
+        yield History(path, nights, file)
+
+
+def read_nights(path: Path) -> list[Night]:
+    """Return the nights in a file."""
+    with os_errors_as_data_error(path):
+        text = path.read_text(encoding="utf-8")
+    return parse_nights(text[: text.rfind("\n") + 1], path)
+
+
+def parse_nights(text: str, path: Path) -> list[Night]:
+    """Parse the lines of a file. Raises DataError with the number of a damaged line."""
+    nights = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            values = json.loads(line)
+            night = Night(*(values[key] for key in NEEDED))
+            if not (isinstance(night.night, int) and isinstance(night.report["candidates"], list)):
+                raise ValueError("no night")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"this is not a night of a gate ({error})", key=f"{path}, line {number}", code="damaged"
+            ) from error
+        nights.append(night)
+    return nights
