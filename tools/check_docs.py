@@ -31,6 +31,8 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import split_hydra_config, to_runner_config
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.runner_hydra import create_hydra
+from runner_compare.console_script import SUBCOMMANDS
+from runner_compare.gate import command as gate
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,8 +161,21 @@ def _check(program: str, arguments: list[str]) -> None:
             assert (ROOT / f"{named}.py").is_file() or (ROOT / named).is_dir(), "no such script"
         elif program == "runner":
             _check_runner(arguments)
+        elif program == "runner-compare" and arguments[:1] and arguments[0] in SUBCOMMANDS:
+            _parse_subcommand(*arguments)
         elif "--help" not in arguments:
             _parse(program)(arguments)
+
+
+def _parse_subcommand(name: str, *arguments: str) -> None:
+    if not arguments:  # the text names the subcommand
+        return
+    if arguments[:1] == ("history",):
+        gate.create_history_parser().parse_args(arguments[1:])
+    elif name == "gate":
+        gate.create_gate_parser().parse_args(arguments)
+    else:
+        gate.create_pack_parser().parse_args(arguments)
 
 
 def _parse(program: str) -> Callable[[list[str]], object]:

@@ -152,6 +152,8 @@ def run(situation: Situation, folder: Path) -> tuple[int, str, str]:
         places = (
             sorted(map(str, (folder / "jobs").iterdir())) if situation.is_separate else [str(folder / "jobs")]
         )
+        out.truncate(0)
+        out.seek(0)
         code = main(["gate", str(packed), *places, "--json", *situation.arguments])
     shown = out.getvalue()
     return code, json.loads(shown)["verdict"] if shown else "", err.getvalue()

@@ -14,7 +14,7 @@ from runner_base import (
     JobFailed,
     convert_write_error,
     escape_control_characters,
-    print_message,
+    format_count,
     unknown_choice_message,
     write_text_atomically,
 )
@@ -43,7 +43,7 @@ def run_gate(arguments: list[str]) -> int:
     """Run `runner-compare gate` and return its exit code."""
     if arguments[:1] == ["history"]:
         return run_history(arguments[1:])
-    options = _create_gate_parser().parse_args(arguments)
+    options = create_gate_parser().parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             report = _decide_tonight(options, Path(scratch))
@@ -63,18 +63,19 @@ def run_gate(arguments: list[str]) -> int:
 
 def run_pack(arguments: list[str]) -> int:
     """Run `runner-compare pack` and return its exit code."""
-    options = _create_pack_parser().parse_args(arguments)
+    options = create_pack_parser().parse_args(arguments)
     target = Path(options.output).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
         folder = _find_job_folder(options, Path(scratch))
         questions = pack_job(folder, target, options.texts)
-    print_message(f"{target}: {questions:,} questions, {target.stat().st_size / 1024:,.0f} KiB")
+    size = f"{target.stat().st_size / 1024:,.0f} KiB"
+    print(escape_control_characters(f"{target}: {format_count(questions, 'question')}, {size}"))
     return 0
 
 
 def run_history(arguments: list[str]) -> int:
     """Run `runner-compare gate history` and return its exit code."""
-    options = _create_history_parser().parse_args(arguments)
+    options = create_history_parser().parse_args(arguments)
     nights = read_nights(Path(options.file).expanduser())
     if not nights:
         raise ConfigError("has no night", key="history", value=options.file, code="empty")
@@ -208,7 +209,7 @@ def _append(path: Path, text: str) -> None:
         raise convert_write_error(path, error, "--summary") from error
 
 
-def _create_gate_parser() -> argparse.ArgumentParser:
+def create_gate_parser() -> argparse.ArgumentParser:
     arguments = _create_parser("gate", help_texts.GATE_USAGE, help_texts.GATE, help_texts.GATE_EXAMPLES)
     add = arguments.add_argument
     add(
@@ -274,7 +275,7 @@ def _create_gate_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def _create_history_parser() -> argparse.ArgumentParser:
+def create_history_parser() -> argparse.ArgumentParser:
     arguments = _create_parser(
         "gate history", help_texts.HISTORY_USAGE, help_texts.HISTORY, help_texts.HISTORY_EXAMPLES
     )
@@ -283,7 +284,7 @@ def _create_history_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def _create_pack_parser() -> argparse.ArgumentParser:
+def create_pack_parser() -> argparse.ArgumentParser:
     arguments = _create_parser("pack", help_texts.PACK_USAGE, help_texts.PACK, help_texts.PACK_EXAMPLES)
     add = arguments.add_argument
     add(

@@ -8,16 +8,18 @@ from runner_base import format_against_limit
 from runner_base.render.notes import Template
 from runner_compare.render.labels import format_number
 
+SIGNS = {">=": "≥", "<=": "≤"}
+
 
 def _describe_limit(key: str, value: float, sign: str, limit: float, low: float, high: float) -> str:
     numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
     interval = "" if low == high else f" [{numbers[1]}, {numbers[2]}]"
-    return f"{key} {numbers[0]}{interval}, required {sign} {format_number(limit)}"
+    return f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}"
 
 
 def _describe_no_interval(key: str, value: float, sign: str, limit: float, why: str) -> str:
     need = f": {why}" if why else ""
-    return f"{key} {format_number(value)} without an interval{need}, required {sign} {format_number(limit)}"
+    return f"{key} {format_number(value)} without an interval{need}, required {SIGNS[sign]} {format_number(limit)}"
 
 
 def _describe_missing(state: str, reason: str) -> str:
