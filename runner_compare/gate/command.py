@@ -12,6 +12,7 @@ from pathlib import Path
 from runner_base import (
     ConfigError,
     JobFailed,
+    Picture,
     convert_write_error,
     escape_control_characters,
     format_count,
@@ -19,7 +20,6 @@ from runner_base import (
     write_text_atomically,
 )
 from runner_base.command_line import CommandParser
-from runner_base.drawing import Picture
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.gates.section import RequirementTerm, parse_requirements
 from runner_compare.gate.compute import check_candidates

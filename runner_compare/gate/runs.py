@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner_base import ConfigError
-from runner_base.texts import short_hash
+from runner_base import ConfigError, short_hash
 from runner_compare.command import build_comparison
 from runner_compare.gate.verdicts import Policy
 from runner_compare.model.data import Run, Table
@@ -20,6 +19,8 @@ from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.load import ResultsReader, load_results
 from runner_compare.readers.tool_run import ToolRun
 from runner_compare.render.labels import shorten_row_names
+
+DATA_KEYS = ("task.data", "task.subset", "task.split")
 
 
 @dataclass
@@ -56,6 +57,8 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
                 code="ambiguous",
             )
         of_task = [run for run in others if run.task == base.task and not _is_same(reader, run, base)]
+        # another split or data set is not meant, unless there is nothing else
+        of_task = [run for run in of_task if _asks_the_same(run, base)] or of_task
         if of_task:
             options = ComparisonOptions(base=base, margins=dict(policy.margins), is_each=policy.is_each)
             tables.append(build_table([base, *of_task], options, reader))
@@ -99,6 +102,10 @@ def read_records(
 def _source(run: Run) -> str:
     """Return the path on the command line at which a run was found."""
     return run.params.get(FOLDER_KEY, "")
+
+
+def _asks_the_same(run: Run, base: Run) -> bool:
+    return all(run.params.get(key) == base.params.get(key) for key in DATA_KEYS)
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -83,6 +83,7 @@ def load_results(
     runs: list[Run] = []
     found: list[ToolRun] = []
     left_out: list[str] = []
+    notes: dict[str, None] = {}
     of_lm_eval: list[str] = []
     for given in paths:
         files, has_lm_eval = find_result_files(given)
@@ -99,8 +100,9 @@ def load_results(
             found += [replace(run, found_at=given) for run in tool_file.runs]
             left_out += tool_file.left_out
             reader.unfinished += tool_file.unfinished
-            for note in tool_file.notes:
-                print_message(f"note: {note}")
+            notes |= dict.fromkeys(tool_file.notes)
+    for note in notes:
+        print_message(f"note: {note}")
     if of_lm_eval:
         runs, of_documents = evaluations.load_evaluations(of_lm_eval, cluster)
     if left_out:
