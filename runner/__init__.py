@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runner.library.load import load
     from runner.library.model import Model
     from runner_compare import Compare
+    from runner_compare import gate as gate
 
     compare: Compare  # a package that can be called
 
@@ -22,8 +23,9 @@ MODULE_OF = {
     "Model": "runner.library.model",
     "Answer": "runner.library.answers",
     "evaluate": "runner.library.jobs",
+    "gate": "runner_compare.release_gate.python_api",
 }
-__all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"]
+__all__ = ["Answer", "Model", "compare", "evaluate", "gate", "grid", "load", "load_part"]
 
 
 def __getattr__(name: str) -> Any:

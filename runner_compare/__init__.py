@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from runner_compare.reader import missing_samples_error as missing_samples_error
     from runner_compare.readers.records import Records as Records
     from runner_compare.readers.records import RecordsOpener as RecordsOpener
+    from runner_compare.release_gate.python_api import GateResult as GateResult
+    from runner_compare.release_gate.python_api import gate as gate
     from runner_compare.render.answers import format_cut_off_message as format_cut_off_message
     from runner_compare.render.answers import format_unread_answers_message as format_unread_answers_message
     from runner_compare.render.effects import format_p_value as format_p_value
@@ -91,6 +93,8 @@ PLACES = {
     # the command, and the same from Python
     "entry": "console_script",  # the console script
     "main": "console_script",  # the command with its arguments; returns the exit code
+    "gate": "release_gate.python_api",  # the same as `runner-compare gate`
+    "GateResult": "release_gate.python_api",  # what it returns: the verdicts, as text and as a data frame
     "compare": "python_api",  # the same as calling this package
     "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
     "build_table": "model.table",  # compares the runs of one task

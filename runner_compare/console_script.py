@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from runner_compare import command
 
         return command.main(arguments)
-    from runner_compare.gate import command as gate
+    from runner_compare.release_gate import command as gate
 
     name, *rest = arguments
     run = gate.run_gate if name == "gate" else gate.run_pack

@@ -32,7 +32,7 @@ from runner.config.hydra import split_hydra_config, to_runner_config
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.runner_hydra import create_hydra
 from runner_compare.console_script import SUBCOMMANDS
-from runner_compare.gate import command as gate
+from runner_compare.release_gate import command as gate
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]

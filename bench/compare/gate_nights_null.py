@@ -15,9 +15,9 @@ from functools import cache
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.gate.compute import check_margin
-from runner_compare.gate.verdicts import GateVerdict
 from runner_compare.model.data import Run
+from runner_compare.release_gate.compute import check_margin
+from runner_compare.release_gate.verdicts import GateVerdict
 from runner_compare.statistics import McNemarTest, decide_all
 
 NIGHTS, MARGIN = 30, 0.02

@@ -12,11 +12,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from raising import raises
 
+import runner_compare
 from bench.compare.gate_situations import MARGIN, SAME, SITUATIONS, SLIGHT, WORSE, Job, Situation, run
-from runner_base import Status
+from runner_base import ConfigError, JobFailed, Status
 from runner_compare import main
-from runner_compare.gate.verdicts import GateVerdict, find_worst_verdict
+from runner_compare.release_gate.verdicts import GateVerdict, find_worst_verdict
 
 Gate = Callable[..., tuple[int, Any]]
 
@@ -184,3 +186,20 @@ def test_a_later_version_of_the_format_is_refused(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert main(["gate", str(file), str(tmp_path / "jobs"), *MARGIN]) == 2
     assert "version 9" in capsys.readouterr().err
+
+
+def test_the_gate_from_python(gate: Gate, tmp_path: Path) -> None:
+    gate([SAME, WORSE, SLIGHT], *MARGIN)
+    places = (tmp_path / "base.runner.gz", tmp_path / "jobs")
+    result = runner_compare.gate(*places, margin=3, max={"model_mib": 20.0}, expect=["int8"])
+    assert (result.verdict, result.exit_code) == (GateVerdict.no_go, 1)
+    assert [candidate.name for candidate in result.candidates] == ["fp4", "nf4", "int8"]
+    with raises(JobFailed, "refused"):
+        result.raise_for_verdict()
+    table = result.to_df()
+    assert len(table) == 6, "two checks of each"
+    assert set(table.verdict) == {"GO", "ASK", "NO-GO"}
+    assert result._repr_html_().count("<tr>") == 6
+    runner_compare.gate(*places, min={"accuracy": 0.5}, each=True).raise_for_verdict()
+    with raises(ConfigError, "missing", "gate"):
+        runner_compare.gate(*places)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner_base import DataError, convert_write_error, os_errors_as_data_error
-from runner_compare.gate.verdicts import GateReport, to_dict
+from runner_compare.release_gate.verdicts import GateReport, to_dict
 
 OPTION = "--history"
 NEEDED = ("night", "time", "baseline_id", "report")

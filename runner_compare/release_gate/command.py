@@ -22,19 +22,19 @@ from runner_base import (
 from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.gates.section import RequirementTerm, parse_requirements
-from runner_compare.gate.compute import check_candidates
-from runner_compare.gate.history import History, open_history, read_nights
-from runner_compare.gate.pack import pack_job
-from runner_compare.gate.render import help_texts
-from runner_compare.gate.render.junit import format_junit
-from runner_compare.gate.render.nights import draw_nights, print_nights
-from runner_compare.gate.render.text import format_compact, format_markdown, format_report
-from runner_compare.gate.runs import GateRuns, names_files, read_files, read_records
-from runner_compare.gate.verdicts import GateReport, Policy, to_dict
 from runner_compare.model.data import NotPaired
 from runner_compare.model.selection import parse_margins
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_records
+from runner_compare.release_gate.compute import check_candidates
+from runner_compare.release_gate.history import History, open_history, read_nights
+from runner_compare.release_gate.pack import pack_job
+from runner_compare.release_gate.render import help_texts
+from runner_compare.release_gate.render.junit import format_junit
+from runner_compare.release_gate.render.nights import draw_nights, print_nights
+from runner_compare.release_gate.render.text import format_compact, format_markdown, format_report
+from runner_compare.release_gate.runs import GateRuns, names_files, read_files, read_records
+from runner_compare.release_gate.verdicts import GateReport, Policy, to_dict
 
 SIGNS = {"min": ">=", "max": "<="}
 
@@ -46,7 +46,7 @@ def run_gate(arguments: list[str]) -> int:
     options = create_gate_parser().parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            report = _decide_tonight(options, Path(scratch))
+            report = decide(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
     if options.json:
@@ -91,7 +91,7 @@ def run_history(arguments: list[str]) -> int:
     return 0
 
 
-def _decide_tonight(options: argparse.Namespace, scratch: Path) -> GateReport:
+def decide(options: argparse.Namespace, scratch: Path) -> GateReport:
     """Decide, and add the decision to the history, if there is one."""
     if not options.history:
         return build_report(options, scratch)[0]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from runner_base import format_count, format_duration
 from runner_base.render.notes import render_note
-from runner_compare.gate.render.notes import NOTES
-from runner_compare.gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict
+from runner_compare.release_gate.render.notes import NOTES
+from runner_compare.release_gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict
 from runner_compare.render.effects import explain_impossible_verdict, format_effect, name_sample_unit
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count

@@ -9,12 +9,12 @@ from runner_base import ConfigError
 from runner_base.notes import note
 from runner_compare.features.gates.metric_bounds import find_metric_bounds
 from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, RequirementTerm
-from runner_compare.gate.history import share_of_night
-from runner_compare.gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict, Policy
 from runner_compare.model.data import Run, Table, TableRow, key_label
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
+from runner_compare.release_gate.history import share_of_night
+from runner_compare.release_gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict, Policy
 from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
 from runner_compare.statistics.effects import compute_margin_p_value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from runner_compare.gate.render.text import describe_check, sort_checks
-from runner_compare.gate.verdicts import GateReport, GateVerdict
+from runner_compare.release_gate.render.text import describe_check, sort_checks
+from runner_compare.release_gate.verdicts import GateReport, GateVerdict
 
 # how a test suite names what a verdict is
 ELEMENTS = {GateVerdict.no_go: "failure", GateVerdict.unpaired: "error", GateVerdict.ask: "skipped"}

@@ -9,10 +9,10 @@ from runner_base import Column, ColumnUse, escape_control_characters
 from runner_base.console import create_console
 from runner_base.drawing import BAD, GOOD, INK, LINE, MUTED
 from runner_base.printed_tables import print_fitting_table
-from runner_compare.gate.history import Night
-from runner_compare.gate.verdicts import GateVerdict
 from runner_compare.model.data import ABSENT
 from runner_compare.options import WIDTH
+from runner_compare.release_gate.history import Night
+from runner_compare.release_gate.verdicts import GateVerdict
 from runner_compare.render.quantities import format_points
 
 if TYPE_CHECKING:

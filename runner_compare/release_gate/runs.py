@@ -9,7 +9,6 @@ from pathlib import Path
 
 from runner_base import ConfigError, short_hash
 from runner_compare.command import build_comparison
-from runner_compare.gate.verdicts import Policy
 from runner_compare.model.data import Run, Table
 from runner_compare.model.missing_jobs import MissingJob, find_jobs_with_errors
 from runner_compare.model.table import ComparisonOptions, build_table
@@ -18,6 +17,7 @@ from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.load import ResultsReader, load_results
 from runner_compare.readers.tool_run import ToolRun
+from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
 
 DATA_KEYS = ("task.data", "task.subset", "task.split")
