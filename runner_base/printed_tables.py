@@ -24,8 +24,8 @@ from runner_base.tables import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-SAME_IN_ALL_ROWS = "the same in all rows: "
-NO_ROOM_FOR = "no room for: "
+SAME_IN_ALL_ROWS = "in all rows: "
+NO_ROOM_FOR = "hidden columns: "
 
 
 def print_fitting_table(

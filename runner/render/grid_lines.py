@@ -55,7 +55,7 @@ def _format_main_score(metrics: Mapping[str, float]) -> str:
     if "kl_nats_per_token" in metrics:
         return f"KL {_format_with_interval(metrics, 'kl_nats_per_token')} nats/token"
     if LOG_LIKELIHOOD in metrics:
-        return f"{_format_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
+        return f"log-likelihood {_format_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
     if "best_output_tok_per_s" in metrics:
         return f"at most {metrics['best_output_tok_per_s']:,.0f} tok/s"
     if "best_decode_tok_per_s" in metrics:

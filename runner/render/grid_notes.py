@@ -175,7 +175,7 @@ GRIDS: dict[str, Template] = {
     "detectable": _format_detectable_difference,
     "questions_for_margin": _format_needed_questions,
     "clusters_not_planned": (
-        "task.cluster={cluster}: the plan cannot say how many questions you need, because questions of one "
+        "no estimate of the number of questions: task.cluster={cluster}, and questions of one "
         "cluster depend on each other"
     ),
     "overlaps": _overlaps_text,

@@ -84,6 +84,7 @@ def load_results(
     found: list[ToolRun] = []
     left_out: list[str] = []
     notes: dict[str, None] = {}
+    without_verdicts: list[str] = []
     of_lm_eval: list[str] = []
     for given in paths:
         files, has_lm_eval = find_result_files(given)
@@ -101,6 +102,10 @@ def load_results(
             left_out += tool_file.left_out
             reader.unfinished += tool_file.unfinished
             notes |= dict.fromkeys(tool_file.notes)
+            without_verdicts += tool_file.without_verdicts
+    if without_verdicts and not may_be_damaged:
+        jobs = join_first_names(sorted(set(without_verdicts)), 6)
+        notes[f"left out, because they have no verdicts: {jobs}. Compare them with --output-dir"] = None
     for note in notes:
         print_message(f"note: {note}")
     if of_lm_eval:

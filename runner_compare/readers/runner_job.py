@@ -148,9 +148,7 @@ def _add_job_run(
         name = record.name or record.job_id
         tool_file.unfinished.append(MissingJob(name, record.job_id, state, record.error or "", record.params))
     elif "correct" not in record.result.metrics:
-        tool_file.notes.append(
-            f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"
-        )
+        tool_file.without_verdicts.append(f"{record.job_id} ({record.task})")
     elif samples is None:
         raise DataError(f"{SAMPLES[0]} is not beside it", key=source, code="not_found")
     else:

@@ -120,6 +120,7 @@ class ToolFile:
     # what else a reader of the comparison has to know
     notes: list[str] = field(default_factory=list)
     unfinished: list[MissingJob] = field(default_factory=list)  # jobs that have no result
+    without_verdicts: list[str] = field(default_factory=list)  # jobs that only their records compare
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from runner_base.tables import shorten_paths
 from runner_compare.model.adapter_names import MERGING, describe_adapter_merging
-from runner_compare.model.data import CLUSTER, TableRow, key_label
+from runner_compare.model.data import TableRow, key_label
 from runner_compare.render.effects import name_sample_unit
 from runner_compare.render.findings import join_words
-from runner_compare.render.labels import format_rounded_count, format_row_name, is_self_explanatory
+from runner_compare.render.labels import (
+    format_rounded_count,
+    format_row_name,
+    is_self_explanatory,
+    name_cluster,
+)
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
@@ -234,8 +239,7 @@ def _get_scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
         return None
     if not few.decision.counts.get("clusters"):
         return None
-    by = few.row.run.get_value(CLUSTER) or ""
-    word = by if by.isalpha() and by not in ("null", "auto") else "cluster"
+    word = name_cluster(few.row.run)
     return f"{word}s", word
 
 

@@ -6,9 +6,15 @@ import math
 from collections.abc import Sequence
 
 from runner_base.tables import shorten_paths
-from runner_compare.model.data import ABSENT, REPEAT, TEAM, TableRow, key_label
+from runner_compare.model.data import ABSENT, CLUSTER, REPEAT, TEAM, Run, TableRow, key_label
 
 MAX_NAMES = 8  # the most rows that a sentence names
+
+
+def name_cluster(run: Run) -> str:
+    """Return the noun for a cluster of a run's questions, e.g. `template`. The default is `cluster`."""
+    by = run.get_value(CLUSTER) or ""
+    return by if by.isalpha() and by not in ("null", "auto") else "cluster"
 
 
 def format_number(value: float | None, extra_digits: int = 0) -> str:

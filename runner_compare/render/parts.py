@@ -11,7 +11,7 @@ from runner_compare.render.columns import build_ratio_columns, build_table_colum
 from runner_compare.render.conclusion import conclusion_text, format_candidate_name
 from runner_compare.render.effects import format_error_budget_sentence
 from runner_compare.render.findings import format_finding_sentences
-from runner_compare.render.labels import MAX_NAMES, format_row_name
+from runner_compare.render.labels import MAX_NAMES, format_row_name, name_cluster
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import ACTED_ON, render_notes
 from runner_compare.render.short_table import build_default_output_columns, build_default_ratio_columns
@@ -153,8 +153,8 @@ def format_sample_counts(table: Table) -> str:
     text = f"{number_of} {what}{'s' * (counts[-1] != 1)}{each}"
     answers = max(run.max_answers_per_question for run in runs)
     clusters = {run.metrics.get("families") for run in runs}
-    if len(clusters) == 1 and (shared := clusters.pop()):
-        text += f" in {shared:,.0f} clusters"
+    if len(clusters) == 1 and (shared := clusters.pop()) and not any(run.over_seeds for run in runs):
+        text += f" from {shared:,.0f} {name_cluster(runs[0])}s"
     return f"{text} · {answers} answers to each" if answers > 1 else text
 
 

@@ -106,7 +106,7 @@ def test_no_number_and_no_head_is_broken(table: Table, width: int, monkeypatch: 
     assert max(map(len, [*of_all.splitlines(), *by_kind.splitlines()])) <= width
     for column in build_token_columns(table):
         assert not broken(of_all, words_of(column)), column.head
-    left_out = by_kind.partition("no room for: ")[2].partition(" (")[0].split(", ")
+    left_out = by_kind.partition("hidden columns: ")[2].partition(" (")[0].split(", ")
     for column in build_category_columns(table):
         if column.head not in left_out:
             assert not broken(by_kind, words_of(column)), column.head
@@ -128,6 +128,6 @@ def test_a_narrow_table_of_categories_leaves_out_what_few_need(
         (100, "median, 99.9 %, texts, tokens"),
     ):
         by_kind = shown_at(width, table, monkeypatch)[1]
-        assert f"no room for: {left_out} (" in by_kind
+        assert f"hidden columns: {left_out} (" in by_kind
         assert len(by_kind.partition("─")[2].splitlines()) < 2 * 12 + 6, "two lines a row at most"
-    assert "no room for" not in shown_at(200, table, monkeypatch)[1]
+    assert "hidden columns" not in shown_at(200, table, monkeypatch)[1]

@@ -52,7 +52,7 @@ def test_the_cells_of_a_grid_stand_below_each_other() -> None:
     [
         ({"acc": 0.5, "acc_low": 0.4, "acc_high": 0.6}, "50.0 % [40.0, 60.0]"),
         ({"accuracy": 1.0}, "100.0 %"),
-        ({"log_likelihood_nats_per_token": -0.5}, "−0.50000 nats/token"),
+        ({"log_likelihood_nats_per_token": -0.5}, "log-likelihood −0.50000 nats/token"),
         ({"best_decode_tok_per_s": 1234.0}, "at most 1,234 tok/s"),
         ({"peak_over_baseline_mib": 35.2}, "peak 35 MiB"),
         ({"n": 3.0, "stopped": 2.0, "cut_off": 1.0, "errors": 0.0}, "3 answers, 1 cut off"),

@@ -64,8 +64,8 @@ def format_contention_sentences(table: Table) -> list[str]:
     if not off:
         return []
     return [
-        f"Speed and memory of {len(off)} of {len(table.rows)} runs were not measured alone on one machine. "
-        f"Rerun them with {ALONE_KEYS}"
+        f"Do not compare speed and memory: {len(off)} of {len(table.rows)} runs shared the machine, or ran on "
+        f"another one. To measure again, add {ALONE_KEYS}"
     ]
 
 

@@ -14,6 +14,7 @@ from runner_compare.render.effects import explain_impossible_verdict, format_eff
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.quantities import format_more_data_hint
 
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
@@ -42,7 +43,7 @@ def format_report(report: GateReport) -> str:
             for number, part in enumerate(wrapped)
         ]
     if report.night is not None:
-        lines.append(f"night {report.night} against this baseline; error of NO-GO ≤ 5 % over all nights")
+        lines.append(f"night {report.night} against this baseline; false NO-GO ≤ 5 % over all nights")
     return "\n".join(lines)
 
 
@@ -105,6 +106,8 @@ def _describe_margin(check: Check) -> Iterator[str]:
     elif check.further_questions:
         time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
         yield f"about {format_rounded_count(check.further_questions)} more {name_sample_unit(decision)}{time}"
+    elif hint := format_more_data_hint(decision):
+        yield hint
 
 
 def _format_difference(check: Check) -> str:
@@ -116,5 +119,5 @@ def _describe_comparison(report: GateReport) -> str:
     questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
     error = ""
     if report.policy.margins and len(report.candidates) > 1:
-        error = f"; error ≤ 5 % {'for each' if report.policy.is_each else 'for all together'}"
+        error = f"; wrong verdicts ≤ 5 %{' for each' * report.policy.is_each}"
     return f"{candidates} against {report.baseline}{questions}{error}"

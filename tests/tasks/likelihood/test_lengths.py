@@ -1,4 +1,4 @@
-"""Windows that the model has no room for: refused by the plan as by the run, and predicted at their
+"""Windows that the model has hidden columns: refused by the plan as by the run, and predicted at their
 length."""
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def print_recommendations(
         show(f"limits: {wanted}")
     if advice.chosen:
         count = format_count(len(advice.chosen), "candidate")
-        show(f"{count} within the limits" + (", best first:" if len(advice.chosen) > 1 else ":"))
+        fit = "within the limits" if wanted else "fit into the free memory"
+        show(f"{count} {fit}" + (", best first:" if len(advice.chosen) > 1 else ":"))
     for number, candidate in enumerate(advice.chosen, start=1):
         show(f"\n{number}. {format_job_command(candidate)}")
         for label, text in _describe_candidate(candidate, number < len(advice.chosen)):
