@@ -347,10 +347,17 @@ def os_errors_as_data_error(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read {path} ({error.strerror})", code="unreadable") from error
 
 
+# packages that the comparison needs for some outputs and inputs only, and the extra that installs each
+OPTIONAL_PACKAGES = {"matplotlib": "pictures", "pandas": "pandas", "pyarrow": "parquet"}
+
+
 def user_message(error: Exception) -> str | None:
     """Return the message that the user sees. None for an unexpected error, which needs a
     traceback.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL_PACKAGES:
+        extra = OPTIONAL_PACKAGES[error.name]
+        return f"needs {error.name}, which is not installed: pip install 'runner-compare[{extra}]'"
     return str(error) if isinstance(error, RunnerError) else None
 
 

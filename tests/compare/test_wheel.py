@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from runner_base.errors import OPTIONAL_PACKAGES, user_message
+
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "wheels" / "compare"
 PACKAGES = ("runner_base", "runner_compare")
@@ -47,8 +49,17 @@ def test_it_has_the_version_of_the_whole() -> None:
 
 
 def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
-    lines = project(HOME)["dependencies"]
+    described = project(HOME)
+    lines, extras = described["dependencies"], described["optional-dependencies"]
     assert isinstance(lines, list)
+    assert isinstance(extras, dict)
+    added = {
+        extra: [re.split(r"[\[<>=~ ]", line)[0] for line in extras[extra]]
+        for extra in extras
+        if extra != "all"
+    }
+    assert {name: extra for extra, (name,) in added.items()} == OPTIONAL_PACKAGES
+    lines = [*lines, *OPTIONAL_PACKAGES]
     required = {re.split(r"[\[<>=~ ]", line)[0] for line in lines}
     imported = set()
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
@@ -58,6 +69,25 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
             imported |= {name.split(".")[0] for name in names}
     others = imported - set(sys.stdlib_module_names) - {*PACKAGES}
     assert {DISTRIBUTIONS.get(name, name) for name in others} == required
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
+    for name, extra in OPTIONAL_PACKAGES.items():
+        message = user_message(ModuleNotFoundError(f"No module named '{name}'", name=name))
+        assert message is not None
+        assert f"runner-compare[{extra}]" in message
+    assert user_message(ModuleNotFoundError("No module named 'other'", name="other")) is None
+
+
+@pytest.mark.parametrize("module", sorted(OPTIONAL_PACKAGES))
+def test_without_a_request_no_optional_package_is_imported(module: str) -> None:
+    logs = [str(ROOT / "tests/data/llama_eval" / f"{name}.json") for name in ("none", "nf4")]
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from runner_compare import main; sys.exit(main(['--results', *{logs!r}, '--explain', '--plot']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +147,7 @@ def test_in_an_empty_environment_it_says_what_the_checkout_says(wheel: Path, tmp
         "install",
         "--quiet",
         "--disable-pip-version-check",
-        str(wheel),
+        f"{wheel}[all]",
     ]
     subprocess.run(install, check=True)
     look = f"import importlib.util as u; print([name for name in {ABSENT!r} if u.find_spec(name)])"

@@ -164,7 +164,7 @@ def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
     file.write_bytes(changed)
     with raises(RunRecordError, "damaged") as refused:
         run(config)
-    assert refused.value.reason.startswith(f"{file}, line {line} ")
+    assert refused.value.reason.startswith(f"{file}, line {line}: ")
     assert file.read_bytes() == changed
 
 

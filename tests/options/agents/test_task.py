@@ -121,10 +121,10 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
     assert (taught.metrics["code_failed"], taught.metrics["accuracy"]) == (0, 1)
     assert not [note for note in taught.notes if "programs failed" in note]
     assert base.metrics["code_failed"] == 3
-    assert (
-        "3 of 3 programs failed, most often (3): it assigns nothing to `answer`. The embedded model knows the roles of a "
-        "team only with lora=embedded_team" in base.notes
-    )
+    (failures,) = [note for note in base.notes if "programs failed" in note]
+    assert failures.startswith("3 of 3 programs failed. ")
+    assert "(3): it assigns nothing to `answer`. " in failures
+    assert failures.endswith(": lora=embedded_team")
 
 
 def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make, again: Starts) -> None:
@@ -235,7 +235,7 @@ def test_a_kill_in_the_middle_of_a_discussion(tmp_path: Path, runner: Callable[.
     assert answered == calls[: len(answered)]
     done = runner(*command)
     assert done.code == 0, done.err
-    assert f"{len(answered)} calls were on disk from an earlier, interrupted run" in done.out
+    assert f"{len(answered)} agent calls were reused" in done.out
     after = lines()
     assert after[: len(before)] == before
     asked = [line["id"] for line in after[len(before) :] if "code" not in line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -157,7 +158,7 @@ def test_jobs_that_fail_fail_alone(folder: Path, grid: Start, faulty: Callable[.
         assert ended.code == 1, ended.err
         assert "FAILED: seed=1: still running after job_timeout_s=15\n" in ended.err
         assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-        assert "FAILED: seed=3: hydra/launcher=ray lost the process of this job" in ended.err
+        assert "FAILED: seed=3: Ray lost the process of this job" in ended.err
         assert ended.err.endswith("error: 3 of 4 jobs did not finish. See errors above\n")
         assert "Traceback" not in ended.err
         assert sorted(result["status"] for result in results(launched.folder).values()) == ["FAILED"] * 3 + [
@@ -216,7 +217,7 @@ def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(grid: Start, tm
     )
     ended = launched.wait()
     assert ended.code == 0, ended.err
-    assert "Ray did not start within 30 s, perhaps because the machine is busy: start 2 of 3" in ended.err
+    assert re.search("Ray did not start within 30 s.*2 of 3$", ended.err, re.MULTILINE), ended.err
     assert ended.out.count(" finished  ") == 2
     assert_each_done_once(launched.folder, 2, 3)
 

@@ -35,7 +35,7 @@ def test_a_model_behind_an_api(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert [sample.answer.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
-    assert "(cached: unknown)" in done.stderr
+    assert "(unknown how many cached)" in done.stderr
     assert "tokens computed" not in done.stderr
 
 

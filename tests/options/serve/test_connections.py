@@ -105,7 +105,7 @@ def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_pa
             assert b" 100 " in first_line(client), "its request is under way"
         status, answer = server.ask("/health")
         assert (status, answer["error"]["code"]) == (503, "too_many_connections")
-        assert "3 at most (task.max_connections)" in answer["error"]["message"]
+        assert "The limit is 3 (task.max_connections)" in answer["error"]["message"]
         busy.pop().close()
         while server.ask("/health")[0] != 200:
             time.sleep(0.02)

@@ -154,7 +154,8 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
         assert (status, answer["usage"]["completion_tokens"]) == (200, 7200)
         assert server.process.wait(60) == 0
         assert (
-            "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed" in server.out
+            "4 in total · 2 answered · 1 refused · 0 cancelled by the client · 1 invalid · 0 failed"
+            in server.out
         ), server.out
         assert "Traceback" not in server.err
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")

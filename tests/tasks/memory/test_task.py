@@ -142,7 +142,7 @@ def test_a_point_that_runs_out_of_memory_is_recorded(
     notes = {(row["batch"], row["context"]): row["note"] for row in result.rows if row["batch"]}
     assert notes[1, 400] == notes[1, 420] == ""
     assert notes[1024, 400].startswith("out of memory: ")
-    assert notes[1024, 420] == "not tried: batch 1024, context 400 ran out of memory"
+    assert notes[1024, 420] == "skipped: batch 1024, context 400 ran out of memory"
     assert result.metrics["points_not_measured"] == 2
     assert any(
         note.startswith("2 of 4 pairs of batch size and context length were not measured")

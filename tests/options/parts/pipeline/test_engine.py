@@ -102,7 +102,7 @@ def test_a_request_may_come_while_others_are_under_way(make: Callable[..., Engin
     with engine.open() as session:
         session.submit(MIXED[0])
         events = session.step() + session.step()
-        with pytest.raises(ConfigError, match="request a is under way already"):
+        with raises(ConfigError, "exists"):
             session.submit(MIXED[0])
         for request in MIXED[1:]:
             session.submit(request)
