@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from runner.recorded_runs.run_list import (
 )
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
-from runner.tracking.job_runs import log_comparison_files
+from runner.tracking.job_runs import log_comparison_files, log_verdict
 from runner.tracking.stored_runs import open_client_for_reading
 from runner.tracking.stores import Store, format_ui_access
 from runner_base import ConfigError
@@ -49,6 +49,17 @@ class RecordedJobs(Records):
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
         """Add the files of a comparison to the artifacts of a grid's MLflow run."""
         log_comparison_files(self.client, target, folder, names, artifact_folder)
+
+    def log_verdicts(self, verdicts: Mapping[str, tuple[str, Mapping[str, float]]]) -> None:
+        """Log a gate's verdict as a tag, and its numbers as metrics, to each run."""
+        if self.client is None:
+            raise ConfigError(
+                "the jobs were recorded without MLflow, so no verdict can be logged",
+                key="--log",
+                code="not_found",
+            )
+        for run_id, (verdict, numbers) in verdicts.items():
+            log_verdict(self.client, run_id, verdict, numbers)
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
         return publish_accuracies_and_divergences(tables, folder, benchmark)

@@ -22,6 +22,7 @@ from runner.records.jobs import Job
 from runner.records.partial_answers import PARTIAL
 from runner.tracking import logged_metrics, logged_models, pending_runs, published_index, resumed_runs, traces
 from runner.tracking.connection import connect_to_store, convert_store_errors, require_reachable_store
+from runner.tracking.run_table import VERDICT_TAG
 from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import Record, Status
@@ -256,6 +257,14 @@ def log_comparison_files(
     with convert_store_errors(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), artifact_path)
+
+
+def log_verdict(client: Any, run_id: str, verdict: str, numbers: Mapping[str, float]) -> None:
+    """Add a gate's verdict to a run as a tag, and its numbers as metrics."""
+    with convert_store_errors(lambda text: f"cannot log the verdict to run {run_id}: {text}"):
+        client.set_tag(run_id, VERDICT_TAG, verdict)
+        for key, value in numbers.items():
+            client.log_metric(run_id, key, value)
 
 
 def _is_model_metric(key: str) -> bool:

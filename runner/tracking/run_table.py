@@ -16,6 +16,7 @@ from runner_compare import LOG_LIKELIHOOD
 VIEW = "runner"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+VERDICT_TAG = "verdict"  # of a run that a gate has judged
 RUN_NAME = "attributes.`Run Name`"
 # what each task is for, and what it costs; MLflow leaves out the columns that no run has
 METRICS = (
@@ -35,6 +36,7 @@ PARAMS = ("model.name", "quantization.name", "lora.name", "lora.path", "task.spl
 def build_run_table_view_json() -> str:
     """Return the saved view of MLflow's run table as JSON. The view lists all jobs, newest first."""
     columns = [*(f"metrics.`{key}`" for key in METRICS), *(f"params.`{key}`" for key in PARAMS)]
+    columns[1:1] = [f"tags.`{VERDICT_TAG}`", "metrics.`delta_points`"]  # of a gate, where one was logged
     return json.dumps(
         {
             "selectedColumns": columns,

@@ -7,7 +7,7 @@ that the options select.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,10 @@ class Records:
         raise NotImplementedError
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
+        raise NotImplementedError
+
+    def log_verdicts(self, verdicts: Mapping[str, tuple[str, Mapping[str, float]]]) -> None:
+        """Log a gate's verdict and its numbers to each run."""
         raise NotImplementedError
 
     def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:

@@ -34,7 +34,7 @@ from runner_compare.release_gate.render.junit import format_junit
 from runner_compare.release_gate.render.nights import draw_nights, print_nights
 from runner_compare.release_gate.render.text import format_compact, format_markdown, format_report
 from runner_compare.release_gate.runs import GateRuns, names_files, read_files, read_records
-from runner_compare.release_gate.verdicts import GateReport, Policy, to_dict
+from runner_compare.release_gate.verdicts import GateReport, Policy, list_run_verdicts, to_dict
 
 SIGNS = {"min": ">=", "max": "<="}
 
@@ -110,6 +110,12 @@ def build_report(
     """
     policy = _parse_policy(options)
     is_file = names_files(options.baseline)
+    if is_file and options.log:
+        raise ConfigError(
+            "logs to the runs in MLflow, so the baseline must be config values of recorded jobs",
+            key="--log",
+            code="conflict",
+        )
     if is_file:
         runs = read_files(
             options.baseline, options.candidates or ["outputs"], policy, options.cluster or None
@@ -127,6 +133,8 @@ def build_report(
     night = None if history is None else history.count_nights(runs.baseline_id) + 1
     policy = Policy(policy.margins, limits, policy.expected, policy.is_each, night)
     report = check_candidates(runs.tables, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    if options.log and runs.records is not None:
+        runs.records.log_verdicts(list_run_verdicts(report))
     return report, runs.baseline_id
 
 
@@ -264,6 +272,7 @@ def create_gate_parser() -> argparse.ArgumentParser:
     partial(add, action="append", default=[])("--where", metavar="FILTER", help="only runs with these values")
     add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
+    add("--log", action="store_true", help="log each verdict to the candidate's run in MLflow")
     add("--compact", action="store_true", help="one line, for a chat message")
     add("--summary", metavar="FILE", help="append Markdown to this file, e.g. $GITHUB_STEP_SUMMARY")
     add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from runner_base import ConfigError
 from runner_base.notes import note
@@ -40,7 +41,9 @@ def check_candidates(
                     key="gate",
                     code="ambiguous",
                 )
-            checks[name] += _check_row(row, policy, reader, panel)
+            checks[name] += [
+                replace(check, run_id=row.run.run_id) for check in _check_row(row, policy, reader, panel)
+            ]
             job_ids[name].append(row.run.job_id)
     for job in missing_jobs:
         checks[job.name].append(

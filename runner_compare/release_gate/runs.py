@@ -16,6 +16,7 @@ from runner_compare.options import create_parser
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.load import ResultsReader, load_results
+from runner_compare.readers.records import Records
 from runner_compare.readers.tool_run import ToolRun
 from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
@@ -32,6 +33,7 @@ class GateRuns:
     missing_jobs: list[MissingJob]
     baseline: str  # its name
     baseline_id: str  # is another one if its settings or its recorded run are others
+    records: Records | None = None  # where verdicts can be logged
 
 
 def names_files(baseline: str) -> bool:
@@ -96,7 +98,14 @@ def read_records(
     tables = compared.comparison.tables
     # each night runs the baseline again: its settings are what stays
     job_ids = sorted({row.run.job_id for table in tables for row in table.rows if row.is_baseline})
-    return GateRuns(tables, compared.reader, compared.missing_jobs, options.baseline, short_hash(job_ids, 16))
+    return GateRuns(
+        tables,
+        compared.reader,
+        compared.missing_jobs,
+        options.baseline,
+        short_hash(job_ids, 16),
+        compared.records,
+    )
 
 
 def _source(run: Run) -> str:

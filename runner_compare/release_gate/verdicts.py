@@ -46,6 +46,7 @@ class Check:
     decision: Decision | None = None  # of a margin
     further_questions: int | None = None  # that would probably decide
     further_s: float | None = None  # the time that they take at the candidate's speed
+    run_id: str = ""  # of the candidate's run; empty: it has none
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,30 @@ class GateReport:
     @property
     def exit_code(self) -> int:
         return self.verdict.exit_code
+
+
+def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[str, float]]]:
+    """Return the verdict on each run, and the numbers of its difference, as MLflow keeps them."""
+    checks: dict[str, list[Check]] = {}
+    for check in (check for candidate in report.candidates for check in candidate.checks if check.run_id):
+        checks.setdefault(check.run_id, []).append(check)
+    return {
+        run_id: (find_worst_verdict([check.verdict for check in found]), _list_numbers(found))
+        for run_id, found in checks.items()
+    }
+
+
+def _list_numbers(checks: list[Check]) -> dict[str, float]:
+    check = next((check for check in checks if check.decision and check.decision.measure == "accuracy"), None)
+    if check is None or check.decision is None:
+        return {}
+    decision = check.decision
+    return {
+        "delta_points": 100 * decision.value,
+        "delta_low": 100 * decision.simultaneous_low,
+        "delta_high": 100 * decision.simultaneous_high,
+        "further_questions": float(check.further_questions or 0),  # 0: none are needed, or nobody can say
+    }
 
 
 def find_worst_verdict(verdicts: list[GateVerdict]) -> GateVerdict:

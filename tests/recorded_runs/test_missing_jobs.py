@@ -45,7 +45,11 @@ def compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Compared:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("tracking", ["none", "sqlite"])
 def test_each_missing_job_is_named_and_no_requirement_passes(
-    grid: Callable[..., Grid], compared: Compared, tmp_path: Path, tracking: str
+    grid: Callable[..., Grid],
+    compared: Compared,
+    tmp_path: Path,
+    tracking: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     faults = {1: "raise", 2: "interrupt", 3: "hang"}
     started = grid(*STUB, f"tracking={tracking}", faults=faults)
@@ -58,6 +62,11 @@ def test_each_missing_job_is_named_and_no_requirement_passes(
         assert compared(folder, *choice, "--baseline", "seed=0")[:2] == (0, now)
         code, missing, err = compared(folder, *choice, *GATE)
         assert (code, missing) == (1, now)
+        capsys.readouterr()
+        words = ["gate", "seed=0", "--output-dir", str(folder), *choice, "--margin", "5", "--json"]
+        assert compare.main(words) == 1
+        found = {it["name"]: it["verdict"] for it in json.loads(capsys.readouterr().out)["candidates"]}
+        assert {name for name, verdict in found.items() if verdict == "NO-GO"} == {*now}
         assert err.splitlines() == [
             "requirement failed: seed=1: failed",
             "requirement failed: seed=2: interrupted",

@@ -27,7 +27,9 @@ HEADS = """[...document.querySelectorAll(".ag-header-cell")]
 
 def test_the_view_begins_with_the_score() -> None:
     view = json.loads(run_table.build_run_table_view_json())
-    assert view["selectedColumns"][0] == "metrics.`accuracy`"
+    assert view["selectedColumns"][:3] == [
+        "metrics.`accuracy`", "tags.`verdict`", "metrics.`delta_points`",
+    ]  # fmt: skip
     assert view["columnOrder"][:2] == [run_table.RUN_NAME, "metrics.`accuracy`"]
     assert len(run_table.build_run_table_view_json()) < 5000, "MLflow's limit for a tag of an experiment"
     assert run_table.build_run_table_view_url("http://ann:T0KEN@host:5000/", "7") == (

@@ -1,0 +1,69 @@
+"""A gate on recorded jobs: the baseline is named by its settings, and verdicts go to MLflow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from stores import NF4, NONE, Store, marks
+
+from runner_compare import main
+
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+N = 400
+INT8 = {"quantization.name": "int8"}
+
+
+@pytest.fixture
+def words(store: Store) -> list[str]:
+    """Record three jobs, and return the arguments that compare them."""
+    store.job("gate", "base", NONE, marks(300, N))
+    store.job("gate", "worse", NF4, marks(220, N))
+    store.job("gate", "same", INT8, marks(300, N, 2))
+    folder = [
+        "--output-dir",
+        str(store.output_dir),
+        "--tracking-uri",
+        f"sqlite:///{store.output_dir}/mlflow.db",
+        "--experiment",
+        "gate",
+    ]
+    return ["gate", "quantization=none", *folder, "--margin", "3", "--json"]
+
+
+def test_the_verdict_and_its_numbers_go_to_each_run(
+    store: Store, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main([*words, "--log"]) == 1
+    found = {it["name"]: it for it in json.loads(capsys.readouterr().out)["candidates"]}
+    assert {name: it["verdict"] for name, it in found.items()} == {"nf4": "NO-GO", "int8": "GO"}
+    experiment = store.client.get_experiment_by_name("gate")
+    assert experiment is not None
+    runs = {
+        run.data.tags["job_id"]: run.data
+        for run in store.client.search_runs([experiment.experiment_id])
+        if "job_id" in run.data.tags
+    }
+    assert {job: data.tags.get("verdict") for job, data in runs.items()} == {
+        "base": None, "worse": "NO-GO", "same": "GO",
+    }  # fmt: skip
+    (check,) = found["nf4"]["checks"]
+    logged = {key: runs["worse"].metrics[key] for key in ("delta_points", "delta_low", "delta_high")}
+    assert logged == pytest.approx(
+        {"delta_points": -20.0, "delta_low": 100 * check["low"], "delta_high": 100 * check["high"]}
+    )
+    assert runs["same"].metrics["further_questions"] == 0
+    assert "delta_points" not in runs["base"].metrics
+    assert main(words) == 1, "the logged numbers change no later comparison"
+
+
+def test_a_gate_on_files_has_no_run_to_log_to(words: list[str], store: Store) -> None:
+    words[1] = str(store.output_dir)
+    assert main([*words, "--log"]) == 2
+
+
+def test_the_baseline_is_no_candidate_of_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main([*words, "--expect", "none,nf4,int8"])
+    assert {it["name"] for it in json.loads(capsys.readouterr().out)["candidates"]} == {"nf4", "int8"}
