@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runner_compare.release_gate.verdicts import GateVerdict
+
 
 @pytest.mark.thorough
 def test_gates_on_few_and_skewed_texts_hold_and_students_interval_does_not(
@@ -110,3 +112,18 @@ def test_a_history_rarely_stops_what_is_within_the_margin(
     (control,) = gate_nights_null.nights(generator, 60, limits)
     assert control.times > 15
     assert limits.conclude(0.0) == 0
+
+
+@pytest.mark.thorough
+def test_asking_until_decided_lets_equal_models_pass_and_finds_losses(generator: np.random.Generator) -> None:
+    """The control, a fixed threshold, stops half of the candidates whose loss is just the margin."""
+    from gate_asking_null import rates
+
+    asked, questions, _, _ = rates(generator, 30, 0.04, 0.0)
+    assert asked[GateVerdict.go].times >= 28
+    assert questions < 1500
+    at_margin, _, _, threshold = rates(generator, 30, 0.04, -0.02)
+    assert at_margin[GateVerdict.go].times <= 3
+    assert threshold.times > 5
+    lost, _, _, _ = rates(generator, 30, 0.08, -0.05)
+    assert lost[GateVerdict.no_go].times >= 28

@@ -240,4 +240,4 @@ def test_a_kill_in_the_middle_of_a_discussion(tmp_path: Path, runner: Callable[.
     assert after[: len(before)] == before
     asked = [line["id"] for line in after[len(before) :] if "code" not in line]
     assert asked == calls[len(answered) :]
-    assert re.search(r"team +5 calls · 1 program failed", done.out)
+    assert re.search(r"team +5 model calls · 1 program failed", done.out)

@@ -109,7 +109,7 @@ def test_an_unreachable_server_is_one_error(runner: Run) -> None:
         done = runner(*QUICK, f"model.base_url={url}")
     assert done.code == 1
     assert done.err.splitlines()[-1].startswith(f"error: {url} cannot be reached (")
-    assert "run the same command to resume" in done.err
+    assert "Run the same command to resume" in done.err
     assert "Traceback" not in done.err
 
 
@@ -226,6 +226,7 @@ def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
             printed = process.stderr.read()
     assert process.wait() == 130
     said = re.fullmatch(
+        r"(?:.* sent nothing for 1 s: .*\n)*"  # on a busy machine
         r"interrupted: (\d+) kept(?:, \d+ unfinished will be asked again)?, run the same command to resume\n",
         printed,
     )
@@ -326,7 +327,7 @@ def test_a_grid_of_sweeps_shows_latency_and_speed(
     rows = [line for line in done.out.splitlines() if " finished  " in line]
     assert len(rows) == 2
     assert all(re.search(r"finished +[\d,]+ +0\.\d+ +[\d,.]+", row) for row in rows), rows
-    assert len(re.findall(r"\] task.new_tokens=[35] +at most [\d,]+ tok/s", done.err)) == 2
+    assert len(re.findall(r"\] task.new_tokens=\[[35]\] +at most [\d,]+ tok/s", done.err)) == 2
     monkeypatch.setenv("COLUMNS", "250")
     assert compare.main(["--output-dir", str(tmp_path / "outputs")]) == 0
     table = capsys.readouterr().out

@@ -25,4 +25,5 @@ def test_help_describes_the_keys_of_student_and_teacher() -> None:
     assert key.strip() == "model.student.dtype=auto"
     assert comment.strip() == "auto (as the checkpoint) | float32 | bfloat16 | float16"
     (retries,) = (line for line in lines if line.lstrip().startswith("model.teacher.retries="))
-    assert "# how often a failed request is repeated" in retries
+    assert retries.lstrip().startswith("model.teacher.retries=6 ")
+    assert "429" in retries

@@ -162,10 +162,9 @@ def test_a_job_judges_keeps_the_reasons_and_resumes(
         "Precalculus",
         "Prealgebra",
     ]
-    (note,) = [it for it in result.notes if "compared with the gold answer" in it]
-    assert note.startswith(
-        "1 answer counts as wrong, because it could not be compared with the gold answer: question 1 took"
-    )
+    (note,) = [it for it in result.notes if "could not be compared" in it]
+    assert note.startswith("1 answer counts as wrong")
+    assert ": question 1 took" in note
     assert {key for key in result.metrics if key.startswith("accuracy/")} == {"accuracy/math"}
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)

@@ -63,7 +63,7 @@ def test_losses_by_position_are_those_of_plain_forward_passes(
     assert dict(record.result.series["loss_by_position"]) == pytest.approx(
         {first: metrics[f"{LOSS}/position_{first}"] for first in losses}
     )
-    (table,) = (rows for title, rows in record.result.tables.items() if title.startswith("by position"))
+    (table,) = (rows for title, rows in record.result.tables.items() if title.startswith("loss by position"))
     assert [row["tokens before"] for row in table] == ["1", "2–3", "4–7", "8–15", "16–31", "32–63"]
 
 

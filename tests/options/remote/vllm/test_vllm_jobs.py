@@ -125,7 +125,7 @@ def test_words_that_only_look_like_others_pass(runner: Run, tmp_path: Path) -> N
             1,
             "ended with exit code 1 while it started\n    | ValueError: the wheels came off\n    log: ",
         ),
-        ("no_memory", 1, "not enough memory. Use a smaller model.max_positions"),
+        ("no_memory", 1, "not enough memory. Lower model.max_positions"),
         (
             "bad_words",
             2,

@@ -1,0 +1,91 @@
+"""How does asking until decided end? `python bench/compare/gate_asking_null.py [--pairs 100]`.
+
+A candidate answers up to 4,000 questions with `task.early_stop_vs` and `task.early_stop_margin=2`, and
+stops when its verdict is decided: the product's always-valid test, looked at after each question. The
+truth is known. Beside it, a test with a fixed number of questions (1,500), and a fixed threshold on
+these: fail if the accuracy is more than 2 points lower. Stated: identical models end in NO-GO at most
+5 %; a loss of exactly the margin is GO at most 2.5 %. How many end in ASK depends on the disagreement.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from gate_nights_null import verdict_of
+from simulation import Limits, Rate, Table, begin
+
+from runner_compare.model.interim_comparison import InterimComparison
+from runner_compare.release_gate.verdicts import GateVerdict
+from runner_compare.statistics.sequential import Side
+
+LIMIT, FIXED, MARGIN = 4000, 1500, 0.02
+# the share of questions on which both runs disagree, and the true difference
+SETTINGS = [
+    *((share, 0.0) for share in (0.02, 0.04, 0.08)),
+    *((share, -MARGIN) for share in (0.04, 0.08)),
+    *((0.08, difference) for difference in (-0.01, -0.04, -0.05)),
+]
+
+
+def ask(generator: np.random.Generator, share: float, difference: float) -> tuple[GateVerdict, int]:
+    """Ask until decided. Return the verdict and the number of questions."""
+    test = InterimComparison(margin=MARGIN)
+    kinds = generator.choice(3, size=LIMIT, p=[(share + difference) / 2, (share - difference) / 2, 1 - share])
+    for number, kind in enumerate(kinds.tolist(), 1):
+        test.add_pair(kind != 1, kind != 0, False, False)
+        decided = test.margin_decision
+        if decided is not Side.open:
+            return (GateVerdict.go if decided is Side.better else GateVerdict.no_go), number
+    return GateVerdict.ask, LIMIT
+
+
+def rates(
+    generator: np.random.Generator, pairs: int, share: float, difference: float
+) -> tuple[dict[GateVerdict, Rate], float, dict[GateVerdict, Rate], Rate]:
+    """Return the rates of verdicts when asking until decided, the mean number of questions, the rates
+    with a fixed number, and how often a fixed threshold fails."""
+    ended = [ask(generator, share, difference) for _ in range(pairs)]
+    chances = [(share + difference) / 2, (share - difference) / 2, 1 - share]
+    tables = generator.multinomial(FIXED, chances, size=pairs)[:, :2].tolist()
+    fixed = [verdict_of(*table, FIXED, None) for table in tables]
+    threshold = sum(wins - losses < -MARGIN * FIXED for wins, losses in tables)
+    asked = {verdict: Rate(sum(got is verdict for got, _ in ended), pairs) for verdict in GateVerdict}
+    at_once = {verdict: Rate(fixed.count(verdict), pairs) for verdict in GateVerdict}
+    return asked, float(np.mean([number for _, number in ended])), at_once, Rate(threshold, pairs)
+
+
+def main() -> int:
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("gate_asking_null", __doc__, pairs=100), Limits()
+    table = Table(
+        f"up to {LIMIT:,} questions, margin {100 * MARGIN:g} points: {pairs:,} candidates a line",
+        *(
+            "disagree",
+            "truth",
+            "GO %",
+            "NO-GO %",
+            "ASK %",
+            "questions",
+            "fixed: GO",
+            "ASK",
+            "NO-GO",
+            "threshold fails",
+        ),
+    )
+    go, ask_more, no_go = GateVerdict.go, GateVerdict.ask, GateVerdict.no_go
+    for share, difference in SETTINGS:
+        asked, questions, fixed, threshold = rates(generator, pairs, share, difference)
+        if difference == 0:
+            limits.false.append(asked[no_go])
+        if difference == -MARGIN:
+            limits.gates.append(asked[go])
+        table.row(
+            f"{share:.0%}", f"{100 * difference:+g}", asked[go], asked[no_go], asked[ask_more], f"{questions:,.0f}",
+            *(fixed[verdict].plain for verdict in (go, ask_more, no_go)), threshold.plain,
+        )  # fmt: skip
+    return limits.conclude(started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
