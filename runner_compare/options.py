@@ -50,7 +50,11 @@ def create_parser() -> argparse.ArgumentParser:
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
   runner-compare --baseline quantization=none --plan-questions margin=2
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
-  runner-compare --results logs/a.eval logs/b.eval"""
+  runner-compare --results logs/a.eval logs/b.eval
+
+release gate (runner-compare gate --help, runner-compare pack --help):
+  runner-compare pack quantization=none -o baseline.runner.gz
+  runner-compare gate baseline.runner.gz outputs --margin 2"""
     arguments = CommandParser(
         "runner-compare",
         usage="runner-compare [--baseline KEY=VALUE] [OPTION ...]",
