@@ -357,7 +357,7 @@ def user_message(error: Exception) -> str | None:
     """
     if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL_PACKAGES:
         extra = OPTIONAL_PACKAGES[error.name]
-        return f"needs {error.name}, which is not installed: pip install 'runner-compare[{extra}]'"
+        return f"no package {error.name}: pip install 'runner-compare[{extra}]'"
     return str(error) if isinstance(error, RunnerError) else None
 
 

@@ -21,7 +21,10 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noqa: ARG001
     """Return the job in a packed file. Raises DataError for a damaged file or an unknown version."""
-    files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES})
+    try:
+        files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES})
+    except DataError as error:
+        raise DataError(f"{error.reason}. Pack the job again", key=path, code=error.code) from error
     try:
         manifest = json.loads(files[MANIFEST])
         version, hashes = int(manifest["version"]), dict(manifest["sha256"])

@@ -121,11 +121,16 @@ def build_report(
             options.baseline, options.candidates or ["outputs"], policy, options.cluster or None
         )
     else:
+        if options.candidates and "=" not in options.baseline:
+            raise ConfigError(
+                "there is no such file or folder. Make it with runner-compare pack",
+                key=options.baseline,
+                code="not_found",
+            )
         if options.candidates:
             raise ConfigError(
                 "candidates are files, so the baseline must be a file, too: make one with runner-compare pack",
-                key="gate",
-                value=options.baseline,
+                key=options.baseline,
                 code="conflict",
             )
         runs = read_records(options, policy, options.margin, scratch)
@@ -142,7 +147,6 @@ def _parse_policy(options: argparse.Namespace) -> Policy:
     if not (options.margin or options.min or options.max):
         raise ConfigError(
             "needs a policy: --margin LOSS, e.g. --margin 2 for 2 points of accuracy, --min or --max",
-            key="gate",
             code="missing",
         )
     margins = parse_margins(options.margin)

@@ -37,8 +37,7 @@ def check_candidates(
             other = panels.setdefault((table.task, name, panel), row.run.job_id)
             if other != row.run.job_id:
                 raise ConfigError(
-                    f"two candidates are named {name}: {other} and {row.run.job_id}. Select one with --where",
-                    key="gate",
+                    f"two candidates are named {name}: {other} and {row.run.job_id}. Compare only one of them",
                     code="ambiguous",
                 )
             checks[name] += [
@@ -67,9 +66,7 @@ def check_candidates(
     ]
     if not candidates:
         raise ConfigError(
-            "there is no candidate besides the baseline. Name the results of a candidate",
-            key="gate",
-            code="empty",
+            "there is no candidate besides the baseline. Name the results of a candidate", code="empty"
         )
     order = [GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go]
     candidates.sort(key=lambda candidate: order.index(candidate.verdict))

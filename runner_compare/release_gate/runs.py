@@ -15,7 +15,7 @@ from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.options import create_parser
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
-from runner_compare.readers.load import ResultsReader, load_results
+from runner_compare.readers.load import OPTION, ResultsReader, load_results
 from runner_compare.readers.records import Records
 from runner_compare.readers.tool_run import ToolRun
 from runner_compare.release_gate.verdicts import Policy
@@ -43,7 +43,12 @@ def names_files(baseline: str) -> bool:
 
 def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:
     """Compare the results in files and folders with a baseline's file."""
-    runs, reader = load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
+    try:
+        runs, reader = load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
+    except ConfigError as error:
+        if error.key != OPTION:
+            raise
+        raise ConfigError(error.reason, key=error.value, code=error.code) from error
     of_baseline = [run for run in runs if _source(run) == baseline]
     others = [run for run in runs if _source(run) != baseline]
     if not of_baseline:
@@ -70,8 +75,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
     if not tables and not missing:
         raise ConfigError(
             f"no candidate has results of task {', '.join(sorted({run.task for run in of_baseline}))}",
-            key="gate",
-            value=" ".join(candidates),
+            key=" ".join(candidates),
             code="empty",
         )
     parts = [

@@ -84,7 +84,7 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     for words in (
         "/sett: no command '/sett'. Did you mean /set?",
         "no setting 'depth'",
-        "warm is not a number",
+        "expected a number, found warm",
         "/set temperature=11: must be 0, or lie in 1e-10..10",
         "/set generation.top_k=-1: must be a whole number in 0..2147483647 (0 = off)",
         "/set max_new_tokens=0: must be 1 or more",

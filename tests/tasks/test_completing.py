@@ -93,7 +93,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     assert short.status is Status.FAILED
     assert short.error is not None
     assert f"{errors} of 6 prompts ended in an error. First error (prompt " in short.error
-    assert "out of memory" in short.error
+    assert "needs more memory than is available" in short.error
     assert "Run the same command to repeat these requests" in short.error
     assert len(lines_of(short.output_dir)) == 6, "what has failed stays as evidence"
     again = run(config, base_models=bases)

@@ -98,7 +98,7 @@ def test_beside_other_work_nothing_is_counted(
     result = measured(make_config, tmp_path, monkeypatch, price_kwh=0.30)
     assert "energy_j" not in result.metrics
     assert result.facts["energy"].startswith(
-        "not counted: beside other work that used 1.5 of 2 cores, and the counters"
+        "not measured: beside other work that used 1.5 of 2 cores, and the counters"
     )
     assert any(
         note.startswith("price_kwh=0.3 has no effect: the energy was not measured") for note in result.notes

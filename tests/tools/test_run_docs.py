@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,7 @@ runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.n
 runner task=memory task.repeats=2 task.batch_sizes=[1,2] task.context_lengths=[16,32] task.new_tokens=2
 runner -m quantization=int8 generation=greedy,sampling task.limit=2 plan=quick
 runner task.limit=2 quantization=int8 task.early_stop_vs=quantization=none
-runner model=stub model.answer='#### B' task.data=sums.jsonl task.rotate=4
+runner tracking=none model=stub model.answer='#### B' task.data=sums.jsonl task.rotate=4
 runner task=agents task.domain=brief lora=embedded_team task.limit=2
 runner task=likelihood task.limit=2 task.keep_top_k=64
 runner task=likelihood task.limit=2 quantization=nf4 task.reference=quantization=none
@@ -168,6 +169,9 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
             url=f"http://127.0.0.1:{server.port}/v1", python=VllmStandIn(tmp_path / "env").python
         )
         found = today(tmp_path, QUICK + OTHERS.format(experiments=ROOT / "experiments") + remote, process)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        found |= {kind("^C", table): table for table in shown.tables(server.out)}
     missing = [where for where, which, _ in SHOWN if which not in found]
     assert not missing or absent(), "no small run shows such a table: add one"
     assert not (wrong := differing(found)), "\n".join(wrong)
