@@ -64,7 +64,7 @@ class Section:
         return {}
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
-        """Return additional JSON keys of the whole comparison."""
+        """Return keys that the section adds at the top level of the JSON output."""
         return {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def has_job_records(output_dir: Path) -> bool:
 
 
 def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> list[Run]:
-    """Return an output folder's runs: finished ones first, newest first, then runs with failed questions."""
+    """Return the runs in an output folder. Runs with failed questions come last. Otherwise the newest
+    come first."""
     here = FolderRuns()
     runs = [
         _build_run(job, record)

@@ -32,7 +32,7 @@ class InterimComparison:
     def add_pair(
         self, is_solved: bool, is_baseline_solved: bool, is_cut_off: bool, is_baseline_cut_off: bool
     ) -> None:
-        """Add the verdicts of both runs on one question."""
+        """Add one question: whether each run solved it, and whether its answer was cut off."""
         at_worst, at_best = self.ends
         self.pairs.add_pair(is_solved, is_baseline_solved)
         at_worst.add_pair(is_solved, is_baseline_solved or is_baseline_cut_off)

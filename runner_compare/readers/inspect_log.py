@@ -174,7 +174,7 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
 
 
 def _score_number(epoch: Epoch, name: str) -> float | None:
-    """Return a sample's score as a number, or None. A sample without the score counts as 0."""
+    """Return a sample's score as a number: 0 if the sample has no score, None if the score is not a number."""
     return epoch.scores[name].number if name in epoch.scores else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Draw lines with intervals in a picture, one line per row or setting."""
+"""Draw line plots with error bars, one line per table row or setting."""
 
 from __future__ import annotations
 

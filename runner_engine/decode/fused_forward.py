@@ -334,7 +334,7 @@ class _WindowStarts:
 
 
 def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _WindowStarts) -> list[SharedPart]:
-    """Build the C structures for keys that several tokens share: prefixes and token spans."""
+    """Build the C structures for attention keys that several tokens share."""
     parts = []
     for use in layout.uses:
         chosen = native.get_optional_tensor_address(use.rows, torch.int64, use.count)

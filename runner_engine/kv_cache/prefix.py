@@ -35,7 +35,7 @@ class Prefix:
 
     @property
     def attended_prefix(self) -> Prefix | None:
-        """Deepest prefix on the path that decoding reads in place. Sequences copy the other prefixes."""
+        """The deepest prefix that decoding reads without copying it. Sequences copy all other prefixes."""
         return self if not self.is_copied else self.parent.attended_prefix if self.parent else None
 
     @property

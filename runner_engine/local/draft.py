@@ -92,7 +92,7 @@ class MtpHead:
         return self._loaded
 
     def create_forward(self) -> Forward:
-        """Create forward passes of the MTP head.
+        """Return a function that runs the multi-token-prediction (MTP) head.
 
         They keep the hidden states before the lm_head.
         """

@@ -57,7 +57,8 @@ class SizeChecker(Protocol):
 
 @runtime_checkable
 class LoadedLayerChecker(Protocol):
-    """Capability to check loaded layers. Some libraries' kernels cannot multiply all layers."""
+    """Optional interface of a quantization that checks its layers after loading, because its kernels do not
+    support every layer."""
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
         """Raise an error for layers that the library's kernels cannot multiply, or change the layers so

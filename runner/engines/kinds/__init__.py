@@ -153,7 +153,7 @@ class KindWithTokenizer(ModelKind):
         return [encoder.encode_prompt(Request(0, prompt)) for prompt in prompts]
 
     def can_count_tokens(self, config: RunnerConfig) -> bool:
-        """Always True, because the tokenizer is local."""
+        """Whether the job knows its tokenizer. A local model always does."""
         return True
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:

@@ -259,7 +259,7 @@ def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: di
 
 
 def _find_configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs whose records describe the same job as the candidate.
+    """Return the configs under which a finished job of this candidate may be recorded.
 
     They are the candidate's own config, and the config with automatic batch size if its batch is
     equal.

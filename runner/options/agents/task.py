@@ -187,7 +187,7 @@ class _AgentsJob:
         return notes
 
     def make_embedded_model_note(self) -> Note | None:
-        """Return a note on config keys that the embedded model needs for a team, or None if all are set."""
+        """Return a note on the config keys that a team of the built-in model lacks, or None."""
         config, adapter = self.context.config, self.context.config.lora.single_adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is PromptStyle.brief):

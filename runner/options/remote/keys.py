@@ -91,7 +91,7 @@ class ApiConfig(ModelConfig):
     )
     request_timeout_s: float = config_field(
         600.0,
-        NotInIdentity("the timeout for an answer does not affect answers"),
+        NotInIdentity("a time limit does not change the answers"),
         greater_than(0, " seconds"),
         renamed_from="answer_s",
     )

@@ -87,7 +87,7 @@ class ServerPool:
         return text
 
     def collect_server_statistics(self) -> list[dict[str, Any]]:
-        """Return one statistics record per server. Empty for a single server."""
+        """Return statistics for each server, or nothing if there is only one server."""
         if len(self.servers) == 1:
             return []
         return [

@@ -112,7 +112,7 @@ class ToolCallStreamFilter:
         return ready
 
     def get_remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
-        """Return the text of a complete answer that has not been sent yet."""
+        """Return the rest of the answer, which was not sent while it was generated."""
         thinking = parsed_answer.thinking if self.offered.marks_thinking else None
         return [(thinking or "", True), (parsed_answer.content[self.sent :], False)]
 

@@ -74,7 +74,7 @@ class CaseSettings:
 
     @property
     def case_numbers(self) -> range:
-        """Numbers of the cases whose needles are in the current haystack."""
+        """Indices of the cases whose needles are in the current haystack."""
         return range(self.text, self.cases, self.texts)
 
     def create_random(self, *names: object) -> Random:

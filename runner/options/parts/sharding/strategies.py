@@ -125,7 +125,7 @@ def _plan_part(
     sections: dict[str, list[TensorLocation]],
     extra_labels: list[str],
 ) -> PlannedPart:
-    """Return a planned part with its tensors sorted by descending dtype width.
+    """Create a part of the split. Its tensors are sorted by dtype, the widest first.
 
     Torch can only memory-map aligned tensors.
     """

@@ -175,8 +175,8 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
     )
     if found is None:
         announce(
-            f"computing reference results for vLLM: transformers scores {TEXTS} documents in {dtype} "
-            "(model.compare=false skips the comparison)"
+            f"computing log-likelihoods of {TEXTS} documents with transformers in {dtype}, to compare them with "
+            "those of vLLM (model.compare=false skips this)"
         )
         found = _run_reference_process(resolved, dtype, needed_bytes)
         if file is not None:
