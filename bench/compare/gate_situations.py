@@ -38,6 +38,7 @@ class Job:
     question: str = "What is {}?"
     prompt: str = ""  # is a part of each prompt
     params: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     name: str = ""
 
     @property
@@ -59,7 +60,7 @@ class Job:
             self.job_id,
             self.status,
             str(folder),
-            Result(metrics),
+            Result(metrics, facts=self.facts),
             task="gsm8k",
             task_version=3,
             params={"model.name": "m", "quantization.name": self.quantization, "task.name": "gsm8k"}

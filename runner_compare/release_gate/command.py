@@ -13,6 +13,7 @@ from runner_base import (
     ConfigError,
     JobFailed,
     Picture,
+    RunnerError,
     convert_write_error,
     escape_control_characters,
     format_count,
@@ -30,9 +31,14 @@ from runner_compare.release_gate.compute import check_candidates
 from runner_compare.release_gate.history import History, open_history, read_nights
 from runner_compare.release_gate.pack import pack_job
 from runner_compare.release_gate.render import help_texts
-from runner_compare.release_gate.render.junit import format_junit
+from runner_compare.release_gate.render.junit import format_error_junit, format_junit
 from runner_compare.release_gate.render.nights import draw_nights, print_nights
-from runner_compare.release_gate.render.text import format_compact, format_markdown, format_report
+from runner_compare.release_gate.render.text import (
+    format_compact,
+    format_error_markdown,
+    format_markdown,
+    format_report,
+)
 from runner_compare.release_gate.runs import GateRuns, names_files, read_files, read_records
 from runner_compare.release_gate.verdicts import GateReport, Policy, list_run_verdicts, to_dict
 
@@ -49,16 +55,23 @@ def run_gate(arguments: list[str]) -> int:
             report = decide(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
+    except RunnerError as error:
+        _write_files(options, format_error_markdown(str(error)), format_error_junit(str(error)))
+        raise
     if options.json:
         print(json.dumps(to_dict(report), ensure_ascii=False))
     else:
         text = format_compact(report) if options.compact else format_report(report)
         print(escape_control_characters(text))
-    if options.summary:
-        _append(Path(options.summary), format_markdown(report))
-    if options.junit:
-        write_text_atomically(Path(options.junit), format_junit(report), "--junit")
+    _write_files(options, format_markdown(report), format_junit(report))
     return report.exit_code
+
+
+def _write_files(options: argparse.Namespace, markdown: str, junit: str) -> None:
+    if options.summary:
+        _append(Path(options.summary), markdown)
+    if options.junit:
+        write_text_atomically(Path(options.junit), junit, "--junit")
 
 
 def run_pack(arguments: list[str]) -> int:
@@ -110,6 +123,15 @@ def build_report(
     """
     policy = _parse_policy(options)
     is_file = names_files(options.baseline)
+    of_records = [
+        name for name in ("where", "grid", "task", "experiment", "tracking_uri") if getattr(options, name)
+    ]
+    if is_file and of_records:
+        raise ConfigError(
+            "selects recorded jobs, but the baseline is a file. Name only the candidates' results",
+            key=f"--{of_records[0].replace('_', '-')}",
+            code="conflict",
+        )
     if is_file and options.log:
         raise ConfigError(
             "logs to the runs in MLflow, so the baseline must be config values of recorded jobs",

@@ -57,9 +57,6 @@ def check_candidates(
             label in _words(job.name) for job in missing_jobs
         ):
             checks[label].append(Check(GateVerdict.no_go, note("expected")))
-    for found in checks.values():  # what another split or task shows is enough
-        if any(check.verdict is not GateVerdict.unpaired for check in found):
-            found[:] = [check for check in found if check.verdict is not GateVerdict.unpaired]
     candidates = [
         CandidateVerdict(name, tuple(dict.fromkeys(job_ids[name])), tuple(found))
         for name, found in checks.items()
@@ -149,7 +146,8 @@ def _name_panel(row: TableRow, tables: Sequence[Table]) -> str:
 
 def _has_label(label: str, name: str, run: Run) -> bool:
     """Return whether a label names a run: by its name, a config value, or KEY=VALUE."""
-    if label in (name, run.job_id, *_words(name)):
+    choices = {value for key, value in run.params.items() if key.endswith(".name")}
+    if label in (name, run.job_id, *_words(name), *choices):
         return True
     key, sign, value = label.partition("=")
     return bool(sign) and any(

@@ -10,13 +10,14 @@ from pathlib import Path
 from runner_base import ConfigError, short_hash
 from runner_compare.command import build_comparison
 from runner_compare.model.data import Run, Table
-from runner_compare.model.missing_jobs import MissingJob, find_jobs_with_errors
+from runner_compare.model.missing_jobs import JobState, MissingJob, find_jobs_with_errors
 from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.options import create_parser
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.load import OPTION, ResultsReader, load_results
 from runner_compare.readers.records import Records
+from runner_compare.readers.runner_job import RESULT, SET_ASIDE
 from runner_compare.readers.tool_run import ToolRun
 from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
@@ -43,16 +44,15 @@ def names_files(baseline: str) -> bool:
 
 def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:
     """Compare the results in files and folders with a baseline's file."""
-    try:
-        runs, reader = load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
-    except ConfigError as error:
-        if error.key != OPTION:
-            raise
-        raise ConfigError(error.reason, key=error.value, code=error.code) from error
+    runs, reader = _load(baseline, candidates, policy, cluster)
     of_baseline = [run for run in runs if _source(run) == baseline]
     others = [run for run in runs if _source(run) != baseline]
     if not of_baseline:
-        raise ConfigError("has no result that can be compared", key="baseline", value=baseline, code="empty")
+        raise ConfigError(
+            "has no result of its own. Name a packed job, or the folder of one job",
+            key=baseline,
+            code="empty",
+        )
     tables: list[Table] = []
     for base in of_baseline:
         if sum(other.task == base.task for other in of_baseline) > 1:
@@ -66,13 +66,22 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         of_task = [run for run in others if run.task == base.task and not _is_same(reader, run, base)]
         # another split or data set is not meant, unless there is nothing else
         of_task = [run for run in of_task if _asks_the_same(run, base)] or of_task
+        if stopped := next((run for run in of_task if run.compared_while_running), None):
+            raise ConfigError(
+                f"{stopped.job_id} was compared while it ran (task.early_stop_vs), which only the recorded jobs tell. "
+                "Name the baseline by its settings, e.g. quantization=none",
+                code="unsupported",
+            )
         if of_task:
             options = ComparisonOptions(base=base, margins=dict(policy.margins), is_each=policy.is_each)
             tables.append(build_table([base, *of_task], options, reader))
     compared = {row.run.run_id for table in tables for row in table.candidate_rows}
     failed = find_jobs_with_errors([run for run in others if run.run_id in compared])
-    missing = [*reader.unfinished, *failed]
-    if not tables and not missing:
+    killed = [
+        job for path in candidates for base in of_baseline for job in _find_killed_jobs(Path(path), base.task)
+    ]
+    missing = [*{job.job_id or job.name: job for job in (*reader.unfinished, *failed, *killed)}.values()]
+    if not tables and not missing and not policy.expected:
         raise ConfigError(
             f"no candidate has results of task {', '.join(sorted({run.task for run in of_baseline}))}",
             key=" ".join(candidates),
@@ -84,6 +93,31 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
     ]
     name = _name_baseline(tables, Path(baseline).name)
     return GateRuns(tables, reader, missing, name, short_hash(sorted(parts), 16))
+
+
+def _load(
+    baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None
+) -> tuple[list[Run], ResultsReader]:
+    """Load all results. A folder without results is no error if candidates are expected."""
+    try:
+        return load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
+    except ConfigError as error:
+        if error.key != OPTION:
+            raise
+        if error.code == "empty" and policy.expected and error.value in candidates:
+            return _load(baseline, [path for path in candidates if path != error.value], policy, cluster)
+        raise ConfigError(error.reason, key=error.value, code=error.code) from error
+
+
+def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
+    """Return the jobs of a task that left a folder without a result: they were killed, or still run."""
+    return [
+        MissingJob(config.parent.name, config.parent.name, JobState.interrupted)
+        for config in sorted(folder.rglob("config.yaml"))
+        if config.parent.name.startswith(f"{task}-")
+        and SET_ASIDE not in config.parent.name
+        and not config.with_name(RESULT).exists()
+    ]
 
 
 def read_records(

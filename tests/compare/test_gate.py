@@ -203,3 +203,62 @@ def test_the_gate_from_python(gate: Gate, tmp_path: Path) -> None:
     runner_compare.gate(*places, min={"accuracy": 0.5}, each=True).raise_for_verdict()
     with raises(ConfigError, "missing"):
         runner_compare.gate(*places)
+
+
+def test_a_killed_job_is_no_go_although_it_has_no_result(gate: Gate, tmp_path: Path) -> None:
+    """A job that the kernel killed leaves its folder with a config, and no result.json."""
+    killed = tmp_path / "jobs" / "gsm8k-0123456789ab"
+    killed.mkdir(parents=True)
+    (killed / "config.yaml").write_text("task: {}\n")
+    code, report = gate([SAME], *MARGIN)
+    assert (code, verdicts(report)) == (1, {"gsm8k-0123456789ab": "NO-GO", "int8": "GO"})
+    killed.rename(killed.with_name("likelihood-0123456789ab"))
+    assert gate([SAME], *MARGIN)[0] == 0, "a job of another task"
+
+
+def test_a_margin_of_what_was_not_measured_is_an_error_beside_one_that_holds(gate: Gate) -> None:
+    code, report = gate([SAME], *MARGIN, "--margin", "5%")
+    assert code == 2
+    assert {check["reason"] for check in report["candidates"][0]["checks"]} == {"within", "no_measure"}
+
+
+def test_a_good_result_hides_no_incomparable_one(gate: Gate) -> None:
+    code, report = gate(
+        [SAME, Job("int8", n=300, right=200, name="gsm8k-few", params={"task.limit": "300"})], *MARGIN
+    )
+    assert code == 2
+    assert verdicts(report) == {"int8": "ERROR"}
+
+
+def test_the_label_of_a_candidate_with_the_baselines_settings(gate: Gate) -> None:
+    assert gate([Job("none", 1, 1, name="gsm8k-tonight")], *MARGIN, "--expect", "none")[0] == 0
+
+
+def test_an_empty_folder_lacks_the_expected_candidates(gate: Gate, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    code, report = gate([], *MARGIN, "--expect", "int8,nf4")
+    assert (code, verdicts(report)) == (1, {"int8": "NO-GO", "nf4": "NO-GO"})
+
+
+@pytest.mark.parametrize("option", ["--where", "--grid", "--task", "--experiment", "--tracking-uri"])
+def test_options_that_select_recorded_jobs_are_refused_beside_files(
+    gate: Gate, tmp_path: Path, option: str
+) -> None:
+    SAME.write(tmp_path / "jobs" / "0")
+    assert main(["gate", str(tmp_path / "base.runner.gz"), str(tmp_path / "jobs"), *MARGIN, option, "x"]) == 2
+
+
+def test_a_gate_that_cannot_run_leaves_no_old_verdict_in_the_files(gate: Gate, tmp_path: Path) -> None:
+    junit, summary = tmp_path / "gate.xml", tmp_path / "summary.md"
+    files = ("--junit", str(junit), "--summary", str(summary))
+    gate([SAME], *MARGIN, *files)
+    (tmp_path / "base.runner.gz").write_bytes(b"damaged")
+    assert gate([SAME], *MARGIN, *files, is_json=False)[0] == 2
+    assert ElementTree.fromstring(junit.read_text()).get("errors") == "1"
+    assert summary.read_text().count("## ERROR") == 1
+
+
+def test_a_job_that_stopped_early_needs_the_recorded_jobs(gate: Gate) -> None:
+    """A test of a fixed number of questions does not hold for a job that looked after each one."""
+    stopped = Job("nf4", 2, 2, facts={"early_stop_vs": "gsm8k-base"})
+    assert gate([stopped], *MARGIN, is_json=False)[0] == 2

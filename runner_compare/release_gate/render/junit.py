@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from runner_compare.release_gate.render.text import describe_check, sort_checks
+from runner_compare.release_gate.render.text import describe_check, format_difference, sort_checks
 from runner_compare.release_gate.verdicts import GateReport, GateVerdict
 
 # how a test suite names what a verdict is
@@ -23,12 +23,25 @@ def format_junit(report: GateReport) -> str:
         skipped=str(verdicts.count(GateVerdict.ask)),
     )
     for candidate in report.candidates:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"gate.{report.baseline}", name=candidate.name
-        )
+        case = ElementTree.SubElement(suite, "testcase", classname="gate", name=candidate.name)
         if (element := ELEMENTS.get(candidate.verdict)) is not None:
             told = [check for check in sort_checks(candidate) if check.verdict is candidate.verdict]
-            message = f"{candidate.verdict}: {'; '.join(map(describe_check, told))}"
+            found = (f"{format_difference(check)} {describe_check(check)}".strip() for check in told)
+            message = f"{candidate.verdict}: {'; '.join(found)}"
             ElementTree.SubElement(case, element, message=message)
+    return _to_xml(suite)
+
+
+def format_error_junit(message: str) -> str:
+    """Return the JUnit XML of a gate that could not run."""
+    suite = ElementTree.Element(
+        "testsuite", name="runner-compare gate", tests="1", failures="0", errors="1", skipped="0"
+    )
+    case = ElementTree.SubElement(suite, "testcase", classname="gate", name="the gate could run")
+    ElementTree.SubElement(case, "error", message=message)
+    return _to_xml(suite)
+
+
+def _to_xml(suite: ElementTree.Element) -> str:
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -72,6 +72,7 @@ def _format_cell(candidate: dict[str, Any] | None) -> str:
 def draw_nights(nights: Sequence[Night]) -> Figure:
     """Draw each candidate's difference from the baseline, with its interval, over the nights."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = _list_candidates(nights)
     figure = Figure(figsize=(max(4.0, 0.35 * len(nights) + 2), 1.7 * len(names) + 0.6), layout="constrained")
@@ -95,5 +96,6 @@ def draw_nights(nights: Sequence[Night]) -> Figure:
         pane.set_ylabel("points")
         for side in ("top", "right"):
             pane.spines[side].set_visible(False)
-    panes[-1].set_xlabel("night (green: GO, red: NO-GO, grey: ASK; dotted: the margin)")
+    panes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panes[-1].set_xlabel("night · green GO, red NO-GO, grey ASK · dotted: margin", fontsize=8)
     return figure

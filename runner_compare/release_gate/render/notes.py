@@ -30,7 +30,7 @@ NOTES: Mapping[str, Template] = {
     "within": "",  # the verdict on the margin says it
     "beyond": "",
     "undecided": "",
-    "beyond_tonight": "by tonight's data, not yet over {night} nights",
+    "beyond_tonight": "not yet at the stricter error of night {night}",
     "not_compared": "not compared with the baseline: {why}",
     "no_measure": "not compared: no result for the margin of {measure}",
     "no_metric": "{key} is not recorded",

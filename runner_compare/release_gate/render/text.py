@@ -28,7 +28,7 @@ def format_report(report: GateReport) -> str:
         (
             check.verdict,
             candidate.name if number == 0 else "",
-            _format_difference(check),
+            format_difference(check),
             describe_check(check),
         )
         for candidate in report.candidates
@@ -43,8 +43,12 @@ def format_report(report: GateReport) -> str:
             for number, part in enumerate(wrapped)
         ]
     if report.night is not None:
-        lines.append(f"night {report.night} against this baseline; false NO-GO ≤ 5 % over all nights")
+        lines.append(_describe_night(report.night))
     return "\n".join(lines)
+
+
+def _describe_night(night: int) -> str:
+    return f"night {night} against this baseline; false NO-GO ≤ 5 % over all nights"
 
 
 def format_compact(report: GateReport) -> str:
@@ -68,9 +72,16 @@ def format_markdown(report: GateReport) -> str:
     ]
     for candidate in report.candidates:
         for check in sort_checks(candidate):
-            cells = [candidate.name, _format_difference(check), describe_check(check)]
+            cells = [candidate.name, format_difference(check), describe_check(check)]
             lines.append(f"| **{check.verdict}** | {' | '.join(map(escape_markdown, cells))} |")
+    if report.night is not None:
+        lines += ["", _describe_night(report.night)]
     return "\n".join(lines) + "\n"
+
+
+def format_error_markdown(message: str) -> str:
+    """Return the summary of a gate that could not run."""
+    return f"## ERROR: the gate could not run\n\n{escape_markdown(message)}\n"
 
 
 def sort_checks(candidate: CandidateVerdict) -> list[Check]:
@@ -101,7 +112,9 @@ def _describe_margin(check: Check) -> Iterator[str]:
             yield f"{losses} lost, {wins} won"
     if check.verdict is not GateVerdict.ask:
         return
-    if why := explain_impossible_verdict(decision):
+    if decision.is_changed_by_cut_off:
+        yield f"{decision.cut_off[0]} answers cut off: raise generation.max_new_tokens"
+    elif why := explain_impossible_verdict(decision):
         yield why
     elif check.further_questions:
         time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
@@ -110,7 +123,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield hint
 
 
-def _format_difference(check: Check) -> str:
+def format_difference(check: Check) -> str:
     return "" if check.decision is None else format_effect(check.decision)
 
 
