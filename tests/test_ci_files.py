@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.compare.gate_situations import SAME, SLIGHT, WORSE, Job
 from runner_compare import main
+from tools.gate_situations import SAME, SLIGHT, WORSE, Job
 
 CI = Path(__file__).parents[1] / "ci"
 

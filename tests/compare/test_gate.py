@@ -15,10 +15,10 @@ import pytest
 from raising import raises
 
 import runner_compare
-from bench.compare.gate_situations import MARGIN, SAME, SITUATIONS, SLIGHT, WORSE, Job, Situation, run
 from runner_base import ConfigError, JobFailed, Status
 from runner_compare import main
 from runner_compare.release_gate.verdicts import GateVerdict, find_worst_verdict
+from tools.gate_situations import MARGIN, SAME, SITUATIONS, SLIGHT, WORSE, Job, Situation, run
 
 Gate = Callable[..., tuple[int, Any]]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.gate_situations import MARGIN, SAME, WORSE, Job
 from runner_compare import main
 from runner_compare.release_gate.history import read_nights, share_of_night
 from runner_compare.release_gate.verdicts import GateVerdict
+from tools.gate_situations import MARGIN, SAME, WORSE, Job
 
 
 @pytest.fixture

@@ -169,9 +169,8 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
             url=f"http://127.0.0.1:{server.port}/v1", python=VllmStandIn(tmp_path / "env").python
         )
         found = today(tmp_path, QUICK + OTHERS.format(experiments=ROOT / "experiments") + remote, process)
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 0
-        found |= {kind("^C", table): table for table in shown.tables(server.out)}
+        assert server.stop(signal.SIGINT) == 0
+        found |= {kind("^C", table): table for table in shown.tables(page_machine.tidy(server.out, tmp_path))}
     missing = [where for where, which, _ in SHOWN if which not in found]
     assert not missing or absent(), "no small run shows such a table: add one"
     assert not (wrong := differing(found)), "\n".join(wrong)

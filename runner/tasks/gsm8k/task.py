@@ -352,4 +352,4 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
 
 def build_sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
     """Return an id that seeds an answer's sampling, different for each repeat of a job."""
-    return f"{question_number}, repeat_index {task.repeat_index}" if task.repeat_index else None
+    return f"{question_number}, repeat {task.repeat_index}" if task.repeat_index else None

@@ -114,8 +114,8 @@ def test_total_is_the_largest_stage() -> None:
 )
 def test_the_parts_of_the_peak_add_up_to_it(sizes: dict[str, int], phase: Phase) -> None:
     """Keys and values are the most in decoding, and activations in prefill: never at one time."""
-    given = {"prefill_activation_bytes": 7, "decode_activation_bytes": 2, "runtime_bytes": 5} | sizes
-    predicted = Footprint({"linear": 10}, 1, 3, **given)
+    whole = Footprint({"linear": 10}, 1, 3, 7, 2, runtime_bytes=5)
+    predicted = replace(whole, **sizes)  # type: ignore[arg-type]
     peak = predicted.peak_parts
     assert peak.phase is phase
     parts = peak.weight_mib + peak.kv_cache_mib + peak.activation_mib + peak.other_mib

@@ -77,7 +77,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     assert pruned.out.count(" pruned ") == [state for state, _ in found.values()].count("PRUNED")
     asked = [record["result"]["metrics"] for record in results(tmp_path / "pruned").values()]
     assert all(it["questions_asked"] < QUESTIONS for it in asked if it.get("questions_left"))
-    again = runner(*search, "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
+    again = runner(*search, "hydra.sweeper.prune=true", "print=full", cwd=tmp_path / "pruned")
     assert "5 trials are complete, 0 interrupted trials" in again.err
     assert again.out.count("gsm8k-") >= 5
 

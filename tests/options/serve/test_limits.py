@@ -85,7 +85,7 @@ def test_a_full_server_refuses_further_requests_for_a_while(small: Serving) -> N
         small.until(lambda now: now["runner_open"] == 8)
         status, answer = small.ask("/v1/completions", {"prompt": "7"})
         assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
-        assert "8 at most" in answer["error"]["message"]
+        assert "The limit is 8." in answer["error"]["message"]
         head = subprocess.run(
             ["curl", "-sSi", f"{small.url}/v1/completions", "-H", "Content-Type: application/json", "-d", '{"prompt": "7"}'],
             capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""The exit codes of `runner-compare gate` in one table: `python bench/compare/gate_situations.py`.
+"""The exit codes of `runner-compare gate` in one table: `python -m tools.gate_situations`.
 
 Each situation writes the results of a baseline and of candidates, as jobs write them, and runs the
 command on them. The script ends with 1 if an exit code or a verdict is not the stated one.
