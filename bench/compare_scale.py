@@ -64,7 +64,7 @@ def clock(module, name, label):
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
 from runner.recorded_runs import jobs_opener, sample_reader
-from runner_compare import command
+from runner_compare import command, entry
 from runner_compare.model import table
 from runner_compare.statistics.methods.mcnemar import McNemarTest
 spent["imports of the command"] = time.perf_counter() - begun
@@ -78,7 +78,7 @@ for module, name, label in (
 ):
     clock(module, name, label)
 try:
-    command.entry()
+    entry()
 finally:
     spent["table"] -= sum(spent[part] for part in ("fetching samples out of MLflow", "reading samples", "statistics"))
     spent["everything"] = time.perf_counter() - begun
