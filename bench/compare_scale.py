@@ -69,12 +69,12 @@ from runner_compare.model import table
 from runner_compare.statistics.methods.mcnemar import McNemarTest
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
-    (jobs_opener, "open_to_read", "importing MLflow, opening the store"),
-    (jobs_opener, "load_runs", "asking the store for its runs"),
-    (sample_reader.SampleReader, "fetch", "fetching samples out of MLflow"),
-    (sample_reader.SampleReader, "of", "reading samples"),
-    (McNemarTest, "compare", "statistics"), (table, "judge", "statistics"),
-    (command, "tabulate", "table"),
+    (jobs_opener, "open_client_for_reading", "importing MLflow, opening the store"),
+    (jobs_opener, "load_store_runs", "asking the store for its runs"),
+    (sample_reader.SampleReader, "fetch_files", "fetching samples out of MLflow"),
+    (sample_reader.SampleReader, "load_run_answers", "reading samples"),
+    (McNemarTest, "compute_effect", "statistics"), (table, "decide_all", "statistics"),
+    (command, "build_task_tables", "table"),
 ):
     clock(module, name, label)
 try:
