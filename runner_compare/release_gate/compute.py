@@ -78,7 +78,7 @@ def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> lis
         for effect in row.effects
         if effect.verdict is not None
     ]
-    measures = {_measure_of(effect) for effect in row.effects if effect.verdict is not None}
+    measures = {_get_measure(effect) for effect in row.effects if effect.verdict is not None}
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
         for measure in policy.margins
@@ -131,7 +131,7 @@ def _check_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) ->
     return Check(verdict, note("limit", low=low, high=high, **values), panel)
 
 
-def _measure_of(decision: Decision) -> str:
+def _get_measure(decision: Decision) -> str:
     return RATIOS if decision.is_ratio else decision.measure.partition("/")[0]
 
 

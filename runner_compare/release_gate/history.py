@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base import DataError, convert_write_error, os_errors_as_data_error
+from runner_base import DataError, convert_write_error, os_errors_as_data_error, print_message
 from runner_compare.release_gate.verdicts import GateReport, to_dict
 
 OPTION = "--history"
@@ -84,6 +84,7 @@ def open_history(path: Path) -> Iterator[History]:
         whole = text[: text.rfind("\n") + 1]
         nights = parse_nights(whole, path)
         if len(whole) < len(text):
+            print_message(f"note: {path}: incomplete last line removed")
             file.truncate(len(whole.encode()))
         yield History(path, nights, file)
 

@@ -162,12 +162,13 @@ def _settings(run: Run) -> dict[str, str]:
 
 def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
     """Return whether a run is the recorded job that the baseline's file was made of."""
-    mine, its = (reader.read.get(one.run_id) for one in (run, base))
+    candidate, baseline = reader.read.get(run.run_id), reader.read.get(base.run_id)
     return (
-        isinstance(mine, ToolRun)
-        and isinstance(its, ToolRun)
-        and bool(mine.time)
-        and (mine.tool, mine.time, mine.params) == (its.tool, its.time, its.params)
+        isinstance(candidate, ToolRun)
+        and isinstance(baseline, ToolRun)
+        and bool(candidate.time)
+        and (candidate.tool, candidate.time, candidate.params)
+        == (baseline.tool, baseline.time, baseline.params)
     )
 
 

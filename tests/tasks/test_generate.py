@@ -188,7 +188,7 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
     assert "[bold]one[/nope]..." in out
     assert "two words..." in out
     assert "three words" not in out
-    assert "3 in total · 3 finished · 0 truncated · 0 errors" in out
+    assert "3 in total · 3 finished · 0 cut off · 0 errors" in out
 
 
 def test_a_single_prompt_is_shown_whole_and_first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Column, ColumnUse, escape_control_characters
@@ -80,6 +81,9 @@ def draw_nights(nights: Sequence[Night]) -> Figure:
     for pane, name in zip(panes, names, strict=True):
         pane.set_title(escape_control_characters(name).replace("$", r"\$"), loc="left", color=INK)
         pane.axhline(0, color=LINE, linewidth=1)
+        for place, (night, later) in enumerate(pairwise(nights), 1):
+            if night.baseline_id != later.baseline_id:  # another baseline from here on
+                pane.axvline(place + 0.5, color=INK, linewidth=1)
         margins = set()
         for place, night in enumerate(nights, 1):
             candidate = _find_candidate(night, name)
@@ -97,5 +101,7 @@ def draw_nights(nights: Sequence[Night]) -> Figure:
         for side in ("top", "right"):
             pane.spines[side].set_visible(False)
     panes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panes[-1].set_xlabel("night · green GO, red NO-GO, grey ASK · dotted: margin", fontsize=8)
+    panes[-1].set_xlabel("night")
+    key = "green: GO · red: NO-GO · grey: ASK · dotted: margin · vertical: another baseline"
+    figure.suptitle(key, fontsize=7, color=MUTED)
     return figure

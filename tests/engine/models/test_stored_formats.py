@@ -32,7 +32,8 @@ DTYPES = [Dtype.float32, Dtype.bfloat16]
 
 def check_facts(loaded: LoadedModel, name: str) -> None:
     of = FORMATS[name]
-    assert loaded.facts["quantized"].startswith(f"{of.quantization.name}: 99.")
+    assert loaded.facts["quantized"].startswith(f"{of.quantization.name}: ")
+    assert loaded.metrics["quantized_share"] > 0.99
     assert loaded.facts["quantized"].endswith(f"(14 of 15 linear layers: 14 {of.layers})")
     assert loaded.facts["left_alone"] in ("model.embed_tokens", "model.embed_tokens, lm_head")
     assert "unused_tensors" not in {note.code for note in loaded.notes}
