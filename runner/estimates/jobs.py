@@ -244,6 +244,6 @@ def format_time_and_basis(estimate: Estimate | None) -> tuple[str, str]:
                 f"{format_duration(least.seconds)} – {format_duration(most.seconds)} {error}",
                 estimate.source.value,
             )
-    if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded:
+    if estimate.is_only_bounded:
         return f"≤ {format_duration(estimate.seconds * (1 + estimate.spread))}", estimate.source.value
     return f"{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

@@ -85,6 +85,11 @@ class Estimate:
     # the least and the most of what is not known yet, each with its own uncertainty
     ends: tuple[Estimate, Estimate] | None = None
 
+    @property
+    def is_only_bounded(self) -> bool:
+        """Whether only an upper bound is known, because no finished job shows how long answers are."""
+        return self.is_upper_bound and self.source is not EstimateBasis.recorded
+
 
 def interpolate_time(points: SizeTimePoints, size: float) -> float:
     """Interpolate the time for a size linearly between measured points. Larger sizes are

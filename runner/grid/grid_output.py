@@ -10,7 +10,6 @@ from pathlib import Path
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, format_time_and_basis
-from runner.estimates.speed import EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
 from runner.grid.question_plan import make_statistical_power_notes
@@ -207,7 +206,7 @@ def _estimate_total_time(
         return None, 0.0, False, 0
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
-    is_upper_bound = any(time.is_upper_bound and time.source is not EstimateBasis.recorded for time in times)
+    is_upper_bound = any(time.is_only_bounded for time in times)
     return seconds, spread, is_upper_bound, len(to_do) - len(times)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from runner.core.deferred_imports import pause_garbage_collection
 from runner.render.notes import format_note
 from runner.tracking import empty_database, moved_folders, run_table, store_probes
-from runner.tracking.stores import DATABASES, Store
+from runner.tracking.stores import DATABASES, Store, is_server
 from runner.tracking.waiting_client import WaitingClient
 from runner_base import ConfigError, TrackingError, convert_write_error, lock_file, redact_secrets
 from runner_base.notes import Note, note
@@ -196,7 +196,7 @@ def _probe_store(store: Store) -> None:
         store_probes.probe_sqlite(store.sqlite_file, store.redacted_uri)
         return
     set_mlflow_environment()
-    if store.uri.startswith(("http://", "https://")):
+    if is_server(store.uri):
         store_probes.probe_server(store.uri, store.redacted_uri)
     elif store.uri.startswith(DATABASES):
         store_probes.probe_database(store.uri, store.redacted_uri)

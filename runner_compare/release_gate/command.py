@@ -27,6 +27,7 @@ from runner_compare.model.data import NotPaired
 from runner_compare.model.selection import parse_margins
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_records
+from runner_compare.readers.runner_job import RESULT
 from runner_compare.release_gate.compute import check_candidates
 from runner_compare.release_gate.history import History, open_history, read_nights
 from runner_compare.release_gate.pack import pack_job
@@ -51,10 +52,7 @@ def run_gate(arguments: list[str]) -> int:
         return run_history(arguments[1:])
     options = create_gate_parser().parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            report = decide(options, Path(scratch))
-    except NotPaired as reason:  # a file that was there a moment ago is gone
-        raise JobFailed(str(reason), code="changed") from reason
+        report = decide(options)
     except RunnerError as error:
         _write_files(options, format_error_markdown(str(error)), format_error_junit(str(error)))
         raise
@@ -104,14 +102,19 @@ def run_history(arguments: list[str]) -> int:
     return 0
 
 
-def decide(options: argparse.Namespace, scratch: Path) -> GateReport:
+def decide(options: argparse.Namespace) -> GateReport:
     """Decide, and add the decision to the history, if there is one."""
-    if not options.history:
-        return build_report(options, scratch)[0]
-    with open_history(Path(options.history).expanduser()) as history:
-        report, baseline_id = build_report(options, scratch, history)
-        history.append(report, baseline_id)
-        return report
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder)
+            if not options.history:
+                return build_report(options, scratch)[0]
+            with open_history(Path(options.history).expanduser()) as history:
+                report, baseline_id = build_report(options, scratch, history)
+                history.append(report, baseline_id)
+                return report
+    except NotPaired as reason:  # a file that was there a moment ago is gone
+        raise JobFailed(str(reason), code="changed") from reason
 
 
 def build_report(
@@ -143,12 +146,6 @@ def build_report(
             options.baseline, options.candidates or ["outputs"], policy, options.cluster or None
         )
     else:
-        if options.candidates and "=" not in options.baseline:
-            raise ConfigError(
-                "there is no such file or folder. Make it with runner-compare pack",
-                key=options.baseline,
-                code="not_found",
-            )
         if options.candidates:
             raise ConfigError(
                 "candidates are files, so the baseline must be a file, too: make one with runner-compare pack",
@@ -185,7 +182,9 @@ def _read_labels(text: str) -> tuple[str, ...]:
     if not text:
         return ()
     path = Path(text).expanduser()
-    parts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    parts = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else text.split(",")
+    )
     labels = tuple(dict.fromkeys(label for part in parts if (label := part.strip())))
     if not labels:
         raise ConfigError("names no candidate", key="--expect", value=text, code="empty")
@@ -224,7 +223,7 @@ def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
         options.job, [run for run in runs if run.correct_and_total], records.runs, records.reader
     )
     for place in (Path(run.folder), Path(options.output_dir, "jobs", run.job_id)):
-        if (place / "result.json").is_file():
+        if (place / RESULT).is_file():
             return place
     raise ConfigError(
         f"the folder of job {run.job_id} is not on this machine",

@@ -15,7 +15,14 @@ from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.release_gate.history import share_of_night
-from runner_compare.release_gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict, Policy
+from runner_compare.release_gate.verdicts import (
+    WORST_FIRST,
+    CandidateVerdict,
+    Check,
+    GateReport,
+    GateVerdict,
+    Policy,
+)
 from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
 from runner_compare.statistics.effects import compute_margin_p_value
@@ -65,8 +72,7 @@ def check_candidates(
         raise ConfigError(
             "there is no candidate besides the baseline. Name the results of a candidate", code="empty"
         )
-    order = [GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go]
-    candidates.sort(key=lambda candidate: order.index(candidate.verdict))
+    candidates.sort(key=lambda candidate: WORST_FIRST.index(candidate.verdict))
     return GateReport(baseline, _count_questions(tables), policy, tuple(candidates))
 
 

@@ -74,7 +74,7 @@ def open_history(path: Path) -> Iterator[History]:
     A line that was cut off while it was written does not count, and is removed.
     """
     try:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise convert_write_error(path, error, OPTION) from error
     with file:
@@ -85,14 +85,14 @@ def open_history(path: Path) -> Iterator[History]:
         nights = parse_nights(whole, path)
         if len(whole) < len(text):
             print_message(f"note: {path}: incomplete last line removed")
-            file.truncate(len(whole.encode()))
+            file.truncate(len(whole.encode(errors="surrogateescape")))
         yield History(path, nights, file)
 
 
 def read_nights(path: Path) -> list[Night]:
     """Return the nights in a file."""
     with os_errors_as_data_error(path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
     return parse_nights(text[: text.rfind("\n") + 1], path)
 
 
@@ -101,7 +101,7 @@ def parse_nights(text: str, path: Path) -> list[Night]:
     nights = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            values = json.loads(line)
+            values = json.loads(line.encode())  # fails for bytes that are no text
             night = Night(*(values[key] for key in NEEDED))
             if not (isinstance(night.night, int) and isinstance(night.report["candidates"], list)):
                 raise ValueError("no night")

@@ -14,13 +14,11 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-from runner_base import Answer, Call, ConfigError, Record, Sample, convert_write_error
+from runner_base import Answer, ConfigError, Record, Sample, convert_write_error
 from runner_base.files import replace_atomically
 from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX
-from runner_compare.readers.packed_job import FORMAT, MANIFEST, VERSION
-from runner_compare.readers.runner_job import RESULT, read_finished_job
-
-SAMPLES = "samples.jsonl"
+from runner_compare.readers.packed_job import FORMAT, MANIFEST, SAMPLES, VERSION
+from runner_compare.readers.runner_job import NOT_SETTINGS, RESULT, read_finished_job
 
 
 def pack_job(folder: Path, target: Path, with_texts: bool = False) -> int:
@@ -70,23 +68,18 @@ def _remove_texts(sample: Sample) -> Sample:
     def strip_all(answers: list[Answer] | None) -> list[Answer] | None:
         return None if answers is None else [strip(answer) for answer in answers]
 
-    def strip_calls(calls: list[Call] | None) -> list[Call] | None:
-        return None if calls is None else []
-
     return replace(
         sample,
         answer=strip(sample.answer),
         branches=strip_all(sample.branches),
         choices=strip_all(sample.choices),
-        calls=strip_calls(sample.calls),
+        calls=None if sample.calls is None else [],
     )
 
 
 def _remove_places(record: Record) -> Record:
     """Return a record without the folders and addresses of the machine that ran the job."""
-    params = {
-        key: value for key, value in record.params.items() if not key.startswith(("tracking.", "output_dir"))
-    }
+    params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return replace(record, output_dir="", mlflow_run_id=None, mlflow_uri=None, params=params)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner_base import JobFailed, environment
-from runner_compare.model.data import NotPaired
 from runner_compare.release_gate.command import create_gate_parser, decide
 from runner_compare.release_gate.render.text import describe_check, format_markdown, format_report
 from runner_compare.release_gate.verdicts import CandidateVerdict, GateReport, GateVerdict, to_dict
@@ -111,8 +109,4 @@ def gate(
         ("--grid", grid),
     ):
         words += [f"{name}={value}"] if value else []
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return GateResult(decide(create_gate_parser().parse_args(words), Path(scratch)))
-    except NotPaired as reason:
-        raise JobFailed(str(reason), code="changed") from reason
+    return GateResult(decide(create_gate_parser().parse_args(words)))

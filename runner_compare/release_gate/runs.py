@@ -38,8 +38,8 @@ class GateRuns:
 
 
 def names_files(baseline: str) -> bool:
-    """Return whether a baseline is a file or folder, rather than KEY=VALUE or a job id."""
-    return Path(baseline).expanduser().exists() or ("/" in baseline and "=" not in baseline)
+    """Return whether a baseline is a file or folder, rather than config values."""
+    return "=" not in baseline or Path(baseline).expanduser().exists()
 
 
 def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:

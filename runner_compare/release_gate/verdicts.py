@@ -25,6 +25,9 @@ class GateVerdict(StrEnum):
         return {"GO": 0, "NO-GO": 1, "ERROR": 2, "ASK": 3}[self.value]
 
 
+WORST_FIRST = [*GateVerdict][::-1]
+
+
 @dataclass(frozen=True)
 class Policy:
     """What every candidate must meet."""
@@ -110,8 +113,7 @@ def _list_numbers(checks: list[Check]) -> dict[str, float]:
 
 def find_worst_verdict(verdicts: list[GateVerdict]) -> GateVerdict:
     """Return the verdict that decides: NO-GO before ERROR before ASK before GO."""
-    order = [*GateVerdict]
-    return max(verdicts, key=order.index, default=GateVerdict.go)
+    return min(verdicts, key=WORST_FIRST.index, default=GateVerdict.go)
 
 
 def to_dict(report: GateReport) -> dict[str, Any]:

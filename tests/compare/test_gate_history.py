@@ -86,6 +86,9 @@ def test_a_line_that_was_cut_off_does_not_count_and_a_damaged_one_is_named(
     file.write_text(whole + whole[:40])
     assert main(words(folder)) == 0
     assert [night.night for night in read_nights(file)] == [1, 2]
+    file.write_bytes(b"\xff\n" + whole.encode())
+    assert main(words(folder)) == 2
+    assert main(["gate", "history", str(file)]) == 2
     file.write_text("{}\n" + whole)
     capsys.readouterr()
     assert main(words(folder)) == 2

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from runner_base import format_count, format_duration
 from runner_base.render.notes import render_note
 from runner_compare.release_gate.render.notes import NOTES
-from runner_compare.release_gate.verdicts import CandidateVerdict, Check, GateReport, GateVerdict
+from runner_compare.release_gate.verdicts import WORST_FIRST, CandidateVerdict, Check, GateReport, GateVerdict
 from runner_compare.render.effects import explain_impossible_verdict, format_effect, name_sample_unit
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
@@ -56,7 +56,7 @@ def format_compact(report: GateReport) -> str:
     counts = Counter(candidate.verdict for candidate in report.candidates)
     named = [
         f"{verdict} {', '.join(candidate.name for candidate in report.candidates if candidate.verdict is verdict)}"
-        for verdict in (GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go)
+        for verdict in WORST_FIRST
         if counts[verdict]
     ]
     return f"{report.verdict}: {' · '.join(named)} (baseline {report.baseline})"
@@ -86,8 +86,7 @@ def format_error_markdown(message: str) -> str:
 
 def sort_checks(candidate: CandidateVerdict) -> list[Check]:
     """Return a candidate's checks, those that decide first."""
-    order = [GateVerdict.no_go, GateVerdict.unpaired, GateVerdict.ask, GateVerdict.go]
-    return sorted(candidate.checks, key=lambda check: order.index(check.verdict))
+    return sorted(candidate.checks, key=lambda check: WORST_FIRST.index(check.verdict))
 
 
 def describe_check(check: Check) -> str:
