@@ -21,9 +21,9 @@ from latest import Figure, add_option, save
 
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
-from runner.estimates.jobs import format_time_and_basis
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_planned_jobs, plan_job
+from runner.render.plans import format_time_and_source
 from runner_base import machine
 from tools.commands import jobs
 
@@ -89,7 +89,7 @@ def main() -> None:
     add_option(parser)
     options = parse_arguments(parser)
     print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.machine_name()}")
-    print(f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
+    print(f"{'job':22}{'plan':>20}{'from':>26}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
     held = []
     for case in cases(options.model, options.data):
         if not options.only or case.name in options.only:
@@ -111,9 +111,9 @@ def measure(case: Case) -> tuple[str, bool]:
         seconds = run([*case.overrides, *common])
         beside = contention.describe_load()
     if planned is None:
-        return f"{case.name:22}{'no time':>20}{'':>12}{seconds:9.1f}", False
-    words, source = format_time_and_basis(planned)
-    figures = f"{words:>20}{source:>12}{seconds:9.1f}{planned.seconds / seconds:7.2f}"
+        return f"{case.name:22}{'no time':>20}{'':>26}{seconds:9.1f}", False
+    words, source = format_time_and_source(planned)
+    figures = f"{words:>20}{source:>26}{seconds:9.1f}{planned.seconds / seconds:7.2f}"
     said = verdict(planned, seconds)
     return f"{case.name:22}{figures}  {said:12}{beside}", said == "yes"
 

@@ -22,7 +22,7 @@ from runner.render.grid_lines import (
     build_job_cells,
     format_hint_line,
 )
-from runner.render.job_lines import LINES, select_grid_columns
+from runner.render.job_lines import LINES, format_row_heading, select_grid_columns
 from runner.tracking.stores import (
     EXPERIMENT,
     Store,
@@ -127,7 +127,9 @@ def format_job_cells(record: Record) -> JobCells:
     if found.score:
         return found
     others = format_headline_metrics(metrics, full=False)
-    characteristic = [label for label in others if label not in ("speed", "time", "memory")][:MAX_OTHERS]
+    characteristic = [label for label in others if label not in ("speed", "time", "model memory")][
+        :MAX_OTHERS
+    ]
     return build_job_cells(metrics, [f"{label} {others[label]}" for label in characteristic])
 
 
@@ -356,5 +358,5 @@ def _print_samples(samples: list[dict[str, Any]], out: Console) -> None:
             "" if v is None else format_number(v) if isinstance(v, int | float) else str(v) for v in values
         ]
         numeric = all(isinstance(value, int | float | None) for value in values)
-        columns.append(Column(key, cells, numeric, use=ColumnUse.result))
+        columns.append(Column(format_row_heading(key), cells, numeric, use=ColumnUse.result))
     print_fitting_table(out, columns, "print=full, print=json")

@@ -254,6 +254,9 @@ def find_closest_names(name: str, options: list[str]) -> list[str]:
 
     If all options share the name's group prefix, only their last part is compared.
     """
+    if all(option.startswith("--") for option in (name, *options)):
+        # the dashes would count as similar letters
+        return ["--" + end for end in find_closest_names(name[2:], [option[2:] for option in options])]
     head = name.rpartition(".")[0] + "."
     if head == "." or not all(option.startswith(head) for option in options):
         return get_close_matches(name, options, n=1)
@@ -268,12 +271,14 @@ def unknown_choice_message(
 ) -> str:
     """Format a message about an unknown choice, with suggestions and the list of choices.
 
-    Without suggestions, the choice with the most similar spelling is suggested.
+    Without suggestions, the choice with the most similar spelling is suggested. An empty kind fits
+    an error that names the key.
     """
     options = sorted(choices)
     close = list(suggestions) or find_closest_names(name, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"no {kind} {name!r}.{question}" + f" Choices: {', '.join(options)}" * show_choices
+    problem = f"no {kind} {name!r}" if kind else "unknown choice"
+    return f"{problem}.{question}" + f" Choices: {', '.join(options)}" * show_choices
 
 
 def convert_write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:

@@ -40,7 +40,7 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompts=extra.jsonl"], "extra.jsonl, line 1: no key 'branchs'. Did you mean branches? Choices: branches, messages, prompt"),
         (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one prompt per line)"),
         (["task.prompts=-"], "task.prompts=-: stdin holds no prompts"),
-        (["task.prompt=a", "task.format=plain"], "task.format=plain: no choice for task.format 'plain'. Choices: chat, raw"),
+        (["task.prompt=a", "task.format=plain"], "task.format=plain: unknown choice. Choices: chat, raw"),
         (["task.prompt=a", "task.format=raw", "task.system=b"], "task.system needs task.format=chat"),
         (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and contains something other than this job's completions"),
         (["task.prompt=a", "task.output=/proc/nope/x.jsonl"], "cannot write /proc/nope/x.jsonl"),

@@ -41,9 +41,7 @@ def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> Con
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
     if meaning := suggest_choice(group, choice):
         return ConfigError(meaning, code="unknown_choice")
-    reason = (
-        f"{unknown_choice_message(f'choice for {group}', choice, options)}{_format_plugin_packages(group)}"
-    )
+    reason = f"{unknown_choice_message('', choice, options)}{_format_plugin_packages(group)}"
     return ConfigError(reason, key=group, value=choice, code="unknown_choice")
 
 
@@ -58,7 +56,7 @@ def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
     reason = str(cause.msg or cause).splitlines()[0]
     if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
-        reason = unknown_choice_message(f"choice for {key}", value, names)
+        reason = unknown_choice_message("", value, names)
         return ConfigError(reason, key=key, value=value, code="unknown_choice")
     if expected := re.search(r"could not be converted to (\w+)", reason):
         types = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}

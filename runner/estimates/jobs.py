@@ -22,9 +22,9 @@ from runner.estimates.speculation_time import (
     disable_speculation,
     estimate_speculative_passes,
 )
-from runner.estimates.speed import Estimate, EstimateBasis, Speed
+from runner.estimates.speed import Estimate, Speed
 from runner.render.notes import format_note
-from runner_base import RunnerError, format_duration, machine, print_message
+from runner_base import RunnerError, machine, print_message
 from runner_base.notes import note
 from runner_engine import DownloadRequired, ModelFiles, ResolvedModel, forbid_downloads, to_local_model_config
 
@@ -229,21 +229,3 @@ def _calibration_model_or_none(resolved: ResolvedJob, memory_fit: MemoryFit) -> 
         return build_calibration_model(resolved, memory_fit.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
         return None
-
-
-def format_time_and_basis(estimate: Estimate | None) -> tuple[str, str]:
-    """Return the estimated time with its error as text, and the source of the estimate."""
-    if estimate is None:
-        return "", ""
-    if estimate.source is EstimateBasis.answered:
-        return format_duration(0), estimate.source.value
-    if estimate.ends is not None:
-        (least, most), error = estimate.ends, f"± {estimate.ends[1].spread:.0%}"
-        if format_duration(least.seconds) != format_duration(most.seconds):
-            return (
-                f"{format_duration(least.seconds)} – {format_duration(most.seconds)} {error}",
-                estimate.source.value,
-            )
-    if estimate.is_only_bounded:
-        return f"≤ {format_duration(estimate.seconds * (1 + estimate.spread))}", estimate.source.value
-    return f"{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

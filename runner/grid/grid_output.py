@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import JobEstimate, format_time_and_basis
+from runner.estimates.jobs import JobEstimate
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
 from runner.grid.question_plan import make_statistical_power_notes
@@ -42,7 +42,16 @@ from runner_base.tables import NO_WIDTH
 MODEL_NAME = "model.name"
 # of each group, the choice that others are compared with
 PLAIN_CHOICES = {"quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
-ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_COLUMNS = (
+    "questions",
+    "weights MiB",
+    "KV MiB",
+    "activ. MiB",
+    "peak MiB",
+    "fits",
+    "time",
+    "time source",
+)
 ESTIMATE_USES = (
     ColumnUse.more,
     ColumnUse.memory,
@@ -180,7 +189,7 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
             if is_unknown
             else "no"
         )
-    return [count, *memory, *format_time_and_basis(estimate.time if estimate else None)]
+    return [count, *memory, *plans.format_time_and_source(estimate.time if estimate else None)]
 
 
 def _get_free_main_memory_mib() -> tuple[float, bool]:

@@ -10,7 +10,7 @@ from runner_base.render.notes import Template
 
 # ------------------------------------------------------------------------------------------- estimates
 
-A_TENTH = "10 % of the time of the jobs"
+A_TENTH = "10 % of the jobs' time"
 
 
 def _format_measured_acceptance(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
@@ -44,8 +44,8 @@ ESTIMATES: dict[str, Template] = {
     ),
     "busy": "this machine is busy ({beside}). Jobs may take longer than estimated",
     "not_calibrated": lambda names, limit_s: (
-        f"{', '.join(names)}: times are rough estimates. Measuring speeds would take longer than "
-        f"{format_duration(limit_s)}, {A_TENTH}"
+        f"times of {', '.join(names)} are rough estimates, because no speed is recorded. "
+        f"Measuring speeds would take more than {format_duration(limit_s)}, {A_TENTH}"
     ),
     "calibrating": _format_calibration_start,
     "calibration_ended": lambda limit_s: (
@@ -175,8 +175,8 @@ GRIDS: dict[str, Template] = {
     "detectable": _format_detectable_difference,
     "questions_for_margin": _format_needed_questions,
     "clusters_not_planned": (
-        "no estimate of the number of questions: task.cluster={cluster}, and questions of one "
-        "cluster depend on each other"
+        "the number of questions that a comparison needs is unknown: questions are grouped by "
+        "task.cluster={cluster}, and questions of one group are not independent"
     ),
     "overlaps": _overlaps_text,
     "all_asked": "  the search has used all questions: compare its trials on others, e.g. another task.split",

@@ -38,6 +38,13 @@ OF_GRID = (
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
 PERCENT = re.compile(r"(?<=\d)%")
+# headings of the columns in tables of a job's rows, where a key of the rows needs another word
+ROW_HEADINGS = {
+    "kv_mib": "KV cache MiB",
+    "spread": "peak range",
+    "error": "prediction error",
+    "rss_mib": "RSS MiB",
+}
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 
 
@@ -96,8 +103,8 @@ LINES = (
         for n, detail in (
             ("{n:question}", False),
             ("{n:question}, mean of {answers_each:answer}", False),
-            ("{n:question} in {families:cluster}", True),
-            ("{n:question} in {families:cluster}, mean of {answers_each:answer}", True),
+            ("{n:question} in {families:cluster} (task.cluster)", False),
+            ("{n:question} in {families:cluster} (task.cluster), mean of {answers_each:answer}", False),
         )
     ),
     TableLine(
@@ -286,7 +293,7 @@ LINES = (
     TableLine("load time", "{load_s} s", common=True, detail=True),
     TableLine("weights", "{weight_mib} MiB", common=True, detail=True),
     TableLine(
-        "memory",
+        "model memory",
         "{model_mib} MiB   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
         common=True,
     ),
@@ -300,7 +307,7 @@ LINES = (
     TableLine(
         "predicted",
         "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
-        "runtime {predicted_runtime_mib} MiB (each value is a separate peak)",
+        "runtime {predicted_runtime_mib} MiB (peaks of different stages, not a sum)",
     ),
     TableLine(
         "KV cache",
@@ -314,6 +321,10 @@ LINES = (
     ),
     TableLine("time", "{seconds} s", common=True),
 )
+
+
+def format_row_heading(key: str) -> str:
+    return ROW_HEADINGS.get(key) or key.replace("_mib", " MiB").replace("_", " ")
 
 
 def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:

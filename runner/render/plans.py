@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from runner.estimates.speed import Estimate, EstimateBasis
 from runner_base import format_count, format_duration
 
 HAS_ALL_COLUMNS = "print=full shows them"
+TIME_SOURCES: Mapping[EstimateBasis, str] = {
+    EstimateBasis.answered: "all answers are recorded",
+    EstimateBasis.recorded: "recorded jobs",
+    EstimateBasis.calibrated: "measured layers",
+    EstimateBasis.guessed: "rough estimate",
+}
 
 
 def job_state_text(state: str, is_duplicate: bool) -> str:
@@ -20,8 +27,8 @@ def format_memory_lines(
     free = [f"{free_ram_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(free_gpu_mib)]
     return [
-        f"Memory is predicted. The peak excludes {process_mib:.0f} MiB for the process itself.",
-        f"Free: {', '.join(free)}",
+        f"Peak memory is predicted for answers of maximum length. Each process needs {process_mib:.0f} MiB more.",
+        f"Free memory: {', '.join(free)}",
     ]
 
 
@@ -45,5 +52,21 @@ def format_plan_total_line(
             time = f"at most {format_duration(seconds * (1 + relative_spread))}"
         else:
             time = f"{format_duration(seconds)} ± {relative_spread:.0%}"
-        parts.append(f"one after another {time}{unknown}")
+        parts.append(f"total time {time}{unknown}")
     return " · ".join(parts)
+
+
+def format_time_and_source(estimate: Estimate | None) -> tuple[str, str]:
+    """Return the estimated time with its error as text, and what the estimate is based on."""
+    if estimate is None:
+        return "", ""
+    source = TIME_SOURCES[estimate.source]
+    if estimate.source is EstimateBasis.answered:
+        return format_duration(0), source
+    if estimate.ends is not None:
+        (least, most), error = estimate.ends, f"± {estimate.ends[1].spread:.0%}"
+        if format_duration(least.seconds) != format_duration(most.seconds):
+            return (f"{format_duration(least.seconds)} – {format_duration(most.seconds)} {error}", source)
+    if estimate.is_only_bounded:
+        return f"≤ {format_duration(estimate.seconds * (1 + estimate.spread))}", source
+    return f"{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", source

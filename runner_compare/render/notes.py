@@ -78,7 +78,8 @@ def _format_paired_by_text_note(
 
 def _few_read_text(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
     counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
-    return f"the extractors found {'no' if is_none else 'few'} answers in both runs (missing: {counts})"
+    found = "no final answer" if is_none else "few final answers"
+    return f"in both runs, {found} could be extracted (missing for {counts} questions)"
 
 
 NOTES: dict[str, Template] = {

@@ -102,7 +102,7 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
         print_wrapped(terminal, legend, style="dim")
     if table:
         for section in _sections_below_tables():
-            section.print_terminal(table, out)
+            section.print_terminal(table, out, view.all_columns)
 
 
 def _write_markdown(comparison: Comparison, out: TextIO) -> None:

@@ -73,7 +73,7 @@ def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., A
     assert time is not None
     assert time.source is EstimateBasis.guessed
     (line,) = lines
-    assert line.startswith("embedded none: times are rough estimates")
+    assert line.startswith("times of embedded none are rough estimates")
     assert not Path(config.output_dir, FILE).exists()
 
 
@@ -108,7 +108,7 @@ def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> No
     # the second is believed to take no time
     large, small = (CalibrationRequest(model, 1000.0), CalibrationRequest(model, -5.0))
     assert calibrate_models([large, small], Path(config.output_dir), 0.01, lines.append) == {}
-    assert lines[0].startswith("embedded none: times are rough estimates")
+    assert lines[0].startswith("times of embedded none are rough estimates")
     assert lines[-1].startswith(format_note(note("calibration_ended", limit_s=0.01)))
 
 

@@ -17,8 +17,8 @@ BASELINE = ("--baseline", "quantization=none", "--margin", "2")
     ("name", "base", "other", "unread", "verdict", "why"),
     [
         ("nobody", 0, 0, 0, "undecided", "neither run solves any question"),
-        ("unread", 0, 0, 300, "undecided", "the extractors found no answers in both runs"),
-        ("mostly unread", 90, 90, 200, "undecided", "the extractors found few answers in both runs"),
+        ("unread", 0, 0, 300, "undecided", "no final answer could be extracted"),
+        ("mostly unread", 90, 90, 200, "undecided", "few final answers could be extracted"),
         ("nearly nobody", 3, 3, 0, "undecided", "the baseline's accuracy may be only 0.3 %"),
         ("everybody", 300, 300, 0, "as good", ""),
         ("half", 150, 150, 0, "as good", ""),

@@ -399,7 +399,7 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     assert left_out.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
     (short,) = format_contention_sentences(table)
     assert short.startswith(
-        "Do not compare speed and memory: 2 of 4 runs shared the machine, or ran on another one. "
+        "Speed and memory are not comparable: 2 of 4 jobs ran beside other programs or on another machine. "
     )
     assert short.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
 

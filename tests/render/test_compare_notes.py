@@ -19,11 +19,11 @@ from runner_compare.render.notes import render_notes
         ),
         (
             note("few_read", unread=[(300, 300), (300, 300)], is_none=True),
-            "the extractors found no answers in both runs (missing: 300 of 300 and 300 of 300)",
+            "in both runs, no final answer could be extracted (missing for 300 of 300 and 300 of 300 questions)",
         ),
         (
             note("few_read", unread=[(200, 300), (160, 300)], is_none=False),
-            "the extractors found few answers in both runs (missing: 200 of 300 and 160 of 300)",
+            "in both runs, few final answers could be extracted (missing for 200 of 300 and 160 of 300 questions)",
         ),
         (note("plan_watched"), "the run used early stopping"),
         (note("plan_unpaired"), "the comparison is unpaired"),

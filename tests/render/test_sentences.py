@@ -260,9 +260,9 @@ def test_what_is_text_already_stays() -> None:
 def test_a_plan_says_how_much_memory_is_free() -> None:
     shown, free = format_memory_lines(600, 1234.0, False, [])
     assert "600 MiB" in shown
-    assert free == "Free: 1,234 MiB of main memory"
+    assert free == "Free memory: 1,234 MiB of main memory"
     assert format_memory_lines(600, 1234.0, True, [80.0])[1] == (
-        "Free: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
+        "Free memory: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
     )
     assert [job_state_text("to do", is_same) for is_same in (True, False)] == [
         "to do (listed twice)",
@@ -273,11 +273,11 @@ def test_a_plan_says_how_much_memory_is_free() -> None:
 def test_a_plan_ends_with_its_totals() -> None:
     assert format_plan_total_line("2 jobs: 2 to do", 0, False, None, 0.0, False, 0) == "2 jobs: 2 to do"
     assert format_plan_total_line("3 jobs: 3 to do", 2, True, 90.0, 0.5, False, 1) == (
-        "3 jobs: 3 to do · 2 models to load per worker · one after another 1:30 ± 50% without 1 job of "
+        "3 jobs: 3 to do · 2 models to load per worker · total time 1:30 ± 50% without 1 job of "
         "unknown time"
     )
     assert format_plan_total_line("1 job: 1 to do", 1, False, 90.0, 0.5, True, 0) == (
-        "1 job: 1 to do · 1 model to load · one after another at most 2:15"
+        "1 job: 1 to do · 1 model to load · total time at most 2:15"
     )
 
 

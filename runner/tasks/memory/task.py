@@ -234,7 +234,7 @@ class RepeatRunner:
         """Handle an event of the measuring process. Returns True if the process is done."""
         if "begin" in event:
             self._set_current_stage(event["begin"], event["point"])
-            self.bar.set_title(f"memory: {self.stage}, {self.which}")
+            self.bar.set_title(f"memory: {self.stage}, {self.which}, stage")
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(**event["details"])
         elif "done" not in event:

@@ -14,6 +14,9 @@ from runner_compare.render.html import escape_html
 from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
 
 
+MAX_PRINTED = 5  # lost questions, and won questions, that a terminal shows by default
+
+
 def format_flip_answer(side: dict[str, str]) -> str:
     """Format one run's answer to a question, e.g. `wrong: 12` or `no answer: –`."""
     return f"{side['verdict'].replace('_', ' ')}: {side['answer']}"
@@ -32,8 +35,11 @@ def format_flips_headline(flips: Flips, table: Table) -> str:
     )
 
 
-def print_flips(table: Table, out: TextIO) -> None:
-    """Print both answers to each flipped question side by side, the baseline's on the left."""
+def print_flips(table: Table, out: TextIO, max_per_direction: int | None) -> None:
+    """Print both answers to flipped questions side by side, the baseline's on the left.
+
+    `max_per_direction` limits the lost and the won questions separately.
+    """
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
@@ -51,7 +57,9 @@ def print_flips(table: Table, out: TextIO) -> None:
         own_name, base_name = name_flip_sides(flips, table)
         terminal.print()
         terminal.print(format_flips_headline(flips, table), style="bold")
-        for flip in flips.questions:
+        lost = [flip for flip in flips.questions if not flip.won][:max_per_direction]
+        won = [flip for flip in flips.questions if flip.won][:max_per_direction]
+        for flip in [*lost, *won]:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
             gold = (f"gold {flip.gold}", "bold")
             terminal.print(
@@ -66,6 +74,11 @@ def print_flips(table: Table, out: TextIO) -> None:
                 )
             grid.add_row(flip.theirs["text"], flip.ours["text"])
             terminal.print(grid)
+        if len(lost) + len(won) < len(flips.questions):
+            terminal.print(
+                f"\n{len(lost)} of {flips.lost} lost and {len(won)} of {flips.won} won questions are shown. "
+                "All: --columns all"
+            )
 
 
 def write_flips_markdown(table: Table, out: TextIO) -> None:

@@ -10,7 +10,12 @@ from io import StringIO
 from typing import Any, TextIO
 
 from runner_compare.features.flips.compute import TableFlips, find_flips_for_page
-from runner_compare.features.flips.render import print_flips, write_flips_html, write_flips_markdown
+from runner_compare.features.flips.render import (
+    MAX_PRINTED,
+    print_flips,
+    write_flips_html,
+    write_flips_markdown,
+)
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -23,8 +28,8 @@ class FlipsSection(Section):
         records = [asdict(flips) for flips in table.get_section_data(TableFlips).pairs]
         return {"flips": records} if records else {}
 
-    def print_terminal(self, table: Table, out: TextIO) -> None:
-        print_flips(table, out)
+    def print_terminal(self, table: Table, out: TextIO, show_all: bool) -> None:
+        print_flips(table, out, None if show_all else MAX_PRINTED)
 
     def render_markdown(self, table: Table) -> str:
         out = StringIO()

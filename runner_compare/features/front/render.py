@@ -64,8 +64,8 @@ def format_contention_sentences(table: Table) -> list[str]:
     if not off:
         return []
     return [
-        f"Do not compare speed and memory: {len(off)} of {len(table.rows)} runs shared the machine, or ran on "
-        f"another one. To measure again, add {ALONE_KEYS}"
+        f"Speed and memory are not comparable: {len(off)} of {len(table.rows)} jobs ran beside other programs or "
+        f"on another machine. To measure them alone, repeat the jobs with {ALONE_KEYS}"
     ]
 
 

@@ -27,7 +27,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
     [
         (
             note("before", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
-            "1 before 2: no difference is known; neither accuracy is measured",
+            "above 2: no difference between the two is known; both accuracies are unmeasured",
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
@@ -68,7 +68,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "the faster candidate is unknown: 1.20 s per question are recorded, and 1.00 s of the other candidate are guessed (± 85%)",
+            "one needs 1.20 s per question as recorded, the other 1.00 s ± 85% (guessed), so the faster one is unknown",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
         (

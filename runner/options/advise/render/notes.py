@@ -59,7 +59,7 @@ NOTES: Mapping[str, Template] = {
         f"but the limit is {limit_s:g}"
     ),
     # why one is before the next one
-    "before": lambda rank, reason: f"{rank} before {rank + 1}: {reason}",
+    "before": lambda rank, reason: f"above {rank + 1}: {reason}",
     "reason": "{why}; {known}",
     "more_accurate": _describe_accuracy_gain,
     "is_reference": _describe_reference,
@@ -71,13 +71,13 @@ NOTES: Mapping[str, Template] = {
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "the faster candidate is unknown: {each_s:,.2f} s per question are recorded, and "
-        "{other_s:,.2f} s of the other candidate are {source} (± {spread:.0%})"
+        "one needs {each_s:,.2f} s per question as recorded, the other {other_s:,.2f} s ± {spread:.0%} "
+        "({source}), so the faster one is unknown"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
-    "alike": "no difference is known",
+    "alike": "no difference between the two is known",
     # what is known of their accuracies
-    "accuracy_unknown": "neither accuracy is measured",
+    "accuracy_unknown": "both accuracies are unmeasured",
     "accuracy_of_one_unknown": "the accuracy of {rank} is not measured",
     "accuracies_incomparable": "their recorded accuracies cannot be compared",
     "no_difference": _describe_no_difference,

@@ -69,7 +69,7 @@ def _describe_limits(limits: UserLimits) -> str:
 
 def _describe_candidate(candidate: Candidate, has_next: bool) -> Iterator[tuple[str, str]]:
     """Yield the lines on one candidate, each with its label."""
-    yield "memory", _describe_memory(candidate)
+    yield "peak memory", _describe_memory(candidate)
     yield "time", _describe_time(candidate)
     for line in describe_speedups(candidate.gains, candidate.batch_size):
         yield "speculation", line
@@ -77,7 +77,7 @@ def _describe_candidate(candidate: Candidate, has_next: bool) -> Iterator[tuple[
     for line in candidate.notes:
         yield "note", line
     if has_next and (reason := _format_reason(candidate.before_next)) is not None:
-        yield "rank", reason
+        yield "ranked", reason
 
 
 def _format_reason(reason_note: Note | None) -> str | None:
@@ -91,12 +91,12 @@ def format_job_command(candidate: Candidate) -> str:
 def _describe_memory(candidate: Candidate) -> str:
     assert candidate.fit is not None
     if candidate.measured_mib is not None:
-        peak = f"{candidate.measured_mib:,.0f} MiB recorded on this machine; predicted {candidate.memory_mib:,.0f}"
+        peak = f"{candidate.measured_mib:,.0f} MiB recorded on this machine, {candidate.memory_mib:,.0f} MiB predicted"
     else:
-        peak = f"{candidate.memory_mib:,.0f} MiB, predicted"
+        peak = f"{candidate.memory_mib:,.0f} MiB predicted"
     is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
     tight = f"; close to the limit of {candidate.allowed_mib:,.0f} MiB" if is_tight else ""
-    return f"{peak}: {_describe_peak(candidate.fit.predicted)}{tight}"
+    return f"{peak} ({_describe_peak(candidate.fit.predicted)}){tight}"
 
 
 def _describe_peak(predicted: Footprint) -> str:
@@ -119,14 +119,17 @@ def _describe_time(candidate: Candidate) -> str:
     if candidate.time is None or each_s is None:
         return "unknown: no finished job is recorded, and this model's speed was not measured"
     estimate = candidate.time
-    known = f"{format_duration(estimate.seconds)} for the job ({each_s:,.2f} s per question), ± {estimate.spread:.0%}"
+    count = round(estimate.seconds / each_s) if each_s else 0
+    work = f"for {format_count(count, 'question')}"
+    known = f"{format_duration(estimate.seconds)} {work} ({each_s:,.2f} s each), ± {estimate.spread:.0%}"
     if estimate.source is EstimateBasis.recorded:
         return f"{known}: recorded on this machine"
-    basis = (
-        "from a measured speed" if estimate.source is EstimateBasis.calibrated else "without a measurement"
-    )
-    condition = ", if answers are as long as allowed" if estimate.is_upper_bound else ""
-    return f"{known}: estimated {basis}{condition}"
+    is_measured = estimate.source is EstimateBasis.calibrated
+    basis = "estimated from a measured speed" if is_measured else "a rough estimate"
+    if estimate.is_upper_bound:
+        seconds = estimate.seconds * (1 + estimate.spread)
+        return f"at most {format_duration(seconds)} {work}: {basis} for answers of maximum length"
+    return f"{known}: {basis}"
 
 
 def _describe_accuracy(candidate: Candidate) -> str:

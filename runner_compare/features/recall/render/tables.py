@@ -72,9 +72,7 @@ def format_short_recall_sentences(table: Table) -> list[str]:
 
 
 def effective_length_title(margin: float, reference: str = "of the shortest") -> str:
-    return (
-        f"effective length (recall within {format_margin_points(margin)} {reference}) and recall by length, %"
-    )
+    return f"effective length in tokens (recall within {format_margin_points(margin)} {reference}), recall [%] by length"
 
 
 def build_recall_length_columns(table: Table) -> list[Column]:
@@ -83,7 +81,9 @@ def build_recall_length_columns(table: Table) -> list[Column]:
     columns = [
         *build_row_name_columns_for(table, rows),
         Column(
-            "reaches", [format_reached(of_row.effective_length) for of_row in findings], use=ColumnUse.result
+            "at\nleast",
+            [format_reached(of_row.effective_length) for of_row in findings],
+            use=ColumnUse.result,
         ),
         Column(
             "less\nthan",
