@@ -45,7 +45,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("accuracy_of_one_unknown", rank=2), "the accuracy of 2 is not measured"),
         (
             note("is_reference", **KLS),
-            "the candidate is the reference plain; the next one has KL 0.02 nats/token",
+            "this candidate is the reference model plain. The next candidate has KL 0.02 nats/token",
         ),
         (
             note("closer", **KLS),
@@ -57,7 +57,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
-            "the candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
+            "this candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
         ),
         (note("named", rank=1), "1 is the requested model"),
         (

@@ -1,4 +1,4 @@
-"""Message texts of notes on why `runner-advise` ranks or rejects a candidate."""
+"""Message templates that explain why `runner-advise` ranks or rejects a candidate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _describe_better_measurements(seconds: ValuePair | None, mib: ValuePair | No
         better_in.append(f"time ({seconds[0]:,.2f} s per question instead of {seconds[1]:,.2f})")
     if mib is not None:
         better_in.append(f"memory ({mib[0]:,.0f} MiB instead of {mib[1]:,.0f})")
-    return f"the candidate is better in {', '.join(better_in)}, and no other recorded value is worse"
+    return f"this candidate is better in {', '.join(better_in)}, and no other recorded value is worse"
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
@@ -42,7 +42,10 @@ def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
-    return f"the candidate is the reference {own.reference}; the next one has {format_kl_divergence(other)}"
+    return (
+        f"this candidate is the reference model {own.reference}. "
+        f"The next candidate has {format_kl_divergence(other)}"
+    )
 
 
 def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
