@@ -75,8 +75,8 @@ class AgentPrune(GraphTrainingMethod):
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
     def compute_loss_term(self, _: Kind, edges: Edges) -> LossAndGradient:
-        """Return the loss ‖S‖ + relu(‖A − S‖ − delta), with nuclear norm ‖S‖ and Frobenius distance ‖A −
-        S‖.
+        """Return the loss ‖S‖ + relu(‖A − S‖ − delta): nuclear norm plus excess Frobenius distance to
+        graph A.
         """
         mask = live_probabilities(edges)
         norm, norm_slope = nuclear_norm(mask)
