@@ -129,7 +129,7 @@ class GraphTrainer:
 
 
 def compute_low_rank_penalty(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the edges' probability matrix, and its gradient by the edge
+    """Return the nuclear norm of the matrix of edge probabilities, and its gradient with respect to the edge
     logits.
 
     Pruned edges have probability 0.

@@ -58,7 +58,7 @@ class RayLauncher(PlanLauncher):
 
 @contextmanager
 def connect_to_ray(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start Ray on this machine, while the block runs."""
+    """Connect to a Ray cluster, or start Ray on this machine, for the duration of the context."""
     import ray
 
     check_cluster_reachable(address or os.environ.get("RAY_ADDRESS", ""))

@@ -87,7 +87,7 @@ class JsonSplitConverter:
     """Converts an old JSON split to one safetensors file, and counts the numbers that were rounded."""
 
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
-        """Convert to `dtype`, a safetensors dtype name.
+        """Convert the weights to `dtype`, the name of a safetensors dtype.
 
         None selects each layer's own dtype, or float32 if the layer names none.
         """

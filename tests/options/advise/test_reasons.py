@@ -62,13 +62,13 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("named", rank=1), "1 is the requested model"),
         (
             note("time_unknown", each_s=1.2),
-            "1.20 s per question, but the time of the other candidate is unknown",
+            "this candidate takes 1.20 s per question, but the time of the other candidate is unknown",
         ),
         (note("faster", **PAIR), "estimated to be faster: 1.20 s per question instead of 1.00"),
         (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "the faster candidate is unknown: 1.20 s per question are recorded, and 1.00 s of the other candidate are guessed (± 85%)",
+            "it is unknown which candidate is faster: this one takes 1.20 s per question (recorded), the other one 1.00 s (guessed, ± 85%)",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
         (

@@ -70,12 +70,14 @@ NOTES: Mapping[str, Template] = {
     "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
     "no_worse": _describe_better_measurements,
     "named": "{rank} is the requested model",
-    "time_unknown": "{each_s:,.2f} s per question, but the time of the other candidate is unknown",
+    "time_unknown": (
+        "this candidate takes {each_s:,.2f} s per question, but the time of the other candidate is unknown"
+    ),
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "the faster candidate is unknown: {each_s:,.2f} s per question are recorded, and "
-        "{other_s:,.2f} s of the other candidate are {source} (± {spread:.0%})"
+        "it is unknown which candidate is faster: this one takes {each_s:,.2f} s per question (recorded), "
+        "the other one {other_s:,.2f} s ({source}, ± {spread:.0%})"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
     "alike": "no difference is known",

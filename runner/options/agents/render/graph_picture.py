@@ -1,5 +1,4 @@
-"""Draws an SVG picture of a team's communication graph, within one round and from the previous
-round.
+"""Draws a team's communication graph as SVG, with edges within a round and edges from the previous round.
 
 Edge width is the trained probability. A pruned edge is dashed and pale, with its last
 width. Without training all edges have the same width, and an edge that no round takes, to

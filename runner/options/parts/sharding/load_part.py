@@ -159,7 +159,7 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
         raise _unsupported_family_error(
-            manifest, model.config, f"the manifest's prefix {manifest.prefix} leads to no layers"
+            manifest, model.config, f"the manifest's prefix {manifest.prefix} matches no layers of the model"
         )
     return str(candidates[0])
 
@@ -177,7 +177,7 @@ def _require_same_layers(
         here, there = _collect_layer_properties(layer), _collect_layer_properties(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
-                why = f"layer {number} depends on its index, but would become layer {offset}"
+                why = f"layer {number} depends on its index, but its index in the part would be {offset}"
                 differ = f"{key} is {there.get(key)} in the whole model, but {here.get(key)} in the part"
                 raise _unsupported_family_error(manifest, config, f"{why} ({differ})")
 

@@ -273,7 +273,7 @@ def decode_values(dtype: str, data: bytes) -> Numbers:
 
 
 def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
-    """Yield the inline numbers of a layer as float64 arrays, in chunks."""
+    """Yield the weights in a layer's JSON list as float64 arrays, in chunks."""
     assert isinstance(layer.parameters, InlineNumbers)
     where = f"{partition.path}: parameters of {layer.name}"
     begin, end = layer.parameters.begin, layer.parameters.end

@@ -46,7 +46,7 @@ class AbsentModule(torch.nn.Module):
         is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
-                f"part {stage.part_id} lacks the module {self.name}, which is called {stage.where.value}",
+                f"part {stage.part_id} lacks module {self.name}, which the model calls {stage.where.value}",
                 code="damaged",
             )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)

@@ -42,7 +42,7 @@ NOTES: Mapping[str, Template] = {
     ),
     "longer_than_limit": lambda longer, answers: (
         f"{longer} of {format_count(answers, 'answer')} exceed the limit of new tokens. The server has a "
-        "single limit for thinking and answer, and the thinking was short"
+        "single limit for thinking and answer, so an answer can use unspent thinking tokens"
     ),
     "not_compared": "{program} was {finding}",
     "would_answer_alone": "the draft model cannot be loaded, so only the fallback model would answer: {error}",
