@@ -1,4 +1,4 @@
-"""Looks up recorded accuracies of candidate settings, for the questions that each candidate asks.
+"""Looks up the accuracy that earlier jobs recorded for each candidate config on the same questions.
 
 A record counts if its job asked the questions in the same way: same data, order, prompts,
 extractor, scoring and sampling. If its questions differ in number, only the shared ones
@@ -45,7 +45,9 @@ Question = tuple[int, str, str]  # its number, its text and its gold answer
 
 
 class RecordedAnswer(NamedTuple):
-    """A question's recorded verdict, the hash of its prompt, and its cluster."""
+    """Recorded answer to one question: whether it was correct, the hash of its prompt, and its question
+    cluster.
+    """
 
     solved: bool
     prompt: str
@@ -63,7 +65,7 @@ Answers = dict[Question, RecordedAnswer]
 
 @dataclass(frozen=True)
 class RecordedAccuracy:
-    """Number of a candidate's questions that a recorded job answered correctly."""
+    """Accuracy of an earlier job, counted over the questions that the candidate would ask."""
 
     job_id: str
     correct: int
@@ -94,7 +96,7 @@ class RecordedAccuracy:
 
 @dataclass(frozen=True)
 class _MatchingRecord:
-    """Record of a job that asked its questions with the same settings as the candidate."""
+    """Stored record of an earlier job that has the same question settings as the candidate."""
 
     record: Record
     answers: Answers | None  # also to questions that its job left out of the score
@@ -104,7 +106,7 @@ class _MatchingRecord:
 def find_recorded_accuracies(
     configs: Sequence[RunnerConfig], finished_jobs: FinishedJobs
 ) -> list[RecordedAccuracy | None]:
-    """Return the recorded accuracy of each config, or None for a config without a record.
+    """Return the accuracy that an earlier job recorded for each config, or None if no such job exists.
 
     The configs differ only in the model and its settings.
     """
@@ -165,7 +167,9 @@ def compare_accuracies(first: RecordedAccuracy, second: RecordedAccuracy, same_m
 
 
 def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[_MatchingRecord]:
-    """Return the records of jobs with the same question settings as the config, newest first."""
+    """Return the records of finished jobs with the same question and sampling settings as the config, newest
+    first.
+    """
     own_ways = _select_question_settings(dict(flatten_config(config)))
     found = [
         record
@@ -222,7 +226,7 @@ def _count_correct(answers: Answers) -> tuple[int, int]:
 
 
 def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) -> tuple[set[Question], str]:
-    """Return the questions that a config selects, and their recorded hash.
+    """Return the set of questions that a config selects, and the hash of the question data.
 
     Hub data are not read, because that needs the network. The newest record with at least as
     many questions defines them.
@@ -251,7 +255,7 @@ def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) 
 def _choose_best_record(
     config: RunnerConfig, matches: Sequence[_MatchingRecord], questions: set[Question], data_digest: str
 ) -> RecordedAccuracy | None:
-    """Return the accuracy from the record that covers most of the config's questions."""
+    """Return the accuracy from the job record that covers the largest number of the config's questions."""
     counts = _question_count_settings(config)
     best: RecordedAccuracy | None = None
     for match in matches:

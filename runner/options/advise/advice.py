@@ -26,7 +26,7 @@ MAX_RECOMMENDED = 5
 
 @dataclass
 class Advice:
-    """Result of `runner-advise`: the recommended candidates in order, and the rejected candidates."""
+    """Result of `runner-advise`: the recommended candidates, best first, and the rejected candidates."""
 
     chosen: list[Candidate] = field(default_factory=list)
     rejected: list[Candidate] = field(default_factory=list)

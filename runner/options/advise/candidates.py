@@ -1,4 +1,4 @@
-"""Candidate settings, their memory and time, and the limits that they must meet."""
+"""Candidate model settings with their memory and time, and the limits that the user sets for both."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Compose = Callable[[list[str]], RunnerConfig]
 
 @dataclass
 class UserLimits:
-    """The user's limits of memory and of seconds per question."""
+    """The user's limits on memory and on seconds per question."""
 
     memory_mib: float | None = None
     seconds: float | None = None  # per question, averaged over a job
@@ -51,7 +51,7 @@ class UserLimits:
 
 @dataclass
 class Candidate:
-    """One combination of model settings, with its estimated or recorded memory and time."""
+    """A combination of model settings, with its estimated or recorded memory and time."""
 
     overrides: list[str]
     config: RunnerConfig
@@ -115,7 +115,7 @@ class Candidate:
 
     @property
     def has_recorded_time(self) -> bool:
-        """Whether the time per question was measured by a finished job."""
+        """Whether the time per question comes from a finished job instead of an estimate."""
         return self.recorded_s_per_question is not None
 
     @property
@@ -131,7 +131,7 @@ class Candidate:
 def iterate_candidates(
     user_overrides: list[str], compose: Compose, is_requested_model: bool
 ) -> Iterator[Candidate]:
-    """Yield the candidate settings to evaluate. All of them contain the user's overrides."""
+    """Yield the candidate settings to evaluate. Every candidate includes the user's overrides."""
     given_keys = {word.partition("=")[0] for word in user_overrides}
     base = compose(user_overrides)
     if not base.model.has_weights:
@@ -233,7 +233,7 @@ def _replace_device(config: RunnerConfig, device: str) -> RunnerConfig:
 
 
 def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
-    """Set the largest batch size that fits, unless the user has set one."""
+    """Set the largest batch size that fits into memory, unless the user has set a batch size."""
     sizes = [candidate.config.generation.batch_size]
     amounts = estimate_requested_completions(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
@@ -259,7 +259,7 @@ def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: di
 
 
 def _find_configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs under which a finished job of this candidate may be recorded.
+    """Return the configs whose recorded measurements also apply to this candidate.
 
     They are the candidate's own config, and the config with automatic batch size if its batch is
     equal.

@@ -37,7 +37,7 @@ def entry() -> NoReturn:
 
 
 def describe_user_error(error: Exception) -> str | None:
-    """Return the message for an error that a user can cause, or None for a bug in the program."""
+    """Return the message of an error that the user can fix, or None if the exception is a bug."""
     return explain_error(error)
 
 
@@ -116,7 +116,7 @@ def create_parser() -> argparse.ArgumentParser:
 
 
 def _format_run_command(options: argparse.Namespace) -> str | None:
-    """Return the command that runs the recommended jobs. None if it runs now, or cannot run here."""
+    """Return the shell command that runs the recommended jobs, or None with --run or --machine."""
     if options.run or options.machine:
         return None
     words = [NAME, *options.overrides, "--run"]
@@ -207,7 +207,7 @@ def _recommend_format_mix(options: argparse.Namespace, overrides: list[str], com
 
 
 def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
-    """Return one list of overrides per model. Each file in `files=` is a model."""
+    """Return one list of overrides per model. Each file that `files=` names is a model."""
     places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
     others = [word for word in overrides if not word.startswith(f"{FILES}=")]
     if not places:

@@ -8,9 +8,7 @@ from runner.options.advise.advice import Advice
 
 
 def run_recommended_jobs(advice: Advice) -> None:
-    """Run the recommended jobs as a grid, with the same plan, logs, output and errors as `runner
-    -m`.
-    """
+    """Run the recommended jobs as one grid, with the same progress output and logs as `runner -m`."""
     jobs = [dict(word.partition("=")[::2] for word in candidate.overrides) for candidate in advice.chosen]
     keys = list(dict.fromkeys(key for job in jobs for key in job))
     shared = [key for key in keys if len({job.get(key) for job in jobs}) == 1]

@@ -15,7 +15,7 @@ MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so m
 
 @dataclass(frozen=True)
 class LayerOption:
-    """A possible format of a layer: its size in bytes, and the loss if only this layer is
+    """A quantization format for one layer: its size in bytes, and the loss if only this layer is
     quantized.
     """
 
@@ -32,13 +32,12 @@ def total_nbytes(layers: OptionsPerLayer, choice: FormatChoice) -> int:
 
 
 def total_loss(layers: OptionsPerLayer, choice: FormatChoice) -> float:
-    """Return the sum of the loss of each layer in its chosen format."""
+    """Return the total loss: the sum over all layers of the loss in the chosen format."""
     return sum(options[number].loss for options, number in zip(layers, choice, strict=True))
 
 
 def solve_knapsack(options_by_layer: OptionsPerLayer, size_limit: int) -> FormatChoice | None:
-    """Return the format choice with the smallest sum of losses within a size limit, or None if no
-    choice fits.
+    """Return one format per layer with the smallest total loss within a size limit, or None if nothing fits.
 
     Dynamic programming over all sizes that no other choice reaches with less loss. Beyond
     `MOST_STATES` states, nearly equal sizes share a state; the returned choice fits in any
@@ -109,7 +108,7 @@ def assign_largest_formats_in_order(layers: OptionsPerLayer, max_nbytes: int) ->
 def find_choices_with_swapped_formats(
     layers: OptionsPerLayer, choice: FormatChoice, max_nbytes: int, max_choices: int
 ) -> list[FormatChoice]:
-    """Return format choices in which two layers of equal size swap their formats, lowest loss
+    """Return variants of a format choice in which two equally large layers swap their formats, lowest loss
     first.
     """
     found: dict[FormatChoice, float] = {}

@@ -87,8 +87,8 @@ def quantize_and_dequantize(
 
 
 class _LossMeasurement:
-    """Scores the same texts repeatedly with one quantized layer, and compares the scores with the
-    unquantized model.
+    """Measures the loss of quantizing a single layer by comparing the model's token probabilities before and
+    after.
     """
 
     def __init__(self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device) -> None:
@@ -131,7 +131,9 @@ class _LossMeasurement:
 
     @contextmanager
     def skip_blocks_before(self, block_path: str) -> Iterator[None]:
-        """In this block, use stored activations instead of computing the blocks before `block_path`."""
+        """Replay stored activations within this context, instead of computing the transformer blocks before
+        `block_path`.
+        """
         before = self.blocks[: self.blocks.index(block_path)] if self._has_sequential_blocks else []
         modules = [self.model.get_submodule(path) for path in before]
         for path, module in zip(before, modules, strict=True):

@@ -140,7 +140,7 @@ class MixableModel:
     def layer_options(
         self, losses: dict[str, dict[str, float]], loss_scales: dict[str, float]
     ) -> list[list[LayerOption]]:
-        """Return the formats, sizes and losses among which the knapsack solver chooses for each layer.
+        """Return the formats of each layer with sizes and losses, as input for the knapsack solver.
 
         `loss_scales` has a factor for the losses of each format.
         """
@@ -168,9 +168,7 @@ class MixableModel:
         return {path: name for paths, name in pairs for path in paths}
 
     def build_quantization_overrides(self, choice: FormatChoice) -> list[str]:
-        """Return the overrides that set each layer's format. The most frequent format is the
-        default.
-        """
+        """Return the overrides that set each layer's format. The most frequent format becomes the default."""
         of_layer = self.map_paths_to_formats(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
         patterns = make_format_by_module(of_layer, base)
@@ -190,7 +188,8 @@ def _get_shared_format_path(module_path: str) -> str:
 
 
 def make_format_by_module(format_by_path: dict[str, str], default_format: str) -> dict[str, str]:
-    """Return name patterns with their formats, such as one pattern for a whole transformer block.
+    """Map module names to formats. One entry covers a whole transformer block if all its layers share a
+    format.
 
     Layers in the base format are omitted.
     """
@@ -208,7 +207,7 @@ def make_format_by_module(format_by_path: dict[str, str], default_format: str) -
 
 
 def _strip_path_before_blocks(path: str) -> str:
-    """Return a module path that begins with the list of blocks, such as layers.0.mlp."""
+    """Strip the prefix of a module path: `model.layers.0.mlp` becomes `layers.0.mlp`."""
     return ".".join(path.split(".")[max(find_block_number_index(path) - 1, 0) :])
 
 
@@ -241,8 +240,8 @@ def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[
 
 
 def make_scoring_requests(resolved: ResolvedJob, task_inputs: Any) -> list[Request]:
-    """Return requests that score the texts of a likelihood job. For multiple choice, only the correct
-    choice is scored.
+    """Return the scoring requests of a likelihood job. For multiple choice, only the correct choice is
+    scored.
     """
     task: Any = import_task_module(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked

@@ -43,7 +43,7 @@ KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
 @dataclass
 class TestedChoice:
-    """A format choice for all layers, with its predicted and its measured size and loss."""
+    """Assignment of a format to every layer, with its predicted and measured size and loss."""
 
     names: list[str]  # how it was found; several ways may find the same
     choice: FormatChoice
@@ -74,7 +74,9 @@ class TestedChoice:
 
 @dataclass
 class MixAdvice:
-    """The recommended mix of formats within a size limit, and the tested alternatives."""
+    """The recommended mix of formats within a size limit, and the alternatives that were tested against
+    it.
+    """
 
     model: MixableModel
     limit: SizeLimit
@@ -185,7 +187,7 @@ def recommend_and_verify_mix(
 
 
 def _compute_loss_scale(measured_loss: float, predicted_loss: float) -> float:
-    """Return the measured loss of the quantized model, divided by the sum of its layer losses.
+    """Return the ratio of the quantized model's measured loss to the sum of its layer losses.
 
     The job's kernels may round activations, too, and it scores other texts.
     """
@@ -215,7 +217,7 @@ def _list_choices_to_test(
 def _run_jobs_for_choices(
     shared_overrides: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
 ) -> None:
-    """Run one job per format choice as a grid, and read the measured metrics."""
+    """Run one job per format choice in a grid, and read the metrics that the jobs measure."""
     pairs = [dict(word.partition("=")[::2] for word in some) for some in quantizations]
     sweeper, arguments = create_grid_sweeper(quote_override_values(shared_overrides), None)
     sweeper.zip = [{key: ",".join(pair[key] for pair in pairs) for key in pairs[0]}]

@@ -1,4 +1,4 @@
-"""Formats a mix of quantization formats as a `task=quantize` command."""
+"""Converts a mix of quantization formats to a `task=quantize` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks candidate settings, and gives the reason why each candidate precedes the next one.
+"""Ranks candidate settings, and explains why each candidate ranks above the next one.
 
 A candidate is more accurate only if a test shows it, adjusted for the number of pairs.
 Otherwise these criteria decide in order:
@@ -31,8 +31,7 @@ TIGHT = 0.9  # of the allowed memory: beyond it, memory is short
 
 
 def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = False) -> list[Candidate]:
-    """Rank the candidates, the best one first. Each candidate gets the reason why it precedes the
-    next one.
+    """Rank the candidates, best first. Each candidate gets the reason why it ranks above the next one.
 
     `is_memory_limited`: the user requests little memory.
     """
@@ -60,7 +59,7 @@ def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = F
 
 
 class _PairwiseOrder:
-    """Decides which of two candidates is better, and why. Candidates are identified by their index."""
+    """Compares two candidates and explains which one is better. Candidates are identified by their index."""
 
     def __init__(self, candidates: Sequence[Candidate], memory_is_limited: bool) -> None:
         self.candidates = candidates
@@ -119,7 +118,8 @@ class _PairwiseOrder:
     def find_kls_with_same_reference(
         self, candidate_index: int, other_index: int
     ) -> tuple[RecordedKl, RecordedKl] | None:
-        """Return two candidates' KL divergences from the same reference model, or None.
+        """Return the KL divergences of two candidates from the same reference model, or None if they are not
+        comparable.
 
         One of the candidates may be the reference model.
         """
@@ -138,7 +138,8 @@ class _PairwiseOrder:
         )
 
     def has_less_loss(self, first: int, second: int) -> bool:
-        """Return whether the first candidate has a lower KL divergence or a better published result.
+        """Return whether the first candidate loses less quality, by its KL divergence or by published
+        results.
 
         A KL measured here has precedence over published tests.
         """
@@ -229,9 +230,7 @@ def _describe_advantages(candidate: Candidate, other: Candidate) -> Note:
 
 
 def _describe_speed_difference(candidate: Candidate, other: Candidate) -> Note:
-    """Return a note on the times that rank one candidate before another. The note includes
-    estimation errors.
-    """
+    """Return a note that explains a ranking by time, including the errors of the estimates."""
     each_s, other_s = candidate.s_per_question, other.s_per_question
     if other_s is None or other.time is None:
         return note("time_unknown", each_s=each_s)
@@ -244,7 +243,7 @@ def _describe_speed_difference(candidate: Candidate, other: Candidate) -> Note:
 
 
 def _is_faster(first: Candidate, second: Candidate) -> bool:
-    """Return whether one candidate is faster than another by more than the errors of their times."""
+    """Return whether a candidate is faster than another by more than the estimation errors of both times."""
     return (
         first.max_s_per_question is not None
         and second.min_s_per_question is not None
@@ -253,8 +252,8 @@ def _is_faster(first: Candidate, second: Candidate) -> bool:
 
 
 def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
-    """Rank candidates by time, shortest first. Times that differ by less than their errors share
-    a rank.
+    """Rank candidates by time, fastest first. Candidates whose times differ by less than their errors share a
+    rank.
     """
     ranks, first, rank_of_last = [0] * len(candidates), None, -1
     ends = [

@@ -1,6 +1,4 @@
-"""Looks up the KL divergence between a candidate and a reference model, measured by a finished
-likelihood job.
-"""
+"""Looks up a candidate's KL divergence from its reference model, measured by an earlier likelihood job."""
 
 from __future__ import annotations
 
@@ -39,11 +37,14 @@ class RecordedKl:
         return replace(self, kl=0.0, low=0.0, high=0.0, is_reference=True)
 
     def is_comparable(self, other: RecordedKl) -> bool:
-        """Return whether two KL divergences have the same texts and the same reference model."""
+        """Return whether two KL divergences were measured on the same texts against the same reference
+        model.
+        """
         return (self.reference, self.texts, self.asked) == (other.reference, other.texts, other.asked)
 
     def is_lower(self, other: RecordedKl) -> bool:
-        """Return whether this KL divergence is lower and the confidence intervals do not overlap.
+        """Return whether this KL divergence is lower than another one, without overlap of their confidence
+        intervals.
 
         The reference model itself has a KL divergence of 0.
         """
@@ -55,7 +56,7 @@ class RecordedKl:
 
 
 def find_recorded_kl(config: RunnerConfig, finished_jobs: FinishedJobs) -> RecordedKl | None:
-    """Return the KL divergence from the newest likelihood job with the config's model and settings, or
+    """Return the KL divergence that the newest likelihood job measured for this model and these settings, or
     None.
     """
     found = [
@@ -69,7 +70,7 @@ def find_recorded_kl(config: RunnerConfig, finished_jobs: FinishedJobs) -> Recor
 def is_reference_config(
     config: RunnerConfig, measured_config: RunnerConfig, recorded_kl: RecordedKl, finished_jobs: FinishedJobs
 ) -> bool:
-    """Return whether a config runs the reference model of a recorded KL divergence.
+    """Return whether a config runs the reference model that a recorded KL divergence was measured against.
 
     The KL divergence was measured with another config.
     """

@@ -19,7 +19,7 @@ CELL = "/batch_"  # with the rows behind it, in the names of a cell's metrics
 
 @dataclass(frozen=True)
 class RecordedSpeedup:
-    """Recorded speedup at one batch size: decoding with draft tokens relative to decoding without."""
+    """Recorded speedup of speculative decoding over ordinary decoding at one batch size."""
 
     speculate: str
     rows: int
@@ -30,13 +30,14 @@ class RecordedSpeedup:
 
     @property
     def is_faster(self) -> bool | None:
-        """True if draft tokens are significantly faster, False if significantly slower, None if neither."""
+        """True if speculative decoding is significantly faster, False if significantly slower, None if
+        neither.
+        """
         return True if self.low > 1 else False if self.high < 1 else None
 
 
 def find_recorded_speedups(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[RecordedSpeedup]:
-    """Return the newest recorded speculative-decoding speedup of a config's model for each kind of
-    drafter and batch size.
+    """Return the newest recorded speedups of speculative decoding for a model, by drafter and batch size.
 
     Speedups without an interval and those on random tokens are ignored, because they say too
     little.

@@ -1,3 +1,3 @@
-"""Teams of agents that answer questions together: communication graph, prompts, and a sandbox for
-programs.
+"""Teams of agents that answer questions together, with their communication graph, prompts and code
+sandbox.
 """

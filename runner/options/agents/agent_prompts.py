@@ -1,4 +1,4 @@
-"""Builds the chat messages of agents' calls and of the team's final decision.
+"""Builds the chat messages for the agents' model calls and for the team's final decision.
 
 Shared parts come first: a role's system message is the same for all questions, the question
 is the same in all rounds, and the neighbours' replies come last. So the engine's prefix
@@ -29,7 +29,9 @@ _LONGEST_WHY = 200
 
 @dataclass(frozen=True)
 class AgentMessage:
-    """One agent's reply in one round: its text, its answer, and the outcome of its program."""
+    """An agent's reply in one discussion round: its text, its extracted answer, and the outcome of its
+    program.
+    """
 
     agent: int  # from 0 on
     role: Role
@@ -45,8 +47,8 @@ def extract_agent_answer(
     is_complete: bool = True,
     expects_letter: bool = False,
 ) -> str | None:
-    """Return the answer in an agent's reply, or None: its program's result, a number, or a
-    letter.
+    """Extract an agent's answer from its reply: its program's result, a number, or a letter. None without an
+    answer.
 
     In a truncated text, only an answer after #### is used.
 
@@ -74,7 +76,7 @@ def make_agent_reply(
     is_complete: bool = True,
     expects_letter: bool = False,
 ) -> AgentMessage:
-    """Return an agent's reply with the answer extracted: a number in plain form, or a letter."""
+    """Parse an agent's reply and extract its answer: a number in plain form, or a letter."""
     return AgentMessage(
         agent, role, text, extract_agent_answer(role, text, code, is_complete, expects_letter), code
     )
@@ -116,9 +118,7 @@ def build_agent_messages(
 def build_decision_messages(
     prompt_style: PromptStyle, question: str, replies: Sequence[AgentMessage], expects_letter: bool = False
 ) -> tuple[Message, ...]:
-    """Return the chat messages of the deciding agent, which reads each agent's reply of the last
-    round.
-    """
+    """Return the chat messages for the deciding agent, which reads all replies of the last round."""
     wording = load_prompt_texts(prompt_style, expects_letter)
     parts = [wording.question.format(question=question)]
     parts += _format_replies(prompt_style, wording.texts_last, wording.said_now, replies)
@@ -126,7 +126,7 @@ def build_decision_messages(
 
 
 def build_system_message(role: Role, prompt_style: PromptStyle, expects_letter: bool = False) -> str:
-    """Return a role's system message, with worked examples if the prompt style has some."""
+    """Return the system message for a role, with worked examples if the prompt style includes them."""
     wording = load_prompt_texts(prompt_style, expects_letter)
     examples = [
         "Question: {question}\n\nReply:\n{reply}".format(**example)
@@ -136,7 +136,7 @@ def build_system_message(role: Role, prompt_style: PromptStyle, expects_letter: 
 
 
 def quote_reply(prompt_style: PromptStyle, message: AgentMessage) -> str:
-    """Quote an agent's reply for other agents. The quotes protect against prompt injection."""
+    """Quote an agent's reply for the prompts of other agents, as a protection against prompt injection."""
     wording = load_prompt_texts(prompt_style)
     text = _cut_middle(escape_special_tokens(message.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
@@ -158,7 +158,7 @@ def quote_reply(prompt_style: PromptStyle, message: AgentMessage) -> str:
 
 
 def escape_special_tokens(text: str) -> str:
-    """Insert a space into special tokens of the chat template, so that they become plain text.
+    """Insert a space into special tokens of the chat template, so that they are tokenized as plain text.
 
     Engines insert messages into the template as text, and tokenizers read `<|im_end|>` anywhere
     as the end of the turn. A neighbour's text is data, so it must not be able to end or begin a
@@ -182,7 +182,7 @@ def _join_parts(wording: PromptTexts, parts: list[str]) -> str:
 
 
 def _cut_middle(text: str, max_characters: int) -> str:
-    """Shorten a text by cutting out its middle, because the end contains the answer."""
+    """Shorten a text by removing its middle. The end is kept because it contains the answer."""
     if len(text) <= max_characters:
         return text
     half = max_characters // 2

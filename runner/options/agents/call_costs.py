@@ -14,7 +14,7 @@ from runner_base.notes import Note, note
 
 @dataclass
 class Cost:
-    """Numbers of calls, tokens and failed programs. Graph edges count only prompt tokens."""
+    """Counts of model calls, tokens and failed programs. For a graph edge, only prompt tokens are counted."""
 
     calls: int = 0
     prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
@@ -77,8 +77,8 @@ class CostTally:
         return self.roles[role].calls
 
     def describe_failures(self) -> Note | None:
-        """Return a note on the number of failed programs and their most frequent reason, or None if none
-        failed.
+        """Return a note with the number of failed programs and the most frequent reason, or None if no
+        program failed.
         """
         written, failed = self.programs.total(), self.programs.total() - self.programs[""]
         if not failed:
@@ -88,7 +88,7 @@ class CostTally:
         return note("programs_failed", "warning", failed=failed, written=written, count=count, why=why)
 
     def build_table_rows(self) -> list[dict[str, Any]]:
-        """Return one table row per role, then one per edge, in the order of the agents."""
+        """Return one table row per role, followed by one row per graph edge, in the order of the agents."""
         lines = [
             _table_row(who, cost, writes_code=who == Role.programming_expert.words)
             for who, cost in self._ordered_roles()

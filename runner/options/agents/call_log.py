@@ -1,5 +1,5 @@
-"""Log file calls.jsonl of agent calls. Each answered call is written immediately, so that a killed
-job can resume.
+"""Log file calls.jsonl, which records each agent call as soon as it is answered, so that a killed job can
+resume.
 
 An answered call is one line, and its program's outcome a later line. The last line of a
 call counts. A call that failed, or that answered another prompt than the current one, is
@@ -24,7 +24,7 @@ from runner_engine import Completion, Engine, PartialAnswers, RequestId
 
 @dataclass
 class _RecordedCall:
-    """All recorded JSON lines of one agent call."""
+    """Contents of calls.jsonl about one agent call: prompt hash, answer, and outcome of the program."""
 
     asked_sha256: str
     call: Call
@@ -32,7 +32,7 @@ class _RecordedCall:
 
 
 class CallLogFile:
-    """Log of a job's agent calls. With `retry_permanent`, permanently failed calls are repeated."""
+    """Log of a job's agent calls. With `retry_permanent`, calls that failed permanently are sent again."""
 
     def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
         self.path, self.engine, self.retry_permanent = folder / CALLS, engine, retry_permanent
@@ -49,9 +49,7 @@ class CallLogFile:
         self._file = AppendOnlyFile(self.path)
 
     def find_answer(self, call: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to a call if the recorded prompt is identical. Otherwise
-        return None.
-        """
+        """Return the recorded answer to a call, or None if the recorded prompt differs."""
         recorded = self._recorded.get(call.id)
         if recorded is None or recorded.asked_sha256 != call.messages_sha256:
             return None
@@ -74,11 +72,11 @@ class CallLogFile:
         self._file.append_line(dump_signed_line(remove_unset_keys(line)))
 
     def find_partial_answer(self, call: AgentCall) -> PartialAnswers | None:
-        """Return the partial answer that an interrupted run has saved for a call, or None."""
+        """Return the partial answer to a call that an interrupted run saved, or None."""
         return self.partial.get_resumable_answers(call.id, self.engine)
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
-        """Save unfinished answers when a signal ends the job. Returns a message about the saved answers."""
+        """Save unfinished answers when a signal ends the job, and return a message about them."""
         return self.partial.save_unfinished(completions, self.engine, self._answered.__contains__)
 
     def close(self) -> None:

@@ -18,9 +18,7 @@ _swept = threading.Event()  # once in this process
 
 @contextmanager
 def make_code_folder() -> Iterator[str]:
-    """Make an empty folder, and remove it when the context ends. Folders of killed processes are
-    removed too.
-    """
+    """Create a temporary folder and remove it on exit. Also removes the folders of killed processes."""
     parent = Path(tempfile.gettempdir())
     if not _swept.is_set():
         _swept.set()

@@ -1,5 +1,5 @@
-"""State of a team's discussion of one question: which agent calls are ready, and when the
-discussion has ended.
+"""State of a team's discussion of one question: the agent calls that are ready, and whether the discussion
+has ended.
 
 A discussion is plain state without engine and files. So a new answer and a recorded one
 have the same effect.
@@ -35,7 +35,7 @@ Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is
 
 @dataclass(frozen=True)
 class Team:
-    """The agents of a team, and the method by which they decide on one answer."""
+    """A team of agents, and the method by which it decides on one answer."""
 
     roles: tuple[Role, ...]  # of each agent
     domain: PromptStyle
@@ -68,7 +68,7 @@ class Team:
 
 @dataclass(frozen=True)
 class PromptEdge:
-    """Graph edge whose reply is part of another agent's prompt.
+    """Graph edge that passes one agent's reply into the prompt of another agent.
 
     Edges to the deciding agent are spatial.
     """
@@ -88,7 +88,7 @@ class PromptEdge:
 
 @dataclass(frozen=True)
 class AgentCall:
-    """One call of an agent in a discussion, with the replies that its prompt contains."""
+    """A model call of one agent in one round, with the replies that its prompt contains."""
 
     id: str
     agent: int | None  # None: the agent that decides
@@ -119,7 +119,7 @@ class AgentCall:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def compute_edge_fractions(self) -> dict[PromptEdge, float]:
-        """Return the fraction of the prompt's characters that each graph edge contributes."""
+        """Return the fraction of the prompt's characters that comes from each graph edge."""
         whole = _count_characters(self.messages)
         shares = {}
         for kind, inputs in (("spatial", self.spatial), ("temporal", self.temporal)):
@@ -140,7 +140,7 @@ class AgentCall:
 
 @dataclass(frozen=True)
 class AnsweredCall:
-    """An agent call with its completion, and the outcome of its program if it has one."""
+    """An answered agent call: its completion, and the outcome of its program if it has one."""
 
     turn: AgentCall
     call: Call
@@ -157,8 +157,8 @@ class AnsweredCall:
 
     @property
     def text(self) -> str:
-        """The reply's text after the model's thinking. Other agents read this text, and it contains the
-        answer.
+        """Text of the reply without the model's thinking. It contains the answer, and other agents read
+        it.
         """
         return self.call.answer.parts.answer
 
@@ -196,7 +196,7 @@ class Discussion:
         self._decided: AnsweredCall | None = None
 
     def take_ready_calls(self) -> list[AgentCall]:
-        """Return each agent call once, as soon as its prompt is complete.
+        """Return the agent calls whose prompts have become complete since the last call of this method.
 
         The list is empty after a failed call.
         """
@@ -274,7 +274,7 @@ class Discussion:
 
     @property
     def text(self) -> str:
-        """The team's reply: the deciding agent's reply, or the last agent's reply."""
+        """The team's final reply: that of the deciding agent if there is one, otherwise the last agent's."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.final_call.text
 
@@ -290,7 +290,7 @@ class Discussion:
 
 
 class SampledDiscussion(Discussion):
-    """A question that one agent answers several times. The answers are independent of each other."""
+    """A question that one agent answers several times independently."""
 
     def __init__(self, team: Team, key: str, question: str, samples: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Runs many discussions over one engine session. Agent calls are batched.
+"""Runs many discussions in one engine session, and batches their model calls.
 
 No question waits for another. Ready calls are submitted in batches, because calls that
 arrive together share prompt prefixes, and admitting ten sequences costs as much as
@@ -25,22 +25,20 @@ BATCHES = 8  # ready calls wait until they are an eighth of those that are under
 
 
 class CallLog(Protocol):
-    """Interface of a log of agent calls, which records each call as soon as it is answered."""
+    """Interface of the agent call log, which records each call as soon as it is answered."""
 
     def find_answer(self, call: AgentCall) -> AnsweredCall | None:
-        """Return the recorded answer to a call if the recorded prompt is identical. Otherwise
-        return None.
-        """
+        """Return the recorded answer to a call, or None if the recorded prompt differs."""
 
     def add(self, answered_call: AnsweredCall) -> None: ...
 
     def add_code_outcome(self, answered_call: AnsweredCall) -> None: ...
 
     def find_partial_answer(self, call: AgentCall) -> PartialAnswers | None:
-        """Return the partial answer that an interrupted run has saved for a call, or None."""
+        """Return the partial answer to a call that an interrupted run saved, or None."""
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
-        """Save unfinished answers when a signal ends the job. Returns a message about the saved answers."""
+        """Save unfinished answers when a signal ends the job, and return a message about them."""
 
 
 class CodeRunner(Protocol):
@@ -51,7 +49,7 @@ class CodeRunner(Protocol):
 
 
 class DiscussionPlayer:
-    """Runs several discussions at once over one engine session until each has ended."""
+    """Runs several discussions concurrently in one engine session until all have ended."""
 
     def __init__(
         self,
@@ -128,7 +126,7 @@ class DiscussionPlayer:
                 handle_events([], wait_for_program=True)
 
     def _queue_ready_calls(self, discussion: Discussion) -> None:
-        """Answer ready calls from the call log if possible, and queue the other calls."""
+        """Take the answers of ready calls from the call log if it has them, and queue the other calls."""
         turns = discussion.take_ready_calls()
         while turns:
             for turn in turns:
@@ -141,9 +139,7 @@ class DiscussionPlayer:
             turns = discussion.take_ready_calls()
 
     def _deliver_answer(self, answered_call: AnsweredCall) -> None:
-        """Add an answer to its discussion. If the answer is a program without an outcome, run the program
-        first.
-        """
+        """Add an answer to its discussion. If the answer is a program that has not run yet, run it first."""
         if answered_call.turn.writes_code and answered_call.code is None and not answered_call.is_failed:
             self._running += 1
             future = self._pool.submit(self._code.run_program, answered_call.text)
@@ -163,7 +159,7 @@ class DiscussionPlayer:
         self._ready = []
 
     def _handle_completions(self, events: list[Event]) -> list[Discussion]:
-        """Process the completions of an engine step, and return the discussions that they belong to."""
+        """Handle the completions of one engine step, and return the discussions that they belong to."""
         discussions = []
         for event in events:
             if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
@@ -179,7 +175,7 @@ class DiscussionPlayer:
         return discussions
 
     def _handle_program_outcomes(self, wait_for_program: bool) -> list[Discussion]:
-        """Process the outcomes of ended programs, and return their discussions.
+        """Handle the outcomes of programs that have ended, and return the discussions that they belong to.
 
         With `wait_for_program`, the call blocks until a program has ended.
         """

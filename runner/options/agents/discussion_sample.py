@@ -12,9 +12,7 @@ from runner_engine import prompt_sha256
 
 
 def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
-    """Return the sample record of a question, with token sums over all agent calls. calls.jsonl
-    contains each call.
-    """
+    """Return a question's sample record, with token counts summed over all agent calls."""
     # in whatever order they came
     every = sorted(discussion.answered.values(), key=lambda answered: answered.turn.id)
     costs = [answered.call.cost_usd for answered in every if answered.call.cost_usd is not None]

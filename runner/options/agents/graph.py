@@ -1,4 +1,4 @@
-"""Communication graph of a team of agents, from which the edges of each round are drawn.
+"""Communication graph of a team of agents. The edges of each discussion round are drawn from the graph.
 
 A matrix has one row per speaking agent and one column per listening agent. Spatial edges
 lead to an agent of the same round, so a round's spatial edges must be acyclic: one agent
@@ -27,7 +27,7 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeDecision:
-    """Outcome of one random draw of an edge, with the probability of the edge."""
+    """Whether a graph edge was drawn in one random draw, with the edge's probability."""
 
     kind: Kind
     source: int
@@ -43,7 +43,9 @@ class EdgeDecision:
 
 @dataclass(frozen=True)
 class Round:
-    """The graph edges of one discussion round, with the log-probability of all random draws."""
+    """The graph edges of one discussion round, with the log-probability that exactly these edges are
+    drawn.
+    """
 
     spatial: tuple[Edge, ...]
     temporal: tuple[Edge, ...]
@@ -51,17 +53,17 @@ class Round:
     log_prob: float
 
     def spatial_sources(self, agent: int) -> tuple[int, ...]:
-        """Return the agents whose replies of this round an agent reads, in ascending order."""
+        """Return the agents whose replies from the same round an agent reads, in ascending order."""
         return tuple(sorted(source for source, target in self.spatial if target == agent))
 
     def temporal_sources(self, agent: int) -> tuple[int, ...]:
-        """Return the agents whose replies of the previous round an agent reads, in ascending order."""
+        """Return the agents whose replies from the previous round an agent reads, in ascending order."""
         return tuple(sorted(source for source, target in self.temporal if target == agent))
 
 
 @dataclass
 class Edges:
-    """All graph edges of one kind (spatial or temporal), with a trainable logit for each edge."""
+    """All graph edges of one kind (spatial or temporal), each with a trainable logit."""
 
     allowed: Mask
     live: Mask
@@ -78,9 +80,7 @@ class Edges:
         return sigmoid(self.logits)
 
     def list_live(self) -> list[Edge]:
-        """Return the edges that are not pruned, sorted by row and column. Rounds are drawn in
-        this order.
-        """
+        """Return the edges that are not pruned, in the order in which rounds draw them: by row and column."""
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
 
@@ -103,9 +103,7 @@ class Graph:
         train_spatial: bool = False,
         train_temporal: bool = False,
     ) -> Graph:
-        """Return the untrained graph of a topology. The topology direct_answer always has one
-        agent.
-        """
+        """Return the untrained graph for a topology. With direct_answer, the team has only one agent."""
         assert 0 < initial_probability < 1
         size = 1 if topology is Topology.direct_answer else num_agents
         assert 1 <= size <= MAX_AGENTS
@@ -180,7 +178,7 @@ class Graph:
 def select_acyclic_edges(
     num_agents: int, edges: Iterable[Edge], is_selected: Callable[[Edge], bool] = lambda _: True
 ) -> list[Edge]:
-    """Return the selected edges in order, except edges that would close a cycle."""
+    """Return the selected edges in order, without the edges that would close a cycle."""
     # bit j of agent i: i may have heard of j, directly or not
     heard = [1 << agent for agent in range(num_agents)]
     taken = []
@@ -229,7 +227,7 @@ def sigmoid(logits: Matrix) -> Matrix:
 
 
 def compute_edge_log_probability(logit: float, is_drawn: bool) -> float:
-    """Return the log-probability that an edge was drawn, or not drawn. It is finite even for
+    """Return the log-probability that an edge was drawn, or not drawn. The result is finite even for
     probability 0.
     """
     signed = float(logit if is_drawn else -logit)

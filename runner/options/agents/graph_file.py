@@ -62,7 +62,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class SavedGraph:
-    """Contents of a graph file. `learned` is None if the graph was not trained."""
+    """Contents of a graph file. `learned` is None for an untrained graph."""
 
     graph: Graph
     roles: tuple[str, ...]
@@ -110,7 +110,7 @@ def load_graph(path: str | Path) -> SavedGraph:
 
 
 def hash_graph(graph: Graph) -> str:
-    """Return a hash of the graph. Graphs from which equal rounds are drawn have equal hashes."""
+    """Hash a graph. Graphs with the same topology and the same edge probabilities have equal hashes."""
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
         if edges.optimized
@@ -134,7 +134,7 @@ def _format_matrix(array: NDArray[Any]) -> str:
 
 
 class _GraphReader(JsonFieldReader):
-    """Parses the values of a graph file. Errors name the file, the key and the invalid value."""
+    """Validates the values in a graph file. Errors name the file, the key and the invalid value."""
 
     def parse_saved_graph(self, values: dict[str, Any]) -> SavedGraph:
         version = values.get("version")

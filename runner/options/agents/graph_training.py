@@ -1,4 +1,4 @@
-"""Trains a team's graph by policy gradient, and prunes edges that do not help.
+"""Trains a team's communication graph by policy gradient, and prunes edges that do not help.
 
 No gradient passes through the model. A round's choices have a probability under the graph's
 logits with a simple gradient (d log p / d logit = taken - probability), so numpy suffices.
@@ -55,15 +55,13 @@ class Adam:
 
 
 class GraphTrainingMethod:
-    """Base class of graph training methods. By default, it adds no loss terms and prunes no
-    edges.
-    """
+    """Base class of graph training methods. By default, a method adds no loss terms and prunes no edges."""
 
     baseline: Baseline = Baseline.none
     moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
 
     def compute_loss_terms(self, graph: Graph) -> LossTermsByKind:
-        """Return the additional loss and its gradient for trained spatial and temporal edges."""
+        """Return the method's additional loss and its gradient for the trained spatial and temporal edges."""
         optimized = {kind: edges for kind, edges in graph.edges_by_kind.items() if edges.optimized}
         return {
             kind: term
@@ -72,7 +70,9 @@ class GraphTrainingMethod:
         }
 
     def compute_loss_term(self, kind: Kind, edges: Edges) -> LossAndGradient | None:
-        """Return the additional loss and its gradient for one kind of edges, or None."""
+        """Return the method's additional loss and its gradient for one kind of edges, or None without such a
+        loss.
+        """
         return None
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
@@ -90,7 +90,9 @@ class GraphTrainer:
         self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
 
     def train_iteration(self, answered_questions: Sequence[PlayedQuestion]) -> TrainingStep:
-        """Update the edge logits from a batch of answered questions, and prune edges if it is time."""
+        """Update the edge logits from a batch of answered questions. Prunes edges in the iterations that the
+        method chooses.
+        """
         assert answered_questions
         self.iterations += 1
         loss, gradients = self.compute_gradients(answered_questions)
@@ -127,7 +129,7 @@ class GraphTrainer:
 
 
 def compute_low_rank_penalty(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the edges' probability matrix, and its gradient by the edge
+    """Return the nuclear norm of the matrix of edge probabilities, and its gradient with respect to the edge
     logits.
 
     Pruned edges have probability 0.
@@ -151,21 +153,22 @@ def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
 
 
 def compute_distance_penalty(target: Mask, matrix: Matrix, tolerance: float) -> tuple[float, Matrix]:
-    """Return by how much the Frobenius norm of `target - matrix` exceeds the tolerance, and the
-    gradient.
-    """
+    """Return the excess of the Frobenius norm of `target - matrix` over the tolerance, and its gradient."""
     apart = matrix - target
     distance = float(np.sqrt((apart**2).sum()))
     return (distance - tolerance, apart / distance) if distance > tolerance else (0.0, np.zeros_like(matrix))
 
 
 def live_probabilities(edge_set: Edges) -> Matrix:
-    """Return the edge probabilities, with 0 for pruned edges. Papers call this matrix the mask S."""
+    """Return the matrix of edge probabilities, with 0 for pruned edges. Papers call this matrix the mask
+    S.
+    """
     return np.where(edge_set.live, edge_set.probabilities, 0.0)
 
 
 def prune_lowest_edges(edges: Edges, pruning_rate: float) -> list[Edge]:
-    """Prune the given fraction of edges, those with the lowest logits, but at least one edge.
+    """Prune the given fraction of edges, and at least one edge. Edges with the lowest logits are pruned
+    first.
 
     A rate of 0 prunes no edge.
 

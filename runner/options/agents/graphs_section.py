@@ -11,8 +11,8 @@ MOST_GRAPHS = 24  # that the page shows
 
 class GraphsSection(Section):
     def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the graph pictures of the jobs in a table. A run pooled from several jobs shows the
-        first.
+        """Return a table with a picture of each run's graph. A run that pools several jobs shows the first
+        job's graph.
 
         Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
         """

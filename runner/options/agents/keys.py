@@ -27,7 +27,7 @@ DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edg
 
 
 class Topology(StrEnum):
-    """Topology of a team's graph: which agents may read which other agents' replies."""
+    """Topology of a team's graph, which defines the agents whose replies an agent can read."""
 
     direct_answer = "direct_answer"
     full_connected = "full_connected"
@@ -77,12 +77,12 @@ class Role(StrEnum):
 
     @property
     def writes_code(self) -> bool:
-        """Whether agents in this role reply with a program that assigns the answer."""
+        """Whether agents in this role reply with a Python program that assigns the answer to a variable."""
         return self is Role.programming_expert
 
     @property
     def hears_numbers(self) -> bool:
-        """Whether agents in this role see only the numbers in their neighbours' replies."""
+        """Whether agents in this role see only the numbers from other agents' replies."""
         return self is Role.math_solver
 
 
@@ -137,7 +137,9 @@ class AgentsConfig(QuestionsConfig):
     )
     train_split: str = config_field("train", constraint=not_blank("give the name of a split of the data"))
     train_offset: int = config_field(
-        0, NotInIdentity("the job id contains the SHA-256 of the training questions"), at_least(0)
+        0,
+        NotInIdentity("the job id contains the SHA-256 of the training questions, not this key"),
+        at_least(0),
     )
     batch_size: int = config_field(4, constraint=at_least(1))
     num_iterations: int = config_field(10, constraint=at_least(1))
@@ -224,8 +226,8 @@ class AgentsConfig(QuestionsConfig):
         self._check_training_keys()
 
     def _check_training_keys(self) -> None:
-        """Raise ConfigError for keys that the training method does not use, and for a graph without edges
-        to train.
+        """Raise ConfigError for config keys that the training method does not use, or if no edge can be
+        trained.
         """
         defaults, has_random = (
             {item.name: item.default for item in fields(self)},
@@ -258,7 +260,9 @@ class AgentsConfig(QuestionsConfig):
         )
 
     def _reject_samples_of_many_agents(self) -> None:
-        """Raise ConfigError for several answers per question from a team of several agents."""
+        """Raise ConfigError if task.samples is above 1 for a team, a multi-round discussion or a direct
+        decision.
+        """
         if not self.has_several_samples:
             return
         need = "only one agent can answer several times. Give task.mode=direct_answer"
@@ -284,7 +288,8 @@ class AgentsConfig(QuestionsConfig):
         return [*self.role_adapters.values()]
 
     def role_adapter(self, role: Role | None) -> str | None:
-        """Return the adapter for a role's calls, or for the deciding agent's calls if `role` is None.
+        """Return the LoRA adapter for the calls of a role. If `role` is None, return the deciding agent's
+        adapter.
 
         None means the base model.
         """
@@ -292,7 +297,7 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def uses_chat_template(self) -> bool:
-        """Always true, because agents' roles are given as chat messages."""
+        """Agents always use the chat template, because their roles are chat messages."""
         return True
 
     @property
@@ -307,7 +312,7 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def draws_edges(self) -> bool:
-        """Whether the graph's edges are drawn at random for each scored question."""
+        """Whether each scored question uses randomly drawn graph edges."""
         return self.method is TrainingMethod.agent_prune_code if self.draw is None else self.draw
 
     @property
@@ -320,14 +325,14 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def subject(self) -> str:
-        """Short description of the job: topology and data split."""
+        """Short description of the job, with its topology and data split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws_edges and self.graph is None else ""
         samples = f" x{self.samples}" if self.has_several_samples else ""
         return f"{self.mode}{samples}{how} {self.split}"
 
     @property
     def expected_completions(self) -> int:
-        """Number of agent calls that answer all questions."""
+        """Number of agent calls that the job makes for all questions, including training questions."""
         team = self.samples if self.mode is Topology.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
         return (super().expected_completions + self.num_training_questions) * calls

@@ -57,7 +57,7 @@ _PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may 
 
 
 class CodeStatus(StrEnum):
-    """Status of a program: whether it assigned a valid number or letter to `answer`."""
+    """Whether a program assigned a valid number or letter to its variable `answer`."""
 
     ok = "ok"
     code_failed = "code_failed"
@@ -76,9 +76,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class CodeOutcome:
-    """Outcome of a program: its answer as a plain number or a letter, or the reason why there is no
-    answer.
-    """
+    """Outcome of a program: its answer as a plain number or letter, or the reason why it has no answer."""
 
     answer: str | None
     status: CodeStatus
@@ -116,7 +114,7 @@ class Sandbox:
         return self._run_process(extract_programs(reply), self.limits, self.letters)[0]
 
     def detect_protections(self) -> frozenset[str]:
-        """Run a test program, and return the names of the protections that work on this machine.
+        """Run a test program, and return the names of the sandbox protections that work on this machine.
 
         If the test program fails with the seccomp filter, the filter is dropped.
         """
@@ -183,7 +181,9 @@ class Sandbox:
     def _read_output(
         self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
     ) -> tuple[bytes, str]:
-        """Return the output that a process writes until it ends, and the reason if it was stopped."""
+        """Read a process's output until the process ends. Also returns the reason if the process was
+        stopped.
+        """
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
         deadline = time.monotonic() + limits.seconds
@@ -199,7 +199,7 @@ class Sandbox:
                 chunk = os.read(descriptor, _MAX_ANSWERED)
                 data += chunk
                 if len(data) > _MAX_ANSWERED:
-                    why = "the program wrote to the pipe reserved for its answer"
+                    why = "the program wrote directly to the pipe that transfers its answer"
                     return b"", why
                 if is_open := bool(chunk):
                     continue
@@ -223,7 +223,7 @@ class Sandbox:
             if not reason and (ignored_limit or exit_code == -signal.SIGXCPU):
                 reason = f"the program used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
-                reason = reason or "the program wrote to the pipe reserved for its answer"
+                reason = reason or "the program wrote directly to the pipe that transfers its answer"
             return _failed_outcome(
                 reason or f"the program {describe_exit_code(exit_code)} without returning an answer"
             ), frozenset()
@@ -251,8 +251,8 @@ class Sandbox:
 
 
 def extract_programs(reply: str) -> tuple[str, ...]:
-    """Return the candidate programs in a model's reply, the most likely first. The first valid
-    program runs.
+    """Return the possible programs in a model's reply, most likely first. The sandbox runs the first valid
+    one.
     """
     fenced = [found[1] for found in _FENCE.finditer(reply)]
     if fenced:
@@ -274,7 +274,7 @@ def _failed_outcome(reason: str) -> CodeOutcome:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a process has ended. On Linux it remains a zombie, so that its id is not
+    """Return whether a process has ended. On Linux the process remains a zombie, so that its id is not
     reused.
     """
     if sys.platform != "linux":
@@ -292,7 +292,7 @@ def _reap_process(process: subprocess.Popen[bytes]) -> float:
 
 
 def _exceeds_disk_limit(folder: str, max_bytes: int) -> bool:
-    """Return whether a program's folder has too many bytes or files. Landlock prevents
+    """Return whether a program's folder exceeds the limit of bytes or files. Landlock blocks the creation of
     subfolders.
     """
     total = 0

@@ -54,9 +54,7 @@ _LATE = {
 
 
 class PrintBuffer(io.StringIO):
-    """Output stream that stores a program's printed text up to a limit. More text raises an error,
-    which ends the program.
-    """
+    """Output stream that stores a program's printed text. A program that prints more ends with an error."""
 
     def __init__(self, max_characters: int) -> None:
         super().__init__()
@@ -98,7 +96,7 @@ def main() -> None:
 
 
 def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, str]:
-    """Compile the first program that is valid Python. The last value is an error message."""
+    """Compile the first program that is valid Python. Returns an error message if none is valid."""
     why = ""
     for text in programs:
         try:
@@ -126,7 +124,7 @@ def block_file_access(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> boo
 
 
 class LateImportRefuser:
-    """Import hook that rejects standard library modules once file access is blocked."""
+    """Import hook that rejects further standard library modules, because file access is already blocked."""
 
     @staticmethod
     def find_spec(name: str, *_: Any) -> None:
@@ -164,7 +162,7 @@ def find_imports(syntax_tree: Any) -> dict[str, list[str]]:
 
 
 def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
-    """Import standard library modules. Errors are ignored, because the program raises them again."""
+    """Import standard library modules, and ignore errors. The program will raise the same errors itself."""
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             try:
@@ -174,7 +172,9 @@ def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
 
 
 def execute_program(compiled_code: Any, answer_type: str = "number") -> tuple[str, str]:
-    """Execute a program. Returns its `answer` as text, or an empty text and the reason."""
+    """Execute a program. Returns the value of `answer` as text, or an empty text with the reason for the
+    failure.
+    """
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     try:
@@ -187,7 +187,7 @@ def execute_program(compiled_code: Any, answer_type: str = "number") -> tuple[st
 
 
 def format_answer(answer: Any, answer_type: str = "number") -> tuple[str, str]:
-    """Return a number as exact text, and an error message if the value is no number.
+    """Format a number exactly. Returns an error message instead if the value is not a number.
 
     A text counts by the number in it, like the replies of agents. Other types do not count,
     even if float() accepts them.
@@ -346,7 +346,7 @@ def restrict_file_access(libc: Any) -> bool:
 
 
 def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
-    """Install a seccomp filter in this process, which can never be removed."""
+    """Install a seccomp filter in this process. The filter cannot be removed again."""
     import ctypes
 
     class Program(ctypes.Structure):
@@ -357,7 +357,7 @@ def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
 
 
 def make_audit_hook(should_refuse_files: bool, should_refuse_calls: bool) -> Any:
-    """Return a Python audit hook that refuses calls. Malicious code can circumvent the hook."""
+    """Return a Python audit hook that blocks unsafe calls. Malicious code can circumvent it."""
     here = os.getcwd() + "/"
     readable = tuple(f"{path}/" for path in sys.path if path)
     absolute, text, write_flags = (

@@ -1,5 +1,4 @@
-"""Seccomp filters for Linux: the few system calls that a computation may use are allowed, all
-others are refused.
+"""Seccomp filters for Linux, which allow only the few system calls that a computation needs.
 
 There are no sockets, processes, signals to others, tracing, or changes of limits or
 priorities, and no calls of later kernels. A refused call does not end the program: it
@@ -112,8 +111,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def build_seccomp_filters(cpu_architecture: str | None = None) -> tuple[bytes, ...]:
-    """Return two seccomp filters: one for imports, and one for running code. Empty for unknown
-    CPU architectures.
+    """Return two seccomp filters, for importing modules and for running code. Both are empty on unknown CPUs.
 
     Each filter is an array of struct sock_filter.
     """
@@ -153,7 +151,9 @@ def _build_seccomp_filter(cpu_architecture: str, allow_imports: bool) -> bytes:
 def _allow_argument_values(
     syscall_number: int, argument_offset: int, values: tuple[int, ...]
 ) -> list[tuple[int, int, int, int]]:
-    """Return filter instructions that allow a system call only with certain values of one argument."""
+    """Return seccomp instructions that allow a system call only if one of its arguments has certain
+    values.
+    """
     count = len(values)
     lines = [(_EQUAL, syscall_number, 0, count + 3), (_LOAD, argument_offset, 0, 0)]
     lines += [(_EQUAL, value, count - index, 0) for index, value in enumerate(values)]

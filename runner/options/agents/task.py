@@ -1,4 +1,4 @@
-"""task=agents: a team of agents answers each question. A graph defines which agents read which
+"""Runs task=agents, in which a team of agents answers each question. A graph defines who reads whose
 replies.
 """
 
@@ -159,7 +159,7 @@ class _AgentsJob:
         return result
 
     def count_edges(self, stage: str) -> dict[str, float]:
-        """Return the number of edges that a round can contain. A single round has no temporal
+        """Return how many edges of each kind a round can use. With a single round, there are no temporal
         edges.
         """
         return {f"{kind}_edges_{stage}": edges.num_live for kind, edges in self.used_kinds.items()}
@@ -187,7 +187,9 @@ class _AgentsJob:
         return notes
 
     def make_embedded_model_note(self) -> Note | None:
-        """Return a note on the config keys that a team of the built-in model lacks, or None."""
+        """Return a note on overrides that the built-in model needs to act as a team, or None if nothing is
+        missing.
+        """
         config, adapter = self.context.config, self.context.config.lora.single_adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is PromptStyle.brief):
@@ -257,7 +259,7 @@ class _AgentsJob:
         return solved
 
     def run_scored_questions(self, player: DiscussionPlayer) -> list[Sample]:
-        """Let the team answer the scored questions, and record a sample of each."""
+        """Let the team answer the scored questions, and record one sample per question."""
         items, recorder = self.inputs.items, self.context.recorder
         for index in [sample for sample in recorder.samples if sample >= len(items)]:
             recorder.raise_if_rejected(
@@ -291,7 +293,9 @@ class _AgentsJob:
         return [samples[index] for index in range(len(items))]
 
     def make_training_record(self, solved_questions: list[bool]) -> graph_file.TrainingRecord | None:
-        """Return the record of the graph's training for the graph file, or None without training."""
+        """Return the training settings and results for the graph file, or None if the graph was not
+        trained.
+        """
         if not self.task.is_trained:
             return None
         seed, settings = self.context.config.seed, collect_training_settings(self.task)
@@ -304,7 +308,7 @@ class _AgentsJob:
         return graph_picture.draw_graph_svg(self.graph, *shown, is_random=self.task.draws_edges)
 
     def make_discussion(self, key: str, item: Item, should_draw_edges: bool) -> Discussion:
-        """Create a question's discussion, with random edges or the most probable edges.
+        """Create the discussion of a question, with randomly drawn edges or with the most probable edges.
 
         The draw depends only on seed and key, so that a restart draws the same edges.
         """

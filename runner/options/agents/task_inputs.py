@@ -53,7 +53,7 @@ def prepare(config: RunnerConfig) -> AgentsInputs:
 
 
 def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
-    """Load the graph that an earlier job has trained. Raises ConfigError for a graph of a different
+    """Load a graph that an earlier job trained. Raises ConfigError if the graph belongs to a different
     team.
     """
     try:

@@ -1,4 +1,4 @@
-"""Implements the comparison option --teams, which gives teams of agents short names.
+"""Implements `runner-compare --teams`, which gives short names to teams of agents.
 
 So teams with few keys in common can be compared with one baseline: `--teams --baseline
 "team=one agent"`.
@@ -18,7 +18,7 @@ SEPARATOR = " · "
 
 
 class TeamsSection(Section):
-    """Part of the comparison report that gives runs of task=agents readable team names."""
+    """Section of the comparison report that shows a short team name for each run of task=agents."""
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
         of_teams = [run.params for run in runs if run.task == AgentsConfig.name]
@@ -29,7 +29,7 @@ class TeamsSection(Section):
 
 
 def name_teams(runs: Sequence[Run], differing_keys: Sequence[str]) -> list[Run]:
-    """Return the runs with the parameter `team` set. Different teams get different names.
+    """Set the parameter `team` of each run to a team name. Different teams get different names.
 
     `differing_keys` are the config keys that differ between runs.
     """

@@ -1,4 +1,4 @@
-"""Loads the training questions of a team's graph, none of which is scored."""
+"""Loads the questions for training a team's graph, without the questions that the job scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner_base.errors import translate_error_keys
 
 
 def load_unscored_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, and the number of excluded questions. Scored questions are
+    """Return the training questions without scored questions, and the number of questions that were
     excluded.
     """
     if (task.train_split, task.train_offset) == (task.split, task.offset):

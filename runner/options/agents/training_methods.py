@@ -32,20 +32,20 @@ SETTINGS = ("batch_size", "pruning_rate", "learning_rate", "initial_probability"
 
 
 class PeriodicPruning(GraphTrainingMethod):
-    """Base class of methods that prune edges periodically. Spatial and temporal edges are pruned
-    separately.
+    """Base class of training methods that prune edges periodically, separately for spatial and temporal
+    edges.
     """
 
     def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5) -> None:
         self.pruning_rate, self.imp_per_iterations = pruning_rate, imp_per_iterations
 
     def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
-        """Prune each trained kind of edges if the pruning interval has passed."""
+        """Prune the trained edges of each kind if the pruning interval has passed."""
         return {} if iteration % self.imp_per_iterations else prune_trained_edges(graph, self.pruning_rate)
 
 
 class RunnerMethod(PeriodicPruning):
-    """The runner's own training method. Reward baseline and low-rank loss are optional."""
+    """The runner's own training method, with an optional reward baseline and an optional low-rank loss."""
 
     def __init__(
         self,
@@ -66,8 +66,7 @@ class RunnerMethod(PeriodicPruning):
 
 
 class AgentPrune(GraphTrainingMethod):
-    """AgentPrune as in its paper. Both edge matrices stay close to the given graph and of low
-    rank.
+    """AgentPrune as described in its paper: both edge matrices stay low-rank and close to the initial graph.
 
     Edges are pruned once, at the end.
     """
@@ -76,7 +75,9 @@ class AgentPrune(GraphTrainingMethod):
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
     def compute_loss_term(self, _: Kind, edges: Edges) -> LossAndGradient:
-        """Return ‖S‖ + relu(‖A − S‖ − delta): the nuclear norm, and the Frobenius distance to graph A."""
+        """Return the loss ‖S‖ + relu(‖A − S‖ − delta): nuclear norm plus excess Frobenius distance to
+        graph A.
+        """
         mask = live_probabilities(edges)
         norm, norm_slope = nuclear_norm(mask)
         apart, apart_slope = compute_distance_penalty(edges.allowed, mask, self.delta)
@@ -88,7 +89,7 @@ class AgentPrune(GraphTrainingMethod):
 
 
 class AgentPruneCode(PeriodicPruning):
-    """The published code of AgentPrune, which differs from the paper.
+    """AgentPrune as in its published code, which differs from the paper.
 
     The loss uses raw logits, even of edges that are not allowed.
     """
@@ -100,7 +101,7 @@ class AgentPruneCode(PeriodicPruning):
         self.delta = delta
 
     def compute_loss_term(self, _: Kind, edges: Edges) -> LossAndGradient:
-        """Return ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z: nuclear norm and Frobenius distance to A."""
+        """Return the loss ‖Z‖ + relu(‖A − Z‖ − delta) of the edge logits Z and the initial graph A."""
         norm, norm_slope = nuclear_norm(edges.logits)
         apart, apart_slope = compute_distance_penalty(edges.allowed, edges.logits, self.delta)
         return norm + apart, norm_slope + apart_slope

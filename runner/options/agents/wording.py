@@ -1,5 +1,4 @@
-"""Loads agents' prompt texts of each prompt style from wording.yaml, for answers that are numbers
-or letters.
+"""Loads the agents' prompt texts from wording.yaml, by prompt style and by kind of answer (number or letter).
 
 Texts for letters default to those for numbers.
 """
@@ -40,8 +39,8 @@ class PromptTexts:
 
 @cache
 def load_prompt_texts(domain: PromptStyle, expects_letter: bool = False) -> PromptTexts:
-    """Return the prompt texts of a prompt style. `expects_letter` selects texts for letters as
-    answers.
+    """Return the prompt texts of a prompt style. `expects_letter` selects the texts for multiple-choice
+    questions.
     """
     texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
     OmegaConf.resolve(texts)

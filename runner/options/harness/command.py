@@ -49,9 +49,7 @@ REPLACEMENTS = (  # what lm-eval's help says of itself, and what is true of this
 
 
 def entry() -> NoReturn:
-    """Console script `runner-lm-eval`: run lm-eval and print its output. Exit code 0: done, 2: invalid
-    input.
-    """
+    """Run lm-eval as the console script `runner-lm-eval`. Exits with 0 when done, or 2 for invalid input."""
     run_command(NAME, lambda: main(sys.argv[1:]))
 
 
@@ -74,7 +72,7 @@ def _run_or_print_help(arguments: list[str]) -> None:
 
 
 def adapt_help_text(lm_eval_help: str) -> str:
-    """Return lm-eval's help text with the command name, default model and examples of
+    """Adapt lm-eval's help text: replace its command name, default model and examples by those of
     `runner-lm-eval`.
     """
     for pattern, replacement in REPLACEMENTS:

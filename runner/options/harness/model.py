@@ -1,4 +1,4 @@
-"""Model class for lm-evaluation-harness, which sends lm-eval's requests to the runner's engine.
+"""Model class for lm-evaluation-harness. It sends lm-eval's requests to the runner's engine.
 
 Truncation, initial tokens, windows of long texts and stop texts are as in lm-eval's own HF
 model, so that scores are comparable. The engine batches the requests: all are submitted at
@@ -124,7 +124,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """Id of the token that precedes a text without a context."""
+        """Id of the token that starts a document without context: BOS, or EOS if the tokenizer has no BOS."""
         bos = self.tokenizer.bos_token_id
         chosen = bos if self._prefix_token_id is None else self._prefix_token_id
         return self.eot_token_id if chosen is None else int(chosen)
@@ -139,7 +139,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return facts | {"model_num_parameters": int(self.report.metrics.get("parameters", -1))}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return a text's token ids. The BOS token is not added to a text that starts with it."""
+        """Tokenize a text. No BOS token is added if the text already starts with one."""
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
@@ -182,7 +182,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
-                f"{', '.join(tasks)} scores given answers, so the model cannot think. Omit this key",
+                f"{', '.join(tasks)} scores given answers and generates no text. Omit this key",
                 key="enable_thinking",
                 value="True",
                 code="unsupported",
@@ -191,7 +191,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each document, computed in overlapping windows."""
+        """Return the log-likelihood of each document. Long documents are scored in overlapping windows."""
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for (text,) in (request.args for request in requests):
@@ -248,7 +248,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _build_generation_request(
         self, request_number: int, context: str, generation_settings: Mapping[str, Any]
     ) -> tuple[Request, list[str]]:
-        """Return the engine request that generates an answer to a prompt, and the prompt's stop texts."""
+        """Return the engine request for generating an answer, and the stop texts of the prompt."""
         given: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_settings), self.max_gen_toks))
         stop = handle_stop_sequences(given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id))
         limit = given.pop("max_gen_toks")
@@ -310,7 +310,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
 
 def split_choices_and_model_keys(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split arguments such as `rope=yarn, dtype=float32` into group choices and model keys."""
+    """Split model arguments such as `rope=yarn, dtype=float32` into config group choices and keys of
+    group `model`.
+    """
     groups: dict[str, Any] = {group: model_args.get(group) for group in GROUPS}
     own: dict[str, Any] = {}
     for key, value in model_args.items():

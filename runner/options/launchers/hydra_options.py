@@ -1,4 +1,6 @@
-"""Registers Ray, Slurm and Optuna as Hydra options: their required packages and config keys."""
+"""Registers Ray, Slurm and Optuna as choices of Hydra config groups, with their required packages and
+config keys.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class RayLauncherConfig:
 
 
 def make_optuna_config() -> tuple[Any, tuple[str, ...]]:
-    """Return the default values of hydra.sweeper under hydra/sweeper=optuna."""
+    """Return the default config of hydra/sweeper=optuna."""
     keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
     keys |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
@@ -33,8 +35,8 @@ def make_optuna_config() -> tuple[Any, tuple[str, ...]]:
 
 
 def make_slurm_config() -> tuple[Any, tuple[str, ...]]:
-    """Return submitit's settings with the runner's defaults. Slurm requeues jobs after a node
-    failure or a timeout.
+    """Return the default config of Slurm's launcher submitit. Slurm requeues jobs after a node failure or
+    a timeout.
     """
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 

@@ -28,7 +28,7 @@ FULL = "full_job"  # an attribute of a complete trial: its job without a compari
 
 
 class TrialOutcome(StrEnum):
-    """Outcome of a trial whose job has ended."""
+    """How a finished trial counts in the search: complete, pruned, or to be repeated without pruning."""
 
     complete = "complete"  # its score counts
     pruned = "pruned"  # it is worse than the one that it was compared with
@@ -38,7 +38,7 @@ class TrialOutcome(StrEnum):
 def require_prunable_search(
     first_job: PlannedJob, varied_keys: Iterable[str], optimization_direction: str
 ) -> None:
-    """Raise ConfigError for a search whose trials cannot be compared while they run."""
+    """Raise ConfigError if a search does not support pruning, which compares trials while they run."""
     task = first_job.config.task if first_job.config is not None else None
     questions = task.questions_config if task is not None else None
     can_compare = questions is not None and questions.comparisons_key and questions.baseline_name is None
@@ -57,7 +57,7 @@ def require_prunable_search(
 
 
 def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
-    """Return the best trial's job as the baseline of new trials, and the number of comparisons.
+    """Return the best trial's job, which new trials are compared with, and the number of comparisons.
 
     Returns None before any trial is complete.
     """
@@ -73,7 +73,7 @@ def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | Non
 
 
 def build_comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
-    """Return the overrides that compare a trial's job with its baseline while the job runs."""
+    """Return overrides that make a trial's job compare itself with the baseline job while it runs."""
     if baseline is None:
         return []
     return [f"{JOB}={baseline['job']}", f"{COMPARISONS}={baseline['comparisons']}"]

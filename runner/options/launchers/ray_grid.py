@@ -1,5 +1,5 @@
-"""Runs a grid's jobs with Ray: submits jobs, collects their results, and restarts jobs after a
-node failure.
+"""Runs a grid's jobs with Ray: submits them, collects their results, and restarts them after a node
+failure.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RayResources:
     def make_job_options(
         self, planned_job: PlannedJob, node_resources: Mapping[str, float]
     ) -> dict[str, Any]:
-        """Return the Ray resources of a job, as configured or else as predicted.
+        """Return the Ray resources to reserve for a job: the configured ones, or else a prediction.
 
         Predictions do not exceed the largest node.
         """
@@ -104,7 +104,7 @@ class RayExecutor(Executor):
     _restarts: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> bool:
-        """Run all jobs, longest first. Returns whether the user has stopped the grid."""
+        """Run all jobs, longest first. Returns True if the user has stopped the grid."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -154,7 +154,7 @@ class RayExecutor(Executor):
     # --------------------------------------------------------------------------------------- follow
 
     def poll(self) -> bool:
-        """Process messages from the jobs on Ray. Returns False when no job is left."""
+        """Process messages from the jobs on Ray. Returns False when no jobs are left."""
         import ray
 
         if self.stop_requests and not self._running:
@@ -190,7 +190,7 @@ class RayExecutor(Executor):
                     job_archives.unpack_partial_job(packed, _require_job(self.plan[number]))
 
     def _collect_result(self, ray_reference: Any, job_index: int) -> None:
-        """Record the outcome of a finished job, or restart the job if its node failed."""
+        """Record a finished job's outcome, or restart the job if its node failed."""
         import ray
 
         planned = self.plan[job_index]
@@ -233,7 +233,7 @@ class RayExecutor(Executor):
         return True
 
     def _store_job_result(self, planned_job: PlannedJob, job_result: RayJobResult) -> JobOutcome:
-        """Store the result files that a node has sent, and return the job's outcome."""
+        """Store the result files of a job that ran on another node, and return the job's outcome."""
         job, outcome = _require_job(planned_job), job_result.outcome
         assert planned_job.config is not None
         if job_result.files is not None:
@@ -260,7 +260,7 @@ class RayExecutor(Executor):
     # ----------------------------------------------------------------------------------------- stop
 
     def cancel(self) -> None:
-        """End running jobs in the same way as Ctrl-C, and cancel waiting jobs."""
+        """Interrupt running jobs as Ctrl-C would, and cancel jobs that have not started."""
         import ray
 
         self.mailbox.request_stop.remote()
@@ -269,7 +269,7 @@ class RayExecutor(Executor):
                 ray.cancel(reference)
 
     def kill(self) -> None:
-        """Kill the jobs that did not end after Ctrl-C, and record that they were killed."""
+        """Kill the jobs that did not end after the interrupt, and record them as killed."""
         import ray
 
         for reference, number in self._running.items():

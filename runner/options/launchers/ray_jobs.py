@@ -1,5 +1,4 @@
-"""Code that runs on the nodes of a Ray cluster: runs one job, and reports its progress to the
-grid.
+"""Code that runs on Ray nodes: runs one job and reports its progress to the grid.
 
 A node that shares the output folder with the grid works there. Any other node gets the
 job's samples so far, works in its own folder, logs nothing, and sends the job's files back:
@@ -41,14 +40,14 @@ MAIN_THREAD = threading.main_thread().ident or 0  # runs the jobs
 
 @dataclass(frozen=True)
 class SharedFile:
-    """Test file in the grid's output folder. Nodes that can read it share the folder with the grid."""
+    """File in the grid's output folder. A node that can read it shares this folder with the grid."""
 
     path: str
     text: str
 
     @property
     def is_visible(self) -> bool:
-        """Return whether this process can read the file that the grid has written."""
+        """Whether this process can read the file, that is, whether it shares a disk with the grid."""
         with suppress(OSError):
             return Path(self.path).read_text(encoding="utf-8") == self.text
         return False
@@ -56,7 +55,7 @@ class SharedFile:
 
 @dataclass(frozen=True)
 class RayJobRequest:
-    """A job with all data that a Ray node needs to run it."""
+    """A job and all data that a Ray node needs to run it."""
 
     number: int
     job_id: str
@@ -80,9 +79,7 @@ class RayJobResult:
 
 
 class Mailbox:
-    """Ray actor on the grid's node. It stores the progress of running jobs, and whether they must
-    stop.
-    """
+    """Ray actor on the grid's node that stores the progress of running jobs and requests to stop them."""
 
     def __init__(self) -> None:
         self.states: dict[int, ProgressState | None] = {}
@@ -90,7 +87,7 @@ class Mailbox:
         self.told_to_stop = False
 
     def report(self, job_index: int, state: ProgressState | None, files: bytes | None) -> bool:
-        """Store a job's latest progress and files. Returns whether the job has to stop."""
+        """Store a job's latest progress and files. Returns True if the job has to stop."""
         self.states[job_index] = state
         if files is not None:
             self.files[job_index] = files
@@ -103,14 +100,14 @@ class Mailbox:
         return news
 
     def request_stop(self) -> None:
-        """Ask every running job to end in the same way as after Ctrl-C."""
+        """Ask every running job to end as it would after Ctrl-C."""
         self.told_to_stop = True
 
 
 @dataclass
 class ProgressReporter:
-    """Thread that reports a job's progress to the grid, and interrupts the job on the grid's
-    request.
+    """Thread that reports a job's progress to the grid, and interrupts the job if the grid requests a
+    stop.
     """
 
     number: int
@@ -136,7 +133,7 @@ class ProgressReporter:
                 return
 
     def pack_new_files(self) -> bytes | None:
-        """Return the job's output files, or None if they need not be sent yet.
+        """Pack the job's output files for transfer. Returns None if a transfer is not due yet.
 
         They are sent if there are new samples and the last transfer is over 10 s ago.
         """
@@ -204,9 +201,7 @@ def run_and_report_job(
 
 @contextmanager
 def make_job_folder() -> Iterator[Path]:
-    """Yield a temporary output folder for one job. Hashes of model files are cached for later
-    jobs.
-    """
+    """Yield a temporary output folder for one job. Later jobs reuse the cached hashes of its model files."""
     cache = get_user_cache_folder()
     if cache is None:  # anybody can write hashes into a shared folder for temporary files
         with create_temporary_folder(Path(tempfile.gettempdir()), "runner-job-") as folder:
@@ -236,8 +231,8 @@ def check_no_local_output(config: RunnerConfig) -> None:
 
 
 def check_same_job_on_node(config: RunnerConfig, expected_job: Job) -> Job:
-    """Identify the job on this node, and return it. Raises ConfigError if its model or data
-    differ from the grid's.
+    """Resolve the job on this node. Raises ConfigError if model or data files differ from those of the
+    grid.
     """
     _, here = read_inputs_and_identify_job(resolve_job(config))
     if here.job_id != expected_job.job_id and Uses.machine not in import_task_module(config).USES:

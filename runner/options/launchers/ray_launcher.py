@@ -58,7 +58,7 @@ class RayLauncher(PlanLauncher):
 
 @contextmanager
 def connect_to_ray(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start Ray on this machine, while the block runs."""
+    """Connect to a Ray cluster, or start Ray on this machine, for the duration of the context."""
     import ray
 
     check_cluster_reachable(address or os.environ.get("RAY_ADDRESS", ""))
@@ -91,8 +91,8 @@ def connect_to_ray(address: str | None) -> Iterator[None]:
 
 
 def check_cluster_reachable(address: str) -> None:
-    """Raise ConfigError if no server answers at a Ray cluster's address. Ray would wait for
-    minutes.
+    """Raise ConfigError at once if no server answers at a Ray cluster's address. Ray itself would wait
+    for minutes.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
@@ -107,7 +107,7 @@ def check_cluster_reachable(address: str) -> None:
 
 @contextmanager
 def write_shared_folder_test_file(output_dir: Path) -> Iterator[SharedFile]:
-    """Write a test file to the output folder. Nodes that can read it share the folder with the grid."""
+    """Write a file by which Ray nodes detect whether they share the grid's output folder."""
     file = output_dir.expanduser().absolute() / f".shared-{uuid.uuid4().hex}"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(file, file.name)

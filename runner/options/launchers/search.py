@@ -1,4 +1,4 @@
-"""Implements hydra/sweeper=optuna: Optuna proposes each trial's values and stores the study in a
+"""Implements hydra/sweeper=optuna. Optuna proposes the values of each trial and stores the study in a
 database.
 
 A trial is a normal job. The search runs a few trials at a time and reports their scores to
@@ -60,7 +60,7 @@ JOB = "job"  # an attribute of a study: the id of the job at the first values of
 
 
 class OptunaSearch(LaunchingSweeper):
-    """A hyperparameter search with Optuna. A killed search continues when the command is repeated."""
+    """A hyperparameter search with Optuna. Repeating the command of a killed search continues it."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class OptunaSearch(LaunchingSweeper):
         return study
 
     def run_trials(self, trial_owner: dict[str, str]) -> None:
-        """Run unfinished trials of an earlier run, then new trials up to the requested number."""
+        """Run the trials that an earlier run left unfinished, then new trials up to the requested number."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(deepcopy=False)
@@ -194,7 +194,7 @@ class OptunaSearch(LaunchingSweeper):
             self.run_batch(batch)
 
     def restore_finished_trials(self, finished_trials: Sequence[FrozenTrial]) -> None:
-        """Add the finished trials of earlier runs to the results table, read from their job records."""
+        """Add trials that earlier runs finished to the results table, using their job records."""
         overrides = [
             self.trial_overrides(trial, skip_comparison=pruning.FULL in trial.user_attrs)
             for trial in finished_trials
@@ -225,8 +225,8 @@ class OptunaSearch(LaunchingSweeper):
     def propose_trial(
         self, trial_owner: dict[str, str], unfinished_trial: FrozenTrial | None = None
     ) -> Trial:
-        """Create a new trial, or reopen an unfinished one. The sampler proposes the missing
-        values.
+        """Create a new trial, or reopen an unfinished one. Optuna's sampler proposes values for keys
+        without one.
         """
         from optuna.trial import Trial
 
@@ -248,7 +248,7 @@ class OptunaSearch(LaunchingSweeper):
         return trial
 
     def trial_overrides(self, trial: Trial | FrozenTrial, skip_comparison: bool = False) -> list[str]:
-        """Return the overrides of a trial's job.
+        """Return the overrides for the job of a trial.
 
         With pruning, they include a comparison unless `skip_comparison` is set.
         """
@@ -260,7 +260,7 @@ class OptunaSearch(LaunchingSweeper):
         return self.launcher.launch(overrides, initial_job_idx=trials[0].number)
 
     def run_batch(self, trials: list[Trial]) -> None:
-        """Run trials and report their scores to the study.
+        """Run trials and report their scores to the Optuna study.
 
         Failed trials stay unfinished, unless the sweeper allows failures.
         """
@@ -283,7 +283,7 @@ class OptunaSearch(LaunchingSweeper):
             _ = failed[0].return_value  # raises the job's error
 
     def prune_trials(self, trials: list[Trial], job_returns: list[JobReturn], first_job_index: int) -> None:
-        """Report pruned trials to the study. Trials that may be the best run again without comparison."""
+        """Report pruned trials to the study. Trials that may be the best are run again without pruning."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in trials]
         known = [
             trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs
@@ -332,9 +332,7 @@ class OptunaSearch(LaunchingSweeper):
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
     def show_results(self) -> None:
-        """Print the table of trials and the best trial. Writes the best trial and pictures to the study's
-        folder.
-        """
+        """Print all trials and the best trial. Saves the best trial and plots in the study's folder."""
         from optuna.trial import TrialState
 
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

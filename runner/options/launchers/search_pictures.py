@@ -1,6 +1,4 @@
-"""Pictures of a hyperparameter search: score history, values of each key, and importance of each
-key.
-"""
+"""Plots of a hyperparameter search: score history, tested values of each key, and importance of each key."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ FEWEST = 2  # finished trials for a picture
 
 
 def draw_study(study: Study, folder: Path) -> list[str]:
-    """Write pictures of a study with at least two complete trials into a folder. Returns their file
-    names.
+    """Plot a study into a folder and return the file names. A study with fewer than two complete trials
+    has no plots.
     """
     from optuna.trial import TrialState
 

@@ -37,7 +37,7 @@ LOG = "log"  # the tag of an interval whose values are drawn on a logarithmic sc
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The search space of a study: the keys that vary, and the overrides shared by all trials."""
+    """Search space of a study: the keys that vary, and the overrides that all trials share."""
 
     varied: dict[str, Override]
     fixed: list[str]
@@ -56,7 +56,7 @@ class SearchSpace:
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(
-                f"no key is varied, so the search has no trials: {need}",
+                f"no key is varied, so the search has nothing to try: {need}",
                 key="hydra/sweeper",
                 value="optuna",
                 code="missing",
@@ -109,7 +109,7 @@ def _make_distribution(key: str, override: Override) -> BaseDistribution:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Validated settings of a search, from hydra.sweeper."""
+    """Validated settings of a hyperparameter search, read from hydra.sweeper."""
 
     n_trials: int = config_field(20, constraint=at_least(1))
     n_jobs: int = config_field(2, constraint=at_least(1))
@@ -205,7 +205,7 @@ def get_first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str,
 
 
 def make_study_name(space: SearchSpace, settings: SearchSettings, job_id: str) -> str:
-    """Return a study name that depends on the search space, but not on the number of trials or jobs.
+    """Return a study name derived from the search space, but not from the number of trials or parallel jobs.
 
     `job_id` is the job at the first values of all keys, which covers the settings that all
     trials share.

@@ -56,7 +56,7 @@ REASONS = {
 
 @dataclass
 class SlurmQueue:
-    """States of submitted Slurm jobs, read from squeue, which needs no accounting database."""
+    """States of submitted Slurm jobs, read from squeue. No accounting database is needed."""
 
     arrays: set[str]
     states: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     # job's process
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """Run one job. At the time limit, the job ends in the same way as after Ctrl-C and is requeued."""
+        """Run one job. At Slurm's time limit, the job ends as after Ctrl-C and is requeued."""
         at_limit = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
         # submitit's: it counts the restarts that are left
         put_back: Any = signal.getsignal(at_limit)
@@ -137,7 +137,9 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     # grid's process
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs as Slurm arrays within Slurm's size limit. Returns each job's outcome."""
+        """Run the jobs as one or more Slurm arrays, each within Slurm's size limit. Returns each job's
+        outcome.
+        """
         executor = self.make_executor()
         returns: list[JobReturn] = []
         total, largest = len(job_overrides), query_max_array_size()
@@ -147,7 +149,9 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         return returns
 
     def make_executor(self) -> submitit.AutoExecutor:
-        """Return submitit's executor with these settings. Raises an error if Slurm is not installed."""
+        """Return a submitit executor with this launcher's settings. Raises an error if Slurm is not
+        installed.
+        """
         settings = dict(self.params)
         executor = submitit.AutoExecutor(
             folder=settings.pop("submitit_folder"),
@@ -168,9 +172,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         num_jobs_submitted: int,
         num_jobs: int,
     ) -> list[JobReturn]:
-        """Submit jobs as one Slurm array and wait for each. If the grid gets a signal, the jobs are
-        cancelled.
-        """
+        """Submit jobs as one Slurm array and wait for them. A signal to the grid cancels the jobs."""
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         numbers = range(first_index, first_index + len(overrides))
@@ -198,9 +200,7 @@ def wait_for_jobs(
     num_jobs_submitted: int,
     num_jobs: int,
 ) -> list[JobReturn]:
-    """Wait for Slurm jobs and return their outcomes. Prints a line per ended job, counted across all
-    arrays.
-    """
+    """Wait for Slurm jobs and return their outcomes. Prints one line per finished job."""
     queue = make_slurm_queue(jobs)
     returns: dict[int, JobReturn] = {}
     ended_at: dict[int, float] = {}  # when Slurm was found to have ended a job
@@ -233,7 +233,7 @@ def get_value_or_failure(job_return: JobReturn) -> object:
 
 
 def make_slurm_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
-    """Return the Slurm queue that watches these jobs."""
+    """Return an object that tracks the states of these jobs in Slurm's queue."""
     queue = SlurmQueue({job.job_id.partition("_")[0] for job in jobs})
     for job in jobs:
         queue.add_job(job.job_id)
@@ -241,7 +241,7 @@ def make_slurm_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
 
 
 def refresh_folder_cache(folder: Path) -> None:
-    """Make a network file system reload its cached list of the folder's files.
+    """Make a network file system refresh its cached listing of a folder.
 
     Rewrites the folder's mode, which invalidates the cache.
     """
@@ -250,9 +250,7 @@ def refresh_folder_cache(folder: Path) -> None:
 
 
 def read_slurm_result(job: submitit.Job[JobReturn]) -> JobReturn:
-    """Return the result that a Slurm job has written. A crash of the submitit process is returned
-    as a failure.
-    """
+    """Return the result that a Slurm job has written. If the submitit process crashed, return a failure."""
     try:
         return job.results()[0]
     except FailedJobError as error:

@@ -1,6 +1,4 @@
-"""Records which process runs a trial. The process holds a file lock that the system releases when
-the process ends.
-"""
+"""Records which process runs a trial, by a file lock that the system releases when the process ends."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 
 @contextmanager
 def hold_trial_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
-    """Hold a file lock while this process runs. Other processes test the lock to detect abandoned
-    trials.
+    """Hold a file lock while this process runs. Without the lock, other processes consider its trials
+    abandoned.
     """
     lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
     with ExitStack() as held:
@@ -41,8 +39,8 @@ def hold_trial_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def is_trial_abandoned(trial: FrozenTrial, trial_owner: dict[str, str]) -> bool:
-    """Return whether the process of an unfinished trial has ended. Trials of other machines never
-    count as abandoned.
+    """Return whether an unfinished trial was abandoned: its process has ended. False for processes of
+    other machines.
     """
     runs_in = trial.user_attrs.get(OWNER)
     if runs_in is None:

@@ -1,5 +1,5 @@
-"""`runner-convert-lora` converts a `.pth` adapter to a PEFT folder, or a PEFT folder to a `.pth`
-file, bit for bit.
+"""Implements `runner-convert-lora`, which converts LoRA adapters between `.pth` files and PEFT folders,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others also change the weights 
 
 
 def entry() -> NoReturn:
-    """Console script `runner-convert-lora`. Exit code 0: the output is written, 1 or 2: failure with a
+    """Run the console script `runner-convert-lora`. Exits with 0 on success, or 1 or 2 after an error
     message.
     """
     mute_library_imports()
@@ -141,7 +141,7 @@ def _build_empty_model(base_model_name: str) -> Any:
 def _read_peft_adapter(
     folder: Path, base_model: nn.Module, adapter_label: str
 ) -> tuple[PthAdapter, dict[str, float]]:
-    """Return the LoRA matrices of a PEFT folder by module path, and the scaling of each.
+    """Return the LoRA matrices of a PEFT folder by module path, and the scaling of each module.
 
     Modifies `base_model`.
     """
@@ -153,7 +153,8 @@ def _read_peft_adapter(
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(
-            f"{len(strange)} tensors are no lora_A or lora_B of a target module: {join_first_names(strange)}",
+            f"{len(strange)} tensors are neither lora_A nor lora_B of a target module: "
+            f"{join_first_names(strange)}",
             key=adapter_label,
             code="mismatch",
         )

@@ -25,8 +25,8 @@ from runner_base import ConfigError, print_message, redact_secrets
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A choice of config group `model`, with its name and its config keys. Nested keys are dotted,
-    such as student.device.
+    """A choice of config group `model`, with all config keys that it has. Nested keys are dotted:
+    student.device.
     """
 
     choice: str
@@ -35,7 +35,7 @@ class ModelChoice:
 
     @property
     def device_key(self) -> str | None:
-        """The config key that sets the local model's device, or None for a remote model."""
+        """Config key for the local model's device, or None if the model runs on a server."""
         return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
 
 
@@ -45,7 +45,7 @@ ModelChoiceLookup = Callable[[str | None], list[ModelChoice]]
 
 @dataclass
 class Translation:
-    """Overrides translated from environment variables, and one message for each variable that is set."""
+    """Overrides that replace environment variables, with one message for each variable that is set."""
 
     asked: Mapping[str, str]  # key -> the override or argument that sets it, which wins
     overrides: list[str] = field(default_factory=list)
@@ -61,15 +61,15 @@ class Translation:
         self.lines.append(f"{variable_name}={redact_secrets(value)} → {redact_secrets(' '.join(added))}")
 
     def add_ignored(self, variable_name: str, value: str, reason: str) -> None:
-        """Add a message with the reason why a variable is ignored."""
+        """Add a message that explains why a variable is ignored."""
         self.lines.append(f"{variable_name}={redact_secrets(value)}: ignored, {reason}")
 
 
 def translate_variables(
     environ: Mapping[str, str], user_overrides: Mapping[str, str], look_up_model_choice: ModelChoiceLookup
 ) -> Translation:
-    """Translate all set environment variables of older tools to overrides. Keys in `user_overrides`
-    are not overridden.
+    """Translate the set environment variables of older tools to overrides. Keys that the user has set are
+    left unchanged.
     """
     values = {name: environ[name].strip() for name in NAMES if environ.get(name, "").strip()}
     translation = Translation(user_overrides)
@@ -133,9 +133,7 @@ def _check_values(values: Mapping[str, str]) -> None:
 def _translate_model_variables(
     variable_values: Mapping[str, str], translation: Translation, look_up_model_choice: ModelChoiceLookup
 ) -> None:
-    """Choose the model according to the variables ENABLE_HYBRID, FORCE_STUDENT_STUB and
-    STUDENT_BASE_MODEL.
-    """
+    """Choose the model from the variables ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
     hybrid, stub, base = (
         variable_values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
@@ -202,7 +200,9 @@ def load_variable_overrides(overrides: list[str], config: str, config_folder: st
 
 
 def _read_sweep_override(composer: Composer, key: str) -> str:
-    """Return the override that sweeps a key, from hydra.sweeper.params. Empty without a sweep."""
+    """Return the sweep over a key from hydra.sweeper.params as an override, or an empty text without such
+    a sweep.
+    """
     with suppress(HydraException):  # the job itself reports errors in its config
         swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
         return format_sweep_override(key, swept) if swept is not None else ""

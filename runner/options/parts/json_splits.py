@@ -1,5 +1,5 @@
-"""Converts a split in the old JSON format to one safetensors file. Old partition_N.json files
-contain the weights as numbers.
+"""Converts a split checkpoint in the old JSON format, whose partition_N.json files contain weights as
+numbers, to safetensors.
 
 {part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params},
 where layer_type names the dtype.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def is_json_split(folder: Path) -> bool:
-    """Return whether a folder contains a split in the old JSON format."""
+    """Return whether a folder contains a split checkpoint in the old JSON format."""
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
         return False
     return (folder / partition_file_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
@@ -73,7 +73,7 @@ def read_json_split(folder: Path) -> list[Partition]:
 
 
 def _list_non_weight_files(folder: Path) -> list[Path]:
-    """Return the files of a split's folder that contain no weights, such as config and tokenizer."""
+    """Return the files of a split checkpoint that contain no weights, such as config and tokenizer."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -84,12 +84,10 @@ def _list_non_weight_files(folder: Path) -> list[Path]:
 
 
 class JsonSplitConverter:
-    """Writes a split in the old JSON format as one safetensors file, and counts the numbers that had
-    to be rounded.
-    """
+    """Converts an old JSON split to one safetensors file, and counts the numbers that were rounded."""
 
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
-        """Convert to `dtype`, a safetensors dtype name.
+        """Convert the weights to `dtype`, the name of a safetensors dtype.
 
         None selects each layer's own dtype, or float32 if the layer names none.
         """
@@ -105,7 +103,7 @@ class JsonSplitConverter:
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
 
     def list_targets(self) -> list[FileTarget]:
-        """Return the files to write: the safetensors file, and copies of the split's other files."""
+        """Return the output files: the safetensors file, and copies of the split's other files."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
         beside = [make_copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
         return [*beside, FileTarget(SINGLE, nbytes, self.iterate_chunks, tensors=self.tensors)]
@@ -131,13 +129,15 @@ def _make_tensor(partition: Partition, layer: PartitionLayer, dtype: str | None)
 
 
 def safetensors_dtype(dtype: str) -> str | None:
-    """Return the safetensors name of a dtype such as torch.float16, or None if safetensors has none."""
+    """Return safetensors' name for a dtype such as torch.float16, or None if safetensors does not support
+    the dtype.
+    """
     plain = dtype.removeprefix("torch.").strip()
     return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
 
 
 def encode_numbers(numbers: Numbers, dtype: str, tensor_location: str) -> tuple[bytes, int]:
-    """Return numbers as bytes of a dtype, and how many of them had to be rounded."""
+    """Encode numbers as bytes of a dtype. Also returns how many numbers had to be rounded."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,5 +1,5 @@
-"""Config keys of the tasks split, merge, verify and archive, which cut a checkpoint into parts and
-process them.
+"""Config keys of task=split, merge, verify and archive, which cut a checkpoint into parts and process the
+parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from runner_base import HASHED, MISSING, Dtype, NotInIdentity, at_least, check_v
 
 
 class SplitStrategy(StrEnum):
-    """How layers are assigned to parts. All strategies except by_type keep a part's layers contiguous."""
+    """How layers are assigned to parts. With all strategies except by_type, a part's layers are
+    consecutive.
+    """
 
     equal_layers = "equal_layers"
     balanced_params = "balanced_params"
@@ -25,8 +27,8 @@ class SplitStrategy(StrEnum):
 
 
 class ChecksumAlgorithm(StrEnum):
-    """Hash function for tensors and parts. xxh3_128 detects damage; sha256 also detects forgery, but
-    is slower.
+    """Hash function for tensors and parts. xxh3_128 detects damage. sha256 is slower, but also detects
+    forgery.
     """
 
     xxh3_128 = "xxh3_128"
@@ -34,14 +36,14 @@ class ChecksumAlgorithm(StrEnum):
 
 
 class CompareMode(StrEnum):
-    """How task=split detects unchanged parts, by file state (size, times, headers) or by content."""
+    """How task=split detects unchanged parts: by file state (size, times, headers) or by content."""
 
     state = "state"
     content = "content"
 
 
 class ExplainTarget(StrEnum):
-    """Program whose equivalent command line task=split prints, instead of splitting a checkpoint."""
+    """Program for which task=split prints an equivalent command line, without splitting the checkpoint."""
 
     vllm = "vllm"
 
@@ -100,7 +102,9 @@ class SplitConfig(TaskConfig):
                 "task.strategy=by_type makes one part per kind of layer. Omit task.num_parts",
                 code="conflict",
             )
-            need = "task.strategy=by_type makes no whole layers, which a pipeline needs. Use another strategy"
+            need = (
+                "task.strategy=by_type splits layers, but a pipeline needs whole layers. Use another strategy"
+            )
             check_value(self.explain is None, "task.explain", self.explain, need, code="conflict")
         if self.ratios is not None:
             check_value(
@@ -123,7 +127,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class RewritePartsConfig(TaskConfig):
-    """Common config keys of tasks that read a split's parts and write them to another folder."""
+    """Config keys shared by the tasks that read a split checkpoint and write to another folder."""
 
     keeps_samples: ClassVar[bool] = False
     parts: str = config_field(MISSING, HASHED)
@@ -136,7 +140,7 @@ class RewritePartsConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(RewritePartsConfig):
-    """Config of task=merge, which merges parts bit for bit.
+    """Config of task=merge, which restores a checkpoint from its parts bit for bit.
 
     `dtype` applies only to parts in the old JSON format, which record no dtype.
     """
@@ -147,7 +151,7 @@ class MergeConfig(RewritePartsConfig):
 
 
 class VerifyLevel(StrEnum):
-    """Thoroughness of a check. `quick` checks sizes, headers and JSON; `full` also checks every
+    """How thoroughly task=verify checks: `quick` reads only sizes, headers and JSON, `full` reads every
     byte.
     """
 
@@ -172,7 +176,7 @@ class VerifyConfig(TaskConfig):
 
 
 class ArchiveFormat(StrEnum):
-    """Format of the parts in the output folder: compressed, or ready to load."""
+    """Format of the parts that task=archive writes: compressed, or uncompressed and ready to load."""
 
     zstd = "zstd"
     none = "none"

@@ -1,5 +1,5 @@
-"""The model kind model=parts: a split checkpoint that runs in several processes, started by the
-runner or by torchrun.
+"""Implements model=parts: a split checkpoint that runs in several processes, started by the runner or by
+torchrun.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from runner_engine.kernels import building
 
 
 class PartsKind(ModelKind):
-    """Model kind of a split checkpoint, whose manifest contains the digest of every part."""
+    """Model kind of a split checkpoint. The manifest, which lists the digest of every part, identifies
+    the model.
+    """
 
     HAS_WEIGHTS = True
 
@@ -53,7 +55,9 @@ class PartsKind(ModelKind):
         return fingerprint
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError if the parts cannot run. Reads the manifest, file sizes and headers."""
+        """Raise ConfigError if the parts cannot run on this machine. Reads the manifest, file sizes and
+        headers.
+        """
         config = resolved.config
         model, manifest = as_parts_config(config.model), load_manifest(config)
         manifest.require_runnable("model.name")
@@ -87,7 +91,7 @@ class PartsKind(ModelKind):
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Return the estimated memory of the parts that run on this machine. Counts only their weights."""
+        """Estimate the memory of the parts that run on this machine. Only their weights are counted."""
         return Footprint({"linear": round(_estimate_local_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
     def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
@@ -135,13 +139,13 @@ class PartsKind(ModelKind):
         return PipelineEngine(resolved.config, folder)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build the C kernels unless the model runs on a GPU. Returns the seconds that this took."""
+        """Build the C kernels unless the model runs on a GPU. Returns the build time in seconds."""
         features = [building.FLOAT32] if _resolve_dtype(resolved.config) == "float32" else []
         is_here = machine.resolve_device_class(as_parts_config(resolved.config.model).device) == "cpu"
         return building.build_kernels_if_missing(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run this process's stages if torchrun started it.
+        """Run this process's pipeline stages if torchrun started the process.
 
         Returns None in the first process and without torchrun.
         """
@@ -163,8 +167,8 @@ def _resolve_dtype(config: RunnerConfig) -> str:
 
 
 def _warn_if_slow_pipeline(config: RunnerConfig) -> list[Note]:
-    """Return a warning if the whole model fits into the memory of one machine, because a single
-    process would be faster.
+    """Return a warning if the whole model fits into one machine's memory, where a single process would be
+    faster.
     """
     manifest = load_manifest(config)
     rank, on_cpu = (

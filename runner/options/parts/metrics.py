@@ -1,4 +1,4 @@
-"""Names, units and descriptions of the metrics of split checkpoints and of pipelines of processes."""
+"""Names, units and descriptions of metrics about split checkpoints and pipelines of processes."""
 
 from __future__ import annotations
 

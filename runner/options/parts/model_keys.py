@@ -67,7 +67,7 @@ class PartsModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        why = "model=parts runs a split checkpoint without changes to its weights"
+        why = "model=parts cannot change the weights of a split checkpoint"
         reject_weight_changes(quantization, lora, rope, why)
         why = "model=parts does not support continuous batching"
         reject_scheduler_only_settings(generation, why)

@@ -1,3 +1,3 @@
-"""The task task=quantize: a quantizer package writes a quantized model, which is then evaluated
-like any model file.
+"""Implements task=quantize: a quantizer package writes a quantized model, which other jobs can then
+evaluate.
 """

@@ -1,4 +1,4 @@
-"""Loads the calibration texts of a quantization, and checks that no evaluation text is among them.
+"""Loads the calibration texts for a quantization, and checks that they do not contain evaluation texts.
 
 A model that was quantized on its evaluation texts scores too high there. So a shared text,
 found by its hash, is an error, and a shared run of 13 words is a note.
@@ -35,7 +35,7 @@ SHOWN = 60  # characters of a run that both have
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration texts of a quantization, and the name of their source."""
+    """Calibration texts of a quantization, with the name of their source."""
 
     name: str
     texts: tuple[str, ...]
@@ -106,7 +106,7 @@ def _iterate_evaluation_texts(name: str) -> Iterator[str]:
 
 
 def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
-    """Yield texts from files, or generated word problems for the name `embedded`."""
+    """Yield calibration texts from files, or generated word problems if the name is `embedded`."""
     if name == EMBEDDED:
         source = QuestionSource(EMBEDDED, split, key, RowKeys())
         for item in read_questions(source, QuestionSelection(PROBLEMS)):
@@ -152,7 +152,7 @@ def _join_record_text(location: str, json_record: Any) -> str:
 
 
 def _split_words(text: str) -> tuple[str, ...]:
-    """Return the lower-case words of a text without punctuation."""
+    """Split a text into lower-case words without punctuation."""
     return tuple(re.findall(r"\w+", text.casefold()))
 
 

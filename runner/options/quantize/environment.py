@@ -1,4 +1,4 @@
-"""Finds the Python environment with a recipe's quantizer package, or llama.cpp's programs."""
+"""Finds the Python environment of a recipe's quantizer package, or the programs of llama.cpp."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class QuantizerEnvironment:
 
     @property
     def path(self) -> str:
-        """Path of the quantizer: a Python interpreter or a llama.cpp program."""
+        """Path of the quantizer, which is a Python interpreter or a llama.cpp program."""
         return self.programs[0] if self.programs else self.python
 
 
 def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
-    """Return the environment named in the config, otherwise the first one found. Raises ConfigError
-    with an install command if there is none.
+    """Return the configured environment, or the first one found. Raises ConfigError with an install
+    command if none exists.
     """
     maker = task.recipe_properties.maker
     if maker.programs:
@@ -147,9 +147,7 @@ def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Pat
 
 @cache
 def _read_llama_cpp_version(programs: tuple[str, ...]) -> str:
-    """Return llama.cpp's build number and a hash of the program, because different builds may
-    report the same number.
-    """
+    """Identify a llama.cpp build by its number and a hash of the program. Builds can share a number."""
     digest = file_io.hash_file_sha256(Path(programs[0]))[:12]
     said = _read_program_output(programs[-1], "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
@@ -159,7 +157,7 @@ def _read_llama_cpp_version(programs: tuple[str, ...]) -> str:
 
 @cache
 def _read_program_output(program: str, *arguments: str) -> str:
-    """Run a program and return what it prints."""
+    """Run a program and return its output."""
     try:
         done = subprocess.run(
             [program, *arguments],

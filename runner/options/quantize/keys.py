@@ -28,7 +28,7 @@ FOUND = NotInIdentity("the job id contains the package's version instead of its 
 
 @dataclass
 class QuantizeConfig(TaskConfig):
-    """Config of task=quantize, which writes a quantized model with a quantizer package."""
+    """Config of task=quantize, in which a quantizer package writes a quantized model."""
 
     module: ClassVar[str] = "runner.options.quantize.task"
     name: ClassVar[str] = "quantize"
@@ -101,7 +101,7 @@ class QuantizeConfig(TaskConfig):
 
     @property
     def label(self) -> str:
-        """Suffix for the quantized model's name: recipe, bits and group size."""
+        """Suffix for the name of the quantized model, made of recipe, bits and group size."""
         if not self.recipe_properties.bits:
             return self.recipe.value + "-mix" * bool(self.overrides)
         form = (
@@ -122,7 +122,9 @@ class QuantizeConfig(TaskConfig):
         return f"task.recipe={self.recipe.value}"
 
     def _check_layer_formats(self, recipe: RecipeProperties) -> None:
-        """Raise ConfigError for formats of single layers that the recipe cannot produce."""
+        """Raise ConfigError if the recipe cannot produce the formats that task.overrides sets for single
+        layers.
+        """
         choices: tuple[Any, ...] = (*recipe.override_bits, UNQUANTIZED) if recipe.bits else TENSOR_TYPES
         if self.overrides:
             need = f"{self._recipe_override} cannot mix formats by layer. Omit task.overrides"
@@ -144,7 +146,7 @@ class QuantizeConfig(TaskConfig):
             )
 
     def _reset_unused_keys(self, recipe: RecipeProperties) -> None:
-        """Reset config keys that the recipe does not use to their defaults.
+        """Reset config keys that have no effect with this recipe to their defaults.
 
         Without the reset, values that a grid sets for other recipes would change the job id.
         """

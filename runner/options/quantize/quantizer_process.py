@@ -1,5 +1,4 @@
-"""Runs a quantizer process, and moves its finished model to the target atomically. Existing files
-are never overwritten.
+"""Runs a quantizer process and moves its model to the target atomically. Never overwrites existing files.
 
 The process writes into `.NAME.RANDOM.unfinished` next to the target, which the next run
 removes after a kill. One system call renames the output at the end.
@@ -37,7 +36,7 @@ SAID_LINES = 40  # of a maker's log, in which its last error is looked for
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """Request that a quantizer process receives as JSON."""
+    """JSON request to a quantizer process."""
 
     maker: str  # makers/NAME_maker.py
     python: str
@@ -83,8 +82,8 @@ def check_target_absent(target_path: Path) -> None:
 
 @contextmanager
 def _make_temporary_folder(target_path: Path) -> Iterator[Path]:
-    """Yield an empty folder next to the target, removed afterwards. Raises ConfigError if another
-    process is writing the same target.
+    """Yield a temporary folder next to the target. Raises ConfigError if another process is writing the
+    same target.
     """
     target_path.parent.mkdir(parents=True, exist_ok=True)
     name = (f".{target_path.name}.", UNFINISHED)
@@ -104,7 +103,7 @@ def _make_temporary_folder(target_path: Path) -> Iterator[Path]:
 
 
 def _check_written_model(model_path: Path, problem: str, log_file: Path) -> None:
-    """Raise JobFailed unless the headers of the written model's weight files are readable."""
+    """Raise JobFailed if the headers of the written weight files are not readable."""
     try:
         if model_path.is_dir():
             read_checkpoint(model_path)
@@ -115,8 +114,8 @@ def _check_written_model(model_path: Path, problem: str, log_file: Path) -> None
 
 
 def _move_to_target(model_path: Path, target_path: Path) -> None:
-    """Sync the written model to disk and rename it to its target path. An existing target is never
-    overwritten.
+    """Sync the written model to disk and rename it to its target path, without overwriting an existing
+    target.
     """
     for path in sorted(model_path.rglob("*")) if model_path.is_dir() else [model_path]:
         if path.is_file():
@@ -132,8 +131,8 @@ def _move_to_target(model_path: Path, target_path: Path) -> None:
 def _run_quantizer_process(
     request: QuantizeRequest, folder: Path, model_path: Path, log_file: Path, progress_bar: Progress
 ) -> dict[str, Any]:
-    """Run the quantizer process, show its steps, and return its report. Raises JobFailed with the
-    process's last error.
+    """Run the quantizer process, show its progress, and return its report. Raises JobFailed with its last
+    error.
     """
     written = {
         **request.keys,

@@ -1,4 +1,4 @@
-"""Recipes of task=quantize, with the quantizer package, allowed bits and requirements of each."""
+"""Recipes of task=quantize, each with its quantizer package, supported bits and requirements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizerPackage:
-    """A quantizer package, with its tested version."""
+    """A quantizer package and its tested version."""
 
     name: str  # its environment is .makers/NAME, its program makers/NAME_maker.py
     label: str
@@ -49,7 +49,9 @@ class QuantizerPackage:
 
     @property
     def pinned_requirements(self) -> tuple[str, ...]:
-        """Pinned requirements of the package. `make makers` installs them without dependencies."""
+        """Pinned requirements of the quantizer package, which `make makers` installs without further
+        dependencies.
+        """
         return (f"{self.distribution}=={self.version}", *self.beside)
 
 
@@ -107,9 +109,7 @@ class RecipeProperties:
 
     @property
     def is_file(self) -> bool:
-        """Whether the recipe converts a .gguf file to another .gguf file. Other recipes convert a model's
-        folder.
-        """
+        """Whether the recipe reads and writes .gguf files. Other recipes read and write model folders."""
         return bool(self.file_type)
 
     @property

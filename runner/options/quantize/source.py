@@ -1,4 +1,4 @@
-"""Finds the model files to quantize, and checks by their headers that a recipe supports them."""
+"""Finds the model files to quantize, and checks from their headers that a recipe supports them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = (128, 64, 32, 16)  # of groups, as a fix that is offered
 
 @dataclass(frozen=True)
 class SourceModel:
-    """Files of the unquantized model that task=quantize reads."""
+    """Files of the unquantized model that task=quantize will read."""
 
     path: Path  # a folder of safetensors, or a .gguf file
     name: str  # what the made model is called after

@@ -1,5 +1,4 @@
-"""The task task=quantize: a quantizer package writes a quantized model, in a process with its own
-Python environment.
+"""Implements task=quantize: a quantizer package writes a quantized model in a separate Python environment.
 
 OUTPUT/NAME-RECIPE…         a folder as transformers loads it, with its origin in quantize.json
 OUTPUT/NAME-RECIPE.gguf     a file of llama.cpp
@@ -51,8 +50,8 @@ class QuantizeInputs(TaskInputs):
 
 
 def prepare(config: RunnerConfig) -> QuantizeInputs:
-    """Find source model, quantizer package and calibration texts. Raises ConfigError for any
-    combination that cannot work.
+    """Find source model, quantizer package and calibration texts. Raises ConfigError if they cannot work
+    together.
     """
     task = typed_task_config(config, QuantizeConfig)
     source = find_source_model(config, task)
@@ -82,8 +81,8 @@ def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
 
 
 def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
-    """Let the quantizer package write the model. The result contains the model's size and
-    quantization format.
+    """Run the quantizer package, which writes the model. The result has the model's size and quantization
+    format.
     """
     config, recorder = context.config, context.recorder
     task, source, target = typed_task_config(config, QuantizeConfig), inputs.source, inputs.target
@@ -132,7 +131,7 @@ def _target_path(config: RunnerConfig, task: QuantizeConfig, source: SourceModel
 
 
 def _make_request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
-    """Return the settings that are sent to the quantizer module."""
+    """Return the settings for the quantizer module."""
     return {
         "source": str(inputs.source.path),
         "dtype": inputs.source.dtype,
@@ -165,7 +164,7 @@ def _describe_recipe_and_calibration(inputs: QuantizeInputs, task: QuantizeConfi
 
 
 def _read_weight_size_and_format(model_path: Path) -> tuple[int, str]:
-    """Return the size in bytes of a model's weights, and the data types in which they are stored."""
+    """Return the size of a model's weights in bytes, and their stored dtypes."""
     if model_path.is_file():
         header = gguf_file.read_gguf_header(model_path)
         return sum(tensor.nbytes for tensor in header.tensors), header.type_counts

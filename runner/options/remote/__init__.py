@@ -1,3 +1,3 @@
-"""Engines for models on servers with OpenAI-compatible HTTP APIs. Answers are streamed. Nothing in
-this package imports torch.
+"""Engines for models on servers with OpenAI-compatible APIs. Answers are streamed. No module here imports
+torch.
 """

@@ -1,4 +1,4 @@
-"""Parses and checks the addresses of a model's servers: one address, or a list."""
+"""Parses and validates the addresses of the servers of a model: one address, or a list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_base.known_secrets import HIDDEN
 
 
 def parse_addresses(key: str, config_value: object) -> list[str]:
-    """Return the server addresses of a config value, sorted and without duplicates.
+    """Return the server addresses in a config value, sorted and without duplicates.
 
     The order of the servers has no effect, so it must not change the job id.
     """
@@ -31,7 +31,9 @@ def parse_addresses(key: str, config_value: object) -> list[str]:
 
 
 def validate_and_simplify_addresses(key: str, addresses: list[str]) -> str | list[str]:
-    """Raise ConfigError for an invalid server address. Returns a single address as a string."""
+    """Validate server addresses. Returns a single address as a string. Raises ConfigError for an invalid
+    address.
+    """
     for address in addresses:
         validate_base_url(key, address)
     return addresses[0] if len(addresses) == 1 else addresses

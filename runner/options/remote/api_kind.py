@@ -1,4 +1,4 @@
-"""The model kind model=api: a model on a server with OpenAI's API."""
+"""Implements model=api: a model on a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T", bound=ApiConfig)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Model name and API extensions that a server has reported."""
+    """Server report: the name of its model and its extensions of OpenAI's API."""
 
     reported: str
     extensions: ApiExtensions  # the parameters that it accepts
@@ -53,7 +53,7 @@ _reports: dict[
 
 
 def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
-    """Ask the server for its model name and API extensions.
+    """Query the server for its model name and its extensions of OpenAI's API.
 
     If the server is unreachable, returns the report in the cache folder.
     """
@@ -81,7 +81,7 @@ def _server_label(model: ApiConfig) -> str:
 
 
 def _fetch_or_cache_report(model: ApiConfig) -> ServedModel:
-    """Ask the server for its model name and extensions. Caches the report for 10 s.
+    """Query the server for its model name and API extensions. The result is cached for 10 s.
 
     The cache expires because another server may take over the address.
     """
@@ -95,7 +95,7 @@ def _fetch_or_cache_report(model: ApiConfig) -> ServedModel:
 
 
 def resolve_extensions(model: T) -> T:
-    """Replace extensions=auto by the extensions that the server reports.
+    """Resolve extensions=auto to the API extensions that the server reports.
 
     If the server is unreachable, uses its last report.
     """
@@ -111,7 +111,7 @@ def resolve_extensions(model: T) -> T:
 
 
 def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
-    """Return the model name that the server reports, for the input hashes of a job."""
+    """Return the model name that the server reports. The job id depends on the name."""
     served = fetch_served_model(model, cache_folder)
     is_extended = model.extensions is ApiExtensions.auto and served.extensions is ApiExtensions.vllm
     return {"model": f"remote: {served.reported}"} | (
@@ -125,7 +125,7 @@ def check_generation_settings(model: ApiConfig, generation: GenerationConfig) ->
 
 
 def get_server_capabilities(model: ApiConfig) -> frozenset[Capability]:
-    """Return the server's capabilities that are known without sending a request."""
+    """Return the server's known capabilities without sending a request."""
     report = _reports.get(_server_label(model))
     extensions = (
         report[1].extensions
@@ -140,7 +140,7 @@ def get_server_capabilities(model: ApiConfig) -> frozenset[Capability]:
 
 
 class Api(ModelKind):
-    """Model kind of model=api. Needs no local files and no local memory."""
+    """Model kind of model=api, which needs no local files and no local memory."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return the model name that the server reports."""
@@ -168,8 +168,8 @@ class Api(ModelKind):
             return list(zip(texts, servers.tokenize(texts), strict=True))
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that sends token ids to the server and returns their text. Each call opens
-        a new connection.
+        """Return a function by which the server converts token ids to text. Each call opens a new
+        connection.
         """
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_extensions(resolved.config.model)
@@ -181,7 +181,7 @@ class Api(ModelKind):
         return decode
 
     def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return the prompt without the server's chat template, which is unknown."""
+        """Return the prompt without a chat template. The server's template is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
         return str(
             ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0]

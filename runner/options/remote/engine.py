@@ -1,4 +1,4 @@
-"""Engine of model=api, which loads nothing on this machine."""
+"""Engine of model=api. It loads no model on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_base import ConfigError
 
 class ApiEngine(RemoteModel):
     def open(self, batch_size: int | None = None) -> ApiSession:
-        """Open a session. batch_size limits how many requests are sent at the same time."""
+        """Open a session. `batch_size` limits the number of concurrent requests."""
         most = self.model.concurrency
         if batch_size is not None and batch_size > most:
             raise ConfigError(

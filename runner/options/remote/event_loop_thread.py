@@ -1,4 +1,4 @@
-"""Thread with an asyncio event loop, which runs all network work of a server pool."""
+"""Thread with an asyncio event loop that does all network work of a server pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Builds request fields for sampling parameters that OpenAI's API lacks, in the names of each server."""
+"""Builds request fields for sampling parameters that OpenAI's API lacks, under the names that each server
+uses.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ WHOLE_TEXT = 2**17  # tokens that a penalty looks back at: by itself llama.cpp's
 def build_extra_body(
     extensions: ApiExtensions, sampling: Mapping[str, Any], ignore_eos: bool
 ) -> dict[str, Any]:
-    """Return request fields that OpenAI's API lacks. `sampling` maps the runner's parameter names to
-    values.
+    """Return request fields for sampling parameters that OpenAI's API lacks. The keys of `sampling` are
+    the runner's names.
     """
     if extensions not in (ApiExtensions.vllm, ApiExtensions.llama_cpp):
         return {}

@@ -1,10 +1,10 @@
-"""Exceptions for failed requests to a server, temporary or permanent."""
+"""Exceptions for temporary and permanent failures of requests to a server."""
 
 from __future__ import annotations
 
 
 class RequestFault(Exception):
-    """Raised if a request failed or its answer is unusable. A retry may succeed."""
+    """Raised if a request failed or its answer is unusable, and a retry may succeed."""
 
     def __init__(
         self,
@@ -20,10 +20,10 @@ class RequestFault(Exception):
 
 
 class InvalidTokenCounts(RequestFault):
-    """Raised if a response contains implausible token counts, such as a negative number. The
-    answer is discarded.
+    """Raised if a response reports implausible token counts, such as a negative number. The answer is
+    discarded.
     """
 
 
 class RequestRejected(Exception):
-    """Raised if the server rejects a request. Another try would not help."""
+    """Raised if the server rejects a request, so that a retry would not help."""

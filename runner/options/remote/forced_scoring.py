@@ -1,5 +1,4 @@
-"""Scores given tokens on a llama.cpp server, which reports log-probabilities only for
-generated tokens.
+"""Scores given tokens on a llama.cpp server by forcing it to generate them, one token at a time.
 
 llama.cpp reports none for prompts (llama.cpp issue 27174). A logit bias forces each token
 of a continuation to be the next token. The server reports the token's log-probability
@@ -56,7 +55,7 @@ class ForcedScorer(Scorer):
     async def _score_given_and_likeliest_token(
         self, prefix: list[int], token: int, use_cache: bool
     ) -> tuple[float, float]:
-        """Return two log-probabilities after a prefix: of the given token, and of the likeliest token."""
+        """Return the log-probabilities of the given token and of the likeliest token after a prefix."""
         url = self.model.base_url
         told = parse_forced_token(
             url, await self._post("completion", build_forced_request(prefix, token, use_cache)), token
@@ -65,7 +64,9 @@ class ForcedScorer(Scorer):
 
 
 class ForcedToken(NamedTuple):
-    """Log-probabilities that a server reports for a forced token."""
+    """Server response to a forced token: its log-probability, and the likeliest token with its
+    log-probability.
+    """
 
     logprob: Any
     first: Any  # the token that it would have chosen
@@ -73,8 +74,7 @@ class ForcedToken(NamedTuple):
 
 
 def build_forced_request(prefix: Sequence[int], token: int, use_cache: bool = True) -> dict[str, Any]:
-    """Return the body of a /completion request that makes llama.cpp generate a given token after a
-    prefix.
+    """Return a /completion request body that forces llama.cpp to generate a given token after a prefix.
 
     use_cache: continue from the KV cache of the previous request.
     """
@@ -90,8 +90,8 @@ def build_forced_request(prefix: Sequence[int], token: int, use_cache: bool = Tr
 
 
 def parse_forced_token(url: str, response: Any, token: int) -> ForcedToken:
-    """Return the log-probabilities of a forced token. Raises RequestFault if they are missing,
-    ConfigError if the server ignored logit_bias.
+    """Parse the log-probabilities of a forced token. Raises RequestFault if missing, ConfigError if
+    logit_bias was ignored.
     """
     told = response.get("completion_probabilities") if isinstance(response, dict) else None
     if not isinstance(told, list) or not told or not isinstance(told[0], dict):

@@ -1,5 +1,5 @@
-"""Engine of model=hybrid: a local model drafts each answer, a model on a server reviews it, and
-the local model revises it.
+"""Engine of model=hybrid: a local model drafts and revises each answer, and a model on a server reviews the
+draft.
 
 If the reviews fail, the model on the server answers. Draft model (student) and fallback
 model (teacher) are ordinary engines with one session each. A session of this engine steps
@@ -61,7 +61,7 @@ class HybridEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Statistics of the draft model, with the notes of both models."""
+        """Statistics of the draft model, together with the notes of both models."""
         own = self.student.stats if self.student is not None else EngineStats()
         incidents = [
             text_note(format_incident(incident, times)) for incident, times in self.incidents.items()
@@ -74,7 +74,7 @@ class HybridEngine:
 
     def load(self) -> EngineReport:
         """Connect to the fallback model's server and load the draft model. If loading fails, the fallback
-        model answers alone.
+        model works alone.
         """
         report, own = self.teacher.load(), EngineReport()
         if self.student is not None:
@@ -94,7 +94,7 @@ class HybridEngine:
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def drop_student(self, error: Exception) -> None:
-        """Close the draft model after an error. From then on, the fallback model answers alone."""
+        """Close the draft model after an error. The fallback model answers all further questions alone."""
         assert self.student is not None
         self.student.close()
         self.student, self.student_error = None, f"{type(error).__name__}: {to_one_line(error)}"
@@ -103,14 +103,14 @@ class HybridEngine:
         return self.teacher.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Raise an error: the fallback model's server cannot convert token ids to text."""
+        """Raise an error, because the fallback model's server cannot convert token ids to text."""
         return self.teacher.decode(ids)
 
     def open(self, batch_size: int | None = None) -> HybridSession:
         return HybridSession(self, batch_size)
 
     def arithmetic(self) -> None:
-        """Always None: FLOP and bytes per token are unknown on a server."""
+        """Return None, because a server does not report its FLOP and bytes per token."""
 
     def close(self) -> None:
         if self.student is not None:
@@ -120,7 +120,7 @@ class HybridEngine:
 
 @dataclass(eq=False)
 class PendingQuestion:
-    """A question whose answer is being drafted, reviewed or revised by the two models."""
+    """A question in progress, whose answer is being drafted, reviewed or revised."""
 
     request: Request
     sha256: str
@@ -133,7 +133,7 @@ class PendingQuestion:
 
 
 class HybridSession(Session):
-    """Runs the sessions of draft model and fallback model together.
+    """Session that combines the sessions of draft model and fallback model.
 
     Each question is drafted, reviewed and revised.
     """
@@ -174,9 +174,7 @@ class HybridSession(Session):
         self._pending.clear()
 
     def _step_student(self) -> list[Event]:
-        """Run one step of the draft model. If the draft model raises an error, the fallback model takes
-        over its questions.
-        """
+        """Run one step of the draft model. If it fails, the fallback model takes over its questions."""
         if self.student is None or self.student.is_idle:
             return []
         try:
@@ -275,7 +273,7 @@ class HybridSession(Session):
     def _finish_question(
         self, question: PendingQuestion, final_completion: Completion | None, role: str
     ) -> None:
-        """Queue the completion event of a question. None means that the question was cancelled."""
+        """Queue the final completion of a question, where None stands for a cancelled question."""
         question.is_over = True
         seconds = time.perf_counter() - question.started
         answer = (

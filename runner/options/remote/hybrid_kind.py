@@ -1,4 +1,4 @@
-"""The model kind model=hybrid: a draft model on this machine and a fallback model on a server."""
+"""Implements model=hybrid: a draft model on this machine and a fallback model on a server."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def make_draft_model_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]
 
 
 class Hybrid(ModelKind):
-    """Model kind of model=hybrid. Without a loadable draft model, the fallback model runs alone."""
+    """Model kind of model=hybrid. If the draft model cannot be loaded, the fallback model runs alone."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the hashes of the draft model's files, the fallback model's name and the prompt version."""
+        """Return hashes of the draft model's files, the fallback model's name and the version of the
+        review prompts.
+        """
         kind, alone = make_draft_model_job(resolved)
         teacher = api.fingerprint_model(as_hybrid_config(resolved.config).teacher, cache.parent)
         try:
@@ -47,8 +49,8 @@ class Hybrid(ModelKind):
         return teacher | {"reviews": str(reviews.VERSION)} | own
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
-        """Raise ConfigError for parameters that the fallback model's server rejects. Returns a note if
-        the draft model cannot load.
+        """Raise ConfigError for parameters that the fallback model's server rejects. Returns a note if no
+        draft model can load.
         """
         api.check_generation_settings(as_hybrid_config(resolved.config).teacher, resolved.config.generation)
         kind, alone = make_draft_model_job(resolved)
@@ -58,7 +60,7 @@ class Hybrid(ModelKind):
             return [render_note(note("would_answer_alone", "warning", error=error), NOTES)]
 
     def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the estimated memory and threads of the draft model."""
+        """Estimate the memory and threads that the draft model needs."""
         kind, alone = make_draft_model_job(resolved)
         try:
             return kind.predict_resources(alone)
@@ -78,13 +80,13 @@ class Hybrid(ModelKind):
             kind.import_libraries(alone)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return the capabilities that both the draft model and the fallback model have."""
+        """Return the capabilities that draft model and fallback model have in common."""
         return CAPABILITIES
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return an engine that combines both models. A draft model whose check fails is not loaded."""
+        """Return an engine that combines both models. A draft model that fails its check is left out."""
         kind, alone = make_draft_model_job(resolved)
         keys = as_hybrid_config(resolved.config)
         teacher = api.resolve_extensions(keys.teacher)

@@ -1,4 +1,4 @@
-"""Failures in model=hybrid that do not end the job."""
+"""Failures with model=hybrid that the job survives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Incident:
-    """A failure in model=hybrid that does not end the job. The draft model failed, or a review
-    could not be parsed.
-    """
+    """A failure that a model=hybrid job survives: the draft model failed, or a review was not valid JSON."""
 
     kind: Literal["broke_down", "not_asked", "no_text", "no_json"]
     error: str = ""

@@ -38,7 +38,7 @@ from runner_engine.settings.sampling import SamplingKeys, get_effective_paramete
 
 
 class ApiExtensions(StrEnum):
-    """Sampling parameters that a server accepts in addition to OpenAI's API.
+    """Sampling parameters that a server accepts beyond those of OpenAI's API.
 
     vllm: top_k, min_p, repetition_penalty and ignore_eos. llama_cpp: the same parameters in
     llama.cpp's spelling. auto: detected from the server's list of models.
@@ -148,7 +148,7 @@ class ApiConfig(ModelConfig):
         return (self.key_variable,)
 
     def is_hosted_at(self, domain: str) -> bool:
-        """Return whether all server addresses are in a domain."""
+        """Return whether all server addresses belong to a domain such as openai.com."""
         return all(
             is_in_domain(address, domain)
             for address in parse_addresses(f"{self.key}.base_url", self.base_url)
@@ -181,9 +181,7 @@ class ApiConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that would change the model's weights, because the weights are on
-        the server.
-        """
+        """Raise ConfigError for settings that change weights, which are not possible on a server."""
         why = "model=api cannot change the weights on the server"
         reject_weight_changes(quantization, lora, rope, why)
         rows = generation.batch_size
@@ -201,7 +199,7 @@ class ApiConfig(ModelConfig):
 
 @dataclass
 class StudentConfig(LocalModelConfig):
-    """Config of the draft model in model=hybrid. `stub` runs a stub engine instead."""
+    """Config of the draft model with model=hybrid. `stub` replaces the model by a stub engine."""
 
     key: ClassVar[str] = "model.student"
     stub: bool = False
@@ -209,8 +207,8 @@ class StudentConfig(LocalModelConfig):
 
 @dataclass
 class TeacherConfig(ApiConfig):
-    """Config of the fallback model in model=hybrid. The fallback model reviews drafts, and answers
-    if the draft model fails.
+    """Config of the fallback model with model=hybrid, which reviews drafts, and answers if the draft
+    model fails.
     """
 
     key: ClassVar[str] = "model.teacher"
@@ -218,8 +216,8 @@ class TeacherConfig(ApiConfig):
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """Config of model=hybrid: a local draft model and a fallback model on a server. Config groups
-    such as `lora` apply to the draft model.
+    """Config of model=hybrid: a local draft model, to which groups such as `lora` apply, and a fallback
+    model on a server.
     """
 
     module: ClassVar[str] = "runner.options.remote.hybrid_kind"

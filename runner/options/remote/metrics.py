@@ -1,6 +1,4 @@
-"""Names, units and descriptions of the metrics of models on servers, and of draft and fallback
-models.
-"""
+"""Names, units and descriptions of metrics about models on servers, draft models and fallback models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base class of engines for models on servers. Converts engine requests to HTTP parameters."""
+"""Base class of engines for models on servers. Converts engine requests to parameters of HTTP requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MILLION = 1_000_000
 
 
 class RemoteModel:
-    """Base class of engines for a model on a server. Nothing is loaded on this machine."""
+    """Base class of engines for a model on a server. Loads no weights on this machine."""
 
     def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
         self.config, self.model, self.capabilities = config, model, capabilities
@@ -49,7 +49,7 @@ class RemoteModel:
         return self._servers
 
     def failure(self) -> RunnerError | None:
-        """Return an error if the server cannot answer any more requests, otherwise None."""
+        """Return an error if the server cannot answer further requests, otherwise None."""
         return None
 
     def load(self) -> EngineReport:
@@ -83,18 +83,18 @@ class RemoteModel:
         return EngineReport(metrics, facts, [text_note(render_note(each, NOTES)) for each in notes])
 
     def provenance_notes(self) -> list[Note]:
-        """Return warnings that the model's identity is uncertain, for example because its files cannot be
-        hashed.
+        """Return warnings about an uncertain model identity, for example because the model's files cannot
+        be hashed.
         """
         return [note("unhashed", "warning", address=self.model.joined_addresses, name=self.model.name)]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt for the server, with an empty list of token ids."""
+        """Return the prompt to send to the server. The list of token ids is always empty."""
         return self._format_prompt(request)
 
     def _format_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt in OpenAI's format. Thinking of earlier answers is removed, because some
-        servers reject it.
+        """Return the prompt in OpenAI's format, without the thinking of earlier answers, which some
+        servers reject.
         """
         prompt = request.prompt
         if isinstance(prompt, str):
@@ -104,11 +104,11 @@ class RemoteModel:
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, converted by the server."""
+        """Convert token ids to text with the server's tokenizer."""
         return self.servers.detokenize(ids)
 
     def arithmetic(self) -> None:
-        """Always None: FLOP and bytes per token are unknown on a server."""
+        """Return None, because a server does not report its FLOP and bytes per token."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -117,8 +117,8 @@ class RemoteModel:
             self._servers = None
 
     def request_parameters(self, request: Request) -> dict[str, Any]:
-        """Return the HTTP parameters of a request. Raises ConfigError for a parameter that the
-        server's API does not support.
+        """Convert a request to HTTP parameters. Raises ConfigError for a parameter that the server's API
+        does not support.
         """
         sampling = request.sampling.apply_defaults(self.config.generation, self.config.seed)
         self.model.check_sampling_fields("request", sampling)
@@ -178,24 +178,24 @@ class RemoteModel:
         return self.config.generation.thinking_tokens if own is None else own
 
     def get_max_total_tokens(self, request: Request) -> int:
-        """Return the limit for thinking and answer together, because servers have a single limit."""
+        """Return the sum of thinking budget and answer budget, because servers accept only one limit."""
         budget = self.thinking_budget(request)
         return self.get_max_answer_tokens(request) + (0 if budget is None else budget + MARGIN)
 
     def get_max_answer_tokens(self, request: Request) -> int:
-        """Return the token budget for the answer, including thinking if thinking has no budget."""
+        """Return the token budget for the answer. It includes thinking if thinking has no own budget."""
         own = request.max_new_tokens
         return self.config.generation.max_new_tokens if own is None else own
 
     def cost_usd(self, prompt_tokens: int, new_tokens: int) -> float | None:
-        """Return the cost of an answer in US dollars, or None if the prices are unknown."""
+        """Return the cost of an answer in US dollars, or None if no prices are configured."""
         if self.model.price_in is None or self.model.price_out is None:
             return None
         return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)
 
 
 def _to_openai_message(message: Message) -> dict[str, Any]:
-    """Return a chat message in OpenAI's format. Encodes tool call arguments as JSON text."""
+    """Convert a chat message to OpenAI's format, with tool call arguments as JSON text."""
     turn = replace(message, thinking=None, name=None).to_dict()
     for call in turn.get("tool_calls", ()):
         function = call["function"]

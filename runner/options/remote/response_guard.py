@@ -1,4 +1,4 @@
-"""Checks HTTP responses of servers: size limit, no compression, no redirect to another host."""
+"""Guards against unsafe HTTP responses of servers: too large, compressed, or redirected to another host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ResponseHook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
 
 
 def make_response_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> ResponseHook:
-    """Return an httpx hook that checks the headers of each response before its body is read."""
+    """Return an httpx hook that checks response headers before the body is read."""
 
     async def check_headers(response: httpx2.Response) -> None:
         if response.has_redirect_location:
@@ -73,13 +73,13 @@ def _port(url: httpx2.URL) -> int | None:
 
 
 def _is_https_upgrade(url: httpx2.URL, target: httpx2.URL) -> bool:
-    """Return whether a redirect only changes http to https."""
+    """Return whether a redirect changes only http to https."""
     return (url.scheme, _port(url), target.scheme, _port(target)) == ("http", 80, "https", 443)
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
-    """HTTP response body with a size limit. A longer answer raises RequestFault; a longer error body
-    is truncated.
+    """HTTP response body with a size limit. Raises RequestFault for a longer answer, and truncates a
+    longer error.
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""Prompts with which the fallback model reviews an answer and the draft model revises it, and the
-parser of reviews.
-"""
+"""Prompts for reviewing and revising a draft answer, and the parser of reviews."""
 
 from __future__ import annotations
 
@@ -22,14 +20,14 @@ FEEDBACK_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Review:
-    """Fallback model's review of a draft answer. The score is None if it could not be parsed."""
+    """The fallback model's review of a draft answer. `score` is None if it could not be parsed."""
 
     score: float | None
     feedback: str
 
 
 def format_prompt_as_text(prompt: Prompt) -> str:
-    """Return a prompt as plain text. A conversation becomes one paragraph per turn."""
+    """Convert a prompt to plain text. Each turn of a conversation becomes a paragraph."""
     if isinstance(prompt, str):
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
@@ -53,9 +51,7 @@ def build_revision_prompt(prompt: Prompt, answer: str, feedback: str) -> Prompt:
 
 
 def parse_review(review_text: str) -> Review:
-    """Parse the first valid JSON object in a review. If there is none, the whole text becomes the
-    feedback.
-    """
+    """Parse the first valid JSON object in a review. Without one, the whole text becomes the feedback."""
     decoder, start = json.JSONDecoder(), review_text.find("{")
     for _ in range(20):
         if start < 0:

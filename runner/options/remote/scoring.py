@@ -1,5 +1,4 @@
-"""Scores texts on a server that reports a text's tokens and the log-probability of each prompt
-token.
+"""Scores texts on a server, by the log-probabilities of prompt tokens that it returns.
 
 Needs `/tokenize`, and echo with log-probabilities in `/v1/completions`; vLLM and task=serve
 have both. A small first request tests whether a server has them.
@@ -39,7 +38,7 @@ WAYS: Sequence[ScoringMethod] = (SinglePassScoring(), StepwiseScoring())
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt's token ids and rendered text, as the server reports them."""
+    """Token ids and rendered text of a prompt, as returned by the server."""
 
     ids: list[int]
     text: str | None
@@ -60,8 +59,8 @@ class Scorer:
         self._prompts = lru_cache(CACHED_PROMPTS)(self._tokenize_in_background)
 
     async def score(self, request: Request) -> ScoredContinuation:
-        """Return the log-probabilities of a request's continuation. Raises ConfigError if the server
-        cannot compute them.
+        """Return the log-probabilities of a request's continuation. Raises ConfigError if the server does
+        not support scoring.
         """
         await self.require_scoring_support()
         prompt, continuation = request.prompt, request.continuation
@@ -93,12 +92,12 @@ class Scorer:
         return [(await self._tokenize(prompt=text)).ids for text in texts]
 
     async def require_scoring_support(self) -> None:
-        """Raise ConfigError if the server cannot score texts. Sends the test request only once."""
+        """Raise ConfigError if the server cannot score texts. The test request is sent only once."""
         self._is_able = able = _reuse_or_restart_task(self._is_able, self._test_scoring)
         await asyncio.shield(able)
 
     async def detect_scoring_method(self) -> ScoringMethod:
-        """Test which scoring method the server supports. The result is cached."""
+        """Detect by test requests which scoring method the server supports. The result is cached."""
         self._way = way = _reuse_or_restart_task(self._way, self._test_scoring_methods)
         return await asyncio.shield(way)
 
@@ -110,7 +109,7 @@ class Scorer:
         if (lack := await self._explain_unsupported(score_sample(), UNSUPPORTED)) is not None:
             raise ConfigError(
                 (
-                    f"{self._server_label} cannot compute log-probabilities of a text. The server needs "
+                    f"{self._server_label} cannot compute log-probabilities of a text. That requires "
                     f"{self.NEEDED}{lack}"
                 ),
                 code="unsupported",
@@ -127,7 +126,7 @@ class Scorer:
             lacks.append(f"{way.NEEDED}{lack}")
         raise ConfigError(
             (
-                f"{self._server_label} cannot be compared with a reference, because it returns no "
+                f"{self._server_label} cannot be compared with a reference, because it does not return "
                 f"log-probabilities of given tokens. {INSTEAD}. Unsupported requests: {'; or '.join(lacks)}"
             ),
             code="unsupported",
@@ -136,7 +135,9 @@ class Scorer:
     async def _explain_unsupported(
         self, scoring_request: Awaitable[ScoredContinuation], unsupported_statuses: Sequence[int]
     ) -> str | None:
-        """Await a scoring request. Returns the reason if the server does not support it."""
+        """Await a scoring request. Returns an explanation if the server does not support it, otherwise
+        None.
+        """
         try:
             await scoring_request
         except openai.APIStatusError as error:
@@ -166,7 +167,7 @@ class Scorer:
         return asyncio.ensure_future(self._tokenize_chat(turns))
 
     async def _tokenize_chat(self, messages: list[dict[str, Any]]) -> TokenizedPrompt:
-        """Return a chat's token ids, and its rendered text if the server can report or detokenize it."""
+        """Return the token ids of a chat, and its rendered text if the server supports that."""
         tokens = await self._tokenize(messages=messages, add_generation_prompt=True)
         if tokens.text is not None:
             return tokens
@@ -176,7 +177,9 @@ class Scorer:
         return TokenizedPrompt(tokens.ids, text)
 
     async def _detokenize(self, ids: list[int]) -> str | None:
-        """Return the text of token ids including special tokens, or None if the server cannot detokenize."""
+        """Convert token ids, including special tokens, to text. Returns None if the server cannot
+        detokenize.
+        """
         try:
             body = {"model": self.model.name, "tokens": ids}
             answer = await self._post("detokenize", body)
@@ -194,7 +197,7 @@ class Scorer:
         return await self._post(path, sent)
 
     async def _post(self, path_suffix: str, body: dict[str, Any]) -> Any:
-        """Send a POST request to a server path outside OpenAI's API, and return the response."""
+        """Send a POST request to a path outside OpenAI's API, and return the response."""
         path = f"{self.model.base_url.removesuffix('/v1')}/{path_suffix}"
         return await self.client.post(path, body=body, cast_to=object)
 
@@ -216,7 +219,7 @@ class Scorer:
         return ids
 
     async def detokenize(self, ids: Sequence[int]) -> str:
-        """Convert token ids to text. Returns the list of ids as text if the server cannot detokenize."""
+        """Convert token ids to text. If the server cannot detokenize, returns the list of ids as text."""
         text = await self._detokenize([*ids]) if ids else ""
         return f"{[*ids]}" if text is None else text
 

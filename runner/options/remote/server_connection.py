@@ -1,4 +1,4 @@
-"""Connection to one server with OpenAI's API, through OpenAI's official client library.
+"""Connection to one server with OpenAI's API, through the official OpenAI client library.
 
 The API key is read from the environment. No message from this module contains it.
 """
@@ -44,7 +44,7 @@ started_keys: dict[str, str] = {}  # the keys of servers that this process has s
 
 @dataclass
 class ModelList:
-    """Models that a server lists. `own` is the entry of the configured model."""
+    """Models that a server lists. `own` is the list entry of the configured model."""
 
     names: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class ModelList:
 
     @property
     def extensions(self) -> ApiExtensions:
-        """Sampling extensions of the server, deduced from `owned_by` in its list of models."""
+        """Sampling extensions that the server supports, inferred from `owned_by` in its list of models."""
         return ApiExtensions.vllm if self.own.get("owned_by") in EXTENDED else ApiExtensions.openai
 
 
 def find_api_key(model: ApiConfig) -> tuple[str, str]:
-    """Return the server's API key and the name of the variable that contains it. A server on this
-    machine needs no key.
+    """Return the server's API key and the variable that contains it. A server on this machine needs no
+    key.
     """
     names = model.api_key_variables
     if isinstance(model.base_url, str) and model.base_url in started_keys:
@@ -87,7 +87,7 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
 
 
 def _make_openai_key_hint(model: ApiConfig) -> str:
-    """Return a hint if OPENAI_API_KEY is set but unused. That key is sent to openai.com only."""
+    """Return a hint if OPENAI_API_KEY is set but unused, because that key is sent only to openai.com."""
     if OPENAI_KEY_VARIABLE in model.api_key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
@@ -95,12 +95,12 @@ def _make_openai_key_hint(model: ApiConfig) -> str:
 
 
 class ServerConnection:
-    """Connection to one server, with its failure count and requested pauses. Only the server
-    pool's thread uses it.
+    """Connection to one server, with its failure count and the pauses that it requested. Used by one
+    thread only.
     """
 
     def __init__(self, model: ApiConfig) -> None:
-        """Open the connection in a running event loop. `model` has the address of this server only."""
+        """Open the connection in a running event loop. `model` contains only this server's address."""
         self.model = model
         self._key, self._variable = find_api_key(model)
         self.secret = ApiKeyRedactor(self._key)
@@ -128,7 +128,7 @@ class ServerConnection:
 
     @property
     def remaining_pause_s(self) -> float:
-        """Remaining seconds of the pause that the server has requested."""
+        """Remaining seconds of a pause that the server has requested."""
         return max(0.0, self._closed_until - time.monotonic())
 
     def pause(self, seconds: float) -> None:
@@ -136,7 +136,7 @@ class ServerConnection:
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
 
     async def run_scorer(self, query: Callable[[Scorer], Awaitable[T]]) -> T:
-        """Run a query with the server's scorer. Converts errors to the runner's exceptions."""
+        """Run a query with the server's scorer, and convert its errors to the runner's exceptions."""
         try:
             return await query(self.scorer)
         except openai.APIStatusError as error:
@@ -227,9 +227,7 @@ def move_token_ids_to_extra_body(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_retry_after(headers: httpx2.Headers) -> float | None:
-    """Return the seconds that the header Retry-After requests. None if the header is missing or
-    invalid.
-    """
+    """Parse the header Retry-After as seconds. Returns None if the header is missing or invalid."""
     retry_after = headers.get("retry-after", "")
     try:
         wait_s = float(retry_after)

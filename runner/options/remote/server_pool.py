@@ -35,9 +35,7 @@ _reported_out: set[str] = set()  # servers of which this process has said that t
 
 
 class ServerPool:
-    """Connections to all servers of a model. Their network work runs in one thread until the pool is
-    closed.
-    """
+    """Connections to all servers of a model. One thread does their network work until the pool is closed."""
 
     def __init__(
         self,
@@ -87,7 +85,7 @@ class ServerPool:
         return text
 
     def collect_server_statistics(self) -> list[dict[str, Any]]:
-        """Return statistics for each server, or nothing if there is only one server."""
+        """Return statistics per server, or nothing if there is only one server."""
         if len(self.servers) == 1:
             return []
         return [
@@ -103,7 +101,7 @@ class ServerPool:
     # ------------------------------------------------------------------------------------- requests
 
     async def run_with_retries(self, server_request: ServerRequest[T], max_rounds: int) -> T:
-        """Try a request on all servers in turn, with growing delays. Raises the last error."""
+        """Try a request on one server after another, with growing delays. Raises the last error."""
         rounds, asked = 1, set[ServerConnection]()
         for number in count(1):
             server = await self._choose_server(asked)
@@ -147,13 +145,13 @@ class ServerPool:
         raise AssertionError
 
     def _get_active_servers(self) -> list[ServerConnection]:
-        """Return the servers that are not excluded. If all are excluded, return all servers, so that
-        requests report an error.
+        """Return the servers that are not excluded after failures. If all are excluded, return all, so
+        that requests report errors.
         """
         return [server for server in self.servers if not server.is_left_out] or self.servers
 
     async def _choose_server(self, tried_servers: set[ServerConnection]) -> ServerConnection:
-        """Return the least busy server, preferably one outside `tried_servers`.
+        """Return the least busy server, preferring servers outside `tried_servers`.
 
         Waits while all servers have requested a pause.
         """
@@ -211,7 +209,7 @@ class ServerPool:
     # --------------------------------------------------------------------------------------- models
 
     def list_models(self) -> ModelList:
-        """Return the list of models that all servers share. Raises an error if the lists differ."""
+        """Return the model list of the servers. Raises an error if their lists differ."""
         return self.run(self._list_models())
 
     async def _list_models(self) -> ModelList:
@@ -235,7 +233,7 @@ class ServerPool:
         )
 
     async def _list_models_or_exclude(self, server: ServerConnection) -> ModelList | Exception:
-        """Return a server's list of models. After a failed request, exclude the server and return the
+        """Fetch a server's list of models. If the request fails, excludes the server and returns the
         error.
         """
         try:
@@ -248,7 +246,7 @@ class ServerPool:
         return listed
 
     def _check_model(self, server: ServerConnection, models: ModelList) -> None:
-        """Raise ConfigError if a server lacks the model, or serves another one under the same name."""
+        """Raise ConfigError if a server lacks the model, or serves a different model under the same name."""
         model, address = self.model, server.model.base_url
         if models.names and not models.own:
             raise ConfigError(
@@ -266,7 +264,7 @@ class ServerPool:
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids, including special tokens. Raises an error if no server can tokenize."""
+        """Tokenize texts, including special tokens. Raises an error if no server supports tokenization."""
         return self._run_scorer(lambda scorer: scorer.tokenize(texts))
 
     def detokenize(self, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Sanitizes texts from servers: removes the API key, repairs Unicode, checks token counts.
+"""Sanitizes texts from servers: removes the API key, repairs Unicode and validates token counts.
 
 All text of a server passes through this module: answers, model names, headers and error
 messages.
@@ -18,7 +18,7 @@ MAX_TOKENS = 10**9  # more than any model reads or generates for one request
 
 
 class ApiKeyRedactor:
-    """Removes a server's API key from texts, because servers may send the key back."""
+    """Removes the API key from texts of a server, which could send the key back."""
 
     def __init__(self, key: str) -> None:
         self.spellings = sorted(
@@ -30,7 +30,7 @@ class ApiKeyRedactor:
         self.times = 0  # how often it was in an answer
 
     def redact_message(self, message: object) -> str:
-        """Return a message of a server or library on one line, with the API key removed."""
+        """Put a message of a server or library on one line, and remove the API key."""
         text = str(message)
         for spelling in self.spellings:
             text = text.replace(spelling, HIDDEN)
@@ -60,7 +60,7 @@ class RedactedStream:
         return self._append_repaired_text(text[: len(text) - len(self._held)])
 
     def flush(self) -> str:
-        """Return the buffered text at the end of the answer."""
+        """Return the text that is still buffered at the end of the answer."""
         text, self._held = self._held, ""
         return self._append_repaired_text(text)
 
@@ -78,9 +78,7 @@ class RedactedStream:
 
 
 def repair_surrogates(text: str) -> str:
-    """Return a text with surrogate pairs joined and lone surrogates replaced, because files cannot
-    store them.
-    """
+    """Join surrogate pairs and replace lone surrogates in a text, because files cannot store them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -89,7 +87,7 @@ def repair_surrogates(text: str) -> str:
 
 
 def parse_token_count(field_name: str, value: object) -> int:
-    """Return a token count that a server has sent. Raises InvalidTokenCounts for an implausible value."""
+    """Validate a token count from a server. Raises InvalidTokenCounts for an implausible value."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 <= value <= MAX_TOKENS and value == int(value):  # type: ignore[operator, call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]

@@ -1,6 +1,4 @@
-"""Session of model=api. Sends each engine request as a streamed HTTP request, many at the same
-time.
-"""
+"""Session of model=api, which sends engine requests concurrently as streamed HTTP requests."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that
 
 @dataclass(eq=False)
 class RemoteRequest:
-    """A running request to a server, with its partial answer. A retry starts with an empty answer."""
+    """A running request to a server, with its partial answer. A retry starts again with an empty answer."""
 
     request: Request
     sent: dict[str, Any]
@@ -76,12 +74,12 @@ class RemoteRequest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all choices of the answer have ended."""
+        """Whether every choice of the answer is complete."""
         return bool(self.reasons) and None not in self.reasons
 
     def add_chunk(self, chunk: Any) -> list[Delta]:
-        """Add a chunk of the server's stream and return the new deltas. Any exception is reported as a
-        malformed chunk.
+        """Add a chunk of the server's stream and return the new deltas. The caller treats any exception
+        as a malformed chunk.
         """
         deltas: list[Delta] = []
         for choice in chunk.choices or []:
@@ -114,9 +112,7 @@ class RemoteRequest:
         return deltas
 
     def _make_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
-        """Return the unsent text of a choice as deltas, without thinking tags. Some servers send the
-        thinking in a separate field.
-        """
+        """Return the text of a choice that was not yet sent, as deltas without thinking tags."""
         found = (
             [Delta(self.request.id, choice, separate_thinking, thinking=True)] if separate_thinking else []
         )
@@ -130,8 +126,8 @@ class RemoteRequest:
         return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _starts_in_thinking(self, choice: int) -> bool:
-        """Return whether an answer's text starts inside thinking. False if the server sends the thinking
-        separately.
+        """Return whether the answer's text starts inside thinking. False if the server sends thinking in
+        a separate field.
         """
         return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
@@ -165,8 +161,8 @@ class RemoteRequest:
 
 
 def _convert_finish_reason(server_reason: object) -> FinishReason:
-    """Convert a server's finish reason to the runner's. Raises an error if the server aborted or
-    withheld the answer.
+    """Convert a server's finish reason to the runner's. Raises an error if the server aborted or blocked
+    the answer.
     """
     if not isinstance(server_reason, str):
         raise ValueError("the finish reason is not a string")
@@ -180,7 +176,7 @@ def _convert_finish_reason(server_reason: object) -> FinishReason:
 
 
 class ApiSession(Session):
-    """Session of a remote model that runs many requests concurrently."""
+    """Session of a model on a server, with many concurrent requests."""
 
     def __init__(self, engine: RemoteModel, max_in_flight: int) -> None:
         super().__init__(engine.capabilities)
@@ -197,7 +193,7 @@ class ApiSession(Session):
         self._queue.put(None)
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request by closing its HTTP connection."""
+        """Cancel a request by closing its HTTP connection."""
         super().cancel(request_id)
         self._queue.put(None)
 

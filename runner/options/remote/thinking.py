@@ -1,5 +1,5 @@
-"""Parses thinking in servers' responses: thinking text and token counts. Counts the answers
-that exceed the thinking budget.
+"""Parses thinking text and thinking tokens in server responses, and counts answers over the thinking
+budget.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TokenUsage(NamedTuple):
 
 
 def extract_thinking(stream_delta: Any) -> str:
-    """Return the thinking text of a streamed chunk.
+    """Return the thinking text in a chunk of a streamed response.
 
     Servers send it in a separate field, under one of two names.
     """
@@ -53,7 +53,7 @@ def parse_token_usage(response: Any) -> TokenUsage | None:
 
 
 def _parse_thinking_tokens(usage: Any) -> int | None:
-    """Return the number of thinking tokens from OpenAI's or SGLang's response field, or None."""
+    """Return the number of thinking tokens from a field of OpenAI or SGLang, or None if both are missing."""
     for name, owner in (
         ("completion_tokens_details.", getattr(usage, "completion_tokens_details", None)),
         ("", usage),
@@ -71,7 +71,7 @@ def is_thinking_budget_spent(thinking_tokens: int | None, budget: int | None) ->
 
 
 class BudgetCounts:
-    """Counts how often servers exceed the thinking budget, and makes notes about it."""
+    """Counts the answers that exceed the thinking budget, and makes notes about them."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Builds the request parameter that limits thinking. Its name depends on the server."""
+"""Builds the request parameter that limits thinking, whose name depends on the kind of server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARGIN = 32
 
 
 class ThinkingBudget(StrEnum):
-    """Kind of server, which determines the name of the request parameter for the thinking budget."""
+    """Kind of server, which determines the name of its thinking budget parameter."""
 
     vllm = "vllm"
     sglang = "sglang"
@@ -28,9 +28,7 @@ class ThinkingBudget(StrEnum):
 
 
 class BudgetParameter(NamedTuple):
-    """Name of a server's thinking budget parameter, and a function that returns the request fields for
-    a budget.
-    """
+    """Name of a server's parameter for the thinking budget, and a function that builds its request fields."""
 
     name: str
     body: Callable[[int], dict[str, Any]]

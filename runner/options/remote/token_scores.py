@@ -1,5 +1,4 @@
-"""Fetches log-probabilities from a vLLM server: of a text's tokens, of the likeliest tokens,
-and of requested token ids.
+"""Fetches log-probabilities of prompt tokens, likeliest tokens and requested token ids from a vLLM server.
 
 `SinglePassScoring` scores all positions in one request (vLLM's model runner V2).
 `StepwiseScoring` requests one token at a time and works with any runner of vLLM. The server
@@ -30,7 +29,7 @@ AT_ONCE = 128  # ids that vLLM takes for one token
 
 @dataclass(frozen=True)
 class ScoredContinuation:
-    """Token ids of a continuation and their log-probabilities, as a server reports them."""
+    """Token ids and log-probabilities of a continuation, as returned by a server."""
 
     prompt_tokens: int
     token_ids: list[int]
@@ -41,12 +40,14 @@ class ScoredContinuation:
 
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]] | None:
-        """Likeliest token per position with its log-probability. None if not reported."""
+        """Likeliest token at each position with its log-probability, or None if the server did not report
+        it.
+        """
         return None if self.firsts is None else [[first] for first in self.firsts]
 
 
 class ScoringMethod(Protocol):
-    """Interface of a method that fetches log-probabilities of requested token ids from a vLLM server."""
+    """Interface for fetching the log-probabilities of requested token ids from a vLLM server."""
 
     NEEDED: ClassVar[str]
     UNSUPPORTED: ClassVar[Sequence[int]]  # statuses of a server that does not have it
@@ -59,13 +60,13 @@ class ScoringMethod(Protocol):
         continuation: TokenIds,
         token_ids: Sequence[TokenIds],
     ) -> ScoredContinuation:
-        """Return the log-probabilities of a continuation after a prefix. Raises RequestFault unless the
-        server reports all of them.
+        """Return the log-probabilities of a continuation after a prefix. Raises RequestFault if any of
+        them is missing.
         """
 
 
 class SinglePassScoring:
-    """Scores a text with one request that contains the requested token ids of all positions.
+    """Scores a text with a single request, which names the requested token ids of all positions.
 
     Each position's ids include the text's own token, which the server then scores twice.
     Contradicting scores reveal a server that scores other positions.
@@ -109,7 +110,7 @@ class SinglePassScoring:
         return make_scored_continuation(len(prefix), continuation, own, firsts, [row[1:] for row in scores])
 
     def _decode_scores(self, url: str, encoded_scores: Any, shape: tuple[int, int]) -> list[list[float]]:
-        """Decode the array of log-probabilities in a response into one list per position."""
+        """Decode the log-probability array of a response into one list per position."""
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
         if not isinstance(encoded_scores, str):
@@ -132,9 +133,7 @@ class SinglePassScoring:
 
 
 class StepwiseScoring:
-    """Scores a text with one request per position. Each request returns the next token's
-    log-probabilities.
-    """
+    """Scores a text with one request per position, each for the log-probabilities of the next token."""
 
     PARAMETER = "logprob_token_ids"
     NEEDED: ClassVar[str] = f"/v1/completions with {PARAMETER}"
@@ -195,7 +194,7 @@ def make_scored_continuation(
     likeliest_tokens: list[tuple[int, float]],
     requested_logprobs: list[list[float]],
 ) -> ScoredContinuation:
-    """Return a continuation with its scores. A token is greedy if no token is likelier."""
+    """Build a scored continuation. A token counts as greedy if no other token is likelier."""
     greedy = [value >= best for value, (_, best) in zip(logprobs, likeliest_tokens, strict=True)]
     return ScoredContinuation(
         prompt_tokens, [*continuation], logprobs, greedy, likeliest_tokens, requested_logprobs
@@ -205,7 +204,7 @@ def make_scored_continuation(
 def _parse_prompt_logprobs(
     url: str, positions: Any, start: int, continuation: TokenIds
 ) -> list[tuple[float, tuple[int, float]]]:
-    """Return pairs (log-probability of the given token, likeliest token with log-probability)."""
+    """Parse the log-probability of each given token, and the likeliest token with its log-probability."""
     if not isinstance(positions, list) or len(positions) != start + len(continuation):
         raise _invalid_response_fault(f"{url} did not send a log-probability for each token")
     found = []
@@ -221,7 +220,7 @@ def _parse_prompt_logprobs(
 
 
 def _parse_token_id(token_name: str) -> int:
-    """Return the token id in a vLLM token name such as `token_id:42`."""
+    """Parse the token id from a vLLM token name such as `token_id:42`."""
     found = re.fullmatch(r"token_id:(\d+)", token_name)
     if found is None:
         raise ValueError(token_name)

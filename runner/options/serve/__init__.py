@@ -1,1 +1,1 @@
-"""HTTP server that serves one engine to many clients. task=serve starts it."""
+"""HTTP server of task=serve, which serves one engine to many clients."""

@@ -42,7 +42,7 @@ class ChatResponse(ClientResponse):
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the thinking, if any, and the answer, as pairs (text, is_thinking)."""
+        """Split an answer into pairs (text, is_thinking): its thinking, if any, and the answer text."""
         if self.parsed.offered is not None:
             said = self.parsed.offered.parse_answer(answer)
             return [(said.thinking or "", True)] * bool(said.thinking) + [(said.content, False)]
@@ -57,7 +57,7 @@ class ChatResponse(ClientResponse):
         scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return one choice of a stream chunk as a JSON object."""
+        """Format a choice of a stream chunk as a JSON object."""
         delta = {} if text is None else {REASONING if is_thinking else "content": text}
         return {
             "index": index,
@@ -77,7 +77,7 @@ class ChatResponse(ClientResponse):
         return "tool_calls" if offered.parse_answer(self.done[choice_index]).calls else reason
 
     def _extract_new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the new text of an event as pairs (text, is_thinking).
+        """Return an event's new texts as pairs (text, is_thinking).
 
         Holds back text that may be the beginning of a tool call.
         """
@@ -93,7 +93,7 @@ class ChatResponse(ClientResponse):
         return waiting.filter_texts(texts)
 
     def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
-        """Return a choice's tool calls as stream chunks, one call per chunk."""
+        """Return the tool calls of a choice as stream chunks, with one call per chunk."""
         pieces = []
         for number, call in enumerate(self._format_tool_calls(choice_index)):
             delta = {"tool_calls": [{"index": number, **call}]}
@@ -101,7 +101,7 @@ class ChatResponse(ClientResponse):
         return pieces
 
     def build_initial_deltas(self) -> list[dict[str, Any]]:
-        """Return the first chunks of a stream, which contain the assistant's role."""
+        """Return the first chunks of a stream. They contain the role `assistant`."""
         delta = {"role": "assistant", "content": ""}
         return [
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -125,7 +125,7 @@ class TextResponse(ClientResponse):
         }
 
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the whole answer, including thinking tags, as one pair (text, is_thinking)."""
+        """Return the whole answer with its thinking tags as a single pair (text, is_thinking)."""
         return [(answer.text, False)]
 
     def format_delta(
@@ -136,7 +136,7 @@ class TextResponse(ClientResponse):
         scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return one choice of a stream chunk as a JSON object."""
+        """Format a choice of a stream chunk as a JSON object."""
         return {
             "index": index,
             "text": text or "",
@@ -145,7 +145,7 @@ class TextResponse(ClientResponse):
         }
 
     def build_initial_deltas(self) -> list[dict[str, Any]]:
-        """Return the first chunks of a stream: the prompts, if the client wants them echoed."""
+        """Return the first chunks of a stream, which echo the prompts if the client requests it."""
         return (
             [self.format_delta(index, self.get_prompt_text(index), None) for index in self._choice_indices()]
             if self.parsed.echo

@@ -22,7 +22,7 @@ def build_answer_grammar(
 ) -> str | None:
     schema = _get_response_schema(body.response_format)
     if schema is not None and served_tools.form.IS_RAW:
-        need = f"the model's answer format {served_tools.name} does not support it. Omit response_format"
+        need = f"the model's answer format {served_tools.name} does not support JSON. Omit response_format"
         raise Refusal(400, f"response_format: {need}", "response_format")
     if offered_tools is not None and offered_tools.must:
         _reject_stop_settings(body, "tool_choice")
@@ -48,7 +48,7 @@ def build_answer_grammar(
 
 
 def _reject_stop_settings(body: ChatBody, constraint_name: str) -> None:
-    """Raise Refusal for stop settings that could cut a constrained answer short."""
+    """Raise Refusal for stop settings that could truncate a constrained answer."""
     if body.stop:
         raise Refusal(400, f"stop: cannot be combined with {constraint_name}. Omit stop", "stop")
     if body.ignore_eos:

@@ -1,6 +1,4 @@
-"""Web application of the server: the handler of each HTTP path, and the conversion of errors to
-responses.
-"""
+"""ASGI application of the server: handlers of HTTP paths, and conversion of errors to responses."""
 
 from __future__ import annotations
 
@@ -46,8 +44,8 @@ SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
 def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
-    """Return the server's ASGI application. Without an API key, it rejects requests whose Host
-    header is not this machine.
+    """Return the server's ASGI application. Without an API key, it only accepts requests to this
+    machine's own host name.
     """
     app = FastAPI(
         title="runner task=serve",
@@ -156,7 +154,7 @@ async def _parse_request_body(
 
 
 async def _make_http_response(response: ClientResponse, request: Request) -> Response:
-    """Return a complete HTTP response, or a streaming response once its first event has arrived."""
+    """Return a complete HTTP response, or a stream after its first event."""
     client = ClientRequest(response.gateway, get_client_id(request.scope))
     try:
         with _watch_disconnect(request, client):
@@ -183,7 +181,7 @@ def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]
 
 
 def _describe_model(gateway: Gateway, adapter_name: str | None) -> dict[str, Any]:
-    """Return the JSON description of the base model, or of an adapter in vLLM's format."""
+    """Return the JSON description of the base model or of an adapter, in vLLM's format."""
     model = {
         "id": adapter_name or gateway.model,
         "object": "model",
@@ -195,7 +193,7 @@ def _describe_model(gateway: Gateway, adapter_name: str | None) -> dict[str, Any
 
 
 def _to_refusal(error: Exception) -> Refusal:
-    """Convert the exception that ended a request to the error response for the client."""
+    """Convert an exception to an error response for the client."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ConfigError):
@@ -217,8 +215,8 @@ def _to_refusal(error: Exception) -> Refusal:
 
 
 def _make_security_headers(html_page: str) -> dict[str, str]:
-    """Return the Content-Security-Policy headers of a page. The browser runs only the page's own
-    script, and contacts only this server.
+    """Return Content-Security-Policy headers that allow a page to run only its own script and contact
+    only this server.
     """
 
     def hash_sources(tag: str) -> str:

@@ -18,9 +18,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 
 
 def _make_unvalidated_field(**schema: Any) -> FieldInfo:
-    """Return a pydantic field whose schema appears in /openapi.json, but which pydantic does not
-    validate.
-    """
+    """Return a pydantic field that appears in /openapi.json but is not validated by pydantic."""
     info: FieldInfo = Field(json_schema_extra=schema)
     return info
 
@@ -45,7 +43,7 @@ Text = Annotated[str, AfterValidator(_reject_lone_surrogates)]
 
 
 def _reject_bool(value: object) -> object:
-    """Raise ValueError for true and false, because Python treats booleans as the numbers 1 and 0."""
+    """Raise ValueError for true and false, which Python would accept as the numbers 1 and 0."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
@@ -56,9 +54,7 @@ Number = Annotated[float, BeforeValidator(_reject_bool)]
 
 
 class _StopAtFirstError(FailFast):
-    """pydantic validator that stops at the first invalid element of a list. Only one error is
-    reported.
-    """
+    """Pydantic validator for lists that reports only the first invalid element."""
 
     __hash__ = object.__hash__  # a union of types needs it
 
@@ -80,7 +76,7 @@ _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allo
 
 
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
-    """Sampling parameters in a request body. The generation config supplies the defaults."""
+    """Sampling parameters in a request body, with the generation config as defaults."""
 
     seed: Annotated[Whole, _range_field(SEED)] | None = None
     stop: StopText | Annotated[Several[StopText], _make_unvalidated_field(maxItems=MAX_STOPS)] | None = None
@@ -95,7 +91,7 @@ class StreamOptions(BaseModel):
 
 
 class OpenAIBody(SamplingFields):
-    """Body parameters that both OpenAI endpoints share."""
+    """Request parameters that both OpenAI endpoints have in common."""
 
     model: str | None = None
     n: Annotated[Whole, _make_unvalidated_field(minimum=1)] | None = None
@@ -151,7 +147,7 @@ class Function(BaseModel):
 
 
 class Tool(BaseModel):
-    """Tool that the request offers to the model: always a function."""
+    """Tool that the model may call. Only functions are supported."""
 
     type: str = Field(json_schema_extra={"enum": ["function"]})
     function: Function | None = None
@@ -162,7 +158,7 @@ class ChosenFunction(BaseModel):
 
 
 class Chosen(BaseModel):
-    """Choice of one function that the model must call."""
+    """Value of tool_choice that forces the model to call a certain function."""
 
     type: str = Field(json_schema_extra={"enum": ["function"]})
     function: ChosenFunction | None = None
@@ -177,7 +173,7 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """Format that a request requires of the answer."""
+    """Output format that a request prescribes for the answer."""
 
     type: str = Field(json_schema_extra={"enum": ["text", "json_object", "json_schema"]})
     json_schema: JsonSchema | None = None

@@ -1,6 +1,4 @@
-"""Builds responses in OpenAI's format, complete or as a stream of server-sent events, with
-log-probabilities if requested.
-"""
+"""Builds complete or streamed responses in OpenAI's format, with log-probabilities if requested."""
 
 from __future__ import annotations
 
@@ -29,8 +27,8 @@ SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the eve
 
 
 class ClientResponse(ABC):
-    """Base class of responses to one client: submits engine requests and converts their completions to
-    JSON.
+    """Base class of responses. Submits a client's requests to the engine and converts their completions
+    to JSON.
     """
 
     kind: str
@@ -52,7 +50,7 @@ class ClientResponse(ABC):
     def format_choice(
         self, index: int, text: str, finish_reason: str, scored_tokens: list[ScoredToken] | None
     ) -> dict[str, Any]:
-        """Return one choice of a complete response as a JSON object."""
+        """Format a choice of a complete response as a JSON object."""
 
     @abstractmethod
     def format_delta(
@@ -63,20 +61,20 @@ class ClientResponse(ABC):
         scored_tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return one choice of a stream chunk as a JSON object."""
+        """Format a choice of a stream chunk as a JSON object."""
 
     @abstractmethod
     def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Split an answer into pairs (text, is_thinking). The last pair is the answer after the
+        """Split an answer into pairs (text, is_thinking). The last pair contains the answer without
         thinking.
         """
 
     def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
-        """Return the stream chunks after the text of a choice, such as tool calls."""
+        """Return the stream chunks that follow the text of a choice, such as tool calls."""
         return []
 
     def build_initial_deltas(self) -> list[dict[str, Any]]:
-        """Return the first chunks of a stream, before any text."""
+        """Return the chunks that a stream starts with, before any generated text."""
         return []
 
     # ------------------------------------------------------------------------------- a whole answer
@@ -93,7 +91,7 @@ class ClientResponse(ABC):
         )
 
     async def wait_for_completion_text(self, client_request: ClientRequest) -> str:
-        """Wait for a request's only completion and return its text."""
+        """Wait for the single completion of a request and return its text."""
         await self._wait_for_completions(client_request)
         return self.done[0].text
 
@@ -103,7 +101,7 @@ class ClientResponse(ABC):
             self._store_event(await client_request.wait_for_event())
 
     def _serialize_response(self, scored_tokens: dict[int, list[ScoredToken]]) -> bytes:
-        """Convert the response to JSON. Encodes choices one by one, so that other threads can run."""
+        """Convert the response to JSON, choice by choice, so that other threads can run in between."""
         choices = []
         for index in self._choice_indices():
             choices.append(
@@ -121,7 +119,7 @@ class ClientResponse(ABC):
         return head + b'"choices":[' + b",".join(choices) + b"]" + tail
 
     async def _submit_requests(self, client_request: ClientRequest) -> None:
-        """Submit the client's requests to the engine. Skips requests that only score a prompt."""
+        """Submit the client's requests to the engine, except requests that only score a prompt."""
         client_request.reserve_slots(self.parsed.num_completions, is_scored_later=self.parsed.top is not None)
         if self.parsed.needs_token_ids:
             self.parsed.requests = await self.gateway.run_in_thread(
@@ -134,7 +132,7 @@ class ClientResponse(ABC):
             self.prompt_tokens[number] = len(request.prompt)
 
     def _store_event(self, event: Event) -> int:
-        """Store an engine event and return the index of the choice that it belongs to."""
+        """Store an engine event, and return the index of its choice in the response."""
         number = self._numbers[event.id]
         index = number * self.parsed.requests[number].n + event.choice
         if isinstance(event, Completion):
@@ -149,7 +147,7 @@ class ClientResponse(ABC):
         return self.parsed.requests[index // self.parsed.requests[0].n]
 
     def _prompt_ids(self, choice_index: int) -> list[int]:
-        """Return the token ids of a choice's prompt. The prompt must consist of token ids."""
+        """Return the prompt token ids of a choice, for a prompt that consists of token ids."""
         return [part for part in self._choice_request(choice_index).prompt if isinstance(part, int)]
 
     def _choice_text(self, index: int) -> str:
@@ -245,7 +243,7 @@ class ClientResponse(ABC):
         ]
 
     def _split_thinking_ids(self, answer: Answer) -> tuple[list[int], list[int]]:
-        """Split an answer's token ids into thinking ids and visible ids, without stop tokens."""
+        """Split an answer's token ids into thinking tokens and answer tokens, without stop tokens."""
         new = len(answer.token_ids) if answer.answer_tokens is None else answer.answer_tokens
         before = len(answer.token_ids) - new
         thinking, ids = answer.token_ids[:before], answer.token_ids[before:]
@@ -257,7 +255,7 @@ class ClientResponse(ABC):
     # ------------------------------------------------------------------------------------- a stream
 
     async def start(self, client_request: ClientRequest) -> Event | None:
-        """Submit the requests and wait for the first event.
+        """Submit the requests to the engine and wait for the first event.
 
         An error before the first event can still set the HTTP status.
         """
@@ -304,7 +302,7 @@ class ClientResponse(ABC):
         yield b"data: [DONE]\n\n"
 
     def _extract_new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an engine event adds to a stream, as pairs (text, is_thinking)."""
+        """Return the texts that an engine event adds to the stream, as pairs (text, is_thinking)."""
         if isinstance(event, Delta):
             return [(event.text, event.thinking)]
         return [] if self.gateway.streams_deltas else self.split_texts(event.answer)
@@ -321,16 +319,14 @@ def _encode_json(values: dict[str, Any]) -> bytes:
 
 
 class CancellingStream(StreamingResponse):
-    """Streaming HTTP response that cancels its engine requests when it ends, even after a
-    disconnect.
-    """
+    """Streaming HTTP response that cancels its engine requests at its end, even after a disconnect."""
 
     def __init__(self, client_request: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         self.client = client_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream to the client. The connection is aborted if the client has stopped reading."""
+        """Send the stream to the client. Aborts the connection if the client stops reading."""
         with self.client:
             try:
                 async with asyncio.timeout_at(self.client.deadline + LAST_WORDS_S):

@@ -1,4 +1,4 @@
-"""Divides the completion slots among clients, so that one client cannot block the others.
+"""Divides the completion slots among clients, so that no client can block the others.
 
 A client may use all slots while it is alone. A later client still gets its share, beyond
 `task.max_open`: running completions cannot be revoked, and waiting ones are cheap. Within a
@@ -18,14 +18,14 @@ MOST_OF_ALL = 3  # times task.max_open: what all clients have at most
 
 
 class OpenRequest(NamedTuple):
-    """A running request: its client and the number of completion slots it uses."""
+    """A running request, with its client and its number of completion slots."""
 
     owner: str
     places: int
 
 
 def get_client_id(scope: Scope) -> str:
-    """Return an identifier of the client that sent a request, from its API key and address."""
+    """Identify the client that sent a request by its API key and address."""
     address = (scope.get("client") or ("",))[0]
     key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
     return f"{address} {key}"

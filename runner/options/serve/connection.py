@@ -21,8 +21,8 @@ READ_BYTES = 16 * 1024
 
 
 class LimitedConnection(H11Protocol):
-    """uvicorn connection with limits. Reads small chunks, so that parsing never blocks the event
-    loop for long.
+    """uvicorn connection with limits. It reads small chunks, so that parsing blocks the event loop only
+    briefly.
     """
 
     def __init__(self, limits: ServerLimits, **uvicorns: Any) -> None:
@@ -37,11 +37,11 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is running on the connection. A request header may be partly received."""
+        """Whether the connection has no running request. A request header may have been received in part."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection. Above the limit, closes an idle connection, or else the new connection."""
+        """Accept a new connection. If there are too many, closes an idle connection or the new connection."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
@@ -62,7 +62,7 @@ class LimitedConnection(H11Protocol):
         self._start_idle_timer(self.limits.task.idle_timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        """Process received data. Limits the time until the request header is complete."""
+        """Process received data, and limit the time until a request header is complete."""
         super().data_received(data)
         if self.is_idle and not self._has_begun and not self.transport.is_closing():
             self._has_begun = True
@@ -71,7 +71,7 @@ class LimitedConnection(H11Protocol):
             self._stop_idle_timer()
 
     def on_response_complete(self) -> None:
-        """Wait for the client's next request. Closes the connection if the request body was not read
+        """Prepare for the client's next request. Closes the connection if the request body was not read
         completely.
         """
         self._has_begun, self._since = False, self.loop.time()
@@ -93,12 +93,12 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the timer that closes the connection if the client stops reading."""
+        """Start a timer that closes the connection if the client does not read."""
         super().pause_writing()
         self._start_slow_reader_timer()
 
     def resume_writing(self) -> None:
-        """Stop the timer for slow readers, because all output was sent."""
+        """Stop the timer for slow clients after all output was sent."""
         self._stop_reader_timer()
         super().resume_writing()
 
@@ -141,7 +141,7 @@ class LimitedConnection(H11Protocol):
         )
 
     def _check_read_progress(self, unread_bytes: int) -> None:
-        """Abort the connection if the client has read too slowly since the last check.
+        """Abort the connection if the client has read too little since the last check.
 
         No output is added while writing is paused.
         """
@@ -159,7 +159,7 @@ class LimitedConnection(H11Protocol):
         self._writing = None
 
     def _send_refusal(self, refusal: Refusal) -> None:
-        """Respond with status 503 for too many connections, without reading a request."""
+        """Respond with HTTP status 503 (too many connections) without reading the request."""
         body = json.dumps({"error": format_error(refusal)}).encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"

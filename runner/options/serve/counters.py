@@ -36,7 +36,7 @@ class ServerCounters:
     _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
 
     def count_response(self, path: str, status: int, seconds: float) -> None:
-        """Count the response to a request of a path, with its HTTP status and seconds."""
+        """Count a response by path, HTTP status and duration in seconds."""
         self.statuses[path, status] += 1
         if status == 200:
             self.seconds.append(seconds)
@@ -44,8 +44,8 @@ class ServerCounters:
             self.buckets[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
     def record_token_rate(self) -> None:
-        """Record the number of generated tokens for the token rate. Must be called about once a
-        second.
+        """Record the current number of generated tokens, from which the token rate is computed. Call this
+        about once a second.
         """
         now = time.monotonic()
         self._tokens_at.append((now, self.new_tokens))
@@ -64,7 +64,7 @@ class ServerCounters:
 
     @property
     def num_requests(self) -> int:
-        """Number of requests that got a response or whose client has disconnected."""
+        """Number of requests that ended, with a response or because the client disconnected."""
         return self.statuses.total() + self.left
 
     def job_metrics(self, stats: EngineStats) -> dict[str, float]:

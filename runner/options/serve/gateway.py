@@ -1,6 +1,4 @@
-"""Connects the HTTP server's event loop with the engine's thread: admits requests, and passes
-engine events to clients.
-"""
+"""Connects the HTTP server's event loop with the engine's thread."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """Admits client requests while the engine has capacity, and passes engine events to them."""
+    """Admits client requests as long as the engine has capacity, and delivers engine events to them."""
 
     def __init__(
         self,
@@ -87,7 +85,7 @@ class Gateway:
             raise Refusal(400, f"this model does not support {Capability.logprobs.value}", "logprobs")
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in another thread, so that the event loop can serve other clients meanwhile."""
+        """Run a function in another thread, so that the event loop keeps serving other clients."""
         return await self.loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
     def tokenize_prompts(self, requests: Sequence[Request]) -> list[Request]:
@@ -110,19 +108,19 @@ class Gateway:
         return next(self._numbers)
 
     def check_admission(self, num_completions: int, client_id: str) -> None:
-        """Raise Refusal if the server is shutting down, or if the client has no free slot."""
+        """Raise Refusal if the server is shutting down or has no free slot for the client."""
         if self.is_draining:
             raise self.limits.make_shutdown_refusal()
         held = [OpenRequest(client.owner, client.places) for client in self.clients]
         self.limits.check_slots(num_completions, client_id, held, self._estimate_wait_s())
 
     def _estimate_wait_s(self) -> int:
-        """Estimate the seconds until a slot becomes free, from the duration of recent responses."""
+        """Estimate in how many seconds a slot becomes free, from the duration of recent responses."""
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
     def make_completion_refusal(self, completion: Completion) -> Refusal:
-        """Return the error response for a failed completion. Invalid prompts get HTTP status 400."""
+        """Convert a failed completion to an error response. Invalid prompts get HTTP status 400."""
         why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
             return Refusal(400, why, "prompt")
@@ -133,9 +131,7 @@ class Gateway:
         return Refusal(500, why)
 
     def queue_event(self, client_request: ClientRequest, event: ClientEvent) -> None:
-        """Queue an event from the engine's thread. The events of one engine step are delivered
-        together.
-        """
+        """Queue an event from the engine's thread. All events of an engine step are delivered together."""
         self._outbox.append((client_request, event))
         if not self._is_delivery_due:
             self._is_delivery_due = True
@@ -159,14 +155,14 @@ class Gateway:
         return not self.clients
 
     def end_all_requests(self) -> None:
-        """End all running requests. Their clients get the error that the server is shutting down."""
+        """End all running requests with the error that the server is shutting down."""
         for client in list(self.clients):
             why = "the server is shutting down, so the answer is incomplete"
             client.events.put_nowait(Refusal(503, why))
 
 
 class ClientRequest:
-    """Engine requests and events of one HTTP request.
+    """Engine requests that belong to one HTTP request, with their events.
 
     A disconnect of the client cancels the engine requests.
     """
@@ -184,8 +180,8 @@ class ClientRequest:
         self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._handle_timeout)
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Submit requests to the engine, or raise Refusal. Runs in another thread, because
-        tokenization is slow.
+        """Submit requests to the engine from another thread, because tokenization is slow. May raise
+        Refusal.
         """
         await self.gateway.run_in_thread(self._submit_to_engine, requests)
 
@@ -243,7 +239,7 @@ class ClientRequest:
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Run scoring requests and return their completions by request id.
+        """Run scoring requests and return the completions by request id.
 
         The client must have no other running requests.
         """
@@ -267,7 +263,7 @@ class ClientRequest:
         self.places = 0
 
     def close(self) -> None:
-        """Cancel all of the client's running requests before the engine's next step."""
+        """Cancel the client's running requests before the next engine step."""
         self._timeout.cancel()
         self._is_closed = True
         if self.left:

@@ -25,7 +25,7 @@ LIMITS = NotInIdentity("a limit of what is served")
 
 
 class ToolOffer(StrEnum):
-    """How tools are described in the prompt: by the chat template, or in the system message."""
+    """Where tools are described in the prompt: by the chat template, or in the system message."""
 
     template = "template"
     system = "system"
@@ -93,9 +93,9 @@ class ServeConfig(TaskConfig):
 
     @property
     def named_adapters(self) -> None:
-        """Always None: clients select adapters at run time."""
+        """Return None, because each client selects an adapter at run time."""
 
     @property
     def subject(self) -> str:
-        """Host and port of the server, as a short description of the job."""
+        """Short description of the job, made of the server's host and port."""
         return f"{self.host}:{self.port}"

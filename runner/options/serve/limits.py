@@ -1,4 +1,4 @@
-"""Checks a server's limits, makes the error responses, and describes the limits in /openapi.json.
+"""Enforces a server's limits, builds the error responses, and describes the limits in /openapi.json.
 
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
 the order of a request: connection (`check_connections`), guard before and while a body
@@ -30,7 +30,7 @@ NEW_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # parame
 
 
 class ServerLimits:
-    """Limits of one server: those of its config, and the model's context length."""
+    """Limits of a server, from its config and from the model's context length."""
 
     def __init__(self, task: ServeConfig, context_length: float = math.inf) -> None:
         self.task = task
@@ -51,7 +51,7 @@ class ServerLimits:
     # --------------------------------------------------------------------------------------- bodies
 
     def check_content_length(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
-        """Return the error response if a request's Content-Length is too large, otherwise None."""
+        """Return an error response if the Content-Length of a request is too large, otherwise None."""
         length = headers.get(b"content-length", b"0")
         return self.check_body_size(int(length[:20])) if length.isdigit() else None
 
@@ -66,9 +66,7 @@ class ServerLimits:
     # a body
 
     def check_list_lengths(self, body: Mapping[str, Any]) -> None:
-        """Raise Refusal if a list in the request body is too long. Called before the elements are
-        validated.
-        """
+        """Raise Refusal if a list in the request body is too long, before its elements are validated."""
         prompt, stop, n = body.get("prompt"), body.get("stop"), body.get("n")
         prompts = [prompt]
         if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
@@ -123,7 +121,7 @@ class ServerLimits:
         if budget < 0:
             need = "must be 0 or more"
         elif budget > room:
-            need = f"only {room} tokens are left for thinking within the server's limit (task.max_new_tokens)"
+            need = f"the server's limit leaves only {room} tokens for thinking (task.max_new_tokens)"
         else:
             return
         raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
@@ -131,7 +129,7 @@ class ServerLimits:
     # ---------------------------------------------------------------------------------- completions
 
     def check_completions(self, num_completions: int) -> None:
-        """Raise Refusal if a request asks for more completions than the server runs at a time."""
+        """Raise Refusal if a request needs more completions than the server can run at a time."""
         most = self.task.max_open
         if num_completions > most:
             raise Refusal(
@@ -156,13 +154,15 @@ class ServerLimits:
             raise Refusal(400, why, "prompt", "context_length_exceeded")
 
     def make_timeout_refusal(self) -> Refusal:
-        """Return the error response for a request that took too long."""
+        """Return the error response for a request that exceeded its time limit."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
         why = f"the request exceeded the time limit of {limit}"
         return Refusal(504, why)
 
     def make_shutdown_refusal(self) -> Refusal:
-        """Return the error response during a shutdown. `Retry-After` is the shutdown's time limit."""
+        """Return the error response for requests during a shutdown, with the shutdown's time limit as
+        `Retry-After`.
+        """
         why = "the server is shutting down and accepts no new requests"
         return Refusal(503, why, retry_after_s=math.ceil(self.task.drain_timeout_s))
 
@@ -171,7 +171,7 @@ class ServerLimits:
 
     @property
     def max_model_len_entry(self) -> dict[str, int]:
-        """JSON entry with the context length, named as in vLLM. {} if the length is unlimited."""
+        """The context length as vLLM's JSON entry max_model_len, or {} if the length is unlimited."""
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
 
     def add_schema_limits(self, parameter: str, schemas: Sequence[dict[str, Any]]) -> None:

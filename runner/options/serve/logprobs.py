@@ -10,7 +10,7 @@ MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; Ope
 
 @dataclass
 class ScoredToken:
-    """Token with its log-probability, and the log-probabilities of alternative tokens."""
+    """A token with its log-probability, and alternative tokens with theirs."""
 
     text: str
     logprob: float | None  # None for the first token: nothing precedes it
@@ -34,7 +34,7 @@ def format_chat_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | N
 
 
 def format_text_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | None:
-    """Return log-probabilities in the format of /v1/completions. `top_logprobs` includes the token
+    """Return log-probabilities in the format of /v1/completions. `top_logprobs` also lists the token
     itself.
     """
     if tokens is None:

@@ -11,7 +11,7 @@ from runner_base import check_value, short_model_name
 
 
 def make_served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
-    """Return task.model_name, or a name made from the config, such as `embedded+nf4+lora-embedded`."""
+    """Return the served model's name: task.model_name, or a name such as `embedded+nf4+lora-embedded`."""
     if task.model_name:
         return task.model_name
     adapter = config.lora.single_adapter
@@ -27,12 +27,10 @@ def make_served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
 
 
 def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
-    """Raise ConfigError for an adapter that has the base model's name, because requests could not
-    distinguish them.
-    """
+    """Raise ConfigError if an adapter has the same name as the base model."""
     taken = list_accepted_model_names(config, task)
     for name in config.lora.adapter_names:
-        need = f"requests for the base model use {' and '.join(taken)}. Give the adapter another name"
+        need = f"clients select the base model by {' and '.join(taken)}. Give the adapter another name"
         check_value(name not in taken, "lora.adapters", name, need, code="conflict")
 
 

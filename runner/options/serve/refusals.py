@@ -16,7 +16,7 @@ KINDS = {
 
 
 class Refusal(Exception):
-    """Raised to reject a client's request, with the HTTP status and the reason."""
+    """Raised to reject a client's request with an HTTP status and a reason."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Refusal(Exception):
 
 
 class ClientDisconnected(Refusal):
-    """Raised if the client has disconnected, so that no one waits for the response."""
+    """Raised if the client has disconnected, so that the response is not needed."""
 
     STATUS = 499
 
 
 def format_error(error: Refusal) -> dict[str, Any]:
-    """Return a rejection as a JSON object in OpenAI's error format."""
+    """Format the rejection of a request as a JSON object in OpenAI's error format."""
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     message = error.message  # it may quote a long text of the client's
     if len(message) > MAX_ERROR_CHARACTERS:

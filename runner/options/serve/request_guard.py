@@ -1,6 +1,4 @@
-"""ASGI middleware that checks API key and body size before the application gets a request, and
-counts responses.
-"""
+"""ASGI middleware that checks API key and body size before the application handles a request."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class RequestGuard:
         self.names = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host.lower()}]"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the application, or respond with an error."""
+        """Forward a request to the application, or respond with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -67,7 +65,7 @@ class RequestGuard:
                 self.gateway.counters.left += 1
 
     def _check_headers(self, scope: Scope) -> Refusal | None:
-        """Return the error response for headers that are not accepted, otherwise None."""
+        """Return an error response if the request headers are not acceptable, otherwise None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
@@ -89,7 +87,7 @@ class RequestGuard:
 
 
 class LimitedBody:
-    """Request body that is being received. If it is too large or too slow, the request is rejected."""
+    """Request body while it is being received. A body that is too large or too slow is rejected."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: ServerLimits) -> None:
         headers = dict(scope["headers"])
@@ -100,7 +98,7 @@ class LimitedBody:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Return the next part of the body. After the last part, wait until the client disconnects."""
+        """Return the next chunk of the body. After the last chunk, wait for the client to disconnect."""
         if self._is_whole:
             return await self._receive()
         try:

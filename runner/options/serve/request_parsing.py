@@ -66,7 +66,7 @@ LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_c
 
 @dataclass
 class ParsedBody:
-    """A validated request: one engine request per prompt, and the options of the response."""
+    """A validated client request: an engine request for each prompt, and the options of the response."""
 
     requests: list[Request]  # one for each prompt
     stream: bool = False
@@ -89,9 +89,7 @@ class ParsedBody:
 def parse_request_body(
     body_type: type[ChatBody | TextBody | GenerateBody], data: bytes, content_type: str, gateway: Gateway
 ) -> ParsedBody:
-    """Parse the body of a client's request. Sizes are checked first, because parsing a large body is
-    slow.
-    """
+    """Parse the body of a client's request. Checks sizes first, because parsing a large body is slow."""
     value = parse_json_body(data, content_type)
     gateway.limits.check_list_lengths(value)
     body = validate_body(body_type, value)
@@ -107,7 +105,9 @@ def parse_request_body(
 
 
 def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
-    """Parse a body as a JSON object. Refuses other content types, which HTML forms of any site could send."""
+    """Parse a body as a JSON object. Refuses other content types, because HTML forms of any website could
+    send them.
+    """
     headers = Headers()
     headers["content-type"] = content_type
     kind, subtype = headers.get_content_maintype(), headers.get_content_subtype()
@@ -127,7 +127,7 @@ def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
 
 
 def validate_body(body_type: type[Body], json_object: dict[str, Any]) -> Body:
-    """Validate a JSON object against a body type. Raises Refusal that names the first error."""
+    """Validate a JSON object as a request body. Raises Refusal that names the first error."""
     try:
         return body_type.model_validate(json_object)
     except ValidationError as error:
@@ -158,8 +158,8 @@ def parse_chat_request(body: ChatBody, gateway: Gateway) -> ParsedBody:
 
 
 def parse_completion_request(body: TextBody, gateway: Gateway) -> ParsedBody:
-    """Convert a /v1/completions body with one or several prompts. max_tokens=0 with echo only scores
-    the prompts.
+    """Convert a /v1/completions body to engine requests. With max_tokens=0 and echo, the prompts are only
+    scored.
     """
     given = body.prompt
     prompts: list[Any] = (
@@ -258,7 +258,7 @@ def _make_engine_request(
 
 
 def _check_requested_logprobs(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
-    """Raise Refusal if the log-probabilities that a client requests cannot be computed."""
+    """Raise Refusal if the client requests log-probabilities that cannot be computed."""
     if parsed.top is not None:
         gateway.limits.check_top_logprobs(name, parsed.top)
     if parsed.needs_token_ids:
@@ -267,8 +267,8 @@ def _check_requested_logprobs(parsed: ParsedBody, gateway: Gateway, name: str) -
 
 
 def reject_unsupported_parameters(body: BaseModel, neutral_values: dict[str, tuple[Any, ...]]) -> None:
-    """Raise Refusal for unknown parameters. Unsupported parameters are accepted with a value that
-    has no effect.
+    """Raise Refusal for unknown parameters, and for unsupported parameters unless their value has no
+    effect.
     """
     for name, value in (body.model_extra or {}).items():
         if value is None or name in LABELS or (name in neutral_values and value in neutral_values[name]):

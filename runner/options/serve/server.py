@@ -1,6 +1,4 @@
-"""Runs uvicorn in a thread. The main thread receives signals and shuts the server down
-gracefully.
-"""
+"""Runs uvicorn in a thread, while the main thread receives signals and shuts the server down gracefully."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ CLOSING_S = 5  # time for connections to close after their answers
 
 
 class Server:
-    """HTTP server that runs until `stop` is called, for example by a signal handler. A second call
-    shortens the shutdown.
-    """
+    """HTTP server that runs until `stop` is called. A second call of `stop` shortens the shutdown."""
 
     def __init__(
         self,
@@ -56,9 +52,7 @@ class Server:
         self._signals += 1
 
     def run(self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
-        """Serve requests until the server has been stopped. Raises JobFailed if the server or its engine
-        has failed.
-        """
+        """Serve requests until the server is stopped. Raises JobFailed if the server or its engine fails."""
         _raise_open_file_limit(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
         thread = threading.Thread(
             target=self._run_event_loop, args=(listening_socket, api_key, on_ready), name="http", daemon=True
@@ -110,7 +104,7 @@ class Server:
             await serving
 
     async def _wait_for_shutdown(self, gateway: Gateway) -> None:
-        """Wait until the server has been stopped and running requests have ended. Logs the progress."""
+        """Wait until the server was stopped and running requests have ended. Logs the progress."""
         logged, ticks, rest = (0, 0), 0, IdleMemoryTrimmer(gateway)
         while not self._signals:
             await asyncio.sleep(0.1)
@@ -144,7 +138,7 @@ class IdleMemoryTrimmer:
         self.gateway, self.trimmed_at, self.idle_s = gateway, 0, 0
 
     async def release_memory_if_idle(self) -> None:
-        """Release freed memory if the server has been idle for 5 s. Must be called once a second."""
+        """Release freed memory if the server was idle for 5 s. Call this once a second."""
         counters = self.gateway.counters
         self.idle_s = self.idle_s + 1 if self.gateway.is_idle else 0
         if self.idle_s >= TRIM_S and counters.num_requests != self.trimmed_at:
@@ -153,8 +147,8 @@ class IdleMemoryTrimmer:
 
 
 def _raise_open_file_limit(num_files: int) -> None:
-    """Raise the limit of open files to `num_files`, or to the hard limit. Each connection needs
-    one file.
+    """Raise the limit of open files to `num_files` if the hard limit allows it. Each connection needs one
+    file.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)

@@ -1,5 +1,4 @@
-"""Collects streamed text so that each event carries several tokens, which saves server and client
-time.
+"""Groups streamed text into events of several tokens each, which saves time for server and client.
 
 An engine returns one text per token.
 """
@@ -10,8 +9,8 @@ from itertools import groupby
 
 
 class StreamBuffer:
-    """Collects the texts of one choice so that each event carries `interval` tokens, except the first
-    and last event.
+    """Groups the streamed text of one choice into events of `interval` tokens, except the first and last
+    event.
     """
 
     def __init__(self, tokens_per_event: int) -> None:
@@ -19,7 +18,9 @@ class StreamBuffer:
         self.held: list[tuple[str, bool]] = []
 
     def add_texts(self, texts: list[tuple[str, bool]], is_last: bool) -> list[tuple[str, bool]]:
-        """Buffer pairs (text, is_thinking). Returns the pairs to send now, with adjacent texts joined."""
+        """Add pairs (text, is_thinking) to the buffer. Returns the pairs to send now, with adjacent texts
+        joined.
+        """
         self.held += [one for one in texts if one[0]]
         if len(self.held) < self.room and not is_last:
             return []

@@ -1,4 +1,4 @@
-"""The task task=serve: serves the job's model over HTTP to many clients until it is stopped.
+"""Implements task=serve, which serves the job's model over HTTP until it is stopped.
 
 Each start runs the job again and records its totals. Requests and responses are not logged.
 """
@@ -37,9 +37,7 @@ BACKLOG = 1024  # connections that may wait to be accepted
 
 @dataclass
 class ServeInputs(TaskInputs):
-    """Input of task=serve: its config, and the API key that clients must send. The key is never
-    printed.
-    """
+    """Input of task=serve: its config, and the API key for clients, which is never printed."""
 
     task: ServeConfig
     key: str | None = field(repr=False)
@@ -74,12 +72,12 @@ def prepare(config: RunnerConfig) -> ServeInputs:
 
 
 def preview(inputs: ServeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return notes on the memory of adapters, for plan=true."""
+    """Return notes on the adapters' memory, for plan=true."""
     return "\n".join(render_notes(build_adapter_memory_notes(resolved)))
 
 
 def bind_socket(task: ServeConfig) -> socket.socket:
-    """Return a socket that is bound to the configured address. Raises ConfigError if binding fails."""
+    """Bind a socket to the configured address. Raises ConfigError if binding fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             task.host, task.port, type=socket.SOCK_STREAM
@@ -121,7 +119,7 @@ def _make_address_error(task: ServeConfig, error: OSError) -> ConfigError:
 
 
 def run(inputs: ServeInputs, context: TaskContext) -> Result:
-    """Load the engine, serve until a signal arrives, and return the totals of all requests."""
+    """Load the engine, serve clients until a signal arrives, and return totals over all requests."""
     task, config = inputs.task, context.config
     with closing(
         bind_socket(task)

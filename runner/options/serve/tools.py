@@ -37,7 +37,7 @@ class ParsedAnswer:
 
 
 class OfferedTools:
-    """Functions that one request offers to the model, with the parser of calls to them."""
+    """Functions that a request allows the model to call, and the parser of such calls."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class OfferedTools:
         return self.served.form.IS_RAW
 
     def parse_answer(self, answer: Answer) -> ParsedAnswer:
-        """Split an answer into text and tool calls. An incomplete call is returned as text."""
+        """Split an answer into text and tool calls. An incomplete tool call is treated as text."""
         parts = answer.parts
         thinking = parts.thinking if parts.has_thinking else None
         if parts.is_open:
@@ -88,16 +88,14 @@ class OfferedTools:
 
 
 class ToolCallStreamFilter:
-    """Filters the streamed texts of one choice. Text that may begin a tool call is buffered until
-    the end.
-    """
+    """Removes tool calls from the streamed text of one choice. Buffers text that may begin a tool call."""
 
     def __init__(self, offered_tools: OfferedTools) -> None:
         self.offered, self.form = offered_tools, offered_tools.served.form
         self.text, self.sent = "", 0
 
     def filter_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        """Return the pairs (text, is_thinking) that can be sent now. Buffers the beginning of a
+        """Return the pairs (text, is_thinking) that can be sent now, and buffer the beginning of a
         possible tool call.
         """
         ready = []
@@ -112,13 +110,13 @@ class ToolCallStreamFilter:
         return ready
 
     def get_remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
-        """Return the rest of the answer, which was not sent while it was generated."""
+        """Return the part of the answer that was not streamed yet."""
         thinking = parsed_answer.thinking if self.offered.marks_thinking else None
         return [(thinking or "", True), (parsed_answer.content[self.sent :], False)]
 
 
 class ToolSupport:
-    """Describes offered tools in prompts, and parses the model's tool call format."""
+    """Describes a request's tools in the prompt, and parses the tool calls of a model."""
 
     def __init__(self, task: ServeConfig, chat_template: str | None, model_name: str) -> None:
         self.offer, self.template, self.model_name = task.tool_placement, chat_template, model_name
@@ -153,7 +151,7 @@ class ToolSupport:
     def build_prompt(
         self, messages: Sequence[Message], offered_tools: OfferedTools | None
     ) -> tuple[Message, ...]:
-        """Return the conversation for the model's prompt, including the offered functions."""
+        """Return the messages for the model's prompt, including descriptions of the offered functions."""
         if self.offer is ToolOffer.system:
             return self._convert_tools_to_text(messages, offered_tools)
         if offered_tools is None:
@@ -172,8 +170,8 @@ class ToolSupport:
     def _convert_tools_to_text(
         self, messages: Sequence[Message], offered_tools: OfferedTools | None
     ) -> tuple[Message, ...]:
-        """Convert tools, tool calls and results of a conversation to plain text, for a chat template
-        without tool support.
+        """Convert tools, tool calls and tool results to plain text, for chat templates without tool
+        support.
         """
         plain: list[Message] = []
         for turn in messages:
@@ -222,7 +220,7 @@ def _get_required_function(tool_choice: Chosen, function_names: Sequence[str]) -
 
 
 def _make_tool_schema(number: int, tool: Tool) -> dict[str, Any]:
-    """Return the definition of an offered function in the format of chat templates."""
+    """Return a function's definition in the format that chat templates expect."""
     where = f"tools[{number}]"
     if tool.type != "function" or tool.function is None:
         need = "this server supports only functions: {'type': 'function', 'function': {…}}"
@@ -242,8 +240,8 @@ def _make_tool_schema(number: int, tool: Tool) -> dict[str, Any]:
 
 
 def _serialize_call(call: tool_calls.ToolCall) -> dict[str, Any]:
-    """Return a tool call's name and arguments as JSON text. Raises MalformedToolCall for values
-    that JSON cannot represent.
+    """Return the name and the JSON arguments of a tool call. Raises MalformedToolCall if JSON cannot
+    represent a value.
     """
     try:
         arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)

@@ -45,7 +45,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("accuracy_of_one_unknown", rank=2), "the accuracy of 2 is not measured"),
         (
             note("is_reference", **KLS),
-            "the candidate is the reference plain; the next one has KL 0.02 nats/token",
+            "this candidate is the reference model plain. The next candidate has KL 0.02 nats/token",
         ),
         (
             note("closer", **KLS),
@@ -57,18 +57,18 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
-            "the candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
+            "this candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
         ),
         (note("named", rank=1), "1 is the requested model"),
         (
             note("time_unknown", each_s=1.2),
-            "1.20 s per question, but the time of the other candidate is unknown",
+            "this candidate takes 1.20 s per question, but the time of the other candidate is unknown",
         ),
         (note("faster", **PAIR), "estimated to be faster: 1.20 s per question instead of 1.00"),
         (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "one needs 1.20 s per question as recorded, the other 1.00 s ± 85% (guessed), so the faster one is unknown",
+            "it is unknown which candidate is faster: this one takes 1.20 s per question (recorded), the other one 1.00 s (guessed, ± 85%)",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
         (

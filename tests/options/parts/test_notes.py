@@ -14,10 +14,13 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
 @pytest.mark.parametrize(
     ("fact", "sentence"),
     [
-        (note("no_head"), "the last part has no output head, because no tensor is named like one"),
+        (
+            note("no_head"),
+            "the last part has no output head, because no tensor has the name of an output head",
+        ),
         (
             note("from_bin"),
-            "the source files are .bin, but task=merge will write safetensors files with equal tensors",
+            "the source files are .bin files. task=merge will write the same tensors to safetensors files",
         ),
         (
             note("not_copied", files="a.txt"),
@@ -39,7 +42,10 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
             note("copies_differ", what="shape", expected=[1], first="part_1.safetensors", found=[2], **WHERE),
             "part_0.safetensors: tensor w has shape [2], but its copy in part_1.safetensors has [1]",
         ),
-        (note("source_lacks", file="vocab.json"), "vocab.json: the source no longer has this file"),
+        (
+            note("source_lacks", file="vocab.json"),
+            "vocab.json: this file of the source checkpoint no longer exists",
+        ),
     ],
 )
 def test_a_fact_has_a_sentence(fact: Note, sentence: str) -> None:

@@ -95,7 +95,7 @@ def test_dtypes_that_the_old_form_named(trip: Trip) -> None:
         {name: tensor.float().bfloat16() for name, tensor in tensors.items()},
         load_file(trip.folder / "half" / "model.safetensors"),
     )
-    assert half.notes[0].endswith("numbers were rounded to their dtype")
+    assert half.notes[0].endswith("weights were rounded, because their dtype cannot represent them exactly")
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1000])

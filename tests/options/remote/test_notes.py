@@ -46,7 +46,7 @@ from runner_base.render.notes import Template, render_note
         (
             llama_cpp.NOTES,
             note("partly_compared", tokens=note("same_tokens", texts=289, chats=0), reason="no room"),
-            "only tokenization was compared: both tokenize 289 test texts identically, and no chat was rendered. Log-probabilities were not: no room",
+            "only tokenization was compared: llama.cpp and the runner tokenize 289 test texts identically, and no chat was rendered. Log-probabilities were not: no room",
         ),
         (
             vllm.NOTES,

@@ -95,7 +95,7 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "lora.adapters=embedded: requests for the base model use embedded"),
+        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "lora.adapters=embedded: clients select the base model by embedded"),
         (["task=gsm8k", "lora=several", "lora.adapters={hard: embedded}"], "no request of task=gsm8k selects an adapter"),
         (["task=serve", "lora=several", "lora.adapters={hard: nowhere/at/all}"], "lora.adapters.hard=nowhere/at/all"),
         (["task=serve", "lora=several"], "lora.adapters={}: must map each adapter's name to a PEFT folder"),

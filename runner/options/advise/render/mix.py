@@ -12,7 +12,7 @@ from runner_compare import format_p_value
 from runner_compare.statistics import Finding
 
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
-MINUS_MIX = "difference to the mix (positive: higher KL; p-values are Holm-adjusted)"
+MINUS_MIX = "difference from the mix (positive: higher KL than the mix; p-values are Holm-adjusted)"
 
 
 def print_mix_advice(advice: MixAdvice) -> None:

@@ -1,4 +1,4 @@
-"""Message texts of notes on why `runner-advise` ranks or rejects a candidate."""
+"""Message templates that explain why `runner-advise` ranks or rejects a candidate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _describe_better_measurements(seconds: ValuePair | None, mib: ValuePair | No
         better_in.append(f"time ({seconds[0]:,.2f} s per question instead of {seconds[1]:,.2f})")
     if mib is not None:
         better_in.append(f"memory ({mib[0]:,.0f} MiB instead of {mib[1]:,.0f})")
-    return f"the candidate is better in {', '.join(better_in)}, and no other recorded value is worse"
+    return f"this candidate is better in {', '.join(better_in)}, and no other recorded value is worse"
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
@@ -42,7 +42,10 @@ def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
-    return f"the candidate is the reference {own.reference}; the next one has {format_kl_divergence(other)}"
+    return (
+        f"this candidate is the reference model {own.reference}. "
+        f"The next candidate has {format_kl_divergence(other)}"
+    )
 
 
 def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
@@ -67,12 +70,14 @@ NOTES: Mapping[str, Template] = {
     "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
     "no_worse": _describe_better_measurements,
     "named": "{rank} is the requested model",
-    "time_unknown": "{each_s:,.2f} s per question, but the time of the other candidate is unknown",
+    "time_unknown": (
+        "this candidate takes {each_s:,.2f} s per question, but the time of the other candidate is unknown"
+    ),
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "one needs {each_s:,.2f} s per question as recorded, the other {other_s:,.2f} s ± {spread:.0%} "
-        "({source}), so the faster one is unknown"
+        "it is unknown which candidate is faster: this one takes {each_s:,.2f} s per question (recorded), "
+        "the other one {other_s:,.2f} s ({source}, ± {spread:.0%})"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
     "alike": "no difference between the two is known",

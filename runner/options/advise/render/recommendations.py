@@ -33,8 +33,8 @@ ONE_PART = {"load": "loading", "packing": "packing"}  # phases whose memory is o
 def print_recommendations(
     advice: Advice, named_machine: Machine | None, limits: UserLimits, run_command: str | None
 ) -> None:
-    """Print the recommended candidates, one line for each rejected candidate, and the command that
-    runs the recommended ones.
+    """Print the recommended candidates, the rejected candidates, and the command that runs the recommended
+    ones.
     """
 
     def show(line: str) -> None:
@@ -68,7 +68,7 @@ def _describe_limits(limits: UserLimits) -> str:
 
 
 def _describe_candidate(candidate: Candidate, has_next: bool) -> Iterator[tuple[str, str]]:
-    """Yield the lines on one candidate, each with its label."""
+    """Yield pairs (label, text) that describe one candidate."""
     yield "peak memory", _describe_memory(candidate)
     yield "time", _describe_time(candidate)
     for line in describe_speedups(candidate.gains, candidate.batch_size):
@@ -100,7 +100,9 @@ def _describe_memory(candidate: Candidate) -> str:
 
 
 def _describe_peak(predicted: Footprint) -> str:
-    """Return the parts of the predicted peak. As rounded, they add up to the rounded peak."""
+    """Format the components of the predicted peak memory, rounded so that they add up to the rounded
+    total.
+    """
     peak = predicted.peak_parts
     total = round(predicted.total_mib + PROCESS_MIB)
     if (doing := ONE_PART.get(peak.phase)) is not None:

@@ -1,4 +1,4 @@
-"""Describes the batch sizes at which speculative decoding is faster."""
+"""Describes at which batch sizes speculative decoding is faster."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from runner_base import format_count
 
 
 def describe_speedups(speedups: list[RecordedSpeedup], batch_size: int) -> list[str]:
-    """Return one line per drafter: the batch sizes with a speedup, and the result at
-    `batch_size`.
-    """
+    """Return one line per drafter with its measured speedups, and whether it is faster at `batch_size`."""
     lines = []
     for speculate in dict.fromkeys(gain.speculate for gain in speedups):
         own = [gain for gain in speedups if gain.speculate == speculate]

@@ -1,5 +1,4 @@
-"""Draws an SVG picture of a team's communication graph, within one round and from the previous
-round.
+"""Draws a team's communication graph as SVG, with edges within a round and edges from the previous round.
 
 Edge width is the trained probability. A pruned edge is dashed and pale, with its last
 width. Without training all edges have the same width, and an edge that no round takes, to
@@ -44,9 +43,7 @@ LEGEND_LOOK = EdgeStyle("#777777", "#c4c4c4")
 def draw_graph_svg(
     graph: Graph, title: str, roles: Sequence[str], num_rounds: int, *, is_random: bool = True
 ) -> str:
-    """Draw a graph for `num_rounds` rounds as SVG. With `is_random`, edges show the probability
-    that they are drawn.
-    """
+    """Draw a graph for `num_rounds` rounds as SVG. With `is_random`, each edge shows its probability."""
     assert len(roles) == graph.num_agents
     ring = max(115.0, graph.num_agents * STEP / 4.2)
     step = max(STEP, min(84, 2 * ring / max(1, graph.num_agents - 1)))  # between the agents of a column
@@ -69,7 +66,7 @@ def draw_graph_svg(
 
 @dataclass
 class _Panel:
-    """One panel of a graph's picture: the spatial or the temporal edges."""
+    """One panel of a graph's picture, for either the spatial or the temporal edges."""
 
     graph: Graph
     kind: Kind
@@ -122,7 +119,9 @@ def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str
 
 
 def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[str]:
-    """Draw the agents as two columns. Edges lead from the previous round's column to this round's."""
+    """Draw the agents in two columns, with edges from the previous round (left) to the current round
+    (right).
+    """
     roles, never = panel.roles, panel.unused_edges
     first = centre[1] - spacing * (len(roles) - 1) / 2
     left, right = (
@@ -171,7 +170,7 @@ def _draw_agent(centre: Point, agent_index: int, role: str, label_position: Poin
 def _draw_arrows(
     panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], style: EdgeStyle, bend: float
 ) -> list[str]:
-    """Return the SVG arrows of all edges. Pale arrows come first, so that wide arrows are on top."""
+    """Return the SVG arrows of all edges, pale arrows first, so that wide arrows are drawn on top of them."""
     edges, roles, never = panel.edges, panel.roles, panel.unused_edges
     weights, drawn = edges.probabilities, list[tuple[bool, float, int, int, str]]()
     for source, target in np.argwhere(edges.allowed).tolist():

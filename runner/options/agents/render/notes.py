@@ -12,7 +12,7 @@ NOTES: Mapping[str, Template] = {
     "programs_failed": "{failed} of {written} programs failed. Most frequent reason ({count}): {why}",
     "programs_failed_without_roles": "{failures}. {advice}",
     "needs_roles": lambda keys: (
-        f"The embedded model supports roles only with these overrides: {' '.join(keys)}"
+        f"The embedded model can play agent roles only with these overrides: {' '.join(keys)}"
     ),
     "calls_on_disk": lambda calls: (
         f"{format_count(calls, 'agent call was', 'agent calls were')} reused from an interrupted run"

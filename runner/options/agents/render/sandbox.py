@@ -8,9 +8,7 @@ from runner.options.agents.sandbox import SandboxLimits
 
 
 def describe_sandbox_protections(active_protections: Set[str], limits: SandboxLimits) -> tuple[str, str]:
-    """Return a text about the active protections, and a text about the missing ones, which may be
-    empty.
-    """
+    """Return two texts: one on the active protections, and one on the missing protections (may be empty)."""
     clauses = [
         "a separate process without environment variables, in an empty folder",
         f"{limits.seconds:g} s by the clock",

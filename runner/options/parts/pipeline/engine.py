@@ -1,5 +1,4 @@
-"""Pipeline engine, in which requests pass through the parts of a split checkpoint in several
-processes.
+"""Pipeline engine: requests pass through the parts of a split checkpoint, which run in several processes.
 
 This process runs the first parts, schedules the micro-batches, and detects when another
 process has ended.
@@ -53,7 +52,9 @@ class PipelineEngine:
         self._stages: PipelineCoordinator | None = None
 
     def load(self) -> EngineReport:
-        """Start the other processes, load this process's parts meanwhile, and connect all processes."""
+        """Start the other processes, load this process's parts at the same time, and connect all
+        processes.
+        """
         stages = self.stages
         model = stages.worker.stages[0].model
         facts = {
@@ -85,7 +86,7 @@ class PipelineEngine:
         return self.stages.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids that are part of a longer text. Special tokens are included."""
+        """Decode token ids from the middle of a text. Special tokens are included."""
         return self.stages.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
@@ -94,10 +95,10 @@ class PipelineEngine:
         return PipelineSession(self.stages)
 
     def arithmetic(self) -> None:
-        """Return None, because stages on different machines may compute differently."""
+        """Return None: it is unknown how stages on other machines compute."""
 
     def close(self) -> None:
-        """Stop the other processes. If packets are still being sent, the processes are killed."""
+        """Stop the other processes. Kills them if packets are still being sent."""
         stages, self._stages = self._stages, None
         if stages is not None:
             stages.close()
@@ -134,9 +135,7 @@ class PipelineEngine:
 
 
 class PipelineSession(Session):
-    """Session of the pipeline engine. New requests form the next micro-batches that pass through the
-    stages.
-    """
+    """Session of the pipeline engine, which groups new requests into micro-batches."""
 
     def __init__(self, stages: PipelineCoordinator) -> None:
         super().__init__(CAPABILITIES)
@@ -156,7 +155,7 @@ class PipelineSession(Session):
             return events or batches.step()
 
     def check(self) -> None:
-        """Raise an error if a process has ended. The error names the process."""
+        """Raise an error that names the process if a process of the pipeline has ended."""
         self.stages.check_alive()
 
     def _drop_requests(self) -> None:
@@ -170,8 +169,8 @@ class PipelineSession(Session):
 
 
 class PipelineCoordinator:
-    """Coordinates the pipeline's processes from the first process, which sends packets into the ring
-    and receives the results.
+    """Coordinates the pipeline from its first process, which sends packets into the ring of processes and
+    receives results.
     """
 
     def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
@@ -223,7 +222,7 @@ class PipelineCoordinator:
         self.at_rest = True
 
     def describe_processes(self) -> str:
-        """Return a text with the number of processes, the program that started them, and their transport."""
+        """Describe the number of processes, the program that started them, and their transport."""
         if self._transport is None:
             return "1"
         by = "started here" if self.peers.children else "started by torchrun"
@@ -247,9 +246,7 @@ class PipelineCoordinator:
             raise self.peers.find_first_failure(error) from error
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the last process, and check meanwhile that all processes are
-        alive.
-        """
+        """Wait for the next packet from the last process. Meanwhile checks that all processes are alive."""
         timeout_s = self.timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
@@ -273,7 +270,7 @@ class PipelineCoordinator:
 
     @contextmanager
     def guard_step(self) -> Iterator[None]:
-        """Run one pipeline step in this block. After an error, further steps are refused."""
+        """Guard one pipeline step. After an error within this context, all further steps are refused."""
         try:
             with name_dead_process(self.peers, self):
                 yield
@@ -327,8 +324,8 @@ class PipelineCoordinator:
                     dist.destroy_process_group()
 
     def _receive_loop(self, transport: Transport) -> None:
-        """Thread that receives packets, because a blocked receive notices neither Ctrl-C nor the end of a
-        process.
+        """Receive packets in a separate thread, because a blocked receive cannot react to Ctrl-C or a
+        dead process.
         """
         try:
             while True:
@@ -344,7 +341,7 @@ class PipelineCoordinator:
             self._received.put(error)
 
     def _keep_alive_loop(self, transport: Transport) -> None:
-        """Send a keep-alive packet at intervals, so that no idle process reaches its receive timeout."""
+        """Send keep-alive packets at intervals, so that receiving does not time out in an idle process."""
         while not self._closing.wait(self.timeout_s):
             if (
                 self._alive_returned.is_set()
@@ -356,7 +353,7 @@ class PipelineCoordinator:
 
 @contextmanager
 def name_dead_process(peers: PeerProcesses, coordinator: PipelineCoordinator | None) -> Iterator[None]:
-    """Convert torchrun's SIGTERM in this block to an error that names the dead process."""
+    """Within this context, convert torchrun's SIGTERM to an error that names the dead process."""
     try:
         yield
         if processes.terminated_at is not None:

@@ -1,4 +1,5 @@
-"""Selects network interfaces for a pipeline on several machines, and exchanges heartbeats.
+"""Selects network interfaces for a pipeline that spans several machines, and exchanges heartbeats between
+them.
 
 A machine without power or network closes no connection, so a process would wait for it for
 many minutes. Therefore each process on another machine keeps a connection to the first
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def local_address() -> str:
-    """Return this machine's IP address on the route to the machine of torchrun's first process."""
+    """Return the IP address by which this machine reaches the machine of torchrun's first process."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
         return str(probe.getsockname()[0])
@@ -53,7 +54,7 @@ def find_network_interface(address: str) -> str | None:
 
 @contextmanager
 def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
-    """Let gloo use the network interface that leads to the other processes.
+    """Make gloo use the network interface that leads to the other processes.
 
     That is the loopback interface if all processes are on this machine, else the interface on
     the route to torchrun's first machine. gloo's own default is the host name's address.
@@ -73,7 +74,7 @@ def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
 
 
 class HeartbeatServer:
-    """Receives heartbeats from processes on other machines, and records processes without heartbeat.
+    """Receives heartbeats from processes on other machines, and records which processes have gone silent.
 
     Anyone in the network can connect. A connection is accepted after a hello with the token
     from the store and an expected, unconnected rank. Other connections get no thread, and only
@@ -121,7 +122,7 @@ class HeartbeatServer:
             self._close_connection(next(iter(self._hellos)))
 
     def _read_hello(self, connection: socket.socket) -> None:
-        """Read a new connection's hello message, then accept or close the connection."""
+        """Read the hello message of a new connection, then accept or close the connection."""
         with suppress(BlockingIOError):
             heard = connection.recv(HELLO.size - len(self._hellos[connection]))
             self._hellos[connection] += heard
@@ -159,8 +160,8 @@ class HeartbeatServer:
 
 
 def exchange_heartbeats(connection: socket.socket) -> bool:
-    """Exchange a byte per second with another machine. Returns True after 20 s of silence, False
-    if the other machine closes the connection.
+    """Exchange heartbeats with another machine. Returns True after 20 s of silence, False if it closes
+    the connection.
     """
     connection.settimeout(BEAT_S)
     heard = sent = time.monotonic()
@@ -188,7 +189,8 @@ def exit_if_first_process_unreachable(
     auth_token: str,
     exit_process: Callable[[int], object] = os._exit,
 ) -> None:
-    """End this process with a message once the machine of the pipeline's first process is unreachable.
+    """End this process with an error message when the machine of the pipeline's first process becomes
+    unreachable.
 
     The main thread may be blocked in a library, where an exception could not reach it.
     """

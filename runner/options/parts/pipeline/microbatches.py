@@ -1,4 +1,4 @@
-"""Schedules a pipeline's micro-batches and handles the tokens that return from the last stage.
+"""Schedules a pipeline's micro-batches, and processes the tokens that the last stage returns.
 
 Sequences pass through the stages in micro-batches. As many micro-batches as processes are
 in flight, so that every stage is busy. A micro-batch whose tokens have returned is sent
@@ -42,8 +42,7 @@ class MicroBatch:
 
 
 class MicroBatchScheduler:
-    """Sends sequences through the pipeline stages until every sequence is complete. `depth`
-    micro-batches are in the pipeline at a time.
+    """Sends sequences through the pipeline until all are complete, with `depth` micro-batches in flight.
 
     `send` sends a packet through the stages, with its token ids [B, T] if it has any. `receive`
     waits for the tokens of the next returning micro-batch.
@@ -70,9 +69,7 @@ class MicroBatchScheduler:
         self._last_answer = 0.0
 
     def add(self, sequences: list[TokenSequence]) -> None:
-        """Queue sequences for the next micro-batches, sorted by prompt length so that less padding is
-        needed.
-        """
+        """Queue sequences for the next micro-batches. Sorting by prompt length reduces padding."""
         self._waiting.extend(sorted(sequences, key=lambda row: len(row.prompt), reverse=True))
         if self.rows_at_once is not None:
             share = max(1, self.rows_at_once // self.depth)
@@ -101,8 +98,8 @@ class MicroBatchScheduler:
         return events
 
     def drop_sequences(self) -> None:
-        """Discard all sequences without events. The stages free the KV caches when a micro-batch
-        returns.
+        """Discard all sequences without emitting events. Each stage frees its KV cache when the
+        micro-batch returns.
         """
         self._waiting.clear()
         for batch in self._under_way.values():
@@ -114,8 +111,8 @@ class MicroBatchScheduler:
             self.step()
 
     def step(self) -> list[Event]:
-        """Send waiting micro-batches, wait for the next tokens from the last stage, and return the
-        resulting events.
+        """Send waiting micro-batches, wait for new tokens from the last stage, and return the resulting
+        events.
         """
         if not self._under_way:
             self._last_answer = time.perf_counter()
@@ -153,7 +150,7 @@ class MicroBatchScheduler:
         return events
 
     def _record_timing(self, batch: MicroBatch) -> None:
-        """Add the time since the previous micro-batch to the prefill or decode seconds.
+        """Add the time since the previous micro-batch returned to the prefill or decode time.
 
         Stages overlap in time, so the sum of stage times would be too large.
         """

@@ -1,4 +1,4 @@
-"""Starts and connects the processes of a pipeline, and finds out which process failed first.
+"""Starts and connects the processes of a pipeline, and determines which process failed first.
 
 Processes exchange messages in torch's TCP store: what they loaded, or why they failed. The
 ring carries only steps. The first process watches the others. When one is killed or fails,
@@ -53,7 +53,7 @@ torchrun_peers: PeerProcesses | None = None  # in the first process: the others 
 
 
 class MessageStore:
-    """Key-value store (torch's TCPStore) for messages between the pipeline's processes, separate from
+    """Key-value store (torch's TCPStore) through which the pipeline's processes exchange messages outside
     their ring.
     """
 
@@ -80,7 +80,7 @@ class MessageStore:
 
 
 def open_local_store() -> TCPStore:
-    """Open the TCPStore of a pipeline on one machine. Only processes on this machine can connect."""
+    """Open the TCPStore of a pipeline on a single machine. Only processes on this machine can connect."""
     # without a socket of ours, the store listens on every interface, whatever the host name
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
@@ -95,9 +95,7 @@ def connect_message_store(port: int) -> MessageStore:
 
 
 def connect_ring(worker: StageWorker, message_store: MessageStore) -> Transport:
-    """Connect this process with both neighbours in the ring, and wait until every process is
-    connected.
-    """
+    """Connect this process to its two neighbours in the ring, and wait until all processes are connected."""
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
@@ -165,7 +163,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageS
 
 @dataclass
 class PeerProcesses:
-    """The other processes of a pipeline. Only the first process has this object."""
+    """Manages the other processes of a pipeline. Only the first process has this object."""
 
     config: RunnerConfig
     rank: ProcessRank  # of the first process
@@ -180,17 +178,15 @@ class PeerProcesses:
         return range(1, self.rank.processes)
 
     def gather_messages(self, key: str) -> list[Any]:
-        """Wait until every other process has posted a message with this key. Returns the messages in rank
-        order.
-        """
+        """Wait until every other process has posted a message with this key. Returns the messages by rank."""
         while not all(self.rendezvous.has_message(f"{key}/{rank}") for rank in self.ranks):
             self.check_alive()
             time.sleep(POLL_S / 2)
         return [self.rendezvous.read(f"{key}/{rank}") for rank in self.ranks]
 
     def check_alive(self) -> None:
-        """Raise an error if another process has failed. An error that the process has posted is
-        preferred.
+        """Raise an error if another process has failed, preferably the error that the process itself
+        reported.
         """
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(
@@ -237,7 +233,7 @@ class PeerProcesses:
         return None
 
     def _find_exit_error(self) -> RunnerError | None:
-        """Return the error of a child process that has ended without posting an error, or None."""
+        """Return an error for a child process that ended without reporting an error, or None."""
         codes = {
             rank: code for rank, process in self.children.items() if (code := process.poll()) is not None
         }
@@ -255,13 +251,13 @@ class PeerProcesses:
         return None
 
     def describe_process(self, rank: int) -> str:
-        """Return a process's name with its parts, and its address if it runs on another machine."""
+        """Describe a process by its rank and parts, and by its address if it runs on another machine."""
         count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
         return f"process {rank} of {count} ({describe_assigned_parts(load_manifest(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
-        """Wait until all other processes have ended. Processes that take longer than 10 s are killed."""
+        """Wait until all other processes have ended. Kills processes that take longer than 10 s."""
         deadline = time.monotonic() + EXIT_S
         for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
@@ -342,7 +338,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
 
 
 def _on_sigterm(signal_number: int, frame: FrameType | None) -> None:
-    """Record when SIGTERM arrived. torchrun sends SIGTERM to all processes if one has died."""
+    """Record the arrival time of SIGTERM, which torchrun sends to all processes when one has died."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
     signals.handle_signal(signal_number, frame)

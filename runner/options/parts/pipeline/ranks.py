@@ -1,4 +1,4 @@
-"""Ranks of a pipeline's processes, and the parts that each process runs. Imports no torch."""
+"""Ranks of a pipeline's processes, and the parts that each process runs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProcessRank:
 
 
 def read_torchrun_rank() -> ProcessRank | None:
-    """Return the rank that torchrun has given to this process, or None if torchrun did not start it."""
+    """Return the rank that torchrun has assigned to this process, or None if torchrun did not start it."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -1,4 +1,4 @@
-"""Entry point of the pipeline's stage processes, which read the config from stdin."""
+"""Entry point of a pipeline's stage processes. They read their config from stdin."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from runner_base import child_process, signals
 
 
 def main() -> int:
-    """Run this process's stages until the pipeline ends. The process ends together with its parent
-    process.
-    """
+    """Run this process's stages until the pipeline or the parent process ends."""
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
     child_process.request_death_with_parent(parent)
     for number in (signal.SIGINT, *signals.WARNING):

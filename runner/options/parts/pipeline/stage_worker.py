@@ -1,6 +1,4 @@
-"""Worker in a pipeline process: runs the process's parts in order, with one KV cache per
-micro-batch.
-"""
+"""Runs the parts of one pipeline process in order, with one KV cache per micro-batch."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from runner_engine.models.load_target import select_device, select_torch_dtype
 
 @dataclass
 class BatchState:
-    """Attention mask, positions, KV caches and sampler of a micro-batch between two steps."""
+    """State of a micro-batch between two steps: attention mask, positions, KV caches and sampler."""
 
     mask: torch.Tensor  # [B, T] of all tokens so far; 0 is padding
     positions: torch.Tensor  # [B, tokens of the last pass]
@@ -109,7 +107,7 @@ class StageWorker:
         return answer
 
     def _start_micro_batch(self, packet: Packet) -> BatchState:
-        """Set up a new micro-batch. Prompts are padded on the left, and the attention mask excludes the
+        """Create a new micro-batch. Prompts are padded on the left, and the attention mask hides the
         padding.
         """
         numbers = packet.numbers
@@ -121,7 +119,7 @@ class StageWorker:
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
     def _prepare_next_token(self, state: BatchState, active_indices: torch.Tensor | None) -> None:
-        """Remove finished sequences from a micro-batch. Extends its attention mask and positions by
+        """Remove finished sequences from a micro-batch, and extend its attention mask and positions by
         one token.
         """
         if active_indices is not None:

@@ -49,7 +49,7 @@ class PacketType(IntEnum):
 
 @dataclass
 class Packet:
-    """Data of one step of one micro-batch, sent from process to process around the ring."""
+    """Message that carries one step of a micro-batch from process to process around the ring."""
 
     kind: PacketType
     batch: int = 0
@@ -79,7 +79,7 @@ class Transport:
         self._most_sends = SENDS_PER_PACKET * (2 * num_processes + 2)
 
     def send(self, packet: Packet) -> None:
-        """Send a packet to the next process, without waiting until the process receives it."""
+        """Send a packet to the next process without waiting for its arrival."""
         numbers, hidden = packet.numbers, packet.hidden
         header = torch.zeros(HEADER, dtype=torch.int64)
         header[0], header[1] = int(packet.kind), packet.batch
@@ -108,7 +108,7 @@ class Transport:
         return Packet(PacketType(header[0]), header[1], numbers, hidden)
 
     def flush(self) -> None:
-        """Wait until all sent packets have arrived."""
+        """Wait until all packets that this process has sent have arrived."""
         while self._sends:
             self._wait_for_oldest_send()
 
@@ -149,7 +149,7 @@ def decode_forced_tokens(packet: Packet) -> dict[int, int]:
 def pack_sequences(
     sequences: Sequence[TokenSequence], pad_token: int, forced_tokens: Sequence[int | None]
 ) -> torch.Tensor:
-    """Return a tensor with one row per sequence: sampling settings, then the left-padded prompt."""
+    """Pack sequences into a tensor with one row each: sampling settings, then the left-padded prompt."""
     width = max(len(row.prompt) for row in sequences)
     lines = []
     for row, token in zip(sequences, encode_forced_tokens(forced_tokens), strict=True):
@@ -161,13 +161,13 @@ def pack_sequences(
 
 
 def make_token_mask(packed_sequences: torch.Tensor) -> torch.Tensor:
-    """Return an attention mask [B, T] of packed sequences: 1 for tokens, 0 for padding."""
+    """Return the attention mask [B, T] for packed sequences, with 1 for tokens and 0 for padding."""
     width = packed_sequences.shape[1] - SETTINGS
     return (torch.arange(width)[None, :] >= width - packed_sequences[:, SETTINGS - 1 : SETTINGS]).long()
 
 
 def make_sampler(packed_sequences: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return a sampler with the sampling settings of packed sequences.
+    """Create a sampler from the sampling settings of packed sequences.
 
     Raises ConfigError if a prompt length exceeds the tensor's width.
     """

@@ -14,12 +14,16 @@ NOTES: Mapping[str, Template] = {
         "the others: the whole model fits here and is usually faster (task=merge puts it together, or model.stages=1)"
     ),
     # split
-    "tied_head": "the first and the last part store {tensors}, because the output head is the embedding",
-    "no_head": "the last part has no output head, because no tensor is named like one",
+    "tied_head": (
+        "the first and the last part store {tensors}, because the output head is tied to the embedding"
+    ),
+    "no_head": "the last part has no output head, because no tensor has the name of an output head",
     "no_whole_layers": (
         "parts of task.strategy=by_type contain no whole layers, so they cannot run as a pipeline"
     ),
-    "from_bin": "the source files are .bin, but task=merge will write safetensors files with equal tensors",
+    "from_bin": (
+        "the source files are .bin files. task=merge will write the same tensors to safetensors files"
+    ),
     "shared_bytes": (
         "{tensors} tensors of the source share storage with another tensor. The parts store "
         "each tensor separately"
@@ -27,7 +31,7 @@ NOTES: Mapping[str, Template] = {
     "not_copied": "these files are neither weights nor configuration, so they were not copied: {files}",
     "parts_unchanged": "all parts existed already and are unchanged: nothing was written",
     # merge
-    "rounded": "{numbers} numbers were rounded to their dtype",
+    "rounded": "{numbers} weights were rounded, because their dtype cannot represent them exactly",
     "files_existed": "all files existed already: nothing was written",
     "same_tensors": "the {digest} of every tensor matches the source; the format is now safetensors",
     "same_files": "yes: the {digest} of every tensor and header matches the source",
@@ -46,7 +50,7 @@ NOTES: Mapping[str, Template] = {
     "missing_tensor": "{file}: tensor {tensor} is missing, although {partition} lists the tensor",
     "other_than_listed": ("{file}: tensor {tensor} has {what} {found}, but {partition} lists {expected}"),
     "other_tensor_digest": "{file}: tensor {tensor} has digest {found}, but {expected} was expected",
-    "other_numbers": "{file}: {numbers} of {params} numbers of tensor {tensor} differ from the part",
+    "other_numbers": "{file}: {numbers} of the {params} values of tensor {tensor} differ from the part",
     "in_folder": "{folder}/{problem}",
     # problems of all parts together
     "unchecked": "completeness was not checked, because some files cannot be read: {files}",
@@ -59,7 +63,7 @@ NOTES: Mapping[str, Template] = {
     "other_total": "{file}: totals.{key}: {expected} expected, {found} found",
     # problems against the source
     "absent_of_source": "{file}: tensor {tensor} of the source is in none of the parts",
-    "source_lacks": "{file}: the source no longer has this file",
+    "source_lacks": "{file}: this file of the source checkpoint no longer exists",
     "other_than_source": "{file}: the source file has digest {found}, but the manifest lists {expected}",
     "other_content": "{file}: tensor {tensor} has {found}, but the source has {expected}",
 }

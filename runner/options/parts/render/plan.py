@@ -1,5 +1,4 @@
-"""Shows the plan of a split as text lines, as an SVG picture with one bar per part, and as a vLLM
-command.
+"""Renders the plan of a split as text, as an SVG picture with one bar per part, and as a vLLM command.
 
 The SVG is written directly, because a plotting library would take more memory than the rest
 of this process.
@@ -46,7 +45,7 @@ def format_plan(parts: list[PlannedPart]) -> list[str]:
 
 
 def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
-    """Return an SVG with one stacked bar per planned part. Bar lengths are proportional to bytes."""
+    """Draw an SVG with one stacked bar per planned part. Bar lengths are proportional to bytes."""
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10

@@ -1,1 +1,1 @@
-"""Splits a checkpoint into parts, and checks, restores and loads the parts."""
+"""Splits a checkpoint into parts. Also verifies, merges and loads the parts."""

@@ -24,7 +24,7 @@ MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
-    """Check that all parts are complete. Raises DataError with up to 20 problems."""
+    """Check that the parts together contain every tensor. Raises DataError with up to 20 problems."""
     with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         meter = ByteMeter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
@@ -43,7 +43,7 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
 
 
 def group_parts_by_tensor(checked_parts: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
-    """Return for each tensor name the parts that contain the tensor."""
+    """Map each tensor name to the parts that contain the tensor."""
     found: dict[str, list[CheckedPart]] = {}
     for part in checked_parts:
         for name in part.tensors:

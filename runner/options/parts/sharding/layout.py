@@ -1,4 +1,4 @@
-"""Assigns a checkpoint's tensors to embedding, layers, final norm and head by the tensors' names.
+"""Groups a checkpoint's tensors by name into embedding, layers, final norm and head.
 
 Names on disk are not always module names: some model families rename tensors at load. Only
 headers are read.
@@ -101,13 +101,13 @@ def _read_num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
 
 
 def _get_config_value(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Return a value of config.json. Falls back to the section text_config of a multimodal model."""
+    """Return a value of config.json, or of its section text_config for a multimodal model."""
     text = config.get("text_config")
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
 
 def _iterate_numbered_prefixes(tensor_name: str) -> Iterator[tuple[str, int]]:
-    """Yield (prefix, number) for each numeric component of a tensor name such as
+    """Yield pairs (prefix, number) for each number in a tensor name: (model.layers, 3) for
     model.layers.3.weight.
     """
     components = tensor_name.split(".")
@@ -117,7 +117,7 @@ def _iterate_numbered_prefixes(tensor_name: str) -> Iterator[tuple[str, int]]:
 
 
 def _assign_non_layer_tensor(tensor: TensorLocation, layers_parent: str, layout: ModelLayout) -> None:
-    """Assign a tensor outside of the layers to the head, the final norm, or the tensors before the
+    """Assign a tensor that belongs to no layer to the head, the final norm, or the tensors before the
     layers.
     """
     local = tensor.name.removeprefix(f"{layers_parent}.") if layers_parent else tensor.name
@@ -147,9 +147,7 @@ def _parent_module(module_path: str) -> str:
 
 
 def classify_tensor(tensor_name: str) -> str:
-    """Return the kind of layer that a tensor belongs to, such as attention or mlp, based on the
-    tensor's name.
-    """
+    """Classify a tensor by its name, for example as attention or mlp."""
     module = ".".join(tensor_name.split(".")[-2:])
     if NORM.search(module):
         return "norm"

@@ -37,8 +37,7 @@ def load_part(
     attention: str | None = None,
     verify: bool = True,
 ) -> Stage:
-    """Load part `part_id` of the split in `folder` as a pipeline stage. dtype=auto keeps the
-    checkpoint's dtype.
+    """Load part `part_id` of a split checkpoint as a pipeline stage. dtype=auto keeps the checkpoint's dtype.
 
     With `verify`, every byte is compared with the manifest's digest before it is used.
     """
@@ -85,7 +84,7 @@ def load_part(
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Return the tokenizer of a split checkpoint, from its folder model_files/."""
+    """Load the tokenizer of a split checkpoint from its folder model_files/."""
     return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
@@ -94,9 +93,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def _load_model_config(manifest: Manifest) -> Any:
-    """Return the config of the whole model. Raises ConfigError for model families whose layers cannot
-    run in separate parts.
-    """
+    """Load the config of the whole model. Raises ConfigError if the model family cannot run in parts."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
@@ -125,7 +122,9 @@ def _load_model_config(manifest: Manifest) -> Any:
 
 
 def _unsupported_family_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
-    """Return a ConfigError with the reason why a model family cannot run in parts, and an alternative."""
+    """Return a ConfigError that explains why a model family cannot run in parts, and suggests an
+    alternative.
+    """
     return ConfigError(
         f"model type {config.model_type} cannot run in parts: {reason}. To run it, {INSTEAD}",
         key=manifest.folder,
@@ -160,7 +159,7 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
         raise _unsupported_family_error(
-            manifest, model.config, f"the manifest's prefix {manifest.prefix} leads to no layers"
+            manifest, model.config, f"the manifest's prefix {manifest.prefix} matches no layers of the model"
         )
     return str(candidates[0])
 
@@ -168,7 +167,7 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
 def _require_same_layers(
     manifest: Manifest, config: Any, part_config: Any, layer_range: tuple[int, int]
 ) -> None:
-    """Raise ConfigError if a layer of the part differs from the same layer of the whole model.
+    """Raise ConfigError if a layer in the part would differ from the same layer in the whole model.
 
     Some architectures depend on a layer's index in a way that a part's config cannot express.
     """
@@ -178,7 +177,7 @@ def _require_same_layers(
         here, there = _collect_layer_properties(layer), _collect_layer_properties(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
-                why = f"layer {number} depends on its index, but would become layer {offset}"
+                why = f"layer {number} depends on its index, but its index in the part would be {offset}"
                 differ = f"{key} is {there.get(key)} in the whole model, but {here.get(key)} in the part"
                 raise _unsupported_family_error(manifest, config, f"{why} ({differ})")
 
@@ -204,8 +203,8 @@ def _collect_layer_properties(layer: torch.nn.Module) -> dict[str, Any]:
 
 
 def _resolve_dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
-    """Convert a dtype name to a torch dtype. auto means the checkpoint's dtype, or float32 if its
-    config names none.
+    """Convert a dtype name to a torch dtype. auto selects the checkpoint's dtype, or float32 if
+    config.json has none.
     """
     if dtype == "auto":
         dtype = getattr(config, "dtype", None) or torch.float32
@@ -225,7 +224,7 @@ def _resolve_dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
 def _memory_map_tensors(
     manifest: Manifest, entry: PartEntry, layer_range: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Memory-map a part's file and return its tensors by name, with layers renumbered from 0."""
+    """Memory-map the file of a part, and return its tensors by name. Layers are renumbered from 0."""
     from safetensors.torch import load_file
 
     first, last = layer_range
@@ -243,7 +242,7 @@ def _memory_map_tensors(
 def _use_mapped_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]] | None:
-    """Use memory-mapped tensors as a model's parameters, without copying.
+    """Create a model whose parameters are the memory-mapped tensors, without copying them.
 
     Returns None if the names of tensors and parameters differ.
     """

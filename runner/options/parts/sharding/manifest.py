@@ -1,4 +1,4 @@
-"""Layout of a split's folder: file names, and the reader and validator of manifest.json.
+"""File names in the folder of a split checkpoint, and the parser and validator of its manifest.json.
 
 Imports neither torch nor safetensors. This module checks the manifest itself: types, bare
 file names, known version, ordered parts, consecutive layers.
@@ -52,8 +52,8 @@ class PartEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Total counts and sizes of tensors. A tied tensor counts once as unique, and per copy as
-    stored.
+    """Total counts and sizes of tensors. Unique counts include a tied tensor once, stored counts include
+    every copy.
     """
 
     tensors: int
@@ -75,7 +75,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Validated manifest of a split, which lists the files of all parts."""
+    """Validated manifest.json of a split checkpoint, which lists the files of all parts."""
 
     folder: Path
     strategy: str
@@ -101,17 +101,19 @@ class Manifest:
 
     @property
     def non_part_files(self) -> dict[str, tuple[ListedFile, ...]]:
-        """Files of the split that are not parts, by folder."""
+        """The split's other files, which belong to no part, by folder."""
         return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of manifest.json, which contains the digest of every other file."""
+        """SHA-256 of manifest.json. It identifies the split, because the manifest contains the digests of
+        all other files.
+        """
         return file_io.hash_file_sha256(self.folder / MANIFEST)
 
     def require_runnable(self, key: str = "task.parts") -> None:
-        """Raise ConfigError if the parts cannot run as stages: they are compressed, or were not cut
-        between layers.
+        """Raise ConfigError if the parts cannot run as pipeline stages: compressed parts, or parts
+        without whole layers.
         """
         if self.archive is not None:
             raise ConfigError(
@@ -168,7 +170,7 @@ def _explain_missing_manifest(folder: Path) -> str:
 
 
 def _reject_contradictions(path: Path, manifest: Manifest, num_parts: object) -> None:
-    """Raise DataError if the manifest contradicts itself."""
+    """Raise DataError if entries of the manifest contradict each other."""
     if manifest.num_parts != num_parts:
         raise DataError(
             f"num_parts={num_parts}, but the manifest lists {manifest.num_parts} parts",
@@ -234,9 +236,7 @@ def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
 
 
 def _require_consecutive_layers(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless the layers of the parts are consecutive and cover all layers of the
-    model.
-    """
+    """Raise DataError unless the parts' layers are consecutive and cover the whole model."""
     expected = 0
     for part in manifest.parts:
         if part.layers is None:
@@ -297,7 +297,7 @@ class _ManifestReader(JsonFieldReader):
         )
 
     def read_json_objects(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """Return the JSON objects in a list, each with a numbered key for error messages."""
+        """Return the JSON objects in a list, each with its numbered key for error messages."""
         entries = (
             (f"{key}[{number}]", entry) for number, entry in enumerate(self.read_list(key, values.get(key)))
         )

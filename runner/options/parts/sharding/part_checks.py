@@ -1,5 +1,5 @@
-"""Checks parts against the manifest: files, headers, partition files and tensors. Problems are
-collected, not raised.
+"""Checks a split's parts against the manifest. Collects problems instead of raising an error for the first
+one.
 
 `quick` reads sizes, headers and JSON. `files` reads every byte once and compares file
 digests. `full` also compares each tensor's digest in the same pass.
@@ -38,7 +38,7 @@ from runner_engine.checkpoints import DTYPE_BITS, WeightFile, file_io, parse_saf
 
 @dataclass
 class CheckedPart:
-    """A part, its header and the problems that its check has found."""
+    """A checked part with its tensors and the problems that were found."""
 
     entry: PartEntry
     problems: list[Note] = field(default_factory=list)
@@ -100,9 +100,7 @@ def require_intact_part(manifest: Manifest, entry: PartEntry, check_level: str) 
 
 
 def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Partition | None:
-    """Read a part's partition_N.json. A digest that differs from the manifest is added to
-    `problems`.
-    """
+    """Read a part's partition_N.json. Adds a note to `problems` if its digest differs from the manifest."""
     path = folder / entry.partition
     if not path.is_file():
         problems.append(note("missing", file=entry.partition))
@@ -145,7 +143,7 @@ def _size_problems(path: Path, expected: ListedFile) -> Iterator[Note]:
 def _find_header_problems(
     entry: PartEntry, header: WeightFile, partition: Partition | None
 ) -> Iterator[Note]:
-    """Yield differences between a part's header and its partition file or the manifest."""
+    """Yield the differences between a part's safetensors header, its partition file and the manifest."""
     file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
     params = sum(tensor.num_elements for tensor in header.tensors)
     if (entry.tensors, entry.params) != (len(held), params):
@@ -196,7 +194,7 @@ def _check_digests(
     check_level: str,
     report_progress: ProgressCallback,
 ) -> None:
-    """Read every byte of a part and compare the digests of file and tensors with the recorded ones."""
+    """Read a part completely, and compare the digests of its file and tensors with the recorded digests."""
     entry, read, inline = (
         checked_part.entry,
         checked_part.read,
@@ -249,7 +247,7 @@ def _check_digests(
 def _compute_digests(
     read_range: RangeReader, header: WeightFile, algorithm: str, report_progress: ProgressCallback
 ) -> tuple[str, dict[str, str]]:
-    """Return the digest of a part's file and of each of its tensors, computed in a single pass."""
+    """Compute the digests of a part's file and of each of its tensors in a single pass."""
     whole, digests = file_io.Digest(algorithm), {}
     whole.update(header.header)
     for tensor in header.tensors:
@@ -292,7 +290,7 @@ def _find_differing_numbers(
 
 
 def check_non_part_files(manifest: Manifest, check_level: str) -> dict[str, list[Note]]:
-    """Check the files of a split that are not parts. Returns the problems by folder."""
+    """Check the split's files that belong to no part. Returns the problems by folder."""
     problems: dict[str, list[Note]] = {}
     for sub, group in manifest.non_part_files.items():
         problems[sub] = []
@@ -308,7 +306,7 @@ def check_non_part_files(manifest: Manifest, check_level: str) -> dict[str, list
 
 
 def read_source_headers(manifest: Manifest) -> list[WeightFile]:
-    """Return the original header of each safetensors file of the source checkpoint."""
+    """Return the original headers of the source checkpoint's safetensors files."""
     files = []
     for listed, header in zip(manifest.files, manifest.headers, strict=False):
         path = manifest.folder / SOURCE_HEADERS / header.file

@@ -1,4 +1,5 @@
-"""Reads and writes partition_N.json in both formats: numbers inline, or references to tensors.
+"""Reads and writes partition_N.json, which contains either the weights as numbers or references to
+safetensors.
 
 Inline lists of numbers are cut out while the JSON is read, and only their byte range is
 stored. Their numbers are read in chunks, so memory does not depend on their count. Only
@@ -65,7 +66,7 @@ class TensorReference:
 
 @dataclass(frozen=True)
 class InlineNumbers:
-    """Byte range of one layer's numbers in partition_N.json, without the brackets."""
+    """Byte range of one layer's weights in partition_N.json, without the brackets of the JSON list."""
 
     begin: int
     end: int
@@ -73,7 +74,9 @@ class InlineNumbers:
 
 @dataclass(frozen=True)
 class PartitionLayer:
-    """Entry of partition_N.json that describes one tensor."""
+    """Entry of partition_N.json that describes one tensor: name, dtype, shape, and weights or their
+    location.
+    """
 
     name: str
     layer_type: str
@@ -98,7 +101,7 @@ class Partition:
 
 
 def read_partition(path: Path) -> Partition:
-    """Read partition_N.json without loading the parameter values, which can be very large."""
+    """Read partition_N.json without loading the weights, which can be very large."""
     text = bytearray()
     for piece in _read_with_number_ranges(path):
         text += piece
@@ -154,7 +157,7 @@ def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorRe
 
 
 def _read_with_number_ranges(path: Path) -> Iterator[bytes]:
-    """Yield the file's JSON text, with each list of numbers replaced by its byte range."""
+    """Yield the JSON text of the file, in which byte ranges replace the long lists of numbers."""
     # text not yet searched, where it begins, where the open list begins
     waiting, position, begin = (b"", 0, -1)
     for piece in file_io.read_range(path, 0, file_io.get_file_nbytes(path)):
@@ -193,7 +196,7 @@ def _read_with_number_ranges(path: Path) -> Iterator[bytes]:
 
 
 def check_inline_size(total_params: int) -> None:
-    """Raise ConfigError for a model with too many parameters to write its numbers as JSON."""
+    """Raise ConfigError if a model has too many parameters to write them as JSON numbers."""
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
@@ -209,7 +212,9 @@ def check_inline_size(total_params: int) -> None:
 
 
 def format_inline_partition(partition: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
-    """Return the JSON of partition_N.json. `tensors` must be in the order of the partition's layers."""
+    """Build the JSON object for partition_N.json. `tensors` must be in the order of the partition's
+    layers.
+    """
     pairs = zip(partition["layers"], tensors, strict=True)
     layers = ",\n ".join(
         json.dumps(layer | {"parameters": tensor_to_list(tensor)}) for layer, tensor in pairs
@@ -219,7 +224,7 @@ def format_inline_partition(partition: dict[str, Any], tensors: list[TensorLocat
 
 
 def tensor_to_list(tensor: TensorLocation) -> list[float]:
-    """Return a tensor's values as floats that JSON represents exactly."""
+    """Return a tensor's values as Python floats, which JSON represents exactly."""
     import numpy as np
 
     values = read_tensor_values(tensor, file_io.read_tensor_pieces(tensor))
@@ -238,7 +243,7 @@ def tensor_to_list(tensor: TensorLocation) -> list[float]:
 
 
 def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryview]) -> Numbers:
-    """Return a tensor's exact values, decoded from its bytes."""
+    """Decode a tensor's bytes to numbers without rounding."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
             (
@@ -268,7 +273,7 @@ def decode_values(dtype: str, data: bytes) -> Numbers:
 
 
 def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
-    """Yield the inline numbers of a layer as float64 arrays, in chunks."""
+    """Yield the weights in a layer's JSON list as float64 arrays, in chunks."""
     assert isinstance(layer.parameters, InlineNumbers)
     where = f"{partition.path}: parameters of {layer.name}"
     begin, end = layer.parameters.begin, layer.parameters.end

@@ -1,4 +1,4 @@
-"""Lists the checkpoint files that task=merge restores from the parts."""
+"""Describes the checkpoint files that task=merge restores from the parts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) 
 def _iterate_files_converted_from_bin(
     manifest: Manifest, part_by_tensor: PartsByTensor
 ) -> Iterator[FileTarget]:
-    """Yield one safetensors file for each .bin file of the source checkpoint.
+    """Yield one output file in safetensors format for each .bin file of the source checkpoint.
 
     Yields an index file too if there are several.
     """
@@ -76,7 +76,7 @@ def _make_safetensors_target(
     part_by_tensor: PartsByTensor,
     digest: str | None = None,
 ) -> FileTarget:
-    """Return a safetensors file to write. Writing verifies the digest of each tensor."""
+    """Describe a safetensors file to be written. The writer verifies the digest of each tensor."""
     nbytes = len(header) + sum(tensor.nbytes for tensor in tensors)
     return FileTarget(
         file_name,
@@ -94,7 +94,7 @@ def _iterate_safetensors_bytes(
     part_by_tensor: PartsByTensor,
     report_progress: ProgressCallback,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file. Raises JobFailed when a tensor's digest is wrong."""
+    """Yield the bytes of a safetensors file. Raises JobFailed if a tensor's digest is wrong."""
     yield header
     for tensor in tensors:
         read, expected = part_by_tensor[tensor.name].read, part_by_tensor[tensor.name].digests[tensor.name]
@@ -115,5 +115,5 @@ def _iterate_safetensors_bytes(
 
 
 def tensor_sort_key(tensor: TensorLocation) -> tuple[int, str]:
-    """Return the key by which safetensors sorts tensors: wide dtypes first, then names."""
+    """Return a sort key for the tensor order of safetensors: wide dtypes first, then names."""
     return -DTYPE_BITS[tensor.dtype], tensor.name

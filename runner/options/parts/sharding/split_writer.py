@@ -1,4 +1,4 @@
-"""Writes the missing parts of a split, each atomically, and finally the manifest.
+"""Writes the missing parts of a split atomically one by one, and the manifest last.
 
 During writing there is no manifest.json. manifest.unfinished.json lists the finished parts,
 so an interrupted split resumes from them. Unless task.durable=true, a part may still be in
@@ -44,7 +44,7 @@ OpenProgress = Callable[[float | None, str, str], Progress]
 
 @dataclass
 class WriteResult:
-    """Manifest of a split, and the parts that this run wrote."""
+    """Result of a split: the manifest, and the parts that were written in this run."""
 
     manifest: dict[str, Any]
     parts: list[int] = field(default_factory=list)
@@ -54,7 +54,7 @@ class WriteResult:
 
 @dataclass(frozen=True)
 class FileTarget:
-    """A file to be written: its name, its digest if known, and its stream of bytes."""
+    """Output file: its name, its digest if known, and a function that produces its bytes."""
 
     name: str  # its path in the folder
     nbytes: int
@@ -67,7 +67,7 @@ class FileTarget:
         return sum(tensor.num_elements for tensor in self.tensors)
 
     def is_already_written(self, path: Path) -> bool:
-        """Return whether a path already contains this file's bytes.
+        """Return whether the file at a path already has the expected bytes.
 
         If no digest is known, computes the digest from the source.
         """
@@ -79,9 +79,7 @@ class FileTarget:
     def write(
         self, folder: Path, report_progress: ProgressCallback = lambda _: None, sync_to_disk: bool = False
     ) -> None:
-        """Write the file into a folder. Raises JobFailed if the written bytes do not have the known
-        digest.
-        """
+        """Write the file into a folder. Raises JobFailed if its bytes do not match the known digest."""
         path, algorithm = (
             folder / self.name,
             file_io.parse_digest_algorithm(self.digest) if self.digest else "xxh3_128",
@@ -95,7 +93,7 @@ class FileTarget:
 def make_copy_target(
     path: Path, file_name: str, nbytes: int | None = None, digest: str | None = None
 ) -> FileTarget:
-    """Return a target file that is an unchanged copy of a file, such as the tokenizer."""
+    """Describe an output file that is an unchanged copy of a file, such as the tokenizer."""
     size = file_io.get_file_nbytes(path) if nbytes is None else nbytes
     return FileTarget(
         file_name,
@@ -106,7 +104,7 @@ def make_copy_target(
 
 
 class ByteMeter:
-    """Shows processed bytes and bytes per second on a progress bar. Redraws at most every 0.1 s."""
+    """Shows progress in bytes and bytes per second. Redraws the bar at most every 0.1 s."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -129,7 +127,7 @@ def update_split(
     progress: OpenProgress,
     sync_to_disk: bool = False,
 ) -> WriteResult:
-    """Write the planned parts of a split into a folder. Intact existing parts are not written again."""
+    """Write the planned parts of a split into a folder. Existing intact parts are kept."""
     state = plan.source_state
     earlier = unchanged.read_earlier_manifest(folder)
     unchanged.require_same_split(folder, earlier, plan, state)
@@ -251,9 +249,7 @@ def _write_part(
 
 
 def _format_partition(partition: dict[str, Any]) -> bytes:
-    """Return a partition as JSON text with one line per tensor, because the json module is slow with
-    indentation.
-    """
+    """Format a partition as JSON text with one line per tensor. The json module is slow with indentation."""
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
     rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
     return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
@@ -272,7 +268,7 @@ def _make_manifest_entry(target: FileTarget) -> dict[str, Any]:
 def _list_source_files(
     plan: SplitPlan, earlier_manifest: dict[str, Any], source_state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
-    """Return the manifest's records of the source files.
+    """Return the manifest entries that describe the source checkpoint's files.
 
     SHA-256 digests require reading all files again, so they need task.checksums=sha256.
     """
@@ -333,9 +329,7 @@ def _describe_layout(plan: SplitPlan) -> dict[str, Any]:
 def _require_disk_space(
     folder: Path, parts_to_write: list[PlannedPart], small_files: list[FileTarget]
 ) -> None:
-    """Raise an error if the disk has too little space. A new part is written before its old version is
-    removed.
-    """
+    """Raise an error if the disk is too full. Each new part needs space before its old version is removed."""
     needed = held = sum(small.nbytes for small in small_files)
     for part in parts_to_write:
         needed = max(needed, held + part.nbytes)

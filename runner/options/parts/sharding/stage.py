@@ -1,4 +1,4 @@
-"""A pipeline stage: a loaded part of a model that passes hidden states through its layers.
+"""Pipeline stage: a loaded part of a model that computes hidden states with its own layers only.
 
 A stage is the model family's own class with fewer layers, so masks, cache and rotary
 embedding remain the model's. Placeholders replace missing modules: the embedding in all
@@ -23,7 +23,7 @@ from runner_base import DataError
 
 
 class ForwardPhase(StrEnum):
-    """How far a stage's forward pass has progressed."""
+    """Phase of a stage's forward pass: before, inside or after its layers."""
 
     before = "before the layers"
     inside = "inside the layers"
@@ -31,7 +31,7 @@ class ForwardPhase(StrEnum):
 
 
 class AbsentModule(torch.nn.Module):
-    """Placeholder for a module whose weights are in another part.
+    """Placeholder for a model's module whose weights belong to another part.
 
     The caller must discard its output.
     """
@@ -41,12 +41,12 @@ class AbsentModule(torch.nn.Module):
         self.name, self.stage = name, stage
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the input unchanged. For token ids or positions, return a scalar 0."""
+        """Return floating-point input unchanged, and a scalar 0 instead of token ids or positions."""
         stage = self.stage
         is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
-                f"part {stage.part_id} lacks the module {self.name}, which is called {stage.where.value}",
+                f"part {stage.part_id} lacks module {self.name}, which the model calls {stage.where.value}",
                 code="damaged",
             )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
@@ -89,7 +89,7 @@ class Stage:
         return at
 
     def replace_with_placeholder(self, module_path: str) -> None:
-        """Replace a module by a placeholder, because its weights are in another part."""
+        """Replace a module whose weights belong to another part by a placeholder."""
         owner, _, leaf = module_path.rpartition(".")
         setattr(self.model.get_submodule(owner), leaf, AbsentModule(module_path, self))
 
@@ -135,7 +135,7 @@ class Stage:
     def _replace_input(
         self, module: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Forward hook that gives the first layer the previous stage's hidden states as input."""
+        """Forward hook that replaces the first layer's input by the previous stage's hidden states."""
         self.where = ForwardPhase.inside
         if self._received is None:
             return arguments, kwargs

@@ -26,7 +26,9 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """Planned layers and tensors of a part. `sections` maps each tensor type to its size in bytes."""
+    """Planned content of a part: its layers and tensors. `sections` maps each tensor type to its size in
+    bytes.
+    """
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
@@ -59,9 +61,7 @@ def make_plan_table(parts: list[PlannedPart]) -> list[dict[str, Any]]:
 
 
 def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
-    """Assign a model's tensors to parts. Raises ConfigError if the model's layers do not allow the
-    requested split.
-    """
+    """Assign a model's tensors to parts. Raises ConfigError if the requested split is impossible."""
     if task.strategy is SplitStrategy.by_type:
         return _make_parts_by_tensor_type(layout)
     if task.strategy is SplitStrategy.ranges:
@@ -105,7 +105,7 @@ def _make_contiguous_parts(layout: ModelLayout, layer_cuts: list[int]) -> list[P
 
 
 def _make_parts_by_tensor_type(layout: ModelLayout) -> list[PlannedPart]:
-    """Return one part per tensor type. A tied embedding is stored only in the embedding part."""
+    """Make one part per tensor type. A tied embedding is stored only in the embedding part."""
     kind_of = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[TensorLocation]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
@@ -125,7 +125,7 @@ def _plan_part(
     sections: dict[str, list[TensorLocation]],
     extra_labels: list[str],
 ) -> PlannedPart:
-    """Create a part of the split. Its tensors are sorted by dtype, the widest first.
+    """Plan a part of the split, with its tensors sorted by dtype, widest first.
 
     Torch can only memory-map aligned tensors.
     """
@@ -137,8 +137,8 @@ def _plan_part(
 
 
 def _parse_cuts(layer_ranges: list[str], num_layers: int) -> list[int]:
-    """Convert layer ranges to cut positions. Raises ConfigError unless the ranges cover every layer
-    once, in order.
+    """Convert layer ranges to cut positions. Raises ConfigError unless the ranges cover all layers
+    exactly once, in order.
     """
     range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(layer_ranges)}]")
     cuts = [0]
@@ -168,8 +168,8 @@ def _describe_layers(first: int, last: int) -> str:
 
 
 def find_balanced_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
-    """Return the cut positions that minimize the largest cost of any range. The first position is
-    0, the last is the number of layers.
+    """Cut the layers into ranges so that the most expensive range is as cheap as possible. Returns the
+    cut positions.
     """
     low, high = max(layer_costs), sum(layer_costs)
     while low < high:
@@ -197,7 +197,7 @@ def _can_partition(layer_costs: list[int], num_parts: int, max_cost: int) -> boo
 
 
 def find_proportional_cuts(layer_costs: list[int], ratios: list[float]) -> list[int]:
-    """Split layers so that the costs of the parts are proportional to the ratios.
+    """Cut the layers into ranges whose costs are proportional to the given ratios. Returns the cut positions.
 
     Minimizes the largest cost/ratio of any part. Uses dynamic programming, because a greedy
     choice is not always optimal for unequal ratios.

@@ -36,7 +36,7 @@ KEY = "task.output_dir"
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Plan of a split: source, parts and settings."""
+    """Plan of a split: source checkpoint, planned parts and settings."""
 
     checkpoint: Checkpoint
     layout: ModelLayout
@@ -51,7 +51,7 @@ class SplitPlan:
 
     @property
     def source_state(self) -> dict[str, Any]:
-        """State of the source checkpoint, as recorded in the manifest.
+        """State of the source checkpoint's files, as recorded in the manifest.
 
         Contains a hash of all tensor shapes, and size, modification time and inode of each file.
         """
@@ -69,7 +69,7 @@ class SplitPlan:
         return file_io.build_safetensors_header(part.tensors, metadata)
 
     def hash_part(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
-        """Return a hash that changes if the part must be written again.
+        """Hash everything that determines a part's content. A part with another hash must be written again.
 
         Hashes the source files, the tensors' byte ranges and the header.
         """
@@ -83,7 +83,7 @@ class SplitPlan:
 
 
 def read_file_state(path: Path) -> dict[str, int]:
-    """Return a file's size, modification time and inode, which change when the file is rewritten."""
+    """Return a file's size, modification time and inode, which reveal that the file was rewritten."""
     with os_errors_as_data_error(path):
         stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
@@ -101,8 +101,8 @@ def hash_json(values: object) -> str:
 
 
 def read_earlier_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an earlier split, or {} if the folder is empty or absent. Raises
-    ConfigError for other contents.
+    """Return an earlier split's manifest, or {} if the folder is empty or absent. Raises ConfigError for
+    other contents.
     """
     # a split that was killed at its very beginning leaves only this file
     names = [name for name in file_io.list_folder_names(folder, KEY) if name != f"{UNFINISHED}.tmp"]
@@ -126,7 +126,7 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
 def require_same_split(
     folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, source_state: dict[str, Any]
 ) -> None:
-    """Raise ConfigError if a folder contains a different split than the plan."""
+    """Raise ConfigError if a folder contains a split that differs from the planned split."""
     if not earlier_manifest:
         return
     source = _get_json_object(earlier_manifest, "source")
@@ -145,7 +145,7 @@ def require_same_split(
         if there != here
     ]
     if not why and earlier_state.get("place") != source_state["place"]:
-        why = [f"the source checkpoint {plan.name} was in another folder"]
+        why = [f"the source checkpoint {plan.name} was read from another folder"]
     if not why and earlier_state.get("tensors") != source_state["tensors"]:
         why = ["the source had other tensors"]
     if why:
@@ -179,7 +179,7 @@ def find_unchanged_parts(
     compare_mode: CompareMode,
     report_progress: ProgressCallback,
 ) -> dict[int, dict[str, Any]]:
-    """Return the manifest entries of existing parts that do not have to be written again, by part id."""
+    """Return the manifest entries of existing parts that need no rewriting, by part id."""
     entries = {
         entry.get("part_id"): entry
         for entry in earlier_manifest.get("parts") or ()
@@ -214,7 +214,7 @@ def _has_same_content(
     plan: SplitPlan,
     report_progress: ProgressCallback,
 ) -> bool:
-    """Read a part's file and its source, and return whether their bytes are equal."""
+    """Compare a part's file with the source tensors byte by byte."""
     header = plan.build_part_header(part)
     if file_io.get_file_nbytes(path) != len(header) + part.nbytes:
         return False

@@ -45,9 +45,7 @@ def get_zstd_codec() -> Any:
 
 
 def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]) -> Iterator[bytes]:
-    """Compress a file and yield its zstd frames. Appends the length of each frame to
-    `frame_sizes`.
-    """
+    """Compress a file and yield its zstd frames. Appends each frame's length to `frame_sizes`."""
     zstd = get_zstd_codec()
     with ThreadPoolExecutor(machine.available_cores()) as pool:
         blocks = _split_into_frames(chunks)

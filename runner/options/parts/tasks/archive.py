@@ -1,4 +1,4 @@
-"""The task task=archive: compresses or decompresses a split's parts, and copies all other files
+"""Implements task=archive, which compresses or decompresses a split's parts and copies all other files
 unchanged.
 
 The parts are checked first, and the manifest is written last. Until then
@@ -57,9 +57,9 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is ArchiveFormat.none):
         why = (
-            "the parts are not compressed, so they can already be loaded"
+            "not compressed, so its parts can already be loaded"
             if manifest.archive is None
-            else "the parts are already compressed"
+            else "already compressed"
         )
         raise ConfigError(
             f"task.parts={manifest.folder} is {why}",
@@ -72,7 +72,7 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
 
 
 def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
-    """Write the parts in the requested format (compressed or not), and copy all other files."""
+    """Write the parts compressed or uncompressed, as requested, and copy all other files."""
     machine.reset_peak_rss()
     started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
@@ -129,8 +129,8 @@ def _table_row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
-    """Return the manifest entries of parts that an interrupted run has written. Raises ConfigError
-    if the folder has unrelated files.
+    """Return the manifest entries of parts that an interrupted run wrote. Raises ConfigError if the
+    folder has other files.
     """
     names = file_io.list_folder_names(folder, KEY)
     earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
@@ -158,7 +158,7 @@ def _ordered_entries(entries: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _copy_other_files(manifest: Manifest, folder: Path) -> None:
-    """Copy the split's files that are not parts, and check the digests of the copies."""
+    """Copy the split's other files and verify the digests of the copies."""
     files = [
         (f"{sub}/{file.file}", str(file.digest))
         for sub, group in manifest.non_part_files.items()

@@ -1,4 +1,4 @@
-"""The task task=merge: restores a checkpoint's tensors from the parts of a split, bit for bit.
+"""Implements task=merge, which restores a checkpoint's tensors from the parts of a split, bit for bit.
 
 Everything is checked before anything is written, and all problems are listed. A safetensors
 source is restored byte for byte from its original headers and tensors. A .bin source
@@ -40,7 +40,7 @@ FROM_LEDGER = True
 
 @dataclass
 class MergeInputs(TaskInputs):
-    """Inputs of task=merge: the manifest, or a converter for splits in the older JSON format."""
+    """Input of task=merge: the split's manifest, or a converter for a split in the old JSON format."""
 
     task: MergeConfig
     split: Manifest | JsonSplitConverter
@@ -129,9 +129,7 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
 
 
 def _find_missing_files(folder: Path, output_files: list[FileTarget]) -> list[FileTarget]:
-    """Return the output files that do not exist yet. Raises ConfigError if the folder has
-    unrelated files.
-    """
+    """Return the output files that do not exist yet. Raises ConfigError if the folder has other files."""
     known = {target.name: target for target in output_files}
     finished = set()
     for name in file_io.list_folder_names(folder, "task.output_dir"):

@@ -1,4 +1,4 @@
-"""The task task=split: splits a checkpoint into N parts by layer. `task=merge` restores it.
+"""Implements task=split, which splits a checkpoint into N parts by layer. task=merge restores the checkpoint.
 
 Layers are found by the names on disk, not by module names, because some families rename
 tensors at load. The checkpoint may be safetensors or .bin, one file or shards. Bytes are
@@ -141,7 +141,7 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
 
 
 def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Check the folder of an already finished split, and rewrite parts that were modified."""
+    """Check the folder of a finished split, and rewrite parts that were modified since."""
     config, task = resolved.config, _split_config(resolved.config)
     if task.explain is not None:
         return
@@ -161,12 +161,14 @@ def _split_config(config: RunnerConfig) -> SplitConfig:
 
 
 def _plan_with_weights(config: RunnerConfig, plan: SplitPlan) -> SplitPlan:
-    """Plan the split again after generating random weights. Other checkpoints keep their plan."""
+    """Plan the split again if the model's random weights have just been generated. Otherwise return the
+    same plan.
+    """
     return _plan_split(config) if to_local_model_config(config.model).random_weights else plan
 
 
 def _plan_split(config: RunnerConfig, may_write: bool = True) -> SplitPlan:
-    """Assign the checkpoint's tensors to parts. Reads only the headers of the checkpoint's files."""
+    """Plan which part gets which tensors. Reads only the headers of the checkpoint's files."""
     task = _split_config(config)
     if not get_model_kind(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
@@ -226,7 +228,7 @@ def _gguf_error(name: str) -> ConfigError:
 
 
 def _describe_random_checkpoint(model: LocalModelConfig) -> Checkpoint:
-    """Return the tensors of a model with random weights. The weights do not have to exist yet."""
+    """Describe the checkpoint of a model with random weights, before the weights are generated."""
     folder, shape = random_weights.get_checkpoint_folder(model), random_weights.read_preset_config(model)
     tensors = random_weights.list_random_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])

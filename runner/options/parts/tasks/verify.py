@@ -1,5 +1,5 @@
-"""The task task=verify: checks a split's parts against the manifest, and against the source
-checkpoint if one is given.
+"""Implements task=verify, which checks a split's parts against the manifest and optionally against the source
+checkpoint.
 
 Lists all problems with file, tensor, expected and actual value.
 """
@@ -47,7 +47,7 @@ def prepare(config: RunnerConfig) -> VerifyInputs:
 
 
 def run(inputs: VerifyInputs, context: TaskContext) -> Result:
-    """Check all files of the split. Returns a table with one row per part, and all problems."""
+    """Check all files of the split. Returns all problems, and a table with one row per part."""
     machine.reset_peak_rss()
     started, task, manifest, recorder = (time.perf_counter(), inputs.task, inputs.manifest, context.recorder)
     checkpoint = _read_source_headers(task, context.config.model)
@@ -111,7 +111,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
 
 
 def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
-    """Read the headers of the source checkpoint. Returns None without task.source.
+    """Read the headers of the source checkpoint. Returns None if task.source is not set.
 
     Revision and cache folder come from config group `model`.
     """

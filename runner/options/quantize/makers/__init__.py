@@ -1,1 +1,1 @@
-"""Modules that run in the Python environments of quantizer packages. They must not import `runner`."""
+"""Modules that run inside the Python environments of quantizer packages, so they must not import `runner`."""

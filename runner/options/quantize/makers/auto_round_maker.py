@@ -1,4 +1,4 @@
-"""Quantizes a model with AutoRound, which learns the rounding block by block and writes its own
+"""Quantizes a model with AutoRound, which learns the rounding of each block and saves AutoRound's own
 format.
 """
 
@@ -9,9 +9,7 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in the request's source folder with AutoRound, and save it to the target
-    folder.
-    """
+    """Quantize the model in the requested source folder with AutoRound, and save it to the target folder."""
     import torch
     from auto_round import AutoRound
     from transformers import AutoModelForCausalLM, AutoTokenizer

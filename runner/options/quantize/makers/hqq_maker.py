@@ -1,6 +1,4 @@
-"""Quantizes a model with HQQ and transformers 4, the last major version that supports HQQ files.
-HQQ needs no calibration texts.
-"""
+"""Quantizes a model with HQQ, which needs transformers 4 but no calibration texts."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in the request's source folder with HQQ, and save it to the target folder."""
+    """Quantize the model in the requested source folder with HQQ, and save it to the target folder."""
     import torch
     from transformers import AutoModelForCausalLM, HqqConfig
 

@@ -1,4 +1,4 @@
-"""Quantizes a .gguf file with llama-quantize. llama-imatrix computes the importance matrix."""
+"""Quantizes a .gguf file with llama-quantize, and computes importance matrices with llama-imatrix."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
 
 
 def _pattern_to_regex(pattern: str) -> str:
-    """Return a regex that matches whole dot-separated components of a tensor name.
+    """Return a regex that matches complete components of a dotted tensor name.
 
     Patterns are such as ffn_down or blk.0.
     """
@@ -69,7 +69,7 @@ def _pattern_to_regex(pattern: str) -> str:
 
 
 def _run_program(command: list[str], on_output: Any = None) -> None:
-    """Run a program whose output goes to the log. The program ends when this process ends."""
+    """Run a program with its output in the log. The program is killed when this process ends."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in the request's source folder with llm-compressor, and save it to the target
+    """Quantize the model in the requested source folder with llm-compressor, and save it to the target
     folder.
     """
     import torch

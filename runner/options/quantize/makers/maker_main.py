@@ -1,5 +1,4 @@
-"""Entry point of a quantizer process. Reads a request from stdin, runs a quantizer module, and
-reports its progress.
+"""Entry point of a quantizer process, which reads a request from stdin and runs a quantizer module.
 
 The process runs in the quantizer package's own environment, and imports only the standard
 library and the quantizer module. Its stdout is reserved for the runner; library output goes
@@ -26,7 +25,7 @@ KIB_A_MIB = 1024 if sys.platform == "linux" else 1024**2
 
 
 class QuantizerTools:
-    """Helpers for a quantizer module: progress reports, calibration texts and shard size."""
+    """Helpers for quantizer modules: progress reports, calibration texts and shard size."""
 
     def __init__(self, request: dict[str, Any], send_message: Callable[[dict[str, Any]], None]) -> None:
         self.order, self._say = request, send_message
@@ -40,7 +39,7 @@ class QuantizerTools:
         return found
 
     def make_shard_size_argument(self) -> dict[str, int]:
-        """Return the `max_shard_size` argument of `save_pretrained`. {} keeps the package's default."""
+        """Return `max_shard_size` as an argument for `save_pretrained`, or {} for the package's default."""
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}
 
@@ -62,7 +61,7 @@ class QuantizerTools:
 
 
 def main() -> None:
-    """Read the request, let its quantizer module write the model, and report the result."""
+    """Read the request, run the quantizer module that it names, and report the result."""
     order = json.loads(sys.stdin.read())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

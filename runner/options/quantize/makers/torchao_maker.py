@@ -1,6 +1,4 @@
-"""Quantizes a model with torchao (integer groups, round-to-nearest). transformers saves the
-result.
-"""
+"""Quantizes a model with torchao, in integer groups with round-to-nearest, and saves it with transformers."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ from typing import Any
 
 
 def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize the model in the request's source folder with torchao, and save it to the target
-    folder.
-    """
+    """Quantize the model in the requested source folder with torchao, and save it to the target folder."""
     import torch
     from torchao.quantization import IntxWeightOnlyConfig, PerGroup
     from torchao.quantization.quant_primitives import MappingType

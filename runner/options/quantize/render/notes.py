@@ -11,7 +11,8 @@ NOTES: Mapping[str, Template] = {
         f"to evaluate the new model, use model=local model.name={target}{' quantization=gguf' * is_file}"
     ),
     "few_pieces": (
-        "task.calibration={calibration} has only {pieces} sequences of {tokens} tokens. All were used"
+        "task.calibration={calibration} has only {pieces} sequences of {tokens} tokens, fewer than "
+        "task.sequences requests"
     ),
     "evaluation_unread": "task.check_overlap_with: {evaluation} was not checked for overlap with the calibration "
     "data: {error}",

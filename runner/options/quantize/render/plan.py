@@ -1,4 +1,4 @@
-"""Describes a planned quantization: source model, quantizer, calibration texts and target."""
+"""Describes a planned quantization for plan=true: source model, quantizer, calibration texts and target."""
 
 from __future__ import annotations
 

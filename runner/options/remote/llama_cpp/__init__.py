@@ -1,5 +1,4 @@
-"""Starts a llama.cpp server, compares its results with the runner's engine, and stops the
-server.
+"""Starts and stops a llama.cpp server, and compares its results with those of the runner's engine.
 
 The package runner/options/remote sends the requests.
 """

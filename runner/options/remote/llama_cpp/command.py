@@ -22,14 +22,14 @@ def served_model_name(model: LlamaCppConfig) -> str:
 
 
 def get_max_sequence_tokens(resolved: ResolvedJob) -> int:
-    """Return the maximum number of tokens in a prompt together with its answer."""
+    """Return the maximum number of tokens in a prompt plus its answer."""
     model = as_llama_cpp_config(resolved.config.model)
     return model.context or min(resolved.model.position_limits.own or MOST_POSITIONS, MOST_POSITIONS)
 
 
 def find_draft_model_file(resolved: ResolvedJob) -> Path | None:
-    """Return the path of the draft model's file, or None without one. Raises ConfigError if the file
-    does not exist.
+    """Return the path of the draft model's file, or None without a draft model. Raises ConfigError if the
+    file does not exist.
     """
     model = as_llama_cpp_config(resolved.config.model)
     if model.draft is None:
@@ -41,7 +41,7 @@ def find_draft_model_file(resolved: ResolvedJob) -> Path | None:
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return llama-server's options that can affect answers. Excludes host, port and API key."""
+    """Return the options of llama-server that can affect answers, which excludes host, port and API key."""
     model = as_llama_cpp_config(resolved.config.model)
     program, draft = find_llama_cpp_program(model), find_draft_model_file(resolved)
     options = ["--ctx-size", str(get_max_sequence_tokens(resolved) * model.parallel)]
@@ -73,8 +73,8 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
 
 
 def build_server_environment(api_key: str) -> dict[str, str]:
-    """Return the user's environment variables and the API key. Omits LLAMA_ARG_* variables, which
-    would override the job's settings.
+    """Return the user's environment plus the API key, without LLAMA_ARG_* variables, which would override
+    the job's settings.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_LLAMA_CPP)}
     own.pop("PYTHONPATH", None)  # xllamacpp's environment has packages of its own
@@ -82,14 +82,14 @@ def build_server_environment(api_key: str) -> dict[str, str]:
 
 
 def format_server_options(resolved: ResolvedJob) -> str:
-    """Return the server's options as text, with the draft model's folder removed."""
+    """Format the server's options as text, without the folder of the draft model."""
     draft, words = find_draft_model_file(resolved), build_server_options(resolved)
     shown = words if draft is None else [draft.name if word == str(draft) else word for word in words]
     return " ".join(shown)
 
 
 def check_flags_supported(model: LlamaCppConfig) -> None:
-    """Raise ConfigError for a flag that the installed llama.cpp program does not list in its help."""
+    """Raise ConfigError for a flag that the help text of the installed llama.cpp program does not list."""
     program = find_llama_cpp_program(model)
     for word in model.flags if program.words else []:
         name = word.partition("=")[0]

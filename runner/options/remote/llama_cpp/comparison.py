@@ -1,4 +1,4 @@
-"""Checks that llama.cpp computes the same results as the runner's engine from the same file.
+"""Checks that llama.cpp and the runner's engine compute the same results from the same file.
 
 Compared are the tokens of texts and rendered chats, and at sampled positions the likeliest
 next token and its log-probability. Correct programs still differ by rounding, which depends
@@ -40,7 +40,7 @@ ROTATES = ("--rope", "--yarn", "--override-kv")
 
 @dataclass(frozen=True)
 class ReferenceResults:
-    """Results that the runner's engine computes from a model file.
+    """Reference results, which the runner's engine computes from a model file.
 
     `missing` explains why the results are absent.
     """
@@ -53,7 +53,7 @@ class ReferenceResults:
 
     @property
     def mean_rounding_gap(self) -> float:
-        """Mean log-probability change caused by rounding activations, in nats per token."""
+        """Mean change of log-probabilities when activations are rounded, in nats per token."""
         return _mean(
             [
                 abs(own - other)
@@ -65,8 +65,8 @@ class ReferenceResults:
 
 @dataclass(frozen=True)
 class TokenComparison:
-    """Log-probability and likeliest token at one position, from llama.cpp and from the runner's
-    engine.
+    """Comparison of one position: log-probability and likeliest token from llama.cpp and from the
+    runner's engine.
     """
 
     own: float  # log-probability, by our engine
@@ -77,8 +77,8 @@ class TokenComparison:
 
 @report_step("computing reference results for llama.cpp with the runner's engine")
 def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
-    """Return the reference results from the user cache, or from a subprocess that ends before
-    llama.cpp starts.
+    """Load the reference results from the user cache, or compute them in a subprocess before llama.cpp
+    starts.
     """
     model = as_llama_cpp_config(resolved.config.model)
     if not model.compare:
@@ -98,8 +98,8 @@ def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
 
 @report_step("comparing llama.cpp with the runner's engine")
 def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> Note:
-    """Compare a llama.cpp server with the reference results. Returns a note on the difference, or
-    raises ConfigError if it is too large.
+    """Compare a llama.cpp server with the reference results. Returns a note, or raises ConfigError for a
+    large difference.
     """
     if not reference.tokens:
         return note("not_compared", "warning", reason=reference.missing)
@@ -112,8 +112,8 @@ def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, s
 
 
 def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
-    """Raise ConfigError if the server tokenizes a text differently than the runner. Returns the number
-    of compared texts.
+    """Raise ConfigError if the server tokenizes a text unlike the runner. Returns the number of compared
+    texts.
     """
     all_texts = comparison_texts.make_tokenized_texts()
     for text, own in zip(all_texts, reference.tokens, strict=True):
@@ -132,8 +132,8 @@ def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, s
 
 
 def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
-    """Raise ConfigError if the server renders a chat differently than the model's template. Returns
-    the number of compared chats.
+    """Raise ConfigError if the server renders a chat unlike the model's template. Returns the number of
+    compared chats.
     """
     compared = 0
     for chat, own in zip(comparison_texts.CHATS, reference.chats, strict=True):
@@ -159,9 +159,7 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
 def _check_score_differences(
     resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer, tokens_note: Note
 ) -> Note:
-    """Raise ConfigError if log-probabilities of server and engine differ by more than rounding can
-    explain.
-    """
+    """Raise ConfigError if the log-probabilities of server and engine differ by more than rounding errors."""
     model = as_llama_cpp_config(resolved.config.model)
     found = _compare_scores(model, reference, server)
     mean = _mean([abs(each.own - each.other) for each in found])
@@ -187,7 +185,7 @@ def _check_score_differences(
 def _compare_scores(
     model: LlamaCppConfig, reference: ReferenceResults, server: StartedServer
 ) -> list[TokenComparison]:
-    """Score each position with the server and with the reference.
+    """Score positions with the server, and pair each score with the reference score.
 
     The positions of a text are scored in order, because the server caches the prefix.
     """
@@ -215,7 +213,7 @@ def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int
 
 
 def _compute_allowed_difference(model: LlamaCppConfig, rounding_difference: float) -> float:
-    """Return the allowed mean log-probability difference, in nats per token."""
+    """Return the largest acceptable mean difference of log-probabilities, in nats per token."""
     limit = max(ROUNDINGS * rounding_difference, LEAST)
     kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_at_least_f16]
     return max(limit, *(limit + ALLOWED.get(kind.bits, COARSE) for kind in kinds), 0.0)
@@ -232,7 +230,7 @@ def _list_possible_causes(model: LlamaCppConfig) -> list[str]:
 
 
 def _make_tokenizer_hint(resolved: ResolvedJob) -> str:
-    """Return a hint if the .gguf file lacks the pre-tokenizer's name. llama.cpp then uses its default."""
+    """Return a hint if the .gguf file does not name its pre-tokenizer. llama.cpp then uses a default."""
     metadata = gguf_file.read_gguf_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}. Convert the model again"
@@ -290,7 +288,7 @@ def _format_differing_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> st
 
 
 def _excerpt_difference(text: str, other_text: str) -> str:
-    """Return 60 characters of a text around the position where it first differs from another text."""
+    """Return 60 characters of a text around its first difference from another text."""
     at = max(_find_first_difference(text, other_text) - 20, 0)
     return repr(("…" if at else "") + text[at : at + 60])
 

@@ -1,4 +1,4 @@
-"""Fixed texts for comparing a llama.cpp server with the runner's engine."""
+"""Fixed texts for the comparison of a llama.cpp server with the runner's engine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CHATS = (
 
 
 def make_scored_texts() -> list[str]:
-    """Return texts whose token log-probabilities are compared: word problems with their answers."""
+    """Return the texts whose log-probabilities are compared: word problems with their answers."""
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, SCORED)]
 
 

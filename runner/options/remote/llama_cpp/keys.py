@@ -92,7 +92,7 @@ class KvType(StrEnum):
 
     @property
     def bits(self) -> float:
-        """Bits per stored value, including the block's scale."""
+        """Bits per stored value, including its share of the block's scale."""
         return _BITS[self]
 
     @property
@@ -114,7 +114,7 @@ _BITS = {
 
 
 class FlashAttention(StrEnum):
-    """Setting for llama.cpp's flash attention. `auto` lets llama.cpp decide."""
+    """llama.cpp's setting for flash attention, where `auto` lets llama.cpp decide."""
 
     auto = "auto"
     on = "on"
@@ -160,7 +160,7 @@ class LlamaCppConfig(StartedConfig):
 
     @property
     def caches_prompts(self) -> bool:
-        """Whether llama.cpp reuses the prefix that a prompt shares with an earlier prompt.
+        """Whether llama.cpp's prompt cache is on, which reuses prefixes of earlier prompts.
 
         Earlier requests then affect the last bits of an answer.
         """
@@ -192,7 +192,7 @@ class LlamaCppConfig(StartedConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that llama.cpp does not support or computes differently."""
+        """Raise ConfigError for settings that llama.cpp does not support or implements differently."""
         need = "llama.cpp has no PEFT adapters. Merge the adapter into a .gguf file, or use model=local"
         check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
         why = "llama.cpp cannot change the weights of a .gguf file"

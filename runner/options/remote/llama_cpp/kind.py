@@ -1,6 +1,4 @@
-"""The model kind model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts and
-stops.
-"""
+"""Implements model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts and stops."""
 
 from __future__ import annotations
 
@@ -34,8 +32,8 @@ from runner_engine.checkpoints import chat_templates, count_weight_file_nbytes
 
 
 class LlamaCpp(KindWithTokenizer):
-    """Model kind of a .gguf file that llama.cpp runs. llama.cpp's version, device and flags are
-    part of the job id.
+    """Model kind of a .gguf file that llama.cpp runs. The job id includes llama.cpp's version, device and
+    flags.
     """
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
@@ -48,7 +46,9 @@ class LlamaCpp(KindWithTokenizer):
         return hashes | {"llama_cpp": find_llama_cpp_program(model).label}
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of model and server settings. Jobs with equal keys share a running server."""
+        """Return a key that identifies model and server settings. Jobs with equal keys share a running
+        server.
+        """
         return f"{base_model_key(config)} {config.model!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -79,14 +79,14 @@ class LlamaCpp(KindWithTokenizer):
         return [render_note(each, NOTES) for each in notes]
 
     def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the memory, threads and GPUs that the server needs. llama.cpp uses every GPU."""
+        """Estimate the memory, threads and GPUs that the server needs. llama.cpp uses every GPU."""
         model = as_llama_cpp_config(resolved.config.model)
         gpus = len(machine.visible_gpu_models()) if find_llama_cpp_program(model).devices else 0
         needed = _weight_mib(resolved) + (_estimate_kv_cache_mib(resolved) or 0.0)
         return ResourceNeed(needed, model.threads or machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context lengths of the model file and of the server."""
+        """Return the context length of the model file and that of the server."""
         return PositionLimits(resolved.model.position_limits.own, get_max_sequence_tokens(resolved))
 
     def open_engine(
@@ -109,8 +109,8 @@ def _weight_mib(resolved: ResolvedJob) -> float:
 
 
 def _estimate_kv_cache_mib(resolved: ResolvedJob) -> float | None:
-    """Return the size in MiB of the KV cache for all sequences. None if the file's header lacks
-    the model's dimensions.
+    """Return the size of the KV cache for all sequences in MiB, or None if the file lacks the model's
+    dimensions.
     """
     model, settings = as_llama_cpp_config(resolved.config.model), resolved.model.files.text_settings
     names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
@@ -123,9 +123,7 @@ def _estimate_kv_cache_mib(resolved: ResolvedJob) -> float | None:
 
 
 def _make_memory_note(resolved: ResolvedJob) -> Note:
-    """Return a note with llama.cpp's estimated memory. Raises ConfigError if the model cannot fit into
-    main memory.
-    """
+    """Return a note with the memory that llama.cpp needs. Raises ConfigError if main memory is too small."""
     model = as_llama_cpp_config(resolved.config.model)
     weights, kv = _weight_mib(resolved), _estimate_kv_cache_mib(resolved)
     program = find_llama_cpp_program(model)

@@ -1,6 +1,4 @@
-"""Finds a llama-server program or a Python with xllamacpp, and reads its version, devices and
-flags.
-"""
+"""Finds llama-server, or a Python environment with xllamacpp, and reads its version, devices and flags."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class LlamaCppProgram:
-    """An installed program with the command line of llama-server."""
+    """An installed program that accepts the command line of llama-server."""
 
     command: tuple[str, ...]  # without its words
     version: str
@@ -71,7 +69,7 @@ class LlamaCppProgram:
 
 
 def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
-    """Find the llama.cpp program of the config, or else the first installed one.
+    """Find the configured llama.cpp program, or the first one that is installed.
 
     Raises ConfigError if there is none.
     """
@@ -107,9 +105,7 @@ def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
 
 
 def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
-    """Return the llama-server program at a path or with a name, after running it for version and
-    flags.
-    """
+    """Find llama-server by path or name, and run it to read its version and flags."""
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
         raise ConfigError(

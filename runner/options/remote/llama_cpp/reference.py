@@ -1,6 +1,4 @@
-"""Subprocess that computes the runner's reference results for a .gguf file. It reads JSON from
-stdin and writes JSON to stdout.
-"""
+"""Computes reference results for a .gguf file in a subprocess, from a JSON request on stdin."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
 
 
 def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
-    """Return log-probability and likeliest token at each position of each text, except the first
+    """Return the log-probability and the likeliest token at each position of each text, except the first
     position.
     """
     resolved = resolve_model(spec)
@@ -70,7 +68,7 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
 
 
 def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the reference results as JSON values. `missing` explains why results are absent."""
+    """Return the reference results as JSON values. `missing` explains why a result is absent."""
     exact = make_model_spec(request, Dtype.float32)
     try:
         said = tokenize_samples(exact)

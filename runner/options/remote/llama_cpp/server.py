@@ -1,6 +1,4 @@
-"""Runs a llama.cpp server: builds its command line, explains its errors, and checks that it runs
-the requested model.
-"""
+"""Starts a llama.cpp server, explains its errors, and checks that it runs the requested model."""
 
 from __future__ import annotations
 
@@ -100,7 +98,7 @@ class LlamaCppServer(StartedServer):
         return "Use a smaller model.context or model.parallel, fewer model.gpu_layers, or model.kv_keys=q8_0"
 
     def _fetch_json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the server's JSON response to a path. If the server has ended, raise its last error."""
+        """Fetch a JSON response from the server. If the server has ended, raises its last error."""
         try:
             answer = self.fetch_json(path, body, self.model.request_timeout_s)
         except (OSError, ValueError) as error:
@@ -111,8 +109,8 @@ class LlamaCppServer(StartedServer):
         return answer if isinstance(answer, dict) else {}
 
     def _check_server_properties(self, server_properties: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the server has loaded another file, or has a smaller context or fewer slots
-        than requested.
+        """Raise ConfigError if the server runs another file, or has a smaller context or fewer slots than
+        requested.
         """
         file = self._resolved.model.files.path
         told = server_properties.get("model_path")
@@ -147,7 +145,7 @@ class LlamaCppServer(StartedServer):
             )
 
     def _check_request_parameters(self, response: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the server ignored a parameter of a request."""
+        """Raise ConfigError if the server ignored a parameter of the request."""
         told = response.get("generation_settings") or {}
         ignored = [
             f"{name} (sent {sent}, taken {to_one_line(told.get(name))})"

@@ -1,4 +1,4 @@
-"""Starts a server like llama-server, from a Python environment with xllamacpp.
+"""Starts a server with the command line of llama-server, from a Python environment with xllamacpp.
 
 Usage: `python xllamacpp_main.py --model FILE --port PORT …`. LLAMA_API_KEY is the API key.
 """
@@ -17,8 +17,7 @@ FlagSetter = Callable[[Any, Any, str], None]  # parameters, the library and a va
 
 
 def make_attribute_setter(attribute_path: str, convert: Callable[[str], Any] = str) -> FlagSetter:
-    """Return a function that converts a flag's value and stores it in an attribute of xllamacpp's
-    parameters.
+    """Return a setter that converts a flag's value and stores it in xllamacpp's parameters.
 
     attribute_path: dotted path of the attribute.
     """
@@ -53,9 +52,7 @@ def combine_flag_setters(*setters: FlagSetter) -> FlagSetter:
 
 
 def make_constant_setter(attribute_path: str, value: Any) -> FlagSetter:
-    """Return a function that sets an attribute of xllamacpp's parameters to a constant, for a flag
-    without value.
-    """
+    """Return a setter for a flag without value, which sets one of xllamacpp's parameters to a constant."""
     return make_attribute_setter(attribute_path, lambda _: value)
 
 
@@ -76,7 +73,7 @@ def set_speculative_method(parameters: Any, library: Any, method_name: str) -> N
 
 
 def parse_gpu_layers(flag_value: str) -> int:
-    """Convert the flag for GPU layers to a number. xllamacpp uses -1 for auto and -2 for all."""
+    """Convert a flag's number of GPU layers to an integer. xllamacpp uses -1 for auto and -2 for all."""
     return {"auto": -1, "all": -2}.get(flag_value) or int(flag_value)
 
 
@@ -142,7 +139,7 @@ WORDS: dict[str, tuple[bool, FlagSetter]] = {  # whether a value follows, and wh
 
 
 def main() -> None:
-    """Parse llama-server's command line, load the model file, and serve until the process is ended."""
+    """Parse a command line of llama-server, load the model file, and serve until the process is killed."""
     import xllamacpp  # type: ignore[import-not-found]
 
     parameters = xllamacpp.CommonParams()

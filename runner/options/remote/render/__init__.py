@@ -1,1 +1,1 @@
-"""Renders messages about models on servers. Nothing is computed in this package."""
+"""Renders messages about models on servers."""

@@ -1,4 +1,4 @@
-"""Message texts of notes about models on servers, and about failures of draft and fallback model."""
+"""Message templates of notes about models on servers, and about failures of draft and fallback models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def _describe_unhashed_model(address: str, name: str) -> str:
 
 
 NOTES: Mapping[str, Template] = {
-    "room_ignored": "{address} sent an invalid model description. This value was ignored: {fault}",
+    "room_ignored": (
+        "{address} sent an invalid value in its description of the model. The value was ignored: {fault}"
+    ),
     "unhashed": _describe_unhashed_model,
     "sent_again": _describe_retries,
     "own_key_sent": "the server's answers contained the API key. It was replaced with *** in {places} places",
@@ -40,7 +42,7 @@ NOTES: Mapping[str, Template] = {
     ),
     "longer_than_limit": lambda longer, answers: (
         f"{longer} of {format_count(answers, 'answer')} exceed the limit of new tokens. The server has a "
-        "single limit for thinking and answer, and the thinking was short"
+        "single limit for thinking and answer, so an answer can use unspent thinking tokens"
     ),
     "not_compared": "{program} was {finding}",
     "would_answer_alone": "the draft model cannot be loaded, so only the fallback model would answer: {error}",

@@ -1,3 +1,3 @@
-"""Starts, watches and stops servers of other programs on this machine. The packages vllm and
-llama_cpp add their commands and error messages.
+"""Starts, watches and stops servers of other programs on this machine. Shared by the packages vllm and
+llama_cpp.
 """

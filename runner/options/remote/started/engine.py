@@ -1,4 +1,4 @@
-"""Engine whose server is started by the runner. Jobs with equal server settings share one server."""
+"""Engine that starts its own server. Jobs with equal server settings share one server."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ wrong: dict[str, ConfigError] = {}  # bases that were compared by this process, 
 
 
 class StartedEngine(ApiEngine):
-    """Engine that starts a server when it is loaded. Reuses a running server that an earlier job
-    has started with equal settings.
+    """Engine that starts a server when it loads, or reuses the running server of an earlier job with
+    equal settings.
     """
 
     PROGRAM: ClassVar[str]  # as sentences name it
@@ -57,15 +57,15 @@ class StartedEngine(ApiEngine):
 
     @abstractmethod
     def _client_config(self, url: str) -> ApiConfig:
-        """Return the config with which the engine connects to the started server."""
+        """Return the config that the engine uses to connect to the started server."""
 
     @abstractmethod
     def _start_server(self, folder: Path) -> StartedServer:
-        """Start the server. Reference results are computed first, because the server will use the memory."""
+        """Compute the reference results, then start the server, which will occupy the memory."""
 
     @abstractmethod
     def _compare_with_reference(self, server: StartedServer) -> Note:
-        """Compare a new server with the reference program and return a note.
+        """Compare a new server's results with the reference results, and return a note.
 
         Raises ConfigError for a mismatch. The note is a warning if nothing was compared.
         """
@@ -76,14 +76,14 @@ class StartedEngine(ApiEngine):
 
     @abstractmethod
     def _batch_invariance_note(self) -> Note:
-        """Return a note on batch invariance: whether concurrent requests can change an answer."""
+        """Return a note on batch invariance, that is, whether concurrent requests can change an answer."""
 
     @property
     def _served_name(self) -> str:
         return self._client_config(NOWHERE).name
 
     def load(self) -> EngineReport:
-        """Start the server unless it is running. Reports the server's version, flags, and difference
+        """Start the server if needed. Reports its version, its flags, and how much its results differ
         from the reference.
         """
         if self._report is not None and self.failure() is None:
@@ -111,7 +111,7 @@ class StartedEngine(ApiEngine):
         return super().open(batch_size)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the rendered prompt and its token ids. Uses the tokenizer of the server's model."""
+        """Render and tokenize a prompt with the tokenizer of the server's model."""
         return self._encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -124,13 +124,11 @@ class StartedEngine(ApiEngine):
         return create_tokenizer_only_encoder(self._resolved.model)
 
     def failure(self) -> RunnerError | None:
-        """Return an error if the server has ended, otherwise None. The error says why the server
-        ended.
-        """
+        """Return an error with the reason if the server has ended, otherwise None."""
         return None if self._server is None else self._server.get_exit_error()
 
     def provenance_notes(self) -> list[Note]:
-        """Return a warning if the server was not fully compared with the reference."""
+        """Return a warning if the server's results were not completely compared with the reference."""
         compared = None if self._server is None else self._server.compared
         if compared is None or compared.level == "info":
             return []
@@ -138,9 +136,7 @@ class StartedEngine(ApiEngine):
         return [note("not_compared", "warning", program=self.PROGRAM, finding=finding)]
 
     def get_max_total_tokens(self, request: Request) -> int:
-        """Return the token budget for thinking plus answer, at most the server's context length. The
-        server rejects larger budgets.
-        """
+        """Return the token budget for thinking plus answer, limited to the server's context length."""
         most = super().get_max_total_tokens(request)
         return min(most, self._room) if self._room else most
 

@@ -1,6 +1,4 @@
-"""Config keys of models whose server the runner starts. Checks the server options that users
-add.
-"""
+"""Config keys of models whose server the runner starts, and validation of the user's server options."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ class StartedConfig(ModelConfig):
         True, NotInIdentity("the comparison rejects servers with wrong results, but does not change answers")
     )
     check_memory: bool = config_field(
-        True, NotInIdentity("the memory check rejects too large models, but does not change answers")
+        True, NotInIdentity("the memory check rejects models that are too large, but does not change answers")
     )
 
     def __post_init__(self) -> None:
@@ -51,7 +49,9 @@ class StartedConfig(ModelConfig):
         to_local_model_config(self)  # checks the keys that it shares with a local model
 
     def check_option(self, key: str, full_argument: str, option: str) -> None:
-        """Raise ConfigError for a server option that conflicts with a config key or the run record."""
+        """Raise ConfigError for a server option that a config key controls, or that would make the run
+        record wrong.
+        """
         if option in self.OPTIONS_BY_KEY:
             need = f"{option} is set by the config key {self.OPTIONS_BY_KEY[option]}. Use that key instead"
         elif option in self.OWN_OPTIONS:

@@ -1,6 +1,4 @@
-"""Runs the subprocess that computes reference results for a started server. The subprocess ends
-before the server starts.
-"""
+"""Computes reference results for a started server in a subprocess, which ends before the server starts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Runs another program's server on this machine's loopback address. Starts and stops the
-server, and quotes the last error of its log.
-"""
+"""Starts and stops another program's server on the loopback address, and quotes the last error in its log."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ TAKEN = ("address already in use", "Address already in use", "EADDRINUSE")
 
 
 class StartedServer(ABC):
-    """A server process that the runner has started. It ends at `close`, or when this process ends."""
+    """A server process started by the runner. It ends with `close` or when the runner's process ends."""
 
     LOG: ClassVar[str]  # the name of its log in the job's folder
     BEFORE: ClassVar[re.Pattern[str]]  # what a line of the log has before its message
@@ -84,11 +82,11 @@ class StartedServer(ABC):
 
     @abstractmethod
     def user_flags(self) -> tuple[str, list[str]]:
-        """Return the config key for additional server flags, and the flags."""
+        """Return the additional server flags that the user has set, preceded by their config key."""
 
     @abstractmethod
     def make_memory_advice(self) -> str:
-        """Return advice on reducing memory, as a sentence without full stop."""
+        """Return advice on how to reduce memory, as a sentence without a full stop."""
 
     @property
     @abstractmethod
@@ -122,7 +120,7 @@ class StartedServer(ABC):
                 shutil.copyfileobj(whole, part)
 
     def fetch_json(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> Any:
-        """Return the server's JSON response to a path. Raises OSError or ValueError if there is none."""
+        """Fetch a JSON response from the server. Raises OSError or ValueError if that fails."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         root = self.url.removesuffix("/v1")
@@ -133,8 +131,8 @@ class StartedServer(ABC):
     # ---------------------------------------------------------------------------------------- start
 
     def _find_free_port(self) -> int:
-        """Return the configured port (model.port), or any free port. Raises ConfigError if another program
-        uses the configured port.
+        """Return the port of model.port, or any free port. Raises ConfigError if another program uses the
+        configured port.
         """
         wanted = self.wanted_port
         with socket.socket() as probe:
@@ -177,9 +175,7 @@ class StartedServer(ABC):
         return process
 
     def _wait_until_ready(self) -> None:
-        """Wait until the server lists its models. Raises an error with the reason if the server ends or
-        needs too long.
-        """
+        """Wait until the server is ready. Raises an error with the reason if it ends or takes too long."""
         until = time.monotonic() + self.start_limit_s
         with Progress(None, f"{self.label} starts") as bar:
             while not self._is_ready():
@@ -193,7 +189,7 @@ class StartedServer(ABC):
                 time.sleep(POLL_S)
 
     def _is_ready(self) -> bool:
-        """Return whether the server lists its model for this API key.
+        """Return whether the server accepts this API key and lists its model.
 
         Another program that listens at the port would reject the key.
         """
@@ -230,7 +226,7 @@ class StartedServer(ABC):
         return how_it_ended + advice + quoted
 
     def _quote_last_error(self, should_quote_other_lines: bool = True) -> str:
-        """Quote the last error in the server's log. Without an error, quotes the last lines."""
+        """Quote the last error in the server's log, or the last lines if there is no error."""
         lines = [
             self.BEFORE.sub("", line).strip()
             for line in child_process.read_last_lines(self.log, 400, self.log_from)
@@ -245,4 +241,4 @@ class StartedServer(ABC):
 
 
 class _PortTaken(JobFailed):
-    """Raised if another program has taken the port before the server could use it."""
+    """Raised if another program took the port before the server could use it."""

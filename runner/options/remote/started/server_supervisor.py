@@ -1,5 +1,4 @@
-"""Supervisor process of a server. It ends the server when the runner's process ends, even after
-kill -9.
+"""Supervisor process that ends a server when the runner's process ends, even after kill -9.
 
 Runs as a separate process, started by its path, and imports only the standard library. It
 reads one line of JSON (command, environment, log, parent) from stdin. Further input, end of
@@ -27,7 +26,7 @@ KILLED = 128  # plus the signal: how a shell reports it
 
 
 def main() -> int:
-    """Start the server, wait until it ends or a stop is requested, and return its exit code."""
+    """Start the server, wait for its end or for a stop request, and return its exit code."""
     order = json.loads(sys.stdin.buffer.readline())
     parent: int = order["parent"]
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -65,7 +64,7 @@ def main() -> int:
 
 
 def terminate_server(server: subprocess.Popen[bytes], grace_period_s: float) -> None:
-    """End the server process, its process group, and all its other child processes."""
+    """End the server process, its process group, and all other child processes."""
     if grace_period_s and server.poll() is None:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):

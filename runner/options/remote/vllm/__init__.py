@@ -1,3 +1,1 @@
-"""Starts a vLLM server, checks its results and stops it. The package runner/options/remote sends
-its requests.
-"""
+"""Starts and stops a vLLM server and verifies its results. The parent package sends its requests."""

@@ -31,7 +31,7 @@ def resolve_job_dtype(resolved: ResolvedJob, environment: VllmEnvironment) -> st
 
 
 def build_server_options(resolved: ResolvedJob) -> list[str]:
-    """Return vLLM's server options that can affect answers. Excludes host, port and API key."""
+    """Return the options of vLLM's server that can affect answers, which excludes host, port and API key."""
     config, files = resolved.config, resolved.model.files
     model = as_vllm_config(config.model)
     options = ["--dtype", resolve_job_dtype(resolved, find_vllm_environment(model))]
@@ -62,9 +62,7 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
 
 
 def build_server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, str]:
-    """Return the environment variables of the vLLM server: the user's variables, plus the runner's
-    settings.
-    """
+    """Return the vLLM server's environment variables: those of the user plus the runner's settings."""
     model = as_vllm_config(resolved.config.model)
     variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": api_key, "HF_HUB_OFFLINE": "1"}
     variables.pop("PYTHONPATH", None)  # vLLM has packages of its own
@@ -76,9 +74,7 @@ def build_server_environment(resolved: ResolvedJob, api_key: str) -> dict[str, s
 
 
 def format_server_options(resolved: ResolvedJob) -> str:
-    """Format the server's options and the user's VLLM_* variables for the run record. Local paths
-    are removed.
-    """
+    """Format the server's options and the user's VLLM_* variables for the run record, without local paths."""
     path = str(resolved.model.files.adapter)
     shown = [word.replace(path, Path(path).name) for word in build_server_options(resolved)]
     own = [f"{name}={value}" for name, value in sorted(os.environ.items())

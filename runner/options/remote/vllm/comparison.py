@@ -1,5 +1,4 @@
-"""Checks that vLLM computes what the model's files define: vLLM and transformers score the same 32
-texts.
+"""Checks vLLM's results against transformers, by letting both score the same 32 texts.
 
 Transformers' scores are stored in the user cache under the files' content hash, and each
 token's log-probabilities are compared. Correct programs differ by less than 0.0001 in
@@ -40,7 +39,7 @@ SPARE = 1.3  # the weights, and what a forward pass takes beside them
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """Scores that transformers computes for the comparison texts.
+    """Reference scores, which transformers computes for the comparison texts.
 
     `missing` explains why they are absent.
     """
@@ -55,15 +54,13 @@ class ReferenceScores:
 
 
 def make_scored_texts() -> list[str]:
-    """Return the texts that vLLM and transformers score: word problems with answers, in digits and
-    words only.
-    """
+    """Return the texts that vLLM and transformers score: word problems with their answers."""
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, TEXTS)]
 
 
 @report_step("computing reference results for vLLM with transformers")
 def load_reference_scores(resolved: ResolvedJob) -> ReferenceScores:
-    """Return transformers' scores from the user cache, or compute them in a subprocess.
+    """Load transformers' scores from the user cache, or compute them in a subprocess.
 
     The subprocess ends before vLLM starts, so that both never need memory at once.
     """
@@ -102,8 +99,8 @@ def load_reference_scores(resolved: ResolvedJob) -> ReferenceScores:
 def compare_logprobs(
     resolved: ResolvedJob, reference: ReferenceScores, logprobs: Sequence[Sequence[float]]
 ) -> Note:
-    """Return a note on the difference between vLLM's and transformers' log-probabilities. Raises
-    ConfigError if rounding cannot explain it.
+    """Compare the log-probabilities of vLLM and transformers. Raises ConfigError if they differ by more
+    than rounding.
     """
     model = as_vllm_config(resolved.config.model)
     label = find_vllm_environment(model).label
@@ -134,7 +131,7 @@ def compare_logprobs(
 def check_same_tokens(
     resolved: ResolvedJob, reference: ReferenceScores, ids: Sequence[Sequence[int]]
 ) -> None:
-    """Raise ConfigError if the vLLM server tokenizes a text differently than transformers."""
+    """Raise ConfigError if the vLLM server tokenizes a text unlike transformers."""
     other = next(
         (at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None
     )
@@ -157,7 +154,7 @@ def check_same_tokens(
 def _absolute_logprob_differences(
     logprobs: Sequence[Sequence[float]], other_logprobs: Sequence[Sequence[float]]
 ) -> list[float]:
-    """Return the absolute difference of two log-probabilities for each token of all texts."""
+    """Return the absolute difference between the two log-probabilities of each token, over all texts."""
     return [
         abs(own - other)
         for pair in zip(logprobs, other_logprobs, strict=True)
@@ -166,9 +163,7 @@ def _absolute_logprob_differences(
 
 
 def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    """Return transformers' scores of the comparison texts in a dtype. Reads them from the user
-    cache, or computes and caches them.
-    """
+    """Return transformers' scores of the comparison texts in a given dtype, using the user cache."""
     file = _cache_file(resolved, dtype)
     found: list[dict[str, Any]] | None = (
         user_cache.read_cache_file(file).get("scores") if file is not None else None

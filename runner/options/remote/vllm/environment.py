@@ -1,6 +1,4 @@
-"""Finds the Python environment that contains vLLM, and its version and device. vLLM itself is not
-imported.
-"""
+"""Finds the Python environment with vLLM, and reads vLLM's version and device without importing vLLM."""
 
 from __future__ import annotations
 

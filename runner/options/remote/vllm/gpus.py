@@ -1,4 +1,4 @@
-"""Queries NVIDIA's driver for the GPU properties that vLLM depends on. Imports no library."""
+"""Queries NVIDIA's driver for GPU properties that matter for vLLM, without importing any library."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made fo
 
 
 def query_gpu_memory_mib() -> list[float]:
-    """Return the total memory of each visible GPU in MiB. Empty if the driver does not report it."""
+    """Return the total memory of each visible GPU in MiB, or an empty list if the driver reports none."""
     sizes, gpus = visible_gpus.query_nvidia_smi("memory.total"), visible_gpus.find_visible_gpus()
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
 
 
 def is_batch_invariance_enabled() -> bool:
-    """Return whether vLLM's logits are independent of the other sequences in a batch.
+    """Return whether vLLM's logits for a sequence are independent of the other sequences in the batch.
 
     The user's setting decides, otherwise the GPUs' compute capability.
     """
@@ -27,7 +27,7 @@ def is_batch_invariance_enabled() -> bool:
 
 @cache
 def _min_compute_capability() -> float:
-    """Return the lowest compute capability of all GPUs of this machine, 0 if unknown.
+    """Return the lowest compute capability among this machine's GPUs, or 0 if unknown.
 
     Includes invisible GPUs, so that plan and workers get the same result.
     """

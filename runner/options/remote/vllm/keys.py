@@ -79,9 +79,7 @@ UNRECORDED = (  # the record would name other weights, prompts or numbers than t
 
 @dataclass
 class VllmConfig(StartedConfig):
-    """Config of model=vllm: a causal language model from a folder or hub id, run by vLLM. Its files
-    are hashed.
-    """
+    """Config of model=vllm, which runs a causal language model from a folder or hub id with vLLM."""
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
@@ -119,11 +117,11 @@ class VllmConfig(StartedConfig):
 
     @property
     def num_gpus(self) -> int:
-        """Number of GPUs that the server uses, on one or several machines."""
+        """Total number of GPUs that the server uses, on one or several machines."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     def vllm_quantization(self, quantization: QuantizationConfig) -> str | None:
-        """Return vLLM's name for the quantization that is applied at loading, or None without such a
+        """Return vLLM's name for the quantization that it applies while loading, or None without
         quantization.
         """
         return self.quantization or WORDS.get(quantization.name)
@@ -135,7 +133,7 @@ class VllmConfig(StartedConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings that vLLM does not support or computes differently."""
+        """Raise ConfigError for settings that vLLM does not support or implements differently."""
         fix = "Use model=auto, which runs the model without vLLM"
         why = {
             "rope_2d": "vLLM does not support two-dimensional RoPE",
@@ -145,7 +143,7 @@ class VllmConfig(StartedConfig):
             ),
         }.get(rope.name, "model=vllm does not support RoPE scaling by config keys")
         check_value(rope.name == RopeConfig.name, "rope", rope.name, f"{why}. {fix}", code="unsupported")
-        need = f"vLLM rejects contexts longer than the model supports. {fix}"
+        need = f"vLLM rejects contexts that are longer than the model supports. {fix}"
         check_value(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
         check_value(
             not lora.selectable_adapters,
@@ -195,8 +193,8 @@ class VllmConfig(StartedConfig):
         check_thinking_budget("model", ThinkingBudget.vllm, generation)
 
     def _check_server_argument(self, argument: str) -> None:
-        """Raise ConfigError for a server argument that conflicts with a config key, or that would
-        falsify the run record.
+        """Raise ConfigError for a server argument that a config key controls, or that would make the run
+        record wrong.
 
         vLLM's parser accepts abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of
         a JSON option.

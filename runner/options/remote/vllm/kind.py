@@ -1,5 +1,5 @@
-"""The model kind model=vllm: a model with local, hashed files on a vLLM server that the runner
-starts and stops.
+"""Implements model=vllm: a model with local, hashed files on a vLLM server that the runner starts and
+stops.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ GPU_SHARE = 0.9  # vLLM's own, or a little less
 
 
 class Vllm(KindWithTokenizer):
-    """Model kind whose answers depend on the model's files and on vLLM's version and flags."""
+    """Model kind of model=vllm. Its job id includes the model's files and vLLM's version and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the model's files, and vLLM's version. The flags are part of the
-        config.
-        """
+        """Return the names and SHA-256 hashes of the model's files, and vLLM's version."""
         environment = find_vllm_environment(as_vllm_config(resolved.config.model))
         hashes = resolved.model.files.hash_files(cache)
         if "dtype" in hashes:
@@ -52,7 +50,9 @@ class Vllm(KindWithTokenizer):
         }
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of model, adapter and server settings. Jobs with equal keys share a running server."""
+        """Return a key that identifies model, adapter and server settings. Jobs with equal keys share a
+        running server.
+        """
         return f"{base_model_key(config)} {config.model!r} {config.lora!r}"
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -83,7 +83,7 @@ class Vllm(KindWithTokenizer):
         return [render_note(memory, NOTES)] if resolved.config.plan else []
 
     def predict_resources(self, resolved: ResolvedJob) -> ResourceNeed:
-        """Return the memory, threads and GPUs that the server needs."""
+        """Estimate the memory, threads and GPUs that the server needs."""
         model = as_vllm_config(resolved.config.model)
         gpus = (
             0
@@ -93,7 +93,7 @@ class Vllm(KindWithTokenizer):
         return ResourceNeed(_estimate_weight_mib(resolved), machine.available_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
-        """Return the context lengths of config.json and of the server (model.max_positions)."""
+        """Return the context lengths from config.json and from the server setting model.max_positions."""
         own = resolved.model.position_limits.own
         return PositionLimits(own, as_vllm_config(resolved.config.model).max_positions or own or math.inf)
 
@@ -105,8 +105,8 @@ class Vllm(KindWithTokenizer):
 
 
 def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> None:
-    """Raise ConfigError if the installed vLLM lacks the quantization, or if the checkpoint is already
-    quantized.
+    """Raise ConfigError if the installed vLLM does not support the quantization, or if the checkpoint is
+    already quantized.
     """
     model, files = as_vllm_config(resolved.config.model), resolved.model.files
     word = model.vllm_quantization(resolved.config.quantization)
@@ -129,9 +129,7 @@ def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> 
 
 
 def _estimate_weight_mib(resolved: ResolvedJob) -> float:
-    """Return the size in MiB of the weights that vLLM loads. Reads only the headers of the
-    checkpoint.
-    """
+    """Return the size of the weights that vLLM loads in MiB. Reads only headers of the checkpoint."""
     model, files = as_vllm_config(resolved.config.model), resolved.model.files
     own = count_weight_file_nbytes(files.path)
     if files.stored_format is not None:
@@ -145,7 +143,7 @@ def _estimate_weight_mib(resolved: ResolvedJob) -> float:
 
 
 def _make_memory_note(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
-    """Return a note on the memory that vLLM will reserve. Raises ConfigError if the model cannot fit."""
+    """Return a note on the memory that vLLM will reserve. Raises ConfigError if the model does not fit."""
     model = as_vllm_config(resolved.config.model)
     weights, gpus = _estimate_weight_mib(resolved), [] if environment.on_cpu else query_gpu_memory_mib()
     if environment.on_cpu:

@@ -1,6 +1,4 @@
-"""Subprocess that scores texts with transformers, as reference for vLLM. It reads JSON from stdin
-and writes JSON to stdout.
-"""
+"""Scores texts with transformers in a subprocess, as a reference for vLLM, from a JSON request on stdin."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from runner_base import child_process
 
 
 def main() -> None:
-    """Read a request, score every token of each text except the first, and write token ids and
+    """Read a request, score all tokens of each text except the first, and write the token ids and
     log-probabilities.
     """
     child_process.request_death_with_parent()

@@ -1,4 +1,4 @@
-"""Runs a vLLM server: builds its command line and explains its errors."""
+"""Starts a vLLM server and explains its errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VllmServer(StartedServer):
     )
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it is ready."""
         self._resolved, self.model = resolved, as_vllm_config(resolved.config.model)
         self.environment = find_vllm_environment(self.model)
         label, name = self.environment.label, self.model.name

@@ -1,6 +1,4 @@
-"""Builds the description of the HTTP API: /openapi.json and the page /docs. The page loads no
-external resources.
-"""
+"""Builds the API description in /openapi.json and the page /docs, which loads no external resources."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
 
 
 def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
-    """Return the OpenAPI description of all paths. Adds the request bodies, which FastAPI does not
-    parse.
-    """
+    """Return the OpenAPI description of all paths, including request bodies, which FastAPI does not parse."""
     described: Schema = app.openapi()
     _, definitions = models_json_schema(
         [(body, "validation") for body in BODIES], ref_template="#/components/schemas/{model}"
@@ -110,7 +106,7 @@ def _add_limits(
 
 
 def render_docs_page(openapi_schema: Schema) -> str:
-    """Return the API description as an HTML page."""
+    """Render the API description as an HTML page."""
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
     schemas = openapi_schema["components"]["schemas"]
     return template.render(

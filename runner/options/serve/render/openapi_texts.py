@@ -30,7 +30,7 @@ STATUSES = {
     503: "the server is being stopped",
     504: "the request exceeded the time limit of {task.timeout_s:g} s (task.timeout_s)",
 }
-NO_EFFECT, NOT_READ = "parameter without effect: only its neutral value is accepted", "not read"
+NO_EFFECT, NOT_READ = "this parameter has no effect, and only its neutral value is accepted", "not read"
 _SAMPLING = {
     **{name: f"{one.help}; {LEFT_OUT}" for name, one in PARAMETERS.items()},
     "seed": "equal requests with equal seeds get equal answers",

@@ -1,4 +1,4 @@
-"""Message that a server prints at its start, with its address."""
+"""Message that a server prints when it starts, with its address."""
 
 from __future__ import annotations
 

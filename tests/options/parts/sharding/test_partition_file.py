@@ -70,7 +70,7 @@ def test_verify_compares_the_numbers_with_the_tensors(model: Path, trip: Trip) -
     trip.edit(change, "partition_1.json")
     name = json.loads((trip.parts / "partition_1.json").read_text())["layers"][-1]["name"]
     problems = trip.verify().problems
-    found = re.compile(rf"partition_1\.json: 1 of \d+ numbers of tensor {re.escape(name)} differ")
+    found = re.compile(rf"partition_1\.json: 1 of the \d+ values of tensor {re.escape(name)} differ")
     assert any(map(found.match, problems)), problems
 
 

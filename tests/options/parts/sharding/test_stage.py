@@ -127,7 +127,7 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     [
         (
             {"scale_attn_by_inverse_layer_idx": True},
-            "gpt2 cannot run in parts: layer 2 depends on its index, but would become layer 0",
+            "gpt2 cannot run in parts: layer 2 depends on its index, but its index in the part would be 0",
         ),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},

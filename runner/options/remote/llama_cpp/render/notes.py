@@ -8,8 +8,8 @@ from runner_base.render.notes import Template
 
 
 def describe_logprob_gap(num_same: int, num_positions: int, mean_gap: float, max_gap: float) -> str:
-    """Return a sentence on how much log-probabilities differ between llama.cpp and the runner's
-    engine.
+    """Return a sentence about the difference between the log-probabilities of llama.cpp and of the
+    runner's engine.
     """
     return (
         f"the most likely token is the same at {num_same} of {num_positions} positions, and "
@@ -26,7 +26,7 @@ def _describe_memory(weights_mib: float, kv_mib: float | None, places: str) -> s
 
 def _describe_same_tokens(texts: int, chats: int) -> str:
     rendered = f"{chats} chats are rendered identically" if chats else "no chat was rendered"
-    return f"both tokenize {texts} test texts identically, and {rendered}"
+    return f"llama.cpp and the runner tokenize {texts} test texts identically, and {rendered}"
 
 
 def _describe_same_model(same: int, places: int, mean: float, most: float, limit: float, tokens: str) -> str:

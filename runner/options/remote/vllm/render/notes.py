@@ -9,7 +9,7 @@ from runner_base.render.notes import Template
 
 
 def describe_logprob_gap(mean: float, most: float, tokens: int, texts: int) -> str:
-    """Return a sentence on how much log-probabilities differ between vLLM and transformers."""
+    """Return a sentence about the difference between the log-probabilities of vLLM and of transformers."""
     return (
         f"log-probabilities differ by {mean:.2g} nats per token on average (maximum {most:.2g}), "
         f"over {tokens:,} tokens of {texts} documents"
