@@ -206,13 +206,15 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
 
 
 def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set."""
+    """Print the prompts of a finished job if task.show_prompt is set."""
     if inputs.task.show_prompt:
         log.info("%s", prompts.render_first_prompts(inputs.task, inputs.given, resolved))
 
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
-    """Return a plan's notes on reference and RoPE scaling, and the first prompts if requested."""
+    """Return the text for plan=true: notes on reference and RoPE scaling, and the first prompts if
+    requested.
+    """
     lines = context_length.build_scaling_notes_for_documents(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
