@@ -114,8 +114,8 @@ class SweepConfig(TaskConfig):
         )
 
     def _has_real_prompts(self) -> bool:
-        """Return whether task.prompts names real prompts, which have their own lengths and shared
-        prefixes.
+        """Return whether task.prompts names a file or data set, whose prompts have their own lengths
+        and shared prefixes.
         """
         if self.prompts is None:
             return False
@@ -142,14 +142,14 @@ class SweepConfig(TaskConfig):
         return True
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest cell of the sweep, which must fit in memory. A larger cell may
-        fail.
-        """
+        """Return the smallest batch of the sweep, which must fit in memory. Larger batches may fail."""
         return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
     def num_limit_measurements(self) -> int:
-        """The task measures the machine's bandwidth and compute limits once per round."""
+        """Number of times that the task measures the machine's bandwidth and compute limits, once per
+        round.
+        """
         return self.warmup + self.repeats
 
     def list_requested_completions(

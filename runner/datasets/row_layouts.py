@@ -129,10 +129,11 @@ class RowKeys:
         if is_known:
             return replace(self, answer=answer, choices=CHOICES, has_letters=True)
         raise ValueError(
-            f"it has `{CHOICES}` ({_truncate_json(choices)}), and neither "
-            "MMLU's shape (a list, and the number of the right "
-            "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how "
-            f"it is asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
+            f"the layout of `{CHOICES}` is unknown: {_truncate_json(choices)}. "
+            "In MMLU's layout it is a list, and `answer` is the index of the right choice. In ARC's layout it "
+            "has `text` and `label`, and `answerKey` is the right label. "
+            f"For other layouts set task.choices_key={CHOICES} and task.answer_key=KEY. "
+            "The answer must be a letter, a number or the text of a choice"
         )
 
     def shuffle_seed(self, answer_key: str, choice_keys: Sequence[str]) -> int | None:
