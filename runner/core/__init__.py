@@ -1,3 +1,1 @@
-"""Base package that all other packages import. It contains errors, results, statistics and
-progress.
-"""
+"""Errors, results, statistics and progress bars, which all other packages of the runner import."""
