@@ -110,7 +110,9 @@ FACTS_SHOWN = (
 def print_record(
     record: Record, choices: dict[str, str], print_mode: PrintMode, store: Store | None = None
 ) -> None:
-    """Print a job's record on stdout in the format that `print` selects. `store` adds a hint on MLflow."""
+    """Print a job's record on stdout in the format that `print` selects. With `store`, also print how
+    to compare its runs.
+    """
     if print_mode is PrintMode.json:
         print(record_to_json(record), flush=True)
     elif print_mode.is_table:

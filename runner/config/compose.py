@@ -43,8 +43,8 @@ MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dr
 def compose_job(
     overrides: Sequence[str], config_name: str = "config", config_folder: str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's composed config, and the choice of each config group. A study is located by
-    `config_name` and `config_folder`.
+    """Return a job's composed config, and the choice of each config group. A study's YAML file may
+    replace the default config.
     """
     reject_deleted_groups(overrides)
     return split_hydra_config(create_composer(config_name, config_folder).compose([*overrides]))

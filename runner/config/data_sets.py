@@ -169,7 +169,7 @@ def _is_installed_data_set(data_set: DataSetFile) -> bool:
 
 
 def _resolve_user_data_set_names(task: DictConfig, key: str, root_config: DictConfig) -> None:
-    """Replace names of the user's own data sets by file locations, in place.
+    """Replace the names of the user's own data sets in the task config by the locations of their files.
 
     Worker processes do not know the user's config folders.
     """

@@ -155,7 +155,9 @@ class SweepConfig(TaskConfig):
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Return the completions of all sweep cells. The list is empty for an open-loop load test."""
+        """Return the completions of all combinations of settings. Empty for requests that arrive at
+        given rates.
+        """
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)

@@ -84,7 +84,9 @@ def _make_renamer(chosen: set[tuple[str, str]], is_silent: bool) -> RenameKey:
 
 
 def _is_plugin_key(key: str, chosen: set[tuple[str, str]]) -> bool:
-    """Return whether a chosen plug-in defines a key with this old name itself."""
+    """Return whether a chosen plug-in has its own key of this name, although the runner has renamed
+    that key.
+    """
     from runner.config.groups import GROUPS, schema_keys  # most configs have no old key
 
     group, _, name = key.partition(".")

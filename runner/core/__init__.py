@@ -1,1 +1,3 @@
-"""Errors, results, statistics and progress bars, which all other packages of the runner import."""
+"""Helpers that the other folders of the runner import: deferred imports, JSON fields, energy counters,
+terminal input.
+"""

@@ -137,7 +137,7 @@ class DeferredModule(ModuleType):
 
 
 class _DeferringFinder(MetaPathFinder, Loader):
-    """Import hook that returns placeholders for deferred modules and their submodules."""
+    """Import hook that returns a placeholder for each deferred module and its submodules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]

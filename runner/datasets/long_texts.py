@@ -87,7 +87,7 @@ class StoryPerson:
 
 
 class PersonSelector:
-    """Selects the person that a generated text mentions next: a new person, or one mentioned shortly or
+    """Selects the person that a generated text mentions next: a new person, a recent one, or one from
     long before.
     """
 

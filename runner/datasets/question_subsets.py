@@ -54,8 +54,7 @@ def hash_cluster_names(cluster_names: list[str | None]) -> dict[str, str]:
 
 
 def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
-    """Return a hash of the clusters if they differ from the default of the embedded data set. Empty
-    otherwise.
+    """Return a hash of the clusters of embedded questions. Empty if the clusters are the default ones.
 
     Their default was null before, and is template now: jobs with the default keep their ids.
     """
@@ -64,7 +63,7 @@ def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -
 
 
 def restore_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample) -> Sample:
-    """Return a sample with its recorded cluster if the job ran when task.cluster had another default.
+    """Return a sample with its recorded cluster, in case the job ran when task.cluster had another default.
 
     Jobs on embedded problems kept their ids when task.cluster=template became the default, and
     task.early_stop_vs has null as default.

@@ -86,8 +86,8 @@ def _mark_excluded_questions(list_file: str, items: list[Item], source: Question
 
 
 def _read_whole_split(source: QuestionSource) -> list[Item]:
-    """Return all questions of a split. The embedded data set has no end, so its questions before the
-    first repetition are returned.
+    """Return all questions of a split. The embedded data set has no end, so only questions before the
+    first repetition count.
     """
     return read_questions(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 

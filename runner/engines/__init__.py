@@ -1,4 +1,6 @@
-"""Engines generate completions for requests. `open_engine` selects the engine from the config."""
+"""Engines generate completions for requests. `create_lazy_engine` selects the engine by the model's
+config.
+"""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Task(Protocol):
 
 
 def apply_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
-    """Return the job with the config values that were detected in its inputs, and with the second model
+    """Return the job with the config values that were read from its inputs, and with the second model
     if there is one.
     """
     if inputs.decided:

@@ -167,7 +167,7 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def without_auto_repeats(self) -> Gsm8kConfig:
-        """Copy of this config in which check_invariance=auto is replaced by 0 repeated questions."""
+        """Copy of this config that repeats no questions if check_invariance is auto."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
@@ -240,5 +240,5 @@ class Gsm8kConfig(ExamplesConfig):
             return self, ""
         once = copy(self)
         once.samples = 1
-        why = "a greedy model always gives the same answer. Ask each question once"
+        why = "greedy decoding always gives the same answer, so each question is asked once"
         return once, f"task.samples={self.samples}: {why}"

@@ -134,7 +134,9 @@ def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonM
 
 
 def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
-    """Return two values: why a reference model cannot be loaded (or None), and its config (or None)."""
+    """Return a pair: the reason why a reference model cannot be loaded (or None), and its config (or
+    None).
+    """
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_job_id(named, task):

@@ -276,7 +276,7 @@ class PairedSession(Session):
         self.reference.close()
 
     def _take_next_batch(self) -> list[DocumentProgress]:
-        """Remove documents from the queue whose distributions fit into memory together, or a part of a
+        """Take the next documents from the queue whose distributions fit into memory, or a part of one
         longer document.
         """
         batch: list[DocumentProgress] = []

@@ -300,7 +300,9 @@ class LikelihoodProgress(Policy):
         self._nats, self._tokens = 0.0, 0
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Check that the windows fit the context length, and add prompt facts to the report."""
+        """Check that the windows fit the context length, and add facts about the prompts to the engine
+        report.
+        """
         for loaded in [report] if self.pair is None else self.pair.reports:
             self.scoring.check_windows_fit_context(loaded)
         prompts.add_question_prompt_facts(self.inputs.task, self.inputs.given, engine, report)

@@ -12,7 +12,7 @@ from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 
 class ValueForm(StrEnum):
-    """Form of the values that are extracted from an answer."""
+    """Form of the requested values, such as a number or a UUID."""
 
     number = "number"  # of as many digits as the asked ones
     pair = "pair"  # of two words, as amber-kite

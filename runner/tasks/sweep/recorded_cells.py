@@ -25,7 +25,7 @@ LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it take
 
 
 class RecordedCells:
-    """Stores and restores the measurements of a sweep: cells, machine rates and request timings."""
+    """Stores and restores the measurements of a sweep: speeds, machine rates and request timings."""
 
     def __init__(self, folder: Path, contention: machine.Contention) -> None:
         self._file, self._contention = MeasurementFile(folder), contention
@@ -49,7 +49,7 @@ class RecordedCells:
         num_warmup_rounds: int,
         has_request_rates: bool,
     ) -> None:
-        """Run the warm-up of unfinished cells again, so that a resumed sweep measures a warm process.
+        """Repeat the warm-up of unfinished measurements, so that a resumed sweep measures a warm process.
 
         A cell without a warm-up is cold only in its first run, so the runs after it are measured warm.
         """
@@ -64,14 +64,16 @@ class RecordedCells:
                     cell.note = copy.note
 
     def is_measured(self, cell: Cell, round_number: int) -> bool:
-        """Return whether this cell was measured in this round before the sweep was interrupted."""
+        """Return whether this combination of settings was measured in this round before the sweep was
+        interrupted.
+        """
         return (round_number, cell.key) in self._runs
 
     def measure_or_restore_cell(
         self, cell_runner: CellRunner, cell: Cell, round_number: int
     ) -> dict[str, float] | None:
-        """Measure a cell in one round, or restore its recorded metrics. If the measurement fails, the
-        cell gets a note.
+        """Measure a combination of settings in one round, or restore its recorded metrics. A failure is
+        recorded in `cell.note`.
         """
         if (line := self._runs.get((round_number, cell.key))) is not None:
             cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]

@@ -200,8 +200,8 @@ def measure_cells(
     recorder: Recorder,
     recorded_cells: RecordedCells,
 ) -> list[Cell]:
-    """Measure all cells in rounds, after warm-up rounds that do not count. Recorded measurements are
-    not repeated.
+    """Measure all combinations of settings in rounds. The first rounds warm up, and recorded
+    measurements are not repeated.
     """
     cells, repeats = create_sweep_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats

@@ -58,7 +58,7 @@ IGNORED_FOR_REUSE = frozenset(
 
 @dataclass
 class ToolsInputs(TaskInputs):
-    """Inputs of task=tools: the task's config and the selected questions."""
+    """Inputs of task=tools: the task's config, and the questions that it selects."""
 
     task: ToolsConfig
     cases: list[Case]
