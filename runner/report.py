@@ -110,7 +110,9 @@ FACTS_SHOWN = (
 def print_record(
     record: Record, choices: dict[str, str], print_mode: PrintMode, store: Store | None = None
 ) -> None:
-    """Print a job's record on stdout, as `print=` requests. `store` adds hints on MLflow."""
+    """Print a job's record on stdout in the format that `print` selects. With `store`, also print how
+    to compare its runs.
+    """
     if print_mode is PrintMode.json:
         print(record_to_json(record), flush=True)
     elif print_mode.is_table:
@@ -211,7 +213,7 @@ def _format_extraction_notes(lines: Sequence[GridLine], job_labels: Sequence[Seq
 
 
 def build_job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Return table headers and cells that distinguish the jobs.
+    """Return the table headers and cells that distinguish the jobs from each other.
 
     More than six keys are joined in one column.
     """
@@ -337,7 +339,7 @@ def format_headline_metrics(metrics: dict[str, float], full: bool = True) -> dic
 
 
 def _format_main_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
-    """Return a fact's text, or "" for details and for facts that the table's title contains."""
+    """Return the text of a fact. Empty for details, and for facts that are already in the table's title."""
     if value == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":

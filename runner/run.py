@@ -65,7 +65,7 @@ def must_ignore_earlier_results(config: RunnerConfig, task: Task) -> bool:
 
 @report_step("checking what the job needs")
 def check_job_before_loading(resolved: ResolvedJob, inputs: TaskInputs | None = None) -> list[Note | str]:
-    """Raise an error for a job that cannot run. Returns notes about limits and settings."""
+    """Raise an error if the job cannot run. Returns notes about limits and settings."""
     require_free_space(resolved.config)
     task = import_task_module(resolved.config)
     notes = get_model_kind(resolved.config.model).check_job(resolved) if Uses.weights in task.USES else []
@@ -140,7 +140,7 @@ def execute_job(
 
 
 def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
-    """Run as a torchrun worker and return the exit code. Returns None if this process is no worker."""
+    """Run as a torchrun worker and return the exit code. Returns None if this process is not a worker."""
     kind = get_model_kind(config.model)
     if not isinstance(kind, RunsUnderTorchrun) or Uses.engine not in import_task_module(config).USES:
         return None

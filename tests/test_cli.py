@@ -66,7 +66,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: task.stride must be smaller than task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: unknown choice. Did you mean none?"),
-        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "has no finished job like this. Run a reference with task.keep_top_k=64. There is none yet"),
+        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "has no finished job with this id. Run a reference with task.keep_top_k=64. There is none yet"),
         (["task=generate", "task.prompt=a", "task.stop=。"], "task.stop=。: a list is needed: task.stop=[。]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -64,7 +64,7 @@ def test_other_choices_are_one_message_that_names_the_key(runner: Run, tmp_path:
     data = written(tmp_path, "odd", QUESTION | {"choices": TEXTS, "answer": "green"})
     done = runner("model=stub", f"task={task}", data)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: odd.jsonl, line 1: it has `choices` (")
+    assert done.err.startswith("error: odd.jsonl, line 1: the layout of `choices` is unknown: ")
     assert "task.choices_key=choices and task.answer_key=KEY" in done.err
     assert done.err.count("\n") == 1
     assert runner("model=stub", f"task={task}", data, "task.choices_key=choices", "plan=true").code == 0

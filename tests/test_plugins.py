@@ -285,7 +285,7 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     done = there("quantization=bare", "plan=true", before=(rival,))
     assert (
         done.err.strip()
-        == "error: quantization bare of rival 2.0: its YAML must begin with its schema (docs/plugins.md)"
+        == "error: quantization bare of rival 2.0: its YAML file must begin with its schema. See docs/plugins.md"
     )
     assert done.code == 2
 

@@ -29,7 +29,7 @@ def list_choices(group: str) -> list[str]:
 
 
 def find_choice_file(group: str, choice: str) -> Path:
-    """Return the YAML file of a choice, or an empty path for a choice that the user has defined."""
+    """Return the YAML file of an installed choice. Empty path if the user has defined the choice."""
     folders = (CONF, *find_builtin_conf_folders(), *find_plug_in_conf_folders().values())
     return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 

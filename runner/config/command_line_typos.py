@@ -42,8 +42,8 @@ def make_stray_argument_error(argument: str) -> ConfigError:
 
 
 def _rejoin_split_override(argument: str, following_arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Return the override that misplaced spaces split, and a description of the typo. Returns
-    None if the arguments have no such typo.
+    """Join an override that spaces have split into several arguments, and describe the typo. Returns
+    None without such a typo.
     """
     following = following_arguments[0]
     if following == "=" or (following.startswith("=") and KEY.fullmatch(argument)):

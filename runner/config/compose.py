@@ -43,8 +43,8 @@ MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dr
 def compose_job(
     overrides: Sequence[str], config_name: str = "config", config_folder: str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's composed config, and the choice of each config group. `config_name` and
-    `config_folder` locate a study's YAML file.
+    """Return a job's composed config, and the choice of each config group. A study's YAML file may
+    replace the default config.
     """
     reject_deleted_groups(overrides)
     return split_hydra_config(create_composer(config_name, config_folder).compose([*overrides]))
@@ -164,8 +164,8 @@ class Composer:
         return config
 
     def _compose_from_cache(self, overrides: list[str]) -> DictConfig | None:
-        """Compose a job's config from the cached config of its group choices. Returns None if
-        only a full composition gives the correct config.
+        """Compose a job's config from the cached config of its group choices. Returns None if Hydra
+        must compose it from scratch.
         """
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
         values = [override for override in parsed if not self._is_choice_or_hydra_override(override)]
@@ -199,7 +199,7 @@ class Composer:
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _can_apply_values_last(self, parsed_overrides: list[Override], num_primary: int) -> bool:
-        """Return whether the values can be set after the group choices without changing the result."""
+        """Return whether the result stays the same if key values are set after all group choices."""
         values = [override for override in parsed_overrides if not self._is_group_choice(override)]
         of_hydra = [override.is_hydra_override() for override in values]
         return (

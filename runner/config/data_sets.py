@@ -70,7 +70,7 @@ class DataSetFile:
 
 
 def list_data_set_names(root_config: Any = None) -> list[str]:
-    """Return the names of all data sets in the config folders, which are conf/ and the user's own."""
+    """Return the names of all data sets in conf/ and in the user's config folders."""
     sources = [source for source in _iterate_config_sources(root_config) if source.is_group(GROUP)]
     return sorted({name for source in sources for name in source.list(GROUP, ObjectType.CONFIG)})
 
@@ -108,8 +108,8 @@ def _default_data_set_name(root_config: DictConfig) -> str:
 
 
 def set_task_keys_from_data_set(composed: DictConfig) -> None:
-    """Copy the keys of the job's named data set into its task config. The name in task.data
-    becomes the location of the data.
+    """Copy the values in the named data set's YAML file to the task config. task.data becomes the
+    location of the data.
     """
     task = composed._get_node("task")
     if not isinstance(task, DictConfig) or task._is_missing() or task._is_interpolation():
@@ -150,7 +150,7 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
 
 
 def _data_set_task_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str, Any]:
-    """Return the task keys that a data set's file sets.
+    """Return the task keys that a data set's YAML file sets, with their values.
 
     An included file sets `cluster` only for verdicts: its clusters are too few to compare
     likelihoods, and task.early_stop_vs rejects clusters.
@@ -169,7 +169,7 @@ def _is_installed_data_set(data_set: DataSetFile) -> bool:
 
 
 def _resolve_user_data_set_names(task: DictConfig, key: str, root_config: DictConfig) -> None:
-    """Replace names of the user's own data sets by file locations, in place.
+    """Replace the names of the user's own data sets in the task config by the locations of their files.
 
     Worker processes do not know the user's config folders.
     """
@@ -226,7 +226,7 @@ def _read_cached_data_set_file(
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
         raise ConfigError(
-            "a data set's file needs the key `data`: FILE, FOLDER or an id of the hub",
+            "a data set's file needs the key `data` with a FILE, a FOLDER or a Hub id",
             key=where,
             code="missing",
         )

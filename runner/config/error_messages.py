@@ -1,4 +1,4 @@
-"""Converts errors of Hydra and OmegaConf to one message with full key, value, nearest valid key and
+"""Converts errors of Hydra and OmegaConf to one message with full key, value, nearest valid key and all
 choices.
 """
 
@@ -29,9 +29,7 @@ EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 @contextmanager
 def convert_config_errors() -> Iterator[None]:
-    """Convert errors that users cause in this block to a ConfigError with one message. A RunnerError
-    passes unchanged.
-    """
+    """Convert errors in this block that the user can fix to a ConfigError. Other errors pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -41,7 +39,7 @@ def convert_config_errors() -> Iterator[None]:
 
 
 def explain_error(error: BaseException) -> str | None:
-    """Return the message for an error that a user can cause, or None for a bug."""
+    """Return the message for an error that the user can fix, or None for a bug."""
     explained = error if isinstance(error, RunnerError) else _to_config_error(error)
     return None if explained is None else str(explained)
 
@@ -57,7 +55,7 @@ def _to_config_error(error: BaseException) -> ConfigError | None:
 
 
 def _unparsable_override_error(override: str) -> ConfigError:
-    """Build the error for an override that Hydra's grammar rejects, with the corrected text to type."""
+    """Build the error for an override that Hydra's grammar rejects. It contains the corrected override."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
         return make_stray_argument_error(override)
@@ -106,8 +104,8 @@ def _missing_config_error(error: MissingConfigException) -> ConfigError:
 
 
 def _find_override_error(error: BaseException) -> ConfigError | None:
-    """Search the chain of exception causes for the wrong override and the reason. Returns None if
-    neither is found.
+    """Search an error and its causes for the wrong override and the reason. Returns None if neither is
+    found.
     """
     text, cause = str(error), error
     if (

@@ -11,7 +11,7 @@ from runner_base import HASHED, at_least, config_field, not_blank
 
 @dataclass
 class ExamplesConfig(WordingConfig, QuestionsConfig):
-    """Config keys of tasks whose prompts contain worked examples before the question."""
+    """Config keys of tasks whose prompts contain worked examples before each question."""
 
     shots: int = config_field(0, constraint=at_least(0))
     shots_data: str | None = config_field(None, HASHED)

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 
 class Extractor(StrEnum):
-    """Rule that finds the answer in a text: after ####, the last number, in a LaTeX box, after `The
-    answer is`, or math.
+    """Rule that extracts the answer: after ####, the last number, in a LaTeX box, after `The answer
+    is`, or math.
     """
 
     strict = "strict"

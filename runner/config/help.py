@@ -37,7 +37,7 @@ LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.
 
 @dataclass
 class Comments:
-    """Comments of a YAML file: the comment at the top, and the comment next to each key."""
+    """Comments of a YAML file: the one at the top, and the one beside each key."""
 
     top: str = ""
     beside: dict[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def describe_job_keys(
 
 
 def allowed_values(schema: type[Any], key: str) -> list[str]:
-    """Return the members of an enum key, or true and false for a bool key. Empty for other keys."""
+    """Return the allowed values of an enum or bool key. Empty for other keys."""
     hint = get_type_hints(schema)[key]
     for kind in get_args(hint) or (hint,):
         if isinstance(kind, type) and issubclass(kind, Enum):

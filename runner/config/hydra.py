@@ -30,7 +30,9 @@ class NoRunFolder(Callback):
     """Hydra callback that prevents the creation of the unused, empty folder hydra.run.dir."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Set hydra.run.dir to the working directory, unless a setting such as hydra.job.chdir uses it."""
+        """Set hydra.run.dir to the working directory, unless Hydra itself uses that folder, as with
+        hydra.job.chdir.
+        """
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
         print_message(
@@ -107,7 +109,7 @@ def _reject_unknown_keys(prefix: str, composed: DictConfig) -> None:
 
 
 def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str, node: Any) -> None:
-    """Reject an interpolation that sets a list or mapping to a scalar, which OmegaConf accepts."""
+    """Reject an interpolation that replaces a list or mapping by a single value, which OmegaConf accepts."""
     if not isinstance(node, DictConfig | ListConfig) or not node._is_interpolation():
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
@@ -118,8 +120,8 @@ def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str,
 
 
 def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    """Reject a group whose config class belongs to another choice, because the recorded config would
-    differ from the real one.
+    """Reject a group whose config class does not match its choice, because the record would name the
+    wrong choice.
     """
     for group, schemas in GROUPS.items():
         choice, actual = choices.get(group, ""), OmegaConf.get_type(composed, group)
@@ -127,7 +129,7 @@ def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str])
             kind = getattr(actual, "__name__", actual)
             if choice in find_plug_ins(group):
                 raise ConfigError(
-                    "its YAML must begin with its schema (docs/plugins.md)",
+                    "its YAML file must begin with its schema. See docs/plugins.md",
                     key=find_plug_ins(group)[choice],
                     code="damaged",
                 )

@@ -13,7 +13,8 @@ OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write belo
 
 
 def reject_unused_folders(overrides: Sequence[str], composed: DictConfig) -> None:
-    """Reject hydra folders that a user sets but the runner ignores: results are always below output_dir.
+    """Raise ConfigError if a Hydra folder key has no effect, because results are always written below
+    output_dir.
 
     A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there
     (hydra.output_subdir), and launchers and searches of other packages use the folders of a sweep.

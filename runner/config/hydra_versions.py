@@ -29,7 +29,7 @@ register_resolver: Any = (
 
 
 def allow_instantiated_classes() -> AbstractContextManager[Any]:
-    """Allow configs to name the classes in NAMED_CLASSES, as `hydra.main` does."""
+    """Allow configs to instantiate the classes in NAMED_CLASSES, as `hydra.main` does."""
     if not IS_HYDRA_1_4:
         return nullcontext()
     allow: Any = import_module("hydra.utils").execution_whitelist
@@ -37,14 +37,14 @@ def allow_instantiated_classes() -> AbstractContextManager[Any]:
 
 
 def apply_hydra_main_settings() -> AbstractContextManager[Any]:
-    """Apply the global settings that `hydra.main` makes before it reads the command line."""
+    """Apply the global settings that `hydra.main` applies before it parses the command line."""
     if not IS_HYDRA_1_4:
         version.setbase(VERSION_BASE["version_base"])
     return allow_instantiated_classes()
 
 
 def prepend_rerun_overrides(arguments: Any) -> list[str]:
-    """Insert the overrides of an earlier job before the command line's overrides, and return them.
+    """Prepend the overrides of an earlier job to those of the command line, and return the earlier overrides.
 
     The option --experimental-rerun of Hydra 1.4 names the earlier job.
     """

@@ -114,8 +114,8 @@ class SweepConfig(TaskConfig):
         )
 
     def _has_real_prompts(self) -> bool:
-        """Return whether task.prompts names real prompts, which have their own lengths and shared
-        prefixes.
+        """Return whether task.prompts names a file or data set, whose prompts have their own lengths
+        and shared prefixes.
         """
         if self.prompts is None:
             return False
@@ -142,20 +142,22 @@ class SweepConfig(TaskConfig):
         return True
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest cell of the sweep, which must fit in memory. A larger cell may
-        fail.
-        """
+        """Return the smallest batch of the sweep, which must fit in memory. Larger batches may fail."""
         return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
     def num_limit_measurements(self) -> int:
-        """The task measures the machine's bandwidth and compute limits once per round."""
+        """Number of times that the task measures the machine's bandwidth and compute limits, once per
+        round.
+        """
         return self.warmup + self.repeats
 
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Return the completions of all sweep cells. The list is empty for an open-loop load test."""
+        """Return the completions of all combinations of settings. Empty for requests that arrive at
+        given rates.
+        """
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)

@@ -34,8 +34,8 @@ NOTES = "notes"  # the user's own keys
 
 
 def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> ConfigError:
-    """Build the error for an unknown choice of a config group, with the nearest valid choice or its
-    replacement.
+    """Build the error for an unknown choice of a config group. The error suggests a similar choice, or
+    the new name.
     """
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
@@ -46,7 +46,7 @@ def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> Con
 
 
 def _format_plugin_packages(kind: str) -> str:
-    """Return a clause that names the package of each plug-in choice. Empty without plug-ins."""
+    """Return a clause that names the package of each plug-in. Empty without plug-ins."""
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
@@ -106,7 +106,7 @@ def _unknown_key_error(key: str, message: str, value: object = NOT_GIVEN) -> Con
 
 
 def _suggest_notes_override(key: str, choices: set[str], value: object) -> str:
-    """Suggest +notes.NAME for an unknown key, unless the key resembles a config key."""
+    """Return a suggestion to use +notes.NAME for an unknown key. Empty if the key resembles a config key."""
     name = key.lstrip("+~")
     if find_closest_names(name, sorted(choices)) not in ([], [NOTES]):
         return ""
@@ -118,7 +118,7 @@ def _value_or_placeholder(value: object) -> str:
 
 
 def _suggest_repeat_alternative(task_keys: set[str]) -> str:
-    """Suggest another way to repeat a task that has no key task.repeat_index."""
+    """Return a suggestion for repeating a task that has no key task.repeat_index."""
     if "repeats" in task_keys:
         return "to repeat measurements within a job, use task.repeats. To repeat the whole job, use rerun=all"
     *others, last = (f"task={task}" for task in _list_tasks_with_key(REPEAT))
@@ -130,7 +130,7 @@ def _suggest_repeat_alternative(task_keys: set[str]) -> str:
 
 
 def _list_tasks_with_key(key: str) -> list[str]:
-    """Return the tasks whose config has this key, to suggest them for a task without the key."""
+    """Return the tasks that have this config key, for an error about a task that lacks it."""
     head, _, name = key.rpartition(".")
     return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (
         head == "task"
@@ -149,7 +149,7 @@ def _wrong_name_key_error(key: str, group: str, value: object) -> ConfigError:
 
 
 def _find_similar_keys(key: str, choices: set[str]) -> list[str]:
-    """Return the full config keys that match a key with a missing or wrong group."""
+    """Return the full names of config keys, given a key whose group is missing or wrong."""
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
     for known in (

@@ -12,15 +12,15 @@ from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
 def build_quantization_mix(quantization: QuantizationConfig) -> QuantizationMix:
-    """Return the quantization of each layer as configured by quantization.overrides."""
+    """Return the quantization of each layer. quantization.overrides sets it by layer name."""
     return QuantizationMix.from_config(quantization, parse_layer_quantization)
 
 
 def parse_layer_quantization(
     layer_pattern: str, quantization_class: type[QuantizationConfig], key_values: dict[str, Any]
 ) -> QuantizationConfig:
-    """Parse the quantization config for the layers that match a name pattern. Raises ConfigError
-    for a value of a wrong type.
+    """Parse the quantization config for layers whose names match a pattern. Raises ConfigError if a
+    value has the wrong type.
     """
     from omegaconf import OmegaConf  # most jobs have no such override
     from omegaconf.errors import OmegaConfBaseException

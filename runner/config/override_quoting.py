@@ -58,7 +58,7 @@ def quote_unless_quoted(text: str) -> str:
 
 
 def quote_override_values(arguments: list[str]) -> list[str]:
-    """Quote the values in a list of overrides that are texts, names or paths."""
+    """Quote the values in a list of overrides whose keys expect strings."""
     for group, _, chosen in (argument.partition("=") for argument in arguments):
         for name in chosen.split(",") if group in GROUPS else ():
             with suppress(
@@ -88,8 +88,8 @@ def quote_override(argument: str) -> str:
 
 
 def format_sweep_override(key: str, value: Any) -> str:
-    """Convert one key of a study's sweep to an override. The items of a YAML list become sweep
-    values.
+    """Convert one key of a study's sweep to an override. The items of a YAML list become the values of
+    the sweep.
 
     If the key's own type is a list, a YAML list is a single value.
     """

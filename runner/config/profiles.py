@@ -21,7 +21,7 @@ TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=a
 
 @dataclass(frozen=True)
 class Profile:
-    """Properties of a profile: the machine that it suits, and its keys for a local model."""
+    """A profile: the kind of machine that it is for, and the keys that it sets for a local model."""
 
     suits: str  # the machine that it is for
     weights: Mapping[str, str] = field(default_factory=dict)  # keys of a model on this machine
@@ -40,8 +40,8 @@ PROFILES = {
 
 
 def get_profile_model_keys(config_name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
-    """Return the model keys that a config named PROFILE_MODEL sets. Returns None if no profile
-    sets keys for this model.
+    """Return the model keys that a config such as standard_local sets. None if its profile sets no keys
+    for its model.
     """
     for profile_name, profile in PROFILES.items():
         choice = config_name.removeprefix(f"{profile_name}_")
@@ -56,16 +56,14 @@ def get_profile_model_keys(config_name: str, model_choices: Collection[str]) -> 
 
 
 def list_profile_model_configs(model_choices: Collection[str]) -> list[str]:
-    """Return the names of all configs that combine a profile with a model. Imports every model's
-    schema.
-    """
+    """Return the names of all configs that combine a profile with a model, such as standard_local."""
     pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in model_choices)
     return [name for name in pairs if get_profile_model_keys(name, model_choices) is not None]
 
 
 def list_profile_keys(profile: str) -> list[str]:
-    """Return the config groups and keys that a profile sets. Environment variables must not
-    override these keys.
+    """Return the config groups and keys that a profile sets, and that environment variables must not
+    override.
     """
     if profile == NONE:
         return []

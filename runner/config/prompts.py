@@ -62,7 +62,7 @@ class PromptsConfig(TaskConfig):
 
     @property
     def common_branches(self) -> list[Text] | None:
-        """Texts with which the answers to every prompt begin, or None."""
+        """Branches for every prompt, which are texts with which its answers begin. None without branches."""
         return None
 
     @property

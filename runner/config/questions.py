@@ -30,7 +30,7 @@ class QuestionsConfig(TaskConfig):
 
     data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, a JSONL file or a data set id"))
     subset: str | None = config_field(
-        None, SELECTS, not_blank("give a configuration of the hub's data set, or null")
+        None, SELECTS, not_blank("give the name of a subset of the Hub data set, or null")
     )
     question_key: str | None = config_field(None, SELECTS, KEY_OF_ROWS)
     answer_key: str | None = config_field(None, SELECTS, KEY_OF_ROWS)
@@ -66,7 +66,7 @@ class QuestionsConfig(TaskConfig):
 
     @property
     def without_auto_repeats(self) -> QuestionsConfig:
-        """This config with automatic repetition of questions disabled.
+        """This config without automatically repeated questions.
 
         Engines whose answers depend on the batch cannot repeat answers exactly.
         """
@@ -88,7 +88,7 @@ class QuestionsConfig(TaskConfig):
         return Extractor.math.value if self.answer_type is GoldKind.expression else None
 
     def set_detected_choices(self, choices_key: str) -> None:
-        """Set the key of the answer choices that was detected in the data, as if the user had configured it."""
+        """Set task.choices_key to the key that was detected in the data, as if the user had set it."""
         self.choices_key = choices_key
         usual = {field.name: field.default for field in fields(self)}.get("instruction")
         if usual is not None and getattr(self, "instruction") == usual:  # noqa: B009 – only some tasks have it

@@ -84,7 +84,9 @@ def _make_renamer(chosen: set[tuple[str, str]], is_silent: bool) -> RenameKey:
 
 
 def _is_plugin_key(key: str, chosen: set[tuple[str, str]]) -> bool:
-    """Return whether a chosen plug-in has a key of its own with the old name."""
+    """Return whether a chosen plug-in has its own key of this name, although the runner has renamed
+    that key.
+    """
     from runner.config.groups import GROUPS, schema_keys  # most configs have no old key
 
     group, _, name = key.partition(".")
@@ -96,12 +98,12 @@ def _is_plugin_key(key: str, chosen: set[tuple[str, str]]) -> bool:
 
 @cache
 def warn_of_old_key(key: str, new_key: str) -> None:
-    """Warn of an old name, once for each key."""
+    """Warn that a key has a new name, once per key."""
     print_message(f"warning: {key} is now {new_key}. The old key will be removed in a later version.")
 
 
 def _reject_two_names(sources: dict[str, str], key: str, new_key: str) -> None:
-    """Raise ConfigError if another name of the same key has been set before."""
+    """Raise ConfigError if the same key was already set under another name."""
     other = sources.setdefault(new_key, key)
     if other != key:
         old = key if key != new_key else other
@@ -110,7 +112,7 @@ def _reject_two_names(sources: dict[str, str], key: str, new_key: str) -> None:
 
 
 def _rename_in_text(key: str, text: str, rename: RenameKey) -> str:
-    """Replace old keys in a value: in interpolations, in settings of a grid, and in choices of layers."""
+    """Replace old key names in a value: in interpolations, sweep settings and quantization.overrides."""
     if key == LAYER_CHOICES:
         return OLD_LAYER_KEY.sub(lambda match: rename(f"quantization.{match[1]}").partition(".")[2], text)
     if key.startswith("hydra."):
@@ -119,8 +121,8 @@ def _rename_in_text(key: str, text: str, rename: RenameKey) -> str:
 
 
 def _rename_in_yaml(node: Any, path: str, rename: RenameKey) -> Any:
-    """Return a copy of a YAML node with the current names of its keys. `path` ends with a dot, or is
-    empty.
+    """Return a copy of a YAML node with the current names of its keys. `path` is the prefix of the full
+    key.
     """
     if isinstance(node, list):
         return [_rename_in_yaml(item, path, rename) for item in node]

@@ -17,7 +17,7 @@ from runner_engine.checkpoints import unknown_model
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """A composed job with its config, its resolved model, and notes on how keys were resolved."""
+    """A composed job: its config, its resolved model, and notes on values that were set automatically."""
 
     config: RunnerConfig
     model: ResolvedModel
@@ -25,14 +25,16 @@ class ResolvedJob:
     notes: tuple[str, ...] = ()
 
     def add_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
-        """Return a copy of the job that loads a second model, or the job itself without a second config."""
+        """Return a copy of the job that also loads a second model. Without a second config, return the
+        job itself.
+        """
         if second_config is None:
             return self
         other = resolve_job(second_config)
         return replace(self, model=replace(self.model, second=other.model), second=other)
 
     def replace_config_groups(self, **groups: Any) -> ResolvedJob:
-        """Return a copy of the job with other config groups and the same model files."""
+        """Return a copy of the job with changed config groups and the same model files."""
         config = replace(self.config, **groups)
         return replace(self, config=config, model=replace(self.model, spec=build_model_spec(config)))
 
@@ -55,7 +57,7 @@ def resolve_job(config: RunnerConfig) -> ResolvedJob:
 
 
 def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob) -> GenerationConfig:
-    """Replace generation=model by the sampling settings in the model's own files."""
+    """Return the generation config with the sampling settings that the model's own files recommend."""
     model = resolved.config.model
     kind = get_choice_name(model)
     need = (

@@ -48,7 +48,7 @@ class PrintMode(StrEnum):
 
     @property
     def is_table(self) -> bool:
-        """Whether stdout gets a table for people."""
+        """Whether stdout gets a human-readable table."""
         return self in (PrintMode.table, PrintMode.full)
 
 
@@ -167,7 +167,7 @@ class RunnerConfig:
 
 
 def _iterate_texts(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yield every string value of a config with its full key, including values in lists and mappings."""
+    """Yield every string in a config with its full key, including strings in lists and mappings."""
     if isinstance(value, str):
         yield key, value
     elif is_dataclass(value):

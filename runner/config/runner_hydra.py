@@ -55,7 +55,9 @@ from runner_base.plugins import find_plug_in_conf_folders
 
 
 class RunnerHydra(Hydra):
-    """Hydra subclass that composes the runner's configs. Parameters of Hydra 1.4 are passed on."""
+    """Subclass of Hydra that composes the runner's configs. Parameters that only Hydra 1.4 has are
+    passed on.
+    """
 
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
         """Return hydra.mode. The default config is not composed for this, unlike in Hydra 1.3.
@@ -71,7 +73,7 @@ class RunnerHydra(Hydra):
     def compose_config(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
     ) -> DictConfig:
-        """Compose a config like Hydra, then apply the values of the task's data set."""
+        """Compose a config like Hydra, then copy the values of the chosen data set to the task."""
 
         overrides = rename_overrides(overrides)
         reject_deleted_groups(overrides)

@@ -51,7 +51,7 @@ WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
 def create_config_loader(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
-    """Return Hydra's own config loader with replaced config sources.
+    """Return Hydra's own config loader, which reads from the runner's config sources.
 
     Hydra 1.4 treats a subclass of its loader differently.
     """
@@ -84,8 +84,8 @@ class Repository(ConfigRepository):
 
 
 class CheckedFiles(FileConfigSource):
-    """Config source for a folder of YAML files. For conf/, it includes the files of built-in
-    options.
+    """Config source for a folder of YAML files. If the folder is conf/, the files of built-in options
+    are added.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -138,9 +138,7 @@ class CheckedPackage(ImportlibResourcesConfigSource):
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
-    """Config source for the runner's own schemas, then for Hydra's ConfigStore. Hydra requires this
-    class name.
-    """
+    """Config source for the runner's schemas, then Hydra's ConfigStore. Hydra requires this class name."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a built-in config of the runner, or a config from Hydra's ConfigStore."""
@@ -171,7 +169,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
 
 def _rename_keys(loaded: ConfigResult, config_path: str) -> ConfigResult:
-    """Give the keys of a YAML file their current names."""
+    """Rename the old keys of a YAML file to their current names."""
     if isinstance(loaded.config, DictConfig):
         path = config_path.removesuffix(".yaml")
         loaded.config = rename_yaml_keys(loaded.config, path, loaded.header.get("package"))
@@ -184,15 +182,16 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 
 
 def _replace_hydra_source(source: ConfigSource) -> ConfigSource:
-    """Return the runner's own config source in place of one of Hydra's sources. Sources of other
-    packages are returned unchanged.
+    """Return the runner's config source that replaces one of Hydra's. Sources of other packages are
+    returned unchanged.
     """
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
 
 
 def _merge_into_schema(content: Any) -> DictConfig | None:
-    """Merge a YAML file's content into its schema, if its defaults list names only the schema.
+    """Merge a YAML file's content into its schema. Returns None if the defaults list names anything but
+    the schema.
 
     Returns None for other defaults lists.
 
@@ -247,7 +246,7 @@ def _list_profile_model_choices() -> frozenset[str]:
 
 @cache
 def get_config_factories() -> dict[str, Callable[[], DictConfig]]:
-    """Return, by config path, the functions that create the built-in configs.
+    """Return the functions that create the built-in configs, by config path.
 
     A job uses few of the schemas: their classes are imported on creation, also those of plug-ins.
     They are under hydra/, because `--help` and tab completion list only groups outside of it.
@@ -283,7 +282,7 @@ def _create_schema_config(group: str, name: str) -> DictConfig:
 
 
 def _create_extensible_config(content: Any, *extensible_keys: str) -> DictConfig:
-    """Return a config to which the user can add keys below `extensible_keys` without a leading +."""
+    """Return a config in which users can add keys below `extensible_keys` without a leading +."""
     node: DictConfig = OmegaConf.structured(content)
     for key in extensible_keys:
         OmegaConf.set_struct(node[key], False)

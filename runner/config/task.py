@@ -25,7 +25,7 @@ def to_absolute_path(path: str) -> str:
 
 @dataclass(frozen=True)
 class RequestedCompletions:
-    """A number of completions that a job requests, with their prompt and answer lengths."""
+    """Completions that a job requests: their number, and their prompt and answer lengths."""
 
     rows: int | None  # at once; None: the engine decides
     prompt_tokens: int
@@ -45,12 +45,12 @@ class RequestedCompletions:
 
     @property
     def computed_prompt_tokens(self) -> int:
-        """The number of prompt tokens that are computed, summed over all completions."""
+        """Number of prompt tokens to prefill, summed over all completions."""
         return self.shared_tokens + self.completions * self.prompt_tokens
 
     @property
     def attention_pairs(self) -> float:
-        """Number of query-key pairs that attention computes for all completions together."""
+        """Number of query-key pairs that attention computes, summed over all completions."""
         before, piece = (
             self.known_tokens + self.shared_tokens,
             min(self.prompt_tokens, self.piece_tokens or math.inf),
@@ -81,7 +81,7 @@ class TaskConfig:
 
     @property
     def subject(self) -> str:
-        """Short description of the task's data, for the display name of a run."""
+        """Short description of the task's data, which is part of a run's display name."""
         return ""
 
     @property
@@ -107,7 +107,7 @@ class TaskConfig:
 
     @property
     def expected_completions(self) -> int:
-        """The approximate number of completions. A grid starts long jobs first."""
+        """Approximate number of completions, by which a grid runs long jobs first."""
         return 100
 
     @property
@@ -126,8 +126,7 @@ class TaskConfig:
         """Raise ConfigError if the task cannot work with these generation settings."""
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest batch that the task needs: batch size, prompt tokens and new
-        tokens.
+        """Return the batch size, prompt tokens and new tokens of the smallest batch that the task needs.
 
         `batch_size` is used if the generation config does not set one.
         """
@@ -139,7 +138,7 @@ class TaskConfig:
 
     @property
     def num_limit_measurements(self) -> int:
-        """How many times the task measures the machine's bandwidth and compute limits."""
+        """Number of times that the task measures the machine's bandwidth and compute limits."""
         return 0
 
     def list_requested_completions(

@@ -1,4 +1,6 @@
-"""Config key `notes`: user-defined keys that are recorded and shown, and never change a job's id."""
+"""Config key `notes`: names and values that the user defines. They are recorded and shown, and never
+change a job's id.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Reads overrides from environment variables. They rank above YAML files and below the command
-line.
+"""Reads overrides from environment variables. They override YAML files, and the command line overrides
+them.
 """
 
 from __future__ import annotations

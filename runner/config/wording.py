@@ -36,7 +36,7 @@ class WordingConfig:
     instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
     def reject_conflicting_prompt_keys(self) -> None:
-        """Raise ConfigError for wording keys that exclude each other."""
+        """Raise ConfigError if task.system conflicts with task.prompt, or task.template is invalid."""
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError(
                 "task.system needs task.prompt=chat, because plain text has no system message",

@@ -1,3 +1,3 @@
-"""Base package that all other packages import. It contains errors, results, statistics and
-progress.
+"""Helpers that the other folders of the runner import: deferred imports, JSON fields, energy counters,
+terminal input.
 """

@@ -1,6 +1,4 @@
-"""Counts answers, calls and tokens per model if several models answer, such as a student and a
-teacher.
-"""
+"""Counts answers, calls and tokens per model for jobs with several models, such as model=hybrid."""
 
 from __future__ import annotations
 
@@ -25,6 +23,6 @@ def count_answers_by_model(answers: Iterable[Response]) -> dict[str, float]:
 
 
 def describe_answering_models(answers: Iterable[Response]) -> str:
-    """Return a text with the number of answers from each model. Empty if only one model can answer."""
+    """Describe how many answers each model gave. Empty if only one model can answer."""
     given = Counter(answer.by for answer in answers if answer.by is not None and not answer.failed)
     return ", ".join(f"{who} {number}" for who, number in given.most_common())

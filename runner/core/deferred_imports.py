@@ -137,7 +137,7 @@ class DeferredModule(ModuleType):
 
 
 class _DeferringFinder(MetaPathFinder, Loader):
-    """Import finder that returns placeholders for deferred modules and their submodules."""
+    """Import hook that returns a placeholder for each deferred module and its submodules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]
@@ -185,7 +185,7 @@ class _DeferringFinder(MetaPathFinder, Loader):
 
 @contextmanager
 def defer_imports(*modules: str) -> Iterator[None]:
-    """Replace these modules by placeholders while the block imports a library.
+    """Replace these modules by placeholders until the block has imported a library.
 
     A placeholder imports its module at the first use after the block.
     """

@@ -48,8 +48,8 @@ class EnergyCounters:
     def compute_joules(
         self, earlier_reading: CounterReading, later_reading: CounterReading | None = None
     ) -> float | None:
-        """Return the joules between two counter readings. Without a later reading, the counters
-        are read now.
+        """Return the energy in joules between two counter readings. Without a later reading, the
+        counters are read now.
 
         Returns None if no counter is readable.
         """
@@ -66,7 +66,7 @@ class EnergyCounters:
         )
 
     def num_other_gpu_programs(self) -> int:
-        """Return how many programs other than this one use the measured GPUs."""
+        """Return the number of other programs that use the measured GPUs."""
         if not self._gpus:
             return 0
         own = machine.descendant_pids()

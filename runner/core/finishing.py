@@ -22,16 +22,14 @@ WANTED = 0.95  # the share of answers that are to finish
 
 
 class AnswerLength(NamedTuple):
-    """Number of tokens in an answer, and whether the answer is complete. A truncated answer would
-    be longer.
-    """
+    """Number of tokens in an answer, and whether the answer is complete or truncated."""
 
     tokens: int
     finished: bool
 
 
 class LimitCost(NamedTuple):
-    """Upper bounds of the additional tokens and seconds that a larger token limit costs."""
+    """Upper bounds of the additional tokens and seconds that a job needs if its token limit is raised."""
 
     tokens: int
     seconds: float | None  # None: no speed is known
@@ -71,13 +69,15 @@ class FinishingCurve:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Fraction of finished answers, and the token limit that 95 % of answers need, if it is known."""
+        """Metrics: the fraction of finished answers and, if known, the token limit within which 95 % of
+        answers finish.
+        """
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
     def make_advice_note(self, token_limit: int, tok_per_s: float | None) -> Note:
-        """Return a note on the token limit that 95 % of answers need, and on the cost of this
-        limit.
+        """Return a note that names the token limit within which 95 % of answers finish, and the cost of
+        this limit.
         """
         if self.tokens is None:
             return note(
@@ -99,7 +99,7 @@ class FinishingCurve:
 
 
 def measure_answer_lengths(answers: Iterable[Answer], without_thinking: bool = False) -> list[AnswerLength]:
-    """Return the token counts of all answers without an error.
+    """Return the token count of each answer that did not end in an error.
 
     without_thinking: thinking has a budget of its own, so that the limit counts the tokens after
     it.

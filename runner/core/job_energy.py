@@ -64,7 +64,7 @@ class JobEnergyMeter:
         self._reading = self.energy.read_counters()
 
     def measure_idle_power(self, stats: EngineStats, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Measure the machine's power in watts before the job starts to work."""
+        """Measure the machine's idle power in watts before the job starts."""
         if not self.energy.sources:
             return
         started, before = self.clock(), self.energy.read_counters()
@@ -74,8 +74,8 @@ class JobEnergyMeter:
         self._phases = stats.prefill_s, stats.decode_s
 
     def add_energy_since_last_step(self, stats: EngineStats, ignore_interval: bool = False) -> None:
-        """Add the energy since the last call to the prefill and decode energy. The split is
-        proportional to the time of each phase.
+        """Add the energy since the last call to the prefill and decode energy, in proportion to the
+        time of each phase.
         """
         passed = self.clock() - self._read_at
         if not self.energy.sources or (passed < READ_EVERY_S and not ignore_interval):
@@ -126,7 +126,7 @@ def compute_energy_metrics(
 
 
 def count_right_answers(samples: Sequence[Sample]) -> float:
-    """Return the number of right answers that were generated in this job, without reused answers."""
+    """Return the number of right answers that this job has generated. Reused answers do not count."""
     answered_here = [sample for sample in samples if sample.reused_from is None]
     return sum(sample.accuracy() * len(sample.answers) for sample in answered_here)
 

@@ -16,7 +16,7 @@ SIGNAL_CHECK_S = 0.5
 
 
 class CtrlCWhileReading(Exception):
-    """Ctrl-C was pressed while the program waited for input."""
+    """Raised if Ctrl-C is pressed while the program waits for input."""
 
 
 class ThinkingPrinter:
@@ -95,7 +95,7 @@ def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
         return
 
     def read_from_terminal(prompt: str) -> str:
-        """Read one line. Python handles a signal even if it arrives just before `input` blocks."""
+        """Read one line. A timer makes sure that a signal just before `input` blocks is not missed."""
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
@@ -117,8 +117,7 @@ def open_line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
 
 @contextlib.contextmanager
 def record_ctrl_c() -> Iterator[list[bool]]:
-    """Yield a flag that Ctrl-C sets while an answer is generated. The flag is the list's first
-    element.
+    """Yield a list whose first element becomes True if Ctrl-C is pressed while an answer is generated.
 
     The list is empty while the program waits for input, where Ctrl-C raises CtrlCWhileReading. A
     second Ctrl-C during an answer interrupts the program.

@@ -22,7 +22,7 @@ def remember_command_line(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def format_grid_command() -> str | None:
-    """Return the command that runs the typed job as a grid, or None if no such command exists."""
+    """Return the typed command with -m, which runs it as a grid. None if that is impossible."""
     arguments = _arguments.get()
     if arguments is None or MULTIRUN & {*arguments}:
         return None

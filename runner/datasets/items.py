@@ -95,8 +95,8 @@ def read_questions(source: QuestionSource, selection: QuestionSelection) -> list
 
 
 def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelection) -> list[Item]:
-    """Read a split from a folder of .jsonl files, or of tables as the Hub or `datasets` stores
-    them.
+    """Read a split from a folder of .jsonl files, of tables from the Hub, or of tables written by
+    save_to_disk.
     """
     split, keys = source.split, source.keys
     if source.subset is not None:
@@ -128,7 +128,7 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
 def _generate_selected_questions(
     split: str, selection: QuestionSelection, should_set_clusters: bool
 ) -> list[Item]:
-    """Generate only the selected questions of the embedded data set.
+    """Generate the selected questions of the embedded data set.
 
     A shuffle reorders all questions before the first repetition.
     """
@@ -142,7 +142,7 @@ def _generate_selected_questions(
         )
     if selection.limit is None:
         raise ConfigError(
-            "the embedded generator yields endless questions. Set a limit, such as task.limit=1000",
+            "the embedded data set has no last question. Set a limit, such as task.limit=1000",
             key="task.limit",
             value="null",
             code="missing",
@@ -273,7 +273,7 @@ def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> 
 
 
 def _explain_hub_failure(name: str, key: str) -> str:
-    """Return why the Hub cannot be queried for a data set, or an empty string if the Hub answers."""
+    """Return the reason why the Hub cannot be queried for a data set, or an empty string if it can."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     from runner_engine.checkpoints import hub

@@ -1,5 +1,4 @@
-"""Generates long synthetic texts (chronicles, code, tables) in which later parts depend on earlier
-ones.
+"""Generates long synthetic texts (chronicles, code, tables) that refer back to their earlier parts.
 
 Each text has some hundred figures of its own, made up by a seed, and names each of them again
 and again with all that belongs to it: a trade, a town and a seal; arguments and results; an
@@ -66,7 +65,7 @@ SENTENCES = (
 
 @dataclass
 class StoryPerson:
-    """A person that a text mentions repeatedly, with fixed attributes."""
+    """A person in a generated text, with attributes that stay the same throughout the text."""
 
     name: str
     trade: str
@@ -83,13 +82,13 @@ class StoryPerson:
 
     @property
     def function_result(self) -> int:
-        """Return value of the function that generated code assigns to this person."""
+        """Return value of the generated function that belongs to this person."""
         return 3 * self.argument + self.limit
 
 
 class PersonSelector:
-    """Selects the person that a generated text mentions next. Some mentions are recent, others
-    long ago.
+    """Selects the person that a generated text mentions next: a new person, a recent one, or one from
+    long before.
     """
 
     def __init__(self, random: Random, create_person: Callable[[Random], StoryPerson]) -> None:
@@ -212,7 +211,7 @@ def iterate_synthetic_texts() -> Iterator[tuple[str, dict[str, str]]]:
 
 @cache
 def generate_synthetic_text(index: int) -> str:
-    """Return the synthetic text with this index. The same index always gives the same text."""
+    """Return the synthetic text with this index. Equal indices give equal texts."""
     kind = get_text_category(index)
     write, least = KINDS[kind]
     parts: list[str] = []

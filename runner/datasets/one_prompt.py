@@ -1,5 +1,5 @@
-"""Reads task.prompt: a literal text, @FILE for a file's text, or - for stdin. @@ escapes a leading
-@.
+"""Reads task.prompt, which is a literal text, @FILE for the text of a file, or - for stdin. @@ stands
+for a literal @.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ AT = "@"
 
 
 def parse_prompt_file(prompt: str | None) -> Path | None:
-    """Return the file that task.prompt names. None for a literal text or stdin."""
+    """Return the file that task.prompt names with @. None for a literal text or stdin."""
     if prompt is None or not prompt.startswith(AT) or prompt.startswith(2 * AT):
         return None
     return Path(prompt.removeprefix(AT)).expanduser()
@@ -52,7 +52,9 @@ def _decode_utf8(data: bytes) -> str:
 
 
 def _strip_bom_and_newline(text: str, source: str) -> str:
-    """Return a text without byte order mark and final line break. Raises DataError for a blank text."""
+    """Return a text without its byte order mark and final line break. Raises DataError if the text is
+    blank.
+    """
     whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not whole.strip():
         raise DataError(f"{source} holds no text", key="task.prompt", code="empty")

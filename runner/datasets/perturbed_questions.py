@@ -1,4 +1,4 @@
-"""Generates perturbed word problems: the same story with other numbers and a known right answer.
+"""Generates perturbed word problems: the same stories with other numbers and known right answers.
 
 A model that has memorized a question solves it, but not its perturbed version. The embedded
 generator tells a story with other numbers. A question of a data set can be perturbed if its
@@ -78,8 +78,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 class CannotPerturb(ValueError):
-    """A word problem cannot be perturbed, because its worked answer is not a clear chain of
-    calculations.
+    """Error for a word problem whose numbers cannot be replaced, because its worked answer is not a
+    clear chain of calculations.
     """
 
 
@@ -176,7 +176,9 @@ def _evaluate_arithmetic(node: ast.expr, values: list[Fraction]) -> Fraction:
 
 
 def _find_stated_numbers(question: str) -> set[Fraction]:
-    """Return all numbers that a question states as digits or words, and common constants."""
+    """Return the numbers that a question states in digits or words, with fractions derived from them
+    and common constants.
+    """
     found = {Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)}
     found |= {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     percents = {Fraction(text) for text in re.findall(r"(\d+(?:\.\d+)?)\s?%", question)}
@@ -188,7 +190,8 @@ def _find_stated_numbers(question: str) -> set[Fraction]:
 def _find_replaceable_numbers(
     question: str, steps: list[WorkedStep], stated_numbers: list[Fraction]
 ) -> list[Fraction]:
-    """Return the numbers of a question that can be replaced without ambiguity.
+    """Return the numbers of a question whose role in the calculation is unambiguous, so that they can
+    be replaced.
 
     Such a number occurs once in the text, is used in a worked step, and has no other meaning.
     """
@@ -214,7 +217,7 @@ def _draw_similar_number(random: Random, number: Fraction) -> Fraction:
 
 
 def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fraction], question: str) -> bool:
-    """Return whether the recomputed results are as plausible as the original results.
+    """Return whether the results after a replacement are as plausible as the original results.
 
     Whole results must stay whole, positive results positive, and results below 1 must stay below
     1.
@@ -238,7 +241,8 @@ def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fract
 def _recompute_steps(
     steps: list[WorkedStep], values: dict[Fraction, Fraction], stated_numbers: set[Fraction]
 ) -> list[Fraction]:
-    """Recompute all worked steps. Raises CannotPerturb if the origin of a number is ambiguous.
+    """Recompute all worked steps with new numbers. Raises CannotPerturb if the origin of a number is
+    ambiguous.
 
     Every number must come either from the question or from one earlier step.
     """
@@ -258,7 +262,7 @@ def _recompute_steps(
 
 
 def _format_replaced_number(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
-    """Return the new number in the notation of the old number."""
+    """Return a new number in the notation of the number that it replaces."""
     old = matched_number[1]
     new = int(values[Fraction(old.replace(",", ""))])
     return matched_number[0].replace(old, f"{new:,}" if "," in old else str(new))

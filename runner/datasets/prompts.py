@@ -46,7 +46,7 @@ Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a 
 
 @dataclass(frozen=True)
 class BranchedPrompt:
-    """A prompt whose answers begin with given texts, the branches."""
+    """A prompt with branches, which are given texts with which its answers begin."""
 
     main: Plain
     branches: tuple[str, ...]
@@ -56,7 +56,7 @@ GivenPrompt = Plain | BranchedPrompt
 
 
 def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
-    """Return all prompts of the job, in order."""
+    """Return all prompts of the job in their original order."""
     if task.prompt is not None:
         try:
             text = validate_text(read_prompt_text(task.prompt))
@@ -79,7 +79,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
 
 def parse_conversation(text: str) -> tuple[Message, ...]:
     """Parse a conversation from JSON: a list of messages, or an object with `messages`. Raises
-    ValueError otherwise.
+    ValueError for other JSON.
     """
     values = parse_json(text)
     return _validate_messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
@@ -94,7 +94,7 @@ def prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
 
 
 def hash_prompts(prompts: list[GivenPrompt]) -> str:
-    """Return the SHA-256 of all prompts in order, regardless of their source."""
+    """Return the SHA-256 of all prompts in order. Equal prompts from different sources have equal hashes."""
     text = json.dumps([prompt_to_json(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -131,7 +131,7 @@ def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
 
 
 def completions_to_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
-    """Return the content of completions.jsonl, with one line per prompt in order."""
+    """Return the content of completions.jsonl, with one line per prompt in the order of the prompts."""
     lines = (
         {"index": index, **prompt_to_json(given), **completion_to_json(given, samples[index])}
         for index, given in enumerate(prompts)
@@ -219,7 +219,7 @@ def _add_task_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
 
 
 def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
-    """Parse a prompt from one JSON line. Raises ValueError with the reason for an invalid prompt."""
+    """Parse a prompt from one JSON line. Raises ValueError with the reason if the line is invalid."""
     values = parse_json(line)
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
@@ -258,7 +258,7 @@ def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 
 
 def validate_message(message: Any) -> Message:
-    """Return a validated chat message. Raises ValueError with the problem."""
+    """Return a chat message after validation. Raises ValueError with the reason if it is invalid."""
     if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
         raise ValueError(f"a message needs exactly the keys role and content, not {_truncate_json(message)}")
     if message["role"] not in ROLES:
@@ -275,7 +275,7 @@ def validate_message(message: Any) -> Message:
 
 
 def validate_text(value: Any) -> str:
-    """Return a validated text for a model. Raises ValueError with the reason."""
+    """Return a text after validation. Raises ValueError with the reason if it is invalid."""
     if not isinstance(value, str) or not value:
         raise ValueError(
             f"expected a string, found {('an empty string' if value == '' else _truncate_json(value))}"

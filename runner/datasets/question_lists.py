@@ -77,7 +77,9 @@ def _parse_json_list(text: str, source: str) -> list[str]:
 def find_listed_positions(
     file: str, config_key: str, split: str, questions: Sequence[IdentifiableQuestion]
 ) -> frozenset[int]:
-    """Return the positions of the listed questions in the split. Raises ConfigError for unknown entries."""
+    """Return the positions of the listed questions in the split. Raises ConfigError if an entry matches
+    no question.
+    """
     entries = read_question_list(file, config_key)
     by_name: dict[str, list[int]] = {}
     for item in questions:

@@ -28,7 +28,7 @@ LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
 def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
-    """Return each question's worked examples, and a hash of all examples that could be drawn.
+    """Return the worked examples of each question, and a hash of all examples from which they are drawn.
 
     Jobs with more of the same questions have the same hash, so they can reuse each other's answers.
     """
@@ -70,8 +70,8 @@ def get_few_shot_stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
 
 
 def make_lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
-    """Return a note for each setting that differs from the settings of lm-eval's published
-    scores.
+    """Return a warning for each setting that differs from lm-eval, whose published scores would not be
+    comparable.
     """
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []
@@ -84,7 +84,7 @@ def make_lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationCo
 
 
 def build_question_prompt(task: WordingConfig, item: Item, examples: list[Item]) -> Prompt:
-    """Build a question's prompt after worked examples, as a chat or as plain text."""
+    """Build a prompt from worked examples and a question, as a chat or as plain text."""
     if task.prompt is not PromptStyle.chat:
         return "".join(
             [

@@ -13,8 +13,8 @@ Row = tuple[str, Any]  # its place in the file, and its values or its line of JS
 
 @dataclass(frozen=True)
 class QuestionSelection:
-    """Selects questions of a split: shuffled if a seed is set, then `limit` questions that start
-    at `offset`.
+    """Selects questions of a split: shuffles them if a seed is set, skips `offset` questions, then
+    takes `limit` questions.
     """
 
     limit: int | None = None

@@ -1,4 +1,4 @@
-"""Hashes and notes for the questions that `task.only`, `task.unscored` and `task.cluster` select."""
+"""Creates hashes and notes for the questions that `task.only`, `task.unscored` and `task.cluster` select."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def hash_question_subset(task: QuestionsConfig, items: Sequence[Item]) -> dict[s
 
 
 def hash_cluster_names(cluster_names: list[str | None]) -> dict[str, str]:
-    """Hash the cluster names of all questions. Returns an empty dictionary without clusters."""
+    """Return a hash of the cluster names of all questions. Empty if no question has a cluster."""
     if not any(cluster is not None for cluster in cluster_names):
         return {}
     return {"clusters": _hash_json_values(cluster_names)}
 
 
 def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
-    """Return a hash if a job on embedded problems has task.cluster=null, otherwise an empty mapping.
+    """Return a hash of the clusters of embedded questions. Empty if the clusters are the default ones.
 
     Their default was null before, and is template now: jobs with the default keep their ids.
     """
@@ -63,7 +63,7 @@ def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -
 
 
 def restore_recorded_cluster(task: ClusterConfig, sample: Sample, recorded: Sample) -> Sample:
-    """Copy the recorded cluster to a sample if the job was recorded with an older default.
+    """Return a sample with its recorded cluster, in case the job ran when task.cluster had another default.
 
     Jobs on embedded problems kept their ids when task.cluster=template became the default, and
     task.early_stop_vs has null as default.

@@ -73,7 +73,7 @@ def _select_listed_questions(list_file: str, source: QuestionSource, task: Quest
 
 
 def _mark_excluded_questions(list_file: str, items: list[Item], source: QuestionSource) -> list[Item]:
-    """Return all questions, and mark those that a list file excludes from the score."""
+    """Return all questions. Those in a list file are marked as excluded from the score."""
     named = find_listed_positions(list_file, "task.unscored", source.split, _read_whole_split(source))
     if all(item.position in named for item in items):
         raise ConfigError(
@@ -86,7 +86,9 @@ def _mark_excluded_questions(list_file: str, items: list[Item], source: Question
 
 
 def _read_whole_split(source: QuestionSource) -> list[Item]:
-    """Return all questions of a split. Embedded questions end before the first duplicate."""
+    """Return all questions of a split. The embedded data set has no end, so only questions before the
+    first repetition count.
+    """
     return read_questions(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
@@ -110,7 +112,7 @@ def load_worked_examples(task: ExamplesConfig) -> list[Item]:
 
 
 def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None = None) -> list[Item]:
-    """Return the first `limit` questions of task.shots_split, or all of them.
+    """Return the first `limit` questions of task.shots_split, or all questions without a limit.
 
     Errors name the config key `required_by`.
 
@@ -153,7 +155,7 @@ def hash_questions(items: list[Item]) -> str:
 
 
 def describe_dataset(data: str, split: str, sha256: str) -> dict[str, str]:
-    """Return the description of a data set for MLflow: name, digest and source."""
+    """Return the fields with which MLflow logs a data set: name, digest and source."""
     path = Path(data).expanduser()
     source: dict[str, Any]
     if data in GENERATED:

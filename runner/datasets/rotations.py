@@ -1,4 +1,4 @@
-"""Implements task.rotate, which asks a multiple-choice question once per order of its choices.
+"""Implements task.rotate, which asks a multiple-choice question several times with rotated choices.
 
 All orders of a question form one cluster.
 

@@ -51,8 +51,8 @@ MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Keys of a data set record that contain the question, answer, choices and cluster. A + joins
-    several keys.
+    """Keys of a data set record that contain the question, answer, choices and cluster. A + in a key
+    joins several fields.
     """
 
     question: str | None = None
@@ -72,7 +72,9 @@ class RowKeys:
         )
 
     def find_question_and_answer_keys(self, columns: Collection[str]) -> tuple[tuple[str, ...], str]:
-        """Return the question's keys and the answer's key. Raises ValueError if a key is missing."""
+        """Return the keys of the question, and the key of the answer. Raises ValueError if a key is
+        missing.
+        """
         if of_code := next((keys for keys in PROGRAMMING if all(key in columns for key in keys)), None):
             raise ValueError(
                 f"the keys {', '.join(of_code)} belong to programming tasks, which are not supported. "
@@ -102,7 +104,7 @@ class RowKeys:
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
     def detect_choice_keys(self, row: Mapping[str, Any]) -> RowKeys:
-        """Return a copy with the keys of the answer choices that the record's layout defines.
+        """Detect the layout of a record with answer choices, and return a copy with the keys of this layout.
 
         Raises ValueError for an unknown layout.
         """
@@ -129,10 +131,11 @@ class RowKeys:
         if is_known:
             return replace(self, answer=answer, choices=CHOICES, has_letters=True)
         raise ValueError(
-            f"it has `{CHOICES}` ({_truncate_json(choices)}), and neither "
-            "MMLU's shape (a list, and the number of the right "
-            "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how "
-            f"it is asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
+            f"the layout of `{CHOICES}` is unknown: {_truncate_json(choices)}. "
+            "In MMLU's layout it is a list, and `answer` is the index of the right choice. In ARC's layout it "
+            "has `text` and `label`, and `answerKey` is the right label. "
+            f"For other layouts set task.choices_key={CHOICES} and task.answer_key=KEY. "
+            "The answer must be a letter, a number or the text of a choice"
         )
 
     def shuffle_seed(self, answer_key: str, choice_keys: Sequence[str]) -> int | None:
@@ -206,8 +209,8 @@ def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
 
 
 def append_choices(question: str, choices: Sequence[str]) -> str:
-    """Return the question followed by its choices as A, B, C …. Without choices, return the question
-    unchanged.
+    """Return the question followed by its choices, labelled A, B, C …. Without choices, return the
+    question unchanged.
     """
     return "\n".join(
         [question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))]
@@ -215,7 +218,9 @@ def append_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def shuffled_choice_order(choices: Sequence[str], question: str, seed: int) -> list[int]:
-    """Return the shuffled order of a question's choices, which depends only on seed and question."""
+    """Return the choices' shuffled order. It depends only on the seed, the question and the number of
+    choices.
+    """
     return Random(f"{seed} {question}").sample(range(len(choices)), len(choices))
 
 
@@ -236,7 +241,7 @@ def parse_cluster_name(row: Mapping[str, Any], key: str) -> str:
 def _find_column_key(
     configured_key: str | None, default_keys: Collection[str], columns: Collection[str], description: str
 ) -> str:
-    """Return the first key that exists in the columns. A key may join several columns by +."""
+    """Return the first key that the table has. A key such as `a+b` joins several columns."""
     for wanted in default_keys if configured_key is None else (configured_key,):
         if all(key in columns for key in wanted.split("+")):
             return wanted
@@ -256,9 +261,7 @@ def _require_text(row: Mapping[str, Any], key: str) -> str:
 
 
 def _parse_answer_text(row: Mapping[str, Any], key: str) -> str:
-    """Return an answer as text. Units in brackets are removed, and a list with one number is
-    unpacked.
-    """
+    """Return an answer as text, without a unit in parentheses. A list with one element is unpacked."""
     value = row[key]
     if isinstance(value, list) and len(value) == 1:
         value = value[0]

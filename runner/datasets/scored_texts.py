@@ -31,7 +31,7 @@ from runner_base.texts import iter_json_lines
 
 
 class TextContext(StrEnum):
-    """Type of the text that precedes a scored document."""
+    """Type of the text before a scored document: none, a raw prompt, or a question."""
 
     text = "text"  # without context, in windows
     raw = "raw"  # after a prompt, both unchanged
@@ -40,7 +40,7 @@ class TextContext(StrEnum):
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One data set record with the documents to score and the context before them."""
+    """A data set record whose documents are scored, with the text that precedes them."""
 
     form: TextContext
     question: str  # or the prompt; empty for a text without context
@@ -63,8 +63,8 @@ BESIDE_TEXTS = ("cluster", CATEGORY)  # what has a fingerprint of its own
 
 
 def load_scored_items(task: QuestionsConfig) -> list[ScoredItem]:
-    """Return the items of task.data to score: shuffled if configured, then task.limit items from
-    task.offset on.
+    """Return the items of task.data that are scored. task.shuffle_seed, task.offset and task.limit
+    select them.
     """
     path = Path(task.data).expanduser()
     if path.suffix == ".txt":
@@ -118,7 +118,7 @@ def hash_scored_items(items: list[ScoredItem]) -> str:
 
 
 def hash_categories(items: list[ScoredItem]) -> dict[str, str]:
-    """Return a hash of the texts' categories. Empty without categories."""
+    """Return a hash of the categories of all texts. Empty if no text has a category."""
     names = [text.category for text in items]
     return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
@@ -137,7 +137,7 @@ def _find_listed_row_positions(list_file: str, split: str, rows: list[tuple[str,
 
 @dataclass(frozen=True)
 class _NamedRow:
-    """Position, id and text of a data set record. A list file can use each of them."""
+    """Position, id and text of a data set record. A list file names a record by any of the three."""
 
     position: int
     id: str
@@ -149,8 +149,8 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _detect_row_layout(path: Path, task: QuestionsConfig) -> str | None:
-    """Return the layout of a file's rows, detected from the first row's keys. None for other layouts,
-    such as word problems.
+    """Return the layout of a file's records, detected from the first record. None for word problems and
+    other layouts.
     """
     where, row = next(_read_rows(path), (str(path), None))
     if row is None:
@@ -171,7 +171,7 @@ def _detect_row_layout(path: Path, task: QuestionsConfig) -> str | None:
 def _parse_scored_item(
     location: str, row: Any, row_layout: str, cluster_key: str | None = None
 ) -> ScoredItem:
-    """Parse one row into a scored item. Raises DataError with the row's location and the reason."""
+    """Parse a record into an item to score. Raises DataError with the record's location and the reason."""
     try:
         if not isinstance(row, dict) or not set(row_layout.split("+")) <= row.keys():
             raise ValueError(f"this record needs the keys {SHAPES[row_layout]}, like the first record")

@@ -1,5 +1,4 @@
-"""Reads data set tables on disk: parquet files in the Hub's layout, save_to_disk folders, and Hub
-caches.
+"""Reads data set tables on disk: parquet files of the Hub, save_to_disk folders, and caches of `datasets`.
 
 Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long
 without a connection.
@@ -78,7 +77,7 @@ def read_table_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[
 
 
 def find_cached_hub_files(name: str, config: str | None, split: str) -> list[Path]:
-    """Return a Hub data set's cached files. The list is empty if the data set is not cached."""
+    """Return the cached files of a Hub data set. Empty if the data set is not cached."""
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()

@@ -78,14 +78,12 @@ class _Template(NamedTuple):
 
 
 def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the problem with this index in a split. The same seed, split and index always give the same
-    problem.
-    """
+    """Return the problem with this index in a split. Equal seeds, splits and indices give equal problems."""
     return _compose_problem(*_draw_story_and_steps(split, index, seed))
 
 
 def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the problem that `generate_problem` returns, with other numbers and another answer."""
+    """Return a variant of the problem of `generate_problem`, with other numbers and another answer."""
     original = generate_problem(split, index, seed)
     rng, slot, buckets, steps = _draw_story_and_steps(split, index, seed)
     friend = _draw_friend(rng, slot)
@@ -127,8 +125,8 @@ def generate_practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
 
 
 def _map_index_to_story(index: int, key: str) -> int:
-    """Map an index to a story: a combination of template, name and item. Stories repeat as late as
-    possible.
+    """Return the story for an index: a combination of template, name and item. A story repeats only
+    after all others.
 
     So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a
     stride near the golden ratio of the number of slots spreads neighbours apart.

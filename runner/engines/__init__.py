@@ -1,4 +1,6 @@
-"""Engines generate completions for requests. `open_engine` selects the engine from the config."""
+"""Engines generate completions for requests. `create_lazy_engine` selects the engine by the model's
+config.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from runner_engine import (
 
 
 class LazyEngine:
-    """Engine that is built on first use, so that jobs that need no model never import torch.
+    """Engine that is built on first use, so that jobs without a model never import torch.
 
     Building does not load the model: `load` does, or `open` if that comes first.
     """
@@ -65,7 +67,7 @@ def create_lazy_engine(
     folder: Path | None = None,
     on_libraries_imported: Callable[[], None] | None = None,
 ) -> Engine:
-    """Return the engine for a job's config. It is built at its first use.
+    """Return an engine for the job's config. The engine is built when it is first used.
 
     `base_models` keeps the loaded model for the next job; an engine that starts processes writes
     their logs to `folder`; `on_libraries_imported` is called after the libraries are imported: it may

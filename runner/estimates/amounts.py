@@ -1,4 +1,4 @@
-"""Estimates how many completions and tokens a job requests."""
+"""Estimates the number of completions and tokens that a job requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_engine import Attention, to_local_model_config
 def estimate_requested_completions(
     config: RunnerConfig, num_questions: int | None = None
 ) -> list[RequestedCompletions]:
-    """Return the completions that a job requests.
+    """Return the completions that a job requests, with their numbers of tokens.
 
     Automatic repeats count only if answers are independent of their batch.
     """
@@ -25,7 +25,7 @@ def estimate_requested_completions(
 
 
 def can_decode_batch_invariantly(config: RunnerConfig) -> bool:
-    """Return whether the engine may compute each answer independently of its batch.
+    """Return whether the engine may compute each answer independently of the other answers in its batch.
 
     They are for a local model on a CPU with our own kernels. Elsewhere task.check_invariance=auto
     repeats no question.

@@ -1,4 +1,6 @@
-"""Calibration: a child process measures unknown model speeds, which are cached for later plans."""
+"""Calibration: a child process measures the speeds of models that have not been timed yet. Later plans
+reuse them.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ NOTHING = LengthCosts()  # of a model whose shape is not known
 
 
 def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) -> LengthCosts:
-    """Return a model's costs per token of context: attention operations, and bytes of KV cache."""
+    """Return the cost of one token of context: attention relative to matmuls, and KV cache relative to
+    weights.
+    """
     files = resolved.model.files
     shape, kinds = files.shape, files.text_settings.get("layer_types")
     # layers with a window look back no further than that, whatever stands before
@@ -49,8 +51,8 @@ def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) 
 
 
 def copy_sizes_from_record(task: TaskConfig, record: Record) -> TaskConfig | None:
-    """Return the task config with a recorded job's batch size and token counts, or None if they are
-    missing.
+    """Return the task config with the batch size and token counts of a recorded job, or None if the
+    record lacks them.
     """
     known = {item.name for item in fields(task)}
     texts = {key: record.params.get(f"task.{key}") for key in task.sized_by if key in known}
@@ -66,9 +68,7 @@ def estimate_prefill_time_ratios(
     recorded_amounts: Sequence[RequestedCompletions],
     costs: LengthCosts,
 ) -> Iterator[float]:
-    """Yield a lower and an upper bound of the prefill time, relative to the recorded prefill
-    time.
-    """
+    """Yield a lower and an upper bound of the ratio between the prefill times of a job and a recorded job."""
     for pair_share in (costs.pair_share / UNSURE, costs.pair_share * UNSURE):
         now, before = (
             sum(amount.computed_prompt_tokens + pair_share * amount.attention_pairs for amount in some)
@@ -83,7 +83,7 @@ def estimate_step_time_ratio(
     batch_size: int,
     costs: LengthCosts,
 ) -> float:
-    """Return the time of a decode step relative to the recorded decode steps."""
+    """Return the ratio between the times of a decode step in a job and in recorded jobs."""
     now, before = (
         1 + batch_size * _mean_context_tokens(some) * costs.place_share
         for some in (completions, recorded_completions)

@@ -1,5 +1,5 @@
-"""Predicts, without loading weights, whether a job fits into memory and which change would make it
-fit.
+"""Predicts, without loading weights, whether a job fits into memory and, if not, which change would
+make it fit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MemoryFit:
 
     @property
     def verdict(self) -> str:
-        """`yes`, or `no` with the change that would make the job fit."""
+        """`yes`, or `no` with the change that makes the job fit."""
         if self.is_possible:
             return "yes"
         return f"no; {self.would_fit}" if self.would_fit else "no"
@@ -60,7 +60,7 @@ def get_free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = N
 
 
 def count_concurrent_sequences(resolved: ResolvedJob) -> int:
-    """Return the number of sequences that decode concurrently if memory suffices."""
+    """Return the number of sequences that are decoded together if memory suffices."""
     config, files = resolved.config, resolved.model.files
     amounts = config.task.list_requested_completions(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
@@ -101,7 +101,7 @@ def _predict_footprint(resolved: ResolvedJob, batch_size: int, available_mib: fl
 
 
 def limit_to_feasible_sizes(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
-    """Limit the batch size to the number of completions, and the answers to the context length."""
+    """Limit the batch size to the number of completions, and the answer length to the context length."""
     config = resolved.config
     generation = limit_batch_size(config.task, config.generation, num_questions)
     room = resolved.model.files.text_settings.get("max_position_embeddings")

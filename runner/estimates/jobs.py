@@ -155,7 +155,7 @@ def estimate_jobs(
 
 
 def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_rates: MachineRates) -> Speed:
-    """Estimate the speed of a job's model on a machine with these rates."""
+    """Estimate a model's speed from the memory bandwidth and matmul rate of a machine."""
     config, files = resolved.config, resolved.model.files
     parameters = float(sum(tensor.num_elements for tensor in files.tensors))
     token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
@@ -164,14 +164,14 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
 
 
 def add_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
-    """Return the speed with the cost of attention to a long context added."""
+    """Return the speed with the additional cost of attention in long contexts."""
     return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
 def estimate_time_at_speed(
     config: RunnerConfig, speed: Speed, batch_size: int, num_questions: int | None = None
 ) -> Estimate:
-    """Estimate a job's time at a model speed. Every answer is assumed to have its maximum length."""
+    """Estimate a job's time from a model's speed, assuming that every answer has its maximum length."""
     amounts = estimate_requested_completions(config, num_questions)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or batch_size) for amount in amounts)

@@ -64,7 +64,7 @@ class FinishedJobs:
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def job_folder(self, record: Record) -> Path:
-        """Return the folder of a recorded job, also if the output folder was moved after the job."""
+        """Return the folder of a recorded job, even if the output folder has been moved since."""
         return self._jobs / record.job_id
 
     def same_base_records(self, config: RunnerConfig) -> list[Record]:
@@ -86,7 +86,7 @@ class FinishedJobs:
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
     def find_similar_records(self, config: RunnerConfig) -> list[Record]:
-        """Return the records of jobs with equal model speed, work and batch size."""
+        """Return the records of jobs with the same model speed, amount of work and batch size."""
         params, defaults = dict(flatten_config(config)), dict(_iterate_default_values(config))
         wanted = _make_similarity_key(params)
         return [
@@ -132,7 +132,7 @@ def _list_folders(jobs_folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _read_local_record(record_file: Path) -> Record | None:
-    """Return the record of a job that finished on this machine. None for all other files."""
+    """Return the record in a file if its job finished on this machine, otherwise None."""
     try:
         record = Record.from_json(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
@@ -151,7 +151,7 @@ def fill_missing_params(params: Mapping[str, str], config: RunnerConfig) -> dict
 
 
 def _iterate_default_values(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each config key that has a default, with the default as text."""
+    """Yield the full name of each config key that has a default, with the default as text."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)

@@ -52,8 +52,7 @@ class MachineRates:
         num_parameters: float,
         kv_bytes_per_token: int,
     ) -> Speed:
-        """Estimate a model's speed from the bytes that a pass reads and the matmuls that it
-        computes.
+        """Estimate a model's speed from the bytes and the matmuls of a forward pass.
 
         Of a mixture's experts, a pass reads those that its tokens use, and each token passes through a
         few.

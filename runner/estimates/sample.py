@@ -46,7 +46,7 @@ class Depths:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """A model whose speed is to be measured in a child process. The object can be pickled."""
+    """A model whose speed a child process measures. The object can be pickled."""
 
     key: str
     name: str  # of the shape: equal shapes share their random weights
@@ -59,7 +59,7 @@ class CalibrationModel:
 
 
 def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
-    """Return the model to calibrate for a job, or None if a calibration is impossible."""
+    """Return the model that a calibration must time for this job, or None if a calibration is impossible."""
     config, files = remove_rope_scaling(resolved.config), resolved.model.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored_format is not None:
@@ -116,7 +116,7 @@ def remove_rope_scaling(config: RunnerConfig) -> RunnerConfig:
 
 
 def select_local_model(config: RunnerConfig) -> RunnerConfig:
-    """Return a config that runs only the model with local weights, such as a hybrid's draft model."""
+    """Return a config that runs only the local model of a job, such as the draft model of model=hybrid."""
     return replace(config, model=to_local_model_config(config.model), profile="none")
 
 

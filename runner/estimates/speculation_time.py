@@ -22,7 +22,8 @@ SpeedToEstimate = Callable[[Speed], Estimate]
 
 @dataclass(frozen=True)
 class SpeculativePasses:
-    """How speculative decoding changes the passes of a job.
+    """Effect of speculative decoding on a job: draft tokens per pass, new tokens per pass, and the
+    draft model's speed.
 
     The draft model's speed is relative to the model's rough speed.
     """
@@ -35,7 +36,7 @@ class SpeculativePasses:
     jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
 
     def estimate_time(self, plain_speed: Speed, estimate_at_speed: SpeedToEstimate) -> Estimate:
-        """Estimate the job's time for each possible number of tokens per pass.
+        """Estimate the job's time as a range, from the fewest and the most tokens that a pass may yield.
 
         `plain_speed` is the speed without speculative decoding.
         """
@@ -59,7 +60,7 @@ class SpeculativePasses:
         )
 
     def _compute_speculative_speed(self, plain_speed: Speed, tokens_per_pass: float) -> Speed:
-        """Return the speed if each pass verifies draft tokens and yields `tokens_per_pass` tokens
+        """Return the speed if each pass verifies the draft tokens and yields `tokens_per_pass` tokens
         per sequence.
         """
         of_draft, count = self.draft, self.guessed
@@ -104,7 +105,8 @@ def estimate_speculative_passes(
     machine_rates: MachineRates,
     similar_records: Iterable[Record] = (),
 ) -> SpeculativePasses | None:
-    """Estimate how speculative decoding changes a job's passes, or return None if it is not used.
+    """Estimate the effect of speculative decoding on a job's forward passes. None without speculative
+    decoding.
 
     predicted: the job's memory; rough_speed: the model's estimated speed without speculation;
     similar_records: finished jobs with the same model.
@@ -121,7 +123,7 @@ def estimate_speculative_passes(
 
 
 def compute_mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None:
-    """Return the mean number of accepted tokens per pass and sequence of a finished job.
+    """Return the mean number of new tokens per sequence and forward pass in a finished job.
 
     Returns None if the job used other speculative decoding or recorded no counts.
     """
@@ -133,7 +135,7 @@ def compute_mean_tokens_per_pass(record: Record, speculate_setting: str) -> floa
 
 
 def _estimate_draft_model_speed(predicted_footprint: Footprint, machine_rates: MachineRates) -> Speed | None:
-    """Estimate the speed of the draft model, or return None without one.
+    """Estimate the draft model's speed. None without a draft model.
 
     If the draft model uses only some layers, its time is scaled down.
     """

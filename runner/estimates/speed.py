@@ -1,4 +1,4 @@
-"""Speed of a model on a machine, and the time that a job's completions take at this speed."""
+"""Defines the speed of a model on a machine, and computes how long a job's completions take at this speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SizeTimePoints = list[tuple[float, float]]  # a pass's tokens or rows, and its s
 
 
 class EstimateBasis(StrEnum):
-    """Source of a time estimate. The most reliable source comes first."""
+    """Source of a time estimate, from the most to the least reliable."""
 
     answered = "answered"  # every answer is on disk, and nothing will be decoded
     recorded = "recorded"  # from similar jobs on this machine
@@ -92,9 +92,7 @@ class Estimate:
 
 
 def interpolate_time(points: SizeTimePoints, size: float) -> float:
-    """Interpolate the time for a size linearly between measured points. Larger sizes are
-    extrapolated.
-    """
+    """Interpolate the time for a size linearly between measured sizes. Larger sizes are extrapolated."""
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]
     at = next((number for number, (known, _) in enumerate(points) if known >= size), len(points) - 1)

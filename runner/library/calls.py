@@ -12,8 +12,8 @@ from runner_engine import Completion, Delta, Driver, Event, Request, RequestId
 
 
 class ModelCall:
-    """Submits requests and collects their completions. Leaving the context cancels unfinished
-    requests.
+    """Submits requests and collects their completions. Unfinished requests are cancelled when the
+    `with` block ends.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class ModelCall:
         return not self._pending
 
     def process_event(self, event: Event | Exception) -> str:
-        """Store a completion, or return the answer text of a delta event. An exception is raised
-        again.
+        """Store a completion, or return the new text of a streaming event. Raises the exception that an
+        engine has sent.
         """
         if isinstance(event, Exception):
             raise event

@@ -24,7 +24,7 @@ Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
 def evaluate(*overrides: Overrides) -> NotebookRecord:
-    """Run the job of these overrides, or return its recorded result, like the command `runner
+    """Run the job that the overrides define, or return its recorded result, like the command `runner
     OVERRIDES`.
     """
     with command_environment():

@@ -44,7 +44,7 @@ def load(
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model. `model` is a choice of the config group, a folder, a .gguf file, or a Hub id.
+    """Load a model. `model` is a choice of the config group `model`, a folder, a .gguf file, or a Hub id.
 
     The default is the embedded model.
 
@@ -75,9 +75,7 @@ def build_load_config(
     model_keys: Mapping[str, Any],
     seed: int = 0,
 ) -> RunnerConfig:
-    """Build the config for the arguments of `load`. Environment variables replace omitted
-    arguments.
-    """
+    """Build the config for the arguments of `load`. Environment variables set what the arguments omit."""
     _reject_unknown_groups(model_keys, group_arguments)
     # late: `from runner import load` need not import Hydra
     from runner.config.compose import build_group_configs
@@ -98,7 +96,7 @@ def build_load_config(
 
 
 def _reject_unknown_groups(model_keys: Mapping[str, Any], group_arguments: Mapping[str, Any]) -> None:
-    """Raise an error for arguments that look like misspelt config groups."""
+    """Raise an error if an argument looks like a misspelt config group."""
     for key in model_keys.keys() - schema_keys(LocalModelConfig):
         names = sorted({*group_arguments, "model", "seed"})
         if find_closest_names(key, names):

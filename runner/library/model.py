@@ -35,7 +35,7 @@ from runner_engine import (
 
 
 class Model:
-    """A loaded model, usable from any thread. asyncio tasks use the methods whose names begin with `a`."""
+    """A loaded model that any thread may use. The methods whose names begin with `a` are for asyncio."""
 
     def __init__(self, config: RunnerConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.report = config, report
@@ -120,8 +120,8 @@ class Model:
         )
 
     def stream(self, prompt: PromptOrMessages, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer in chunks while it is generated, without the thinking. Closing the
-        iterator cancels the answer.
+        """Yield the answer in chunks while it is generated, without the thinking. Closing the iterator
+        cancels the request.
         """
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with ModelCall(self._driver, [self._build_stream_request(prompt, how)], queue.put) as call:
@@ -145,7 +145,9 @@ class Model:
         self, prompt: PromptOrMessages, continuation: Texts, *, format: Format = ...
     ) -> list[Scores]: ...
     def logprobs(self, prompt: PromptOrMessages, continuation: Any, *, format: Format = "chat") -> Any:
-        """Score one continuation of the prompt, or several, which share the prompt's prefill."""
+        """Return the log-probabilities of one or more continuations of a prompt, which is prefilled
+        only once.
+        """
         scores = scores_from_completions(
             self._complete_requests(self._build_scoring_requests(prompt, continuation, format))
         )
@@ -202,9 +204,7 @@ class Model:
     def _build_request(
         self, prompt: Prompt, settings: Mapping[str, Any], seed_offset: int = 0, **request_fields: Any
     ) -> Request:
-        """Build a request with the settings of a call. Its seed depends on the prompt's position
-        in the list.
-        """
+        """Build a request with the call's settings. Its seed depends on the prompt's position in the list."""
         for key, value in settings.items():
             if key not in Settings.__annotations__:
                 raise ConfigError(

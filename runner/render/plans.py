@@ -57,7 +57,7 @@ def format_plan_total_line(
 
 
 def format_time_and_source(estimate: Estimate | None) -> tuple[str, str]:
-    """Return the estimated time with its error as text, and what the estimate is based on."""
+    """Return two texts: the estimated time with its uncertainty, and the basis of the estimate."""
     if estimate is None:
         return "", ""
     source = TIME_SOURCES[estimate.source]

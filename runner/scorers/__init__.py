@@ -1,4 +1,4 @@
-"""Judges answers. Tasks with known right answers use this package."""
+"""Judges answers by comparing them with known right answers."""
 
 from typing import TYPE_CHECKING
 

@@ -11,14 +11,16 @@ class Scorer(ABC):
 
     @abstractmethod
     def find(self, text: str) -> str | None:
-        """Return the answer in a completion in canonical form, or None."""
+        """Return the answer found in a completion, in canonical form. None if there is no answer."""
 
     def find_in_truncated(self, text: str) -> str | None:
-        """Return the answer in a truncated completion, or None if it might be incomplete."""
+        """Return the answer found in a truncated completion. None if there is none or it might be
+        incomplete.
+        """
         return self.find(text)
 
     def read_gold(self, gold_text: str) -> str:
-        """Return the gold answer in a data set's answer text. Raises ValueError without an answer."""
+        """Return the gold answer found in a data set's answer text. Raises ValueError if there is none."""
         found = self.find(gold_text)
         if found is None:
             raise ValueError(f"no answer found in {gold_text[:60]!r}")
@@ -29,9 +31,7 @@ class Scorer(ABC):
         return answer == gold
 
     def explain_comparison_failure(self, answer: str, gold: str) -> str:
-        """Return why an answer could not be compared with the gold answer. Empty if the comparison
-        succeeded.
-        """
+        """Return the reason why an answer could not be compared with the gold answer. Empty if it could."""
         return ""
 
     def close(self) -> None:  # noqa: B027 – most have nothing to let go of

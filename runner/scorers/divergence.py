@@ -1,4 +1,4 @@
-"""Computes a model's divergence per token from a reference, exactly or from stored tokens.
+"""Computes the divergence per token between a model and its reference, exactly or from stored tokens.
 
 A reference stores its most probable tokens, and some drawn at random from all others, by their
 probability. So the divergence is estimated without bias, and the draws show its precision. A
@@ -21,7 +21,9 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Divergence:
-    """Divergence of a model from its reference on one sample. Sums are in nats, lists are per token."""
+    """Divergence of a model from its reference on one sample. Sums are in nats. Lists have one value
+    per token.
+    """
 
     kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
@@ -46,7 +48,7 @@ class Divergence:
 
 
 class _StoredTokens:
-    """Probabilities [T, K] of the reference's top-k tokens in the reference and in the model."""
+    """Probabilities [T, K] of the reference's top-k tokens, under the reference and under the model."""
 
     def __init__(self, width: int, reference: Sequence[float], model_logprobs: Any) -> None:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
@@ -66,7 +68,9 @@ class _StoredTokens:
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
     def compute_truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
-        """Return an upper bound per position of the divergence from tokens that are not stored."""
+        """Return, for each position, an upper bound of the divergence that tokens outside the top k
+        contribute.
+        """
         import numpy as np
 
         lowest = np.asarray(min_logprobs, dtype=np.float64)
@@ -153,7 +157,7 @@ def _finite_sum(values: Any) -> float:
 
 
 def exact_divergence(reference_logprobs: Any, model_logprobs: Any) -> Divergence:
-    """Return the exact divergence from the reference over whole distributions.
+    """Return the exact divergence between the full next-token distributions of reference and model.
 
     Both are tensors [n, V] of log-probabilities in float32, as engines return them. They are
     normalized in float64, so that only the rounding of single numbers is left.

@@ -101,7 +101,7 @@ _LOST = re.compile(
 
 @dataclass(frozen=True)
 class ExpressionParts:
-    """Parts of an expression, such as the unit and the percent sign."""
+    """Parts of an expression that are compared separately, such as the unit and the percent sign."""
 
     text: str
     unit: str
@@ -180,7 +180,7 @@ def _remove_pattern(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
 
 
 def _split_off_unit(text: str) -> tuple[str, str]:
-    """Return a text without its final unit, and this unit. Unknown units stay in the text."""
+    """Return the text without its final unit, and the unit. Unknown units stay in the text."""
     if _TRIGONOMETRIC.search(text):
         return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text), ""
     if text.endswith(r"^\circ"):
@@ -239,7 +239,7 @@ def parse_expression(text: str, is_real: bool = True) -> Any:
 
 
 def _extract_last_equation_side(latex: str) -> str:
-    """Return c for a chain of equations a = b = c. Other texts stay unchanged."""
+    """Return the last part of a chain of equations: c for a = b = c. Other texts stay unchanged."""
     sides = re.split(r"(?<!\\|<|!|>)=", latex)
     return sides[-1] if len(sides) > 2 and not {",", ";"} & {*latex} else latex
 

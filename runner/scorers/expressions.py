@@ -128,7 +128,9 @@ def _trim_answer(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def find_equal_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | None, str]:
-    """Return (index of the equal candidate or None, reason of a failed comparison)."""
+    """Return the index of the candidate that equals the answer (or None), and the reason if the
+    comparison failed.
+    """
     if answer in candidates:
         return candidates.index(answer), ""
     if len(answer) > LONGEST:
@@ -159,7 +161,8 @@ class ComparisonProcess:
         self._lock = threading.Lock()
 
     def compare(self, answer: str, candidates: Sequence[str]) -> tuple[int | None, str]:
-        """Return (index of the equal candidate or None, reason of a failed comparison).
+        """Return the index of the candidate that equals the answer (or None), and the reason if the
+        comparison failed.
 
         Restarts the process if it has died.
         """

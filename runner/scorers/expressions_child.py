@@ -1,4 +1,5 @@
-"""Sandboxed process that compares expressions. A forked process parses them within resource limits.
+"""Process that compares mathematical expressions. It forks a sandboxed process, which parses them
+within resource limits.
 
 Math-Verify is imported once, before the first fork. The fork has limits of seconds per answer
 and of memory, and may write no file, start nothing and compile nothing but numbers. The kernel
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 class ParserFork:
-    """Forked process that parses model output. It is replaced after exceeding a resource limit."""
+    """Forked process that parses model output. It is replaced when it exceeds a resource limit."""
 
     def __init__(self) -> None:
         requests, self._requests = os.pipe()
@@ -89,7 +90,7 @@ class ParserFork:
         return reply
 
     def close_and_wait(self) -> int:
-        """End the forked process and return its exit code."""
+        """Terminate the forked process and return its exit code."""
         os.close(self._requests)
         os.close(self._replies)
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])

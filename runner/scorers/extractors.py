@@ -17,7 +17,7 @@ from runner.config.extractors import Extractor
 
 
 class Notation(Protocol):
-    """Interface of the modules numbers.py and letters.py, which define answer patterns."""
+    """Interface of the modules numbers.py and letters.py, which define the patterns of answers."""
 
     MARKED: re.Pattern[str]  # an answer behind ####
     SAID: re.Pattern[str]  # an answer behind `answer is`
@@ -62,7 +62,7 @@ EXTRACTORS: dict[Extractor, Callable[[str, Notation], Match]] = {
 
 
 def extract_by_all_extractors(text: str, notation: Notation) -> dict[Extractor, str | None]:
-    """Return the canonical answer that each extractor finds. None for an extractor that finds nothing."""
+    """Return the canonical answer that each extractor finds, or None where an extractor finds nothing."""
     readable = notation.normalize_text(text)
     matches = {extractor: find(readable, notation) for extractor, find in EXTRACTORS.items()}
     return {
@@ -72,7 +72,7 @@ def extract_by_all_extractors(text: str, notation: Notation) -> dict[Extractor, 
 
 
 def extract_by_extractor(text: str, notation: Notation, extractor: Extractor) -> str | None:
-    """Return the canonical answer that one extractor finds. None without an answer."""
+    """Return the canonical answer that the extractor finds, or None."""
     match = EXTRACTORS[extractor](notation.normalize_text(text), notation)
     return notation.to_canonical_form(match) if match else None
 
@@ -83,7 +83,7 @@ def last_match_or_none(matches: Iterable[re.Match[str]]) -> Match:
 
 
 def extract_last_box(text: str) -> str:
-    """Return the content of the last LaTeX box in a text. Empty without a closed box."""
+    """Return the content of the last LaTeX box in a text. Empty if the box is missing or not closed."""
     start = text.rfind("\\boxed{") + len("\\boxed{")
     if start < len("\\boxed{"):
         return ""

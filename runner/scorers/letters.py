@@ -16,7 +16,9 @@ _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
 def find_gold_letter(answer: str, answer_marker: str | None = None) -> str | None:
-    """Return the letter after the last answer marker, or the letter that is the whole answer, or None."""
+    """Return the gold letter: the letter after the last answer marker, or the whole answer if it is a
+    letter. None otherwise.
+    """
     mark = "####" if answer_marker is None else answer_marker
     if mark in answer:
         match = re.compile(rf"{_GLUE}{_LETTER}").match(answer.rpartition(mark)[2])

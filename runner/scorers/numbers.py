@@ -94,7 +94,7 @@ _TEX_FRACTION = re.compile(
 
 
 def find_gold_number(answer: str, answer_marker: str | None = None) -> str:
-    """Return the number after the last answer marker, or the number that is the whole answer.
+    """Return the gold number: the number after the last answer marker, or the whole answer if it is a number.
 
     The marker is `####`, or the given text, which must then occur.
     """
@@ -128,7 +128,9 @@ def normalize_text(text: str) -> str:
 
 
 def to_canonical_form(match: re.Match[str]) -> str:
-    """Return a matched number as a finite decimal, or else as a reduced fraction."""
+    """Return a matched number in canonical form: a finite decimal if possible, otherwise a reduced
+    fraction.
+    """
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))

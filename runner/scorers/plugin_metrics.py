@@ -10,7 +10,7 @@ from runner_compare import Metric
 
 
 def add_plugin_metrics(metric_names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:
-    """Compute plug-in metrics from all samples that count. A failing metric becomes a note."""
+    """Compute plug-in metrics from all samples that count. If a metric fails, add a note instead."""
     counted = [samples[index] for index in sorted(samples) if not samples[index].left_out]
     for name in metric_names:
         of_samples = load_plug_in_object("metric", name, Metric).of_samples

@@ -30,7 +30,9 @@ def score_samples(samples: list[Sample]) -> dict[str, float]:
 
 
 def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
-    """Return the score without excluded samples. Metrics with suffix `_all` include them."""
+    """Return the score without excluded samples. Metrics whose names contain `_all` include the
+    excluded samples.
+    """
     counted = [sample for sample in samples if not sample.left_out]
     every = score_samples(samples)
     if len(counted) == len(samples):
@@ -48,7 +50,7 @@ def total_token_counts(samples: list[Sample]) -> dict[str, float]:
 
 
 def cost_and_model_metrics(samples: list[Sample]) -> dict[str, float]:
-    """Return the total cost. For model=hybrid, add the answers, calls and tokens of each model."""
+    """Return the total cost and, for model=hybrid, the answers, calls and tokens of each model."""
     return sum_cost_usd(samples) | count_answers_by_model(samples)
 
 

@@ -1,4 +1,6 @@
-"""Judges whether an answer is right, for numbers, letters of choices, and answers found by a scorer."""
+"""Judges whether an answer is right: a number, the letter of a choice, or an answer that a scorer
+extracts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ WHY_NOT = "why_not"
 
 @dataclass(frozen=True)
 class Judgement:
-    """Extracted answers and verdicts of one answer, by name of the extractor or scorer."""
+    """The judgement of one answer: extracted answers and verdicts, by name of the extractor or scorer."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
@@ -27,7 +29,8 @@ class Judgement:
 
 
 def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
-    """Judge an answer with every extractor, or with a scorer. Truncated answers are not judged as wrong.
+    """Judge an answer with all extractors, or with a scorer. An answer truncated before its result is
+    not judged as wrong.
 
     Only the text after the thinking is read; a text that ended during the thinking is truncated.
     """

@@ -1,3 +1,3 @@
-"""Measures an engine's speed: batches of equal sequences, the machine's limits, and requests that
-arrive over time.
+"""Measures an engine's speed in batches and under requests that arrive over time, and the machine's
+limits.
 """

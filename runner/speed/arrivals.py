@@ -1,5 +1,5 @@
-"""Measures latency and throughput of requests that arrive at given times, even while earlier ones
-are unfinished.
+"""Measures latency and throughput under requests that arrive at given times, whether or not earlier
+ones are finished.
 
 Latency counts from the time at which a request is due. So it includes the wait if the engine is
 busy or this program is late, and no request is omitted because earlier ones were slow.
@@ -202,7 +202,9 @@ def _record_answer_times(request_load: RequestLoad, answer: Completion, started:
 
 @dataclass(frozen=True)
 class SustainableRate:
-    """Highest request rate that the engine sustains. None if even the lowest measured rate is too high."""
+    """Highest request rate that the engine sustains. `rate` is None if the engine sustains none of the
+    measured rates.
+    """
 
     rate: float | None
     is_highest: bool  # of all measured rates: then no knee was found
@@ -221,7 +223,7 @@ class SustainableRate:
 
 
 def is_rate_sustained(request_load: RequestLoad, lowest_rate_load: RequestLoad) -> bool:
-    """Return whether p95 latency stays low and answers keep up with the request rate."""
+    """Return whether the p95 latency stays low and the engine answers as fast as requests arrive."""
     if len(request_load.answered_requests) < len(request_load.requests):
         return False
     allowed_s = LATENCY_FACTOR * compute_percentiles(lowest_rate_load.answer_times_s)["p95"]

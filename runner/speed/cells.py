@@ -1,4 +1,4 @@
-"""Runs and times batches of equal sequences: first token, gaps between tokens, prefill, decode,
+"""Runs and times batches of sequences with equal lengths: latency per token, prefill and decode speed,
 memory, energy.
 """
 
@@ -43,7 +43,9 @@ ENOUGH_TO_TELL = 3  # repeats
 
 @dataclass
 class Cell:
-    """One combination of a sweep's settings, and its measurements."""
+    """One combination of a sweep's settings, such as a batch size and a prompt length, with its
+    measurements.
+    """
 
     batch_size: int
     prompt_tokens: int
@@ -79,7 +81,7 @@ class Cell:
 
     @property
     def noise(self) -> float | None:
-        """Interquartile range of the speed, divided by the median speed. None with too few repeats."""
+        """Interquartile range of the speed, divided by the median speed. None with too few runs."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
         return max(compute_relative_spread(self.values(name)) for name in SPEEDS if name in self.metric_names)
@@ -102,7 +104,7 @@ def create_sweep_cells(task: SweepConfig) -> list[Cell]:
 
 
 class BatchShortageError(Exception):
-    """Raised when the engine lacks the memory to run a whole batch at once."""
+    """Error for a batch that the engine cannot run at once, because memory is too small."""
 
     def __init__(self, shortage: SequenceShortage) -> None:
         super().__init__(shortage)
@@ -132,7 +134,7 @@ class TimedBatch:
 
 @dataclass
 class CellRunner:
-    """Runs and times sweep cells on a loaded engine."""
+    """Runs and times each combination of a sweep's settings on a loaded engine."""
 
     engine: Engine
     report: EngineReport
@@ -149,7 +151,7 @@ class CellRunner:
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
     def run_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
-        """Run a cell once and return its metrics, or None if memory is too small."""
+        """Run one combination of a sweep's settings and return its metrics, or None if the run failed."""
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
             requests = create_random_requests(

@@ -13,7 +13,9 @@ from runner_compare.statistics import exact_interval
 
 
 def compute_gain_interval(cell: Cell) -> tuple[float, float] | None:
-    """Return the confidence interval of the median speedup, or None with too few runs."""
+    """Return the confidence interval of the median speedup by speculative decoding. None with too few
+    runs.
+    """
     return compute_median_interval(cell.values(GAIN))
 
 
@@ -26,7 +28,9 @@ def describe_gain(interval: tuple[float, float] | None) -> str:
 
 
 def build_speculation_gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return table rows with the speed with and without speculation, the speedup and the acceptance rate."""
+    """Return table rows with the speeds with and without speculative decoding, the speedup and the
+    acceptance rate.
+    """
     table = []
     for cell in cells:
         if GAIN not in cell.metric_names:
@@ -45,7 +49,9 @@ def build_speculation_gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def compute_speculation_gain_metrics(cells: Sequence[Cell]) -> dict[str, float]:
-    """Return metrics with the confidence intervals of the speedups, and the number of differing answers."""
+    """Return the confidence intervals of the speedups, and the number of answers that speculative
+    decoding changed.
+    """
     compared = [cell for cell in cells if GAIN in cell.metric_names]
     found: dict[str, float] = {}
     for cell in compared:

@@ -15,7 +15,7 @@ MATRIX, READING = "matrix rate", "bandwidth"
 
 @dataclass
 class MachineLimits:
-    """All measured matmul rates and memory read rates of the machine. The highest rates are the limits."""
+    """Matmul rates and memory read rates measured on this machine. The highest rates are its limits."""
 
     arithmetic: ModelArithmetic | None
     measured: list[HardwareRates] = field(default_factory=list)
@@ -40,7 +40,7 @@ class MachineLimits:
 
     @property
     def noise(self) -> float:
-        """Largest interquartile range of a measured rate, relative to its median."""
+        """Interquartile range of the noisier measured rate, divided by its median."""
         if len(self.measured) < ENOUGH_TO_TELL:
             return 0.0
         return max(compute_relative_spread(values) for values in self._values_by_rate)
@@ -63,5 +63,5 @@ class MachineLimits:
 
 
 def get_nearest_limit_name(limit_shares: dict[str, float]) -> str:
-    """Return whether compute or memory bandwidth limits decoding more."""
+    """Return the name of the resource that limits decoding more: compute or memory bandwidth."""
     return MATRIX if limit_shares["decode_matrix_share"] > limit_shares["decode_read_share"] else READING

@@ -52,7 +52,7 @@ def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
             Picture("speed_batch", title_b, lambda: _draw_speed_by_batch_size(picture_data, speed, title_b))
         )
     if several["prompt_tokens"]:
-        title_p = f"Time to first token by prompt length:  {picture_data['title']}"
+        title_p = f"Time to first token by prompt length: {picture_data['title']}"
         pictures.append(
             Picture("ttft_prompt", title_p, lambda: _draw_ttft_by_prompt_length(picture_data, title_p))
         )
@@ -183,7 +183,7 @@ def _use_log10_y_axis(axes: Axes) -> None:
 
 
 def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
-    """Mark cells without measurements, such as those that did not fit in memory, on the x axis."""
+    """Mark settings without measurements on the x axis, such as those that did not fit in memory."""
     places = sorted({cell[axis] for cell in cells if cell["note"]})
     if places:
         axes.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,

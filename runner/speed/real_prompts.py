@@ -47,7 +47,7 @@ class RealPrompts:
     _taken: int = 0
 
     def omit_too_long_prompts(self, engine: Engine, max_tokens: float, new_tokens: int) -> None:
-        """Omit prompts that exceed the context length. Has no effect if a server tokenizes."""
+        """Omit prompts that exceed the context length. Has no effect if the context length is unknown."""
         fits = [
             len(engine.encode(Request(0, prompt))[1]) + new_tokens <= max_tokens for prompt in self.prompts
         ]

@@ -1,4 +1,6 @@
-"""Alternates runs with and without speculative decoding, so that other load affects both equally."""
+"""Runs each batch with and without speculative decoding in alternation, so that other load affects both
+equally.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def request_rate_metrics(loads: Sequence[RequestLoad]) -> dict[str, float]:
 
 
 def _select_varying_settings(cell: Cell, task: SweepConfig) -> dict[str, Any]:
-    """Return the settings of a cell, without settings that have the same value in all cells."""
+    """Return the settings of a measurement, without those that are the same in the whole sweep."""
     position: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
     position |= {"prompt_tokens": format_length_range(cell.lengths)} if not task.prompt_tokens else {}
     position |= {"new_tokens": cell.new_tokens} if len(task.new_tokens) > 1 else {}

@@ -1,4 +1,4 @@
-"""Interface of task modules. Task modules must not import each other.
+"""Defines the interface of tasks. Task modules must not import each other.
 
 base.py defines the Task protocol, and CONTRIBUTING.md shows an example task. Names are imported
 at first use, because a plan needs few.

@@ -36,7 +36,7 @@ def collect_answers(
     policies: Sequence[Policy] = (),
     num_questions: int | None = None,
 ) -> CollectedAnswers:
-    """Answer all requests and return the answers in order. A policy may stop early.
+    """Send all requests and return the answers in order. A policy may end the job early.
 
     Unanswered requests are sent, judged and recorded. A job without any answer has failed.
     `num_questions` is the number of questions, where a question is several requests; progress is

@@ -1,4 +1,4 @@
-"""The contract that every task module fulfils. Tasks never import each other.
+"""Defines the interface that every task module implements. Tasks never import each other.
 
 `USES` names the resources of a task. Plans, checks before loading, the job id and the number of
 workers depend on it alone, so no code outside this folder asks for a task's name.
@@ -94,7 +94,9 @@ class Task(Protocol):
 
 
 def apply_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
-    """Set the config keys that the task's inputs determine. Adds a second model if needed."""
+    """Return the job with the config values that were read from its inputs, and with the second model
+    if there is one.
+    """
     if inputs.decided:
         before = resolved.config.task
         task = replace(before, **inputs.decided)

@@ -1,4 +1,4 @@
-"""Checks the context lengths that tasks need, and notes whether RoPE scaling would help.
+"""Checks that prompts fit the model's context length, and notes when RoPE scaling is not needed.
 
 Not a task. A RoPE scaling is for texts that are longer than the model was trained on; on
 shorter ones it changes the model.
@@ -22,7 +22,7 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 
 def exceed_context_hint(resolved: ResolvedJob) -> str:
-    """Return a hint for error messages: how to exceed the model's context length."""
+    """Return a hint for error messages that names the override for exceeding the trained context length."""
     return (
         ""
         if get_model_kind(resolved.config.model).positions(resolved).made_for is None
@@ -31,7 +31,9 @@ def exceed_context_hint(resolved: ResolvedJob) -> str:
 
 
 def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens: int) -> None:
-    """Raise ConfigError if the model's context length is too small. The message suggests a RoPE scaling."""
+    """Raise ConfigError if the longest text exceeds the model's context length. The message suggests a
+    RoPE scaling.
+    """
     room = get_model_kind(resolved.config.model).positions(resolved).room
     if longest_tokens <= room:
         return

@@ -1,4 +1,4 @@
-"""Notes for a plan on LoRA adapters that requests select by name."""
+"""Creates notes for plan=true on the LoRA adapters that requests can select by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from runner_base.notes import Note, note
 
 
 def build_adapter_memory_notes(resolved: ResolvedJob) -> list[Note]:
-    """Return a note with the memory of each named LoRA adapter in MiB. Empty without named adapters."""
+    """Return a note with the memory in MiB of each LoRA adapter that requests can select. Empty without
+    such adapters.
+    """
     mib = {
         name: one.files.num_adapter_parameters * BYTES["float32"] / MIB
         for name, one in zip(

@@ -37,8 +37,7 @@ def find_referenced_job(
     hashes: dict[str, str],
     allowed_groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
-    """Return the job that `job_reference` identifies by job id or overrides. None if it is this
-    job itself.
+    """Return the job that a job id or overrides identify. None if it is this job itself.
 
     `hashes` are the input hashes that both jobs share. Overrides may change `allowed_groups` only.
     """
@@ -127,7 +126,9 @@ def wait_for_record(job: Job) -> Record | None:
 
 
 def wait_for_finished_record(job: Job, key: str, job_reference: str) -> Record:
-    """Wait for the job and return its record. A ConfigError names the command that runs a missing job."""
+    """Wait for the job and return its record. If the job is missing, a ConfigError names the command
+    that runs it.
+    """
     record = wait_for_record(job)
     if record is None:
         raise build_not_finished_error(key, job_reference, job)

@@ -1,5 +1,5 @@
-"""Renders prompts in the form that the model sees, and records facts about chat template and special
-tokens.
+"""Renders prompts in the form that the model sees, and records which chat template and special tokens
+they contain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add_prompt_facts(
     engine: Engine,
     report: EngineReport,
 ) -> None:
-    """Add prompt properties, such as chat template and beginning-of-sequence token, to the engine
+    """Add facts about the prompts, such as chat template and beginning-of-sequence token, to the engine
     report.
     """
     seen, form_ids = engine.encode(request_without_question)

@@ -94,7 +94,8 @@ def test_one_command_compares_greedy_with_the_publisher(
     assert (greedy.config.task.samples, drawn.config.task.samples) == (1, 4)  # type: ignore[attr-defined]
     assert greedy.job_id == once.job_id  # so that its answers are there already
     assert (
-        "task.samples=4: a greedy model always gives the same answer. Ask each question once" in greedy.notes
+        "task.samples=4: greedy decoding always gives the same answer, so each question is asked once"
+        in greedy.notes
     )
     assert not any("task.samples" in note for note in drawn.notes if isinstance(note, str))
 

@@ -291,7 +291,7 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["task.prompt=a", "task.branches=[b]", "rope=native"], "rope=native does not support branches"),
-        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give a list with the first text of each branch"),
+        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give a list with the beginning of each branch"),
         (["task.prompt=a", "task.branches=b"], "task.branches"),
     ],
 )  # fmt: skip

@@ -1,5 +1,4 @@
-"""Model kinds describe how a model is identified, checked and loaded. Each model config names
-its kind.
+"""Model kinds define how a model is identified, checked and loaded. Each model config names its kind.
 
 No other code depends on a model's kind.
 """
@@ -79,7 +78,7 @@ class ModelKind(ABC):
         return Capability.tokenizer in self.capabilities(config)
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return a function that decodes token ids without loading weights. The ids may be part
+        """Return a function that decodes token ids without loading weights. The ids may be an excerpt
         of a longer text.
         """
         return self.open_engine(resolved).decode
@@ -112,7 +111,7 @@ class ModelKind(ABC):
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory that a workload needs, or return None if that is impossible.
+        """Predict the memory that a workload needs. Returns None if a prediction is impossible.
 
         `free_mib` defaults to this machine's free memory.
         """
@@ -143,7 +142,7 @@ class RunsUnderTorchrun(Protocol):
 
 
 class KindWithTokenizer(ModelKind):
-    """Model kind with a local tokenizer file. Any engine may run the model."""
+    """Model kind with a tokenizer on this machine, whichever engine runs the model."""
 
     def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, loading only the tokenizer."""
@@ -153,7 +152,7 @@ class KindWithTokenizer(ModelKind):
         return [encoder.encode_prompt(Request(0, prompt)) for prompt in prompts]
 
     def can_count_tokens(self, config: RunnerConfig) -> bool:
-        """Whether the job knows its tokenizer. A local model always does."""
+        """Return True, because the tokenizer of such a model is on this machine."""
         return True
 
     def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:

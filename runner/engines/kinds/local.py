@@ -53,7 +53,9 @@ class LocalKind(KindWithTokenizer):
         return resolved.model.hash_files(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key of model, quantization, RoPE scaling and merged adapter."""
+        """Return a key that identifies the loaded weights: model, quantization, RoPE scaling and merged
+        adapter.
+        """
         return base_model_key(config)
 
     def check_job(self, resolved: ResolvedJob) -> list[str]:
@@ -150,7 +152,9 @@ class LocalKind(KindWithTokenizer):
         )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what the local engine supports. Branches require rope_2d and attention with masks."""
+        """Return the capabilities of the local engine. Branches require rope_2d and an attention
+        backend with masks.
+        """
         return list_supported_capabilities(build_model_spec(config))
 
     def open_engine(
@@ -162,7 +166,7 @@ class LocalKind(KindWithTokenizer):
 
 
 def _make_context_limit_notes(resolved: ResolvedJob) -> list[str]:
-    """Return a note if the context length truncates answers before max_new_tokens."""
+    """Return a note if the model's context length is too short for max_new_tokens."""
     config = resolved.config
     room = (
         None

@@ -227,7 +227,9 @@ class StubKind(ModelKind):
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what the stub supports: everything except token distributions and multi-step answers."""
+        """Return what the stub supports: everything except token distributions, continued answers,
+        adapters per request and grammars.
+        """
         return CAPABILITIES
 
     def open_engine(

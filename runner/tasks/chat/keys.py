@@ -32,5 +32,5 @@ class ChatConfig(TaskConfig):
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Always empty, because the length of a conversation is unknown."""
+        """Return an empty list, because the length of a conversation is unknown."""
         return []

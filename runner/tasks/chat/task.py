@@ -65,14 +65,14 @@ PLAIN_STOP = ("\nUser:",)
 
 @dataclass
 class InitialMessages(TaskInputs):
-    """Messages at the start of a conversation, empty or loaded from a file."""
+    """The messages with which a conversation starts: none, or those of a saved conversation."""
 
     task: ChatConfig
     messages: list[Message]
 
 
 def prepare(config: RunnerConfig) -> InitialMessages:
-    """Read the earlier conversation to continue, if configured. Every chat gets its own job id."""
+    """Read the saved conversation that task.load names. Every chat gets its own job id."""
     task = typed_task_config(config, ChatConfig)
     messages = (
         [] if task.load is None else _read_saved_conversation(Path(task.load), f"task.load={task.load}")

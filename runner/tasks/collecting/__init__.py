@@ -1,4 +1,4 @@
-"""Steps of collecting a job's answers, and interfaces that tasks implement."""
+"""Collects the answers to a job's questions. Tasks implement the interfaces of this package."""
 
 # what the engine has measured, kept beside the answers
 from runner.records.engine_measurements import EngineMeasurements as EngineMeasurements

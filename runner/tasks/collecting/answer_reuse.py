@@ -21,7 +21,7 @@ class AnswerReuse(Policy):
         self._unreadable: list[Note] = []
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return answers of jobs with equal inputs, judged for this job."""
+        """Return other jobs' answers to the same inputs, with the verdicts that this job gives them."""
         sibling_jobs.mark_job_reusable(self.job)
         if not unanswered_ids or not self.is_wanted:
             return {}

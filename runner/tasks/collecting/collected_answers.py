@@ -50,7 +50,9 @@ class CollectedAnswers:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Tables with timings of each part of the model, and with the acceptance of draft tokens."""
+        """Tables with the time spent in each part of the model, and with the acceptance rates of draft
+        tokens.
+        """
         by_kind = build_acceptance_rows(self.samples)
         of_parts = self.measured.tables if self.measured else {}
         return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
@@ -64,7 +66,7 @@ def build_collected_answers(
     num_retried: int,
     error_key: str,
 ) -> CollectedAnswers:
-    """Return the job's samples with notes and costs. Raises JobFailed without any answer."""
+    """Return the job's samples with notes and costs. Raises JobFailed if all requests failed."""
     samples = [
         stored_answers.recorder.samples[int(request.id)]
         for request in stored_answers.requests[:num_questions]
@@ -96,7 +98,7 @@ def build_collected_answers(
 
 
 def unanswered_messages_or_fail(error_key: str, samples: list[Sample]) -> list[str]:
-    """Describe unanswered questions. Raises JobFailed if no question is answered."""
+    """Return a message about each kind of failed request. Raises JobFailed if all requests failed."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
@@ -130,7 +132,7 @@ def describe_unanswered_questions(samples: list[Sample]) -> list[str]:
 
 
 def _build_reuse_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
-    """Return notes on how many samples come from disk or from other jobs."""
+    """Return notes on how many samples were read from disk or reused from other jobs."""
     generated = sum(sample.reused_from is None for sample in stored_samples)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [note("samples_on_disk", count=generated, total=len(samples))] * bool(generated)

@@ -1,4 +1,4 @@
-"""Collects answers to a job's extra requests, such as second answers to some questions."""
+"""Collects the answers to extra requests, such as questions that a job asks a second time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def collect_extra_answers(
     judge: Judge,
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """Collect answers to extra requests in a separate samples file. Returns samples and error messages.
+    """Collect answers to extra requests in a separate samples file. Returns the samples, and the errors
+    of failed requests.
 
     The samples are recorded and resumed like the questions. They do not count in the job's reported
     speed.

@@ -1,4 +1,4 @@
-"""Base class of policies, which modify how a job collects its answers.
+"""Defines policies: objects that change which requests a job sends, in which order, and when it stops.
 
 Early stopping, second answers, reuse of other jobs' answers and thinking, the order, and fields
 of the progress bar are policies. No policy knows of another. CombinedPolicy combines them.
@@ -15,7 +15,7 @@ from runner_engine import Completion, Engine, EngineReport, PartialAnswers, Requ
 
 
 class Policy:
-    """Base class of policies, which modify how a job collects its answers.
+    """Base class of policies. A policy changes which requests a job sends, in which order, or when it stops.
 
     The methods stand in the order of their calls. Here they do nothing: a policy overrides those
     that it needs.
@@ -25,11 +25,12 @@ class Policy:
     # anything is loaded
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return answers to unanswered questions that are already known and need not be generated."""
+        """Return the answers that are already known, so that no request is sent for their questions."""
         return {}
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Process the recorded answers. Returns the number of questions that the job needs, or None for all.
+        """Process the answers found on disk. Returns the number of questions that the job needs, or
+        None for all.
 
         Called again after the load, because some known answers may belong to another prompt.
         """
@@ -39,18 +40,20 @@ class Policy:
     # questions are asked
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Called after the engine is loaded. The policy may add facts to the engine report."""
+        """Handle the end of model loading. The policy may add facts to the engine report."""
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
         """Yield the requests in rounds. All requests of a round are answered before the next round starts."""
         yield requests
 
     def get_known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
-        """Return the first tokens of an answer if they are known, such as reused thinking."""
+        """Return the tokens with which an answer is known to begin, such as reused thinking. None if
+        they are unknown.
+        """
         return None
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return how many questions may be in progress after `num_ended` questions have ended."""
+        """Return the maximum number of unfinished questions, given the number of finished questions."""
         return sys.maxsize
 
     def on_answer(self, sample: Sample) -> int | None:
@@ -58,7 +61,7 @@ class Policy:
         return None
 
     def progress_fields(self) -> dict[str, str]:
-        """Return labelled values to show in the progress bar."""
+        """Return values for the progress bar, by label."""
         return {}
 
     def next_extra_requests(self) -> list[Request]:
@@ -66,7 +69,7 @@ class Policy:
         return []
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Process the completions of an extra request after all of them have ended."""
+        """Process the answers to an extra request, once all of them are complete."""
 
     # ----------------------------------------------------------------------------------- at the end
 
@@ -74,7 +77,7 @@ class Policy:
         """Process all answers at the end of the job."""
 
     def notes(self) -> list[Note]:
-        """Return notes about this policy's effect for readers of the result."""
+        """Return notes that explain how this policy affected the result."""
         return []
 
 
@@ -86,14 +89,18 @@ class CombinedPolicy(Policy):
         self._further: dict[RequestId, Policy] = {}  # who has asked for a further request
 
     def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
-        """Return the known answers of all policies. For the same question, earlier policies have priority."""
+        """Return the known answers of all policies. If two policies know the same answer, the first
+        policy's answer is used.
+        """
         known: dict[int, Sample] = {}
         for policy in self.policies:
             known |= policy.find_known_answers(unanswered_ids - known.keys())
         return known
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        """Return the smallest number of questions that any policy needs."""
+        """Return the smallest number of questions after which a policy would stop the job. None if no
+        policy would.
+        """
         return _min_or_none([policy.start(samples) for policy in self.policies])
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
@@ -114,11 +121,13 @@ class CombinedPolicy(Policy):
         )
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Return the smallest limit of questions in progress among all policies."""
+        """Return the smallest of the policies' limits on unfinished questions."""
         return min((policy.max_in_flight(num_ended) for policy in self.policies), default=sys.maxsize)
 
     def on_answer(self, sample: Sample) -> int | None:
-        """Return the smallest number of questions that any policy needs."""
+        """Return the smallest number of questions after which a policy would stop the job. None if no
+        policy would.
+        """
         return _min_or_none([policy.on_answer(sample) for policy in self.policies])
 
     def progress_fields(self) -> dict[str, str]:

@@ -108,7 +108,7 @@ class RequestRunner:
         )
 
     def record_answer(self, *completions: Completion) -> bool:
-        """Record the answer to a question. Returns whether more answers are needed."""
+        """Record the answer to a question. Returns whether the job needs more answers."""
         sample = self.judge(build_sample(*completions), *completions)
         self.recorder.append_sample(sample)
         self.measuring.write_if_due()
@@ -119,6 +119,6 @@ class RequestRunner:
         return self.enough is None
 
     def save_unfinished_answers(self, unfinished: list[Completion]) -> str:
-        """Save unfinished answers after an interrupt. Returns a message for the user."""
+        """Save the unfinished answers after an interrupt. Returns a message about the saved answers."""
         self.measuring.write_measurements()
         return self.partial.save_unfinished(unfinished, self.engine, lambda name: name in self.recorder.done)

@@ -1,4 +1,4 @@
-"""Converts completions to samples, and defines the interface by which a task judges its samples."""
+"""Converts completions to samples. Defines the interface of judges, which add verdicts to samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_engine import Completion
 
 
 class Judge(Protocol):
-    """Interface of a task's judge, which adds verdicts to samples and rejects samples of other jobs."""
+    """Interface of judges. A judge adds the verdict to a sample, and rejects samples of other jobs."""
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
         """Return the new sample with its verdict."""

@@ -12,14 +12,16 @@ from runner_engine import Completion, Engine, Event, Request, RequestId, run_req
 
 
 class ExtraRequestSource(Protocol):
-    """Interface of a source of extra requests, which are submitted while a job's questions are queued."""
+    """Interface of a source of extra requests, which are submitted while the job's own requests wait in
+    the queue.
+    """
 
     def next_extra_requests(self) -> list[Request]:
-        """Return the next extra requests. Their ids must differ from question ids."""
+        """Return the extra requests to submit now. Their ids must differ from the ids of questions."""
         ...
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Process the completions of an extra request after all of them have ended."""
+        """Process the answers to an extra request, once all of them are complete."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A job's requests, split into those with a stored answer and those without.
+"""Splits a job's requests into those with a stored answer and those without.
 
 A sample with an error has no answer. It stays on disk, and the next start sends the request
 again. After a permanent error, such as a prompt longer than the context, only rerun=failed
@@ -17,10 +17,12 @@ from runner_engine import Engine, Request, request_sha256
 
 
 class StoredAnswers:
-    """A job's requests, the stored answers, and the requests that are still unanswered."""
+    """A job's requests and stored answers, and the requests that still need an answer."""
 
     def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
-        """Reject stored answers that belong to another job or whose verdict has changed."""
+        """Read the stored answers. Raises an error if an answer belongs to another job or its verdict
+        has changed.
+        """
         self.requests, self.recorder = requests, recorder
         self._reject_foreign_answers(judge)
         self.todo = self._list_unanswered_requests(retry_permanent_errors=rerun == "failed")
@@ -39,7 +41,7 @@ class StoredAnswers:
 
     @property
     def num_retried(self) -> int:
-        """Number of unanswered requests that failed in an earlier start."""
+        """Number of unanswered requests that failed when the job ran before."""
         return sum(request.id in self.recorder.failed for request in self.todo)
 
     def add_reused_samples(self, samples: Mapping[int, Sample]) -> None:
@@ -47,7 +49,9 @@ class StoredAnswers:
         self.todo = [request for request in self.todo if request.id not in samples]
 
     def truncate_requests(self, num_questions: int) -> None:
-        """Drop all requests after the first `num_questions` questions, because these are enough."""
+        """Drop the requests for all questions after the first `num_questions`, which the job does not
+        need.
+        """
         first = {int(request.id) for request in self.requests[:num_questions]}
         self.reused = {index: sample for index, sample in self.reused.items() if index in first}
         self.todo = []
@@ -57,7 +61,9 @@ class StoredAnswers:
             self.recorder.append_sample(self.reused[index])
 
     def reject_changed_prompts(self, engine: Engine) -> None:
-        """Raise an error if a stored answer belongs to another prompt. Drops such reused answers."""
+        """Raise an error if a stored answer belongs to a different prompt. Answers reused from other
+        jobs are dropped instead.
+        """
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))
             if sample is not None and not _has_current_prompt(sample, request, engine):

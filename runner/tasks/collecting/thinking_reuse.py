@@ -44,7 +44,9 @@ class ThinkingReuse(Policy):
         self._note: Note | None = None
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield a few questions that check the reuse, then the other questions."""
+        """Yield a few questions to verify that the model repeats the stored thinking, then the other
+        questions.
+        """
         if self.budget is not None:
             self._source, self._samples = _find_job_with_thinking(self.context.recorder.job, self.budget)
         thought = [request for request in requests if request.id in self._samples and request.n == 1]
@@ -118,7 +120,7 @@ def _find_job_with_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[i
 
 
 def _has_same_thinking(answer: Answer, other: Answer) -> bool:
-    """Return whether the thinking of two answers has the same tokens, up to the shorter one."""
+    """Return whether one answer's thinking tokens are a prefix of the other answer's thinking tokens."""
     pairs = zip(answer.token_ids, other.token_ids, strict=False)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return alike >= min(answer.thinking_tokens or 0, other.thinking_tokens or 0)

@@ -33,7 +33,7 @@ class GenerateConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "give a list with the first text of each branch, or null for no branches"
+        need = "give a list with the beginning of each branch, or null for no branches"
         check_value(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
     @property

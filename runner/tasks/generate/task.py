@@ -136,7 +136,7 @@ def run(inputs: GenerateInputs, context: TaskContext) -> Result:
 
 
 def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:
-    """Print the recorded completions again, and write task.output."""
+    """Print the recorded completions again, and write them to task.output."""
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         if task.debug:
@@ -244,7 +244,7 @@ def write_completions(
 
 
 def format_completion(prompt: GivenPrompt, sample: Sample, show_thinking: bool) -> str:
-    """Return a prompt's completion as text. Each branch follows its number and its given beginning."""
+    """Return a prompt's completion as text. Each branch has a number, and starts with its given text."""
     if not isinstance(prompt, BranchedPrompt):
         thinking, text = trim_thinking_and_answer(sample.answer)
         return f"[thinking] {thinking}\n\n{text}" if thinking and show_thinking else text

@@ -1,5 +1,5 @@
-"""task.early_stop_vs: compares a running job with a baseline job, and stops it once the difference
-is decided.
+"""Implements task.early_stop_vs: compares a running job with a baseline job, and stops it at the first
+verdict.
 
 The jobs of a grid with this key share an error rate of 5 %: each decides at its share, and
 runner-compare keeps its verdict. With task.early_stop_margin a job stops once it is decided
@@ -94,7 +94,9 @@ def build_baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) ->
 
 @dataclass
 class EarlyStop(Policy):
-    """Policy that compares a job with its baseline, and stops the job once the statistical test decides."""
+    """Policy that compares a running job with its baseline, and stops the job at the first statistical
+    verdict.
+    """
 
     named_as: str  # how the user has named the baseline
     job: Job
@@ -112,7 +114,9 @@ class EarlyStop(Policy):
     def from_finished_baseline(
         cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]
     ) -> EarlyStop:
-        """Create the policy from a finished baseline. Raises ConfigError if jobs cannot be compared."""
+        """Create the policy from a finished baseline. Raises ConfigError if the two jobs cannot be
+        compared.
+        """
         task = typed_task_config(config, Gsm8kConfig)
         named_as = task.early_stop_vs or ""
         record = named_job.wait_for_finished_record(job, KEY, named_as)
@@ -165,11 +169,12 @@ class EarlyStop(Policy):
         return self._test_verdicts_in_order()
 
     def max_in_flight(self, num_ended: int) -> int:
-        """Limit questions in progress, so that few answers are discarded at the stop."""
+        """Limit the number of unfinished questions, so that an early stop discards few answers."""
         return max(self.min_ahead, num_ended)
 
     def _test_verdicts_in_order(self) -> int | None:
-        """Test answered questions in order. Returns the number of questions needed, or None while undecided.
+        """Test the answered questions in order. Returns how many questions the verdict needed, or None
+        while undecided.
 
         Errors and excluded questions form no pairs.
         """

@@ -1,4 +1,4 @@
-"""Judges answers of task=gsm8k when they are complete or read from disk."""
+"""Judges the answers of task=gsm8k, both new answers and answers read from disk."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Judge:
         return None if today == sample or is_uncertain else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Judge another job's sample for this job. Returns None if the question differs.
+        """Judge another job's sample for this job. Returns None if the sample belongs to another question.
 
         The other job may use other extractors, and other clusters of questions.
         """
@@ -93,7 +93,9 @@ class Judge:
         return self.judge_sample(sample).sample
 
     def judge_sample(self, sample: Sample) -> JudgedSample:
-        """Return a sample with its question and verdict. The majority of several answers decides."""
+        """Return the sample with its question and verdict. If a question has several answers, their
+        majority decides.
+        """
         known = self._judged.get(sample.index)
         if known is not None and known.sample == sample:
             return known

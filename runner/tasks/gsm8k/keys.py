@@ -167,7 +167,7 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def without_auto_repeats(self) -> Gsm8kConfig:
-        """Copy of this config without the repeated questions of check_invariance=auto."""
+        """Copy of this config that repeats no questions if check_invariance is auto."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
@@ -208,7 +208,7 @@ class Gsm8kConfig(ExamplesConfig):
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Return the amount of work for all questions. Empty if the number of questions is unknown."""
+        """Return the completions that the job requests. Empty if the number of questions is unknown."""
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
         # what was read are prompts
         num_questions = None if num_questions is None else num_questions // self.rotate
@@ -226,17 +226,19 @@ class Gsm8kConfig(ExamplesConfig):
         ) * self.samples
 
     def count_repeated_questions(self, num_questions: int) -> int:
-        """Return the number of repeated questions. With `auto`, jobs that may stop early repeat none."""
+        """Return the number of repeated questions. With `auto`, jobs with early stopping repeat none."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance
         is_checked = self.early_stop_vs is None and num_questions >= MIN_QUESTIONS_CHECKED
         return num_questions // QUESTIONS_A_CHECK if is_checked else 0
 
     def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """With greedy decoding, generate one answer per question. Returns a message about the change."""
+        """Return the config with one answer per question if decoding is greedy, and a message about
+        this change.
+        """
         if self.samples == 1 or generation.temperature != 0:
             return self, ""
         once = copy(self)
         once.samples = 1
-        why = "a greedy model always gives the same answer. Ask each question once"
+        why = "greedy decoding always gives the same answer, so each question is asked once"
         return once, f"task.samples={self.samples}: {why}"

@@ -1,4 +1,5 @@
-"""Reliability of task=gsm8k's accuracy: metrics, warnings, and two checks with extra requests.
+"""Checks how reliable the accuracy of task=gsm8k is, with metrics, warnings, and two checks that send
+extra requests.
 
 Not a task. The report costs nothing and comes with every score. The checks send more questions:
 `task.check_invariance` repeats the first ones, a few next to the others
@@ -42,7 +43,7 @@ class CheckOutcome:
 def compute_reliability_metrics(
     judged_samples: Sequence[JudgedSample], facts: Mapping[str, str]
 ) -> dict[str, float]:
-    """Return accuracy by extractor, and counts of answers whose score is unreliable."""
+    """Return the accuracy by extractor, and counts of truncated and otherwise doubtful answers."""
     ways = judged_samples[0].votes if judged_samples else ()
     verdicts = {way: [judgement.votes[way].verdict for judgement in judged_samples] for way in ways}
     report: dict[str, float] = {
@@ -77,7 +78,7 @@ def _count_extracted_answers(judged_samples: Sequence[JudgedSample]) -> dict[str
 
 
 def build_reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[Note]:
-    """Return warnings about prompts and answers that make the score unreliable."""
+    """Return warnings about prompts and answers that make the accuracy unreliable."""
     warned = []
     if metrics.get("double_bos"):
         warned.append(note("two_bos", "warning"))

@@ -1,4 +1,4 @@
-"""task.check_invariance=auto: repeats a few questions within the same session.
+"""Implements task.check_invariance=auto: asks a few questions a second time while the job runs.
 
 In bfloat16 a greedy answer can change with the other sequences of the batch. The repeated
 sequence of a question enters after its first answer, next to other questions, so it takes as
@@ -42,7 +42,7 @@ class RepeatedQuestions(Policy):
         self.depends_on_others = False  # a row of this engine: so nothing was asked again
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Reject stored second answers whose prompt has changed."""
+        """Reject stored second answers whose prompt has changed since."""
         self.kept.reject_changed_prompts(engine)
 
     def next_extra_requests(self) -> list[Request]:
@@ -73,7 +73,7 @@ class RepeatedQuestions(Policy):
 
 
 class SecondAnswerJudge(NoJudge):
-    """Judge that accepts second answers only to the same question and prompt as the first answer."""
+    """Judge that accepts a second answer only if its question and prompt equal those of the first answer."""
 
     def __init__(self, judge: Judge, first_samples: Mapping[int, Sample]) -> None:
         self.judge, self.first = judge, first_samples

@@ -237,7 +237,7 @@ def create_policies(
 
 
 class PromptFacts(Policy):
-    """Policy that adds facts about the rendered prompts to the engine report."""
+    """Policy that records the chat template and special tokens of the prompts in the engine report."""
 
     def __init__(self, inputs: Gsm8kInputs, first_request: Request) -> None:
         self.inputs, self.first = inputs, first_request
@@ -279,13 +279,13 @@ def create_repeated_questions(
 
 
 def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set."""
+    """Print the prompts of a finished job if task.show_prompt is set."""
     if inputs.task.show_prompt:
         log.info("%s", render_prompts(resolved, first_prompt_requests(inputs)))
 
 
 def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
-    """Return a plan's notes on questions and baseline, and the first prompts if requested."""
+    """Return the text for plan=true: notes on questions and baseline, and the first prompts if requested."""
     notes = make_question_subset_notes(inputs.task, inputs.items)
     notes += context_length.build_scaling_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
@@ -297,7 +297,7 @@ def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
 
 
 def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
-    """Return the number of questions without a stored answer, or 1 if only checks are missing."""
+    """Return the number of questions without a stored answer, or 1 if only reliability checks are missing."""
     task = inputs.task
     has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
     left = count_unanswered_questions(
@@ -351,5 +351,5 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
 
 
 def build_sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
-    """Return an id that seeds an answer's sampling, different for each repeat of a job."""
+    """Return the id from which the sampling seed is derived. It differs between repeats of a job."""
     return f"{question_number}, repeat {task.repeat_index}" if task.repeat_index else None

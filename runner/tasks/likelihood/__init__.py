@@ -1,1 +1,3 @@
-"""The task likelihood: scores log-likelihoods of texts, and compares them with a reference job."""
+"""The task likelihood: computes log-likelihoods of given texts, and compares them with those of a
+reference job.
+"""

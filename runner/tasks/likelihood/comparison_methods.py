@@ -25,7 +25,7 @@ ROOM = 0.8  # of the free memory that both models may take by prediction
 
 @dataclass(frozen=True)
 class ComparisonMethod:
-    """Method of comparing a job with its reference: exact, or by stored tokens."""
+    """How a job is compared with its reference: exactly, or by the reference's stored tokens."""
 
     is_exact: bool
     hashes: dict[str, str]
@@ -94,7 +94,9 @@ def _build_top_k_method(
 
 
 def require_token_scores(capabilities: frozenset[Capability], error_subject: str) -> None:
-    """Raise ConfigError if an engine cannot score the tokens that a reference job has stored."""
+    """Raise ConfigError if an engine cannot score given token ids, which a comparison with stored
+    tokens needs.
+    """
     if Capability.token_scores not in capabilities:
         raise ConfigError(
             (
@@ -132,7 +134,9 @@ def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonM
 
 
 def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
-    """Return (reason why no reference model can be loaded, config of the reference model)."""
+    """Return a pair: the reason why a reference model cannot be loaded (or None), and its config (or
+    None).
+    """
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_job_id(named, task):

@@ -93,5 +93,5 @@ def build_short_document_notes(
 
 
 def context_notes(task: LikelihoodConfig) -> list[Note]:
-    """Return a note on the number of scored tokens and the longest context, for readers of the result."""
+    """Return a note with the number of scored tokens and the longest context length."""
     return [note("contexts", tokens=task.last_tokens, longest=max(task.context_tokens))]

@@ -1,4 +1,4 @@
-"""Splits documents and answers into continuations, the units that task=likelihood scores."""
+"""Splits documents and answers into continuations: pieces of text that task=likelihood scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner_engine import Request
 
 @dataclass(frozen=True)
 class Continuation:
-    """One scored text with its request, its number of bytes and its number of characters."""
+    """One text to score, with its request and its size in bytes and characters."""
 
     request: Request
     unit: int
@@ -30,7 +30,7 @@ class Continuation:
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens in this window of a document."""
+        """Number of tokens in this window, both scored tokens and context."""
         return len(self.request.prompt) + len(self.request.continuation or "")
 
 
@@ -80,5 +80,5 @@ def split_into_windows(
 
 
 def compute_proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
-    """Return `total` in proportion to a part's tokens. The parts of a document add up to `total`."""
+    """Return `total` times `part_tokens` / `all_tokens`, rounded to a whole number."""
     return round(total * part_tokens / all_tokens)

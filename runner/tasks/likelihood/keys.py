@@ -119,7 +119,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     @property
     def num_loads(self) -> int:
-        """The number of models to load: 2 with a reference in memory, otherwise 1."""
+        """Number of models to load: 2 if the reference model is loaded too, otherwise 1."""
         return 1 + bool(self.exact)
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
@@ -132,7 +132,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Return the amount of work for all documents. Empty if the number of documents is unknown."""
+        """Return the completions that the job requests. Empty if the number of documents is unknown."""
         count, rows = self.limit if num_questions is None else num_questions, generation.batch_size
         if count is None:
             return []
@@ -150,7 +150,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def _estimate_document_work(
         self, batch_size: int | None, num_documents: int, tokens: float
     ) -> RequestedCompletions:
-        """Estimate the work for documents. Tokens in overlapping windows count twice."""
+        """Return the completions for documents. Tokens in overlapping windows count twice."""
         further = max(0.0, (tokens - self.window_tokens) / self.step)
         read = tokens + further * (self.window_tokens - self.step)
         return RequestedCompletions(

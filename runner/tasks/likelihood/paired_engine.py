@@ -122,7 +122,9 @@ class ReferenceDistributions:
 
 @dataclass
 class DocumentProgress:
-    """Position and sum of divergences reached in the comparison of a document."""
+    """Progress of a document's comparison: the next position, and the divergence summed over earlier
+    positions.
+    """
 
     request: Request
     size: int  # positions; an estimate until the text has been read
@@ -169,7 +171,7 @@ class PairedEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Statistics of the job's model alone, without the reference model."""
+        """Statistics of the job's model, which exclude the reference model."""
         return self.own.stats
 
     def load(self) -> EngineReport:
@@ -177,7 +179,7 @@ class PairedEngine:
         own, reference = self.reports = [self.own.load(), self.reference.load()]
         loaded = summarize_load(reference.metrics, reference.facts).get("loaded", "")
         notes = [
-            text_note("peak_rss_mib covers this model and the reference. Other metrics cover only this one"),
+            text_note("peak_rss_mib covers both models. Other metrics cover only the job's own model"),
             *(text_note(f"the reference: {render_engine_note(note)}") for note in reference.notes),
         ]
         facts = {"reference": f"{self.named} · side by side, {loaded}"}
@@ -274,7 +276,9 @@ class PairedSession(Session):
         self.reference.close()
 
     def _take_next_batch(self) -> list[DocumentProgress]:
-        """Take documents whose distributions fit into memory, or a part of a longer document."""
+        """Take the next documents from the queue whose distributions fit into memory, or a part of one
+        longer document.
+        """
         batch: list[DocumentProgress] = []
         room = self.places
         while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:

@@ -11,7 +11,7 @@ LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by 
 def sum_by_position(
     num_context_tokens: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
 ) -> list[list[float]]:
-    """Sum log-probabilities and divergences in bins of context length.
+    """Sum log-probabilities and divergences over ranges of positions in the context.
 
     Bin b holds the tokens with 2**b to 2**(b + 1) - 1 tokens before them. Each row has the bin, the
     number of tokens, the log-probability in nats, and the KL divergence if given.

@@ -65,5 +65,5 @@ def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
 
 
 def format_scored_text(prompt: Prompt, item: ScoredItem, text: str) -> str:
-    """Format the text to score after its prompt. An answer to a plain-text question begins with a space."""
+    """Format the text that is scored after its prompt. In plain text, an answer begins with a space."""
     return format_continuation(prompt, text) if item.form is TextContext.asked else text

@@ -1,4 +1,4 @@
-"""Reads the finished reference job of task=likelihood and the top-k tokens that it has stored.
+"""Reads the finished reference job of task=likelihood, with the top-k tokens that the job has stored.
 
 Not a task. A job that is its own reference is compared with nothing.
 """
@@ -39,7 +39,7 @@ def find_reference_job(
 
 @dataclass
 class ReferenceJob:
-    """A finished reference job with its samples and the most probable tokens that it has stored."""
+    """A finished reference job, with its samples and the top-k tokens stored for each position."""
 
     named_as: str  # how the user has named it
     job: Job
@@ -53,8 +53,8 @@ class ReferenceJob:
             if reference_name == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"References are {join_first_names(usable, 6)}" if usable else "There is none yet"
-                raise ConfigError(f"{job.folder.parent} has no finished job like this. Run a reference with "
-                                  f"task.keep_top_k={KEPT}. {known}",
+                raise ConfigError(f"{job.folder.parent} has no finished job with this id. Run a reference "
+                                  f"with task.keep_top_k={KEPT}. {known}",
                                   key=KEY, value=reference_name, code="not_found")  # fmt: skip
             raise named_job.build_not_finished_error(KEY, reference_name, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
@@ -95,7 +95,7 @@ class ReferenceJob:
         )
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence over one text. Raises ConfigError if the tokens differ."""
+        """Return the divergence from the reference on one text. Raises ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.answer.token_ids) != (
@@ -105,7 +105,7 @@ class ReferenceJob:
             raise ConfigError(
                 (
                     f"{self.job.job_id} tokenizes document {index} differently or uses another "
-                    "prompt,  so the two models cannot be compared token by token"
+                    "prompt, so the two models cannot be compared token by token"
                 ),
                 key=KEY,
                 value=self.named_as,

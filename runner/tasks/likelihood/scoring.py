@@ -21,10 +21,10 @@ from runner_engine import Completion, EngineReport
 
 
 class Reference(Protocol):
-    """Interface of a reference model, finished or in memory."""
+    """Interface of a reference, which is either a finished job or a second loaded model."""
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text."""
+        """Return the divergence from the reference on one text."""
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
         """Return the reference's log-probabilities of a text's tokens. Empty if they are unknown."""

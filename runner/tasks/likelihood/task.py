@@ -206,13 +206,15 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
 
 
 def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set."""
+    """Print the prompts of a finished job if task.show_prompt is set."""
     if inputs.task.show_prompt:
         log.info("%s", prompts.render_first_prompts(inputs.task, inputs.given, resolved))
 
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
-    """Return a plan's notes on reference and RoPE scaling, and the first prompts if requested."""
+    """Return the text for plan=true: notes on reference and RoPE scaling, and the first prompts if
+    requested.
+    """
     lines = context_length.build_scaling_notes_for_documents(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
@@ -298,7 +300,9 @@ class LikelihoodProgress(Policy):
         self._nats, self._tokens = 0.0, 0
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Check that the windows fit the context length, and add prompt facts to the report."""
+        """Check that the windows fit the context length, and add facts about the prompts to the engine
+        report.
+        """
         for loaded in [report] if self.pair is None else self.pair.reports:
             self.scoring.check_windows_fit_context(loaded)
         prompts.add_question_prompt_facts(self.inputs.task, self.inputs.given, engine, report)

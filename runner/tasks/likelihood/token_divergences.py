@@ -1,6 +1,4 @@
-"""Computes percentiles of the divergence per token, and stores the most divergent tokens with
-their context.
-"""
+"""Computes percentiles of the divergence per token, and stores the tokens with the largest divergence."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ QUESTION_END = 80  # characters of a prompt that stand before a text's first tok
 
 @dataclass(frozen=True)
 class WorstToken:
-    """One of the tokens with the largest divergence, with its position and context."""
+    """A token with a large divergence, its position, and the text around it."""
 
     index: int  # of its sample
     position: int  # in its text

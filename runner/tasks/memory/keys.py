@@ -66,7 +66,7 @@ class MemoryConfig(TaskConfig):
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        """Return the smallest batch size and context length to measure."""
+        """Return the smallest combination of batch size and context length that is measured."""
         return self.measured_points[0]
 
     @property
@@ -77,7 +77,9 @@ class MemoryConfig(TaskConfig):
     def list_requested_completions(
         self, generation: GenerationConfig, num_questions: int | None = None
     ) -> list[RequestedCompletions]:
-        """Return the amount of work: one batch per repeat and per pair of batch size and context length."""
+        """Return the completions that the job requests: one batch per repeat, batch size and context
+        length.
+        """
         return [
             RequestedCompletions(rows, prompt, new, rows * self.repeats, True)
             for rows, prompt, new in self.measured_points

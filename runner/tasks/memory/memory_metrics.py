@@ -36,11 +36,12 @@ class MemoryRepeat:
     peak_since_start: bool = False
 
     def is_measured(self, point_index: int) -> bool:
-        """Return True if the measurement of a point has succeeded or failed."""
+        """Return whether a combination of batch size and context length was measured or has failed."""
         return point_index in self.speeds or point_index in self.failed
 
     def add_event(self, event: dict[str, Any]) -> None:
-        """Add an event of the measuring process: a stage, a measured point or the engine report.
+        """Add an event of the memory probe process: a finished stage, a finished measurement or the
+        engine report.
 
         If an event is repeated after a restart, the values of the first start are kept.
         """
@@ -64,8 +65,8 @@ class MemoryRepeat:
         return any("cuda_peak_mib" in figures for figures in self.stages.values())
 
     def compute_peak_above_import_mib(self, stage_metrics: Figures) -> float:
-        """Return a stage's peak in MiB above the memory after the imports. On a GPU, return the allocator's
-        peak.
+        """Return a stage's peak memory in MiB in excess of the memory after the imports. On a GPU,
+        return the CUDA allocator's peak.
 
         While a checkpoint is read, its pages do not count, because the system can drop them at any
         time.
@@ -94,12 +95,12 @@ class MemoryRepeat:
         return dict(zip(PARTS, values, strict=True))
 
     def find_largest_measured_point(self) -> int:
-        """Return the index of the largest point that was measured completely."""
+        """Return the index of the largest combination of batch size and context length that was measured."""
         return max(self.speeds)
 
     def compute_kv_mib_per_1000_tokens(self) -> float | None:
-        """Return the growth of the KV cache in MiB per 1,000 tokens. None with fewer than two sequence
-        lengths.
+        """Return the growth of the KV cache in MiB per 1,000 tokens, by linear regression. None with
+        fewer than two token counts.
         """
         points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
         if len({tokens for tokens, _ in points}) < 2:
@@ -107,7 +108,7 @@ class MemoryRepeat:
         return linear_regression(*zip(*points, strict=True)).slope
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of this repeat. Stage metrics are those of the largest point."""
+        """Return the metrics of this repeat. Metrics of stages are for the largest batch and context."""
         start, at = self.start["import"], self.find_largest_measured_point()
         stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
         every = [*self.start.values(), *self.stages.values()]
@@ -144,7 +145,7 @@ class MemoryRepeat:
 def summarize_repeats(
     repeats: list[MemoryRepeat], measured_points: list[Workload], predicted_footprints: list[Footprint | None]
 ) -> tuple[Result, dict[str, Any]]:
-    """Return the medians over all repeats as a job's result, and the plot data."""
+    """Return the job's result with the median of each metric over all repeats, and the plot data."""
     measured = [run.metrics() for run in repeats]
     shared = [key for key in measured[0] if all(key in values for values in measured)]
     metrics = {key: median(values[key] for values in measured) for key in shared}
@@ -184,7 +185,9 @@ def summarize_repeats(
 def _compute_prediction_metrics(
     metrics: dict[str, float], predicted: Footprint, point: Workload
 ) -> dict[str, float]:
-    """Return the predicted memory at the largest point, and the relative errors of the predictions."""
+    """Return the predicted memory for the largest batch and context, and the relative errors of the
+    predictions.
+    """
     rows, prompt_tokens, new_tokens = point
     values = {
         "predicted_weight_mib": predicted.weight_mib,
@@ -229,7 +232,9 @@ def _build_stage_rows(
     predicted_footprints: list[Footprint | None],
     failure_reasons: dict[int, str],
 ) -> list[dict[str, Any]]:
-    """Return a table row for each stage of each point, with medians over repeats and the prediction."""
+    """Return a table row per stage, batch size and context length, with medians over repeats and the
+    prediction.
+    """
     rows = [_build_stage_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START]
     for number, point in enumerate(measured_points):
         measured = [run for run in repeats if number in run.speeds]

@@ -42,7 +42,7 @@ from runner_engine.render.notes import render_engine_note
 
 
 class PointOutOfMemory(Exception):
-    """Raised when a measured point does not fit into memory."""
+    """Error for a combination of batch size and context length that does not fit into memory."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -101,7 +101,7 @@ class MemoryProbe:
 
 
 class AnonymousPeakSampler:
-    """Samples the peak of anonymous memory. The kernel's own peak value also includes file pages."""
+    """Samples anonymous memory to find its peak, because the kernel's peak also includes file pages."""
 
     EVERY_S = 0.005
 
@@ -123,7 +123,7 @@ class AnonymousPeakSampler:
 
 
 def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], output_stream: TextIO) -> None:
-    """Measure all stages of a job for each point, smallest first."""
+    """Measure the memory of all stages, for each combination of batch size and context length in turn."""
     resolved = resolve_job(config)
     engine = create_lazy_engine(resolved)
     require_capabilities(engine.capabilities, "task=memory", [Capability.token_ids])
@@ -190,7 +190,8 @@ def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size:
 
 @dataclass
 class _StageStepper:
-    """Runs a session step by step. Raises PointOutOfMemory if its sequences cannot all decode together.
+    """Runs a session step by step. Raises PointOutOfMemory if memory is too small to decode all
+    sequences together.
 
     It does not use `gather`, which steps to the end: each stage here stops earlier.
     """
@@ -256,9 +257,7 @@ def _read_cuda_peaks_mib() -> dict[str, float]:
 
 
 def main() -> int:
-    """Read the config, measure all points and send the results. Returns exit code 0, or 1 after a
-    reported error.
-    """
+    """Read the job's config from stdin, measure its memory and send the results. Returns the exit code."""
     child_process.request_death_with_parent()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)

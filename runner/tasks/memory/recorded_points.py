@@ -1,4 +1,4 @@
-"""Reads and extends the recorded measurements of a memory task."""
+"""Stores the measurements of a memory task on disk, and reads them when the job is resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RecordedPoints:
         self.count = len(self.done)  # of earlier starts
 
     def stored_events(self, repeat: int) -> list[dict[str, Any]]:
-        """Return the recorded events of a repeat. Events of an incomplete point are omitted."""
+        """Return the recorded events of a repeat. Events of an unfinished measurement are omitted."""
         return self._events.get(repeat, [])
 
     def append_event(self, repeat_number: int, event: dict[str, Any]) -> None:

@@ -60,8 +60,8 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
-    """Return inputs without hashes, because the config alone determines the job id. Raises
-    ConfigError if /proc is missing.
+    """Return inputs without hashes, because the config alone determines the job id. Raises ConfigError
+    if the system does not report memory.
     """
     if not machine.rss_mib():
         raise ConfigError(
@@ -77,7 +77,7 @@ def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
 
 
 def check_lengths(inputs: TaskInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
-    """Raise ConfigError for measured points that exceed the model's context length."""
+    """Raise ConfigError if a context length to be measured exceeds the model's."""
     room = get_model_kind(resolved.config.model).positions(resolved).room
     for _, prompt_tokens, new_tokens in typed_task_config(resolved.config, MemoryConfig).measured_points:
         check_context_length(room, prompt_tokens, new_tokens, exceed_context_hint(resolved))
@@ -135,7 +135,7 @@ def _measure_missing_points(
 
 
 def deliver(inputs: TaskInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Draw the pictures if the recorded job has none."""
+    """Draw the plots of a finished job if they are missing."""
     if typed_task_config(resolved.config, MemoryConfig).pictures:
         draw_missing_plots(MODULE, job.folder, POINTS)
 
@@ -146,7 +146,9 @@ def _picture_title(config: RunnerConfig) -> str:
 
 @dataclass
 class RepeatRunner:
-    """Measures all points in a fresh process. After a crash, another process continues."""
+    """Measures memory in a fresh process. If the process crashes, another process measures the
+    remaining combinations.
+    """
 
     config: RunnerConfig
     points: list[Workload]
@@ -160,8 +162,8 @@ class RepeatRunner:
     keep: Callable[[dict[str, Any]], None] = lambda _: None
 
     def measure_all_points(self) -> MemoryRepeat:
-        """Measure all points. After a crash, a new process measures the points that are not larger
-        than the failed one.
+        """Measure each combination of batch size and context length. After a crash, larger combinations
+        are skipped.
         """
         left = self._remaining_points()
         while left:
@@ -185,7 +187,9 @@ class RepeatRunner:
         ]
 
     def _run_probe_process(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure the remaining points in a fresh process. If it crashes, return the point and the reason."""
+        """Measure the remaining combinations in a fresh process. If it crashes, return the
+        combination's index and the reason.
+        """
         is_done = False
         self._set_current_stage("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
@@ -222,7 +226,7 @@ class RepeatRunner:
         )
 
     def add_measurement(self, event: dict[str, Any], is_recorded: bool = False) -> None:
-        """Add a measured stage or point to the repeat, and advance the progress bar."""
+        """Add a finished stage or measurement to the repeat, and advance the progress bar."""
         self.measured.add_event(event)
         step = self.bar.skip if is_recorded else self.bar.advance
         step(1 if "stage" in event else 0)
@@ -231,7 +235,7 @@ class RepeatRunner:
         self.stage, self.point = stage, point
 
     def _handle_probe_event(self, event: dict[str, Any]) -> bool:
-        """Handle an event of the measuring process. Returns True if the process is done."""
+        """Handle an event of the memory probe process. Returns whether the process has finished."""
         if "begin" in event:
             self._set_current_stage(event["begin"], event["point"])
             self.bar.set_title(f"memory: {self.stage}, {self.which}, stage")

@@ -1,4 +1,4 @@
-"""Recall cases: questions about facts hidden in a text of adjustable length."""
+"""Defines recall cases: questions about facts that are hidden in a text of adjustable length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 
 class ValueForm(StrEnum):
-    """How the requested values are extracted from an answer."""
+    """Form of the requested values, such as a number or a UUID."""
 
     number = "number"  # of as many digits as the asked ones
     pair = "pair"  # of two words, as amber-kite
@@ -23,7 +23,7 @@ class ValueForm(StrEnum):
 
 @dataclass(frozen=True)
 class RenderedCase:
-    """A recall case rendered at one length: the text with its needles, and the question at its end."""
+    """A recall case with a text of fixed length: instructions, text with needles, and question."""
 
     before: str  # what the text begins with: what to look for
     context: str
@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseSettings:
-    """Settings from which the recall cases of a job are drawn."""
+    """Settings that determine the recall cases of a job, including the random seed."""
 
     kind: str
     seed: int
@@ -74,11 +74,11 @@ class CaseSettings:
 
     @property
     def case_numbers(self) -> range:
-        """Indices of the cases whose needles are in the current haystack."""
+        """Numbers of the cases whose needles are hidden in this haystack."""
         return range(self.text, self.cases, self.texts)
 
     def create_random(self, *names: object) -> Random:
-        """Return the random generator of a case, which is the same in every job with this seed."""
+        """Return a case's random generator, which is the same in every job with the same seed."""
         return Random("/".join(map(str, (self.seed, self.kind, *names))))
 
 

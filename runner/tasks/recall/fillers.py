@@ -33,14 +33,16 @@ CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: n
 
 @dataclass(frozen=True)
 class Filler:
-    """Filler text that is split into units and repeated if necessary. `tokens` has the size of each unit."""
+    """Filler text, split into units that repeat if the text is too short. `tokens` has the token count
+    of each unit.
+    """
 
     units: Sequence[str]
     tokens: Sequence[int]
 
     @cached_property
     def _cumulative_tokens(self) -> list[int]:
-        """Token counts of the first 0, 1, 2 … units."""
+        """Total token counts of the first 0, 1, 2 … units."""
         return [0, *accumulate(self.tokens)]
 
     def count_tokens(self, num_units: int) -> int:
@@ -70,7 +72,7 @@ class Filler:
         return "\n" if before.endswith("\n") else " "
 
     def __contains__(self, text: str) -> bool:
-        """Return whether the filler contains a text. Such a text cannot be a needle."""
+        """Return whether the filler contains the text, so that it cannot serve as a needle."""
         return text in self._joined_units
 
     @cached_property
@@ -105,7 +107,8 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
 
 
 def select_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
-    """Return the filler, rotated to the start of a haystack. The first haystack is not rotated.
+    """Return the filler of a haystack: the same units, but starting at a random line. Haystack 0 is not
+    changed.
 
     Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS
     units has too few beginnings, so its units are shuffled.
@@ -127,7 +130,7 @@ def hash_units(units: Sequence[str]) -> str:
 
 
 def build_filler(units: Sequence[str], count_tokens: Callable[[Sequence[str]], list[int]]) -> Filler:
-    """Build a filler from units and their token counts, which `count_tokens` measures on plain texts."""
+    """Build a filler from text units, and count their tokens with `count_tokens`."""
     empty, *tokens = count_tokens(["", *units])
     return Filler(units, [max(1, tokens_of_unit - empty) for tokens_of_unit in tokens])
 
@@ -138,7 +141,7 @@ def _read_installed_texts(category: str | None) -> list[str]:
 
 
 def _generate_chronicles(num_characters: int) -> str:
-    """Return up to `num_characters` characters of synthetic chronicles, or all that exist."""
+    """Return `num_characters` characters of synthetic chronicles, or all chronicles if they have fewer."""
     texts: list[str] = []
     for index in range(DOCUMENTS):
         if sum(map(len, texts)) >= num_characters:

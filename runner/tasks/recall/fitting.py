@@ -1,5 +1,4 @@
-"""Finds the amount of filler text that fits each configured length, in addition to template,
-question and answer.
+"""Finds how much filler text fits each configured length, besides chat template, question and answer.
 
 The cases of a kind and a length have the same amount of filler, so that they share a prefix. A
 case with its own text has its own size. Sizes are found by counting prompts in the model's own
@@ -22,7 +21,7 @@ NEAR = 0.005  # of the room may stay empty, if that saves counting
 
 @dataclass
 class SizeGroup:
-    """State of the binary search for the common text size of recall cases with one length."""
+    """Recall cases of equal text size, and the state of the binary search for this size."""
 
     length: int
     room: int  # for the prompt
@@ -43,9 +42,7 @@ class SizeGroup:
 
     @property
     def is_search_finished(self) -> bool:
-        """Whether the binary search has ended, because a larger text would not fit or would be hardly
-        longer.
-        """
+        """Whether the binary search has ended, because the largest possible text is found or nearly found."""
         most = self.cases[0].most
         is_near = self.low_tokens >= self.room * (1 - NEAR)
         return is_near or self.low == most or (self.high is not None and self.high <= self.low + 1)
@@ -103,9 +100,7 @@ def fit_text_sizes(
 
 
 def _set_final_text_sizes(groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter) -> None:
-    """Set the text sizes that the search found. Reduce a size if one of its cases is still too
-    long.
-    """
+    """Set the text sizes that the search found. Reduce a size while one of its prompts is too long."""
     for group in groups:
         group.size = group.low
     left = [*groups]
@@ -125,7 +120,7 @@ def _count_tokens_of_groups(
 
 
 def build_length_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
-    """Build the error for a length that is too short for a question without filler text."""
+    """Build the error for a context length that is too short even without filler text."""
     answer = group.length - group.room
     return ConfigError(
         (

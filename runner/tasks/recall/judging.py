@@ -1,4 +1,4 @@
-"""Judges answers of task=recall by the values in the answer, regardless of the wording."""
+"""Judges answers of task=recall by the values that they contain, regardless of the wording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORD = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True)
 class PlacedCase:
-    """A rendered recall case with its kind, length, depth and number."""
+    """A recall case with its final text, and its kind, length, depth and number."""
 
     kind: str
     length: int
@@ -118,7 +118,7 @@ def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tup
 
 
 def find_distinct_values(text: str, rendered_case: RenderedCase) -> list[str]:
-    """Return the distinct values of the requested form in a text, in order and in lower case."""
+    """Return the distinct values of a given form in a text, in order of appearance and in lower case."""
     match rendered_case.form:
         case ValueForm.number:
             joined = SEPARATED.sub(lambda number: re.sub(r"\D", "", number[0]), text)

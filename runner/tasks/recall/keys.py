@@ -111,7 +111,7 @@ class RecallConfig(TaskConfig):
 
     @property
     def subject(self) -> str:
-        """The longest configured text length, for a run's display name."""
+        """The longest configured text length, which is part of a run's display name."""
         return f"up to {max(self.tokens):,} tokens"
 
     @property
@@ -125,7 +125,7 @@ class RecallConfig(TaskConfig):
 
     @property
     def num_haystacks(self) -> int:
-        """The number of different haystacks, each with at least one case."""
+        """Number of different filler texts, each with at least one case."""
         return min(self.num_texts, self.cases)
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
@@ -154,9 +154,7 @@ class RecallConfig(TaskConfig):
         return amounts
 
     def _iter_prefill_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
-        """Yield the numbers of tokens to prefill for a recall kind. The tokens of a shared prefix
-        count only once.
-        """
+        """Yield the numbers of tokens to prefill for a recall kind. A shared prefix counts only once."""
         if kind_shares_text(kind):
             yield self.cases * (text_tokens + (len(self.depths) - 1) * QUESTION)
             return

@@ -26,7 +26,7 @@ TOKENS_A_LINE = 25  # of a text that is its own, about
 def fit_and_render_cases(
     task: RecallConfig, filler_units: Sequence[str], resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return all cases by case number, with filler text for each configured length. Loads only the
+    """Return all cases by number, with filler text that fits the configured lengths. Loads only the
     tokenizer.
 
     The shortest length has the first numbers, so that more lengths change no number. Haystacks
@@ -69,7 +69,7 @@ def fit_and_render_cases(
 
 
 def build_case_prompt(task: RecallConfig, case: RenderedCase) -> Prompt:
-    """Return a case's prompt: a chat turn, or plain text that ends with the beginning of an answer."""
+    """Return a case's prompt: a chat message, or plain text that ends with the beginning of the answer."""
     if task.prompt is PromptStyle.text:
         return f"{case.prompt_text} {case.beginning}"
     turns = [Message("system", task.system)] if task.system else []
@@ -77,7 +77,7 @@ def build_case_prompt(task: RecallConfig, case: RenderedCase) -> Prompt:
 
 
 def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> None:
-    """Raise ConfigError if a requested value changes when the tokenizer encodes and decodes it."""
+    """Raise ConfigError if the tokenizer does not reproduce a requested value exactly."""
     values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
     kind = get_model_kind(resolved.config.model)
     encoded = kind.encode_prompts(resolved, [f"It is {value}." for value in ("green", *values)])

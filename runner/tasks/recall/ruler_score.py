@@ -50,7 +50,7 @@ def add_ruler_scores(
 def _scores_by_case(
     samples: Sequence[Sample], placed_cases: Mapping[int, PlacedCase]
 ) -> Iterator[tuple[Cell, float, float]]:
-    """Yield kind and length, RULER score and accuracy of each RULER question."""
+    """Yield each RULER question's kind and length, RULER score and accuracy."""
     for sample in samples:
         case = placed_cases[sample.index]
         if is_ruler_kind(case.kind) and not sample.failed:

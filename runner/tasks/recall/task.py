@@ -113,7 +113,7 @@ def compute_recall_metrics(samples: list[Sample]) -> dict[str, float]:
 
 
 def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set, and draw missing plots."""
+    """Print the prompts of a finished job if task.show_prompt is set, and draw missing plots."""
     if inputs.task.show_prompt:
         log.info("%s", render_first_prompts(inputs, resolved))
     if inputs.task.pictures:
@@ -145,7 +145,7 @@ def build_requests(task: RecallConfig, placed_cases: Mapping[int, PlacedCase]) -
 
 
 class PromptFacts(Policy):
-    """Policy that records the rendered prompts' properties in the engine report."""
+    """Policy that records the chat template and special tokens of the prompts in the engine report."""
 
     def __init__(self, task: RecallConfig, first_request: Request) -> None:
         self.task, self.first = task, first_request

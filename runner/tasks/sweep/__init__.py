@@ -1,1 +1,1 @@
-"""The task sweep: measures speed for combinations of settings, called cells."""
+"""The task sweep: measures speed for each combination of batch size, prompt length and other settings."""

@@ -25,7 +25,7 @@ LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it take
 
 
 class RecordedCells:
-    """Stores and restores the measurements of a sweep: cells, machine rates and request timings."""
+    """Stores and restores the measurements of a sweep: speeds, machine rates and request timings."""
 
     def __init__(self, folder: Path, contention: machine.Contention) -> None:
         self._file, self._contention = MeasurementFile(folder), contention
@@ -49,7 +49,7 @@ class RecordedCells:
         num_warmup_rounds: int,
         has_request_rates: bool,
     ) -> None:
-        """Repeat the warm-up rounds of partly measured cells.
+        """Repeat the warm-up of unfinished measurements, so that a resumed sweep measures a warm process.
 
         A cell without a warm-up is cold only in its first run, so the runs after it are measured warm.
         """
@@ -64,14 +64,16 @@ class RecordedCells:
                     cell.note = copy.note
 
     def is_measured(self, cell: Cell, round_number: int) -> bool:
-        """Return whether an earlier start has measured this cell in this round."""
+        """Return whether this combination of settings was measured in this round before the sweep was
+        interrupted.
+        """
         return (round_number, cell.key) in self._runs
 
     def measure_or_restore_cell(
         self, cell_runner: CellRunner, cell: Cell, round_number: int
     ) -> dict[str, float] | None:
-        """Measure a cell in one round, or restore its recorded metrics. A failed measurement adds a
-        note to the cell.
+        """Measure a combination of settings in one round, or restore its recorded metrics. A failure is
+        recorded in `cell.note`.
         """
         if (line := self._runs.get((round_number, cell.key))) is not None:
             cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]
@@ -112,7 +114,7 @@ class RecordedCells:
             )
 
     def restore_request_timings(self, request_load: RequestLoad) -> bool:
-        """Load recorded timings of requests at one rate. Returns False if no timings are recorded."""
+        """Restore the recorded timings of requests at one rate. Returns False if none are recorded."""
         line = self._loads.get(request_load.rate)
         if line is None:
             return False
@@ -124,7 +126,7 @@ class RecordedCells:
         return True
 
     def store_request_timings(self, request_load: RequestLoad) -> None:
-        """Store the timings of requests at one rate, unless the engine ran out of memory."""
+        """Store the timings of requests at one rate, unless the measurement failed."""
         if not request_load.seconds:
             return
         self.done.append((0, f"rate {request_load.rate:g}"))

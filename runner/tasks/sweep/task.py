@@ -85,7 +85,7 @@ def check_lengths(inputs: SweepInputs, resolved: ResolvedJob) -> list[str]:
 
 
 def run(inputs: SweepInputs, context: TaskContext) -> Result:
-    """Measure every cell `repeats` times, then every request rate."""
+    """Measure every combination of settings `repeats` times, then the latency at every request rate."""
     config, engine, recorder = context.config, context.engine, context.recorder
     task = typed_task_config(config, SweepConfig)
     # without lengths: they are counted as prompts are sent
@@ -188,7 +188,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
 
 
 def deliver(inputs: SweepInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Draw the pictures if the recorded job has none."""
+    """Draw the plots of a finished job if they are missing."""
     if typed_task_config(resolved.config, SweepConfig).pictures:
         draw_missing_plots(MODULE, job.folder, POINTS)
 
@@ -200,8 +200,8 @@ def measure_cells(
     recorder: Recorder,
     recorded_cells: RecordedCells,
 ) -> list[Cell]:
-    """Measure all cells in rounds. Recorded cells are not measured again. Warm-up rounds are
-    discarded.
+    """Measure all combinations of settings in rounds. The first rounds warm up, and recorded
+    measurements are not repeated.
     """
     cells, repeats = create_sweep_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
@@ -231,9 +231,7 @@ def measure_cells(
 def measure_request_rates(
     task: SweepConfig, cell_runner: CellRunner, recorder: Recorder, recorded_cells: RecordedCells
 ) -> list[RequestLoad]:
-    """Send requests at each rate, lowest first. After a rate that ran out of memory, higher rates are
-    skipped.
-    """
+    """Send requests at each rate, lowest first. If a rate fails, higher rates are skipped."""
     loads = arrivals.create_request_loads(task, cell_runner.vocab_size, cell_runner.seed, cell_runner.real)
     with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):

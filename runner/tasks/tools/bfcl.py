@@ -89,7 +89,7 @@ def _read_expected_calls(file: Path) -> dict[str, Any]:
 
 
 def _check_offered_functions(functions: tuple[Mapping[str, Any], ...], expected_names: list[str]) -> None:
-    """Raise ValueError for an unsupported parameter type, or an expected function that is not offered."""
+    """Raise ValueError if a parameter type is unsupported, or an expected function is not offered."""
     names = [function["name"] for function in functions]
     if missing := [name for name in expected_names if name not in names]:
         raise ValueError(f"an expected call uses the function {missing[0]}, which is not offered")

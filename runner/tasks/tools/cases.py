@@ -71,7 +71,7 @@ class Case:
 
     @property
     def gold(self) -> str:
-        """The expected calls as text. Of several allowed values, only the first is shown."""
+        """The expected calls as text. If several values are allowed, only the first is shown."""
         calls = (
             f"{name}({', '.join(_format_argument(values, key) for key, values in one.items())})"
             for name, one in self.wanted

@@ -1,5 +1,4 @@
-"""Defines distractor functions, which fill the context: services of an invented industrial
-plant.
+"""Defines distractor functions, which fill the prompt: services of an invented industrial plant.
 
 No distractor is related to the included questions, or to those of BFCL, so a call of one is always
 wrong. They follow from a number and a seed: the first ones are the same however many are

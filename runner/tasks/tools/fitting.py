@@ -16,8 +16,7 @@ PromptTokenCounter = Callable[[Sequence[tuple[Case, int]]], list[int]]
 def find_max_extra_functions(
     cases: Sequence[Case], length: int, answer_tokens: int, count_prompt_tokens: PromptTokenCounter
 ) -> int:
-    """Return the largest number of extra functions with which every prompt fits the context
-    length.
+    """Return the largest number of distractor functions with which every prompt fits the context length.
 
     All cases get the same number of functions, so that the prompts share a prefix.
     """

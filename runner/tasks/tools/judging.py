@@ -1,4 +1,4 @@
-"""Judges answers of task=tools by comparing tool calls with the expected calls."""
+"""Judges answers of task=tools by comparing their tool calls with the expected calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERDICTS = {ToolOutcome.cut_off: Verdict.cut_off, ToolOutcome.no_answer: Verdict
 
 @dataclass(frozen=True)
 class PlacedCase:
-    """A tool-calling question, its context length and its number of extra functions."""
+    """A tool-calling question, its context length and its number of distractor functions."""
 
     case: Case
     length: int  # 0: it is not filled
@@ -30,7 +30,7 @@ class PlacedCase:
 
 @dataclass(frozen=True)
 class CallJudgement:
-    """Tool calls parsed from an answer, the outcome, and the reason for a failure."""
+    """Tool calls parsed from an answer, and the judgement: the outcome, and the reason for a failure."""
 
     outcome: ToolOutcome
     calls: tuple[tool_calls.ToolCall, ...] = ()
@@ -38,7 +38,7 @@ class CallJudgement:
 
 
 class Judge:
-    """Adds verdicts to samples of task=tools, and why an answer failed."""
+    """Adds the verdict to samples of task=tools, and the reason why an answer failed."""
 
     def __init__(
         self, placed_cases: Mapping[int, PlacedCase], call_format: tool_calls.ToolCallFormat
@@ -72,7 +72,9 @@ class Judge:
         return None if found == sample else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Convert another job's sample to one of this job. Returns None if it answers another question."""
+        """Convert another job's sample to a sample of this job. Returns None if it answers another
+        question.
+        """
         # as another form reads it: this job would have another text
         is_raw = RAW in sample.answer.text
         return (

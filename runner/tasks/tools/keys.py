@@ -31,9 +31,7 @@ TYPICAL_CASES = 320  # of the questions that ship
 
 
 class OfferMethod(StrEnum):
-    """How the prompt contains the functions: through the chat template, or as text in the system
-    message.
-    """
+    """Where the prompt lists the functions: in the chat template's tool section, or in the system message."""
 
     template = "template"
     system = "system"
@@ -105,7 +103,7 @@ class ToolsConfig(TaskConfig):
 
     @property
     def subject(self) -> str:
-        """Number of distractors or filled context length, for a run's display name."""
+        """Number of distractor functions or longest context length, for a run's display name."""
         if self.tokens:
             return f"filled up to {max(self.tokens):,} tokens"
         return f"{self.distractors} distractors" if self.distractors else ""

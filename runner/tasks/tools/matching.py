@@ -101,7 +101,7 @@ def _first_allowed_type(allowed_values: Sequence[Any]) -> type | None:
 
 
 def _has_item_type(value: list[Any], allowed_values: Sequence[Any], item_type: type) -> bool:
-    """Return whether all list items have `item_type`, or the type of the items in an allowed list."""
+    """Return whether all list items have `item_type`, or the same type as the items of an allowed list."""
     return any(
         not isinstance(one, list)
         or all(type(item) is item_type or type(item) is _first_allowed_type(one) for item in value)
@@ -112,9 +112,7 @@ def _has_item_type(value: list[Any], allowed_values: Sequence[Any], item_type: t
 def _is_allowed_value(
     value: Any, allowed_values: Sequence[Any], expected_type: type, item_type: type | None
 ) -> bool:
-    """Return whether a value is allowed. Strings are compared without case, blanks and
-    punctuation.
-    """
+    """Return whether a value is allowed. Case, blanks and punctuation of strings are ignored."""
     if expected_type is dict:
         return any(one != LEFT_OUT and _object_matches(value, one) for one in allowed_values)
     if expected_type is list and item_type is dict:

@@ -1,5 +1,5 @@
-"""Offers functions by the chat template or as JSON in the system message, and determines the tool
-call format.
+"""Adds functions to the prompt, through the chat template or the system message, and determines the
+tool call format.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def build_case_prompt(
     extra_functions: Sequence[Mapping[str, Any]],
     call_format: tool_calls.ToolCallFormat,
 ) -> Prompt:
-    """Build a prompt with the extra functions, then the question's functions, then the messages."""
+    """Build a prompt: distractor functions, then the question's functions, then the messages."""
     schemas = [*extra_functions, *to_offered_functions(case)]
     turns = [Message(role, text) for role, text in case.turns]
     if task.tool_placement is OfferMethod.template:
@@ -74,7 +74,7 @@ def build_case_prompt(
 
 
 def to_offered_functions(case: Case) -> list[Mapping[str, Any]]:
-    """Return the question's functions as JSON Schema objects, as the model receives them."""
+    """Return the question's functions as JSON Schema objects for the prompt."""
     if not case.is_of_bfcl:
         return [*case.functions]
     from runner.tasks.tools.bfcl import to_json_schema  # only where such files are read

@@ -58,7 +58,7 @@ IGNORED_FOR_REUSE = frozenset(
 
 @dataclass
 class ToolsInputs(TaskInputs):
-    """Inputs of task=tools: the task's config and the selected questions."""
+    """Inputs of task=tools: the task's config, and the questions that it selects."""
 
     task: ToolsConfig
     cases: list[Case]
@@ -102,8 +102,8 @@ def _read_configured_cases(task: ToolsConfig) -> list[Case]:
 
 
 def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
-    """Raise ConfigError if the chat template does not support tools, or a context length exceeds
-    the model's.
+    """Raise ConfigError if the chat template does not support tools, or a context length exceeds the
+    model's limit.
     """
     require_tool_template(inputs.task, resolved)
     context_length.check_context_length(resolved, "task.context_lengths", max(inputs.task.tokens, default=0))
@@ -111,7 +111,7 @@ def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
 
 
 def run(inputs: ToolsInputs, context: TaskContext) -> Result:
-    """Offer functions with each question, generate missing answers, judge the answers and compute
+    """Generate the missing answers with functions in each prompt, judge the tool calls, and compute
     metrics.
     """
     task, resolved = inputs.task, context.resolved
@@ -139,9 +139,7 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
 def place_cases(
     task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return each case at each context length by number, shortest length first. Loads only the
-    tokenizer.
-    """
+    """Return all cases by number, repeated for each context length. Loads only the tokenizer."""
     if not task.tokens:
         return {
             number: PlacedCase(case, 0, task.distractors, case.cluster(task.cluster))
@@ -192,7 +190,7 @@ def count_extra_functions(placed_cases: Mapping[int, PlacedCase]) -> dict[str, f
 
 
 def deliver(inputs: ToolsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a recorded job if task.show_prompt is set."""
+    """Print the prompts of a finished job if task.show_prompt is set."""
     if inputs.task.show_prompt:
         log.info("%s", render_first_prompts(inputs, resolved))
 
@@ -209,7 +207,7 @@ def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
 
 
 class PromptFacts(Policy):
-    """Policy that records the rendered prompts' properties in the engine report."""
+    """Policy that records the chat template and special tokens of the prompts in the engine report."""
 
     def __init__(self, first_request: Request) -> None:
         self.first = first_request

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """A kind of recall question: its properties, and the function that draws its cases as
-    MODULE:FUNCTION.
-    """
+    """A kind of recall question: its properties, and the location of the function that draws its cases."""
 
     drawn_by: str
     has_depth: bool = False  # each case has one of task.depths

@@ -25,8 +25,8 @@ LETTERS = 5
 
 
 def draw_chain_cases(settings: CaseSettings) -> Iterator[Case]:
-    """Draw cases with two chains of task.needles variables each, assigned one after another throughout
-    the text.
+    """Draw cases with two chains of variable assignments, spread evenly over the text. Each chain has
+    task.needles variables.
     """
     for number in settings.case_numbers:
         random = settings.create_random(number)

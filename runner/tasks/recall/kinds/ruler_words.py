@@ -1,5 +1,5 @@
-"""RULER's tasks on the most frequent words of a list or text. Prompts equal those of lm-
-evaluation-harness 0.4.13.
+"""RULER's tasks on the most frequent words of a list or text. The prompts equal those of
+lm-evaluation-harness 0.4.13.
 """
 
 from __future__ import annotations
