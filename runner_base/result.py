@@ -127,7 +127,7 @@ class Likelihood:
 
 
 class ClusterUnit(StrEnum):
-    """What the questions of a task=recall cluster have in common: the haystack or the content."""
+    """Part that all questions of a task=recall cluster share: the haystack, or the content asked for."""
 
     text = "text"  # the haystack
     question = "question"  # what is asked, at several lengths or depths
@@ -263,7 +263,7 @@ class Result:
 
 @dataclass
 class Record:
-    """Content of result.json: a job, its status, its result and its locations."""
+    """Content of result.json: a job, its config, its status and its result."""
 
     job_id: str
     status: Status

@@ -18,7 +18,7 @@ def count_thinking_tokens(answer: Answer) -> int | None:
 
 
 def count_answer_tokens(answer: Answer) -> int | None:
-    """Return the number of tokens after the thinking; None if they were not counted."""
+    """Return the number of tokens after the thinking, or None if tokens were not counted."""
     if answer.answer_tokens is not None:
         return answer.answer_tokens
     return None if answer.parts.has_thinking else answer.num_tokens

@@ -55,7 +55,9 @@ def publish_accuracies_and_divergences(tables: Sequence[Table], folder: Path, be
 
 
 def format_divergence_sections(table: Table) -> list[str]:
-    """Return one model card section per reference and set of texts. Empty without divergences."""
+    """Return a model card section for each reference and set of documents. Empty if no run has
+    divergences.
+    """
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     require_runs_of_single_jobs([row.run for row in rows])
     names = dict(

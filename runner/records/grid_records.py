@@ -88,7 +88,7 @@ def _require_record_types(record: GridRecord) -> GridRecord:
 def split_common_and_varied_keys(
     configs: Sequence[object | None],
 ) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the keys that are equal in all configs, and each config's other keys.
+    """Return the keys with the same value in all configs, and separately the other keys of each config.
 
     A config of None has no other keys.
     """

@@ -59,7 +59,9 @@ def create_store_from_config(config: RunnerConfig) -> Store | None:
 
 
 def create_store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return the MLflow store of a command's options, MLflow's environment variables, or the output folder."""
+    """Return the MLflow store given by the command's options, by MLflow's environment variables, or by
+    the output folder.
+    """
     uri = uri or get_variable(URI_VARIABLE) or default_sqlite_uri(output_dir)
     return Store(
         _make_sqlite_path_absolute(uri),
@@ -73,7 +75,7 @@ def default_sqlite_uri(output_dir: Path) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Return whether an MLflow server is at the address, rather than a database or a folder."""
+    """Return whether the address belongs to an MLflow server, and not to a database or folder."""
     return uri.startswith(("http://", "https://"))
 
 
