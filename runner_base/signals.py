@@ -274,7 +274,7 @@ def mark_interrupt_handled() -> None:
 
 
 def discard_waiting_signal() -> None:
-    """Discard a deferred signal, because the current error already explains it."""
+    """Discard a deferred signal that the current error has already reported."""
     _state.noted = _state.unanswered = False
 
 

@@ -1,4 +1,4 @@
-"""Reader of packed jobs (`runner-compare pack`). A packed job is checked before it is read."""
+"""Reader of packed jobs (`runner-compare pack`). Packed jobs are checked for damage before they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES = "samples.jsonl"
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
-    """Whether a file is a packed job, by its name."""
+    """Return whether a file is a packed job, judged by its name."""
     return path.name.endswith(PACKED_JOB_SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""Compare repeated measurements of two jobs, e.g. cells of a speed sweep or memory metrics."""
+"""Compares repeated measurements of two jobs, such as the speeds of a sweep or memory metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def can_compare_run(run: Run) -> bool:
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
-    """Return the ratio of run to baseline for each measure with repeats in both jobs."""
+    """Compare each measure that both jobs measured repeatedly, by the ratio of run to baseline."""
     if run.task_version != base.task_version:
         versions = f"{run.task_version} in the run and {base.task_version} in the baseline"
         raise NotPaired(f"the task version is {versions}")

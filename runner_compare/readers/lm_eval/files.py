@@ -111,7 +111,7 @@ class Results:
         return by_filter
 
     def get_metric_direction(self, task: str, metric: str) -> BetterDirection:
-        """Return the better direction of a metric, if lm-eval records it."""
+        """Return whether higher or lower values of a metric are better, if lm-eval records this."""
         is_higher = (self.find_entry("higher_is_better", task) or {}).get(metric)
         if is_higher is None:
             return BetterDirection.neither
