@@ -39,7 +39,7 @@ def expand_grid(
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return the overrides of every job, the Cartesian product of all sweeps.
+    """Return the overrides of every job. The jobs are the Cartesian product of all sweeps.
 
     The keys of the command line vary fastest.
     """
@@ -94,7 +94,9 @@ def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: ValueG
 def check_exclude_keys(
     exclude: Sequence[Mapping[str, str]], value_getters: Iterable[ValueGetter], known_keys: Iterable[str]
 ) -> None:
-    """Raise ConfigError for a key in an exclude rule that no job has, and suggest the nearest known key."""
+    """Raise ConfigError if an exclude rule has a key that no job has. The message suggests the nearest
+    known key.
+    """
     lookups = list(value_getters)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():

@@ -1,4 +1,4 @@
-"""Assigns GPUs to a grid's workers, according to the needs of the jobs or to model.device."""
+"""Assigns GPUs to a grid's workers, as model.device and the needs of the jobs require."""
 
 from __future__ import annotations
 

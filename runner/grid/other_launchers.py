@@ -118,7 +118,7 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
 def split_ready_and_dependent_jobs(
     plan: Sequence[PlannedJob], numbers: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Return the jobs that can start now, and the jobs that have to wait for other jobs."""
+    """Split the jobs into those that can start now and those that wait for other jobs."""
     there = {plan[number].job_id for number in numbers}
     first: list[int] = []
     later: list[int] = []

@@ -113,7 +113,7 @@ class ParentRuns:
         self._write_initial_record()
 
     def _write_initial_record(self) -> None:
-        """Write the grid's record, unless all jobs are done and a record exists."""
+        """Write the grid's record, unless all jobs are done and the record already exists."""
         to_do = any(job.state in (PlanState.todo, PlanState.resume) for job in self.plan)
         if not (to_do or self._runs) and grid_records.has_grid_record(self._output_dir, self.grid_id):
             return

@@ -71,7 +71,7 @@ def delete_or_report_replaced_results(job: Job, record: Record) -> None:
     if record.status is Status.FINISHED:
         job.delete_backup_folders()
     elif folders := job.list_backup_folders():
-        log.warning("the results of %s before rerun=... are still in %s", job.job_id, folders[-1])
+        log.warning("the results of %s that rerun=... replaced are still in %s", job.job_id, folders[-1])
 
 
 class LogFile(logging.FileHandler):

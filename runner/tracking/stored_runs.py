@@ -1,4 +1,4 @@
-"""Reads a store's runs through MLflow's client with few queries."""
+"""Reads the runs of an MLflow store through MLflow's client, with few queries."""
 
 from __future__ import annotations
 
@@ -215,7 +215,9 @@ def open_client_for_reading(store: Store) -> Any:
 
 
 def find_experiment(client: Any, experiment_name: str) -> Any:
-    """Return an MLflow experiment. If it is missing, raise ConfigError with the existing names."""
+    """Return an MLflow experiment. If the experiment is missing, raise ConfigError with the names of
+    existing experiments.
+    """
     found = client.get_experiment_by_name(experiment_name)
     if found is None:
         names = [item.name for item in client.search_experiments()]

@@ -34,7 +34,7 @@ class Store:
 
     @property
     def redacted_uri(self) -> str:
-        """The store's uri without secrets, which may be printed and recorded."""
+        """The store's URI without secrets, so that the URI may be printed and recorded."""
         return redact_secrets(self.uri)
 
     @cached_property
@@ -101,9 +101,7 @@ def build_compare_command(store: Store) -> str:
 
 
 def make_relative_to_cwd(path: Path) -> Path:
-    """Return a path relative to the working directory if the path is inside it. Other paths are
-    unchanged.
-    """
+    """Shorten a path inside the working directory to a relative path. Other paths are unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
 

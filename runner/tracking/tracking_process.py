@@ -31,7 +31,9 @@ UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def can_fork_for(store: Store) -> bool:
-    """Return whether a forked process can write to the store, and whether the fork would save time.
+    """Return whether a forked process should write the run.
+
+    It must be able to write to the store and save time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has

@@ -113,7 +113,7 @@ HEADER: Parser[Header] = Parser(Header)
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:
-    """Return whether a file is an inspect_ai log, judged by its top-level JSON fields.
+    """Return whether a file is an inspect_ai log, judged by its suffix or its top-level JSON fields.
 
     Without JSON content, the outline is empty.
     """

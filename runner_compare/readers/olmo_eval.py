@@ -168,7 +168,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
 
 
 def _to_file_name(name: str) -> str:
-    """Replace the characters in a name that olmo-eval replaces in file names."""
+    """Convert a name to the form that olmo-eval uses in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")
     return name

@@ -33,7 +33,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
         raise DataError(f"the file is not a packed job ({error})", key=path, code="damaged") from error
     if not is_known or version != VERSION:
         raise DataError(
-            f"the file has version {version} of the format, and this version of runner-compare reads {VERSION}. "
+            f"the file has format version {version}, but this runner-compare reads format version {VERSION}. "
             "Pack the job again",
             key=path,
             code="unsupported",
@@ -41,7 +41,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
     for name in (runner_job.RESULT, SAMPLES):
         if name not in files or hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
             raise DataError(
-                f"{name} in it is missing or changed. Pack the job again", key=path, code="damaged"
+                f"{name} in the packed job is missing or changed. Pack the job again",
+                key=path,
+                code="damaged",
             )
     return runner_job.read_job_content(
         path,

@@ -122,7 +122,7 @@ class ToolFile:
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the cluster of a sample. `field` names the sample field that defines clusters.
+    """Return the cluster of a sample. `cluster_field` names the sample field that defines clusters.
 
     If the field has no usable value, also return the fields that could define clusters. Such a
     field contains a text or a whole number.

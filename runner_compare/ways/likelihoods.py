@@ -108,7 +108,7 @@ def check_same_texts(texts: Texts, base_texts: Texts, pairing: PairingOptions) -
     )
     if same_texts < n or len(base_texts) != n:
         raise NotPaired(
-            f"only {same_texts} texts are equal (the run has {n}, the baseline has {len(base_texts)})"
+            f"only {same_texts} texts are the same in both runs (the run has {n}, the baseline has {len(base_texts)})"
         )
     different = sum(score.tokens != base_texts[index].tokens for index, score in texts.items())
     if different:

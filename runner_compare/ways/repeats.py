@@ -45,7 +45,7 @@ def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> li
 def load_compared_repeats(run: Run, reader: Reader) -> dict[str, list[float]]:
     """Return the repeats of each compared measure, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
-        raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeats to compare")
+        raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeated measurements to compare")
     for measures in reader.iter_repeats(run):
         compared_measures = {
             name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key

@@ -154,9 +154,7 @@ def create_sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialT
 
 
 def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
-    """Run a test three times: on the recorded verdicts, and with all truncated answers of one run wrong
-    and of the other right, and vice versa.
-    """
+    """Run a test on the recorded verdicts, and on the worst and best case for the run's truncated answers."""
     test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):

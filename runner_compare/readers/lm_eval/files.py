@@ -208,7 +208,7 @@ def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
         raise DataError(
-            f"{source}: the document has no such field with a text or number ({fields})",
+            f"{source}: the document has no field of this name with a text or number ({fields})",
             key="--cluster",
             value=field,
             code="missing",
