@@ -178,7 +178,7 @@ class Sample(Response):
 
     @property
     def answers(self) -> Sequence[Answer]:
-        """All answers: one per branch or choice, or the single answer."""
+        """All answers to the question: one per branch or per choice, otherwise the single answer."""
         return self.branches or self.choices or [self.answer]
 
     @property

@@ -212,7 +212,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def interruptible_block() -> Iterator[None]:
-    """Let a signal interrupt this block, inside `defer_signals()`.
+    """Let a signal interrupt this block, although signals are deferred in the enclosing block.
 
     A library's error that was caused by an interrupt is raised as Interrupted.
     """

@@ -250,7 +250,7 @@ def _normalize_tag(tag_text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _compile_tag_pattern(tags: Tags) -> re.Pattern[str]:
-    """Return a pattern for all tags and code fences. Longer tags match first."""
+    """Return a regular expression that matches all tags and code fences. Longer tags match first."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
     patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]
     return re.compile("|".join([*patterns, rf"^[ \t]*{_FENCE}"]), re.MULTILINE)

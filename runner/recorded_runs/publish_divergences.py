@@ -1,5 +1,5 @@
-"""`--publish FOLDER` for jobs with a reference: a table of divergences for quantized models' model
-cards.
+"""Implements `--publish FOLDER` for jobs with a reference model: writes a table of divergences for
+model cards.
 
 `divergence.md` has a line for each format: the size of its weights, the mean KL divergence and
 its tail, how often the top token equals the reference's, and the ratio of the perplexities,

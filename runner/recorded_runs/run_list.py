@@ -103,7 +103,7 @@ def load_folder_and_mlflow_runs(
 
 
 def find_last_grid_run(client: Any, experiment_name: str) -> str:
-    """Return the run id of the most recently started grid. Empty without grids."""
+    """Return the run id of the most recently started grid, or an empty text if there is no grid."""
     grids = _load_grid_runs(client, experiment_name)
     return grids[0].info.run_id if grids else ""
 

@@ -46,7 +46,9 @@ class GridRecord:
 
 
 def write_grid_record(output_dir: Path, record: GridRecord) -> None:
-    """Write a grid's record atomically. An error is only logged, so that it does not end the grid."""
+    """Write a grid's record atomically. Errors are logged and not raised, so that they do not end the
+    grid.
+    """
     try:
         replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:

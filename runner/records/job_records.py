@@ -85,7 +85,7 @@ class LogFile(logging.FileHandler):
 
 @contextmanager
 def write_job_log(path: Path) -> Iterator[None]:
-    """Write log messages also to a file in the job's folder, while this block runs."""
+    """Also write log messages to a file in the job's folder while this block runs."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:

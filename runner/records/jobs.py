@@ -1,4 +1,4 @@
-"""Job identity and job folders: determines when two jobs are the same, and which results exist.
+"""Identity and folder of a job: determines whether two jobs are the same, and which results exist.
 
 A job's id is a hash of everything that can change its answer. Its folder
 `OUTPUT_DIR/jobs/<job_id>/` has `config.yaml`, `samples.jsonl` (append-only), `log.txt` and,

@@ -31,9 +31,9 @@ UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def can_fork_for(store: Store) -> bool:
-    """Return whether a forked process should write the run.
+    """Return whether a forked process should write the job's MLflow run.
 
-    It must be able to write to the store and save time.
+    The process must be able to write to the store, and the fork must save time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has

@@ -1,5 +1,5 @@
-"""Build a comparison table: pool runs, compare each with its baseline, mark the Pareto front,
-sort rows.
+"""Builds a comparison table: pools runs, compares each with its baseline, marks the Pareto front, and
+sorts rows.
 """
 
 from __future__ import annotations

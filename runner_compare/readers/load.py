@@ -1,4 +1,4 @@
-"""Find other tools' result files below paths, detect the tool, and convert results to runs."""
+"""Finds other tools' result files in the given paths, detects the tool, and converts the results to runs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def load_results(
             without_verdicts += tool_file.without_verdicts
     if without_verdicts and not may_be_damaged:
         jobs = join_first_names(sorted(set(without_verdicts)), 6)
-        notes[f"left out, because they have no verdicts: {jobs}. Compare them with --output-dir"] = None
+        notes[
+            f"these jobs are omitted, because they have no verdicts: {jobs}. Compare them with --output-dir"
+        ] = None
     for note in notes:
         print_message(f"note: {note}")
     if of_lm_eval:

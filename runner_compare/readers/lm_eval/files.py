@@ -119,7 +119,7 @@ class Results:
 
 
 def find_results(path_argument: str) -> list[Results]:
-    """Return the lm-eval results below a folder, or in one file, newest first."""
+    """Return the lm-eval results in a folder or file, newest first."""
     path = Path(path_argument).expanduser()
     if path.is_file():
         if not TIME.search(path.name):
