@@ -1,4 +1,4 @@
-"""Value constraints of config keys, declared with `setting` and checked by one function."""
+"""Value constraints of config keys, which are declared with `config_field` and checked by one function."""
 
 from __future__ import annotations
 

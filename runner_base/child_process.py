@@ -24,7 +24,7 @@ def start_python(
     should_inherit_secrets: bool = True,
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start Python with the module path of this process.
+    """Start Python in a child process with the same module search path as this process.
 
     A child that reads a model's output or a checkpoint must run with
     `should_inherit_secrets=False`: it gets no secret environment variables.

@@ -20,7 +20,7 @@ D = TypeVar("D")
 
 
 class Choices(MutableMapping[str, type[T]]):
-    """Registry of a config group's choices by name: built-in ones, options and plug-ins.
+    """Registry of a config group's choices by name. Choices come from the runner, its options, or plug-ins.
 
     The built-in classes are named MODULE:CLASS, in the entry point format. Iterating yields
     built-in names and plug-ins that were loaded before; `list_names` returns all.
@@ -95,7 +95,7 @@ class Choices(MutableMapping[str, type[T]]):
     def get(self, name: str, default: D, /) -> type[T] | D: ...
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a choice, or the default if the choice is unknown.
+        """Return the choice with this name, or the default if the name is unknown.
 
         If the import fails, a warning is printed once and the default is returned.
         """

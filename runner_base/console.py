@@ -39,7 +39,7 @@ def print_message(message: str) -> None:
 
 
 class LineTrimmingStream:
-    """Text stream without spaces at the ends of lines, with which rich fills each line of a table."""
+    """Text stream that removes trailing spaces, because rich pads each line of a table with spaces."""
 
     TRAILING = re.compile(r" +(?=\n)")
 
@@ -107,7 +107,7 @@ class StderrFilter(logging.Filter):
 
 
 class ResilientStream(io.FileIO):
-    """Standard stream that discards data after the first write error instead of raising the error."""
+    """Standard stream that, after the first write error, discards all further output instead of raising."""
 
     lost: OSError | None = None  # why nothing is written any more
     written_at: ClassVar[float] = 0.0  # when either stream was written last, by the monotonic clock
@@ -151,7 +151,9 @@ def install_fault_tolerant_streams() -> None:
 
 
 def find_stdout_error() -> OSError | None:
-    """Return the error that prevented writing to stdout, or None. A closed pipe is not reported."""
+    """Return the error that prevented writing to stdout, or None. A closed pipe does not count as an
+    error.
+    """
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     outlet = _find_resilient_stream(sys.stdout)

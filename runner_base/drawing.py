@@ -54,7 +54,7 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """A named plot, drawn again for each output format."""
+    """Named plot that is drawn separately for each output format."""
 
     name: str
     title: str

@@ -56,7 +56,7 @@ Code = Literal[
 
 
 class RunnerError(Exception):
-    """Base of all errors that the user sees as one message and an exit code.
+    """Base class of all errors that are shown to the user as one message and an exit code.
 
     key: the config key, option or file that is wrong; value: its value. code: the kind of
     mistake, so that no program has to parse the message.
@@ -180,7 +180,7 @@ def get_fatal_gpu_error_message(error: BaseException) -> str:
 
 @contextmanager
 def memory_errors_as_job_failed() -> Iterator[None]:
-    """Convert out-of-memory errors to JobFailed with a suggested fix."""
+    """Convert out-of-memory errors to JobFailed, with a message that suggests a fix."""
     try:
         yield
     except Exception as error:
@@ -230,9 +230,7 @@ def check_min_value(min_value: int, key: str, value: float | None, hint: str = "
 
 
 def reject_password_in_uri(key: str, uri: str) -> None:
-    """Raise ConfigError if a URI contains a password, since URIs are stored with every job and
-    shown.
-    """
+    """Raise ConfigError if a URI contains a password, because URIs are printed and stored with every job."""
     try:
         parts = urlsplit(uri)
     except ValueError:  # its text may quote the password, as the uri itself does
@@ -250,7 +248,7 @@ def reject_password_in_uri(key: str, uri: str) -> None:
 
 
 def find_closest_names(name: str, options: list[str]) -> list[str]:
-    """Return the most similarly spelled of the options, or [] if none is similar.
+    """Return the options that are spelled most similarly to a name, or [] if none is similar.
 
     If all options share the name's group prefix, only their last part is compared.
     """
@@ -282,7 +280,7 @@ def unknown_choice_message(
 
 
 def convert_write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
-    """Return JobFailed if the disk is full, otherwise OutputError."""
+    """Convert a write error to JobFailed if the disk is full, otherwise to OutputError."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
             f"the disk is full: {path} could not be written. Earlier results are saved. "
@@ -345,7 +343,7 @@ def check_free_space(key: str, folder: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def os_errors_as_data_error(path: Path) -> Iterator[None]:
-    """Raise DataError if a file operation in this block fails."""
+    """Convert file errors in this block to DataError."""
     try:
         yield
     except OSError as error:

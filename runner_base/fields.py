@@ -20,7 +20,7 @@ DEFAULT: Any = object()  # in `Unless`: the key's default
 
 @dataclass(frozen=True)
 class NotInIdentity:
-    """A config key that is not part of the job id, with the reason.
+    """Job id rule that leaves a config key out of the job id, with the reason.
 
     It cannot change an answer, or a hash counts instead.
     """
@@ -36,7 +36,9 @@ class NotInIdentity:
 
 @dataclass(frozen=True)
 class DefaultCountsAs:
-    """Job id rule that replaces the default by `value`, so that existing jobs keep their ids."""
+    """Job id rule that puts `value` into the job id in place of the default, so that existing jobs keep
+    their ids.
+    """
 
     value: Any
 
@@ -78,7 +80,10 @@ def get_identity_rule(field_def: Field[Any]) -> NotInIdentity | InIdentityUnless
 
 
 def get_identity_name(field_def: Field[Any]) -> str:
-    """Return the name of a field in the job id: its first name, so that older jobs keep their ids."""
+    """Return the field's name in the job id.
+
+    A renamed field keeps its first name there, so that existing jobs keep their ids.
+    """
     return field_def.metadata.get("renamed_from") or field_def.name
 
 
@@ -87,7 +92,7 @@ def get_default(field_def: Field[Any]) -> Any:
 
 
 def get_value_omitted_from_job_id(config_key_field: Field[Any]) -> Any:
-    """Return the value with which the key is omitted from the job id."""
+    """Return the value at which the job id omits the key."""
     counts = get_identity_rule(config_key_field)
     if isinstance(counts, InIdentityUnless) and counts.value is not DEFAULT:
         return counts.value

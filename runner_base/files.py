@@ -150,8 +150,7 @@ def is_gguf_file_name(name: str) -> bool:
 
 
 def find_common_folder(paths: Iterable[str]) -> str:
-    """Return the common parent folder of several paths, with a trailing slash. Empty if there is
-    none.
+    """Return the parent folder that all paths have in common, with a trailing slash. Empty if there is none.
 
     Names that may be hub ids, such as OWNER/NAME, have none.
     """

@@ -67,7 +67,7 @@ def suppress_heartbeat() -> AbstractContextManager[None]:
 
 @contextmanager
 def run_heartbeat() -> Iterator[None]:
-    """Run the heartbeat: print the current step whenever this block was silent for 10 seconds."""
+    """Run the heartbeat within this block. It prints the current step after 10 seconds without output."""
     global _running
     before, _running = _running, _Heartbeat()
     try:

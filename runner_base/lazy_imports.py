@@ -1,4 +1,4 @@
-"""Lazy imports for a package: each public name is imported at its first use."""
+"""Lazy imports for a package, which import each public name at its first use."""
 
 from __future__ import annotations
 

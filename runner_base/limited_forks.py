@@ -60,7 +60,7 @@ class ForkLimits:
 
 @dataclass
 class _ServerProcess:
-    """Running server process. A finalizer holds this object to end the process."""
+    """Running server process. A finalizer uses this object to end the process when the client is deleted."""
 
     process: subprocess.Popen[bytes] | None = None
     control: socket.socket | None = None
@@ -333,7 +333,7 @@ def _kill_disconnected_forks(forks: dict[int, socket.socket]) -> None:
 
 
 def _reap_forks(forks: dict[int, socket.socket]) -> None:
-    """Collect ended forks and send their exit codes to waiting clients."""
+    """Reap forks that have ended, and send their exit codes to the waiting clients."""
     for pid in list(forks):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -83,8 +83,9 @@ def describe_machine() -> dict[str, str]:
 
 
 def machine_name() -> str:
-    """Describe CPU, cores, memory and GPUs on one line. Speeds are compared only between equal
-    machines.
+    """Describe CPU, cores, memory and GPUs on one line.
+
+    Speeds are compared only between machines with equal descriptions.
     """
     described = describe_machine()
     return f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB, GPUs: {described['gpus']}"
@@ -97,7 +98,7 @@ _measurements = itertools.count()  # of this process
 
 
 class Contention:
-    """Measures other load on the machine during a measurement."""
+    """Measures how much other programs load the machine during a measurement."""
 
     def __init__(self, is_job: bool = True) -> None:
         # earlier jobs leave memory behind, which raises peaks
@@ -239,7 +240,7 @@ CGROUP = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
 def read_cgroup_free_mib(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the free memory of each control group of this process that has a limit.
+    """Return the free memory in each cgroup of this process that has a memory limit.
 
     Cached files count as free, unless they are mapped: a checkpoint would be read from disk
     again at each pass. Above memory.max the kernel kills processes; above memory.high it slows
@@ -271,7 +272,7 @@ def _read_small_file(file: Path) -> str:
 
 
 def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the CPU limits of this process's control groups, in cores."""
+    """Return the CPU limits of this process's cgroups, in cores."""
     shares = []
     for folder, is_first in _iter_cgroups("cpu", cgroup_file, root):
         files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)
@@ -285,7 +286,7 @@ def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> 
 
 
 def _iter_cgroups(controller: str, cgroup_file: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of this process's control groups, and whether each uses cgroup version 1."""
+    """Yield the folders of this process's cgroups, and whether each uses cgroup version 1."""
     try:
         lines = [line.split(":", 2) for line in cgroup_file.read_text().splitlines()]
     except OSError:

@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 
 
 class Ending(StrEnum):
-    """Where an answer ended, relative to its thinking."""
+    """Phase in which an answer ended: during the thinking, after the thinking, or without any thinking."""
 
     no_thinking = "no_thinking"
     closed = "closed"
@@ -129,7 +129,7 @@ class Answer:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens of thinking and answer."""
+        """Number of generated tokens, including the thinking."""
         return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
     @property

@@ -20,7 +20,7 @@ class NumberFormatter(Protocol):
 
 
 def count_extra_digits(values: Iterable[float], limit: float, format_number: NumberFormatter) -> int:
-    """Return the number of extra digits with which no rounded value equals the rounded limit.
+    """Return how many extra digits are needed so that no rounded value equals the rounded limit.
 
     Returns 0 if no number of digits up to the maximum does.
     """

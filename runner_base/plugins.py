@@ -102,7 +102,9 @@ def find_builtin_conf_folders() -> tuple[Path, ...]:
 
 @cache
 def builtin_conf_files() -> Mapping[str, Path]:
-    """Map each config file of the runner's options, e.g. task/serve.yaml, to its conf/ folder."""
+    """Map each config file of the runner's options, such as task/serve.yaml, to the conf/ folder that
+    contains it.
+    """
     return {
         file.relative_to(folder).as_posix(): folder
         for folder in find_builtin_conf_folders()
@@ -119,7 +121,7 @@ def group_plug_ins_by_package() -> dict[str, list[PlugIn]]:
 
 @cache
 def describe_unknown_runner_groups() -> tuple[str, ...]:
-    """Return a message for each unknown entry point group with the prefix of runner groups."""
+    """Return a warning for each unknown entry point group whose name starts like a runner group."""
     known = [*OF_OPTIONS.values(), *OF_COMPARISON]
     return tuple(
         f"{package}: entry points of {group} are ignored: "

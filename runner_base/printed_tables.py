@@ -31,9 +31,7 @@ NO_ROOM_FOR = "hidden columns: "
 def print_fitting_table(
     terminal: Console, columns: Iterable[Column], omitted_columns_hint: str, **table_options: Any
 ) -> None:
-    """Print as many columns as fit the terminal. The hint explains how to show the omitted
-    columns.
-    """
+    """Print as many columns as fit into the terminal. A hint explains how to show the other columns."""
     gap = 3 if table_options.get("frame", "SIMPLE_HEAD") == "SIMPLE_HEAD" else 2
     width = terminal.width - (gap == 3)
     captions = table_options.pop("captions", True)

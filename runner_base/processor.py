@@ -58,7 +58,7 @@ def has_bfloat16_matmul() -> bool:
 
 
 def read_cpu_features() -> set[str]:
-    """Return the processor's feature flags without disabled ones."""
+    """Return the processor's feature flags, except for the features that RUNNER_WITHOUT disables."""
     # of x86, of ARM
     named = read_proc_value("/proc/cpuinfo", "flags") or read_proc_value("/proc/cpuinfo", "Features") or ""
     return remove_disabled_features(set(named.split()))

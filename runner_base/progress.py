@@ -46,7 +46,7 @@ _sink: Callable[[ProgressState], None] | None = None
 
 
 def set_progress_sink(on_progress: Callable[[ProgressState], None] | None) -> None:
-    """Send the state of every progress bar to `on_progress` instead of drawing the bars."""
+    """Report the state of every progress bar to `on_progress` instead of drawing the bars."""
     global _sink
     _sink = on_progress
 
@@ -114,7 +114,7 @@ class Progress:
         self.set_position(self._done + step, **news)
 
     def skip(self, step: float = 1) -> None:
-        """Advance by steps that were completed earlier. The speed does not include them."""
+        """Count steps that were completed earlier. The displayed speed ignores these steps."""
         if self._began is not None:
             self._began = self._began[0], self._began[1] + step
         self.set_position(self._done + step)
@@ -124,7 +124,9 @@ class Progress:
         self.set_position_with_pending(done, 0.0, **news)
 
     def set_position_with_pending(self, done: float, under_way: float, **news: str) -> None:
-        """Set the number of completed and of pending steps. The displayed count omits pending steps."""
+        """Set the number of completed steps and of pending steps. Only completed steps are displayed as
+        done.
+        """
         self._done, self._under_way = done, under_way
         if self._began is None:
             self._began = time.monotonic(), done + under_way
@@ -218,7 +220,7 @@ def format_speed(per_s: float) -> str:
 
 
 def iterate_with_progress(items: Sequence[Item], title: str) -> Iterator[Item]:
-    """Yield the items, with a progress bar if that takes longer than two seconds."""
+    """Yield the items, with a progress bar if the iteration takes longer than two seconds."""
     began, at = time.monotonic(), 0
     while at < len(items) and time.monotonic() - began < WATCHED_AFTER_S:
         yield items[at]

@@ -1,4 +1,4 @@
-"""Repeated measurements of a job in repeats.jsonl, with one line per repeat and metric.
+"""Reads and writes repeats.jsonl, which contains one line per repeat of a measurement and per metric.
 
 `runner-compare` compares these:
 

@@ -127,7 +127,7 @@ class Likelihood:
 
 
 class ClusterUnit(StrEnum):
-    """What the questions of a task=recall cluster have in common: the haystack or the content."""
+    """Part that all questions of a task=recall cluster share: the haystack, or the content asked for."""
 
     text = "text"  # the haystack
     question = "question"  # what is asked, at several lengths or depths
@@ -178,7 +178,7 @@ class Sample(Response):
 
     @property
     def answers(self) -> Sequence[Answer]:
-        """All answers: one per branch or choice, or the single answer."""
+        """All answers to the question: one per branch or per choice, otherwise the single answer."""
         return self.branches or self.choices or [self.answer]
 
     @property
@@ -263,7 +263,7 @@ class Result:
 
 @dataclass
 class Record:
-    """Content of result.json: a job, its status, its result and its locations."""
+    """Content of result.json: a job, its config, its status and its result."""
 
     job_id: str
     status: Status

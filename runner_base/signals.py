@@ -102,7 +102,7 @@ def install_signal_handlers(
 
 @dataclass
 class _ResendLostSignal:
-    """Hook that sends a signal again if Python ignored its exception, e.g. in `__del__`."""
+    """Hook that sends a signal again if Python ignored the exception of its handler, such as in `__del__`."""
 
     others: Callable[[Any], Any]  # what handles the other exceptions
 
@@ -125,7 +125,7 @@ def _resend_last_signal_until_handled() -> None:
 
 
 def _is_in_lost_signal_hook(frame: FrameType | None) -> bool:
-    """Return whether the frame runs in the hook for lost signals, where Python ignores exceptions."""
+    """Return whether a frame belongs to the hook for lost signals, in which Python ignores exceptions."""
     while frame is not None and frame.f_code is not _ResendLostSignal.__call__.__code__:
         frame = frame.f_back
     return frame is not None
@@ -212,7 +212,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def interruptible_block() -> Iterator[None]:
-    """Let a signal interrupt this block, inside `defer_signals()`.
+    """Let a signal interrupt this block, although signals are deferred in the enclosing block.
 
     A library's error that was caused by an interrupt is raised as Interrupted.
     """
@@ -261,7 +261,7 @@ def raise_if_interrupt_dropped() -> None:
 
 
 def has_unhandled_interrupt() -> bool:
-    """Return whether an interrupt was raised but not marked as handled.
+    """Return whether an interrupt was raised that nobody has marked as handled.
 
     An error is then its consequence.
     """
@@ -274,7 +274,7 @@ def mark_interrupt_handled() -> None:
 
 
 def discard_waiting_signal() -> None:
-    """Discard a deferred signal, because the current error already explains it."""
+    """Discard a deferred signal that the current error has already reported."""
     _state.noted = _state.unanswered = False
 
 

@@ -22,7 +22,7 @@ def compute_percentiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def compute_relative_spread(values: Sequence[float]) -> float:
-    """Return the interquartile range divided by the median; infinity for fewer than three values."""
+    """Return the interquartile range divided by the median. Infinity if there are fewer than three values."""
     if len(values) < 3:
         return math.inf
     low, middle, high = quantiles(values, n=4, method="inclusive")
@@ -46,5 +46,5 @@ def compute_median_interval(values: Sequence[float], alpha: float = ERROR) -> tu
 
 
 def compute_min_values_for_interval(alpha: float = ERROR) -> int:
-    """Return the smallest number of measurements for a confidence interval of their median."""
+    """Return how many measurements a confidence interval of their median needs at least."""
     return math.ceil(1 - math.log2(alpha))

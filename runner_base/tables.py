@@ -256,7 +256,7 @@ class _LayoutCache:
 
 
 def _narrow_widest_columns(columns: list[Column], layouts: _LayoutCache, max_width: int) -> list[Column]:
-    """Narrow the widest column step by step until all columns fit or none can shrink.
+    """Narrow the widest column step by step, until all columns fit or no column can shrink further.
 
     Of equally wide columns the first is narrowed. The result of one-character steps is found by
     bisection: the layout after all steps at one width depends on that width alone.
@@ -375,7 +375,7 @@ def _iter_words(line: str, word_pattern: re.Pattern[str]) -> Iterator[re.Match[s
 
 
 def _measure_added_width(text: str, start: int, old_end: int, new_end: int) -> int:
-    """Return the width in terminal cells that a text gains when its end moves to `new_end`.
+    """Return by how many terminal cells a text widens if its end moves to `new_end`.
 
     The last letters before the old end are measured again, since letters may combine into one.
     """

@@ -111,7 +111,7 @@ def _remove_opened_folder(folder: Path, folder_descriptor: int) -> None:
 
 
 def _restore_owner_access(folder: Path) -> None:
-    """Give the owner access to a folder again. Links are not followed."""
+    """Restore the owner's access to a folder. Links are not followed."""
     with suppress(OSError):
         if os.chmod in os.supports_follow_symlinks:
             folder.chmod(0o700, follow_symlinks=False)

@@ -203,7 +203,7 @@ def to_signed_json(values: dict[str, Any]) -> str:
 
 
 def is_partially_written(data: bytes) -> bool:
-    """Whether damaged JSON was truncated, e.g. by a power failure, rather than edited by a user."""
+    """Return whether damaged JSON was cut off, for example by a power failure, rather than edited."""
     return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
 
 
@@ -237,8 +237,9 @@ MISSES_NOTHING = 0.98  # of the parameters in blocks: the rest is small, and nee
 def describe_quantized_fraction(
     fraction_in_blocks: float, total_fraction: float | None = None, fraction_of_bytes: float | None = None
 ) -> str:
-    """Describe the fraction of quantized parameters, e.g. `55 % of the parameters, 25 % of the bytes
-    (59 % of the transformer blocks' parameters)`.
+    """Describe the fraction of quantized parameters.
+
+    E.g. `55 % of the parameters, 25 % of the bytes (59 % of the transformer blocks' parameters)`.
     """
     in_blocks = f"{format_percent(fraction_in_blocks)} of the transformer blocks' parameters"
     if total_fraction is None and fraction_of_bytes is None:

@@ -143,8 +143,9 @@ def parse_spans(
 def _find_mention_followers(
     tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
-    """Return the next characters that mark a tag as merely mentioned in the text. None if it is
-    always a mention.
+    """Return the characters that, if they follow a tag, show that the text only mentions the tag.
+
+    None if the tag is a mention in any case.
     """
     text, start = tag_match.string, tag_match.start()
     quote = text[start - 1] if start else ""
@@ -195,7 +196,8 @@ def split_streamable_text(
     stop: Sequence[str] = (),
     forced_tags: TagPositions = (),
 ) -> tuple[list[TextPiece], int]:
-    """Return the pieces of text that can be sent now, and the total number of characters sent.
+    """Split a streamed text into pieces that can be sent now. Also returns how many characters were
+    sent in total.
 
     Characters that may begin a tag or a stop string, and bytes of an unfinished character, are
     withheld until more text follows. is_complete: nothing follows.
@@ -248,7 +250,7 @@ def _normalize_tag(tag_text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _compile_tag_pattern(tags: Tags) -> re.Pattern[str]:
-    """Return a pattern for all tags and code fences. Longer tags match first."""
+    """Return a regular expression that matches all tags and code fences. Longer tags match first."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
     patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]
     return re.compile("|".join([*patterns, rf"^[ \t]*{_FENCE}"]), re.MULTILINE)

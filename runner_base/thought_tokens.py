@@ -18,7 +18,7 @@ def count_thinking_tokens(answer: Answer) -> int | None:
 
 
 def count_answer_tokens(answer: Answer) -> int | None:
-    """Return the number of tokens after the thinking; None if they were not counted."""
+    """Return the number of tokens after the thinking, or None if tokens were not counted."""
     if answer.answer_tokens is not None:
         return answer.answer_tokens
     return None if answer.parts.has_thinking else answer.num_tokens
@@ -27,7 +27,7 @@ def count_answer_tokens(answer: Answer) -> int | None:
 def compute_mean_tokens(
     count_tokens: Callable[[Answer], int | None], answers: Sequence[Answer]
 ) -> float | None:
-    """Return the mean token count of answers, or None if any count is unknown."""
+    """Return the mean number of tokens per answer, or None if the token count of any answer is unknown."""
     counts = [count_tokens(answer) for answer in answers]
     known = [count for count in counts if count is not None]
     return fmean(known) if known and len(known) == len(counts) else None

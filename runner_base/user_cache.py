@@ -1,4 +1,4 @@
-"""User cache for results that take long to compute: one signed JSON file per key.
+"""Caches results that take long to compute in the user's cache folder, in one signed JSON file per key.
 
 A new key (another version, machine or model) gets another file. Files unused for 90 days
 are removed when a new one is written: GPUs, kernels, losses of layers, trials of models,
@@ -55,7 +55,7 @@ def read_cache_file(file: Path) -> dict[str, Any]:
 
 
 def write_cache_file(file: Path, values: dict[str, Any]) -> bool:
-    """Write values to a cache file. Returns whether that succeeded."""
+    """Write values to a cache file. Returns whether the write succeeded."""
     is_new = not file.exists()
     try:
         # as it will be read: JSON's keys are texts, whose order the checksum depends on

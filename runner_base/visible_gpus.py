@@ -69,7 +69,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class PhysicalGpu:
-    """A GPU of the machine. If the GPU is split, only its MIG instances can be used."""
+    """A GPU of the machine. A GPU that is split by MIG can be used only through its MIG instances."""
 
     model: str
     uuid: str
@@ -77,7 +77,7 @@ class PhysicalGpu:
     is_split: bool = False
 
     def list_usable_gpus(self, name: str) -> list[Gpu]:
-        """Return this GPU under `name`. A split GPU returns its MIG instances by UUID."""
+        """Return the GPU under `name`, or its MIG instances by UUID if the GPU is split."""
         if self.is_split:
             return [Gpu(uuid, model, uuid, is_part=True) for model, uuid in self.parts]
         return [Gpu(name, self.model, self.uuid)]
@@ -120,7 +120,7 @@ def select_gpus(gpus: Sequence[PhysicalGpu], visible_devices: str | None) -> lis
 
 
 def _resolve_visible_devices_entry(gpus: Sequence[PhysicalGpu], entry: str) -> list[Gpu]:
-    """Return the GPUs of one entry in CUDA_VISIBLE_DEVICES. Empty if the entry is invalid."""
+    """Return the GPUs that one entry of CUDA_VISIBLE_DEVICES selects. Empty if the entry is invalid."""
     if entry.startswith("MIG-"):
         parts = [
             gpu
@@ -237,7 +237,7 @@ def _read_smi_free_mib(gpus: Sequence[Gpu]) -> list[float]:
 
 
 def query_nvidia_smi(field: str) -> dict[str, float]:
-    """Return a numeric nvidia-smi field for each GPU, by UUID; {} without nvidia-smi."""
+    """Return a numeric field of nvidia-smi for each GPU, by UUID. Empty if nvidia-smi is missing."""
     lines = (_run_nvidia_smi(f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits") or "").splitlines()
     cells = [line.partition(",")[::2] for line in lines]
     return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}

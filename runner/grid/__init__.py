@@ -1,5 +1,5 @@
-"""Runs grids: expands overrides into jobs, composes and runs each job. `runner.grid(...)` runs a
-grid from Python.
+"""Runs a grid: expands overrides into jobs, then composes and runs each job. Python code calls
+`runner.grid(...)`.
 """
 
 import sys

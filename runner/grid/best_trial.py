@@ -26,8 +26,8 @@ SELECTIONS = frozenset(
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A finished trial with its objective. `interval` is the 95 % confidence interval, if one
-    exists.
+    """A finished search trial: its job, its objective and, if known, the objective's 95 % confidence
+    interval.
     """
 
     planned: PlannedJob

@@ -1,5 +1,4 @@
-"""Adds the jobs that other jobs of a grid depend on through `task.reference` or
-`task.early_stop_vs`.
+"""Adds the jobs that other jobs of a grid need as `task.reference` or `task.early_stop_vs`.
 
 A job that names another one by overrides describes it completely: its own overrides with these
 on top. So the grid adds that job and runs it first, unless it is done already. A job named by
@@ -24,7 +23,7 @@ KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what
 
 
 def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
-    """Insert the missing dependencies of jobs before these jobs.
+    """Add the jobs that the grid's jobs depend on, in front of the grid's jobs.
 
     A job whose dependency cannot be planned gets an error.
 
@@ -59,7 +58,10 @@ def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[Planned
 
 
 def require_dependency_done(planned: PlannedJob) -> None:
-    """Raise ConfigError if a single job depends on an unfinished job, with the command that runs both."""
+    """Raise ConfigError if a single job depends on an unfinished job.
+
+    The message names the command that runs both jobs.
+    """
     if not planned.after or planned.state not in (PlanState.todo, PlanState.resume):
         return
     job = _sibling_job(planned, planned.after)
@@ -75,8 +77,8 @@ def require_dependency_done(planned: PlannedJob) -> None:
 
 
 def merge_overrides(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Apply changes to a job's overrides. A change GROUP=CHOICE removes all earlier keys of the
-    group.
+    """Apply changes to a job's overrides. A change GROUP=CHOICE removes the job's earlier overrides of
+    that group's keys.
     """
     keys = {line.partition("=")[0] for line in changes}
     kept = [line for line in overrides if not {(key := _override_key(line)), key.partition(".")[0]} & keys]

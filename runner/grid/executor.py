@@ -32,7 +32,7 @@ class Executor(ABC):
     _stopped_at: float = 0.0
 
     def run(self) -> bool:
-        """Run all jobs. Returns True if the user stopped them. `outcomes` contains each job's result.
+        """Run all jobs and store each job's result in `outcomes`. Returns True if the user stopped the jobs.
 
         The first signal lets the jobs record their progress, the second one kills them.
         """
@@ -66,7 +66,7 @@ class Executor(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Stop all jobs as Ctrl-C does. Each job records its progress."""
+        """Interrupt all jobs like Ctrl-C does, so that each job records its progress."""
 
     @abstractmethod
     def kill(self) -> None:

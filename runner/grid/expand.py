@@ -39,7 +39,7 @@ def expand_grid(
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return the overrides of every job, the Cartesian product of all sweeps.
+    """Return the overrides of every job. The jobs are the Cartesian product of all sweeps.
 
     The keys of the command line vary fastest.
     """
@@ -82,8 +82,9 @@ def expand_grid(
 
 
 def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: ValueGetter) -> bool:
-    """Return whether a job matches all keys of at least one exclude rule. A rule may list several
-    values for a key.
+    """Return whether a job matches every key of at least one exclude rule.
+
+    A rule may list several values for a key.
     """
     return any(
         rule and all(_matches_rule(key, rule[key], get_value(key)) for key in rule) for rule in exclude
@@ -93,7 +94,9 @@ def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: ValueG
 def check_exclude_keys(
     exclude: Sequence[Mapping[str, str]], value_getters: Iterable[ValueGetter], known_keys: Iterable[str]
 ) -> None:
-    """Raise ConfigError for a key in an exclude rule that no job has, and suggest the nearest known key."""
+    """Raise ConfigError if an exclude rule has a key that no job has. The message suggests the nearest
+    known key.
+    """
     lookups = list(value_getters)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
@@ -188,7 +191,7 @@ def _build_cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ..
 
 
 def _expand_override(override: Override) -> list[str]:
-    """Return `key=value` for each value of a sweep override, like Hydra's basic sweeper."""
+    """Return `key=value` for each value of a sweep override, formatted like Hydra's basic sweeper does."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
@@ -273,7 +276,7 @@ def _parse_exclude_values(key: str, rule_values: str) -> Glob | frozenset[tuple[
 
 @lru_cache(maxsize=4096)
 def _normalize_value(text: str) -> tuple[str, str]:
-    """Return a value's type and normalized text, to compare values.
+    """Return a value's type and normalized text, so that different spellings of a value compare equal.
 
     1e-1 equals 0.1, and True equals true, but 1 differs from true.
     """

@@ -25,7 +25,7 @@ FORKS = "forks"  # the argument of a worker whose jobs run in copies of it
 
 
 def can_fork(num_gpus: int) -> bool:
-    """Return whether jobs can run in forks of a process: Linux without GPUs."""
+    """Return whether jobs can run in forks of a process, which requires Linux without GPUs."""
     return sys.platform == "linux" and not num_gpus
 
 

@@ -1,4 +1,4 @@
-"""Rejects grids that would quantize .gguf files. All jobs of a grid get a single error."""
+"""Rejects a grid that would quantize .gguf files, with a single error for all its jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assigns GPUs to a grid's workers, according to the needs of the jobs or to model.device."""
+"""Assigns GPUs to a grid's workers, as model.device and the needs of the jobs require."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GpuAllocator:
     def allocate(
         self, need: ResourceNeed, workers_per_gpu: Counter[int], avoided_gpus: Collection[int] = ()
     ) -> GpuSet | None:
-        """Return GPUs for a new worker. None while not enough GPUs are free."""
+        """Return free GPUs for a new worker, or None if too few GPUs are free."""
         named = {number for number in need.named_gpus if number < len(self.gpus)}
         free = [number for number in range(len(self.gpus)) if self.are_shared or not workers_per_gpu[number]]
         free.sort(key=lambda number: (number in avoided_gpus, workers_per_gpu[number]))
@@ -49,7 +49,10 @@ class GpuAllocator:
     def can_run_on_gpu_set(
         self, gpu_set: GpuSet, need: ResourceNeed, avoided_gpus: Collection[int] = ()
     ) -> bool:
-        """Return whether these GPUs suit a job: enough GPUs, and none without work."""
+        """Return whether a job can run on these GPUs.
+
+        The job must use every GPU of the set, so that none is idle.
+        """
         named = {number for number in need.named_gpus if number < len(self.gpus)}
         if named:
             return gpu_set.numbers == named and not gpu_set.environment
@@ -71,7 +74,7 @@ class GpuAllocator:
 
 
 def merge_resource_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
-    """Return the maximum need of each resource. The jobs run one after another."""
+    """Return the largest need of each resource, for jobs that run one after another."""
     every = list(needs)
     named = frozenset().union(*(need.named_gpus for need in every))
     return ResourceNeed(

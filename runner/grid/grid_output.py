@@ -67,7 +67,9 @@ ESTIMATE_USES = (
 def select_displayed_overrides(
     plan: list[PlannedJob], required_keys: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """Return, for each job, the overrides that differ between jobs and those in `required_keys`."""
+    """Return each job's displayed overrides: those that differ between jobs, plus those in
+    `required_keys`.
+    """
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
     unnamed = {key for planned in plan for key in planned.unnamed}
@@ -202,8 +204,10 @@ def _get_free_main_memory_mib() -> tuple[float, bool]:
 def _estimate_total_time(
     plan: list[PlannedJob], estimates: dict[int, JobEstimate]
 ) -> tuple[float | None, float, bool, int]:
-    """Return the total seconds of all unfinished jobs, the relative error, whether the total is an
-    upper bound, and the number of jobs without estimate.
+    """Estimate the total run time of all unfinished jobs, in seconds.
+
+    Also returns the relative error, whether the total is an upper bound, and the number of jobs without
+    estimate.
     """
     to_do = [
         number
@@ -242,7 +246,7 @@ def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str
 
 
 def _format_baseline_option(displayed_overrides: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the command-line option that selects the jobs with plain choices as the baseline.
+    """Return the `--baseline` option that selects the jobs with default choices, such as quantization=none.
 
     A plain choice is, for example, quantization=none. The list is empty if no job has all of
     them.
@@ -260,7 +264,7 @@ def _format_baseline_option(displayed_overrides: Sequence[Mapping[str, str]]) ->
 
 
 def _get_cached_experiment_id(store: stores.Store) -> str | None:
-    """Return the experiment's id if it is known without querying MLflow. None otherwise."""
+    """Return the id of the MLflow experiment if it is cached. Does not query MLflow."""
     number = connection.get_cached_experiment_id(store)
     if (
         number is None

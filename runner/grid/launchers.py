@@ -1,4 +1,4 @@
-"""Launchers that receive the whole plan of a grid and report progress: local workers and Ray.
+"""Base classes of launchers that receive a grid's whole plan, and the launcher with local worker processes.
 
 hydra/launcher=joblib, submitit_… and others receive lists of overrides; other_launchers.py
 handles them.
@@ -33,7 +33,7 @@ NO_PLAN = "plan=true needs hydra/sweeper=grid, because other sweepers choose job
 
 
 class LaunchingSweeper(Sweeper):
-    """Base class of sweepers that start jobs with any Hydra launcher."""
+    """Base class of Hydra sweepers that work with any Hydra launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.master, self.context = config, hydra_context

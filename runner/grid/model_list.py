@@ -45,12 +45,12 @@ class ListedModel:
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides of every job with this model."""
+        """Overrides that every job with this model gets."""
         return ["model=auto", f"model.name={quote_name(self.name)}", f"quantization={self.quantization}"]
 
     @property
     def description(self) -> str:
-        """The model's name, stored format and file size."""
+        """Text with the model's name, stored format and file size."""
         size = "" if self.file_mib is None else f"{self.file_mib:,.1f} MiB"
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
 
@@ -177,7 +177,7 @@ def _split_paths(files_value: str) -> list[str]:
 
 
 def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
-    """Return the models at a path or glob pattern. The value is True for a file, False for a folder.
+    """Find models at a path or glob pattern. Maps each path to True for a file and False for a folder.
 
     Returns None if nothing exists there.
     """
@@ -206,7 +206,9 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
 
 
 def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
-    """Return the models in these paths and their subfolders. The value is True for a file."""
+    """Find models in these paths and their subfolders. Maps each path to True for a file and False for
+    a folder.
+    """
     found: dict[str, bool] = {}
     for path in paths:
         if path.is_dir() and (path / "config.json").is_file():

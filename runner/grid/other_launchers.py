@@ -59,9 +59,7 @@ class JobDeath(JobReturn):
 
 
 def format_job_outcome_line(overrides: Sequence[str], result: object) -> str:
-    """Format a job's overrides and its outcome as one line. In a search, the outcome is the
-    objective.
-    """
+    """Format a job's overrides and outcome as one line. In a search, the line shows the objective."""
     name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
     if isinstance(result, JobOutcome):
         failure = f"{result.status.value} {result.message}"
@@ -120,7 +118,7 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
 def split_ready_and_dependent_jobs(
     plan: Sequence[PlannedJob], numbers: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Return the jobs that can start now, and the jobs that have to wait for other jobs."""
+    """Split the jobs into those that can start now and those that wait for other jobs."""
     there = {plan[number].job_id for number in numbers}
     first: list[int] = []
     later: list[int] = []
@@ -201,7 +199,7 @@ class OtherLauncherRun:
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _record_stopped_jobs(self, batch: list[int]) -> None:
-        """Record outcomes after Ctrl-C, except for jobs that the launcher still runs."""
+        """Record each job's outcome after Ctrl-C, unless the launcher is still running the job."""
         give_up_at = time.monotonic() + GRACE_S
         started = self._unfinished_started_jobs(batch)
         while (
@@ -255,7 +253,7 @@ class OtherLauncherRun:
         return [*([number] for number in started), *([waiting] if waiting else [])]
 
     def _read_outcomes_from_disk(self, batch: list[int]) -> bool:
-        """Read job outcomes of a failed launch from disk. Returns True if any job has ended."""
+        """Read the outcomes of a failed launch's jobs from disk. Returns True if any job has ended."""
         ended = False
         for number in batch:
             record = _last_record(self._jobs[number])
@@ -272,7 +270,7 @@ class OtherLauncherRun:
         return ended
 
     def _unfinished_started_jobs(self, batch: list[int]) -> list[int]:
-        """Return the jobs of the batch that have started but not ended."""
+        """Return the jobs of the batch that have started but not yet ended."""
         return [
             n
             for n in batch

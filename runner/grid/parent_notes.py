@@ -145,9 +145,7 @@ def _format_metric(name: str, record: Record) -> str:
 
 
 def _compute_verdict_lines(records: list[Record], notes: ParentRunContent) -> list[str]:
-    """Return the verdicts of the comparison as lines. Also stores the first verdict as an MLflow
-    tag.
-    """
+    """Format the comparison's verdicts as lines, and store the first verdict as an MLflow tag."""
     from runner.recorded_runs.job_verdicts import compute_comparison_verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]

@@ -45,7 +45,7 @@ class ParentRuns:
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
     def mark_unlogged_jobs(self) -> None:
-        """Query each store once, and mark the finished jobs that the store does not contain."""
+        """Query each MLflow store once, and mark the finished jobs that are missing in the store."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is PlanState.impossible:
@@ -93,7 +93,7 @@ class ParentRuns:
         return False
 
     def start_runs(self) -> None:
-        """Start the parent runs, assign their ids to the jobs, and write the grid's record."""
+        """Start the parent runs, set their ids as the parents of the jobs, and write the grid's record."""
         for store, jobs in self._stores.items():
             done = [
                 planned.job_id
@@ -113,7 +113,7 @@ class ParentRuns:
         self._write_initial_record()
 
     def _write_initial_record(self) -> None:
-        """Write the grid's record, unless all jobs are done and a record exists."""
+        """Write the grid's record, unless all jobs are done and the record already exists."""
         to_do = any(job.state in (PlanState.todo, PlanState.resume) for job in self.plan)
         if not (to_do or self._runs) and grid_records.has_grid_record(self._output_dir, self.grid_id):
             return
@@ -148,7 +148,10 @@ class ParentRuns:
         return all(ended)
 
     def _log_grid_results(self, status: Status) -> None:
-        """Log and record the best jobs and the verdict. Store errors are reported at the end of the grid."""
+        """Log and record the best jobs and the verdict.
+
+        If an MLflow store fails, the error is reported at the end of the grid.
+        """
         assert self._record is not None
         said = parent_notes.build_parent_run_content(
             self.plan, self.outcomes, self._redacted_overrides, status is Status.FINISHED
@@ -184,7 +187,7 @@ class ParentRuns:
         return grid_records.split_common_and_varied_keys([planned.config for planned in self.plan])
 
     def _convert_plan_to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON data. Values that all jobs share are stored once."""
+        """Return the plan as JSON data. Values shared by all jobs are stored once."""
         outcomes = map(self.outcomes.get, range(len(self.plan)))
         common, own = self._split_configs
         names = build_job_labels(self.plan)

@@ -91,7 +91,7 @@ class PlannedJob:
 
     @property
     def duplicate_key(self) -> tuple[object, ...]:
-        """Job id, store and output file. Jobs with equal keys are duplicates."""
+        """Key that is equal for duplicate jobs: job id, store and output file."""
         assert self.config is not None
         return self.job, stores.create_store_from_config(self.config), self.config.task.output_file
 
@@ -264,8 +264,9 @@ def predict_resources(resolved: ResolvedJob) -> ResourceNeed:
 
 
 def estimate_planned_jobs(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
-    """Estimate memory and time of all jobs that load weights, by job number. plan=quick skips the
-    calibration.
+    """Estimate the memory and time of each job that loads weights.
+
+    Returns estimates by job number. plan=quick skips the calibration.
     """
     jobs = {
         number: planned.resolved

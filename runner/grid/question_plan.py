@@ -1,4 +1,4 @@
-"""Estimates which differences a planned grid can detect, and how many questions it needs.
+"""Estimates the smallest difference that a planned grid can detect, and how many questions the grid needs.
 
 The baseline is the job that `task.early_stop_vs` names, or else the unquantized job of a grid
 over quantizations. Other grids get no such lines. The numbers equal those of `runner-compare
@@ -51,8 +51,8 @@ class ComparedJobs:
     task: QuestionsConfig  # of the first of them
 
     def compute_detectable_loss(self, disagreement: float, alpha: float) -> float | None:
-        """Return the smallest loss of accuracy that is detected with 80 % power. None if no loss
-        is detectable.
+        """Return the smallest loss of accuracy that is detected with 80 % power, or None if no loss can
+        be detected.
         """
         margin = self.margin if self.has_margin else None
         return find_detectable_accuracy_loss(self.questions, disagreement, alpha, self.stops_early, margin)
@@ -97,8 +97,7 @@ def make_statistical_power_notes(
 
 
 def _make_cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
-    """Return one note for each cluster key, because statistical power is unknown for clustered
-    questions.
+    """Return a note for each cluster key, which says that statistical power cannot be estimated.
 
     The correlation within a cluster is unknown before the jobs run.
     """
@@ -134,7 +133,9 @@ def _make_detectable_difference_note(
 
 
 def _compute_max_mcnemar_power(num_questions: int, disagreement: float, alpha: float) -> float:
-    """Return the power of McNemar's exact test if all differing verdicts favour the same job."""
+    """Return the power of McNemar's exact test for the extreme case that all discordant pairs favour
+    the same job.
+    """
     least = ceil(log2(2 / alpha))  # so many that all favour one job are significant
     chance = 1.0
     for count in range(min(least, num_questions + 1)):
@@ -145,9 +146,7 @@ def _compute_max_mcnemar_power(num_questions: int, disagreement: float, alpha: f
 
 
 def count_available_questions(task: QuestionsConfig) -> int | None:
-    """Return the number of questions in the data set, without task.limit. None if it is unknown
-    or unlimited.
-    """
+    """Return the size of the data set without task.limit. None if the size is unknown or unlimited."""
     if task.data == "embedded":
         return None
     try:
@@ -201,7 +200,7 @@ def _group_compared_jobs(
 def _iterate_baseline_jobs(
     plan: Sequence[PlannedJob], number: int, candidate_numbers: Iterable[int]
 ) -> Iterable[tuple[str, str]]:
-    """Yield the job id and label of a job's baseline, if it has one."""
+    """Yield the job id and label of the baseline of a job, if the job has a baseline."""
     planned = plan[number]
     config = planned.config
     if config is None:
@@ -226,7 +225,7 @@ def _differs_only_in_quantization(config: RunnerConfig, baseline: RunnerConfig) 
 
 
 def _has_independent_verdicts(config: RunnerConfig | None) -> bool:
-    """Return whether a job has one independent verdict per question. Power is computed only then."""
+    """Return whether a job gives one independent verdict per question, as the power calculation requires."""
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.has_independent_verdicts
 
@@ -238,7 +237,7 @@ def _has_clustered_verdicts(config: RunnerConfig | None) -> bool:
 
 
 def _estimate_differing_fraction(compared: ComparedJobs) -> tuple[float, int]:
-    """Return the expected fraction of questions with differing verdicts.
+    """Return the expected fraction of questions on which the verdicts of two jobs differ.
 
     Also returns the number of finished job pairs that the estimate uses.
 
@@ -267,8 +266,8 @@ def _solved_by_question(job: Job) -> dict[int, bool]:
 def _estimate_time_for_questions(
     compared: ComparedJobs, estimates: Mapping[int, JobEstimate], num_questions: int
 ) -> float | None:
-    """Return the total seconds of the compared jobs with `num_questions` questions. None if a
-    time is unknown.
+    """Estimate the run time of the compared jobs with `num_questions` questions, in seconds. None if
+    any time is unknown.
     """
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]

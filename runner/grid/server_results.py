@@ -17,7 +17,7 @@ from runner_base.notes import note
 
 
 def find_jobs_done_on_server(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
-    """Return planned jobs with results on an MLflow server, each with its store and run id."""
+    """Return the planned jobs that have results on an MLflow server, each with its store and run id."""
     by_store: dict[Store, list[PlannedJob]] = {}
     for planned in plan:
         config = planned.config
@@ -44,7 +44,7 @@ def mark_jobs_done_on_server(plan: list[PlannedJob]) -> None:
 
 
 def download_server_results(plan: list[PlannedJob]) -> None:
-    """Download other hosts' job results from an MLflow server to this output folder."""
+    """Download the results of jobs that other hosts ran, from an MLflow server to this output folder."""
     if not (known := find_jobs_done_on_server(plan)):
         return
     with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:

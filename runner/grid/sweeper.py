@@ -69,7 +69,9 @@ class Grid:
 
     @property
     def settings(self) -> RunnerConfig:
-        """Config of the first valid job. Settings such as its output folder apply to the whole grid."""
+        """Config of the first valid job, whose settings (such as the output folder) apply to the whole
+        grid.
+        """
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
             assert self.plan[0].error is not None
@@ -80,7 +82,7 @@ class Grid:
         return [number for number, planned in enumerate(self.plan) if planned.same_as is None]
 
     def jobs_to_run(self) -> list[int]:
-        """Return the numbers of all jobs that still have to run, except duplicates."""
+        """Return the numbers of the jobs that have not finished yet, without duplicates."""
         return [
             number
             for number, planned in enumerate(self.plan)
@@ -90,7 +92,7 @@ class Grid:
 
 
 class GridSweeper(LaunchingSweeper):
-    """Hydra sweeper whose grids continue after a job fails and can be resumed."""
+    """Hydra sweeper that continues after a job fails, and that can resume an interrupted grid."""
 
     def __init__(
         self,
@@ -215,7 +217,9 @@ class GridSweeper(LaunchingSweeper):
         return [[*of_model, *overrides] for of_model in of_models for overrides in job_overrides]
 
     def launch_jobs(self, grid: Grid, parent_runs: ParentRuns) -> bool:
-        """Launch the jobs under their parent runs in MLflow. Returns True if the user stopped the grid."""
+        """Launch the jobs as child runs of their MLflow parent runs. Returns True if the user stopped
+        the grid.
+        """
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, PlanLauncher):
             reject_worker_settings(name, grid.settings)

@@ -1,4 +1,4 @@
-"""Collects the trials of a search over all batches, for one progress display and one table."""
+"""Collects the trials of a search, which run in batches, for one progress display and one table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Trials:
         return max(self.wanted, len(self.plan))
 
     def create_view(self) -> GridView:
-        """Return a progress display that continues the job count of earlier batches."""
+        """Return a progress display whose job count includes the trials of earlier batches."""
         failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
         names = build_job_labels(self.plan, self.keys)
         return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)

@@ -12,7 +12,7 @@ from runner_base import machine
 
 
 def group_jobs_by_model(plan: list[PlannedJob], job_numbers: list[int]) -> deque[deque[int]]:
-    """Group jobs that share a base model, the most expensive group first.
+    """Group jobs that share a base model. The most expensive group comes first.
 
     Within a group, jobs that wait for no other job come first.
     """

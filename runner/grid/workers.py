@@ -100,9 +100,7 @@ class WorkerPool(Executor):
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
     def _merge_needs_and_failed_gpus(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
-        """Return the largest resource need of jobs that share a model, and the GPUs on which they
-        failed.
-        """
+        """Combine the needs of the jobs that share a model, and list the GPUs on which these jobs failed."""
         jobs = list(job_numbers) if self.gpus else []
         avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
         return merge_resource_needs(self.plan[number].resource_need for number in jobs), frozenset().union(
@@ -114,7 +112,7 @@ class WorkerPool(Executor):
         return all(worker.current is None for worker in self._workers)
 
     def _steal_queued_jobs(self, idle_worker: Worker | None = None) -> deque[int]:
-        """Take every second job from the worker with the most queued jobs.
+        """Take every second queued job from the worker with the most queued jobs.
 
         Takes none if no worker has two, or if loading the model would take longer, unless the user
         requested so many workers. On a GPU a single job is taken too, if its wait would exceed the load

@@ -37,8 +37,7 @@ def has_job_records(output_dir: Path) -> bool:
 
 
 def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> list[Run]:
-    """Return the runs in an output folder. Runs with failed questions come last. Otherwise the newest
-    come first."""
+    """Return the runs in an output folder, newest first. Runs with failed questions come last."""
     here = FolderRuns()
     runs = [
         _build_run(job, record)
@@ -58,7 +57,10 @@ def load_runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
 
 
 def sort_newest_finished_first(dated_runs: Iterable[DatedRun]) -> list[Run]:
-    """Sort finished runs first, newest first. Drops failed runs of jobs with a finished run."""
+    """Sort runs by status and time: finished before failed, then newest first.
+
+    Failed runs are dropped if the same job has a finished run.
+    """
     newest = [run for _, run in sorted(dated_runs, key=lambda pair: (-pair[0], pair[1].run_id))]
     done = {run.job_id for run in newest if not run.errors}
     return [run for run in newest if not run.errors] + [

@@ -99,7 +99,7 @@ def find_folder_plan(output_dir: Path, grid_prefix: str, newest_keyword: str) ->
 def add_missing_jobs(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
-    """Add the grid's jobs without a result, and why the result is missing.
+    """Add the grid's jobs that have no result, each with the reason.
 
     Queries MLflow only for jobs without a local folder.
     """
@@ -169,7 +169,10 @@ def _fetch_newest_runs(client: Any, store: Store, grid: str) -> dict[str, Any]:
 
 
 def _get_planned_job_name(plan: GridPlan, planned_job: Mapping[str, Any]) -> str:
-    """Return a planned job's name, or the overrides that distinguish it in plans without names."""
+    """Return the name of a planned job.
+
+    Without a name, return the overrides that distinguish the job from the plan's other jobs.
+    """
     if planned_job.get("name"):
         return str(planned_job["name"])
     own = planned_job.get("overrides") or []

@@ -69,7 +69,7 @@ class JobsOpener(RecordsOpener):
     """Opens the recorded jobs that the command line options of a comparison select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the finished jobs. Also sets `options.experiment`."""
+        """Load the finished jobs that the options select. Also sets `options.experiment`."""
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = choose_store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:

@@ -31,7 +31,7 @@ class SchemaRules(KeyRules):
         self.defaults = _defaults_common_to_choices() | of_some
 
     def find_keys_without_effect(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the config keys in which repetitions of one experiment may differ.
+        """Return the config keys that may differ between repetitions of one experiment.
 
         A location whose content is hashed (model.name, task.data) is inert for a job's identity, but
         readers know a model or a data set by it, so it is not inert here; the download cache is. A key
@@ -64,7 +64,7 @@ def _is_answer_neutral(schema_field: Field[Any], recorded_value: str | None = No
 
 
 def _find_equivalent_defaults() -> dict[tuple[str, str], str]:
-    """Map (key, default) to another value that gives the same job id."""
+    """Map a config key and its default to another value that gives the same job id."""
     keys = [
         (f"{group_name}.{item.name}", item)
         for group_name, schemas in GROUPS.items()
@@ -85,7 +85,10 @@ def _find_equivalent_defaults() -> dict[tuple[str, str], str]:
 
 
 def _defaults_common_to_choices() -> dict[str, str]:
-    """Return defaults of keys that every choice of a group has, for old records without these keys."""
+    """Return the defaults of the keys that all choices of a group share.
+
+    Old records lack these keys.
+    """
     return {
         f"{group_name}.{item.name}": format_config_value(get_value_omitted_from_job_id(item))
         for group_name, schemas in GROUPS.items()

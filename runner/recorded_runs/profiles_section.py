@@ -18,7 +18,7 @@ class ProfilesSection(Section):
 
 
 def make_profile_columns(tables: Sequence[Table]) -> list[Column]:
-    """Return the columns of the profile table. Empty without profiles to compare."""
+    """Return the columns of the table of profiles. Empty if there are fewer than two profiles."""
     order = [name for name in PROFILES if name != NONE]
     runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
     runs.sort(

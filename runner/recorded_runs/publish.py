@@ -117,7 +117,10 @@ def format_accuracy_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -
 def _build_hub_entries_by_file(
     table_rows: Sequence[tuple[Table, TableRow]], benchmark: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return evaluation entries for the Hugging Face Hub by file name. Skips other data sets."""
+    """Return evaluation entries for the Hugging Face Hub, by file name.
+
+    Runs on data sets that are not on the Hub are skipped.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for _, row in table_rows:
         names = _find_benchmark_ids(row.run, benchmark)
@@ -136,7 +139,7 @@ def _build_hub_entries_by_file(
 
 
 def _find_benchmark_ids(run: Run, benchmark: str) -> tuple[str, str] | None:
-    """Return the Hub's data set id and task id of a run. None if its data are not from the Hub."""
+    """Return the ids of a run's data set and task on the Hub. None if the data set is not on the Hub."""
     if benchmark:
         dataset, _, task = benchmark.partition(":")
         if not DATASET_ID.fullmatch(dataset) or not task:
@@ -249,7 +252,9 @@ def _make_model_override(name: str) -> str:
 
 
 def _find_keys_filled_from_data(params: dict[str, str]) -> set[str]:
-    """Return the config keys that the job filled in because its data has a known layout."""
+    """Return the config keys that the job set automatically, because it recognized the layout of the
+    data set.
+    """
     is_found = params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
     return {"task.choices_key", "task.instruction"} if is_found else set()
 

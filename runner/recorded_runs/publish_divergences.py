@@ -1,5 +1,5 @@
-"""`--publish FOLDER` for jobs with a reference: a table of divergences for quantized models' model
-cards.
+"""Implements `--publish FOLDER` for jobs with a reference model: writes a table of divergences for
+model cards.
 
 `divergence.md` has a line for each format: the size of its weights, the mean KL divergence and
 its tail, how often the top token equals the reference's, and the ratio of the perplexities,
@@ -55,7 +55,9 @@ def publish_accuracies_and_divergences(tables: Sequence[Table], folder: Path, be
 
 
 def format_divergence_sections(table: Table) -> list[str]:
-    """Return one model card section per reference and set of texts. Empty without divergences."""
+    """Return a model card section for each reference and set of documents. Empty if no run has
+    divergences.
+    """
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     require_runs_of_single_jobs([row.run for row in rows])
     names = dict(

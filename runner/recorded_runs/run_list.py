@@ -1,5 +1,6 @@
-"""Loads the finished runs and grids of an MLflow store. Prefers job records in the output
-folder to MLflow queries.
+"""Loads the finished runs and grids of an MLflow store.
+
+Prefers job records in the output folder to MLflow queries.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LAST = "last"
 def load_store_runs(
     client: Any, store: Store, job_ids: Collection[str] | None = None, grid_run_id: str = ""
 ) -> list[Run]:
-    """Return an MLflow store's runs: finished ones first, newest first, then failed runs.
+    """Return the runs of an MLflow store, newest first, with failed runs at the end.
 
     A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
     of these jobs and of the grid.
@@ -60,8 +61,9 @@ def load_store_runs(
 def load_folder_and_mlflow_runs(
     client: Any, store: Store, job_ids: Collection[str] | None, grid_run_id: str
 ) -> list[DatedRun]:
-    """Return all runs of an experiment with their start times. MLflow is only queried for runs
-    without a job record in the folder.
+    """Return all runs of an experiment with their start times.
+
+    MLflow is only queried for runs without a job record in the folder.
     """
     experiment = find_experiment(client, store.experiment)
     here, where = (
@@ -101,7 +103,7 @@ def load_folder_and_mlflow_runs(
 
 
 def find_last_grid_run(client: Any, experiment_name: str) -> str:
-    """Return the run id of the most recently started grid. Empty without grids."""
+    """Return the run id of the most recently started grid, or an empty text if there is no grid."""
     grids = _load_grid_runs(client, experiment_name)
     return grids[0].info.run_id if grids else ""
 

@@ -62,7 +62,9 @@ def estimate_right_answer_probability(
 
 
 def _get_answer_vote(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:
-    """Return the extracted answer that votes, and whether it is right. Truncated answers do not vote."""
+    """Return the extracted answer for the majority vote, and whether the answer is right. Truncated
+    answers do not vote.
+    """
     found = answer.extracted or {}
     said = next((found[way] for way in extractor_names if way in found), next(iter(found.values()), None))
     is_cut_off = answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None

@@ -48,7 +48,7 @@ TOLERANCE = (
 
 
 class SampleReader(Reader):
-    """Reads the samples of runs. Files that are missing in local folders are downloaded from MLflow."""
+    """Reads the samples of runs from local folders. Missing files are downloaded from MLflow."""
 
     numbers_of_questions = NUMBERS
 
@@ -60,14 +60,20 @@ class SampleReader(Reader):
         self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return which questions a run solved. Skips files that disagree with the logged counts."""
+        """Return which questions a run solved.
+
+        Skips sample files whose counts differ from the counts logged to MLflow.
+        """
         read = partial(read_verdicts, num_questions=run.num_questions_when_stopped)
         return self.read_first_matching_file(
             run, read, lambda found: _count_solved(found) == run.correct_and_total, "n and correct"
         )
 
     def load_text_scores(self, run: Run) -> Texts:
-        """Return each text's log-likelihood. Skips files that disagree with the logged mean."""
+        """Return each document's log-likelihood.
+
+        Skips sample files whose mean differs from the mean logged to MLflow.
+        """
 
         def matches_logged_mean(scores: Texts) -> bool:
             likelihoods = sum_likelihoods_by_unit([score.likelihood for score in scores.values()])
@@ -84,7 +90,7 @@ class SampleReader(Reader):
         return self.read_first_matching_file(run, read_text_scores, matches_logged_mean, LOG_LIKELIHOOD)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the compared metric of each question, for metrics other than the verdict."""
+        """Return the compared metric of each question, for comparisons by a metric other than the verdict."""
         ways = [way for key in (SCORER, EXTRACTOR) if (way := run.get_value(key))]
         read = partial(read_sample_metric, metric_name=run.number or "", extractor_names=ways)
         parts = [self.read_first_matching_file(part, read, bool, "answers") for part in run.parts or [run]]
@@ -112,7 +118,10 @@ class SampleReader(Reader):
         return {question_identity(sample) for sample in samples if sample.left_out}
 
     def load_costs(self, run: Run) -> Costs:
-        """Return the cost of each scored question. Skips files that disagree with the logged counts."""
+        """Return the cost of each scored question.
+
+        Skips sample files whose counts differ from the counts logged to MLflow.
+        """
 
         def matches_logged_counts(costs: Costs) -> bool:
             return (sum(cost.solved for cost in costs.values()), len(costs)) == run.correct_and_total
@@ -133,7 +142,10 @@ class SampleReader(Reader):
             yield measures
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return token divergences per text, in sample order, without those of wrong choices."""
+        """Return the token divergences of each document, in sample order.
+
+        Wrong answer choices are excluded.
+        """
         pairs = zip(self.find_files(run, DIVERGENCES), self.find_files(run, SAMPLES), strict=False)
         return next((_read_token_divergences(divergences, samples) for divergences, samples in pairs), None)
 

@@ -1,5 +1,6 @@
-"""Gives adapters unique names within an output folder. Adapters with equal names are
-distinguished by rank and alpha.
+"""Gives adapters unique names within an output folder.
+
+Adapters with equal names are distinguished by rank and alpha.
 
 Folders such as `polite/lr1/final` and `polite/lr2/final` may otherwise get the same name.
 The assigned names are stored in the output folder, so that a job keeps its name when it is
@@ -22,8 +23,9 @@ FILE = ".adapters.json"  # in the output folder: name â†’ the adapter's place â†
 
 
 def make_unique_adapter_name(config: RunnerConfig) -> str:
-    """Return a name for a job's adapter that is unique in the output folder. Empty without an
-    adapter.
+    """Return the adapter's name for a job, which is unique in the output folder.
+
+    Empty if the job has no adapter.
 
     Installed and Hub adapters are unique already.
     """

@@ -14,7 +14,9 @@ from runner_engine.checkpoints import file_io
 
 
 def record_file_states(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
-    """Return size, digest and modification times of each file. Hashes only files without a digest."""
+    """Return size, digest and modification times of each file. A file is hashed only if its digest is
+    unknown.
+    """
     return {
         str(path.absolute()): {
             "bytes": path.stat().st_size,

@@ -91,7 +91,9 @@ class EngineMeasurements:
         return make_missing_price_notes(self.no_energy, price_kwh)
 
     def add_earlier_measurements(self, earlier: EngineMeasurements | None) -> EngineMeasurements:
-        """Return these measurements plus those of an earlier, interrupted run on the same machine."""
+        """Return the sum of these measurements and those of an earlier, interrupted run on the same
+        machine.
+        """
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
@@ -123,7 +125,7 @@ class EngineMeasurements:
 
     @classmethod
     def read_from_folder(cls, folder: Path) -> EngineMeasurements | None:
-        """Return the measurements of interrupted runs. None if the file is missing or damaged."""
+        """Read the measurements of the job's interrupted runs. None if the file is missing or damaged."""
         path = folder / MEASURED
         try:
             values: Any = (
@@ -154,7 +156,10 @@ class MeasurementRecorder:
     def __init__(
         self, engine: Engine, folder: Path, earlier: EngineMeasurements | None, is_remote: bool = False
     ) -> None:
-        """Load the engine and measure loading. With `is_remote`, the model runs on another machine."""
+        """Load the engine and measure the loading.
+
+        `is_remote` means that the model runs on another machine.
+        """
         self.contention = machine.Contention()
         machine.reset_peak_rss()
         self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier

@@ -46,7 +46,9 @@ class GridRecord:
 
 
 def write_grid_record(output_dir: Path, record: GridRecord) -> None:
-    """Write a grid's record atomically. An error is only logged, so that it does not end the grid."""
+    """Write a grid's record atomically. Errors are logged and not raised, so that they do not end the
+    grid.
+    """
     try:
         replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
@@ -88,7 +90,7 @@ def _require_record_types(record: GridRecord) -> GridRecord:
 def split_common_and_varied_keys(
     configs: Sequence[object | None],
 ) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the keys that are equal in all configs, and each config's other keys.
+    """Return the keys with the same value in all configs, and separately the other keys of each config.
 
     A config of None has no other keys.
     """

@@ -1,4 +1,4 @@
-"""Packs a job's folder into bytes for a host that shares no disk with this one."""
+"""Packs a job's folder into an archive, which is sent between hosts that share no disk."""
 
 from __future__ import annotations
 

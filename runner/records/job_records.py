@@ -71,7 +71,7 @@ def delete_or_report_replaced_results(job: Job, record: Record) -> None:
     if record.status is Status.FINISHED:
         job.delete_backup_folders()
     elif folders := job.list_backup_folders():
-        log.warning("the results of %s before rerun=... are still in %s", job.job_id, folders[-1])
+        log.warning("the results of %s that rerun=... replaced are still in %s", job.job_id, folders[-1])
 
 
 class LogFile(logging.FileHandler):
@@ -85,7 +85,7 @@ class LogFile(logging.FileHandler):
 
 @contextmanager
 def write_job_log(path: Path) -> Iterator[None]:
-    """Write log messages also to a file in the job's folder, while this block runs."""
+    """Also write log messages to a file in the job's folder while this block runs."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Job identity and job folders: determines when two jobs are the same, and which results exist.
+"""Identity and folder of a job: determines whether two jobs are the same, and which results exist.
 
 A job's id is a hash of everything that can change its answer. Its folder
 `OUTPUT_DIR/jobs/<job_id>/` has `config.yaml`, `samples.jsonl` (append-only), `log.txt` and,
@@ -235,7 +235,7 @@ def lock_job(job: Job, should_wait: bool = True) -> Iterator[None]:
 
 
 def _reject_special_files(folder: Path) -> None:
-    """Raise an error for a pipe or device, because reading one could block forever."""
+    """Raise an error if the folder contains a pipe or device, because reading from it could block forever."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RunRecordError(
@@ -279,7 +279,7 @@ class Recorder:
         return self.done | self.failed
 
     def raise_if_rejected(self, index: int, rejection_reason: Note | str | None) -> None:
-        """Raise RunRecordError with the sample's line number if there is a rejection reason."""
+        """Raise RunRecordError, with the sample's line number, if a rejection reason is given."""
         if rejection_reason is not None:
             raise damaged_line_error(self.path, self._lines[index], format_note(rejection_reason))
 

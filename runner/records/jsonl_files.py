@@ -1,4 +1,4 @@
-"""Append-only text files. If the process is killed, only the last line can be damaged."""
+"""Append-only text files, of which only the last line can be damaged if the process is killed."""
 
 from __future__ import annotations
 
@@ -99,6 +99,6 @@ def deleted_file_error(path: Path) -> JobFailed:
 
 
 def parse_agent_call(line: Mapping[str, Any]) -> Call:
-    """Parse one line of calls.jsonl, the calls of agents. Unknown keys are ignored."""
+    """Parse one line of calls.jsonl, the file with the calls of agents. Unknown keys are ignored."""
     names = ANSWER_KEYS | {item.name for item in fields(Call)}
     return Call.from_dict({key: value for key, value in line.items() if key in names})

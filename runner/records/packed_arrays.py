@@ -17,7 +17,7 @@ def pack_array(values: array[Any]) -> str:
 
 
 def unpack_array(array_typecode: str, packed_text: str | None, num_values: int) -> array[Any]:
-    """Decode a packed array of `num_values` values. `typecode` is that of the module array."""
+    """Decode a packed array of `num_values` values. `typecode` is a type code of Python's `array` module."""
     import pyarrow
 
     values: array[Any] = array(array_typecode)

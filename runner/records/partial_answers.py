@@ -34,7 +34,10 @@ class PartialAnswersFile:
         return len(self._lines)
 
     def get_resumable_answers(self, request_id: RequestId, engine: Engine) -> PartialAnswers | None:
-        """Return the tokens of unfinished answers to continue. None without any, or if the engine cannot."""
+        """Return the unfinished answers to a request that the engine can continue.
+
+        None if there are none, or if the engine cannot continue answers.
+        """
         line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
         return None if line is None else line["begun"]
 
@@ -72,7 +75,7 @@ class PartialAnswersFile:
         return ", ".join(f"{count} {what}" for count, what in zip(begun, states, strict=True) if count)
 
     def delete(self) -> None:
-        """Delete the file, because all answers are complete."""
+        """Delete the file once all answers are complete."""
         self.path.unlink(missing_ok=True)
 
 

@@ -16,8 +16,9 @@ from runner_engine.quantization.base import QuantizedConfig
 
 
 def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
-    """Return a run's display name, such as `gsm8k embedded nf4 hard5 limit=20`. It contains the
-    choices and keys that are not defaults.
+    """Return a run's display name, such as `gsm8k embedded nf4 hard5 limit=20`.
+
+    The name contains the choices and keys that are not defaults.
 
     unique_adapter_name: used where the adapter's own name is ambiguous.
     """
@@ -46,7 +47,9 @@ def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
 def _iterate_non_default_keys(
     config: object, default_values: Mapping[str, object] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield the keys that can change an answer and differ from the default or the choice's YAML file."""
+    """Yield the keys that can change an answer and whose values are neither the default nor set by the
+    choice's YAML file.
+    """
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)

@@ -1,4 +1,5 @@
-"""Reuses the answers of sibling jobs, which differ only in the choice of questions and in judging.
+"""Reuses the answers of sibling jobs, which differ only in their selection of questions and in how they
+judge answers.
 
 For example, task.limit=200 after task.limit=100 generates only 100 answers. Sibling jobs agree
 in everything that an answer depends on. A reused text is judged again. A marker file in each

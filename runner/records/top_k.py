@@ -87,7 +87,7 @@ class TopK:
 
 
 class TopKFile:
-    """File top_k.jsonl of a job. `widths` maps each sample to its number of tokens per position."""
+    """File top_k.jsonl of a job. `widths` maps each sample to its number of stored tokens per position."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K

@@ -1,5 +1,4 @@
-"""Counts a job's unanswered questions for its plan. Reusable answers of other jobs count as
-answers.
+"""Counts the questions that a planned job still has to ask. Reusable answers of other jobs count as answered.
 
 Nothing is judged or loaded: an answer counts if it belongs to the same question.
 """

@@ -131,10 +131,10 @@ def _format_early_stopping(
 
     other = f"{named_as} ({job}, {state})"
     if margin is None:
-        decided = f"the difference from {other} is statistically decided"
+        decided = f"the difference from {other} is statistically significant"
     else:
         decided = (
-            f"it is decided whether the loss compared with {other} is within {format_margin_points(margin)}"
+            f"a test decides whether the loss compared with {other} is within {format_margin_points(margin)}"
         )
     return (
         f"early stopping: the job ends when {decided}, or after {count:,} questions. Significance level "
@@ -175,7 +175,7 @@ QUESTIONS: dict[str, Template] = {
     "form_by_key": "task.tool_call_format={form}",
     "form_by_system": "requested by the system message",
     "form_by_template": "from the chat template",
-    "form_unknown": "default format, because the chat template shows none. task.tool_call_format selects another",
+    "form_unknown": "the default, because the chat template defines no format. Set task.tool_call_format to change it",
     "not_asked_again": "task.check_invariance=auto did nothing: in this engine, answers may depend on what else is in "
     "the batch, so the check would change them. task.check_invariance=20 asks 20 questions again afterwards, one at a "
     "time",
@@ -195,7 +195,7 @@ def _windows_text(window: int, step: int) -> str:
 def _texts_too_short_text(texts: Sequence[int], total: int, tokens: int) -> str:
     are = format_count(len(texts), "document is", "documents are")
     return (
-        f"{are} excluded because of fewer than {tokens:,} tokens "
+        f"{are} excluded as shorter than {tokens:,} tokens "
         f"({total} documents in total, excluded: {join_first_names([*map(str, texts)], MAX_NAMED_TEXTS)})"
     )
 

@@ -75,6 +75,6 @@ def conversation_loaded_message(num_messages: int) -> str:
 
 
 def _format_decode_speed(stats: EngineStats) -> str:
-    """Return the decode speed. If every answer ended with its first token, there was no decoding."""
+    """Format the decode speed. There is none if every answer ended with its first token."""
     speed = f"{stats.decode_tok_per_s:,.0f} tokens/s"
     return speed if stats.decode_tokens else "no speed: nothing was decoded"

@@ -21,6 +21,6 @@ def format_shortage_note(shortage: SequenceShortage) -> str:
         tokens = f"{shortage.kv_tokens:,} tokens of KV cache"
         return f"memory limits the batch to {rows} of {asked} sequences. The free memory fits {tokens}"
     if not shortage.ran_out:
-        return f"memory limits the batch to {rows} sequences. {asked} sequences could run otherwise"
+        return f"memory limits the batch to {rows} of {asked} requested sequences"
     when = f"with {asked} sequences in the batch" if asked else "during the prefill of a shared prefix"
     return f"memory ran out {when}. The batch is now limited to {rows} sequences"

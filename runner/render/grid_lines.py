@@ -75,7 +75,7 @@ def _format_answer_counts(metrics: Mapping[str, float]) -> str:
 
 
 def _format_optional_metrics(metrics: Mapping[str, float]) -> list[str]:
-    """Return texts of metrics that only some jobs have: early stop, costs, energy."""
+    """Format the metrics that only some jobs have: early stop, costs, energy."""
     rest = []
     name = "early_stop_difference_points"
     if {f"{name}{end}" for end in ("", "_low", "_high")} <= metrics.keys():
@@ -112,7 +112,7 @@ def _format_with_interval(metrics: Mapping[str, float], key: str) -> str:
 
 
 def format_job_progress(step: ProgressState | None) -> str:
-    """Format a running job's progress. None means that the job is starting."""
+    """Format a running job's progress. If there is no progress yet, the job is starting."""
     if step is None:
         return "starting"
     news = {key: value for key, value in step.news.items() if key not in DETAILS}
@@ -151,14 +151,14 @@ RECORDED_BEFORE, RECORDED_MEANWHILE = "recorded before", "recorded meanwhile"
 
 
 def format_grid_summary_line(statuses: Sequence[str], seconds: float, folder: str) -> str:
-    """Return how many jobs ended with each status, the total time, and the folder with the results."""
+    """Summarize a grid: how many jobs ended with each status, the total time, and the results folder."""
     totals = Counter(statuses)
     parts = ", ".join(f"{count} {status}" for status, count in totals.items())
     return f"{format_count(len(statuses), 'job')}: {parts} · {format_duration(seconds)} in all · results in {folder}"
 
 
 def format_scores_line(url: str, is_local: bool) -> str:
-    """Return the line below that of MLflow, with the page that shows the jobs' scores."""
+    """Return the line with the address of the MLflow page that shows the jobs' scores."""
     return format_hint_line("", f"then open {url}" if is_local else url)
 
 

@@ -50,7 +50,7 @@ MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones 
 
 @dataclass(frozen=True)
 class TableLine:
-    """Line of a job's result table. `text` contains metric names in braces.
+    """Line of a job's result table. `text` is a template with metric names in braces.
 
     A noun after a metric agrees with its number: `{errors:error}`, `{processes:process|processes}`.
     """

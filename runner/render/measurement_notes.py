@@ -26,7 +26,8 @@ def _format_differing_answers(differing: int, answers: int, interval: tuple[floa
     if differing:
         return (
             f"{differing:,} of {answers:,} answers change with draft tokens (exact 95 % interval: "
-            f"{low:.1f} to {high:.1f} %). In {dtype}, passes with several tokens round differently"
+            f"{low:.1f} to {high:.1f} %). In {dtype}, a pass over several tokens rounds differently "
+            "than a pass over one token"
         )
     return (
         f"all {answers:,} answers are the same with and without draft tokens. Upper limit of "

@@ -16,7 +16,10 @@ NEW_RULES = {
 
 
 def describe_rule_changes(task: str, versions: tuple[str, str]) -> str:
-    """Describe how the rules for judging a task's answers changed between two versions. Empty if unknown."""
+    """Describe how the rules for judging a task's answers changed between two versions.
+
+    Empty if the changes are unknown.
+    """
     if not all(version.isdecimal() for version in versions):
         return ""
     old, new = sorted(map(int, versions))

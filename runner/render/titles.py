@@ -1,4 +1,4 @@
-"""Titles of tables, and texts of a sweep's facts."""
+"""Titles of tables, and texts for the facts of a sweep."""
 
 from __future__ import annotations
 

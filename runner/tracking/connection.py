@@ -42,7 +42,7 @@ def set_mlflow_environment() -> None:
 
 
 def import_mlflow(store: Store) -> None:
-    """Import the parts of MLflow that a job needs, without opening the store."""
+    """Import the parts of MLflow that a job needs. Does not open the store."""
     set_mlflow_environment()
     with pause_garbage_collection():
         importlib.import_module("mlflow")
@@ -82,8 +82,9 @@ def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
 
 @contextmanager
 def require_reachable_store(store: Store, result_folder: Path | None = None) -> Iterator[None]:
-    """Check that the store responds, before an open client uses it. Store errors become
-    TrackingError.
+    """Check that the store still responds, before an already open client is used.
+
+    Store errors become TrackingError.
 
     result_folder: the folder that has the result if the store cannot be written.
     """
@@ -93,7 +94,9 @@ def require_reachable_store(store: Store, result_folder: Path | None = None) -> 
 
 
 def _open_experiment(store: Store) -> Experiment:
-    """Open the store's experiment, or return the one that this process has already opened."""
+    """Open the store's experiment. If this process has already opened the experiment, return the cached
+    connection.
+    """
     key = replace(store, parent_run_id=None)
     if key not in _opened or (
         store.sqlite_file is not None and not store.sqlite_file.stat().st_size
@@ -174,7 +177,10 @@ def open_client(uri: str, config_key: str) -> Any:
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
-    """Create the experiment and return its id. If another machine has just created it, return that id."""
+    """Create the experiment and return its id.
+
+    If another machine has just created the experiment, return that experiment's id.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -189,8 +195,9 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
 
 
 def _probe_store(store: Store) -> None:
-    """Check that the store is reachable before MLflow does, because MLflow's errors are long and take
-    minutes.
+    """Check that the store is reachable before MLflow uses it.
+
+    MLflow itself takes minutes to fail, and its errors are long.
     """
     if store.sqlite_file is not None:
         store_probes.probe_sqlite(store.sqlite_file, store.redacted_uri)
@@ -203,7 +210,9 @@ def _probe_store(store: Store) -> None:
 
 
 def _create_sqlite_atomically(database_path: Path | None) -> None:
-    """Create a database under a temporary name, so that an interrupted migration leaves no damaged one."""
+    """Create a database under a temporary name, so that an interrupted migration leaves no damaged
+    database behind.
+    """
     if database_path is None or database_path.stat().st_size:
         return
     from mlflow import MlflowClient
@@ -226,7 +235,7 @@ def _create_sqlite_atomically(database_path: Path | None) -> None:
 
 @contextmanager
 def convert_store_errors(build_message: Callable[[str], str]) -> Iterator[None]:
-    """Convert store errors to TrackingError. `build_message` returns the new message."""
+    """Convert store errors to TrackingError. `build_message` builds the new error's message."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Downloads jobs that other hosts have finished from an MLflow server, found by their job ids.
+"""Downloads jobs that other hosts have finished, from an MLflow server that finds them by job id.
 
 Hosts that share only a server then share their work: a job that one host has done is not
 repeated by others.
@@ -26,7 +26,7 @@ SERVERS = ("http://", "https://")
 
 
 def get_mlflow_server_store(config: RunnerConfig) -> Store | None:
-    """Return a job's MLflow store if it is a server. None for other stores."""
+    """Return the MLflow store of a job if the store is a server, otherwise None."""
     store = create_store_from_config(config)
     return store if store is not None and store.uri.startswith(SERVERS) else None
 
@@ -48,9 +48,7 @@ def download_finished_job(store: Store, job: Job) -> Record | None:
 
 
 def download_run_files(store: Store, run_id: str, job: Job) -> Record | None:
-    """Download a finished run's files into the job's folder. Damaged files cause a warning and
-    None.
-    """
+    """Download a finished run's files into the job's folder. If a file is damaged, warn and return None."""
     with tempfile.TemporaryDirectory() as scratch:
         there = replace(job, folder=Path(scratch, job.job_id))
         there.folder.mkdir()

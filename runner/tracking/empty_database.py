@@ -1,4 +1,4 @@
-"""Caches an empty MLflow database, because MLflow's migrations take seconds for a new one."""
+"""Caches an empty MLflow database, because MLflow takes seconds to create the tables of a new database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAKERS = ("mlflow", "alembic", "sqlalchemy")  # whose versions decide what is in
 
 
 def copy_cached_database(new_file: Path) -> bool:
-    """Copy the cached empty database to a new file. Returns False if the cache has none."""
+    """Copy the cached empty database to a new file. Returns False if no database is cached."""
     for file in _cached_files():
         try:
             content = file.read_bytes()
@@ -33,7 +33,7 @@ def copy_cached_database(new_file: Path) -> bool:
 
 
 def cache_new_database(new_file: Path) -> None:
-    """Cache a database that MLflow has just created. The default experiment is removed."""
+    """Cache a database that MLflow has just created, without its default experiment."""
     if (cache := get_user_cache_folder()) is None:
         return
     try:

@@ -40,7 +40,7 @@ class GridName:
 
 @dataclass
 class GridRun:
-    """Parent run of a grid in one store. While the grid runs, its process holds the lock."""
+    """Parent run of a grid in one store. The process of a running grid holds the run's lock."""
 
     store: Store
     client: Any
@@ -55,7 +55,7 @@ def start_grid_run(
     plan: Mapping[str, Any],
     finished_job_ids: Collection[str],
 ) -> GridRun:
-    """Start or reopen a grid's parent run, and make finished jobs' runs its child runs."""
+    """Start or reopen a grid's parent run, and make the runs of finished jobs its child runs."""
     end_dead_grid_runs(store.output_dir)
     with connect_to_store(store) as (client, experiment_id):
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
@@ -107,7 +107,7 @@ def build_start_tags(overrides: list[str]) -> dict[str, str]:
 def log_grid_results(
     run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
 ) -> None:
-    """Log a grid's results to its parent run. Keeps a description that a user has written in MLflow.
+    """Log a grid's results to its parent run. A description that a user wrote in MLflow is kept.
 
     MLflow's charts begin with the experiment's first metric, or alphabetically if none is named.
     """
@@ -147,8 +147,9 @@ def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bo
 
 
 def end_dead_grid_runs(output_dir: Path) -> None:
-    """End the MLflow runs of dead grid processes in this folder. Imports MLflow only if such runs
-    exist.
+    """End the MLflow runs that dead grid processes left open in this folder.
+
+    Imports MLflow only if such runs exist.
     """
     for path in sorted((output_dir / GRIDS).glob("*.lock")):
         with (
@@ -166,7 +167,7 @@ def end_dead_grid_runs(output_dir: Path) -> None:
 
 
 def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
-    """End runs that are still RUNNING in a store although no process is alive."""
+    """End runs whose status is still RUNNING in a store although their process is dead."""
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
     live_tags = set().union(
         *(pending_runs.read_pending_tags(lock.with_suffix("")) for lock in locks if is_locked(lock))

@@ -47,7 +47,7 @@ class JobRun:
     pending: pending_runs.PendingRun  # the run's entry until it has ended
 
     def wait_until_started(self) -> None:
-        """Return immediately, because this run is started synchronously."""
+        """Do nothing, because this run was started synchronously."""
 
     def log_result(self, record: Record) -> None:
         from mlflow.entities import Metric, RunTag
@@ -87,7 +87,7 @@ class JobRun:
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
     def end_without_record(self, status: Status) -> None:
-        """End the run of a job whose folder was deleted."""
+        """End the MLflow run of a job whose folder was deleted."""
         file = self.store.sqlite_file
         if file is not None and not file.exists():
             return
@@ -96,7 +96,9 @@ class JobRun:
 
 
 def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = False) -> JobRun:
-    """Open MLflow and start the job's run. Store errors are raised here, before any expensive work.
+    """Open MLflow and start the job's run.
+
+    Store errors are raised here, before any expensive work.
 
     A resumed job continues its earlier run.
     """
@@ -133,7 +135,7 @@ def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = Fal
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log the params of a run. Logged params cannot be changed afterwards."""
+    """Log the params of a run. MLflow does not allow changes to logged params."""
     from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
 
     given = [Param(sanitize_mlflow_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
@@ -173,7 +175,7 @@ def build_run_tags(job: Job, record: Record) -> dict[str, str]:
 
 
 def build_run_metrics(record: Record) -> dict[str, float]:
-    """Return the finite metrics of a job. A series contributes its last value."""
+    """Return the finite metrics of a job. Of a series of values, the last value is returned."""
     finite = {
         key: [point for point in points if math.isfinite(point[1])]
         for key, points in record.result.series.items()
@@ -183,7 +185,7 @@ def build_run_metrics(record: Record) -> dict[str, float]:
 
 
 def end_runs_of_dead_processes(store: Store, job: Job) -> StoredRuns:
-    """End a job's runs that dead processes left RUNNING. Returns the job's runs.
+    """End the MLflow runs that dead processes of a job left RUNNING. Returns all runs of the job.
 
     The caller holds the job's lock.
     """
@@ -233,7 +235,7 @@ def _log_run_inputs(client: Any, run_id: str, data: dict[str, str], model_id: st
 
 
 def _dataset_name_and_digest(data: dict[str, str]) -> tuple[str, str]:
-    """Return the name and the digest of a data set, truncated to MLflow's limits."""
+    """Return the name and digest of a data set, cut to the lengths that MLflow allows."""
     return data["name"][:500], data["digest"][:36]
 
 
@@ -244,7 +246,10 @@ def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> N
 
 
 def _get_end_time_ms(record: Record) -> int:
-    """Return the end time of a job in ms, or the current time if an old record has no start time."""
+    """Return the end time of a job in ms.
+
+    If an old record has no start time, the current time is returned.
+    """
     if not record.started_at:
         return int(time.time() * 1000)
     return int((datetime.fromisoformat(record.started_at).timestamp() + record.seconds) * 1000)
@@ -268,7 +273,7 @@ def log_verdict(client: Any, run_id: str, verdict: str, numbers: Mapping[str, fl
 
 
 def _is_model_metric(key: str) -> bool:
-    """Return whether MLflow also shows this metric on the pages of the model and data set."""
+    """Return whether MLflow also shows this metric on the model's page and the data set's page."""
     return "/" not in key and find_metric(key).better is not BetterDirection.neither
 
 

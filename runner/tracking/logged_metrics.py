@@ -39,7 +39,9 @@ ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS 
 
 
 def select_logged_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow receives. Of a likelihood job, only the most important ones."""
+    """Select the metrics that MLflow receives. For a likelihood job, only the most important metrics
+    are selected.
+    """
     if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
         return dict(metrics)
     # sorting keeps the task's own order among equals
@@ -59,9 +61,7 @@ def _get_metric_priority(key: str) -> tuple[int, int]:
 def read_all_metrics(
     client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Return all metrics of an MLflow run. Metrics that MLflow did not receive come from an
-    artifact.
-    """
+    """Return all metrics of an MLflow run, including the metrics that are stored only in an artifact."""
     if LEFT_OUT not in tags:
         return metrics
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Registers a job's model in MLflow without weights. Jobs with the same model share one entry.
+"""Registers a job's model in MLflow, without weights. Jobs with the same model share one entry.
 
 MLflow creates a model for each training run. Here a model is evaluated many times, and its page
 is useful only if it has all its results.

@@ -62,8 +62,9 @@ def _replace_column_prefix(
     new: str,
     extra_condition: str = "",
 ) -> None:
-    """Replace a prefix of the values in a database column. LIKE is unsuitable, because paths may
-    contain %.
+    """Replace a path prefix in the values of a database column.
+
+    LIKE is unsuitable, because paths may contain %.
     """
     condition = f" where substr({column}, 1, ?) = ?{extra_condition}"
     values = (new, len(old) + 1, len(old), old)

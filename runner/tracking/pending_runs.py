@@ -1,4 +1,4 @@
-"""Lists started MLflow runs on disk, so that runs of dead processes can be ended.
+"""Lists started MLflow runs in a file, so that runs of dead processes can be ended later.
 
 An entry names the store and the experiment of a run, and a tag that the run has there. It is
 removed when the run has ended. Each job's folder and each running grid has a file of such
@@ -78,7 +78,7 @@ def end_running_runs(store: Store, run_ids_to_end: Iterable[str], status: Status
 
 
 def was_run_in_output_folder(store: Store, tags: dict[str, str]) -> bool:
-    """Return whether a run's output folder is the store's, even after the folder was moved."""
+    """Return whether a run belongs to the store's output folder, even if the folder was moved."""
     path = Path(tags.get("output_dir", ""))
     folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
     return folder == store.output_dir.resolve() or (store.is_default_database and not path.exists())
@@ -110,7 +110,7 @@ def _read_entries(file: Path) -> list[PendingRun]:
 
 
 def _write_entries(pending_file: Path, pending_runs: list[PendingRun]) -> None:
-    """Write the file atomically with access only for the user, because a store's uri may contain a
+    """Write the list atomically. Only the user can read the file, because a store's URI may contain a
     token.
     """
     if not pending_runs:

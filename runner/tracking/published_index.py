@@ -1,4 +1,4 @@
-"""Index of the runs and models that an output folder has published to MLflow, as JSON lines.
+"""Keeps an index of the MLflow runs and models that an output folder has created, as JSON lines.
 
 With it, the folder's records replace their runs, which MLflow's client reads much more slowly.
 Entries that the index lacks, of another host or an earlier version, are read from MLflow; so
@@ -36,7 +36,7 @@ class PublishedEntry:
 
 
 def experiment_identity(experiment: Any) -> str:
-    """Return an experiment's id and creation time, which together are unique."""
+    """Return an experiment's id and creation time, which together identify the experiment."""
     return f"{experiment.experiment_id} {experiment.creation_time}"
 
 
@@ -60,7 +60,7 @@ def index_run(store: Store, client: Any, run_id: str) -> None:
 
 
 def append_index_entry(store: Store, entry: PublishedEntry) -> None:
-    """Append an entry to the index. Errors are ignored, because MLflow can be queried instead."""
+    """Append an entry to the index. Write errors are ignored, because MLflow can be queried instead."""
     file = store.output_dir / FILE
     with suppress(OSError):
         if file.is_file() or not file.exists():  # a pipe would wait for its reader
@@ -69,7 +69,7 @@ def append_index_entry(store: Store, entry: PublishedEntry) -> None:
 
 
 def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEntry]:
-    """Yield index entries, optionally of one key. Incomplete lines are skipped."""
+    """Yield the index entries, or only the entries with `key`. Incomplete lines are skipped."""
     file = output_dir / FILE
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
@@ -81,8 +81,9 @@ def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEnt
 
 
 def find_current_entry(store: Store, key: str) -> PublishedEntry | None:
-    """Return the latest index entry of a key. None if the store has changed since that entry was
-    written.
+    """Return the latest index entry with this key.
+
+    Returns None if the store has changed since that entry was written.
     """
     now = store.experiment, get_sqlite_fingerprint(store)
     found = [
@@ -92,9 +93,7 @@ def find_current_entry(store: Store, key: str) -> PublishedEntry | None:
 
 
 def get_sqlite_fingerprint(store: Store) -> str:
-    """Return a fingerprint that changes when the sqlite database is written. Empty for other
-    stores.
-    """
+    """Return a fingerprint that changes whenever the sqlite database is written. Empty for other stores."""
     if (file := store.sqlite_file) is None:
         return ""
     stats = [

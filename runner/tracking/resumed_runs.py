@@ -16,8 +16,9 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 
 
 def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
-    """Create an MLflow run with a unique tag and return its id. A failed request creates no second
-    run.
+    """Create an MLflow run with a unique tag and return its id.
+
+    If the request fails, no second run is created.
 
     A server may have created it and died before it answered. MLflow would retry at once and so
     create another: here the tag, which no other run has, is searched first.
@@ -39,7 +40,7 @@ def create_run_once(client: Any, experiment_id: str, tags: Mapping[str, str]) ->
 
 @contextmanager
 def _disable_mlflow_retries() -> Iterator[None]:
-    """Make MLflow send each request only once in this block."""
+    """Disable MLflow's retries inside this context, so that each request is sent only once."""
     before = os.environ.get(RETRIES)
     os.environ[RETRIES] = "0"
     try:
@@ -54,7 +55,7 @@ def _disable_mlflow_retries() -> Iterator[None]:
 def reopen_interrupted_run(
     client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
 ) -> Any | None:
-    """Reopen a job's newest interrupted run. Returns None if the run's params differ from
+    """Reopen a job's newest interrupted MLflow run. Returns None if the params of that run differ from
     `params`.
 
     MLflow cannot change a run's params: where a key has another value now, even one that changes no
@@ -90,7 +91,7 @@ def reopen_interrupted_run(
 
 
 def _identifying_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the params of all config groups except output and tracking."""
+    """Return the choices of all config groups as MLflow params, except the groups output and tracking."""
     return {
         key: value
         for key, value in rename_params(params).items()

@@ -1,4 +1,4 @@
-"""Adds a saved view to MLflow's table of runs that shows the scores first.
+"""Adds a saved view to MLflow's run table, in which the scores come first.
 
 MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag
 of the experiment, and is opened by its address.

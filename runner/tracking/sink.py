@@ -1,4 +1,4 @@
-"""Writes a job's record to disk and then to MLflow, so that a failing store loses no result."""
+"""Writes a job's record first to disk and then to MLflow, so that no result is lost if the store fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW_DATABASE_BYTES = 2 * 2**20  # MLflow's empty tables in sqlite take half of i
 
 
 class NotLogged(TrackingError):
-    """Raised if a job's result is on disk, but MLflow could not store it."""
+    """Raised if MLflow could not store a job's result, which is already on disk."""
 
     def __init__(self, error: TrackingError, record: Record) -> None:
         super().__init__(error.reason, key=error.key, value=error.value, code=error.code)
@@ -42,11 +42,11 @@ class MlflowSink:
         self._problem: TrackingError | None = None  # why the run could not be started
 
     def download_result(self) -> Record | None:
-        """Download the job's result if an MLflow server has it. The caller holds the job's lock."""
+        """Download the job's result if an MLflow server has it. The caller must hold the lock of the job."""
         return None if self._store is None else downloaded_jobs.download_finished_job(self._store, self._job)
 
     def check_store(self) -> None:
-        """Raise TrackingError if the store is unusable. Call this before the job's files change."""
+        """Raise TrackingError if the store is unusable. Call this before any file of the job changes."""
         if (store := self._store) is not None:
             with self._deferring_errors_in_grid(store), connect_to_store(store):
                 pass
@@ -70,7 +70,7 @@ class MlflowSink:
 
     @contextmanager
     def _deferring_errors_in_grid(self, store: Store) -> Iterator[None]:
-        """Within a grid, delay store errors until the job ends."""
+        """Delay store errors until the job ends, if the job is part of a grid."""
         try:
             yield
         except TrackingError as error:
@@ -111,7 +111,9 @@ class MlflowSink:
             self._job.write_record(record)
 
     def _end_run_of_deleted_job(self, status: Status) -> None:
-        """End the MLflow run of a job whose folder was deleted. No later start would find this run."""
+        """End the MLflow run of a job whose folder was deleted, because no later start of the job would
+        find the run.
+        """
         try:
             if self._run is not None:
                 self._run.end_without_record(status)
@@ -119,7 +121,7 @@ class MlflowSink:
             log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 
     def log_recorded_or_raise(self, record: Record) -> Record:
-        """Log a recorded result to MLflow unless it is already there. Raises NotLogged on failure."""
+        """Log a recorded result to MLflow, unless MLflow already has it. Raises NotLogged on failure."""
         try:
             self.log_recorded(record)
         except TrackingError as error:
@@ -129,7 +131,9 @@ class MlflowSink:
         return record
 
     def log_recorded(self, record: Record) -> bool:
-        """Log a recorded result to MLflow unless it is already there. Returns True if it was logged."""
+        """Log a recorded result to MLflow, unless MLflow already has it. Returns True if the result was
+        logged.
+        """
         if (store := self._store) is None:
             return False
         stored = job_runs.end_runs_of_dead_processes(store, self._job)
@@ -154,7 +158,7 @@ def create_sink(config: RunnerConfig, job: Job) -> MlflowSink:
 
 
 def require_free_space(config: RunnerConfig) -> None:
-    """Raise an error early if the disk is full."""
+    """Raise an error before the job starts if the disk is full."""
     errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
     store = create_store_from_config(config)
     if store is not None and store.sqlite_file is not None:
@@ -176,5 +180,5 @@ def record_job_death(config: RunnerConfig, job: Job, task_version: int, status: 
 
 
 def was_logged_to(store: Store, record: Record) -> bool:
-    """Return whether the record contains this store's URI. The store is not queried."""
+    """Return whether the record names this store. Does not query the store."""
     return record.mlflow_uri == store.redacted_uri

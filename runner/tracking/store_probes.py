@@ -28,7 +28,9 @@ LOOK_EVERY_S = 0.05
 def run_probe_with_limit(
     store_name: str, probe: Callable[[], None], limit_s: float, signal_delay_s: float = OBEY_AFTER_S
 ) -> None:
-    """Run a probe in another thread, and raise its error, or TimeoutError after `limit_s` seconds.
+    """Run a probe in another thread, for at most `limit_s` seconds.
+
+    Raises the probe's error, or TimeoutError.
 
     A signal ends the wait after `signal_delay_s`.
     """
@@ -89,7 +91,7 @@ def probe_server(uri: str, store_name: str) -> None:
 
 
 def probe_database(uri: str, store_name: str) -> None:
-    """Log in to a database server directly, because MLflow would try ten times with long timeouts."""
+    """Log in to a database server without MLflow, because MLflow would retry ten times with long timeouts."""
     _probe_or_raise_cached_error(uri, store_name, _log_in_to_database)
 
 
@@ -97,7 +99,7 @@ _away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: whe
 
 
 def _probe_or_raise_cached_error(uri: str, store_name: str, probe: Callable[[str], None]) -> None:
-    """Probe a server. For a while after a failure, raise the cached error without a new probe."""
+    """Probe a server. If a recent probe failed, raise its cached error instead."""
     since, error = _away.get(uri, (-AWAY_S, None))
     if error is not None and time.monotonic() - since < AWAY_S:
         raise error
@@ -110,7 +112,9 @@ def _probe_or_raise_cached_error(uri: str, store_name: str, probe: Callable[[str
 
 
 def _request_health(uri: str) -> None:
-    """Raise OSError if an MLflow server gives no HTTP response at all. Any response is accepted."""
+    """Send a health request to an MLflow server. Raises OSError unless there is an HTTP response, with
+    any status.
+    """
     import http.client  # late: these imports take a while, and most stores are files
     import ssl
     import urllib.error

@@ -1,4 +1,4 @@
-"""Reads a store's runs through MLflow's client with few queries."""
+"""Reads the runs of an MLflow store through MLflow's client, with few queries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class StoredRuns:
     running: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def find_run(self, job_id: str, parent_run_id: str | None) -> str | None:
-        """Return the id of a job's run, or None. With `parent_run_id`, only runs of this parent are searched."""
+        """Return the MLflow run id of a job, or None. `parent_run_id` restricts the search to its child
+        runs.
+        """
         runs = self.jobs.get(job_id, {})
         return next((run for run, above in runs.items() if parent_run_id in (None, above)), None)
 
@@ -52,7 +54,7 @@ class StoredRuns:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
     def find_parentless_run(self, job_id: str) -> str | None:
-        """Return the id of a job's run that has no parent run, or whose parent run was deleted."""
+        """Return the MLflow run id of a job whose run has no parent run or a deleted parent run."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
@@ -60,7 +62,7 @@ class StoredRuns:
 def read_stored_runs(
     store: Store, job_ids: Collection[str] | None = None, grid_id: str | None = None
 ) -> StoredRuns:
-    """Return the runs of an experiment. With `job_ids` or `grid_id`, unrelated runs are omitted.
+    """Return the runs of an experiment, or only the runs of these jobs or this grid.
 
     For a single job without a grid, only that job's runs.
     """
@@ -81,7 +83,7 @@ def read_stored_runs(
 def _read_run_statuses(
     experiment: Experiment, job_ids: Collection[str] | None, grid_id: str | None
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return status and tags of runs by run id, in the order of the store."""
+    """Return the status and tags of runs, by run id."""
     if job_ids is None:
         found = _query_all(*experiment)
     else:
@@ -95,7 +97,7 @@ def _read_run_statuses(
 
 
 def _summarize_run(run: Any) -> Tags:
-    """Return the id, status and tags of a run. A complete run object takes 100 KiB of memory."""
+    """Return the id, status and tags of a run, because a complete run object takes 100 KiB of memory."""
     return run.info.run_id, run.info.status, run.data.tags
 
 
@@ -115,7 +117,7 @@ def _query_single_job(client: Any, experiment_id: str, job_ids: Collection[str])
 def _query_selected_jobs(
     client: Any, experiment_id: str, job_ids: Collection[str], grid_id: str | None
 ) -> Iterator[Tags]:
-    """Yield all grid runs, all running runs, and the finished runs of the given jobs."""
+    """Yield all runs of grids, all running runs, and the finished runs of the given jobs."""
 
     def find_runs(query: str) -> list[Tags]:
         return [*map(_summarize_run, search_runs(client, experiment_id, query))]
@@ -140,7 +142,7 @@ def search_runs_of_jobs(
     job_ids: Collection[str | None],
     convert_run: Callable[[Any], T],
 ) -> Iterator[T]:
-    """Yield the converted runs of the given jobs that fulfil a query condition.
+    """Yield the runs of the given jobs that match a query condition, each converted by `convert_run`.
 
     MLflow has no query for several jobs: each job is queried, unless there are few other runs. So
     the time grows with the jobs and not with the runs of others.
@@ -164,7 +166,7 @@ def search_runs_of_jobs(
 def search_runs(
     client: Any, experiment_id: str, query: str, page_size: int = PAGE, lifecycle_view: int = ACTIVE_ONLY
 ) -> Iterator[Any]:
-    """Yield all runs that an MLflow query finds, newest first, requested page by page."""
+    """Yield all runs that match an MLflow query, newest first. The runs are requested page by page."""
     token: str | None = None
     while True:
         found = client.search_runs(
@@ -177,7 +179,7 @@ def search_runs(
 
 
 def build_exclusion_conditions(run_ids: Collection[str]) -> Iterator[str]:
-    """Yield MLflow query conditions that together match every run except the given ones."""
+    """Yield MLflow query conditions that together match every run except the runs in `run_ids`."""
     digits = 0
     while len(run_ids) > IDS_A_QUERY * 16**digits:
         digits += 1
@@ -194,7 +196,7 @@ def build_exclusion_conditions(run_ids: Collection[str]) -> Iterator[str]:
 def search_jobs_and_grid(
     client: Any, experiment_id: str, query: str, job_ids: Collection[str] | None, grid_run_id: str
 ) -> Iterator[Any]:
-    """Yield the runs that an MLflow query finds, optionally only those of the given jobs and grid."""
+    """Yield the runs that match an MLflow query, or only the matching runs of the given jobs and grid."""
     if job_ids is None:
         yield from search_runs(client, experiment_id, query)
         return
@@ -203,7 +205,7 @@ def search_jobs_and_grid(
 
 
 def open_client_for_reading(store: Store) -> Any:
-    """Return an MLflow client for reading. The database may be read-only."""
+    """Return an MLflow client for reading. A read-only database is allowed."""
     set_mlflow_environment()
     if store.sqlite_file is None:
         with require_reachable_store(store):
@@ -213,7 +215,9 @@ def open_client_for_reading(store: Store) -> Any:
 
 
 def find_experiment(client: Any, experiment_name: str) -> Any:
-    """Return an MLflow experiment. If it is missing, raise ConfigError with the existing names."""
+    """Return an MLflow experiment. If the experiment is missing, raise ConfigError with the names of
+    existing experiments.
+    """
     found = client.get_experiment_by_name(experiment_name)
     if found is None:
         names = [item.name for item in client.search_experiments()]

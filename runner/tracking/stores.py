@@ -34,7 +34,7 @@ class Store:
 
     @property
     def redacted_uri(self) -> str:
-        """The store's uri without secrets, which may be printed and recorded."""
+        """The store's URI without secrets, so that the URI may be printed and recorded."""
         return redact_secrets(self.uri)
 
     @cached_property
@@ -59,7 +59,9 @@ def create_store_from_config(config: RunnerConfig) -> Store | None:
 
 
 def create_store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return the MLflow store of a command's options, MLflow's environment variables, or the output folder."""
+    """Return the MLflow store given by the command's options, by MLflow's environment variables, or by
+    the output folder.
+    """
     uri = uri or get_variable(URI_VARIABLE) or default_sqlite_uri(output_dir)
     return Store(
         _make_sqlite_path_absolute(uri),
@@ -73,7 +75,7 @@ def default_sqlite_uri(output_dir: Path) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Return whether an MLflow server is at the address, rather than a database or a folder."""
+    """Return whether the address belongs to an MLflow server, and not to a database or folder."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -99,9 +101,7 @@ def build_compare_command(store: Store) -> str:
 
 
 def make_relative_to_cwd(path: Path) -> Path:
-    """Return a path relative to the working directory if the path is inside it. Other paths are
-    unchanged.
-    """
+    """Shorten a path inside the working directory to a relative path. Other paths are unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
 

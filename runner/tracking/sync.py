@@ -1,4 +1,4 @@
-"""`runner-sync`: logs recorded results to MLflow that are missing there.
+"""`runner-sync`: logs to MLflow all recorded results that are missing there.
 
 With --fetch, it also downloads the results of other hosts. Running it twice changes nothing.
 """
@@ -53,7 +53,7 @@ def create_parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--fetch",
         action="store_true",
-        help="also download completed jobs that the output folder lacks from the MLflow store",
+        help="also download completed jobs from the MLflow store if the output folder does not contain them",
     )
     arguments.add_argument(
         "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)"

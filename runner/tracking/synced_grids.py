@@ -94,7 +94,7 @@ def collect_grids_to_sync(store: Store) -> GridsToSync:
 
 
 def _final_status(record: GridRecord) -> str:
-    """Return a grid's final status, which is interrupted if its process has died."""
+    """Return a grid's final status. A grid whose process died counts as interrupted."""
     return Status.KILLED.value if record.status == RUNNING else record.status
 
 

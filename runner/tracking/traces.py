@@ -63,8 +63,9 @@ def _read_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
 
 
 def _read_calls_by_question(path: Path) -> dict[int, list[Call]]:
-    """Return the calls of agent teams by question number. A call id has the form
-    `test/QUESTION/ROUND/AGENT`.
+    """Return the calls of agent teams, grouped by question number.
+
+    A call id has the form `test/QUESTION/ROUND/AGENT`.
     """
     last: dict[str, Call] = {}
     for _, line in read_lines(path, parse_signed_line, "call"):

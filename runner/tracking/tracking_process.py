@@ -31,7 +31,9 @@ UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def can_fork_for(store: Store) -> bool:
-    """Return whether a forked process can write to the store and would save time.
+    """Return whether a forked process should write the job's MLflow run.
+
+    The process must be able to write to the store, and the fork must save time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has
@@ -50,7 +52,9 @@ def _count_threads() -> int:
 
 
 class ForkedJobRun:
-    """A job's MLflow run like `job_runs.JobRun`, written by a forked process that starts in parallel."""
+    """MLflow run of a job that a forked process writes in parallel. Has the interface of
+    `job_runs.JobRun`.
+    """
 
     made: ClassVar[int] = 0  # in this process
 
@@ -99,8 +103,9 @@ class ForkedJobRun:
         self._wait_for_exit()
 
     def _receive_reply(self) -> str:
-        """Return the forked process's reply, or raise the error that it sent. Later calls behave the
-        same.
+        """Return the forked process's reply, or raise the error that the process sent.
+
+        Later calls give the same result.
         """
         if self._problem is None:
             try:
@@ -130,7 +135,7 @@ class ForkedJobRun:
         )
 
     def _wait_for_exit(self) -> int:
-        """Wait until the forked process has ended, because it holds the job's lock."""
+        """Wait until the forked process has ended, because that process also holds the job's lock."""
         self._pipe.close()
         _, status = os.waitpid(self._process, 0)
         return os.waitstatus_to_exitcode(status)

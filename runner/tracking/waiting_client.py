@@ -1,4 +1,4 @@
-"""MLflow client for a database server that reports long waits and limits the time of each call.
+"""MLflow client for database servers, which limits the time of each call and reports long waits.
 
 A server may fall silent after it has answered the probe. Database drivers then wait without a
 limit, and MLflow sets none; a server that is stopped, and not gone, keeps its connections, so

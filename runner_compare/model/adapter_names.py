@@ -1,4 +1,4 @@
-"""Creates display names of adapters. If runs merge adapters differently, the names show how."""
+"""Creates display names of adapters, including how an adapter is merged if the runs differ in that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AdapterLocation = tuple[str, str, str]  # format, path, revision
 
 
 def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) -> list[str]:
-    """Replace adapter keys in the rows' configs by display names.
+    """Replace the adapter keys in the configs of the table rows by display names.
 
     Returns the table's new keys. Paths stay if names do not distinguish adapters. How an adapter
     is merged becomes part of its name, and stays in the config for records.
@@ -40,8 +40,10 @@ def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) ->
 
 
 def describe_adapter_merging(run: Run) -> str:
-    """Return `unmerged`, `merged before quantizing` or `merged after quantizing`. Empty if
-    unknown.
+    """Describe whether and when a run merged its adapter: `unmerged`, `merged before quantizing` or
+    `merged after quantizing`.
+
+    Empty if unknown.
     """
     if (merged := run.get_value(MERGE)) is None:
         return ""
@@ -50,7 +52,7 @@ def describe_adapter_merging(run: Run) -> str:
 
 
 def get_adapter_name(run: Run) -> str | None:
-    """Return the display name of a run's adapter, which may not be unique."""
+    """Return the display name of a run's adapter. Different adapters may have the same display name."""
     place = _get_adapter_location(run)
     if place is None:
         return None

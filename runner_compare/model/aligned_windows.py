@@ -1,4 +1,4 @@
-"""Align the log-likelihoods of two runs that split the same texts into different windows.
+"""Aligns the log-likelihoods of two runs that split the same documents into different windows.
 
 A window decides how much context precedes a token, not which tokens are scored. So the
 texts are compared over pieces that both runs have cut: a whole text, or the span between
@@ -25,7 +25,7 @@ def select_longest_context(texts: Texts) -> Texts:
 
 
 def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
-    """Join text windows until both runs have the same windows.
+    """Merge windows of each document until the windows of both runs are the same.
 
     If the runs scored different tokens, both are returned unchanged.
     """
@@ -82,7 +82,9 @@ def _window_ends(scores: Sequence[TextScore]) -> set[int]:
 
 
 def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
-    """Join consecutive windows of a document so that windows end at the given token positions."""
+    """Merge consecutive windows of a document, so that the merged windows end at the given token
+    positions.
+    """
     pieces: list[TextScore] = []
     joined: list[TextScore] = []
     position = 0

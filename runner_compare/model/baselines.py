@@ -12,7 +12,7 @@ NOT_SET = "null"  # the value of a key without one, in a record
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline_values: dict[str, str], keys: list[str]) -> Run:
-    """Return the candidate that equals the run in all keys except those that define the baseline.
+    """Return the candidate that equals the run in all keys, except for the keys given in `baseline_values`.
 
     Within a config group that the baseline names, a key that only one run has is ignored: nf4
     has keys that `none` lacks. Raises NotPaired if no candidate, or more than one, fits.
@@ -49,7 +49,7 @@ def find_baseline(run: Run, candidates: list[Run], baseline_values: dict[str, st
 
 
 def is_ignored_key(key: str, ignored_keys: Sequence[str]) -> bool:
-    """Whether --ignore names a config key, or the choice of its config group."""
+    """Return whether --ignore names a config key, or the choice of the key's config group."""
     return key in ignored_keys or config_group(key) in find_groups_with_choice(ignored_keys)
 
 
@@ -65,12 +65,12 @@ def create_ignored_keys_note(
 
 
 def format_key_differences(run: Run, base: Run, keys: list[str]) -> str:
-    """Format both values of each key, e.g. `seed (0, here 1)`. The first value is the baseline's."""
+    """Format the two values of each key, such as `seed (0, here 1)`. The baseline's value comes first."""
     return ", ".join(f"{key_label(key)} ({base.get_value(key)}, here {run.get_value(key)})" for key in keys)
 
 
 def get_scoring_method(run: Run) -> str:
-    """Return the task version and the extractor or scorer with which a run was scored."""
+    """Return the rules by which a run was scored: its task version and its extractor or scorer."""
     by = next(
         (method for key in (SCORER, EXTRACTOR) if (method := run.get_value(key)) not in (None, NOT_SET)), ""
     )

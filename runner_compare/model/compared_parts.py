@@ -1,4 +1,4 @@
-"""Compare two runs on subsets of their answers, e.g. per context length or category."""
+"""Compares two runs on subsets of their answers, such as the answers for each context length or category."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Subset = TypeVar("Subset", bound=Hashable)
 def load_row_answers(
     table: Table, reader: Reader, should_include: Callable[[QuestionOutcome], bool]
 ) -> dict[str, Answers]:
-    """Return the answers of each row by run id. `should_include` filters the questions.
+    """Return the answers of each table row by run id. `should_include` selects the questions.
 
     Rows without samples are skipped.
     """
@@ -57,7 +57,7 @@ def compare_subsets(
 def decide_subsets(
     comparisons: Mapping[str, Mapping[Subset, RunComparison]],
 ) -> dict[str, dict[Subset, Decision]]:
-    """Decide the comparisons of all subsets together, at one family-wise error rate."""
+    """Decide the comparisons of all subsets together, with one family-wise error rate."""
     places = [(run_id, part) for run_id, own in comparisons.items() for part in own]
     decided: dict[str, dict[Subset, Decision]] = {}
     decisions = decide_all([comparisons[run_id][part] for run_id, part in places])

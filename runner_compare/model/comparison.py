@@ -25,7 +25,7 @@ class View:
 
 @dataclass
 class Comparison:
-    """A complete comparison: its tables, and the results that report sections computed."""
+    """A complete comparison: its tables, and the results that each report section has computed."""
 
     tables: list[Table]
     view: View = field(default_factory=View)
@@ -33,7 +33,7 @@ class Comparison:
     kept: dict[type, Any] = field(default_factory=dict)
 
     def get_section_data(self, data_class: type[SectionData]) -> SectionData:
-        """Return the data that a section stored for the whole comparison.
+        """Return the data that a report section has stored for the whole comparison.
 
         If the section stored nothing, an empty object is created.
         """
@@ -43,7 +43,7 @@ class Comparison:
 
 @dataclass
 class TableGrid:
-    """Columns of one printed table in a report part, with title and row colours."""
+    """Columns of one printed table, with the table's title and row colours."""
 
     columns: list[Column]
     title: str = ""
@@ -52,7 +52,7 @@ class TableGrid:
 
 @dataclass
 class ReportPart:
-    """A table of the report with its sentences."""
+    """Part of the report: a table with the sentences about it."""
 
     title: str
     grids: list[TableGrid]

@@ -45,12 +45,12 @@ class NotPaired(Exception):
 
 
 class TooFewPairs(NotPaired):
-    """Raised if there are too few pairs for a valid test. The message gives the number required."""
+    """Raised if there are too few pairs for a valid test. The message names the required number."""
 
 
 @dataclass
 class Run:
-    """One finished MLflow run, or several runs pooled by --by."""
+    """One finished run, or several runs that the option --by has pooled."""
 
     run_id: str
     job_id: str
@@ -95,12 +95,12 @@ class Run:
 
     @property
     def compared_while_running(self) -> bool:
-        """Whether the run was tested against another run during execution (early_stop_vs)."""
+        """Whether the run was compared with another run while it was running (early_stop_vs)."""
         return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
 
     def early_stop_comparisons(self, other_run: Run) -> int | None:
-        """Number of comparisons in the early-stopping test's error family. None if it was not
-        recorded.
+        """Number of comparisons that share the error rate of the early-stopping test. None if it was
+        not recorded.
         """
         compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
         recorded = self.metrics.get("early_stop_comparisons")
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def correct_and_total(self) -> tuple[int, int] | None:
-        """Number of correct questions and number of all questions; None without verdicts.
+        """Number of correct questions and number of all questions. None if the run has no verdicts.
 
         Several answers to a question count by their vote.
         """
@@ -138,12 +138,14 @@ class Run:
 
     @property
     def has_dependent_answers(self) -> bool:
-        """Whether answers are not independent, because of clusters, seeds or several answers per question."""
+        """Whether the answers depend on each other, because of clusters, several seeds or several
+        answers per question.
+        """
         return "families" in self.metrics or self.over_seeds or self.max_answers_per_question > 1
 
     @property
     def accuracy_bounds(self) -> AccuracyBounds | None:
-        """Lowest and highest accuracy that the run could have without a token limit.
+        """Lowest and highest accuracy that the run could have reached without a token limit.
 
         None if no answer was cut off, or if the number of cut-off answers is unknown.
         """
@@ -180,7 +182,7 @@ def format_flip_side(
 
 @dataclass
 class AxisValue:
-    """A run's value on an axis of the Pareto front, with a 95 % interval over repeated runs.
+    """A run's value on one axis of the Pareto front, with a 95 % interval from repeated runs.
 
     Without several runs, the interval is half of the tolerance in each direction.
     """
@@ -193,7 +195,7 @@ class AxisValue:
 
 @dataclass
 class TableRow:
-    """A run in a table, with its distinguishing config keys and its comparison with the baseline."""
+    """A table row: a run, the config keys that distinguish it, and its comparison with the baseline."""
 
     run: Run
     config: dict[str, str | None]
@@ -216,7 +218,9 @@ class TableRow:
 
     @property
     def effect(self) -> Decision | None:
-        """Difference from the baseline in accuracy or log-likelihood; None if not compared."""
+        """The row's difference from the baseline in accuracy or log-likelihood. None if the row was not
+        compared.
+        """
         return next((effect for effect in self.effects if not effect.is_ratio), None)
 
     def add_notes(self, *notes: Note | None) -> None:
@@ -244,7 +248,7 @@ class Table:
     kept: dict[type, Any] = field(default_factory=dict)
 
     def get_section_data(self, data_class: type[SectionData]) -> SectionData:
-        """Return a section's data about this table. The first call creates an empty object."""
+        """Return the data that a section stored about this table. The first call creates an empty object."""
         kept: SectionData = self.kept.setdefault(data_class, data_class())
         return kept
 
@@ -261,7 +265,7 @@ class Table:
 
     @property
     def candidate_rows(self) -> list[TableRow]:
-        """Rows of candidates: neither baselines nor repeats of a baseline."""
+        """Rows that are candidates, that is, neither baselines nor repeats of a baseline."""
         return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
 
     @property
@@ -274,12 +278,12 @@ class Table:
 
     @property
     def compares_only_repeats(self) -> bool:
-        """Whether every comparison is between a baseline and a repeat of it."""
+        """Whether all comparisons of the table are between a baseline and its own repeats."""
         return all(row.is_repeat for row in self.rows if row.effects)
 
     @property
     def compared_metric(self) -> str | None:
-        """Per-question metric that replaces accuracy, or None."""
+        """Metric per question that the table compares instead of accuracy, or None."""
         return self.rows[0].run.number if self.rows else None
 
     @property

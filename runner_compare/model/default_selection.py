@@ -1,4 +1,6 @@
-"""Default selection of runs: the newest grid and the runs comparable with it."""
+"""Selects the runs that are compared by default: the newest grid, and the runs that are comparable with
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ CHOSEN_BY = ("all", "grid", "runs", "where", "by", "pool", "seeds", "teams", "un
 
 
 def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Select the newest comparable runs of each task, and print which runs are excluded.
+    """Select the newest comparable runs of each task. Prints which runs are excluded.
 
     If an option selects runs, all given runs are returned.
     """
@@ -49,7 +51,7 @@ def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> li
 
 
 def _find_newest_group(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
-    """Return the newest runs that can be compared with each other.
+    """Return the newest runs that are comparable with each other.
 
     The given runs are sorted newest first. All jobs of a grid belong to one group.
     """
@@ -71,7 +73,7 @@ def _key_values(run: Run, keys: Sequence[str]) -> tuple[str | None, ...]:
 def _format_excluded_runs_message(
     task: str, group: Sequence[Run], excluded_runs: Sequence[Run], keys: Sequence[str]
 ) -> str:
-    """Return a message about excluded runs: the reasons, and the options that include them."""
+    """Describe which runs are excluded and why, and name the options that include them."""
     values = {key: {run.get_value(key) for run in group} for key in keys}
     why: Counter[str] = Counter()
     for run in excluded_runs:

@@ -1,4 +1,4 @@
-"""Families of comparisons that share one family-wise error rate."""
+"""Groups of comparisons that share one family-wise error rate."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from runner_compare.statistics.sequential import SequentialPairs, Side, comparis
 
 @dataclass
 class InterimComparison:
-    """Always-valid test of two runs while one is running.
+    """Always-valid test of a difference between two runs, one of which is still running.
 
     The test uses a part of the 5 % error rate.
     """
@@ -32,7 +32,7 @@ class InterimComparison:
     def add_pair(
         self, is_solved: bool, is_baseline_solved: bool, is_cut_off: bool, is_baseline_cut_off: bool
     ) -> None:
-        """Add one question: whether each run solved it, and whether its answer was cut off."""
+        """Add the verdicts of both runs on one question, and whether each answer was cut off."""
         at_worst, at_best = self.ends
         self.pairs.add_pair(is_solved, is_baseline_solved)
         at_worst.add_pair(is_solved, is_baseline_solved or is_baseline_cut_off)
@@ -40,18 +40,20 @@ class InterimComparison:
 
     @property
     def is_decided(self) -> bool:
-        """Whether the run may stop, because the difference or, with a margin, the verdict is decided."""
+        """Whether the job may stop early. With a margin, the verdict on the margin must be decided,
+        otherwise the difference.
+        """
         return (self.decision if self.margin is None else self.margin_decision) is not Side.open
 
     @property
     def decision(self) -> Side:
-        """Decision about the difference, independent of the outcome of cut-off answers."""
+        """Decision about the difference. It is open if it depends on the verdicts of cut-off answers."""
         at_worst, at_best = (pairs.decision for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
     def margin_decision(self) -> Side:
-        """Decision about the margin, independent of the outcome of cut-off answers."""
+        """Decision about the margin. It is open if it depends on the verdicts of cut-off answers."""
         at_worst, at_best = (pairs.from_margin for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
@@ -61,7 +63,7 @@ class InterimComparison:
 
     @property
     def to_metrics(self) -> dict[str, float]:
-        """Return the current counts, p-value and interval.
+        """Return the current counts, p-value and interval as metrics.
 
         The difference is the run's accuracy minus the baseline's accuracy.
         """

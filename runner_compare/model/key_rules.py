@@ -1,4 +1,5 @@
-"""Rules for which config keys distinguish runs. Keys that cannot change an answer are excluded.
+"""Rules that determine which config keys distinguish two runs. Keys that cannot change an answer are
+excluded.
 
 Different values with the same meaning do not count as a difference.
 """
@@ -154,7 +155,9 @@ NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change 
 
 
 class KeyRules:
-    """Rules for config keys of runs from other tools, translated to the runner's key names."""
+    """Rules for the config keys of runs from other tools, whose keys are translated to the runner's key
+    names.
+    """
 
     # The groups and keys in the order in which they are shown
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
@@ -187,14 +190,15 @@ class KeyRules:
     )
 
     def find_keys_without_effect(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the groups and keys that cannot change the results."""
+        """Return the groups and keys that cannot change the results of a run."""
         counting = COUNTING_IN.get(config.get("task.name", ""), set())
         is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
         return INERT - counting - ({"generation.speculate"} if is_guessed else set())
 
     def find_differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the keys in which runs differ, in config order. Keys that cannot change results are
-        omitted.
+        """Return the keys that differ between runs, in config order.
+
+        Keys that cannot change results are omitted.
         """
         alike, defaults = self.written_alike, self.defaults
 
@@ -221,7 +225,7 @@ class KeyRules:
 
 
 def select_distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Omit keys whose values follow from the choice of their group or from the engine.
+    """Omit the keys that have a value only because of the chosen group choice or engine.
 
     nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
     occurs with both values. Likewise, only llama.cpp or vLLM have keys of their own engine.

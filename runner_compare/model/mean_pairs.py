@@ -1,6 +1,4 @@
-"""Compares mean outcomes per question of two runs, if questions have clusters or several
-answers.
-"""
+"""Compares the mean accuracy per question of two runs whose questions have clusters or several answers."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
 
 def needs_mean_test(pairs: Pairs) -> bool:
-    """Whether questions have clusters or several answers, so that McNemar's test is invalid."""
+    """Return whether questions have clusters or several answers. McNemar's test is then invalid."""
     return any(outcome.cluster is not None or outcome.num_answers > 1 for pair in pairs for outcome in pair)
 
 
 def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
-    """Create the test of the difference in accuracy per question.
+    """Create the test for the mean difference in accuracy per question.
 
     `cluster_field_name` is the sample field that defines clusters.
     """
@@ -43,7 +41,7 @@ def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
 
 
 def add_function_clusters(questions: Sequence[Question], pairs: Pairs) -> Pairs:
-    """Assign a cluster to each tool-calling question: the expected function.
+    """Use the expected function as the cluster of each tool-calling question.
 
     In records of earlier versions the cluster is the first expected function, or the question
     if no call is expected. Clusters of one question each are omitted.
@@ -71,8 +69,9 @@ def _first_expected_function(question: Question) -> str:
 def merge_clusters(
     pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
 ) -> list[str] | None:
-    """Return the cluster of each pair, recorded by either run. None if neither run recorded
-    clusters.
+    """Return the cluster of each question pair, from whichever run recorded it.
+
+    None if neither run recorded clusters.
     """
     if not any(cluster is not None for pair in pairs for cluster in pair):
         return None

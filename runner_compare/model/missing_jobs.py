@@ -1,4 +1,4 @@
-"""Jobs of a grid without a result, and the reasons."""
+"""Finds the jobs of a grid that have no result, and the reasons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class MissingJob:
-    """A grid's job without a result, with the reason."""
+    """A job of a grid that has no result, with the reason."""
 
     name: str  # the overrides that distinguish it from the other jobs of its grid
     job_id: str  # empty if the job's config is invalid
@@ -47,7 +47,7 @@ class MissingJob:
 
 @dataclass
 class GridJobs:
-    """The jobs of one grid, including those without a result."""
+    """The jobs of one grid, including the jobs that have no result."""
 
     job_ids: frozenset[str]
     missing: list[MissingJob] = field(default_factory=list)
@@ -67,7 +67,7 @@ class GridJobs:
 def select_missing_jobs(
     options: argparse.Namespace, grid: GridJobs | None, runs: Sequence[Run]
 ) -> list[MissingJob]:
-    """Return the grid's jobs without a result.
+    """Return the jobs of the grid that have no result.
 
     The grid is the selected one, or the newest one if its jobs are shown.
     """
@@ -81,8 +81,9 @@ def select_missing_jobs(
 
 
 def _can_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
-    """Return whether --task and --where can select a missing job. A job without a known config
-    always matches.
+    """Return whether --task and --where select a missing job.
+
+    A job with unknown config is always selected.
     """
     task = (job.params or {}).get("task.name") or job.job_id.rpartition("-")[0]
     if options.task and task and task != options.task:
@@ -102,7 +103,7 @@ def _can_match_options(options: argparse.Namespace, job: MissingJob) -> bool:
 
 @contextmanager
 def mention_missing_jobs(jobs: Sequence[MissingJob]) -> Iterator[None]:
-    """List the missing jobs in the error message if no run matches."""
+    """Add the missing jobs of the grid to the error message if no run matches."""
     try:
         yield
     except NoMatch as error:

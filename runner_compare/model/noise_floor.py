@@ -1,4 +1,4 @@
-"""Compare findings with the run-to-run noise of the baseline.
+"""Compares each finding with the variation between repeated runs of the baseline.
 
 A baseline differs from itself if it was repeated under other conditions: with task.repeat_index=1
 (other sequences share each batch), or as the same job again (rerun=all), with another batch
@@ -25,7 +25,7 @@ def find_baseline_repeat_run_ids(candidates: Sequence[Run], baseline: dict[str, 
 
 
 def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
-    """Add notes that compare each finding with the baseline's run-to-run noise."""
+    """Add notes that compare each finding with the variation between repeated runs of the baseline."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:
@@ -52,7 +52,7 @@ def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
 
 
 def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
-    """Compare the baseline's newest run with earlier runs that have stored samples."""
+    """Compare the newest run of the baseline with its earlier runs, as far as their samples are stored."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:
         if run.correct_and_total is None or run.errors:
@@ -67,7 +67,7 @@ def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
 
 
 def _create_changed_verdicts_note(effect: Effect) -> Note | None:
-    """Return a note with the number of verdicts that differ between a baseline and its repeat.
+    """Return a note that counts the verdicts that differ between a baseline and its repeat.
 
     With several answers per question, accuracies are counted instead of verdicts.
     """
@@ -80,7 +80,9 @@ def _create_changed_verdicts_note(effect: Effect) -> Note | None:
 
 
 def _create_changed_answers_note(run: Run) -> Note | None:
-    """Return a note with the number of answers that changed on repetition; None if none did."""
+    """Return a note that counts the answers that changed when they were repeated. None if no answer
+    changed.
+    """
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (
         note("answers_changed", changed=changed, asked=asked, job=run.job_id) if changed and asked else None

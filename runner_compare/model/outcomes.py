@@ -1,4 +1,4 @@
-"""Outcome of each question of a run, and accuracy bounds for answers that were cut off."""
+"""Outcome of each question of a run, and bounds of the accuracy if answers were cut off."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ Question = tuple[int, str, str]  # index, question, gold: two answers form a pai
 
 
 class AccuracyBounds(NamedTuple):
-    """Lowest and highest possible accuracy, given cut-off answers, with a 95 % interval around
-    both.
-    """
+    """Lowest and highest possible accuracy if answers were cut off, with a 95 % interval around both."""
 
     at_worst: float
     at_best: float
@@ -50,7 +48,7 @@ class RecallPosition(NamedTuple):
 
     @classmethod
     def from_sample(cls, sample: Sample) -> RecallPosition | None:
-        """Return the position recorded in a task=recall sample; None for other tasks."""
+        """Return the position that a task=recall sample records. None for samples of other tasks."""
         if sample.recall_kind is None or sample.recall_length is None:
             return None
         return cls(
@@ -71,7 +69,7 @@ class ToolCase(NamedTuple):
 
 
 class QuestionOutcome(NamedTuple):
-    """Outcome of one question: whether it is solved, a hash of its prompt, and answer counts."""
+    """Outcome of one question: its verdict, the hash of its prompt, and the numbers of answers."""
 
     solved: bool
     prompt: str | None
@@ -86,7 +84,7 @@ class QuestionOutcome(NamedTuple):
 
     @classmethod
     def from_metric(cls, sample: Sample, metric_value: float | None) -> QuestionOutcome:
-        """Create an outcome from a per-question metric instead of a verdict."""
+        """Create an outcome from the value of a metric per question, which replaces the verdict."""
         place = RecallPosition.from_sample(sample)
         return cls(False, sample.prompt_sha256, sample.cluster, number=metric_value, recall=place)
 
@@ -108,7 +106,7 @@ class QuestionOutcome(NamedTuple):
         )
 
     def count_cut_off_as(self, is_correct: bool) -> QuestionOutcome:
-        """Return a copy in which every cut-off answer counts as correct or every one as wrong.
+        """Return a copy in which all cut-off answers count as correct, or all as wrong.
 
         For a vote, they decide it.
         """
@@ -119,12 +117,12 @@ class QuestionOutcome(NamedTuple):
 
     @property
     def cluster_unit(self) -> ClusterUnit | None:
-        """What the questions of a recall cluster have in common. None without recall clusters."""
+        """Part that the questions of a task=recall cluster share. None for other questions."""
         return None if self.recall is None or self.cluster is None else self.recall.cluster_unit
 
     @property
     def is_clustered_by_text(self) -> bool:
-        """Whether a cluster consists of the questions about one haystack text."""
+        """Whether the cluster consists of the questions about the same haystack text."""
         return self.cluster_unit is ClusterUnit.text
 
     @property
@@ -138,7 +136,7 @@ class QuestionOutcome(NamedTuple):
 
 
 def _infer_cluster_unit(sample: Sample) -> ClusterUnit:
-    """Infer the cluster unit of a sample from an earlier version, which did not record it."""
+    """Infer the cluster unit of a sample that an earlier version stored without it."""
     is_text = sample.recall_text is not None and sample.cluster == f"text {sample.recall_text}"
     return ClusterUnit.text if is_text else ClusterUnit.question
 
@@ -162,7 +160,7 @@ Costs = dict[Question, QuestionCost]
 
 
 class TextScore(NamedTuple):
-    """Log-likelihood of a document under a run's model, with a hash of its prompt."""
+    """Log-likelihood of one document under a run's model, with the hash of its prompt."""
 
     text: tuple[str | None, str | None]
     prompt: str | None

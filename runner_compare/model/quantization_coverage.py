@@ -1,4 +1,4 @@
-"""Notes about quantized runs whose models are mostly unquantized."""
+"""Adds notes about quantized runs if most of the model's weights are unquantized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that 
 
 
 def add_coverage_notes(table: Table) -> None:
-    """Add a note to each finding about a model that is mostly unquantized.
+    """Add a note to each finding about a quantized model of which most weights are unquantized.
 
     Rows without a finding add the note once to the table.
     """
@@ -31,7 +31,7 @@ def _row_notes(row: TableRow) -> list[Note]:
 
 
 def _create_coverage_note(run: Run) -> Note | None:
-    """Return a note with the quantized fractions. None if nearly all intended weights are
+    """Return a note with the fraction of quantized weights. None if nearly all intended weights are
     quantized.
     """
     share = run.metrics.get(SHARE)

@@ -1,4 +1,4 @@
-"""Compare runs by a per-question metric: F1, BLEU, Brier score, answer length or tokens."""
+"""Compares runs by a metric per question, such as F1, BLEU, Brier score, answer length or tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner_compare.readers.tool_run import to_finite_number
 
 
 def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> list[Run]:
-    """Return copies of the runs with verdicts in which `metric` replaces accuracy."""
+    """Return copies of the runs that have verdicts, with `metric` in place of accuracy."""
     chance = RepeatedAnswerMetric.from_name(metric)
     if chance is None and metric not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
@@ -50,7 +50,7 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
 def _select_runs_with_k_answers(
     runs: list[Run], answer_metric: RepeatedAnswerMetric, metric: str
 ) -> list[Run]:
-    """Return the runs with at least k answers per question. Raises ConfigError if there are none."""
+    """Return the runs with at least k answers per question. Raises ConfigError if no run has so many."""
     enough = [run for run in runs if run.max_answers_per_question >= answer_metric.k]
     if not enough:
         most = max(runs, key=lambda run: run.max_answers_per_question)
@@ -60,13 +60,13 @@ def _select_runs_with_k_answers(
 
 
 def compute_mean_metric(metric: str, values: Iterable[float | None]) -> dict[str, float]:
-    """Return a metric's mean over questions, and the number of questions with a value."""
+    """Return the mean of a metric over all questions, and the number of questions that have a value."""
     known = [value for value in values if value is not None]
     return {"n": float(len(known))} | ({metric: math.fsum(known) / len(known)} if known else {})
 
 
 def parse_lm_eval_value(value: Any) -> float | None:
-    """Convert a document's metric value of lm-eval to a number, or None.
+    """Convert the metric value of an lm-eval document to a number, or None.
 
     A Brier score is stored as the gold choice and all probabilities, from which each document's
     score is computed.

@@ -23,7 +23,7 @@ PASS, VOTE, ALL = "pass@", "maj@", "pass^"
 
 
 class AnswerVotes(NamedTuple):
-    """Votes of a question's answers: the number for the correct answer and for each wrong answer.
+    """Votes for a question's answers: how many for the correct answer, and how many for each wrong answer.
 
     Answers without an extracted text do not vote.
     """

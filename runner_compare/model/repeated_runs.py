@@ -16,7 +16,8 @@ MAX_RUNS = 20  # the latest ones of a job count
 
 
 def select_repeat_runs(run: Run) -> list[Run]:
-    """Return a run, and earlier runs of its job on the same machine without other CPU load.
+    """Return a run and those earlier runs of its job that ran on the same machine without load from
+    other programs.
 
     If there are none, the run itself is returned.
     """
@@ -41,7 +42,9 @@ def list_repeated_metric_values(run: Run, metric: str) -> list[float]:
 
 
 def collect_measurements(run: Run, measure: str, newest_repeats: list[float]) -> Measurements:
-    """Return the repeats of a job's newest run, and one value per process."""
+    """Return the repeated measurements of a job's newest run, and one value for each process that ran
+    the job.
+    """
     if run.has_fresh_processes:
         return Measurements(newest_repeats, newest_repeats, has_fresh_processes=True)
     figures = [

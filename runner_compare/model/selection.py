@@ -1,4 +1,4 @@
-"""Select runs to compare: the newest of each job, by id, or by a filter.
+"""Selects the runs to compare: the newest run of each job, or runs by id or filter.
 
 --where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids,
 such as "quantization.name='nf4' and accuracy > 0.9". It has its own parser: MLflow's filter
@@ -104,7 +104,7 @@ def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -
 
 
 def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str, text: str) -> list[Run]:
-    """Return the runs that have all wanted values. Raises NoMatch if there are none."""
+    """Return the runs that have all wanted config values. Raises NoMatch if no run has them."""
     return require_selected_runs(
         [run for run in runs if has_values(run, wanted_values)], runs, wanted_values, option, text
     )
@@ -113,7 +113,7 @@ def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str
 def require_selected_runs(
     selected_runs: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
 ) -> list[Run]:
-    """Return the selected runs. Raises NoMatch if there are none."""
+    """Return the selected runs. Raises NoMatch if the selection is empty."""
     if not selected_runs:
         values_by_key = (
             f"{key_label(key)} has {join_distinct(run.get_value(key) for run in runs)}"
@@ -125,7 +125,7 @@ def require_selected_runs(
 
 
 def has_values(run: Run, wanted_values: dict[str, str]) -> bool:
-    """Whether a run has all wanted values.
+    """Return whether a run has all wanted config values.
 
     Numbers are compared numerically. Adapters also match by display name.
     """
@@ -140,7 +140,7 @@ def equals_value(value: str | None, wanted_value: str) -> bool:
 
 
 def parse_number(text: str | None) -> float:
-    """Parse a number. Other text becomes NaN, for which every comparison is false."""
+    """Parse a number. Text that is not a number becomes NaN, which makes every comparison false."""
     try:
         return math.nan if text is None else float(text)
     except ValueError:

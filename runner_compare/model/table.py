@@ -1,5 +1,5 @@
-"""Build a comparison table: pool runs, compare each with its baseline, mark the Pareto front,
-sort rows.
+"""Builds a comparison table: pools runs, compares each with its baseline, marks the Pareto front, and
+sorts rows.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ComparisonOptions:
 
 
 def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> Table:
-    """Build the table of one task, with comparisons if there is a baseline."""
+    """Build the table of one task. If there is a baseline, the rows are compared with it."""
     if options.by or options.baseline or options.base:
         reader.fetch_files(runs)
     runs, base = _pool_runs_into_rows(runs, options, reader)
@@ -108,7 +108,7 @@ def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> 
 def _pool_runs_into_rows(
     runs: list[Run], options: ComparisonOptions, reader: Reader
 ) -> tuple[list[Run], Run | None]:
-    """Pool the runs of each row, by the keys of --by or over seeds.
+    """Pool the runs that share a table row, by the keys of --by or over seeds.
 
     Returns the pooled runs, and the baseline if it is one of them.
     """
@@ -122,7 +122,7 @@ def _pool_runs_into_rows(
 
 
 def _find_varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) -> list[str]:
-    """Return the keys of --by, or by default all config keys in which the runs differ."""
+    """Return the keys of --by. Without --by, return all config keys in which the runs differ."""
     varying = options.by or rules.find_differing_keys([run.params for run in runs])
     varying = remove_seed_key(varying) if options.seeds else varying
     if not any(TEAM in run.params for run in runs):
@@ -184,8 +184,9 @@ def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, 
 def _decide_comparisons(
     rows: list[TableRow], compared: dict[str, list[RunComparison]], options: ComparisonOptions
 ) -> None:
-    """Decide the comparisons of all rows at one error rate. Repeats of a baseline are decided
-    separately.
+    """Decide the comparisons of all rows with one error rate.
+
+    Repeats of a baseline are decided separately.
     """
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     if options.is_each:
@@ -202,7 +203,7 @@ def _decide_comparisons(
 
 
 def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
-    """Add both runs' accuracies to a comparison, with notes about floor effects.
+    """Add the accuracies of both runs to a comparison. Also adds notes about floor effects.
 
     Accuracies of votes are added only to sequential tests.
     """
@@ -257,7 +258,7 @@ def create_other_differences_note(
 
 
 def sort_rows(table: Table) -> None:
-    """Sort the rows so that each baseline precedes the rows compared with it."""
+    """Sort the rows so that each baseline stands before the rows that are compared with it."""
     inner = find_groups_with_choice(table.baseline)
     # one run that all others are compared with comes first
     baseline_is_one_run = JOB_ID in table.baseline
@@ -287,8 +288,9 @@ def sort_rows(table: Table) -> None:
 
 
 def pool_runs(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
-    """Pool runs with equal values of these keys. Raises ConfigError if two runs answered the same
-    question.
+    """Pool runs that have equal values of these keys.
+
+    Raises ConfigError if two runs answered the same question.
     """
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:

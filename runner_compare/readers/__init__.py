@@ -1,4 +1,4 @@
-"""Readers of other tools' result files. Each converts files to runs.
+"""Readers of other tools' result files. Each reader converts one tool's files to runs.
 
 Each reader is a module of this folder for one tool, which it does not import; `tools.py`
 lists it. It has `can_read_file(path, outline)`, whether a file is the tool's, and `read(path,

@@ -15,8 +15,9 @@ OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
 
 
 class Ending(msgspec.Struct):
-    """Fields of a profile that show whether the benchmark completed. If it failed, other fields
-    are missing.
+    """Fields of a profile that show whether the benchmark completed.
+
+    If it failed, other fields are missing.
     """
 
     error_summary: list[Any] | None = None

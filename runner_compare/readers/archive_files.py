@@ -20,7 +20,7 @@ CHUNK_BYTES = MIB
 
 
 def read_archive(path: Path, file_names: Collection[str]) -> dict[str, bytes]:
-    """Return the files with these names from a tar, tar.gz or zip archive.
+    """Read the files with these names from a tar, tar.gz or zip archive.
 
     They may be in any folder. Raises DataError for a damaged or huge archive, and for names
     outside its folder.
@@ -54,8 +54,9 @@ def _iter_tar_members(path: Path, file_names: Collection[str]) -> Iterator[tuple
 
 
 def _is_requested(path: Path, name: str, file_names: Collection[str]) -> bool:
-    """Return whether a file is requested. Raises DataError if the path leaves the archive's
-    folder.
+    """Return whether a file in the archive is requested.
+
+    Raises DataError if the path leaves the archive's folder.
     """
     place = PurePosixPath(name)
     if ".." in place.parts or place.is_absolute() or "\\" in name:
@@ -74,7 +75,9 @@ def _check_size(path: Path, size: int) -> None:
 
 @contextmanager
 def _open_tar(path: Path) -> Iterator[LimitedReader]:
-    """Open a tar archive as a decompressed stream. Raises DataError if it is damaged or truncated."""
+    """Open a tar archive as a decompressed stream. Raises DataError if the archive is damaged or
+    truncated.
+    """
     if not path.is_file():
         raise DataError("this is not a file", key=path, code="unreadable")
     is_gzip = not path.name.lower().endswith(".tar")

@@ -37,7 +37,7 @@ class Solution(msgspec.Struct):
     plus_status: str | None = None  # only where EvalPlus' own tests were run
 
     def outcomes_per_test(self, metric: str) -> list[str | None]:
-        """Return the outcomes of a solution's tests. The metric `base` uses only the base tests."""
+        """Return the outcomes of a solution's tests. For the metric `base`, only the base tests count."""
         return [self.base_status] if metric == "base" else [self.base_status, self.plus_status]
 
 
@@ -57,7 +57,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations in an EvalPlus file: by base tests and, if present, by all tests."""
+    """Return the evaluations in an EvalPlus file, one by the base tests and, if present, one by all tests."""
     results = RESULTS.parse(raw, str(path))
     solutions = [
         (task, solution)

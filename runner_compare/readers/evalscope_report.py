@@ -187,7 +187,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 def _iter_reviews(
     path: Path, report: Report, cluster: str | None
 ) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the answers of all subsets without verdicts, each with its metrics."""
+    """Yield the answers of all subsets, each with its metrics. Answers have no verdict yet."""
     subsets = {
         subset.name: subset.num
         for metric in report.metrics
@@ -258,9 +258,7 @@ def _check_reported_mean(
 
 
 class _AliasLimitedLoader(yaml.SafeLoader):
-    """YAML loader that limits aliases, since a few lines of nested aliases can expand without
-    bound.
-    """
+    """YAML loader that limits the number of aliases, because nested aliases can expand without bound."""
 
     aliases = 0
 
@@ -274,7 +272,7 @@ class _AliasLimitedLoader(yaml.SafeLoader):
 
 
 def _load_settings(file: Path) -> Settings:
-    """Load the settings of an evalscope run. Empty if the file is missing."""
+    """Load the settings of an evalscope run. Empty if the settings file is missing."""
     if not file.is_file():
         return Settings()
     raw = read_bytes(file)

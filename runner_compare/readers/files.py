@@ -26,7 +26,9 @@ MAX_ROWS = 10_000_000  # of a table
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a regular file. Raises DataError if it is no regular file, empty or too large."""
+    """Read a file. Raises DataError if the path is not a regular file, or if the file is empty or too
+    large.
+    """
     with os_errors_as_data_error(path):
         if not path.is_file():  # a read of a pipe would wait without end
             raise DataError("this is not a file", key=path, code="unreadable")
@@ -79,7 +81,7 @@ def iter_lines(
 
 
 def parse_json_bytes(raw: bytes, source: str) -> Any:
-    """Parse JSON bytes. Raises DataError with the reason if they are invalid."""
+    """Parse JSON bytes. Raises DataError with the reason if the JSON is invalid."""
     try:
         return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -113,7 +113,10 @@ HEADER: Parser[Header] = Parser(Header)
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:
-    """Return whether a file is an inspect_ai log. Without JSON content, the outline is empty."""
+    """Return whether a file is an inspect_ai log, judged by its suffix or its top-level JSON fields.
+
+    Without JSON content, the outline is empty.
+    """
     return path.suffix == SUFFIX or outline.has_fields("eval", "status", "version")
 
 
@@ -174,12 +177,15 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
 
 
 def _score_number(epoch: Epoch, name: str) -> float | None:
-    """Return a sample's score as a number: 0 if the sample has no score, None if the score is not a number."""
+    """Return a sample's score as a number.
+
+    A missing score counts as 0. A score that is not a number gives None.
+    """
     return epoch.scores[name].number if name in epoch.scores else 0.0
 
 
 def _choose_score_direction(header: Header, name: str, epochs: list[Epoch]) -> BetterDirection | None:
-    """Return the better direction of a score; None if all samples have verdicts.
+    """Return whether higher or lower values of a score are better. None if all samples have verdicts.
 
     Higher is better for grades, and where the log aggregates the score as an accuracy; other
     scores have no known direction.
@@ -246,9 +252,7 @@ def _count_votes(name: str, epochs: list[Epoch]) -> AnswerVotes | None:
 
 
 def _create_reducer_notes(path: Path, header: Header, name: str) -> list[str]:
-    """Return a note if inspect_ai aggregated the epochs of a score by something other than the
-    mean.
-    """
+    """Return a note if inspect_ai aggregated the epochs of a score in another way than by the mean."""
     reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
     if MEAN in reducers:
         return []
@@ -257,7 +261,7 @@ def _create_reducer_notes(path: Path, header: Header, name: str) -> list[str]:
 
 
 def _iter_header_metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
-    """Yield a score's metrics in the header whose epochs were averaged."""
+    """Yield the metrics that the header reports for a score, if the score's epochs were averaged."""
     for score in (header.results and header.results.scores) or ():
         if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, MEAN):
             yield score.metrics

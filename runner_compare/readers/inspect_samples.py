@@ -185,7 +185,7 @@ def _read_completion(sample: LoggedSample, source: str) -> str:
 
 
 def join_texts(field: Any) -> str:
-    """Join messages or accepted targets to one text, one per line."""
+    """Join messages or accepted targets into one text, with one item per line."""
     if isinstance(field, str):
         return field
     parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
@@ -193,7 +193,7 @@ def join_texts(field: Any) -> str:
 
 
 def _iter_scores(name: str, score: LoggedScore, completion: str, source: str) -> Iterator[tuple[str, Score]]:
-    """Yield the name and value of each score. Each value of a dictionary score counts as a score."""
+    """Yield the name and value of each score. Every entry of a dictionary score is a separate score."""
     # the whole text is no vote
     is_extracted = isinstance(score.answer, str) and score.answer != completion
     answer = _shorten_text(score.answer) if is_extracted else None

@@ -39,7 +39,8 @@ class Parser(Generic[Shape]):
         self._decoder: msgspec.json.Decoder[Shape] = msgspec.json.Decoder(target_type)
 
     def parse(self, raw: bytes | msgspec.Raw, source: str, key: str = "") -> Shape:
-        """Parse JSON as the parser's type. Raises DataError with file and key if it does not match.
+        """Parse JSON as the parser's type. Raises DataError, with file and key, if the JSON does not
+        match the type.
 
         `key` is the key of the text in its file. NaN and Infinity, which Python writes but JSON
         lacks, count as missing.
@@ -62,7 +63,9 @@ class Parser(Generic[Shape]):
 
 
 def convert_checked(content: Any, target_type: Any, source: str) -> Any:
-    """Convert parsed JSON to a type. Raises DataError with file and key if it does not match."""
+    """Convert parsed JSON to a type. Raises DataError, with file and key, if the value does not match
+    the type.
+    """
     try:
         return msgspec.convert(content, target_type)
     except msgspec.ValidationError as error:
@@ -70,7 +73,7 @@ def convert_checked(content: Any, target_type: Any, source: str) -> Any:
 
 
 class JsonOutline(NamedTuple):
-    """Unparsed top-level fields of a JSON file, from which readers recognize the tool."""
+    """Unparsed top-level fields of a JSON file, by which readers recognize the tool that wrote the file."""
 
     parts: dict[str, msgspec.Raw]  # of an object
     elements: list[dict[str, msgspec.Raw]]  # of a list of objects
@@ -86,7 +89,7 @@ class JsonOutline(NamedTuple):
         return cls({}, [])
 
     def has_fields(self, *keys: str) -> bool:
-        """Whether the file is a JSON object with all these fields."""
+        """Return whether the file is a JSON object that has all these fields."""
         return self.parts.keys() >= set(keys)
 
     def field_outline(self, key: str) -> JsonOutline:
@@ -130,5 +133,5 @@ def _describe_error(error: Exception, prefix: str) -> str:
 
 
 def _replace_type_names(kinds: str) -> str:
-    """Replace msgspec's type names with common ones, e.g. in `int | null`."""
+    """Replace msgspec's type names with common type names, for example in `int | null`."""
     return " or ".join(TYPES.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")

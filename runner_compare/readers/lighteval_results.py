@@ -66,7 +66,9 @@ class Metric(msgspec.Struct):
 
     @property
     def better_direction(self) -> BetterDirection:
-        """Better direction of the metric, or `neither` if the file does not define it."""
+        """Whether higher or lower values of the metric are better. `neither` if the file does not
+        define the direction.
+        """
         if not isinstance(self.higher_is_better, bool):
             return BetterDirection.neither
         return BetterDirection.higher if self.higher_is_better else BetterDirection.lower
@@ -157,7 +159,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 
 
 def _iter_samples(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the samples of a task without scores, each with its metrics."""
+    """Yield the samples of a task, each with its metrics. The samples have no scores yet."""
     for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
         row: Row = convert_checked(values, Row, f"{details}, row {number}")
         yield _create_sample(row, cluster), row.metric
@@ -205,7 +207,7 @@ def _create_sample(row: Row, cluster: str | None) -> ToolSample:
 
 
 def _iter_answer_texts(answer: Answer, choices: list[Any]) -> Iterator[str]:
-    """Yield the first generated text. Without generated texts, yield each choice's log-likelihood."""
+    """Yield the first generated text. If there is none, yield the log-likelihood of each choice."""
     texts = answer.text_post_processed or answer.text or []
     if texts:
         yield str(texts[0])

@@ -23,7 +23,7 @@ NANOSECONDS = 1e9
 
 
 class Test(msgspec.Struct):
-    """A llama-bench test. Undeclared fields are settings."""
+    """One test of llama-bench. Fields that this class does not declare are settings of the test."""
 
     model_filename: str
     n_prompt: Count

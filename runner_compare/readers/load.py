@@ -1,4 +1,4 @@
-"""Find other tools' result files below paths, detect the tool, and convert results to runs."""
+"""Finds other tools' result files in the given paths, detects the tool, and converts the results to runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the ru
 
 
 class ResultsReader(evaluations.FilesReader):
-    """Reader of other tools' results. The same sample has the same index in all runs."""
+    """Reader of other tools' results. A sample has the same index in all runs that contain the sample."""
 
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class ResultsReader(evaluations.FilesReader):
 def load_results(
     paths: list[str], cluster: str | None = None, metric: str = "", may_be_damaged: Collection[str] = ()
 ) -> tuple[list[Run], ResultsReader]:
-    """Load the runs below these paths, and a reader of their samples and repeats.
+    """Load the runs in these paths. Also returns a reader of their samples and repeats.
 
     `cluster` is the sample field that names its cluster, `metric` the only metric to load. A damaged
     file below a path in `may_be_damaged` is a job without a result, and no error.
@@ -105,7 +105,9 @@ def load_results(
             without_verdicts += tool_file.without_verdicts
     if without_verdicts and not may_be_damaged:
         jobs = join_first_names(sorted(set(without_verdicts)), 6)
-        notes[f"left out, because they have no verdicts: {jobs}. Compare them with --output-dir"] = None
+        notes[
+            f"these jobs are omitted, because they have no verdicts: {jobs}. Compare them with --output-dir"
+        ] = None
     for note in notes:
         print_message(f"note: {note}")
     if of_lm_eval:
@@ -209,7 +211,7 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
 
 
 def _explain_empty_file(file: Path) -> str:
-    """Return why a result file has no content; "" if the file has content."""
+    """Return the reason why a result file has no content, or "" if the file has content."""
     if file.is_symlink() and not file.exists():
         return "a broken symbolic link"
     is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
@@ -281,7 +283,7 @@ def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
 def _create_run(
     tool_run: ToolRun, run_id: str, job_id: str, extra_params: dict[str, str], metrics: dict[str, float]
 ) -> Run:
-    """Create a run, and escape control characters in its texts."""
+    """Create a run in which control characters of all texts are escaped."""
     own_params = {
         escape_control_characters(key): escape_control_characters(value)
         for key, value in tool_run.params.items()
@@ -300,7 +302,7 @@ def _create_run(
 
 
 def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> Run:
-    """Create a run that compares a metric per sample. The run gets a separate table."""
+    """Create a run that is compared by a metric per sample. The run appears in a separate table."""
     metric = tool_run.metric
     return replace(
         run,
@@ -312,7 +314,7 @@ def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> 
 
 
 def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest measurement of each configuration, and store older ones as `earlier` runs.
+    """Yield the newest measurement of each configuration. Older measurements become its `earlier` runs.
 
     Individually named files are grouped by their settings. Folders stay separate.
     """
@@ -350,7 +352,7 @@ def _create_measurement(run: ToolRun, path_argument: str, job_id: str, reader: R
 
 
 def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Choose the first path as the baseline, and return the keys that distinguish rows.
+    """Choose the first path as the baseline. Also returns the config keys that distinguish the table rows.
 
     The keys are the differing settings. If all settings are equal, the paths distinguish rows.
     """

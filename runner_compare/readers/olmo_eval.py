@@ -168,7 +168,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
 
 
 def _to_file_name(name: str) -> str:
-    """Replace the characters in a name that olmo-eval does not use in file names."""
+    """Convert a name to the form that olmo-eval uses in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")
     return name
@@ -186,7 +186,7 @@ def _read_scores(prediction: Prediction) -> dict[str, Any]:
 def _check_means(
     source: str, entry: Task, metric: str, metric_names: Collection[str], scores: list[float]
 ) -> None:
-    """Raise DataError if metrics.json reports another mean than the predictions have.
+    """Raise DataError if metrics.json reports another mean than the mean of the predictions.
 
     Older files store `accuracy:exact_match` as `exact_match:exact_match`.
     """

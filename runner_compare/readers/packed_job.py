@@ -1,4 +1,4 @@
-"""Reader of packed jobs (`runner-compare pack`). A packed job is checked before it is read."""
+"""Reader of packed jobs (`runner-compare pack`). Packed jobs are checked for damage before they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES = "samples.jsonl"
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
-    """Whether a file is a packed job, by its name."""
+    """Return whether a file is a packed job, judged by its name."""
     return path.name.endswith(PACKED_JOB_SUFFIX)
 
 
@@ -33,7 +33,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
         raise DataError(f"the file is not a packed job ({error})", key=path, code="damaged") from error
     if not is_known or version != VERSION:
         raise DataError(
-            f"the file has version {version} of the format, and this version of runner-compare reads {VERSION}. "
+            f"the file has format version {version}, but this runner-compare reads format version {VERSION}. "
             "Pack the job again",
             key=path,
             code="unsupported",
@@ -41,7 +41,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
     for name in (runner_job.RESULT, SAMPLES):
         if name not in files or hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
             raise DataError(
-                f"{name} in it is missing or changed. Pack the job again", key=path, code="damaged"
+                f"{name} in the packed job is missing or changed. Pack the job again",
+                key=path,
+                code="damaged",
             )
     return runner_job.read_job_content(
         path,

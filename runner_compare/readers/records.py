@@ -1,4 +1,6 @@
-"""Access to runs that another package stores, e.g. the runner's jobs, through an entry point.
+"""Access to runs that another package stores, such as the runner's jobs.
+
+An entry point names the package.
 
 The group is `runner_compare.readers`; the object with the name `records` opens the runs
 that the options select.
@@ -25,7 +27,7 @@ MISSING = (
 
 @dataclass
 class Records:
-    """Runs of one storage, with their reader and the destinations of --log and --publish."""
+    """Stored runs with their reader, and the targets of the options --log and --publish."""
 
     runs: list[Run]
     reader: Reader
@@ -58,17 +60,17 @@ class Records:
 
 
 class RecordsOpener:
-    """Interface of a package that stores runs: opens the runs that options select."""
+    """Interface of a package that stores runs: it opens the runs that the command's options select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Open the runs that options select. Downloads go to `scratch`. Raises ConfigError without
-        runs.
+        """Open the runs that the options select. Downloads go to `scratch`. Raises ConfigError if there
+        are no runs.
         """
         raise NotImplementedError
 
 
 def open_records(options: argparse.Namespace, scratch: Path) -> Records:
-    """Open runs with the installed package that stores them. Raises ConfigError if none is
+    """Open runs with the installed package that stores them. Raises ConfigError if no such package is
     installed.
     """
     if NAME not in entry_points.find_entry_points(GROUP):

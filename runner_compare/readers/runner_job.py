@@ -35,7 +35,7 @@ EXTRACTOR = "task.extractor"
 
 @dataclass(slots=True)
 class JobSample(ToolSample):
-    """A runner job's sample with its outcome for the comparison."""
+    """Sample of a runner job, with the outcome that the comparison uses."""
 
     outcome: QuestionOutcome = field(default_factory=lambda: QuestionOutcome(False, None))
 
@@ -135,7 +135,7 @@ def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Sa
 def _add_job_run(
     tool_file: ToolFile, path: Path, source: str, result_json: bytes, samples: Samples, cluster: str | None
 ) -> None:
-    """Append a job to the file's runs, or append a note if the job has no verdicts."""
+    """Append a job to the file's runs. If the job has no verdicts, append a note instead."""
     if SET_ASIDE in path.parent.name:
         return
     try:

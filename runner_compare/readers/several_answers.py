@@ -13,7 +13,7 @@ LONGEST_VOTE = 100  # characters
 
 
 def merge_repeated_answers(samples: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSample]:
-    """Merge samples with equal ids into one with the mean of their numbers.
+    """Merge samples with equal ids into one sample, whose numbers are the means.
 
     Where a single verdict is needed, a sample is correct if more than half of its answers are.
     Programs cannot vote (`can_vote`): two correct ones need not be equal.
@@ -44,7 +44,7 @@ def _join_sample_answers(answers: list[ToolSample], can_vote: bool) -> ToolSampl
 
 
 def count_votes(answers: Iterable[tuple[str | None, bool, str]]) -> AnswerVotes | None:
-    """Count the votes of answers, each given as extracted answer, verdict and text.
+    """Count the votes of answers. Each answer is a tuple of extracted answer, verdict and text.
 
     Returns None if votes are unknown: nothing was extracted from a correct answer, or its whole
     text, or so much that no other answer repeats it.

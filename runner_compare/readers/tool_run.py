@@ -1,6 +1,4 @@
-"""Common data classes of other tools' results: evaluations with verdicts or numbers, and
-measurements.
-"""
+"""Data classes for results of other tools: evaluations with verdicts or numbers, and measurements."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ class ToolSample:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct answers. It is 0 or 1 for a single answer."""
+        """Fraction of the sample's answers that are correct. It is 0 or 1 for a single answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
@@ -60,7 +58,7 @@ ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by
 
 @dataclass
 class ToolRun:
-    """One run of another tool: an evaluation by one metric, or a speed measurement."""
+    """One run of another tool: either an evaluation by one metric, or a speed measurement."""
 
     tool: str
     path: Path
@@ -124,7 +122,7 @@ class ToolFile:
 
 
 def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the cluster of a sample, given the name of the field that defines clusters.
+    """Return the cluster of a sample. `cluster_field` names the sample field that defines clusters.
 
     If the field has no usable value, also return the fields that could define clusters. Such a
     field contains a text or a whole number.
@@ -149,7 +147,7 @@ def to_param_text(value: Any) -> str:
 
 
 def flatten_params(group: str, values: Any) -> dict[str, str]:
-    """Return an object's values as params `GROUP.KEY`, without unset ones."""
+    """Return the set values of an object as params `GROUP.KEY`."""
     pairs = values.items() if isinstance(values, dict) else ()
     return {f"{group}.{key}": to_param_text(value) for key, value in pairs if value is not None}
 

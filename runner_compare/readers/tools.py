@@ -1,4 +1,4 @@
-"""List of readers: each is a module of this folder that reads one tool's files."""
+"""List of readers. Each reader is a module of this folder that reads one tool's files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ToolReader(Protocol):
     """Interface of a module that reads one tool's files."""
 
     def can_read_file(self, path: Path, outline: JsonOutline) -> bool:
-        """Whether a file belongs to the tool, judged by its name and its JSON fields."""
+        """Return whether a file belongs to the tool, judged by its name and its JSON fields."""
         ...
 
     def read(self, path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:

@@ -59,8 +59,9 @@ class Throughput(msgspec.Struct):
 
 
 class Requests(msgspec.Struct):
-    """Numbers of requests that `vllm bench serve` sent and completed. Failed requests may leave
-    metrics missing.
+    """Numbers of requests that `vllm bench serve` sent and completed.
+
+    Failed requests may leave metrics missing.
     """
 
     completed: int
@@ -78,7 +79,7 @@ class Serve(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """A failed run of a parameter sweep."""
+    """A run of a parameter sweep that failed."""
 
     error_type: str
     error: str

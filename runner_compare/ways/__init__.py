@@ -39,7 +39,7 @@ class ComparisonMethod(Protocol):
     """Interface of a module that compares two runs by one kind of result."""
 
     def can_compare_run(self, run: Run) -> bool:
-        """Whether a run has the kind of result that this method compares."""
+        """Return whether a run has the kind of result that this method compares."""
         ...
 
     def compare(self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /) -> list[RunComparison]:

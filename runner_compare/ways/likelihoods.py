@@ -1,4 +1,4 @@
-"""Compare the log-likelihoods of two runs on the same texts, paired by text."""
+"""Compares the log-likelihoods of two runs on the same documents. Each document forms a pair."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def create_context_note(run: Run, base: Run) -> Note:
 
 
 def get_text_clusters(texts: Texts, base_texts: Texts, cluster_field_name: str) -> list[str] | None:
-    """Return the cluster of each text, ordered by text number; None without clusters."""
+    """Return the cluster of each document, in document order. None if no document has a cluster."""
     by_unit = {
         score.likelihood.unit: (score.cluster, base_texts[index].cluster) for index, score in texts.items()
     }
@@ -108,7 +108,7 @@ def check_same_texts(texts: Texts, base_texts: Texts, pairing: PairingOptions) -
     )
     if same_texts < n or len(base_texts) != n:
         raise NotPaired(
-            f"only {same_texts} texts are equal (the run has {n}, the baseline has {len(base_texts)})"
+            f"only {same_texts} texts are the same in both runs (the run has {n}, the baseline has {len(base_texts)})"
         )
     different = sum(score.tokens != base_texts[index].tokens for index, score in texts.items())
     if different:

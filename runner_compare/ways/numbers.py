@@ -1,4 +1,4 @@
-"""Compare two runs by a per-question metric."""
+"""Compares two runs by a metric that each question has."""
 
 from __future__ import annotations
 

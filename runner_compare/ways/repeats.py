@@ -1,4 +1,4 @@
-"""Compare repeated measurements of two jobs, e.g. cells of a speed sweep or memory metrics."""
+"""Compares repeated measurements of two jobs, such as the speeds of a sweep or memory metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def can_compare_run(run: Run) -> bool:
 
 
 def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
-    """Return the ratio of run to baseline for each measure with repeats in both jobs."""
+    """Compare each measure that both jobs measured repeatedly, by the ratio of run to baseline."""
     if run.task_version != base.task_version:
         versions = f"{run.task_version} in the run and {base.task_version} in the baseline"
         raise NotPaired(f"the task version is {versions}")
@@ -45,7 +45,7 @@ def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> li
 def load_compared_repeats(run: Run, reader: Reader) -> dict[str, list[float]]:
     """Return the repeats of each compared measure, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
-        raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeats to compare")
+        raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeated measurements to compare")
     for measures in reader.iter_repeats(run):
         compared_measures = {
             name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key

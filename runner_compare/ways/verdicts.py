@@ -69,7 +69,7 @@ def compare_answers(
 
 
 def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
-    """Raise NotPaired if two runs were scored by different rules."""
+    """Raise NotPaired if the answers of two runs were scored by different rules."""
     if get_scoring_method(run) != get_scoring_method(base):
         changed = reader.describe_rule_changes(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
@@ -81,7 +81,7 @@ def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
 def check_same_questions(
     run: Run, base: Run, answers: tuple[Answers, Answers], num_shared: int, reader: Reader
 ) -> Note | None:
-    """Return a note if some questions are scored in only one of two runs.
+    """Return a note if some questions are scored in only one of the two runs.
 
     Raises NotPaired if the questions are not the same.
     """
@@ -102,7 +102,10 @@ def check_same_questions(
 
 
 def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
-    """Return a note about differing prompts. Raises NotPaired if prompts must not differ."""
+    """Return a note if some prompts of two runs differ.
+
+    Raises NotPaired if prompts must not differ.
+    """
     n = len(pairs)
     different = sum(
         outcome.prompt != base_outcome.prompt and None not in (outcome.prompt, base_outcome.prompt)
@@ -121,7 +124,7 @@ def _engine_note(run: Run, base: Run) -> Note | None:
 
 
 def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunComparison:
-    """Compare two runs by the always-valid test, even if neither run stopped early.
+    """Compare two runs by the always-valid test. This test is used even if neither run stopped early.
 
     Choosing between two tests would find too many differences.
     """
@@ -151,7 +154,7 @@ def create_sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialT
 
 
 def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
-    """Run a test three times: as recorded, and with both extreme verdicts of truncated answers."""
+    """Run a test on the recorded verdicts, and on the worst and best case for the run's truncated answers."""
     test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):
@@ -171,7 +174,7 @@ def _are_questions_excluded_by_task(run: Run, missing_questions: Set[Question], 
 
 
 def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
-    """Compare two accuracies from the recorded counts, as if all questions were different."""
+    """Compare two accuracies from the recorded counts, without matching the questions of the two runs."""
     score, base_score = run.correct_and_total or (0, 0), base.correct_and_total or (0, 0)
     if not score[1] or not base_score[1]:
         raise NotPaired("the run or its baseline answered no question")

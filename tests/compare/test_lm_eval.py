@@ -237,7 +237,7 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
     assert code == 2
     assert "--cluster tale:" in err
-    assert "line 1: the document has no such field with a text or number (question, story)" in err
+    assert "line 1: the document has no field of this name with a text or number (question, story)" in err
 
 
 def test_zeros_and_ones_beside_fractions_are_compared_as_numbers(run: Any, tmp_path: Path) -> None:

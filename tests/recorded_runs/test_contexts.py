@@ -140,7 +140,7 @@ def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     for name in ("fewer", "changed"):
         assert "shift" not in found[name]
         assert found[name]["note"].startswith("only ")
-        assert " texts are equal (" in found[name]["note"]
+        assert " texts are the same in both runs (" in found[name]["note"]
 
 
 def test_each_row_says_how_far_context_helps_and_is_compared_at_each(

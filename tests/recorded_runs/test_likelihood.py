@@ -118,7 +118,10 @@ def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "note"),
     [
-        ({"text": "another answer"}, f"only 0 texts are equal (the run has {N}, the baseline has {N})"),
+        (
+            {"text": "another answer"},
+            f"only 0 texts are the same in both runs (the run has {N}, the baseline has {N})",
+        ),
         ({"ids": [1, 2, 3]}, f"{N} of {N} texts have different tokens in the run and in the baseline"),
         ({"prompt": "reworded"}, f"{N} of {N} texts have different prompts in the run and in the baseline"),
         (
@@ -143,7 +146,7 @@ def test_fewer_texts_are_rejected(store: Store, rows: Any) -> None:
     job(store, "likely few", "fewer", NF4, WORSE[:9])
     assert (
         rows("likely few", "--baseline", BASELINE)["fewer"]["note"]
-        == f"only 9 texts are equal (the run has 9, the baseline has {N})"
+        == f"only 9 texts are the same in both runs (the run has 9, the baseline has {N})"
     )
 
 

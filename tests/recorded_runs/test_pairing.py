@@ -281,7 +281,7 @@ def test_without_repeats_there_is_no_comparison(store: Store, rows: Any) -> None
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
     assert rows("parts", "--baseline", BASELINE)["nf4"]["note"] == (
-        "runs of task=split have neither verdicts nor repeats to compare"
+        "runs of task=split have neither verdicts nor repeated measurements to compare"
     )
 
 

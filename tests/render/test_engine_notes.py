@@ -15,10 +15,7 @@ from runner_engine.sessions import SequenceShortage
             SequenceShortage(rows=3, asked_rows=12, kv_tokens=4_000),
             "memory limits the batch to 3 of 12 sequences. The free memory fits 4,000 tokens of KV cache",
         ),
-        (
-            SequenceShortage(rows=3, asked_rows=8),
-            "memory limits the batch to 3 sequences. 8 sequences could run otherwise",
-        ),
+        (SequenceShortage(rows=3, asked_rows=8), "memory limits the batch to 3 of 8 requested sequences"),
         (
             SequenceShortage(rows=4, asked_rows=8, ran_out=True),
             "memory ran out with 8 sequences in the batch. The batch is now limited to 4 sequences",

@@ -105,7 +105,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                 count=1319,
                 comparisons=1,
             ),
-            "early stopping: the job ends when it is decided whether the loss compared with "
+            "early stopping: the job ends when a test decides whether the loss compared with "
             "quantization=none (gsm8k-1, done) is within 2 points, or after 1,319 questions. "
             "Significance level 5 %",
         ),
@@ -115,7 +115,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("texts_too_short", texts=[2], total=4, tokens=148),
-            "1 document is excluded because of fewer than 148 tokens (4 documents in total, excluded: 2)",
+            "1 document is excluded as shorter than 148 tokens (4 documents in total, excluded: 2)",
         ),
         (
             note("compared_with_kept", kept=64, drawn=8, reason=note("has_begun"), fix="task.exact=true"),
@@ -129,7 +129,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("fewer_rows", shortage=SequenceShortage(rows=3, asked_rows=8)),
-            "memory limits the batch to 3 sequences. 8 sequences could run otherwise",
+            "memory limits the batch to 3 of 8 requested sequences",
         ),
         (
             note("knee", **KNEE),
@@ -151,7 +151,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         (
             note("answers_differ", differing=24, answers=24, interval=(0.858, 1.0), dtype="bfloat16"),
             "24 of 24 answers change with draft tokens (exact 95 % interval: 85.8 to 100.0 %). In "
-            "bfloat16, passes with several tokens round differently",
+            "bfloat16, a pass over several tokens rounds differently than a pass over one token",
         ),
         (
             note("answers_differ", differing=0, answers=24, interval=(0.0, 0.142), dtype="float32"),

@@ -31,7 +31,7 @@ TYPED = {"true": True, "false": False, "none": None}  # as a text, `False` would
 
 
 def to_config_params(results: Results, task: str) -> dict[str, str]:
-    """Convert a task's settings to config keys.
+    """Convert the settings of an lm-eval task to the runner's config keys.
 
     Keys that exist only in the lm-eval backend are below `backend`.
     """
@@ -56,7 +56,7 @@ def to_config_params(results: Results, task: str) -> dict[str, str]:
 
 
 def _build_model_params(arguments: dict[str, Any], backend: str, content: dict[str, Any]) -> dict[str, str]:
-    """Return params of model, quantization and adapter, and the backend's other settings."""
+    """Return the params of model, quantization and adapter, plus the other settings of the backend."""
     model_name = next((arguments[key] for key in MODEL_NAMES if key in arguments), None)
     default_name = OUR_MODEL if backend == OURS else content.get("model_name")
     params = {"model.name": to_param_text(default_name if model_name is None else model_name)}

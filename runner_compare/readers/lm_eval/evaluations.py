@@ -30,8 +30,7 @@ SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 def load_evaluations(
     paths: list[str], cluster: str | None = None, metric: str = ""
 ) -> tuple[list[Run], FilesReader]:
-    """Load the newest run of each lm-eval evaluation below these folders, and a reader of the
-    samples.
+    """Load the newest run of each lm-eval evaluation in these folders. Also returns a reader of the samples.
 
     `cluster` is the document field that names its cluster, `metric` the only metric to load.
     """
@@ -75,7 +74,9 @@ def load_evaluations(
 
 
 def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Choose the first folder as the baseline, and return the keys that distinguish rows."""
+    """Choose the first folder as the baseline. Also returns the config keys that distinguish the table
+    rows.
+    """
     folders = {run.params[FOLDER_KEY] for run in runs}
     # a folder with several kinds of runs is no baseline
     if len(folders) < 2 or paths[0] not in folders:
@@ -85,7 +86,7 @@ def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dic
 
 
 def check_same_documents(tables: Iterable[Table], reader: FilesReader) -> None:
-    """Raise DataError if a run and its baseline evaluated different documents."""
+    """Raise DataError if a run did not evaluate the same documents as its baseline."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
             series, base_series = (reader.get_series(side.run) for side in (row, row.baseline))
@@ -174,7 +175,9 @@ def _iter_series(results: Results, cluster: str | None) -> Iterator[Series]:
 
 
 def _check_reported_mean(series: Series, reported: Any) -> None:
-    """Raise DataError if a metric's mean over documents differs from the results file."""
+    """Raise DataError if the mean of a metric over the documents differs from the value in the results
+    file.
+    """
     values = [document.values[series.metric] for document in series.documents.values()]
     mean = recompute_metric(find_aggregation(series.results, series.task, series.metric), values)
     if mean is not None:
@@ -201,7 +204,10 @@ def _find_outermost_groups(all_results: list[Results]) -> dict[str, str]:
 
 
 def _iter_newest_series(path: str, all_series: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
-    """Yield the newest series of each configuration, its params, and its folder or file as name."""
+    """Yield the newest series of each configuration, with its params and a name.
+
+    The name is the path of the folder or of the results file.
+    """
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for series in all_series:  # the newest first
         params, config = to_config_params(series.results, series.task), series.results.content["config"]

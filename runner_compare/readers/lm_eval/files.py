@@ -111,7 +111,7 @@ class Results:
         return by_filter
 
     def get_metric_direction(self, task: str, metric: str) -> BetterDirection:
-        """Return the better direction of a metric, if lm-eval records it."""
+        """Return whether higher or lower values of a metric are better, if lm-eval records this."""
         is_higher = (self.find_entry("higher_is_better", task) or {}).get(metric)
         if is_higher is None:
             return BetterDirection.neither
@@ -119,7 +119,7 @@ class Results:
 
 
 def find_results(path_argument: str) -> list[Results]:
-    """Return the lm-eval results below a folder, or in one file, newest first."""
+    """Return the lm-eval results in a folder or file, newest first."""
     path = Path(path_argument).expanduser()
     if path.is_file():
         if not TIME.search(path.name):
@@ -208,7 +208,7 @@ def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
         raise DataError(
-            f"{source}: the document has no such field with a text or number ({fields})",
+            f"{source}: the document has no field of this name with a text or number ({fields})",
             key="--cluster",
             value=field,
             code="missing",

@@ -57,7 +57,7 @@ class Series:
 
     @property
     def has_verdicts(self) -> bool:
-        """Whether each document has a verdict and higher is better."""
+        """Whether each document has a verdict, with higher values being better."""
         if self.is_beside_numbers:
             return False
         values = [document.values[self.metric] for document in self.documents.values()]
@@ -66,7 +66,7 @@ class Series:
 
     @property
     def has_only_numbers(self) -> bool:
-        """Whether the values are numbers other than verdicts and log-likelihoods."""
+        """Whether the metric's values are neither verdicts nor log-likelihoods, but other numbers."""
         return not self.is_log_likelihood and not self.has_verdicts
 
     @property
@@ -76,7 +76,9 @@ class Series:
 
     @property
     def metric_values(self) -> dict[int, float | None]:
-        """Value of each document; None if the metric is defined only over all documents."""
+        """Metric value of each document. None for a metric that is defined only over all documents
+        together.
+        """
         return {
             key: parse_lm_eval_value(document.values[self.metric]) for key, document in self.documents.items()
         }
@@ -146,7 +148,7 @@ class Series:
 
 
 def compute_series_metrics(series: Series) -> dict[str, float]:
-    """Return run metrics of a series: an accuracy, a log-likelihood or a mean, with its interval."""
+    """Compute the run metrics of a series: an accuracy, a log-likelihood or a mean, with its interval."""
     if series.is_log_likelihood:
         return _compute_likelihood_metrics(series)
     if series.has_verdicts:
@@ -161,7 +163,10 @@ def _compute_verdict_metrics(series: Series) -> dict[str, float]:
 
 
 def _compute_likelihood_metrics(series: Series) -> dict[str, float]:
-    """Return the log-likelihood per byte or text with its interval, and lm-eval's own metric."""
+    """Compute the log-likelihood per byte or per document with its interval.
+
+    Also returns lm-eval's own metric.
+    """
     unit = "byte" if series.metric in OF_BYTES else "text"
     likelihoods = [series.get_document_likelihood(document) for document in series.documents.values()]
     nats, sizes = (

@@ -74,7 +74,7 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     record = run(job(make_config, tiny_model, tmp_path))
-    note = "1 document is excluded because of fewer than 148 tokens (4 documents in total, excluded: 2)"
+    note = "1 document is excluded as shorter than 148 tokens (4 documents in total, excluded: 2)"
     assert note in record.result.notes
     assert record.result.facts["context"].startswith(
         "3 documents are too few to test whether more context helps"
