@@ -35,9 +35,7 @@ def build_file_table(
     margins: Mapping[str, float] | None = None,
     tolerance: float | None = None,
 ) -> FileTable:
-    """Build the table of model files, with tests of KL divergence against the reference and each
-    other.
-    """
+    """Build the table of model files, and test which files have a lower KL divergence than others."""
     of_files = _group_jobs_by_file(runs, reader.key_rules)
     reference = _find_reference_file(of_files, [*runs], baseline)
     names = _name_files(of_files, reader.key_rules)
@@ -98,7 +96,7 @@ def _compare_with_reference(
 
 
 def get_file_job_kind(run: Run) -> JobKind | None:
-    """Return whether a job measured a file's likelihood, accuracy or speed. None for other jobs."""
+    """Return the kind of measurement that a job made: likelihood, accuracy or speed. None for other jobs."""
     if run.likelihood_unit == "token":
         return JobKind.likelihood
     if run.correct_and_total is not None:
@@ -136,7 +134,9 @@ def _name_files(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity,
 
 
 def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: str) -> FileIdentity:
-    """Return the file that --baseline selects. By default, return the file without KL divergence."""
+    """Return the reference file: the file that --baseline selects, or the only one without a KL
+    divergence.
+    """
     fix = "choose the reference file with --baseline model.name=FILE"
     if baseline:
         wanted = parse_config_values(baseline, runs, "--baseline")

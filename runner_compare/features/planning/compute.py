@@ -1,4 +1,4 @@
-"""Plan how many questions each comparison needs, and how long the additional questions take."""
+"""Plans how many questions each comparison needs, and how long the additional questions take."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class QuestionPlan:
 
 @dataclass(frozen=True)
 class PlanTarget:
-    """Goal of a question plan: a margin or a detectable difference, and the power."""
+    """Goal of --plan-questions: a margin or a difference to detect, and the statistical power."""
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PlanTarget:
 
 @dataclass
 class TablePlans:
-    """Question plans of a table's rows, by run id."""
+    """Number of questions that each run of a table needs, by run id."""
 
     aim: PlanTarget = PlanTarget()
     of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
@@ -100,7 +100,9 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
 
 
 def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
-    """Plan the questions of each comparison. Raises ConfigError if no comparison fits the target."""
+    """Compute how many questions each comparison needs. Raises ConfigError if no comparison has
+    this measure.
+    """
     for table in tables:
         plans = table.get_section_data(TablePlans)
         plans.aim = target
@@ -154,7 +156,7 @@ def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> Quest
 
 
 def additional_questions(total_needed: int, num_asked: int) -> int:
-    """Return the number of questions that are still needed.
+    """Return how many questions a comparison needs in addition to those already answered.
 
     A record has both numbers unchanged. A table rounds `total_needed` up for display, so that
     the asked and the additional questions add up to it.

@@ -35,7 +35,7 @@ CURVE = "recall_by_length"
 
 @dataclass(frozen=True)
 class RecallCard:
-    """Recall results in a job's report. Without answers, the results are empty."""
+    """Recall results for a job's report. All fields are empty if the job has no answers."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class RecallCard:
 
     @staticmethod
     def draw_missing(folder: Path) -> None:
-        """Draw a recorded job's pictures if the folder has none."""
+        """Draw the plots of a finished job if its folder does not contain them."""
         draw_missing_plots(MODULE, folder, POINTS)
 
 
