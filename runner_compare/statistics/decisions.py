@@ -1,4 +1,4 @@
-"""Decide all effects of a table at one family-wise error rate: findings, and verdicts on margins."""
+"""Decides which differences in a table are significant and which are within the margin, at one error rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Statistical test of two runs, repeated for both extreme verdicts of cut-off answers."""
+    """Statistical test of two runs, repeated for the best and the worst outcome of cut-off answers."""
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
@@ -50,7 +50,7 @@ class RunComparison:
         return self.test.effect
 
     def compute_max_p_value(self, null_value: float | None = None) -> float:
-        """Return the largest p-value over all possible verdicts of cut-off answers.
+        """Return the largest p-value over all possible outcomes of cut-off answers.
 
         The default null value is no difference.
         """
@@ -64,7 +64,7 @@ class RunComparison:
         return max(p, _p_value_against(high, null_value)) if high.effect.value < value else 1.0
 
     def decide_side_of_null(self, null_value: float) -> Side:
-        """Return on which side of a null value the true difference significantly lies.
+        """Return whether the true difference is significantly above or below a null value.
 
         The result holds for any outcome of cut-off answers.
         """
@@ -78,7 +78,7 @@ class RunComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Effect):
-    """Effect of one comparison, with its finding and margin verdict.
+    """Difference between two runs, with the decisions whether it is significant and within the margin.
 
     Both are corrected for the number of comparisons in the table.
     """
@@ -102,13 +102,13 @@ class Decision(Effect):
 
     @property
     def is_changed_by_cut_off(self) -> bool:
-        """Whether the comparison is undecided only because of cut-off answers."""
+        """Whether the decision would differ if all cut-off answers counted as wrong."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
 
     @property
     def is_undecided(self) -> bool:
-        """Whether neither a difference nor a verdict on the margin is shown."""
+        """Whether the comparison shows neither a significant difference nor a verdict on the margin."""
         return self.finding is Finding.open and self.verdict in (None, MarginVerdict.undecided)
 
     @property
@@ -167,7 +167,7 @@ class Decision(Effect):
 
     @cached_property
     def detectable_at_worst(self) -> float | None:
-        """Smallest detectable difference that is concentrated in a few questions or clusters."""
+        """Smallest detectable difference if a few questions or clusters cause all of it."""
         return self.test.find_worst_case_detectable(self.strictest_level)
 
     @property
@@ -180,7 +180,7 @@ class Decision(Effect):
 
     @cached_property
     def needed(self) -> int | None:
-        """Sample size that decides about the margin if both runs are equally good.
+        """Sample size needed to show that a run is within the margin if both runs are equally good.
 
         Counts questions, or runs per job for repeated measurements.
         """
@@ -247,7 +247,9 @@ def _attach_cut_off_bounds(
 def _decide_family(
     comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
 ) -> list[Decision]:
-    """Decide comparisons with one Holm correction per measure. Early stopping has a separate test."""
+    """Decide comparisons with one Holm correction per measure. Runs with early stopping have a
+    separate test.
+    """
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
     for number, compared in enumerate(comparisons):
@@ -377,7 +379,7 @@ def create_undecided_decision(test: Test) -> Decision:
 
 
 def max_error_rate(decisions: Sequence[Decision]) -> float:
-    """Return the maximum probability that any finding of a table is wrong.
+    """Return an upper bound on the probability that any finding of a table is wrong.
 
     It is 5 % for Holm's family, plus the error part of each run compared during execution.
     """

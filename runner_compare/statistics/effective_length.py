@@ -1,5 +1,4 @@
-"""Effective context length: the longest length up to which recall is kept, with a confidence
-interval.
+"""Effective context length: the longest length before recall drops by more than a margin, with an interval.
 
 Each length has the same questions as the shortest one. Recall is lost where it is below
 that of the shortest by more than a margin. The effective length is the last length before
@@ -75,7 +74,7 @@ class EffectiveLength:
 def compute_recall_loss_tests(
     test: Test, margin: float, cut_off_bounds: tuple[Test, Test] | None = None
 ) -> LengthTests:
-    """Test at one context length for a recall loss and for its absence.
+    """Test at one context length for a recall loss, and for the absence of a loss.
 
     `cut_off_bounds` holds the same test with all cut-off answers counted against this length, and
     for it. The result then holds for any verdict of these answers.

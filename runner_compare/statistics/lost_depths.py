@@ -30,7 +30,7 @@ IndexMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class DepthAnswer:
-    """Accuracy of the answer to a question about one depth of a text."""
+    """Accuracy of the answer to a question about one depth of a long text."""
 
     length: int
     depth: float
@@ -57,7 +57,7 @@ class LostDepths:
 
 @dataclass(frozen=True)
 class _ExchangeableGroup:
-    """Group of answers whose depths the test permutes."""
+    """Answers whose depths are exchanged by the permutation test."""
 
     depths: IndexMatrix
     shares: FloatArray

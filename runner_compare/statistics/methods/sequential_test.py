@@ -47,7 +47,9 @@ class SequentialTest(Test):
         )
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval of the always-valid test. `alpha` has no effect on its fixed level."""
+        """Return the interval of the always-valid test. `alpha` is ignored, because the level was
+        fixed before the run.
+        """
         return self.sequential_pairs.interval_low, self.sequential_pairs.interval_high
 
     def compute_p_value(self, null_value: float) -> float:
