@@ -53,7 +53,7 @@ class Reader:
         raise missing_samples_error(run)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the outcome of each question with the compared metric's value instead of a verdict."""
+        """Return each question's outcome, with the value of the compared metric in place of a verdict."""
         raise missing_samples_error(run)
 
     def load_answer_texts(
@@ -69,11 +69,11 @@ class Reader:
         raise missing_samples_error(run)
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the answered questions that do not count in the run's accuracy."""
+        """Return the answered questions that are excluded from the run's accuracy."""
         return set()
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeated measurements from each source, the most reliable source first."""
+        """Yield a run's repeated measurements by metric from each source, the most reliable source first."""
         return iter(())
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
@@ -107,4 +107,6 @@ def missing_samples_error(run: Run, reason: str = "") -> NotPaired:
 
 
 def missing_repeats_error(run: Run) -> NotPaired:
-    return NotPaired(f"repeats are missing, because {REPEATS} of {run.job_id} {NOT_THERE}, or is incomplete")
+    return NotPaired(
+        f"repeated measurements are missing, because {REPEATS} of {run.job_id} {NOT_THERE}, or is incomplete"
+    )

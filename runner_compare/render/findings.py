@@ -1,4 +1,4 @@
-"""Sentences on the finding of each row."""
+"""Formats the finding of each table row as a sentence."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _format_adjusted_p(decision: Decision) -> str:
 
 
 def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
-    """Return a key that is equal for rows that one sentence describes.
+    """Return a grouping key. One sentence describes all rows with the same key.
 
     Returns None for a row with a finding, which needs a separate sentence.
     """

@@ -12,7 +12,7 @@ MAX_NAMES = 8  # the most rows that a sentence names
 
 
 def name_cluster(run: Run) -> str:
-    """Return the noun for a cluster of a run's questions, e.g. `template`. The default is `cluster`."""
+    """Return what a cluster of questions is called in a run, e.g. `template`. The default is `cluster`."""
     by = run.get_value(CLUSTER) or ""
     return by if by.isalpha() and by not in ("null", "auto") else "cluster"
 
@@ -50,7 +50,7 @@ def format_count_interval(count: int, interval: tuple[int | None, int | None] | 
 
 
 def is_self_explanatory(key: str) -> bool:
-    """Whether a value identifies its config key, e.g. `nf4` for `quantization=nf4`."""
+    """Whether a value is clear without its config key, such as `nf4` for `quantization=nf4`."""
     return key.endswith(".name") or key == TEAM
 
 

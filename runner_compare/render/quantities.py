@@ -1,4 +1,4 @@
-"""Texts, JSON keys and number formats of each compared quantity and each test method."""
+"""Defines text, JSON keys and number formats of each compared quantity and each test method."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ OF_FLIPS = (
 
 @dataclass(frozen=True)
 class MethodTexts:
-    """Text templates for the effects of one test method.
+    """Text templates for the results of one test method.
 
     Templates contain fields and counts of the effect as `{…}`.
     """
@@ -245,5 +245,5 @@ def find_quantity(effect: Effect) -> Quantity:
 
 
 def effect_unit(effect: Effect) -> str:
-    """Return the unit of an effect's differences, e.g. `points` or `nats/token`."""
+    """Return the unit of the differences in a comparison, e.g. `points` or `nats/token`."""
     return fill_template(find_quantity(effect).unit, effect)

@@ -166,8 +166,8 @@ def _raise_no_shared_questions(baseline: Run, runs: Sequence[Run], reader: Reade
     for run in runs:
         if not any(" " in normalize_text(text) for text in _load_question_texts(run, reader).values()):
             raise error(
-                f"the log of {run.job_id} ({tool_name(run)}) has no texts "
-                "of questions, only ids, so its questions cannot be paired"
+                f"the log of {run.job_id} ({tool_name(run)}) contains question ids "
+                "but no question texts, so its questions cannot be matched"
             )
     raise error(f"no prompt of the other evaluations contains a question of {baseline.job_id}")
 

@@ -22,7 +22,7 @@ class BeyondTrained(Section):
             if limit is not None:
                 rope = row.run.params.get("rope.name", "native")
                 made = "trained" if rope in PLAIN else "scaled"
-                remark = f"texts may exceed the context length of {limit:,.0f} {made} positions (rope={rope})"
+                remark = f"texts may exceed the context length of {limit:,.0f} tokens ({made}, rope={rope})"
                 names.setdefault(remark, []).append(format_row_name(row, table.keys))
         return [f"{join_first_names(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
 

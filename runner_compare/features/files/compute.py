@@ -161,7 +161,7 @@ def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: st
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
         raise ConfigError(
-            f"{len(found)} of {len(likely)} likelihood jobs have no reference instead of one; {fix}",
+            f"{len(found)} of {len(likely)} likelihood jobs have no reference, but exactly one must have none; {fix}",
             key="--files",
             code="ambiguous" if found else "missing",
         )

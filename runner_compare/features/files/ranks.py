@@ -106,7 +106,7 @@ def rank_files(table: FileTable, reader: Reader) -> None:
             raise NotPaired("fewer than two files have a KL divergence")
         kls, sizes = load_divergences([file.rows[JobKind.likelihood].run for file in files], reader)
         if len(sizes) < MIN_TEXTS:
-            raise NotPaired(f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}")
+            raise NotPaired(f"only {len(sizes)} texts were scored, but the test needs {MIN_TEXTS}")
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return
@@ -133,7 +133,7 @@ def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[flo
         != [(likelihood.unit, likelihood.tokens) for likelihood in sides[0]]
         for side in sides
     ):
-        raise NotPaired("the files have not scored the same tokens")
+        raise NotPaired("the likelihood jobs of the files scored different tokens")
     kls, sizes = (
         [[likelihood.kl_nats or 0.0 for likelihood in side] for side in sides],
         [float(likelihood.tokens) for likelihood in sides[0]],

@@ -193,4 +193,4 @@ def _format_missing_texts_message(run: Run, name: str, suffix: str) -> str:
     needed = max(MIN_TEXTS, min_texts_for_interval(SHARES[name])) if name in SHARES else MIN_TEXTS
     if texts is None or texts >= needed:
         return ""
-    return f"has {texts:,.0f} {'documents' if unit == 'n' else 'clusters'}, but an interval needs {needed:,}"
+    return f"only {texts:,.0f} {'documents' if unit == 'n' else 'clusters'}, but an interval needs {needed:,}"

@@ -213,7 +213,9 @@ def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise _term_error(term, "this measure has two margins. Omit one of them", "conflict")
+                raise _term_error(
+                    term, "this measure has two different margins. Omit one of them", "conflict"
+                )
     return together
 
 
@@ -351,7 +353,9 @@ def _check_metric_requirement(
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
         why = f" ({known.why})" if known.why else ""
-        shown = "not met, because the interval is missing" if compare(known.value, limit) else "no interval"
+        shown = (
+            "not met, because the metric has no interval" if compare(known.value, limit) else "no interval"
+        )
         return False, f"{written}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
     low, high = (format_against_limit(other_end, limit, format_number) for other_end in sorted((end, other)))

@@ -74,10 +74,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
         )
     if len(texts["power"]) > 1:
         raise ConfigError(
-            "there is another power: give one",
-            key=OPTION,
-            value=f"power={texts['power'][1]}",
-            code="conflict",
+            "power is set twice. Set it once", key=OPTION, value=f"power={texts['power'][1]}", code="conflict"
         )
     power = POWER
     if texts["power"]:
@@ -111,7 +108,7 @@ def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
                 plans.of_rows[row.run.run_id] = _create_plan(row, row.effect, target)
     if not any(table.get_section_data(TablePlans).of_rows for table in tables):
         raise ConfigError(
-            f"no run was compared by {' or '.join(target.margins | target.differences)}. Select other runs",
+            f"no comparison measures {' or '.join(target.margins | target.differences)}. Select other runs",
             key=OPTION,
             code="empty",
         )

@@ -237,13 +237,15 @@ def collect_poolable_decisions(
     """
     missing = [name for name, rows in zip(names, rows_by_question_set, strict=True) if not rows]
     if missing:
-        raise NotPaired(f"the setting has no run on the questions of {join_first_names(missing, 4)}")
+        raise NotPaired(
+            f"this configuration has no run on {join_first_names(missing, 4)}"
+        )
     decisions = []
     for name, rows in zip(names, rows_by_question_set, strict=True):
         if len(rows) > 1:
             several = join_first_names([row.run.job_id for row in rows], 3)
             raise NotPaired(
-                f"the setting has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+                f"this configuration has {len(rows)} runs on {name} ({several}). Select one with --where or --runs"
             )
         (row,) = rows
         if row.effect is None:
@@ -251,7 +253,7 @@ def collect_poolable_decisions(
         if row.effect.method == Method.fisher:
             raise NotPaired(f"the comparison on {name} is unpaired")
         if row.effect.method == Method.sequential:
-            raise NotPaired(f"the run on {name} stopped early, so a fixed-sample test is not valid")
+            raise NotPaired(f"the run on {name} used early stopping, so a fixed-sample test is not valid")
         if row.effect.method == Method.over_seeds:
             raise NotPaired(f"the result on {name} is a mean over seeds, which --pool does not support")
         if row.effect.n == 0:
@@ -276,7 +278,7 @@ def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None
     if not means:
         return
     if len(means) < len(tests):
-        raise NotPaired("clusters or several answers per question exist in only some sets of questions")
+        raise NotPaired("only some sets of questions have clusters or several answers per question")
     if len({test.by for test in means}) > 1:
         fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
         raise NotPaired(f"the sets of questions are clustered by different fields: {fields}")
