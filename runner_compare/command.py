@@ -217,7 +217,7 @@ def load_runs_of_other_tools(options: argparse.Namespace) -> tuple[list[Run], Re
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := find_first_set_option(options, "tracking_uri", "experiment", "grid", "log"):
         raise ConfigError(
-            f"{source} reads folders, so options for an MLflow store are invalid. Omit one of the options",
+            f"{source} does not use an MLflow store, which this option requires. Omit one of the two options",
             key=option,
             code="conflict",
         )

@@ -33,13 +33,13 @@ class Reader:
         self._baselines: dict[str, Answers] = {}
 
     def of_baseline(self, run: Run) -> Answers:
-        """Return the answers of a baseline, which are cached."""
+        """Return the answers of a baseline from the cache, and load them at the first call."""
         if run.run_id not in self._baselines:
             self._baselines[run.run_id] = self.load_answers(run)
         return self._baselines[run.run_id]
 
     def load_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question of a run or of the pooled runs."""
+        """Return the outcome of each question. The outcomes of pooled runs are combined."""
         parts = [self.load_run_answers(part) for part in run.parts or [run]]
         if run.over_seeds:
             return combine_seed_answers(parts)
@@ -59,8 +59,8 @@ class Reader:
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions: verdict, extracted answer, and the end of the
-        text.
+        """Return a run's answers to the given questions: verdict, extracted answer, and the end of
+        the text.
         """
         return {}
 

@@ -46,7 +46,7 @@ class Section:
         return []
 
     def sentences(self, table: Table) -> list[str]:
-        """Return sentences about a table, shown after the findings about its rows."""
+        """Return sentences about a table, to show after the findings about its rows."""
         return []
 
     def short_sentences(self, table: Table) -> list[str]:
@@ -119,7 +119,7 @@ class HasRequirements(Protocol):
     """Section that checks table rows against requirements."""
 
     def unmet_requirements(self, table: Table) -> list[str]:
-        """Return a line for each requirement that a table does not meet."""
+        """Return a line for each requirement that a row of the table does not meet."""
 
 
 @runtime_checkable

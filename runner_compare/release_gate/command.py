@@ -268,12 +268,12 @@ def create_gate_parser() -> argparse.ArgumentParser:
     repeated(
         "--min",
         metavar="METRIC=VALUE",
-        help="the metric's whole interval must be at least VALUE: accuracy=0.8",
+        help="the metric's whole interval must be at least VALUE, e.g. accuracy=0.8",
     )
     repeated(
         "--max",
         metavar="METRIC=VALUE",
-        help="the metric's whole interval must be at most VALUE: model_mib=4000",
+        help="the metric's whole interval must be at most VALUE, e.g. model_mib=4000",
     )
     add(
         "--expect",

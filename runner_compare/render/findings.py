@@ -46,7 +46,7 @@ OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest difference is {v
 
 
 def format_finding_sentences(table: Table) -> list[str]:
-    """Return one sentence per row with the row's finding.
+    """Return one sentence on the finding of each row.
 
     Rows with the same finding share one sentence at the first of them; the others are "".
     """

@@ -29,7 +29,7 @@ def format_number(value: float | None, extra_digits: int = 0) -> str:
 
 
 def round_up_count(count: int) -> int:
-    """Round a number of questions up to three digits. Rounding up preserves the power."""
+    """Round a number of questions up to three digits, so that the stated power still holds."""
     step = int(max(1, 10 ** (len(str(count)) - 3)))
     return -(-count // step) * step
 
@@ -94,7 +94,7 @@ def format_row_versus_baseline(row: TableRow, keys: list[str]) -> str:
 
 
 def format_names_versus_baseline(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return a row's name, its baseline's name, and the config that both have in common."""
+    """Return a row's name, its baseline's name, and the config values that both have in common."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]

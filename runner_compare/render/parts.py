@@ -1,4 +1,4 @@
-"""Parts of a comparison's report, used by terminal, Markdown and HTML output."""
+"""Builds the parts of a comparison's report for terminal, Markdown and HTML output."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def build_default_output_grids(table: Table) -> list[TableGrid]:
 
 
 def build_default_output_sentences(table: Table) -> list[str]:
-    """Return the sentences of the default output below its tables.
+    """Return the sentences that the default output prints below its tables.
 
     The sentences report findings that no table shows and limitations that the user can remove.
     """

@@ -23,7 +23,7 @@ def format_nats(value: float, extra_digits: int = 0) -> str:
 
 
 def format_rounded_up_points(difference: float) -> str:
-    """Format a detectable difference in points. Rounding up keeps the stated power valid."""
+    """Format a detectable difference in points, rounded up so that the stated power holds."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
@@ -39,7 +39,7 @@ def format_ratio(ratio: float, extra_digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Formats, JSON keys and legend of one compared quantity, such as accuracy.
+    """Number formats, JSON keys and legend of one compared quantity, such as accuracy.
 
     {unit} is the divisor of likelihoods.
     """

@@ -187,7 +187,7 @@ def _short_speed(value: float | None) -> str:
 
 
 def _build_extra_columns(table: Table) -> list[Column]:
-    """Return optional columns of plug-ins and sections. A narrow terminal omits these columns."""
+    """Return columns of plug-ins and sections, which are omitted on a narrow terminal."""
     rows = table.rows
     columns = [
         replace(column, drop_order=OF_SECTIONS, use=ColumnUse.more)

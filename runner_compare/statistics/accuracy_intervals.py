@@ -28,7 +28,7 @@ def accuracy_interval(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy from each question's fraction of correct answers.
+    """Return the 95 % interval of an accuracy, given each question's fraction of correct answers.
 
     Without `answers_per_question`, each question has one answer, and its accuracy is 0 or 1.
     """

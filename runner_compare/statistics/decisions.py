@@ -46,7 +46,7 @@ class RunComparison:
 
     @property
     def effect(self) -> Effect:
-        """Effect with cut-off answers counted as wrong."""
+        """Difference between the runs, with cut-off answers counted as wrong."""
         return self.test.effect
 
     def compute_max_p_value(self, null_value: float | None = None) -> float:
@@ -201,7 +201,7 @@ class Decision(Effect):
 def decide_all(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
-    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure.
+    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure, such as accuracy.
 
     The method is Holm's procedure with Shaffer's improvement. A run with early stopping has used
     its own part of the 5 %: its verdict is final, whatever else the table has. With `margins`,
@@ -310,7 +310,7 @@ def _find_direction(effect: Effect, p_holm: float) -> Finding:
 
 
 def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
-    """Decide whether an effect is within the margin. An untested ratio is undecided."""
+    """Decide whether a difference is within the margin. A ratio without a test is undecided."""
     sign = _better_sign(effect)
     worse = Finding.worse
     if effect.is_ratio:
@@ -337,7 +337,7 @@ def _decide_by_always_valid_test(compared: RunComparison, comparisons: int, marg
 def _reject_verdict_without_evidence(
     verdict: MarginVerdict, compared: RunComparison, margin: float
 ) -> MarginVerdict:
-    """Replace `as good` by `undecided` if the baseline's accuracy is below the margin."""
+    """Change the verdict `as good` to `undecided` if the baseline's accuracy may be below the margin."""
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
     is_empty = compared.no_evidence is not None or _is_baseline_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict

@@ -49,12 +49,12 @@ class EffectiveLength:
 
     @property
     def tokens(self) -> int:
-        """Effective length in tokens according to the observed recall, without a test."""
+        """Effective context length in tokens, estimated from the observed recall without a test."""
         return self.lengths[self.counted]
 
     @property
     def at_least(self) -> int:
-        """Lower bound in tokens: tests show no recall loss up to this length."""
+        """Lower bound in tokens: tests exclude a recall loss beyond the margin up to this length."""
         return self.lengths[self.reached]
 
     @property
@@ -94,7 +94,7 @@ def find_effective_length(
     alpha: float = ALPHA,
     no_loss_alpha: float | None = None,
 ) -> EffectiveLength:
-    """Find the effective length from the tests of all lengths after the shortest one.
+    """Find the effective context length from tests that compare each length with the shortest one.
 
     `no_loss_alpha`: the level of the tests for no loss, if it differs from `alpha`.
     """

@@ -69,7 +69,7 @@ class Effect:
     early_stop_comparisons: int | None = None
 
     def __post_init__(self) -> None:
-        """Extend the interval to the neutral value if the test does not reject this value."""
+        """Extend the interval to the value of no difference if the test does not reject that value."""
         if self.p >= ALPHA and self.is_tested:
             object.__setattr__(self, "low", min(self.low, self.neutral_value))
             object.__setattr__(self, "high", max(self.high, self.neutral_value))
@@ -137,7 +137,7 @@ class Test(ABC):
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether a loss concentrated in few questions is harder to detect than an even loss."""
+        """Whether a loss that few questions cause is harder to detect than one spread over all questions."""
         return False
 
     def find_worst_case_detectable(self, level: float) -> float | None:

@@ -317,7 +317,7 @@ def find_detectable_ratio_difference(
 def find_detectable_concentrated_loss(
     standard_error: float, samples: int, loss: float, alpha: float, power: float = POWER
 ) -> float:
-    """Return the smallest true difference that a test detects if few samples cause all of it.
+    """Return the smallest true difference that a test detects if only a few samples cause it.
 
     Each of these samples loses about `loss`. Such samples add to the spread: with a difference of
     d, the variance of the mean grows by (loss · d - d²) / samples. The samples also make the

@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, which stays valid if evaluated after each new pair.
+"""Always-valid test of paired verdicts, which may be evaluated after each new pair.
 
 An exact test is made for a single look. If one tests again and again, and stops at the
 first p-value below 0.05, one finds a difference between equals far too often. So this test
@@ -42,7 +42,7 @@ Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
 class Side(StrEnum):
-    """Whether the true difference is significantly above or below a null value."""
+    """Position of the true difference relative to a null value: significantly above, below, or undecided."""
 
     better = "better"
     worse = "worse"
@@ -93,7 +93,7 @@ def sequential_p_value(wins: int, losses: int) -> float:
 
 @dataclass
 class SequentialPairs:
-    """Paired verdicts in question order, and the decisions of the always-valid test."""
+    """Counts of wins, losses and ties in question order, and the decisions of the always-valid test."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too

@@ -78,7 +78,7 @@ def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsByFile:
 def _compare_with_reference(
     jobs_by_file: JobsByFile, reference: FileIdentity, margins: dict[str, float], reader: Reader
 ) -> tuple[dict[JobKind, Table], dict[str, TableRow]]:
-    """Compare the jobs of each file with the reference file's job of the same kind.
+    """Compare each model file's jobs with the reference file's job of the same kind, e.g. likelihood.
 
     Returns the tables, and each job's row by run id, including jobs that were not compared.
     """

@@ -269,7 +269,7 @@ class Dominance:
 
 
 def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
-    """Mark the rows on the Pareto front. All rows answered the same questions."""
+    """Mark the rows on the Pareto front. The rows must have answered the same questions."""
     dominators = [
         [
             index

@@ -1,4 +1,4 @@
-"""Lower and upper bounds of a run's metric.
+"""Computes lower and upper bounds of a run's metric.
 
 A requirement must hold at the worse end of the interval, because a measured value exceeds a
 limit by chance in half of the cases if the true value is at the limit. Counts and sizes are

@@ -237,9 +237,7 @@ def collect_poolable_decisions(
     """
     missing = [name for name, rows in zip(names, rows_by_question_set, strict=True) if not rows]
     if missing:
-        raise NotPaired(
-            f"this configuration has no run on {join_first_names(missing, 4)}"
-        )
+        raise NotPaired(f"this configuration has no run on {join_first_names(missing, 4)}")
     decisions = []
     for name, rows in zip(names, rows_by_question_set, strict=True):
         if len(rows) > 1:

@@ -1,4 +1,4 @@
-"""Table, sentences and JSON data of verdicts pooled over several tasks."""
+"""Renders verdicts pooled over several tasks as a table, sentences and JSON data."""
 
 from __future__ import annotations
 

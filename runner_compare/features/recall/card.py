@@ -1,4 +1,4 @@
-"""Summary of a task=recall job: metrics, facts, tables, a curve and pictures.
+"""Summary of a task=recall job: metrics, facts, tables and plots.
 
 The pictures are drawn from the job's folder: `python -m runner_compare.features.recall.card
 FOLDER`.
@@ -46,7 +46,7 @@ class RecallCard:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], margin_points: float, title: str) -> RecallCard:
-        """Compute the recall results of samples. The margin is in percentage points.
+        """Compute recall results from a job's samples. The margin is in percentage points.
 
         Samples that ended in an error do not count as answers.
         """
