@@ -1,4 +1,4 @@
-"""`runner-compare`: compare runs side by side and report which differences are real.
+"""`runner-compare`: compares runs and reports which differences are statistically significant.
 
 The steps (command.py): load the runs (readers) → select some (model/selection.py) → pool
 them, find each one's baseline and compare, by the answers to the same questions or by

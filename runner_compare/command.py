@@ -83,7 +83,7 @@ NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline"
 
 
 def main(arguments: list[str]) -> int:
-    """Run `runner-compare` with these arguments, without a subcommand, and return the exit code."""
+    """Run a comparison (`runner-compare` without a subcommand) and return the exit code."""
     return run_with_exit_code(
         "runner-compare", lambda: _run_parsed_options(create_parser().parse_args(arguments))
     )
@@ -99,9 +99,7 @@ def _run_parsed_options(options: argparse.Namespace) -> int:
 
 @dataclass
 class ComparisonRun:
-    """A comparison, the reader and records of its runs, and the MLflow run that receives it with
-    --log.
-    """
+    """Comparison with the reader and records of its runs, and the MLflow run to which --log adds it."""
 
     comparison: Comparison
     reader: Reader
@@ -219,7 +217,7 @@ def load_runs_of_other_tools(options: argparse.Namespace) -> tuple[list[Run], Re
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := find_first_set_option(options, "tracking_uri", "experiment", "grid", "log"):
         raise ConfigError(
-            f"{source} reads folders, so options for an MLflow store are invalid. Omit one of the options",
+            f"{source} does not use an MLflow store, which this option requires. Omit one of the two options",
             key=option,
             code="conflict",
         )
@@ -233,11 +231,7 @@ def load_runs_of_other_tools(options: argparse.Namespace) -> tuple[list[Run], Re
 def apply_run_options(
     options: argparse.Namespace, runs: list[Run], reader: Reader
 ) -> tuple[list[Run], Reader]:
-    """Apply the options that change runs before tables are built.
-
-    These are another metric than verdicts, pairing across tools, team names, and one run per
-    job.
-    """
+    """Apply --metric, --across-tools and --teams, then select the newest comparable run of each job."""
     # a metric of other tools' files was read with them
     if options.metric and (RepeatedAnswerMetric.from_name(options.metric) or not reads_other_tools(options)):
         runs = select_runs_with_metric(runs, options.metric, reader)
@@ -264,7 +258,7 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
     """Raise ConfigError if a job did not record the field that --cluster names."""
     without = sorted(run.job_id for run in runs if run.get_value(CLUSTER) != options.cluster)
     if options.cluster and without:
-        fix = f"Run these jobs again with {CLUSTER}={options.cluster}. Word problems reuse stored answers"
+        fix = f"Run these jobs again with {CLUSTER}={options.cluster}. Tasks of word problems then reuse their answers"
         raise ConfigError(
             f"jobs did not record this field: {join_first_names(without)}. {fix}",
             key="--cluster",
@@ -293,8 +287,8 @@ def select_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
 def exclude_failed_runs(
     options: argparse.Namespace, runs: list[Run], all_runs: list[Run]
 ) -> tuple[list[Run], list[Run]]:
-    """Exclude jobs with questions that ended in errors, and print their names, unless
-    --count-errors is set.
+    """Exclude jobs in which a question failed with an error, unless --count-errors is set. Prints
+    these jobs.
     """
     for run in runs:
         if run.errors:
@@ -334,7 +328,7 @@ def build_task_tables(
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
-            fix = "with --by, set the baseline by values of the --by keys, such as KEY=VALUE"
+            fix = "with --by, the baseline must be values of the --by keys, e.g. KEY=VALUE"
             raise ConfigError(fix, key="--baseline", value=options.baseline, code="conflict")
         base, baseline = candidates[0], {}
     tables = []
@@ -365,7 +359,7 @@ def build_task_tables(
 
 
 def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]) -> None:
-    """Raise ConfigError if an option about differences is set but there is no baseline."""
+    """Raise ConfigError if an option needs a baseline and none is set."""
     names_one = bool(options.baseline) or reads_other_tools(options)  # by default the first path
     has_one = names_one or bool(options.by)
     compares = any(term.is_comparison for term in terms)
@@ -398,8 +392,8 @@ def _parse_tolerance(options: argparse.Namespace) -> float | None:
 def choose_default_baseline_and_keys(
     options: argparse.Namespace, runs: list[Run]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and the keys that define table rows. The first path of other
-    tools is the baseline.
+    """Return the default baseline and the row keys. Results of other tools have the first path as
+    baseline.
     """
     if options.lm_eval:
         return evaluations.choose_baseline_and_row_keys(options.lm_eval, runs)

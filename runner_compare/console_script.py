@@ -13,8 +13,8 @@ SUBCOMMANDS = ("gate", "pack")
 
 
 def entry() -> NoReturn:
-    """Console entry point. Exit code: 0 done, 1 a requirement failed, 2 the input is wrong. A gate has
-    a further one, 3, for undecided.
+    """Console entry point. Exit codes: 0 success, 1 a requirement failed, 2 wrong input, 3 a gate
+    is undecided.
     """
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and no such search when Python ends

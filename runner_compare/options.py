@@ -176,7 +176,7 @@ def _add_method_options(add_argument: Callable[..., object]) -> None:
         const=PoolingWeights.questions.value,
         choices=[weight.value for weight in PoolingWeights],
         help="pool the comparisons of all tasks, splits and data sets. "
-        "`questions` (default) gives each question the same weight, `tasks` each task",
+        "`questions` (default): each question has equal weight. `tasks`: each task has equal weight",
     )
     add_argument(
         "--seeds",
@@ -202,7 +202,7 @@ def _add_method_options(add_argument: Callable[..., object]) -> None:
         "--ignore",
         default="",
         metavar="KEY[,KEY]",
-        help="with --baseline: keys in which runs may also differ from the baseline, e.g. model.revision",
+        help="with --baseline: additional keys in which runs may differ from the baseline, e.g. model.revision",
     )
     add_argument(
         "--unpaired",
@@ -316,7 +316,7 @@ def check_option_combinations(options: argparse.Namespace) -> None:
 
 
 def reject_conflicting_options(options: argparse.Namespace, option_name: str) -> None:
-    """Raise ConfigError if an option and a conflicting option are both set."""
+    """Raise ConfigError if an option is set together with an option that it excludes."""
     what, others = APART[option_name]
     if getattr(options, option_name) and (option := find_first_set_option(options, *others)):
         raise ConfigError(f"leave out {option}", key=what, code="conflict")

@@ -129,7 +129,7 @@ class ComparedRuns:
 
 
 def _iter_images(table: Table) -> Iterable[str]:
-    """Yield the first pictures of a table as HTML images."""
+    """Yield the first plots of a table as HTML images."""
     for picture in create_table_pictures(table)[:PICTURES]:
         image = base64.b64encode(picture.to_png()).decode()
         title = escape_html(picture.title)
@@ -137,7 +137,9 @@ def _iter_images(table: Table) -> Iterable[str]:
 
 
 class Compare(Protocol):
-    """Type of `runner.compare`, which is a function and also a package with the command."""
+    """Type of `runner.compare`, which is callable like a function and has the function `main` of
+    the command.
+    """
 
     def __call__(self, *runs: object, **options: Any) -> ComparedRuns: ...
 
@@ -213,7 +215,7 @@ class RunArguments:
         self.missing.append(MissingJob(name, job_id, state, str(row.get("error") or "")))
 
     def output_dir(self) -> str:
-        """Return the folder of all records. Raises ConfigError if there are several."""
+        """Return the output folder that all records share. Raises ConfigError if there are several."""
         folders = sorted({*self.folders})
         if len(folders) > 1:
             raise ConfigError(

@@ -33,13 +33,13 @@ class Reader:
         self._baselines: dict[str, Answers] = {}
 
     def of_baseline(self, run: Run) -> Answers:
-        """Return the answers of a baseline, which are cached."""
+        """Return the answers of a baseline from the cache, and load them at the first call."""
         if run.run_id not in self._baselines:
             self._baselines[run.run_id] = self.load_answers(run)
         return self._baselines[run.run_id]
 
     def load_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question of a run or of the pooled runs."""
+        """Return the outcome of each question. The outcomes of pooled runs are combined."""
         parts = [self.load_run_answers(part) for part in run.parts or [run]]
         if run.over_seeds:
             return combine_seed_answers(parts)
@@ -53,14 +53,14 @@ class Reader:
         raise missing_samples_error(run)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the outcome of each question with the compared metric's value instead of a verdict."""
+        """Return each question's outcome, with the value of the compared metric in place of a verdict."""
         raise missing_samples_error(run)
 
     def load_answer_texts(
         self, run: Run, questions: set[Question], max_chars: int = TEXT_END
     ) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions: verdict, extracted answer, and the end of the
-        text.
+        """Return a run's answers to the given questions: verdict, extracted answer, and the end of
+        the text.
         """
         return {}
 
@@ -69,11 +69,11 @@ class Reader:
         raise missing_samples_error(run)
 
     def find_excluded_questions(self, run: Run) -> set[Question]:
-        """Return the answered questions that do not count in the run's accuracy."""
+        """Return the answered questions that are excluded from the run's accuracy."""
         return set()
 
     def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeated measurements from each source, the most reliable source first."""
+        """Yield a run's repeated measurements by metric from each source, the most reliable source first."""
         return iter(())
 
     def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
@@ -107,4 +107,6 @@ def missing_samples_error(run: Run, reason: str = "") -> NotPaired:
 
 
 def missing_repeats_error(run: Run) -> NotPaired:
-    return NotPaired(f"repeats are missing, because {REPEATS} of {run.job_id} {NOT_THERE}, or is incomplete")
+    return NotPaired(
+        f"repeated measurements are missing, because {REPEATS} of {run.job_id} {NOT_THERE}, or is incomplete"
+    )

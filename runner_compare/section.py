@@ -22,7 +22,7 @@ class ColumnSlot(Enum):
 
 
 class Section:
-    """One feature's part of the report. Methods that a subclass does not override add nothing."""
+    """Part of the report that one feature adds. Methods that a subclass does not override add nothing."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         """Compute the section's data and store it in the table."""
@@ -30,15 +30,15 @@ class Section:
     # ---- tables and sentences
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return additional columns for a task's accuracy table."""
+        """Return columns to insert into a task's accuracy table, by position."""
         return {}
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return additional tables, as columns by title, shown below a task's table."""
+        """Return tables to show below a task's table: for each title, the columns."""
         return {}
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the section's tables that the default output shows."""
+        """Return the section's tables in the default output."""
         return self.tables(table)
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
@@ -46,11 +46,11 @@ class Section:
         return []
 
     def sentences(self, table: Table) -> list[str]:
-        """Return sentences about a table, shown after the findings about its rows."""
+        """Return sentences about a table, to show after the findings about its rows."""
         return []
 
     def short_sentences(self, table: Table) -> list[str]:
-        """Return sentences for the default output about findings that its tables do not show."""
+        """Return sentences for the default output, on findings that its tables do not show."""
         return self.sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
@@ -60,27 +60,27 @@ class Section:
     # ---- JSON and CSV
 
     def table_record(self, table: Table) -> dict[str, Any]:
-        """Return additional JSON keys of a table."""
+        """Return the JSON keys and values that the section adds to a table."""
         return {}
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
-        """Return keys that the section adds at the top level of the JSON output."""
+        """Return the JSON keys and values that the section adds to the whole comparison."""
         return {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return additional JSON keys of a row.
+        """Return the JSON keys and values that the section adds to a table row.
 
         `row_records.ORDER` defines the order of the keys.
         """
         return {}
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return additional CSV columns of a row, by default one per value of `row_record`."""
+        """Return the CSV columns that the section adds to a row. Default: one per value of `row_record`."""
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
     def pictures(self, table: Table) -> list[Picture]:
-        """Return pictures of a table, drawn by this process."""
+        """Return plots of a table that are drawn from the compared data."""
         return []
 
 
@@ -100,18 +100,18 @@ class NamesRuns(Protocol):
 
 @runtime_checkable
 class CrossTaskTables(Protocol):
-    """Section that adds tables over several tasks."""
+    """Section that adds tables that cover several tasks."""
 
     def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        """Return the columns of tables over several tasks, by title."""
+        """Return tables that cover several tasks: for each title, the columns."""
 
 
 @runtime_checkable
 class RowSentences(Protocol):
-    """Section that adds sentences about single rows."""
+    """Section that adds sentences about single table rows."""
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
-        """Return sentences that follow the finding about a row."""
+        """Return sentences to show after the finding about a row."""
 
 
 @runtime_checkable
@@ -119,7 +119,7 @@ class HasRequirements(Protocol):
     """Section that checks table rows against requirements."""
 
     def unmet_requirements(self, table: Table) -> list[str]:
-        """Return a line for each requirement that a table does not meet."""
+        """Return a line for each requirement that a row of the table does not meet."""
 
 
 @runtime_checkable
@@ -127,15 +127,15 @@ class HasCsvLines(Protocol):
     """Section that adds lines to the CSV output."""
 
     def csv_lines(self, comparison: Comparison) -> list[dict[str, Any]]:
-        """Return CSV lines, written below the lines of the tables."""
+        """Return additional CSV lines, which follow the lines of the tables."""
 
 
 @runtime_checkable
 class HasJobPictures(Protocol):
-    """Section that shows pictures which jobs have drawn."""
+    """Section that shows plots which the compared jobs have drawn."""
 
     def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the pictures drawn by a table's jobs, for the HTML page."""
+        """Return the plots that a table's jobs have drawn, for the HTML page."""
 
 
 @runtime_checkable

@@ -1,1 +1,3 @@
-"""Features of the comparison: one folder each, listed in registry.py."""
+"""Features of the comparison report, such as the Pareto front. Each has a folder and an entry in
+registry.py.
+"""

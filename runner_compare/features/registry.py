@@ -44,7 +44,7 @@ NAMES = (
 
 @cache
 def load_sections() -> tuple[Section, ...]:
-    """Return the sections of this package, followed by those of plug-ins, sorted by name."""
+    """Return the sections of this package, followed by the sections of plug-ins in alphabetical order."""
     for message in describe_unknown_runner_groups():
         print_message(f"note: {message}")
     own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)

@@ -17,7 +17,7 @@ GROUP = "runner.metric_families"  # options hand over theirs by these entry poin
 
 @cache
 def known_metrics() -> Mapping[str, Metric]:
-    """Return the definition of each metric by key, except plug-ins' metrics."""
+    """Return the definitions of all metrics by key, except those of plug-ins."""
     return {known.key: known for family in _iter_metric_groups() for known in family}
 
 
@@ -61,7 +61,7 @@ def plug_in_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
 
 @cache
 def load_plug_in_metric(name: str) -> Metric | None:
-    """Load the metric definition of a plug-in. An import error causes a warning and None."""
+    """Load the metric definition of a plug-in. If the import fails, warn and return None."""
     try:
         return load_plug_in_object("metric", name, Metric)
     except ConfigError as error:

@@ -62,7 +62,7 @@ class Metric:
 
     @property
     def head(self) -> str:
-        """Label above the unit on a second line, for a narrow column heading."""
+        """Label with the unit on a second line, for a narrow column heading."""
         return self.head_words or "\n".join(self.title.rsplit(" ", 1))
 
     @property

@@ -1,4 +1,4 @@
-"""`runner-compare gate` and `runner-compare pack`: decide whether candidates may ship.
+"""Commands `runner-compare gate`, which decides whether candidates may ship, and `runner-compare pack`.
 
 The steps: read a baseline and candidates (runs.py) → check each candidate against the policy
 (compute.py) → print the verdicts, and write files for CI (render/).

@@ -89,7 +89,7 @@ def run_history(arguments: list[str]) -> int:
     options = create_history_parser().parse_args(arguments)
     nights = read_nights(Path(options.file).expanduser())
     if not nights:
-        raise ConfigError("has no night", key="history", value=options.file, code="empty")
+        raise ConfigError("this history file is empty", key="history", value=options.file, code="empty")
     print_nights(nights)
     if options.save:
         target = Path(options.save).expanduser()
@@ -103,7 +103,7 @@ def run_history(arguments: list[str]) -> int:
 
 
 def decide(options: argparse.Namespace) -> GateReport:
-    """Decide, and add the decision to the history, if there is one."""
+    """Compute the verdicts of a gate, and append them to the history file if there is one."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
@@ -120,9 +120,9 @@ def decide(options: argparse.Namespace) -> GateReport:
 def build_report(
     options: argparse.Namespace, scratch: Path, history: History | None = None
 ) -> tuple[GateReport, str]:
-    """Read the baseline and the candidates, and check them against the policy in the options.
+    """Load the baseline and the candidates, and check the candidates against the requirements in the options.
 
-    Also returns what identifies the baseline.
+    Also returns an id of the baseline.
     """
     policy = _parse_policy(options)
     is_file = names_files(options.baseline)
@@ -131,13 +131,13 @@ def build_report(
     ]
     if is_file and of_records:
         raise ConfigError(
-            "selects recorded jobs, but the baseline is a file. Name only the candidates' results",
+            "this option selects recorded jobs, but the baseline is a file. Omit the option",
             key=f"--{of_records[0].replace('_', '-')}",
             code="conflict",
         )
     if is_file and options.log:
         raise ConfigError(
-            "logs to the runs in MLflow, so the baseline must be config values of recorded jobs",
+            "this option needs recorded jobs. Give config values as the baseline, e.g. quantization=none",
             key="--log",
             code="conflict",
         )
@@ -148,7 +148,7 @@ def build_report(
     else:
         if options.candidates:
             raise ConfigError(
-                "candidates are files, so the baseline must be a file, too: make one with runner-compare pack",
+                "the candidates are files, so the baseline must be a file. Create it with runner-compare pack",
                 key=options.baseline,
                 code="conflict",
             )
@@ -165,7 +165,7 @@ def build_report(
 def _parse_policy(options: argparse.Namespace) -> Policy:
     if not (options.margin or options.min or options.max):
         raise ConfigError(
-            "needs a policy: --margin LOSS, e.g. --margin 2 for 2 points of accuracy, --min or --max",
+            "no requirement is set. Set --margin LOSS (e.g. --margin 2 for 2 points of accuracy), --min or --max",
             code="missing",
         )
     margins = parse_margins(options.margin)
@@ -178,7 +178,7 @@ def _parse_policy(options: argparse.Namespace) -> Policy:
 
 
 def _read_labels(text: str) -> tuple[str, ...]:
-    """Return the labels of --expect: separated by commas, or one per line of a file."""
+    """Parse --expect: names of candidates separated by commas, or a file with one name per line."""
     if not text:
         return ()
     path = Path(text).expanduser()
@@ -187,12 +187,12 @@ def _read_labels(text: str) -> tuple[str, ...]:
     )
     labels = tuple(dict.fromkeys(label for part in parts if (label := part.strip())))
     if not labels:
-        raise ConfigError("names no candidate", key="--expect", value=text, code="empty")
+        raise ConfigError("no candidate is named", key="--expect", value=text, code="empty")
     return labels
 
 
 def _parse_limits(options: argparse.Namespace, runs: GateRuns) -> tuple[RequirementTerm, ...]:
-    """Return the terms of --min and --max. Raises ConfigError for an unknown metric."""
+    """Parse --min and --max to requirement terms. Raises ConfigError for an unknown metric."""
     rows = [row.run for table in runs.tables for row in table.rows]
     metrics = sorted({key for run in rows for key in run.metrics if "/" not in key})
     terms: list[RequirementTerm] = []
@@ -211,7 +211,7 @@ def _parse_limits(options: argparse.Namespace, runs: GateRuns) -> tuple[Requirem
 
 
 def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
-    """Return the folder of the job to pack: the one named, or that of the only selected job."""
+    """Return the folder of the job to pack, which is given as a folder, a job id or config values."""
     folder = Path(options.job).expanduser()
     if folder.is_dir():
         return folder
@@ -234,7 +234,7 @@ def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
 
 
 def _append(path: Path, text: str) -> None:
-    """Append to a file, as CI systems expect of a summary."""
+    """Append text to the summary file, which may contain the summaries of earlier CI steps."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
@@ -248,8 +248,8 @@ def create_gate_parser() -> argparse.ArgumentParser:
     add(
         "baseline",
         metavar="BASELINE",
-        help="a packed job, a job folder or another tool's results; or config values of recorded jobs, "
-        "e.g. quantization=none",
+        help="results to compare with: a packed job, a job folder, another tool's results, or config values of "
+        "recorded jobs, e.g. quantization=none",
     )
     add(
         "candidates",
@@ -266,21 +266,25 @@ def create_gate_parser() -> argparse.ArgumentParser:
         "time, memory)",
     )
     repeated(
-        "--min", metavar="METRIC=VALUE", help="the metric's whole interval must reach the value: accuracy=0.8"
+        "--min",
+        metavar="METRIC=VALUE",
+        help="the metric's whole interval must be at least VALUE, e.g. accuracy=0.8",
     )
     repeated(
-        "--max", metavar="METRIC=VALUE", help="the metric's whole interval must stay below: model_mib=4000"
+        "--max",
+        metavar="METRIC=VALUE",
+        help="the metric's whole interval must be at most VALUE, e.g. model_mib=4000",
     )
     add(
         "--expect",
         default="",
         metavar="LABELS|FILE",
-        help="candidates that must have a result: names separated by commas, or a file with one per line",
+        help="names of candidates that must have a result, separated by commas, or a file with one name per line",
     )
     add(
         "--each",
         action="store_true",
-        help="an error of 5 %% for each candidate (default: for all candidates together, by Holm's procedure)",
+        help="error rate of 5 %% per candidate (default: 5 %% for all candidates together, by Holm's procedure)",
     )
     add(
         "--cluster",
@@ -299,11 +303,15 @@ def create_gate_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object")
     add("--log", action="store_true", help="log each verdict to the candidate's run in MLflow")
     add("--compact", action="store_true", help="one line, for a chat message")
-    add("--summary", metavar="FILE", help="append Markdown to this file, e.g. $GITHUB_STEP_SUMMARY")
+    add(
+        "--summary",
+        metavar="FILE",
+        help="append the verdicts as Markdown to this file, e.g. $GITHUB_STEP_SUMMARY",
+    )
     add(
         "--history",
         metavar="FILE",
-        help="a file with a line per night: over all nights together, NO-GO then has an error of at most 5 %%",
+        help="append the report to this file. The error rate of NO-GO is then at most 5 %% over all nights",
     )
     add("--junit", metavar="FILE", help="write JUnit XML: NO-GO is a failure, ASK is a skipped test")
     return arguments
@@ -314,7 +322,7 @@ def create_history_parser() -> argparse.ArgumentParser:
         "gate history", help_texts.HISTORY_USAGE, help_texts.HISTORY, help_texts.HISTORY_EXAMPLES
     )
     arguments.add_argument("file", metavar="FILE", help="the file of --history")
-    arguments.add_argument("--save", metavar="FILE", help="also draw the nights: a .png or .svg file")
+    arguments.add_argument("--save", metavar="FILE", help="also plot the nights to this .png or .svg file")
     return arguments
 
 
@@ -327,9 +335,9 @@ def create_pack_parser() -> argparse.ArgumentParser:
         help="a job folder, a job id, or config values of one job, e.g. quantization=none",
     )
     add(
-        "-o", "--output", required=True, metavar="FILE", help="the file to write; its name ends in .runner.gz"
+        "-o", "--output", required=True, metavar="FILE", help="output file, whose name must end in .runner.gz"
     )
-    add("--texts", action="store_true", help="keep the answers' texts, which --flips shows")
+    add("--texts", action="store_true", help="also pack the texts of answers, which --flips shows")
     add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
     add("--task", help="only this task")
     return arguments

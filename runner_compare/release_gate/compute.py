@@ -1,4 +1,4 @@
-"""Check candidates against a policy. A verdict is GO or NO-GO only if an interval shows it."""
+"""Checks candidates against the requirements of a gate. Without significant evidence, the verdict is ASK."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ from runner_compare.statistics.effects import compute_margin_p_value
 def check_candidates(
     tables: Sequence[Table], policy: Policy, reader: Reader, missing_jobs: Sequence[MissingJob], baseline: str
 ) -> GateReport:
-    """Check all candidates of the tables. A missing job, and an expected candidate without a result,
-    are NO-GO.
-    """
+    """Check all candidates. A job without a result, or an expected candidate without one, is NO-GO."""
     checks: dict[str, list[Check]] = defaultdict(list)
     job_ids: dict[str, list[str]] = defaultdict(list)
     panels: dict[tuple[str, str, str], str] = {}
@@ -70,7 +68,7 @@ def check_candidates(
     ]
     if not candidates:
         raise ConfigError(
-            "there is no candidate besides the baseline. Name the results of a candidate", code="empty"
+            "only the baseline was found. Add the results of at least one candidate", code="empty"
         )
     candidates.sort(key=lambda candidate: WORST_FIRST.index(candidate.verdict))
     return GateReport(baseline, _count_questions(tables), policy, tuple(candidates))
@@ -94,9 +92,7 @@ def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> lis
 
 
 def check_margin(decision: Decision, run: Run, panel: str, night: int | None) -> Check:
-    """Check whether the loss is within the margin. A loss beyond it must be shown at the error that
-    this night may use.
-    """
+    """Check whether the loss is within the margin. NO-GO requires significance at tonight's error rate."""
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
@@ -110,9 +106,7 @@ def check_margin(decision: Decision, run: Run, panel: str, night: int | None) ->
 
 
 def _compute_loss_p_value(decision: Decision) -> float:
-    """Return the p-value of a loss beyond the margin, adjusted for the other comparisons. Of cut-off
-    answers, the outcome that shows the least counts.
-    """
+    """Return the adjusted p-value of a loss beyond the margin, for the best outcome of cut-off answers."""
     versions = [decision, *(decision.ends or ())]
     p = max(
         compute_margin_p_value(version.test, version.margin_value)
@@ -123,7 +117,7 @@ def _compute_loss_p_value(decision: Decision) -> float:
 
 
 def _check_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:
-    """Check a metric against a limit. The whole interval must be on one side of the limit."""
+    """Check a metric against a limit. GO and NO-GO require its whole interval on one side of the limit."""
     known = find_metric_bounds(run, term.key, reader)
     if known is None:
         return Check(GateVerdict.no_go, note("no_metric", key=term.key), panel)
@@ -151,7 +145,7 @@ def _name_panel(row: TableRow, tables: Sequence[Table]) -> str:
 
 
 def _has_label(label: str, name: str, run: Run) -> bool:
-    """Return whether a label names a run: by its name, a config value, or KEY=VALUE."""
+    """Return whether a label of --expect matches a run by name, job id, config value or KEY=VALUE."""
     choices = {value for key, value in run.params.items() if key.endswith(".name")}
     if label in (name, run.job_id, *_words(name), *choices):
         return True
@@ -162,12 +156,12 @@ def _has_label(label: str, name: str, run: Run) -> bool:
 
 
 def _words(name: str) -> set[str]:
-    """Return the words of a name, and the values of its KEY=VALUE words."""
+    """Return the words of a candidate's name, and VALUE for each word of the form KEY=VALUE."""
     words = name.split()
     return {*words, *(word.partition("=")[2] for word in words if "=" in word)}
 
 
 def _count_questions(tables: Iterable[Table]) -> int:
-    """Return the largest number of questions in a comparison."""
+    """Return the number of questions in the largest comparison."""
     counts = [effect.n for table in tables for row in table.candidate_rows for effect in row.effects]
     return max((count for count in counts if isinstance(count, int)), default=0)

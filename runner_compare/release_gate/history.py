@@ -1,4 +1,4 @@
-"""The nights of a gate: a file with a line per night, and the error that each night may use.
+"""History of a nightly gate: a file with one line per night, and the error rate that each night may use.
 
 All nights against one baseline share an error of 5 % for NO-GO. Night k may use 1/(k (k + 1)) of it:
 these shares add up to at most 1, however many nights there are and however they depend on each other.
@@ -26,7 +26,7 @@ NEEDED = ("night", "time", "baseline_id", "report")
 
 @dataclass(frozen=True)
 class Night:
-    """One line of the file."""
+    """Line of the history file: the report of one night."""
 
     night: int
     time: str
@@ -36,18 +36,18 @@ class Night:
 
 @dataclass
 class History:
-    """The nights that a file has, open for a further one."""
+    """Content of a history file, which is open so that a further night can be appended."""
 
     path: Path
     nights: list[Night]
     file: TextIO
 
     def count_nights(self, baseline_id: str) -> int:
-        """Return the number of nights against a baseline."""
+        """Return the number of nights on which candidates were compared with this baseline."""
         return sum(night.baseline_id == baseline_id for night in self.nights)
 
     def append(self, report: GateReport, baseline_id: str) -> None:
-        """Add tonight's report to the file, and wait until the disk has stored it."""
+        """Append tonight's report to the file and flush it to disk."""
         line = {
             "night": report.night,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,13 +63,13 @@ class History:
 
 
 def share_of_night(night: int) -> float:
-    """Return the share of the error that a night may use for NO-GO."""
+    """Return the fraction of the 5 % error rate that one night may use for NO-GO verdicts."""
     return 1 / (night * (night + 1))
 
 
 @contextmanager
 def open_history(path: Path) -> Iterator[History]:
-    """Open a file of nights. A second gate waits until this one has added its night.
+    """Open and lock a history file. A second gate waits until this gate has appended its report.
 
     A line that was cut off while it was written does not count, and is removed.
     """
@@ -90,14 +90,14 @@ def open_history(path: Path) -> Iterator[History]:
 
 
 def read_nights(path: Path) -> list[Night]:
-    """Return the nights in a file."""
+    """Return the nights in a history file."""
     with os_errors_as_data_error(path):
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     return parse_nights(text[: text.rfind("\n") + 1], path)
 
 
 def parse_nights(text: str, path: Path) -> list[Night]:
-    """Parse the lines of a file. Raises DataError with the number of a damaged line."""
+    """Parse the lines of a history file. Raises DataError with the number of a damaged line."""
     nights = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -107,7 +107,7 @@ def parse_nights(text: str, path: Path) -> list[Night]:
                 raise ValueError("no night")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"this is not a night of a gate ({error})", key=f"{path}, line {number}", code="damaged"
+                f"this line is not a report of a gate ({error})", key=f"{path}, line {number}", code="damaged"
             ) from error
         nights.append(night)
     return nights

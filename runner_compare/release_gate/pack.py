@@ -1,4 +1,4 @@
-"""Write a finished job as one small file: the baseline of later comparisons on any machine.
+"""Packs a finished job into one small file, which other machines can use as the baseline of a gate.
 
 The file is a tar archive, compressed by gzip, with the job's result, its samples without the
 answers' texts, and a list of hashes. The same job gives the same bytes.
@@ -52,7 +52,7 @@ def pack_job(folder: Path, target: Path, with_texts: bool = False) -> int:
 
 
 def _remove_texts(sample: Sample) -> Sample:
-    """Return a sample without what the model wrote. Tokens stay where they are scored."""
+    """Return a sample without generated text. Token ids are kept if the sample contains likelihoods."""
     keeps_tokens = sample.likelihood is not None
 
     def strip(answer: Answer) -> Answer:
@@ -78,7 +78,7 @@ def _remove_texts(sample: Sample) -> Sample:
 
 
 def _remove_places(record: Record) -> Record:
-    """Return a record without the folders and addresses of the machine that ran the job."""
+    """Return a run record without the paths and addresses of the machine that ran the job."""
     params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return replace(record, output_dir="", mlflow_run_id=None, mlflow_uri=None, params=params)
 

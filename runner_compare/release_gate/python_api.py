@@ -18,7 +18,7 @@ Margin = float | str
 
 @dataclass(repr=False)
 class GateResult:
-    """Verdicts on all candidates. In a notebook, it is displayed as a table."""
+    """Verdicts of a gate on all candidates. Notebooks display them as a table."""
 
     report: GateReport
 
@@ -35,7 +35,7 @@ class GateResult:
         return self.report.candidates
 
     def raise_for_verdict(self) -> None:
-        """Raise JobFailed unless every candidate may ship."""
+        """Raise JobFailed unless the verdict on every candidate is GO."""
         if self.verdict is not GateVerdict.go:
             raise JobFailed(str(self), code="refused")
 

@@ -1,4 +1,4 @@
-"""Read the baseline and the candidates of a gate: from files, or from the runner's records."""
+"""Loads the baseline and the candidates of a gate from files or from recorded jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATA_KEYS = ("task.data", "task.subset", "task.split")
 
 @dataclass
 class GateRuns:
-    """The tables that a gate decides about, with the jobs that have no result."""
+    """Input of a gate: comparison tables, and jobs without a result."""
 
     tables: list[Table]
     reader: Reader
@@ -38,18 +38,18 @@ class GateRuns:
 
 
 def names_files(baseline: str) -> bool:
-    """Return whether a baseline is a file or folder, rather than config values."""
+    """Return whether the BASELINE argument is a path instead of config values."""
     return "=" not in baseline or Path(baseline).expanduser().exists()
 
 
 def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:
-    """Compare the results in files and folders with a baseline's file."""
+    """Load the baseline and the candidates from files or folders, and compare them."""
     runs, reader = _load(baseline, candidates, policy, cluster)
     of_baseline = [run for run in runs if _source(run) == baseline]
     others = [run for run in runs if _source(run) != baseline]
     if not of_baseline:
         raise ConfigError(
-            "has no result of its own. Name a packed job, or the folder of one job",
+            "no baseline result was found. Give a packed job or the folder of one job",
             key=baseline,
             code="empty",
         )
@@ -58,7 +58,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         if sum(other.task == base.task for other in of_baseline) > 1:
             names = ", ".join(other.job_id for other in of_baseline)
             raise ConfigError(
-                f"has several results of task {base.task}: {names}. Name one of them",
+                f"the baseline has several results of task {base.task}: {names}. Select one of them",
                 key="baseline",
                 value=baseline,
                 code="ambiguous",
@@ -68,8 +68,8 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         of_task = [run for run in of_task if _asks_the_same(run, base)] or of_task
         if stopped := next((run for run in of_task if run.compared_while_running), None):
             raise ConfigError(
-                f"{stopped.job_id} was compared while it ran (task.early_stop_vs), which only the recorded jobs tell. "
-                "Name the baseline by its settings, e.g. quantization=none",
+                f"{stopped.job_id} used early stopping (task.early_stop_vs), which requires recorded jobs. "
+                "Give config values as the baseline, e.g. quantization=none",
                 code="unsupported",
             )
         if of_task:
@@ -83,7 +83,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
     missing = [*{job.job_id or job.name: job for job in (*reader.unfinished, *failed, *killed)}.values()]
     if not tables and not missing and not policy.expected:
         raise ConfigError(
-            f"no candidate has results of task {', '.join(sorted({run.task for run in of_baseline}))}",
+            f"no candidate has a result of task {', '.join(sorted({run.task for run in of_baseline}))}",
             key=" ".join(candidates),
             code="empty",
         )
@@ -98,7 +98,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
 def _load(
     baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None
 ) -> tuple[list[Run], ResultsReader]:
-    """Load all results. A folder without results is no error if candidates are expected."""
+    """Load all results. With --expect, a candidate's folder may be empty."""
     try:
         return load_results([baseline, *candidates], cluster, may_be_damaged=candidates)
     except ConfigError as error:
@@ -110,7 +110,7 @@ def _load(
 
 
 def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
-    """Return the jobs of a task that left a folder without a result: they were killed, or still run."""
+    """Return a task's jobs whose folders have no result because they were killed or are still running."""
     return [
         MissingJob(config.parent.name, config.parent.name, JobState.interrupted)
         for config in sorted(folder.rglob("config.yaml"))
@@ -123,7 +123,7 @@ def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
 def read_records(
     options: argparse.Namespace, policy: Policy, margins: Sequence[str], scratch: Path
 ) -> GateRuns:
-    """Compare recorded jobs with those that have the baseline's config values."""
+    """Compare recorded jobs with the baseline that the given config values select."""
     words = ["--baseline", options.baseline, "--output-dir", options.output_dir]
     words += [word for margin in margins for word in ("--margin", margin)]
     words += [word for where in options.where for word in ("--where", where)]
@@ -147,7 +147,7 @@ def read_records(
 
 
 def _source(run: Run) -> str:
-    """Return the path on the command line at which a run was found."""
+    """Return the command-line path from which a run was loaded."""
     return run.params.get(FOLDER_KEY, "")
 
 
@@ -156,12 +156,12 @@ def _asks_the_same(run: Run, base: Run) -> bool:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Return a run's settings, without the path at which it was found."""
+    """Return a run's config values, without the path from which it was loaded."""
     return {key: value for key, value in run.params.items() if key != FOLDER_KEY}
 
 
 def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
-    """Return whether a run is the recorded job that the baseline's file was made of."""
+    """Return whether a run and the baseline are the same job, loaded from two files."""
     candidate, baseline = reader.read.get(run.run_id), reader.read.get(base.run_id)
     return (
         isinstance(candidate, ToolRun)
@@ -173,7 +173,7 @@ def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
 
 
 def _name_baseline(tables: Sequence[Table], file_name: str) -> str:
-    """Return the baseline's name by the keys that tell it from the candidates."""
+    """Return the baseline's file name, followed by the config values that differ from the candidates'."""
     for table in tables:
         for row in table.rows:
             if row.is_baseline and any(row.config.values()):

@@ -1,4 +1,4 @@
-"""Values of a release gate: the policy, the checks of each candidate, and the verdict."""
+"""Data classes of a release gate: policy, checks and verdicts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORST_FIRST = [*GateVerdict][::-1]
 
 @dataclass(frozen=True)
 class Policy:
-    """What every candidate must meet."""
+    """Requirements that every candidate must meet."""
 
     margins: Mapping[str, float]  # measure → the loss that is acceptable
     limits: tuple[RequirementTerm, ...] = ()  # --min and --max
@@ -41,7 +41,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition that was checked for a candidate."""
+    """Result of checking one requirement on one candidate."""
 
     verdict: GateVerdict
     reason: Note
@@ -54,7 +54,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """Verdict on one candidate: the worst of its checks."""
+    """Verdict on one candidate: the worst verdict of its checks."""
 
     name: str
     job_ids: tuple[str, ...]
@@ -67,7 +67,7 @@ class CandidateVerdict:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Verdicts on all candidates, in the order in which they are shown."""
+    """Verdicts on all candidates, in display order."""
 
     baseline: str
     num_questions: int
@@ -88,7 +88,7 @@ class GateReport:
 
 
 def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[str, float]]]:
-    """Return the verdict on each run, and the numbers of its difference, as MLflow keeps them."""
+    """Return the verdict on each run and its difference in accuracy, for logging to MLflow."""
     checks: dict[str, list[Check]] = {}
     for check in (check for candidate in report.candidates for check in candidate.checks if check.run_id):
         checks.setdefault(check.run_id, []).append(check)
@@ -112,7 +112,7 @@ def _list_numbers(checks: list[Check]) -> dict[str, float]:
 
 
 def find_worst_verdict(verdicts: list[GateVerdict]) -> GateVerdict:
-    """Return the verdict that decides: NO-GO before ERROR before ASK before GO."""
+    """Return the worst verdict. The order is NO-GO, ERROR, ASK, GO."""
     return min(verdicts, key=WORST_FIRST.index, default=GateVerdict.go)
 
 

@@ -1,4 +1,4 @@
-"""Messages about answers that were cut off or that the extractor could not read."""
+"""Formats messages about answers that were cut off or that the extractor could not read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def format_cut_off_message(metrics: Mapping[str, float], params: Mapping[str, st
 
 
 def format_unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
-    """Return a message on jobs whose extractor read few answers; "" if there are none.
+    """Return a message if the extractor of a job could read only few answers; otherwise "".
 
     Each job is given as name, metrics and params. A single job needs no name.
     """

@@ -1,4 +1,4 @@
-"""Columns of a task's full table, and its legend."""
+"""Builds the columns of a task's full table, and its legend."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def list_varying_user_note_keys(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _build_setting_column(name: str, values: Sequence[str | None]) -> Column:
-    """Return a config key's column. Long values are truncated."""
+    """Return the table column of a config key. Long values are truncated."""
     texts = [ABSENT if value is None else value for value in values]
     cells = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in texts]
     whole = texts if shorten_paths(texts) != texts else cells

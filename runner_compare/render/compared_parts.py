@@ -1,4 +1,4 @@
-"""Render comparisons for subsets of questions, such as one context length or one category."""
+"""Renders comparisons on subsets of the questions, such as one context length or one category."""
 
 from __future__ import annotations
 

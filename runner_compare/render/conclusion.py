@@ -1,4 +1,4 @@
-"""One-line conclusion over all rows of a table."""
+"""Formats the conclusion of a table: a few sentences on which candidates are better or worse."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def conclusion_text(rows: Sequence[TableRow]) -> str:
 
 
 def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
-    """Return a sentence per candidate or per kind of verdict, and one on runs that were not compared."""
+    """Return a conclusion: one sentence per candidate or per verdict, and one on runs that were not
+    compared.
+    """
     items = [
         Item(row, decision, *_split_candidate_name(row, rows, decision))
         for row in rows
@@ -116,8 +118,7 @@ def _join_name(candidate: str, condition: str) -> str:
 def _split_candidate_name(
     row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None
 ) -> tuple[str, str]:
-    """Return a candidate's name, and the values that it shares with its baseline but not with all
-    rows.
+    """Return a candidate's name, and the values that it shares with its baseline but not with all rows.
 
     If there are several measures, the last one includes the measure, e.g. `nf4 (load_s)`.
     """

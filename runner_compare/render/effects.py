@@ -1,4 +1,4 @@
-"""Format effects as sentences, table cells, legends and JSON data."""
+"""Formats differences between runs as sentences, table cells, legends and JSON data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NO_INTERVAL = "one run each, no interval"
 
 
 def name_sample_unit(decision: Decision) -> str:
-    """Return the noun for an effect's sample: questions, documents or runs."""
+    """Return the noun for the samples of a comparison: questions, documents or runs."""
     if decision.is_ratio:
         return "runs of each"
     return "documents" if find_quantity(decision) is LIKELIHOODS else "questions"
@@ -75,7 +75,7 @@ def _get_record_value(decision: Decision, field_name: str) -> Any:
 
 
 def format_error_budget_sentence(effects: Sequence[Decision]) -> str:
-    """Warn if the probability of any wrong finding in a table exceeds 5 %."""
+    """Return a warning if the probability of any wrong finding in a table exceeds 5 %."""
     of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
     share = max_error_rate(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
@@ -137,7 +137,7 @@ def format_planning_assumption(decision: Decision) -> str:
 
 
 def _format_needed_sample(decision: Decision) -> str:
-    """Format the number of questions that decides a comparison.
+    """Format the number of questions needed to decide a comparison.
 
     For several tasks, the additional questions are divided in proportion to the tasks' sizes.
     """
@@ -241,7 +241,7 @@ def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
 
 
 def format_interval_name(decision: Decision) -> str:
-    """Return the name of an effect's interval, e.g. `simultaneous 95 % interval`."""
+    """Return the name of the interval of a difference, e.g. `simultaneous 95 % interval`."""
     words = fill_template(METHODS[decision.method].interval, decision)
     return f"simultaneous {words}" if is_simultaneous(decision) else words
 

@@ -1,4 +1,4 @@
-"""Render the family-wise error rate of a table's statements."""
+"""Formats sentences on the family-wise error rate of the findings in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences on the finding of each row."""
+"""Formats the finding of each table row as a sentence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest difference is {v
 
 
 def format_finding_sentences(table: Table) -> list[str]:
-    """Return one sentence per row with the row's finding.
+    """Return one sentence on the finding of each row.
 
     Rows with the same finding share one sentence at the first of them; the others are "".
     """
@@ -180,7 +180,7 @@ def _format_adjusted_p(decision: Decision) -> str:
 
 
 def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
-    """Return a key that is equal for rows that one sentence describes.
+    """Return a grouping key. One sentence describes all rows with the same key.
 
     Returns None for a row with a finding, which needs a separate sentence.
     """

@@ -40,7 +40,7 @@ STYLES = {Finding.better: "green", Finding.worse: "red"}
 def draw_forest_plot_lines(
     rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
 ) -> list[tuple[str, str]]:
-    """Return the plot's lines with their styles; [] without comparisons or enough width."""
+    """Return the lines of the plot with their styles; [] without comparisons or on a narrow terminal."""
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
     compared = [
         (row, effect)

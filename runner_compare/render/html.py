@@ -1,4 +1,4 @@
-"""Render texts and tables of the HTML page."""
+"""Renders text and tables of the HTML page."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ MAX_NAMES = 8  # the most rows that a sentence names
 
 
 def name_cluster(run: Run) -> str:
-    """Return the noun for a cluster of a run's questions, e.g. `template`. The default is `cluster`."""
+    """Return what a cluster of questions is called in a run, e.g. `template`. The default is `cluster`."""
     by = run.get_value(CLUSTER) or ""
     return by if by.isalpha() and by not in ("null", "auto") else "cluster"
 
@@ -29,7 +29,7 @@ def format_number(value: float | None, extra_digits: int = 0) -> str:
 
 
 def round_up_count(count: int) -> int:
-    """Round a number of questions up to three digits. Rounding up preserves the power."""
+    """Round a number of questions up to three digits, so that the stated power still holds."""
     step = int(max(1, 10 ** (len(str(count)) - 3)))
     return -(-count // step) * step
 
@@ -50,7 +50,7 @@ def format_count_interval(count: int, interval: tuple[int | None, int | None] | 
 
 
 def is_self_explanatory(key: str) -> bool:
-    """Whether a value identifies its config key, e.g. `nf4` for `quantization=nf4`."""
+    """Whether a value is clear without its config key, such as `nf4` for `quantization=nf4`."""
     return key.endswith(".name") or key == TEAM
 
 
@@ -94,7 +94,7 @@ def format_row_versus_baseline(row: TableRow, keys: list[str]) -> str:
 
 
 def format_names_versus_baseline(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return a row's name, its baseline's name, and the config that both have in common."""
+    """Return a row's name, its baseline's name, and the config values that both have in common."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]

@@ -1,4 +1,4 @@
-"""Last lines of the default output: the suggested next command, and where to find details."""
+"""Formats the last lines of the default output: the next command to run, and where to find details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a comparison's report, used by terminal, Markdown and HTML output."""
+"""Builds the parts of a comparison's report for terminal, Markdown and HTML output."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def build_default_output_grids(table: Table) -> list[TableGrid]:
 
 
 def build_default_output_sentences(table: Table) -> list[str]:
-    """Return the sentences of the default output below its tables.
+    """Return the sentences that the default output prints below its tables.
 
     The sentences report findings that no table shows and limitations that the user can remove.
     """
@@ -108,7 +108,7 @@ def format_not_compared_lines(table: Table) -> list[str]:
 
 
 def format_removable_limitations(table: Table) -> list[str]:
-    """Return a line for each limitation that the user can remove, with the affected candidates."""
+    """Return one line for each limitation that the user can remove, with the candidates that it affects."""
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         for remark in row.effect.remarks if row.effect else ():
@@ -136,7 +136,7 @@ def format_heading_parts(table: Table) -> list[str]:
 
 
 def format_sample_counts(table: Table) -> str:
-    """Return how many questions or documents each run has: `500 questions each in 18 clusters`."""
+    """Return the number of questions or documents of each run, e.g. `500 questions each in 18 clusters`."""
     what = (
         "document"
         if table.likelihood_unit is not None

@@ -1,4 +1,4 @@
-"""Draw the comparison: accuracies with intervals, and Pareto fronts of accuracy, memory and speed."""
+"""Plots the comparison: accuracies with intervals, and Pareto fronts of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 @dataclass
 class JobPicture:
-    """An SVG picture drawn by one or several jobs."""
+    """SVG plot that one or several jobs have drawn."""
 
     names: list[str]
     file: bytes
@@ -47,7 +47,7 @@ class JobPicture:
         return " · ".join(self.names)
 
     def to_inline_html(self) -> str:
-        """Return the picture as an HTML image, in which scripts and external files are inactive."""
+        """Return the plot as an HTML image, which cannot run scripts or load external files."""
         data = base64.b64encode(self.file).decode()
         return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
 
@@ -226,7 +226,7 @@ def draw_pareto_front(table: Table) -> Figure:
 
 
 def separate_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
-    """Move overlapping labels of each pane up or down until none overlaps, as far as possible."""
+    """Move labels up or down to remove overlaps within each plot as far as possible."""
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
         placed: list[Any] = []

@@ -1,4 +1,4 @@
-"""Texts, JSON keys and number formats of each compared quantity and each test method."""
+"""Defines text, JSON keys and number formats of each compared quantity and each test method."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def format_nats(value: float, extra_digits: int = 0) -> str:
 
 
 def format_rounded_up_points(difference: float) -> str:
-    """Format a detectable difference in points. Rounding up keeps the stated power valid."""
+    """Format a detectable difference in points, rounded up so that the stated power holds."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
@@ -39,7 +39,7 @@ def format_ratio(ratio: float, extra_digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Formats, JSON keys and legend of one compared quantity, such as accuracy.
+    """Number formats, JSON keys and legend of one compared quantity, such as accuracy.
 
     {unit} is the divisor of likelihoods.
     """
@@ -144,7 +144,7 @@ OF_FLIPS = (
 
 @dataclass(frozen=True)
 class MethodTexts:
-    """Text templates for the effects of one test method.
+    """Text templates for the results of one test method.
 
     Templates contain fields and counts of the effect as `{…}`.
     """
@@ -245,5 +245,5 @@ def find_quantity(effect: Effect) -> Quantity:
 
 
 def effect_unit(effect: Effect) -> str:
-    """Return the unit of an effect's differences, e.g. `points` or `nats/token`."""
+    """Return the unit of the differences in a comparison, e.g. `points` or `nats/token`."""
     return fill_template(find_quantity(effect).unit, effect)

@@ -39,7 +39,7 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
 
 
 def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
-    """Yield the rows with verdicts. A row that pools seeds yields one row per job."""
+    """Yield the rows with verdicts. A row that combines several seeds yields one row per job."""
     for row in table.rows:
         if row.run.over_seeds:
             yield from (
@@ -99,7 +99,7 @@ def _build_run_content(row: TableRow, name: str) -> dict[str, Any]:
 
 
 def _question_text(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
-    """Return a question as it appears in the prompt. Without a recorded prompt, return the question."""
+    """Return the recorded prompt of a question, or the question itself if no prompt was recorded."""
     return next(
         (side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1]
     )

@@ -115,7 +115,7 @@ def format_short_verdict(decision: Decision) -> str:
 
 
 def format_additional_questions(decision: Decision | None) -> str:
-    """Format how many more questions would decide about the margin; "" if unknown."""
+    """Format the number of additional questions needed to decide about the margin; "" if unknown."""
     if decision is None or not decision.is_undecided or decision.needed is None:
         return ""
     return format_rounded_count(max(0, decision.needed - decision.n))
@@ -145,7 +145,7 @@ def _last_part(key: str) -> str:
 
 
 def _blank_repeated_labels(columns: Sequence[Column]) -> list[Column]:
-    """Blank cells that repeat the cell above. The last column keeps all cells."""
+    """Blank a cell if it and all cells to its left repeat the line above. The last column is unchanged."""
     lines = list(zip(*(column.cells for column in columns), strict=True))
     shown = []
     for number_, column in enumerate(columns[:-1]):
@@ -187,7 +187,7 @@ def _short_speed(value: float | None) -> str:
 
 
 def _build_extra_columns(table: Table) -> list[Column]:
-    """Return optional columns of plug-ins and sections. A narrow terminal omits these columns."""
+    """Return columns of plug-ins and sections, which are omitted on a narrow terminal."""
     rows = table.rows
     columns = [
         replace(column, drop_order=OF_SECTIONS, use=ColumnUse.more)

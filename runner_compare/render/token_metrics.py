@@ -1,4 +1,4 @@
-"""Format token-level metrics as texts, and as tables of one job."""
+"""Formats token-level metrics as text, and as tables of one job."""
 
 from __future__ import annotations
 

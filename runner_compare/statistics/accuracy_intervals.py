@@ -28,7 +28,7 @@ def accuracy_interval(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy from each question's fraction of correct answers.
+    """Return the 95 % interval of an accuracy, given each question's fraction of correct answers.
 
     Without `answers_per_question`, each question has one answer, and its accuracy is 0 or 1.
     """
@@ -71,7 +71,7 @@ def accuracy_bound_metrics(
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
 ) -> dict[str, float]:
-    """Return metrics that bound the accuracy without a token limit; {} if no answer was cut off.
+    """Return bounds of the accuracy that a run could have without a token limit; {} if no answer was cut off.
 
     `at_worst` and `at_best` are the questions' accuracies if all cut-off answers are wrong, or
     correct. The true accuracy is between the two means. The metrics are the lower end of the

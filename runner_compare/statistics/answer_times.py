@@ -1,4 +1,4 @@
-"""Time of a finished job's answers, computed from its metrics."""
+"""Estimates how long the answers of a finished job took, from the job's metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AnswerTimes:
-    """Seconds that a job's completions took in the engine.
+    """Prefill and decode times of a job's answers, in seconds.
 
     Other jobs may have run in the same process before.
     """

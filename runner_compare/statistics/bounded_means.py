@@ -1,4 +1,4 @@
-"""Test of the mean of a few bounded numbers by Gaffke's bound, which is valid for any skewness.
+"""Test of the mean of few bounded values by Gaffke's bound, which is valid for skewed values.
 
 Ten clusters that each gain a little show nothing about an eleventh that loses everything.
 So the test adds one cluster with the worst possible value, gives all of them random weights

@@ -1,4 +1,4 @@
-"""Test whether a model predicts tokens better with a longer context.
+"""Tests whether a model predicts tokens better with a longer context.
 
 Each context length is tested against the next shorter one, by text, from the shortest on,
 at 5 %. The first test that finds no gain ends the sequence. So at most 5 % of the
@@ -98,7 +98,7 @@ def list_context_lengths(metrics: Mapping[str, float]) -> list[int]:
 
 
 def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
-    """Return the tested steps between neighbouring context lengths."""
+    """Return the loss reduction of each tested step from one context length to the next longer one."""
     lengths = list_context_lengths(metrics)
     steps: list[ContextStep] = []
     for shorter, longer in pairwise(lengths):
@@ -112,7 +112,7 @@ def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
 
 
 def select_helpful_context_steps(steps: Sequence[ContextStep]) -> list[ContextStep]:
-    """Return the steps to longer contexts until the first step without a significant gain."""
+    """Return the steps to longer contexts that precede the first step without a significant gain."""
     first = next((number for number, step in enumerate(steps) if not step.helps), len(steps))
     return [*steps[:first]]
 

@@ -1,4 +1,4 @@
-"""Decide all effects of a table at one family-wise error rate: findings, and verdicts on margins."""
+"""Decides which differences in a table are significant and which are within the margin, at one error rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Statistical test of two runs, repeated for both extreme verdicts of cut-off answers."""
+    """Statistical test of two runs, repeated for the best and the worst outcome of cut-off answers."""
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
@@ -46,11 +46,11 @@ class RunComparison:
 
     @property
     def effect(self) -> Effect:
-        """Effect with cut-off answers counted as wrong."""
+        """Difference between the runs, with cut-off answers counted as wrong."""
         return self.test.effect
 
     def compute_max_p_value(self, null_value: float | None = None) -> float:
-        """Return the largest p-value over all possible verdicts of cut-off answers.
+        """Return the largest p-value over all possible outcomes of cut-off answers.
 
         The default null value is no difference.
         """
@@ -64,7 +64,7 @@ class RunComparison:
         return max(p, _p_value_against(high, null_value)) if high.effect.value < value else 1.0
 
     def decide_side_of_null(self, null_value: float) -> Side:
-        """Return on which side of a null value the true difference significantly lies.
+        """Return whether the true difference is significantly above or below a null value.
 
         The result holds for any outcome of cut-off answers.
         """
@@ -78,7 +78,7 @@ class RunComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Effect):
-    """Effect of one comparison, with its finding and margin verdict.
+    """Difference between two runs, with the decisions whether it is significant and within the margin.
 
     Both are corrected for the number of comparisons in the table.
     """
@@ -102,13 +102,13 @@ class Decision(Effect):
 
     @property
     def is_changed_by_cut_off(self) -> bool:
-        """Whether the comparison is undecided only because of cut-off answers."""
+        """Whether the decision would differ if all cut-off answers counted as wrong."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
 
     @property
     def is_undecided(self) -> bool:
-        """Whether neither a difference nor a verdict on the margin is shown."""
+        """Whether the comparison shows neither a significant difference nor a verdict on the margin."""
         return self.finding is Finding.open and self.verdict in (None, MarginVerdict.undecided)
 
     @property
@@ -167,7 +167,7 @@ class Decision(Effect):
 
     @cached_property
     def detectable_at_worst(self) -> float | None:
-        """Smallest detectable difference that is concentrated in a few questions or clusters."""
+        """Smallest detectable difference if a few questions or clusters cause all of it."""
         return self.test.find_worst_case_detectable(self.strictest_level)
 
     @property
@@ -180,7 +180,7 @@ class Decision(Effect):
 
     @cached_property
     def needed(self) -> int | None:
-        """Sample size that decides about the margin if both runs are equally good.
+        """Sample size needed to show that a run is within the margin if both runs are equally good.
 
         Counts questions, or runs per job for repeated measurements.
         """
@@ -201,7 +201,7 @@ class Decision(Effect):
 def decide_all(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
-    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure.
+    """Decide all comparisons of a table at a family-wise error rate of 5 % per measure, such as accuracy.
 
     The method is Holm's procedure with Shaffer's improvement. A run with early stopping has used
     its own part of the 5 %: its verdict is final, whatever else the table has. With `margins`,
@@ -247,7 +247,9 @@ def _attach_cut_off_bounds(
 def _decide_family(
     comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
 ) -> list[Decision]:
-    """Decide comparisons with one Holm correction per measure. Early stopping has a separate test."""
+    """Decide comparisons with one Holm correction per measure. Runs with early stopping have a
+    separate test.
+    """
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
     for number, compared in enumerate(comparisons):
@@ -308,7 +310,7 @@ def _find_direction(effect: Effect, p_holm: float) -> Finding:
 
 
 def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
-    """Decide whether an effect is within the margin. An untested ratio is undecided."""
+    """Decide whether a difference is within the margin. A ratio without a test is undecided."""
     sign = _better_sign(effect)
     worse = Finding.worse
     if effect.is_ratio:
@@ -335,7 +337,7 @@ def _decide_by_always_valid_test(compared: RunComparison, comparisons: int, marg
 def _reject_verdict_without_evidence(
     verdict: MarginVerdict, compared: RunComparison, margin: float
 ) -> MarginVerdict:
-    """Replace `as good` by `undecided` if the baseline's accuracy is below the margin."""
+    """Change the verdict `as good` to `undecided` if the baseline's accuracy may be below the margin."""
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
     is_empty = compared.no_evidence is not None or _is_baseline_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict
@@ -377,7 +379,7 @@ def create_undecided_decision(test: Test) -> Decision:
 
 
 def max_error_rate(decisions: Sequence[Decision]) -> float:
-    """Return the maximum probability that any finding of a table is wrong.
+    """Return an upper bound on the probability that any finding of a table is wrong.
 
     It is 5 % for Holm's family, plus the error part of each run compared during execution.
     """

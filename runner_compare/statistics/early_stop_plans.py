@@ -1,4 +1,4 @@
-"""Power and sample size of jobs with early stopping, estimated by simulation.
+"""Simulates statistical power and sample size of jobs with early stopping.
 
 The test may decide after any question, and pays for it: for the same power it needs up to
 twice the questions of a fixed sample. Simulated courses have a fixed seed, and are
@@ -54,7 +54,7 @@ def find_early_stop_detectable_loss(
 def plan_early_stop_questions(
     margin: float, noise_rate: float, level: float, fixed_sample_size: int, stops_at_margin: bool
 ) -> int | None:
-    """Return the number of questions that shows non-inferiority with 80 % power.
+    """Return the number of questions needed to show non-inferiority with 80 % power.
 
     The plan assumes that neither run is better. `fixed_sample_size` is the number for a test
     without early stopping. A job without a margin also stops where it seems worse.
@@ -74,7 +74,7 @@ def plan_early_stop_questions(
 def _simulate_decisions(
     questions: int, noise_rate: float, loss: float, level: float, margin: float | None
 ) -> tuple[Any, Any]:
-    """Simulate after how many questions `worse` and `as good` are significant.
+    """Simulate the number of questions after which `worse` and `as good` become significant.
 
     Returns one number per simulation; infinity if never.
     """

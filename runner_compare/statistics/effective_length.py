@@ -1,5 +1,4 @@
-"""Effective context length: the longest length up to which recall is kept, with a confidence
-interval.
+"""Effective context length: the longest length before recall drops by more than a margin, with an interval.
 
 Each length has the same questions as the shortest one. Recall is lost where it is below
 that of the shortest by more than a margin. The effective length is the last length before
@@ -50,12 +49,12 @@ class EffectiveLength:
 
     @property
     def tokens(self) -> int:
-        """Effective length in tokens according to the observed recall, without a test."""
+        """Effective context length in tokens, estimated from the observed recall without a test."""
         return self.lengths[self.counted]
 
     @property
     def at_least(self) -> int:
-        """Lower bound in tokens: tests show no recall loss up to this length."""
+        """Lower bound in tokens: tests exclude a recall loss beyond the margin up to this length."""
         return self.lengths[self.reached]
 
     @property
@@ -75,7 +74,7 @@ class EffectiveLength:
 def compute_recall_loss_tests(
     test: Test, margin: float, cut_off_bounds: tuple[Test, Test] | None = None
 ) -> LengthTests:
-    """Test at one context length for a recall loss and for its absence.
+    """Test at one context length for a recall loss, and for the absence of a loss.
 
     `cut_off_bounds` holds the same test with all cut-off answers counted against this length, and
     for it. The result then holds for any verdict of these answers.
@@ -95,7 +94,7 @@ def find_effective_length(
     alpha: float = ALPHA,
     no_loss_alpha: float | None = None,
 ) -> EffectiveLength:
-    """Find the effective length from the tests of all lengths after the shortest one.
+    """Find the effective context length from tests that compare each length with the shortest one.
 
     `no_loss_alpha`: the level of the tests for no loss, if it differs from `alpha`.
     """

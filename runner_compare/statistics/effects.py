@@ -20,7 +20,7 @@ from runner_compare.statistics.stats import ALPHA, POWER, normal_quantile
 
 
 class Method(StrEnum):
-    """Names of the test methods that other code refers to."""
+    """Names of the statistical test methods."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
     # exact, paired, over several tasks whose questions have other weights
@@ -69,7 +69,7 @@ class Effect:
     early_stop_comparisons: int | None = None
 
     def __post_init__(self) -> None:
-        """Extend the interval to the neutral value if the test does not reject this value."""
+        """Extend the interval to the value of no difference if the test does not reject that value."""
         if self.p >= ALPHA and self.is_tested:
             object.__setattr__(self, "low", min(self.low, self.neutral_value))
             object.__setattr__(self, "high", max(self.high, self.neutral_value))
@@ -84,7 +84,7 @@ class Effect:
 
     @property
     def neutral_value(self) -> float:
-        """Value of the effect if two runs do not differ."""
+        """Value of an effect if two runs do not differ: 0 for a difference, 1 for a ratio."""
         return 1.0 if self.is_ratio else 0.0
 
 
@@ -116,21 +116,19 @@ class Test(ABC):
         return low, high
 
     def compute_p_value(self, null_value: float) -> float:
-        """Return the two-sided p-value against a null value; 1 if the test cannot decide about
-        margins.
-        """
+        """Return the two-sided p-value against a null value; 1 for tests that do not support margins."""
         return 1.0
 
     def decide_side_of_null(self, null_value: float) -> Side:
-        """Return on which side of a null value the true difference lies, by the always-valid test.
+        """Return whether the always-valid test shows that the true difference is above or below a null value.
 
-        Its part of the error was fixed before the run.
+        The part of the error rate that this test may use was fixed before the run.
         """
         raise NotImplementedError(f"{type(self).__name__} has no bets")
 
     @property
     def knows_power(self) -> bool:
-        """Whether the detectable difference can be computed."""
+        """Whether the smallest detectable difference can be computed."""
         return False
 
     def detectable_difference(self, level: float) -> float | None:
@@ -139,20 +137,20 @@ class Test(ABC):
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether a loss concentrated in few questions is harder to detect than an even loss."""
+        """Whether a loss that few questions cause is harder to detect than one spread over all questions."""
         return False
 
     def find_worst_case_detectable(self, level: float) -> float | None:
-        """Return the smallest difference that is detected in the worst case, or None."""
+        """Return the smallest detectable difference if few questions cause all of it; None if unknown."""
         return None
 
     @property
     def can_plan(self) -> bool:
-        """Whether the sample size that decides about a margin can be computed."""
+        """Whether the test can compute the sample size needed to decide about a margin."""
         return False
 
     def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions (or runs per job) that decides about a margin.
+        """Return the number of questions, or of runs per job, needed to decide about a margin.
 
         The plan assumes that neither run is better. Returns None if too many are needed.
         """
@@ -161,29 +159,29 @@ class Test(ABC):
     def estimate_sample_size_interval(
         self, margin: float, level: float, power: float = POWER
     ) -> SampleSizeRange | None:
-        """Return the 95 % interval of the sample size for a margin; None if it is unknown."""
+        """Return the 95 % interval of the sample size needed to decide about a margin; None if unknown."""
         return None
 
     @property
     def can_plan_detection(self) -> bool:
-        """Whether the number of questions that detects a difference can be computed."""
+        """Whether the test can compute the number of questions needed to detect a difference."""
         return False
 
     def plan_sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions that detects a true difference; None if too many."""
+        """Return the number of questions needed to detect a true difference; None if there are too many."""
         return None
 
     def estimate_detection_size_interval(
         self, difference: float, level: float, power: float = POWER
     ) -> SampleSizeRange | None:
-        """Return the 95 % interval of the number of questions that detects a difference; None if
-        unknown.
+        """Return the 95 % interval of the number of questions needed to detect a difference; None
+        if unknown.
         """
         return None
 
 
 def compute_margin_p_value(test: Test, null_value: float) -> float:
-    """Return a p-value against a margin that never contradicts the test against no difference.
+    """Return the p-value of the margin test, adjusted so that it never contradicts the test for a difference.
 
     A run that is worse by more than a margin is worse, and one that is better is above the
     margin: the two tests may differ in kind, but their results never contradict each other.

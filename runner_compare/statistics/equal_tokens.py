@@ -1,4 +1,4 @@
-"""Compare the accuracies of two settings with several thinking budgets at equal token counts.
+"""Compares the accuracies of two configurations at equal token counts, across several thinking budgets.
 
 A setting's accuracy is a curve over the mean tokens per question, with a point for each
 budget and straight lines between them. Two curves are compared only where both have points
@@ -53,7 +53,7 @@ class BudgetCurve:
 
 @dataclass(frozen=True)
 class AccuracyAtTokens:
-    """Accuracies of two settings at the mean token count of one budget, and their difference."""
+    """Accuracies of two configurations at the mean token count of one budget, and their difference."""
 
     budget: int  # the row of the curve
     tokens: float
@@ -81,7 +81,7 @@ class EqualTokensComparison:
 
 @dataclass
 class ComparedCurves:
-    """Comparison of a setting with its baseline at equal token counts.
+    """Comparison of a configuration with its baseline at equal token counts.
 
     If there is no comparison, `note` has the reason.
     """
@@ -99,7 +99,7 @@ def compare_curves(
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> EqualTokensComparison | None:
-    """Compare the accuracies of two settings over their shared range of token counts.
+    """Compare the accuracies of two configurations over the range of token counts that both cover.
 
     Returns None if the shared range is within noise.
     """
@@ -208,7 +208,7 @@ def _sum_by_resampling_unit(
 
 
 def _draw_bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> FloatArray:
-    """Return how often each resampling unit occurs in each bootstrap resample."""
+    """Return how often each question or cluster occurs in each bootstrap resample."""
     import numpy as np
 
     chosen = (
@@ -299,7 +299,7 @@ def _count_units_by_sign(differences: FloatArray, unit_of_question: Any) -> tupl
 def _compute_bootstrap_interval(
     value: float, resampled_values: FloatArray, scale: float, units: int, signs: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return a percentile interval of bootstrap resamples, widened for few units.
+    """Return the percentile interval of bootstrap resamples, widened for small samples.
 
     Where few questions differ, it also contains the interval of the sign test.
     """

@@ -1,4 +1,4 @@
-"""Notes about comparisons in which cut-off answers or equal verdicts prevent a finding."""
+"""Creates notes on comparisons that cannot show a difference, e.g. because most answers were cut off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convert the accuracy in records of earlier versions to the current definition.
+"""Converts the accuracy in records of earlier versions to the current definition.
 
 Today the accuracy is the mean over the answers, and the majority vote is `maj_at_k`. In an
 old record the accuracy is that of the vote, and the mean is pass@1, without its interval and
@@ -17,7 +17,7 @@ OF_VOTES = (*BOUNDS, *(f"accuracy_all{end}" for end in ENDS), "accuracy/strict",
 
 
 def replace_vote_accuracy(metrics: dict[str, float]) -> dict[str, float]:
-    """Return metrics in which accuracy is the mean over all answers instead of a majority vote.
+    """Replace the accuracy of a majority vote by the mean accuracy of all answers.
 
     The interval is Wilson's for one answer per question, or per cluster: several answers are
     worth as much or more. Other records are returned unchanged.

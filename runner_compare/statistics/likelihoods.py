@@ -1,4 +1,4 @@
-"""Compute a job's likelihood metrics, with confidence intervals over documents."""
+"""Computes a job's likelihood metrics, with confidence intervals over documents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 
 
 def sum_likelihoods_by_unit(likelihoods: Sequence[Likelihood]) -> list[Likelihood]:
-    """Add up the likelihoods of each document's windows.
+    """Sum the log-likelihoods of each document over its windows.
 
     A question counts with its right choice, a document with its longest context.
     """
@@ -58,7 +58,7 @@ def longest_context(likelihoods: Iterable[Likelihood]) -> int | None:
 def sum_likelihoods_by_cluster(
     likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]
 ) -> list[Likelihood]:
-    """Add up the likelihoods of each cluster's documents. Each cluster is one sample of a test.
+    """Sum the log-likelihoods of the documents in each cluster. Each cluster is one sample of a test.
 
     If a cluster is unknown, the documents are returned unchanged.
     """

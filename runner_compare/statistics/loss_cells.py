@@ -1,4 +1,4 @@
-"""Loss and KL divergence by context length or position.
+"""Computes loss and KL divergence by context length or position.
 
 A cell is a context length or a bin of positions. Intervals are over documents.
 """

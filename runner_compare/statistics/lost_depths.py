@@ -30,7 +30,7 @@ IndexMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class DepthAnswer:
-    """Accuracy of the answer to a question about one depth of a text."""
+    """Accuracy of the answer to a question about one depth of a long text."""
 
     length: int
     depth: float
@@ -57,7 +57,7 @@ class LostDepths:
 
 @dataclass(frozen=True)
 class _ExchangeableGroup:
-    """Group of answers whose depths the test permutes."""
+    """Answers whose depths are exchanged by the permutation test."""
 
     depths: IndexMatrix
     shares: FloatArray
@@ -66,7 +66,7 @@ class _ExchangeableGroup:
 def find_lost_depths(
     answers: Sequence[DepthAnswer], num_settings: int = 1, num_permutations: int = DRAWS
 ) -> list[LostDepths]:
-    """Return, for each length with several depths, the range of depths with the lowest recall.
+    """Return the range of depths with the lowest recall for each length that was tested at several depths.
 
     `num_settings` is the number of settings that share one error.
     """
@@ -117,7 +117,7 @@ def _list_contiguous_ranges(num_depths: int) -> IndexMatrix:
 def _group_exchangeable_answers(
     answers_at_length: Sequence[DepthAnswer], depths: Sequence[float]
 ) -> list[_ExchangeableGroup]:
-    """Group answers of one length. The test permutes depths within each group."""
+    """Group the answers at one text length. The permutation test exchanges depths within each group."""
     asked_at: dict[tuple[str, str], set[float]] = {}
     for answer in answers_at_length:
         if answer.cluster is not None:

@@ -47,7 +47,7 @@ def plan_paired_questions(
     power: float = POWER,
     observed_pairs: Pairs = NO_PAIRS,
 ) -> int | None:
-    """Return the number of question pairs that shows non-inferiority of an equally good run.
+    """Return the number of paired questions needed to show non-inferiority if both runs are equally good.
 
     `discordant_rate` is the fraction of further questions that only one of the two solves.
     `observed_pairs` are pairs that count among the questions. The power is exact: a sum over all
@@ -123,7 +123,7 @@ def compute_non_inferiority_power(
 
 
 def list_likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
-    """Return the likely numbers of successes in n trials, and the probability of each."""
+    """Return the numbers of successes in n trials that are likely, and the probability of each."""
     import numpy as np
 
     # takes half a second to import, and only planning needs it
@@ -138,7 +138,7 @@ def list_likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
 
 
 def _shows_non_inferiority(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
-    """Test the non-inferiority of many pairs of win and loss counts at once.
+    """Test non-inferiority for many pairs of win and loss counts in one vectorized call.
 
     Testing one pair at a time takes a hundred times as long.
     """

@@ -1,4 +1,4 @@
-"""Power and sample sizes of comparisons of cluster means, by simulation.
+"""Simulates statistical power and sample sizes of comparisons of cluster means.
 
 The simulation has a fixed seed. Clusters are drawn from the observed ones, each with a
 random sign, so that they differ as often as the observed ones and neither side is better.
@@ -40,7 +40,7 @@ def find_detectable_mean_loss(
     level: float,
     is_strict: bool = False,
 ) -> float | None:
-    """Return the smallest loss that is detected with 80 % power; None if there is none.
+    """Return the smallest loss that is detected with 80 % power; None if no loss is detected.
 
     `loses_whole_clusters`: the loss takes whole clusters.
     """
@@ -100,7 +100,7 @@ def simulate_power(
 
 
 def compute_sign_flip_p_values(sums: Any) -> Any:
-    """Return the sign-flip p-value of each matrix row of cluster sums.
+    """Return the sign-flip p-value of each matrix row, which contains one sum per cluster.
 
     It is 0 where so many clusters differ that Student's test is as strict.
     """
@@ -149,7 +149,7 @@ def _approximate_detectable_loss(
 def plan_questions_for_margin(
     sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER, is_strict: bool = False
 ) -> int | None:
-    """Return the number of questions that shows non-inferiority of an equally good run.
+    """Return the number of questions needed to show non-inferiority if both runs are equally good.
 
     Clusters differ like the observed ones, and a little more often: half of one more cluster
     differs (Jeffreys). The distribution of the test's statistic is normal. None if ten million
@@ -178,7 +178,7 @@ def plan_questions_for_margin(
     weights = np.concatenate([weights, weights]) / 2
 
     def compute_log_likelihood_moments(unseen_value: float) -> tuple[float, float]:
-        """Return mean and variance of a cluster's log-likelihood ratio.
+        """Return the mean and variance of a cluster's log-likelihood ratio.
 
         One unseen cluster has the value `unseen_value`.
         """

@@ -113,7 +113,7 @@ def _compute_p_value(
 
 
 def compute_mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
-    """Return the two-sided p-value against a null difference for each matrix row of clusters.
+    """Return the two-sided p-value against a null difference for each matrix row of cluster sums.
 
     Sign flips are not included. All rows are tested against one difference, or each against its
     own.

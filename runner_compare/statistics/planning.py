@@ -1,4 +1,4 @@
-"""Sample sizes and power of comparisons, given the observed rate of disagreement."""
+"""Computes sample sizes and power of comparisons from the observed rate of disagreement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def has_enough_units_to_plan(num_units: float) -> bool:
 def compute_standard_error_factors(
     kurtosis: float, samples: int, max_kurtosis: float
 ) -> tuple[float, float | None]:
-    """Return factors that turn the observed standard error into bounds of the true one.
+    """Return two factors that turn an observed standard error into bounds of the true standard error.
 
     It is Bonett's interval, from the kurtosis of the samples, at 99 %: the kurtosis of heavy
     tails is underestimated, and then it covers 95 % (bench/compare/planning_null.py). Beyond
@@ -57,7 +57,7 @@ def estimate_disagreement_rate(num_discordant: float, n: float) -> float:
 def plan_questions_to_detect(
     noise_rate: float, difference: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return the number of paired questions that detects a true difference.
+    """Return the number of paired questions needed to detect a true difference.
 
     `noise_rate` is the fraction of questions that only one of two equal runs solves. The
     difference is added to it; if it replaces noise, the power is higher. Returns None if more
@@ -119,7 +119,7 @@ def plan_samples_to_detect(
     kurtosis: float = 3.0,
     is_upward: bool | None = None,
 ) -> int | None:
-    """Return the number of samples that detects a difference in likelihood.
+    """Return the number of samples needed to detect a difference in likelihood.
 
     Returns None if more than ten million are needed. As many samples decide about a margin of
     this size, if neither run is better: the test then has to exclude the margin, which is below

@@ -1,4 +1,4 @@
-"""Pooled difference over several tasks, with test and interval.
+"""Computes the pooled difference over several tasks, with test and interval.
 
 If all questions have equal weight, the wins and losses of all tasks are added, and
 McNemar's exact test decides. If all tasks have equal weight, the same test uses weights:
@@ -27,7 +27,7 @@ FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights 
 
 
 class PoolingWeights(StrEnum):
-    """Whether every question or every task has equal weight in a pooled difference."""
+    """Weighting of a pooled difference: equal weight per question or per task."""
 
     questions = "questions"
     tasks = "tasks"
@@ -82,7 +82,7 @@ def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tupl
 
 
 def compute_interval_p_value(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
-    """Return the two-sided p-value at which an interval of the mean ends at the null difference."""
+    """Return the two-sided p-value against a null difference, found by inverting the confidence interval."""
     from scipy.optimize import brentq
 
     centre, normal = mean_task_difference(tasks), NormalDist()
@@ -174,7 +174,7 @@ def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: floa
 def plan_questions_for_mean_margin(
     tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return the total number of questions that shows non-inferiority if neither run is better.
+    """Return the total number of questions needed to show non-inferiority if neither run is better.
 
     Each task grows in proportion and keeps its rate of disagreement. The interval that has to
     exclude the margin is that of the expected disagreement, and the tasks' variances are added.

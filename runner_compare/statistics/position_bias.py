@@ -33,7 +33,7 @@ class QuestionInOrders:
 
 @dataclass(frozen=True)
 class PositionPreference:
-    """How often a model chose one position, with a confidence interval."""
+    """Frequency with which a model chose one position, with a confidence interval."""
 
     share: float  # of all answers
     low: float  # 95 % for all positions together
@@ -80,7 +80,7 @@ PositionMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def _compute_chosen_positions(question: QuestionInOrders) -> PositionMatrix:
-    """Return at which position each order shows the chosen texts, as a matrix [order, answer].
+    """Return the position of each chosen text in each order, as a matrix [order, answer].
 
     Position -1 stands for a missing answer.
     """
@@ -97,7 +97,7 @@ def _compute_chosen_positions(question: QuestionInOrders) -> PositionMatrix:
 
 
 def _expected_count(text_positions: Sequence[PositionMatrix], position: int) -> float:
-    """Return how often a position is chosen on average if choices do not depend on positions."""
+    """Return the expected choice frequency of a position if choices do not depend on positions."""
     return float(sum((orders == position).sum() / len(orders) for orders in text_positions))
 
 

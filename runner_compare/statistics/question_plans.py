@@ -29,7 +29,7 @@ def find_detectable_accuracy_loss(
 def plan_questions_for_margin(
     margin: float, disagreement_rate: float, alpha: float, stops_early: bool = False, has_margin: bool = False
 ) -> int | None:
-    """Return the number of questions that shows non-inferiority of an equally good run."""
+    """Return the number of questions needed to show non-inferiority if both runs are equally good."""
     fixed = plan_paired_questions(margin, disagreement_rate, alpha)
     if fixed is None or not stops_early:
         return fixed

@@ -40,7 +40,9 @@ MIN_TEXTS = (
 def sum_by_cluster(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> tuple[list[float], list[float]]:
-    """Return the sum and the number of values per cluster. None: each value is a cluster."""
+    """Return the sum and the number of values per cluster. Without clusters, each value is its own
+    cluster.
+    """
     sums: dict[Hashable, float] = {}
     sizes: dict[Hashable, float] = {}
     for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
@@ -108,7 +110,7 @@ def ratio_interval(
 
 
 def sign_flip_p_value(differences: Sequence[float], max_flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the two-sided p-value of paired differences by random sign flips.
+    """Return the two-sided p-value of a sign-flip test of paired differences.
 
     If both runs are equal, signs are random. The statistic is the sum of the differences. If
     each is a sum over a sample's tokens, the statistic is the difference of the ratios times
@@ -186,7 +188,7 @@ def restore_skewness(bound: float, scaled_skewness: float) -> float:
 
 
 def get_p_value_factor(num_samples: float) -> float:
-    """Return the factor that makes p-values of few samples conservative."""
+    """Return the safety factor by which p-values are multiplied, which is larger for small samples."""
     return next((factor for fewer_than, factor in CAUTION_BELOW.items() if num_samples < fewer_than), CAUTION)
 
 
@@ -265,7 +267,7 @@ def compute_conservative_interval(
     alpha: float = 1 - CONFIDENCE,
     safety_factor: float | None = None,
 ) -> tuple[float, float]:
-    """Return a conservative confidence interval: each end is the wider of Student's and Hall's."""
+    """Return a conservative interval. Each end is the wider one of Student's and Hall's intervals."""
     bound = student_quantile(
         alpha / (safety_factor or get_p_value_factor(degrees_of_freedom + 1)), degrees_of_freedom
     )
@@ -315,7 +317,7 @@ def find_detectable_ratio_difference(
 def find_detectable_concentrated_loss(
     standard_error: float, samples: int, loss: float, alpha: float, power: float = POWER
 ) -> float:
-    """Return the smallest true difference that a test detects if few samples cause all of it.
+    """Return the smallest true difference that a test detects if only a few samples cause it.
 
     Each of these samples loses about `loss`. Such samples add to the spread: with a difference of
     d, the variance of the mean grows by (loss · d - d²) / samples. The samples also make the

@@ -1,4 +1,4 @@
-"""Ratios of speed, time and memory between jobs, each measured in several processes.
+"""Computes ratios of speed, time and memory between jobs, each measured in several processes.
 
 Repeats within one process share its conditions (position in memory, state of the machine),
 so they do not show how far the next process may differ. Each run counts by the median of
@@ -68,9 +68,9 @@ class RunRatio:
 
 
 def min_p_value(total_runs: int) -> float:
-    """Return a lower bound on the p-value for this number of runs.
+    """Return the smallest p-value that a test of this number of runs can have.
 
-    The bound is the probability that runs from two equally likely modes separate into the two jobs.
+    It is the probability that runs from two equally likely modes separate into the two jobs.
     """
     return 2.0 ** (1 - total_runs)
 
@@ -83,7 +83,8 @@ def compute_min_runs_per_job(alpha: float = ALPHA) -> int:
 
 
 def plan_runs_per_job(standardized_difference: float, alpha: float = ALPHA) -> int | None:
-    """Return how many runs per job detect a difference with 80 % power; None above ten thousand.
+    """Return the number of runs per job needed to detect a difference with 80 % power; None if
+    above ten thousand.
 
     The difference is in standard deviations of a run.
     """

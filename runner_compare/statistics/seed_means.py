@@ -1,4 +1,4 @@
-"""Means over questions and seeds, for jobs that differ only in their seed.
+"""Computes means over questions and seeds, for jobs that differ only in their seed.
 
 Another seed gives other answers and, in a team that learns, another graph. So a mean over
 jobs has two errors: other questions would give another mean, and so would other seeds. Each
@@ -119,7 +119,7 @@ def compute_combined_error_bound(
 
 
 def compute_difference_p_value(components: Sequence[ErrorComponent], difference: float) -> float:
-    """Return the two-sided p-value of a difference.
+    """Return the two-sided p-value of a difference over questions and seeds.
 
     The p-value is the level at which the error bound equals the difference.
     """
@@ -202,7 +202,7 @@ def compute_exact_interval_over_seeds(
 def build_error_components(
     question_p_value: float, difference: float, seed_components: Sequence[ErrorComponent]
 ) -> tuple[ErrorComponent, ...] | None:
-    """Return the error components of a difference: one for questions, and those of the seeds.
+    """Return the error components of a difference: one for the questions, followed by those of the seeds.
 
     The component for questions follows from their p-value. Returns None if the difference is 0
     or its p-value is 1.

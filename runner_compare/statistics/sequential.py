@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, which stays valid if evaluated after each new pair.
+"""Always-valid test of paired verdicts, which may be evaluated after each new pair.
 
 An exact test is made for a single look. If one tests again and again, and stops at the
 first p-value below 0.05, one finds a difference between equals far too often. So this test
@@ -42,7 +42,7 @@ Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
 class Side(StrEnum):
-    """Whether the true difference is significantly above or below a null value."""
+    """Position of the true difference relative to a null value: significantly above, below, or undecided."""
 
     better = "better"
     worse = "worse"
@@ -55,15 +55,15 @@ def comparison_level(num_comparisons: int) -> float:
 
 
 def confidence_percent(num_comparisons: int) -> float:
-    """Return the confidence in percent of each of several comparisons that share a 5 % error rate:
-    95, 97.5 …
-    """
+    """Return the confidence level, in percent, of each of several comparisons that share a 5 % error rate."""
     return round(100 - float(f"{100 * comparison_level(num_comparisons):.2g}"), 12)
 
 
 @lru_cache(maxsize=256)
 def _compute_log_capital_factors(null_difference: float) -> tuple[tuple[float, float, float], ...]:
-    """Return how a win, a loss and a tie change the log capital of a bet, per betting fraction."""
+    """Return how much a win, a loss and a tie change the log capital of the e-process, per betting
+    fraction.
+    """
     # a tie multiplies the bet by this, a win by twice this, a loss by 0
     ratio = 1 / (1 + null_difference)
     return tuple(
@@ -72,9 +72,9 @@ def _compute_log_capital_factors(null_difference: float) -> tuple[tuple[float, f
 
 
 def compute_log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
-    """Return the log capital of a bet against true differences up to `null_difference`.
+    """Return the log e-value against the claim that the true difference is at most `null_difference`.
 
-    The capital starts at 1; the null difference is above -1.
+    The e-value is the capital of a bettor that starts with 1. The null difference is above -1.
     """
     logs = [
         wins * win + losses * loss + ties * tie
@@ -93,7 +93,7 @@ def sequential_p_value(wins: int, losses: int) -> float:
 
 @dataclass
 class SequentialPairs:
-    """Paired verdicts in question order, and the decisions of the always-valid test."""
+    """Counts of wins, losses and ties in question order, and the decisions of the always-valid test."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too
@@ -182,7 +182,9 @@ class SequentialPairs:
 
 
 def _build_count_arrays(outcome_counts: Sequence[Look]) -> tuple[Any, Any]:
-    """Return the counts of wins, losses and ties after each pair, for the run and its baseline."""
+    """Return the counts of wins, losses and ties after each pair, from the view of the run and of
+    its baseline.
+    """
     import numpy as np  # only where many looks are gone through at once
 
     counts = np.asarray(outcome_counts, dtype=float).reshape(-1, 3)
@@ -198,7 +200,7 @@ def compute_log_betting_capitals(outcome_counts: Any, null_difference: float) ->
 
 
 def _find_exclusion_bound(outcome_counts: Any, log_capital_threshold: float) -> float:
-    """Return the largest value that is excluded from below; -1 if no value is excluded."""
+    """Return the largest difference that the test excludes as too low; -1 if it excludes none."""
     import numpy as np
 
     # always the same halves, 0 first: so it does not matter how many looks come at once

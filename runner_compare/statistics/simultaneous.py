@@ -22,7 +22,7 @@ TestedValue = tuple[float, bool]  # a value, and whether the decision excludes i
 def align_interval_with_decision(
     interval_ends: tuple[float, float], estimate: float, tested_values: Iterable[TestedValue]
 ) -> tuple[float, float]:
-    """Adjust an interval so that it excludes the rejected values and contains the other ones."""
+    """Adjust an interval so that it excludes all rejected values and includes the other tested values."""
     low, high = min(interval_ends[0], estimate), max(interval_ends[1], estimate)
     excluded = []
     for point, is_excluded in tested_values:

@@ -85,7 +85,9 @@ def adjust_grouped_p_values(groups: Sequence[Sequence[float]], num_families: int
 
 
 def paired_difference_interval(wins: int, losses: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the interval of paired differences that the test does not reject; (-1, 1) for n = 0."""
+    """Return the interval of a paired difference: all values that the test does not reject; (-1, 1)
+    for n = 0.
+    """
     assert min(wins, losses, n - wins - losses) >= 0
     if n == 0:
         return -1.0, 1.0
@@ -148,8 +150,7 @@ def continuity_correction(wins: float, losses: float, n: float) -> float:
 def tango_interval(
     wins: float, losses: float, n: float, alpha: float = ALPHA, correction: float = 0.0
 ) -> tuple[float, float]:
-    """Return Tango's score interval of the paired difference. Counts may be fractional expected
-    counts.
+    """Return Tango's score interval of the paired difference. The counts may be fractional.
 
     It keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to
     nothing. The continuity `correction` is in pairs.
@@ -301,9 +302,7 @@ def normal_quantile(alpha: float) -> float:
 def find_interval_end(
     is_inside: Callable[[float], bool], inner_value: float, range_end: float, halvings: int = HALVINGS
 ) -> float:
-    """Find the end of an interval by bisection between an inner value and the end of the possible
-    range.
-    """
+    """Find the end of a confidence interval by bisection."""
     if is_inside(range_end):
         return range_end
     for _ in range(halvings):

@@ -1,4 +1,4 @@
-"""Token costs: tokens per question, correct answers per 1,000 tokens, and savings of agent teams.
+"""Computes token costs: tokens per question, correct answers per 1,000 tokens, and savings of agent teams.
 
 Every metric has a 95 % interval over questions (or clusters) and, with several seeds, over
 seeds.
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 class TokenFinding(StrEnum):
-    """Whether a run needs fewer or more tokens than its baseline."""
+    """Finding on whether a run needs fewer or more tokens than its baseline."""
 
     saves = "saves"
     costs_more = "costs more"
@@ -193,7 +193,7 @@ def compute_mean_correlation(
 def compute_estimate_ratio_interval(
     numerator: Estimate, denominator: Estimate, correlation: float
 ) -> tuple[float, float]:
-    """Return the interval of a ratio, given the intervals and the correlation of its two terms.
+    """Return the confidence interval of a ratio of two estimates, given their correlation.
 
     Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
     Research 21, 2012): an end of the interval is the ratio R at which the interval of numerator

@@ -26,7 +26,7 @@ Ends = tuple[float, float] | None
 
 @dataclass
 class TextTokens:
-    """Token-level values of one text, or of a cluster of texts."""
+    """KL divergences and log-probabilities of the tokens of one text or cluster of texts."""
 
     category: str | None = None
     # KL(reference || this) in nats, or a lower bound
@@ -39,7 +39,9 @@ class TextTokens:
 
 
 def compute_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the divergence metrics of all texts, and the main ones per category as `KEY/CATEGORY`."""
+    """Return the divergence metrics of all texts. The main metrics also exist per category, as
+    `METRIC/CATEGORY`.
+    """
     job_figures = {
         **_compute_kl_percentile_metrics(texts),
         **_compute_probability_metrics(texts),
@@ -120,7 +122,8 @@ def _compute_probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float
 
 
 def _compute_top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the fraction of tokens on which both models' likeliest token agrees, with its interval.
+    """Return the fraction of positions where both models predict the same most likely token, with
+    its interval.
 
     The interval is not Student's, which covers too little where nearly all agree.
     """

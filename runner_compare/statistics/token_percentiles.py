@@ -59,7 +59,7 @@ class TokenValues:
         return min(value, float(low)), max(value, float(high))
 
     def _find_max_tokens_below_fraction(self, fraction: float, from_top: bool = False) -> int:
-        """Return the largest token count that is significantly smaller than a fraction of all tokens.
+        """Return the largest number of tokens that is significantly smaller than a fraction of all tokens.
 
         Counts the lowest tokens, or the highest tokens with `from_top`.
         """
@@ -74,7 +74,7 @@ class TokenValues:
         return few
 
     def _is_significantly_below(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
-        """Whether a token count is significantly smaller than a fraction of all tokens.
+        """Whether a number of tokens is significantly smaller than a fraction of all tokens.
 
         The counted tokens are the lowest, or the highest with `from_top`.
         """
@@ -86,7 +86,7 @@ class TokenValues:
 
 
 def min_texts_for_interval(fraction: float) -> int:
-    """Return how many texts of equal length the interval of a percentile requires."""
+    """Return the minimum number of equally long texts for which a percentile has an interval."""
     return math.ceil(math.log(ALPHA / 2) / math.log(max(fraction, 1 - fraction)))
 
 

@@ -1,4 +1,4 @@
-"""Names the metrics of answers that only an alternative extractor could read.
+"""Names of metrics that count the complete answers which each answer extractor can read.
 
 The score of such answers depends on the answer format. Only answers that ended by
 themselves count

@@ -15,7 +15,7 @@ from math import comb
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """Vote counts of the answers to one question."""
+    """Number of votes for each answer value, from several answers to one question."""
 
     # the votes for each right number: one number, unless it has several spellings
     right: tuple[int, ...]
@@ -43,7 +43,7 @@ class VoteCounts:
 
 
 def reported_answer_counts(n: int) -> list[int]:
-    """Return the values of k that are reported: 1, 2, 4 … and n."""
+    """Return the values of k that are reported for n answers: 1, 2, 4 … and n."""
     return sorted({n, *(1 << power for power in range(n.bit_length()))})
 
 

@@ -15,8 +15,8 @@ def row(rope: str, made_for: float | None) -> TableRow:
 def test_a_row_is_named_as_what_it_is() -> None:
     rows = [row("native", 8192), row("rope_2d", 8192), row("yarn", 16384), row("linear", None)]
     assert SECTION.sentences(Table("recall", ["rope.name"], rows)) == [
-        "native: texts may exceed the context length of 8,192 trained positions (rope=native)",
-        "rope_2d: texts may exceed the context length of 8,192 trained positions (rope=rope_2d)",
-        "yarn: texts may exceed the context length of 16,384 scaled positions (rope=yarn)",
+        "native: texts may exceed the context length of 8,192 tokens (trained, rope=native)",
+        "rope_2d: texts may exceed the context length of 8,192 tokens (trained, rope=rope_2d)",
+        "yarn: texts may exceed the context length of 16,384 tokens (scaled, rope=yarn)",
     ]
     assert SECTION.sentences(Table("recall", ["rope.name"], [row("linear", None)])) == []

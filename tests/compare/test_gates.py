@@ -126,8 +126,8 @@ KL = {
 CHAT = {"kl_p99_nats/chat": 0.01, "kl_p99_nats_low/chat": 0.009, "kl_p99_nats_high/chat": 0.011}
 
 
-NO_INTERVAL = "not met, because the interval is missing"
-FEW = "has 200 documents, but an interval needs 3,688"
+NO_INTERVAL = "not met, because the metric has no interval"
+FEW = "only 200 documents, but an interval needs 3,688"
 
 
 @pytest.mark.parametrize(

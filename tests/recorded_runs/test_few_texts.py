@@ -25,5 +25,5 @@ def test_a_gate_on_ten_texts_is_not_met(runner: Command, tmp_path: Path, gate: s
     assert done.code == 1
     assert "the test needs at least 50 texts, but the runs share only 10 (" in done.out + done.err
     failed = done.err.partition("requirement failed")[2]
-    assert "has 10 documents, but an interval needs 50" in failed
+    assert "only 10 documents, but an interval needs 50" in failed
     assert gate in failed

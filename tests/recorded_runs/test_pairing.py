@@ -275,7 +275,7 @@ def test_without_repeats_there_is_no_comparison(store: Store, rows: Any) -> None
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
     assert note.startswith(
-        "repeats are missing, because repeats.jsonl of nf4 is neither in the job's folder nor in MLflow"
+        "repeated measurements are missing, because repeats.jsonl of nf4 is neither in the job's folder nor in MLflow"
     )
     split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)

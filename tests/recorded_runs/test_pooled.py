@@ -86,9 +86,9 @@ def test_holm_counts_the_settings_that_are_pooled(pooled: Any) -> None:
 def test_a_setting_that_lacks_a_set_is_named_and_has_no_verdict(pooled: Any, show: Any) -> None:
     fp4 = row_of(pooled("--pool"), "fp4")
     assert fp4["comparison"] is None
-    assert fp4["note"] == "the setting has no run on the questions of hard 100"
+    assert fp4["note"] == "this configuration has no run on hard 100"
     _, out, _ = show("pool", *BASELINE, "--pool")
-    assert "• quantization=fp4: not pooled, the setting has no run on the questions of hard 100" in out
+    assert "• quantization=fp4: not pooled, this configuration has no run on hard 100" in out
 
 
 @pytest.mark.thorough
@@ -220,8 +220,8 @@ def test_another_model_is_another_setting(store: Store, show: Any) -> None:
                 questions=split,
             )
     _, out, _ = show("models", *BASELINE, "--pool")
-    assert "model=one, quantization=nf4: not pooled, the setting has no run on the questions of train" in out
-    assert "model=two, quantization=nf4: not pooled, the setting has no run on the questions of test" in out
+    assert "model=one, quantization=nf4: not pooled, this configuration has no run on train" in out
+    assert "model=two, quantization=nf4: not pooled, this configuration has no run on test" in out
 
 
 @pytest.mark.thorough

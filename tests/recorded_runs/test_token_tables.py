@@ -77,7 +77,7 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
     assert compare("--require", f"kl_p90<{0.99 * high:.9f}nats").code == 1, "the end decides, not the value"
     few = compare("--require", "kl_p99/stories<1e3nats")
     assert few.code == 1
-    assert "because the interval is missing (has 26 documents, but an interval needs 368)" in few.err
+    assert "because the metric has no interval (only 26 documents, but an interval needs 368)" in few.err
     failed = compare("--require", "kl_p999<1e-9nats")
     assert failed.code == 1
     assert "kl_p999_nats" in failed.err

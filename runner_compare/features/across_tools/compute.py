@@ -1,4 +1,4 @@
-"""Pairs evaluations of one task by several tools, matched by question text (--across-tools).
+"""Compares evaluations of one task by several tools. Matches questions by their text (--across-tools).
 
 Each tool has its own ids, prompts and scorers, so without this option their runs are in
 separate tables. Here the first path's evaluation is the baseline of all others, on the
@@ -34,7 +34,7 @@ NOT_NAMED = (FOLDER_KEY, METRIC, FILTER, "model.name")  # which rows are named b
 
 @dataclass
 class MatchedRun:
-    """A run's answers to the questions that all compared tools share."""
+    """Answers of one run to the questions that every compared tool evaluated."""
 
     run: Run  # as its tool has written it
     reader: Reader
@@ -54,14 +54,14 @@ class MatchedRun:
 
 
 class SharedQuestionsReader(FilesReader):
-    """Reader that returns only the questions that several tools share."""
+    """Reader that returns answers only to questions that every compared tool evaluated."""
 
     def __init__(self, matched: dict[str, MatchedRun]) -> None:
         super().__init__()
         self.matched = matched
 
     def load_run_answers(self, run: Run) -> Answers:
-        """Return the outcome of each question that all tools share."""
+        """Return the run's outcome on each question that every compared tool evaluated."""
         return self.matched[run.run_id].load_answers()
 
     def load_answer_texts(
@@ -89,7 +89,8 @@ def tool_name(run: Run) -> str:
 def pair_across_tools(
     runs: Sequence[Run], paths: Sequence[str], reader: Reader
 ) -> tuple[list[Run], SharedQuestionsReader]:
-    """Restrict runs to questions that all runs share. Returns the runs, baseline first, and a reader.
+    """Restrict runs to the questions that all of them answered. Returns the runs, baseline first,
+    and a reader.
 
     Raises ConfigError if no question is shared.
     """
@@ -165,8 +166,8 @@ def _raise_no_shared_questions(baseline: Run, runs: Sequence[Run], reader: Reade
     for run in runs:
         if not any(" " in normalize_text(text) for text in _load_question_texts(run, reader).values()):
             raise error(
-                f"the log of {run.job_id} ({tool_name(run)}) has no texts "
-                "of questions, only ids, so its questions cannot be paired"
+                f"the log of {run.job_id} ({tool_name(run)}) contains question ids "
+                "but no question texts, so its questions cannot be matched"
             )
     raise error(f"no prompt of the other evaluations contains a question of {baseline.job_id}")
 
@@ -192,9 +193,7 @@ def _scorer_name(run: Run) -> str:
 
 
 def _find_differing_settings(baseline: Run, run: Run) -> dict[str, tuple[str | None, str | None]]:
-    """Return both values of each setting that differs between two runs. None stands for a missing
-    value.
-    """
+    """Return both values of each config key that differs between two runs, or None for a missing value."""
     keys = sorted((baseline.params.keys() | run.params.keys()) - {*NOT_NAMED})
     pairs = {key: (baseline.params.get(key), run.params.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if not _are_equal_settings(*pair)}

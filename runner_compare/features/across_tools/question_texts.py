@@ -20,7 +20,9 @@ Texts = Mapping[Question, str]
 
 
 def normalize_text(text: str) -> str:
-    """Normalize case, whitespace, escapes and similar-looking characters of a text."""
+    """Normalize a question for text matching: case, whitespace, Unicode form, escapes and labels
+    like `Question:`.
+    """
     plain = unicodedata.normalize("NFKC", text.replace("\\n", " ").replace('\\"', '"')).casefold()
     return LABELS.sub("", " ".join(plain.split()))
 

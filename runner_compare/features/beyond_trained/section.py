@@ -1,4 +1,4 @@
-"""Report runs whose texts may be longer than the model and its RoPE setting support."""
+"""Warns about runs whose texts may exceed the context length that the model and its RoPE setting support."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class BeyondTrained(Section):
     """Report section about runs whose texts may be longer than the supported context length."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Return a sentence per position limit, with the runs whose texts may exceed the limit."""
+        """Return one warning per context length, with the names of the runs whose texts may exceed it."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
             limit = row.run.metrics.get(MADE_FOR)
             if limit is not None:
                 rope = row.run.params.get("rope.name", "native")
                 made = "trained" if rope in PLAIN else "scaled"
-                remark = f"texts may exceed the context length of {limit:,.0f} {made} positions (rope={rope})"
+                remark = f"texts may exceed the context length of {limit:,.0f} tokens ({made}, rope={rope})"
                 names.setdefault(remark, []).append(format_row_name(row, table.keys))
         return [f"{join_first_names(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
 

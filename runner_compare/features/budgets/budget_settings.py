@@ -1,4 +1,4 @@
-"""Find settings that were measured with several thinking budgets.
+"""Finds configurations that ran with several thinking budgets.
 
 A setting is a configuration without its thinking budget.
 """
@@ -15,7 +15,7 @@ NO_BUDGET = (None, "null", "None")
 
 @dataclass
 class BudgetSetting:
-    """Table rows that differ only in the thinking budget, in ascending order; unlimited comes last."""
+    """Table rows that differ only in the thinking budget, smallest budget first, unlimited last."""
 
     rows: list[TableRow]
     keys: list[str]  # of the table, without the budget
@@ -41,7 +41,7 @@ def budget_sort_key(budget: str | None) -> tuple[object, ...]:
 
 
 def find_budget_settings(table: Table) -> list[BudgetSetting]:
-    """Group the table's rows that differ only in the thinking budget; single rows are omitted."""
+    """Group table rows that differ only in the thinking budget. Groups of a single row are omitted."""
     if BUDGET not in table.keys or not table.has_accuracies:
         return []
     keys = [key for key in table.keys if key != BUDGET]

@@ -1,4 +1,4 @@
-"""Compare settings with several thinking budgets by accuracy at equal token counts."""
+"""Compares accuracies at equal token counts, for configurations that ran with several thinking budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner_compare.statistics.equal_tokens import (
 
 @dataclass
 class TableBudgetData:
-    """Accuracy comparisons at equal token counts between a table's settings and their baselines."""
+    """Comparisons of accuracy at equal token counts, one per configuration and its baseline."""
 
     compared: list[tuple[BudgetSetting, BudgetSetting, ComparedCurves]] = field(default_factory=list)
 
@@ -50,9 +50,7 @@ def compare_budgets(table: Table, reader: Reader) -> None:
 def _compare_settings(
     setting: BudgetSetting, base_setting: BudgetSetting, costs: dict[str, Costs], reader: Reader
 ) -> EqualTokensComparison:
-    """Compare two settings at equal token counts, on the questions that every job of both
-    answered.
-    """
+    """Compare two configurations at equal token counts, on the questions that all jobs of both answered."""
     of_rows = [_load_row_costs(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
     answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
@@ -80,12 +78,14 @@ def _compare_settings(
 
 
 def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
-    """Return the token cost of each question of a table row. `cache` holds costs that were loaded
-    before.
+    """Return the token counts of each question of a table row. `cache` stores counts that are
+    already loaded.
     """
     if row.run.run_id not in cache:
         if row.run.over_seeds:
-            raise NotPaired("each budget has several seeds. Omit --seeds")
+            raise NotPaired(
+                "budgets with several seeds cannot be compared at equal token counts. Omit --seeds"
+            )
         parts = [reader.load_costs(part) for part in row.run.parts or [row.run]]
         cache[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
     return cache[row.run.run_id]

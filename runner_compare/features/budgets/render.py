@@ -1,4 +1,4 @@
-"""Texts, JSON data and pictures of settings with several thinking budgets."""
+"""Renders text, JSON data and plots for configurations that ran with several thinking budgets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ APART = 0.06
 
 
 def create_budget_pictures(table: Table) -> list[Picture]:
-    """Return the plot of accuracy by thinking budget. Empty without several budgets."""
+    """Return the plot of accuracy by thinking budget; [] if no configuration ran with several budgets."""
     settings = find_budget_settings(table)
     if not settings:
         return []
@@ -129,7 +129,7 @@ def format_equal_tokens_sentence(
 def format_short_equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
-    """Return the finding at equal token counts in one line."""
+    """Format the result of a comparison at equal token counts as one line."""
     head = _format_compared_settings(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}."
@@ -145,7 +145,7 @@ def _format_compared_settings(setting: BudgetSetting, base_setting: BudgetSettin
 
 
 def _format_short_setting_name(setting: BudgetSetting, keys: Sequence[str]) -> str:
-    """Name a setting by the keys in which it differs, e.g. `nf4` or `lora=peft`."""
+    """Name a configuration by the config values that distinguish it, e.g. `nf4` or `lora=peft`."""
     if len(keys) == 1 and is_self_explanatory(keys[0]):
         return str(setting.config[keys[0]])
     return _setting_name(setting, keys)

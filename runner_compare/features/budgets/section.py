@@ -18,7 +18,7 @@ from runner_compare.section import Section
 
 
 class Budgets(Section):
-    """Report section about settings with several thinking budgets."""
+    """Report section about configurations that ran with several thinking budgets."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         compare_budgets(table, reader)

@@ -1,4 +1,4 @@
-"""Count answers whose text differs between runs with and without speculative decoding."""
+"""Counts answers whose text changes if speculative decoding is switched on, off or reconfigured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = 10**9  # characters of an answer that are compared: all
 
 @dataclass(frozen=True)
 class ChangedAnswers:
-    """Counts of answers to the same questions whose texts differ between two runs."""
+    """Counts of answers whose text differs between two runs, on the questions that both answered."""
 
     is_changed: tuple[bool, ...]
     families: tuple[str | None, ...]  # of the questions; None: they are independent
@@ -36,14 +36,16 @@ class ChangedAnswers:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the fraction of changed answers, over clusters."""
+        """95 % confidence interval of the fraction of changed answers, computed over clusters if
+        there are any.
+        """
         return compute_exact_accuracy_interval(self.is_changed, self.families)
 
 
 @dataclass
 class TableChangedAnswers:
-    """Counts of changed answers by run id. Only runs that differ from the baseline in the drafter
-    are included.
+    """Counts of changed answers by run id, for runs that differ from the baseline only in
+    speculative decoding.
     """
 
     counts: dict[str, ChangedAnswers] = field(default_factory=dict)

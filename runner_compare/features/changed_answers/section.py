@@ -1,4 +1,4 @@
-"""Section about answers changed by speculative decoding, for runs that differ only in the drafter."""
+"""Report section that counts how many answers speculative decoding changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner_compare.section import Section
 
 
 class ChangedAnswersSection(Section):
-    """Report section about answers changed by speculative decoding."""
+    """Report section with the fraction of answers that speculative decoding changed."""
 
     def compute(self, table: Table, reader: Reader) -> None:
         kept = table.get_section_data(TableChangedAnswers).counts

@@ -22,7 +22,7 @@ class TableContextEffects:
 
 
 def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int], Effect]:
-    """Compare the losses of two runs at each context length that both measured."""
+    """Compare the losses of two runs at each context length that both runs measured."""
     texts, base_texts = reader.load_text_scores(run), reader.load_text_scores(base)
     found: dict[tuple[str, int], Effect] = {}
     for length in list_context_lengths(run.metrics):
@@ -43,9 +43,9 @@ def compare_contexts(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int
 
 
 def _select_context(texts: Texts, length: int) -> Texts:
-    """Return the texts that were scored with one context length. The indices start at 0 again.
+    """Return the texts that were scored with one context length, renumbered from 0.
 
-    So a different number of contexts does not make texts differ.
+    So two runs stay comparable if they measured different numbers of context lengths.
     """
     of_context = [score for _, score in sorted(texts.items()) if score.likelihood.context == length]
     return dict(enumerate(of_context))

@@ -39,7 +39,7 @@ LEGEND = (
 
 
 def format_context_sentence(metrics: Mapping[str, float]) -> str:
-    """Format a job's losses by context length. Empty with fewer than two context lengths."""
+    """Describe how far longer contexts reduce a job's loss. Empty with fewer than two context lengths."""
     lengths = list_context_lengths(metrics)
     if len(lengths) < 2:
         return ""
@@ -71,7 +71,7 @@ def _format_signed(value: float) -> str:
 
 @dataclass
 class TextRecords:
-    """Metrics, tables, curves and facts of a job about the likelihood of documents."""
+    """Report data of a job that scores documents: metrics, tables, curves and facts."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -111,7 +111,9 @@ def _format_loss_difference(effect: Effect | None) -> str:
 
 
 def build_context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table of context lengths, one line per length."""
+    """Return one table row per context length, with a job's loss and the gain over the next shorter
+    length.
+    """
     lines: list[dict[str, Any]] = []
     for length in list_context_lengths(metrics):
         cell = f"/{CELL}{length}"
@@ -128,7 +130,7 @@ def build_context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any
 
 
 def build_context_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of context lengths of all rows, one line per length."""
+    """Return a table of loss by context length, with one line per run and length."""
     lines = [(row, length) for row in table.rows for length in list_context_lengths(row.run.metrics)]
     if not lines:
         return {}

@@ -1,4 +1,4 @@
-"""Texts about answers that a token limit cut off.
+"""Formats text about answers that a token limit cut off.
 
 A comparison counts cut-off answers as not solved. It also tests both extremes: this run's
 cut-off answers are wrong and the baseline's are correct, and the reverse. Only what both
@@ -28,14 +28,14 @@ LEGEND = (
 
 
 def format_finding(decision: Decision) -> str:
-    """Return a comparison's finding as text; `undecided` if it depends on cut-off answers."""
+    """Return a comparison's finding as text, or `undecided` if cut-off answers could change it."""
     if decision.is_changed_by_cut_off and decision.finding is Finding.open:
         return UNDECIDED
     return str(decision.finding)
 
 
 def format_cut_off_sentence(decision: Decision) -> str:
-    """Return a sentence on whether a finding holds for any outcome of cut-off answers.
+    """Return a sentence that tells whether a finding could change if cut-off answers were complete.
 
     Returns "" if nothing was cut off, or if there is no finding.
     """
@@ -75,7 +75,7 @@ def _format_range(decision: Decision) -> str:
 
 
 def format_cut_off_range(decision: Decision) -> str:
-    """Format the smallest and largest possible difference, with an interval around both.
+    """Format the smallest and largest possible difference, with a confidence interval that covers both.
 
     At the extremes, this run's cut-off answers are wrong and the baseline's correct, or the reverse.
     """
@@ -87,7 +87,7 @@ def format_cut_off_range(decision: Decision) -> str:
 
 
 def build_cut_off_record(decision: Decision) -> dict[str, Any]:
-    """Return the differences for both extreme outcomes of cut-off answers as JSON data.
+    """Return the smallest and largest difference that completed answers could give, as JSON data.
 
     The result is empty if no answer was cut off.
     """
@@ -118,7 +118,7 @@ def _extreme_record(decision: Decision) -> dict[str, Any]:
 
 
 def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a cut-off record to CSV columns, e.g. `difference_at_worst`."""
+    """Flatten the JSON data about cut-off answers to CSV columns, e.g. `difference_at_worst`."""
     flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
     return flat | {
         f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
@@ -126,7 +126,7 @@ def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_accuracy_bounds(row: TableRow) -> str:
-    """Format the possible accuracies of a run without a token limit.
+    """Format the range of accuracies that a run could have had without a token limit.
 
     The range extends from all cut-off answers wrong to all correct. The interval covers both.
     """

@@ -14,8 +14,8 @@ class CutOffs(Section):
     """Report section about answers cut off by a token limit."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        """Return the column with the range of accuracies without a token limit. Empty without cut-off
-        answers.
+        """Return a column with each run's possible accuracy without a token limit. Empty if no
+        answer was cut off.
         """
         if not any(row.run.accuracy_bounds for row in table.rows):
             return {}

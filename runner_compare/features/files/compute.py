@@ -35,9 +35,7 @@ def build_file_table(
     margins: Mapping[str, float] | None = None,
     tolerance: float | None = None,
 ) -> FileTable:
-    """Build the table of model files, with tests of KL divergence against the reference and each
-    other.
-    """
+    """Build the table of model files, and test which files have a lower KL divergence than others."""
     of_files = _group_jobs_by_file(runs, reader.key_rules)
     reference = _find_reference_file(of_files, [*runs], baseline)
     names = _name_files(of_files, reader.key_rules)
@@ -80,7 +78,7 @@ def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsByFile:
 def _compare_with_reference(
     jobs_by_file: JobsByFile, reference: FileIdentity, margins: dict[str, float], reader: Reader
 ) -> tuple[dict[JobKind, Table], dict[str, TableRow]]:
-    """Compare the jobs of each file with the reference file's job of the same kind.
+    """Compare each model file's jobs with the reference file's job of the same kind, e.g. likelihood.
 
     Returns the tables, and each job's row by run id, including jobs that were not compared.
     """
@@ -98,7 +96,7 @@ def _compare_with_reference(
 
 
 def get_file_job_kind(run: Run) -> JobKind | None:
-    """Return whether a job measured a file's likelihood, accuracy or speed. None for other jobs."""
+    """Return the kind of measurement that a job made: likelihood, accuracy or speed. None for other jobs."""
     if run.likelihood_unit == "token":
         return JobKind.likelihood
     if run.correct_and_total is not None:
@@ -136,7 +134,9 @@ def _name_files(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity,
 
 
 def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: str) -> FileIdentity:
-    """Return the file that --baseline selects. By default, return the file without KL divergence."""
+    """Return the reference file: the file that --baseline selects, or the only one without a KL
+    divergence.
+    """
     fix = "choose the reference file with --baseline model.name=FILE"
     if baseline:
         wanted = parse_config_values(baseline, runs, "--baseline")
@@ -161,7 +161,7 @@ def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: st
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
         raise ConfigError(
-            f"{len(found)} of {len(likely)} likelihood jobs have no reference instead of one; {fix}",
+            f"{len(found)} of {len(likely)} likelihood jobs have no reference, but exactly one must have none; {fix}",
             key="--files",
             code="ambiguous" if found else "missing",
         )

@@ -30,7 +30,7 @@ SIZES = {"file_mib": 0.0, "model_mib": MEMORY_TOLERANCE}
 
 
 class JobKind(StrEnum):
-    """Kind of measurement that a job of a model file contains."""
+    """Kind of measurement that a job makes of a model file."""
 
     speed = "speed"
     accuracy = "accuracy"
@@ -73,7 +73,7 @@ class FileTable:
         )
 
     def find_decode_speed_metrics(self) -> dict[int, str]:
-        """Return the decoding-speed metric of each batch size, for the shortest prompts."""
+        """Return the name of the decoding-speed metric for each batch size, for the shortest prompts."""
         found: dict[int, str] = {}
         for name in sorted(
             {name for row in self._rows_of_kind(JobKind.speed) for name in row.run.metrics},
@@ -106,7 +106,7 @@ def rank_files(table: FileTable, reader: Reader) -> None:
             raise NotPaired("fewer than two files have a KL divergence")
         kls, sizes = load_divergences([file.rows[JobKind.likelihood].run for file in files], reader)
         if len(sizes) < MIN_TEXTS:
-            raise NotPaired(f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}")
+            raise NotPaired(f"only {len(sizes)} texts were scored, but the test needs {MIN_TEXTS}")
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return
@@ -122,8 +122,7 @@ def rank_files(table: FileTable, reader: Reader) -> None:
 
 
 def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
-    """Return each run's KL divergence per text, and the number of tokens per text. The reference
-    has 0.
+    """Return each run's KL divergence per text, and the tokens per text. The reference has a divergence of 0.
 
     A cluster counts as one text.
     """
@@ -134,7 +133,7 @@ def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[flo
         != [(likelihood.unit, likelihood.tokens) for likelihood in sides[0]]
         for side in sides
     ):
-        raise NotPaired("the files have not scored the same tokens")
+        raise NotPaired("the likelihood jobs of the files scored different tokens")
     kls, sizes = (
         [[likelihood.kl_nats or 0.0 for likelihood in side] for side in sides],
         [float(likelihood.tokens) for likelihood in sides[0]],
@@ -174,7 +173,7 @@ def find_non_inferior_pairs(
 def compute_p_value_lower_kl(
     kls: Sequence[float], other_kls: Sequence[float], tokens_per_text: Sequence[float], margin: float = 0.0
 ) -> float:
-    """Return the p-value that a file's mean KL divergence is below another file's plus the margin.
+    """Return the p-value of a test that one file's mean KL divergence is below another's plus a margin.
 
     The texts must show it, and also with one more, unobserved text: there the first file has
     its largest KL again, and the other one none. Otherwise a file whose KL comes from a few
@@ -201,8 +200,8 @@ def _select_significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tup
 
 @dataclass(frozen=True)
 class FrontAxis:
-    """A metric of the Pareto front besides KL divergence. Smaller relative differences than the
-    tolerance are noise.
+    """Pareto-front metric other than KL divergence. Relative differences up to the tolerance count
+    as noise.
     """
 
     metric: str
@@ -211,7 +210,7 @@ class FrontAxis:
     tolerance: float
 
     def compute_relative_gain(self, file: FileRow, other_file: FileRow) -> float:
-        """Return the relative advantage of a file over another on this axis.
+        """Return by which fraction one file is better than another in this metric.
 
         The result is negative if the file is worse, and 0 within noise.
         """
@@ -222,8 +221,8 @@ class FrontAxis:
 
 
 def _choose_front_axes(table: FileTable) -> list[FrontAxis]:
-    """Return the metrics of the Pareto front besides KL divergence. Speeds require a known noise
-    level.
+    """Return the Pareto-front metrics other than KL divergence. Speed counts only with a known
+    noise level.
     """
     kinds = {name: kind for name in SIZES if (kind := table.find_kind(name)) is not None}
     axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
@@ -239,7 +238,7 @@ def _mark_pareto_front(
     closer_pairs: set[tuple[int, int]],
     non_inferior_pairs: set[tuple[int, int]],
 ) -> None:
-    """Mark the files that no other file dominates.
+    """Mark the files on the Pareto front, which no other file dominates.
 
     A file dominates another if it has no more bytes, memory and time, and a significantly lower
     KL divergence. With a margin, it also dominates if it needs less of one of them and its KL

@@ -1,4 +1,4 @@
-"""Table, sentences, JSON data and picture of model files."""
+"""Renders the comparison of model files as a table, sentences, JSON data and a plot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_SPEED = (
 
 
 def create_file_pictures(table: FileTable) -> list[Picture]:
-    """Return the picture of model files, if any file has a KL divergence."""
+    """Return the plot of KL divergence by file size; [] if no file was ranked."""
     title = (
         "KL divergence from the reference by file size, with 95 % intervals. Filled markers are on the "
         "Pareto front of bytes, memory and KL divergence"
@@ -52,7 +52,7 @@ def create_file_pictures(table: FileTable) -> list[Picture]:
 
 
 def draw_kl_over_size(table: FileTable) -> Figure:
-    """Draw each file's KL divergence, on a logarithmic axis, over the file size."""
+    """Plot each file's KL divergence, on a logarithmic axis, against the file size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")

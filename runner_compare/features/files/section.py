@@ -1,4 +1,4 @@
-"""Section that compares model files (--files), one line per file, instead of the task tables."""
+"""Report section that compares model files (--files). Its table replaces the tables per task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner_compare.section import Section
 
 @dataclass
 class ComparisonFiles:
-    """Table of model files that --files requested."""
+    """Table of model files. None unless --files is set."""
 
     table: FileTable | None = None
 

@@ -24,7 +24,7 @@ class Flip:
 
 @dataclass
 class Flips:
-    """Questions that only a run or only its baseline solved, with the count of each outcome pair."""
+    """Questions that either a run or its baseline solved, but not both, and the counts of all outcomes."""
 
     job_id: str
     baseline_job_id: str
@@ -37,7 +37,7 @@ class Flips:
 
 @dataclass
 class TableFlips:
-    """Flips between the two runs in --flips."""
+    """Flips between the two runs that --flips selects."""
 
     pairs: list[Flips] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Flips (questions that only one of two runs solved) for terminal, Markdown and HTML."""
+"""Renders flips (questions that only one of two runs solved) for terminal, Markdown and HTML."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Compares accuracies of run pairs for the Pareto front, with the same tests as the comparison
-table.
+"""Compares the accuracies of run pairs for the Pareto front, with the tests of the comparison table.
 
 Most runs have one verdict per question. For these, only the numbers of questions that one
 of the two solved count, which are found quickly for thousands of pairs. Clustered
@@ -22,7 +21,7 @@ from runner_compare.ways.verdicts import compare_answers, compare_unpaired_score
 
 
 class VerdictBits(NamedTuple):
-    """Bit sets of a run's solved questions and cut-off answers.
+    """Questions that a run solved, and answers that were cut off, stored as the bits of two integers.
 
     Runs with equal ids of the question set answered the same questions.
     """
@@ -55,7 +54,7 @@ class AccuracyComparer:
         self._sets: dict[tuple[Question, ...], int] = {}
 
     def compare(self, run: Run, other_run: Run) -> RunComparison | None:
-        """Return the accuracy of the first run minus that of the second. None if the runs cannot be
+        """Compare the accuracies of two runs (first minus second). Returns None if they cannot be
         compared.
         """
         if not (self.has_independent_verdicts(run) and self.has_independent_verdicts(other_run)):
@@ -97,7 +96,7 @@ class AccuracyComparer:
             return None
 
     def _load_verdict_bits(self, run: Run) -> VerdictBits | None:
-        """Load a run's verdicts as bit sets, which are cached."""
+        """Load a run's verdicts as bit sets and cache them."""
         if self.reader is not None and run.run_id not in self._bits:
             try:
                 answers = self.reader.load_answers(run)

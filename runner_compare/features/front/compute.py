@@ -50,7 +50,7 @@ ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 @dataclass(frozen=True)
 class AxisNoise:
-    """Noise level of a Pareto axis. Smaller differences do not count."""
+    """Noise level of a Pareto-front metric. Smaller differences are ignored."""
 
     share: float | None  # up to which they are; None: those that Student's t over runs does not show
     is_given: bool = False  # whether the user has said so
@@ -59,7 +59,7 @@ class AxisNoise:
 
 @dataclass
 class FrontData:
-    """Axes, noise ranges and margins of a table's Pareto front."""
+    """Metrics of a table's Pareto front, with their noise levels and margins."""
 
     # its metrics besides accuracy; none: there is no front
     axes: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ def mark_pareto_front(
 
 
 def _choose_axes(front: FrontData, runs: Sequence[Run], has_tolerance: bool) -> None:
-    """Choose the Pareto axes: metrics that all runs have and whose noise is known."""
+    """Choose the Pareto-front metrics: those that all runs have and whose noise level is known."""
     lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
     if measured and lacking[MEMORY]:
@@ -144,7 +144,7 @@ def set_axis_values(
     values: Mapping[str, Mapping[str, list[float]]],
     tolerance: float | None,
 ) -> None:
-    """Set each row's value on each Pareto axis, with an interval over its runs.
+    """Set each row's value of each Pareto-front metric, with an interval over repeated runs.
 
     Without several runs, the interval is half of the tolerance in each direction.
     """
@@ -171,7 +171,7 @@ def set_axis_values(
 
 @dataclass(frozen=True)
 class AxisRelation:
-    """Whether one row is better than another on an axis, or not worse."""
+    """Result of comparing two rows on one metric: whether the first is better, and whether it is as good."""
 
     is_better: bool
     is_as_good: bool
@@ -179,7 +179,7 @@ class AxisRelation:
 
 
 class Dominance:
-    """Compares two rows on each axis of the Pareto front.
+    """Compares two table rows on each metric of the Pareto front.
 
     A row is better if the difference exceeds the noise. It is as good if the loss is within the
     margin.
@@ -201,7 +201,7 @@ class Dominance:
         self._accuracies: dict[tuple[str, str], AxisRelation] = {}
 
     def is_dominating(self, row: TableRow, other_row: TableRow) -> bool:
-        """Whether a row is as good as another on every axis and better on at least one axis."""
+        """Whether a row is as good as another in every metric and better in at least one."""
         relations = []
         for axis in self.axes:  # accuracies last: they take longest
             relations.append(self.compare_on_axis(row, other_row, axis))
@@ -269,7 +269,7 @@ class Dominance:
 
 
 def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
-    """Mark the rows on the Pareto front. All rows answered the same questions."""
+    """Mark the rows on the Pareto front. The rows must have answered the same questions."""
     dominators = [
         [
             index
@@ -288,7 +288,7 @@ def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
 
 
 def find_front_dominators(dominators_of_rows: list[list[int]]) -> list[list[int]]:
-    """Return the dominating front rows of each row. Empty for a row on the front.
+    """Return, for each row, the front rows that dominate it. The list is empty for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
     dominate one another in a circle.
@@ -309,7 +309,7 @@ def _row_accuracy(row: TableRow) -> float:
 
 
 def _exclude_incomparable_rows(rows: list[TableRow]) -> None:
-    """Exclude rows from the Pareto front if their machine or CPU load differs from the baseline's.
+    """Exclude rows from the Pareto front that shared their machine or ran on another type of machine.
 
     Without a baseline, the most common machine is the reference.
     """

@@ -1,4 +1,4 @@
-"""Texts about the Pareto front: its rule, dominated rows and excluded axes."""
+"""Formats text about the Pareto front: its definition, dominated rows and ignored metrics."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ def describe_noise(front: FrontData) -> dict[str, str]:
 
 
 def format_dominated_sentence(table: Table) -> str:
-    """Name the dominated rows, the rows that dominate them, and the axes. Empty if no row is
-    dominated.
-    """
+    """Name each dominated row, the row that dominates it, and the metrics in which that row is better."""
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""Section with the Pareto front of accuracy, memory, speed and energy, and its rule."""
+"""Report section with the Pareto front of accuracy, memory, speed and energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lower and upper bounds of a run's metric.
+"""Computes lower and upper bounds of a run's metric.
 
 A requirement must hold at the worse end of the interval, because a measured value exceeds a
 limit by chance in half of the cases if the true value is at the limit. Counts and sizes are
@@ -90,7 +90,7 @@ class BoundedMetric:
 
 
 def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> BoundedMetric | None:
-    """Return a run's metric with its bounds; None if the run lacks the metric."""
+    """Return a run's metric with its lower and upper bound; None if the run does not have the metric."""
     if key == "accuracy" and run.accuracy_interval is not None:
         return _compute_bounded_accuracy(run)
     value = run.metrics.get(key)
@@ -111,7 +111,7 @@ def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> Boun
 
 
 def has_no_sampling_error(name: str) -> bool:
-    """Whether a metric is exact: a count, a token cost or a computed size."""
+    """Whether a metric has no sampling error, such as a count or a computed size."""
     metric = find_metric(name)
     if metric.unit == "MiB":
         return REPORTED.search(name) is None or name.startswith("predicted_")
@@ -123,16 +123,16 @@ def has_no_sampling_error(name: str) -> bool:
 
 
 def is_event_count(key: str) -> bool:
-    """Return whether a metric counts events of one run. Counts do not generalize to other
-    questions.
+    """Return whether a metric counts events, such as cut-off answers. Counts do not generalize to
+    other questions.
     """
     metric = find_metric(key.partition("/")[0])
     return metric.pooling is PoolingRule.sum and not metric.unit and metric.key not in OF_THE_MODEL
 
 
 def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
-    """Return the accuracy with its lower bound (cut-off answers are wrong) and upper bound
-    (correct).
+    """Return the accuracy with its bounds. Cut-off answers count as wrong for the lower, as correct
+    for the upper.
     """
     value, low, high = run.accuracy_interval or (math.nan, math.nan, math.nan)
     if run.accuracy_bounds is None:
@@ -148,7 +148,7 @@ def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
 def _get_recorded_interval(
     metrics: Mapping[str, float], name: str, suffix: str
 ) -> tuple[float, float] | None:
-    """Return the lower and upper end of a recorded confidence interval, or None."""
+    """Return the lower and upper end of a metric's recorded confidence interval, or None."""
     low, high = (metrics.get(f"{name}{end}{suffix}") for end in ("_low", "_high"))
     return None if low is None or high is None else (low, high)
 
@@ -193,4 +193,4 @@ def _format_missing_texts_message(run: Run, name: str, suffix: str) -> str:
     needed = max(MIN_TEXTS, min_texts_for_interval(SHARES[name])) if name in SHARES else MIN_TEXTS
     if texts is None or texts >= needed:
         return ""
-    return f"has {texts:,.0f} {'documents' if unit == 'n' else 'clusters'}, but an interval needs {needed:,}"
+    return f"only {texts:,.0f} {'documents' if unit == 'n' else 'clusters'}, but an interval needs {needed:,}"

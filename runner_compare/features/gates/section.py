@@ -1,4 +1,4 @@
-"""Check requirements on each row (--require), e.g. in continuous integration.
+"""Checks each run against the requirements of --require, e.g. in continuous integration.
 
 The exit code is 1 if a requirement is not met.
 """
@@ -50,7 +50,7 @@ FINDINGS = {finding.name: finding for finding in Finding}
 
 @dataclass
 class Requirement:
-    """Result of one requirement for one row: whether it is met, and why."""
+    """Result of checking one requirement on one run: whether the run meets it, and the reason."""
 
     requirement: str
     job_id: str
@@ -60,7 +60,7 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """Requirement results of a table's rows and of jobs without a result."""
+    """Results of all requirements, for the rows of a table or for jobs without a result."""
 
     of_rows: list[Requirement] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ def _term_error(term: RequirementTerm, reason: str, code: Code = "bad_value") ->
 
 
 def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
-    """Convert a unit after a value to a suffix of the key.
+    """Move a unit from the value of a term to the end of its key.
 
     For example, `kl_p999<0.5nats` becomes `kl_p999_nats<0.5`.
     """
@@ -142,9 +142,7 @@ def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> Requirement
 
 
 def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
-    """Raise ConfigError if a term lacks the metric's unit, or the metric does not support
-    requirements.
-    """
+    """Raise ConfigError if the value of a term has no unit or a wrong unit."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
     recorded = set().union(*(run.metrics for run in runs))
@@ -215,7 +213,9 @@ def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise _term_error(term, "this measure has two margins. Omit one of them", "conflict")
+                raise _term_error(
+                    term, "this measure has two different margins. Omit one of them", "conflict"
+                )
     return together
 
 
@@ -225,7 +225,7 @@ def check_requirements(
     reader: Reader | None = None,
     missing_jobs: Sequence[MissingJob] = (),
 ) -> list[Requirement]:
-    """Check all requirements on each row except the baselines' rows.
+    """Check all requirements on every run that is not a baseline.
 
     Returns one unmet requirement per job without a result. Raises ConfigError if there is
     nothing to check.
@@ -337,7 +337,7 @@ def _check_finding_requirement(term: RequirementTerm, row: TableRow) -> tuple[bo
 def _check_metric_requirement(
     term: RequirementTerm, row: TableRow, reader: Reader | None
 ) -> tuple[bool, str]:
-    """Check a metric requirement at the worse end of the metric's interval.
+    """Check a metric requirement against the worse end of the metric's confidence interval.
 
     A metric without an interval fails.
     """
@@ -353,7 +353,9 @@ def _check_metric_requirement(
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
         why = f" ({known.why})" if known.why else ""
-        shown = "not met, because the interval is missing" if compare(known.value, limit) else "no interval"
+        shown = (
+            "not met, because the metric has no interval" if compare(known.value, limit) else "no interval"
+        )
         return False, f"{written}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
     low, high = (format_against_limit(other_end, limit, format_number) for other_end in sorted((end, other)))

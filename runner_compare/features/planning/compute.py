@@ -1,4 +1,4 @@
-"""Plan how many questions each comparison needs, and how long the additional questions take."""
+"""Plans how many questions each comparison needs, and how long the additional questions take."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class QuestionPlan:
 
 @dataclass(frozen=True)
 class PlanTarget:
-    """Goal of a question plan: a margin or a detectable difference, and the power."""
+    """Goal of --plan-questions: a margin or a difference to detect, and the statistical power."""
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PlanTarget:
 
 @dataclass
 class TablePlans:
-    """Question plans of a table's rows, by run id."""
+    """Number of questions that each run of a table needs, by run id."""
 
     aim: PlanTarget = PlanTarget()
     of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
@@ -74,10 +74,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
         )
     if len(texts["power"]) > 1:
         raise ConfigError(
-            "there is another power: give one",
-            key=OPTION,
-            value=f"power={texts['power'][1]}",
-            code="conflict",
+            "power is set twice. Set it once", key=OPTION, value=f"power={texts['power'][1]}", code="conflict"
         )
     power = POWER
     if texts["power"]:
@@ -100,7 +97,9 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
 
 
 def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
-    """Plan the questions of each comparison. Raises ConfigError if no comparison fits the target."""
+    """Compute how many questions each comparison needs. Raises ConfigError if no comparison has
+    this measure.
+    """
     for table in tables:
         plans = table.get_section_data(TablePlans)
         plans.aim = target
@@ -109,7 +108,7 @@ def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
                 plans.of_rows[row.run.run_id] = _create_plan(row, row.effect, target)
     if not any(table.get_section_data(TablePlans).of_rows for table in tables):
         raise ConfigError(
-            f"no run was compared by {' or '.join(target.margins | target.differences)}. Select other runs",
+            f"no comparison measures {' or '.join(target.margins | target.differences)}. Select other runs",
             key=OPTION,
             code="empty",
         )
@@ -154,7 +153,7 @@ def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> Quest
 
 
 def additional_questions(total_needed: int, num_asked: int) -> int:
-    """Return the number of questions that are still needed.
+    """Return how many questions a comparison needs in addition to those already answered.
 
     A record has both numbers unchanged. A table rounds `total_needed` up for display, so that
     the asked and the additional questions add up to it.

@@ -1,4 +1,4 @@
-"""Table of the planned numbers of questions."""
+"""Table with the number of questions that each comparison needs."""
 
 from __future__ import annotations
 

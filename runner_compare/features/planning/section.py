@@ -1,4 +1,4 @@
-"""Section for --plan-questions: how many questions each comparison needs, and how long they take."""
+"""Report section of --plan-questions: how many questions each comparison needs, and how long they take."""
 
 from __future__ import annotations
 

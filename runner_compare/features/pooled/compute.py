@@ -1,4 +1,4 @@
-"""Pool each setting's comparisons over several tasks, splits or data sets (--pool).
+"""Combines the comparisons of each configuration over several tasks, splits or data sets (--pool).
 
 A set of questions is a column, a setting (the compared keys) is a line. Only sets of one
 unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting
@@ -45,7 +45,7 @@ QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
 
 @dataclass
 class PooledTable:
-    """Comparisons of several settings with one baseline. Each is pooled over several sets of
+    """Comparisons of several configurations with one baseline, each combined over several sets of
     questions.
     """
 
@@ -66,7 +66,7 @@ def build_pooled_tables(
     margins: dict[str, float],
     reader: Reader,
 ) -> list[PooledTable]:
-    """Build one pooled table for each unit: accuracy points or nats."""
+    """Build up to two pooled tables: one of accuracies in points, and one of log-likelihoods in nats."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
         of_texts = f"nats/{table.likelihood_unit}" if table.likelihood_unit else None
@@ -183,11 +183,11 @@ def _build_pooled_table(
 def find_setting_keys(
     rows: Sequence[tuple[Table, TableRow]], by_keys: Sequence[str], rules: KeyRules
 ) -> list[str]:
-    """Return the config keys that define a setting. These are the keys of --by, or those in which
-    runs on one set of questions differ.
+    """Return the config keys that distinguish configurations.
 
-    A key in which only the sets differ (a task's own token limit) does not define settings,
-    unless it is one of the model: differences of two models are not pooled.
+    These are the keys of --by, or those in which runs on one set of questions differ. A key in
+    which only the sets differ (a task's own token limit) is not included, unless it is a key of the
+    model: differences of two models are not pooled.
     """
     if by_keys:
         return [key for key in by_keys if key not in SET_KEYS]
@@ -232,18 +232,18 @@ def collect_poolable_decisions(
     overlap_counter: _OverlapCounter,
     weights: PoolingWeights,
 ) -> list[Decision]:
-    """Return a setting's comparison on each set of questions. Raises NotPaired if pooling is
-    impossible.
+    """Return a configuration's comparison on each set of questions. Raises NotPaired if these
+    cannot be pooled.
     """
     missing = [name for name, rows in zip(names, rows_by_question_set, strict=True) if not rows]
     if missing:
-        raise NotPaired(f"the setting has no run on the questions of {join_first_names(missing, 4)}")
+        raise NotPaired(f"this configuration has no run on {join_first_names(missing, 4)}")
     decisions = []
     for name, rows in zip(names, rows_by_question_set, strict=True):
         if len(rows) > 1:
             several = join_first_names([row.run.job_id for row in rows], 3)
             raise NotPaired(
-                f"the setting has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+                f"this configuration has {len(rows)} runs on {name} ({several}). Select one with --where or --runs"
             )
         (row,) = rows
         if row.effect is None:
@@ -251,7 +251,7 @@ def collect_poolable_decisions(
         if row.effect.method == Method.fisher:
             raise NotPaired(f"the comparison on {name} is unpaired")
         if row.effect.method == Method.sequential:
-            raise NotPaired(f"the run on {name} stopped early, so a fixed-sample test is not valid")
+            raise NotPaired(f"the run on {name} used early stopping, so a fixed-sample test is not valid")
         if row.effect.method == Method.over_seeds:
             raise NotPaired(f"the result on {name} is a mean over seeds, which --pool does not support")
         if row.effect.n == 0:
@@ -271,12 +271,12 @@ def collect_poolable_decisions(
 
 
 def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
-    """Raise NotPaired if the tests of means cannot be pooled."""
+    """Raise NotPaired if tests of mean accuracies cannot be combined into one test."""
     means = [test for test in tests if isinstance(test, MeanFlipTest)]
     if not means:
         return
     if len(means) < len(tests):
-        raise NotPaired("clusters or several answers per question exist in only some sets of questions")
+        raise NotPaired("only some sets of questions have clusters or several answers per question")
     if len({test.by for test in means}) > 1:
         fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
         raise NotPaired(f"the sets of questions are clustered by different fields: {fields}")
@@ -290,7 +290,7 @@ def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None
 
 
 class _OverlapCounter:
-    """Counts the questions that two sets have in common, with cached samples."""
+    """Counts the questions that two sets share. Loaded questions are cached."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

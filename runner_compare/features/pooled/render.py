@@ -1,4 +1,4 @@
-"""Table, sentences and JSON data of verdicts pooled over several tasks."""
+"""Renders verdicts pooled over several tasks as a table, sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build_pooled_part(table: PooledTable) -> ReportPart:
 
 
 def format_pooled_legend(table: PooledTable) -> str:
-    """Explain the weights and the test of a pooled table."""
+    """Explain how a pooled table weights its sets of questions, and which test it uses."""
     counts = "question" if table.unit == "points" else table.unit.removeprefix("nats/")
     each = {
         PoolingWeights.questions: f"Every {counts} has equal weight, so larger sets have more weight",
@@ -77,7 +77,9 @@ def build_pooled_columns(table: PooledTable) -> list[Column]:
 
 
 def build_short_pooled_columns(table: PooledTable) -> list[Column]:
-    """Return the columns for setting, difference on each set, pooled difference and verdict."""
+    """Return the columns of a pooled table: configuration, difference on each set, pooled
+    difference, verdict.
+    """
     naming_table = Table("", table.keys, table.rows)
     values = [format_effect(row.effect) if row.effect else ABSENT for row in table.rows]
     return [

@@ -1,4 +1,4 @@
-"""Section with verdicts pooled over several tasks (--pool), one per setting."""
+"""Report section with one verdict per configuration, pooled over several tasks (--pool)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of loss and KL divergence by position, one line per row."""
+"""Renders tables and plots of loss and KL divergence by token position."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw_loss_curves(
     list_x_values: XValueLister,
     axis_label: str,
 ) -> Figure:
-    """Draw the loss by position or context length, with the KL divergence in a second plot if measured."""
+    """Plot the loss by position or context length, and the KL divergence next to it if it was measured."""
     from matplotlib.figure import Figure
 
     members = rows[:MAX_LINES]
@@ -92,7 +92,7 @@ def draw_loss_curves(
 
 
 def _draw_row_line(axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]) -> None:
-    """Draw a row's values with their intervals.
+    """Plot the values of one table row with error bars.
 
     `keys` are metric keys with a placeholder for the end of the interval.
     """

@@ -1,4 +1,4 @@
-"""Report section with loss and KL divergence by position in the window."""
+"""Report section with loss and KL divergence by token position in the context window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner_compare.statistics.position_loss import CELL, list_bin_positions
 
 
 class Positions(Section):
-    """Report section with the loss by position."""
+    """Report section with the loss by token position."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_position_tables(table)

@@ -1,4 +1,4 @@
-"""Summary of a task=recall job: metrics, facts, tables, a curve and pictures.
+"""Summary of a task=recall job: metrics, facts, tables and plots.
 
 The pictures are drawn from the job's folder: `python -m runner_compare.features.recall.card
 FOLDER`.
@@ -35,7 +35,7 @@ CURVE = "recall_by_length"
 
 @dataclass(frozen=True)
 class RecallCard:
-    """Recall results in a job's report. Without answers, the results are empty."""
+    """Recall results for a job's report. All fields are empty if the job has no answers."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class RecallCard:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Sample], margin_points: float, title: str) -> RecallCard:
-        """Compute the recall results of samples. The margin is in percentage points.
+        """Compute recall results from a job's samples. The margin is in percentage points.
 
         Samples that ended in an error do not count as answers.
         """
@@ -87,7 +87,7 @@ class RecallCard:
 
     @staticmethod
     def draw_missing(folder: Path) -> None:
-        """Draw a recorded job's pictures if the folder has none."""
+        """Draw the plots of a finished job if its folder does not contain them."""
         draw_missing_plots(MODULE, folder, POINTS)
 
 

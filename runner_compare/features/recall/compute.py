@@ -1,4 +1,6 @@
-"""Recall of one run in long texts, by length and depth, and its effective context length."""
+"""Computes how well a run recalls facts from long texts, by length and depth, and its effective
+context length.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ OutcomeKey = tuple[str, float | None, str | None, int]
 
 @dataclass(frozen=True)
 class CellRecall:
-    """Recall of the questions at one depth and one text length."""
+    """Recall on the questions with one depth and one text length."""
 
     answers: int
     right: float  # of several answers to a question, the share of right ones counts
@@ -129,7 +131,7 @@ class RecallFindings:
 
     @property
     def depth_answers(self) -> list[DepthAnswer]:
-        """Answers to questions about a single depth."""
+        """Answers to questions whose needle is at a single depth."""
         from runner_compare.statistics.lost_depths import DepthAnswer
 
         return [
@@ -145,17 +147,17 @@ class RecallFindings:
 
     @cached_property
     def is_clustered_by_haystack(self) -> bool:
-        """Whether each haystack is a cluster. If so, results generalize to other haystacks."""
+        """Whether questions are clustered by haystack, so that results generalize to other haystacks."""
         return any(outcome.is_clustered_by_text for outcome in self.outcomes)
 
     @property
     def is_too_low(self) -> bool:
-        """Whether recall at the shortest length is too low to detect a loss of the margin."""
+        """Whether recall at the shortest length is too low to detect a loss as large as the margin."""
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
     def needed_questions(self) -> int:
-        """Estimated number of questions per length that would decide the first undecided length.
+        """Estimated number of questions per length needed to decide the shortest undecided length.
 
         The estimate assumes that no recall is lost there.
         """
@@ -293,10 +295,10 @@ def compute_effective_length(
 
 
 def divide_error_rate(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
-    """Divide the error rate among the effective lengths of all settings.
+    """Divide the error rate of 5 % among the effective context lengths of all configurations.
 
-    All intervals then hold simultaneously with 95 % confidence. Settings without a loss at any
-    length pass their part of the error rate to the others.
+    All intervals then hold simultaneously with 95 % confidence. Configurations without a loss at
+    any length pass their part of the error rate to the others.
     """
     count = sharing = max(1, len(findings))
     while True:
@@ -316,7 +318,7 @@ def _has_no_recall_loss(findings: RecallFindings, num_settings: int, num_sharing
 
 @dataclass
 class TableRecall:
-    """Recall of a table's rows, by run id, with the comparisons at each text length."""
+    """Recall results of a table by run id, with the comparisons at each text length."""
 
     findings: dict[str, RecallFindings] = field(default_factory=dict)
     compared: dict[str, dict[int, Decision]] = field(default_factory=dict)  # by run id and length
@@ -328,12 +330,12 @@ def list_recall_rows(table: Table) -> list[TableRow]:
 
 
 def table_margin(table: Table) -> float:
-    """Return the margin of a table's effective lengths, as a fraction."""
+    """Return the acceptable recall loss, as a fraction, that defines a table's effective context lengths."""
     return next(iter(table.get_section_data(TableRecall).findings.values())).margin
 
 
 def get_recorded_margin(table: Table) -> float:
-    """Return the margin that all jobs of a table recorded; the default if they differ."""
+    """Return the recall margin that all jobs of a table recorded, or the default margin if they differ."""
     recorded = {row.run.get_value(JOB_MARGIN) for row in table.rows}
     if len(recorded) > 1 or None in recorded:
         return MARGIN
@@ -341,7 +343,7 @@ def get_recorded_margin(table: Table) -> float:
 
 
 def compute_recall(table: Table, reader: Reader) -> None:
-    """Read the answers of each row, and compare them with the baseline's at each text length."""
+    """Compute the recall of each run, and compare it with the baseline's at each text length."""
     kept = table.get_section_data(TableRecall)
     if not table.has_accuracies or not any(RECALL in row.run.metrics for row in table.rows):
         return
@@ -380,7 +382,7 @@ def list_recall_error_families(table: Table) -> list[ErrorFamily]:
 
 
 def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
-    """Recompute the effective lengths of tables with another margin, in percentage points.
+    """Recompute all effective context lengths with another margin, given in percentage points.
 
     Raises ConfigError for an invalid margin, or if there is no effective length.
     """

@@ -1,6 +1,4 @@
-"""Section with recall by length and depth, effective context lengths, and comparisons with the
-baseline.
-"""
+"""Report section with recall by text length and depth, and effective context lengths."""
 
 from __future__ import annotations
 

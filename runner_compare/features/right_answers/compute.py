@@ -1,4 +1,4 @@
-"""Compute each row's cost per correct answer."""
+"""Computes each run's cost per correct answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TableCostEstimates:
 
 
 def should_show_costs(table: Table) -> bool:
-    """Return True if a table has several engines, or a cost in energy or money."""
+    """Return True if a table has runs of several engines, or a run with known energy use or price."""
     known = any(row.run.metrics.keys() & {COUNTED, "cost_usd"} for row in table.rows)
     return table.has_accuracies and (known or len(set(row_engines(table))) > 1)
 

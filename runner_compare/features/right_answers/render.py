@@ -1,4 +1,4 @@
-"""Table and sentences on the cost per correct answer."""
+"""Renders the cost per correct answer as a table and sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section with each row's cost per correct answer: time, tokens, money and energy, for any engine."""
+"""Report section with each run's cost per correct answer in time, tokens, money and energy."""
 
 from __future__ import annotations
 

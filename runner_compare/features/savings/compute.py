@@ -1,4 +1,4 @@
-"""Compare the token use of agent teams with their baselines, question by question."""
+"""Compares the token use of agent teams with their baselines, question by question."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TableSavings:
 
 
 def compute_savings(table: Table, costs_by_run: Mapping[str, Sequence[Costs]]) -> None:
-    """Compare the tokens of each row with those of its baseline, on questions that both answered."""
+    """Compare the token use of each agent team with its baseline, on questions that both answered."""
     of_rows = table.get_section_data(TableSavings).of_rows
     for row in table.rows:
         if row.baseline is None:
@@ -40,7 +40,7 @@ def compute_savings(table: Table, costs_by_run: Mapping[str, Sequence[Costs]]) -
 
 
 def compute_saving(run: Run, base: Run, costs_by_run: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
-    """Return a run's token saving compared with its baseline; None without shared questions."""
+    """Return the tokens that a run saves compared with its baseline; None without shared questions."""
     costs, base_costs = costs_by_run.get(run.run_id), costs_by_run.get(base.run_id)
     if not costs or not base_costs:
         return None

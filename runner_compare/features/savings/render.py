@@ -1,4 +1,4 @@
-"""Texts and JSON data of agent teams' token savings."""
+"""Formats the token savings of agent teams as sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) 
 
 
 def format_short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
-    """Return a one-line sentence on the tokens that a row saves compared with its baseline."""
+    """Return a one-line sentence on how many tokens a run saves compared with its baseline."""
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     tokens = f"{_format_amount(saving.both, sign)} tokens per question, {100 * sign * saving.share:.1f} %"
     found = {
@@ -79,7 +79,7 @@ def format_short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[
 
 
 def _describe_named_graph(name: str, run: Run) -> str:
-    """Describe a run's agent graph, after the other keys that distinguish the run."""
+    """Describe a run by the config values that distinguish it and by its agent graph."""
     mode = run.get_value("task.mode")
     if mode == "direct_answer" and name != run.job_id:
         return name
@@ -96,7 +96,10 @@ def _format_accuracy_sentence(row: TableRow) -> str:
 
 
 def _format_training_sentences(saving: TokenSaving) -> list[str]:
-    """Return a sentence on the number of questions after which training pays off; [] without training."""
+    """Return a sentence on the number of questions after which training pays off; [] without training.
+
+    Training pays off when the saved tokens exceed the training tokens.
+    """
     if not saving.training_tokens:
         return []
     if saving.training_tokens < 0:

@@ -1,4 +1,4 @@
-"""Section with a team's token savings question by question, and the difference in accuracy."""
+"""Report section with the tokens that agent teams save, and their difference in accuracy."""
 
 from __future__ import annotations
 

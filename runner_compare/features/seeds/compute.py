@@ -1,4 +1,4 @@
-"""Pool jobs that differ only in their seed (--seeds).
+"""Combines jobs that differ only in their seed into one run (--seeds).
 
 Intervals then cover questions and seeds. Another seed gives other answers and, in a team
 that learns, another graph. The pooled row has the mean over its seeds, and the spread
@@ -31,12 +31,12 @@ EDGES = EDGES_COUNTED[1::2]
 
 
 def remove_seed_key(keys: Sequence[str]) -> list[str]:
-    """Return the keys that distinguish rows, without the seed key."""
+    """Return the config keys that distinguish table rows, without the key of the seed."""
     return [key for key in keys if key != SEED]
 
 
 def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
-    """Pool runs that have equal values of `keys`. Other runs are returned unchanged."""
+    """Combine runs with equal values of `keys` into one run. Other runs are returned unchanged."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.task_version, *(run.get_value(key) for key in keys)), []).append(run)
@@ -126,7 +126,7 @@ def rows_with_seeds(table: Table) -> list[TableRow]:
 
 
 def require_pooled_seeds(tables: Sequence[Table]) -> None:
-    """Raise ConfigError unless some row pools several seeds."""
+    """Raise ConfigError if no table row combines several seeds."""
     if not any(map(rows_with_seeds, tables)):
         raise ConfigError(
             "no two of these runs differ only in their seed. Run a grid over seeds, e.g. seed=0,1,2 -m",
@@ -150,7 +150,7 @@ class SeedSpread:
 
 
 def compute_seed_spreads(run: Run) -> dict[str, SeedSpread]:
-    """Return the spread between seeds for accuracy, tokens per question and graph edges."""
+    """Return how accuracy, tokens per question and graph edges vary between the seeds of a run."""
     found = {"accuracy": SeedSpread.from_values(compute_seed_accuracies(run))}
     if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
         found["tokens_a_question"] = SeedSpread.from_values(

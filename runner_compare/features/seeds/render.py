@@ -1,4 +1,4 @@
-"""Table and JSON data of the spread between a row's seeds."""
+"""Renders the variation between seeds as a table and JSON data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section with the spread between seeds (--seeds), and each seed's metrics."""
+"""Report section with each seed's metrics and their variation between seeds (--seeds)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner_compare.section import Section
 
 
 class Seeds(Section):
-    """Report section about rows that pool several seeds."""
+    """Report section about table rows that combine several seeds."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return {TITLE: build_seed_columns(table)} if rows_with_seeds(table) else {}

@@ -1,4 +1,4 @@
-"""Combine the answers of several seeds to the same questions."""
+"""Combines the answers of several seeds to the same questions."""
 
 from __future__ import annotations
 

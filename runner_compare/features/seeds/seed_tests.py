@@ -1,4 +1,4 @@
-"""Adds the variance between seeds to the tests of runs that pool several seeds."""
+"""Adds the variance between seeds to the tests of runs that combine several seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_compare.statistics import RunComparison, SeedTest
 
 
 def add_seed_variation(compared: RunComparison, run: Run, base: Run) -> RunComparison:
-    """Add the variance between seeds to a comparison of runs that pool several seeds."""
+    """Add the variance between seeds to a comparison of runs that combine several seeds."""
     if not (run.over_seeds or base.over_seeds):
         return compared
     whole = SeedTest(compared.test, compute_seed_accuracies(run), compute_seed_accuracies(base))

@@ -1,4 +1,4 @@
-"""Explains the columns for questions with several answers."""
+"""Explains the table columns of tasks with several answers per question."""
 
 from __future__ import annotations
 

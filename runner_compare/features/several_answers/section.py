@@ -1,4 +1,4 @@
-"""Section about several answers per question: mean accuracy, pass@k and majority vote."""
+"""Report section about several answers per question: mean accuracy, pass@k and majority vote."""
 
 from __future__ import annotations
 

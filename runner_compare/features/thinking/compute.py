@@ -1,4 +1,4 @@
-"""Compare the rows' thinking tokens, and compute their cost per correct answer."""
+"""Compares the numbers of thinking tokens of runs, and computes each run's cost per correct answer."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class TableThinking:
 
 
 def should_show_thinking(table: Table) -> bool:
-    """Return True if a model produced thinking, or the thinking budgets differ."""
+    """Return True if any run generated thinking tokens, or if the thinking budgets of runs differ."""
     return table.has_accuracies and (
         BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
     )
 
 
 def compute_thinking(table: Table, reader: Reader) -> None:
-    """Compare the thinking tokens of each row with its baseline's on the same questions."""
+    """Compare the number of thinking tokens of each run with its baseline's on the same questions."""
     kept = table.get_section_data(TableThinking)
     for row in table.rows if should_show_thinking(table) else ():
         kept.right_answers[row.run.run_id] = estimate_costs(
@@ -48,7 +48,7 @@ def compute_thinking(table: Table, reader: Reader) -> None:
 
 
 def list_compared_thinking_rows(table: Table) -> list[tuple[TableRow, Decision]]:
-    """Return the rows with a comparison of thinking tokens. Repeats of a baseline are omitted."""
+    """Return the rows whose thinking tokens were compared with a baseline, except repeats of the baseline."""
     effects = table.get_section_data(TableThinking).effects
     return [
         (row, effects[row.run.run_id])
@@ -58,9 +58,7 @@ def list_compared_thinking_rows(table: Table) -> list[tuple[TableRow, Decision]]
 
 
 def _create_thinking_test(row: TableRow, reader: Reader) -> Test | None:
-    """Create the test of a row's thinking tokens against the baseline. None if they are not
-    comparable.
-    """
+    """Create a test of a run's thinking tokens against the baseline's; None if they are not comparable."""
     if row.baseline is None or row.effect is None or _thinking_budget(row) != _thinking_budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
@@ -79,7 +77,7 @@ def _thinking_budget(row: TableRow) -> str:
 
 
 def compute_mean_tokens_per_question(run: Run) -> float | None:
-    """Return the mean tokens per question: prompt, thinking and answer text, over all answers."""
+    """Return the mean number of tokens per question, including prompt, thinking and answer."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
@@ -98,7 +96,7 @@ def compute_costs_per_correct(run: Run) -> dict[str, float]:
 
 
 def count_correct_answers(run: Run) -> float | None:
-    """Return the number of correct answers; None without verdicts.
+    """Return the number of correct answers; None if answers have no verdicts.
 
     A question with several answers may count several times.
     """

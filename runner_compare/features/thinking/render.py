@@ -1,4 +1,4 @@
-"""Table, sentences and JSON data of thinking tokens and the cost per correct answer."""
+"""Renders thinking tokens and the cost per correct answer as a table, sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def format_thinking_sentence(table: Table) -> str:
 
 
 def format_short_thinking_sentences(table: Table) -> list[str]:
-    """Return a line for each row with significantly more or fewer thinking tokens than the
-    baseline.
-    """
+    """Return a sentence for each run with significantly more or fewer thinking tokens than the baseline."""
     thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
     return [
         (
@@ -100,7 +98,7 @@ def build_row_cost_record(table: Table, row: TableRow) -> dict[str, float | None
 def build_costs_record(
     costs: Mapping[str, float], estimates: Mapping[str, Estimate]
 ) -> dict[str, float | None]:
-    """Return costs as JSON data, with the ends of their intervals if known."""
+    """Return costs as JSON data, with the ends of their confidence intervals if known."""
     record: dict[str, float | None] = {**costs}
     for key in costs.keys() & estimates.keys():
         record |= build_estimate_record(key, estimates[key])
@@ -137,7 +135,7 @@ def build_thinking_columns(table: Table) -> list[Column]:
 def build_answer_cost_columns(
     rows: Sequence[TableRow], estimates_by_run: Mapping[str, Mapping[str, Estimate]] | None = None
 ) -> dict[str, Column]:
-    """Return a column for each known cost per correct answer: tokens, seconds and USD.
+    """Return a table column for each known cost per correct answer: tokens, seconds and USD.
 
     `estimates_by_run` has the intervals by run id.
     """

@@ -15,14 +15,14 @@ from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCos
 
 @dataclass
 class TableTokenCosts:
-    """Token costs of agent-team rows by run id: totals, and costs per question and seed."""
+    """Token costs of agent teams by run id: totals, and costs per question and seed."""
 
     of_rows: dict[str, TokenCost] = field(default_factory=dict)
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
 
 
 def compute_token_costs(table: Table, reader: Reader) -> None:
-    """Read the token cost of each agent-team row, in total and per question."""
+    """Load the token cost of each agent team, in total and per question."""
     kept = table.get_section_data(TableTokenCosts)
     for row in table.rows:
         if row.run.accuracy_interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
@@ -48,7 +48,7 @@ def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
 
 
 def build_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
-    """Convert the costs per question to matrices with one row per seed and one column per question."""
+    """Convert costs per question to matrices with one row per seed and one column per question."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
     clusters = [cost.cluster for cost in rows[0]]
     return TokenCells(

@@ -1,4 +1,4 @@
-"""Table cells, JSON data and picture of token costs."""
+"""Renders token costs as table cells, JSON data and a plot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TITLE = (
 
 
 def create_token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
-    """Return the picture of accuracy over tokens, if two or more rows have token counts.
+    """Return the plot of accuracy by tokens per question; [] if fewer than two rows have token counts.
 
     `token_estimates` has their intervals by run id.
     """
@@ -46,7 +46,7 @@ def create_token_pictures(table: Table, token_estimates: Mapping[str, Estimate])
 
 
 def list_tokens_and_accuracies(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens per question and accuracy in percent. Rows without both values are omitted."""
+    """Return each row's tokens per question and accuracy in percent. Rows without both values are omitted."""
     return [
         (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.accuracy_interval[0], row)
         for row in table.rows

@@ -1,4 +1,4 @@
-"""Section with the token costs of a run's answers, with intervals."""
+"""Report section with the token costs of answers and their confidence intervals."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from runner_compare.section import Section
 
 
 class Tokens(Section):
-    """Report section with the divergence from a reference model, token by token."""
+    """Report section with the divergence of each token from a reference model."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_token_tables(table)

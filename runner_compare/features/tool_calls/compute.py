@@ -1,4 +1,4 @@
-"""Tool-calling results of one run: the step at which calls fail, by category and context length."""
+"""Computes tool-calling results of one run: the step at which calls fail, by category and context length."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ToolFindings:
 
     @cached_property
     def step_shares(self) -> dict[str, float]:
-        """Fraction of answers that pass each step of a tool call.
+        """Fraction of answers that pass each step of the check of a tool call.
 
         Only questions to which a step applies count.
         """

@@ -1,4 +1,4 @@
-"""Compare tool-call answers of two rows at each step, or of one row at two context lengths."""
+"""Compares the tool calls of two runs at each step, or of one run at two context lengths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_n
 
 
 def split_answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
-    """Return the answers of a row and its baseline for each step of a tool call.
+    """Return the answers of a run and its baseline for each step of the check of a tool call.
 
     An answer counts as solved if it passes the step. Only the questions to which a step applies
     count.
@@ -66,7 +66,7 @@ def mark_solved_if_step_passed(outcome: QuestionOutcome, step: str) -> QuestionO
 
 
 def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
-    """Compare a row's answers at each context length with its answers at the shortest length.
+    """Compare a run's answers at each context length with its answers at the shortest length.
 
     Both sides answered the same questions.
     """
@@ -106,7 +106,7 @@ def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcom
 
 @dataclass
 class TableToolCalls:
-    """Tool-calling results of a table's rows, by run id, with all comparisons."""
+    """Tool-calling results of a table by run id, with all comparisons."""
 
     findings: dict[str, ToolFindings] = field(default_factory=dict)
     compared: dict[str, dict[Cell, Decision]] = field(default_factory=dict)

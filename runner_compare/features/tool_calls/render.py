@@ -1,4 +1,4 @@
-"""Tables, sentences and JSON data of tool calls."""
+"""Renders tool-calling results as tables, sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def format_short_call_sentences(table: Table) -> list[str]:
 
 
 def format_tool_call_sentences(table: Table) -> list[str]:
-    """Return sentences on categories, lengths and steps in which rows differ from the baseline.
+    """Return sentences on the categories, lengths and steps in which runs differ from the baseline.
 
     They also say whether longer contexts change a row's calls.
     """
@@ -134,9 +134,7 @@ def format_cell_name(cell: Cell, has_lengths: bool) -> str:
 
 
 def _list_categories_and_lengths(table: Table) -> tuple[list[Cell], bool]:
-    """Return each pair of category and context length. The flag is True with several context
-    lengths.
-    """
+    """Return all pairs of category and context length, and whether there are several context lengths."""
     found = [
         cell
         for findings in table.get_section_data(TableToolCalls).findings.values()
@@ -198,7 +196,7 @@ def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
 
 
 def _iter_cells_by_metric_suffix(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
-    """Yield each category and each context length as a metric suffix, with its cells.
+    """Yield the metric suffix and the results of each category, and of each context length.
 
     Context lengths are omitted if there is only one.
     """

@@ -1,4 +1,4 @@
-"""Section that shows at which step tool calls fail, and where rows differ from the baseline."""
+"""Report section that shows at which step tool calls fail, and which runs differ from the baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds config keys that differ between training runs of one recipe, such as training seeds."""
+"""Finds config keys, such as training seeds, that differ between training runs of one recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warns that sampling seeds do not measure the variation between training runs."""
+"""Formats a warning that sampling seeds do not measure the variation between training runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runner_compare.model.data import Table, key_label
 
 
 def format_training_sentence(table: Table) -> str:
-    """Return a warning if rows differ in a training seed or in their weights; otherwise ""."""
+    """Return a warning if runs differ in a training seed or in their weights; otherwise ""."""
     if keys := find_training_seed_keys(table):
         return (
             f"the runs differ in a training seed ({', '.join(map(key_label, keys))}), "

@@ -1,4 +1,4 @@
-"""Report section that warns about findings between training runs of one recipe.
+"""Report section that warns if findings may not hold for training runs with other seeds.
 
 A training seed is recognised by a key that the user declared for it (`…training_seed`,
 `…train_seed`), or in names of models and adapters that are equal except for `seed` and a

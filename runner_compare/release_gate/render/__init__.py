@@ -1,1 +1,1 @@
-"""Texts and files of a gate: terminal, Markdown for CI summaries, JUnit XML."""
+"""Renders gate verdicts for the terminal, as Markdown for CI summaries, and as JUnit XML."""

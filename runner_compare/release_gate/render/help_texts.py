@@ -1,4 +1,4 @@
-"""Help of `runner-compare gate` and `runner-compare pack`, other than that of their options."""
+"""Usage, descriptions and examples in the help of `runner-compare gate` and `runner-compare pack`."""
 
 GATE_USAGE = "runner-compare gate BASELINE [RESULTS ...] --margin LOSS [OPTION ...]"
 GATE = "Decide whether candidates may ship: GO, NO-GO, or ASK for more questions."
@@ -11,12 +11,12 @@ examples:
   runner-compare gate baseline.runner.gz outputs --margin 2 --summary "$GITHUB_STEP_SUMMARY" --junit gate.xml
   runner-compare gate history nights.jsonl"""
 PACK_USAGE = "runner-compare pack JOB -o FILE.runner.gz"
-PACK = "Pack a finished job into one small file, as the baseline of later gates on any machine."
+PACK = "Pack a finished job into one small file, which other machines can use as the baseline of a gate."
 PACK_EXAMPLES = """examples:
   runner-compare pack quantization=none -o baseline.runner.gz
   runner-compare pack outputs/jobs/gsm8k-c4c685bd0c97 -o baseline.runner.gz"""
 HISTORY_USAGE = "runner-compare gate history FILE [--save PICTURE]"
-HISTORY = "Show the nights of a gate: the verdict and the difference of each candidate."
+HISTORY = "Show each candidate's verdict and difference from the baseline, for all nights in a history file."
 HISTORY_EXAMPLES = """examples:
   runner-compare gate history nights.jsonl
   runner-compare gate history nights.jsonl --save nights.png"""

@@ -1,4 +1,4 @@
-"""The gate's verdicts as JUnit XML, which CI systems show as tests."""
+"""Formats gate verdicts as JUnit XML, which CI systems display as test results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def format_junit(report: GateReport) -> str:
 
 
 def format_error_junit(message: str) -> str:
-    """Return the JUnit XML of a gate that could not run."""
+    """Return JUnit XML with a single error, for a gate that could not run."""
     suite = ElementTree.Element(
         "testsuite", name="runner-compare gate", tests="1", failures="0", errors="1", skipped="0"
     )

@@ -1,4 +1,4 @@
-"""The nights of a gate as a table and as a picture."""
+"""Prints and plots the verdicts of all nights of a gate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HINT = "--save nights.png draws all candidates"
 
 
 def print_nights(nights: Sequence[Night]) -> None:
-    """Print a line per night, with a column for each candidate."""
+    """Print a table with one line per night and one column per candidate."""
     columns = [
         Column("night", [str(night.night) for night in nights], use=ColumnUse.setting),
         Column(
@@ -56,7 +56,7 @@ def _find_candidate(night: Night, name: str) -> dict[str, Any] | None:
 
 
 def _find_difference(candidate: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a candidate's first check of a difference in accuracy."""
+    """Return a candidate's first accuracy check; None if accuracy was not checked."""
     return next((check for check in candidate["checks"] if check.get("measure") == "accuracy"), None)
 
 
@@ -71,7 +71,7 @@ def _format_cell(candidate: dict[str, Any] | None) -> str:
 
 
 def draw_nights(nights: Sequence[Night]) -> Figure:
-    """Draw each candidate's difference from the baseline, with its interval, over the nights."""
+    """Plot each candidate's difference from the baseline, with its interval, by night."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -1,4 +1,4 @@
-"""Sentences of the checks of a gate."""
+"""Message templates for the checks of a gate, by note code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate's verdicts as lines of text, in one line for a chat, and as Markdown."""
+"""Formats gate verdicts as text, as one line for a chat message, and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
 
 
 def format_report(report: GateReport) -> str:
-    """Return the report as text: the verdict on all candidates first, then a line for each check."""
+    """Return the report as text: the overall verdict first, then one line per check."""
     lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_comparison(report)}"]
     rows = [
         (
@@ -80,17 +80,17 @@ def format_markdown(report: GateReport) -> str:
 
 
 def format_error_markdown(message: str) -> str:
-    """Return the summary of a gate that could not run."""
+    """Return the Markdown summary of a gate that could not run."""
     return f"## ERROR: the gate could not run\n\n{escape_markdown(message)}\n"
 
 
 def sort_checks(candidate: CandidateVerdict) -> list[Check]:
-    """Return a candidate's checks, those that decide first."""
+    """Return a candidate's checks, sorted from the worst verdict to the best."""
     return sorted(candidate.checks, key=lambda check: WORST_FIRST.index(check.verdict))
 
 
 def describe_check(check: Check) -> str:
-    """Return what a check found, without the difference."""
+    """Describe the result of a check, without the measured difference."""
     where = f"{check.panel}: " if check.panel else ""
     if check.decision is None:
         return where + render_note(check.reason, NOTES)

@@ -1,1 +1,1 @@
-"""Test methods, one module each. Each defines subclasses of `effects.Test`."""
+"""Statistical test methods, one per module. Each module defines subclasses of `effects.Test`."""

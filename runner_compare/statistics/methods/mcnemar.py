@@ -1,4 +1,4 @@
-"""McNemar's exact test, for runs with one verdict per question on the same questions."""
+"""McNemar's exact test, for two runs with one verdict per question on the same questions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class McNemarTest(Test):
         return find_smallest_detectable_difference(self.n, discordant_rate, level)
 
     def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of questions that decides about a margin.
+        """Return the number of questions needed to decide about a margin.
 
         The number includes the questions that were already asked.
         """
@@ -75,7 +75,7 @@ class McNemarTest(Test):
     def estimate_sample_size_interval(
         self, margin: float, level: float, power: float = POWER
     ) -> SampleSizeRange:
-        """Return the interval of the sample size that decides about a margin.
+        """Return the 95 % interval of the number of questions needed to decide about a margin.
 
         The range follows from the confidence interval of the disagreement rate.
         """
@@ -93,7 +93,7 @@ class McNemarTest(Test):
     def estimate_detection_size_interval(
         self, difference: float, level: float, power: float = POWER
     ) -> SampleSizeRange:
-        """Return the range of sample sizes that detect a difference.
+        """Return the 95 % interval of the number of questions needed to detect a difference.
 
         The range follows from the confidence interval of the disagreement rate.
         """

@@ -81,7 +81,7 @@ class MeanFlipTest(Test):
     def estimate_sample_size_interval(
         self, margin: float, level: float, power: float = POWER
     ) -> SampleSizeRange:
-        """Return the interval of the sample size that decides about a margin.
+        """Return the 95 % interval of the number of questions needed to decide about a margin.
 
         The range follows from the confidence interval of the spread.
         """

@@ -48,17 +48,17 @@ class MetricFlipTest(Test):
 
     @cached_property
     def wins(self) -> int:
-        """Number of questions or clusters in which this run's metric is higher."""
+        """Number of questions or clusters in which this run's metric is higher than the baseline's."""
         return sum(difference > 0 for difference in self.differences)
 
     @cached_property
     def losses(self) -> int:
-        """Number of questions or clusters in which this run's metric is lower."""
+        """Number of questions or clusters in which this run's metric is lower than the baseline's."""
         return sum(difference < 0 for difference in self.differences)
 
     @cached_property
     def max_mean_difference(self) -> float:
-        """Largest possible mean difference: every question differs by the full metric range."""
+        """Largest possible mean difference, if every question differs by the full metric range."""
         least, most = self.value_range
         return (most - least) * max(self.sizes) * len(self.sizes) / math.fsum(self.sizes)
 
@@ -129,7 +129,7 @@ class MetricFlipTest(Test):
 
     @cached_property
     def _mean_total_loss(self) -> float:
-        """Mean loss of questions that drop to the worst value. Each question is weighted by its loss."""
+        """Mean loss if questions drop to the worst value. Questions with a larger loss have more weight."""
         least, most = self.value_range
         if self.better is BetterDirection.lower:
             lost = [most - value for value in self.baseline_values]

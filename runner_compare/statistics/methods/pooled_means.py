@@ -1,4 +1,4 @@
-"""Pool per-question accuracies of several tasks into one test, for clusters or several answers."""
+"""Combines per-question accuracies of several tasks into one test, for clusters or several answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test of log-likelihoods, pooled over several tasks."""
+"""Test of log-likelihood differences, pooled over several tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runner_compare.statistics.stats import ALPHA, POWER
 
 @dataclass(frozen=True)
 class PooledLikelihoodTest(Test):
-    """Test of log-likelihoods over the documents of several tasks.
+    """Test of log-likelihood differences over the documents of several tasks.
 
     Each task has at least two documents. If weighted by questions, all units count equally. Test
     and interval are those of a single task; error, skewness and degrees of freedom are those of

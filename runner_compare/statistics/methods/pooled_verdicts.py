@@ -1,4 +1,4 @@
-"""Test of verdicts, pooled over several tasks with equal weight per question or per task."""
+"""Test of paired verdicts, pooled over several tasks with equal weight per question or per task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test of means over questions and seeds.
+"""Test of a mean difference over questions and seeds.
 
 The variance between seeds is added to a test over questions.
 """
@@ -24,7 +24,7 @@ from runner_compare.statistics.stats import ALPHA, find_interval_end
 
 @dataclass(frozen=True)
 class SeedTest(Test):
-    """A test of per-question means over seeds, with the accuracy of each seed.
+    """Test of per-question means over seeds, with the accuracy of each seed.
 
     It plans no number of questions, because more questions do not show more about seeds.
     """

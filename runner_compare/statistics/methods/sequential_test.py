@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, for runs that were compared while running.
+"""Always-valid sequential test, for a run that is compared with its baseline while it runs.
 
 A test for a single look would not be valid.
 """
@@ -15,7 +15,9 @@ from runner_compare.statistics.sequential import SequentialPairs, Side, comparis
 
 @dataclass(frozen=True)
 class SequentialTest(Test):
-    """Always-valid test of paired verdicts, in the order in which the run answered the questions."""
+    """Always-valid test that processes pairs of verdicts in the order in which the run answered the
+    questions.
+    """
 
     pairs: Sequence[tuple[bool, bool]]
     early_stop_comparisons: int | None = None  # as many share the 5 % as was fixed before that run
@@ -47,7 +49,9 @@ class SequentialTest(Test):
         )
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the interval of the always-valid test. `alpha` has no effect on its fixed level."""
+        """Return the interval of the always-valid test. `alpha` is ignored, because the level was
+        fixed before the run.
+        """
         return self.sequential_pairs.interval_low, self.sequential_pairs.interval_high
 
     def compute_p_value(self, null_value: float) -> float:

@@ -1,4 +1,4 @@
-"""Student's t test of measurements from several processes. Too few processes are not tested."""
+"""Student's t test of speed, time, memory or energy, measured in several processes of each job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_REPEATS = 2  # a side, in one process: a single one has no range
 
 @dataclass(frozen=True)
 class Measurements:
-    """Positive measurements of one quantity in one job."""
+    """Repeated measurements of one quantity in one job. All values are positive."""
 
     repeats: Sequence[float]  # of the newest run
     runs: Sequence[float]  # one figure for each process
@@ -53,7 +53,7 @@ class StudentTTest(Test):
         )
 
     def _compute_effect_of_repeats(self) -> Effect:
-        """Return the ratio of two single runs' medians, with the range of their repeats."""
+        """Return the ratio of the medians of two runs, with the range of their repeats."""
         repeats, baseline = self.run.repeats, self.baseline.repeats
         low, high = min(repeats) / max(baseline), max(repeats) / min(baseline)
         if min(len(repeats), len(baseline)) < MIN_REPEATS:
@@ -70,7 +70,7 @@ class StudentTTest(Test):
         return Effect(method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True)
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        """Return the confidence interval. With too few runs, return the range of the repeats."""
+        """Return the confidence interval or, with too few runs, the range of the repeats."""
         return self.run_ratio.interval(alpha) if self.has_enough_runs else (self.effect.low, self.effect.high)
 
     def compute_p_value(self, null_value: float) -> float:
@@ -81,7 +81,7 @@ class StudentTTest(Test):
         return self.has_enough_runs
 
     def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the number of runs per job that decides about a margin."""
+        """Return the number of runs per job needed to decide about a margin."""
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
         # of a run, as if both sides had the same
         spread = self.run_ratio.error * math.sqrt(1 / (1 / n + 1 / baseline_n))

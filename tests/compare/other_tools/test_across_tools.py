@@ -85,7 +85,7 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
 def test_what_cannot_be_paired_is_said(run: Any, rejected: Any) -> None:
     evalplus = DATA / "evalplus" / "none_eval_results.json"
     err = rejected(NONE, evalplus, *VERDICTS)
-    assert f"{evalplus}:HumanEval:base (EvalPlus) has no texts of questions, only ids" in err
+    assert f"{evalplus}:HumanEval:base (EvalPlus) contains question ids but no question texts" in err
     err = rejected(LIGHTEVAL, NONE, *VERDICTS)
     assert f"the baseline {LIGHTEVAL} contains 2 evaluations" in err
     assert 'Select one with --where "' in err

@@ -28,7 +28,7 @@ MAX_LETTERS = 36  # of a value in a name
 
 @dataclass(frozen=True)
 class RecallPlotData:
-    """Recall of one setting in percent, by text length and by depth."""
+    """Recall of one configuration in percent, by text length and by depth."""
 
     name: str
     lengths: Sequence[int]
@@ -138,7 +138,9 @@ def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
 
 
 def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
-    """Draw one setting's heat map: the text's beginning at the top, the shortest length on the left."""
+    """Draw the recall heat map of one configuration, with depth 0 at the top and the shortest
+    length on the left.
+    """
     from matplotlib.patches import Rectangle
 
     for line, of_depth in enumerate(setting.cells):
@@ -171,8 +173,8 @@ def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
 def _mark_effective_length(
     axes: Axes, lengths: Sequence[int], min_effective_length: int, first_lost_length: int | None
 ) -> None:
-    """Draw a solid line at the lower bound of the effective length, and a dashed line at the first
-    lost length.
+    """Mark the lower bound of the effective length by a solid line, and the first significant loss
+    by a dashed one.
     """
     if lengths[0] < min_effective_length < lengths[-1]:
         axes.axvline(list(lengths).index(min_effective_length) + 0.5, color=GOOD, linewidth=1.6)

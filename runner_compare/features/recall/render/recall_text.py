@@ -1,4 +1,4 @@
-"""Texts about recall in long texts, for reports of jobs and comparisons."""
+"""Formats text about recall from long texts, for reports of jobs and comparisons."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def format_percent(fraction: float) -> str:
 
 
 def format_reached(effective_length: EffectiveLength | None) -> str:
-    """Format the lower end of an effective context length for a table cell."""
+    """Format the lower bound of an effective context length for a table cell."""
     return ABSENT if effective_length is None else f"{effective_length.at_least:,}"
 
 
 def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
-    """Format the first length at which recall is shown to be lost, for a table cell."""
+    """Format the shortest text length with a significant recall loss, for a table cell."""
     return (
         ABSENT
         if effective_length is None or effective_length.first_lost_length is None
@@ -110,7 +110,9 @@ def format_undecided_length_sentence(findings: RecallFindings) -> str:
 
 
 def format_short_depth_sentences(findings: RecallFindings) -> list[str]:
-    """Return a sentence on the text lengths and depths with significantly lower recall; [] if none."""
+    """Return a sentence that lists the text lengths and depths with significantly lower recall; []
+    if none.
+    """
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     places = [
         f"{lost.length:,} tokens (depth {lost.first:g} to {lost.last:g})".replace(
@@ -131,7 +133,7 @@ def format_lost_depth_sentences(findings: RecallFindings) -> list[str]:
 
 
 def describe_lost_depths(lost_depths: LostDepths) -> str:
-    """Describe at which depths of texts of one length recall is lower than elsewhere."""
+    """Describe the depths at which recall is lower than at other depths, for texts of one length."""
     at = (
         f"depth {lost_depths.first:g}"
         if lost_depths.first == lost_depths.last
@@ -143,7 +145,7 @@ def describe_lost_depths(lost_depths: LostDepths) -> str:
 
 
 def build_length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
-    """Return the table of recall in percent by length and depth, one line per length."""
+    """Return a table of recall in percent, with one line per text length and one column per depth."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.recall_at(length.length, None) for length in findings.length_recalls):
         depths.append((IN_SEVERAL_PLACES, None))
@@ -169,7 +171,7 @@ def format_cell(cell: CellRecall | None) -> str:
 
 
 def build_effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
-    """Return the table of effective lengths by kind of question; [] with one kind."""
+    """Return a table of effective context lengths by kind of question; [] if there is only one kind."""
     lengths = [length.length for length in findings.length_recalls]
     rows = []
     for kind, found in findings.effective_length_by_kind.items():

@@ -1,4 +1,4 @@
-"""Columns, sentences and JSON data of recall in a comparison."""
+"""Renders the recall of compared runs as table columns, sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def build_recall_length_columns(table: Table) -> list[Column]:
 
 
 def build_depth_columns(table: Table) -> list[Column]:
-    """Return the columns of recall by depth, one line per length and row; [] if there are too many."""
+    """Return a table of recall by depth, with one line per run and length; [] if it has too many lines."""
     kept = table.get_section_data(TableRecall).findings
     lines = [
         (row, length) for row in list_recall_rows(table) for length in kept[row.run.run_id].length_recalls
@@ -156,7 +156,7 @@ def format_recall_legend(table: Table) -> str:
 
 
 def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
-    """Merge equal sentences of several rows. Returns the first MAX_NAMES sentences."""
+    """Merge identical sentences about several runs into one. Returns at most MAX_NAMES sentences."""
     names: dict[str, list[str]] = {}
     for name, sentence in named_sentences:
         names.setdefault(sentence, []).append(name)
@@ -167,7 +167,7 @@ def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
 
 
 def format_longest_length_sentence(table: Table) -> list[str]:
-    """Name the rows with the highest lower bound of the effective length.
+    """Name the runs whose effective context length has the highest lower bound.
 
     Returns [] if all rows have the same length.
     """

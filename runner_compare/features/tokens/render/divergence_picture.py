@@ -1,4 +1,4 @@
-"""Picture of each model's KL divergence from the reference over the size of its weights."""
+"""Plots each model's KL divergence from the reference against the size of its weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BESIDE = "  "  # between a bar and the name beside it
 
 @dataclass
 class KlPoint:
-    """A model in the picture, with its size and its KL divergence from the reference."""
+    """Point of the plot: the size of a model and its KL divergence from the reference."""
 
     name: str
     size_mib: float

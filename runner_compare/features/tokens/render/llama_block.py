@@ -1,5 +1,4 @@
-"""Formats the statistics of llama-perplexity --kl-divergence with identical digits, from a
-job's tokens.
+"""Formats a job's token statistics exactly as llama-perplexity --kl-divergence prints them.
 
 The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens
 were independent, percentiles interpolated between tokens. So a published table can be
@@ -46,7 +45,7 @@ def format_llama_block(
     reference_logprobs: Sequence[float],
     num_same_top_token: int,
 ) -> str:
-    """Format the statistics of llama-perplexity from the values of each token.
+    """Format the statistics that llama-perplexity prints, computed from the values of each token.
 
     `num_same_top_token` counts tokens at which both models have the same most probable token.
     """
@@ -108,7 +107,7 @@ def _sum_float64(values: Any) -> float:
 
 
 def _compute_mean_and_error(values: Any, squares: Any) -> tuple[float, float]:
-    """Return the mean and its standard error from values and squared values.
+    """Return the mean of values and its standard error. `squares` contains the squared values.
 
     The squares may be rounded to float32.
     """

@@ -1,4 +1,4 @@
-"""Tables of token-level results: KL percentiles, llama-perplexity's block, and the worst tokens."""
+"""Tables of token-level results: KL percentiles, llama-perplexity statistics, and most divergent tokens."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ def write_llama_blocks(tables: Iterable[Table], reader: Reader, out: TextIO) -> 
 
 
 def format_llama_block_of_run(run: Run, reader: Reader) -> str | None:
-    """Format the statistics of llama-perplexity for one run. None if the run lacks full
-    distributions.
-    """
+    """Format one run's statistics like llama-perplexity; None if the run did not store full distributions."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
     texts = reader.load_text_tokens(run)
