@@ -25,7 +25,8 @@ def format_missing_template_error(model_name: str) -> str:
 
 
 def check_has_chat_template(files: ModelFiles) -> None:
-    """Raise ConfigError if the checkpoint's files certainly contain no chat template.
+    """Raise ConfigError if a checkpoint has no chat template. Passes if this cannot be decided from
+    its files.
 
     Unclear cases are decided when the tokenizer is loaded.
     """

@@ -73,7 +73,7 @@ def count_linear_weights(
     stored_format: StoredFormat | None,
     quantization_mix: QuantizationMix | None = None,
 ) -> int:
-    """Return how many weights of a linear layer a tensor encodes. 0 for tensors of other layers."""
+    """Return how many weights a linear layer's tensor encodes. 0 for tensors of other layers."""
     packed = stored_format is not None and tensor.name.endswith(stored_format.config.tensors.codes)
     if stored_format is not None and (
         packed or (classify_tensor(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
