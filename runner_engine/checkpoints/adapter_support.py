@@ -96,8 +96,8 @@ def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: st
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
         if "lora_embedding_" in tensor.name or not is_layer_applied_to_every_token(path):
             raise ConfigError(
-                f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
-                f"pass once, so that it cannot stand beside other adapters: {fix}",
+                f"{label} changes {path}, which is an embedding, a head or an expert, so this adapter "
+                f"cannot share its base model with other adapters. Fix: {fix}",
                 code="unsupported",
             )
 

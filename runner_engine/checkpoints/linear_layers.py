@@ -48,7 +48,7 @@ class QuantizationPlan:
     left: dict[str, int]  # the numbers in each matrix that stays as it is
 
     def check_unquantizable(self, quantization_name: str) -> None:
-        """Raise ConfigError if the quantization format does not support too many of the layers."""
+        """Raise ConfigError if too many layers have a shape that the quantization format does not support."""
         check_few_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
 
 

@@ -136,7 +136,7 @@ def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
     """Raise ConfigError if a model has no MTP head, or an unsupported one."""
     if (why := _find_head_problem(files)) is not None:
         raise ConfigError(
-            f"{render_engine_note(why)}: use {KEY}=draft, or {KEY}=ngram",
+            f"{render_engine_note(why)}. Use {KEY}=draft, or {KEY}=ngram",
             key=KEY,
             value=speculation,
             code="unsupported",

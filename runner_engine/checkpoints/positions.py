@@ -62,9 +62,9 @@ def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> No
     if type(trained) is not int or trained >= most or trained * rope.factor <= most:
         return
     raise ConfigError(
-        f"the model's own {own.get('rope_type') or own.get('type')} makes {most:,} "
-        f"positions of {trained:,}, {most / trained:g} times as many, and a larger factor has no room for more: give "
-        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them",
+        f"the model's own {own.get('rope_type') or own.get('type')} scaling supports {most:,} "
+        f"positions, from {trained:,} by a factor of {most / trained:g}, and cannot support more. Use "
+        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to exceed this limit",
         key="rope.factor",
         value=f"{rope.factor:g}",
         code="too_large",
