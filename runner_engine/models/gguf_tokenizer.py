@@ -95,7 +95,7 @@ class GgufVocabulary:
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
             raise DataError(
-                f"tokenizer.ggml.merges: two tokens expected, found {wrong}",
+                f"tokenizer.ggml.merges: each merge must have two tokens, but found {wrong}",
                 key=self.header.file,
                 code="damaged",
             )

@@ -92,7 +92,9 @@ class GroupedConfig(QuantizedConfig):
         layout, is_minus_one = cls.parse_packing(stored_config)
         if layout == "awq" and bits != 4:
             raise ConfigError(
-                f"quantization_config.bits={bits}: AWQ's layout has 4", key="config.json", code="unsupported"
+                f"quantization_config.bits={bits}: AWQ's layout supports only 4",
+                key="config.json",
+                code="unsupported",
             )
         return GroupSettings(layout, (bits,), group, is_minus_one)
 

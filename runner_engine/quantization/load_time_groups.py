@@ -48,7 +48,7 @@ class LoadTimeGroupsConfig(QuantizedConfig):
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise ConfigError(
-                f"give one of {', '.join(map(str, BITS))}",
+                f"must be one of {', '.join(map(str, BITS))}",
                 key="quantization.bits",
                 value=self.bits,
                 code="unknown_choice",
@@ -56,7 +56,7 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         check_min_value(8, "quantization.group_size", self.group_size)
         if self.group_size % 8:
             raise ConfigError(
-                "a multiple of 8 expected",
+                "must be a multiple of 8",
                 key="quantization.group_size",
                 value=self.group_size,
                 code="bad_value",
@@ -95,8 +95,8 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         fits = next((size for size in (128, 64, 32, 16, 8) if not inputs % size), None)
         fix = f"quantization.group_size={fits}" if fits else "another choice"
         return (
-            f"has {inputs} inputs, which is not a multiple of quantization.group_size={self.group_size}: "
-            f"use {fix}, or quantization.skip for such layers"
+            f"has {inputs} inputs, which is not a multiple of quantization.group_size={self.group_size}. "
+            f"Use {fix}, or quantization.skip for such layers"
         )
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:

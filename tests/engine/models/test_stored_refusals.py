@@ -284,7 +284,7 @@ def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
         (grouped.STORED["gptq"] | {"bits": "four"}, r"quantization_config\.bits='four'"),
         (grouped.STORED["gptq"] | {"group_size": 0}, r"quantization_config\.group_size=0 must be -1, or a whole number of at least 1"),
         (grouped.STORED["awq"] | {"group_size": [8]}, r"quantization_config\.group_size=\[8\]"),
-        (grouped.STORED["awq"] | {"bits": 8}, r"quantization_config\.bits=8: AWQ's layout has 4"),
+        (grouped.STORED["awq"] | {"bits": 8}, r"quantization_config\.bits=8: AWQ's layout supports only 4"),
         (grouped.STORED["gptq"] | {"checkpoint_format": "marlin"}, ("gptq by gptq, which cannot be loaded: "
             "checkpoint_format='marlin': the runner supports only gptq, gptq_v2")),
         (grouped.STORED["awq"] | {"version": "gemv"}, "version='gemv': the runner supports only gemm"),
