@@ -130,7 +130,8 @@ def _check_gguf_quantization(
             f"model.name={model.name} has the architecture "
             f"{truncated_repr(architecture)}, which is unsupported in "
             f".gguf files. Use the model's safetensors files. "
-            f"Supported architectures: {', '.join(sorted(MODULES))}; dequantized by transformers: {', '.join(BY_TRANSFORMERS)}",
+            f"Supported architectures: {', '.join(sorted(MODULES))}; "
+            f"dequantized by transformers: {', '.join(BY_TRANSFORMERS)}",
             code="unsupported",
         )
 

@@ -121,7 +121,8 @@ def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_ra
         raise ConfigError(f"{label} changes nothing: its rank is 0", code="no_effect")
     if expected_rank not in (None, rank):
         raise ConfigError(
-            f"lora.rank={expected_rank}, but {label} has rank {rank}. Use lora.rank={rank}, or omit lora.rank",
+            f"lora.rank={expected_rank}, but {label} has rank {rank}. "
+            f"Use lora.rank={rank}, or omit lora.rank",
             code="mismatch",
         )
     return rank

@@ -72,8 +72,8 @@ class Rope2dEmbedding(nn.Module):
         if self.pos2d is None:
             if position_ids is None or not self.single_stream:
                 raise RuntimeError(
-                    "2D rope has no token coordinates. Pass position_ids, or set the branch and time of each token: "
-                    "with rope_2d.set_token_coordinates(model, branches, times): ..."
+                    "2D rope has no token coordinates. Pass position_ids, or set the branch and time of each "
+                    "token: with rope_2d.set_token_coordinates(model, branches, times): ..."
                 )
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
