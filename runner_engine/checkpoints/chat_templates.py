@@ -25,8 +25,7 @@ def format_missing_template_error(model_name: str) -> str:
 
 
 def check_has_chat_template(files: ModelFiles) -> None:
-    """Raise ConfigError if a checkpoint has no chat template. Passes if this cannot be decided from
-    its files.
+    """Raise ConfigError if a checkpoint's files show that it has no chat template.
 
     Unclear cases are decided when the tokenizer is loaded.
     """

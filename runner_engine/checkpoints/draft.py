@@ -74,8 +74,8 @@ def _reject_requantization(
     """Raise ConfigError if a quantization is configured for a draft model in a .gguf file."""
     if is_gguf_file_name(model_name) and quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
-            f"the draft {model_name} is a .gguf file, which quantization {quantization.name} cannot quantize. "
-            "Use the file's first layers, {kind: draft, layers: N}; "
+            f"the draft {model_name} is a .gguf file, which quantization {quantization.name} cannot "
+            "quantize. Use the file's first layers, {kind: draft, layers: N}; "
             f"a smaller model, {{kind: draft, model: FILE.gguf}}; or {KEY}=ngram",
             key=KEY,
             value=speculation,

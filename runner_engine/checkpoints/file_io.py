@@ -171,8 +171,8 @@ def build_safetensors_header(tensors: Iterable[TensorLocation], metadata: dict[s
 
 
 def sort_safetensors_metadata(path: Path) -> None:
-    """Sort the metadata in the header of a safetensors file in place. The library writes them in
-    random order.
+    """Sort the metadata in the header of a safetensors file in place, because safetensors writes it
+    in random order.
     """
     with os_errors_as_data_error(path), path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -71,7 +71,7 @@ def locate_model(model: LocalModelConfig) -> Path:
 
 
 def locate_config_folder(name: str) -> Path:
-    """Return a folder with the model's config.json. For a hub id, downloads no other file."""
+    """Return a folder with the model's config.json. For a hub id, download only this file."""
     if name == "embedded":
         return MODEL_DIR
     return _resolve_model_folder("--base", name, "config.json", patterns=("config.json",))

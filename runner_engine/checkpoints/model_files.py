@@ -34,7 +34,7 @@ AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")
 
 
 def is_model_file(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file of a repository belongs to the model. In subfolders, only chat templates and code do."""
+    """Whether a file belongs to the model. Subfolders contribute only chat templates and code."""
     *folders, file = name.split("/")
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder

@@ -187,9 +187,7 @@ def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iter
 
 
 def _generate_noise_bytes() -> bytes:
-    """Return the bytes of normally distributed bfloat16 numbers. The fixed seed makes them equal in
-    every run.
-    """
+    """Return the bytes of normally distributed bfloat16 numbers, from a fixed seed."""
     import numpy as np
 
     numbers = np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32) * STANDARD_DEVIATION

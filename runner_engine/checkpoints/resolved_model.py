@@ -177,7 +177,7 @@ class ModelFiles:
         return sum(tensor.num_elements for tensor in read_tensor_headers(self.adapter))
 
     def hash_files(self, cache_file: Path) -> dict[str, str]:
-        """Return the hashes of the model files and adapter files, by name. They identify a job."""
+        """Return the hashes of model files and adapter files, which identify a job, by name."""
         random = self.model.random_weights
         hashes = {
             "model": random_weights.hash_preset(self.model)

@@ -92,7 +92,7 @@ def count_linear_weights(
 
 
 def _find_quantized_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
-    """Return the names of tensors with quantized codes, and the paths of their layers."""
+    """Return the names of all tensors with quantized codes, and the paths of their layers."""
     ends = () if stored_format is None else stored_format.config.tensors.codes
     names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}
     return {*names, *(name.removesuffix(end) for name, end in names.items())}

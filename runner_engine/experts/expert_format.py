@@ -39,7 +39,7 @@ UNSAID: Mapping[str, ExpertFormat] = {
 
 
 def detect_expert_format(module: nn.Module) -> ExpertFormat | None:
-    """Detect the layout of a module's fused experts. None if it has none, or they cannot be separated."""
+    """Detect the layout of a module's fused experts. Returns None for modules without separable experts."""
     form = UNSAID.get(type(module).__name__)
     if form is None:
         if not hasattr(module, "is_concatenated") or not hasattr(module, "is_transposed"):

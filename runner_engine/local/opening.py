@@ -18,9 +18,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 def check_model_files(resolved: ResolvedModel) -> list[Note]:
-    """Raise an error if a model's files show that it cannot run. Returns notes on low quantization
-    or tight memory.
-    """
+    """Raise an error if a model's files show that it cannot run. Returns notes, such as on tight memory."""
     check_model_and_adapter_files(resolved)
     return build_planned_quantization_notes(resolved) + check_memory_fits(resolved)
 

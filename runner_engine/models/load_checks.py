@@ -65,8 +65,8 @@ def compute_usable_gpu_mib(free_bytes: int, reserved_bytes: int, allocated_bytes
 def select_attention_backend(
     requested: Attention, device: str, model_class: Any
 ) -> tuple[Attention, list[Note]]:
-    """Select an attention backend that device and model support. Also returns a note if it is not
-    the requested one.
+    """Select an attention backend that device and model support. Also returns a note if the
+    requested one is replaced.
     """
     supports = {
         Attention.sdpa: getattr(model_class, "_supports_sdpa", True),

@@ -98,8 +98,8 @@ def find_input_device(model: Any) -> torch.device:
 
 
 def select_torch_dtype(name: str, requested: Dtype, config: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
-    """Return the torch dtype of the loaded weights. Also returns a note if it differs from the
-    checkpoint's dtype.
+    """Return the torch dtype to load with. Also returns a note if dtype=auto selects another dtype
+    than the checkpoint's.
     """
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(

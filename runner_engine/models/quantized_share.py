@@ -58,9 +58,7 @@ def _iter_quantized_tensors(model: nn.Module, quantized_class_name: ClassNameGet
 def _iter_parameter_counts(
     model: nn.Module, get_quantized_class_name: ClassNameGetter
 ) -> Iterator[tuple[str, int, bool, bool]]:
-    """Yield the path and number of weights of each parameter, and whether it is quantized and
-    whether it is a matrix.
-    """
+    """Yield for each parameter: path, number of weights, whether quantized, and whether a matrix."""
     seen: set[int] = set()
     for path, module in model.named_modules():
         is_quantized = bool(get_quantized_class_name(module))

@@ -56,7 +56,7 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 
 @dataclass(frozen=True)
 class DraftPass:
-    """Cost of a draft model's forward pass: the weights that it reads, and its memory."""
+    """The cost of a draft model's forward pass: its weights, parameters, and KV cache bytes per token."""
 
     quantization: QuantizationConfig
     alone: Footprint

@@ -39,7 +39,7 @@ SHARED_BYTES = 2**24
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """How a model will be loaded, decided from its config and files."""
+    """The decisions on how to load a model, derived from its config and files."""
 
     resolved: ResolvedModel
     device: str  # cpu or cuda

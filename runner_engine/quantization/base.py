@@ -37,7 +37,7 @@ class CheckpointSource(StrEnum):
 
 
 class OwnLayers(Enum):
-    """Which of the runner's own layer classes a quantization choice uses for its weights."""
+    """The runner's own layer class that a quantization choice uses for its weights."""
 
     blocks = auto()  # of a .gguf file
     groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped_linear.py)

@@ -31,7 +31,7 @@ MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
 
 
 def _mute_bitsandbytes_messages() -> None:
-    """Mute the messages that bitsandbytes prints on import and about the inputs of each matmul."""
+    """Mute bitsandbytes' log messages on import and on the inputs of each matmul."""
     for name in ("backends.cpu.ops", "autograd._functions"):
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 

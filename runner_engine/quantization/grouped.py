@@ -127,8 +127,8 @@ class GptqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
-        """Return the name of the tensor layout, and whether each zero point is stored minus one.
-        Only gptq_v2 does not.
+        """Return the name of the tensor layout, and whether zero points are stored minus one, as in
+        all but gptq_v2.
         """
         return cls.method, (
             stored_config.get("checkpoint_format") or stored_config.get("format")

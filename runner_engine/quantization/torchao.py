@@ -227,8 +227,8 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the bits and group size of a checkpoint in this format. Other torchao formats are
-        parsed as usual.
+        """Parse the bits and group size of a torchao checkpoint. `matched` is False for other
+        torchao formats.
         """
         kind = (stored_config.get("quant_type") or {}).get("default") or {}
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS

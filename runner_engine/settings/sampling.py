@@ -151,8 +151,8 @@ NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "tem
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """The sampling parameters of one request. Unset ones default to the config group `generation`
-    and to `seed`.
+    """The sampling parameters of one request. Unset parameters default to config group `generation`
+    and to config.seed.
 
     Instances never change, so that requests can share them and caches can use them as keys.
     """
@@ -190,8 +190,7 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """These parameters with all ineffective ones unset. Greedy decoding ignores the seed and
-        most parameters.
+        """A copy without ineffective settings: greedy decoding resets the seed and most parameters.
 
         The result is the object GREEDY if it is equal to GREEDY, so that a decoding step can compare
         by identity.

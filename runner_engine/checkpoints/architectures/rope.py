@@ -140,7 +140,9 @@ def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict
 
 
 def _fit_llama3_scaling(divisors: NumericArray, theta: float) -> dict[str, Any] | None:
-    """Find the llama3 rope scaling that produces the given frequency divisors. None if there is none."""
+    """Find the llama3 rope scaling that produces the given frequency divisors. Returns None if no
+    scaling does.
+    """
     factor = round(float(divisors.max()), 4)
     # in positions, of one turn
     lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))

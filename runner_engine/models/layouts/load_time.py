@@ -66,9 +66,7 @@ class PackedBlockLayout(LoadTimeLayout):
     in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of the packed blocks. Its unit is a 32-bit word, which the kernels read
-        at once.
-        """
+        """Return the shape of the packed blocks, counted in 32-bit words as the kernels read them."""
         each = self._zero_points_end_byte + self.inputs // 8 * sum(self.planes)
         return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 

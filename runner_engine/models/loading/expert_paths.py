@@ -41,8 +41,8 @@ class ModelPaths:
         return apply_renamings(f"{stored_layer_name}.weight", self._renamings).removesuffix(".weight")
 
     def _separate_expert(self, path: str) -> bool:
-        """Replace the fused experts that contain the module at `path` by separate experts. Returns
-        False if it is no expert.
+        """Replace fused experts by separate ones if `path` names an expert. Returns False for any
+        other path.
         """
         match = EXPERT.match(path)
         if match is None or match[1] not in self._known:

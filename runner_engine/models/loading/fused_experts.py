@@ -164,8 +164,8 @@ def replace_fused_experts(
 
 
 def split_fused_experts(model: Any) -> dict[str, dict[str, TensorLocation]]:
-    """Replace all placeholders by separate experts. Maps each layer's module path to the tensors it
-    was loaded from.
+    """Replace all placeholders by separate experts. Returns the checkpoint tensors of each layer,
+    by module path.
     """
     origins: dict[str, dict[str, TensorLocation]] = {}
     for path, module in list(model.named_modules()):

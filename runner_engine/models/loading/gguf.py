@@ -87,8 +87,8 @@ def load_gguf_model(
 
 
 def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype) -> bool:
-    """Replace a layer by one with the quantized .gguf blocks as weight. Returns False if they must
-    be dequantized.
+    """Replace a layer by a layer with quantized .gguf blocks. Returns False if the blocks must be
+    dequantized.
     """
     path, _, part = mapping.name.rpartition(".")
     module = model.get_submodule(path)

@@ -27,8 +27,8 @@ from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_ten
 def load_layer_experts(
     model: Any, path: str, tensors: dict[str, TensorLocation], keeps_blocks: bool
 ) -> set[str]:
-    """Load the experts of one layer. Returns the names of the loaded parameters; no names if there
-    are no experts.
+    """Load the experts of one layer. Returns the names of the loaded parameters, or an empty set
+    without experts.
 
     tensors: the layer's tensors by name, without the block number.
     """

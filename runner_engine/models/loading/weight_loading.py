@@ -26,8 +26,7 @@ from runner_engine.quantization.capabilities import LoadedLayerChecker
 
 
 def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[Any, list[Note]]:
-    """Load a model's weights. Returns the model, and a note if it does not use some tensors of the
-    checkpoint.
+    """Load a model's weights. Returns the model, and a note if the checkpoint contains unused tensors.
 
     arguments: the result of the backend's `prepare_arguments`.
     """

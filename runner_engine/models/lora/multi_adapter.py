@@ -160,7 +160,7 @@ def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
 
 
 def find_token_adapters(model: Any) -> TokenAdapters | None:
-    """Return the adapter selector of a model with several adapters. None for any other model."""
+    """Return the object that selects adapters for a model with several adapters. None for any other model."""
     found: TokenAdapters | None = getattr(model, ATTRIBUTE, None)
     return found
 

@@ -138,7 +138,7 @@ def count_rope_pairs(model: Any) -> int:
 
 
 def find_rotary_embedding(model: Any) -> tuple[Any, str]:
-    """Find a model's rotary embedding. Returns its parent module and its attribute name there."""
+    """Find a model's rotary embedding. Returns its parent module and its attribute name in the parent."""
     queue, seen = deque([model]), {id(model)}
     while queue:
         module = queue.popleft()
