@@ -1,4 +1,4 @@
-"""Immutable model specification that all engine modules read."""
+"""The immutable model specification, which all engine modules read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and ne
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Specification of a model: its files, quantization, adapters and request defaults."""
+    """Specification of a model: files, quantization, adapters and default generation settings."""
 
     model: LocalModelConfig
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -47,7 +47,7 @@ class ModelSpec:
 
     @property
     def base_key(self) -> str:
-        """Key of the base model without adapters. Specs with equal keys can share a loaded base model."""
+        """Key of the base model. Specs with equal keys can share a loaded base model."""
         parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
         if self.lora.merges_adapter:
             parts.append(self.lora)  # merging changes the base permanently

@@ -124,7 +124,7 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
     assert (planned.code, "1 job: 1 to do" in planned.out) == (0, True)
     for words, parts in {
         ("quantization=absmx",): ("unknown choice. Did you mean absmax?", f"absmax is from {PACKAGE}"),
-        ("quantization=absmax", "quantization.bits=7"): ("quantization.bits=7: give one of 2, 3",),
+        ("quantization=absmax", "quantization.bits=7"): ("quantization.bits=7: must be one of 2, 3",),
         ("quantization=absmax", "quantization.bit=4"): ("Did you mean quantization.bits?",),
         ("task=words", "model=stub"): ("task.prompt has no value. Give task.prompt=VALUE",),
         ("task=words", "model=stub", "task.prompt= "): ("task.prompt", "give what to ask"),

@@ -1,4 +1,4 @@
-"""Locates and reads model files, and predicts the memory that models need. Imports no torch.
+"""Locates and reads model files, and predicts memory use from them. Imports no torch.
 
 Each name is imported at its first use. Code that only runs models needs nothing but
 `runner_engine`'s public names.

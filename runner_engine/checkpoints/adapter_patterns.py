@@ -1,4 +1,4 @@
-"""Checks the patterns and ranks in an adapter's config before PEFT uses them.
+"""Checks the module-name patterns and the ranks in an adapter's config before PEFT uses them.
 
 PEFT limits neither time nor memory. A regular expression with nested repeats may take years on a
 module's name. It is tried in a process that can be killed.
@@ -28,7 +28,7 @@ TRY = (
 
 
 def check_adapter_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
-    """Raise ConfigError if a rank in an adapter's config is no integer or too large.
+    """Raise ConfigError if a rank in an adapter's config is too large or not a positive integer.
 
     Ranks up to the largest rank of the stored matrices are allowed.
     """
@@ -47,7 +47,9 @@ def check_adapter_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int],
 
 
 def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list[str], label: str) -> None:
-    """Raise ConfigError if an adapter's patterns are too many or too slow to match."""
+    """Raise ConfigError if an adapter's config has too many patterns, or a pattern that is too slow
+    to match.
+    """
     for key, value in adapter_config.items():
         if isinstance(value, list | dict) and len(value) > MOST_NAMES:
             raise ConfigError(
@@ -103,9 +105,7 @@ def _iter_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _has_catastrophic_backtracking(pattern: str) -> bool:
-    """Whether a regular expression has nested repeats, which can take exponential time. False for
-    invalid patterns, which PEFT rejects.
-    """
+    """Whether a regular expression has nested repeats, which can take exponential time to match."""
     try:
         return _has_nested_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
     except (re.error, OverflowError, RecursionError):

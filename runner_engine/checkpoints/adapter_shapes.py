@@ -1,4 +1,4 @@
-"""Checks whether a PEFT adapter fits a checkpoint, from file headers and without torch."""
+"""Checks whether a PEFT adapter fits a checkpoint. Reads only file headers, and imports no torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Checks which PEFT features an adapter uses, and rejects unsupported ones before the model is
-loaded.
+"""Rejects adapters with unsupported PEFT features before the model is loaded.
 
 Supported as in PEFT: LoRA on linear layers, embeddings, and all experts at once
 (target_parameters), with ranks and alphas by pattern, rank-stabilised (rsLoRA), with magnitudes
@@ -97,8 +96,8 @@ def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: st
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
         if "lora_embedding_" in tensor.name or not is_layer_applied_to_every_token(path):
             raise ConfigError(
-                f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
-                f"pass once, so that it cannot stand beside other adapters: {fix}",
+                f"{label} changes {path}, which is an embedding, a head or an expert, so this adapter "
+                f"cannot share its base model with other adapters. Fix: {fix}",
                 code="unsupported",
             )
 
@@ -137,7 +136,7 @@ def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any
 
 
 def can_peft_read_weights(config: QuantizationConfig, files: ModelFiles) -> bool:
-    """Whether PEFT can dequantize the weights of a quantization format.
+    """Whether PEFT can dequantize weights that use this quantization config.
 
     On a CPU bitsandbytes may repack 4-bit weights.
     """
@@ -152,12 +151,12 @@ def _format_merge_first_hint(source: CheckpointSource) -> str:
 
 
 def _are_all_expert_parameters(parameter_names: list[Any]) -> bool:
-    """Whether all parameter names belong to experts. adapter_shapes.py checks adapters for experts."""
+    """Whether all names are names of expert parameters, which adapter_shapes.py checks instead."""
     return all(isinstance(name, str) and "experts." in name for name in parameter_names)
 
 
 def _check_tied_weights(files: ModelFiles, label: str) -> None:
-    """Raise ConfigError if a merge would change both the embedding and the head tied to it."""
+    """Raise ConfigError if a merge would change a weight that the embedding and the head share."""
     names = [tensor.name for tensor in files.tensors]
     if not names or any(name.endswith(HEADS) for name in names):
         return

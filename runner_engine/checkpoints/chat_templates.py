@@ -25,7 +25,7 @@ def format_missing_template_error(model_name: str) -> str:
 
 
 def check_has_chat_template(files: ModelFiles) -> None:
-    """Raise ConfigError if the checkpoint's files certainly contain no chat template.
+    """Raise ConfigError if a checkpoint's files show that it has no chat template.
 
     Unclear cases are decided when the tokenizer is loaded.
     """

@@ -27,7 +27,7 @@ LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
 
 
 def resolve_draft_model(resolved: ResolvedModel) -> ResolvedModel | None:
-    """Resolve the draft model or MTP head. None if speculative decoding uses neither."""
+    """Resolve the draft model or MTP head. Returns None if speculative decoding uses neither."""
     how = resolved.spec.generation.speculation
     is_model = how.kind in (DrafterKind.draft, DrafterKind.mtp)
     return resolve_model(build_draft_spec(resolved.spec, how)) if is_model else None
@@ -74,9 +74,9 @@ def _reject_requantization(
     """Raise ConfigError if a quantization is configured for a draft model in a .gguf file."""
     if is_gguf_file_name(model_name) and quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
-            f"the draft {model_name} is a .gguf file, and quantization {quantization.name} cannot be made of it. Use "
-            "the file's first layers, {kind: draft, layers: N}; a smaller model, {kind: draft, model: FILE.gguf}; or "
-            f"{KEY}=ngram",
+            f"the draft {model_name} is a .gguf file, which quantization {quantization.name} cannot "
+            "quantize. Use the file's first layers, {kind: draft, layers: N}; "
+            f"a smaller model, {{kind: draft, model: FILE.gguf}}; or {KEY}=ngram",
             key=KEY,
             value=speculation,
             code="unsupported",
@@ -84,7 +84,9 @@ def _reject_requantization(
 
 
 def compute_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
-    """Return the fraction of weights that a draft model retains after truncation to its first layers."""
+    """Return the fraction of weight bytes that remains after a draft model is truncated to its
+    first layers.
+    """
     kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
     whole = sum(weight_bytes.values())
     if not kept or not layers or not whole:
@@ -95,7 +97,7 @@ def compute_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mapping[st
 
 @contextmanager
 def resolve_checked_draft_model(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
-    """Yield the checked draft model or MTP head.
+    """Yield the draft model or MTP head after checking it.
 
     Errors inside the context name the config key generation.speculate.
     """
@@ -112,7 +114,7 @@ def resolve_checked_draft_model(resolved: ResolvedModel) -> Iterator[ResolvedMod
 
 
 def check_draft_compatibility(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
-    """Raise ConfigError if the draft model has too few layers, or other tokens than the model."""
+    """Raise ConfigError if the draft model has too few layers or a different vocabulary."""
     how = resolved.spec.generation.speculation
     if draft is None or how.kind is DrafterKind.mtp:
         return
@@ -149,7 +151,7 @@ def _check_draft_has_attention(speculation: SpeculationConfig, draft: ResolvedMo
 def check_same_tokens(
     speculation: SpeculationConfig, model_tokens: Mapping[int, str], draft_tokens: Mapping[int, str]
 ) -> None:
-    """Raise ConfigError if the token ids of draft and main model stand for different texts.
+    """Raise ConfigError if a token id means different texts in the draft model and the main model.
 
     Unused ids are ignored.
     """
@@ -176,7 +178,9 @@ def check_same_tokens(
 
 
 def _read_token_texts(resolved: ResolvedModel) -> dict[int, str] | None:
-    """Read the text of each token id from a model's files. None if no file lists the tokens."""
+    """Read the text of each token id from a model's files. Returns None if no readable file lists
+    the tokens.
+    """
     path = resolved.files.path
     try:
         if path.is_file():

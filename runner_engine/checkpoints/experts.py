@@ -1,5 +1,4 @@
-"""Lists the matrices of a mixture's experts from the tensor names in a checkpoint. Imports no
-torch.
+"""Lists the matrices of all experts, from the tensor names in a checkpoint. Imports no torch.
 
 Some checkpoints store each matrix of each expert separately, others all experts of a layer in one
 tensor with three dimensions. Both are listed in the same form: a linear weight for each matrix of
@@ -47,7 +46,7 @@ NOT_APART = frozenset({"longcat_flash", "step3p7"})
 
 @dataclass(frozen=True)
 class ExpertMatrix(TensorLocation):
-    """One matrix, [outputs, inputs], of one expert. Its bytes are part of a stored tensor."""
+    """A weight matrix [outputs, inputs] of one expert, which may be a part of a stored tensor."""
 
     layer: str = ""  # the path of the experts of its layer
     number: int = 0
@@ -59,7 +58,7 @@ class ExpertMatrix(TensorLocation):
 def list_tensors_with_split_experts(
     tensors: Iterable[TensorLocation], config: Mapping[str, Any]
 ) -> list[TensorLocation]:
-    """Return a checkpoint's tensors with fused experts split into matrices.
+    """Return a checkpoint's tensors, but list each matrix of fused experts separately.
 
     Model families whose experts stay fused are returned unchanged.
     """

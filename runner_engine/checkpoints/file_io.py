@@ -1,4 +1,4 @@
-"""Reads, hashes and writes large files piece by piece. Writes are atomic.
+"""Reads, hashes and writes large files in pieces. Writes are atomic.
 
 Each piece is read into one buffer that stays in the processor's cache, and is hashed and written
 from there. So only one piece is in memory, whatever the size of the model. This is faster than
@@ -80,9 +80,7 @@ def read_tensor_pieces(tensor: TensorLocation, buffer: memoryview | None = None)
 
 
 class Digest:
-    """An incremental hash. Slow algorithms hash a piece in a separate thread, while the caller
-    writes the piece.
-    """
+    """An incremental hash. Slow algorithms run in a separate thread, in parallel with the caller's I/O."""
 
     def __init__(self, algorithm: str) -> None:
         import xxhash
@@ -94,7 +92,9 @@ class Digest:
         self._pending: Future[None] | None = None
 
     def update(self, piece: bytes | memoryview) -> None:
-        """Start to hash a piece. The caller must not change the piece until `wait` returns."""
+        """Start hashing a piece, perhaps in another thread. The caller must not change the piece
+        until `wait` returns.
+        """
         self.wait()
         if self._pool is not None and len(piece) > SLOW_BYTES:
             self._pending = self._pool.submit(self._hash.update, piece)
@@ -126,9 +126,7 @@ def hash_while_reading(pieces: Pieces, digest: Digest) -> Iterator[bytes | memor
 
 
 def parse_digest_algorithm(digest: str) -> str:
-    """Return the algorithm of a digest ALGORITHM:HEX. Raises DataError if the digest has another
-    form.
-    """
+    """Return the algorithm of a digest in the form ALGORITHM:HEX. Raises DataError for any other form."""
     algorithm, _, rest = digest.partition(":")
     if algorithm not in ALGORITHMS or not rest:
         names = " or ".join(f"{name}:…" for name in ALGORITHMS)
@@ -159,8 +157,8 @@ def get_file_nbytes(path: Path) -> int:
 
 
 def build_safetensors_header(tensors: Iterable[TensorLocation], metadata: dict[str, str]) -> bytes:
-    """Build the header of a safetensors file that contains these tensors in this order. The header
-    is padded to 8 bytes.
+    """Build the header of a safetensors file with these tensors in this order, padded to a multiple
+    of 8 bytes.
     """
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
@@ -173,8 +171,8 @@ def build_safetensors_header(tensors: Iterable[TensorLocation], metadata: dict[s
 
 
 def sort_safetensors_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors file in place, because the safetensors library writes it in
-    random order.
+    """Sort the metadata in the header of a safetensors file in place, because safetensors writes it
+    in random order.
     """
     with os_errors_as_data_error(path), path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -201,9 +199,7 @@ def iter_safetensors_file(
     hashes: dict[str, str],
     algorithm: str,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file, header first. Stores the digest of each tensor in
-    `hashes`.
-    """
+    """Yield the bytes of a safetensors file, and store the digest of each tensor in `hashes`."""
     yield header
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for tensor in tensors:
@@ -260,7 +256,7 @@ def write_json_atomically(target: Path, content: object, durable: bool = True) -
 
 
 def create_folder(folder: Path) -> None:
-    """Create a folder and its parents. Raises an error with an explanation for users on failure."""
+    """Create a folder and its parents. On failure, raise an error with a message for users."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -268,14 +264,12 @@ def create_folder(folder: Path) -> None:
 
 
 def get_free_disk_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of a folder. The folder need not exist."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def require_disk_space(folder: Path, required_bytes: int) -> None:
-    """Raise JobFailed if the disk of a folder has less free space than required. The folder need not
-    exist.
-    """
+    """Raise JobFailed if the disk of a folder has too little free space. The folder need not exist yet."""
     if required_bytes > (free := get_free_disk_bytes(folder)):
         need, there = format_value_and_limit(required_bytes / MIB, free / MIB, fixed_decimals_formatter(1))
         raise JobFailed(
@@ -287,7 +281,7 @@ def require_disk_space(folder: Path, required_bytes: int) -> None:
 
 
 def check_user_disk_space(folder: Path, required_bytes: int, description: str, fix: str) -> None:
-    """Raise ConfigError if the disk is too small for files that the user's config requires.
+    """Raise ConfigError if the disk of a folder has too little free space for files that the config requires.
 
     The message contains `description` and `fix`.
     """
@@ -300,7 +294,7 @@ def check_user_disk_space(folder: Path, required_bytes: int, description: str, f
 
 
 def list_folder_names(folder: Path, config_key: str) -> list[str]:
-    """Return the names of the files in a folder. A missing folder counts as empty.
+    """Return the sorted names of the files in a folder. A missing folder counts as empty.
 
     Raises ConfigError if the path is a file.
     """

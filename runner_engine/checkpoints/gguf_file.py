@@ -1,5 +1,4 @@
-"""Reads and checks the header of a .gguf file: the model's settings and the offsets of its
-tensors, without weights.
+"""Reads and checks the header of a .gguf file: model settings and tensor offsets. Reads no weights.
 
 Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is
 planned.
@@ -151,8 +150,7 @@ def read_header_array(header: GgufHeader, metadata_key: str, is_text: bool) -> l
 
 
 def read_gguf_settings(header: GgufHeader) -> dict[str, Any]:
-    """Return the sizes that a config.json would contain, and the dtype of the weights after
-    dequantization.
+    """Return the model sizes and the dequantized dtype under the keys of a config.json.
 
     Weights in blocks are products of a float16 and a small integer, which only float32 represents
     exactly.
@@ -186,7 +184,7 @@ def is_supported_architecture(header: GgufHeader) -> bool:
 
 
 def can_keep_blocks(header: GgufHeader) -> bool:
-    """Whether all matrices of a model can stay quantized in their .gguf blocks."""
+    """Whether all matrices of a model can stay quantized as .gguf blocks."""
     return is_supported_architecture(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
 
 
@@ -205,13 +203,13 @@ def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
 
 
 def list_dequantized_tensors(header: GgufHeader) -> list[TensorLocation]:
-    """List the tensors in the form that transformers loads: dequantized to float32."""
+    """List the tensors as if dequantized to float32, the form in which transformers loads them."""
     weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
     return [replace(tensor, dtype="F32", nbytes=4 * tensor.num_elements) for tensor in weights]
 
 
 def max_over_layers(value: Any) -> Any:
-    """Return the maximum of a per-layer list. A single number is returned unchanged."""
+    """Return the maximum of a per-layer list, or the number itself if the setting is a single number."""
     return max(value) if isinstance(value, list) else value
 
 
@@ -246,7 +244,7 @@ class _HeaderReader:
         self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
 
     def add_to_value_count(self, num_values: int, path: Path) -> None:
-        """Count header entries. Raises DataError if the total exceeds the limit."""
+        """Add to the number of header entries read so far. Raises DataError if it exceeds the limit."""
         self.values_left -= num_values
         if self.values_left < 0:
             raise DataError(
@@ -397,7 +395,7 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
 
 
 def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
-    """Raise DataError for metadata entries of a wrong type or out of range."""
+    """Raise DataError if a metadata entry has a wrong type or is out of range."""
 
     def reject_value(key: str, expected: str) -> NoReturn:
         raise DataError(

@@ -21,7 +21,7 @@ class ArrayLocation:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The header of a .gguf file. For a long array, `metadata` holds the length instead of the
+    """The header of a .gguf file. In `metadata`, the length of a long array stands in place of its
     elements.
     """
 
@@ -37,6 +37,6 @@ class GgufHeader:
 
     @property
     def type_counts(self) -> str:
-        """The number of tensors of each type, such as `Q8_0 ×15, F32 ×6`."""
+        """A text with the number of tensors of each type, such as `Q8_0 ×15, F32 ×6`."""
         counts = Counter(tensor.dtype for tensor in self.tensors)
         return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())

@@ -26,7 +26,7 @@ SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """A weight of the model, and the .gguf tensors that contain the weight."""
+    """A weight of the model, and the .gguf tensors from which it is loaded."""
 
     name: str
     tensors: tuple[TensorLocation, ...]
@@ -35,7 +35,7 @@ class WeightMapping:
 
 @dataclass
 class TensorMapping:
-    """Assignment of a .gguf file's tensors to weights and experts of the model."""
+    """Maps a .gguf file's tensors to the weights and experts of the model."""
 
     weights: list[WeightMapping] = field(default_factory=list)
     # the matrices of a layer's experts, and their biases, as the file calls them: by where the
@@ -125,7 +125,7 @@ def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None
 
 
 def _find_joined_weight(architecture: Architecture, tensor_suffix: str) -> tuple[tuple[str, ...], str] | None:
-    """Return the suffixes of the tensors that are joined to one weight, and the weight's name.
+    """Return the suffixes of the tensors that are concatenated to one weight, and the weight's name.
 
     None if the given tensor is not joined with others.
     """
@@ -139,9 +139,7 @@ def _unwrap_single_element(value: Any) -> Any:
 
 
 def splits_single_digits(metadata: Mapping[str, Any]) -> bool:
-    """Whether a .gguf file's tokenizer splits numbers into digits. transformers' reader ignores this
-    setting.
-    """
+    """Whether a .gguf file's tokenizer splits numbers into digits, a setting that transformers ignores."""
     return (
         metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS and metadata.get("tokenizer.ggml.model") == "gpt2"
     )

@@ -47,7 +47,7 @@ READ_BYTES = 4 * 2**20
 def find_hub_snapshot(
     config_key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
 ) -> HubSnapshot:
-    """Query the Hugging Face hub for a model's files. If the hub is unreachable, use the cache.
+    """Query the Hugging Face hub for a model's file list. If the hub is unreachable, use the cached files.
 
     The cache must then contain all files of the model.
     """
@@ -91,7 +91,7 @@ def find_hub_snapshot(
 
 
 def download_snapshot(snapshot: HubSnapshot) -> None:
-    """Download a model's missing files. After an error, downloaded data stays in the cache."""
+    """Download a model's missing files. If this fails, the downloaded data stays in the cache."""
     missing = snapshot.missing_files
     snapshot.check_disk_space()
     _check_hub_token()
@@ -144,7 +144,7 @@ def _open_without_symlinks(path: str, flags: int) -> int:
 
 
 class _PartialFile(FileIO):
-    """A partly downloaded file that is hashed while it grows.
+    """A partly downloaded file, which is hashed during the download.
 
     A new download continues at the end of the stored data.
     """
@@ -162,7 +162,9 @@ class _PartialFile(FileIO):
         meter.add_bytes(self.tell(), 0)
 
     def write(self, data: Any) -> int:
-        """Write all data. If the disk fills up, the written part remains for the next attempt."""
+        """Write all data. If the disk is full, the written part remains, and the next download
+        continues there.
+        """
         rest = memoryview(data)
         while rest:
             count = super().write(rest) or 0
@@ -187,9 +189,7 @@ class _PartialFile(FileIO):
 
 
 def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _DownloadMeter) -> None:
-    """Download one file into the cache under a lock. Processes that waited for the lock find the
-    file complete.
-    """
+    """Download one file into the cache, unless another process has completed it in the meantime."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
     checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
@@ -270,9 +270,7 @@ def _check_hub_token() -> None:
 
 
 def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError | None:
-    """Return an error with a suggested fix if the hub rejected the request. None for any other
-    error.
-    """
+    """Return an error with a suggested fix if the hub rejected the request, otherwise None."""
     key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(
@@ -307,7 +305,7 @@ def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> Confi
 def _build_unavailable_error(
     cached: HubSnapshot, missing_files: list[str], error: BaseException
 ) -> ConfigError:
-    """Return the error for a model that is not fully cached while the hub is unreachable."""
+    """Return the error for an unreachable hub and a model that is not completely cached."""
     key, name, why = cached.key, cached.name, describe_hub_failure(error)
     if not missing_files:
         return ConfigError(
@@ -352,9 +350,7 @@ def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> Co
 
 
 def describe_hub_failure(error: BaseException) -> str:
-    """Describe why the hub did not answer. The request is never printed, because it contains the
-    token.
-    """
+    """Describe why the hub did not answer, without printing the request, which contains the token."""
     status = _get_http_status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"

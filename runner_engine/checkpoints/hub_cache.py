@@ -1,5 +1,4 @@
-"""The Hugging Face hub's cache on disk, in huggingface_hub's layout: required, cached and
-missing files of a model.
+"""The Hugging Face cache on disk: which files a model needs, and which of them are cached.
 
 CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part during a download
                           snapshots/<commit>/FILE    links to them: the folder of a model
@@ -80,7 +79,7 @@ class HubSnapshot:
         )
 
     def get_blob_path(self, checksum: str, suffix: str = "") -> Path:
-        """Return the path of a file's content in the cache. During a download the path ends in `.part`."""
+        """Return the path of a file's content in the cache. The suffix is `.part` during a download."""
         return self.repo / "blobs" / f"{checksum}{suffix}"
 
     def _cached_bytes(self, file: RepositoryFile) -> int:
@@ -112,8 +111,8 @@ def _parse_repository_file(name: str, entry: dict[str, Any]) -> RepositoryFile:
 
 
 def write_file_list(snapshot: HubSnapshot) -> None:
-    """Store the list of a snapshot's files in the cache, so that later runs can check whether the
-    snapshot is complete.
+    """Store a snapshot's file list in the cache. Later runs use it to check whether the snapshot is
+    complete.
     """
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,9 +136,7 @@ def link_file(snapshot: HubSnapshot, file: RepositoryFile, checksum: str) -> Non
 
 
 def read_cached_commit(repo: Path, revision: str) -> str:
-    """Return the commit that a revision pointed to at the last hub query. Empty if the cache does
-    not know the revision.
-    """
+    """Return the cached commit of a revision, or an empty string if the cache does not have the revision."""
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -159,7 +156,7 @@ def read_file_list(repo: Path, commit: str) -> FilesByName:
 
 
 def list_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str]:
-    """List the files that a cached snapshot lacks, according to its file list or shard index.
+    """List the files that are missing in a cached snapshot, according to its file list or shard index.
 
     Without these lists, the absence of weights counts.
     """

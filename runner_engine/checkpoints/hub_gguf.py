@@ -1,4 +1,4 @@
-"""Parses hub names of .gguf files, OWNER/MODEL:QUANT, and finds the named file in a downloaded
+"""Parses hub names of .gguf files in the form OWNER/MODEL:QUANT, and finds the file in a downloaded
 repository.
 """
 

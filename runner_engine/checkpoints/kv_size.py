@@ -33,12 +33,12 @@ LEAST_SPARE, SPARE_SHARE = (64, 4)
 
 
 def compute_max_window_positions(window: int, num_positions: int) -> int:
-    """Return the maximum number of positions of a sequence that a sliding-window layer stores."""
+    """Return the maximum number of positions that a sliding-window layer stores for one sequence."""
     return min(num_positions, window + compute_window_slack(window))
 
 
 def compute_window_slack(window_tokens: int) -> int:
-    """Return how many positions before its sliding window a layer may keep.
+    """Return how many positions older than its sliding window a layer may still store.
 
     Freeing many positions at once is faster.
     """
@@ -47,7 +47,7 @@ def compute_window_slack(window_tokens: int) -> int:
 
 @dataclass(frozen=True)
 class KvSize:
-    """Bytes and positions that a model's layers store per sequence."""
+    """Bytes that a model's layers store per sequence, in KV caches and recurrent states."""
 
     full_layers: int  # that keep keys and values of all tokens
     window_layers: int  # that keep those within the window
@@ -112,7 +112,7 @@ def compute_kv_size(
     kv_cache: KvCache = KvCache.as_model,
     head_dim_multiple: int = 1,
 ) -> KvSize:
-    """Compute the bytes that a model stores per sequence.
+    """Compute the bytes of KV cache and recurrent state per sequence.
 
     Head sizes are rounded up to `head_dim_multiple`.
     """
@@ -144,9 +144,7 @@ def compute_kv_size(
 def compute_layer_head_nbytes(
     kv_cache: KvCache, layer: int, num_layers: int, head_dim: int, dtype_bytes: int
 ) -> int:
-    """Return the bytes per head of the key and the value of one position, in the attention layer
-    with index `layer`.
-    """
+    """Return the bytes of one key and one value, for one head and position of attention layer `layer`."""
     return sum(
         compute_head_nbytes(head_dim, dtype_bytes, numbers)
         for numbers in kv_cache.get_layer_precisions(layer, num_layers)
@@ -154,7 +152,7 @@ def compute_layer_head_nbytes(
 
 
 def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
-    """Return the bytes of one position's key in one head. A value takes the same bytes."""
+    """Return the bytes of the key (or the value) of one position in one head."""
     if precision is KvPrecision.int8:
         return head_dim + SCALE_BYTES
     if precision is KvPrecision.int4:
@@ -163,7 +161,7 @@ def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision)
 
 
 def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of key-value heads and the head size, each the maximum over all layers."""
+    """Return the number of key-value heads and the head size. Both are maxima over all layers."""
     heads = _find_first_setting(config, "num_attention_heads", "n_head", default=1)
     layers = config.get("per_layer_config")
     others = (

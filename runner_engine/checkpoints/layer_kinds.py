@@ -1,4 +1,5 @@
-"""Derives the kind of each layer from config.json: attention, sliding window or recurrent.
+"""Derives from config.json whether each layer has full attention, sliding-window attention or a
+recurrent state.
 
 Imports no torch. Newer files name the kind of each layer. For older files the rule of the model
 family applies, as in transformers.
@@ -13,7 +14,7 @@ from typing import Any
 
 
 class LayerKind(StrEnum):
-    """Kind of data that a layer stores about earlier tokens."""
+    """What a layer stores about earlier tokens: keys and values, a recurrent state, or nothing."""
 
     full = "full"  # keys and values of all of them
     window = "window"  # those within a window
@@ -131,7 +132,7 @@ def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) ->
 
 
 def _find_attention_layers(config: Mapping[str, Any], model_family: str, num_layers: int) -> set[int] | None:
-    """Return the indices of a hybrid model's attention layers. None for models that are no hybrids."""
+    """Return the indices of a hybrid model's attention layers. None for any other model."""
     for key in ("attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids"):
         if isinstance(config.get(key), list):
             return set(config[key])

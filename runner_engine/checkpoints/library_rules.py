@@ -1,4 +1,4 @@
-"""Predicts how transformers and quantization libraries load a tensor, given its name.
+"""Predicts from a tensor's name how transformers and quantization libraries load the tensor.
 
 Imports no torch.
 
@@ -50,7 +50,7 @@ OUTSIDE_BLOCKS = re.compile(
 
 
 def compute_unquantized_nbytes(tensor_name: str, num_elements: int, family: str, dtype_bytes: int) -> int:
-    """Return the bytes of an unquantized tensor after loading.
+    """Return the bytes that an unquantized tensor has after loading.
 
     Some model families keep certain tensors in float32.
     """

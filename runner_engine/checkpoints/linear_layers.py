@@ -1,5 +1,4 @@
-"""Finds a checkpoint's linear layers by tensor name, and decides how each is quantized. Imports
-no torch.
+"""Finds a checkpoint's linear layers by tensor name, and chooses a quantization for each. Imports no torch.
 
 One walk over the headers decides: predictions, refusals and the layers that the loader leaves plain
 follow from it. Names decide what is a linear layer in the model: where quantization separates
@@ -41,7 +40,7 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Assigns a quantization to each tensor of an unquantized checkpoint, by tensor name."""
+    """The quantization config of each tensor that will be quantized, by tensor name."""
 
     choices: dict[str, QuantizationConfig]  # of those that are quantized
     unfit: dict[str, tuple[str, int]]  # layers that cannot be: why, and their numbers
@@ -49,7 +48,7 @@ class QuantizationPlan:
     left: dict[str, int]  # the numbers in each matrix that stays as it is
 
     def check_unquantizable(self, quantization_name: str) -> None:
-        """Raise ConfigError if more than a few layers are incompatible with the format."""
+        """Raise ConfigError if too many layers have a shape that the quantization format does not support."""
         check_few_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
 
 
@@ -61,7 +60,7 @@ def plan_quantization(
     has_fused_experts: bool = True,
     dtype_bytes: int = 2,
 ) -> QuantizationPlan:
-    """Choose a quantization for each tensor, by its name and shape.
+    """Choose a quantization config for each tensor by its name and shape.
 
     Layers that the format does not support stay unquantized.
     """
@@ -157,7 +156,7 @@ def list_loaded_tensors(files: ModelFiles, quantization_mix: QuantizationMix) ->
 
 @dataclass(frozen=True)
 class UnquantizedLayers:
-    """Linear layers that stay unquantized. Their dtype is `model.dtype`."""
+    """Measures of the linear layers that stay unquantized, in `model.dtype`."""
 
     nbytes: int  # of the linear weights in blocks
     share_of_shapes: float  # of all shapes of linear weights, so many have a plain one
@@ -182,8 +181,8 @@ def measure_unquantized_layers(files: ModelFiles, quantization_mix: Quantization
 def find_linear_layers(
     tensors: Iterable[TensorLocation], config: Mapping[str, Any], has_fused_experts: bool = True
 ) -> tuple[dict[str, TensorLocation], dict[str, TensorLocation]]:
-    """Return the weights of linear layers in decoder blocks by layer path, and the head's weight
-    unless it is tied.
+    """Return the weights of linear layers by layer path: first those in decoder blocks, then an
+    untied head.
     """
     by_part: dict[str, dict[str, TensorLocation]] = {}
     for tensor in tensors:
@@ -212,16 +211,14 @@ def classify_tensor(tensor: TensorLocation, has_fused_experts: bool = True, fami
 
 
 def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of outputs and inputs of a linear layer's weight. GPT-2 stores the weight
-    transposed.
-    """
+    """Return the number of outputs and inputs of a linear layer, also for GPT-2's transposed weights."""
     first, second = tensor.shape
     is_turned = config.get("model_type") in OTHER_LINEAR and IN_A_BLOCK.search(tensor.name)
     return (second, first) if is_turned else (first, second)
 
 
 def find_block_number_index(layer_path: str) -> int:
-    """Return the index of the block number in a dot-separated layer path.
+    """Return which component of a dot-separated layer path is the block number.
 
     Raises ConfigError for a layer outside the decoder blocks.
     """

@@ -1,4 +1,4 @@
-"""Locates the files of a model or adapter: local folder, single file, hub cache, or download."""
+"""Locates the files of a model or adapter in a local folder or the hub cache, or downloads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class DownloadRequired(Exception):
 
 @contextmanager
 def forbid_downloads(enabled: bool) -> Iterator[None]:
-    """Let downloads raise DownloadRequired inside the context. Plans must not download."""
+    """Context manager in which a download raises DownloadRequired instead, because plans must not
+    download.
+    """
     before = _no_downloads.set(enabled)
     try:
         yield
@@ -31,7 +33,7 @@ def forbid_downloads(enabled: bool) -> Iterator[None]:
 
 
 def locate_model(model: LocalModelConfig) -> Path:
-    """Return a model's local folder or .gguf file. Hub models that are not cached are downloaded."""
+    """Return a model's local folder or .gguf file. Downloads a hub model that is not cached."""
     if model.random_weights:
         return random_weights.ensure_random_checkpoint(model)
     path = Path(model.name).expanduser().absolute()
@@ -69,7 +71,7 @@ def locate_model(model: LocalModelConfig) -> Path:
 
 
 def locate_config_folder(name: str) -> Path:
-    """Return a folder with the model's config.json. For a hub id, only config.json is downloaded."""
+    """Return a folder with the model's config.json. For a hub id, download only this file."""
     if name == "embedded":
         return MODEL_DIR
     return _resolve_model_folder("--base", name, "config.json", patterns=("config.json",))

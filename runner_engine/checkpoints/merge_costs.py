@@ -21,7 +21,7 @@ COPIES = 3  # in float32 of the largest layer, as measured with PEFT 0.21: B A, 
 
 @dataclass(frozen=True)
 class MergeCosts:
-    """The layers that merging an adapter changes, and the operations and bytes that the merge needs."""
+    """The cost of merging an adapter: changed layers and weights, multiplications, and bytes."""
 
     layers: int
     numbers: int  # of all weights that change
@@ -53,7 +53,7 @@ class MergeCosts:
 
 
 def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
-    """Estimate the costs of merging the adapter; None without a merge or readable headers."""
+    """Estimate the cost of merging the adapter. None if no adapter is merged or no header is readable."""
     files, lora = resolved.files, resolved.files.lora
     if lora is None or not lora.merge:
         return None

@@ -68,9 +68,7 @@ class MixtureSize:
 def measure_mixture(
     config: Mapping[str, Any], tensors: Iterable[TensorLocation], stored_format: StoredFormat | None = None
 ) -> MixtureSize | None:
-    """Count the parameters of a mixture from its config and weight headers. None if the model is no
-    mixture.
-    """
+    """Count a mixture's parameters from its config and weight headers. None if the model has no experts."""
     experts, used = (_find_first_setting(config, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
@@ -91,9 +89,7 @@ def measure_mixture(
 
 
 def measure_model_mixture(files: ModelFiles) -> MixtureSize | None:
-    """Count the parameters of a model's mixture without its MTP head. None if the model is no
-    mixture.
-    """
+    """Count a mixture's parameters, excluding the MTP head. None if the model has no experts."""
     tensors = exclude_mtp_head_tensors(files, files.tensors)
     return measure_mixture(files.text_settings, tensors, files.stored_format)
 

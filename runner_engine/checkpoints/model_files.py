@@ -1,4 +1,4 @@
-"""Lists and hashes the files that determine a model's answers. Downloads use the same list."""
+"""Lists and hashes the files that determine a model's answers. Only these files are downloaded."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")
 
 
 def is_model_file(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file belongs to the model. In subfolders, only chat templates and code belong to the
-    model.
-    """
+    """Whether a file belongs to the model. Subfolders contribute only chat templates and code."""
     *folders, file = name.split("/")
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder
@@ -45,8 +43,8 @@ def is_model_file(name: str, patterns: Iterable[str]) -> bool:
 
 
 def list_model_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a model folder by name. Code in subfolders is included only if the model
-    has custom code.
+    """Return the files of a model folder by name. Includes code in subfolders if the model uses
+    custom code.
     """
     deep = folder.rglob("*.py") if any(True for _ in iter_code_references(folder)) else ()
     paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
@@ -59,16 +57,14 @@ def list_model_files(folder: Path) -> dict[str, Path]:
 
 
 def list_gguf_files(file: Path) -> dict[str, Path]:
-    """Return a .gguf file and the tokenizer and template files in its folder, which transformers
-    also reads.
-    """
+    """Return a .gguf file, and the tokenizer and template files in its folder, by name."""
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
     return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 
 
 def iter_code_references(folder: Path) -> Iterator[str]:
-    """Yield the auto_map entries of a model's configs: FILE.CLASS, or OWNER/NAME--FILE.CLASS for
-    code in another repository.
+    """Yield the custom classes in a model's configs: FILE.CLASS, or OWNER/NAME--FILE.CLASS in
+    another repository.
     """
     for name in AUTO_MAP_FILES:
         try:
@@ -94,15 +90,14 @@ def list_code_repositories(folder: Path) -> list[str]:
 
 
 def hash_model_files(path: Path, cache_file: Path) -> str:
-    """Return a hash of all files that a model's answers depend on, for a model folder or a .gguf
-    file.
+    """Return a hash of all files in a model folder, or of a .gguf file, on which the model's
+    answers depend.
     """
     return _hash_named_files(list_model_files(path) if path.is_dir() else list_gguf_files(path), cache_file)
 
 
 def _hash_named_files(files: dict[str, Path], cache_file: Path) -> str:
-    """Hash files together with their names. A JSON cache stores hashes by path, size, mtime, ctime
-    and inode.
+    """Hash the names and contents of files. A JSON file caches hashes by path, size, mtime, ctime and inode.
 
     The ctime reveals an edit in place that keeps the size and resets the mtime.
     """

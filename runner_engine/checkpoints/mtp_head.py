@@ -91,13 +91,15 @@ OF_ONE_LAYER = {
 
 
 def find_mtp_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
-    """Return the tensors of a supported MTP head under the names of a one-layer model; else {}."""
+    """Return the tensors of the MTP head under the names of a one-layer model, or {} if no head is
+    supported.
+    """
     form = _find_head_naming(files)
     return {} if form is None else form.map_tensors(files.text_settings, files.tensors)
 
 
 def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
-    """Whether a tensor is stored with the MTP head, which may include copies of other tensors."""
+    """Whether a tensor has the name prefix of the MTP head."""
     begin = _get_head_prefix(files)
     return begin is not None and tensor_name.startswith(begin)
 
@@ -112,7 +114,7 @@ def exclude_mtp_head_tensors(
 
 
 def _get_head_prefix(files: ModelFiles) -> str | None:
-    """Return the prefix of the MTP head's tensor names. None if the files have no supported head."""
+    """Return the prefix of the MTP head's tensor names. None if the model family has no supported head."""
     form = _find_head_naming(files)
     return None if form is None else form.get_tensor_prefix(files.text_settings)
 
@@ -134,7 +136,7 @@ def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
     """Raise ConfigError if a model has no MTP head, or an unsupported one."""
     if (why := _find_head_problem(files)) is not None:
         raise ConfigError(
-            f"{render_engine_note(why)}: use {KEY}=draft, or {KEY}=ngram",
+            f"{render_engine_note(why)}. Use {KEY}=draft, or {KEY}=ngram",
             key=KEY,
             value=speculation,
             code="unsupported",
@@ -162,7 +164,7 @@ def _find_head_problem(files: ModelFiles) -> Note | None:
 
 
 def _find_head_tensor_problem(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
-    """Return why the engine does not support the tensors of an MTP head, or None.
+    """Return the reason why the tensors of an MTP head are unsupported, or None if they are supported.
 
     Returns `missing_note` if there are no tensors.
     """

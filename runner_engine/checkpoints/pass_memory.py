@@ -26,8 +26,8 @@ MIN_WAITING = 256
 
 @dataclass(frozen=True)
 class PassShape:
-    """Size of the largest forward pass: sequences, tokens per sequence, and context length for eager
-    attention.
+    """The shape of a forward pass: number of sequences, tokens per sequence, and attention scores
+    to store.
     """
 
     rows: int
@@ -37,7 +37,9 @@ class PassShape:
 
 
 def compute_max_prefill_pass(device: str, num_sequences: int, prompt_tokens: int) -> PassShape:
-    """Return the size of the scheduler's largest prefill pass. The scheduler splits longer prompts."""
+    """Return the shape of the scheduler's largest prefill pass. Longer prompts are split into
+    several passes.
+    """
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
     return PassShape(max(1, min(num_sequences, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
 
@@ -87,7 +89,7 @@ def estimate_activation_nbytes(model_sizes: dict[str, int], dtype_bytes: int, pa
 
 
 def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
-    """Return the bytes per logit that sampling with these parameters needs.
+    """Return the temporary bytes per logit that sampling with these parameters needs.
 
     A top_p of null often means the model's own setting.
     """
@@ -103,7 +105,7 @@ def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
 def count_cuda_graph_logit_vectors(
     num_sequences: int, first_position: int = 0, last_position: int = 0
 ) -> int:
-    """Return how many logit vectors the recorded CUDA graphs of all steps need.
+    """Return the number of logit vectors that all recorded CUDA graphs together store.
 
     This matches decode/passes/device_step.py. A step is recorded for each rounded batch size, which
     shrinks as sequences end. If unshared keys are read up to the longest sequence, whose length grows
@@ -131,9 +133,7 @@ def round_up_batch_size(batch_size: int) -> int:
 
 
 def read_model_sizes(config: dict[str, Any]) -> dict[str, int]:
-    """Return the model sizes that determine memory, from a config with the key names of Llama or
-    GPT-2.
-    """
+    """Read the model sizes that determine memory use from a config with the keys of Llama or GPT-2."""
 
     def find_first_setting(*keys: str, default: int = 0) -> int:
         value = next((config[key] for key in keys if config.get(key)), default)
@@ -191,9 +191,7 @@ def compute_expert_workspace_nbytes(
 
 
 def compute_expert_index_nbytes(num_activations: int, num_experts: int, description_bytes: int) -> int:
-    """Return the bytes of the index that lists, for each expert of a layer, the activations routed
-    to it.
-    """
+    """Return the bytes of the index that lists which activations are routed to which expert of a layer."""
     return (
         8 * num_activations
         + 8 * (num_experts + 1)
@@ -203,5 +201,7 @@ def compute_expert_index_nbytes(num_activations: int, num_experts: int, descript
 
 
 def compute_max_queued_distributions(vocab_size: int) -> int:
-    """Return how many float32 token distributions may wait in memory for those of another model."""
+    """Return how many float32 token distributions may be queued until another model's distributions
+    are ready.
+    """
     return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

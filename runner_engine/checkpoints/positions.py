@@ -19,7 +19,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 @dataclass(frozen=True)
 class PositionLimits:
-    """Maximum numbers of positions of a model, read from its files before the load."""
+    """The maximum number of positions of a model, without and with rope scaling."""
 
     own: int | None = None  # it was made for, without a scaling; None: unknown
     room: float = math.inf  # the loaded model will have; infinity: unknown
@@ -39,14 +39,14 @@ def compute_scaled_positions(max_positions: int, original_positions: int | None,
 
 
 def read_native_rope_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rope scaling in a model's own config. Empty if the config has none."""
+    """Return the rope scaling that a model's config.json sets, or an empty dictionary if there is none."""
     own = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = own.get("rope_type") or own.get("type") if isinstance(own, Mapping) else None
     return own if isinstance(kind, str) and kind != "default" else {}
 
 
 def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
-    """Raise ConfigError if a rope factor exceeds the factor in the model's own config."""
+    """Raise ConfigError if the configured rope factor exceeds the factor in the model's config.json."""
     own, most = (
         read_native_rope_scaling(config),
         next((config[key] for key in MOST if config.get(key)), None),
@@ -62,9 +62,9 @@ def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> No
     if type(trained) is not int or trained >= most or trained * rope.factor <= most:
         return
     raise ConfigError(
-        f"the model's own {own.get('rope_type') or own.get('type')} makes {most:,} "
-        f"positions of {trained:,}, {most / trained:g} times as many, and a larger factor has no room for more: give "
-        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them",
+        f"the model's own {own.get('rope_type') or own.get('type')} scaling supports {most:,} "
+        f"positions, from {trained:,} by a factor of {most / trained:g}, and cannot support more. Use "
+        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to exceed this limit",
         key="rope.factor",
         value=f"{rope.factor:g}",
         code="too_large",
@@ -72,7 +72,7 @@ def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> No
 
 
 def build_replaced_scaling_notes(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
-    """Return a note if the configured rope scaling replaces the scaling in the model's own config."""
+    """Return a note if the configured rope scaling replaces a scaling in the model's config.json."""
     own = read_native_rope_scaling(config)
     if not own or not isinstance(rope, RopeScalingConfig):
         return []
@@ -97,7 +97,9 @@ def compute_max_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
 
 
 def compute_trained_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the number of positions for which the rope scaling was trained; infinity if unknown."""
+    """Return the number of positions that the model supports with its rope scaling, or infinity if
+    unknown.
+    """
     maximum = next((config[key] for key in MOST if config.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf

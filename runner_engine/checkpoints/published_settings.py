@@ -33,7 +33,7 @@ GGUF_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """The sampling settings that a model's publisher recommends, and the file that each comes from."""
+    """The sampling settings that a model's publisher recommends, and the source file of each setting."""
 
     file: str  # the words for the file
     # by the name of a key of `generation`; all but the penalties by frequency and presence
@@ -129,9 +129,7 @@ def _validate_setting(file: Path, key: str, value: Any, name: str) -> float:
 
 
 def collect_publisher_notes(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
-    """Return notes if decoding is greedy but the publisher recommends sampling, or if recommended
-    settings are unsupported.
-    """
+    """Return notes on recommended settings that are unsupported, or that greedy decoding ignores."""
     if published is None:
         return []
     notes = []

@@ -1,5 +1,4 @@
-"""Creates checkpoints with random weights in the size of a preset model, for memory and speed
-tests.
+"""Creates checkpoints with random weights and the shapes of a preset model, for memory and speed tests.
 
 Such a checkpoint (model.random_weights=true) is an ordinary folder (config.json, safetensors,
 the embedded model's tokenizer), so everything that works on a model works on it: quantizing,
@@ -103,7 +102,7 @@ def get_checkpoint_folder(model: LocalModelConfig) -> Path:
 
 
 def check_random_disk_space(model: LocalModelConfig) -> None:
-    """Raise ConfigError if a random checkpoint that must still be created does not fit on its disk."""
+    """Raise ConfigError if the disk has no space for a random checkpoint. Passes if the checkpoint exists."""
     folder = get_checkpoint_folder(model)
     if folder.is_dir():
         return
@@ -127,7 +126,7 @@ def ensure_random_checkpoint(model: LocalModelConfig) -> Path:
 
 
 def write_random_checkpoint(config: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint of random weights atomically: after an error, no partial folder remains."""
+    """Write a checkpoint with random weights atomically. An error leaves no partial folder."""
     tensors = list_random_tensors(config)
     total = sum(tensor.nbytes for tensor in tensors)
     name = (f".{folder.name}.", ".partial")
@@ -170,9 +169,7 @@ def _split_into_shards(tensors: list[TensorLocation]) -> list[list[TensorLocatio
 
 
 def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file: norms are 1, biases are 0, and other weights repeat one
-    pool of random numbers.
-    """
+    """Yield the bytes of a safetensors file. Norms are 1, biases are 0, and other weights are random."""
     pool = memoryview(_generate_noise_bytes())
     yield build_safetensors_header(tensors, {"format": "pt"})
     for number, tensor in enumerate(tensors):
@@ -190,7 +187,7 @@ def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iter
 
 
 def _generate_noise_bytes() -> bytes:
-    """Return normally distributed bfloat16 numbers as bytes. They are the same in each run."""
+    """Return the bytes of normally distributed bfloat16 numbers, from a fixed seed."""
     import numpy as np
 
     numbers = np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32) * STANDARD_DEVIATION

@@ -1,5 +1,4 @@
-"""Resolves a model spec to its files, the headers of the files, and the SHA-256 hashes that
-identify a job.
+"""Resolves a model spec to its files, their headers, and their SHA-256 hashes, which identify a job.
 
 Imports no torch and no transformers: a job is identified, and rejected, before anything is loaded.
 """
@@ -55,9 +54,7 @@ _shared: ContextVar[dict[str, ModelFiles] | None] = ContextVar("shared", default
 
 
 class ModelFiles:
-    """The files and headers of a model and its adapter. Each property is read from disk once, at its
-    first use.
-    """
+    """The files and headers of a model and its adapter. Each property is read once, at its first use."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
@@ -106,13 +103,13 @@ class ModelFiles:
 
     @property
     def is_gguf_file(self) -> bool:
-        """Whether the weights are in a .gguf file. Reading this property does not create random weights."""
+        """Whether the weights are in a .gguf file. Does not create a random checkpoint to find out."""
         return not self.model.random_weights and self.path.is_file()
 
     @property
     def device(self) -> str:
-        """The device class that model.device selects on this machine, cpu or cuda. Determined without
-        torch.
+        """The device type that model.device selects on this machine, cpu or cuda. Determined
+        without torch.
         """
         return machine.resolve_device_class(self.model.device)
 
@@ -146,7 +143,9 @@ class ModelFiles:
 
     @cached_property
     def separate_tensors(self) -> list[TensorLocation]:
-        """Tensors of the checkpoint. Fused experts are split into matrices if loading may split them."""
+        """The checkpoint's tensors. Each matrix of fused experts is listed separately if loading
+        may separate experts.
+        """
         is_as_it_is = (
             self.stored_format is not None or self.model.device_map is not None or not self.fuses_experts
         )
@@ -178,7 +177,7 @@ class ModelFiles:
         return sum(tensor.num_elements for tensor in read_tensor_headers(self.adapter))
 
     def hash_files(self, cache_file: Path) -> dict[str, str]:
-        """Return the hashes of model and adapter files by name, which identify a job."""
+        """Return the hashes of model files and adapter files, which identify a job, by name."""
         random = self.model.random_weights
         hashes = {
             "model": random_weights.hash_preset(self.model)
@@ -199,7 +198,7 @@ class ModelFiles:
         return self.hashes
 
     def _download_code_repositories(self, cache_file: Path) -> dict[str, str]:
-        """Download the other repositories from which the model loads code.
+        """Download the other hub repositories from which the model loads custom code.
 
         Returns the commit of each repository.
         """
@@ -226,8 +225,8 @@ class ResolvedModel:
 
     @cached_property
     def quantization_mix(self) -> QuantizationMix:
-        """The quantization of the loaded weights: that of a quantized checkpoint, otherwise the
-        configured one.
+        """The quantization of the loaded weights: the checkpoint's own if it is quantized,
+        otherwise the configured one.
         """
         wanted, stored = self.spec.quantization, self.files.stored_format
         if stored is not None:
@@ -259,8 +258,8 @@ class ResolvedModel:
         return [resolve_model(replace(self.spec, lora=lora)) for lora in self.spec.lora.selectable_adapters]
 
     def hash_files(self, cache_file: Path) -> dict[str, str]:
-        """Return the hashes of all files that identify a job, including named adapters and a draft
-        model.
+        """Return the hashes of all files that identify a job, including several adapters and a
+        draft model.
         """
         hashes = self.files.hash_files(cache_file)
         for one in self.single_adapter_models:
@@ -281,7 +280,7 @@ class ResolvedModel:
 
 
 def resolve_model(spec: ModelSpec) -> ResolvedModel:
-    """Resolve a spec to its model's files.
+    """Find the files of a model spec.
 
     Inside `share_model_files`, equal models and adapters share one ModelFiles object.
     """
@@ -294,7 +293,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
 
 @contextmanager
 def share_model_files() -> Iterator[None]:
-    """Context in which jobs read the files of the same model and adapter only once.
+    """Context manager in which jobs with the same model and adapter read their files only once.
 
     Used to plan a grid.
     """
@@ -306,7 +305,7 @@ def share_model_files() -> Iterator[None]:
 
 
 def build_draft_model_config(model: LocalModelConfig, draft_name: str) -> LocalModelConfig:
-    """Return the config of a separate draft model, with the device and dtype of the main model."""
+    """Build the config of a separate draft model, with the main model's device and dtype."""
     own: dict[str, Any] = {"name": draft_name, "revision": None, "shape": None, "random_weights": False}
     return replace(model, **own)
 

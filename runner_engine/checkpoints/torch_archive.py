@@ -39,7 +39,7 @@ def list_archive_entries(path: Path, error_key: str = "") -> list[zipfile.ZipInf
 
 
 def reject_compressed_archive(path: Path, label: str) -> None:
-    """Raise DataError for an archive with compressed entries. Other files are not checked."""
+    """Raise DataError if a file is a zip archive with compressed entries."""
     if zipfile.is_zipfile(path):
         try:
             list_archive_entries(path, label)
@@ -50,7 +50,9 @@ def reject_compressed_archive(path: Path, label: str) -> None:
 def unwrap_state_dict(
     state: dict[Any, Any], label: str, is_tensor: Callable[[Any], bool]
 ) -> tuple[dict[Any, Any], tuple[Note, ...]]:
-    """Return the state dict nested in a training checkpoint, and a note that names its key."""
+    """Return the state dict inside a training checkpoint, and a note with the key under which it
+    was found.
+    """
     keys: list[str] = []
     left_out: list[str] = []
     while found := [

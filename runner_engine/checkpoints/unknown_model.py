@@ -1,4 +1,4 @@
-"""Builds errors with suggestions for names that are no known model or adapter.
+"""Builds errors for unknown model and adapter names. The messages suggest similar names and fixes.
 
 Such a name is never tried as a server's model: after a typo in a folder's name, the server would
 get the prompts.
@@ -59,7 +59,7 @@ def build_unknown_load_error(name: str) -> ConfigError:
 
 
 def is_bare_model_name(name: str) -> bool:
-    """Whether a name has no form of a path, hub id or file.
+    """Whether a name looks like neither a path nor a hub id nor a file name.
 
     Such a name may be a config choice or the name of a model on a server.
     """

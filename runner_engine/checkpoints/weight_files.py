@@ -91,7 +91,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: weight files, other files to copy with them, and ignored files."""
+    """The files of a model folder: weight files, other files that belong to the model, and ignored files."""
 
     folder: Path
     config: dict[str, Any]
@@ -106,7 +106,8 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
-    """Read a model folder's headers, and check that headers, files and index agree.
+    """Read the headers of all weight files in a model folder, and check them against the files and
+    the shard index.
 
     safetensors are preferred, as in transformers; a .bin is read only if the caller passes a reader.
     """
@@ -142,7 +143,7 @@ def _is_weight_name(name: str) -> bool:
 
 
 def _read_shards(index_path: Path, read_file: Callable[[Path], WeightFile]) -> list[WeightFile]:
-    """Read every shard that the index names. Index and shards must agree on every tensor."""
+    """Read every shard that an index lists. Raises DataError if index and shards list different tensors."""
     weight_map = read_shard_index(index_path)
     files = [read_file(path) for path in list_shard_files(index_path, weight_map)]
     actual: dict[str, str] = {}
@@ -169,7 +170,7 @@ def _read_shards(index_path: Path, read_file: Callable[[Path], WeightFile]) -> l
 
 
 def read_shard_index(index_path: Path) -> dict[str, str]:
-    """Return the file name of each tensor from a shard index. File names with folders are rejected."""
+    """Read the file name of each tensor from a shard index. Raises DataError for file names with a folder."""
     weight_map = load_json_object(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
@@ -201,7 +202,7 @@ def list_shard_files(index_path: Path, weight_map: dict[str, str]) -> list[Path]
 
 
 def find_loaded_weight_files(folder: Path) -> tuple[str, list[Path]]:
-    """Return the format and paths of the weight files that transformers would load from a folder."""
+    """Return the format and paths of the weight files that transformers loads from a folder."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():
             return kind, [folder / single]

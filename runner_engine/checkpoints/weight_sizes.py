@@ -73,7 +73,7 @@ def count_linear_weights(
     stored_format: StoredFormat | None,
     quantization_mix: QuantizationMix | None = None,
 ) -> int:
-    """Return how many weights of a linear layer a tensor encodes. 0 for tensors of other layers."""
+    """Return how many weights a linear layer's tensor encodes. 0 for tensors of other layers."""
     packed = stored_format is not None and tensor.name.endswith(stored_format.config.tensors.codes)
     if stored_format is not None and (
         packed or (classify_tensor(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
@@ -92,7 +92,7 @@ def count_linear_weights(
 
 
 def _find_quantized_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
-    """Return the names of tensors with quantized codes, and the paths of their layers."""
+    """Return the names of all tensors with quantized codes, and the paths of their layers."""
     ends = () if stored_format is None else stored_format.config.tensors.codes
     names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}
     return {*names, *(name.removesuffix(end) for name, end in names.items())}

@@ -1,4 +1,4 @@
-"""Describes how a model family fuses experts into 3D parameters, and selects single experts."""
+"""Describes how a model family fuses experts into 3-D parameters, and selects a single expert's matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_engine.checkpoints.experts import DOWN, GATE, UP
 
 @dataclass(frozen=True)
 class ExpertFormat:
-    """The layout of a model family's fused experts, according to transformers' declaration."""
+    """The layout of a model family's fused experts, as transformers' class declares it."""
 
     has_gate: bool = True  # gate_up_proj and down_proj; else up_proj and down_proj
     has_bias: bool = False  # NAME_bias beside each, [experts, outputs]
@@ -24,7 +24,7 @@ class ExpertFormat:
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The names of an expert's matrices in the order of their use."""
+        """The names of an expert's matrices in the order in which they are applied."""
         return (GATE, UP, DOWN) if self.has_gate else (UP, DOWN)
 
     def fused_name(self, matrix_name: str) -> str:
@@ -39,9 +39,7 @@ UNSAID: Mapping[str, ExpertFormat] = {
 
 
 def detect_expert_format(module: nn.Module) -> ExpertFormat | None:
-    """Detect the layout of a module's fused experts. None if the module has no experts that can be
-    separated.
-    """
+    """Detect the layout of a module's fused experts. Returns None for modules without separable experts."""
     form = UNSAID.get(type(module).__name__)
     if form is None:
         if not hasattr(module, "is_concatenated") or not hasattr(module, "is_transposed"):

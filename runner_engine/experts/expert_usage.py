@@ -1,5 +1,4 @@
-"""Measures how unevenly a mixture uses its experts. Only a few passes are measured, so that
-decoding is not slowed down.
+"""Measures how unevenly a mixture uses its experts. Samples only some forward passes, to keep decoding fast.
 
 A router that sends most tokens to a few experts slows a mixture down, and quantization may change
 which it prefers.
@@ -25,7 +24,7 @@ ENOUGH = 8  # times as many choices as there are experts, in each layer, before 
 
 @dataclass(eq=False)
 class _CountedLayer:
-    """Experts of a layer, with a `forward` that counts how often each expert is chosen."""
+    """The experts module of a layer, whose `forward` counts how often each expert is chosen."""
 
     module: nn.Module
     forward: Callable[..., torch.Tensor]
@@ -41,11 +40,11 @@ class CExpertCounter(Protocol):
 
     @property
     def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
-        """The number of choices per expert, by the module of a layer's experts."""
+        """How often each expert was chosen, by the experts module of a layer."""
 
 
 class ExpertUsageCounter:
-    """Counts on a CPU how often each expert of each layer is chosen."""
+    """Counts how often each expert of each layer is chosen. Works only on a CPU."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class ExpertUsageCounter:
                 self.tell(summary)
 
     def _count_chosen_experts(self, layer: _CountedLayer, expert_ids: torch.Tensor) -> None:
-        """Count the experts [tokens, chosen] of a forward pass.
+        """Add up how often each expert was chosen in a forward pass. expert_ids: [tokens, chosen].
 
         Expert ids beyond the number of experts mean no expert.
         """
@@ -115,7 +114,9 @@ class ExpertUsageCounter:
                 self.tell(summary)
 
     def summarize(self) -> str:
-        """Summarize how unevenly experts are used. Empty if too few choices were counted."""
+        """Summarize how unevenly experts are used. Returns an empty string if too few choices were
+        counted.
+        """
         shares = []
         for layer in self.layers:
             total, experts = int(layer.counts.sum()), len(layer.counts)
@@ -126,7 +127,10 @@ class ExpertUsageCounter:
             return ""
         typical, worst = sorted(shares)[len(shares) // 2], max(shares)
         unused = sum(int((layer.counts == 0).sum()) for layer in self.layers)
-        text = f"the most used expert of a layer has {typical:.1f} × the mean load, at most {worst:.1f} ×"
+        text = (
+            f"the most used expert of a layer gets {typical:.1f} × the mean load (median), "
+            f"{worst:.1f} × at most"
+        )
         return f"{text} · {unused} never used" if unused else text
 
 

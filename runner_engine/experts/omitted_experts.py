@@ -14,7 +14,7 @@ from runner_engine.experts.expert_format import ExpertFormat, detect_expert_form
 
 
 class OmittedExperts(nn.Module):
-    """Placeholder for a module of fused experts, without the expert weights.
+    """Placeholder for a module of fused experts, which has no weights.
 
     Keeps the module's other children, such as a norm.
     """

@@ -85,7 +85,7 @@ class SeparateExperts(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Return for each token the weighted sum of the outputs of its experts."""
+        """Compute the weighted sum of the chosen experts' outputs for each token."""
         chosen, weights = top_k_index.shape[-1], top_k_weights.reshape(-1, 1)
         numbers = top_k_index.reshape(-1)
         order = numbers.argsort(stable=True)
@@ -111,14 +111,13 @@ class SeparateExperts(nn.Module):
 
 
 class SortedExperts(SeparateExperts):
-    """Separate experts of a model that passes every token to each expert, scaled by the router's
-    score.
+    """Separate experts of a model that passes each token, scaled by the router's score, to every expert.
 
     Most inputs are zero.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Return the outputs of the experts for their tokens, sorted by expert."""
+        """Compute the outputs of all experts for their tokens, sorted by expert."""
         of_experts = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
         results = torch.zeros_like(of_experts)
         for number, rows in enumerate(of_experts):
@@ -138,9 +137,7 @@ def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | Non
 
 
 def separate_all_experts(model: nn.Module) -> dict[str, SeparateExperts]:
-    """Replace all fused experts of a model by separate ones. Returns the separate experts by module
-    path.
-    """
+    """Replace all fused experts of a model by separate experts. Returns the new modules by path."""
     found = {
         path: made
         for path, module in model.named_modules()
@@ -154,7 +151,7 @@ def separate_all_experts(model: nn.Module) -> dict[str, SeparateExperts]:
 def _build_linear_view(
     original_experts: nn.Module, expert_format: ExpertFormat, matrix_name: str, expert: int
 ) -> nn.Linear:
-    """Return a linear layer whose weight and bias are views of the fused parameters."""
+    """Build a linear layer whose weight and bias are views of the fused parameters."""
     name = expert_format.fused_name(matrix_name)
     weight = select_expert_matrix(
         expert_format, matrix_name, _get_detached_parameter(original_experts, name)[expert]
@@ -175,7 +172,7 @@ def _get_detached_parameter(original_experts: nn.Module, name: str) -> torch.Ten
 
 
 def _copy_without_weights(original_experts: nn.Module) -> nn.Module:
-    """Copy a module without its parameters. A copied parameter would keep the weights in memory."""
+    """Copy a module without its parameters, which would keep the weights in memory."""
     made = object.__new__(type(original_experts))
     made.__dict__.update(original_experts.__dict__)
     made._parameters = {}

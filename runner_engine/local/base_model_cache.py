@@ -1,4 +1,4 @@
-"""Caches the last loaded base model for a following job with the same model."""
+"""Caches the last loaded base model, which the next job reuses if it needs the same model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BaseModelCache:
         self._base: Any = None
 
     def get_or_load(self, key: str, load_model: Callable[[], Any]) -> tuple[Any, bool]:
-        """Return the base model with this key, and whether it was already loaded."""
+        """Return the base model for `key`, and whether it was cached. Loads the model if necessary."""
         if key == self._key:
             return self._base, True
         self.clear()
@@ -25,7 +25,7 @@ class BaseModelCache:
         return self._base, False
 
     def drop_after_error(self) -> None:
-        """Drop the cached base model after an error, which may have replaced only some layers.
+        """Drop the cached base model after an error that may have left it partly modified.
 
         A base model in a separate process stays.
         """

@@ -1,4 +1,4 @@
-"""Capabilities of the local engine for a model spec, known before loading. Imports no torch."""
+"""Determines before loading which capabilities the local engine has for a model spec. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Creates the draft model of speculative decoding: a second engine, or the model's own MTP head."""
+"""Creates the drafter of speculative decoding: a second engine, or the model's own MTP head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runner_engine.settings.speculation import KEY, DrafterKind, SpeculationConf
 
 
 def create_draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
-    """Create the draft engine or MTP head for an engine. Returns None without speculative decoding."""
+    """Create the draft engine or MTP head for an engine. Returns None if neither is configured."""
     draft = resolve_draft_model(resolved)
     if draft is None:
         return None
@@ -38,7 +38,7 @@ def create_draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
 def load_configured_draft(
     config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any
 ) -> dict[str, str]:
-    """Load the draft model, if there is one. Returns facts for the job's result.
+    """Load the draft model or MTP head, if configured. Returns facts for the report.
 
     The main model's thread count stays.
     """
@@ -56,7 +56,7 @@ def load_configured_draft(
 
 
 class TargetEngine(Protocol):
-    """Interface of the target engine that an MTP head needs."""
+    """The attributes of the target engine that its MTP head uses."""
 
     @property
     def loaded(self) -> LoadedModel:
@@ -68,7 +68,7 @@ class TargetEngine(Protocol):
 
 
 class MtpHead:
-    """The multi-token prediction (MTP) head of a loaded model, used for draft tokens."""
+    """The multi-token prediction (MTP) head of a loaded model, which proposes draft tokens."""
 
     def __init__(self, target: TargetEngine, resolved: ResolvedModel) -> None:
         self.of, self._resolved = target, resolved
@@ -94,7 +94,7 @@ class MtpHead:
     def create_forward(self) -> Forward:
         """Return a function that runs the multi-token-prediction (MTP) head.
 
-        They keep the hidden states before the lm_head.
+        It also keeps the hidden states before the lm_head.
         """
         loaded, body = self.loaded, self.loaded.model.get_decoder()
         try:

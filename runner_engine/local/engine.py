@@ -1,4 +1,4 @@
-"""The local engine: a transformers model on this machine, decoded with continuous or static batching.
+"""The local engine, which runs a transformers model on this machine with continuous or static batching.
 
 README.md in this folder lists the possible routes of a request, and the order in which
 they are tried.
@@ -75,7 +75,7 @@ from runner_engine.settings.speculation import KEY
 
 
 class LocalEngine:
-    """Runs a local model that the config groups model, quantization, lora and rope describe."""
+    """Runs a local model with the configured quantization, adapters and rope."""
 
     def __init__(
         self, resolved: ResolvedModel, bases: BaseModelCache | None = None, packed_share: float = PACKED_SHARE
@@ -148,7 +148,7 @@ class LocalEngine:
         return self._loaded
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template and its token ids.
+        """Apply the chat template to a request. Returns the prompt and its token ids.
 
         The prompt is a text, or token ids if the request gives them.
         """
@@ -173,7 +173,7 @@ class LocalEngine:
         )
 
     def close(self) -> None:
-        """Remove the adapter, and free the base model unless the next job reuses it."""
+        """Remove the adapter, and free the base model unless it stays cached for the next job."""
         self._expert_use.remove_counters()
         if self._fast_layers is not None:
             self._fast_layers.restore()
@@ -250,7 +250,7 @@ class LocalEngine:
         return self._products
 
     def install_layer_replacements(self, loaded: LoadedModel, kv_spec: KvCacheSpec) -> None:
-        """Replace the model's layers by faster layers, once per loaded model."""
+        """Replace the model's layers by faster ones that compute the same. Has no effect if called again."""
         if self._fast_layers is None and kv_spec.device.type == "cuda":
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
@@ -310,7 +310,7 @@ class LocalEngine:
         heads = self.find_kv_spec(self.loaded)
         if heads is None:
             assert self._rejection is not None
-            reason = f"the draft cannot guess: {render_engine_note(self._rejection)}"
+            reason = f"the draft model cannot propose draft tokens: {render_engine_note(self._rejection)}"
             raise ConfigError(reason, key=KEY, code="unsupported")
         self.install_layer_replacements(self.loaded, heads)
         forward = Forward(self.loaded.model, heads)
@@ -318,14 +318,14 @@ class LocalEngine:
         return forward
 
     def record_static_batching(self, mode: BatchingMode, reason: Note) -> None:
-        """Record once that sequences are decoded in static batches, and why."""
+        """Add a note that says why sequences are decoded in static batches. Equal notes are added once."""
         slow = note("slow_decoding", batching=str(mode), reason=reason, also=mode.why)
         if slow not in self.stats.notes:
             self.stats.notes.append(slow)
 
 
 class LocalSession(Session):
-    """Session of the local engine: sends sequences to the scheduler or to static batches.
+    """Session of the local engine, which assigns sequences to the scheduler or to static batches.
 
     Requests with branches run one by one.
     """
@@ -404,7 +404,9 @@ class LocalSession(Session):
         return events
 
     def _route_sequences(self, sequences: list[TokenSequence]) -> None:
-        """Send sequences to the scheduler if it supports them, and other sequences to static batches."""
+        """Assign each sequence to the scheduler, or to static batches if the scheduler does not
+        support it.
+        """
         engine, loaded, longest = self.engine, self.loaded, max(row.max_kv_tokens for row in sequences)
         heads, stable_length = engine.find_kv_spec(loaded), find_rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else get_max_window_length(loaded)

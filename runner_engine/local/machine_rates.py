@@ -31,7 +31,7 @@ TRIES = 2  # the fastest counts
 def build_model_arithmetic(
     loaded: LoadedModel, kv_cache: KvCache, mixture_size: MixtureSize | None = None
 ) -> ModelArithmetic | None:
-    """Return the model's FLOP and bytes per token.
+    """Count the FLOP and bytes that the model needs per token.
 
     Returns None if the model's dimensions or the use of its experts are unknown.
 
@@ -80,7 +80,7 @@ def build_model_arithmetic(
 def measure_machine_rates(
     matmul_shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device
 ) -> HardwareRates:
-    """Measure the speed of matmuls with these shapes and of a large square matmul.
+    """Measure the speed of matmuls with the given shapes, and of a large square matmul.
 
     Also measures the memory read bandwidth.
     """
@@ -100,7 +100,7 @@ def measure_matmul_rates(
     num_tries: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
 ) -> dict[str, float]:
-    """Measure the GFLOP/s of matmuls with these shapes, by matmul backend.
+    """Measure the GFLOP/s of matmuls with the given shapes, for each matmul backend.
 
     Backends are plain torch and, on a CPU, packed tiles and oneDNN's order.
     """
@@ -132,7 +132,7 @@ def measure_matmul_rates(
 
 @torch.inference_mode()
 def measure_read_rate(device: torch.device) -> float:
-    """Measure the GB/s of reading memory once from start to end.
+    """Measure the bandwidth of sequential memory reads in GB/s.
 
     Two operations are tried, and the faster one counts.
     """
@@ -160,7 +160,7 @@ def _measure_read_gb_per_s(values: torch.Tensor, device: torch.device) -> float:
 
 
 def _measure_fastest_s(operation: Callable[[], Any], num_tries: int, device: torch.device) -> float:
-    """Return the seconds of the fastest of several runs, after one warm-up run."""
+    """Run an operation several times after a warm-up run. Returns the seconds of the fastest run."""
     times = []
     for _ in range(num_tries + 1):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Opens engines and sessions for programs that run outside jobs."""
+"""Opens engines and sessions for programs that do not run as jobs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 def check_model_files(resolved: ResolvedModel) -> list[Note]:
-    """Raise an error if a model's files show that the model cannot run. Returns notes on low
-    quantization or tight memory.
-    """
+    """Raise an error if a model's files show that it cannot run. Returns notes, such as on tight memory."""
     check_model_and_adapter_files(resolved)
     return build_planned_quantization_notes(resolved) + check_memory_fits(resolved)
 
@@ -40,7 +38,7 @@ def open_engine(spec: ModelSpec) -> LocalEngine:
 
 @contextmanager
 def open_session(spec: ModelSpec, max_batch_size: int | None = None) -> Iterator[Session]:
-    """Load a model and open a session. Frees the model when the context ends.
+    """Context manager that loads a model and opens a session, and frees the model at the end.
 
     max_batch_size: None means as many requests as fit.
     """

@@ -1,4 +1,4 @@
-"""Checks before a model's weights are read: files, memory and C kernels. Imports no torch."""
+"""Checks files, memory and C kernels before a model's weights are read. Imports no torch."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ STATE_SPACES = {  # families with layers whose states are computed in C
 
 
 def build_required_kernels(resolved: ResolvedModel) -> float:
-    """Build the C kernels that a model needs. Returns the seconds taken.
+    """Build the C kernels that a model needs. Returns the build time in seconds.
 
     Models on a GPU need none.
     """

@@ -43,8 +43,8 @@ class TrialCache:
     """
 
     def __init__(self, resolved: ResolvedModel, loaded: LoadedModel) -> None:
-        """Read the cached results. The model must be loaded first, because loading sets the thread
-        count.
+        """Read the cached results. The model must already be loaded, because the thread count is
+        part of the cache key.
         """
         self.ways: dict[str, Note] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
@@ -91,7 +91,7 @@ class TrialCache:
         return heads
 
     def store_kv_spec(self, kv_spec: KvCacheSpec) -> KvCacheSpec:
-        """Cache a successfully tested KV cache spec, and return the same spec.
+        """Cache a KV cache spec that passed its test, and return the spec.
 
         Stored only if attention runs with C kernels on a CPU.
         """
@@ -109,7 +109,7 @@ class TrialCache:
         return kv_spec
 
     def is_fused_verified(self) -> bool:
-        """Whether an earlier test with the same backends has verified the fused forward pass.
+        """Whether an earlier test with the same backends has verified the fused forward.
 
         Verified means that logits match the model's.
         """
@@ -133,7 +133,7 @@ def _parse_state_shape(stored_shape: Any) -> StateShape:
 
 @cache
 def _hash_tested_code() -> str:
-    """Hash the code that compatibility tests run. A change of the code invalidates cached results."""
+    """Hash the code that compatibility tests run, so that a code change invalidates cached results."""
     whole = hashlib.sha256()
     for folder in CODE:
         for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Applies a LoRA adapter to a loaded base model and removes it again."""
+"""Applies a LoRA adapter to a loaded base model, and removes an applied adapter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @serialize_builds
 def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
-    """Apply the configured adapter and CPU thread count to a base model.
+    """Apply the configured adapter to a base model, and set the number of CPU threads.
 
     Adds the metrics of both to the model's report.
     """
@@ -65,8 +65,8 @@ def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
 def _attach_adapter(
     base: LoadedModel, resolved: ResolvedModel, lora: AdapterConfig
 ) -> tuple[Any, AdapterReport]:
-    """Apply an adapter, merged into the weights or as unmerged matrices. Returns the adapted model
-    and an adapter report.
+    """Apply an adapter, either merged into the weights or unmerged. Returns the adapted model and
+    an adapter report.
     """
     if base.merged is not None:
         return base.model, base.merged
@@ -83,7 +83,7 @@ def _attach_adapter(
 
 @contextmanager
 def _expose_layers_to_peft(base: LoadedModel, resolved: ResolvedModel) -> Iterator[None]:
-    """Context in which PEFT recognizes the base model's layers, whichever library quantized them."""
+    """Context manager that lets PEFT recognize the base model's quantized layers."""
     with ExitStack() as protecting:
         for choice in resolved.quantization_mix.quantizing_configs:
             if isinstance(choice, WeightProtector):
@@ -92,7 +92,7 @@ def _expose_layers_to_peft(base: LoadedModel, resolved: ResolvedModel) -> Iterat
 
 
 def detach_adapter(loaded: LoadedModel, spec: ModelSpec) -> bool:
-    """Remove the adapter from a model. Returns False if the base weights cannot be restored."""
+    """Remove the adapter from a model. Returns False if the original weights cannot be restored."""
     if spec.lora.merges_adapter:
         return False
     if spec.lora.selectable_adapters:

@@ -1,4 +1,4 @@
-"""Loads a base model: devices, tokenizer, weights, position encoding, and a report.
+"""Loads a base model and its tokenizer, applies the rope settings, and builds a load report.
 
 adapter_lifecycle.py applies adapters. Each module of loading/ is one loading backend.
 """
@@ -24,8 +24,8 @@ __all__ = ["LoadedModel", "load_base_model"]
 
 @serialize_builds
 def load_base_model(resolved: ResolvedModel) -> LoadedModel:
-    """Load a base model without adapter, with the configured quantization and rope. Several jobs can
-    share the result.
+    """Load a base model with the configured quantization and rope, but without adapter. Several
+    jobs can share it.
 
     The caller has checked the config. Only memory is checked again, now that devices are known.
     """

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def report_base_model(base: LoadedModel, resolved: ResolvedModel) -> None:
-    """Add metrics, facts and notes about a loaded base model to its report. Raises ConfigError if
-    quantization was requested but no layer is quantized.
+    """Add metrics, facts and notes to the report of a loaded base model. Raises ConfigError if a
+    requested quantization affected no layer.
     """
     model, spec, files = base.model, resolved.spec, resolved.files
     base.metrics["file_mib"] = count_weight_file_nbytes(files.path) / machine.MIB

@@ -1,5 +1,5 @@
-"""Finds the byte offsets of the tensors in a legacy PyTorch .bin file, so that they can be
-copied like safetensors.
+"""Finds the byte offsets of the tensors in a PyTorch .bin file, so that their bytes can be copied
+without loading.
 
 Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry
 per storage. torch unpickles it with only tensors allowed (`weights_only`) and onto the meta device:
@@ -37,9 +37,7 @@ DTYPES = DTYPE_NAMES | {
 
 
 class PreZipFormatError(DataError):
-    """Raised for a .bin file written by torch before 1.6. torch can load the file, but not report
-    the offsets of its tensors.
-    """
+    """Raised for a .bin file written by torch before 1.6, for which torch does not report tensor offsets."""
 
 
 def read_bin_file(path: Path) -> WeightFile:
@@ -56,7 +54,9 @@ def read_bin_file(path: Path) -> WeightFile:
 
 
 def reject_unsafe_bin_files(paths: Iterable[Path]) -> None:
-    """Raise DataError for .bin files that transformers must not load."""
+    """Raise an error for .bin files that contain code or nested dictionaries. transformers must not
+    load them.
+    """
     for path in paths:
         try:
             _, _, notes = _read_tensor_metadata(path, get_file_nbytes(path))
@@ -96,9 +96,7 @@ def _read_tensor_metadata(
 
 
 def _require_zip_archive(path: Path, file_nbytes: int) -> None:
-    """Raise DataError if a file is not a zip archive. The message names the actual format if it is
-    recognized.
-    """
+    """Raise DataError if a file is not a zip archive. The message names the file's format if it is known."""
     with os_errors_as_data_error(path), path.open("rb") as stream:
         start = stream.read(len(LFS))
     if start.startswith(ZIP):
@@ -123,7 +121,7 @@ def _require_zip_archive(path: Path, file_nbytes: int) -> None:
 
 
 def _read_archive_entry_sizes(path: Path, file_nbytes: int) -> dict[int, int]:
-    """Map the byte offset of each entry of a zip archive to its size in bytes."""
+    """Return the size in bytes of each entry in a zip archive, by the entry's byte offset."""
     lengths: dict[int, int] = {}
     try:
         entries = torch_archive.list_archive_entries(path)
@@ -154,9 +152,7 @@ def _read_archive_entry_sizes(path: Path, file_nbytes: int) -> dict[int, int]:
 
 
 def _unpickle_to_meta_device(path: Path) -> Any:
-    """Unpickle a .bin file onto torch's meta device. There the storages record their byte offset in
-    the file.
-    """
+    """Unpickle a .bin file onto torch's meta device. Meta storages record their byte offsets in the file."""
     import torch
 
     try:
@@ -169,13 +165,13 @@ def _unpickle_to_meta_device(path: Path) -> Any:
             "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
         raise DataError(
-            f"torch cannot read it ({type(error).__name__}{reason})", key=path, code="damaged"
+            f"torch cannot read the file ({type(error).__name__}{reason})", key=path, code="damaged"
         ) from error
 
 
 def reject_pickled_code(path: Path, message: str) -> None:
-    """Raise DataError if unpickling a file would run code. torch's own error message suggests to run
-    the code.
+    """Raise DataError if unpickling a file would run code. torch's own error message would suggest
+    running it.
     """
     import torch
 
@@ -187,8 +183,8 @@ def reject_pickled_code(path: Path, message: str) -> None:
         names = []
     if names := names or [code for code in [find_code_in_pickle(path, message)] if code]:
         raise DataError(
-            f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
-            "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else",
+            f"{path} contains code ({', '.join(names[:5])}) and was rejected. The code was not run. "
+            "Use a safetensors file, or a .bin file that contains only tensors",
             code="refused",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Interleaves quantized codes into groups of four bytes, the layout that kernels/blocks.h multiplies.
+"""Interleaves quantized codes into groups of four bytes, the layout that kernels/blocks.h reads.
 
 The lowest bits of the four bytes hold four neighbouring codes, the next bits the
 following four codes, and so on.

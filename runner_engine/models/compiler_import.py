@@ -1,5 +1,5 @@
-"""Imports torch's compiler, which transformers needs, and removes the empty cache folder that
-the import creates.
+"""Imports torch's compiler, which transformers needs, and removes the empty cache folder left by
+the import.
 """
 
 from __future__ import annotations

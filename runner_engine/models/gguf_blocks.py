@@ -29,8 +29,8 @@ class GgufLinear(nn.Linear):
         output_order: torch.Tensor | None,
         has_byte_rows: bool = False,
     ) -> None:
-        """original: the layer to replace. output_order: the file's row index of each output, or None
-        if the order is the same.
+        """Replace the layer `original`. `output_order` is the row index of each output in the file;
+        None keeps the order.
 
         has_byte_rows: activations are rounded to 8 bits before the matmul.
         """
@@ -62,8 +62,8 @@ class GgufLinear(nn.Linear):
         )
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow
-        fallback serves devices without C kernels.
+        """Multiply the input by the weights, dequantizing a few outputs at a time. A slow fallback
+        without C kernels.
         """
 
         def dequantize_range(first_output: int, last_output: int, dtype: torch.dtype) -> torch.Tensor:
@@ -75,10 +75,10 @@ class GgufLinear(nn.Linear):
 
 
 class InputReorderedLinear(nn.Module):
-    """A linear layer that reorders its inputs to match the order of the columns in the .gguf file."""
+    """A linear layer that reorders its inputs to match the column order of its weight in the .gguf file."""
 
     def __init__(self, layer: GgufLinear, column_order: torch.Tensor) -> None:
-        """column_order: for each input, the index of its column in the file."""
+        """Wrap `layer`. `column_order` is the column index of each input in the file."""
         super().__init__()
         self.layer = layer
         self.register_buffer("order", column_order.argsort(), persistent=False)
@@ -111,7 +111,7 @@ def build_reordered_linear(
     output_order: torch.Tensor | None,
     column_order: torch.Tensor,
 ) -> nn.Module:
-    """Build a linear layer whose inputs have another order than the columns in the .gguf file.
+    """Build a linear layer whose inputs are ordered differently from the weight's columns in the .gguf file.
 
     The quantized blocks are moved if whole blocks can be. Otherwise the layer reorders its inputs
     in each forward pass.

@@ -74,9 +74,7 @@ class GgufVocabulary:
     tokens: list[str]
 
     def read_tokenizer_array(self, metadata_key: str, is_text: bool) -> list[Any] | None:
-        """Read an array of tokenizer metadata from the .gguf file. None if the file does not contain the
-        array.
-        """
+        """Read an array of tokenizer metadata from the .gguf file. Returns None if the array is missing."""
         name = f"tokenizer.ggml.{metadata_key}"
         return read_header_array(self.header, name, is_text) if name in self.header.arrays else None
 
@@ -88,8 +86,8 @@ class GgufVocabulary:
         return scores
 
     def read_merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
-        """Return the BPE merges, best first. Derives the merges from the tokens if the file does not
-        list merges.
+        """Return the BPE merges in order of priority. If the file lists none, derive the merges
+        from the tokens.
         """
         listed = self.read_tokenizer_array("merges", is_text=True)
         if listed is None:
@@ -97,7 +95,7 @@ class GgufVocabulary:
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
             raise DataError(
-                f"tokenizer.ggml.merges: two tokens expected, found {wrong}",
+                f"tokenizer.ggml.merges: each merge must have two tokens, but found {wrong}",
                 key=self.header.file,
                 code="damaged",
             )
@@ -105,8 +103,8 @@ class GgufVocabulary:
 
 
 def can_build_tokenizer(path: Path) -> bool:
-    """Whether build_tokenizer supports this .gguf file. If tokenizer files lie next to it,
-    transformers reads those instead.
+    """Whether build_tokenizer supports this .gguf file. If its folder has tokenizer files,
+    transformers reads them instead.
     """
     header = read_gguf_header(path)
     is_alone = list_gguf_files(path).keys() <= ALONE
@@ -182,7 +180,7 @@ def build_tokenizer(path: Path, padding_side: str) -> Any:
 
 
 class _SharedTokenizer:
-    """Wrapper that prevents a copy of a tokenizer: `copy.deepcopy` returns the tokenizer itself."""
+    """Wraps a tokenizer so that `copy.deepcopy` returns the same tokenizer instead of a copy."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.made = tokenizer
@@ -222,9 +220,7 @@ def _build_byte_level_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _build_byte_alphabet() -> dict[int, str]:
-    """Map each byte to the character that GPT-2 writes for it. Printable bytes map to themselves,
-    others to code points from 256.
-    """
+    """Map each byte to its character in GPT-2's alphabet. Non-printable bytes map to code points from 256."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

@@ -17,7 +17,7 @@ from runner_engine.models.grouped_linear import ROW_BLOCK, ROW_PART
 
 
 class BlockParts(NamedTuple):
-    """The scales, sub-block scales and weight bits of .gguf blocks. Each tensor has the shape
+    """The scales, sub-block scales and quantized bits of .gguf blocks, as tensors of shape
     [outputs, blocks, …].
     """
 
@@ -64,14 +64,14 @@ def split_last_dim(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
 
 
 def _unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """Unpack the 4-bit halves of bytes, [..., n] to [..., 2 n]: first all lower halves, then all
-    upper halves.
-    """
+    """Split n bytes into 2 n 4-bit numbers: first the lower halves of all bytes, then the upper halves."""
     return torch.cat((packed & 15, packed >> 4), dim=-1)
 
 
 def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
-    """Shift bytes [..., n] right by each of `shifts` and apply `mask`. Returns [..., shifts, n]."""
+    """Shift bytes [..., n] right by each number in `shifts`, then apply `mask`. Returns [...,
+    num_shifts, n].
+    """
     return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
@@ -157,7 +157,7 @@ def _split_mxfp4_blocks(blocks: torch.Tensor) -> BlockParts:
 
 
 def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
-    """Convert MXFP4 exponents to half of each power of two, as bytes of float16 numbers.
+    """Convert MXFP4 exponents e to float16 scales 2 ** (e - 128), returned as bytes.
 
     Numbers too small for float16 become 0.
     """

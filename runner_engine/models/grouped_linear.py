@@ -1,4 +1,4 @@
-"""A linear layer for all quantization formats that have one scale per group of inputs.
+"""A linear layer for quantization formats with one scale per group of inputs.
 
 Its tensors stay as in the checkpoint, and in its memory-mapped file. The format's layout decodes
 them. On a CPU the local engine multiplies them (runner_engine/matmul/groups.py); elsewhere torch
@@ -24,8 +24,8 @@ DequantizeOutputs = Callable[[int, int, torch.dtype], torch.Tensor]  # the weigh
 
 
 class GroupedLinear(nn.Linear):
-    """A linear layer with group-quantized weights, stored under the tensor names of the quantization
-    format.
+    """A linear layer with group-quantized weights. Its parameters have the tensor names of the
+    quantization format.
     """
 
     _names: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class GroupedLinear(nn.Linear):
     )
 
     def __init__(self, original: nn.Linear, layout: Layout, stored_tensors: dict[str, torch.Tensor]) -> None:
-        """`original` is the replaced layer. `stored_tensors` are the quantized tensors, which may be
+        """Replace the layer `original`. The quantized tensors `stored_tensors` may be empty and
         filled later.
         """
         nn.Module.__init__(self)
@@ -65,7 +65,9 @@ class GroupedLinear(nn.Linear):
 
     @property
     def weight(self) -> Any:  # type: ignore[override]
-        """The quantized codes. Other code reads only their device or memory address."""
+        """The tensor of quantized codes, as a stand-in for the weight. Callers use only its device
+        or address.
+        """
         return self._parameters[self._names[0]]
 
     @property
@@ -129,8 +131,8 @@ class GroupedLinear(nn.Linear):
         return self.multiply_dequantized(round_activations_to_int8(rows) if self.has_byte_rows else rows)
 
     def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply the input by the weights, dequantizing a few outputs at a time. This slow
-        fallback serves devices without C kernels.
+        """Multiply the input by the weights, dequantizing a few outputs at a time. A slow fallback
+        without C kernels.
         """
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
         return multiply_in_chunks(
@@ -172,9 +174,7 @@ def round_activations_to_int8(activations: torch.Tensor, group_size: int = ROW_P
 
 
 def count_extra_encoded_weights(model: nn.Module) -> int:
-    """Return the number of encoded weights minus the number of parameter elements, over all
-    grouped layers.
-    """
+    """Return how many more weights the grouped layers encode than their parameters have elements."""
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(
         layer.num_weights - sum(tensor.numel() for tensor in layer.stored.values())

@@ -27,7 +27,7 @@ ImportStructure = dict[frozenset[str], dict[str, set[str]]]  # the packages that
 
 @contextmanager
 def use_cached_import_structure() -> Iterator[None]:
-    """Context in which importing transformers uses cached import structures."""
+    """Context manager in which `import transformers` uses a cached import structure."""
     finder = _ImportUtilsFinder()
     sys.meta_path.insert(0, finder)
     try:

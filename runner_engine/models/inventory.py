@@ -1,5 +1,4 @@
-"""Measures a loaded model: parameter counts, bytes by dtype and memory in use, as metrics and
-facts.
+"""Measures the parameters, bytes by dtype and memory use of a loaded model.
 
 The keys are the same for every task. `runner/report.py` prints them, MLflow and result.json store
 them.
@@ -40,15 +39,15 @@ def reset_memory_peaks() -> list[Note]:
 
 
 def list_gpus_in_use() -> range:
-    """Return the indices of the GPUs that this process uses. Querying another GPU would allocate
-    memory there.
+    """Return the indices of the GPUs that this process uses. Querying an unused GPU would allocate
+    memory on it.
     """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return range(torch.cuda.device_count() if in_use else 0)
 
 
 def measure_peak_memory_mib() -> dict[str, float]:
-    """Return the peak memory in MiB since `reset_memory_peaks`, of main memory and of GPUs in use."""
+    """Return the peak MiB of main memory and of the used GPUs since `reset_memory_peaks`."""
     figures = {"load_peak_rss_mib": machine.peak_rss_mib()}
     if list_gpus_in_use():
         figures["load_peak_gpu_mib"] = (
@@ -58,7 +57,7 @@ def measure_peak_memory_mib() -> dict[str, float]:
 
 
 def measure_memory_in_use_mib(load_metrics: dict[str, float]) -> dict[str, float]:
-    """Return the memory in use and the peak memory of the load, in MiB.
+    """Return the current memory use and the peak during the load, in MiB.
 
     The base model may have been loaded for an earlier job. The peak of the process then includes
     the earlier job's work.
@@ -135,7 +134,7 @@ def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple
 
 
 def estimate_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:
-    """Return the MiB of the dequantized copy that a matmul makes of the largest quantized weight."""
+    """Return the MiB of the temporary dequantized copy of the largest quantized weight during a matmul."""
     of_layers = list_quantized_layer_modules()
     packed = (module for module in model.modules() if _find_quantized_class_name(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
@@ -147,9 +146,7 @@ def estimate_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMi
 
 
 def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[str, ...]) -> str:
-    """Return the class name of a quantized layer or of its quantized weight. Empty for unquantized
-    layers.
-    """
+    """Return the class name of a quantized layer or of its weight. Empty if the layer is unquantized."""
     held = (module, module._parameters.get("weight"))
     names = (
         getattr(one, "report_name", type(one).__name__)
@@ -160,9 +157,7 @@ def _find_quantized_class_name(module: torch.nn.Module, library_modules: tuple[s
 
 
 def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> MetricsAndFacts:
-    """Describe the applied adapter: adapted modules, rank, parameters, norm of the weight change,
-    and source.
-    """
+    """Describe the applied adapter: source, rank, and numbers of modules and parameters."""
     applied = report or AdapterReport(0, 0, 0, 0.0, ())
     metrics = {
         f"lora_{key}": float(getattr(applied, key)) for key in ("modules", "rank", "parameters", "delta_norm")

@@ -14,9 +14,7 @@ OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_lay
 
 
 def keep_first_layers(model: Any, num_layers: int) -> None:
-    """Remove all layers of a model after the first `num_layers`. Embedding, last norm and head
-    remain.
-    """
+    """Remove all decoder layers after the first `num_layers`. Embedding, final norm and lm_head remain."""
     settings = model.config.get_text_config()
     whole = settings.num_hidden_layers
     lists = [

@@ -1,4 +1,4 @@
-"""Checks a model before its weights are read. These checks need torch and the device."""
+"""Checks that need torch and the device, run before a model's weights are read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def measure_free_memory_mib(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
-    """Return the free memory in MiB of each device that may receive weights, measured before the
-    load.
-    """
+    """Return the free memory in MiB of each device on which weights may be placed."""
     import torch
 
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
@@ -36,7 +34,7 @@ def measure_free_memory_mib(model: LocalModelConfig, device: torch.device) -> di
 
 
 def measure_usable_gpu_mib(gpu_index: int) -> float:
-    """Return how many MiB of a GPU this process can still allocate."""
+    """Return how many MiB of GPU memory this process can still allocate."""
     import torch
 
     reserved, allocated = torch.cuda.memory_reserved(gpu_index), torch.cuda.memory_allocated(gpu_index)
@@ -44,7 +42,7 @@ def measure_usable_gpu_mib(gpu_index: int) -> float:
 
 
 def convert_max_memory(model: LocalModelConfig) -> tuple[dict[int | str, str], list[Note]]:
-    """Convert model.max_memory to accelerate's format. Returns a note for GPUs that do not exist."""
+    """Convert model.max_memory to accelerate's format. Also returns a note if a listed GPU does not exist."""
     import torch
 
     count = torch.cuda.device_count()
@@ -58,8 +56,8 @@ def convert_max_memory(model: LocalModelConfig) -> tuple[dict[int | str, str], l
 
 
 def compute_usable_gpu_mib(free_bytes: int, reserved_bytes: int, allocated_bytes: int) -> float:
-    """Return the GPU memory in MiB that a process can use: free memory plus memory that torch has
-    reserved but not allocated.
+    """Return the usable GPU memory in MiB: free memory, plus memory that torch has reserved but not
+    allocated.
     """
     return (free_bytes + reserved_bytes - allocated_bytes) / MIB
 
@@ -67,8 +65,8 @@ def compute_usable_gpu_mib(free_bytes: int, reserved_bytes: int, allocated_bytes
 def select_attention_backend(
     requested: Attention, device: str, model_class: Any
 ) -> tuple[Attention, list[Note]]:
-    """Select an attention backend that device and model support. Returns a note if the requested
-    backend is replaced.
+    """Select an attention backend that device and model support. Also returns a note if the
+    requested one is replaced.
     """
     supports = {
         Attention.sdpa: getattr(model_class, "_supports_sdpa", True),
@@ -120,8 +118,8 @@ def build_meta_model(config: Any, trust_remote_code: bool = False) -> Any:
 
 
 def find_model_class(path: Path, trust_remote_code: bool) -> Any:
-    """Return the transformers class of a checkpoint's model. None if only custom code in the
-    checkpoint defines the class.
+    """Return the transformers class of a checkpoint's model. None for classes that the checkpoint's
+    own code defines.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 

@@ -1,6 +1,4 @@
-"""Resolves a load plan to the torch devices of this machine, with checks before any weight is
-read.
-"""
+"""Resolves a load plan to torch devices and dtypes, and checks the plan before weights are read."""
 
 from __future__ import annotations
 
@@ -33,8 +31,8 @@ class LoadTarget:
 
 
 def resolve_load_target(plan: LoadPlan) -> LoadTarget:
-    """Resolve a load plan to torch devices. Raises ConfigError if the plan cannot be executed on
-    this machine.
+    """Resolve a load plan to torch devices and dtypes. Raises ConfigError if this machine cannot
+    execute the plan.
 
     Also resets the peak-memory counters.
     """
@@ -65,8 +63,8 @@ def resolve_load_target(plan: LoadPlan) -> LoadTarget:
 
 
 def limit_onednn_cache() -> None:
-    """Limit oneDNN's kernel cache if memory is short. Each new matmul shape adds a kernel of up to
-    0.5 MiB.
+    """Limit oneDNN's kernel cache if memory is short. Each new matmul shape adds up to 0.5 MiB to
+    the cache.
     """
     machine.limit_kernel_caches(int(min(max(machine.available_memory_mib() / 8, 16), MAX_KERNELS)))
 
@@ -87,8 +85,8 @@ def select_device(device_name: str) -> torch.device:
 
 
 def find_input_device(model: Any) -> torch.device:
-    """Return the device for a model's input tokens. In a model on several devices, accelerate moves
-    the activations.
+    """Return the device on which a model expects its input tokens, even if the model spans several
+    devices.
     """
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
@@ -100,8 +98,8 @@ def find_input_device(model: Any) -> torch.device:
 
 
 def select_torch_dtype(name: str, requested: Dtype, config: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
-    """Return the torch dtype to load with, and a note if a CPU runs a float16 checkpoint in
-    bfloat16.
+    """Return the torch dtype to load with. Also returns a note if dtype=auto selects another dtype
+    than the checkpoint's.
     """
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(

@@ -16,9 +16,7 @@ from runner_engine.models.vocabulary import check_tokenizer_vocabulary
 
 
 def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = False) -> Any:
-    """Load the tokenizer from a model's files. `config_entry` is the KEY=VALUE that error messages
-    print.
-    """
+    """Load the tokenizer from a model's files. Error messages start with `config_entry`, a KEY=VALUE text."""
     import_torch_compiler()
     from transformers import AutoTokenizer
 
@@ -43,7 +41,7 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
 
 
 def load_checked_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
-    """Load a model's tokenizer. A note lists tokens for which the model has no embedding."""
+    """Load a model's tokenizer. Also returns a note if the model lacks embeddings for some of its tokens."""
     model = files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", files.path, model.trust_remote_code)
     rows = files.text_settings.get("vocab_size")
@@ -51,7 +49,7 @@ def load_checked_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
 
 
 def build_gguf_error_hint(path: Path) -> str:
-    """Return a hint for error messages about a .gguf file that a library cannot read."""
+    """Return a hint for error messages if the file is a .gguf file, otherwise an empty string."""
     if not path.is_file():
         return ""
     architecture = read_gguf_header(path).architecture

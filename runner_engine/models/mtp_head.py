@@ -1,5 +1,4 @@
-"""Loads a model's head for multi-token prediction (MTP), in the form of a one-layer transformers
-model.
+"""Loads a model's multi-token prediction (MTP) head as a transformers model with one layer.
 
 The embedding of this model is `MtpEmbedding`: the main model's token embeddings, joined with
 the outputs of its last norm for the preceding tokens. The rest is a model of the same family
@@ -27,15 +26,15 @@ FEW_TOKENS = 8  # of an embedding that is dropped
 
 
 class MtpEmbedding(nn.Module):
-    """Embedding of an MTP head. Joins each token's embedding with the hidden state of the previous
-    position.
+    """Embedding of an MTP head. Combines each token's embedding with the hidden state of the
+    previous position.
     """
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
     def __init__(self, embedding: Any, norm: Any) -> None:
-        """embedding: shared with the main model. norm: copied for the token embeddings and the hidden
-        states.
+        """Share `embedding` with the main model. Two copies of `norm` normalize token embeddings
+        and hidden states.
         """
         super().__init__()
         self.table: Any = embedding
@@ -67,7 +66,7 @@ class MtpEmbedding(nn.Module):
 
 @serialize_builds
 def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
-    """Load the MTP head from a model's checkpoint, in the form of a one-layer model."""
+    """Load the MTP head from a model's checkpoint as a model with one layer."""
     tensors = find_mtp_head_tensors(resolved.files)
     weights = _read_and_rename_tensors(tensors.items())
     norms = {name: weights.pop(name) for name in JOINING}
@@ -91,9 +90,7 @@ def count_mtp_head_nbytes(head: Any) -> int:
 
 
 def _build_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
-    """Build a one-layer model of the same family with the weights of the MTP head and a minimal
-    embedding.
-    """
+    """Build a one-layer model with the weights of the MTP head. Its tiny embedding is replaced later."""
     whole = model.config.get_text_config()
     settings = copy.deepcopy(whole)
     few_tokens = {"vocab_size": FEW_TOKENS, "tie_word_embeddings": False}

@@ -59,9 +59,7 @@ def load_pickled_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[
 
 
 def find_code_in_pickle(file: Path, error_message: str) -> str:
-    """Return the name of the code that unpickling a rejected file would call. Empty if the file is
-    no pickle.
-    """
+    """Return the name of the function that unpickling a rejected file would call. Empty if none is found."""
     if match := re.search(r"GLOBAL ([\w.]+)", error_message):
         return match[1]
     if "TorchScript" in error_message:

@@ -1,6 +1,4 @@
-"""Measures the quantized share of a loaded model's parameters, for any class of quantized
-layers.
-"""
+"""Measures which share of a loaded model's parameters is quantized."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ ClassNameGetter = Callable[[nn.Module], str]
 def measure_quantized_share(
     model: nn.Module, get_quantized_class_name: ClassNameGetter, quantization_mix: QuantizationMix
 ) -> tuple[QuantizedShare, dict[str, int]]:
-    """Return the quantized share of a model, and the number of weights in each unquantized matrix.
+    """Return the quantized share of a model, and the number of weights of each unquantized matrix.
 
-    Tied weights count once. quantized_class_name: returns the class name of a quantized layer, or
+    Tied weights count once. get_quantized_class_name: returns the class name of a quantized layer, or
     an empty string for any other layer.
     """
     total = in_blocks = named = quantized = quantized_in_blocks = 0
@@ -60,7 +58,7 @@ def _iter_quantized_tensors(model: nn.Module, quantized_class_name: ClassNameGet
 def _iter_parameter_counts(
     model: nn.Module, get_quantized_class_name: ClassNameGetter
 ) -> Iterator[tuple[str, int, bool, bool]]:
-    """Yield (path, number of weights, is_quantized, is_matrix) for each parameter."""
+    """Yield for each parameter: path, number of weights, whether quantized, and whether a matrix."""
     seen: set[int] = set()
     for path, module in model.named_modules():
         is_quantized = bool(get_quantized_class_name(module))

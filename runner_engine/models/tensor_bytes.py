@@ -1,6 +1,4 @@
-"""Counts the bytes of tensors, including quantization constants and the inner tensors of tensor
-subclasses.
-"""
+"""Counts the bytes of tensors, including quantization constants and the tensors inside tensor subclasses."""
 
 from __future__ import annotations
 

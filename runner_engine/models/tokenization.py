@@ -1,4 +1,4 @@
-"""Encodes and decodes tokens. Guards against panics of the tokenizers library and hostile
+"""Encodes and decodes text. Guards against panics of the tokenizers library and malicious
 tokenizer.json files.
 
 The tokenizers library is compiled and fails with a panic, which in Python is not an Exception: code
@@ -45,9 +45,7 @@ def decode_token_ids(tokenizer: Any, token_ids: Sequence[int], **options: bool) 
 
 @contextmanager
 def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> Iterator[None]:
-    """Context that turns a panic of the tokenizers library into a ConfigError, which shows the
-    input.
-    """
+    """Context manager that raises a ConfigError with the input if the tokenizers library panics."""
     try:
         yield
     except BaseException as error:
@@ -61,9 +59,7 @@ def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> I
 
 
 def check_replacement_growth(file: Path) -> None:
-    """Raise ConfigError for a tokenizer.json whose replacements lengthen a short string without
-    limit.
-    """
+    """Raise ConfigError if the replacement rules in a tokenizer.json can lengthen a short string too much."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -18,7 +18,7 @@ from runner_engine.models.tokenization import encode_text
 
 
 def count_embeddings(model: Any) -> int:
-    """Return the number of tokens for which a loaded model has an embedding."""
+    """Return how many token ids have an embedding in a loaded model."""
     rows: int = model.config.get_text_config().vocab_size
     return min(rows, getattr(model.get_input_embeddings(), "num_embeddings", rows))
 
@@ -55,13 +55,13 @@ def check_tokenizer_vocabulary(tokenizer: Any, num_embeddings: int, model_name: 
 
 
 def choose_padding_id(tokenizer: Any, num_embeddings: float) -> int:
-    """Return a token id for padding prompts. Any id that has an embedding is suitable."""
+    """Return the token id for padding, or 0 if the tokenizer's own has no embedding in the model."""
     number: int | None = tokenizer.pad_token_id
     return number if number is not None and number < num_embeddings else 0
 
 
 def _describe_invalid_token(token_id: int, tokenizer: Any) -> str:
-    """Describe a token id without embedding for an error message."""
+    """Return a text about a token id without embedding, to append to an error message."""
     if not 0 <= token_id < len(tokenizer) and token_id not in tokenizer.added_tokens_decoder:
         return ""
     return (

@@ -1,3 +1,1 @@
-"""The load plan of a model, made before torch is imported. Memory prediction and the load both
-follow the plan.
-"""
+"""The load plan of a model, made before torch is imported. Memory prediction and loading follow the plan."""

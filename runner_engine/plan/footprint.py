@@ -56,9 +56,7 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 
 @dataclass(frozen=True)
 class DraftPass:
-    """Size of the draft model's forward pass: weights that the pass reads, and activations that it
-    computes.
-    """
+    """The cost of a draft model's forward pass: its weights, parameters, and KV cache bytes per token."""
 
     quantization: QuantizationConfig
     alone: Footprint
@@ -69,7 +67,7 @@ class DraftPass:
 
 
 class Phase(StrEnum):
-    """A phase of a job in which memory has its own maximum."""
+    """A phase of a job for which the peak memory is predicted separately."""
 
     load = auto()
     packing = auto()
@@ -79,8 +77,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class PeakParts:
-    """What the predicted peak consists of, in the phase that needs the most memory. The parts add up
-    to the peak. Loading and packing are one part, `other_mib`.
+    """The parts that add up to the predicted peak memory. For loading and packing, `other_mib` is
+    the only part.
     """
 
     phase: Phase
@@ -123,7 +121,7 @@ class Footprint:
 
     @property
     def resident_weight_mib(self) -> float:
-        """MiB of weights that are in memory while requests are processed."""
+        """MiB of weights that stay in memory while requests are processed."""
         return self.weight_mib + (self.copied_bytes - self.unread_bytes) / MIB
 
     @property
@@ -133,12 +131,12 @@ class Footprint:
 
     @property
     def activation_mib(self) -> float:
-        """MiB of activations at their peak, in prefill or decoding."""
+        """Peak MiB of activations, in prefill or decoding."""
         return max(self.prefill_activation_bytes, self.decode_activation_bytes) / MIB
 
     @property
     def runtime_mib(self) -> float:
-        """MiB that libraries and kernels allocate after their import."""
+        """MiB that libraries and kernels allocate, in addition to what their import takes."""
         return self.runtime_bytes / MIB
 
     @property
@@ -165,12 +163,12 @@ class Footprint:
 
     @property
     def total_mib(self) -> float:
-        """Peak MiB during load and completions, without the Python interpreter and its libraries."""
+        """Peak MiB during load and decoding, excluding the Python interpreter and imported libraries."""
         return max(self._phase_mib().values())
 
     @property
     def peak_parts(self) -> PeakParts:
-        """The parts of the peak, all at the time of the peak."""
+        """The parts of the peak memory, in the phase in which the peak occurs."""
         phases = self._phase_mib()
         phase = max(phases, key=phases.__getitem__)
         if phase in (Phase.load, Phase.packing):
@@ -191,7 +189,7 @@ class Footprint:
         }
 
     def combine_with(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
-        """Return the footprint of two loaded models, of which only one runs at a time."""
+        """Combine the footprints of two loaded models, of which only one runs at a time."""
         parts = self.weights | second_model.weights
         weights = {part: self.weights.get(part, 0) + second_model.weights.get(part, 0) for part in parts}
         mine, its = (round(one.resident_weight_mib * MIB) for one in (self, second_model))
@@ -215,8 +213,7 @@ class Footprint:
 def predict_footprint(
     resolved: ResolvedModel, workload: Workload, free_mib: float | None = None
 ) -> Footprint | None:
-    """Predict the memory footprint of a model under a workload. None if the weight files have no
-    readable headers.
+    """Predict the memory that a model needs for a workload. None if no weight file has a readable header.
 
     `free_mib` of main memory decides what is packed; None: what is free here. A draft model counts
     with all its layers, as it is loaded, and so do its keys and values. A second model that is
@@ -229,8 +226,8 @@ def predict_footprint(
 def predict_planned_footprint(
     plan: LoadPlan, workload: Workload, free_mib: float | None = None
 ) -> Footprint | None:
-    """Predict the memory footprint of a planned load under a workload. None if the weight files have
-    no readable headers.
+    """Predict the memory that a planned load needs for a workload. None if no weight file has a
+    readable header.
     """
     resolved = plan.resolved
     footprint = _predict_single_model(plan, workload, free_mib)
@@ -257,9 +254,7 @@ def predict_planned_footprint(
 def _estimate_draft_pass(
     draft: LoadPlan, draft_footprint: Footprint, model_footprint: Footprint
 ) -> DraftPass:
-    """Return the weights and activations of a draft model's forward pass. An MTP head also reads the
-    main model's output matrix.
-    """
+    """Estimate the cost of a draft model's forward pass. An MTP head also reads the main model's lm_head."""
     files, is_head = draft.files, draft.spec.is_mtp_head
     tensors, settings = (draft.tensors, draft.settings) if is_head else (files.tensors, files.settings)
     parameters = float(sum(tensor.num_elements for tensor in tensors))
@@ -393,7 +388,7 @@ def _compute_vocabulary_capacity(files: ModelFiles, vocab_size: int) -> int:
 
 
 def _estimate_resident_weights(plan: LoadPlan, num_tokens: int, free_mib: float) -> tuple[int, int, float]:
-    """Estimate the CPU memory of weights after packing.
+    """Estimate the CPU memory that weights take after packing.
 
     Returns the bytes of unread weights, the bytes of copied weights, and the share of packed
     layer shapes.

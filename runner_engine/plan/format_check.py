@@ -1,5 +1,4 @@
-"""Checks whether a checkpoint's format matches the configured quantization, before any weight is
-read.
+"""Checks whether a checkpoint's stored format matches the configured quantization, before weights are read.
 
 Imports neither torch nor transformers, so that a job is rejected before these are imported.
 """
@@ -97,7 +96,7 @@ def build_planned_quantization_notes(resolved: ResolvedModel) -> list[Note]:
 
 
 def build_stored_format_notes(plan: LoadPlan) -> list[Note]:
-    """Return notes on a checkpoint that is stored quantized, or that is dequantized at load time."""
+    """Return notes if a checkpoint is stored quantized, or is dequantized at load time."""
     path, stored, dtype = plan.files.path, plan.files.stored_format, plan.files.dtype
     if stored is not None:
         return [note("checkpoint_quantized", form=str(stored)), *filter(None, [stored.note])]
@@ -120,25 +119,26 @@ def _check_gguf_quantization(
         )
     if quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
-            f"model.name={model.name} is a .gguf file, and quantization={quantization.name} cannot read it: "
-            "use quantization=gguf",
+            f"model.name={model.name} is a .gguf file, which quantization={quantization.name} cannot load. "
+            "Use quantization=gguf",
             code="unsupported",
         )
     quantization.require_packages()
     architecture = gguf_file.read_gguf_header(path).architecture
     if architecture not in (*MODULES, *BY_TRANSFORMERS):
         raise ConfigError(
-            f"model.name={model.name} is a model of the architecture "
-            f"{truncated_repr(architecture)}, which is not read from a "
-            f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; "
-            f"unpacked by transformers: {', '.join(BY_TRANSFORMERS)}",
+            f"model.name={model.name} has the architecture "
+            f"{truncated_repr(architecture)}, which is unsupported in "
+            f".gguf files. Use the model's safetensors files. "
+            f"Supported architectures: {', '.join(sorted(MODULES))}; "
+            f"dequantized by transformers: {', '.join(BY_TRANSFORMERS)}",
             code="unsupported",
         )
 
 
 def _check_layer_patterns(resolved: ResolvedModel) -> None:
-    """Raise ConfigError if a pattern matches no layer, or if a device map excludes per-layer
-    quantization.
+    """Raise ConfigError if a pattern matches no layer, or if model.device_map conflicts with
+    per-layer quantization.
     """
     mix, files = resolved.spec.layer_mix, resolved.files
     if not mix.base.is_mixed:
@@ -167,7 +167,7 @@ def check_planned_quantized_share(resolved: ResolvedModel) -> None:
 def _check_same_quantization(
     quantization: QuantizationConfig, stored_format: StoredFormat, model_entry: str
 ) -> None:
-    """Raise ConfigError if a quantized checkpoint would be quantized again, or with other settings."""
+    """Raise ConfigError if the configured quantization differs from that of a quantized checkpoint."""
     if quantization.name != stored_format.name:
         also = f" or quantization={stored_format.name}" if stored_format.matched else ""
         raise ConfigError(

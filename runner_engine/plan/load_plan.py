@@ -1,4 +1,4 @@
-"""The load plan of a model: its loading backend, the format of each tensor, and the kernels.
+"""The load plan of a model: loading backend, format of each tensor, and kernels.
 
 The prediction of memory (footprint.py) and the load (models/base_loading.py) read the same plan. If
 the load finds that torch cannot use a GPU or lacks an attention, it replaces that field. Derived
@@ -39,7 +39,7 @@ SHARED_BYTES = 2**24
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Decisions on how a model is loaded, derived from its config and files."""
+    """The decisions on how to load a model, derived from its config and files."""
 
     resolved: ResolvedModel
     device: str  # cpu or cuda
@@ -60,7 +60,7 @@ class LoadPlan:
 
     @cached_property
     def backend_name(self) -> str:
-        """The loading backend: the name of a module in models/loading/."""
+        """The name of the loading backend, which is a module in models/loading/."""
         files, held = self.files, self.quantization_mix.base
         is_file = files.is_gguf_file and files.model.device_map is None
         if is_file and gguf_file.is_supported_architecture(gguf_file.read_gguf_header(files.path)):
@@ -127,7 +127,7 @@ class LoadPlan:
 
     @cached_property
     def plain_layers(self) -> UnquantizedLayers:
-        """The linear layers that stay unquantized, in model.dtype."""
+        """Measures of the linear layers that stay unquantized, in model.dtype."""
         return measure_unquantized_layers(self.files, self.quantization_mix)
 
     @cached_property
@@ -154,14 +154,12 @@ class LoadPlan:
 
     @property
     def converts_dtype(self) -> bool:
-        """Whether unquantized weights are converted from the checkpoint's dtype to another."""
+        """Whether unquantized weights are converted to another dtype than the checkpoint's."""
         return find_stored_dtype(self.files.settings) != self.files.dtype
 
     @property
     def is_mapped(self) -> bool:
-        """Whether unquantized weights stay in the memory-mapped checkpoint. False for a .gguf file,
-        which is dequantized.
-        """
+        """Whether unquantized weights stay in the memory-mapped checkpoint. Always False for .gguf files."""
         return not self.files.is_gguf_file and not self.converts_dtype
 
     @property
@@ -183,9 +181,7 @@ class LoadPlan:
 
     @property
     def uses_scheduler(self) -> bool:
-        """Whether the scheduler will decode with its own attention. A test during the load may still
-        reject the model.
-        """
+        """Whether the scheduler is planned to decode. A test after the load may still reject the model."""
         return self.attention is Attention.auto
 
     @property
@@ -200,7 +196,7 @@ class LoadPlan:
 
 
 def plan_model_load(resolved: ResolvedModel) -> LoadPlan:
-    """Plan how to load a model, from the model's config and files alone."""
+    """Plan how to load a model. Reads only the model's config and file headers."""
     return LoadPlan(resolved, resolved.files.device, resolved.files.model.attention)
 
 

@@ -1,4 +1,4 @@
-"""Checks before the load whether a job's weights fit into memory. Imports no torch."""
+"""Checks before the load whether a model fits into memory. Imports no torch."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def check_memory(plan: LoadPlan, free_memory_mib: Mapping[str, float]) -> list[N
 def _format_required_and_free_mib(
     required_mib: float, free_memory_mib: Mapping[str, float]
 ) -> tuple[str, str]:
-    """Format required and free MiB with enough digits to show the difference."""
+    """Format the required and the free MiB with enough digits to show that they differ."""
     write = fixed_decimals_formatter(0)
     more = count_extra_digits([required_mib], sum(free_memory_mib.values()), write)
     rooms = (f"{write(room_mib, more)} MiB of {place}" for place, room_mib in free_memory_mib.items())
@@ -95,7 +95,7 @@ def _suggest_smaller_quantization(resolved: ResolvedModel, free_mib: float) -> l
 
 
 def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[int, frozenset[int]]:
-    """Return the number of GPUs that a job needs, and the GPU indices in its config.
+    """Return how many GPUs a job needs, and which GPU indices its config names.
 
     A model that model.device_map spreads over GPUs needs enough GPUs to hold the model, or all of
     them.

@@ -1,4 +1,4 @@
-"""Quantization formats, one file per library. Registers all choices of the config group
+"""Quantization formats, with one file per library. Registers all choices of the config group
 `quantization`.
 """
 
@@ -47,8 +47,8 @@ def list_supported_quant_methods() -> tuple[str, ...]:
 
 
 def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
-    """Detect from a config.json how the checkpoint's weights are quantized. None if they are
-    unquantized.
+    """Detect from its config.json how a checkpoint is quantized. Returns None for an unquantized
+    checkpoint.
     """
     if not (stored := read_stored_quantization_config(config)):
         return None
@@ -69,7 +69,7 @@ def _iter_formats_without_choice() -> Iterator[type[QuantizationConfig]]:
 
 
 def read_stored_quantization_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the quantization_config section of a config.json. Empty if there is none."""
+    """Return the quantization_config section of a config.json, or an empty dictionary if there is none."""
     return config.get("quantization_config") or config.get("text_config", {}).get("quantization_config") or {}
 
 
@@ -79,8 +79,6 @@ def list_quantized_layer_modules() -> tuple[str, ...]:
 
 
 def mute_library_imports() -> None:
-    """Mute the import messages of quantization libraries. transformers and peft import these
-    libraries if they are installed.
-    """
+    """Mute the messages that quantization libraries log when transformers or peft imports them."""
     for choice in CHOICES.values():
         choice.library.silence()

@@ -29,7 +29,7 @@ OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transforme
 
 
 class CheckpointSource(StrEnum):
-    """What a quantization choice loads: an unquantized, a quantized or a .gguf checkpoint."""
+    """Kind of checkpoint that a quantization choice loads: unquantized, quantized or .gguf."""
 
     plain = "plain"  # unquantized ones, which are quantized while loading
     quantized = "quantized"  # only those that its library has quantized
@@ -37,7 +37,7 @@ class CheckpointSource(StrEnum):
 
 
 class OwnLayers(Enum):
-    """Which layer class of the runner stores the weights of a quantization choice."""
+    """The runner's own layer class that a quantization choice uses for its weights."""
 
     blocks = auto()  # of a .gguf file
     groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped_linear.py)
@@ -46,7 +46,9 @@ class OwnLayers(Enum):
 
 @dataclass(frozen=True)
 class QuantizationLibrary:
-    """Python packages that a quantization choice needs, with their install command and hooks."""
+    """Python packages that a quantization choice needs: install command, log filter, and extra
+    tensors to count.
+    """
 
     packages: tuple[str, ...] = ()
     install: str = ""  # the command that installs them
@@ -68,7 +70,7 @@ class StoredTensorNames:
 
 @dataclass(frozen=True)
 class MatmulCosts:
-    """How a quantization choice multiplies linear layers, and how much memory a matmul needs."""
+    """How the layers of a quantization choice are multiplied, and how much memory a matmul needs."""
 
     unpacked_bytes: int = 0  # of a number in the copy that a product makes of a whole weight; 0: no copy
     has_kernels: bool = False  # the local engine has its own kernels for them, which make no copy
@@ -111,9 +113,7 @@ class QuantizationConfig:
     )
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of a linear layer's weight in memory, and the bytes of its quantization
-        constants.
-        """
+        """Return the bytes of a linear layer's weight in memory, and of its quantization constants."""
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
@@ -121,7 +121,7 @@ class QuantizationConfig:
 
     @property
     def has_int8_activations(self) -> bool:
-        """Whether the runner's layers round groups of activations to 8 bits."""
+        """Whether the runner's layers round activations to 8 bits, in groups with one scale each."""
         return False
 
     @property
@@ -135,8 +135,8 @@ class QuantizationConfig:
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:  # noqa: ARG003
-        """Parse the quantization_config section of a config.json. None if the section belongs to another
-        library.
+        """Parse the quantization_config section of a config.json. Returns None if another library
+        wrote it.
         """
         return None
 
@@ -148,9 +148,7 @@ class QuantizationConfig:
         return family not in DERIVED_LINEAR
 
     def require_packages(self, subject: str = "") -> None:
-        """Raise ConfigError if a required package is not installed. The message contains the install
-        command.
-        """
+        """Raise ConfigError with an install command if a required package is not installed."""
         missing = [name for name in self.library.packages if find_spec(name) is None]
         if missing:
             are = "is" if len(missing) == 1 else "are"
@@ -193,13 +191,11 @@ class QuantizedConfig(QuantizationConfig, ABC):
 
     @abstractmethod
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of a linear layer's weight in memory, and the bytes of its quantization
-        constants.
-        """
+        """Return the bytes of a linear layer's weight in memory, and of its quantization constants."""
 
     @abstractmethod
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return how the layers of this choice are multiplied."""
+        """Return how this choice multiplies layers, and the memory that a matmul needs."""
 
     @abstractmethod
     def build_load_arguments(self) -> dict[str, Any]:
@@ -233,9 +229,7 @@ class Int8ActivationsConfig(QuantizationConfig):
 
 @dataclass(frozen=True)
 class StoredFormat:
-    """The quantization of a checkpoint on disk, expressed in keys of the config group
-    `quantization`.
-    """
+    """How a checkpoint on disk is quantized, in terms of the config group `quantization`."""
 
     method: str  # quant_method of its config.json
     config: QuantizationConfig  # the choice with the checkpoint's own keys, as the loaded model will have it

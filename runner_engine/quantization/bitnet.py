@@ -35,8 +35,8 @@ class BitnetConfig(GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the checkpoint's layer settings. Both BitNet layer classes round activations in the
-        same way.
+        """Return the layer settings. The BitNet layer class determines whether outputs are divided
+        or multiplied by the scale.
         """
         return GroupSettings(
             "ternary", (2,), -1, rows=LINEAR_CLASSES[stored_config.get("linear_class", "bitlinear")]

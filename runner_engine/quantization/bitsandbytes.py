@@ -1,4 +1,4 @@
-"""bitsandbytes' int8, nf4 and fp4: quantized at load time, or stored in the checkpoint."""
+"""bitsandbytes' int8, nf4 and fp4, either quantized at load time or stored in the checkpoint."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
 
 
 def _mute_bitsandbytes_messages() -> None:
-    """Mute the messages that bitsandbytes prints on import and about the inputs of each matmul."""
+    """Mute bitsandbytes' log messages on import and on the inputs of each matmul."""
     for name in ("backends.cpu.ops", "autograd._functions"):
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
 
 def _iter_scale_tensors(parameter: Any) -> Iterator[Any]:
-    """Yield a parameter's scale tensors. The scales of 4-bit weights may be quantized."""
+    """Yield a parameter's scale tensors, including those of double-quantized scales."""
     yield getattr(parameter, "SCB", None)
     state = getattr(parameter, "quant_state", None)
     if state is not None:
@@ -102,8 +102,8 @@ class BitsAndBytesConfig(QuantizedConfig):
             raise self._build_unusable_error(reason)
 
     def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
-        """Return a bitsandbytes layer with the same weights, identical to the layer that transformers
-        builds during a load.
+        """Return a bitsandbytes layer with the same weights, equal to the layer that transformers
+        would load.
         """
         import torch
 
@@ -133,7 +133,7 @@ class BitsAndBytesConfig(QuantizedConfig):
 
     @staticmethod
     def _move_for_quantization(weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight on the device on which bitsandbytes quantizes weights."""
+        """Move a weight to the device on which bitsandbytes quantizes it."""
         return weight
 
     def _build_unusable_error(self, reason: object) -> ConfigError:
@@ -148,7 +148,7 @@ class BitsAndBytesConfig(QuantizedConfig):
 
 @dataclass
 class Int8Config(BitsAndBytesConfig):
-    """LLM.int8(): int8 weights and activations, with outlier columns multiplied separately."""
+    """LLM.int8(): int8 weights and activations, with a separate matmul for outlier columns."""
 
     name: ClassVar[str] = "int8"
     loaded_mark: ClassVar[str] = "is_loaded_in_8bit"
@@ -161,7 +161,7 @@ class Int8Config(BitsAndBytesConfig):
         return num_weights, 4 * num_outputs
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
+        """Return the matmul costs. A matmul dequantizes the weights to the dtype of the activations.
 
         Freed blocks of int32 sums and float32 scales stay in memory for a while.
         """
@@ -169,8 +169,8 @@ class Int8Config(BitsAndBytesConfig):
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether outlier columns are separated. An outlier in one sequence then affects the whole
-        batch.
+        """Whether outlier columns are multiplied separately. They are chosen from the activations
+        of the whole batch.
         """
         return self.threshold > 0
 
@@ -197,7 +197,7 @@ class Int8Config(BitsAndBytesConfig):
         return weight.cpu()  # it is quantized on its way to the device
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Extend loaded 8-bit layers so that they accept inputs with any number of dimensions."""
+        """Make loaded 8-bit layers accept inputs with any number of dimensions."""
         from bitsandbytes.nn.modules import Linear8bitLt
 
         for module in model.modules():
@@ -207,8 +207,7 @@ class Int8Config(BitsAndBytesConfig):
 
 @functools.cache
 def _create_any_rank_linear_class() -> Any:
-    """Return a subclass of bitsandbytes' 8-bit layer that accepts inputs with any number of
-    dimensions.
+    """Return a subclass of bitsandbytes' Linear8bitLt that accepts inputs with any number of dimensions.
 
     bitsandbytes itself fails at more than three dimensions, which occur in the latents of MLA.
     The class keeps bitsandbytes' class name, by which other code recognises it.
@@ -245,9 +244,7 @@ class FourBitConfig(BitsAndBytesConfig):
         )
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of 4-bit codes, and the bytes of block scales and the table of 16 code
-        values.
-        """
+        """Return the bytes of the 4-bit codes, and of the block scales and code table together."""
         blocks, table = math.ceil(num_weights / BLOCK), 16 * 4
         if not self.double_quant:
             return math.ceil(num_weights / 2), 4 * blocks + table
@@ -256,7 +253,7 @@ class FourBitConfig(BitsAndBytesConfig):
         return math.ceil(num_weights / 2), blocks + table + nested
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in compute_dtype.
+        """Return the matmul costs. A matmul dequantizes the weights to compute_dtype.
 
         The C kernels multiply only bfloat16, unless the library packs its weights for its own kernels.
         """
@@ -303,7 +300,7 @@ class FourBitConfig(BitsAndBytesConfig):
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context in which packed CPU weights stay packed when PEFT reads the model's state dict.
+        """Context manager that keeps packed CPU weights packed while PEFT reads the model's state dict.
 
         When a state dict is read, bitsandbytes unpacks the weights permanently and rounds their
         scales a second time. The next job on the same base model would give other answers than the

@@ -1,5 +1,5 @@
-"""Optional capabilities of quantization choices. A choice has a capability if it defines the
-protocol's method.
+"""Optional capabilities of quantization choices, as protocols. A choice has a capability if it
+defines its methods.
 """
 
 from __future__ import annotations
@@ -15,33 +15,31 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LayerQuantizer(Protocol):
-    """Capability to quantize single layers of a loaded model."""
+    """Capability of quantizing single layers of a loaded model."""
 
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
         """Return a linear layer quantized in this format. An unsupported layer is returned unchanged."""
 
 
 def can_quantize_layers(config_class: type[QuantizationConfig]) -> bool:
-    """Whether a choice can quantize single layers of a loaded model."""
+    """Whether a quantization choice can quantize single layers of a loaded model."""
     return config_class.own_layers is OwnLayers.made_groups or issubclass(config_class, LayerQuantizer)
 
 
 @runtime_checkable
 class BlockFormat(Protocol):
-    """Capability to keep a file's quantized blocks in memory."""
+    """Capability of keeping the quantized blocks of a .gguf file in memory."""
 
     def get_block_config(self) -> QuantizationConfig | None:
-        """Return the config for a file whose blocks stay quantized. None if the blocks must be
-        dequantized.
-        """
+        """Return the config for blocks that stay quantized, or None if they must be dequantized."""
 
     def check_dequantized_keys(self) -> None:
-        """Raise ConfigError for config keys that dequantized weights do not support."""
+        """Raise ConfigError if a config key is set that dequantized weights do not support."""
 
 
 @runtime_checkable
 class DeviceChecker(Protocol):
-    """Capability to check the device. Some quantization libraries support only certain devices."""
+    """Capability of checking the device, because some quantization libraries support only certain devices."""
 
     def check_device(self, device: str) -> None:
         """Raise ConfigError for an unsupported device, before any weight is read."""
@@ -49,26 +47,25 @@ class DeviceChecker(Protocol):
 
 @runtime_checkable
 class SizeChecker(Protocol):
-    """Capability to check layer sizes. Some formats can quantize only certain sizes."""
+    """Capability of checking layer sizes, because some formats support only certain sizes."""
 
     def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
-        """Return why a layer of this size cannot be quantized. Empty if it can be quantized."""
+        """Return the reason why a layer of this size cannot be quantized, or an empty string if it can."""
 
 
 @runtime_checkable
 class LoadedLayerChecker(Protocol):
-    """Optional interface of a quantization that checks its layers after loading, because its kernels do not
-    support every layer."""
+    """Capability of checking loaded layers, because the kernels of some libraries do not support
+    every layer.
+    """
 
     def check_loaded_layers(self, model: torch.nn.Module) -> None:
-        """Raise an error for layers that the library's kernels cannot multiply, or change the layers so
-        that they can.
-        """
+        """Raise an error for layers that the library's kernels do not support, or convert these layers."""
 
 
 @runtime_checkable
 class WeightProtector(Protocol):
-    """Capability to protect weights while an adapter is applied to the model."""
+    """Capability of protecting quantized weights while an adapter is applied."""
 
     def protect_weights(self, model: torch.nn.Module) -> AbstractContextManager[None]:
-        """Context that keeps quantized weights unchanged while an adapter is applied."""
+        """Context manager that keeps quantized weights unchanged while an adapter is applied."""

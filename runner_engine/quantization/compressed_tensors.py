@@ -1,6 +1,4 @@
-"""Common code for compressed-tensors formats. Their configs define groups of layers with equal
-settings.
-"""
+"""Common code for compressed-tensors formats, whose configs define groups of layers with equal settings."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ class CompressedTensorsConfig(GroupedConfig):
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note if the checkpoint has an unsupported feature, layer group or combination of
-        groups. None otherwise.
+        """Return a note if a feature, a layer group or the combination of groups is unsupported.
+        None otherwise.
         """
         if problem := find_unsupported_feature(stored_config):
             return problem
@@ -49,24 +47,24 @@ class CompressedTensorsConfig(GroupedConfig):
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why a layer group's weights are unsupported. None if they are supported."""
+        """Return the reason why the weight settings of a layer group are unsupported, or None."""
         return None
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return why a layer group's activations are unsupported. None if they are supported."""
+        """Return the reason why the activation settings of a layer group are unsupported, or None."""
         return None
 
     @classmethod
     def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
-        """Return why layer groups cannot be combined. None if the combination is supported."""
+        """Return the reason why the combination of layer groups is unsupported, or None."""
         if len({read_activation_mode(group) for group in layer_groups}) > 1:
             return note("rows_of_groups_differ")
         return None
 
 
 def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
-    """Return the formats of all layer groups in a quantization_config. Empty if there are no groups."""
+    """Return the set of formats that the layer groups of a quantization_config have."""
     groups = stored_config.get("config_groups")
     listed = list(groups.values()) if isinstance(groups, dict) else []
     return {
@@ -84,7 +82,7 @@ def read_activation_mode(layer_group: dict[str, Any]) -> str:
 
 
 def select_settings(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Return the settings with the given names, or their defaults."""
+    """Select some settings by name, and fill missing ones with the given defaults."""
     return {key: settings.get(key, default) for key, default in defaults.items()}
 
 
@@ -93,9 +91,7 @@ def build_unsupported_settings_note(subject: str, settings: dict[str, Any], supp
 
 
 def find_unsupported_feature(stored_config: dict[str, Any]) -> Note | None:
-    """Return a note on an unsupported feature other than quantized layers. None if all features are
-    supported.
-    """
+    """Return a note if the checkpoint uses an unsupported feature, such as sparsity. None otherwise."""
     for key in BEYOND:
         if stored_config.get(key):
             return note("has_unread_key", key=key)

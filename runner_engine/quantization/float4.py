@@ -1,4 +1,4 @@
-"""compressed-tensors checkpoints of four-bit floats (e2m1): NVFP4 and MXFP4.
+"""compressed-tensors checkpoints with four-bit float weights (e2m1): NVFP4 and MXFP4.
 
 The runner reads them itself (runner_engine/models/layouts/float4.py). `none` also loads them as
 they are.
@@ -31,7 +31,7 @@ class Float4Config(CompressedTensorsConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. All layer groups quantize activations in the same way."""
+        """Return the layer settings. All layer groups have the same activation settings."""
         return GroupSettings(
             cls.name,
             (4,),
@@ -41,7 +41,7 @@ class Float4Config(CompressedTensorsConfig):
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless the weights have the group size of the format."""
+        """Return a note if the weight settings differ from those of the format, otherwise None."""
         found = select_settings(weight_settings, num_bits=None, type=None, symmetric=True, group_size=None)
         if tuple(found.values()) == (4, "float", True, cls.group):
             return None
@@ -49,15 +49,13 @@ class Float4Config(CompressedTensorsConfig):
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return a note if activations are quantized, which this format does not support."""
+        """Return a note, because this format does not support quantized activations."""
         return note("rows_quantized_too")
 
 
 @dataclass
 class Nvfp4Config(Float4Config):
-    """A compressed-tensors checkpoint in NVFP4: groups of 16 with float8 scales, and one global
-    scale per layer.
-    """
+    """A compressed-tensors NVFP4 checkpoint, with one float8 scale per 16 weights and one scale per layer."""
 
     name: ClassVar[str] = "nvfp4_pack_quantized"
     form: ClassVar[str] = "nvfp4-pack-quantized"
@@ -65,7 +63,7 @@ class Nvfp4Config(Float4Config):
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless activations are rounded to NVFP4."""
+        """Return a note if activations are quantized to any format but NVFP4, otherwise None."""
         found = select_settings(activation_settings, num_bits=None, type=None, dynamic=None, group_size=None)
         if (
             tuple(found.values()) == (4, "float", "local", cls.group)
@@ -77,9 +75,7 @@ class Nvfp4Config(Float4Config):
 
 @dataclass
 class Mxfp4Config(Float4Config):
-    """An MXFP4 checkpoint of compressed-tensors or gpt-oss: groups of 32, with powers of two for
-    scales.
-    """
+    """An MXFP4 checkpoint of compressed-tensors or gpt-oss, with one power of two as scale per 32 weights."""
 
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
@@ -88,14 +84,12 @@ class Mxfp4Config(Float4Config):
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether a quantization_config is compressed-tensors' MXFP4 or gpt-oss's, in which only experts
-        are quantized.
-        """
+        """Whether a quantization_config describes MXFP4 by compressed-tensors or by gpt-oss."""
         return stored_config.get("quant_method") == FUSED or super().matches_config(stored_config)
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported compressed-tensors variant. None for gpt-oss, which has
+        """Return a note on an unsupported compressed-tensors variant, otherwise None. gpt-oss has
         only one variant.
         """
         return (
@@ -106,7 +100,7 @@ class Mxfp4Config(Float4Config):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. One tensor may hold the codes of all experts."""
+        """Return the layer settings. gpt-oss stores the codes of all experts of a layer in one tensor."""
         is_fused = stored_config.get("quant_method") == FUSED
         return (
             GroupSettings("mxfp4_fused", (4,), cls.group)

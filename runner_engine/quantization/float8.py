@@ -1,4 +1,4 @@
-"""Float8 (e4m3) checkpoints: DeepSeek's blocks, compressed-tensors' float-quantized, FBGEMM.
+"""Checkpoints with float8 (e4m3) weights by DeepSeek, compressed-tensors (float-quantized) or FBGEMM.
 
 The runner reads them itself (runner_engine/models/layouts/float8.py). `none` also loads them as
 they are.
@@ -66,13 +66,15 @@ class FbgemmFp8Config(GroupedConfig):
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Return None. FBGEMM has a single variant, which is supported."""
+        """Return None, because FBGEMM has a single variant, which is supported."""
         return None
 
 
 @dataclass
 class FloatQuantizedConfig(CompressedTensorsConfig):
-    """A compressed-tensors checkpoint with float8 weights and maybe float8 activations (llm-compressor FP8)."""
+    """A compressed-tensors checkpoint with float8 weights and optionally float8 activations
+    (llm-compressor FP8).
+    """
 
     name: ClassVar[str] = "float_quantized"
     form: ClassVar[str] = "float-quantized"
@@ -90,7 +92,7 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless the weights are e4m3 with a supported group or block size."""
+        """Return a note if the weights are not e4m3, or have an unsupported group or block size."""
         found = select_settings(weight_settings, num_bits=None, type=None, symmetric=True, strategy=None)
         *kinds, strategy = found.values()
         group, block = weight_settings.get("group_size"), weight_settings.get("block_structure")
@@ -102,7 +104,9 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless activations are dynamic e4m3 per token or group, or static per tensor."""
+        """Return a note if activations are not e4m3, either dynamic per token or group, or static
+        per tensor.
+        """
         found = select_settings(
             activation_settings, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None
         )
@@ -119,7 +123,7 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
-        """Return a note unless all layer groups have equal settings."""
+        """Return a note if layer groups have different settings, which is unsupported."""
         if any({**group, "targets": 0} != {**layer_groups[0], "targets": 0} for group in layer_groups):
             return note("groups_differ")
         return None
@@ -130,7 +134,7 @@ def _read_block_size(stored_config: dict[str, Any]) -> Any:
 
 
 def _read_scale_sharing(weight_settings: dict[str, Any]) -> tuple[int, int]:
-    """Return how many outputs and how many inputs share a scale. -1 means all."""
+    """Return how many outputs and how many inputs share a scale. -1 stands for all."""
     strategy = weight_settings["strategy"]
     if strategy == "block":
         outputs, inputs = weight_settings["block_structure"]

@@ -1,6 +1,4 @@
-"""The choice for .gguf files, whose quantized blocks stay in memory or are dequantized at load
-time.
-"""
+"""The quantization choice for .gguf files, whose blocks stay quantized or are dequantized at load time."""
 
 from __future__ import annotations
 
@@ -45,20 +43,18 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of a dequantized weight. Quantized blocks have the same size in memory
-        and in the file.
-        """
+        """Return the bytes of a dequantized weight, which has no quantization constants."""
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
         return MatmulCosts(may_round_rows=self.int8_activations)
 
     def get_block_config(self) -> QuantizationConfig | None:
-        """Return the config for blocks that stay quantized. None if the key `dequantize` is set."""
+        """Return the config for blocks that stay quantized, or None if the key `dequantize` is set."""
         return None if self.dequantize else GgufBlocksConfig(int8_activations=self.int8_activations)
 
     def check_dequantized_keys(self) -> None:
-        """Raise ConfigError for int8_activations, which dequantized weights do not support."""
+        """Raise ConfigError if int8_activations is set, which dequantized weights do not support."""
         need = (
             "these weights are dequantized. Blocks stay quantized only on a CPU, without an adapter and "
             "model.device_map, and for the architectures in docs/models.md"

@@ -32,7 +32,7 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """Quantization settings of layers from a config.json. The tensors of a single layer may have
+    """Quantization settings of all layers, from config.json. A single layer's tensors may have
     other bits and group sizes.
     """
 
@@ -63,20 +63,20 @@ class GroupedConfig(QuantizedConfig):
         return num_weights * dtype_bytes, 0
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
+        """Return the matmul costs. A matmul dequantizes the weights to the dtype of the activations.
 
         The engine multiplies group-quantized weights on every processor.
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
     def build_load_arguments(self) -> dict[str, Any]:
-        """Return an empty dictionary. The checkpoint contains the quantization settings."""
+        """Return an empty dictionary, because the checkpoint contains the quantization settings."""
         return {}
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the format of a checkpoint. For an unsupported variant, the result contains a note with
-        the reason.
+        """Parse the quantization format of a checkpoint. For an unsupported variant, the result
+        contains the reason.
         """
         if not cls.matches_config(stored_config):
             return None
@@ -92,13 +92,15 @@ class GroupedConfig(QuantizedConfig):
         layout, is_minus_one = cls.parse_packing(stored_config)
         if layout == "awq" and bits != 4:
             raise ConfigError(
-                f"quantization_config.bits={bits}: AWQ's layout has 4", key="config.json", code="unsupported"
+                f"quantization_config.bits={bits}: AWQ's layout supports only 4",
+                key="config.json",
+                code="unsupported",
             )
         return GroupSettings(layout, (bits,), group, is_minus_one)
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
-        """Return the name of the tensor layout, and whether stored zero points are one too small."""
+        """Return the name of the tensor layout, and whether each zero point is stored minus one."""
         return cls.method, False
 
     @classmethod
@@ -108,7 +110,7 @@ class GroupedConfig(QuantizedConfig):
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return why the runner cannot read a checkpoint of this format. None if it can."""
+        """Return the reason why this variant of the format is unsupported, or None if it is supported."""
         return (
             _build_unsupported_setting_note(stored_config, "data_type", ("int",))
             if stored_config.get("data_type") is not None
@@ -125,8 +127,8 @@ class GptqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
-        """Return the tensor layout. All formats except gptq_v2 store zero points that are one too
-        small.
+        """Return the name of the tensor layout, and whether zero points are stored minus one, as in
+        all but gptq_v2.
         """
         return cls.method, (
             stored_config.get("checkpoint_format") or stored_config.get("format")
@@ -172,9 +174,7 @@ class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note unless the weights are quantized to integers and the activations are
-        unquantized.
-        """
+        """Return a note if weights are not integers or activations are quantized, which is unsupported."""
         if type(rows := stored_config.get("act_bits", 16)) is not int or rows < 16:
             return note("rows_of_fewer_bits", bits=rows)
         named = (
@@ -195,7 +195,7 @@ def _build_unsupported_setting_note(
 
 
 def parse_bits(bits: object, key: str) -> int:
-    """Parse a number of bits. Raises ConfigError for a number that the kernels do not support."""
+    """Parse the bits per weight. Raises ConfigError for a number that the kernels do not support."""
     if type(bits) is not int or bits not in BITS:
         raise ConfigError(
             f"quantization_config.{key}={bits!r} must be a whole number from 2 to 8",
@@ -206,8 +206,8 @@ def parse_bits(bits: object, key: str) -> int:
 
 
 def parse_group_size(group_size: object) -> int:
-    """Parse the number of inputs that share a scale; -1 means all. Raises ConfigError for invalid
-    numbers.
+    """Parse the number of inputs that share a scale. -1 stands for all. Raises ConfigError for
+    invalid numbers.
     """
     if group_size is None:
         return -1

@@ -1,4 +1,4 @@
-"""HQQ: integers of 2 to 8 bits in groups, with zero points from half-quadratic optimisation.
+"""HQQ: group-quantized integers of 2 to 8 bits, with zero points found by half-quadratic optimisation.
 
 They are made while loading, or stored by the package hqq through older releases of transformers.
 
@@ -40,13 +40,13 @@ class HqqConfig(Int8ActivationsConfig, LoadTimeGroupsConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and group size of a checkpoint written by the package hqq. For an unsupported
-        variant, the result contains a note.
+        """Parse the bits and group size of a checkpoint by the package hqq. The result may state
+        that it is unsupported.
         """
         return StoredHqqConfig.parse_stored_format(stored_config)
 
     def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
-        """Quantize a weight like the default solver of the package hqq, with groups along the inputs."""
+        """Quantize a weight as hqq's default solver does, with groups along the inputs."""
         import torch
 
         outputs, top = weight.shape[0], 2**self.bits - 1
@@ -97,14 +97,14 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings with the bit width. Tensor shapes determine the group sizes."""
+        """Return the layer settings. The group size is left open, because tensor shapes determine it."""
         return GroupSettings(
             "hqq", tuple(settings["nbits"] for settings in _list_weight_settings(stored_config)), -1
         )
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note unless groups are along the inputs and scales and zero points are unquantized."""
+        """Return a note if bits, group size, axis or storage of the codes are unsupported, otherwise None."""
         for settings in _list_weight_settings(stored_config):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
                 known = ", ".join(map(str, STORED_BITS))
@@ -120,9 +120,7 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
 
 
 def _list_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the weight settings in a config.json: one entry for all layers, or one per layer
-    type.
-    """
+    """Return the weight settings in a config.json, with one entry for all layers or one per layer type."""
     config = stored_config.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
     if isinstance(several, dict):

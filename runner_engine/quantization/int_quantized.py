@@ -22,7 +22,7 @@ from runner_engine.quantization.grouped import GroupSettings
 
 @dataclass
 class IntQuantizedConfig(CompressedTensorsConfig):
-    """A compressed-tensors checkpoint with int8 weights and maybe int8 activations (W8A8, W8A16)."""
+    """A compressed-tensors checkpoint with int8 weights and optionally int8 activations (W8A8, W8A16)."""
 
     name: ClassVar[str] = "int_quantized"
     form: ClassVar[str] = "int-quantized"
@@ -33,14 +33,14 @@ class IntQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. All layer groups quantize activations in the same way."""
+        """Return the layer settings. All layer groups have the same activation settings."""
         return GroupSettings(
             "int8", (8,), -1, rows=read_activation_mode(next(iter(stored_config["config_groups"].values())))
         )
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless weights are symmetric int8 per output or per tensor."""
+        """Return a note if weights are not symmetric int8 with one scale per output or tensor."""
         found = select_settings(weight_settings, num_bits=None, type="int", symmetric=True, strategy=None)
         if list(found.values()) in [[8, "int", True, one] for one in ("channel", "tensor")]:
             return None
@@ -48,7 +48,7 @@ class IntQuantizedConfig(CompressedTensorsConfig):
 
     @classmethod
     def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless activations are int8, dynamic per token or static per tensor."""
+        """Return a note if activations are not int8, either dynamic per token or static per tensor."""
         found = select_settings(
             activation_settings, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True
         )

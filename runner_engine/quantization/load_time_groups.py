@@ -24,7 +24,7 @@ BITS = (2, 3, 4, 5, 6, 8)
 
 @dataclass
 class CodedGroups:
-    """A quantized weight as (code - zero point) * scale, with one zero point and scale per group."""
+    """A quantized weight, (code - zero point) * scale, with one zero point and scale per group."""
 
     codes: torch.Tensor  # uint8 [outputs, inputs]
     scales: torch.Tensor  # [outputs, groups], in float32 or in 16 bits
@@ -34,8 +34,8 @@ class CodedGroups:
 
 @dataclass
 class LoadTimeGroupsConfig(QuantizedConfig):
-    """Weights that are quantized at load time to group-quantized integers and stored bit-packed
-    (models/loading/made_groups.py).
+    """Base config of group-quantized integer weights that are quantized at load time and stored
+    bit-packed.
     """
 
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped_linear",)
@@ -48,7 +48,7 @@ class LoadTimeGroupsConfig(QuantizedConfig):
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise ConfigError(
-                f"give one of {', '.join(map(str, BITS))}",
+                f"must be one of {', '.join(map(str, BITS))}",
                 key="quantization.bits",
                 value=self.bits,
                 code="unknown_choice",
@@ -56,7 +56,7 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         check_min_value(8, "quantization.group_size", self.group_size)
         if self.group_size % 8:
             raise ConfigError(
-                "a multiple of 8 expected",
+                "must be a multiple of 8",
                 key="quantization.group_size",
                 value=self.group_size,
                 code="bad_value",
@@ -68,27 +68,25 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         return False
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of the packed codes, and the bytes of the scales and zero points of all
-        groups.
-        """
+        """Return the bytes of the packed codes, and of all scales and zero points together."""
         zero_point = dtype_bytes if self.zero_point_bytes is None else self.zero_point_bytes
         return 4 * num_outputs * -(
             -num_weights // num_outputs * self.bits // 32
         ), num_weights // self.group_size * (dtype_bytes + zero_point)
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether the linear layers of a model family are instances of torch's own class."""
+        """Whether a model family uses nn.Linear itself, not a subclass or another class."""
         return family not in DERIVED_LINEAR | OTHER_LINEAR
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
+        """Return the matmul costs. A matmul dequantizes the weights to the dtype of the activations.
 
         The engine multiplies group-quantized weights on every processor.
         """
         return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
     def build_load_arguments(self) -> dict[str, Any]:
-        """Return an empty dictionary. The runner itself quantizes each loaded weight."""
+        """Return an empty dictionary, because the runner itself quantizes each loaded weight."""
         return {}
 
     def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
@@ -97,8 +95,8 @@ class LoadTimeGroupsConfig(QuantizedConfig):
         fits = next((size for size in (128, 64, 32, 16, 8) if not inputs % size), None)
         fix = f"quantization.group_size={fits}" if fits else "another choice"
         return (
-            f"has {inputs} inputs, which is not a multiple of quantization.group_size={self.group_size}: "
-            f"use {fix}, or quantization.skip for such layers"
+            f"has {inputs} inputs, which is not a multiple of quantization.group_size={self.group_size}. "
+            f"Use {fix}, or quantization.skip for such layers"
         )
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
@@ -111,4 +109,4 @@ class LoadTimeGroupsConfig(QuantizedConfig):
 
     @abstractmethod
     def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
-        """Quantize a weight [outputs, inputs], bit-identical to the quantization library."""
+        """Quantize a weight [outputs, inputs] to the same bits as the quantization library does."""

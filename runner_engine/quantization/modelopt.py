@@ -1,4 +1,4 @@
-"""NVIDIA Model-Optimizer checkpoints: float8 and NVFP4 from its unified export.
+"""NVIDIA Model-Optimizer checkpoints with float8 or NVFP4 weights, in its unified export format.
 
 A layer's tensors tell its format (runner_engine/models/layouts/modelopt.py): one checkpoint may have
 several. No choice names them: `none` loads them as they are. Older exports have the settings only in
@@ -44,8 +44,8 @@ class ModelOptConfig(GroupedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the quantization algorithm of a stored checkpoint. The runner cannot create such
-        checkpoints.
+        """Parse the quantization algorithm of a checkpoint. No quantization choice creates such a
+        checkpoint.
         """
         if not cls.matches_config(stored_config):
             return None
@@ -67,18 +67,18 @@ class ModelOptConfig(GroupedConfig):
 
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
-        """Whether the quant_method is modelopt. Some programs append the name of the algorithm."""
+        """Whether quant_method starts with modelopt. Some programs append the name of the algorithm."""
         return str(stored_config.get("quant_method", "")).startswith(METHOD)
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. The format of each layer follows from its tensors."""
+        """Return the layer settings. The tensors of each layer determine the layer's format."""
         return GroupSettings(METHOD, (_find_most_common_bits(stored_config),), -1, unused=cls.tensors.notes)
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
-        """Return a note on an unsupported quantization algorithm of the checkpoint or of a layer. None
-        if supported.
+        """Return a note if the quantization algorithm of the checkpoint or of a layer is
+        unsupported. None otherwise.
         """
         algorithm = read_quantization_algorithm(stored_config)
         if not algorithm:
@@ -141,5 +141,5 @@ def _find_most_common_bits(stored_config: dict[str, Any]) -> int:
 
 
 def _note_unsupported_kv_quantization(stored_config: dict[str, Any]) -> Note | None:
-    """Return a note if the checkpoint requests quantized keys and values. None otherwise."""
+    """Return a note if the checkpoint requests a quantized KV cache, which is ignored. None otherwise."""
     return note("kv_scales_unused") if stored_config.get("kv_cache_scheme") else None

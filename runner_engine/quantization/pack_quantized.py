@@ -21,7 +21,9 @@ from runner_engine.quantization.grouped import GroupSettings, parse_bits, parse_
 
 @dataclass
 class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
-    """A compressed-tensors checkpoint with packed integer weights and plain activations (W4A16, W8A16)."""
+    """A compressed-tensors checkpoint with packed integer weights and unquantized activations
+    (W4A16, W8A16).
+    """
 
     name: ClassVar[str] = "pack_quantized"
     form: ClassVar[str] = "pack-quantized"
@@ -47,7 +49,7 @@ class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
 
     @classmethod
     def find_weight_problem(cls, weight_settings: dict[str, Any]) -> Note | None:
-        """Return a note unless weights are integers with a scale per group or output."""
+        """Return a note if weights are not integers with one scale per group or output."""
         found = select_settings(weight_settings, type="int", strategy="group")
         is_read = found["type"] == "int" and found["strategy"] in ("group", "channel")
         return (

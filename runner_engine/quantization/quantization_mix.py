@@ -1,4 +1,4 @@
-"""Assigns a quantization to each linear layer: `quantization.skip` and `quantization.overrides`.
+"""Selects the quantization config of each linear layer by `quantization.skip` and `quantization.overrides`.
 
 A pattern is the name of a module, whole or its last parts, and selects all linear layers in it.
 No torch.
@@ -25,9 +25,7 @@ OverrideBuilder = Callable[[str, type[QuantizationConfig], dict[str, Any]], Quan
 
 @dataclass(frozen=True)
 class QuantizationMix:
-    """The quantization of each linear layer, by module path. If several override patterns match, the
-    longest is used.
-    """
+    """Selects a quantization config for each linear layer by its path. The longest matching override wins."""
 
     base: QuantizationConfig
     overrides: Mapping[str, QuantizationConfig]
@@ -81,7 +79,7 @@ class QuantizationMix:
 
     @property
     def quantizing_configs(self) -> tuple[QuantizationConfig, ...]:
-        """Configs that quantize layers in memory. Contains only the base config if there are none."""
+        """The configs that quantize layers in memory, or only the base config if none of them does."""
         packed = [choice for choice in (self.base, *self.overrides.values()) if choice.packed]
         return tuple(packed) or (self.base,)
 
@@ -97,8 +95,8 @@ class QuantizationMix:
         )
 
     def select_layer_config(self, layer_path: str, is_head: bool = False) -> QuantizationConfig:
-        """Return the quantization of a layer. The lm_head stays unquantized unless an override matches
-        it.
+        """Return the quantization config of a layer. lm_head stays unquantized unless an override
+        matches its path.
         """
         if any(self.matches(pattern, layer_path) for pattern in self.base.skip):
             return NONE
@@ -172,7 +170,7 @@ class QuantizationMix:
 
 
 def _parse_override(pattern: str, override: Any, build_override: OverrideBuilder) -> QuantizationConfig:
-    """Parse the quantization of an override: a choice's name, or a dictionary with a name and keys."""
+    """Parse the value of an override: a choice's name, or a dictionary with a name and config keys."""
     key = f"quantization.overrides.{pattern}"
     keys = dict(override) if isinstance(override, dict) else {"name": override}
     name = keys.pop("name", None)
@@ -210,7 +208,9 @@ def _build_from_keys(
 
 
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern that matches the end of a module path, or any module below this path."""
+    """Compile a pattern that matches the end of a module path. It also matches all modules below
+    that path.
+    """
     inner = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.compile(rf"(.*\.)?{inner}(\..*)?", re.DOTALL)
 

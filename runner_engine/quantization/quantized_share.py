@@ -1,5 +1,4 @@
-"""Measures the share of a model's parameters that is quantized, from file headers or loaded
-layers.
+"""Measures which share of a model's parameters is quantized, in file headers or in loaded layers.
 
 Libraries quantize linear layers. All other weights stay in model.dtype: a mixture's router, experts
 that cannot be separated (runner_engine/experts/), convolutions, norms, embeddings, the head.
@@ -26,7 +25,7 @@ UNFIT_AT_MOST = (
 
 @dataclass(frozen=True)
 class QuantizedShare:
-    """Counts of quantized parameters and of all parameters. Tied parameters count once.
+    """The numbers of quantized parameters and of all parameters. Tied parameters count once.
 
     Parameters in decoder blocks are all except embeddings, head and last norm.
     """
@@ -51,15 +50,15 @@ class QuantizedShare:
 
     @property
     def of_requested(self) -> float:
-        """Quantized share of the block parameters that the config asks to quantize. 1 if there are
-        none.
+        """Quantized share of the decoder block parameters that are not excluded from quantization.
+        1 if all are excluded.
         """
         wanted = self.in_blocks - self.named
         return self.quantized_in_blocks / wanted if wanted > 0 else 1.0
 
     @property
     def of_bytes(self) -> float | None:
-        """Share of the weights' memory that quantized weights occupy. None if unknown."""
+        """Share of the weights' memory that quantized weights take. None if unknown."""
         return self.quantized_bytes / self.all_bytes if self.all_bytes else None
 
     @property
@@ -94,7 +93,7 @@ def check_quantized_share(
 def build_low_quantization_notes(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
 ) -> list[Note]:
-    """Return a note if much of the model stays unquantized."""
+    """Return a note if a large part of the model stays unquantized."""
     if share.of_requested >= NOTED_BELOW:
         return []
     return [

@@ -1,6 +1,4 @@
-"""torchao: int8 weights with or without int8 activations, and float8 weights, quantized at load
-time or stored.
-"""
+"""torchao's int8, float8 and low-bit integer weights, quantized at load time or stored in the checkpoint."""
 
 from __future__ import annotations
 
@@ -38,14 +36,14 @@ INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
 def _mute_torchao_messages() -> None:
-    """Mute the messages that torchao logs on import. Repeated calls add the log filter only once."""
+    """Mute the messages that torchao logs on import. Repeated calls have no further effect."""
     for name in SILENCED:
         logging.getLogger(name).addFilter(_is_not_muted)
 
 
 @dataclass
 class TorchaoConfig(QuantizedConfig):
-    """Base class of the torchao choices. By default: int8 weights with one scale per output."""
+    """Base class of the torchao choices. Its defaults are those of int8 weights with one scale per output."""
 
     library: ClassVar[QuantizationLibrary] = QuantizationLibrary(
         ("torchao",), "pip install 'runner-llm[torchao]'", _mute_torchao_messages
@@ -61,8 +59,8 @@ class TorchaoConfig(QuantizedConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse the torchao type of a checkpoint. `matched` tells whether this choice creates the same
-        type.
+        """Parse the torchao format of a checkpoint. `matched` is True if this choice creates the
+        same format.
         """
         if stored_config.get("quant_method") != cls.method:
             return None
@@ -72,14 +70,14 @@ class TorchaoConfig(QuantizedConfig):
         return StoredFormat(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether the linear layers of a model family have torch's own class.
+        """Whether torchao can quantize the linear layers of a model family, which must be nn.Linear.
 
         For whole models, subclasses are also supported.
         """
         return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
     def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
-        """Replace a layer's weight by torchao's. Only torch's own linear layers are supported."""
+        """Quantize the weight of an nn.Linear with torchao. Layers of other classes stay unchanged."""
         import torch
         from torchao.quantization import quantize_
 
@@ -89,7 +87,7 @@ class TorchaoConfig(QuantizedConfig):
 
     @contextmanager
     def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
-        """Context that mutes PEFT's warning about merging into torchao weights.
+        """Context manager that mutes PEFT's warning about merging into torchao weights.
 
         Nothing is merged in this context.
         """
@@ -116,7 +114,7 @@ class TorchaoInt8Config(TorchaoConfig):
     config_type: ClassVar[str] = "Int8WeightOnlyConfig"
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. Weights are dequantized in the dtype of the activations.
+        """Return the matmul costs. A matmul dequantizes the weights to the dtype of the activations.
 
         C kernels exist if that dtype is bfloat16.
         """
@@ -148,7 +146,9 @@ class TorchaoFloat8Config(TorchaoConfig):
         return MatmulCosts(dtype_bytes)
 
     def build_load_arguments(self) -> dict[str, Any]:
-        """Return a transformers config that leaves the settings of torch's compiler unchanged."""
+        """Return a transformers config for which torchao leaves the settings of torch's compiler
+        unchanged.
+        """
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
@@ -169,11 +169,13 @@ class Int8DynamicConfig(TorchaoConfig):
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
     def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
-        """Return the matmul costs. On a GPU, torchao makes a reordered copy."""
+        """Return the matmul costs. On a GPU, torchao copies the weight in another memory layout."""
         return MatmulCosts(1, has_kernels=True)
 
     def build_load_arguments(self) -> dict[str, Any]:
-        """Return a transformers config that leaves the settings of torch's compiler unchanged."""
+        """Return a transformers config for which torchao leaves the settings of torch's compiler
+        unchanged.
+        """
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 
@@ -206,7 +208,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
     int8_activations: bool = config_field(False, renamed_from="int8_rows")
 
     def supports_family(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether the linear layers of a model family are instances of torch's own class."""
+        """Whether a model family uses nn.Linear itself, not a subclass or another class."""
         return LoadTimeGroupsConfig.supports_family(self, family, layer_by_layer)
 
     @property
@@ -215,8 +217,8 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         return self.int8_activations
 
     def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of the codes and of the quantization constants. A symmetric weight has a
-        single zero point.
+        """Return the bytes of the codes, and of the quantization constants. Symmetric weights have
+        a single zero point.
         """
         codes, constants = LoadTimeGroupsConfig.compute_weight_nbytes(
             self, num_outputs, num_weights, dtype_bytes
@@ -225,8 +227,8 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
 
     @classmethod
     def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
-        """Parse bits and group size of a stored checkpoint. None for other torchao formats, which
-        torchao itself loads.
+        """Parse the bits and group size of a torchao checkpoint. `matched` is False for other
+        torchao formats.
         """
         kind = (stored_config.get("quant_type") or {}).get("default") or {}
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
@@ -330,7 +332,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
 
 
 def _unwrap_typed_json(value: Any) -> Any:
-    """Unwrap a value that torchao stores in JSON together with its type."""
+    """Return the value of a JSON object in which torchao stores a value and its type."""
     return value.get("_data") if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""Quantization methods of transformers that the runner does not load, with the reason for each.
+"""Quantization methods of transformers that the runner does not support, each with the reason.
 
 Tested with transformers 5.23 on a CPU, by loading a checkpoint of two layers whose config.json names
 the method.

@@ -1,1 +1,1 @@
-"""Config dataclasses of the engine. The runner's Hydra schema consists of these classes."""
+"""Config dataclasses of the engine, which the runner's Hydra schema uses."""

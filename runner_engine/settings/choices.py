@@ -1,4 +1,4 @@
-"""Lists the choices of each config group that the engine reads, by name."""
+"""Lists the choices of the config groups that the engine reads, by name."""
 
 from __future__ import annotations
 

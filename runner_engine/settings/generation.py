@@ -1,4 +1,4 @@
-"""Config group `generation`: how completions are sampled."""
+"""Config group `generation`, which defines how completions are sampled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
 def reject_scheduler_only_settings(generation: GenerationConfig, reason: str) -> None:
-    """Raise ConfigError for settings that only the scheduler supports, such as a quantized KV cache."""
+    """Raise ConfigError if a setting needs the scheduler, such as a quantized KV cache."""
     if generation.speculation.drafts_every_step:
         raise ConfigError(
             "drafting tokens at every step needs the local engine with continuous batching, "
@@ -125,7 +125,7 @@ class GenerationConfig(SamplingKeys):
         return self.max_new_tokens + (self.thinking_tokens or 0)
 
     def apply_model_defaults(self, model_settings: Mapping[str, Any]) -> GenerationConfig:
-        """Fill unset parameters from the model's own settings, or with neutral values. Greedy
+        """Fill unset parameters with the model's generation config, or with neutral values. Greedy
         decoding stays greedy.
         """
         chosen: dict[str, Any] = {}
@@ -135,7 +135,7 @@ class GenerationConfig(SamplingKeys):
         return replace(self, **chosen)
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
-        """Describe the sampling parameters, and mark those that come from the model's own settings."""
+        """Describe the sampling parameters, and mark those from the model's generation config."""
         effective = self.apply_model_defaults(model_settings)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
@@ -157,16 +157,16 @@ class GenerationConfig(SamplingKeys):
         file_name: str,
         max_new_tokens: int | None,
     ) -> GenerationConfig:
-        """Return this config unchanged. Only ModelGeneration takes settings from the model's files."""
+        """Return this config unchanged, because only ModelGeneration uses settings in the model's files."""
         return self
 
     @property
     def sources_description(self) -> str:
-        """A description of the source of each setting that the user has not set. Empty if there is none."""
+        """A text that names the source of each setting. Empty if all settings come from the user's config."""
         return ""
 
     def build_ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
-        """Return notes on settings in the model's own config that the engines do not support."""
+        """Return a note on settings in the model's generation config that the engines do not support."""
         ignored = {
             key: model_settings[key]
             for key, off in IGNORED_SETTINGS.items()
@@ -200,8 +200,8 @@ class ModelGeneration(GenerationConfig):
 
     @property
     def max_total_new_tokens(self) -> int:
-        """Maximum number of new tokens in thinking and answer, assuming the default if it is not yet
-        set.
+        """Maximum number of new tokens in thinking and answer together. An unset limit counts as
+        the default.
         """
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
@@ -212,7 +212,7 @@ class ModelGeneration(GenerationConfig):
         file_name: str,
         max_new_tokens: int | None,
     ) -> ModelGeneration:
-        """Fill all keys that the user has not set from the settings in the model's files."""
+        """Fill all keys that the user has not set with the settings in the model's files."""
         given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
             "max_new_tokens": self.max_new_tokens or None
         }
@@ -231,11 +231,11 @@ class ModelGeneration(GenerationConfig):
 
     @property
     def sources_description(self) -> str:
-        """A description of the sampling settings and the source of each."""
+        """A text with the sampling settings and the source of each setting."""
         return f"generation=model: {self._describe_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
-        """Describe the sampling settings and the source of each."""
+        """Describe the sampling settings and the source of each setting."""
         return self._describe_by_source(OF_PUBLISHER) if self._sources else super().describe(model_settings)
 
     def _describe_by_source(self, setting_names: Sequence[str]) -> str:
@@ -252,9 +252,7 @@ class ModelGeneration(GenerationConfig):
 
 
 def check_thinking_settings(generation: GenerationConfig) -> None:
-    """Raise ConfigError for incomplete thinking settings: a single tag, or an end text without a
-    thinking budget.
-    """
+    """Raise ConfigError for invalid thinking tags, and for an end text without a thinking budget."""
     tags = generation.thinking_tags
     is_ok = len(tags) % 2 == 0 and all(map(str.strip, tags)) and len(set(tags)) == len(tags)
     need = 'must be pairs of different texts: an opening tag, then its closing tag, such as ["<think>", "</think>"]'
@@ -268,9 +266,7 @@ def check_thinking_settings(generation: GenerationConfig) -> None:
 
 
 def _define_choice_subclass(choice_name: str) -> type[GenerationConfig]:
-    """Define a config class for another choice of the group `generation`. Its values are in
-    conf/generation.
-    """
+    """Define a config class for a choice of the group `generation`, whose values are in conf/generation."""
     title = f"{choice_name.title()}Generation"
     kind = type(
         title,

@@ -1,5 +1,4 @@
-"""Config of the KV cache: formats of keys and values, rotation, and exceptions for layers and first
-tokens.
+"""Config of the KV cache: formats of keys and values, rotation, and exceptions for some layers and tokens.
 
 `generation.kv_cache` is a short name (int8) or a mapping ({keys: int8, values: int4}); `str` of the
 parsed value is the shortest equivalent text, which is part of the job id.
@@ -55,17 +54,17 @@ class KvCache:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether some keys or values are stored in another format than the model's dtype."""
+        """Whether some keys or values are quantized."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         return kinds != {KvPrecision.as_model}
 
     def get_bytes_per_number(self, dtype_bytes: int) -> int:
-        """Return the bytes per stored number of keys and values, without scales."""
+        """Return the bytes per element of keys and values, without scales."""
         return dtype_bytes if KvPrecision.as_model in (self.keys, self.values) else 1
 
     @property
     def description(self) -> Note:
-        """A note for a job's result that describes how keys and values are stored."""
+        """A note for the report that describes how keys and values are stored."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         more = [note("rotated")] * self.rotate
         more += [SCALES[one] for one in KvPrecision if one in kinds and one in SCALES]
@@ -81,7 +80,7 @@ class KvCache:
         return self.keys, self.values
 
     def check_layers(self, num_layers: int) -> None:
-        """Raise ConfigError for a layer number that the model does not have."""
+        """Raise ConfigError if `layers` names a layer that does not exist in the model."""
         for number, _ in self.layers:
             if not -num_layers <= number < num_layers:
                 raise ConfigError(

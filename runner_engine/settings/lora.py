@@ -35,7 +35,7 @@ class MergeOrder(StrEnum):
 
 @dataclass
 class LoraConfig:
-    """The choice without adapter, and base class of all choices with adapters."""
+    """The choice `lora=none`, and base class of all choices with adapters."""
 
     name: ClassVar[str] = "none"
 
@@ -44,16 +44,12 @@ class LoraConfig:
 
     @property
     def single_adapter(self) -> AdapterConfig | None:
-        """Config of the adapter that all requests use. None without an adapter, or with several
-        adapters.
-        """
+        """The adapter that all requests use. None if there is no adapter, or if there are several."""
         return self if isinstance(self, AdapterConfig) else None
 
     @property
     def selectable_adapters(self) -> list[PeftConfig]:
-        """The configs of the adapters that requests can select. Empty if all requests use the same
-        adapter.
-        """
+        """The adapters from which requests can select. Empty if all requests use the same adapter."""
         return []
 
     @property
@@ -67,12 +63,12 @@ class LoraConfig:
         return isinstance(self, AdapterConfig) and self.merge
 
     def check_merge_settings(self, quantization_mix: QuantizationMix) -> None:
-        """Raise ConfigError if the merge order is missing, or if the quantization does not support the
-        merge.
+        """Raise ConfigError if a required merge order is missing, or if the quantization does not
+        support merging.
         """
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError if a task's requests select adapters that do not exist.
+        """Raise ConfigError if the requests of a task select adapters that do not exist.
 
         requested_names: None if the requests are not known yet.
         """
@@ -131,8 +127,8 @@ class AdapterConfig(LoraConfig):
         return ""
 
     def check_merge_settings(self, quantization_mix: QuantizationMix) -> None:
-        """Raise ConfigError if the merge order is missing, or if the quantization does not support the
-        merge.
+        """Raise ConfigError if a required merge order is missing, or if the quantization does not
+        support merging.
         """
         label = quantization_mix.base.label
         if not self.merge:

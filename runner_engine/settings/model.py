@@ -30,7 +30,9 @@ TEMPLATE_ARGUMENTS_OF_RUNNER = ("messages", "conversation", "tokenize", "add_gen
 
 
 class Attention(StrEnum):
-    """The attention implementation. auto: the scheduler's own attention, or transformers' default."""
+    """The attention implementation. `auto` is the scheduler's own attention, or else transformers'
+    default.
+    """
 
     auto = "auto"
     sdpa = "sdpa"
@@ -66,16 +68,12 @@ class ModelConfig:
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for settings of other config groups that this model choice does not
-        support.
-        """
+        """Raise ConfigError if this model choice does not support a setting of another config group."""
 
 
 @dataclass
 class LocalModelConfig(ModelConfig):
-    """A causal language model that runs on this machine: the embedded one, a local folder or a hub
-    id.
-    """
+    """A causal language model on this machine: the embedded model, a local folder or a hub id."""
 
     name: str = config_field(MISSING, HASHED, not_blank("must be a folder or a hub ID"))
     revision: str | None = config_field(None, HASHED)
@@ -108,7 +106,7 @@ class LocalModelConfig(ModelConfig):
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Raise ConfigError for features that need the scheduler, unless model.attention is auto."""
+        """Raise ConfigError if model.attention is set and another setting needs the scheduler."""
         if self.attention is not Attention.auto:
             why = f"{self.key}.attention={self.attention.value} was requested"
             reject_scheduler_only_settings(generation, why)
@@ -167,9 +165,7 @@ class LocalModelConfig(ModelConfig):
 
 @dataclass
 class LocalConfig(LocalModelConfig):
-    """A model folder or .gguf file on this machine. The name is never interpreted as a hub id, and
-    nothing is downloaded.
-    """
+    """A model folder or .gguf file on this machine. Its name is never treated as a hub id."""
 
     asks_hub: ClassVar[bool] = False
 

@@ -1,6 +1,4 @@
-"""Config choice lora=several: named PEFT adapters on one base model, of which each request selects
-one.
-"""
+"""Config choice lora=several: named PEFT adapters on one base model. Each request selects an adapter."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ class NamedAdapter(PeftConfig):
 
 @dataclass
 class MultiAdapterConfig(LoraConfig):
-    """Several PEFT adapters on one base model. A request selects one by name, or none for the base
-    model.
-    """
+    """Several PEFT adapters on one base model. A request selects an adapter by name, or the base model."""
 
     name: ClassVar[str] = "several"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
@@ -53,7 +49,9 @@ class MultiAdapterConfig(LoraConfig):
                 )
 
     def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
-        """Raise ConfigError if no request of a task selects an adapter, or if an adapter is unknown."""
+        """Raise ConfigError if no request of a task selects an adapter, or if a request selects an
+        unknown adapter.
+        """
         if requested_names is None:
             return
         if not requested_names:
@@ -74,9 +72,7 @@ class MultiAdapterConfig(LoraConfig):
                 )
 
     def reject_scheduler_only_settings(self, reason: str) -> None:
-        """Raise ConfigError, because only the scheduler can apply different adapters in one forward
-        pass.
-        """
+        """Raise ConfigError, because only the scheduler supports different adapters in one forward pass."""
         raise ConfigError(
             f"requests with different adapters need continuous batching, but {reason}. Use lora=peft",
             key="lora",

@@ -1,6 +1,4 @@
-"""Config group `rope`: the model's own position encoding, 2D rope, or a scaling for longer
-contexts.
-"""
+"""Config group `rope`: the model's own rotary embedding, 2D rope, or a scaling for longer contexts."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a set
 
 @dataclass
 class RopeConfig:
-    """The choice that keeps the model's own rotary embedding."""
+    """The choice `rope=native`, which keeps the model's own rotary embedding."""
 
     name: ClassVar[str] = "native"
     has_branches: ClassVar[bool] = False  # whether prompts may have branches
@@ -41,9 +39,7 @@ class RopeConfig:
 
 @dataclass
 class Rope2dConfig(RopeConfig):
-    """2D rope: the last frequency pairs rotate alternately by branch and time, the others by
-    position.
-    """
+    """2D rope. The last frequency pairs rotate alternately by branch and time, the others by position."""
 
     name: ClassVar[str] = "rope_2d"
     has_branches: ClassVar[bool] = True
@@ -64,16 +60,14 @@ class RopeScalingConfig(RopeConfig):
 
 @dataclass
 class RopeLinearConfig(RopeScalingConfig):
-    """Linear rope scaling: every rotation angle is divided by the factor."""
+    """Linear rope scaling, which divides every rotation angle by the factor."""
 
     name: ClassVar[str] = "linear"
 
 
 @dataclass
 class RopeDynamicConfig(RopeScalingConfig):
-    """Dynamic NTK rope scaling: theta grows for sequences longer than the model's own number of
-    positions.
-    """
+    """Dynamic NTK rope scaling. Theta grows for sequences longer than the model's pretraining length."""
 
     name: ClassVar[str] = "dynamic"
     keeps_short_texts: ClassVar[bool] = True
@@ -93,7 +87,7 @@ class RopeLengthScalingConfig(RopeScalingConfig):
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN rope scaling, which stretches only low frequencies.
+    """YaRN rope scaling, which rescales only low frequencies.
 
     null selects the paper's values.
     """
@@ -113,7 +107,9 @@ class RopeYarnConfig(RopeLengthScalingConfig):
 
 @dataclass
 class RopeLlama3Config(RopeLengthScalingConfig):
-    """Llama 3.1's rope scaling, which stretches long wavelengths and blends medium ones."""
+    """Llama 3.1's rope scaling, which rescales long wavelengths, keeps short ones, and interpolates
+    between them.
+    """
 
     name: ClassVar[str] = "llama3"
     low_freq_factor: float = config_field(1.0, constraint=greater_than(0))

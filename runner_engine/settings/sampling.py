@@ -1,4 +1,4 @@
-"""Table of the sampling parameters: range, neutral value and supporting APIs of each parameter.
+"""Table of the sampling parameters, with the range, neutral value and help text of each.
 
 The config group `generation`, requests, HTTP bodies, requests to servers, the wire between stages,
 chat's `/set`, the harness, Python and the page read this table. A new parameter needs one field
@@ -19,7 +19,7 @@ from runner_base.fields import InIdentityUnless
 
 @dataclass(frozen=True)
 class SamplingParameter:
-    """A sampling parameter with its valid range and the neutral value that has no effect."""
+    """A sampling parameter, with its valid range and the neutral value, which has no effect."""
 
     name: str
     kind: type[int] | type[float]
@@ -44,9 +44,7 @@ class SamplingParameter:
         return f"must lie in {span}{off}"
 
     def is_valid(self, value: Any) -> bool:
-        """Whether a value is a number of the right type and in range. The boolean `true` is not a
-        number.
-        """
+        """Whether a value is a number of the right type and in range. Booleans are not numbers."""
         if not is_number_of_type(value, self.kind):
             return False
         above = value > self.low if self.excludes_low else value >= self.low
@@ -78,7 +76,7 @@ def _define_parameter(
 
 @dataclass(kw_only=True)
 class SamplingKeys:
-    """The sampling parameters as config keys. None selects the default."""
+    """The sampling parameters as config keys. None means the default."""
 
     temperature: float | None = _define_parameter(
         1.0,
@@ -153,8 +151,8 @@ NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "tem
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """The sampling parameters of one request. None selects the setting in config group `generation`,
-    or config.seed.
+    """The sampling parameters of one request. Unset parameters default to config group `generation`
+    and to config.seed.
 
     Instances never change, so that requests can share them and caches can use them as keys.
     """
@@ -176,12 +174,14 @@ class Sampling(SamplingKeys):
 
     @property
     def as_numbers(self) -> tuple[float, ...]:
-        """The parameters in table order, for C code and for messages between pipeline stages."""
+        """The parameters as numbers in table order, for C code and for messages between pipeline stages."""
         return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Create an instance from numbers in table order. Raises ConfigError for numbers out of range."""
+        """Create an instance from the parameters as numbers in table order. Raises ConfigError for
+        invalid numbers.
+        """
         given: dict[str, Any] = dict(zip(PARAMETERS, numbers, strict=True))
         for name, one in PARAMETERS.items():
             if one.kind is int and one.low <= given[name] <= one.high and given[name] % 1 == 0:
@@ -190,8 +190,7 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """The parameters that affect the tokens. Greedy decoding ignores the seed and the sampling
-        parameters.
+        """A copy without ineffective settings: greedy decoding resets the seed and most parameters.
 
         The result is the object GREEDY if it is equal to GREEDY, so that a decoding step can compare
         by identity.
@@ -206,7 +205,7 @@ class Sampling(SamplingKeys):
 
 
 def validate_sampling(prefix: str, sampling: SamplingKeys) -> None:
-    """Raise ConfigError for a sampling parameter out of range. None is valid.
+    """Raise ConfigError if a sampling parameter is out of range. None is always valid.
 
     `prefix` precedes the parameter's name in the message: `generation.`, or nothing for a request.
     """
@@ -218,7 +217,7 @@ def validate_sampling(prefix: str, sampling: SamplingKeys) -> None:
 def get_effective_parameters(
     sampling: SamplingKeys, is_selected: Callable[[SamplingParameter], bool]
 ) -> dict[str, float]:
-    """Return the selected sampling parameters that have an effect."""
+    """Return those selected sampling parameters that have an effect."""
     values = {name: getattr(sampling, name) for name in NEUTRAL if is_selected(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}
 

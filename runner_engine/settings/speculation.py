@@ -1,4 +1,4 @@
-"""Config of speculative decoding: how draft tokens are proposed.
+"""Config of speculative decoding, which defines how draft tokens are proposed.
 
 `generation.speculate` is a short name (off, auto, ngram, draft, mtp) or a mapping ({kind: draft,
 layers: 10, tokens: 3}); `str` of the parsed value is the shortest equivalent text, which is part of
@@ -63,12 +63,12 @@ class SpeculationConfig:
 
     @property
     def drafts_every_step(self) -> bool:
-        """Whether draft tokens are proposed in every decoding step, even if this is slower."""
+        """Whether draft tokens are proposed in every decoding step, even if this slows decoding down."""
         return self.kind not in (DrafterKind.off, DrafterKind.auto)
 
     @property
     def description(self) -> Note:
-        """A note for a job's result that describes the drafter."""
+        """A note for the report that describes the drafter."""
         if self.kind is DrafterKind.mtp:
             return note("own_head_guesses", tokens=self.tokens)
         if self.kind is not DrafterKind.draft:
@@ -125,7 +125,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
     known = [item.name for item in fields(SpeculationConfig)]
     if unknown := [str(name) for name in mapping if name not in known]:
         raise _build_invalid_value_error(
-            _format_mapping(mapping), f"it has no key {unknown[0]}", "unknown_choice"
+            _format_mapping(mapping), f"the mapping has no key {unknown[0]}", "unknown_choice"
         )
     kind = mapping.get("kind", DrafterKind.draft)
     if kind in ("none", False):
@@ -169,7 +169,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
 
 
 def _list_set_draft_keys(model: object, quantization: object, layers: object) -> list[str]:
-    """Return the names of the draft model keys that are set."""
+    """Return the names of the set keys that apply only to a draft model."""
     given = {"model": model, "quantization": quantization, "layers": layers}
     return [name for name, value in given.items() if value is not None]
 

@@ -1,5 +1,4 @@
-"""Mappings from .gguf architectures, under llama.cpp's names, to transformers models: one module
-per model family.
+"""Mappings from llama.cpp's .gguf architectures to transformers models, with one module per model family.
 
 Only the module for a file's architecture is imported.
 """

@@ -116,7 +116,9 @@ def read_architecture_setting(header: GgufHeader, setting_name: str, default: An
 
 
 def read_layer_settings(header: GgufHeader, setting_name: str, default: Any = 0) -> list[Any]:
-    """Return the value of a setting for each layer. A single stored value applies to all layers."""
+    """Return the value of a setting for each layer. If the file stores a single value, repeat it
+    for all layers.
+    """
     value, count = read_architecture_setting(header, setting_name, default), count_decoder_layers(header)
     if not isinstance(value, list):
         return [value] * count
@@ -130,7 +132,7 @@ def read_layer_settings(header: GgufHeader, setting_name: str, default: Any = 0)
 
 
 def count_decoder_layers(header: GgufHeader) -> int:
-    """Return the number of layers, without the layers for multi-token prediction."""
+    """Return the number of decoder layers, excluding the layers for multi-token prediction."""
     return int(read_architecture_setting(header, "block_count", 0)) - int(
         read_architecture_setting(header, "nextn_predict_layers", 0)
     )
@@ -145,9 +147,7 @@ def read_float32_tensor(tensor: TensorLocation) -> NumericArray:
 
 
 def read_head_dim(header: GgufHeader) -> int:
-    """Read the size of an attention head. The default is the model's hidden size divided by the
-    number of heads.
-    """
+    """Read the size of an attention head, by default the hidden size divided by the number of heads."""
     heads = read_architecture_setting(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
     return int(
@@ -157,7 +157,8 @@ def read_head_dim(header: GgufHeader) -> int:
 
 
 def derive_attention_types(header: GgufHeader, full_attention_interval: int) -> list[str]:
-    """Return the attention type of each layer: sliding window, or full attention at an interval.
+    """Return the attention type of each layer. Every n-th layer has full attention, the others have
+    a sliding window.
 
     The pattern in the file has precedence over the given interval.
     """

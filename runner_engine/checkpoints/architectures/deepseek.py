@@ -25,7 +25,7 @@ MSCALE_SHARE = 0.1  # of mscale_all_dim, as the converter writes it
 
 
 def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
-    """Return a V3 config for a router with sigmoid scores, otherwise a V2 config.
+    """Return a DeepSeek-V3 config if the router uses sigmoid scores, otherwise a DeepSeek-V2 config.
 
     Both versions have the same tensors.
     """

@@ -1,6 +1,4 @@
-"""Maps .gguf files of dense models that have attention in each layer and rotary pairs in
-transformers' order.
-"""
+"""Maps .gguf files of dense models with attention in every layer and rotary pairs in transformers' order."""
 
 from __future__ import annotations
 
@@ -54,8 +52,8 @@ def _build_stablelm_config(header: GgufHeader) -> dict[str, Any]:
 
 
 def _build_olmo2_config(header: GgufHeader) -> dict[str, Any]:
-    """Return an Olmo 3 config if the model has sliding windows. Its sliding-window layers use
-    unscaled rope.
+    """Return an Olmo 3 config, with unscaled rope in sliding-window layers, if the model has
+    sliding windows.
     """
     rope = read_rope_parameters(header, read_head_dim(header))
     if read_architecture_setting(header, "attention.sliding_window") is None:

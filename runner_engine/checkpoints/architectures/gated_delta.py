@@ -1,5 +1,5 @@
-"""Maps .gguf files of Qwen's hybrid models: gated delta rule in most layers, attention in every
-fourth layer.
+"""Maps .gguf files of Qwen's hybrid models, with attention in every fourth layer and Gated DeltaNet
+in the others.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _compute_key_head_row_order(config: Any, num_rows: int) -> NumericArray:
 
 
 def compute_decay_logarithms(_config: Any, decays: NumericArray) -> NumericArray:
-    """Return A_log, the logarithm of -A. All numbers in A are negative."""
+    """Return A_log, the logarithm of -A. All elements of A are negative."""
     return np.log(-decays)
 
 

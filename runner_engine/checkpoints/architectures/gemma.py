@@ -1,6 +1,4 @@
-"""Maps Gemma's .gguf files: norms before and after attention and feed-forward network, sliding
-windows in most layers.
-"""
+"""Maps Gemma's .gguf files. The models have extra norms, and most layers have sliding windows."""
 
 from __future__ import annotations
 

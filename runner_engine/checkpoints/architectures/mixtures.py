@@ -1,4 +1,4 @@
-"""Maps .gguf files of mixtures of experts that have attention in each layer and rotary pairs in
+"""Maps .gguf files of mixtures of experts with attention in every layer and rotary pairs in
 transformers' order.
 """
 

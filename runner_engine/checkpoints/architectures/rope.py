@@ -1,5 +1,5 @@
-"""Reads the rope settings of a .gguf file in transformers' format, including scaling factors
-stored as tensors.
+"""Converts the rope settings of a .gguf file, including scaling factors stored as tensors, to
+transformers' format.
 
 A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Divisors
 that match a llama3 scaling become that; any others become a LongRoPE with the same factors for
@@ -35,8 +35,8 @@ YARN_KEYS = {
 
 
 def read_rope_parameters(header: GgufHeader, head_dim: int) -> dict[str, Any]:
-    """Read the rope parameters in transformers' format. head_dim: number of rotated dimensions per
-    head.
+    """Read the rope parameters in transformers' format. `head_dim` counts only the rotated
+    dimensions of a head.
     """
     rope: dict[str, Any] = {
         "rope_type": "default",
@@ -55,7 +55,7 @@ def read_rope_parameters(header: GgufHeader, head_dim: int) -> dict[str, Any]:
 
 
 def read_scaled_rope_parameters(header: GgufHeader) -> dict[str, Any]:
-    """Return the rope parameters as a config entry; {} if the file has no rope scaling."""
+    """Return the rope parameters as a config entry, or {} if the file has no rope scaling."""
     rope = read_rope_parameters(header, read_head_dim(header))
     is_plain = rope["rope_type"] == "default" and "partial_rotary_factor" not in rope
     return {} if is_plain else {"rope_parameters": rope}
@@ -140,7 +140,9 @@ def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict
 
 
 def _fit_llama3_scaling(divisors: NumericArray, theta: float) -> dict[str, Any] | None:
-    """Fit llama3 rope scaling to frequency divisors. None if no llama3 scaling matches."""
+    """Find the llama3 rope scaling that produces the given frequency divisors. Returns None if no
+    scaling does.
+    """
     factor = round(float(divisors.max()), 4)
     # in positions, of one turn
     lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
@@ -189,7 +191,7 @@ def _read_frequency_divisors(header: GgufHeader, tensor_name: str, num_pairs: in
 
 
 def _read_pretraining_length(header: GgufHeader) -> int:
-    """Read the context length of the pretraining, before rope scaling."""
+    """Read the pretraining context length, which rope scaling extends."""
     key = "rope.scaling.original_context_length"
     return int(
         _read_positive_number(

@@ -1,6 +1,4 @@
-"""Maps .gguf files of Mamba-2 and of hybrids that combine Mamba-2 with attention in other layers
-or in parallel.
-"""
+"""Maps .gguf files of Mamba-2 models and of hybrids of Mamba-2 and attention."""
 
 from __future__ import annotations
 
@@ -154,8 +152,8 @@ def _build_nemotron_config(header: GgufHeader) -> dict[str, Any]:
 
 
 def _build_falcon_config(header: GgufHeader) -> dict[str, Any]:
-    """Return a Falcon-H1 config with all multipliers set to 1, because the converter has applied
-    them to the weights.
+    """Return a Falcon-H1 config. Its multipliers are 1, because the converter has multiplied the
+    weights by them.
     """
     made = _read_ssm_sizes(header, "mamba_")
     made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])

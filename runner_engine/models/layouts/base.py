@@ -1,5 +1,4 @@
-"""Base classes of layouts for group-quantized weights: the names, shapes and decoding of the
-stored tensors.
+"""Base classes of tensor layouts, which decode the stored tensors of group-quantized weights.
 
 A weight is (code - zero point) * scale of its group, or the value that its code stands for,
 times the scale. Tensors stay as in the checkpoint, in its memory-mapped file. A layout finds
@@ -37,7 +36,7 @@ MAX_INPUTS = 2**24  # a layer's inputs and groups are counted in numbers that C 
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """Reads the codes, scales and zero points of one layer from the layer's stored tensors."""
+    """Decodes the codes, scales and zero points of one layer from its stored tensors."""
 
     bits: int
     group: int  # inputs that share a scale
@@ -67,13 +66,13 @@ class Layout(ABC):
         """Return the scales of a range of outputs, [outputs, groups], in float32 or a 16-bit dtype."""
 
     def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return the scales of a range of outputs in a dtype that the C kernels read (SCALE_TYPES in
-        groups.py).
+        """Return the scales of a range of outputs in a dtype that the C kernels support
+        (SCALE_TYPES in groups.py).
         """
         return self.scales(tensors, first_output, last_output)
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the number by which the stored float8 scales are divided."""
+        """Return the divisor that converts the stored float8 scales to the actual scales."""
         return 1.0
 
     @abstractmethod
@@ -84,15 +83,13 @@ class Layout(ABC):
         """
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
-        """Round activations to numbers that the format can represent. The dtype of the activations
-        stays.
-        """
+        """Round activations to values that the format can represent, without changing their dtype."""
         return activations
 
 
 @dataclass(frozen=True)
 class StoredLayout(Layout):
-    """A layout found in checkpoints. Checks the shapes and values of the stored tensors."""
+    """Base class of layouts that checkpoints use. Validates the shapes and values of the stored tensors."""
 
     # the tensors, by the ends of their names, as they may be; the first is the codes'
     types: ClassVar[dict[str, DtypesByName]]
@@ -105,8 +102,8 @@ class StoredLayout(Layout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> StoredLayout:
-        """Create the layout of a layer from the locations of its tensors. Raises DataError for
-        mismatched shapes.
+        """Create the layout of a layer from the headers of its tensors. Raises DataError if a shape
+        does not match.
         """
 
     @classmethod
@@ -122,8 +119,8 @@ class StoredLayout(Layout):
     def validate_shapes(
         self, tensors: dict[str, TensorLocation], allowed_shapes: Mapping[str, Shapes]
     ) -> Self:
-        """Raise DataError unless each tensor has an allowed shape. Unlisted tensors must hold one
-        number. Returns the layout itself.
+        """Raise DataError if a tensor has no allowed shape; tensors without listed shapes must be
+        scalars. Returns self.
         """
         for name, one in tensors.items():
             self.check_shape(one, allowed_shapes.get(name, ONE_NUMBER))
@@ -137,7 +134,7 @@ class StoredLayout(Layout):
 
     @classmethod
     def requires_layout(cls, tensor: TensorLocation) -> bool:
-        """Whether a tensor holds encoded weights or scales, which must not load as plain weights."""
+        """Whether a tensor holds quantized codes or scales, which must not be loaded as plain weights."""
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
         # codes without their scales would be loaded as if they were weights
@@ -151,7 +148,7 @@ class StoredLayout(Layout):
         return tensors[self.scale_name][first_output:last_output]
 
     def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return the zero point, [1, 1], which is the same for all groups."""
+        """Return the zero point that all groups share, as a [1, 1] tensor."""
         return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=tensors[self.scale_name].device)
 
     def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
@@ -163,7 +160,9 @@ class StoredLayout(Layout):
 
 
 def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """Unpack `count` integers of `bits` bits each from a dense little-endian bit stream, uint8 [..., count]."""
+    """Unpack `count` integers of `bits` bits each from a dense little-endian bit stream. Returns
+    uint8 [..., count].
+    """
     stream = packed.contiguous().view(torch.uint8)
     if bits == 8:
         return stream[..., :count]

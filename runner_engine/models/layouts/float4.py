@@ -40,8 +40,8 @@ class Mxfp4Layout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Create a layer's layout. Raises DataError unless the number of inputs is a multiple of the
-        group size.
+        """Create the layout of a layer. Raises DataError if the group size does not divide the
+        number of inputs.
         """
         cls.check_required_tensors(
             tensors, [name for name in cls.types if name != "input_global_scale" or group_settings.rows]

@@ -58,7 +58,7 @@ class Float8Layout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Create a layer's layout from the shape of its scale tensor.
+        """Create the layout of a layer. The shape of the scale tensor determines which weights share a scale.
 
         A per-layer scale may be stored as a number, a list or a matrix. Any other shape must match
         the block size.
@@ -107,7 +107,7 @@ class Float8Layout(StoredLayout):
         ).flatten(-2)
 
     def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if weights are NaN or scales are not finite. None otherwise."""
+        """Return a note if a weight is NaN or a scale is not finite, otherwise None."""
         if tensor_name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return note("weight_not_number")
         return super().find_invalid_numbers(

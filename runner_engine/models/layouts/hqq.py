@@ -51,9 +51,7 @@ NOTES = (  # what each layer says about itself, besides its numbers
 
 @dataclass(frozen=True)
 class HqqLayout(StoredLayout):
-    """HQQ tensors of groups along the inputs (axis=1). Bits and group size follow from the tensors'
-    shapes.
-    """
+    """HQQ tensors with groups along the inputs (axis=1). The tensor shapes determine bits and group size."""
 
     types: ClassVar[dict[str, DtypesByName]] = {
         "W_q": CODES,
@@ -74,7 +72,7 @@ class HqqLayout(StoredLayout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> HqqLayout:
-        """Create a layer's layout. The bit width follows from the shapes of the tensors."""
+        """Create the layout of a layer. The tensor shapes determine the bit width."""
         cls.check_required_tensors(tensors, ["W_q", *NUMBERS])
         codes, inputs, outputs = tensors["W_q"], module.in_features, module.out_features
         group = codes.shape[1] if len(codes.shape) == 2 else 0
@@ -120,8 +118,8 @@ class HqqLayout(StoredLayout):
         }
 
     def _has_partly_used_bytes(self) -> bool:
-        """Whether the packed bytes contain unused bits. False for 3-bit codes, which are packed in
-        words.
+        """Whether the packed bytes contain unused bits. Always False for 3-bit codes, which are
+        packed in 32-bit words.
         """
         return self.bits != 3 and self.total_groups % ROWS_IN_ONE[self.bits] > 0
 

@@ -1,4 +1,4 @@
-"""Layout of int8 weights with one scale per output. Activations may be rounded to int8 as well.
+"""Layout of int8 weights with one scale per output, and optionally int8 activations.
 
 compressed-tensors stores them as int-quantized (W8A8, W8A16). The activation scale is
 computed per token, or stored once in the checkpoint.
@@ -44,7 +44,7 @@ class Int8Layout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Int8Layout:
-        """Create a layer's layout. The scale tensor holds one number, or one per output."""
+        """Create the layout of a layer. The scale tensor has one number for the layer, or one per output."""
         cls.check_required_tensors(
             tensors, ["weight", "weight_scale"] + ["input_scale"] * (group_settings.rows == "static")
         )
@@ -56,7 +56,7 @@ class Int8Layout(StoredLayout):
         )
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return the codes of a range of outputs, shifted from signed to unsigned bytes."""
+        """Return the codes of a range of outputs as unsigned bytes: the signed codes plus 128."""
         return tensors["weight"][first_output:last_output].view(torch.uint8) ^ 128
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:

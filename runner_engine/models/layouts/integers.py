@@ -43,14 +43,12 @@ class IntegersLayout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> Self:
-        """Create a layer's layout. A layer's group size may differ from the checkpoint's
-        quantization_config.
-        """
+        """Create the layout of a layer, whose group size may differ from the one in quantization_config."""
         cls.check_required_tensors(tensors, [name for name in cls.types if name not in cls.optional])
         codes, scales, inputs = (tensors[next(iter(cls.types))], tensors[cls.scale_name], module.in_features)
         if len(scales.shape) != 2 or len(codes.shape) != 2 or inputs >= MAX_INPUTS:
             raise build_tensor_error(
-                codes, f"{list(codes.shape)} with scales {list(scales.shape)}: matrices expected"
+                codes, f"{list(codes.shape)} with scales {list(scales.shape)}: both must be matrices"
             )
         groups = scales.shape[cls.groups_at]
         bits = cls.infer_bits(group_settings, codes, inputs)
@@ -106,7 +104,7 @@ class GptqLayout(IntegersLayout):
 
     @classmethod
     def infer_bits(cls, group_settings: GroupSettings, codes: TensorLocation, inputs: int) -> int:  # noqa: ARG003
-        """Infer the bits per code from the size of the packed tensor, whose 32-bit words are full."""
+        """Infer the bits per code from the size of the packed tensor, which has no unused bits."""
         bits, rest = divmod(codes.shape[0] * 32, inputs)
         if rest or bits not in range(2, 9):
             raise build_tensor_error(
@@ -123,7 +121,7 @@ class GptqLayout(IntegersLayout):
         }
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the codes of a range of outputs. Each 32-bit word holds neighbouring inputs."""
+        """Unpack the codes of a range of outputs. Each 32-bit word packs codes of neighbouring inputs."""
         return unpack_bits(
             tensors["qweight"][:, first_output:last_output].T.contiguous(), self.bits, self.inputs
         )
@@ -142,9 +140,7 @@ class GptqLayout(IntegersLayout):
 
 @dataclass(frozen=True)
 class AwqLayout(IntegersLayout):
-    """AWQ tensors in gemm format: a 32-bit word holds eight outputs, first the even ones, then the
-    odd ones.
-    """
+    """AWQ tensors in gemm format: a 32-bit word packs eight outputs, the even ones before the odd ones."""
 
     types: ClassVar[dict[str, DtypesByName]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES}
     scale_name: ClassVar[str] = "scales"
@@ -206,8 +202,8 @@ class PackedLayout(IntegersLayout):
         }
 
     def zeros(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Unpack the zero points. Symmetric weights store none: their zero point is half the range of
-        codes.
+        """Unpack the zero points. Symmetric weights store none; their zero point is the middle of
+        the code range.
         """
         if "weight_zero_point" not in tensors:
             return tensors["weight_scale"].new_full((1, 1), 2 ** (self.bits - 1), dtype=torch.uint8)
@@ -225,7 +221,7 @@ class PackedLayout(IntegersLayout):
 def _unpack_integer_range(
     packed: torch.Tensor, bits: int, first_integer: int, last_integer: int
 ) -> torch.Tensor:
-    """Unpack a range of integers from a bit stream. 32 integers fill whole words."""
+    """Unpack a range of integers from a bit stream, without unpacking all integers before the range."""
     begin = first_integer // 32
     piece = packed[..., begin * bits : -(-last_integer // 32) * bits]
     return unpack_bits(piece, bits, last_integer - begin * 32)[..., first_integer - begin * 32 :]

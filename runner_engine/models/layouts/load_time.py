@@ -1,6 +1,4 @@
-"""Layouts of weights that are quantized at load time: output by output, or in packed blocks for
-the C kernels.
-"""
+"""Layouts of weights that are quantized at load time: output-major, or packed blocks for the C kernels."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ class OutputMajorLayout(LoadTimeLayout):
 
 @dataclass(frozen=True)
 class PackedBlockLayout(LoadTimeLayout):
-    """Layout of packed blocks for the C kernels (matmul/groups.py), which replaces the
+    """Stores weights as packed blocks for the C kernels (matmul/groups.py), which replace the
     output-major layout.
     """
 
@@ -68,7 +66,7 @@ class PackedBlockLayout(LoadTimeLayout):
     in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
 
     def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of the packed blocks in 32-bit words, the unit that the kernels read."""
+        """Return the shape of the packed blocks, counted in 32-bit words as the kernels read them."""
         each = self._zero_points_end_byte + self.inputs // 8 * sum(self.planes)
         return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 
@@ -134,9 +132,7 @@ class PackedBlockLayout(LoadTimeLayout):
         end: int | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Read the bytes from `begin` to `end` of each output and view them as `dtype`: [outputs,
-        numbers].
-        """
+        """Read bytes `begin` to `end` of each output as numbers of type `dtype`: [outputs, numbers]."""
         begin_panel, width = first_output // self.width, self.width
         panels = tensors["panels"].view(torch.uint8)[begin_panel : -(-last_output // width)]
         part = panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)

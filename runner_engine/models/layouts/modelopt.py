@@ -1,5 +1,4 @@
-"""Layouts of NVIDIA Model-Optimizer weights: float8 or NVFP4, recognized by dtypes and shapes of
-the tensors.
+"""Layouts of NVIDIA Model-Optimizer weights: float8 or NVFP4, detected from tensor dtypes and shapes.
 
 A weight is the number that its code stands for times `weight_scale`; for NVFP4 also times
 `weight_scale_2`. If an `input_scale` is stored, activations are rounded as well, with the
@@ -59,8 +58,8 @@ class ModelOptLayout(StoredLayout):
 
 @dataclass(frozen=True)
 class ModelOptFloat8Layout(Float8Layout):
-    """Model-Optimizer's float8 weights. A scale applies to a layer, an output, a 128 × 128 block, or
-    32 inputs (MXFP8).
+    """Model-Optimizer's float8 weights, with one scale per layer, output, 128 × 128 block, or 32
+    inputs (MXFP8).
     """
 
     types: ClassVar[dict[str, DtypesByName]] = {
@@ -106,9 +105,7 @@ class ModelOptFloat8Layout(Float8Layout):
 
 @dataclass(frozen=True)
 class ModelOptNvfp4Layout(Mxfp4Layout):
-    """Model-Optimizer's NVFP4: groups of 16 with float8 scales, which are multiplied by one scale
-    per layer.
-    """
+    """Model-Optimizer's NVFP4 weights: a float8 scale per group of 16 inputs, times one scale per layer."""
 
     types: ClassVar[dict[str, DtypesByName]] = {
         "weight": BYTES,
@@ -125,7 +122,9 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         tensors: dict[str, TensorLocation],
         module: nn.Linear,
     ) -> Self:
-        """Create a layer's layout. The number of inputs must be a multiple of the group size."""
+        """Create the layout of a layer. Raises DataError if the group size does not divide the
+        number of inputs.
+        """
         cls.check_required_tensors(tensors, ("weight", "weight_scale", "weight_scale_2"))
         inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if scale.dtype not in FLOAT8:
@@ -148,7 +147,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         return tensors["weight_scale"][first_output:last_output]
 
     def scale_divisor(self, tensors: Tensors) -> float:
-        """Return the inverse of the layer's global scale. The kernels divide by this number."""
+        """Return the inverse of the layer's global scale, because the kernels divide by the result."""
         return 1 / float(tensors["weight_scale_2"].detach())
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -161,9 +160,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         return (round_to_e2m1(groups / scale) * scale).flatten(-2).to(activations.dtype)
 
     def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note if scales are not finite, or if per-layer scales are not positive. None
-        otherwise.
-        """
+        """Return a note if a scale is not finite or a per-layer scale is not positive, otherwise None."""
         if tensor_name in ("weight_scale_2", "input_scale") and not (
             tensor.isfinite().all() and (tensor > 0).all()
         ):

@@ -1,4 +1,4 @@
-"""Layout of BitNet's ternary weights (-1, 0, 1), whose activations are rounded to int8."""
+"""Layout of BitNet's ternary weights (-1, 0, 1), which are multiplied by int8 activations."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ class TernaryLayout(StoredLayout):
     def from_tensors(
         cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
     ) -> TernaryLayout:
-        """Create a layer's layout. The number of outputs must be divisible by four."""
+        """Create the layout of a layer. Raises DataError if the number of outputs is not a multiple
+        of four.
+        """
         cls.check_required_tensors(tensors, cls.types)
         layout = cls(2, module.in_features, module.in_features, module.out_features, rows=group_settings.rows)
         if layout.outputs % IN_A_BYTE:
-            raise build_tensor_error(tensors["weight"], f"{layout.outputs} outputs are not four quarters")
+            raise build_tensor_error(tensors["weight"], f"{layout.outputs} outputs are not a multiple of 4")
         return layout.validate_shapes(tensors, {"weight": [(layout.outputs // IN_A_BYTE, layout.inputs)]})
 
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
@@ -48,7 +50,7 @@ class TernaryLayout(StoredLayout):
         return packed[outputs % packed.shape[0]] >> bits & 3
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        """Return ones. The layer's scale is applied to the activations instead."""
+        """Return scales of 1, because `round_activations` applies the layer's scale."""
         return torch.ones(last_output - first_output, 1, device=tensors["weight"].device, dtype=torch.float32)
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -61,9 +63,7 @@ class TernaryLayout(StoredLayout):
         return numbers.div_(factor).mul_(scale)
 
     def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        """Return a note on invalid codes, or on a scale that is not positive. None if all numbers
-        are valid.
-        """
+        """Return a note if a code is invalid or the scale is not positive, otherwise None."""
         if tensor_name == "weight" and (tensor & tensor >> 1 & 0b01010101).any():
             return note("code_without_weight")
         if tensor_name == "weight_scale" and not (tensor.isfinite().all() and (tensor > 0).all()):

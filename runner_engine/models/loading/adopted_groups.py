@@ -1,5 +1,5 @@
-"""Loading backend that reads a quantized checkpoint with its library, then replaces the library's
-layers by our own.
+"""Loading backend that loads a checkpoint with its quantization library, then converts the
+library's layers to our own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Base class of loading backends. By default transformers reads the checkpoint."""
+"""Base class of loading backends. The default implementation loads the checkpoint with transformers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ LoadingInfo = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexp
 
 
 class LoadingBackend:
-    """Base class for loading a model's weights. Callers call the methods in the order of
-    definition.
-    """
+    """Base class for loading a model's weights. Callers use the methods in the order of their definition."""
 
     merged: Any = None  # the report on an adapter that is merged before the model is quantized
 
@@ -32,7 +30,7 @@ class LoadingBackend:
         return {}
 
     def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, LoadingInfo]:
-        """Load the model. Returns the model, and a report of missing and unexpected tensor names.
+        """Load the model. Returns the model and a report that lists missing and unexpected tensor names.
 
         arguments: the result of `prepare_arguments`. rope_config: the model's config with another rope
         scaling; None keeps the model's own.

@@ -1,5 +1,4 @@
-"""Loads the experts of a mixture one matrix at a time, and quantizes each matrix as soon as it
-is read.
+"""Loads the experts of a mixture one matrix at a time, and quantizes each matrix before reading the next.
 
 transformers reads the rest of the model. At most one matrix is in memory in its stored format, so
 a mixture that does not fit unquantized loads within its final size. Which matrices are quantized
@@ -38,7 +37,7 @@ from runner_engine.quantization.base import QuantizationConfig
 def load_expert_by_expert(
     backend: LoadingBackend, arguments: dict[str, Any], rope_config: Any
 ) -> tuple[Any, LoadingInfo]:
-    """Load a mixture-of-experts model. Reads and quantizes its experts one matrix at a time."""
+    """Load a mixture-of-experts model, whose experts are read and quantized one matrix at a time."""
     plan, files = backend.plan, backend.plan.files
     if not plan.separates_experts:
         return backend.load_model(arguments, rope_config)
@@ -63,8 +62,8 @@ def load_expert_by_expert(
 
 
 def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
-    """Separate and quantize the experts of a loaded model. Fallback for files whose experts cannot
-    be read one by one.
+    """Separate and quantize the experts of a loaded model, if its files do not allow reading
+    experts one by one.
     """
     files, mix, device = backend.resolved.files, backend.resolved.quantization_mix, backend.target.device
     is_as_it_is = files.tensors or files.stored_format is not None or files.model.device_map is not None
@@ -85,7 +84,7 @@ def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
 
 @contextmanager
 def _mute_load_report() -> Iterator[None]:
-    """Context that mutes transformers' report of unused tensors, which would list all experts."""
+    """Context manager that mutes transformers' report of unused tensors, which would list all experts."""
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(_is_not_load_report)
     try:
@@ -118,8 +117,8 @@ class _ExpertLayerLoader:
         matrices: dict[tuple[int, str], ExpertMatrix],
         quantization_configs: dict[str, QuantizationConfig],
     ) -> list[str]:
-        """Load each matrix into its expert, quantized if it has a quantization config. Returns the
-        names of missing tensors.
+        """Load all matrices, and quantize those that have a quantization config. Returns the names
+        of missing tensors.
         """
         missing = []
         for number in range(self.experts.num_experts):
@@ -148,8 +147,8 @@ class _ExpertLayerLoader:
         expert.add_module(matrix.matrix, layer)
 
     def _read_weight(self, matrix: ExpertMatrix, shape: tuple[int, ...]) -> torch.Tensor:
-        """Read an expert's weight as stored in the file, [outputs, inputs]. The result is usually a view
-        of the mapped file.
+        """Return an expert's weight [outputs, inputs] in the stored dtype, usually as a view of the
+        memory-mapped file.
         """
         assert matrix.stored is not None
         values: torch.Tensor = self.stored.read_tensor(matrix.stored)
@@ -182,7 +181,7 @@ class _ExpertLayerLoader:
 def _group_matrices_by_layer(
     model: Any, matrices: list[ExpertMatrix]
 ) -> dict[str, dict[tuple[int, str], ExpertMatrix]]:
-    """Map each layer's module path to the layer's expert matrices, by expert number and matrix name."""
+    """Group the expert matrices by the module path of their layer, then by expert number and matrix name."""
     known = {path for path, module in model.named_modules() if isinstance(module, OmittedExperts)}
     paths: dict[str, str | None] = {}
     found: dict[str, dict[tuple[int, str], ExpertMatrix]] = {}

@@ -17,8 +17,8 @@ MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "do
 
 
 class ModelPaths:
-    """Maps layer names of a checkpoint to module paths of a model. Separates fused experts if
-    necessary.
+    """Maps layer names of a checkpoint to module paths of a model. Replaces fused experts by
+    separate ones if needed.
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,8 +41,8 @@ class ModelPaths:
         return apply_renamings(f"{stored_layer_name}.weight", self._renamings).removesuffix(".weight")
 
     def _separate_expert(self, path: str) -> bool:
-        """Replace the fused experts at a path by separate experts. Returns False if the path
-        contains no expert.
+        """Replace fused experts by separate ones if `path` names an expert. Returns False for any
+        other path.
         """
         match = EXPERT.match(path)
         if match is None or match[1] not in self._known:
@@ -56,8 +56,7 @@ class ModelPaths:
 
 
 def add_separate_expert_renamings(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
-    """Extend transformers' name conversions so that separate experts load under their own module
-    paths.
+    """Add name conversions that make transformers load separate experts under their own module paths.
 
     A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` tells which of them is
     `gate_proj`. It still joins experts that are not separate. experts_pattern: a regular expression for
@@ -86,7 +85,7 @@ def add_separate_expert_renamings(conversions: Iterable[Any], experts_pattern: s
 
 
 def adapt_name_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
-    """Return transformers' name conversions, adapted to a model in which some experts are separate."""
+    """Adapt transformers' name conversions to a model in which some experts are separate modules."""
     prefix = f"{model.base_model_prefix}."
     separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
     if not separate:

@@ -1,5 +1,4 @@
-"""Loads quantized tensors that hold all experts of a layer. The layers of each expert become
-views of these tensors.
+"""Loads quantized tensors that each hold all experts of a layer, and creates a view for each expert.
 
 fused_formats.py defines the formats. Outputs of gate and up alternate where the model family's own
 parameters do.
@@ -40,7 +39,7 @@ class FusedExpertsPlaceholder(nn.Module):
         if made is None:
             raise build_tensor_error(
                 first,
-                f"experts of the class {type(original_experts).__name__} cannot be split",
+                f"experts of the class {type(original_experts).__name__} cannot be separated",
                 "unsupported",
             )
         if fused_format.is_transposed and not made.form.is_transposed:
@@ -66,7 +65,7 @@ class FusedExpertsPlaceholder(nn.Module):
                 self.register_parameter(f"{fused}_bias", bias)
 
     def _compute_parameter_sizes(self) -> dict[str, tuple[int, int, int]]:
-        """Return the number of outputs, inputs and matrices of each fused parameter, by name."""
+        """Map the name of each fused parameter to its number of outputs, inputs and matrices."""
         form, expert = self._made[0].form, self._made[0].get_expert(0)
         sizes: dict[str, tuple[int, int, int]] = {}
         for matrix in form.matrices:
@@ -81,10 +80,10 @@ class FusedExpertsPlaceholder(nn.Module):
         if tensor is None:
             raise build_tensor_error(self.first, f"the checkpoint lacks its {name}", "damaged")
         if tensor.dtype not in types:
-            raise build_tensor_error(tensor, f"{tensor.dtype}, and {' or '.join(types)} expected")
+            raise build_tensor_error(tensor, f"{tensor.dtype}, but {' or '.join(types)} is expected")
         if tensor.shape not in allowed_shapes:
             expected = " or ".join(str(list(shape)) for shape in allowed_shapes)
-            raise build_tensor_error(tensor, f"{list(tensor.shape)}, and these experts have {expected}")
+            raise build_tensor_error(tensor, f"{list(tensor.shape)}, but these experts need {expected}")
         empty = torch.empty(tensor.shape, dtype=types[tensor.dtype], device="meta")
         self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
@@ -134,8 +133,8 @@ class FusedExpertsPlaceholder(nn.Module):
 def replace_fused_experts(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> set[str]:
-    """Replace fused quantized experts by placeholders for loading. Returns the tensor names of these
-    experts.
+    """Replace fused quantized experts by placeholders until they are loaded. Returns the names of
+    their tensors.
     """
     if group_settings.layout not in FORMS:
         return set()
@@ -158,13 +157,15 @@ def replace_fused_experts(
     ends = tuple(end for end in form.types if end)
     of_experts = re.compile(f"{PARAMETER}({'|'.join(map(re.escape, ends))})$")
     if left := sorted(name for name in tensors if of_experts.search(name) and name not in used):
-        raise DataError(f"{join_first_names(left)} belong to no experts", code="mismatch")
+        raise DataError(
+            f"{join_first_names(left)} do not belong to any experts of the model", code="mismatch"
+        )
     return used
 
 
 def split_fused_experts(model: Any) -> dict[str, dict[str, TensorLocation]]:
-    """Replace all placeholders by separate experts. Returns the source tensors of each layer by
-    module path.
+    """Replace all placeholders by separate experts. Returns the checkpoint tensors of each layer,
+    by module path.
     """
     origins: dict[str, dict[str, TensorLocation]] = {}
     for path, module in list(model.named_modules()):

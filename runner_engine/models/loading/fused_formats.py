@@ -1,4 +1,4 @@
-"""Quantization formats whose tensors hold the codes of all experts of a layer.
+"""Quantization formats with fused experts: one tensor holds the codes of all experts of a layer.
 
 Tensor names are the suffixes after the model family's own parameter name, such as
 `experts.gate_up_proj`.
@@ -25,9 +25,7 @@ EXPONENT_GROUP = 32
 
 @dataclass(frozen=True)
 class FusedFormat(ABC):
-    """Base class of quantization formats with fused experts. settings: the quantization section of
-    config.json.
-    """
+    """Base class of quantization formats with fused experts. `settings` come from quantization_config."""
 
     settings: GroupSettings
     codes: ClassVar[str] = ""  # what follows the parameter's name in that of the codes
@@ -52,21 +50,21 @@ class FusedFormat(ABC):
         """
 
     def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
-        """Return one expert's slice of a fused tensor, with outputs as first dimension. A scalar applies
-        to all experts.
+        """Return one expert's slice of a fused tensor, outputs first. A scalar is returned as it
+        is, for all experts.
         """
         if tensor.dim() < 2:
             return tensor
         return tensor[expert].T if self.is_transposed else tensor[expert]
 
     def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
-        """Reshape an expert's slice as the layout of separate experts requires."""
+        """Reshape an expert's slice to the shape that a tensor of a separate expert has."""
         return expert_slice
 
 
 class Mxfp4FusedFormat(FusedFormat):
-    """gpt-oss's fused experts: two 4-bit codes per byte, [experts, outputs, groups, 16], with
-    exponents for scales.
+    """gpt-oss's fused experts in MXFP4: two codes per byte, [experts, outputs, groups, 16], and
+    exponents as scales.
     """
 
     codes: ClassVar[str] = "_blocks"
@@ -88,8 +86,8 @@ class Mxfp4FusedFormat(FusedFormat):
 
 
 class BlockFloat8FusedFormat(FusedFormat):
-    """Fused experts of transformers' fp8: [experts, outputs, inputs], with one scale per block of an
-    expert's matrix.
+    """Fused experts in transformers' fp8 format, [experts, outputs, inputs], with one scale per
+    weight block.
     """
 
     types: ClassVar[dict[str, DtypesByName]] = {"": FLOAT8, "_scale_inv": SCALES | EXPONENTS}
@@ -98,8 +96,8 @@ class BlockFloat8FusedFormat(FusedFormat):
     def compute_allowed_shapes(
         self, num_experts: int, outputs: int, inputs: int, num_matrices: int
     ) -> dict[str, Shapes]:
-        """Return the allowed shapes of each tensor. Raises DataError if a block spans gate_proj and
-        up_proj.
+        """Return the allowed shapes of each tensor. Raises DataError if a scale block covers both
+        gate_proj and up_proj.
         """
         each, (of_outputs, group) = (
             outputs // num_matrices,
@@ -153,8 +151,8 @@ class Float8FusedFormat(FusedFormat):
 
 
 class ModelOptFusedFormat(FusedFormat):
-    """Fused experts of Llama 4 and gpt-oss by Model-Optimizer: [experts, inputs, outputs] in float8
-    or packed NVFP4.
+    """Fused experts of Llama 4 and gpt-oss, quantized by Model-Optimizer to float8 or NVFP4:
+    [experts, inputs, outputs].
     """
 
     types: ClassVar[dict[str, DtypesByName]] = {

@@ -1,5 +1,4 @@
-"""Loading backend for .gguf files. Linear layers and the embedding keep the quantized blocks, or
-are dequantized.
+"""Loading backend for .gguf files. Linear layers and the embedding stay quantized, or are dequantized.
 
 transformers builds the model, but itself keeps blocks only for kernels from a hub. gguf_names.py
 maps a file's tensor names.
@@ -88,8 +87,8 @@ def load_gguf_model(
 
 
 def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype) -> bool:
-    """Replace a layer by one that keeps the quantized .gguf blocks of its tensors. Returns False if
-    the tensors must be dequantized.
+    """Replace a layer by a layer with quantized .gguf blocks. Returns False if the blocks must be
+    dequantized.
     """
     path, _, part = mapping.name.rpartition(".")
     module = model.get_submodule(path)
@@ -116,7 +115,7 @@ def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype:
 
 
 def _assign_dequantized_weight(model: Any, mapping: WeightMapping, config: Any) -> None:
-    """Dequantize the tensors of a .gguf file that form a weight, and copy the weight into the model."""
+    """Dequantize the .gguf tensors that make up one weight, and copy the weight into the model."""
     path, _, part = mapping.name.rpartition(".")
     change = mapping.change or TensorChange()
     numbers = [dequantize_tensor(tensor) for tensor in mapping.tensors]

@@ -1,5 +1,5 @@
-"""Loads the experts of a .gguf file: 3-D tensors of quantized blocks are split into one layer
-per expert.
+"""Loads the experts of a .gguf file, which stores the matrices of all experts of a layer in one 3-D
+tensor.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_ten
 def load_layer_experts(
     model: Any, path: str, tensors: dict[str, TensorLocation], keeps_blocks: bool
 ) -> set[str]:
-    """Load the experts of one layer. Returns the names of the loaded parameters, empty if the layer
-    has no experts.
+    """Load the experts of one layer. Returns the names of the loaded parameters, or an empty set
+    without experts.
 
     tensors: the layer's tensors by name, without the block number.
     """
@@ -65,7 +65,7 @@ def _list_parameter_names(expert_format: ExpertFormat) -> set[str]:
 def _assign_expert_blocks(
     experts: SeparateExperts, matrix: str, tensor: TensorLocation, part_index: int, num_parts: int
 ) -> None:
-    """Replace one matrix of each expert by a layer that keeps the quantized .gguf blocks.
+    """Replace the linear layer `matrix` of each expert by a layer with quantized .gguf blocks as weight.
 
     The blocks are part `part_index` of `num_parts` parts of a tensor.
     """

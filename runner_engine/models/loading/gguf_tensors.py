@@ -1,6 +1,4 @@
-"""Reads a .gguf tensor: either its quantized blocks from the memory-mapped file, or its
-dequantized numbers.
-"""
+"""Reads .gguf tensors, either as quantized blocks in the memory-mapped file or dequantized."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Loading backend for checkpoints that transformers reads. A library may quantize the weights while
-loading.
+"""Loading backend that uses transformers, including the quantization libraries that transformers
+integrates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from runner_engine.models.loading.contract import LoadingBackend
 
 
 class Backend(LoadingBackend):
-    """Loads a checkpoint with transformers. The config.json of a quantized checkpoint selects the
+    """Loads a checkpoint with transformers. For quantized checkpoints, config.json names the
     quantization library.
     """
 

@@ -75,7 +75,7 @@ def replace_library_layers(config: LoadTimeGroupsConfig, model: nn.Module, check
 def build_grouped_linear(
     config: LoadTimeGroupsConfig, original: nn.Linear, quantized_weight: CodedGroups
 ) -> GroupedLinear:
-    """Build a layer that stores quantized codes bit-packed."""
+    """Build a quantized layer that stores its codes bit-packed."""
     rows = "dynamic" if config.rounds_activations else ""
     layout = OutputMajorLayout(
         config.bits, config.group_size, original.in_features, original.out_features, rows=rows

@@ -1,4 +1,4 @@
-"""Reads checkpoint tensors as views of memory-mapped files, and releases their pages after use."""
+"""Reads checkpoint tensors from memory-mapped files, and releases the mapped pages after use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F
 
 
 class MappedTensors:
-    """Reads tensors from memory-mapped files, and releases the files' pages afterwards."""
+    """Reads tensors from memory-mapped files, whose pages can be released afterwards."""
 
     def __init__(self) -> None:
         self._files: dict[Path, mmap.mmap] = {}
@@ -24,7 +24,7 @@ class MappedTensors:
         """Return a floating-point tensor as a view of the mapped file."""
         if tensor.dtype not in DTYPES:
             raise DataError(
-                f"tensor {tensor.name}: {tensor.dtype}, and numbers expected",
+                f"tensor {tensor.name} has dtype {tensor.dtype}, but must have a floating-point dtype",
                 key=tensor.file,
                 code="unsupported",
             )

@@ -11,11 +11,9 @@ from runner_engine.models.lora import merging
 
 
 class Backend(mixed.Backend):
-    """Loads an unquantized checkpoint into main memory, to merge an adapter and quantize the result
-    there.
-    """
+    """Loads an unquantized checkpoint into main memory, merges an adapter, and quantizes the result."""
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Merge the adapter, then quantize each layer with the config that the quantization mix assigns."""
+        """Merge the adapter, then quantize each layer with the quantization config for its path."""
         model, self.merged = merging.merge_adapter(model, self.resolved)
         return super().quantize_after_load(model)

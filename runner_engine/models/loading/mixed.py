@@ -1,6 +1,4 @@
-"""Loading backend that quantizes linear layers one by one. The path of a layer selects its
-quantization config.
-"""
+"""Loading backend that quantizes linear layers one by one, each with the quantization config for its path."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class Backend(LoadingBackend):
         self.device = torch.device("cpu")
 
     def quantize_after_load(self, model: Any) -> Any:
-        """Quantize each layer with the config that the layer's path selects.
+        """Quantize each linear layer with the quantization config for its path.
 
         Experts are already quantized, or stay unquantized.
         """
@@ -103,8 +101,8 @@ def quantize_layer(
 
 
 def separate_experts(model: Any) -> None:
-    """Replace the fused experts of a loaded mixture by linear layers, which can be quantized like
-    any other.
+    """Replace the fused experts of a loaded model by separate linear layers, so that they can be
+    quantized.
     """
     separate_all_experts(model)
 

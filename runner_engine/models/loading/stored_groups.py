@@ -1,5 +1,4 @@
-"""Loading backend for quantized checkpoints. Loads stored codes and scales unchanged into our own
-layers.
+"""Loading backend for quantized checkpoints. Loads the stored codes and scales unchanged into our own layers.
 
 Headers are checked against the model's layers before anything is read. transformers then fills the
 layers.
@@ -59,9 +58,7 @@ class Backend(LoadingBackend):
 
 
 def build_quantizer_arguments(folder: Path, config: Any, stored_config: dict[str, Any]) -> dict[str, Any]:
-    """Return `from_pretrained` arguments that build our quantized layers. Raises DataError if
-    tensors do not match the layers.
-    """
+    """Return `from_pretrained` arguments that make transformers build our quantized layers."""
     for one in (config, config.get_text_config()):
         if hasattr(one, "quantization_config"):
             del one.quantization_config
@@ -79,8 +76,8 @@ TensorsByLayer = dict[str, dict[str, TensorLocation]]
 def replace_linear_layers(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> TensorsByLayer:
-    """Replace the linear layers that the checkpoint stores quantized by our empty quantized
-    layers.
+    """Replace the layers that are quantized in the checkpoint by our own quantized layers, which
+    are still empty.
 
     Returns each layer's tensors by path.
     """
@@ -127,9 +124,7 @@ def replace_linear_layers(
 
 
 def check_loaded_numbers(model: Any, source_tensors: TensorsByLayer) -> None:
-    """Raise DataError if loaded scales are not finite or group indices do not exist. The message
-    names tensor and file.
-    """
+    """Raise DataError for scales that are not finite, and for group indices out of range."""
     for path, layer in model.named_modules():
         if not isinstance(layer, GroupedLinear):
             continue
@@ -158,7 +153,7 @@ def _read_group_settings(stored_config: dict[str, Any]) -> GroupSettings:
 
 
 def _create_meta_tensor(allowed_types: DtypesByName, tensor: TensorLocation) -> torch.Tensor:
-    """Return an empty meta tensor with the dtype of a stored tensor.
+    """Return an empty tensor on the meta device with the shape and dtype of a stored tensor.
 
     Raises DataError if the format does not allow the dtype.
     """

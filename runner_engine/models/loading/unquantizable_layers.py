@@ -1,5 +1,5 @@
-"""Finds linear layers with a shape that a quantization format does not support. A few such
-layers may stay unquantized.
+"""Finds linear layers whose shape a quantization format does not support. A few of them may stay
+unquantized.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runner_engine.quantization.quantized_share import check_few_unquantizable
 
 
 def find_unquantizable_reason(config: QuantizationConfig, layer: nn.Module, device: str) -> str:
-    """Return why a layer cannot be quantized. Empty if the layer can be quantized."""
+    """Return the reason why a layer cannot be quantized, or an empty string if it can."""
     if not isinstance(config, SizeChecker):
         return ""
     outputs, inputs = getattr(layer, "out_features", None), getattr(layer, "in_features", None)

@@ -26,8 +26,7 @@ from runner_engine.quantization.capabilities import LoadedLayerChecker
 
 
 def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[Any, list[Note]]:
-    """Load a model's weights. Returns the model, and a note on tensors in the checkpoint that the
-    model does not use.
+    """Load a model's weights. Returns the model, and a note if the checkpoint contains unused tensors.
 
     arguments: the result of the backend's `prepare_arguments`.
     """
@@ -58,7 +57,9 @@ def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[An
 def _load_or_explain_failure(
     backend: LoadingBackend, arguments: dict[str, Any], folder: Path, config_entry: str
 ) -> tuple[Any, LoadingInfo]:
-    """Load the weights. A file error becomes one message that names the model and its folder."""
+    """Load the weights. If the files are unreadable, raise a ConfigError that names the model and
+    its folder.
+    """
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -101,7 +102,7 @@ def _check_missing_weights(model: Any, report: LoadingInfo, checkpoint: str) -> 
     if absent := sorted(report["missing_keys"]):
         raise ConfigError(
             f"{checkpoint} is not complete: {type(model).__name__} also needs the weights "
-            f"{join_first_names(absent)}, which would be random. "
+            f"{join_first_names(absent)}, which would get random values. "
             "Check for missing files, or a config.json of another model",
             code="damaged",
         )
@@ -111,8 +112,8 @@ def _check_missing_weights(model: Any, report: LoadingInfo, checkpoint: str) -> 
 
 
 def _release_checkpoint_pages(plan: LoadPlan) -> None:
-    """Release the memory-mapped pages of a checkpoint after its weights were quantized or
-    converted.
+    """Release the checkpoint's memory-mapped pages if its weights were copied by quantization or
+    dtype conversion.
 
     Weights that are still mapped are read from disk again.
 

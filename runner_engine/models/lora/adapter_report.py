@@ -1,4 +1,4 @@
-"""Reports which modules an adapter was applied to, and the size of its weight change."""
+"""Reports which modules an adapter changes, and how much it changes the weights."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ class AdapterReport:
 
 
 class ScaledPair(NamedTuple):
-    """The LoRA matrices A [r, in] and B [out, r] of one layer or expert, and the scaling of their
-    product.
-    """
+    """The LoRA matrices A [r, in] and B [out, r] of one layer or expert, and their scaling factor."""
 
     a: Tensor
     b: Tensor
@@ -35,9 +33,7 @@ class ScaledPair(NamedTuple):
 
 
 def compute_delta_norm(lora_pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
-    """Return the Frobenius norm of the weight change scaling * B @ A over all layers. A pair is (A
-    [r, in], B [out, r], scaling).
-    """
+    """Return the Frobenius norm of the weight changes scaling * B @ A of all layers."""
     squares = 0.0
     for a, b, scaling in lora_pairs:
         # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
@@ -56,13 +52,13 @@ def describe_peft_adapter(model: Any, notes: tuple[Note, ...]) -> AdapterReport:
 
 
 def _has_lora_matrices(module: Any) -> bool:
-    """Whether a PEFT module has LoRA matrices, for a linear layer, an embedding or a parameter."""
+    """Whether a PEFT module has LoRA matrices for a linear layer, an embedding or a single parameter."""
     return bool(getattr(module, "lora_A", None) or getattr(module, "lora_embedding_A", None))
 
 
 def _list_lora_pairs(layer: Any) -> list[ScaledPair]:
-    """Return the LoRA matrix pairs of a layer. Fused experts, which share one matrix, have one pair
-    per expert.
+    """Return the LoRA matrix pairs of a layer. The pair of fused experts is split into one pair per
+    expert.
     """
     pairs = [
         ScaledPair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])

@@ -20,8 +20,8 @@ def has_unquantized_weight(layer: nn.Module) -> bool:
 
 
 def dequantize_linear(layer: Any, dtype: torch.dtype) -> nn.Linear | None:
-    """Dequantize a quantized layer to torch's linear layer. None if the layer's class is not
-    supported.
+    """Convert a quantized layer to an unquantized nn.Linear. Returns None for an unsupported class
+    of layer.
     """
     weight = _dequantize_weight(layer, dtype)
     if weight is None:

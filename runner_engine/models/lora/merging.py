@@ -1,4 +1,4 @@
-"""Merges an adapter into a model's weights with a chosen dtype, before or after quantization.
+"""Merges an adapter into a model's weights, computed in a chosen dtype, before or after quantization.
 
 Quantized weights are dequantized, merged and quantized again, each by its config. If the adapter is
 merged first, the model is still plain here, and the loading backend quantizes it afterwards
@@ -73,7 +73,9 @@ def _list_adapted_module_paths(model: Any, lora: AdapterConfig, adapter_path: Pa
 
 
 def _dequantize_layers(model: Any, paths: list[str], dtype: torch.dtype, lora: AdapterConfig) -> None:
-    """Replace each quantized layer at these paths by torch's linear layer with dequantized weights."""
+    """Replace the quantized layers at `paths` by unquantized nn.Linear layers with the dequantized
+    weights.
+    """
     plain = {path: dequantize_linear(model.get_submodule(path), dtype) for path in paths}
     if unknown := [path for path, layer in plain.items() if layer is None]:
         kind = type(model.get_submodule(unknown[0])).__name__

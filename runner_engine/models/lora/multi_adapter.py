@@ -1,5 +1,4 @@
-"""Applies several unmerged adapters on one base model: each token of a batch uses the adapter of
-its request.
+"""Applies several unmerged adapters to one base model. Each token uses the adapter of its request.
 
 The matrices that all adapters have for a layer are concatenated, so that a layer needs two small
 matmuls for all tokens of a pass, however many adapters they use (like Punica and S-LoRA on GPUs).
@@ -28,7 +27,7 @@ ATTRIBUTE = "adapters_of_rows"  # of a model that has several
 
 
 class TokenAdapters:
-    """Selects one of several adapters for each token of a forward pass."""
+    """Selects an adapter for each token of a forward pass."""
 
     def __init__(self, adapter_names: Sequence[str]) -> None:
         self.names = tuple(adapter_names)
@@ -40,8 +39,8 @@ class TokenAdapters:
 
     @contextmanager
     def select_adapters(self, adapter_names: Sequence[str | None]) -> Iterator[None]:
-        """Context in which each token of a forward pass uses the adapter of this name. None selects the
-        base model.
+        """Context manager that assigns an adapter name to each token of a forward pass. None
+        selects the base model.
         """
         numbers = [self._number[name] for name in adapter_names]
         present = sorted({*numbers} - {len(self.names)})
@@ -53,7 +52,7 @@ class TokenAdapters:
 
 
 class PassAdapters:
-    """The adapter index of each token in a forward pass. The last index stands for the base model."""
+    """The adapter index of each token in a forward pass. The highest index means the base model."""
 
     def __init__(self, adapter_indices: Sequence[int], used_indices: Sequence[int]) -> None:
         self.numbers = adapter_indices
@@ -61,8 +60,8 @@ class PassAdapters:
         self._factors: dict[tuple[torch.device, AdapterSizes], tuple[Tensor, Tensor]] = {}
 
     def compute_token_scalings(self, sizes: AdapterSizes, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the scaling of each LoRA rank for each token, and a mask of the ranks that the token
-        uses.
+        """Return the scaling of each LoRA rank for each token, and a mask of the ranks that the
+        token does not use.
 
         Layers of equal sizes share the cached result.
         """
@@ -86,8 +85,8 @@ class MultiAdapterMatrices(UnmergedMatrices):
     """The concatenated LoRA matrices of all adapters for one layer, in float32 like in PEFT."""
 
     def __init__(self, lora_pairs: Sequence[ScaledPair | None], token_adapters: TokenAdapters) -> None:
-        """lora_pairs: one LoRA pair per adapter, or None for an adapter that does not change this
-        layer.
+        """Concatenate the LoRA pairs of all adapters. A pair is None if its adapter does not change
+        this layer.
         """
         super().__init__()
         ranks = tuple(0 if pair is None else len(pair.a) for pair in lora_pairs)
@@ -133,9 +132,7 @@ class MultiAdapterMatrices(UnmergedMatrices):
 
 
 def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
-    """Attach all configured adapters to the layers of a base model. Returns a report on the adapted
-    modules.
-    """
+    """Attach all configured adapters to a base model. Returns one report on all adapters together."""
     name, found, reports = resolved.spec.model.name, dict[str, dict[str, ScaledPair]](), []
     for lora, one in zip(resolved.spec.lora.selectable_adapters, resolved.single_adapter_models, strict=True):
         place = one.files.adapter
@@ -163,9 +160,7 @@ def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
 
 
 def find_token_adapters(model: Any) -> TokenAdapters | None:
-    """Return the adapters that tokens of this model can select. None if the model has at most one
-    adapter.
-    """
+    """Return the object that selects adapters for a model with several adapters. None for any other model."""
     found: TokenAdapters | None = getattr(model, ATTRIBUTE, None)
     return found
 

@@ -1,4 +1,4 @@
-"""Applies a PEFT adapter to a loaded base model, and verifies that it has an effect."""
+"""Applies a PEFT adapter to a loaded base model, and verifies that the adapter changes weights."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def is_peft_target_module(adapter_config: dict[str, Any], path: str) -> bool:
 
 
 def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
-    """Return the paths of the modules that the adapter has LoRA matrices for."""
+    """Return the paths of all modules for which the adapter has LoRA matrices."""
     binary = folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
         from runner_engine.models.pickle_reading import load_pickled_tensors
@@ -171,7 +171,7 @@ def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
 
 @contextmanager
 def _mute_peft_warnings() -> Iterator[None]:
-    """Context that mutes PEFT warnings that users cannot act on."""
+    """Context manager that mutes PEFT warnings on which users cannot act."""
     with warnings.catch_warnings():
         # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

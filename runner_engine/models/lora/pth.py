@@ -1,5 +1,4 @@
-"""Applies a `.pth` adapter to square layers, `y = W x + B(A(x))`, by forward hooks or merged
-into the weights.
+"""Applies a `.pth` adapter to square layers, `y = W x + B(A(x))`, either merged or with forward hooks.
 
 Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight`
 [r, d] and `{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is
@@ -46,9 +45,7 @@ class PthAdapter:
 
 
 def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdapter:
-    """Read a `.pth` adapter without running code in the file. `label` names the adapter in error
-    messages.
-    """
+    """Read a `.pth` adapter, but run no code in the file. Error messages call the adapter `label`."""
     sides: dict[str, dict[str, Tensor]] = {}
     other_keys = []
     tensors, notes = load_pickled_tensors(file, label)
@@ -66,7 +63,7 @@ def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdap
             sides[match["path"]][match["side"]] = _require_matrix(tensor, key, label)
     if not sides:
         raise ConfigError(
-            f"{label} holds no LoRA key: {EXPECTED} expected, found {join_first_names(other_keys)}",
+            f"{label} contains no LoRA key. Expected {EXPECTED}, but found {join_first_names(other_keys)}",
             code="damaged",
         )
     if other_keys:
@@ -102,8 +99,8 @@ def _require_matrix(tensor: Any, tensor_name: str, label: str) -> Tensor:
 
 
 def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_rank: int | None = None) -> int:
-    """Return the common rank of all matrix pairs. Raises ConfigError if ranks differ from each other
-    or from `expected_rank`.
+    """Return the rank that all matrix pairs share. Raises ConfigError if ranks differ, or differ
+    from `expected_rank`.
     """
     first_path, first = next(iter(lora_pairs.items()))
     rank = first.a.shape[0]
@@ -124,7 +121,8 @@ def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_ra
         raise ConfigError(f"{label} changes nothing: its rank is 0", code="no_effect")
     if expected_rank not in (None, rank):
         raise ConfigError(
-            f"lora.rank={expected_rank}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
+            f"lora.rank={expected_rank}, but {label} has rank {rank}. "
+            f"Use lora.rank={rank}, or omit lora.rank",
             code="mismatch",
         )
     return rank
@@ -185,8 +183,8 @@ def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Apply the adapter in `file` to a base model, by forward hooks or merged. Returns the model and
-    a report on the matched layers.
+    """Apply the adapter in `file` to a base model, either merged or with forward hooks. Returns the
+    model and a report.
     """
     label = lora.label
     adapter = read_pth_adapter(file, label, lora.rank)

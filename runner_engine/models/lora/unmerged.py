@@ -1,4 +1,4 @@
-"""LoRA matrices that are applied next to a layer's weights, without changing these weights.
+"""LoRA matrices whose output is added to a layer's output. The layer's weights stay unchanged.
 
 A forward hook adds their product to the layer's output, or C code does so in a fused forward
 (decode/fused_adapters.py).
@@ -17,7 +17,7 @@ CHILD = "lora"  # the name of a layer's matrices among its modules
 
 
 class AdapterSizes(NamedTuple):
-    """Rank, first rank index and scaling of each adapter in one layer.
+    """The rank, offset in the concatenated ranks, and scaling of each adapter in one layer.
 
     An adapter with rank 0 skips the layer.
     """
@@ -28,7 +28,7 @@ class AdapterSizes(NamedTuple):
 
 
 class UnmergedMatrices(nn.Module, ABC):
-    """Base class for the LoRA matrices of one or several unmerged adapters of a layer."""
+    """Base class for a layer's LoRA matrices, from one or several unmerged adapters."""
 
     hook: Any = None  # its handle, for removing it
 
@@ -83,9 +83,7 @@ class SingleAdapterMatrices(UnmergedMatrices):
 
 
 def attach_lora_matrices(layer: nn.Module, a: Tensor, b: Tensor, scaling: float = 1.0) -> None:
-    """Attach LoRA matrices to a layer, in float32 like PEFT, or in float64 if the layer is in
-    float64.
-    """
+    """Attach LoRA matrices to a layer. Their dtype is float32 as in PEFT, or float64 for a float64 layer."""
     weight = next(itertools.chain(layer.parameters(), layer.buffers()))
     device = weight.device
     if (
@@ -105,7 +103,7 @@ def find_unmerged_lora(layer: Any) -> UnmergedMatrices | None:
 
 
 def has_hooks_besides_adapter(module: nn.Module) -> bool:
-    """Whether a module has forward hooks other than the hook of its unmerged adapter."""
+    """Whether a module has forward hooks besides the hook of its unmerged adapter."""
     own = find_unmerged_lora(module)
     hooks = {*module._forward_hooks, *module._forward_pre_hooks}
     return bool(hooks - ({own.hook.id} if own is not None else set()))

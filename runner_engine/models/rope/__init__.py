@@ -1,3 +1,1 @@
-"""Rotary position embeddings (rope): transformers' scalings, and 2D rope with two coordinates
-per token.
-"""
+"""Rotary position embeddings (rope): context-length scalings, and 2D rope with two coordinates per token."""

@@ -1,5 +1,4 @@
-"""2D rope: a branch coordinate and a time coordinate per token, patched into a model's rotary
-embedding.
+"""2D rope: a patch of the rotary embedding that gives each token a branch and a time coordinate.
 
 Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates:
 branch, time, branch, … The others rotate by the ordinary position. A single sequence needs no
@@ -25,7 +24,7 @@ INNER = ("model", "base_model", "language_model", "module")
 
 
 def list_rotated_2d_pairs(num_pairs: int, ratio: float) -> range:
-    """Return the numbers (from 1) of the frequency pairs that rotate by branch and time.
+    """Return which frequency pairs, numbered from 1, rotate by the branch or time coordinate.
 
     These are the last pairs, and at least one.
     """
@@ -73,9 +72,8 @@ class Rope2dEmbedding(nn.Module):
         if self.pos2d is None:
             if position_ids is None or not self.single_stream:
                 raise RuntimeError(
-                    "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass "
-                    "position_ids (a single stream is branch 0), or name branch and time of each token: with "
-                    "rope_2d.at(model, branches, times): ..."
+                    "2D rope has no token coordinates. Pass position_ids, or set the branch and time of each "
+                    "token: with rope_2d.set_token_coordinates(model, branches, times): ..."
                 )
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
@@ -94,8 +92,8 @@ class Rope2dEmbedding(nn.Module):
 
 
 def patch_rope_2d(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
-    """Replace a loaded model's rotary embedding by 2D rope. Raises ConfigError if that is
-    impossible.
+    """Replace a loaded model's rotary embedding by 2D rope. Raises ConfigError if the model does
+    not support 2D rope.
     """
     parent, name = find_rotary_embedding(model)
     native = getattr(parent, name)
@@ -113,7 +111,7 @@ def patch_rope_2d(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
 
 
 def unpatch_rope_2d(model: Any) -> bool:
-    """Restore the model's original rotary embedding. Returns False if the model was not patched."""
+    """Restore the model's original rotary embedding. Returns False if the model has no 2D rope."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, Rope2dEmbedding):
@@ -123,7 +121,7 @@ def unpatch_rope_2d(model: Any) -> bool:
 
 
 def find_rope_2d(model: Any) -> Rope2dEmbedding | None:
-    """Return the 2D rotary embedding of a patched model. None if the model is not patched."""
+    """Return the model's 2D rotary embedding. None if the model has no 2D rope."""
     return next((module for module in model.modules() if isinstance(module, Rope2dEmbedding)), None)
 
 
@@ -140,9 +138,7 @@ def count_rope_pairs(model: Any) -> int:
 
 
 def find_rotary_embedding(model: Any) -> tuple[Any, str]:
-    """Find a model's rotary embedding inside wrappers. Returns its parent module and the attribute
-    name.
-    """
+    """Find a model's rotary embedding. Returns its parent module and its attribute name in the parent."""
     queue, seen = deque([model]), {id(model)}
     while queue:
         module = queue.popleft()
@@ -167,8 +163,8 @@ def find_rotary_embedding(model: Any) -> tuple[Any, str]:
 
 @contextmanager
 def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
-    """Context that sets the branch and time coordinates (both [B or 1, T]) of the tokens in a
-    forward pass.
+    """Context manager that sets the branch and time coordinates, both [B or 1, T], of the tokens in
+    forward passes.
     """
     patch = get_required_rope_2d(model)
     before = patch.pos2d
@@ -181,7 +177,7 @@ def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tenso
 
 @contextmanager
 def require_coordinates(model: Any) -> Iterator[None]:
-    """Context in which a forward pass raises an error unless token coordinates are set."""
+    """Context manager in which a forward pass without token coordinates raises an error."""
     patch = get_required_rope_2d(model)
     before, patch.single_stream = patch.single_stream, False
     try:
@@ -191,13 +187,11 @@ def require_coordinates(model: Any) -> Iterator[None]:
 
 
 def get_required_rope_2d(model: Any) -> Rope2dEmbedding:
-    """Return the 2D rotary embedding of a patched model. Raises ConfigError if the model is not
-    patched.
-    """
+    """Return the model's 2D rotary embedding. Raises ConfigError if the model has no 2D rope."""
     patch = find_rope_2d(model)
     if patch is None:
         raise ConfigError(
-            "branches need two coordinates per token. Use rope=rope_2d",
+            "branches need 2D rope, which has two coordinates per token. Use rope=rope_2d",
             key="rope",
             value="native",
             code="missing",
@@ -206,9 +200,7 @@ def get_required_rope_2d(model: Any) -> Rope2dEmbedding:
 
 
 def _check_angle_layout(native: Any, owner: str) -> None:
-    """Raise ConfigError unless the rotary embedding returns cos and sin of cat(angles, angles). 2D
-    rope supports only this layout.
-    """
+    """Raise ConfigError if the rotary embedding does not compute cos and sin of cat(angles, angles)."""
     frequencies = native.inv_freq.float()
     x, position_ids = (
         torch.zeros(1, 3, 1, device=frequencies.device, dtype=torch.float32),

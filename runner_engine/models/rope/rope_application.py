@@ -1,5 +1,5 @@
-"""Applies the configured rope to a model and describes the result: native, rope_2d, linear,
-dynamic, yarn or llama3.
+"""Applies the configured rope (native, rope_2d, linear, dynamic, yarn or llama3) to a model, and
+describes it.
 
 The scalings are transformers' own: they go into the model's config before the weights load.
 rope_2d is our own and patches the loaded model (`runner_engine/models/rope/rope_2d.py`).
@@ -34,8 +34,7 @@ NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def build_rope_config(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
-    """Return the transformers config with the configured rope. None if the model keeps its native
-    rope.
+    """Return a transformers config with the configured rope settings. None if the model keeps its own.
 
     Raises ConfigError before any weight is read.
     """
@@ -49,8 +48,8 @@ def build_rope_config(rope: RopeConfig, folder: Path, trust_remote_code: bool) -
 
 
 def write_rope_config(config: Any, rope: RopeConfig, trust_remote_code: bool = False) -> None:
-    """Write the configured rope into a transformers config. Raises ConfigError if the model uses no
-    rope.
+    """Write the configured rope settings into a transformers config. Raises ConfigError if the
+    model has no rope.
     """
     if isinstance(rope, RopeScalingConfig):
         set_rope_scaling(config, rope)
@@ -115,7 +114,7 @@ def patch_rope(model: Any, rope: RopeConfig) -> None:
 
 
 def describe_rope(model: Any, rope: RopeConfig) -> MetricsAndFacts:
-    """Return metrics on rope pairs and positions, and the description of the rotary embedding."""
+    """Return metrics about frequency pairs and positions, and a text that describes the rotary embedding."""
     settings, patch = model.config.get_text_config(), rope_2d.find_rope_2d(model)
     made_for = get_max_positions(settings)
     metrics = {
@@ -135,9 +134,7 @@ def describe_rope(model: Any, rope: RopeConfig) -> MetricsAndFacts:
 
 
 def get_max_positions(text_config: Any) -> float:
-    """Return the maximum number of positions of a loaded model, with its native or the configured
-    rope scaling.
-    """
+    """Return the maximum number of positions of a loaded model, including its rope scaling."""
     maximum = getattr(text_config, "max_position_embeddings", None)
     if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
@@ -148,7 +145,7 @@ def get_max_positions(text_config: Any) -> float:
 
 
 def collect_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:
-    """Return a note if rope=dynamic makes rotation angles depend on the other sequences of a batch."""
+    """Return a note if rope=dynamic is used, because angles then depend on the other sequences of a batch."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text_config, "max_position_embeddings", "?")
         return [note("angles_of_batch", length=length)]
@@ -156,7 +153,7 @@ def collect_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:
 
 
 def _read_pretraining_length(text_config: Any) -> int:
-    """Return the context length of the pretraining that the config states."""
+    """Read the pretraining context length from a transformers config."""
     native: int | None = text_config.rope_parameters.get("original_max_position_embeddings")
     return (
         native

@@ -1,4 +1,4 @@
-"""Describes a rotary embedding for reports: scaling, theta and the rotated share of each head."""
+"""Describes a rotary embedding for reports: its scaling, theta and share of rotated dimensions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def describe_rope_config(text_config: Any, patch_description: str | None = None) -> str:
-    """Describe the rotary embedding of a config for each layer type. `patch_description` describes a
-    patch that replaces the embedding.
+    """Describe the rotary embedding of each layer type. A `patch_description` replaces the name of
+    the scaling.
     """
     parameters = getattr(text_config, "rope_parameters", None) or {}
     if not parameters:

@@ -342,5 +342,8 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:
     model = tiny("llama")
-    with rope_2d.require_coordinates(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
+    with (
+        rope_2d.require_coordinates(model),
+        pytest.raises(RuntimeError, match="2D rope has no token coordinates"),
+    ):
         model(torch.tensor([MAIN]))

@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[str, GGUFValue, str]] = {
     "no numbers": ("scores", GGUFValue([math.nan] * 9, LIST, FLOAT), "a score in tokenizer.ggml.scores is NaN"),
     "scores as texts": ("scores", GGUFValue(["1"] * 9, LIST, TEXT), "scores is not a list of numbers"),
     "tokens as numbers": ("tokens", GGUFValue([1] * 9, LIST, COUNT), "tokens is not a list of strings"),
-    "a merge of three": ("merges", GGUFValue(["a b c"], LIST, TEXT), "merges: two tokens expected, found .'a', 'b', 'c'"),
+    "a merge of three": ("merges", GGUFValue(["a b c"], LIST, TEXT), "merges: each merge must have two tokens, but found .'a', 'b', 'c'"),
     "an unknown merge": ("merges", GGUFValue(["a nothing"], LIST, TEXT), "out of vocabulary"),
 }  # fmt: skip
 

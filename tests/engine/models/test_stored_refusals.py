@@ -112,7 +112,7 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
         ("int8_weights_only", with_one("model.layers.9.mlp.up_proj.weight_scale", lambda _: torch.ones(1)), r"layers\.9\.mlp\.up_proj\.weight_scale: the model LlamaForCausalLM has no linear layer with this name"),
         ("gptq", with_one(f"{UP}.qweight", lambda one: one[:-1]), r"up_proj\.qweight: the shape \[15, 192\] does not fit 128 inputs with 2 to 8 bits"),
         ("gptq", with_one(f"{UP}.qweight", lambda one: one[:, :-1]), r"up_proj\.qweight: shape \[16, 191\], but a layer with 128 inputs and 192 outputs"),
-        ("gptq", with_one(f"{UP}.qweight", lambda one: one.flatten()), r"up_proj\.qweight: .*matrices expected"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one.flatten()), r"up_proj\.qweight: .*both must be matrices"),
         ("gptq", with_one(f"{UP}.qweight", lambda one: one.long()), r"up_proj\.qweight: the dtype is I64, but I32 is expected"),
         ("gptq", with_one(f"{UP}.qweight", lambda one: one[:0]), r"up_proj\.qweight: the shape \[0, 192\] does not fit 128 inputs"),
         ("gptq", with_one(f"{UP}.qzeros", lambda one: one[:2]), r"up_proj\.qzeros: shape \[2, 24\], .* needs \[4, 24\]"),
@@ -284,7 +284,7 @@ def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
         (grouped.STORED["gptq"] | {"bits": "four"}, r"quantization_config\.bits='four'"),
         (grouped.STORED["gptq"] | {"group_size": 0}, r"quantization_config\.group_size=0 must be -1, or a whole number of at least 1"),
         (grouped.STORED["awq"] | {"group_size": [8]}, r"quantization_config\.group_size=\[8\]"),
-        (grouped.STORED["awq"] | {"bits": 8}, r"quantization_config\.bits=8: AWQ's layout has 4"),
+        (grouped.STORED["awq"] | {"bits": 8}, r"quantization_config\.bits=8: AWQ's layout supports only 4"),
         (grouped.STORED["gptq"] | {"checkpoint_format": "marlin"}, ("gptq by gptq, which cannot be loaded: "
             "checkpoint_format='marlin': the runner supports only gptq, gptq_v2")),
         (grouped.STORED["awq"] | {"version": "gemv"}, "version='gemv': the runner supports only gemm"),

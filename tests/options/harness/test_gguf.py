@@ -184,7 +184,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
         ("pretrained={0}/many", "many: the folder contains .gguf files.*one.gguf.*other.gguf"),
         (
             "pretrained={0}/four_bits.gguf,quantization=nf4",
-            "quantization=nf4 cannot read it: use quantization=gguf",
+            "quantization=nf4 cannot load. Use quantization=gguf",
         ),
         (
             "pretrained={0}/four_bits.gguf,quantization.double_quant=true",

@@ -251,13 +251,13 @@ K = "model.layers.0.self_attn.k_proj.lora"
 OBLONG = {f"{K}.A.weight": torch.ones(4, 64), f"{K}.B.weight": torch.ones(32, 4)}
 MIXED = without(squares(), "layers.1") | {key: t for key, t in squares(2).items() if "layers.1" in key}
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
-    ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4: use lora.rank=4, or leave it out"),
+    ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4. Use lora.rank=4, or omit lora.rank"),
     ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] need shape \[96, 96\], but the layer of \S+ is \[64, 64\]"),
     ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are not linear layers of \S+: encoder.{LAYER}, .* and 1 more. The base model's square layers are {LAYER}"),
     ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are not linear layers of .*: x. "),
     ("strangers", squares() | {"model.norm.weight": torch.ones(64)}, {}, r"1 keys are not LoRA keys \(.*\): model.norm.weight"),
-    ("no-lora", {f"w{n}": torch.ones(2) for n in range(5)}, {}, "holds no LoRA key: .* expected, found w0, w1, w2 and 2 more"),
-    ("no-keys", {}, {}, "holds no LoRA key"),
+    ("no-lora", {f"w{n}": torch.ones(2) for n in range(5)}, {}, "contains no LoRA key. Expected .*, but found w0, w1, w2 and 2 more"),
+    ("no-keys", {}, {}, "contains no LoRA key"),
     ("a-alone", without(squares(), f"{LAYER}.lora.B"), {}, f"{LAYER} has matrix A but not B"),
     ("b-alone", without(squares(), f"{LAYER}.lora.A"), {}, f"{LAYER} has matrix B but not A"),
     ("not-square", squares() | OBLONG, {}, r"only square layers, but 1 of its 5 modules are not square in \S+: model.layers.0.self_attn.k_proj\. The first is \[32, 64\], with A \[4, 64\] and B \[32, 4\]"),

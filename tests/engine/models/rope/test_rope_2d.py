@@ -430,9 +430,14 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, at
 def test_reached_without_coordinates() -> None:
     model = tiny("llama")
     patch = rope_2d.patch_rope_2d(model, Rope2dConfig())
-    with pytest.raises(RuntimeError, match=r"extra_pos2d is not set.*Pass position_ids.*rope_2d.at\(model"):
+    with pytest.raises(
+        RuntimeError, match=r"no token coordinates.*Pass position_ids.*set_token_coordinates\(model"
+    ):
         patch(torch.zeros(1, 3, 1))
-    with rope_2d.require_coordinates(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
+    with (
+        rope_2d.require_coordinates(model),
+        pytest.raises(RuntimeError, match="2D rope has no token coordinates"),
+    ):
         model(IDS)
     two = torch.zeros(1, 2, dtype=torch.long)
     with (
