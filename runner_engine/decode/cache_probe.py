@@ -1,5 +1,4 @@
-"""Inspects the cache that transformers creates for a model: keys and values, recurrent states, or other data.
-"""
+"""Inspects the cache that transformers creates for a model: keys and values, states, or other data."""
 
 from __future__ import annotations
 

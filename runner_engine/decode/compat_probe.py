@@ -166,8 +166,7 @@ def _logits_match(
 
 @contextmanager
 def _make_gguf_layers_return_zeros(model: Any) -> Iterator[None]:
-    """Context manager in which GGUF layers return zeros, for passes that only record tensor shapes and masks.
-    """
+    """Context manager in which GGUF layers return zeros, for passes that only record shapes and masks."""
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
     def zeros(layer: GgufLinear, activations: torch.Tensor) -> torch.Tensor:
@@ -386,7 +385,7 @@ def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_f
     )
     off = compute_max_logit_error(trial_logits(fused_forward), expected)
     log.debug(
-        "logit error of the fused forward pass: %.2g with the first layers, %.2g with all layers (noise: %.2g)",
+        "logit error of the fused forward pass: %.2g in the first layers, %.2g in all layers (noise: %.2g)",
         shallow,
         off,
         noise,

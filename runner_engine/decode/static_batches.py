@@ -84,8 +84,7 @@ class StaticBatches:
         return bool(self.waiting or self.batch)
 
     def add_sequences(self, sequences: Sequence[TokenSequence]) -> None:
-        """Append sequences to the waiting queue, and sort the queue by prompt length with the longest first.
-        """
+        """Append sequences to the waiting queue, and sort the queue by prompt length, longest first."""
         if not self.is_busy:
             self.size, self.has_noted_shortage = self.asked_size, False
         for row in sequences:

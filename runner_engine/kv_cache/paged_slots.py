@@ -23,8 +23,7 @@ from runner_engine.kv_cache.slots import SlotStore
 
 
 class PagedSlots(SlotStore):
-    """KV store that gives each sequence a slot of whole pages. The pages of shared prefixes follow the slots.
-    """
+    """KV store with a slot of whole pages for each sequence, followed by pages of shared prefixes."""
 
     def __init__(self, kv_spec: KvCacheSpec) -> None:
         self.page = kv_spec.page

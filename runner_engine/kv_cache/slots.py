@@ -35,8 +35,7 @@ class SlotStore(KvStore):
 
     @staticmethod
     def count_required_positions(max_positions: Sequence[int]) -> int:
-        """Return the number of slots times the largest maximum length, because all slots have equal capacity.
-        """
+        """Return the number of slots times the longest length, because all slots have equal capacity."""
         return len(max_positions) * max(max_positions, default=0)
 
     @property

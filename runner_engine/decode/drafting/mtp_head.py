@@ -204,8 +204,7 @@ class _MtpSequence(DraftSequence):
 
 @dataclass
 class _HiddenStates:
-    """Hidden states of a sequence's tokens after its shared prefixes. `first` is the first token's position.
-    """
+    """Hidden states of a sequence's unshared tokens. `first` is the position of the first of these tokens."""
 
     first: int
     hidden: torch.Tensor

@@ -226,7 +226,9 @@ def _describe_layer(
     apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
     scales = {of_c.gate_scale, of_c.scale} if of_c else set()
     if not beside and (scales | {1.0 if found is None else found.key_scale}) != {1.0}:
-        raise NotFusable("the C kernels support scaled keys and scaled MLPs only in layers with a parallel mixer")
+        raise NotFusable(
+            "the C kernels support scaled keys and scaled MLPs only in layers with a parallel mixer"
+        )
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
         raise NotFusable("a layer has a mixer parallel to attention, but no supported MLP")
     return LayerLayout(
@@ -282,8 +284,7 @@ def _get_residual_scale(layer: Any) -> float:
 
 
 def _compute_embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
-    """Return the factor by which embeddings are scaled before the first layer, rounded to the model's dtype.
-    """
+    """Return the factor that scales embeddings before the first layer, rounded to the model's dtype."""
     own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()
     return float(own) * float(getattr(body, "embedding_multiplier", 1.0))

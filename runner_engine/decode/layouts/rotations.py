@@ -29,8 +29,7 @@ class Angles:
 
 
 class RopeTable:
-    """A module of the model that computes cosines and sines for RoPE. A model may have several such modules.
-    """
+    """A module of the model that computes cosines and sines for RoPE. A model may have several."""
 
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind

@@ -223,8 +223,7 @@ class StepAttention:
         return self._hidden[window, prefix_index]
 
     def _build_unshared_mask(self, window: Window | None) -> torch.Tensor:
-        """Return a mask of the unshared positions that each sequence must not attend to: bool [B, positions].
-        """
+        """Return a mask of the unshared positions hidden from each sequence: bool [B, positions]."""
         if (window, OWN) not in self._hidden:
             place = self.table[:, PLACE]
             places = torch.arange(self.places, device=self.table.device)[None]
@@ -239,8 +238,7 @@ class StepAttention:
 
 @dataclass
 class StepInputs:
-    """Inputs of a decoding step: active sequences in the slots from 0 on, followed by sequences in prefill.
-    """
+    """Inputs of a decoding step: active sequences in the first slots, then sequences in prefill."""
 
     own: SlotStore
     rows: Sequence[TokenSequence]

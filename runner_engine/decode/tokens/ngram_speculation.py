@@ -118,8 +118,7 @@ class _PassTimings:
         return self.tokens.value * self.plain_s.value > GAIN * self.rows * self.drafted_s.value
 
     def record_pass_with_drafts(self, seconds: float, num_tokens: int) -> None:
-        """Record the time of a forward pass with draft tokens. Pauses speculation if drafts do not save time.
-        """
+        """Record the time of a pass with draft tokens. Pauses speculation if drafts do not save time."""
         self.drafted_s.add_clipped(seconds)
         self.tokens.add(num_tokens)
         if self.drafted_s.count < TRIALS:

@@ -263,8 +263,7 @@ class Sampler:
 
 
 def force_tokens(logits: torch.Tensor, token_by_index: Mapping[int, int]) -> None:
-    """Force the given tokens by masking all other logits of their sequences. Changes logits [B, V] in place.
-    """
+    """Force the given tokens by masking all other logits of their sequences, in place."""
     if not token_by_index:
         return
     with torch.inference_mode():  # in which the logits were made
