@@ -154,7 +154,7 @@ class Admission:
         return long
 
     def _needs_short_spans(self, sequence: TokenSequence, num_unread: int) -> bool:
-        """Whether to prefill a resumed answer in short spans, so that its logits equal those of decoding.
+        """Whether to prefill a resumed answer in short spans, which give the same logits as decoding.
 
         Short spans use the same attention computation as decoding.
         """

@@ -366,7 +366,7 @@ def _has_only_rounding_noise(forward: Forward, token_ids: list[int], fused_forwa
 
 
 def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the fused forward pass changes the logits no more than another split of the prompt does.
+    """Whether the fused pass's logit error is as small as the error from splitting the prompt differently.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few
     layers must match. In all layers the error may not exceed the one that splitting the

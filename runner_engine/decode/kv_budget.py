@@ -45,7 +45,7 @@ class KvBudget:
         """Configure the budget of a model's KV store.
 
         draft_bytes_per_token, draft_bytes_per_sequence: memory that a draft model needs in
-        addition. copies_states: whether recurrent states are copied before draft tokens are
+        addition. copies_recurrent_states: whether recurrent states are copied before draft tokens are
         verified.
         """
         self.forward, self.heads, self.stats = forward, forward.heads, stats

@@ -67,7 +67,7 @@ class KvCacheSpec:
 
     @property
     def uses_pages(self) -> bool:
-        """Whether decoding uses paged attention. Sequences can share pages."""
+        """Whether decoding uses paged attention, in which sequences can share pages."""
         return self.page > 0 and not self.is_quantized
 
     def get_layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:

@@ -14,7 +14,7 @@ import torch
 
 
 def rotation_block_size(head_dim: int) -> int:
-    """Return the largest power of two that divides head_dim. As many elements are rotated together."""
+    """Return the rotation's block size, which is the largest power of two that divides head_dim."""
     return head_dim & -head_dim
 
 

@@ -30,7 +30,7 @@ class SlotStore(KvStore):
 
     @property
     def address_table(self) -> torch.Tensor:
-        """Table of zeros, because the C kernels never read this KV store."""
+        """Dummy table of zeros, because the C kernels never read this KV store."""
         return self._table
 
     @staticmethod

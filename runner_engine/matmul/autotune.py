@@ -120,7 +120,7 @@ def find_min_tile_batch_size(
     default: int,
     max_rows: int | None = None,
 ) -> int:
-    """Return the smallest batch size above which AMX tiles are always faster than vector instructions.
+    """Return the smallest batch size from which on AMX tiles are always faster than vector instructions.
 
     Returns `default` if there is none. max_rows: no larger size is returned.
     """

@@ -70,7 +70,7 @@ class Session(ABC):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the session accepts no more requests."""
+        """Whether the session is closed, so that it accepts no more requests."""
         return self._closed
 
     @property

@@ -34,7 +34,7 @@ def identify_activation(function: Any) -> Activation:
     for kind, known in KNOWN.items():
         if (known(numbers) - expected).abs().max() <= NEAR:
             return kind
-    raise NotFusable(f"its MLP goes through {type(function).__name__}")
+    raise NotFusable(f"the C kernels do not support the activation {type(function).__name__}")
 
 
 def infer_activation(
@@ -52,5 +52,5 @@ def infer_activation(
     }
     best = min(off, key=lambda kind: off[kind])
     if not off[best] <= NEARLY * float(expected.abs().max()):
-        raise NotFusable("its MLP goes through something else")
+        raise NotFusable("the C kernels do not support the MLP's activation")
     return best

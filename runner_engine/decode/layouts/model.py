@@ -1,4 +1,4 @@
-"""Describes a whole model for the C kernels: embedding, layers, lm_head, and the scales between them."""
+"""Describes a whole model for the C kernels: embedding, layers, lm_head and scaling factors."""
 
 from __future__ import annotations
 
