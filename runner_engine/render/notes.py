@@ -106,7 +106,7 @@ OF_KERNELS: dict[str, Template] = {
     "tiles_unknown": "the compiler does not support AMX, or the processor lacks AVX-512 with bfloat16",
     "tiles_not_allowed": "the operating system forbids AMX, or the processor does not support AMX",
     "tiles_fail": "AMX instructions fail on this processor",
-    "tiles_inexact": "AMX gives results with some wrong bits on this processor",
+    "tiles_inexact": "AMX results differ from vector results in some bits on this processor",
     "keys_not_bfloat16": "AMX needs bfloat16 keys, but the keys are {dtype}",
     "weights_not_bfloat16": "AMX needs bfloat16 weights, but the weights are {dtype}",
     "heads_not_whole_tiles": "the head size {dim} is not a multiple of the tile width {width}",
