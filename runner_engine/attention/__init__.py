@@ -1,4 +1,4 @@
-"""Attention over sequences in a KV cache. Public names for forward passes.
+"""Attention over sequences in the KV cache: the names that forward passes import.
 
 A decoding step on a GPU combines this package's parts and imports them from their
 modules.

@@ -1,4 +1,4 @@
-"""Attention over sequences in a KV cache.
+"""Computes attention over sequences whose keys and values are in the KV cache.
 
 A forward pass reads each shared prefix once, not once per sequence.
 
@@ -43,7 +43,7 @@ from runner_engine.kv_cache import KvCacheSpec, KvStore, SharedKv, SlotStore, Wi
 
 @dataclass
 class PrefixUse:
-    """A shared prefix, and the tokens of a forward pass that attend to it."""
+    """A shared prefix, with the tokens of a forward pass that attend to the prefix."""
 
     kv: SharedKv
     rows: torch.Tensor | None  # [n] places in the pass; None = all tokens, in order
@@ -72,7 +72,7 @@ class Span:
 
 @dataclass
 class WindowView:
-    """Prefixes and positions visible to tokens, for all layers with the same sliding window."""
+    """The prefixes and positions that tokens attend to in layers with one sliding window size."""
 
     uses: list[PrefixUse]
     first: torch.Tensor | None = (
@@ -83,7 +83,7 @@ class WindowView:
 
 @dataclass
 class LayerAttention:
-    """A layer's attention settings in a forward pass: scale, softmax and sliding window."""
+    """Attention settings of a layer in a forward pass: scale, softmax options and sliding window."""
 
     layer: int  # of the store
     scale: float
@@ -97,8 +97,9 @@ class LayerAttention:
 
 @dataclass
 class PassLayout:
-    """Where each token of a forward pass is stored in the KV cache, and which positions each token
-    attends to.
+    """Maps the tokens of a forward pass to the KV cache.
+
+    Tells where each token is stored, and which positions it attends to.
     """
 
     heads: KvCacheSpec
@@ -117,7 +118,7 @@ class PassLayout:
 
     @cached_property
     def span_token_indices(self) -> list[torch.Tensor]:
-        """Index of each token within each span; -1 for tokens outside the span."""
+        """Index of each token within each span, or -1 for tokens outside the span."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
             row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
@@ -133,7 +134,7 @@ class PassLayout:
     # layer.
     @cached_property
     def max_visible_keys(self) -> int:
-        """Largest number of keys, outside shared prefixes, that a token attends to."""
+        """Largest number of keys that a token attends to, excluding shared prefixes."""
         return int(self.seen.max())
 
     @cached_property
@@ -153,7 +154,7 @@ class PassLayout:
         return max(self.positions)
 
     def _build_window_view(self, window: Window) -> WindowView:
-        """Return the prefixes and positions that tokens attend to inside a sliding window.
+        """Return the prefixes and positions that each token attends to within a sliding window.
 
         Prefixes before all windows are omitted.
         """
@@ -173,7 +174,7 @@ class PassLayout:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
         softmax: Softmax = PLAIN,
     ) -> torch.Tensor:  # fmt: skip
-        """Return attention outputs [T, H, D] of one layer.
+        """Return the attention outputs [T, H, D] of one layer.
 
         query is [H, T, D]; key and value are [KVH, T, D].
         """
@@ -189,7 +190,7 @@ class PassLayout:
     def _attend_padded(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """Compute attention on heads padded to the number and width of the KV store's heads."""
+        """Compute attention on heads that are padded to the KV store's number and width of heads."""
         layer = attention.layer
         self.heads.check_layer(layer)
         query = query if query.stride(2) == 1 else query.contiguous()
@@ -237,7 +238,7 @@ class PassLayout:
     def _attend_spans_with_sdpa(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> list[PartialAttention]:
-        """Compute attention within all spans in one SDPA call, and to cached keys span by span."""
+        """Compute attention within all spans in one SDPA call, then to cached keys for each span."""
         scaling = attention.scaling
         parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
         for span, row_of in zip(self.spans, self.span_token_indices, strict=True):
@@ -255,7 +256,7 @@ def _attend_within_spans(
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Compute attention of span tokens to earlier tokens of their sequence.
+    """Compute attention of a span's tokens to earlier tokens of the same sequence.
 
     Tokens outside spans get no result.
     """
@@ -367,7 +368,7 @@ def _attend_unshared_and_merge(
     new_kv: tuple[torch.Tensor, torch.Tensor],
     partial_results: list[PartialAttention],
 ) -> torch.Tensor:
-    """Compute attention to each sequence's unshared keys, and merge with the partial results.
+    """Compute attention to the unshared keys of each sequence, and merge it with the partial results.
 
     Returns [T, H, D].
     """

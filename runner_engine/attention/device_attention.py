@@ -39,21 +39,21 @@ OutputAndLogSum = tuple[torch.Tensor, torch.Tensor]
 
 
 class AttentionBackend(StrEnum):
-    """Attention backends that need no compiled C kernels."""
+    """Attention backends that work without compiled C kernels."""
 
     sdpa = "sdpa"
     plain = "plain"
 
 
 def read_forced_attention_backend() -> AttentionBackend | None:
-    """Return the attention backend that the variable RUNNER_ATTENTION forces, or None.
+    """Return the attention backend that the environment variable RUNNER_ATTENTION forces, or None.
 
     Raises ConfigError for unknown values.
     """
     text = os.environ.get(FORCED, "")
     if text and text not in list(AttentionBackend):
         raise ConfigError(
-            f"unknown backend. Choose one of {', '.join(AttentionBackend)}, or unset it to get sdpa on a GPU",
+            f"unknown backend. Choose one of {', '.join(AttentionBackend)}, or unset it to use sdpa on a GPU",
             key=FORCED,
             value=text,
             code="unknown_choice",
@@ -62,7 +62,10 @@ def read_forced_attention_backend() -> AttentionBackend | None:
 
 
 def should_try_sdpa(device: torch.device) -> bool:
-    """Whether to try SDPA attention. The default is SDPA only on a GPU; RUNNER_ATTENTION overrides it."""
+    """Whether to try SDPA attention.
+
+    The default is True only on a GPU. RUNNER_ATTENTION overrides the default.
+    """
     wanted = read_forced_attention_backend()
     return device.type == "cuda" if wanted is None else wanted is AttentionBackend.sdpa
 
@@ -105,7 +108,7 @@ def has_flash_attention(device: torch.device) -> bool:
 
 
 def supports_variable_key_counts(kv_spec: KvCacheSpec) -> bool:
-    """Whether each sequence may have a different number of unshared keys, without a mask.
+    """Whether attention supports a different number of unshared keys for each sequence, without a mask.
 
     Flash attention supports that. On a CPU, where tests force SDPA, the same computation with a
     mask replaces it.
@@ -123,7 +126,7 @@ def supports_variable_key_counts(kv_spec: KvCacheSpec) -> bool:
 
 @dataclass(frozen=True)
 class OwnKeys:
-    """Unshared keys and values of each sequence in a layer: [sequence · position, KVH, D].
+    """Unshared keys and values of all sequences in a layer: [sequence · position, KVH, D].
 
     Also holds the number of visible positions.
 
@@ -141,7 +144,7 @@ class OwnKeys:
 
 
 def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_kv: OwnKeys) -> OutputAndLogSum:
-    """Compute attention of one query per sequence [B, H, D] to the sequence's unshared keys.
+    """Compute attention of one query per sequence, [B, H, D], to the sequence's unshared keys.
 
     Returns outputs [B, H, D] and log-sums [B, H].
     """
@@ -182,7 +185,7 @@ def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_kv: 
 
 
 def _is_supported_by_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:
-    """Whether a torch SDPA function supports these heads. No SDPA function supports logit caps."""
+    """Whether one of torch's SDPA functions supports these heads. None of them supports logit caps."""
     width = query.shape[-1]
     return not scaling.cap and width <= WIDEST and width % WHOLE == 0 and query.device.type in ("cpu", "cuda")
 
@@ -203,7 +206,7 @@ def _attend_with_matmuls(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     mask: torch.Tensor | None, is_causal: bool,
 ) -> OutputAndLogSum:  # fmt: skip
-    """Compute attention with two matmuls and all scores in memory.
+    """Compute attention with two matmuls, and store all attention scores in memory.
 
     Supports logit caps and all head sizes, unlike SDPA.
     """
@@ -235,7 +238,7 @@ def attend_to_prefix(
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Token spans of similar length, each padded to the longest span."""
+    """Token spans of similar length, padded to the longest of these spans."""
 
     tokens: torch.Tensor  # int64 [S · M]: places in the pass
     spans: int
@@ -243,7 +246,7 @@ class SpanBatch:
 
 @dataclass(frozen=True)
 class SpanBatches:
-    """Token spans of a forward pass, grouped into a few batches of similar length."""
+    """Token spans of a forward pass, grouped by similar length into a few batches."""
 
     batches: list[SpanBatch]
     # int32 [T]: a token's place among the rows of all batches, -1 = it is in no span
@@ -254,7 +257,7 @@ class SpanBatches:
     def from_spans(
         cls, span_bounds: Sequence[tuple[int, int]], num_tokens: int, device: torch.device
     ) -> SpanBatches:
-        """Group token spans (first, last) into batches.
+        """Group token spans, given as (first, last), into batches.
 
         In a batch, every span is longer than half the longest span.
         """
@@ -282,7 +285,7 @@ def attend_within_spans(
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Compute attention of each span's tokens to themselves and earlier tokens of the span.
+    """Compute attention of tokens to themselves and to earlier tokens of the same span.
 
     query is [H, T, D]; key and value are [KVH, T, D].
     """
@@ -309,7 +312,7 @@ def attend_to_cached_keys(
     values: torch.Tensor,
     indices_in_span: torch.Tensor,
 ) -> PartialAttention:
-    """Compute attention of one span's tokens [H, n, D] to the sequence's cached keys [KVH, L, D]."""
+    """Compute attention of a span's tokens [H, n, D] to the cached keys [KVH, L, D] of the sequence."""
     grouped = query.view(kv_spec.kv_heads, kv_spec.group, *query.shape[1:])
     return PartialAttention(
         *attend_to_prefix(scaling, merge_groups_by_token(grouped), keys, values),

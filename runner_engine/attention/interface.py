@@ -1,4 +1,4 @@
-"""Replaces the attention function that transformers models call. The models' own code stays unchanged.
+"""Replaces the attention function that transformers models call, without changes to the models' code.
 
 The attention function of a pass is a context variable of its thread, so that passes of
 several models can run in parallel.
@@ -28,7 +28,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Softmax:
-    """Softmax options of an attention layer: logit cap, attention sinks and mask."""
+    """Softmax options of an attention layer: logit cap, attention sinks and attention mask."""
 
     cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
     sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
@@ -43,7 +43,7 @@ _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that r
 
 @contextmanager
 def use_attention(model: Any, attention_function: Attend, registered_name: str = NAME) -> Iterator[None]:
-    """Replace the attention function of the model's layers inside the context."""
+    """Context manager that replaces the attention function of the model's layers."""
     settings = model.config.get_text_config()
     before, outer = settings._attn_implementation, _attend.set(attention_function)
     settings._attn_implementation = registered_name
@@ -55,7 +55,7 @@ def use_attention(model: Any, attention_function: Attend, registered_name: str =
 
 
 def wrap_with_layer_counter(attention_function: Attend) -> Attend:
-    """Wrap an attention function so that it receives the index of the calling layer.
+    """Wrap an attention function so that it also receives the index of the layer that calls it.
 
     The wrapper is valid for one forward pass. It is needed if some layers have no attention.
     """

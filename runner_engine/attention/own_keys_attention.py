@@ -1,4 +1,4 @@
-"""Calls the C kernel for attention to unshared keys.
+"""Calls the C kernel that computes attention to unshared keys.
 
 The kernel also merges the results of attention to shared keys. Where attention to shared
 keys uses
@@ -21,7 +21,7 @@ from runner_engine.kv_cache import KvCacheSpec, KvStore
 
 @dataclass(frozen=True)
 class OwnKeyRanges:
-    """The range of unshared positions that each token attends to."""
+    """Range of unshared positions that each token attends to."""
 
     store: KvStore
     slot: torch.Tensor  # int32 [T]

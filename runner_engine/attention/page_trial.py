@@ -1,4 +1,4 @@
-"""Tests on the device whether a decoding step can read keys through a page table."""
+"""Tests on the device whether decoding steps can read keys through a page table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = {(4, 2, 7, 1): 3.01, (4, 2, 3, 8): 2.3, (5, 9, 9, 9): 0.5, (4, 6, 0, 0): 
 
 
 def find_page_size(kv_spec: KvCacheSpec) -> int:
-    """Return the page size of paged attention in positions.
+    """Return the number of positions per page in paged attention.
 
     Returns 0 and logs the reason if the device does not support paged attention.
     """
@@ -50,7 +50,7 @@ def find_page_size(kv_spec: KvCacheSpec) -> int:
         if is_out_of_memory_error(error):
             raise
         log.info(
-            "paged attention is unavailable, so each decoding step reads every shared prefix separately: %s",
+            "paged attention is unavailable, so each decoding step reads each shared prefix separately: %s",
             to_one_line(error, limit=160),
         )
         return 0
@@ -62,7 +62,7 @@ def _read_flash_attention_schema() -> str:
 
 
 def _paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
-    """Return the largest difference between paged and contiguous attention on test inputs.
+    """Return the largest difference between the results of paged and contiguous attention on test inputs.
 
     Invisible positions hold NaN.
     """

@@ -1,4 +1,4 @@
-"""Computes attention over some of the visible keys, with torch matmuls instead of C kernels."""
+"""Computes attention over a part of the visible keys, with torch matmuls instead of C kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AttentionTerm = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Scale and logit cap that attention applies to the product of query and key."""
+    """Scale and logit cap of the attention scores."""
 
     scale: float
     cap: float  # as in Softmax
@@ -27,7 +27,7 @@ class Scaling:
 
 @dataclass
 class PartialAttention:
-    """Unnormalized attention over some of the visible keys.
+    """Unnormalized attention over a part of the visible keys.
 
     Outputs are [KVH, n · G, D]; score maxima and sums of exponentials are [KVH, n · G].
     """
@@ -42,7 +42,7 @@ class PartialAttention:
         return kv_spec.kv_heads, self.count * kv_spec.group
 
     def to_token_terms(self, kv_spec: KvCacheSpec) -> AttentionTerm:
-        """Return outputs, score maxima and sums for every token of the forward pass.
+        """Return outputs, score maxima and sums for all tokens of the forward pass.
 
         Tokens without a result get sum 0.
         """
@@ -102,7 +102,7 @@ def attend_to_unshared_keys(
 
 
 def build_sink_term(sinks: torch.Tensor, shape: tuple[int, int, int], head_dim: int) -> AttentionTerm:
-    """Return attention sinks as a term that increases the softmax sum but not the output.
+    """Return attention sinks as a term that adds to the softmax sum but not to the output.
 
     shape: [T, KVH, G].
     """
@@ -115,7 +115,7 @@ def build_sink_term(sinks: torch.Tensor, shape: tuple[int, int, int], head_dim: 
 
 
 def merge_partial_results(partial_results: list[AttentionTerm], dtype: torch.dtype) -> torch.Tensor:
-    """Merge partial attention results by their score maxima and sums, and normalize. Returns [T, H, D]."""
+    """Merge partial attention results by their score maxima and sums. Returns normalized [T, H, D]."""
     best = torch.stack([top for _, top, _ in partial_results]).amax(dim=0)
     out, total = (
         partial_results[0][0].new_zeros(partial_results[0][0].shape, dtype=torch.float32),
@@ -131,7 +131,7 @@ def merge_partial_results(partial_results: list[AttentionTerm], dtype: torch.dty
 def merge_by_log_sums(
     partial_outputs: list[torch.Tensor], log_sums: list[torch.Tensor], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Merge normalized partial outputs [T, KVH, G, D] by their log-sums [T, KVH, G].
+    """Merge normalized partial outputs [T, KVH, G, D], using their log-sums [T, KVH, G].
 
     Returns [T, H, D].
 
@@ -143,7 +143,7 @@ def merge_by_log_sums(
 
 
 def max_scores_in_memory(tensor: torch.Tensor) -> int:
-    """Return the maximum number of attention scores in memory at once, on the tensor's device."""
+    """Return the maximum number of attention scores to hold in memory at once on the tensor's device."""
     return SCORES.get(tensor.device.type, SCORES["cpu"])
 
 
@@ -170,12 +170,12 @@ def compute_attention_scores(scaling: Scaling, query: torch.Tensor, keys: torch.
 
 
 def replace_minus_inf(maxima: torch.Tensor) -> torch.Tensor:
-    """Replace score maxima of −inf by 0. Subtracting −inf from −inf would give NaN."""
+    """Replace score maxima of −inf by 0, because −inf minus −inf is NaN."""
     return maxima.where(maxima > -math.inf, 0.0)
 
 
 def batched_matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply batched matrices [B, N, M] with float32 results.
+    """Multiply batches of matrices [B, N, M] with float32 results.
 
     Sums may exceed the float16 limit of 65,504.
     """
@@ -187,7 +187,7 @@ def batched_matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
 def pad_heads(
     kv_spec: KvCacheSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Repeat and zero-pad heads to the number and width of the KV store's heads.
+    """Repeat heads and pad them with zeros to the KV store's number and width of heads.
 
     Zeros do not change the dot products.
     """

@@ -1,4 +1,4 @@
-"""Attention to keys that many tokens share: calls of the C kernel, and choice of the fastest backend.
+"""Attention to keys that many tokens share: calls the C kernel, and selects the fastest backend.
 
 The vector backend runs on every processor. With tiles (AMX), few queries use vectors and
 many use tiles, whose sums have the same order bit for bit. Here one query means one head
@@ -65,7 +65,7 @@ class SharedAttentionBackend(StrEnum):
 
 @dataclass(frozen=True)
 class SharedKeyRange:
-    """Keys and values that many tokens share, at the first positions of a KV slot."""
+    """Keys and values that many tokens share. They occupy the first positions of a KV slot."""
 
     store: KvStore
     slot: int
@@ -116,7 +116,7 @@ def attend_shared_keys(
 
 
 def requested_backend() -> str | None:
-    """Return the backend that the variable RUNNER_SHARED_ATTENTION forces, or None.
+    """Return the backend that the environment variable RUNNER_SHARED_ATTENTION forces, or None.
 
     Raises ConfigError for unknown values.
     """
@@ -124,7 +124,7 @@ def requested_backend() -> str | None:
 
 
 def choose_shared_attention_backend(kv_spec: KvCacheSpec, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the fastest shared-attention backend for a model's heads.
+    """Select the fastest backend for attention to shared keys, given the model's heads.
 
     Returns None if torch computes attention.
     """
@@ -161,7 +161,7 @@ def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | 
 
 
 def _get_cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTimings | None:
-    """Return the measured seconds of each backend, from the user cache if possible.
+    """Return the seconds that each backend takes, from the user cache if possible.
 
     Measured with one KV head. None if timings cannot be cached.
     """
@@ -216,7 +216,9 @@ def _create_random_keys(
 def compare_tile_attention(
     group_size: int, head_dim: int, kv_cache: KvCache, kernels: Kernels
 ) -> Note | None:
-    """Compare the tiled kernel with the vector kernel on random keys, to detect wrong results.
+    """Compare the tiled kernel with the vector kernel on random keys.
+
+    Detects wrong results of the tiled kernel.
 
     Returns a note on their difference, or None if the difference is only rounding.
 
@@ -279,7 +281,7 @@ def _compare_unshared_attention(
 
 
 def _compute_max_relative_difference(actual: AttentionTerm, expected: AttentionTerm) -> float:
-    """Return the largest relative difference of two partial attention results.
+    """Return the largest relative difference between two partial attention results.
 
     Returns infinity if they disagree on the tokens without visible keys.
     """

@@ -1,5 +1,4 @@
-"""Chooses the sequences that enter the next forward pass, and the prompt tokens to prefill in this
-pass.
+"""Chooses the sequences that enter the next forward pass and the prompt tokens that the pass prefills.
 
 While a long prompt is prefilled in chunks, active sequences decode in the same passes and
 do not wait. Attention in plain torch would copy their keys for that, so there they decode
@@ -95,7 +94,7 @@ class Admission:
         return 0 if is_full or free < min(min_new_sequences(self.most_rows), waiting) else free
 
     def can_join_decode_pass(self, sequence: TokenSequence) -> bool:
-        """Whether the scheduler prefills a prompt in the same forward pass that decodes active sequences.
+        """Whether a prompt can be prefilled in the same forward pass that decodes the active sequences.
 
         The kernels attend token by token in such a pass, so only short prompts join it.
         """
@@ -155,7 +154,7 @@ class Admission:
         return long
 
     def _needs_short_spans(self, sequence: TokenSequence, num_unread: int) -> bool:
-        """Whether a resumed answer needs short spans, so that its logits equal those of decoding.
+        """Whether to prefill a resumed answer in short spans, which give the same logits as decoding.
 
         Short spans use the same attention computation as decoding.
         """
@@ -208,7 +207,7 @@ class Admission:
 def plan_next_prefill_chunk(
     sequence: TokenSequence, slot: int, max_tokens: int, max_logits: int, short_span_tokens: int
 ) -> TokenSpan:
-    """Return the next chunk of a prompt, limited by its tokens and its scored logits.
+    """Return the next chunk of a prompt, within the limits on tokens and on logits.
 
     Tokens of a resumed answer are prefilled after the prompt in short spans, which attend as in
     decoding. Without short spans, all tokens are prefilled together.

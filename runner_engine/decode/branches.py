@@ -1,5 +1,4 @@
-"""Parallel branches: several continuations of one prompt, decoded together over one shared
-KV cache.
+"""Parallel branches: several continuations of one prompt that are decoded together with one KV cache.
 
 They need 2D RoPE. Every token has a branch (0 = main, 1 … k) and a time. All branches
 start where main ends, at the same time. A token attends to all tokens of earlier times,
@@ -33,7 +32,7 @@ TimedToken = tuple[int, int, int]  # of a token in the cache: its time, its bran
 
 
 def interleave_branches(prompt_tokens: Sequence[int], branches: Sequence[Sequence[int]]) -> list[TimedToken]:
-    """Order the tokens of a prompt and its branches by time step, then by branch number.
+    """Sort the tokens of a prompt and its branches by time step, then by branch number.
 
     At equal times, the main prompt comes first.
     """
@@ -44,7 +43,7 @@ def interleave_branches(prompt_tokens: Sequence[int], branches: Sequence[Sequenc
 
 
 def build_branch_attention_mask(token_times: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """Return the attention mask [queries, N] of the last `num_queries` tokens.
+    """Return the attention mask [queries, N] for the last `num_queries` tokens.
 
     Token i attends to token j if t_j < t_i or i = j.
     """
@@ -64,7 +63,7 @@ def find_branch_support_error(model: Any) -> ConfigError | None:
 
 
 class BranchDecoder:
-    """Decodes parallel branches over one shared KV cache.
+    """Decodes the parallel branches of a request with one shared KV cache.
 
     After one prefill, each step decodes one token per unfinished branch.
     """
@@ -149,7 +148,7 @@ def build_completion_without_decoding(
 def decode_branches(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], stats: EngineStats, stopping: Stopping
 ) -> Completion:
-    """Decode a request whose branches all continue the same prompt. Each sequence is one branch.
+    """Decode the branches of a request as sequences that continue the same prompt.
 
     A sampled branch depends on the seed, the request's id, its branch number, and the tokens
     of other branches that it attends to.

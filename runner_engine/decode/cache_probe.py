@@ -1,4 +1,4 @@
-"""Inspects a model's transformers cache: keys and values, recurrent states, or unsupported data."""
+"""Inspects the cache that transformers creates for a model: keys and values, states, or other data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class IncompatibleModel(Exception):
 
 
 def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_recurrent_layers: int) -> list[int | None]:
-    """Return the maximum number of tokens in each layer's KV cache; None means unlimited.
+    """Return the maximum number of tokens in each layer's KV cache, where None means unlimited.
 
     Raises IncompatibleModel if the cache keeps other state. num_recurrent_layers: number of
     recurrent layers that this project supports.

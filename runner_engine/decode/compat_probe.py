@@ -1,4 +1,4 @@
-"""Tests whether the scheduler supports a model, by comparing logits."""
+"""Tests whether the continuous-batching scheduler supports a model, by comparing logits with transformers."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_m
 
 
 def get_max_window_length(loaded: LoadedModel) -> float:
-    """Return the size of the model's sliding window, if the windows of single layers are unknown."""
+    """Return the size of the sliding window from the model's config, or infinity if the model has none."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
 def find_rope_stable_length(loaded: LoadedModel) -> float:
-    """Return the sequence length above which the RoPE of all tokens changes.
+    """Return the longest sequence length for which the model's RoPE angles stay fixed.
 
     Only `generate` of transformers supports longer sequences.
     """
@@ -90,13 +90,13 @@ def find_rope_stable_length(loaded: LoadedModel) -> float:
 
 
 def get_logits_tolerance(loaded: LoadedModel) -> float:
-    """Return the allowed mean logit error, divided by the standard deviation of the logits."""
+    """Return the maximum mean logit error, in standard deviations of the logits."""
     quantized = int(loaded.metrics.get("quantized_modules", 0))
     return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
 
 
 def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
-    """Inspect a model's attention, and test the continuous-batching scheduler on the model.
+    """Inspect a model's attention, and test whether the continuous-batching scheduler can run the model.
 
     Raises IncompatibleModel if the scheduler's logits differ from the model's own.
     """
@@ -143,7 +143,7 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
         ) from error
     if not is_right:
         raise IncompatibleModel(note("logits_off", off=off))
-    log.debug("the scheduler's mean logit error is %.2g standard deviations, %s", off, heads)
+    log.debug("mean logit error of the scheduler: %.2g standard deviations, with the KV cache %s", off, heads)
     heads = replace(heads, note=find_unstable_layers(zeroed))
     return (
         _use_sdpa_if_equivalent(loaded, heads, ids.tolist(), compute_own_logits)
@@ -166,7 +166,7 @@ def _logits_match(
 
 @contextmanager
 def _make_gguf_layers_return_zeros(model: Any) -> Iterator[None]:
-    """Make GGUF layers return zeros, for passes that only record tensor shapes and masks."""
+    """Context manager in which GGUF layers return zeros, for passes that only record shapes and masks."""
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
     def zeros(layer: GgufLinear, activations: torch.Tensor) -> torch.Tensor:
@@ -187,7 +187,7 @@ def _use_sdpa_if_equivalent(
     token_ids: list[int],
     compute_original_logits: Callable[[], torch.Tensor],
 ) -> KvCacheSpec:
-    """Enable SDPA attention if its logits match the model's original attention."""
+    """Enable SDPA attention if its logits match those of the model's original attention."""
     by_sdpa = replace(kv_spec, by_sdpa=True)
     in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_page_size(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
@@ -223,7 +223,7 @@ class _LayerShape:
 def _inspect_attention(
     model: Any, token_ids: torch.Tensor, cached_tokens: list[int | None], has_mixers: bool
 ) -> KvCacheSpec:
-    """Return the KV cache spec of a model, with the sliding windows of its layers if all are known.
+    """Return the KV cache spec of a model, including sliding windows if every layer's window is known.
 
     cached_tokens: how many tokens each layer's cache keeps. If these are fewer than the
     layer's mask shows, `generate` has another window from the second token on. has_mixers:
@@ -291,7 +291,7 @@ def _inspect_attention(
 
 
 def _compute_scheduler_test_logits(model: Any, kv_spec: KvCacheSpec, token_ids: list[int]) -> torch.Tensor:
-    """Return the logits of the last two tokens, computed by the scheduler.
+    """Run the scheduler on a test prompt and return the logits of the last two tokens.
 
     The prefix, a token span and a single token run in separate forward passes.
     """
@@ -313,7 +313,7 @@ def probe_fused_forward(
     expert_layers: Mapping[nn.Module, ExpertLayer],
     is_verified: bool = False,
 ) -> FusedForward | None:
-    """Create the fused forward pass in C, and test its logits.
+    """Create the fused forward pass in C, and compare its logits with those of the PyTorch modules.
 
     Returns None if the model has unsupported parts or the logits differ.
 
@@ -344,7 +344,7 @@ def probe_fused_forward(
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
         return None
-    log.debug("the fused forward pass is used: its logit error is %.2g standard deviations", off)
+    log.debug("using the fused forward pass, which has a logit error of %.2g standard deviations", off)
     return fused
 
 
@@ -366,7 +366,7 @@ def _has_only_rounding_noise(forward: Forward, token_ids: list[int], fused_forwa
 
 
 def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
-    """Whether the logit error is no larger than the error of splitting the prompt elsewhere.
+    """Whether the fused pass's logit error is as small as the error from splitting the prompt differently.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few
     layers must match. In all layers the error may not exceed the one that splitting the
@@ -385,7 +385,7 @@ def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_f
     )
     off = compute_max_logit_error(trial_logits(fused_forward), expected)
     log.debug(
-        "logit error of the fused forward pass: %.2g in few layers, %.2g in all (noise %.2g)",
+        "logit error of the fused forward pass: %.2g in the first layers, %.2g in all layers (noise: %.2g)",
         shallow,
         off,
         noise,
@@ -422,7 +422,7 @@ def _compute_test_logits(forward: Forward, token_ids: list[int], prefix_length: 
 
 
 def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
-    """Whether a forward pass over several tokens gives bit for bit the logits of single-token passes."""
+    """Whether a forward pass over several tokens returns exactly the same logits as single-token passes."""
     trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)

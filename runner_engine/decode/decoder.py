@@ -1,4 +1,4 @@
-"""Runs one step: chooses the forward pass, and samples tokens from its logits."""
+"""Runs one decoding step: selects the forward pass, runs it, and samples tokens from its logits."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Decoder:
         self.ahead.invalidate_sequences()
 
     def reorder_sequences(self, indices: Sequence[int]) -> None:
-        """Keep only the active sequences with these indices, in this order."""
+        """Keep only the active sequences at these indices, in the given order."""
         self.sampler.keep_sequences(indices)
         self.ahead.invalidate_sequences()
 
     @property
     def has_kernels(self) -> bool:
-        """Whether attention uses the project's own kernels.
+        """Whether attention uses the project's own C kernels instead of torch.
 
         Only then can one forward pass prefill and decode together.
         """
@@ -169,7 +169,7 @@ class Decoder:
         return list(zip(sequences, tokens, strict=True))
 
     def catch_up_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
-        """Advance recurrent states until each sequence has only one unprocessed token.
+        """Run the model until the recurrent states of each sequence cover all tokens except the last.
 
         States lag further behind after rejected draft tokens.
         """

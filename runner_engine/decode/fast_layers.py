@@ -1,4 +1,4 @@
-"""Faster layers on a CPU: linear layers with packed weights, and fused RMS norms.
+"""Faster layers on the CPU: linear layers with packed weights, and fused RMS norms.
 
 torch rearranges a plain weight matrix at each matmul. Here it is packed once for the
 fastest backend of this processor: in tiles for our own kernels, or in oneDNN's order. A
@@ -50,7 +50,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Replaces the `forward` of a model's layers by faster functions, until `restore` is called."""
+    """Replaces the `forward` methods of a model's layers by faster functions, until `restore` is called."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class FastLayers:
         self.layers, self.panels = [], {}
 
     def _replace_forward(self, layer: nn.Linear, packed_matmul: MatmulFunction, mapped: MappedFiles) -> None:
-        """Replace a layer's matmul by one with packed weights.
+        """Replace a layer's matmul by a matmul with packed weights.
 
         The original weights are not read afterwards.
         """
@@ -134,7 +134,7 @@ class FastLayers:
         mapped.release_pages(layer.weight.data_ptr(), layer.weight.nbytes)
 
     def _share_embedding_weights(self, model: nn.Module, mapped: MappedFiles) -> None:
-        """Let embeddings read vectors from the packed lm_head if both share the same weights.
+        """Make embeddings read from the packed lm_head if both share the same weights.
 
         Otherwise the checkpoint's released memory pages would return to memory token by token.
         """
@@ -194,7 +194,7 @@ def describe_backends(
     matmul_choices: Mapping[torch.dtype, BackendChoice],
     attention_choice: BackendChoice | None,
 ) -> dict[str, Note]:
-    """Describe the chosen backends of matmul and of shared-prefix attention, with their measurements."""
+    """Describe the selected backends for matmul and shared-prefix attention, with their timings."""
     ways = dict[str, Note]()
     if choice := matmul_choices.get(kv_spec.dtype):
         ways["products"] = choice.fact

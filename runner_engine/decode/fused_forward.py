@@ -1,4 +1,4 @@
-"""Fused forward pass: one C call computes all layers of a decoder (kernels/fused_forward.h).
+"""Fused forward pass: one C call that computes all layers of a decoder (kernels/fused_forward.h).
 
 Each torch operation costs time in Python, starts and ends a parallel region, and writes
 memory that the next one reads. With a small model or pass, that takes as long as the
@@ -71,12 +71,12 @@ class FusedForward:
 
     @property
     def num_layers(self) -> int:
-        """Number of layers that a forward pass runs. Tests use fewer layers than the model has."""
+        """Number of layers that a forward pass runs. Only tests run fewer layers than the model has."""
         return int(self.weights.model.layers)
 
     @contextmanager
     def limit_layers(self, model: Any, max_layers: int) -> Iterator[None]:
-        """Limit forward passes in C and in PyTorch to the model's first layers, inside the context."""
+        """Context manager that limits forward passes, in C and in PyTorch, to the model's first layers."""
         weights, settings, layers = self.weights, model.config.get_text_config(), self.num_layers
         body, name, own = weights.body, weights.name_of_layers, settings.num_hidden_layers
         all_blocks = getattr(body, name)
@@ -100,7 +100,7 @@ class FusedForward:
         logit_indices: list[int] | None,
         hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] of the tokens at `logit_indices`, or of all tokens.
+        """Return the logits [n, V] of the tokens at `logit_indices`, or of all tokens if it is None.
 
         hidden_states: a [tokens, width] buffer that is filled with the lm_head's inputs.
         """
@@ -173,16 +173,16 @@ class FusedForward:
 
     @property
     def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
-        """How often forward passes chose each expert, by expert module."""
+        """Number of times that each expert was selected in forward passes, by expert module."""
         return self.weights.mixtures.counts
 
     @property
     def has_separate_mlps(self) -> bool:
-        """Whether PyTorch modules compute some MLPs between two C calls."""
+        """Whether some MLPs run as PyTorch modules between two C calls."""
         return bool(self.weights.apart)
 
     def _run_layers(self, tokens: FusedTokens, mlp_buffers: Sequence[torch.Tensor]) -> None:
-        """Run all layers in one C call, or in several C calls with PyTorch MLPs between them."""
+        """Run all layers in one C call, or in several C calls if some MLPs run as PyTorch modules."""
         for layer, mlp in self.weights.apart.items():
             if layer < self.num_layers:
                 self._call_kernel(tokens)
@@ -253,7 +253,7 @@ class FusedForward:
         return int(sum(buffer_nbytes)) + CACHE_LINE * len(buffer_nbytes)
 
     def _extend_rope_tables(self, num_positions: int) -> None:
-        """Extend the RoPE cos and sin tables to at least `num_positions` positions."""
+        """Extend the RoPE tables of cosines and sines to at least `num_positions` positions."""
         if num_positions <= self._extended:
             return
         count = min(max(num_positions, 2 * self._extended), self.positions)
@@ -282,7 +282,7 @@ def _count_unshared_pieces(num_visible: torch.Tensor) -> int:
 
 
 class _WindowStarts:
-    """The first position that each token can attend to, for each sliding window of the model."""
+    """The first position that each token attends to, for each sliding window size of the model."""
 
     def __init__(self, layout: PassLayout, windows: Sequence[Window | None]) -> None:
         self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
@@ -303,7 +303,7 @@ class _WindowStarts:
         return (first_positions - begin).clamp_(min=0)
 
     def build_prefix_table(self, prefix_use: PrefixUse) -> int:
-        """Build the C table of first visible positions in a shared prefix, and return its address.
+        """Return the address of a C table with the first shared-prefix position that each token attends to.
 
         The table has one entry per sliding window.
         """
@@ -316,7 +316,7 @@ class _WindowStarts:
         )
 
     def build_span_table(self, first_token: int, last_token: int) -> int:
-        """Build the C table of first visible unshared positions of a span, and return its address.
+        """Return the address of a C table with the first unshared position that each span token attends to.
 
         The table has one entry per sliding window.
         """
@@ -334,7 +334,7 @@ class _WindowStarts:
 
 
 def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _WindowStarts) -> list[SharedPart]:
-    """Build the C structures for attention keys that several tokens share."""
+    """Build the C structures for keys and values that several tokens attend to."""
     parts = []
     for use in layout.uses:
         chosen = native.get_optional_tensor_address(use.rows, torch.int64, use.count)

@@ -1,6 +1,4 @@
-"""Recurrent layers in the fused forward pass: C structures of the layers, and pointers to
-recurrent states.
-"""
+"""C structures of recurrent layers for the fused forward pass, with pointers to the recurrent states."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ class FusedMixers:
         return self.count * (MIXER_PHASES * -(-num_tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
     def compute_workspace_nbytes(self, num_tokens: int, element_nbytes: int) -> int:
-        """Return the workspace bytes of the recurrent layers (mixer_bytes in mixer_structs.h)."""
+        """Return the workspace bytes that the recurrent layers need (mixer_bytes in mixer_structs.h)."""
         return max(
             (
                 _compute_mixer_workspace_nbytes(one, num_tokens, element_nbytes)
@@ -66,7 +64,7 @@ class FusedMixers:
 
     def set_state_pointers(self, tokens: FusedTokens, states: SequenceStates | None) -> None:
         if states is None or states.segments is None:
-            raise RuntimeError("the recurrent states of this forward pass were not selected")
+            raise RuntimeError("no recurrent states are selected for this forward pass")
         table, addresses = states.segments.table, states.get_tensor_addresses()
         self._kept = [table, addresses]
         tokens.segments, tokens.segment_count = table.data_ptr(), table.shape[1]

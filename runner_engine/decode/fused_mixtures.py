@@ -65,7 +65,7 @@ class FusedMixtures:
 
     @property
     def max_experts_per_token(self) -> int:
-        """Largest number of experts per token in any layer. 1 for models without mixtures."""
+        """Largest number of active experts per token in any layer. 1 for models without experts."""
         return max((int(one.set.chosen) for one in self.of_layer.values()), default=1)
 
     @property
@@ -80,7 +80,7 @@ class FusedMixtures:
         return {"mixture": ctypes.addressof(self.of_layer[layer])}
 
     def compute_workspace_sizes(self, num_tokens: int) -> list[int]:
-        """Return the size in bytes of each workspace buffer of mixtures (see mixture_structs.h)."""
+        """Return the bytes of each workspace buffer for mixtures of experts (see mixture_structs.h)."""
         all_of = list(self.of_layer.values())
         if not all_of:
             return []

@@ -177,7 +177,7 @@ class FusedWeights:
         )
 
     def _build_parallel_mixer(self, layer_index: int, layer: LayerLayout) -> int | None:
-        """Build the C structure of a recurrent mixer parallel to attention, and return its address.
+        """Build the C structure of a recurrent mixer that runs parallel to attention, and return its address.
 
         Returns None without one.
         """
@@ -317,7 +317,7 @@ class FusedWeights:
         return self.adapters.attach_adapters(layer, weights.matrix)
 
     def _get_embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
-        """Return the address of the embedding table, and whether the table is the packed lm_head.
+        """Return the address of the embedding table, and whether this table is also the packed lm_head.
 
         The address is None if the table is quantized or packed otherwise. Then a pass gets the
         embeddings of its tokens.
@@ -368,12 +368,12 @@ class FusedWeights:
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
     def _keep_float32_copy(self, tensor: torch.Tensor, count: int) -> int:
-        """Keep a float32 copy of a tensor alive, and return the memory address of the copy."""
+        """Make a float32 copy of a tensor, keep it alive for C, and return its memory address."""
         self._kept.append(tensor.detach().float().contiguous())
         return native.get_tensor_address(self._kept[-1], torch.float32, count)
 
     def _keep_tensor_alive(self, tensor: torch.Tensor, *shape: int) -> int:
-        """Keep a tensor alive for C, and return its memory address."""
+        """Keep a tensor alive for C, and return the tensor's memory address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:
             raise NotFusable("it has weights of another kind")
@@ -382,7 +382,7 @@ class FusedWeights:
 
 
 def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
-    """Raise NotFusable if the CPU or hooks on layers prevent the fused forward pass."""
+    """Raise NotFusable if the CPU or the hooks on layers rule out the fused forward pass."""
     if not kernels.has_function("fused_forward", kv_spec.dtype):
         raise NotFusable(f"the C kernels do not support {kv_spec.dtype} on this processor")
     if any(map(has_hooks_besides_adapter, model.modules())):

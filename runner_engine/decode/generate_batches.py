@@ -1,4 +1,4 @@
-"""Static batching with transformers' `generate`, for models with states that only `generate` supports.
+"""Static batching with transformers' `generate`, for models whose states only `generate` supports.
 
 `generate` gets prompts of equal length, so that no padding is needed, and runs a batch
 until its last sequence ends. Sampling and stopping are ours, as in the other decoders:
@@ -26,7 +26,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId
 
 
 class GenerateBatch:
-    """A batch of equally long prompts that one call of `generate` decodes completely."""
+    """A batch of prompts with equal length that one call of `generate` decodes to the end."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class GenerateBatch:
         self.stats.decode_s += passed - rows[0].first_token_s
 
     def cancel_requests(self, request_ids: Collection[RequestId], events: list[Event]) -> None:
-        """Ignore cancellation, because one step decodes whole sequences."""
+        """Ignore cancellation, because one step decodes whole answers."""
 
 
 def generate_with_callbacks(
@@ -97,7 +97,7 @@ def generate_with_callbacks(
     logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     stopping_criterion: Callable[..., torch.Tensor] | None = None,
 ) -> Any:
-    """Run transformers' `generate` on prompts of equal length, with greedy sampling or a logits processor.
+    """Run transformers' `generate` on prompts of equal length, with greedy decoding or a logits processor.
 
     The model's own generation config is not used: sampling and stopping are decided here.
     """
@@ -128,7 +128,7 @@ def score_without_cache(loaded: LoadedModel, sequences: list[TokenSequence], sta
 
 @contextmanager
 def _reset_generation_config(model: Any) -> Iterator[None]:
-    """Replace the generation config of a model by the defaults inside the context.
+    """Context manager that replaces a model's generation config with the default values.
 
     Also resets the base model inside an adapter model.
     """

@@ -1,4 +1,4 @@
-"""KV cache memory of the scheduler: the KV store, and the token budget that follows free memory.
+"""Manages the scheduler's KV cache memory: the KV store, and a token budget computed from free memory.
 
 Sequences share prefixes (a prefix tree), get copies of earlier prompts (prompt cache,
 conversations), and own slots in one store, which exists while there are sequences.
@@ -30,7 +30,7 @@ GROWN = 8  # a budget has grown if it is larger by one in so many tokens
 
 
 class KvBudget:
-    """Manages the KV cache of a scheduler within a token budget that follows free memory."""
+    """Manages a scheduler's KV store within a token budget that is computed from free memory."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class KvBudget:
         """Configure the budget of a model's KV store.
 
         draft_bytes_per_token, draft_bytes_per_sequence: memory that a draft model needs in
-        addition. copies_states: whether recurrent states are copied before draft tokens are
+        addition. copies_recurrent_states: whether recurrent states are copied before draft tokens are
         verified.
         """
         self.forward, self.heads, self.stats = forward, forward.heads, stats
@@ -64,7 +64,7 @@ class KvBudget:
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
-        """Drop the KV store, except on a GPU, where recorded CUDA graphs still use its memory."""
+        """Drop the KV store, except on a GPU, where recorded CUDA graphs still use the store's memory."""
         if self.heads.device.type != "cuda":
             self.own = None
 
@@ -91,7 +91,7 @@ class KvBudget:
         return is_outdated
 
     def check_memory(self, num_sequences: int) -> None:
-        """Free unused KV arenas if the next tokens may not fit.
+        """Free unused KV memory of finished sequences if the next tokens may not fit.
 
         Raises MemoryError if memory still does not suffice.
         """
@@ -104,11 +104,11 @@ class KvBudget:
             self.memory.check(num_sequences)
 
     def free_unused_arenas(self) -> bool:
-        """Free KV arenas that no sequence uses. Returns whether any arena was freed."""
+        """Free the KV memory of finished sequences. Returns whether any memory was freed."""
         return self.own is not None and self.own.free_unused(0)
 
     def compute_kv_cost_tokens(self, max_lengths: Sequence[int]) -> int:
-        """Return how much KV cache memory sequences of these maximum lengths need, in tokens.
+        """Return the KV cache memory, in tokens, that sequences with these maximum lengths need.
 
         Recurrent states are included.
         """
@@ -126,7 +126,7 @@ class KvBudget:
         return self.compute_kv_cost_tokens(needs) + self.prefixes.tokens + missing <= self.tokens
 
     def _compute_max_resident_tokens(self, sequence: TokenSequence) -> int:
-        """Return how many tokens of a sequence occupy the KV cache when the sequence ends.
+        """Return the number of tokens of a sequence that occupy the KV cache when the sequence ends.
 
         Sliding windows free some tokens earlier.
         """
@@ -134,7 +134,7 @@ class KvBudget:
         return self.kept_tokens(sequence.max_kv_tokens) if frees_places else sequence.max_kv_tokens
 
     def compute_stored_nbytes(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the KV cache bytes of all prefixes and these sequences after a forward pass.
+        """Return the bytes that all prefixes and these sequences occupy in the KV cache after a forward pass.
 
         Memory that the pass frees is still counted.
         """
@@ -146,7 +146,7 @@ class KvBudget:
         return self.heads.bytes_per_token * (self.compute_stored_tokens(sequences) - freed) + of_first
 
     def compute_stored_tokens(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the occupied KV cache memory in tokens.
+        """Return the occupied KV cache memory, in tokens.
 
         Includes shared prefixes and recurrent states.
         """
@@ -238,7 +238,7 @@ class KvBudget:
             self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
 
     def grow_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
-        """Enlarge the KV store for one more token per sequence, if needed, and return the store."""
+        """Return the KV store, enlarged if one more token per sequence would not fit."""
         assert self.own is not None
         self.own.ensure_capacity(
             max(row.kv.places for row in sequences) + 1, max(row.max_kv_tokens for row in sequences)
@@ -264,7 +264,7 @@ class KvBudget:
             )
 
     def free_slot(self, slot: int, num_sequences: int, has_no_nan: bool) -> None:
-        """Free a KV slot. The last sequence moves into the free slot.
+        """Free a KV slot. The last sequence moves to the freed slot.
 
         has_no_nan: the slot contains no NaN.
         """
@@ -276,7 +276,7 @@ class KvBudget:
         self.prefixes.release(sequence.kv, is_kept)
 
     def free_all(self, error: BaseException) -> None:
-        """Free all keys and values after a failed forward pass. Sequences recompute them later."""
+        """Free all keys and values after a failed forward pass. They are computed again later."""
         self.drop_store()
         self.prefixes.free_all()
         self.conversations.clear()
@@ -287,7 +287,7 @@ class KvBudget:
 
 
 def _must_keep_all_kv(sequence: TokenSequence) -> bool:
-    """Whether all keys of a sequence must stay cached for later prompts.
+    """Whether all keys of a sequence must stay in the KV cache, because later prompts may reuse them.
 
     Otherwise sliding windows free old keys.
     """

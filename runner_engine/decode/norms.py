@@ -1,4 +1,4 @@
-"""Replaces RMS norms by one fused function, instead of six or more operations in transformers.
+"""Replaces RMS norms by one fused function each. In transformers an RMS norm takes six or more operations.
 
 The layers stay the model's own: only the `forward` of an instance is replaced, after a
 trial.
@@ -45,7 +45,7 @@ def find_rms_norms(model: nn.Module) -> Iterator[Any]:
 def replace_norm_if_equivalent(
     layer: Any, fused_norm: FusedNormFunction, tolerance_by_dtype: Mapping[torch.dtype, float]
 ) -> bool:
-    """Replace a norm's `forward` by a fused function if a test run gives equal outputs.
+    """Replace a norm's `forward` by a fused function if a test run gives the same outputs.
 
     Returns whether it was replaced.
     """

@@ -1,4 +1,4 @@
-"""Converts requests to token sequences: chat template, tokenization, limits and validation."""
+"""Converts requests to token sequences: applies the chat template, tokenizes, and checks limits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RequestEncoder:
         return ids, ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Decode token ids as part of a longer text.
+        """Decode token ids as text from the middle of a longer text.
 
         Some tokenizers drop a leading space at the start of a text.
         """
@@ -95,7 +95,7 @@ class RequestEncoder:
     def create_sequences(
         self, request: Request, is_active: Callable[[], bool] = lambda: True
     ) -> list[TokenSequence]:
-        """Return the token sequences of a request: one per choice, per branch, or for its continuation.
+        """Return a request's token sequences: one for each choice or branch, or one for its continuation.
 
         A sequence that cannot run has an error. is_active: returns False once the request is
         cancelled.
@@ -191,7 +191,7 @@ class RequestEncoder:
     def _create_scored_sequence(
         self, request: Request, prompt: str | Sequence[int], prompt_ids: list[int]
     ) -> TokenSequence:
-        """Create the sequence of a continuation to score.
+        """Create the sequence that scores a continuation.
 
         Tokenizes prompt and continuation together, then splits off the continuation's tokens.
 
@@ -222,7 +222,7 @@ class RequestEncoder:
         )
 
     def _check_token_ids(self, token_ids: list[int]) -> list[int]:
-        """Raise ConfigError for token ids without an embedding.
+        """Raise ConfigError for token ids that have no embedding in the model.
 
         Such ids would fail the forward pass for all sequences.
         """
@@ -262,7 +262,7 @@ class RequestEncoder:
         return note("room", tokens=self.room, hint=self.room_hint)
 
     def _render_chat(self, messages: list[Message]) -> str:
-        """Render the chat template. Takes no lock, because rendering may be slow."""
+        """Render the chat template without holding a lock, because rendering may be slow."""
         offered = next((message.tools for message in messages if isinstance(message, OfferedTools)), None)
         turns = [message.to_dict() for message in messages if not isinstance(message, OfferedTools)]
         return self.template.render(turns, tools=offered)

@@ -60,7 +60,7 @@ def is_within_rounding_noise(
 
 
 def compute_mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the mean absolute logit error, divided by the standard deviation of the expected logits."""
+    """Return the mean absolute logit error, relative to the standard deviation of the expected logits."""
     spread = expected.float().std().clamp(min=1e-6)
     return float((logits.float() - expected.float()).abs().mean() / spread)
 
@@ -68,7 +68,7 @@ def compute_mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> fl
 def compute_max_logit_error(
     logits: torch.Tensor, expected: torch.Tensor, reduction: Callable[..., torch.Tensor] = torch.mean
 ) -> float:
-    """Return the largest logit error of any position, divided by the position's standard deviation.
+    """Return the largest logit error at any position, relative to the position's standard deviation.
 
     Positions are compared one by one, because float32 copies of all logits of a large
     vocabulary would take more memory than a job.
@@ -82,7 +82,7 @@ def compute_max_logit_error(
 
 @contextmanager
 def perturb_layer_outputs(model: nn.Module, fraction: float, seed: int) -> Iterator[None]:
-    """Change random elements of layer outputs by at most their last bit, inside the context."""
+    """Context manager that changes random elements of layer outputs by at most their last bit."""
     generator = torch.Generator().manual_seed(seed)
 
     def perturb_output(_module: nn.Module, __: Any, output: Any) -> torch.Tensor | None:

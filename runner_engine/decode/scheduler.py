@@ -33,7 +33,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount,
 
 
 class Scheduler:
-    """Decodes sequences with continuous batching over one KV store.
+    """Decodes sequences with continuous batching. All sequences share one KV store.
 
     The KV store exists only while there are sequences.
     """
@@ -95,7 +95,7 @@ class Scheduler:
         self.admission.add_waiting(sequences, upcoming_prompts)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
-        """End the sequences of these requests. Each completion keeps the tokens generated so far."""
+        """End the sequences of these requests. Each completion contains the tokens generated so far."""
         events: list[Event] = []
         rows = self.rows
         not_decoding = [row for row in (*rows.waiting, *rows.reading) if row.request.id in request_ids]
@@ -115,7 +115,7 @@ class Scheduler:
         return events
 
     def step(self) -> list[Event]:
-        """Prefill waiting sequences, or decode one more token of every active sequence. Returns the events."""
+        """Prefill waiting sequences, or decode one token for each active sequence. Returns the events."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
         self.at_once = len(self.rows.in_slots)
         try:
@@ -170,7 +170,7 @@ class Scheduler:
     def _prefill_prompts(
         self, short_sequences: list[TokenSequence], long_sequences: list[TokenSequence], max_tokens: int
     ) -> tuple[NewTokens, list[Event]]:
-        """Prefill short prompts whole and long prompts in chunks, in one forward pass.
+        """Prefill the prompts in one forward pass: short prompts completely, and long prompts in chunks.
 
         Active sequences decode in the same pass, or wait. Returns the new tokens and the events
         of scored sequences. Scored sequences have the last slots and leave after the pass.
@@ -249,7 +249,7 @@ class Scheduler:
         return events + self._remove_finished(ended)
 
     def _remove_finished(self, finished: list[TokenSequence]) -> list[Event]:
-        """Remove finished sequences, and return their completions even if memory runs out."""
+        """Remove finished sequences and return their completions, even if memory runs out."""
         events: list[Event] = []
         problem = None
         try:
@@ -293,7 +293,7 @@ class Scheduler:
     # memory
 
     def _requeue_all(self) -> None:
-        """Move all sequences back to the waiting queue. Their generated tokens stay valid."""
+        """Move all sequences back to the waiting queue. Their generated tokens are kept."""
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
         self.rows.active, self.rows.reading = [], []
         self.kv.drop_store()
@@ -302,7 +302,7 @@ class Scheduler:
             row.reset_for_requeue()
 
     def _recover_from_oom(self, error: BaseException) -> list[Event]:
-        """Requeue all sequences and halve the maximum batch size after an out-of-memory error.
+        """After an out-of-memory error, requeue all sequences and halve the maximum batch size.
 
         Re-raises other errors.
         """

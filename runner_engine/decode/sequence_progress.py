@@ -1,4 +1,4 @@
-"""Progress of a session's sequences, for estimates of the remaining time."""
+"""Measures the progress of a session's sequences, to estimate the remaining time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST = 0.99  # of a row that has not ended
 
 
 class SequenceProgress:
-    """Counts finished sequences and estimates how far active sequences are."""
+    """Counts finished sequences, and estimates the completed fraction of active sequences."""
 
     def __init__(self) -> None:
         self.ended_rows = self.ended_tokens = 0
@@ -26,7 +26,7 @@ class SequenceProgress:
     def estimate_completed_requests(
         self, active_sequences: Sequence[TokenSequence], stats: EngineStats
     ) -> float:
-        """Return the progress of active sequences as a fractional number of completed requests.
+        """Return the progress of active sequences, as a fractional number of completed requests.
 
         A sequence's progress is the share of its time that has passed, prefill included, at the
         speed so far. Tokens of unfinished sequences count in the mean length, because the first

@@ -1,4 +1,4 @@
-"""Sequences of an engine: the tokens, KV cache and thinking state of one completion each."""
+"""Sequences of an engine. Each sequence has the tokens, KV cache and thinking state of one completion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROKEN_SAMPLING = note("sampling_failed")
 
 @dataclass(eq=False)
 class TokenSequence:
-    """Tokens of one completion: a choice or branch of a request, or a continuation to score."""
+    """Tokens of one completion: of a choice, of a branch, or of a continuation to score."""
 
     request: Request
     prompt: list[int]
@@ -68,7 +68,7 @@ class TokenSequence:
 
     @property
     def pending_tokens(self) -> list[int]:
-        """Tokens to prefill when the sequence enters the batch.
+        """Tokens that are prefilled when the sequence enters the batch.
 
         The last token of a scored continuation needs no prefill.
         """
@@ -78,7 +78,7 @@ class TokenSequence:
 
     @property
     def max_kv_tokens(self) -> int:
-        """Maximum number of tokens in the KV cache that no other sequence shares."""
+        """Maximum number of tokens in the KV cache, excluding tokens shared with other sequences."""
         more = self.limit if self.given is None else len(self.given) - 1
         own = len(self.prompt) - self.kv.num_shared_tokens + more
         return self.kv.rest + round_up_positions(own) if self.kv.rest else own
@@ -120,5 +120,5 @@ class SequenceQueues:
 
     @property
     def in_slots(self) -> list[TokenSequence]:
-        """Sequences that occupy KV slots, in slot order: decoding sequences first, then those in prefill."""
+        """Sequences in KV slots, in slot order: decoding sequences first, then sequences in prefill."""
         return [*self.active, *self.reading]

@@ -41,7 +41,7 @@ from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount,
 
 @dataclass(frozen=True)
 class BatchingMode:
-    """Restrictions on static batching that the model requires."""
+    """Restrictions that the model imposes on static batching."""
 
     by_generate: bool = False  # decoded by transformers' generate and not by our own loop
     equal_length: bool = False  # prompts of equal length: the model cannot ignore padding
@@ -61,7 +61,7 @@ STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
 class StaticBatches:
-    """Decodes sequences in static batches, one batch after the other."""
+    """Decodes sequences in static batches, one batch after another."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class StaticBatches:
         return bool(self.waiting or self.batch)
 
     def add_sequences(self, sequences: Sequence[TokenSequence]) -> None:
-        """Append sequences to the waiting queue, sorted by prompt length with the longest first."""
+        """Append sequences to the waiting queue, and sort the queue by prompt length, longest first."""
         if not self.is_busy:
             self.size, self.has_noted_shortage = self.asked_size, False
         for row in sequences:
@@ -92,7 +92,7 @@ class StaticBatches:
         self.waiting += sorted(sequences, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
-        """End the sequences of these requests. Each completion keeps the tokens generated so far."""
+        """End the sequences of these requests. Each completion contains the tokens generated so far."""
         events: list[Event] = []
         for row in self.waiting:
             if row.request.id in request_ids:
@@ -106,7 +106,7 @@ class StaticBatches:
         return events
 
     def step(self) -> list[Event]:
-        """Decode one more token of every sequence in the batch, or start the next batch."""
+        """Decode one token for each sequence of the batch, or start the next batch."""
         events: list[Event] = []
         rows: list[TokenSequence] = []
         try:
@@ -160,7 +160,7 @@ class StaticBatches:
         return [build_scored_completion(row, seconds) for row in sequences]
 
     def _select_fitting_sequences(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
-        """Return the first sequences that fit in free memory together, at least one."""
+        """Return the first waiting sequences that fit in free memory together, at least one."""
         prompt = max(len(row.pending_tokens) for row in sequences)
         new = max(row.max_kv_tokens - len(row.pending_tokens) for row in sequences)
         count = len(sequences)
@@ -172,7 +172,7 @@ class StaticBatches:
         return sequences[:count]
 
     def _recover_from_oom(self, error: BaseException, sequences: list[TokenSequence]) -> list[Event]:
-        """Requeue the batch's sequences and halve the batch size after an out-of-memory error.
+        """After an out-of-memory error, requeue the batch's sequences and halve the batch size.
 
         Re-raises other errors.
         """
@@ -324,7 +324,7 @@ def _forward_with_cache(
     cache: Any,
     num_logits: int = 1,
 ) -> torch.Tensor:
-    """Return the logits [B, num_logits, V] of the last positions, and update the cache."""
+    """Run the model and update the cache. Returns the logits [B, num_logits, V] of the last positions."""
     with torch.inference_mode():
         output = loaded.model(
             input_ids=token_ids,
@@ -343,7 +343,7 @@ def _forward_with_cache(
 def _left_pad_prompts(
     prompts: list[list[int]], loaded: LoadedModel
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pad prompts on the left. Returns token ids, attention mask and positions, all [B, longest]."""
+    """Pad prompts on the left. Returns token ids, attention mask and position ids, all [B, longest]."""
     width, pad = max(map(len, prompts)), choose_padding_id(loaded.tokenizer, count_embeddings(loaded.model))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = torch.tensor(

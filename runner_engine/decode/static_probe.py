@@ -1,4 +1,4 @@
-"""Finds the fastest static batching mode in which a model's logits match transformers' generate."""
+"""Finds the fastest static batching mode whose logits match transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEW_TOKENS = (2, 2, 4)
 
 
 class _RecordingBatch(Batch):
-    """Static batch that records the logits of its sequences."""
+    """A static batch that records the logits of each sequence."""
 
     logits: dict[TokenSequence, list[torch.Tensor]]
 
@@ -49,7 +49,7 @@ class _RecordingBatch(Batch):
 
 
 def find_batching_mode(loaded: LoadedModel, model_argument: str) -> BatchingMode:
-    """Return the fastest static batching mode whose logits match transformers' generate.
+    """Return the fastest static batching mode whose logits match transformers' `generate`.
 
     The mode contains the reason against faster modes.
 
@@ -148,7 +148,7 @@ def _is_cache_layer_filled(layer: Any) -> bool:
 
 
 def _compute_max_logit_error(logits: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Return the largest logit error relative to the logits' spread.
+    """Return the largest logit error, relative to the standard deviation of the logits.
 
     Tokens after the first difference are ignored.
     """

@@ -1,5 +1,6 @@
-"""Compiles and caches grammars for a tokenizer. The llguidance library is imported with the
-first grammar.
+"""Compiles and caches grammars for a tokenizer.
+
+Imports the llguidance library when the first grammar is compiled.
 
 A grammar is a text in the library's Lark syntax, with one more directive:
     %mark NAME "text"
@@ -46,7 +47,7 @@ INSTALL = "pip install 'runner-llm[grammars]'"
 
 @dataclass(frozen=True)
 class _CompiledGrammar:
-    """A compiled grammar, or the reason why the grammar was rejected."""
+    """A compiled grammar, or the reason for its rejection."""
 
     matcher: Any = None
     mib: float = 0.0  # that each row with this grammar needs
@@ -55,11 +56,11 @@ class _CompiledGrammar:
 
 
 class _Cancelled(Exception):
-    """Raised if all requests that wait for the grammar were cancelled."""
+    """Raised if all requests that need the grammar were cancelled."""
 
 
 class GrammarCache:
-    """Cache of compiled grammars for one tokenizer. Thread-safe.
+    """Cache of compiled grammars for one tokenizer. Threads may use it concurrently.
 
     A grammar is first tried in a separate process with limits on time and memory, and then
     compiled in this process. No lock is held meanwhile, so a cached grammar never waits for
@@ -120,7 +121,7 @@ class GrammarCache:
         return GrammarState(kept.matcher.deep_copy(), self._num_mask_words)
 
     def stop_trial_process(self) -> None:
-        """Stop the child process that tests grammars. It is started again when needed."""
+        """Stop the child process that tests grammars. A new process starts when one is needed."""
         if self._trials is not None:
             self._trials.end()
 
@@ -139,7 +140,7 @@ class GrammarCache:
         return kept
 
     def _compile_and_cache(self, key: bytes, grammar: str, is_active: Callable[[], bool]) -> _CompiledGrammar:
-        """Compile and cache a grammar, for this caller and all threads that wait for the same grammar."""
+        """Compile and cache a grammar for the caller and for all threads that wait for this grammar."""
         try:
             try:
                 compiled = self._compile_grammar(grammar, is_active)
@@ -212,7 +213,7 @@ class GrammarCache:
         return (int(self._of_library.vocab_size) + 31) // 32
 
     def _expand_mark_directive(self, directive_match: re.Match[str]) -> str:
-        """Expand a %mark directive to two grammar rules.
+        """Replace a %mark directive by two grammar rules.
 
         The rule `NAME` matches a special token or literal, and `to_NAME` matches all text up to it.
         """
@@ -226,7 +227,7 @@ class GrammarCache:
 def _wait_for_compilation(
     compilation: Future[_CompiledGrammar], is_active: Callable[[], bool]
 ) -> _CompiledGrammar:
-    """Wait until another thread has compiled a grammar."""
+    """Wait until another thread has compiled a grammar, and return the compiled grammar."""
     while is_active():
         with suppress(TimeoutError):
             return compilation.result(LOOK_S)
@@ -234,7 +235,7 @@ def _wait_for_compilation(
 
 
 def _parse_trial_memory_mib(outcome: ForkOutcome, child_output: bytes, limits: ForkLimits) -> float:
-    """Return the MiB of memory that a sequence needs for a tested grammar.
+    """Return the MiB of memory that each sequence with the tested grammar needs.
 
     Raises ConfigError if the trial has failed, and JobFailed if the machine was too busy.
     """
@@ -286,7 +287,7 @@ def _import_llguidance() -> Any:
 
 
 def _shorten_library_error(reason: str) -> str:
-    """Shorten an error message of llguidance to one line, without the quoted grammar."""
+    """Shorten an llguidance error message to one line without the quoted grammar."""
     plain = " ".join(re.split(r"\n\s*\d+ \|", reason)[0].split())
     plain = re.sub(r"^at \d+\(\d+\): ", "", plain)
     return plain if len(plain) <= MOST_REASON else f"{plain[:MOST_REASON]}…"

@@ -1,4 +1,4 @@
-"""Position of an answer in its grammar, and the tokens that the grammar allows next.
+"""Tracks the position of an answer in its grammar, and the tokens that the grammar allows next.
 
 The state follows the sequence's own tokens, so that a requeued sequence continues
 correctly. Disallowed tokens are masked in the logits before penalties and sampling. The
@@ -24,7 +24,7 @@ TOO_COMPLEX = note("schema_too_complex")
 
 
 def explain_no_allowed_token(library_error: str) -> Note | None:
-    """Return a note on why the grammar allows no next token, from llguidance's error message.
+    """Convert llguidance's error message to a note on why the grammar allows no next token.
 
     None if the grammar is not the reason but an accepted token that does not match it.
     """
@@ -34,7 +34,7 @@ def explain_no_allowed_token(library_error: str) -> Note | None:
 
 
 class GrammarState:
-    """Position of one answer in its grammar."""
+    """The position that one answer has reached in its grammar."""
 
     def __init__(self, matcher: Any, num_mask_words: int) -> None:
         self._matcher, self._words = matcher, num_mask_words
@@ -67,7 +67,7 @@ class GrammarState:
         return self.has_started and self.error is None and bool(self._matcher.is_stopped())
 
     def allowed_token_mask(self) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        """Return a bit mask of the tokens that the grammar allows next. None if the grammar has failed."""
+        """Return a bit mask of the tokens that the grammar allows next, or None if the grammar has failed."""
         words = np.zeros(self._words, dtype=np.uint32)
         if self.error is None:
             started = time.thread_time()
@@ -85,7 +85,7 @@ class GrammarState:
 
 
 def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, GrammarState]) -> None:
-    """Set the logits [B, V] of tokens that each sequence's grammar disallows to -infinity.
+    """Set the logits [B, V] of tokens that a sequence's grammar disallows to -infinity.
 
     A sequence whose grammar has failed gets NaN, which ends it with an error.
     """
@@ -106,7 +106,7 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
 
 @lru_cache(maxsize=4)
 def _build_bias_table(dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """Return a table that maps each byte of a token mask to the logit biases of 8 tokens.
+    """Build a table with the logit biases of 8 tokens for each byte value of a token mask.
 
     Allowed tokens get 0, others -infinity.
 

@@ -1,4 +1,4 @@
-"""Child process that tests a grammar before the engine compiles it.
+"""Child process that tests a grammar before the engine uses it.
 
 grammar_cache.py starts this file by its path.
 
@@ -45,7 +45,7 @@ def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
 
 
 def sample_grammar_answer(matcher: Any) -> tuple[float, str]:
-    """Sample tokens of an answer under a grammar.
+    """Test a grammar by sampling tokens of an answer.
 
     Returns the CPU seconds of the slowest token mask, and an error text.
 
@@ -72,7 +72,7 @@ def sample_grammar_answer(matcher: Any) -> tuple[float, str]:
 
 
 def measure_private_memory_mib() -> float:
-    """Return the MiB of memory that this process does not share with its parent process."""
+    """Return the memory in MiB that this process does not share with its parent process."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:

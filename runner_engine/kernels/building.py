@@ -1,4 +1,4 @@
-"""Compiles the C kernels into the user cache, once per source, compiler and processor.
+"""Compiles the C kernels into the user cache, once for each source, compiler and processor.
 
 This imports no torch. A command that needs the kernels builds them before its job begins, because a
 build within a job would count as its time.
@@ -61,14 +61,14 @@ FAILURES = (OSError, subprocess.SubprocessError)
 
 
 def find_wheel_library() -> Path | None:
-    """Return the compiled library for this processor in the wheel. None if the library must be
-    compiled.
-    """
+    """Return the compiled library for this processor from the wheel, or None if it must be compiled."""
     return prebuilt.find_prebuilt_library()
 
 
 def build_kernels_if_missing(features: Collection[str] = ()) -> float:
-    """Compile the kernels unless the cache or the wheel contains them. Returns the seconds taken.
+    """Compile the kernels unless the cache or the wheel contains them.
+
+    Returns the seconds that compiling took.
 
     Ignores failures: the engine then uses torch, and reports the reason when it loads.
     """
@@ -83,8 +83,9 @@ def build_kernels_if_missing(features: Collection[str] = ()) -> float:
 
 
 def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Path:
-    """Return the path of the compiled library, and compile it if needed. Raises one of FAILURES if
-    that is impossible.
+    """Return the path of the compiled library, and compile it if necessary.
+
+    Raises one of FAILURES if that is impossible.
     """
     path = _get_library_path(compiler, features)
     if is_writable_only_by_user(path):
@@ -106,7 +107,10 @@ def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Pa
 def build_compile_command(
     compiler: str, c_file: str, output: Path, processor_flags: str = NATIVE
 ) -> list[str]:
-    """Return the compiler command for one C file. RUNNER_CFLAGS adds flags, used by `make sanitize`."""
+    """Return the compiler command for one C file.
+
+    RUNNER_CFLAGS adds flags, which `make sanitize` uses.
+    """
     return [
         compiler,
         *_build_compiler_flags(processor_flags),
@@ -133,7 +137,7 @@ def build_link_command(
 
 
 def parse_build_key(library: Path) -> str:
-    """Return the build key, which is the library's file name up to the first dot.
+    """Return the build key: the part of the library's file name before the first dot.
 
     Libraries compiled from the same units share the key.
     """
@@ -147,7 +151,7 @@ def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
 
 
 def _compile_library(compiler: str, path: Path) -> None:
-    """Compile the missing object files of a library in parallel, and link all of them."""
+    """Compile a library's missing object files in parallel, and link the library."""
     features = set(path.name.split(".")[1:-1])
     objects = {
         unit: path.with_name(f"{parse_build_key(path)}.{unit}.o")
@@ -197,7 +201,7 @@ def read_source() -> str:
 
 
 def is_writable_only_by_user(path: Path) -> bool:
-    """Whether a path exists and only this user or root can write to it.
+    """Whether a path exists and only root or this user can write to it.
 
     Other users must not be able to replace files that will be executed.
     """
@@ -210,7 +214,7 @@ def is_writable_only_by_user(path: Path) -> bool:
 
 @cache
 def _find_writable_cache(folder: Path | None) -> Path:
-    """Return the user cache, or a folder of this process if the user cache is unsafe.
+    """Return the user cache, or a folder for this process alone if the user cache is unsafe.
 
     The user cache is unsafe if other users can write there, and unusable if this user cannot.
     """
@@ -229,7 +233,7 @@ def _find_writable_cache(folder: Path | None) -> Path:
 
 
 def find_timing_folder(library: Path) -> Path:
-    """Return the folder for the timings of a kernel library.
+    """Return the folder that stores the timings of a kernel library.
 
     The folder is next to the library, or in the user cache for a wheel's library.
     """
@@ -239,7 +243,7 @@ def find_timing_folder(library: Path) -> Path:
 
 
 def is_in_user_cache(library: Path) -> bool:
-    """Whether a kernel library is in the user cache, where later processes find it."""
+    """Whether a kernel library is in the user cache, where later processes can find it."""
     folder = find_timing_folder(library)
     return not _create_process_folder.cache_info().currsize or folder != _create_process_folder()
 
@@ -251,15 +255,16 @@ def _create_process_folder() -> Path:
 
 @cache
 def _read_compiler_version(compiler: str) -> str:
-    """Return the version text of the compiler. After a compiler update at the same path the kernels
-    are rebuilt.
+    """Return the compiler's version text.
+
+    An updated compiler at the same path thus rebuilds the kernels.
     """
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout
 
 
 def _read_processor_features() -> str:
-    """Return the instruction sets of the processor, which distinguish machines that share a cache."""
+    """Return the processor's instruction sets, which distinguish machines that share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
@@ -268,7 +273,10 @@ def _read_processor_features() -> str:
 
 
 def main() -> None:
-    """Compile the kernels for `make install`. A failure does not stop the installation."""
+    """Compile the kernels for `make install`.
+
+    If this fails, the installation continues.
+    """
     if processor.find_c_compiler() is None:
         print(
             "The C kernels are disabled: no C compiler was found, or RUNNER_NATIVE=0 is set. "

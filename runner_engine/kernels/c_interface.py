@@ -1,4 +1,4 @@
-"""ctypes structures, sizes and enum numbers that C and Python share.
+"""ctypes structures, sizes and enum values that C and Python share.
 
 `shared_numbers.h` exports the same numbers. A library with any different number is not used.
 """
@@ -35,7 +35,7 @@ NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the o
 
 
 class WeightFormat(IntEnum):
-    """Weight layouts, with the enum numbers of the C code."""
+    """Weight layouts, with the enum values of the C code."""
 
     plain = 0
     four_bit = 1
@@ -57,12 +57,12 @@ class WeightFormat(IntEnum):
 
     @property
     def needs_workspace(self) -> bool:
-        """Whether a matmul needs a buffer for quantized activations or unpacked weights."""
+        """Whether a matmul needs a buffer, either for quantized activations or for unpacked weights."""
         return self.name not in ("plain", "plain_rows", "blocks", "groups", "four_bit_rows")
 
 
 class CodeType(IntEnum):
-    """The encoding of a group-quantized matrix's codes."""
+    """Encoding of the quantization codes in a group-quantized matrix."""
 
     integers = 0
     table = 1  # of 16 values
@@ -123,9 +123,7 @@ class Refusal(IntEnum):
 
 
 class KvArenaEntry(ctypes.Structure):
-    """C structure kv_arena in attention.h: memory addresses and capacity of one sequence's KV
-    cache.
-    """
+    """C structure kv_arena in attention.h: the memory addresses and capacity of one sequence's KV cache."""
 
     _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
@@ -212,7 +210,7 @@ class FusedLayer(ctypes.Structure):
 
 
 class ParallelMixer(ctypes.Structure):
-    """C structure of a recurrent mixer that runs in parallel to attention.
+    """C structure of a recurrent mixer that runs parallel to attention.
 
     The structure is called mixer_beside in mixer_structs.h.
     """
@@ -292,7 +290,7 @@ class _SharedNumber(ctypes.Structure):
 
 
 def list_python_constants() -> dict[str, int]:
-    """Return Python's numbers for the constants that C and Python share, by C name."""
+    """Return Python's values of the constants that C and Python share, by C name."""
     sizes = {
         "LANES": LANES,
         "CACHE_LINE": CACHE_LINE,
@@ -341,8 +339,9 @@ def list_python_constants() -> dict[str, int]:
 
 
 def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
-    """Read the constants that a compiled library exports. Raises AttributeError if the library
-    exports none.
+    """Read the constants that a compiled library exports.
+
+    Raises AttributeError if the library exports none.
     """
     try:
         first = _SharedNumber.in_dll(library, "shared_numbers")
@@ -356,7 +355,7 @@ def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
 
 
 def find_constant_differences(library: ctypes.CDLL) -> list[str]:
-    """List the constants that differ between a library and Python.
+    """List the constants whose values differ between a library and Python.
 
     The library must not be called if the list is not empty.
     """

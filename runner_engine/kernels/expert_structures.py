@@ -1,4 +1,7 @@
-"""ctypes structures and constants for experts. c_interface.py compares them with the C code."""
+"""ctypes structures and constants for experts.
+
+c_interface.py compares them with the C code.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ EXPERT_PASS_BYTES = 384  # and on those of a layer
 
 
 class RouterScores(IntEnum):
-    """The function that turns a router's logits into scores (mixture_structs.h)."""
+    """The function that converts a router's logits to scores (mixture_structs.h)."""
 
     softmax_scores = 0
     sigmoid_scores = 1
@@ -59,7 +62,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {"expert_set": ExpertSet, "mixtu
 
 
 def list_expert_constants() -> dict[str, int]:
-    """Return the structure sizes and enum numbers for experts, by C name."""
+    """Return the structure sizes and enum values for experts, by C name."""
     sizes = {
         "EXPERT_PHASES": EXPERT_PHASES,
         "EXPERT_MATRICES": EXPERT_MATRICES,

@@ -1,4 +1,4 @@
-"""Converts the refusal codes that C kernels return to Python exceptions."""
+"""Converts the error codes that C kernels return to Python exceptions."""
 
 from __future__ import annotations
 

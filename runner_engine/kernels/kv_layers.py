@@ -1,4 +1,4 @@
-"""ctypes structure for the KV format of a layer: kv_layer in attention.h."""
+"""ctypes structure for one layer's KV format: kv_layer in attention.h."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_engine.kernels.ctypes_fields import build_same_type_fields
 
 
 class KvCode(IntEnum):
-    """Storage formats of keys or values, with the enum numbers of the C code."""
+    """Storage formats of keys and values, with the enum values of the C code."""
 
     kv_as_model = 0
     kv_int8 = 1

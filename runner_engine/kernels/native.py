@@ -75,7 +75,7 @@ class StructureMismatch(Exception):
 
 
 class Kernels:
-    """The functions of a compiled kernel library, for float32 and bfloat16."""
+    """Functions of a compiled kernel library, for float32 and bfloat16."""
 
     def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
@@ -106,8 +106,9 @@ class Kernels:
         return self._functions[function_name, dtype](*arguments)
 
     def load_features(self, features: frozenset[str]) -> None:
-        """Switch to a kernel library that also uses these processor features. Compiles the library if
-        needed.
+        """Switch to a kernel library that also uses these processor features.
+
+        Compiles the library if necessary.
         """
         compiler = processor.find_c_compiler()
         try:
@@ -125,20 +126,20 @@ class Kernels:
 
     @cached_property
     def tiles_problem(self) -> Note | None:
-        """Reason why matmul with AMX tiles does not work on this machine. None if it works."""
+        """Reason why matmul with AMX tiles does not work on this machine, or None if it works."""
         if "amx" in processor.parse_disabled_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
     def name_vector_instructions(self, dtype: torch.dtype) -> str:
-        """Return the name of the vector instructions that multiply numbers of this dtype."""
+        """Return the name of the vector instructions that multiply this dtype."""
         return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
     def has_function(self, function_name: str, dtype: torch.dtype) -> bool:
         return (function_name, dtype) in self._functions
 
     def __call__(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call a C kernel on as many threads as torch uses.
+        """Call a C kernel with as many threads as torch uses.
 
         The dtype is None for a kernel with a single version for all dtypes. Raises IndexError, before
         anything is done, if an argument points beyond its memory.
@@ -164,8 +165,9 @@ def _find_required_features(function_name: str, dtype: torch.dtype | None) -> fr
 
 
 def get_tensor_address(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Return the memory address of a tensor for C. Raises ValueError for an unexpected dtype, shape
-    or memory layout.
+    """Return the memory address of a tensor for C.
+
+    Raises ValueError for an unexpected dtype, shape or memory layout.
     """
     if (
         tensor.dtype is not dtype
@@ -186,8 +188,9 @@ def get_optional_tensor_address(tensor: torch.Tensor | None, dtype: torch.dtype,
 
 @cache
 def load_kernels() -> Kernels | None:
-    """Load the C kernels, and compile them if needed. None if they are unavailable; the reason is
-    logged.
+    """Load the C kernels, and compile them if necessary.
+
+    Returns None if they are unavailable, and logs the reason.
     """
     if brought := _load_wheel_kernels():
         return brought
@@ -225,7 +228,8 @@ def _load_wheel_kernels() -> Kernels | None:
         return Kernels(ctypes.CDLL(str(file)), building.FEATURES)
     except (OSError, AttributeError, StructureMismatch) as error:  # an older libc, say
         log.warning(
-            "the C kernels of the wheel are unusable, so new ones are compiled: %s", _format_error(error)
+            "the C kernels in the wheel are unusable, so the kernels are compiled again: %s",
+            _format_error(error),
         )
         return None
 

@@ -1,4 +1,4 @@
-"""Finds kernels in a wheel that were compiled in advance for classes of processors (`make wheel`).
+"""Finds precompiled kernels for this processor in a wheel (`make wheel` compiles them).
 
 They are preferred to a compiler. They are run like the Python files next to them: whoever can
 write there can change those, too. So their owner is not checked, as it is for libraries in the
@@ -21,7 +21,7 @@ AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
 class PrebuiltVariant(NamedTuple):
-    """Kernels compiled in advance for processors with certain features."""
+    """Kernels that were compiled in advance for processors with certain features."""
 
     name: str
     machine: str
@@ -51,8 +51,9 @@ VARIANTS = (
 
 
 def find_prebuilt_library() -> Path | None:
-    """Return the kernel library for this processor in the wheel. None if there is none, or settings
-    forbid its use.
+    """Return the kernel library for this processor in the wheel.
+
+    Returns None if there is none, or if settings forbid its use.
 
     RUNNER_NATIVE=0 disables all kernels, and RUNNER_CFLAGS requests a build with these flags. Features
     that RUNNER_WITHOUT names count as absent.

@@ -20,7 +20,7 @@ LAYER_STATES = 2  # tensors of a layer's state
 
 
 class MixerKind(IntEnum):
-    """The computation of a fused recurrent layer between its matmuls (mixers.h)."""
+    """The computation that a fused recurrent layer does between its matmuls (mixers.h)."""
 
     convolution_mixer = 0  # of LFM2
     delta_mixer = 1  # the gated delta rule behind a convolution

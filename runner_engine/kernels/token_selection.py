@@ -1,4 +1,4 @@
-"""Selects next tokens from logits with C kernels, by argmax or sampling."""
+"""Selects the next tokens from logits with C kernels, by argmax or by sampling."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from runner_engine.settings.sampling import PARAMETERS
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """Return the token with the largest logit for each sequence, given logits [B, V]. -1 if the
-    logits contain NaN.
+    """Return each sequence's token with the largest logit, given logits [B, V].
+
+    The token is -1 if the logits contain NaN.
 
     On a CPU, torch would first convert 16-bit numbers in a copy, which takes longer.
     """
@@ -29,7 +30,7 @@ def argmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 class SequenceSampling(NamedTuple):
-    """The sampling parameters of all sequences in a batch, in the layout of the C kernel."""
+    """Sampling parameters of all sequences in a batch, in the layout that the C kernel expects."""
 
     # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
     numbers: torch.Tensor
@@ -42,8 +43,9 @@ class SequenceSampling(NamedTuple):
 def sample_tokens(
     kernels: native.Kernels, logits: torch.Tensor, settings: SequenceSampling, random_numbers: torch.Tensor
 ) -> torch.Tensor:
-    """Sample the next token of each sequence from logits [B, V], with one random number per
-    sequence. -1 if the logits contain NaN.
+    """Sample each sequence's next token from logits [B, V], using one random number per sequence.
+
+    The token is -1 if the logits contain NaN.
     """
     logits = logits if logits.stride(1) == 1 and logits.stride(0) >= 0 else logits.contiguous()
     count, width = logits.shape
@@ -75,5 +77,5 @@ def sample_tokens(
 
 
 def get_kernels_for_logits(logits: torch.Tensor) -> native.Kernels | None:
-    """Return the C kernels. None if they are unavailable or do not support these logits."""
+    """Return the C kernels, or None if they are unavailable or do not support these logits."""
     return native.load_kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None

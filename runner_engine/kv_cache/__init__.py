@@ -1,4 +1,4 @@
-"""KV cache of sequences, of shared prefixes, and of earlier prompts."""
+"""KV cache for sequences, for shared prefixes, and for earlier prompts."""
 
 from runner_engine.kv_cache.kv_store import (
     KvCacheSpec,

@@ -1,5 +1,4 @@
-"""Stores unquantized keys and values of the first tokens of each prompt, next to a quantized
-KV cache.
+"""Stores the keys and values of each prompt's first tokens unquantized, next to a quantized KV cache.
 
 Used for attention in torch.
 
@@ -32,12 +31,12 @@ class FirstTokens:
         self.begins = torch.ones(slots, dtype=torch.bool, device=kv_spec.device)
 
     def reset_slots(self, first_slot: int, count: int) -> None:
-        """Mark the first position of new slots as the start of a prompt."""
+        """Mark that new slots start at the beginning of a prompt."""
         if self.count:
             self.begins[first_slot : first_slot + count] = True
 
     def set_text_start(self, slot: int, is_text_start: bool) -> None:
-        """Set whether the first position of a slot is the start of a prompt."""
+        """Set whether a slot starts at the beginning of a prompt."""
         if self.count:
             self.begins[slot] = is_text_start
 
@@ -65,7 +64,7 @@ class FirstTokens:
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        """Store the keys and values [T, KVH, D] of tokens at the first positions of a text."""
+        """Store the unquantized keys and values [T, KVH, D] of a prompt's first tokens."""
         if not self.count:
             return
         early = positions < self.count
@@ -76,7 +75,7 @@ class FirstTokens:
     def restore_first_tokens(
         self, layer: int, slots: SlotIndices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replace quantized keys and values of first positions by the unquantized ones.
+        """Replace the quantized keys and values of a prompt's first tokens by the unquantized ones.
 
         Keys and values have shape [slot, KVH, positions, D].
         """
@@ -91,7 +90,7 @@ class FirstTokens:
         return read[0], read[1]
 
     def unquantized_mask(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return a mask of the tokens that are stored unquantized: bool [T]."""
+        """Return a mask of the tokens that are also stored unquantized: bool [T]."""
         return (positions < self.count) & self.begins[slots.long()]
 
     def _layer_tensors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +103,6 @@ class FirstTokens:
 
 
 def copy_tensors(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    """Copy each source tensor into the target tensor of the same shape."""
+    """Copy each source tensor to the target tensor with the same shape."""
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)

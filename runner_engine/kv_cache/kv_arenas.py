@@ -1,4 +1,4 @@
-"""KV store for the C kernels: one memory arena per sequence, with the keys and values of all layers.
+"""KV store for the C kernels. Each sequence has one memory arena with its keys and values of all layers.
 
 An arena has as many positions as its sequence may need. A position takes no memory before
 it is written, or once no token can attend to it (window_memory.py). So a long sequence
@@ -59,7 +59,7 @@ class KvArena:
 
 
 class KvArenaStore(KvStore):
-    """KV store with one memory arena per sequence. Arenas of finished sequences are reused."""
+    """KV store that allocates one memory arena per sequence, and reuses the arenas of finished sequences."""
 
     kernels: native.Kernels
 
@@ -82,7 +82,7 @@ class KvArenaStore(KvStore):
 
     @property
     def resident_tokens(self) -> int:
-        """Number of positions that were written and not freed afterwards."""
+        """Number of positions that were written and are still in memory."""
         return sum(arena.resident_tokens for arena in (*self.arenas, *self._spare))
 
     def insert_slots(
@@ -99,7 +99,7 @@ class KvArenaStore(KvStore):
         self._update_address_table()
 
     def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
-        """Remove the arena of a slot. The last active sequence moves to this slot."""
+        """Remove the arena of a slot. The last active sequence moves to the free slot."""
         if has_no_nan and not self.count_freed_tokens(slot):
             self._spare.append(self.arenas[slot])
         self.arenas[slot] = self.arenas[num_active - 1]
@@ -113,7 +113,7 @@ class KvArenaStore(KvStore):
         self.arenas[slot].set_num_filled(num_positions)
 
     def disable_freeing(self, slot: int) -> None:
-        """Keep all positions of a sequence in memory, including positions outside its sliding windows."""
+        """Keep all positions of a sequence in memory, even outside its sliding windows."""
         self.arenas[slot].is_whole = True
 
     def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
@@ -138,7 +138,7 @@ class KvArenaStore(KvStore):
         return tokens
 
     def free_unused(self, max_tokens: int) -> bool:
-        """Free unused arenas, the longest unused first, until they take at most max_tokens."""
+        """Free unused arenas, oldest first, until the remaining ones hold at most max_tokens."""
         before = len(self._spare)
         while self._spare and sum(arena.resident_tokens for arena in self._spare) > max_tokens:
             self._spare.pop(0)
@@ -193,9 +193,7 @@ class KvArenaStore(KvStore):
 
     @property
     def _pair_size(self) -> int:
-        """Number of adjacent elements that the block layout stores together: 2 in bfloat16, otherwise
-        1.
-        """
+        """Number of adjacent elements that the block layout interleaves: 2 in bfloat16, otherwise 1."""
         return 2 if self.heads.dtype == torch.bfloat16 else 1
 
     def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
@@ -203,7 +201,7 @@ class KvArenaStore(KvStore):
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
     def _take_arena(self, max_positions: int, num_filled: int) -> KvArena:
-        """Return the smallest unused arena that fits, or a new arena.
+        """Return the smallest unused arena that is large enough, or allocate a new arena.
 
         An arena fits if it has one to two times the needed size.
         """

@@ -1,4 +1,4 @@
-"""The KV cache of continuous batching: tensor specification, size, and the interface of KV stores."""
+"""KV cache for continuous batching: tensor specification, memory size, and the interface of KV stores."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class KvCacheSpec:
 
     @property
     def uses_pages(self) -> bool:
-        """Whether decoding uses paged attention, with pages that sequences can share."""
+        """Whether decoding uses paged attention, in which sequences can share pages."""
         return self.page > 0 and not self.is_quantized
 
     def get_layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
@@ -91,7 +91,7 @@ class KvCacheSpec:
 
     @cached_property
     def kernel_layers(self) -> Any:
-        """C array with the storage format of each layer and the layer's offset in an arena."""
+        """C array with the storage format and the arena offset of each layer."""
         entries, keys_before, values_before = [], 0, 0
         ends = [self.kv_heads * sum(side) for side in zip(*self._layer_position_nbytes, strict=True)]
         for layer, (keys, values) in enumerate(self._layer_position_nbytes):
@@ -110,7 +110,7 @@ class KvCacheSpec:
 
     @property
     def rotation_size(self) -> int:
-        """Number of head elements that the Hadamard rotation mixes. 0 without rotation."""
+        """Number of head elements that the Hadamard rotation mixes, or 0 without rotation."""
         return rotation_block_size(self.dim) if self.kv_cache.rotate else 0
 
     def rotate_if_enabled(self, heads: torch.Tensor, kernels: native.Kernels | None = None) -> torch.Tensor:
@@ -151,22 +151,22 @@ class KvCacheSpec:
 
     @cached_property
     def num_unquantized_first(self) -> int:
-        """Number of first tokens of a prompt that are also stored unquantized. 0 if disabled."""
+        """Number of tokens at the start of a prompt that are also stored unquantized. 0 if disabled."""
         return FIRST_TOKENS if self.kv_cache.first_tokens else 0
 
     @property
     def first_tokens_nbytes(self) -> int:
-        """Bytes of the unquantized first tokens of one text, in all layers."""
+        """Bytes of one prompt's unquantized first tokens, in all layers."""
         return 2 * self.num_unquantized_first * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
 
     @property
     def first_tokens_cost(self) -> int:
-        """Memory of the unquantized first tokens of one text, expressed in KV cache tokens."""
+        """Memory of one prompt's unquantized first tokens, converted to KV cache tokens."""
         return -(-self.first_tokens_nbytes // self.bytes_per_token)
 
     @cached_property
     def state_tokens(self) -> int:
-        """Memory of the recurrent states of one sequence, expressed in KV cache tokens."""
+        """Memory of one sequence's recurrent states, converted to KV cache tokens."""
         return -(-recurrent_state_nbytes(self.states) // self.bytes_per_token)
 
     @property
@@ -194,7 +194,7 @@ class KvCacheSpec:
         return of_keys.decode(keys, self.dim, self.dtype), of_values.decode(values, self.dim, self.dtype)
 
     def check_layer(self, layer: int) -> None:
-        """Raise IndexError for a layer without stored keys, because C would read outside the memory."""
+        """Raise IndexError for a layer without stored keys, because C code would read outside the memory."""
         if not 0 <= layer < self.layers:
             raise IndexError(f"layer {layer} does not exist: the KV cache has {self.layers} layers")
 
@@ -241,7 +241,7 @@ class KvCacheSpec:
 
 
 def select_attention_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
-    """Return the C kernels if they are available and support these heads and this device. Otherwise None."""
+    """Return the C kernels, or None if they are unavailable or do not support these heads or this device."""
     has_format = kv_spec.dtype in native.FORMATS
     has_shape = kv_spec.group <= MAX_GROUP and kv_spec.dim <= MAX_DIM and kv_spec.dim % LANES == 0
     is_here = kv_spec.device.type == "cpu" and not kv_spec.by_sdpa
@@ -249,7 +249,7 @@ def select_attention_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
 
 
 def kv_capacity_tokens(kv_spec: KvCacheSpec, stored_tokens: int = 0) -> int:
-    """Return how many tokens fit in the KV cache. Already stored tokens are included."""
+    """Return the KV cache's capacity in tokens, including tokens that are already stored."""
     return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SHARE_OF_MEMORY)
 
 
@@ -266,7 +266,7 @@ def find_store_layers(keys_and_values: list[tuple[torch.Tensor, torch.Tensor]]) 
 
 
 class KvStore(ABC):
-    """Keys and values of sequences, by slot and position. Active sequences occupy the first slots."""
+    """Keys and values of all sequences, by slot and position. Active sequences occupy the first slots."""
 
     heads: KvCacheSpec
     kernels: native.Kernels | None = None
@@ -295,7 +295,7 @@ class KvStore(ABC):
 
     @property
     def resident_tokens_with_states(self) -> int:
-        """Memory in use by keys, values and recurrent states, expressed in tokens."""
+        """Memory in use by keys, values and recurrent states, converted to KV cache tokens."""
         return self.resident_tokens + (
             0 if self.states is None else self.states.most_used * self.heads.state_tokens
         )
@@ -348,7 +348,7 @@ class KvStore(ABC):
 
     @abstractmethod
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Make room for num_positions in each slot.
+        """Enlarge each slot to num_positions, if necessary.
 
         max_positions: the final length of the longest sequence.
         """
@@ -358,8 +358,7 @@ class KvStore(ABC):
         """Record the number of stored positions in a slot."""
 
     def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the unquantized first keys of each layer, then the unquantized first values of each
-        layer.
+        """Return the unquantized keys of first tokens for each layer, followed by the values for each layer.
 
         Each tensor is [KVH, LANES, D].
         """
@@ -372,14 +371,14 @@ class KvStore(ABC):
         """
 
     def disable_freeing(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
-        """Keep all positions of a growing sequence in memory, because later prompts may reuse them."""
+        """Keep all positions of a sequence in memory, because later prompts may reuse its keys."""
 
     def count_freed_tokens(self, slot: int) -> int:
-        """Return the memory that a sequence has freed outside its sliding windows, in tokens."""
+        """Return the memory, in tokens, that was freed because a sequence's sliding windows moved on."""
         return 0
 
     def pop_freed_tokens(self) -> int:
-        """Return the memory that all sequences freed before the last forward pass, in tokens.
+        """Return the memory, in tokens, that all sequences freed before the last forward pass.
 
         Also starts the count of the next pass.
         """
@@ -387,7 +386,7 @@ class KvStore(ABC):
 
     @abstractmethod
     def free_unused(self, max_tokens: int) -> bool:
-        """Free unused memory above max_tokens. Returns whether any memory was freed."""
+        """Free unused memory beyond max_tokens. Returns whether any memory was freed."""
 
     @abstractmethod
     def write(
@@ -402,7 +401,7 @@ class KvStore(ABC):
 
     @abstractmethod
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored vectors [KVH, positions, W] of a sequence, ordered by position."""
+        """Return a sequence's stored vectors [KVH, positions, W], in order of position."""
 
     @abstractmethod
     def write_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -415,8 +414,7 @@ class KvStore(ABC):
 
     @abstractmethod
     def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return the stored keys of each layer, then the stored values of each layer, [KVH, capacity,
-        W].
+        """Return the stored keys of each layer, followed by the values of each layer: [KVH, capacity, W].
 
         The vectors have the layout of the KV store.
         """

@@ -1,4 +1,4 @@
-"""Allocates zeros for keys and values in separate memory pages of the system."""
+"""Allocates zeroed memory for keys and values in separate pages of the operating system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # advice to the 
 
 
 def allocate_zeros(nbytes: int, device: torch.device, use_large_pages: bool = False) -> torch.Tensor:
-    """Allocate `nbytes` bytes that are zero. On a CPU, unwritten bytes take no memory.
+    """Allocate `nbytes` zeroed bytes. On a CPU, bytes that were never written take no memory.
 
     use_large_pages: faster to read, but writing a few bytes may allocate everything.
     """

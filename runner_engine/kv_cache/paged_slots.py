@@ -1,4 +1,4 @@
-"""KV store of pages, for attention that reads each sequence through a page table.
+"""KV store that consists of pages. Attention reads each sequence through a page table.
 
 A sequence's keys and values are ordered by position: position p is in page p // page of
 its list, whoever has computed it. The whole pages of a prefix are stored once, and are in
@@ -23,7 +23,7 @@ from runner_engine.kv_cache.slots import SlotStore
 
 
 class PagedSlots(SlotStore):
-    """KV store with a slot of whole pages for each sequence, followed by the pages of shared prefixes."""
+    """KV store with a slot of whole pages for each sequence, followed by pages of shared prefixes."""
 
     def __init__(self, kv_spec: KvCacheSpec) -> None:
         self.page = kv_spec.page
@@ -42,7 +42,7 @@ class PagedSlots(SlotStore):
 
     @property
     def resident_tokens(self) -> int:
-        """Memory of all sequences in tokens, without pages of shared prefixes."""
+        """Memory of all sequences in tokens, excluding pages of shared prefixes."""
         of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._used_prefixes())
         return (
             super().resident_tokens
@@ -52,7 +52,7 @@ class PagedSlots(SlotStore):
 
     @property
     def page_table(self) -> torch.Tensor:
-        """Page indices of each slot, in order: int32 [slot, pages].
+        """Page indices of each slot, in order of position: int32 [slot, pages].
 
         The memory address changes only when the table grows.
         """
@@ -60,7 +60,7 @@ class PagedSlots(SlotStore):
         return self._blocks
 
     def reserve_prefix_pages(self, prefixes: Collection[Prefix]) -> None:
-        """Reserve pages for shared prefixes in the first allocation.
+        """Reserve pages for shared prefixes before the first allocation.
 
         Growing the store later copies everything.
         """
@@ -126,7 +126,7 @@ class PagedSlots(SlotStore):
         )
 
     def set_num_filled(self, slot: int, num_positions: int) -> None:
-        """Record the number of stored positions in a slot. Positions of shared prefixes do not count."""
+        """Record the number of stored positions in a slot, without positions of shared prefixes."""
         super().set_num_filled(slot, self.before[slot] + num_positions)
 
     def write(
@@ -157,7 +157,7 @@ class PagedSlots(SlotStore):
     # else the tables that one pass makes could not be changed outside of passes
     @torch.inference_mode(mode=False)
     def _update_tables(self) -> None:
-        """Update the page tables on the device after changes of slots or prefixes."""
+        """Update the page tables on the device after slots or prefixes have changed."""
         if not self._is_new:
             return
         self._is_new, each = False, self.capacity // self.page
@@ -185,7 +185,7 @@ class PagedSlots(SlotStore):
             copy_into_device_tensor(torch.tensor(numbers, dtype=table.dtype), table)
 
     def _add_prefix_pages(self, prefix: Prefix) -> None:
-        """Store the missing pages of a shared prefix. Frees the pages of unused prefixes."""
+        """Store the missing pages of a shared prefix, and free the pages of unused prefixes."""
         prefixes = self._used_prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}
         used = set(chain.from_iterable(self.shared.values()))
@@ -200,7 +200,7 @@ class PagedSlots(SlotStore):
             self._write_prefix_pages(one)
 
     def _write_prefix_pages(self, prefix: Prefix) -> None:
-        """Write the whole pages of a shared prefix.
+        """Write the complete pages of a shared prefix.
 
         The first page may begin with the end of the parent prefix.
         """
@@ -219,7 +219,7 @@ class PagedSlots(SlotStore):
                 pool.index_copy_(0, places, torch.cat(parts, dim=1).transpose(0, 1))
 
     def _used_prefixes(self) -> set[Prefix]:
-        """Return all shared prefixes of the sequences in the store, with their parents."""
+        """Return all shared prefixes of the sequences in the store, including parent prefixes."""
         return {one for prefix in set(self.continued) if prefix for one in prefix.path}
 
     def _round_capacity(self, num_positions: int) -> int:

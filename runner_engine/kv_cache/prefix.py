@@ -1,4 +1,4 @@
-"""A prefix that several prompts share, with its keys and values."""
+"""A prefix that several prompts share, and its keys and values."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Prefix:
 
     @property
     def path(self) -> list[Prefix]:
-        """Prefixes from the root of the tree down to this prefix."""
+        """Prefixes on the path from the tree's root to this prefix."""
         return [*(self.parent.path if self.parent else []), self]
 
     @property
     def attended_prefix(self) -> Prefix | None:
-        """The deepest prefix that decoding reads without copying it. Sequences copy all other prefixes."""
+        """This prefix or its nearest ancestor whose keys sequences read in place instead of copying them."""
         return self if not self.is_copied else self.parent.attended_prefix if self.parent else None
 
     @property
@@ -54,12 +54,12 @@ class Prefix:
 
     @property
     def stored_size(self) -> int:
-        """Memory of the fully computed prefix in tokens, including KV pages and recurrent state."""
+        """Memory of the completely computed prefix in tokens, including KV pages and recurrent state."""
         return len(self.tokens) + self.in_pages + self.of_state
 
     @property
     def resident_tokens(self) -> int:
-        """Memory that the prefix uses now, in tokens. Positions freed by sliding windows do not count."""
+        """Memory that the prefix uses now, in tokens, without positions that sliding windows have freed."""
         return (self.read if self.kv is None else self.stored_size) - self.freed
 
     def free_kv(self) -> None:

@@ -1,4 +1,4 @@
-"""Radix tree over token ids of the prefixes that prompts share.
+"""Radix tree of the token prefixes that prompts share.
 
 Also caches earlier conversations.
 
@@ -87,7 +87,7 @@ def common_prefix_length(left: Sequence[int], right: Sequence[int], start: int) 
 
 
 class ConversationCache:
-    """Cached keys and values of the latest conversations.
+    """Cached keys and values of the most recent conversations.
 
     In models with recurrent states, a conversation helps only prompts that continue all of
     it. So shared prefixes that were computed are stored too, and the next prompt finds them.
@@ -134,7 +134,7 @@ class ConversationCache:
         min_tokens: int = 0,
         adapter: str | None = None,
     ) -> None:
-        """Cache a conversation, and drop cached conversations that become redundant.
+        """Cache a conversation, and remove cached conversations that it makes redundant.
 
         min_tokens, adapter: see Prefix.
         """
@@ -156,7 +156,7 @@ class ConversationCache:
         self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=min_tokens)]
 
     def clear(self) -> None:
-        """Free all cached conversations, because sequences need the memory."""
+        """Free all cached conversations, because active sequences need the memory."""
         self._conversations = []
 
     def find_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
@@ -183,7 +183,7 @@ class ConversationCache:
 
 
 def _count_usable_tokens(conversation: Prefix, prompt: Sequence[int]) -> int:
-    """Return how many leading tokens of a prompt a cached conversation covers.
+    """Return the number of leading prompt tokens that a cached conversation covers.
 
     The prompt's last token is excluded.
 
@@ -203,8 +203,7 @@ class NewPrompt(NamedTuple):
 
 
 class PrefixTree:
-    """Tree of the prefixes that the scheduler's sequences share. Counts the prefixes' memory in
-    tokens.
+    """Tree of the prefixes that the scheduler's sequences share. Tracks their memory in tokens.
 
     max_attended: how many prefixes a decoding step can read for all sequences. None means any
     number.
@@ -258,7 +257,7 @@ class PrefixTree:
         ]
 
     def _add_prefix_user(self, sequence_kv: SequenceKv) -> None:
-        """Count a sequence among the users of its shared prefixes."""
+        """Increase the user count of each shared prefix of a sequence."""
         page = self.heads.page if self.heads.uses_pages else 0
         sequence_kv.rest = sequence_kv.num_shared_tokens % page if page else 0
         for prefix in sequence_kv.needed_prefixes:
@@ -273,7 +272,7 @@ class PrefixTree:
         self.tokens += num_tokens + (prefix.stored_size - len(prefix.tokens) if prefix.kv is not None else 0)
 
     def release(self, sequence_kv: SequenceKv, is_reusable: bool = False) -> None:
-        """Free the prefixes of a sequence that no other sequence uses.
+        """Free the prefixes that only this sequence uses.
 
         is_reusable: later prompts may share the prefixes.
         """
@@ -335,7 +334,7 @@ class PrefixTree:
             sequence_kv.blocks, sequence_kv.copied = [], length
 
     def copy_prefixes(self, admitted: Sequence[tuple[int, SequenceKv]], kv_store: KvStore) -> None:
-        """Copy prefixes into the slots of admitted sequences. Adjacent slots are copied at once."""
+        """Copy prefixes into the slots of admitted sequences. Adjacent slots are filled in one copy."""
         if isinstance(kv_store, PagedSlots):
             for _, run in groupby(enumerate(admitted), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
                 slots = [slot_and_kv for _, slot_and_kv in run]
@@ -360,7 +359,7 @@ class PrefixTree:
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
     def _find_deepest_prefix(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
-        """Return the deepest known prefix of a prompt with the same adapter.
+        """Return the deepest known prefix of a prompt, for the same adapter.
 
         The prompt's last token is excluded.
         """

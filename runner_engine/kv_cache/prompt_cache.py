@@ -1,5 +1,4 @@
-"""Prompt cache: blocks of keys and values of earlier prompts, reused by prompts with the same
-beginning.
+"""Prompt cache: keys and values of earlier prompts, stored in blocks that later prompts can reuse.
 
 A server often gets the same tokens again: the same question, the same instructions, the
 next turn of a conversation. A block holds the keys and values of 16 tokens. Its key is
@@ -35,7 +34,7 @@ Key = tuple[Parent, tuple[int, ...]]
 
 @dataclass
 class _Block:
-    """A block of the prompt cache, with a unique number that is never reused."""
+    """A block of the prompt cache. Its number is never used for another block."""
 
     at: int
     number: int
@@ -57,7 +56,7 @@ class PromptCache:
         return len(self._blocks) * LANES
 
     def clear(self) -> None:
-        """Free all cached blocks, because sequences need the memory."""
+        """Free all cached blocks, because active sequences need the memory."""
         self._store = None
         self._blocks.clear()
         self._known.clear()
@@ -65,7 +64,7 @@ class PromptCache:
     def assign_cached_blocks(
         self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]
     ) -> None:
-        """Record which cached blocks cover the beginning of a sequence.
+        """Find the cached blocks that cover the beginning of a sequence.
 
         Valid until blocks are stored again.
 
@@ -103,7 +102,7 @@ class PromptCache:
         slot: int,
         budget_tokens: int,
     ) -> None:
-        """Cache a sequence's keys and values: the whole prompt, and whole blocks of the answer."""
+        """Cache a sequence's keys and values for the whole prompt and for complete blocks of the answer."""
         tokens = (prompt + answer)[
             sequence_kv.num_shared_tokens : sequence_kv.num_shared_tokens + sequence_kv.places
         ]
@@ -149,7 +148,7 @@ class PromptCache:
             )
 
     def _iter_block_views(self, kv_store: KvStore, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield for each stored tensor the cached blocks and a view of the slot in blocks.
+        """Yield pairs of tensors: the prompt cache's blocks, and the slot's tensor split into blocks.
 
         The shapes are [block, KVH, LANES, W] and [KVH, block, LANES, W].
         """
@@ -181,5 +180,5 @@ class PromptCache:
 
 
 def _prefix_digest(tokens: Sequence[int], adapter: str | None) -> bytes:
-    """Hash the tokens and the adapter of a prefix. A hash takes less memory than the tokens."""
+    """Hash the tokens and the adapter of a prefix. The hash takes less memory than the tokens."""
     return hashlib.sha256(array("q", tokens).tobytes() + (adapter or "").encode()).digest()

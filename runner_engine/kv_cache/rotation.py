@@ -1,4 +1,4 @@
-"""Hadamard rotation of heads before quantization, which spreads large elements over the head.
+"""Hadamard rotation of heads before quantization. It spreads large elements over the whole head.
 
 Queries and keys are rotated alike, which changes no product of the two. Values are
 rotated, and attention outputs are rotated back. The Hadamard matrix is its own inverse
@@ -14,14 +14,12 @@ import torch
 
 
 def rotation_block_size(head_dim: int) -> int:
-    """Return the number of elements that are rotated together: the largest power of two that divides
-    head_dim.
-    """
+    """Return the rotation's block size, which is the largest power of two that divides head_dim."""
     return head_dim & -head_dim
 
 
 def hadamard_rotate(heads: torch.Tensor) -> torch.Tensor:
-    """Apply the Hadamard rotation to heads [..., D]. A second rotation restores the heads."""
+    """Apply the Hadamard rotation to heads [..., D]. Rotating twice restores the heads."""
     piece = rotation_block_size(heads.shape[-1])
     turned = heads.float().reshape(-1, piece)
     step = 1

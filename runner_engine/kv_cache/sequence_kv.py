@@ -1,4 +1,4 @@
-"""KV cache contents of one sequence: shared prefixes, copies and unshared positions."""
+"""Contents of the KV cache for one sequence: shared prefixes, copied prefixes and unshared positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_engine.kv_cache.prefix import Prefix
 
 @dataclass(eq=False)
 class SequenceKv:
-    """Shared prefixes, copied prefixes and unshared positions of one sequence in the KV cache."""
+    """Shared prefixes, copied prefixes and unshared positions that one sequence has in the KV cache."""
 
     prefix: Prefix | None = None  # the deepest one that it attends to
     source: Prefix | None = None  # a deeper one, of which it gets a copy in its slot
@@ -24,7 +24,7 @@ class SequenceKv:
 
     @property
     def path(self) -> list[Prefix]:
-        """Shared prefixes of the sequence, from the root of the tree down."""
+        """Shared prefixes of the sequence, in order from the root of the tree."""
         return self.prefix.path if self.prefix else []
 
     @property
@@ -38,5 +38,5 @@ class SequenceKv:
         return self.prefix.length if self.prefix else 0
 
     def reset(self) -> None:
-        """Forget unshared positions and copies. The shared prefixes stay."""
+        """Forget unshared positions and copied prefixes, but keep the shared prefixes."""
         self.places, self.copied, self.blocks = 0, 0, []

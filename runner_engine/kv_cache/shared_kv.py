@@ -1,4 +1,4 @@
-"""Keys and values of shared prefixes, and creation of KV stores."""
+"""Keys and values of shared prefixes, and functions that create KV stores."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create_kv_store(
 def compute_kv_store_cost_tokens(
     kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]
 ) -> int:
-    """Return the memory of a KV store for sequences with these maximum lengths, in tokens."""
+    """Return the memory, in tokens, of a KV store for sequences with these maximum lengths."""
     of_states = len(max_positions) * (kv_spec.state_tokens + kv_spec.first_tokens_cost)
     if kernels is not None:
         return KvArenaStore.count_required_positions(max_positions) + of_states
@@ -59,7 +59,7 @@ def compute_kv_store_cost_tokens(
 
 
 def copy_prefix_recurrent_state(kv_store: KvStore, slot: int, prefix: Prefix | None) -> None:
-    """Copy a prefix's recurrent state into the slot of a new sequence, if the model has such states."""
+    """Copy a prefix's recurrent state, if there is one, into the slot of a new sequence."""
     if kv_store.states is not None and prefix is not None:
         kv_store.states.copy_states_from(slot, prefix.kv.store.states)
 

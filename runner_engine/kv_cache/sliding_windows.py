@@ -30,7 +30,7 @@ class UnknownWindow(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window of the last `size` positions, or a chunk of `size` positions.
+    """A sliding window that covers the last `size` positions, or a chunk of `size` positions.
 
     The position of the token is included.
     """
@@ -39,7 +39,7 @@ class Window:
     is_chunk: bool = False
 
     def first_position(self, position: int) -> int:
-        """Return the first position that a token at `position` attends to."""
+        """Return the first position that the token at `position` attends to."""
         return position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
 
 
@@ -58,7 +58,7 @@ class MaskRecorder:
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
         mask_function: MaskRule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
     ) -> torch.Tensor:  # fmt: skip
-        """Build a boolean mask [B, 1, Q, K] like transformers for SDPA, and record its sliding window."""
+        """Build a boolean SDPA mask [B, 1, Q, K] like transformers, and record its sliding window."""
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
         seen = _build_visibility_mask(mask_function, queries + q_offset, keys + kv_offset)
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
@@ -71,7 +71,7 @@ class MaskRecorder:
         return mask
 
     def find_window(self, mask: torch.Tensor | None) -> Window | None:
-        """Return the sliding window of a recorded mask; None if all earlier tokens are visible.
+        """Return the sliding window of a recorded mask, or None if all earlier tokens are visible.
 
         Raises UnknownWindow if the mask was not built here.
         """
@@ -93,7 +93,7 @@ _masks: ContextVar[MaskRecorder] = ContextVar("masks")  # of the model that this
 
 @contextmanager
 def record_masks() -> Iterator[MaskRecorder]:
-    """Record the attention masks of forward passes in this thread.
+    """Context manager that records the attention masks of forward passes in this thread.
 
     The model must use the attention named MASK_PROBE.
     """
@@ -116,7 +116,7 @@ def register_mask_recorder() -> None:
 
 
 def _build_visibility_mask(rule: MaskRule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return a boolean mask [Q, K] that is true where a query position may attend to a key position."""
+    """Return a boolean mask [Q, K] that is true where the query attends to the key."""
     first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=keys.device)
     seen = rule(first, first, queries[None, None, :, None], keys[None, None, None, :])
     return seen.expand(1, 1, len(queries), len(keys))[0, 0]
@@ -135,4 +135,4 @@ def _detect_window(rule: MaskRule, size: int | None, device: torch.device | str)
         )
         if torch.equal(seen, (keys >= first[:, None]) & (keys <= queries[:, None])):
             return window
-    raise NotImplementedError("the attention mask is neither a sliding window nor a chunk")
+    raise NotImplementedError("the attention mask is neither a sliding window nor chunked attention")

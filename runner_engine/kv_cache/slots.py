@@ -30,14 +30,12 @@ class SlotStore(KvStore):
 
     @property
     def address_table(self) -> torch.Tensor:
-        """Placeholder table of zeros. The C kernels never read this KV store."""
+        """Dummy table of zeros, because the C kernels never read this KV store."""
         return self._table
 
     @staticmethod
     def count_required_positions(max_positions: Sequence[int]) -> int:
-        """Return the number of slots times the longest maximum length, because all slots have equal
-        capacity.
-        """
+        """Return the number of slots times the longest length, because all slots have equal capacity."""
         return len(max_positions) * max(max_positions, default=0)
 
     @property
@@ -81,7 +79,7 @@ class SlotStore(KvStore):
         self.first.reset_slots(first_slot, count)
 
     def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
-        """Move the last active sequence to the freed slot. Clears a slot that contains NaN."""
+        """Remove a slot and move the last active sequence to it. Clears a slot that contains NaN."""
         if not has_no_nan:
             for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
@@ -97,7 +95,7 @@ class SlotStore(KvStore):
         return max(num_positions) <= self.capacity
 
     def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
-        """Grow the slots by half if needed, at most to the longest sequence's maximum length."""
+        """If needed, grow the slots by half, but not beyond the maximum length of the longest sequence."""
         if num_positions > self.capacity:
             self._grow_slots(
                 self.slots,
@@ -108,7 +106,7 @@ class SlotStore(KvStore):
         self.filled[slot] = max(self.filled[slot], num_positions)
 
     def free_unused(self, max_tokens: int) -> bool:
-        """Free nothing, because all slots of a layer share one tensor."""
+        """Do nothing, because all slots of a layer share one tensor."""
         return False
 
     def write(
@@ -134,7 +132,7 @@ class SlotStore(KvStore):
     def read_slots(
         self, layer: int, slots: slice | torch.Tensor, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return decoded keys and values [slot, KVH, positions, D] of several slots."""
+        """Return the decoded keys and values [slot, KVH, positions, D] of several slots."""
         heads, stored = (
             self.heads,
             (self.keys[layer][slots, :, :num_positions], self.values[layer][slots, :, :num_positions]),
@@ -160,7 +158,7 @@ class SlotStore(KvStore):
         return [tensor[slot] for tensor in (*self.keys, *self.values)]
 
     def get_flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values of the first slots of a layer as [slot · position, KVH, W]."""
+        """Return a layer's keys and values in the first slots as [slot · position, KVH, W]."""
         keys, values = (
             some[layer][:num_slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
         )
@@ -177,7 +175,7 @@ class SlotStore(KvStore):
         return self.heads.allocate_vectors(kv_format, slots, self.heads.kv_heads, capacity)
 
     def _grow_slots(self, num_slots: int, capacity: int) -> None:
-        """Enlarge the number of slots or the slot capacity, one layer at a time."""
+        """Increase the number of slots or their capacity, one layer at a time."""
         for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
                 new = self._allocate(self.heads.get_layer_formats(layer)[side], num_slots, capacity)

@@ -1,4 +1,4 @@
-"""Frees the KV memory of positions that sliding windows no longer cover.
+"""Frees the KV cache memory of positions outside all sliding windows.
 
 A sequence's keys and values lie in memory pages of their own, ordered by position. So
 pages before the window can be freed one by one, and everything else stays in place:
@@ -23,7 +23,7 @@ PAGE = mmap.PAGESIZE
 
 
 class KvShape(Protocol):
-    """Shape of a KV store: layers, heads, bytes per position and sliding windows."""
+    """Dimensions of a KV store: layers, heads, bytes per position and sliding windows."""
 
     layers: int
     kv_heads: int
@@ -37,7 +37,7 @@ class KvShape(Protocol):
 
 
 def can_free_positions(kv_shape: KvShape) -> bool:
-    """Whether some layers have sliding windows and the system can free single memory pages."""
+    """Whether some layers have sliding windows and the system can free individual memory pages."""
     return any(window is not None for window in kv_shape.stored_windows) and sys.platform == "linux"
 
 
@@ -50,7 +50,7 @@ def group_layers_by_window_size(kv_shape: KvShape) -> dict[int, list[int]]:
 
 
 def create_resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
-    """Return a function that maps the length of a sequence to its number of tokens in memory.
+    """Return a function that computes how many tokens of a sequence stay in memory, given its length.
 
     Layers with a sliding window keep only the window and a few positions more.
     """
@@ -73,7 +73,7 @@ def create_resident_token_counter(kv_shape: KvShape) -> Callable[[int], int]:
 
 
 def compute_page_aligned_positions(kv_shape: KvShape) -> int:
-    """Return the smallest number of positions that fills whole memory pages in every layer.
+    """Return the smallest number of positions that fills complete memory pages in every layer.
 
     The result is a multiple of LANES.
     """
@@ -86,11 +86,13 @@ def sum_position_nbytes(kv_shape: KvShape, layers: Iterable[int]) -> int:
 
 
 class FreedPositions:
-    """Frees a sequence's first positions in layers with sliding windows, and counts the freed memory."""
+    """Frees a sequence's oldest positions in layers with sliding windows, and counts the freed memory."""
 
     def __init__(self, kv_shape: KvShape, addresses: Sequence[int], capacity: int) -> None:
-        """addresses: memory addresses of the keys and of the values [layer, head, position], each with
-        room for `capacity` positions.
+        """Prepare to free a sequence's KV memory.
+
+        addresses: memory addresses of the keys and of the values [layer, head, position], each with room for
+        `capacity` positions.
         """
         self.stored, self.addresses, self.capacity = kv_shape, addresses, capacity
         self.layers = group_layers_by_window_size(kv_shape)
@@ -102,7 +104,7 @@ class FreedPositions:
         self._all_bytes = sum_position_nbytes(kv_shape, range(kv_shape.layers))
 
     def free_before_window(self, num_written: int) -> None:
-        """Free positions that sliding windows no longer cover.
+        """Free positions outside the layers' sliding windows.
 
         Does nothing if the system call would free little memory.
         """

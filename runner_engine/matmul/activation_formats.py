@@ -1,5 +1,6 @@
-"""Describes how activations are quantized before a matmul. Matrices with equal formats share the
-quantized activations.
+"""Describes how activations are quantized before a matmul.
+
+Matrices with equal formats share the quantized activations.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from runner_engine.matmul.blocks import ROW_PARTS
 
 
 def get_activation_format(matrix: Matrix) -> tuple[float, ...]:
-    """Return the parameters of a matrix's activation quantization. Matrices with equal parameters
-    can share quantized activations.
+    """Return the parameters of a matrix's activation quantization.
+
+    Matrices with equal parameters can share the quantized activations.
     """
     zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
     row_part = ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0

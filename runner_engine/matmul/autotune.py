@@ -29,7 +29,7 @@ def _accept_backend() -> None:
 
 @dataclass(frozen=True)
 class BackendCandidate:
-    """A backend that may be selected by select_backend."""
+    """A backend that `select_backend` may select."""
 
     name: str
     missing: Note | None = None  # why it is not here
@@ -61,7 +61,7 @@ class BackendDecision:
 def select_backend(
     candidates: Sequence[BackendCandidate], forced_backend: str | None, benchmark: BackendBenchmark
 ) -> BackendDecision:
-    """Select the forced backend, or else the fastest of the working backends.
+    """Select the forced backend, or the fastest of the working backends if none is forced.
 
     forced_backend: a backend that does not work is replaced by the first working one after it.
     """
@@ -91,7 +91,7 @@ def find_fastest_backend(
     required_speedup: Callable[[str, str], float],
     max_tile_rows: int | None = None,
 ) -> tuple[str, int]:
-    """Return the fastest backend, and the smallest batch size for which it uses AMX tiles.
+    """Return the fastest backend and the smallest batch size for which it uses AMX tiles.
 
     passes_by_batch_size: how often each batch size occurs. vector_timing_name: the timing of
     vectors in tile order. required_speedup: the factor by which a backend must be faster to replace
@@ -120,7 +120,7 @@ def find_min_tile_batch_size(
     default: int,
     max_rows: int | None = None,
 ) -> int:
-    """Return the smallest batch size from which AMX tiles are always faster than vectors.
+    """Return the smallest batch size from which on AMX tiles are always faster than vector instructions.
 
     Returns `default` if there is none. max_rows: no larger size is returned.
     """

@@ -1,5 +1,6 @@
-"""Describes the selected backend in facts and notes, and reads the environment variable that
-forces a backend.
+"""Describes the selected backend in facts and notes.
+
+Reads the environment variable that forces a backend.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from runner_engine.matmul.autotune import BackendDecision
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend in use, and the fact about it in a job's result."""
+    """The selected backend, and the fact that reports it in a job's result."""
 
     way: str
     fact: Note
@@ -27,7 +28,7 @@ class BackendChoice:
 
 @dataclass(frozen=True)
 class BackendNaming:
-    """Names of the backends in reports, and the environment variable that forces a backend."""
+    """Display names of the backends, and the environment variable that forces one of them."""
 
     ways: Mapping[str, Callable[[int], Note]]  # each way, by the rows from which on tiles are used
     variable: str  # that forces a way
@@ -62,8 +63,9 @@ def build_tile_batch_size_note(tile_rows: int, vector_backend: str, reason: str 
 
 
 def read_forced_backend(variable: str, backends: Sequence[str]) -> str | None:
-    """Return the backend that an environment variable forces. Raises ConfigError if this backend is
-    unknown.
+    """Return the backend that an environment variable forces.
+
+    Raises ConfigError if the backend's name is unknown.
     """
     text = os.environ.get(variable, "")
     if text and text not in backends:

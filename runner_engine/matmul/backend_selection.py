@@ -49,7 +49,10 @@ FORCED = "RUNNER_PRODUCTS"
 
 
 class MatmulBackend(StrEnum):
-    """Matmul backends in order of preference. An unavailable backend is replaced by the next."""
+    """Matmul backends in order of preference.
+
+    If a backend is unavailable, the next one replaces it.
+    """
 
     tiles = "tiles"
     panels = "panels"
@@ -83,8 +86,9 @@ def build_packed_matmul(
     kernels: Kernels | None,
     release_pages: Callable[[int, int], None] | None = None,
 ) -> PlainPackedWeights | MatmulFunction | None:
-    """Pack a weight for the selected backend. Returns the matmul function, or None for an unpacked
-    weight.
+    """Pack a weight for the selected backend and return its matmul function.
+
+    Returns None for a weight that stays unpacked.
 
     A weight that the kernels cannot pack is packed by oneDNN, if possible. release_pages: as in
     PlainPackedWeights.pack.
@@ -106,7 +110,7 @@ def read_forced_matmul_backend() -> MatmulBackend | None:
 def choose_unquantized_backend(
     layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small_model: bool = False
 ) -> BackendChoice:
-    """Choose the backend for a model's unquantized layers with this dtype.
+    """Select the matmul backend for a model's unquantized layers with this dtype.
 
     is_small_model: the model's matmuls take less time than a fused forward saves, which needs our own
     kernels.
@@ -122,7 +126,7 @@ def choose_backend_for_shapes(
     kernels: Kernels | None,
     prefers_own_kernels: bool,
 ) -> BackendChoice:
-    """Choose the matmul backend for layers of these shapes (outputs, inputs).
+    """Select the matmul backend for layers with these shapes (outputs, inputs).
 
     layers_by_shape gives the number of layers per shape. prefers_own_kernels: choose among our
     own kernels, if any works.
@@ -185,7 +189,7 @@ def _find_fastest_backend(timings: BackendTimings) -> tuple[str, int]:
 
 
 def get_matmul_builders(backend: MatmulBackend, kernels: Kernels | None) -> MatmulBuilders:
-    """Return the functions that build the matmuls to be timed for a backend, by name."""
+    """Return functions that build the matmuls to be timed for a backend, by timing name."""
     if backend is MatmulBackend.onednn:
         return {backend: lambda weight: build_onednn_matmul(weight, None)}
     if backend is MatmulBackend.plain:
@@ -202,7 +206,7 @@ def get_matmul_builders(backend: MatmulBackend, kernels: Kernels | None) -> Matm
 def find_backend_problem(
     backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None
 ) -> Note | None:
-    """Return why a backend cannot be used on this machine. None if the backend can be used."""
+    """Return the reason why a backend cannot be used on this machine, or None if it can."""
     if backend is MatmulBackend.plain:
         return None
     if backend is MatmulBackend.onednn:
@@ -225,8 +229,9 @@ def find_backend_problem(
 def _compare_with_torch(
     backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels
 ) -> Note | None:
-    """Return a note if a matmul of our kernels deviates from torch by more than rounding errors.
-    None otherwise.
+    """Compare the matmuls of our kernels with torch.
+
+    Returns a note if results differ by more than rounding errors, otherwise None.
 
     With tiles, each activation must also give the same bits as alone.
     """
@@ -249,7 +254,7 @@ def _compare_with_torch(
 
 
 def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the matmul backend for quantized weights that are unpacked to bfloat16.
+    """Select the matmul backend for quantized weights that are unpacked to bfloat16.
 
     Returns None unless AMX tiles are chosen.
     """
@@ -268,8 +273,9 @@ def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> Backe
 
 
 def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
-    """Whether the kernels unpack a layer's weights to bfloat16, because its activations are not
-    quantized.
+    """Whether the kernels unpack a layer's weights to bfloat16.
+
+    They do so if the layer's activations are not quantized.
     """
     if isinstance(layer, GgufLinear | GroupedLinear):
         return not layer.has_byte_rows
@@ -278,7 +284,7 @@ def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
 
 
 def is_unquantized_linear(layer: nn.Linear) -> bool:
-    """Whether a layer is torch's own linear layer with an unquantized weight on the CPU."""
+    """Whether a layer is torch's linear layer with an unquantized weight on the CPU."""
     weight = layer.weight
     is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
     return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS

@@ -47,7 +47,7 @@ class GgufWeights(PackedWeights):
         tile_rows: int = 0,
         release_pages: Callable[[int, int], None] | None = None,
     ) -> GgufWeights:
-        """Pack the .gguf blocks of a layer. The last packed block is padded with zeros.
+        """Pack the .gguf blocks of a layer, and pad the last packed block with zeros.
 
         workspace: for int8 activations. tile_rows, release_pages: as in PlainPackedWeights.pack, in
         bfloat16.
@@ -77,8 +77,9 @@ class GgufWeights(PackedWeights):
         )
 
     def dequantize_rows(self, output_indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Dequantize the weights of the given output indices, [..., inputs]. Raises IndexError if an
-        index does not exist.
+        """Dequantize the weights of the given outputs: [..., inputs].
+
+        Raises IndexError if an output does not exist.
         """
         output_indices = output_indices.to(torch.int32).contiguous()
         result = torch.empty(*output_indices.shape, self.inputs, dtype=dtype)
@@ -94,7 +95,7 @@ class GgufWeights(PackedWeights):
         return result
 
     def share_weights_with_embedding(self, embedding: GgufEmbedding) -> None:
-        """Make an embedding with the same weights read these packed weights.
+        """Make an embedding that shares these weights read the packed blocks.
 
         The weights in the .gguf file are then no longer needed.
         """
@@ -106,7 +107,7 @@ class GgufWeights(PackedWeights):
 
 
 def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerReplacement:
-    """Build a forward function for a .gguf layer that multiplies packed blocks with the C kernels."""
+    """Build the forward function of a .gguf layer, which multiplies packed blocks with the C kernels."""
     kernels, tile_rows, release = (
         resources.kernels,
         resources.unpacked_tile_rows,
@@ -143,8 +144,9 @@ def pack_gguf_blocks(
     outputs_per_block: int,
     release_pages: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Pack .gguf blocks, uint8 [outputs, bytes], for the C kernels. Returns uint8 [packed blocks,
-    bytes].
+    """Pack .gguf blocks, uint8 [outputs, bytes], for the C kernels.
+
+    Returns uint8 [packed blocks, bytes].
 
     release_pages: called with the address and size of what has been read.
     """
@@ -185,8 +187,9 @@ _tried: dict[tuple[str, int, bool, int], Note | None] = {}
 
 
 def find_kernel_problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the C kernels cannot multiply a layer, or None. One layer per .gguf block type is
-    compared with torch.
+    """Return the reason why the C kernels cannot multiply a layer, or None if they can.
+
+    Compares one layer of each .gguf block type with torch.
     """
     if kernels is None:
         return note("no_kernels")

@@ -1,5 +1,4 @@
-"""Multiplies bitsandbytes' 4-bit weights (nf4 and fp4), in its packed CPU layout or its stored
-layout.
+"""Multiplies bitsandbytes' 4-bit weights (nf4 and fp4), either packed for the CPU or as stored.
 
 bitsandbytes packs them where the processor multiplies bfloat16. Elsewhere it dequantizes a whole
 weight for each matmul, and torch multiplies it slowly: the kernels look up the same weights a few
@@ -106,7 +105,7 @@ def _build_stored_matmul(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights
 
 
 def find_rejection_reason(layer: Any) -> Note | None:
-    """Return why the C kernels cannot multiply a layer. None if they can."""
+    """Return the reason why the C kernels cannot multiply a layer, or None if they can."""
     state = layer.weight.quant_state
     if layer.compute_dtype not in (None, torch.bfloat16) or (
         layer.bias is not None and layer.bias.dtype is not torch.bfloat16
@@ -120,7 +119,7 @@ def find_rejection_reason(layer: Any) -> Note | None:
 
 
 def build_c_weights(layer: Any) -> QuantizedWeights:
-    """Describe a layer's weights for the C kernels. No weight is copied."""
+    """Describe a layer's weights for the C kernels without copying them."""
     state, outputs = layer.weight.quant_state, layer.out_features
     it = QuantizedWeights(WeightFormat.four_bit_rows, layer.in_features, outputs, (torch.bfloat16,))
     it.matrix.block = state.blocksize

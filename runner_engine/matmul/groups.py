@@ -1,4 +1,4 @@
-"""Packs group-quantized weights into the layout that kernels/groups.h multiplies.
+"""Packs group-quantized weights into the layout that the kernels of kernels/groups.h read.
 
 The codes of several outputs are interleaved byte by byte, so that the processor unpacks one
 input of all of them at a time. A zero point that all groups share is stored once, any other
@@ -57,7 +57,7 @@ class GroupedWeights(PackedWeights):
         outputs: int | None = None,
         tile_rows: int = 0,
     ) -> GroupedWeights:
-        """Pack a layer's weights, or only its first outputs, for the C kernels.
+        """Pack the weights of a layer, or of its first outputs only, for the C kernels.
 
         The last packed block is padded with zeros. workspace: for int8 activations. tile_rows: as
         in PlainPackedWeights.pack, in bfloat16.
@@ -143,7 +143,7 @@ def build_replacement(layer: GroupedLinear, resources: KernelResources) -> Layer
 
 
 def _count_spanned_bytes(tensor: torch.Tensor) -> int:
-    """Return the number of bytes between the first and last element of a strided tensor.
+    """Return the bytes that a strided tensor spans in memory, from its first to its last element.
 
     In fused experts, gate and up outputs may alternate.
     """
@@ -152,7 +152,7 @@ def _count_spanned_bytes(tensor: torch.Tensor) -> int:
 
 
 def uses_int8_matmul(layer: GroupedLinear) -> bool:
-    """Whether the kernels multiply the layer with int8 activations.
+    """Whether the kernels use int8 activations for a layer.
 
     Groups must be contiguous and a multiple of 16, and codes integers or a table of values that
     int8 represents.
@@ -170,8 +170,9 @@ def uses_int8_matmul(layer: GroupedLinear) -> bool:
 
 
 def encode_table_as_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
-    """Convert a table of 16 code values to int8, offset by 128, and a scale. None if int8 cannot
-    represent the values.
+    """Convert a table of 16 code values to int8 with an offset of 128, and a scale.
+
+    Returns None if int8 cannot represent the values.
     """
     for times in (1, 2, 4):
         whole = code_values * times
@@ -181,9 +182,7 @@ def encode_table_as_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float
 
 
 def find_code_type(layout: Layout) -> CodeType | None:
-    """Return the C kernels' type for the codes of a layout. None if the kernels do not support the
-    layout.
-    """
+    """Return the C kernels' type for a layout's quantization codes, or None if it is unsupported."""
     if (values := layout.values) is None:
         return CodeType.integers
     if layout.bits == 4:
@@ -256,14 +255,14 @@ def replace_tensors_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeigh
 def _interleave_outputs(
     output_bytes: torch.Tensor, num_padding_outputs: int, outputs_per_block: int
 ) -> torch.Tensor:
-    """Interleave the outputs of each packed block byte by byte: uint8 [packed blocks, bytes]."""
+    """Interleave the outputs of each packed block bytewise: uint8 [packed blocks, bytes]."""
     filled = nn.functional.pad(output_bytes, (0, 0, 0, 0, 0, num_padding_outputs))
     panels = filled.reshape(-1, outputs_per_block, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
     return panels.flatten(1).view(torch.uint8)
 
 
 def _interleave_codes_to_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Interleave codes into 32-bit words: [..., n] becomes int32 [..., n * bits / 32]."""
+    """Pack interleaved codes into 32-bit words: [..., n] becomes int32 [..., n * bits / 32]."""
     return interleave_codes(codes.to(torch.uint8), bits).contiguous().view(torch.int32).squeeze(-1)
 
 
@@ -271,7 +270,7 @@ _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with product
 
 
 def find_kernel_problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the C kernels cannot multiply a layer. None if the kernels can multiply it.
+    """Return the reason why the C kernels cannot multiply a layer, or None if they can.
 
     Compares one layer of each format with torch.
     """

@@ -1,4 +1,4 @@
-"""Allocates memory for packed weights, in huge pages if the system supports them.
+"""Allocates memory for packed weights, in huge pages if the system has them.
 
 Each decoded token reads all weights once. With pages of 4 KiB the processor translates an address
 and restarts its prefetching for each page, and each is requested and cleared separately. Most
@@ -22,7 +22,7 @@ ADVICE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # on Linux
 
 
 class _MemoryRegion(mmap.mmap):
-    """A memory region that is allocated once and filled with several tensors."""
+    """A memory region that is allocated once and holds several tensors."""
 
     used: int
 
@@ -40,14 +40,16 @@ def allocate_weight_tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def move_to_huge_pages(weight: torch.Tensor) -> None:
-    """Move a tensor's data to huge pages. The tensor object itself stays the same."""
+    """Move a tensor's data to huge pages, and keep the tensor object."""
     moved = allocate_weight_tensor(*weight.shape, dtype=weight.dtype)
     with torch.no_grad():
         weight.set_(moved.copy_(weight))  # type: ignore[call-overload]
 
 
 def _reserve_memory(nbytes: int, advice: int) -> tuple[_MemoryRegion, int]:
-    """Reserve bytes in a memory region. Returns the region and the byte offset.
+    """Reserve bytes in a memory region.
+
+    Returns the region and the byte offset.
 
     advice: the madvise flag for a new region.
     """

@@ -1,4 +1,4 @@
-"""Multiplies layers of `quantization=int8_dynamic` with exact integer sums on any CPU.
+"""Multiplies layers of `quantization=int8_dynamic` with exact integer sums on every CPU.
 
 torchao quantizes weights with one scale per output, and activations with one scale per token. Its
 own matmul is slow on a CPU, and without int8 instructions (VNNI) its sums may saturate silently. So
@@ -35,8 +35,9 @@ LEAST_SCALE = 2.0**-23
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a layer's forward function with the C kernels, or with exact torch sums if the kernels
-    are unavailable.
+    """Build a layer's forward function.
+
+    Uses the C kernels, or exact integer sums in torch if the kernels are unavailable.
     """
     try:
         return _build_kernel_replacement(layer, resources)
@@ -53,9 +54,7 @@ def quantizes_activations(layer: nn.Module) -> bool:
 
 
 def find_rejection_reason(layer: Any) -> Note | None:
-    """Return why a layer does not have the format of `quantization=int8_dynamic`. None if it has
-    this format.
-    """
+    """Return the reason why a layer's format is not that of `quantization=int8_dynamic`, or None."""
     from torchao.quantization import MappingType, PerRow
 
     weight = layer.weight
@@ -88,8 +87,9 @@ def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerRe
 
 
 def build_exact_forward(layer: Any) -> Forward:
-    """Build a forward function with exact integer sums in torch. On devices other than the CPU it
-    calls the layer's own forward.
+    """Build a forward function with exact integer sums in torch.
+
+    On devices other than the CPU, it calls the layer's own forward.
     """
     own, stored = layer.forward, layer.weight
     weight, scale = stored.qdata, stored.scale.flatten()
@@ -103,17 +103,16 @@ def build_exact_forward(layer: Any) -> Forward:
 
 
 def quantize_activations(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize activations with the arithmetic of torchao. Returns integers in float32 and scales
-    [n, 1].
+    """Quantize activations as torchao does.
+
+    Returns integers in float32 and scales [n, 1].
     """
     scale = (activations.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE).float()
     return (activations * (1.0 / scale)).round().clamp(-128, 127), scale
 
 
 def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return exact int32 products of integer activations [n, inputs] and int8 weights [outputs,
-    inputs].
-    """
+    """Return exact int32 products of integer activations [n, inputs] and int8 weights [outputs, inputs]."""
     sums = torch.zeros(len(activations), len(weight), dtype=torch.int32)
     for first in range(0, activations.shape[1], EXACT_INPUTS):
         part = slice(first, first + EXACT_INPUTS)
@@ -124,8 +123,9 @@ def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> to
 def multiply_quantized_exactly(
     activations: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Quantize activations [..., inputs] and multiply them exactly by int8 weights [outputs, inputs]
-    with scales [outputs].
+    """Quantize activations [..., inputs] and multiply them exactly by int8 weights.
+
+    Weights are [outputs, inputs], and their scales are [outputs].
     """
     numbers, of_row = quantize_activations(activations.reshape(-1, activations.shape[-1]))
     result = (multiply_int8_exactly(numbers, weight) * of_row).to(activations.dtype) * scale

@@ -1,4 +1,4 @@
-"""Chooses the smallest batch size for which AMX tiles multiply int8 activations.
+"""Chooses the smallest batch size for which int8 matmuls use AMX tiles.
 
 Integer sums are exact, so tiles give the same bits as vectors (VNNI), and any batch size may use
 either. Where tiles work, they are checked against vectors and measured once (autotune.py).
@@ -54,8 +54,9 @@ MAX_SECONDS = 0.1
 
 
 def choose_int8_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
-    """Choose the backend for a model's layers with int8 activations. None if the kernels support no
-    such layer.
+    """Select the backend for a model's layers with int8 activations.
+
+    Returns None if the kernels support none of these layers.
     """
     layers = [
         module for module in model.modules() if isinstance(module, nn.Linear) and has_int8_activations(module)

@@ -34,8 +34,9 @@ TRIAL_ROWS = (7, 3)  # with a remainder; and so few that no weight is unpacked
 
 
 def build_replacement(layer: GroupedLinear, resources: KernelResources) -> LayerReplacement | None:
-    """Build a forward function that multiplies int8 weights directly from the memory-mapped file.
-    None if this is unsupported.
+    """Build a forward function that reads int8 weights directly from the memory-mapped file.
+
+    Returns None if this is unsupported.
     """
     if resources.kernels is None:
         return None
@@ -55,7 +56,10 @@ def is_w8a8_layer(layer: nn.Module) -> TypeGuard[GroupedLinear]:
 def build_c_weights(
     layer: GroupedLinear, tile_rows: int, outputs: int | None = None, has_bias: bool = True
 ) -> QuantizedWeights:
-    """Describe a layer's weights, or only its first outputs, for the C kernels. Nothing is copied."""
+    """Describe the weights of a layer, or of its first outputs only, for the C kernels.
+
+    The weights are not copied.
+    """
     layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
     assert isinstance(layout, Int8Layout)
     weight = layer.weight.detach()[:outputs]
@@ -76,7 +80,7 @@ _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with product
 
 
 def find_kernel_problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> Note | None:
-    """Return why the C kernels cannot multiply a layer. None if the kernels can multiply it.
+    """Return the reason why the C kernels cannot multiply a layer, or None if they can.
 
     Compares one layer of each format with torch.
     """

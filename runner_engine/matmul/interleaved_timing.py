@@ -1,4 +1,4 @@
-"""Times several backends on one thread. The runs of the backends alternate.
+"""Times several backends on one thread, in alternating runs.
 
 Measured is the processor time of one thread, not wall time: timings are stored, and on a busy
 machine two threads that wait for each other can make the fastest backend look a hundred times
@@ -27,7 +27,7 @@ BackendTimings = dict[str, dict[int, float]]  # way → number of rows → secon
 
 @contextmanager
 def _use_single_torch_thread() -> Iterator[None]:
-    """Context in which torch uses one thread."""
+    """Context manager in which torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -46,8 +46,9 @@ def time_matmuls(
     deadline: float,
     slow_factor: float = SLOW,
 ) -> BackendTimings:
-    """Return the seconds that each backend takes for a sample of a layer, by batch size. Runs
-    alternate on one thread.
+    """Time each backend on a sample of a layer, by batch size.
+
+    Returns seconds. The backends run alternately on one thread.
     """
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
     weight = torch.randn(*shrink_shape_for_timing(shape), generator=random, dtype=torch.float32).to(dtype)
@@ -68,8 +69,9 @@ def time_alternating(
     deadline: float,
     slow_factor: float = SLOW,
 ) -> BackendTimings:
-    """Return the seconds that each backend takes per input, by batch size. Runs alternate on one
-    thread.
+    """Time each backend on each input, by batch size.
+
+    Returns seconds. The backends run alternately on one thread.
     """
     products = dict(backends)
     took: BackendTimings = {name: {} for name in backends}
@@ -97,6 +99,6 @@ def time_alternating(
 
 
 def shrink_shape_for_timing(shape: Shape) -> Shape:
-    """Return the layer shape that is timed: all inputs, but only some outputs."""
+    """Return the shape of the layer sample that is timed: all inputs, but only some outputs."""
     outputs, inputs = shape
     return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs

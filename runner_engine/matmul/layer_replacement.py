@@ -1,5 +1,6 @@
-"""Interface of the modules that replace layers by C kernels: one module per layer class, listed
-in `LAYER_KINDS`.
+"""Interface of the modules that replace layers by C kernels.
+
+There is one module per layer class, listed in `LAYER_KINDS`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 class UnsupportedLayer(Exception):
-    """Raised if the kernels cannot multiply a layer. Contains the reason and possibly an alternative
-    forward function.
+    """Raised with a reason if the kernels cannot multiply a layer.
+
+    May contain another forward function for the layer.
     """
 
     def __init__(self, reason: Note, instead: Note | None = None, forward: Forward | None = None) -> None:
-        """instead: a note on the code that multiplies the layer. forward: replaces the layer's own
-        forward.
+        """Store the reason and an alternative.
+
+        instead: a note on the code that multiplies the layer. forward: replaces the layer's own forward.
         """
         super().__init__(reason)
         self.reason, self.instead, self.forward = reason, instead, forward
@@ -45,7 +48,7 @@ class UnsupportedLayer(Exception):
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """A layer's new forward function, and the layer's weights for the fused forward."""
+    """A layer's new forward function, with the layer's weights for the fused forward."""
 
     forward: Forward
     weights: LayerWeights | None = (
@@ -56,7 +59,7 @@ class LayerReplacement:
 
 @dataclass
 class KernelResources:
-    """The kernels, buffers and settings for replacing a model's layers by C kernels."""
+    """The C kernels, buffers and settings that layer replacements use."""
 
     kernels: Kernels | None
     dtype: torch.dtype  # of the model's numbers
@@ -73,7 +76,7 @@ class KernelResources:
 
     @cached_property
     def mapped_files(self) -> MappedFiles:
-        """The memory-mapped files of this process. Only quantized models use memory-mapped files."""
+        """The memory-mapped files of this process, which only quantized models use."""
         return MappedFiles()
 
     def release_pages(self, address: int, nbytes: int) -> None:
@@ -81,7 +84,7 @@ class KernelResources:
         self._released.append((address, address + nbytes))
 
     def release_remapped_pages(self) -> None:
-        """Release the mapped pages again, because later reads may have made pages resident."""
+        """Release memory-mapped pages again, because later reads may have loaded them into memory."""
         pieces: list[tuple[int, int]] = []
         for first, last in sorted(self._released):
             if pieces and first <= pieces[-1][1]:
@@ -102,7 +105,8 @@ class LayerReplacer(Protocol):
     """Protocol of a module that replaces the layers of one class by C kernels."""
 
     def build_replacement(self, layer: Any, resources: KernelResources) -> LayerReplacement:
-        """Build a tested replacement for a layer. Raises UnsupportedLayer if the kernels cannot multiply
-        the layer.
+        """Build and test a replacement for a layer.
+
+        Raises UnsupportedLayer if the kernels cannot multiply the layer.
         """
         ...

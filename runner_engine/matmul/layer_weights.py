@@ -1,4 +1,4 @@
-"""A layer's weights in the format of the C kernels, quantized or not."""
+"""A layer's weights, quantized or not, in the format of the C kernels."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class LayerWeights(Protocol):
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors that C reads through the memory addresses in `matrix`."""
+        """The tensors whose memory addresses are in `matrix`. C reads them."""
 
 
 class QuantizedWeights:
-    """Quantized weights that the C kernels read from the memory of the quantization library."""
+    """Quantized weights that the C kernels read directly from the quantization library's memory."""
 
     def __init__(
         self, weight_format: WeightFormat, inputs: int, outputs: int, input_dtypes: tuple[torch.dtype, ...]
@@ -59,8 +59,9 @@ class QuantizedWeights:
         scale: torch.Tensor,
         constants: torch.Tensor | None = None,
     ) -> None:
-        """Set the tensors that C reads, and keep them alive. Raises ValueError if C cannot read their
-        memory layout.
+        """Set the tensors that C reads, and keep them alive.
+
+        Raises ValueError if C cannot read their memory layout.
         """
         matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
         if matrix.kind == WeightFormat.four_bit:
@@ -81,7 +82,7 @@ class QuantizedWeights:
 
 
 class MatmulWorkspace:
-    """A buffer for quantized activations and unpacked weights. It grows with the largest layer."""
+    """A buffer for quantized activations and unpacked weights. It grows to the needs of the largest layer."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -163,7 +164,7 @@ class PackedWeights:
 
 
 def compute_shift_correction(weight: torch.Tensor) -> torch.Tensor:
-    """Return the sum of each output's weights, times SHIFT.
+    """Return the sum of each output's weights, multiplied by SHIFT.
 
     Shifting all activations by SHIFT adds this amount to the output.
     """
@@ -174,7 +175,7 @@ def compute_shift_correction(weight: torch.Tensor) -> torch.Tensor:
 def find_output_deviation(
     actual_outputs: torch.Tensor, expected_outputs: torch.Tensor, tolerance: float
 ) -> Note | None:
-    """Return a note if outputs deviate by more than `tolerance` times the largest expected output."""
+    """Return a note if an output's error exceeds `tolerance` times the largest expected output."""
     off = float(
         (actual_outputs.float() - expected_outputs.float()).abs().max()
         / expected_outputs.float().abs().max().clamp(min=1e-9)

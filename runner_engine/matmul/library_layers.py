@@ -1,4 +1,4 @@
-"""Helpers that replace the quantized layers of other libraries by C kernels."""
+"""Helpers for replacing the quantized layers of other libraries by C kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def require_kernels(layer: nn.Linear, resources: KernelResources) -> Kernels:
 
 
 def run_first_forward(layer: nn.Linear, resources: KernelResources) -> None:
-    """Run a layer's forward once, because its library rearranges the weights in the first forward."""
+    """Run a layer's forward once.
+
+    Some libraries rearrange the weights in the first forward.
+    """
     with torch.no_grad():
         layer(torch.ones(1, layer.in_features, dtype=resources.dtype))
 
@@ -67,8 +70,9 @@ def build_kernel_forward(
 def check_against_reference(
     layer: nn.Linear, forward: Forward, reference: Forward, resources: KernelResources
 ) -> None:
-    """Compare a layer's outputs with a reference. Raises UnsupportedLayer for deviations beyond
-    rounding errors.
+    """Compare a layer's outputs with a reference.
+
+    Raises UnsupportedLayer if they differ by more than rounding errors.
     """
     kind = type(layer), layer.in_features, layer.out_features, layer.bias is None
     if kind not in resources.trials:
@@ -78,7 +82,7 @@ def check_against_reference(
 
 
 def move_unmapped_to_huge_pages(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
-    """Move weights to huge pages, unless the weights are in a memory-mapped checkpoint."""
+    """Move weights to huge pages, unless they are in a memory-mapped checkpoint."""
     if not resources.mapped_files.is_mapped_address(weight.data_ptr()):
         huge_pages.move_to_huge_pages(weight)
     return weight

@@ -1,5 +1,6 @@
-"""Multiplies LLM.int8() layers: int8 activations by int8 weights, and outlier columns separately
-in higher precision.
+"""Multiplies LLM.int8() layers.
+
+Weights and activations are int8, except outlier columns, which keep a higher precision.
 
 The kernels are checked against torch steps with exact sums. The library itself uses torch's int8
 matmul, which saturates where ONEDNN_MAX_CPU_ISA hides VNNI from oneDNN: torch asks the processor
@@ -65,7 +66,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
 
 
 def build_exact_forward(layer: Any) -> Forward:
-    """Build a forward function for an LLM.int8() layer that computes exact integer sums."""
+    """Build a forward function that computes an LLM.int8() layer with exact integer sums."""
     state, bias = layer.state, layer.bias
 
     def forward(activations: torch.Tensor) -> torch.Tensor:

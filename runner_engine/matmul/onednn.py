@@ -1,4 +1,7 @@
-"""Multiplies with oneDNN and prepacked weights. torch would repack the weights in every matmul."""
+"""Multiplies with oneDNN and weights that are packed once.
+
+torch would pack the weights again in every matmul.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> Matm
 
 @cache
 def find_onednn_problem(dtype: torch.dtype) -> Note | None:
-    """Return why oneDNN cannot pack weights of a dtype on this machine. None if it can.
+    """Return the reason why oneDNN cannot pack weights of a dtype on this machine, or None if it can.
 
     The functions are not public in torch and depend on the processor, so each dtype is tried.
     """

@@ -1,4 +1,4 @@
-"""Packs unquantized weights into the layout that kernels/products.h multiplies."""
+"""Packs unquantized weights into the layout that the kernels of kernels/products.h read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PlainPackedWeights(PackedWeights):
         tile_rows: int = 0,
         release_pages: Callable[[int, int], None] | None = None,
     ) -> PlainPackedWeights:
-        """Pack weights [outputs, inputs]. The last packed block is padded with zeros.
+        """Pack weights [outputs, inputs], and pad the last packed block with zeros.
 
         tile_rows: 0, or the batch size from which tiles are used; sums then have the order of tiles.
         release_pages: called with the address and size of what has been read.
@@ -71,8 +71,9 @@ class PlainPackedWeights(PackedWeights):
         return super().matmul(activations)
 
     def select_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return the weights of the given output indices, [..., inputs]. Raises IndexError if an index
-        does not exist.
+        """Return the weights of the given outputs: [..., inputs].
+
+        Raises IndexError if an output does not exist.
         """
         if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
             wrong = int(outputs.min()) if int(outputs.min()) < 0 else int(outputs.max())
@@ -87,8 +88,9 @@ class PlainPackedWeights(PackedWeights):
 
 
 def can_pack_weight(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether the kernels can multiply weights [outputs, inputs]. In 16-bit dtypes the number of
-    inputs must be even.
+    """Whether the kernels can multiply weights [outputs, inputs].
+
+    In 16-bit dtypes the number of inputs must be even.
     """
     has_product = kernels is not None and kernels.has_function("product", weight.dtype)
     return has_product and weight.shape[1] * weight.element_size() % 4 == 0

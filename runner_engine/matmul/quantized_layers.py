@@ -1,5 +1,4 @@
-"""Multiplies a model's quantized layers with C kernels, directly from the stored quantized
-weights.
+"""Multiplies a model's quantized layers with C kernels that read the stored quantized weights.
 
 On a CPU the libraries dequantize a weight again for each token, copy all of it in another
 format, or pass several times over matrices of int32 and float32. The kernels do the same
@@ -35,7 +34,7 @@ LAYER_KINDS = {
 
 
 class QuantizedLayers:
-    """The quantized layers of a model. C kernels replace the supported layers."""
+    """The quantized layers of a model. C kernels compute those that the kernels support."""
 
     def __init__(self, model: nn.Module, heap: HeapTrimmer) -> None:
         self.left: list[nn.Linear] = []
@@ -82,7 +81,7 @@ class QuantizedLayers:
 
     @property
     def workspace_mib(self) -> float:
-        """Current size of the kernels' workspace in MiB."""
+        """Current size in MiB of the kernels' workspace."""
         return self._means.workspace.mib
 
 

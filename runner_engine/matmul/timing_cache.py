@@ -1,5 +1,6 @@
-"""Caches backend timings next to the compiled kernels, so that timing noise never changes the
-backend of a later job.
+"""Caches backend timings next to the compiled kernels.
+
+So timing noise never changes the backend of a later job.
 
 There is one file per kind of machine, processor, torch version and kernel source. Of processes that
 start together one measures, and the others wait and read its result.
@@ -43,8 +44,9 @@ def load_layer_timings(
     dtype: torch.dtype,
     kernels: Kernels,
 ) -> dict[Shape, BackendTimings] | None:
-    """Return the seconds of each backend for layers of these shapes. Timings that are not cached are
-    measured.
+    """Return the seconds that each backend takes for layers of these shapes.
+
+    Measures timings that are not cached.
 
     None if nothing can be stored, because fresh measurements for each job would change its answers.
     """
@@ -74,8 +76,9 @@ def load_or_measure_timings(
     measure_timings: Callable[[str, float], BackendTimings],
     max_seconds: float = MAX_SECONDS,
 ) -> dict[str, BackendTimings] | None:
-    """Return the seconds of each backend for each key. Missing timings are measured until a
-    deadline, and cached.
+    """Return the seconds of each backend for each timing key.
+
+    Missing timings are measured until a deadline and then cached.
 
     None if nothing can be stored.
     """
@@ -99,8 +102,9 @@ def load_or_measure_timings(
 
 
 def _build_timing_keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
-    """Return the timing key of each layer shape. The key names the smaller sample shape that is
-    timed.
+    """Return the timing key for each layer shape.
+
+    The key names the smaller sample shape that is timed.
     """
     name = str(dtype).removeprefix("torch.")
     return {shape: "{} x {}, {}".format(*shrink_shape_for_timing(shape), name) for shape in shapes}
@@ -115,7 +119,10 @@ def _is_timing_missing(
 
 
 def _read_timings(path: Path) -> dict[str, BackendTimings]:
-    """Read the cached timings. Empty if the file is missing or damaged."""
+    """Read the cached timings.
+
+    Returns an empty dictionary if the file is missing or damaged.
+    """
     try:
         return {
             key: {
@@ -136,9 +143,7 @@ def _require_positive_seconds(seconds: float) -> float:
 
 
 def _find_timing_file(kernels: Kernels) -> Path | None:
-    """Return the timing file for these kernels on this type of machine. None if no file can be
-    written.
-    """
+    """Return the timing file for these kernels and this type of machine, or None if it cannot be written."""
     folder = building.find_timing_folder(kernels.file)
     if not kernels.is_kept:
         return None

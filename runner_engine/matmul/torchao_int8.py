@@ -1,5 +1,6 @@
-"""Multiplies torchao's weight-only int8 layers with bfloat16 activations. The scale is applied
-after the matmul.
+"""Multiplies torchao's weight-only int8 layers with bfloat16 activations.
+
+The scale is applied after the matmul.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from runner_engine.matmul.library_layers import (
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    """Build a layer's forward function with the C kernels. Layers with quantized activations are
-    passed to int8_dynamic.
+    """Build a layer's forward function with the C kernels.
+
+    `int8_dynamic` handles layers with quantized activations.
     """
     if int8_dynamic.quantizes_activations(layer):
         return int8_dynamic.build_replacement(layer, resources)

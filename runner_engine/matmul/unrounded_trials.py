@@ -1,4 +1,4 @@
-"""Disables the 8-bit rounding of activations, so that compatibility tests can compare model outputs.
+"""Turns off the 8-bit rounding of activations while compatibility tests compare model outputs.
 
 In a trained model a few activations are hundreds of times larger than the others, which then
 round to a few integers. The last bit of bfloat16 moves some of them by a whole step, and that
@@ -41,8 +41,9 @@ def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _rounds_activations(layer: nn.Module) -> bool:
-    """Whether a layer rounds its activations to 8 bits. False for an adapter's wrapper around the
-    layer.
+    """Whether a layer rounds its activations to 8 bits.
+
+    False for the wrapper of an adapter around the layer.
     """
     if isinstance(layer, GgufLinear | GroupedLinear):
         return layer.has_byte_rows or (isinstance(layer, GroupedLinear) and bool(layer.layout.rows))
@@ -59,7 +60,7 @@ def find_rounding_layers(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def disable_activation_rounding(model: nn.Module) -> Iterator[SharesByLayer]:
-    """Context in which quantized layers do not round their activations to 8 bits.
+    """Context manager in which quantized layers do not round their activations to 8 bits.
 
     Yields the share of a typical activation vector that each layer would round to 0.
     """

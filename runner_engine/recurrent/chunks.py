@@ -1,6 +1,4 @@
-"""Splits token segments into chunks that are computed together, without padding to the longest
-segment.
-"""
+"""Splits token segments into chunks of equal size, to avoid padding all segments to the longest one."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ CHUNK = 64  # tokens whose effects on each other are computed by one matmul
 
 
 class Chunk(NamedTuple):
-    """Chunks with the same index in all segments, such as the first chunk of each segment."""
+    """All chunks with the same index in their segments, such as the first chunk of each segment."""
 
     segments: Tensor  # which segments have one
     rows: slice  # where their chunks are among all
@@ -44,7 +42,7 @@ def split_into_chunks(
 
 
 def gather_tokens(values: Tensor, indices: Tensor) -> Tensor:
-    """Return the values of the tokens at these indices. Index −1 gives zeros."""
+    """Return the values of the tokens at these indices. An index of −1 gives zeros."""
     found = values[indices.clamp(min=0)]
     return found.masked_fill_((indices < 0).view(*indices.shape, *[1] * (values.dim() - 1)), 0)
 

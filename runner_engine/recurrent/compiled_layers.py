@@ -1,4 +1,4 @@
-"""Convolutions and recurrences of recurrent layers in C, for states on a CPU (kernels/recurrent.h).
+"""Convolutions and recurrences of recurrent layers in C, for states on the CPU (kernels/recurrent.h).
 
 Each layer takes one C call.
 
@@ -37,19 +37,19 @@ LIMITLESS = 3e38  # more than any time step
 
 
 def is_silu(activation: Activation) -> bool:
-    """Whether an activation is SiLU, the only activation in the C kernels."""
+    """Whether an activation is SiLU, the only activation that these C kernels support."""
     return type(activation).__name__ in ("SiLU", "SiLUActivation") or activation is torch.nn.functional.silu
 
 
 def load_kernels_if_supported(tensor: Tensor, *widths: int) -> native.Kernels | None:
-    """Return the C kernels if they support the tensor's device, dtype and widths. None otherwise."""
+    """Return the C kernels, or None if they do not support the tensor's device, dtype or widths."""
     is_here = tensor.device.type == "cpu" and tensor.dtype in native.FORMATS
     fits = all(width % STATE_LANES == 0 for width in widths)
     return native.load_kernels() if is_here and fits else None
 
 
 class _CStruct:
-    """A C structure, together with the tensors that its pointers refer to."""
+    """A C structure that also keeps the tensors behind its pointers alive."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure, self._kept = structure, list[Tensor]()
@@ -60,7 +60,7 @@ class _CStruct:
         return addressof(self.structure)
 
     def set_pointers(self, struct: Structure, **tensors: Tensor | None) -> None:
-        """Set pointers of a C structure to float32 copies of tensors. Keeps the copies in memory."""
+        """Point fields of a C structure to float32 copies of tensors, and keep the copies alive."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 self._kept.append(tensor.detach().float().contiguous())
@@ -79,7 +79,7 @@ def _fill_convolution(
 
 
 class CompiledConvolution:
-    """A causal convolution per channel with its activation, computed in C."""
+    """A causal convolution for each channel, followed by an activation, computed in C."""
 
     def __init__(self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool) -> None:
         self.kernels, self.dtype = kernels, weight.dtype
@@ -95,7 +95,7 @@ class CompiledConvolution:
         return cls(kernels, weight, bias, has_silu) if kernels and weight.shape[1] <= MAX_CONVOLVED else None
 
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
-        """Convolve inputs that are contiguous per token, and update the convolution state."""
+        """Convolve inputs that are contiguous for each token, and update the convolution state."""
         tokens, channels = inputs.shape
         if inputs.stride(1) != 1:
             raise ValueError(f"inputs must be contiguous per token, but have the strides {inputs.stride()}")
@@ -116,7 +116,7 @@ class CompiledConvolution:
 
 
 class CompiledMamba2:
-    """Computes a Mamba-2 layer in C, except for its two projections."""
+    """Computes a Mamba-2 layer in C, except for its input and output projections."""
 
     def __init__(self, kernels: native.Kernels, module: Any) -> None:
         self.kernels, self.dtype = kernels, module.conv1d.weight.dtype
@@ -152,7 +152,7 @@ class CompiledMamba2:
         return cls(kernels, module) if kernels and fits else None
 
     def __call__(self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments) -> Tensor:
-        """Return the gated results [tokens, inner] for the output of the input projection."""
+        """Return the gated results [tokens, inner], given the output of the input projection."""
         tokens, channels = len(projected), self.structure.conv.channels
         inner = self.heads * self.width
         out = projected.new_empty((tokens, inner))
@@ -176,7 +176,7 @@ class CompiledMamba2:
 
 
 class CompiledMamba:
-    """Computes Mamba's recurrence and output gate in C."""
+    """Computes the recurrence and the output gate of a Mamba layer in C."""
 
     def __init__(
         self, kernels: native.Kernels, dtype: torch.dtype, decay: Tensor, skip: Tensor, groups: int
@@ -192,7 +192,10 @@ class CompiledMamba:
     def create_if_supported(
         cls, reference_tensor: Tensor, decay: Tensor, skip: Tensor, groups: int
     ) -> CompiledMamba | None:
-        """Create the recurrence with a decay [N, C], or return None if the C kernels do not support it."""
+        """Create the recurrence with a decay [N, C].
+
+        Returns None if the C kernels do not support it.
+        """
         size, channels = decay.shape
         kernels = (
             load_kernels_if_supported(reference_tensor, channels // groups)
@@ -246,7 +249,7 @@ class CompiledMamba:
 
 
 class CompiledRgLru:
-    """The RG-LRU recurrence with its gates, computed in C."""
+    """Computes the RG-LRU recurrence and its gates in C."""
 
     def __init__(self, kernels: native.Kernels, dtype: torch.dtype, rate: Tensor) -> None:
         self.kernels, self.dtype = kernels, dtype
@@ -254,7 +257,7 @@ class CompiledRgLru:
 
     @classmethod
     def create_if_supported(cls, reference_tensor: Tensor, rate: Tensor) -> CompiledRgLru | None:
-        """Create the recurrence, or return None if the C kernels do not support it.
+        """Create the recurrence. Returns None if the C kernels do not support it.
 
         The log decay is rate * gate.
         """
@@ -297,7 +300,7 @@ class CompiledRgLru:
 
 
 class CompiledDeltaRule:
-    """The gated delta rule with the norm and gate of its results, computed in C."""
+    """Computes the gated delta rule in C, including the norm and gate of its results."""
 
     def __init__(
         self, kernels: native.Kernels, dtype: torch.dtype, shape: DeltaLayer, weight: Tensor
@@ -315,7 +318,7 @@ class CompiledDeltaRule:
         decays_per_head: int,
         norm: Any,
     ) -> CompiledDeltaRule | None:
-        """Create the delta rule, or return None if the C kernels do not support it.
+        """Create the delta rule. Returns None if the C kernels do not support it.
 
         heads: numbers of key and value heads. dims: sizes of a key and a value. decays_per_head:
         per token. norm: the family's norm module.

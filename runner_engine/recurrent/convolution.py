@@ -1,4 +1,4 @@
-"""Causal convolution per channel, used in most recurrent layers.
+"""Causal convolution of each channel, which most recurrent layers use.
 
 The state holds the last inputs of the convolution.
 """
@@ -20,7 +20,7 @@ def compute_conv_state_shape(weight: Tensor) -> StateShape:
 def convolve(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, segments: Segments
 ) -> Tensor:
-    """Convolve inputs [tokens, C] causally per channel with weights [C, K], and update the state.
+    """Convolve each channel of inputs [tokens, C] causally with weights [C, K], and update the state.
 
     state: the K - 1 inputs before each segment, [slots, K - 1, C], the latest at the end. It
     is updated to the last inputs of the segment.

@@ -24,7 +24,7 @@ SMALL_CHUNK = 16  # where the decay is by dimension, whose products of pairs are
 
 @dataclass(frozen=True)
 class DeltaRuleInputs:
-    """Inputs of the gated delta rule per token. Keys have length 1, and queries are scaled."""
+    """Inputs of the gated delta rule for each token. Keys are normalized, and queries are scaled."""
 
     query: Tensor  # [tokens, heads, K]
     key: Tensor  # the same
@@ -67,7 +67,7 @@ def compute_delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Ten
 def compute_chunked_delta_rule(
     inputs: DeltaRuleInputs, state: Tensor, segments: Segments
 ) -> tuple[Tensor, Tensor]:
-    """Compute the delta rule for the tokens of each segment in chunks.
+    """Compute the delta rule for the tokens of each segment, in chunks.
 
     Returns results [tokens, heads, V] and new states.
 

@@ -1,5 +1,4 @@
-"""Interface of recurrent layers: shapes of their states, and computation over the tokens of a
-forward pass.
+"""Interface of recurrent layers: the shapes of their states, and their computation in a forward pass.
 
 A pass is a flat list of tokens of several sequences. A sequence's state in a layer is a
 few tensors with one slot per sequence. A new sequence's state is zero. A mixer is created
@@ -51,7 +50,7 @@ class UnsupportedMixer(Exception):
 
 @dataclass(frozen=True)
 class StateShape:
-    """Shape and dtype of one recurrent state tensor of a sequence in one layer."""
+    """Shape and dtype of one sequence's recurrent state tensor in one layer."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -64,7 +63,7 @@ class StateShape:
 
 @dataclass(frozen=True)
 class Segments:
-    """Token segments of a forward pass, one per KV slot. Tokens of a segment are adjacent and in order.
+    """Token segments of a forward pass, one for each KV slot. A segment's tokens are adjacent and in order.
 
     No two segments have the same slot, and together they cover all tokens.
     """
@@ -79,7 +78,7 @@ class Segments:
     def from_counts(
         cls, slots: Sequence[int], token_counts: Sequence[int], is_decoding: bool = False
     ) -> Segments:
-        """Create adjacent token segments with these token counts, one per slot."""
+        """Create adjacent token segments with these token counts, one for each slot."""
         firsts = [0, *accumulate(token_counts)][:-1]
         is_step = all(count == 1 for count in token_counts) and list(slots) == list(range(len(slots)))
         return cls(list(slots), firsts, list(token_counts), is_step, is_decoding)
@@ -102,7 +101,7 @@ class Segments:
 
     @cached_property
     def table(self) -> Tensor:
-        """Segment table for the C kernels, int32 [4, segments].
+        """Table of the segments for the C kernels: int32 [4, segments].
 
         Contains slots, first tokens, token counts, and whether tokens were decoded.
         """
@@ -119,7 +118,7 @@ class Segments:
         return result.view(shape)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """Arrange padded values [segments, longest, …] as token values [tokens, …]."""
+        """Convert padded values [segments, longest, …] to token values [tokens, …]."""
         numbers = padded.reshape(-1, *padded.shape[2:])
         return numbers if self.has_equal_counts else numbers[self._padded_indices.to(padded.device)]
 
@@ -145,14 +144,14 @@ class Segments:
 
 
 class Mixer(ABC):
-    """A recurrent layer for continuous batching, created from a module of the model."""
+    """A recurrent layer for continuous batching, created from one of the model's modules."""
 
     states: tuple[StateShape, ...]
     in_pair = False  # whether the family's layer returns a pair, whose first one is the result
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Linear layers and C structures for the fused forward pass. None if the layer is unsupported."""
+        """Linear layers and C structures for the fused forward pass, or None if the layer is unsupported."""
         return None
 
     @abstractmethod

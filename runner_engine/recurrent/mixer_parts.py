@@ -1,4 +1,4 @@
-"""Parts of a recurrent layer for the fused forward pass: linear layers and a C structure."""
+"""Parts of a recurrent layer that the fused forward pass needs: linear layers and a C structure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_engine.kernels.state_structures import MIXER_MATRICES, FusedMixer, M
 
 @dataclass(frozen=True)
 class MixerParts:
-    """Linear layers and settings of a recurrent layer, for the C kernels (kernels/mixers.h).
+    """Linear layers and settings of a recurrent layer that the C kernels read (kernels/mixers.h).
 
     `into` are the input projections. Their outputs have the order of mixer_structs.h.
     """

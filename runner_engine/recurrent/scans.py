@@ -1,4 +1,4 @@
-"""Linear recurrences over the tokens of a forward pass in torch, shared by state space layers.
+"""Linear recurrences of state space layers over the tokens of a forward pass, computed in torch.
 
 Segments may have any lengths: nothing is padded to the longest. States are float32, and
 slots without a segment do not change.
@@ -87,7 +87,9 @@ def scan_channels(
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    """Compute a linear recurrence with one decay per state element (Mamba-1). Returns results [tokens, C].
+    """Compute a linear recurrence with one decay per state element (Mamba-1).
+
+    Returns the results [tokens, C].
 
     inputs and time_steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens,
     G, N], each for C / G channels. For each token, state [slots, N, C] becomes exp(step *

@@ -43,7 +43,7 @@ class SavedStates:
 
 
 class SequenceStates:
-    """Recurrent states of sequences in all layers, by slot. Active sequences occupy the first slots."""
+    """Recurrent states of all sequences in all layers, by slot. Active sequences occupy the first slots."""
 
     def __init__(self, shapes: Shapes, device: torch.device) -> None:
         self.shapes, self.device = shapes, device
@@ -59,7 +59,7 @@ class SequenceStates:
         self._addresses: Tensor | None = None  # as long as the tensors stay where they are
 
     def insert_slots(self, first_slot: int, num_slots: int, expected_num_sequences: int) -> None:
-        """Insert `num_slots` empty slots at first_slot. Later slots move behind the new slots."""
+        """Insert `num_slots` empty slots at index first_slot. Later slots move back."""
         used = len(self.read)
         if used + num_slots > self.slots:
             self._grow_slots(
@@ -110,7 +110,7 @@ class SequenceStates:
     def track_pass(
         self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoding: bool = False
     ) -> Iterator[None]:
-        """Context of a forward pass that processes counts[i] tokens of the sequence in slots[i].
+        """Context manager for a forward pass over counts[i] tokens of the sequence in slots[i].
 
         Checks that each state is up to date.
 
@@ -120,7 +120,7 @@ class SequenceStates:
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
                 raise RuntimeError(
-                    f"the state in slot {slot} is at token {self.read[slot]}, but the pass starts at {start}"
+                    f"the state in slot {slot} is at token {self.read[slot]}, but the pass starts at token {start}"
                 )
         self.segments = Segments.from_counts(slots, counts, is_decoding)
         for slot in slots:
@@ -134,7 +134,7 @@ class SequenceStates:
 
     @contextmanager
     def replace_layers(self, mixers: Mapping[nn.Module, Mixer]) -> Iterator[None]:
-        """Replace a model's recurrent layers by mixers inside the context."""
+        """Context manager that replaces a model's recurrent layers by mixers."""
         if self.segments is None:
             raise RuntimeError("recurrent states need the context track_pass")
         before = {module: vars(module).get("forward") for module in mixers}
@@ -150,7 +150,7 @@ class SequenceStates:
                     module.forward = forward
 
     def get_tensor_addresses(self) -> Tensor:
-        """Return the memory addresses of each layer's state tensors for C.
+        """Return the memory addresses of each layer's state tensors, for the C kernels.
 
         int64 [layers, LAYER_STATES], padded with 0.
         """
@@ -171,8 +171,9 @@ class SequenceStates:
         return torch.zeros((slots, *shape.shape), dtype=shape.dtype, device=self.device)
 
     def _grow_slots(self, num_slots: int) -> None:
-        """Allocate slots for more sequences, one layer at a time. On a CPU, unwritten slots use no
-        memory.
+        """Allocate more slots, one layer at a time.
+
+        On a CPU, slots that were never written take no memory.
         """
         used = len(self.read)
         for of_layer, shapes in zip(self.layers, self.shapes, strict=True):

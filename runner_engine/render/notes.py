@@ -1,4 +1,4 @@
-"""Message texts of the engine's notes and reasons, by code."""
+"""Message texts of the engine's notes and reasons, by message code."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ OF_KERNELS: dict[str, Template] = {
     "tiles_unknown": "the compiler does not support AMX, or the processor lacks AVX-512 with bfloat16",
     "tiles_not_allowed": "the operating system forbids AMX, or the processor does not support AMX",
     "tiles_fail": "AMX instructions fail on this processor",
-    "tiles_inexact": "AMX results differ in some bits on this processor",
+    "tiles_inexact": "AMX results differ from vector results in some bits on this processor",
     "keys_not_bfloat16": "AMX needs bfloat16 keys, but the keys are {dtype}",
     "weights_not_bfloat16": "AMX needs bfloat16 weights, but the weights are {dtype}",
     "heads_not_whole_tiles": "the head size {dim} is not a multiple of the tile width {width}",
@@ -141,10 +141,10 @@ OF_KERNELS: dict[str, Template] = {
     "other_rows": "the activations are quantized differently",
     "other_packing": "the weights are packed differently",
     "other_storage": "the weights are stored differently",
-    "other_sizes": "the inputs are not a multiple of 4, or the outputs not a multiple of {outputs}",
+    "other_sizes": "the number of inputs is not a multiple of 4, or that of outputs is not a multiple of {outputs}",
     "not_stored_as_int8": "the weights are not stored as int8",
     "products_not_bfloat16": "the matmuls do not use bfloat16",
-    "blocks_across_rows": "quantization blocks cross the rows of the weight matrix",
+    "blocks_across_rows": "some quantization blocks span several rows of the weight matrix",
     "trained_elsewhere_or_other_format": "the layer is in training mode, is not on the CPU, "
     "or has an unsupported dtype",
 }
@@ -166,7 +166,7 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "expert_sizes_differ": "the experts' matrices have incompatible sizes",
     "expert_weights_unknown": "the kernels do not support some expert weights",
     "experts_get_all_rows": "each expert processes all tokens",
-    "gate_matrices_quantized_differently": "the two matrices of a gate are quantized differently",
+    "gate_matrices_quantized_differently": "the gate and up matrices of the experts are quantized differently",
     "no_plain_parameter": "{name} is not an unquantized parameter on the CPU",
     "norm_after_expert": "a norm follows each expert",
     "other_gate_formula": "the kernels do not support the gate formula of the experts",
@@ -184,7 +184,7 @@ OF_DECODING: dict[str, Template] = {
     "attention_slides": "the attention window is {over} tokens, but {requested} were requested",
     "rope_changes": "the rotary embedding changes after {after} tokens, but {requested} were requested",
     "several_devices": "the model is spread over several devices",
-    "shapes_differ": "the model's {layers} layers have {shapes} attention shapes that cannot be combined",
+    "shapes_differ": "the model's {layers} layers have {shapes} attention shapes, which cannot share one KV cache",
     "other_state": "the model stores state other than keys and values: {what}",
     "logits_off": "the logits would have an error of {off:.2g} standard deviations",
     "cache_not_filled": "the model does not write to the given KV cache",
@@ -224,7 +224,7 @@ OF_REQUESTS: dict[str, Template] = {
 # what was loaded otherwise than requested, or published
 OF_LOADING: dict[str, Template] = {
     "no_gpu_after_all": "the job id assumes {dtype} on a GPU, but no GPU can be used",
-    "slow_dtype": "the checkpoint's {stored} is several times slower on a CPU, so {used} is used",
+    "slow_dtype": "the checkpoint's dtype {stored} is several times slower on a CPU, so the runner uses {used}",
     "absent_gpus": (
         "model.max_memory names {gpus}, which this machine does not have. The runner ignores that limit"
     ),
@@ -300,7 +300,7 @@ OF_ADAPTERS: dict[str, Template] = {
     "adapter_exchanges_modules": "the adapter replaces whole modules",
     "adapter_exchanges_biases": "the adapter replaces the model's biases",
     "adapter_exchanges_embedding": "the adapter replaces embedding entries",
-    "adapter_adds_to_parameters": "the adapter changes single parameters, for example of all experts",
+    "adapter_adds_to_parameters": "the adapter changes individual parameters, for example those of all experts",
     "adapter_adds_biases": "the adapter adds biases",
 }
 
@@ -338,7 +338,7 @@ OF_CHECKPOINTS: dict[str, Template] = {
     "bad_group_size": "group_size={value!r} must be null or an integer of at least 1",
     "bad_group_or_block": "the weights have group_size={group} block_structure={block}",
     "other_axis": "axis={value!r}: the runner supports only groups along inputs (axis=1)",
-    "codes_as_floats": "the runner does not support view_as_float, nor channel_wise=false",
+    "codes_as_floats": "the runner does not support view_as_float or channel_wise=false",
     "quantized_online": "quantization_mode={value!r}: the runner supports only offline (packed weights)",
     "norm_in_layers": "use_rms_norm={value}: the runner does not support layers that contain a norm",
     "rows_of_fewer_bits": "act_bits={bits}: the runner supports only checkpoints with unquantized activations",
@@ -361,7 +361,7 @@ OF_CHECKPOINTS: dict[str, Template] = {
     "reads_float8_weights": "symmetric 8-bit floats per channel, tensor, group or block",
     "reads_float8_rows": "symmetric 8-bit floats, dynamic per token or group, or static per tensor",
     "reads_float4_groups": "symmetric 4-bit floats in groups of {group}",
-    "reads_local_float4": "local 4-bit floats in groups of 16",
+    "reads_local_float4": "4-bit floats in groups of 16 with dynamic=local",
 }
 
 # what is wrong with the numbers of a tensor

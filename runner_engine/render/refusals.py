@@ -1,7 +1,7 @@
-"""Message texts of errors in the C kernels, by error name."""
+"""Message texts of errors in the C kernels, by the name of the error code."""
 
 REFUSALS = {
-    "NO_TOKENS": "the request has no tokens, or asks for no logits",
+    "NO_TOKENS": "the request has no tokens, or requests no logits",
     "WRONG_HEADS": "each KV head needs 1 to {max_group} query heads, and a width of 16, 32 … {max_dim}",
     "WRONG_TOKEN_ID": "the ID of token {at} is not in the embedding table",
     "WRONG_POSITION": "the position of token {at} is outside the RoPE table",
@@ -9,17 +9,17 @@ REFUSALS = {
     "WRONG_PLACE": "the position of token {at} is outside its KV slot",
     "WRONG_SEEN": "token {at} attends to too many or too few positions of its KV slot",
     "WRONG_FIRST": "the attention window of token {at} begins before position 0",
-    "WRONG_KEPT": "entry {at} of the kept tokens is not in the forward pass",
+    "WRONG_KEPT": "entry {at} of the tokens with logits is not in the forward pass",
     "WRONG_PART": "some keys of a shared prefix are outside the memory arena",
     "WRONG_PART_TOKEN": "entry {at} of the tokens with a shared prefix is not in the forward pass",
-    "WRONG_PART_ROW": "token {at} refers to a sequence outside its shared prefix",
+    "WRONG_PART_ROW": "token {at} has an invalid index among the tokens of a shared prefix",
     "WRONG_MATRIX": ("matrix or layer {at} has sizes or a format that this processor does not support"),
     "SMALL_WORKSPACE": "the workspace is too small",
     "NO_MEMORY": "not enough memory for the activations of a matmul",
-    "MISSING_UNIT": "the kernel library lacks a required unit",
+    "MISSING_UNIT": "the kernel library was compiled without a required kernel",
     "WRONG_STATE_SLOT": "the state slot of segment {at} does not exist",
     "WRONG_SEGMENT": "segment {at} is not among the tokens of the forward pass",
     "WRONG_KV_LAYER": "layer {at} of the KV cache has an invalid format, rotation or position",
     "WRONG_ADAPTER": "entry {at} of the tokens with adapters is not in the forward pass, or has no adapter",
-    "WRONG_EXPERT": "choice {at} of the router is not a valid expert",
+    "WRONG_EXPERT": "expert choice {at} of the router is not a valid expert index",
 }

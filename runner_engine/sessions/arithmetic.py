@@ -1,5 +1,6 @@
-"""FLOP and bytes per token of a loaded model, and the measured limits of this machine. Imports no
-torch.
+"""FLOP and bytes per token of a loaded model, and this machine's measured limits.
+
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class HardwareRates:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch of prompts of equal length, an optional shared prefix, and a number of new tokens."""
+    """A batch of prompts with equal length, an optional shared prefix, and a number of new tokens."""
 
     batch_size: int
     prompt_tokens: int
@@ -30,8 +31,7 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class ModelArithmetic:
-    """Parameter and byte counts of a loaded model, and a function that measures the machine's
-    rates.
+    """Parameter and byte counts of a loaded model, with a function that measures this machine's rates.
 
     A matmul takes two operations per parameter and token. Norms, activations, the sampler and
     dequantization are not counted.
@@ -48,7 +48,7 @@ class ModelArithmetic:
     touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
     def compute_prefill_gflop(self, batch: BatchShape) -> float:
-        """Return the GFLOP for prefilling the prompts of a batch. A shared prefix counts once."""
+        """Return the GFLOP needed to prefill the prompts of a batch. A shared prefix counts once."""
         own = batch.prompt_tokens - batch.shared_tokens
         tokens = batch.shared_tokens + batch.batch_size * own
         pairs = _triangular_number(batch.shared_tokens)
@@ -69,7 +69,7 @@ class ModelArithmetic:
         return batch.batch_size * each / GIGA
 
     def compute_decode_gb(self, batch: BatchShape) -> float:
-        """Return a lower bound of the GB that decoding a batch reads.
+        """Return the minimum number of GB that decoding a batch reads.
 
         Each step reads all weights once and each sequence's KV cache.
 

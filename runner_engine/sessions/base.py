@@ -1,4 +1,4 @@
-"""Data exchanged between engines and callers: requests, events, and reports on loaded models.
+"""Data exchanged between engines and their callers: requests, events, and reports on loaded models.
 
 session.py defines the sessions that take requests; contract.py defines engines.
 """
@@ -92,7 +92,7 @@ class Message:
 
     @staticmethod
     def from_tool_schemas(schemas: Iterable[Mapping[str, Any]]) -> Message:
-        """Create the first message of a chat, which offers tools.
+        """Create the first message of a chat, which lists the tools.
 
         Each schema has name, description and parameters (JSON schema).
         """
@@ -101,14 +101,14 @@ class Message:
 
 @dataclass(frozen=True)
 class OfferedTools(Message):
-    """First message of a chat that offers tools.
+    """First message of a chat in which the model can call tools.
 
     Chat templates receive it separately from the other messages.
     """
 
     @classmethod
     def from_schemas(cls, schemas: Iterable[Mapping[str, Any]]) -> OfferedTools:
-        """Create the message that offers these tools.
+        """Create the message that lists these tools.
 
         Each schema has name, description and parameters (JSON schema).
         """
@@ -117,7 +117,7 @@ class OfferedTools(Message):
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The offered tools in the format of chat templates."""
+        """The tools that the model may call, in the format of chat templates."""
         tools: list[dict[str, Any]] = json.loads(self.content)
         return tools
 
@@ -130,20 +130,20 @@ Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or tok
 
 
 def prompt_sha256(prompt: str | Sequence[int]) -> str:
-    """Return the SHA-256 fingerprint of a prompt after the chat template (text or token ids)."""
+    """Return the SHA-256 hash of a prompt after the chat template (text or token ids)."""
     text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def request_sha256(prompt: str | Sequence[int], request: Request) -> str:
-    """Return the SHA-256 fingerprint of a request's prompt and branches, after the chat template."""
+    """Return the SHA-256 hash of a request's prompt and branches, after the chat template."""
     return prompt_sha256(
         json.dumps([prompt, request.branches], ensure_ascii=False) if request.branches else prompt
     )
 
 
 def check_scorable_prompt(prompt: Prompt, rendered_prompt: object) -> None:
-    """Raise ConfigError if the chat template opens a thinking block.
+    """Raise ConfigError if the chat template ends the prompt with an open thinking block.
 
     A scored continuation would count as thinking, not as the answer.
     """
@@ -162,7 +162,7 @@ RequestId = int | str
 
 @dataclass(frozen=True)
 class PartialAnswers:
-    """Tokens of an interrupted request's answers, one tuple per choice.
+    """Token ids of an interrupted request's unfinished answers, one tuple per choice.
 
     Valid only for the same prompt.
     """
@@ -171,7 +171,7 @@ class PartialAnswers:
     tokens: tuple[tuple[int, ...], ...]
 
     def get_tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
-        """Return the tokens of each choice if the fingerprint of the prompt matches.
+        """Return the stored tokens of each choice if the hash of the prompt matches.
 
         Otherwise returns empty tuples.
         """
@@ -229,9 +229,7 @@ class Request:
 
     @property
     def effective_random_id(self) -> RequestId:
-        """Id that seeds the random numbers of the request, together with the seed and the choice
-        index.
-        """
+        """Request id that seeds the random numbers, together with the seed and the choice index."""
         return self.id if self.random_id is None else self.random_id
 
     @property
@@ -246,7 +244,7 @@ class Request:
 
     @property
     def required_capabilities(self) -> frozenset[Capability]:
-        """Capabilities that an engine needs to serve the request."""
+        """Capabilities that the request needs from an engine."""
         is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
         needs = {
             Capability.token_ids: is_ids,
@@ -272,11 +270,13 @@ class Request:
         limit, top = self.max_new_tokens, self.top_logprobs
         check_value(is_number_of_type(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number_of_type(limit, int) and limit >= 1)
-        check_value(ok, "request.max_new_tokens", limit, "must be 1 or more, or None for the config's value")
+        check_value(
+            ok, "request.max_new_tokens", limit, "must be 1 or more, or None to use the config's value"
+        )
         budget = self.thinking_tokens
         ok = budget is None or (is_number_of_type(budget, int) and budget >= 0)
         check_value(
-            ok, "request.thinking_tokens", budget, "must be 0 or more, or None for the config's value"
+            ok, "request.thinking_tokens", budget, "must be 0 or more, or None to use the config's value"
         )
         need = "requires a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
@@ -307,7 +307,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of an active completion's thinking or answer, without thinking tags."""
+    """New text of a running completion, in thinking or answer, without thinking tags."""
 
     id: RequestId
     choice: int
@@ -317,7 +317,7 @@ class Delta:
 
 @dataclass
 class Completion(Response):
-    """Result of a request, or of one of its n choices.
+    """Result of a request with one choice, or of one of the n choices of a request.
 
     The text contains no stop string and no special tokens.
 
@@ -352,7 +352,7 @@ Event = Delta | Completion
 
 @dataclass
 class EngineReport:
-    """Describes a loaded model: numbers in `metrics`, texts in `facts`."""
+    """Report on a loaded model: numbers in `metrics` and texts in `facts`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)

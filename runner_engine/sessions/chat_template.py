@@ -1,4 +1,6 @@
-"""Renders conversations with a model's chat template, with limits on time, memory and output.
+"""Renders conversations with a model's chat template.
+
+Rendering has limits on time, memory and output.
 
 A template is a program that comes with a checkpoint, so another process renders it
 (template_child.py). The process starts with the first conversation and serves all models.
@@ -141,7 +143,7 @@ class ChatTemplate:
         return text
 
     def _describe_reached_limit(self, outcome: bytes, reason: str) -> str:
-        """Describe the rendering limit that the chat template has reached."""
+        """Describe the rendering limit that the chat template has exceeded."""
         limits = self.limits
         return {
             TOO_LONG: f"did not finish within {limits.cpu_s:g} s of CPU time",
@@ -224,7 +226,10 @@ class _RenderProcess:
 
 
 class _RenderPool:
-    """Pool of rendering processes. Each process has fixed limits."""
+    """Pool of processes that render chat templates.
+
+    Each process has fixed limits.
+    """
 
     def __init__(self) -> None:
         # the one that was idle longest comes first; the float: since when
@@ -233,7 +238,7 @@ class _RenderPool:
         self._timer: threading.Timer | None = None
 
     def render_conversation(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
-        """Render a conversation in a process of the pool.
+        """Render a conversation in one of the pool's processes.
 
         Returns the outcome, and the text or an error message.
         """
@@ -261,14 +266,14 @@ class _RenderPool:
         return _RenderProcess(limits)
 
     def _schedule_idle_end(self) -> None:
-        """Start a timer that ends idle rendering processes."""
+        """Start a timer that later ends idle rendering processes."""
         if self._timer is None:
             self._timer = threading.Timer(IDLE_S, self._end_expired_processes)
             self._timer.daemon = True
             self._timer.start()
 
     def _end_expired_processes(self) -> None:
-        """End rendering processes that were idle for IDLE_S seconds."""
+        """End the rendering processes that were idle for IDLE_S seconds."""
         self._timer = None
         with suppress(IndexError):
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
@@ -288,8 +293,9 @@ _renderers = _RenderPool()
 
 
 def _reset_after_fork() -> None:
-    """Empty the pool in a forked child process, because the rendering processes belong to the
-    parent.
+    """Empty the pool in a forked child process.
+
+    The rendering processes belong to the parent process.
     """
     _renderers.__init__()  # type: ignore[misc]
 
@@ -299,7 +305,7 @@ os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _to_json_value(value: Any) -> Any:
-    """Convert a value to plain numbers, strings, lists and dictionaries."""
+    """Convert a value to plain numbers, strings, lists and dictionaries for the child process."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
@@ -311,13 +317,13 @@ def _to_json_value(value: Any) -> Any:
 
 
 def _cut_after_last_message(text: str, last_message: str, template_name: str) -> str:
-    """Remove the text that the chat template appends after the last message.
+    """Remove the text that a chat template appends after the last message.
 
     The model can then continue the last message.
     """
     if last_message.strip() not in text or MARK.strip() not in text:
         raise ConfigError(
-            f"{template_name} omits the last message or a part of it, so the message cannot be continued",
+            f"{template_name} omits all or part of the last message, so the message cannot be continued",
             code="unsupported",
         )
     at = text.rindex(MARK.strip())
@@ -325,7 +331,7 @@ def _cut_after_last_message(text: str, last_message: str, template_name: str) ->
 
 
 def check_template_values(values: Mapping[str, Any], tokenizer: Any, model_name: str) -> Mapping[str, Any]:
-    """Return the user's values for the chat template.
+    """Return the template variables that the user has set.
 
     Raises ConfigError for a name that the template does not use.
     """

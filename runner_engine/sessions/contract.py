@@ -1,4 +1,4 @@
-"""Interface of engines for all tasks: open a session, submit requests, run steps, and read events.
+"""Interface of engines for all tasks: open a session, submit requests, run steps and read events.
 
 session.py defines sessions. `run_requests` steps a session until its requests have ended.
 `complete_requests` is the shortest way from a list of requests to their completions.
@@ -28,23 +28,23 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Features that the engine supports. Known before the model is loaded."""
+        """Features that the engine supports. They are known before the model is loaded."""
 
     @property
     def stats(self) -> EngineStats:
-        """Statistics of the engine since its creation."""
+        """Statistics of the engine since it was created."""
 
     def load(self) -> EngineReport:
-        """Load the model unless it is loaded, and describe the loaded model."""
+        """Load the model unless it is already loaded, and return its description."""
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt after the chat template and its token ids.
+        """Apply the chat template. Returns the resulting prompt and its token ids.
 
         The prompt is a text, or token ids if the request gives them.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids in the middle of a longer text, with special tokens."""
+        """Decode token ids as text from the middle of a longer text, including special tokens."""
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session.
@@ -53,7 +53,7 @@ class Engine(Protocol):
         """
 
     def arithmetic(self) -> ModelArithmetic | None:
-        """Return the loaded model's FLOP and bytes per token, or None if unknown."""
+        """Return FLOP and bytes per token of the loaded model, or None if they are unknown."""
 
     def close(self) -> None:
         """Free the model's weights."""
@@ -68,8 +68,9 @@ def run_requests(
     listener: Listener,
     max_active: Callable[[int], int] | None = None,
 ) -> None:
-    """Submit requests and step the session until all requests end. The listener can return False to
-    stop earlier.
+    """Submit requests and run steps until all requests end.
+
+    The listener can return False to stop earlier.
 
     The listener receives the events of each step, also if there are none. It may submit
     further requests and cancel any. max_active: returns how many requests may be active

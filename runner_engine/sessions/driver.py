@@ -1,4 +1,6 @@
-"""Steps a session in a thread for many callers. Sends each request's events to its listener.
+"""Steps a session in a thread on behalf of many callers.
+
+Sends the events of each request to its listener.
 
 Servers and programs use it. A task with a list of requests needs no other thread and
 calls `run_requests`.
@@ -28,7 +30,10 @@ IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
 
 
 class Driver:
-    """Loads an engine and steps its session in one thread. Any thread may submit and cancel requests."""
+    """Loads an engine and steps its session in one thread.
+
+    Any thread may submit and cancel requests.
+    """
 
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
@@ -43,8 +48,9 @@ class Driver:
         self._thread.start()
 
     def wait_until_loaded(self, timeout_s: float | None = None) -> EngineReport:
-        """Wait until the engine is loaded, and return its report. Raises the error if loading
-        failed.
+        """Wait until the engine is loaded, and return its report.
+
+        Raises the error if loading failed.
         """
         return self._loaded.result(timeout_s)
 
@@ -66,7 +72,7 @@ class Driver:
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
-        """Submit requests together for the same step.
+        """Submit requests so that the same step admits all of them.
 
         Then their answers do not depend on timing.
         """
@@ -98,7 +104,7 @@ class Driver:
         self._thread.join(timeout_s)
 
     def stop(self) -> None:
-        """Ask the driver's thread to end soon.
+        """Tell the driver's thread to end soon.
 
         Takes no lock, so that the garbage collector may call this method.
         """
@@ -127,14 +133,17 @@ class Driver:
             self.failure, self._closing = error, True
             self._session.close()
         reason = self.failure or JobFailed(
-            "the engine was closed before the answer was complete", code="failed"
+            "the engine was closed before it completed the answer", code="failed"
         )
         for listener in self._session.remove_listeners():
             notify_listener(listener, reason)
         self.engine.close()
 
     def _step_session(self, session: Session) -> None:
-        """Step the session if requests are active. Raises an error if the engine cannot continue."""
+        """Step the session if requests are active.
+
+        Raises an error if the engine cannot continue.
+        """
         if not session.wait_for_requests(IDLE_CHECK_S):
             session.check()
             return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TokenScores:
-    """Scores of a continuation, one entry per scored token. Logarithms are natural."""
+    """Scores of a continuation, with one entry per scored token. Logarithms are natural."""
 
     logprobs: list[float] = field(default_factory=list)
     # whether the token is the model's most probable one

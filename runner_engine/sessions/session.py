@@ -1,4 +1,4 @@
-"""Base class of sessions: any thread submits and cancels requests, and one thread steps."""
+"""Base class of sessions. Any thread can submit and cancel requests, but only one thread runs steps."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Session(ABC):
 
     @abstractmethod
     def _run_step(self, submitted: list[Any], cancelled: set[RequestId]) -> list[Event]:
-        """Admit new requests, end cancelled requests, and run one step, such as a forward pass."""
+        """Admit new requests, end cancelled requests, and run one step, for example a forward pass."""
 
     @abstractmethod
     def _drop_requests(self) -> None:
         """Free all active requests of the session."""
 
     def check(self) -> None:  # noqa: B027
-        """Raise the error that has ended the engine, if there is one."""
+        """Raise the error that ended the engine, if there was one."""
 
     @property
     def is_idle(self) -> bool:
@@ -70,7 +70,7 @@ class Session(ABC):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the session accepts no more requests."""
+        """Whether the session is closed, so that it accepts no more requests."""
         return self._closed
 
     @property
@@ -78,7 +78,7 @@ class Session(ABC):
         return len(self._left)
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:  # noqa: B027
-        """Let new requests share prefixes with the prompts of already answered requests.
+        """Tell the session about already answered prompts, so that new requests share prefixes with them.
 
         How keys and values are split changes the last bits of sums. So a resumed job gives the
         same tokens as an uninterrupted one.
@@ -92,8 +92,9 @@ class Session(ABC):
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests together for the same step. Submits nothing if the engine cannot serve one
-        of the requests.
+        """Submit requests together for the same step.
+
+        Submits nothing if the engine cannot serve one of them.
 
         The listener also receives their events, which `step` returns.
         """
@@ -125,13 +126,16 @@ class Session(ABC):
                 self._cancelled -= entering - self._left.keys()
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request as `cancelled` before the next forward pass. Unknown ids are ignored."""
+        """End a request as `cancelled` before the next forward pass.
+
+        Unknown request ids are ignored.
+        """
         with self._changed:
             if request_id in self._left or request_id in self._admitting:
                 self._cancelled.add(request_id)
 
     def is_cancelled(self, request_id: RequestId) -> bool:
-        """Whether a request was cancelled. The preparation of a cancelled request can stop early."""
+        """Whether a request was cancelled, so that its preparation can stop early."""
         return request_id in self._cancelled
 
     def cancel_all(self) -> None:
@@ -139,7 +143,7 @@ class Session(ABC):
             self._cancelled |= self._left.keys()
 
     def cancel_and_collect(self) -> list[Completion]:
-        """Cancel all active requests, and return their partial completions."""
+        """Cancel all active requests and return their partial completions."""
         self.cancel_all()
         ended: list[Completion] = []
         for _ in range(STEPS_TO_STOP):
@@ -149,7 +153,10 @@ class Session(ABC):
         return ended
 
     def step(self) -> list[Event]:
-        """Run one step, such as a forward pass, in the calling thread. Returns the new events."""
+        """Run one step, for example a forward pass, in the calling thread.
+
+        Returns the new events.
+        """
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
@@ -176,15 +183,16 @@ class Session(ABC):
             self._cancelled.discard(request_id)  # too late; a later request may have the same id
 
     def wait_for_requests(self, timeout_s: float | None = None) -> bool:
-        """Block until a request is active or the session is closed. Returns whether a request is
-        active.
+        """Block until a request is active or the session is closed.
+
+        Returns whether a request is active.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._left or self._closed, timeout_s)
             return bool(self._left)
 
     def close(self) -> None:
-        """Close the session after its current step.
+        """Close the session after the current step.
 
         Drops all requests without events, and rejects new requests. `remove_listeners` returns the
         listeners of the dropped requests.
@@ -198,7 +206,10 @@ class Session(ABC):
                 self._left, self._arrived, self._cancelled = {}, [], set()
 
     def remove_listeners(self) -> list[Listener]:
-        """Return the listeners of all unfinished requests. They receive no further events."""
+        """Remove and return the listeners of all unfinished requests.
+
+        They receive no further events.
+        """
         with self._changed:
             listeners, self._listeners = self._listeners, {}
         return [*listeners.values()]

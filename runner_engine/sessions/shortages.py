@@ -1,4 +1,4 @@
-"""Records that memory limits the number of concurrent sequences."""
+"""Records that free memory limits the number of concurrent sequences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SequenceShortage:
-    """A shortage of memory that allows fewer concurrent sequences than requested."""
+    """A memory shortage that allows fewer concurrent sequences than requested."""
 
     rows: int  # how many go along from now on
     asked_rows: int  # how many were to go along; 0: a shared prefix was read, before any

@@ -76,7 +76,10 @@ class EngineStats:
         return replace(later, **totals, **highest, notes=notes, row_shortages=shortages)
 
     def compute_peak_memory_metrics(self, weight_mib: float | None) -> dict[str, float]:
-        """Return the model's peak memory in MiB by kind. Empty if the engine cannot measure it."""
+        """Return the model's peak memory in MiB, by kind of memory.
+
+        Empty if the engine cannot measure it.
+        """
         if weight_mib is None or not self.peak_activation_bytes:
             return {}
         parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
@@ -86,7 +89,10 @@ class EngineStats:
 
     @property
     def speed_metrics(self) -> dict[str, float]:
-        """Return metrics of speed and speculative decoding. Empty if the engine cannot measure its model."""
+        """Return metrics of speed and speculative decoding.
+
+        Empty if the engine cannot measure the speed of its model.
+        """
         if not self.prefill_s:
             return {}
         # else no row went on
@@ -119,13 +125,16 @@ class EngineStats:
 
     @property
     def busy_shares(self) -> list[float]:
-        """Share of the active time that each process of the engine spent computing."""
+        """Fraction of the engine's active time that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
     def process_metrics(self) -> dict[str, float]:
-        """Metrics of an engine with several processes. Empty for a single process."""
+        """Metrics of an engine that has several processes.
+
+        Empty for a single process.
+        """
         if not self.processes:
             return {}
         peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
@@ -156,12 +165,12 @@ class EngineStats:
 
     @property
     def decode_tok_per_s(self) -> float:
-        """Decoded tokens per second over all sequences, without the first token of each sequence."""
+        """Decoded tokens per second over all sequences, excluding the first token of each sequence."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
 
 
 def add_counts(left: Sequence[int], right: Sequence[int], sign: int = 1) -> list[int]:
-    """Add two lists elementwise, or subtract the second list with sign=-1.
+    """Add two lists element by element, or subtract the second list if sign is -1.
 
     The lists may have different lengths.
     """
@@ -170,14 +179,14 @@ def add_counts(left: Sequence[int], right: Sequence[int], sign: int = 1) -> list
 
 @dataclass
 class SequenceCount:
-    """Counts the sequences of one decoder, and adds this number to the engine's totals."""
+    """Counts the sequences of one decoder and adds the count to the engine's totals."""
 
     stats: EngineStats
     alive: int = 0
     waiting: int = 0
 
     def update(self, num_active: int, num_waiting: int) -> None:
-        """Set the decoder's number of sequences, and update the engine's counts."""
+        """Set the decoder's sequence counts, and update the engine's totals."""
         self.stats.rows_alive += num_active - self.alive
         self.stats.rows_waiting += num_waiting - self.waiting
         self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)

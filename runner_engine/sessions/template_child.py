@@ -35,7 +35,7 @@ TEXT, REFUSED, MEMORY, DEPTH, SIZE = b"t", b"r", b"m", b"d", b"s"
 
 
 class Generation(Extension):
-    """Jinja extension for `{% generation %}` blocks, which mark the assistant's text.
+    """Jinja extension for `{% generation %}` blocks, which mark text of the assistant.
 
     Here, the blocks have no effect.
     """
@@ -43,7 +43,7 @@ class Generation(Extension):
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Any) -> Any:
-        """Replace the `{% generation %}` block by its content."""
+        """Replace a `{% generation %}` block by its content."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
@@ -66,7 +66,7 @@ class Dict:
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Jinja `namespace` whose attributes a template can set.
+    """Jinja `namespace` object whose attributes a template can set.
 
     Names that begin with an underscore are rejected.
     """
@@ -98,19 +98,22 @@ def tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja filter that converts a value to JSON, without Jinja's HTML escapes."""
+    """Jinja filter that converts a value to JSON without Jinja's HTML escapes."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 def raise_template_error(message: str) -> NoReturn:
-    """Raise a template error. Chat templates call this function to reject a conversation."""
+    """Raise a template error.
+
+    Chat templates call this function to reject a conversation.
+    """
     raise jinja2.exceptions.TemplateError(message)
 
 
 def create_environment() -> ImmutableSandboxedEnvironment:
-    """Create a Jinja environment like transformers' environment for chat templates."""
+    """Create a Jinja environment for chat templates, with the same settings as in transformers."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -128,7 +131,10 @@ def compile_template(template: str) -> jinja2.Template:
 
 
 def render_template(template: str, values: dict[str, Any], max_characters: int) -> tuple[bytes, str]:
-    """Render a chat template. Returns the outcome, and the text or an error message."""
+    """Render a chat template.
+
+    Returns the outcome, and the rendered text or an error message.
+    """
     try:
         text = compile_template(template).render(**values)
     except MemoryError:
@@ -141,7 +147,7 @@ def render_template(template: str, values: dict[str, Any], max_characters: int) 
 
 
 def main() -> None:
-    """Render each conversation that arrives on stdin, until stdin is closed."""
+    """Read conversations from stdin and render each of them, until stdin is closed."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         # they are for the runner, which closes stdin when it ends
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Tracks whether a sequence is thinking or answering, and enforces its thinking budget.
+"""Tracks whether a sequence is thinking or answering. Enforces its thinking budget.
 
 Tags are read in the text and not in the tokens: a tag may be one special token or several
 ordinary ones. Most tokens cannot end a tag, so a sequence without thinking costs one
@@ -37,7 +37,7 @@ class ThinkingBudget(NamedTuple):
 
 @dataclass
 class ThinkingState:
-    """Thinking state of a sequence: open tag, token counts and forced tokens."""
+    """Thinking state of a sequence: the open tag, token counts and forced tokens."""
 
     opened_by: Tag | None = None  # the prompt ended in this opening tag
     budget: ThinkingBudget | None = None  # None: it thinks as long as it wants
@@ -71,7 +71,7 @@ class ThinkingState:
 
 
 class ThinkingTracker:
-    """Updates the thinking states of sequences, token by token."""
+    """Updates the thinking states of sequences with each new token."""
 
     def __init__(self, tokenizer: Any, tags: Tags, decode_tokens: Callable[[Sequence[int]], str]) -> None:
         self.tokenizer, self.tags, self.raw_text = tokenizer, tags, decode_tokens
@@ -80,7 +80,7 @@ class ThinkingTracker:
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
     def update(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Update a thinking state with new tokens, and set the tokens that must come next.
+        """Update a thinking state with new tokens, and set the tokens that it forces next.
 
         Stops before a token that differs from the forced one, because a resumed answer may have
         had another budget.
@@ -129,7 +129,7 @@ class ThinkingTracker:
         state.tag, state.answer_from = None, state.seen - was_undecided
 
     def end_thinking_at_closing_tag(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """End the thinking immediately if the tokens end with a closing tag."""
+        """End the thinking if the tokens end with a closing tag."""
         text = self.raw_text(tokens[: state.seen])
         if state.tag is None or not text.endswith(state.tag.closing):
             return
@@ -140,7 +140,7 @@ class ThinkingTracker:
         state.answer_from, state.spans = state.seen, state.spans + 1
 
     def _force_end_of_thinking(self, state: ThinkingState, tokens: Sequence[int]) -> None:
-        """Force the tokens that end thinking once the thinking budget is spent."""
+        """When the thinking budget is used up, force the tokens that end thinking."""
         budget = state.budget
         if budget is None or state.tag is None or state.forced or state.used_tokens < budget.tokens:
             return
@@ -154,7 +154,7 @@ class ThinkingTracker:
         )
 
     def get_end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
-        """Return a new list of the token ids that end thinking."""
+        """Return a new list with the token ids that end thinking."""
         known = self._ends.get((tag, end_text))
         if known is None:
             known = self._ends[tag, end_text] = encode_thinking_end(self.tokenizer, tag, end_text)
@@ -176,8 +176,9 @@ class ThinkingTracker:
 
 
 def build_thinking_end_text(tag: Tag, user_text: str | None) -> str:
-    """Return the text that ends thinking. The closing tag is appended if the user's text lacks
-    it.
+    """Return the text that ends thinking.
+
+    The closing tag is appended if the user's text does not contain it.
     """
     text = user_text or ""
     return text if tag.cut_text in text else text + tag.cut_text
@@ -195,7 +196,7 @@ def encode_thinking_end(tokenizer: Any, tag: Tag, user_text: str | None) -> list
 
 
 def find_thinking_tags(generation: GenerationConfig, tokenizer: Any = None) -> Tags:
-    """Return the thinking tags from the config.
+    """Return the thinking tags that the config sets.
 
     Without a config value, returns the usual tags and those of the model.
 

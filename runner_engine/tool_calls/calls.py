@@ -1,4 +1,4 @@
-"""Tool calls parsed from an answer, and the error for malformed ones."""
+"""Tool calls parsed from an answer, and the error for malformed tool calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """A parsed answer: its tool calls, and the text outside of the calls."""
+    """A parsed answer: its tool calls, and the text outside of these calls."""
 
     calls: tuple[ToolCall, ...] = ()
     text: str = ""
@@ -45,7 +45,10 @@ def parse_call_object(
     name_keys: Sequence[str] = ("name",),
     argument_keys: Sequence[str] = ("arguments", "parameters"),
 ) -> ToolCall:
-    """Convert a JSON object to a tool call. Raises MalformedToolCall if the object is no valid call."""
+    """Convert a JSON object to a tool call.
+
+    Raises MalformedToolCall if the object is not a valid call.
+    """
     if not isinstance(json_value, Mapping):
         raise MalformedToolCall(f"a tool call must be an object, but is {_shorten_for_message(json_value)}")
     if isinstance(json_value.get("function"), Mapping):  # as OpenAI nests it
@@ -61,7 +64,7 @@ def parse_call_object(
 
 
 def parse_call_arguments(function_name: str, arguments: Any) -> Mapping[str, Any]:
-    """Return the arguments of a tool call, given as a JSON object or as JSON text."""
+    """Return the arguments of a tool call, which may be a JSON object or JSON text."""
     if isinstance(arguments, str):
         arguments = parse_single_json_value(arguments)
     if not isinstance(arguments, Mapping):
@@ -80,7 +83,10 @@ def get_parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
 
 
 def parse_single_json_value(text: str) -> Any:
-    """Parse a string that contains one JSON value. Raises MalformedToolCall if other text follows."""
+    """Parse a string that contains a single JSON value.
+
+    Raises MalformedToolCall if other text follows.
+    """
     value, end = parse_json_at(text, 0)
     if text[end:].strip():
         raise MalformedToolCall(f"text follows the JSON: {_shorten_for_message(text[end:].strip())}")
@@ -88,15 +94,16 @@ def parse_single_json_value(text: str) -> Any:
 
 
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
-    """Parse the JSON value that starts at a position, after whitespace. Returns the value and its
-    end position.
+    """Parse the JSON value that starts at a position, after optional whitespace.
+
+    Returns the value and its end position.
     """
     begin = len(text) - len(text[start:].lstrip())
     try:
         return DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
         raise MalformedToolCall(
-            f"no whole JSON at {_shorten_for_message(text[begin : begin + 60])}"
+            f"the JSON is incomplete or invalid at {_shorten_for_message(text[begin : begin + 60])}"
         ) from error
 
 

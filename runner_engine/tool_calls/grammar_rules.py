@@ -1,5 +1,4 @@
-"""Builds grammar rules for tool calls, in the syntax that
-runner_engine/grammars/grammar_cache.py accepts.
+"""Builds grammar rules for tool calls, in the grammar syntax of runner_engine/grammars/grammar_cache.py.
 
 Each format's `build_grammar` returns rules. Among them are `calls`, calls of the functions with
 arguments that match their schemas, and `answer`: calls, or a text without calls.
@@ -56,7 +55,7 @@ def get_arguments_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build_call_object_rule(schemas: Schemas, arguments_key: str = "arguments") -> str:
-    """Return the grammar rule `call`: a JSON object with a function's name and arguments."""
+    """Return the grammar rule `call`, which matches a JSON object with a function's name and arguments."""
     begins = [f'{{"name": {json.dumps(schema["name"])}, "{arguments_key}": ' for schema in schemas]
     arguments = [build_json_rule(get_arguments_schema(schema)) for schema in schemas]
     objects = [f'{quote_grammar_literal(a)} {b} "}}"' for a, b in zip(begins, arguments, strict=True)]
@@ -69,7 +68,7 @@ def build_alternatives_rule(rule_name: str, alternatives: Sequence[str] | Any) -
 
 
 def build_repeat_rule(rule_name: str, separator: str, allow_multiple: bool) -> str:
-    """Return a grammar rule that matches another rule once, or several times with separators."""
+    """Return a grammar rule that matches another rule once, or repeatedly with separators in between."""
     return f"{rule_name} ({quote_grammar_literal(separator)} {rule_name})*" if allow_multiple else rule_name
 
 
@@ -77,7 +76,7 @@ def build_parameter_rules(
     function_index: int, schema: Mapping[str, Any], format_name: str, value_rule: Callable[[str, Any], str],
     separator: str = "",
 ) -> str:  # fmt: skip
-    """Return the grammar rule `parameters_N` for the parameters of function N, in schema order.
+    """Return the grammar rule `parameters_N`, which matches the parameters of function N in schema order.
 
     Optional parameters may be omitted.
 
@@ -91,7 +90,7 @@ def build_parameter_rules(
     properties, needed = whole.get("properties") or {}, whole.get("required") or []
     if missing := [name for name in needed if name not in properties]:
         raise build_unconstrainable_error(
-            format_name, schema, f"required lists {missing[0]!r}, which is not in properties"
+            format_name, schema, f"`required` names {missing[0]!r}, but `properties` does not contain it"
         )
     shared = {name: whole[name] for name in ("$defs", "definitions") if name in whole}
     rules, last = [], len(properties)
@@ -114,7 +113,7 @@ def build_parameter_rules(
 def build_plain_value_rule(
     format_name: str, name: str, schema: Mapping[str, Any], end_marker_rule: str, end_marker_text: str
 ) -> str:
-    """Return the grammar rule for a parameter's value and the marker at its end.
+    """Return the grammar rule for a parameter's value and the marker that ends the value.
 
     Strings are plain text. Other values are JSON. end_marker_rule: the name of the marker's
     rule. end_marker_text: the marker itself.
@@ -132,18 +131,20 @@ def build_plain_value_rule(
             code="unsupported",
         )
     if odd := [one for one in values if one != one.strip("\n") or end_marker_text.strip() in one]:
-        raise ConfigError(f"the format {format_name} cannot write {odd[0]!r}", key=name, code="unsupported")
+        raise ConfigError(
+            f"the format {format_name} cannot represent {odd[0]!r}", key=name, code="unsupported"
+        )
     return f"({' | '.join(map(quote_grammar_literal, values))}) {end_marker_rule}"
 
 
 def build_python_list_rules(schemas: Schemas, allow_multiple: bool, format_name: str) -> str:
-    """Return the grammar rules for `list`: tool calls in Python syntax."""
+    """Return the grammar rule `list`, which matches tool calls in Python syntax."""
     calls, rules = [], []
     for number, schema in enumerate(schemas):
         name = schema["name"]
         if not all(map(_is_identifier, name.split("."))):
             raise build_unconstrainable_error(
-                format_name, schema, "its name is none of Python", "unsupported"
+                format_name, schema, "its name is not a valid Python identifier", "unsupported"
             )
         rules.append(build_parameter_rules(number, schema, format_name, _build_keyword_rule, ", "))
         calls.append(f'{quote_grammar_literal(f"{name}(")} parameters_{number} ")"')
@@ -166,7 +167,7 @@ def _is_identifier(name: str) -> bool:
 def build_unconstrainable_error(
     format_name: str, schema: Mapping[str, Any], reason: str, code: Code = "bad_value"
 ) -> ConfigError:
-    """Return the error for tool calls that a grammar cannot constrain."""
+    """Create the error for tool calls that no grammar can constrain."""
     return ConfigError(
         f"a grammar cannot constrain calls of {schema['name']} in the format {format_name}: {reason}",
         code=code,

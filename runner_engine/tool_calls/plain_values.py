@@ -1,4 +1,4 @@
-"""Converts parameter values from plain text to the types in the function's schema."""
+"""Converts parameter values from plain text to the types that the function's schema declares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ STRINGS = ("string", "str", "text")
 
 
 def parse_plain_value(text: str, type_name: Any) -> Any:
-    """Convert plain text to a value of the parameter's type. Text that cannot be parsed stays a
-    string.
+    """Convert plain text to a value of the parameter's type.
+
+    Returns the text itself if it cannot be parsed.
     """
     plain = text.removeprefix("\n").removesuffix("\n")
     if type_name in STRINGS:

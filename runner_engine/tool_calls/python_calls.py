@@ -1,5 +1,6 @@
-"""Parses lists of tool calls in Python syntax. Nothing is executed: only literals in the syntax
-tree are evaluated.
+"""Parses lists of tool calls in Python syntax.
+
+Evaluates only literals in the syntax tree, and executes no code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ MOST = 200_000  # characters: Python's parser needs memory of a multiple of it
 
 
 def parse_python_calls(text: str) -> tuple[ToolCall, ...]:
-    """Parse a list of tool calls in Python syntax. Raises MalformedToolCall for any other text."""
+    """Parse a list of tool calls in Python syntax.
+
+    Raises MalformedToolCall for any other text.
+    """
     if len(text) > MOST:
         raise MalformedToolCall(f"the list of tool calls is too long: {len(text):,} characters")
     try:
@@ -50,7 +54,7 @@ def _parse_function_name(node: ast.expr) -> str:
 
 
 class _JsonConstantReplacer(ast.NodeTransformer):
-    """Replaces the JSON constants true, false and null in a syntax tree by Python constants."""
+    """Replaces the JSON constants true, false and null in a Python syntax tree by Python's constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(WORDS[node.id]) if node.id in WORDS else node

@@ -10,7 +10,10 @@ SHOWN = 40  # characters of a text in a reason
 
 
 def skip_expected_marker(text: str, start: int, marker: str) -> int:
-    """Skip whitespace and a required marker. Returns the position after the marker."""
+    """Skip whitespace and the marker that must follow.
+
+    Returns the position after the marker.
+    """
     begin = len(text) - len(text[start:].lstrip())
     if not text.startswith(marker, begin):
         raise MalformedToolCall(f"{marker} is missing before {text[begin : begin + SHOWN]!r}")
@@ -18,7 +21,7 @@ def skip_expected_marker(text: str, start: int, marker: str) -> int:
 
 
 def read_until_marker(text: str, start: int, marker: str) -> tuple[str, int]:
-    """Return the text between a position and the next marker, and the position after the marker."""
+    """Return the text between a position and the next marker, with the position after the marker."""
     at = text.find(marker, start)
     if at < 0:
         raise MalformedToolCall(f"{marker} is missing after {text[start : start + SHOWN]!r}")
@@ -26,7 +29,9 @@ def read_until_marker(text: str, start: int, marker: str) -> tuple[str, int]:
 
 
 def read_marked_blocks(text: str, opening: str, closing: str, read_block: Callable[[int], int]) -> str:
-    """Call `read_block` after each opening marker. Returns the text outside of all blocks.
+    """Call `read_block` after each opening marker.
+
+    Returns the text outside of all blocks.
 
     `read_block` takes the position after the opening marker, and returns the position after the
     closing marker.
@@ -38,7 +43,7 @@ def read_marked_blocks(text: str, opening: str, closing: str, read_block: Callab
     said.append(text[at:])
     around = "".join(said)
     if closing in around:
-        raise MalformedToolCall(f"{closing} closes nothing")
+        raise MalformedToolCall(f"{closing} has no matching opening marker")
     return around.strip()
 
 
@@ -55,9 +60,7 @@ def count_characters_before_markers(text: str, *markers: str) -> int:
 
 
 def count_characters_without_marker(text: str, *markers: str) -> int:
-    """Return 0 if the text starts with a complete or partial marker, otherwise the length of the
-    text.
-    """
+    """Return 0 if the text starts with a complete or partial marker, otherwise the text's length."""
     plain = text.lstrip()
     may_begin = any(plain.startswith(mark) or mark.startswith(plain) for mark in markers)
     return 0 if may_begin else len(text)

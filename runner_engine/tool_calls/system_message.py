@@ -1,5 +1,6 @@
-"""Describes the available functions as JSON in the system message, for chat templates that
-ignore tool definitions.
+"""Lists the available functions as JSON in the system message.
+
+This is for chat templates that ignore tool definitions.
 """
 
 from __future__ import annotations

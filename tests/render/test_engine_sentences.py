@@ -60,8 +60,8 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 instead=note("multiplied_by_library", kind="Linear4bit"),
                 reason=note("blocks_across_rows"),
             ),
-            ("the quantization library multiplies Linear4bit layers, which is slower: quantization "
-             "blocks cross the rows of the weight matrix"),
+            ("the quantization library multiplies Linear4bit layers, which is slower: some "
+             "quantization blocks span several rows of the weight matrix"),
         ),
         (
             note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),

@@ -1,6 +1,4 @@
-"""Drafters for speculative decoding. Each drafter is a module named in DRAFTERS, with one
-class.
-"""
+"""Drafters for speculative decoding. DRAFTERS maps each drafter's name to a module with one drafter class."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from runner_engine.decode.sequences import TokenSequence
 
 
 class Drafter(Protocol):
-    """Proposes draft tokens for sequences. Drafts must be deterministic."""
+    """Proposes draft tokens for sequences. Drafting must be deterministic."""
 
     def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
         """Return draft tokens for each sequence, at most max_tokens[i] for sequence i."""
@@ -28,4 +28,4 @@ class Drafter(Protocol):
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """Object that receives the model's hidden states, or None if drafting needs none."""
+        """Object that receives the target model's hidden states, or None if the drafter needs none."""

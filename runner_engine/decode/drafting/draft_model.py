@@ -51,7 +51,7 @@ class TokenDrafter:
 
     @cached_property
     def forward(self) -> Forward:
-        """Forward passes of the draft model. First use loads the draft model."""
+        """Forward passes of the draft model, which is loaded on first access."""
         return self._draft()
 
     @property
@@ -61,7 +61,7 @@ class TokenDrafter:
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of recurrent states per sequence, with their saved copy."""
+        """Bytes of recurrent states per sequence, including the copy that is saved before drafting."""
         return 2 * recurrent_state_nbytes(self.forward.heads.states)
 
     def reset(self) -> None:
@@ -163,7 +163,7 @@ class TokenDrafter:
         return DraftSequence(sequence, sequence.prompt, self._find_draft_prefix(sequence.kv.prefix))
 
     def _find_draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
-        """Return the draft model's prefix with the same tokens as a prefix of the target model."""
+        """Return the draft model's copy of a shared prefix of the target model."""
         if target_prefix is None or self.forward.kernels is None:
             return None  # without kernels each row reads its whole prompt
         parent, known = self._find_draft_prefix(target_prefix.parent), self._prefixes.get(target_prefix)
@@ -203,7 +203,7 @@ class TokenDrafter:
                 copy_prefix_recurrent_state(self._own, slot, one.row.kv.prefix)
 
     def _predict_next_tokens(self, draft_sequences: Sequence[DraftSequence]) -> list[int]:
-        """Run the draft model on each sequence's unread tokens.
+        """Run the draft model on the tokens that it has not processed yet in each sequence.
 
         Returns the most probable next token of each sequence.
         """
@@ -244,7 +244,7 @@ class TokenDrafter:
         return TokenSpan(row, self.rows.index(draft_sequence), ids, start, is_last=is_last)
 
     def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
-        """Prepare a forward pass. Subclasses override this method.
+        """Prepare a forward pass over token spans. Subclasses override this method.
 
         Each span is (sequence, first position, count).
         """

@@ -1,4 +1,4 @@
-"""Speculative decoding at every step for all greedy and sampled sequences, without measuring speed.
+"""Speculative decoding at every step, for greedy and sampled sequences. Its speed is not measured.
 
 Accepted tokens are counted per position in the draft and per sequence.
 """
@@ -39,7 +39,7 @@ class DrafterSpeculator:
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> Drafts:
-        """Return draft tokens for each sequence, possibly none.
+        """Return draft tokens for each sequence. A sequence may get no draft tokens.
 
         Returns an empty list if no sequence can use a draft.
         """
@@ -94,13 +94,13 @@ class DrafterSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def record_step(self, num_tokens: int | None) -> None:
-        """Ignore the step, because this speculator does not measure speed."""
+        """Do nothing, because this speculator does not measure speed."""
 
     def reset(self) -> None:
         self.drafter.reset()
 
 
 def _truncate_unknown_tokens(draft: list[int], *vocab_sizes: int) -> list[int]:
-    """Truncate a draft before the first token without an embedding in the model."""
+    """Truncate a draft before the first token that has no embedding in the model."""
     end = next((at for at, token in enumerate(draft) if not 0 <= token < min(vocab_sizes)), len(draft))
     return draft[:end]

@@ -42,7 +42,7 @@ class TokenDrafter(draft_model.TokenDrafter):
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes per token for keys and values of the MTP head, plus the target model's hidden state."""
+        """Bytes per token for the MTP head's keys and values and the target model's hidden state."""
         forward = self.forward
         width = forward.model.config.hidden_size
         return forward.heads.bytes_per_token + int(width) * forward.heads.dtype.itemsize
@@ -50,7 +50,7 @@ class TokenDrafter(draft_model.TokenDrafter):
     # ------------------------------------------------------------------- what the model has computed
 
     def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
-        """Store the target model's hidden states of a shared prefix, starting at `first_position`."""
+        """Store the target model's hidden states of a shared prefix, from `first_position` on."""
         known = self._of_prefix.pop(prefix, hidden_states[:0])
         if first_position == 0 or first_position == len(known):
             self._of_prefix[prefix] = torch.cat([known[:first_position], hidden_states])
@@ -80,7 +80,7 @@ class TokenDrafter(draft_model.TokenDrafter):
         )
 
     def _find_draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
-        """Return the MTP head's prefix for the tokens of a target prefix.
+        """Return the MTP head's copy of a shared prefix of the target model.
 
         Returns None if hidden states of the prefix are missing.
         """
@@ -183,7 +183,7 @@ class _MtpSequence(DraftSequence):
     def __init__(
         self, target: TokenSequence, prompt: list[int], prefix: Prefix | None, first_target_position: int
     ) -> None:
-        """Create the head's copy of a sequence.
+        """Create the MTP head's copy of a target model's sequence.
 
         first_target_position: the target position whose hidden state the head reads at its own
         position 0. A negative number counts tokens before the end of the prefixes.
@@ -204,13 +204,13 @@ class _MtpSequence(DraftSequence):
 
 @dataclass
 class _HiddenStates:
-    """Hidden states of a sequence's tokens after its shared prefixes. `first` is their first position."""
+    """Hidden states of a sequence's unshared tokens. `first` is the position of the first of these tokens."""
 
     first: int
     hidden: torch.Tensor
 
     def replace_hidden_states(self, position: int, hidden_states: torch.Tensor) -> None:
-        """Store hidden states, starting at a position.
+        """Store hidden states from the given position on.
 
         Drops later hidden states, because they belong to rejected draft tokens.
         """

@@ -1,4 +1,4 @@
-"""Drafter with n-gram lookup (prompt lookup): proposes the tokens that followed an earlier occurrence."""
+"""Drafter with n-gram lookup (prompt lookup): proposes the tokens that followed an earlier match."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenDrafter:
         self._lookups: WeakKeyDictionary[TokenSequence, NgramLookup] = WeakKeyDictionary()
 
     def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
-        """Return, per sequence, the tokens after the previous occurrence of its last n-gram.
+        """Return, for each sequence, the tokens that followed the previous occurrence of its last n-gram.
 
         A new n-gram gives an empty draft.
         """
@@ -35,4 +35,4 @@ class TokenDrafter:
         return guesses
 
     def reset(self) -> None:
-        """Keep all n-grams, because they stay valid when a sequence continues."""
+        """Keep the n-gram index, because it stays valid when a sequence continues."""

@@ -1,4 +1,4 @@
-"""Identifies the activation function of an MLP from outputs for test inputs."""
+"""Identifies the activation function of an MLP by comparing outputs for test inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEARLY = 2e-2  # of the largest number, with products in 16 bits
 
 
 def identify_activation(function: Any) -> Activation:
-    """Return the activation that a function or module computes.
+    """Return the supported activation that gives the same outputs as a function or module.
 
     Raises NotFusable if the C kernels do not support it.
     """
@@ -34,13 +34,13 @@ def identify_activation(function: Any) -> Activation:
     for kind, known in KNOWN.items():
         if (known(numbers) - expected).abs().max() <= NEAR:
             return kind
-    raise NotFusable(f"its MLP goes through {type(function).__name__}")
+    raise NotFusable(f"the C kernels do not support the activation {type(function).__name__}")
 
 
 def infer_activation(
     mlp: Callable[[Tensor], Tensor], input_layers: tuple[Any, ...], output_layer: Any, hidden_states: Tensor
 ) -> Activation:
-    """Return the activation of an MLP that has no activation module.
+    """Return the activation of an MLP that has no separate activation module.
 
     Compares a test run of the MLP with each supported activation.
     """
@@ -52,5 +52,5 @@ def infer_activation(
     }
     best = min(off, key=lambda kind: off[kind])
     if not off[best] <= NEARLY * float(expected.abs().max()):
-        raise NotFusable("its MLP goes through something else")
+        raise NotFusable("the C kernels do not support the MLP's activation")
     return best

@@ -1,4 +1,4 @@
-"""Describes an attention layer from a test run: its norms, RoPE, scales and logit caps.
+"""Describes an attention layer after a test run: its norms, RoPE, scales and logit caps.
 
 A few random hidden states go in. The queries and keys that the module passes to attention
 are compared with its own projections, normalized and rotated in each way that C supports.
@@ -49,7 +49,7 @@ def describe_attention(
     hidden_states: torch.Tensor,
     rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Describe an attention layer from a test run.
+    """Run an attention layer on test inputs, and describe its computation for the C kernels.
 
     hidden_states: [1, T, hidden] inputs of the test run.
     """
@@ -116,7 +116,7 @@ def _project_heads(
     captured: CapturedAttentionInputs,
     key_scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, bool, bool]:
-    """Return projected queries and keys [T, H, D], and two flags.
+    """Return the projected queries and keys [T, H, D] and two flags on the projections' layout.
 
     The flags tell whether gates follow the queries, and whether queries, keys and values are
     interleaved by head.
@@ -148,7 +148,7 @@ def _project_heads(
 def _has_norm_over_all_heads(
     norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]
 ) -> bool:
-    """Whether one norm covers all heads [T, H, D] together instead of each head alone."""
+    """Whether one norm covers all heads [T, H, D] together instead of each head separately."""
     weights = [getattr(norm, "weight", None) for norm in norms]
     sizes = [weight.numel() for weight in weights if isinstance(weight, torch.Tensor)]
     if all(size == heads[0].shape[-1] for size in sizes):

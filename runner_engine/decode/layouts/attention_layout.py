@@ -18,7 +18,7 @@ from runner_engine.decode.layouts.rotations import Rotation
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """Multi-head latent attention: a normalized latent of keys and values, and an optional query latent."""
+    """Multi-head latent attention: a latent for keys and values, and an optional latent for queries."""
 
     norm_queries: NormLayout | None
     to_queries: Any  # None: queries are computed at once

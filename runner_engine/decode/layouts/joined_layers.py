@@ -1,4 +1,4 @@
-"""Joins a model's separate mixer and MLP blocks into layers (Nemotron-H, Mamba-2)."""
+"""Joins separate mixer and MLP blocks of a model into layers (Nemotron-H, Mamba-2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JoinedLayer(nn.Module):
 
 
 def join_blocks_into_layers(blocks: Iterable[nn.Module]) -> list[Any]:
-    """Return a model's layers, with single-purpose blocks joined.
+    """Return a model's layers, and join separate attention, mixer and MLP blocks into layers.
 
     Complete layers are returned unchanged.
     """
@@ -52,7 +52,7 @@ def join_blocks_into_layers(blocks: Iterable[nn.Module]) -> list[Any]:
 
 
 def _is_token_mixer(module: Any) -> bool:
-    """Whether a module is attention or a recurrent mixer, and not an MLP."""
+    """Whether a module is attention or a recurrent mixer, but no MLP."""
     return type(module).__name__ in MIXERS or any(
         names.all_names <= computing_child_names(module) for names in OF_ATTENTION
     )

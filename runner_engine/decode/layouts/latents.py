@@ -1,4 +1,4 @@
-"""Describes multi-head latent attention (MLA) from module names and a test run."""
+"""Describes multi-head latent attention (MLA), using module names and a test run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe_latent_attention(
     hidden_states: torch.Tensor,
     rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Describe a latent attention layer from a test run.
+    """Run a latent attention layer on test inputs, and describe its computation for the C kernels.
 
     hidden_states: [1, T, hidden] inputs of the test run.
     """
@@ -67,7 +67,7 @@ def describe_latent_attention(
     keys = torch.cat((pairs[..., :unrotated], second[:, None, latent:].expand(-1, count, -1)), -1)
     for made, given in ((queries, handed.query), (keys, handed.key)):
         if unrotated and max_relative_error(made[..., :unrotated].float(), given[..., :unrotated]) > NEAR:
-            raise NotFusable("queries and keys use an unsupported formula")
+            raise NotFusable("the layer computes queries and keys with an unsupported formula")
     if max_relative_error(pairs[..., unrotated:].float(), handed.value) > NEAR:
         raise NotFusable("values use an unsupported formula")
     rotation, least = None, 0.0

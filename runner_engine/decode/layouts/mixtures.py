@@ -31,7 +31,7 @@ class MixtureLayout:
 
 
 class MixtureAndMlp(nn.Module):
-    """Combines separate mixture and shared MLP modules of a layer into one module.
+    """Combines the separate modules of a layer's expert mixture and shared MLP into one module.
 
     Other model families have this combined module.
     """
@@ -102,7 +102,7 @@ class MixtureReader:
 
 
 def _get_shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
-    """Return the weight row of the linear layer that scales a shared expert.
+    """Return the weights of the linear layer whose output scales a shared expert.
 
     The layer has one output.
     """
@@ -124,7 +124,7 @@ def _check_mixture(
     layout: MixtureLayout,
     hidden_states: torch.Tensor,
 ) -> None:
-    """Compare a mixture's output with the sum over its experts. Raises NotFusable if they differ."""
+    """Compare a mixture's output with the sum over its experts. Raises NotFusable if the two differ."""
     expected = block(hidden_states)
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
     flat = hidden_states[0]

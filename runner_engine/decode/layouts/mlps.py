@@ -1,4 +1,4 @@
-"""Describes an MLP: weight matrices from module names, and its activation from a test run."""
+"""Describes an MLP: weight matrices found by module name, and the activation found by a test run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MlpLayout:
 
     @property
     def inner(self) -> int:
-        """Width of the MLP's hidden layer after the activation."""
+        """Number of hidden features in the MLP after the activation."""
         return get_linear_sizes(self.out)[1]
 
     @property

@@ -1,4 +1,4 @@
-"""Describes a whole model for the C kernels: embedding, layers, lm_head, and the scales between them."""
+"""Describes a whole model for the C kernels: embedding, layers, lm_head and scaling factors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from runner_engine.recurrent import MIXERS, MixerParts, create_mixer
 
 @dataclass(frozen=True)
 class ParallelMixer:
-    """A recurrent mixer that runs parallel to attention, and the scales of both."""
+    """A recurrent mixer that runs parallel to attention, with the scales of mixer and attention."""
 
     mixer: MixerParts
     heads: float  # queries, keys and values
@@ -56,7 +56,7 @@ class ParallelMixer:
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer: attention or a recurrent mixer, an optional MLP, and the norms around both."""
+    """A layer: attention or a recurrent mixer, an optional MLP, and the surrounding norms."""
 
     attention: AttentionLayout | None
     mixer: MixerParts | None  # exactly one of these two
@@ -226,7 +226,9 @@ def _describe_layer(
     apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
     scales = {of_c.gate_scale, of_c.scale} if of_c else set()
     if not beside and (scales | {1.0 if found is None else found.key_scale}) != {1.0}:
-        raise NotFusable("the C kernels support scales of keys and MLPs only with a parallel mixer")
+        raise NotFusable(
+            "the C kernels support scaled keys and scaled MLPs only in layers with a parallel mixer"
+        )
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
         raise NotFusable("a layer has a mixer parallel to attention, but no supported MLP")
     return LayerLayout(
@@ -235,7 +237,7 @@ def _describe_layer(
 
 
 def _find_feed_forward(layer: nn.Module) -> Any:
-    """Return a layer's MLP or mixture of experts, or both combined in one module.
+    """Return a layer's MLP, its mixture of experts, or both combined in one module.
 
     Returns None for a layer without one.
     """
@@ -256,7 +258,7 @@ def _describe_parallel_mixer(layer: Any, mixer: MixerParts) -> ParallelMixer:
 
 
 def _find_recurrent_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
-    """Return the name and description of a layer's recurrent mixer.
+    """Return the name and the description of the recurrent mixer in a layer.
 
     Raises NotFusable if the C kernels do not support it.
     """

@@ -1,4 +1,4 @@
-"""Identifies the norm that a module computes, from a test run.
+"""Identifies the kind of norm that a module computes, by a test run.
 
 Model families differ in rounding and in whether 1 is added to the weight.
 """
@@ -30,7 +30,7 @@ class NormLayout:
 
 
 def describe_norm(module: Any, width: int, example_input: torch.Tensor) -> NormLayout:
-    """Identify the norm that a module computes.
+    """Identify the kind of norm that a module computes.
 
     example_input: a tensor with the dtype and device of the inputs.
     """
@@ -57,7 +57,7 @@ def describe_norm(module: Any, width: int, example_input: torch.Tensor) -> NormL
 def _list_candidate_norms(
     module: Any, width: int, example_input: torch.Tensor, epsilon: float
 ) -> list[NormLayout]:
-    """Return the norms that a module may compute, the most common norm first."""
+    """Return the norms that a module may compute, with the most common norm first."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float().contiguous()
     if weight is None:
@@ -82,7 +82,7 @@ def _list_candidate_norms(
 
 
 def _compute_norm(norm: NormLayout, activations: torch.Tensor) -> torch.Tensor:
-    """Compute a norm in torch like the C kernel, except for the summation order."""
+    """Compute a norm in torch as the C kernel does, except for the order of the sums."""
     wide = activations.float()
     if norm.kind is NormKind.layer_norm:
         wide = wide - wide.mean(-1, keepdim=True)

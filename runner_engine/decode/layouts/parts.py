@@ -1,4 +1,4 @@
-"""Names of submodules in the layers of all model families.
+"""Lists the names of submodules in the layers of all supported model families.
 
 A new combination of names takes one table line.
 
@@ -21,7 +21,7 @@ class NotFusable(Exception):
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's norms, by their position in the layer.
+    """Names of a layer's norm modules, by their position in the layer.
 
     Without a norm before the MLP, the MLP reads attention's input.
     """
@@ -66,7 +66,7 @@ MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 @dataclass(frozen=True)
 class ProjectionNames:
-    """Names of the linear layers in attention or an MLP: parallel inputs and one output."""
+    """Names of the linear layers in attention or an MLP: parallel input layers and one output layer."""
 
     into: tuple[str, ...]
     out: str
@@ -78,7 +78,7 @@ class ProjectionNames:
 
 @dataclass(frozen=True)
 class LatentNames:
-    """Names of the submodules of multi-head latent attention: input projections, norms and expansions."""
+    """Names of the submodules of multi-head latent attention: input projections, norms and up-projections."""
 
     # the latent of queries, or queries; the latent of keys and values with what keys share
     into: tuple[str, str]
@@ -139,7 +139,7 @@ LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
 def find_first_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
-    """Return the name and module of the first child that exists.
+    """Return the name and module of the first listed child that a module has.
 
     Raises NotFusable if none of the children exists.
     """
@@ -164,7 +164,7 @@ def get_linear_sizes(layer: Any) -> tuple[int, int]:
 def find_matching_projections(
     module: Any, known_projections: Iterable[ProjectionNames], ignored_names: set[str]
 ) -> ProjectionNames:
-    """Return the known projections whose names match a module's linear layers.
+    """Return the known projection names that match a module's linear layers.
 
     Raises NotFusable if the module has other children.
     """

@@ -1,4 +1,4 @@
-"""Detects attention layers that scale queries depending on the token position."""
+"""Detects attention layers that scale queries by token position."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class QueryScale:
 
 
 def find_query_scale(attention: Any) -> QueryScale | None:
-    """Return the query scale of an attention module, or None without one.
+    """Return the query scale of an attention module, or None if the module has none.
 
     Raises NotFusable if the module uses positions in other ways.
     """

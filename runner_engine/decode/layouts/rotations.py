@@ -1,4 +1,4 @@
-"""Identifies a model's RoPE rotation by comparing its rotated heads with each supported rotation."""
+"""Identifies a model's RoPE rotation: compares its rotated heads with each supported rotation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEAR = 0.05  # of the largest number; another rotation gives about 1
 
 @dataclass(frozen=True)
 class Angles:
-    """Cos and sin of RoPE angles at some positions."""
+    """Cosines and sines of the RoPE angles at some positions."""
 
     given: Any  # as its table gives them to its attention
     cos: torch.Tensor  # [T, n]
@@ -29,7 +29,7 @@ class Angles:
 
 
 class RopeTable:
-    """A model's module that computes RoPE cos and sin. A model may have several."""
+    """A module of the model that computes cosines and sines for RoPE. A model may have several."""
 
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind
@@ -51,7 +51,7 @@ class RopeTable:
 
 @dataclass(frozen=True)
 class Rotation:
-    """How RoPE pairs the elements of a head, and where the RoPE table stores their angles."""
+    """How RoPE pairs the elements of a head, and where the RoPE table stores the angle of each pair."""
 
     rotated: int  # so many of each head
     points: RopePoints
@@ -108,7 +108,7 @@ HeadPostprocessor = Callable[[Heads], Sequence[torch.Tensor]]
 def find_rope_rotation(
     projected: Heads, captured: Heads, angles: Angles | None, postprocess: HeadPostprocessor = tuple
 ) -> tuple[Rotation | None, float]:
-    """Find the RoPE rotation that maps projected to captured queries and keys.
+    """Find the RoPE rotation that turns the projected queries and keys into the captured queries and keys.
 
     Returns the rotation (None: no rotation) and its error. postprocess: applied after the rotation.
     """
@@ -137,7 +137,7 @@ def check_rotation_error(error: float, angles: Angles | None) -> None:
 
 
 def max_relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest absolute error, divided by the largest absolute expected value."""
+    """Return the largest absolute error, relative to the largest absolute value of the expected tensor."""
     return float(((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-9)).item())
 
 

@@ -1,4 +1,4 @@
-"""Identifies by test runs how a router chooses and weights experts.
+"""Identifies how a router selects and weights experts, by test runs.
 
 The trial uses random weights with a wide spread instead of the checkpoint's, so that a
 correction bias, a group limit or an epsilon has a visible effect.
@@ -124,7 +124,7 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
 
 
 def _get_router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that a mixture block passes to its router, by argument name.
+    """Return the attributes of a mixture block that it passes to its router, by argument name.
 
     Hidden states are not included.
     """
@@ -152,7 +152,7 @@ def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, tor
 def _iter_candidate_router_formulas(
     router: nn.Module, top_k: int, num_experts: int, has_expert_bias: bool
 ) -> Iterator[RouterFormula]:
-    """Yield the formulas that a router may use, inferred from its numeric attributes."""
+    """Yield candidate formulas for a router, inferred from its numeric attributes."""
     of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
     groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
     chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)

@@ -1,4 +1,4 @@
-"""Forward passes of continuous batching: flat lists of tokens in, logits out."""
+"""Forward passes of continuous batching. Each pass takes a flat list of tokens and returns logits."""
 
 from runner_engine.decode.passes.async_step import AsyncStep
 from runner_engine.decode.passes.chunk_size import ChunkSizer

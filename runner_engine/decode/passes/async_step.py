@@ -1,4 +1,4 @@
-"""Asynchronous decoding: a GPU starts the next step before the host has read the last tokens.
+"""Asynchronous decoding: the GPU starts the next step before the host has read the sampled tokens.
 
 The tokens go into the next step's table on the device, and the host reads a copy while
 that step runs. For a sequence that ends with its token, the step's logits are ignored,
@@ -26,7 +26,7 @@ SWITCH = "RUNNER_AHEAD"
 
 
 class AsyncStep:
-    """Starts the next decoding step early on the GPU.
+    """Starts the next decoding step on the GPU before the host has read the sampled tokens.
 
     After an early start, sequences may leave the batch, but none may enter.
     """
@@ -40,7 +40,7 @@ class AsyncStep:
         self._uses: list[PrefixUse] | None = None  # the prefixes of the rows
 
     def discard(self) -> None:
-        """Discard the step that was started early. A later step processes its tokens again."""
+        """Discard the step that was started early. Its tokens are processed again in a later step."""
         self._logits: torch.Tensor | None = None
         self._line_of: dict[TokenSequence, int] = {}
 
@@ -54,7 +54,7 @@ class AsyncStep:
         sequences: Sequence[TokenSequence],
         prefilling_sequences: Sequence[TokenSequence],
     ) -> torch.Tensor:
-        """Return the logits [n, V] of the step that was started early, or of a step that runs now.
+        """Return the logits [n, V] of the step that was started early. Without such a step, run one now.
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
@@ -87,7 +87,7 @@ class AsyncStep:
         sequences: Sequence[TokenSequence],
         prefilling_sequences: Sequence[TokenSequence],
     ) -> list[int]:
-        """Copy the sampled tokens to the host. The next step starts before the copy has finished.
+        """Copy the sampled tokens to the host. The next step starts before the copy is complete.
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
@@ -117,7 +117,7 @@ class AsyncStep:
         sequences: Sequence[TokenSequence],
         prefilling_sequences: Sequence[TokenSequence],
     ) -> None:
-        """Start the next step early, unless memory is short."""
+        """Start the next decoding step early, unless free memory is low."""
         try:
             self._logits = self.forward.step_with_device_tokens(
                 slots, sequences, prefilling_sequences, sampled_tokens

@@ -1,4 +1,4 @@
-"""Chooses the size of prefill chunks so that decoding sequences wait little for their next token.
+"""Chooses the size of prefill chunks, so that decoding sequences wait only briefly for their next token.
 
 The time of a pass depends on the processor, the model and the position in the prompt, so
 it is measured pass by pass. The computed tokens do not depend on it: sums have the same

@@ -1,4 +1,4 @@
-"""A decoding step of all sequences on tensors with fixed addresses.
+"""A decoding step of all sequences whose tensors keep their addresses, as CUDA graphs require.
 
 CUDA graphs can replay this step.
 
@@ -60,7 +60,7 @@ OWN = -1  # in place of a prefix's number: the row's own keys
 
 @dataclass
 class StepAttention:
-    """Attention of one decoding step, over shared prefixes and over each sequence's unshared keys."""
+    """Attention of one decoding step: to shared prefixes and to the unshared keys of each sequence."""
 
     heads: KvCacheSpec
     own: SlotStore
@@ -105,7 +105,7 @@ class StepAttention:
         self, layer: int, scaling: Scaling, window: Window | None, grouped_query: torch.Tensor,
         key: torch.Tensor, value: torch.Tensor,
     ) -> OutputAndLogSum:  # fmt: skip
-        """Store new keys and values, and attend to each sequence's unshared keys.
+        """Store new keys and values, then compute attention to each sequence's unshared keys.
 
         Returns outputs [B, KVH, G, D] and log-sums [B, KVH, G].
         """
@@ -223,7 +223,7 @@ class StepAttention:
         return self._hidden[window, prefix_index]
 
     def _build_unshared_mask(self, window: Window | None) -> torch.Tensor:
-        """Return a mask of unshared positions that each sequence does not attend to: bool [B, positions]."""
+        """Return a mask of the unshared positions hidden from each sequence: bool [B, positions]."""
         if (window, OWN) not in self._hidden:
             place = self.table[:, PLACE]
             places = torch.arange(self.places, device=self.table.device)[None]
@@ -238,7 +238,7 @@ class StepAttention:
 
 @dataclass
 class StepInputs:
-    """Inputs of a decoding step: active sequences in slots 0 … n-1, then sequences in prefill."""
+    """Inputs of a decoding step: active sequences in the first slots, then sequences in prefill."""
 
     own: SlotStore
     rows: Sequence[TokenSequence]
@@ -247,7 +247,7 @@ class StepInputs:
 
 
 class DeviceDecodeStep:
-    """Computes the next-token logits of all sequences entirely on the device."""
+    """Computes the next-token logits of all sequences without reading results on the host."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec, record: Record | None = None) -> None:
         self.model, self.heads, self.by_length = model, kv_spec, supports_variable_key_counts(kv_spec)
@@ -337,7 +337,7 @@ class DeviceDecodeStep:
         return [one for one in shared if one.start < pages * heads.page], pages
 
     def _discard_outdated_graphs(self, tensors: list[Any]) -> None:
-        """Discard recorded CUDA graphs unless they read exactly the given tensors."""
+        """Discard the recorded CUDA graphs if they read other tensors than the given ones."""
         is_same = len(tensors) == len(self._read)
         if not is_same or any(one() is not other for one, other in zip(self._read, tensors, strict=True)):
             self.free_cuda_graphs()
@@ -360,7 +360,7 @@ class DeviceDecodeStep:
 def _build_prefix_visibility_flags(
     sequences: Sequence[TokenSequence],
 ) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
-    """Return all prefixes of the sequences, and visibility flags for each sequence's last prefix.
+    """Return all prefixes of the sequences, and flags that mark the prefixes visible to each sequence.
 
     A flag is 1 for a visible prefix, else 0. The list is padded with zeros to the maximum number of
     prefixes.

@@ -1,4 +1,4 @@
-"""Forward passes of the scheduler: flat token lists, and the positions of tokens in the KV cache."""
+"""Forward passes of the scheduler over flat token lists, with the position of each token in the KV cache."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TokenSpan:
 
     @property
     def num_logits(self) -> int:
-        """Number of the span's last positions that get logits."""
+        """Number of positions at the end of the span for which logits are computed."""
         return len(self.targets) or int(self.is_last)
 
     @property
@@ -64,7 +64,7 @@ class TokenSpan:
 
 
 class PositionOffsetCache:
-    """Replaces the KV cache in models that ask the cache for token positions (Llama 4).
+    """Replaces the KV cache object in models that read token positions from the cache (Llama 4).
 
     Each token has a separate offset.
     """
@@ -77,22 +77,22 @@ class PositionOffsetCache:
         return self.counts
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values unchanged, because the attention function stores them."""
+        """Return keys and values unchanged, because the attention function writes them to the KV cache."""
         return key, value
 
 
 class HiddenStateReader(Protocol):
-    """Receives the hidden states [tokens, width] that precede the lm_head."""
+    """Receives the last hidden states [tokens, width], which are the input of the lm_head."""
 
     def receive_prefix(self, prefix: Prefix, first_position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a shared prefix from token `first_position` on."""
+        """Receive the hidden states of a shared prefix, starting at token `first_position`."""
 
     def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
-        """Receive the hidden states of a sequence. `position` counts tokens after the shared prefixes."""
+        """Receive the hidden states of a sequence. `position` does not count the shared prefixes."""
 
 
 class Forward:
-    """Runs a model on prefixes, prompts, draft tokens, or one token of each sequence."""
+    """Runs the model on shared prefixes, prompts, draft tokens, or one token per sequence."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec) -> None:
         self.model, self.heads, self.kernels = model, kv_spec, select_attention_kernels(kv_spec)
@@ -131,7 +131,7 @@ class Forward:
             self.device_step.free_cuda_graphs()
 
     def prefill_prefix(self, prefix: Prefix, max_tokens: int) -> int:
-        """Compute keys and values of the next tokens of a shared prefix, at most max_tokens.
+        """Compute keys and values for at most max_tokens more tokens of a shared prefix.
 
         Returns the number of tokens.
         """
@@ -165,7 +165,7 @@ class Forward:
     def run_token_spans(
         self, kv_store: KvStore, token_spans: Sequence[TokenSpan], is_decoding: bool = False
     ) -> torch.Tensor:
-        """Run the model on token spans, each in its sequence's slot.
+        """Run the model on token spans. Each span is in the slot of its sequence.
 
         Returns the requested logits [n, V] in the order of the spans.
 
@@ -214,7 +214,7 @@ class Forward:
         return logits[: len(kept)]
 
     def build_prefix_uses(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
-        """Return the shared prefixes of sequences that decode one token each.
+        """Return the shared prefixes of sequences that are decoding, with one token per sequence.
 
         Valid until the batch changes.
         """
@@ -266,7 +266,7 @@ class Forward:
         prefilling_sequences: Sequence[TokenSequence],
         sampled_tokens: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Run a decoding step on tokens that only the device has.
+        """Run a decoding step on sampled tokens that the host has not read yet.
 
         Returns None if the host would have to read the tokens.
 
@@ -280,7 +280,7 @@ class Forward:
         return self._run_model(step, [0] * len(sequences), positions, None)
 
     def check_token_ids(self, token_ids: Sequence[int]) -> None:
-        """Raise ConfigError if the model has no embedding for some token."""
+        """Raise ConfigError if a token id has no embedding in the model."""
         if (largest := max(token_ids)) >= self.rows:  # prompts were checked, so it is of an answer
             raise ConfigError(
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
@@ -289,7 +289,7 @@ class Forward:
             )
 
     def _pass_hidden_states_to_reader(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
-        """Pass the hidden states of the last forward pass to the reader.
+        """Pass the hidden states of the last forward pass to the hidden-state reader, if there is one.
 
         Each span is (sequence, first position, count).
         """
@@ -302,7 +302,7 @@ class Forward:
     def _collect_prefix_uses(
         self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
-        """Return each prefix once, with the tokens that attend to it.
+        """Return each shared prefix once, together with the tokens that attend to the prefix.
 
         path_indices: the index of each token's path.
         """
@@ -329,7 +329,7 @@ class Forward:
         counts: Sequence[int],
         is_decoding: bool = False,
     ) -> AbstractContextManager[None]:
-        """Return a context in which recurrent layers read and update the states of these slots."""
+        """Context manager in which recurrent layers read and update the states of the given slots."""
         if kv_store.states is None:
             return nullcontext()
         return kv_store.states.track_pass(slots, starts, counts, is_decoding)
@@ -337,7 +337,7 @@ class Forward:
     def _select_adapters(
         self, adapter_names: Sequence[str | None], counts: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """Return a context that applies one adapter to each group of consecutive tokens.
+        """Context manager that applies one adapter to each group of consecutive tokens.
 
         Adapter i applies to counts[i] tokens.
         """
@@ -356,7 +356,7 @@ class Forward:
         positions: list[int],
         logit_indices: list[int] | None,
     ) -> torch.Tensor:
-        """Run the model. Returns the logits [n, V] of the tokens at `logit_indices`, or of all tokens."""
+        """Run the model. Returns the logits [n, V] at `logit_indices`, or of all tokens if it is None."""
         self.check_token_ids(token_ids)
         self.most_tokens = max(self.most_tokens, len(token_ids))
         self.most_logits = max(self.most_logits, len(token_ids if logit_indices is None else logit_indices))

@@ -1,4 +1,4 @@
-"""Detects GPU operations that block the host. CUDA graphs must not contain such operations."""
+"""Detects GPU operations that make the host wait. CUDA graphs must not contain such operations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HostSyncError(Exception):
 
 
 class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises HostSyncError at the first operation that reads values on the host or copies between devices."""
+    """Raises HostSyncError at the first operation that copies values to the host or between devices."""
 
     def __torch_dispatch__(
         self,

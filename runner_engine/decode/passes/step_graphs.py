@@ -1,4 +1,4 @@
-"""CUDA graphs of decoding steps: recorded for repeated tensor shapes, checked, replayed and counted.
+"""Records decoding steps as CUDA graphs by tensor shape. Checks, replays and counts the graphs.
 
 A recording is checked by two replays with different tokens, each compared with the same
 step run operation by operation. The output is filled with NaN first, so a replay that
@@ -29,7 +29,7 @@ Shape = tuple[int, int]  # rows, and own places that are read
 
 
 class Recording(Protocol):
-    """A recorded decoding step. `replay` computes its logits from the current inputs."""
+    """A recorded decoding step. `replay` computes the step's logits from the current inputs."""
 
     logits: torch.Tensor
 
@@ -42,7 +42,7 @@ Record = Callable[[LogitsFunction], Recording]
 
 
 class CudaGraphRecorder:
-    """Records decoding steps as CUDA graphs that share memory.
+    """Records decoding steps as CUDA graphs in one shared memory pool.
 
     A replay overwrites the logits of the graph before.
     """
@@ -109,7 +109,7 @@ class StepGraphs:
 
     @property
     def summary(self) -> str:
-        """Summary of CUDA graph use for the log. Empty if recording was never tried."""
+        """Summary of CUDA graph use for the log. Empty if recording was never attempted."""
         reasons = Counter(self.left_out.values())
         missing = "; ".join(
             f"{format_count(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
@@ -129,7 +129,7 @@ class StepGraphs:
         compute_logits: LogitsFunction,
         logits: torch.Tensor,
     ) -> None:
-        """Record a CUDA graph for a shape whose step has just run, and check its logits."""
+        """Record a CUDA graph for the tensor shape of the last step, and check the graph's logits."""
         try:
             if not self._made:  # it is the model's code that waits or not, whatever the shape
                 with ForbidHostSync():  # type: ignore[no-untyped-call]
@@ -163,7 +163,7 @@ class StepGraphs:
 def _check_cuda_graph(
     recording: Recording, tokens: torch.Tensor, compute_logits: LogitsFunction, expected: torch.Tensor
 ) -> None:
-    """Replay a CUDA graph with other tokens and with the original tokens, and check its logits.
+    """Replay a CUDA graph with different tokens and with the original tokens, and check both results.
 
     Raises RuntimeError if logits differ.
 

@@ -1,6 +1,4 @@
-"""Converts logits to tokens and answers: sampling, speculative decoding, stopping and
-scoring.
-"""
+"""Turns logits into tokens and answers: sampling, speculative decoding, stopping and scoring."""
 
 from runner_engine.decode.tokens.ngram_speculation import NgramLookup, NgramSpeculator
 from runner_engine.decode.tokens.sampling import Sampler, create_generator, create_sampler, force_tokens

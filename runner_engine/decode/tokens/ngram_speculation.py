@@ -1,4 +1,4 @@
-"""Speculative decoding with n-gram lookup, for a few greedy sequences at once.
+"""Speculative decoding with n-gram lookup, for batches of a few greedy sequences.
 
 With few sequences, decoding is limited by reading the weights, so a pass over several
 tokens takes hardly longer than a pass over one. If a sequence's last tokens occurred
@@ -41,7 +41,7 @@ GAIN = 1.1  # times as many tokens a second make guesses worth it: later tokens 
 
 
 class NgramLookup:
-    """Finds the previous occurrence of a sequence's last n-gram, and the tokens that followed."""
+    """Finds the previous occurrence of a sequence's last n-gram and the tokens that followed the n-gram."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.most = FIRST_TOKENS  # of the next guess
@@ -69,7 +69,7 @@ class NgramLookup:
         return guess
 
     def adjust_draft_length(self, num_drafted: int, num_accepted: int) -> None:
-        """Double the maximum draft length if all draft tokens were accepted.
+        """Double the maximum draft length if the model accepted all draft tokens.
 
         Otherwise set it to one more than accepted.
         """
@@ -95,7 +95,7 @@ class _MovingMean:
 
 @dataclass
 class _PassTimings:
-    """Moving means of forward pass times for one batch size, with and without draft tokens."""
+    """Moving averages of the forward pass times for one batch size, with and without draft tokens."""
 
     rows: int
     plain_s: _MovingMean = field(default_factory=_MovingMean)
@@ -106,7 +106,7 @@ class _PassTimings:
     is_on: bool = False  # whether the last trial was worth it
 
     def count_down_pause(self) -> bool:
-        """Shorten the pause after rejected drafts. Returns whether the next pass is not timed."""
+        """Shorten the pause in speculation. Returns whether the next forward pass is not timed."""
         if self.pause:
             self.pause -= 1
         return self.pause >= MIN_PLAIN_PASSES
@@ -118,7 +118,7 @@ class _PassTimings:
         return self.tokens.value * self.plain_s.value > GAIN * self.rows * self.drafted_s.value
 
     def record_pass_with_drafts(self, seconds: float, num_tokens: int) -> None:
-        """Record a forward pass with draft tokens. Pauses speculation if drafts do not save time."""
+        """Record the time of a pass with draft tokens. Pauses speculation if drafts do not save time."""
         self.drafted_s.add_clipped(seconds)
         self.tokens.add(num_tokens)
         if self.drafted_s.count < TRIALS:
@@ -129,7 +129,7 @@ class _PassTimings:
             usual = f"{self.rows} tokens in {1000 * self.plain_s.value:.2f} ms"
             pay = "save" if pays else "do not save"
             log.info(
-                "draft tokens %s time for %d sequences: %s, without drafts %s",
+                "draft tokens %s time for %d sequences: %s with drafts, %s without drafts",
                 pay,
                 self.rows,
                 what,
@@ -145,7 +145,7 @@ class _PassTimings:
 
 
 class NgramSpeculator:
-    """Drafts tokens by n-gram lookup for a few greedy sequences, while it saves time.
+    """Proposes draft tokens by n-gram lookup for a few greedy sequences, as long as this saves time.
 
     Timings last for the whole engine.
     """
@@ -166,7 +166,7 @@ class NgramSpeculator:
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> list[list[int]]:
-        """Return draft tokens for each sequence; [] if no sequence has a draft.
+        """Return draft tokens for each sequence, or [] if no sequence has a draft.
 
         Starts the timer of the forward pass.
         """
@@ -188,7 +188,7 @@ class NgramSpeculator:
     def _select_pass_timings(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> _PassTimings | None:
-        """Return the timings record of the next forward pass.
+        """Return the object that records the time of the next forward pass.
 
         Returns None if the pass is not timed because no draft follows soon.
         """
@@ -249,7 +249,7 @@ class NgramSpeculator:
         return [(row, token) for row, of_row in zip(sequences, new, strict=True) for token in of_row]
 
     def reset(self) -> None:
-        """Keep all n-grams, because they remain valid when a sequence continues."""
+        """Keep the n-gram index, because it stays valid when a sequence continues."""
 
     @property
     def bytes_per_token(self) -> int:
@@ -283,7 +283,7 @@ def _can_speculate_for(sequence: TokenSequence, index: int, sampler: Sampler) ->
 
 
 def _can_verify_exactly(forward: Forward, sequences: Sequence[TokenSequence]) -> bool:
-    """Whether the fused forward pass can verify drafts of these sequences exactly.
+    """Whether the fused forward pass verifies draft tokens with exactly the same logits as decoding.
 
     Its sums then depend on no other sequence.
     """

@@ -1,4 +1,4 @@
-"""Samples the next token from logits, independently for each sequence.
+"""Samples the next token of each sequence from its logits. The sequences do not affect each other.
 
 A sampled sequence depends only on its seed, its id and its own logits. Its random numbers
 come from its own generator. Penalties count its own tokens without padding: the
@@ -41,7 +41,7 @@ class _SamplingGroup(NamedTuple):
 
 
 class _TokenHistory:
-    """Earlier tokens of each sequence, for penalties.
+    """Earlier tokens of each sequence, to which penalties apply.
 
     Records which tokens a sequence contains, and how often its answer contains each token.
     """
@@ -62,7 +62,7 @@ class _TokenHistory:
         self.counts[indices, tokens] += 1
 
     def select_sequences(self, indices: list[int]) -> _TokenHistory:
-        """Return the history of these sequences, in this order."""
+        """Return the token histories of these sequences, in the given order."""
         if indices == list(range(len(self.seen))):
             return self
         selection = _TokenHistory(0, 0, self.seen.device)
@@ -109,11 +109,11 @@ class Sampler:
         self._settings: token_selection.SequenceSampling | None = None
 
     def is_greedy(self, index: int) -> bool:
-        """Whether a sequence uses greedy sampling without penalties."""
+        """Whether a sequence uses greedy decoding without penalties."""
         return self.samplings[index] is GREEDY
 
     def select_sequences(self, indices: Sequence[int]) -> Sampler:
-        """Return a sampler for some of the sequences.
+        """Return a sampler for a subset of the sequences.
 
         Both samplers share random generators and token history.
         """
@@ -134,7 +134,7 @@ class Sampler:
         self._discard_cached_groups()
 
     def keep_sequences(self, indices: Sequence[int]) -> None:
-        """Keep only the sequences with these indices, in this order."""
+        """Keep only the sequences at these indices, in the given order."""
         self.samplings = [self.samplings[row] for row in indices]
         self.generators = [self.generators[row] for row in indices]
         self.lines = [self.lines[row] for row in indices] if self.history is not None and indices else []
@@ -263,7 +263,7 @@ class Sampler:
 
 
 def force_tokens(logits: torch.Tensor, token_by_index: Mapping[int, int]) -> None:
-    """Force the given tokens by masking all other logits [B, V] of their sequences in place."""
+    """Force the given tokens by masking all other logits of their sequences, in place."""
     if not token_by_index:
         return
     with torch.inference_mode():  # in which the logits were made
@@ -287,9 +287,7 @@ def create_sampler(sequences: Sequence[TokenSequence], vocab_size: int, device: 
 
 
 def create_generator(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
-    """Create a random generator from seed, request id and choice. Returns None for greedy
-    sampling.
-    """
+    """Create a random generator from seed, request id and choice index. Returns None for greedy sampling."""
     if not sampling.temperature:
         return None
     name = f"{sampling.seed}:{request_id}" + (f":{choice}" if choice else "")
@@ -333,7 +331,7 @@ def _apply_logits_warpers(sampling: Sampling, scores: torch.Tensor) -> torch.Ten
 
 
 def _apply_top_p(top_p: float, scores: torch.Tensor) -> torch.Tensor:
-    """Apply top-p with a stable sort, so that ties give equal results on all processors."""
+    """Apply top-p with a stable sort, so that ties give the same results on all processors."""
     ordered, tokens = scores.sort(dim=-1, stable=True)
     is_removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     is_removed[:, -1] = False

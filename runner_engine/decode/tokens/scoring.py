@@ -22,7 +22,7 @@ AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
 def score_tokens(sequence: TokenSequence, logits: torch.Tensor, target_tokens: Sequence[int]) -> None:
-    """Compute and store the log-probabilities of a continuation's next tokens.
+    """Compute the log-probabilities of a continuation's next tokens, and store the results.
 
     logits: [n, V], one vector per target token.
     """

@@ -1,4 +1,4 @@
-"""Interface of speculative decoding, and verification of draft tokens in one forward pass.
+"""Interface of speculative decoding, and verification of draft tokens in a single forward pass.
 
 Draft tokens are read after a sequence's last token. The model's choice after each of them
 is sampled as in single steps: from the same logits, with the sequence's next random
@@ -32,7 +32,7 @@ class Speculator(Protocol):
     def propose_drafts(
         self, sequences: Sequence[TokenSequence], forward: Forward, sampler: Sampler
     ) -> Drafts:
-        """Return draft tokens for each sequence. Returns an empty list if there are none to verify."""
+        """Return draft tokens for each sequence, or an empty list if there is nothing to verify."""
 
     def verify_drafts(
         self,
@@ -55,7 +55,7 @@ class Speculator(Protocol):
         """
 
     def reset(self) -> None:
-        """Forget all sequences, after an out-of-memory error or when no sequence is left."""
+        """Forget all sequences. Called after an out-of-memory error, and when no sequence is left."""
 
     @property
     def bytes_per_token(self) -> int:
@@ -67,7 +67,7 @@ class Speculator(Protocol):
 
     @property
     def hidden_reader(self) -> HiddenStateReader | None:
-        """Object that receives the model's hidden states, or None."""
+        """Object that receives the model's hidden states, or None if drafting needs no hidden states."""
 
 
 def verify_draft_tokens(
@@ -126,7 +126,7 @@ def verify_draft_tokens(
 
 
 def get_unprocessed_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence) -> list[int]:
-    """Return the last tokens of a sequence, which the model has not processed yet.
+    """Return the tokens at the end of a sequence that the model has not processed yet.
 
     Usually that is one token. After a rejected draft, the tokens that the restored recurrent
     state lacks come before it.
@@ -140,7 +140,7 @@ def get_unprocessed_tokens(kv_store: KvStore, slot: int, sequence: TokenSequence
 
 
 def count_accepted_tokens(draft_tokens: Sequence[int], new_tokens: Sequence[int]) -> int:
-    """Return how many leading draft tokens equal the new tokens."""
+    """Return the number of leading draft tokens that equal the new tokens."""
     pairs = zip(draft_tokens, new_tokens, strict=False)  # there may be fewer new ones, or one more
     return next(
         (at for at, (guess, token) in enumerate(pairs) if guess != token),

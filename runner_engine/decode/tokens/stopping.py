@@ -43,7 +43,7 @@ class Stopping:
     def accept_token(
         self, sequence: TokenSequence, token: int, elapsed_s: float, events: list[Event]
     ) -> bool:
-        """Append a token to a sequence, and the resulting events to `events`.
+        """Append a token to a sequence, and append the resulting events to `events`.
 
         Returns whether the sequence continues.
         """
@@ -63,7 +63,7 @@ class Stopping:
         return reason is None
 
     def cancel_sequence(self, sequence: TokenSequence, elapsed_s: float, events: list[Event]) -> None:
-        """End a sequence as cancelled. Its completion contains the text generated so far."""
+        """End a sequence as cancelled. Its completion keeps the text generated so far."""
         if sequence.request.deltas:
             events += self.build_new_deltas(sequence, is_finished=True)
         events.append(self.build_completion(sequence, FinishReason.cancelled, elapsed_s))
@@ -162,7 +162,7 @@ class Stopping:
         return any(stop in tail for stop in possible)
 
     def build_answer(self, sequence: TokenSequence, finish_reason: FinishReason) -> Answer:
-        """Build the answer of a sequence, with thinking separated from text.
+        """Build the answer of a sequence, with the thinking separated from the answer's text.
 
         The stop token and the first stop string are excluded.
         """
@@ -183,13 +183,13 @@ class Stopping:
         )
 
     def _ignores_thinking_tags(self, sequence: TokenSequence) -> bool:
-        """Whether thinking tags count as plain text, as in raw requests and under a grammar."""
+        """Whether thinking tags are plain text, as in raw requests and under a grammar."""
         return sequence.request.is_raw or (
             sequence.held is not None and not sequence.thought.is_thinking_at_start
         )
 
     def decode_text(self, sequence: TokenSequence) -> str:
-        """Return the text of a sequence with thinking and tags, cut at the first stop string.
+        """Return the text of a sequence, including thinking and tags, up to the first stop string.
 
         The stop token is removed.
         """
@@ -201,7 +201,7 @@ class Stopping:
         return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
 
     def _find_answer_start(self, sequence: TokenSequence, text: str) -> int:
-        """Return the character index of the answer's first non-blank character.
+        """Return the index of the first non-blank character of the answer.
 
         Returns the text length while the model thinks.
         """
@@ -220,18 +220,18 @@ class Stopping:
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
 
     def _decode_with_thinking_tags(self, tokens: Sequence[int]) -> str:
-        """Decode tokens and omit all special tokens except thinking tags."""
+        """Decode tokens to text without special tokens, except thinking tags."""
         if self._tags.isdisjoint(tokens):
             return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=True)
         kept = [token for token in tokens if token in self._tags or token not in self._special]
         return decode_token_ids(self.tokenizer, kept, skip_special_tokens=False)
 
     def _decode_with_special(self, tokens: Sequence[int]) -> str:
-        """Decode tokens with special tokens, which many models use in tool calls."""
+        """Decode tokens to text with special tokens, which many models use in tool calls."""
         return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=False)
 
     def build_new_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
-        """Return the text since the last streamed delta, without thinking tags.
+        """Return the text generated since the last streamed delta, without thinking tags.
 
         Text that later tokens may still change is held back.
         """

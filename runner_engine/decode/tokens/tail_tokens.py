@@ -22,7 +22,7 @@ BELOW_1 = 1 - 1e-12  # so that a product with a sum stays below the sum
 def draw_reproducible_random_numbers(
     request: Request, first_position: int, num_positions: int
 ) -> torch.Tensor:
-    """Return reproducible random numbers in [0, 1) for drawing tokens: [positions, drawn_tokens].
+    """Return reproducible random numbers in [0, 1) for sampling tokens: [positions, drawn_tokens].
 
     Entry i belongs to position first_position + i.
     """
@@ -36,7 +36,7 @@ def draw_reproducible_random_numbers(
 def draw_tokens_with_exclusions(
     logprobs: torch.Tensor, excluded_tokens: torch.Tensor, uniform_numbers: torch.Tensor
 ) -> torch.Tensor:
-    """Draw random tokens by their log-probabilities [n, V], without the excluded tokens.
+    """Sample random tokens according to log-probabilities [n, V], without the excluded tokens.
 
     A block of tokens is drawn first and then a token inside it, because sums over blocks are
     fast.

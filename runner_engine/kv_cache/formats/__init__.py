@@ -1,4 +1,4 @@
-"""Storage formats of the KV cache: one module per format, selected by `generation.kv_cache`.
+"""Storage formats of the KV cache. `generation.kv_cache` selects a format, and each format is a module.
 
 A stored vector is the data of one position and one head: numbers, or bytes with their
 scales. The kernels keep vectors in blocks of positions (kernels/attention.h), and a
@@ -24,10 +24,10 @@ class KvFormat(Protocol):
     CODE: int  # what the kernels call it
 
     def stored_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype of stored elements, for a model with the given dtype."""
+        """Return the dtype of stored elements, for a model with this dtype."""
 
     def stored_width(self, head_dim: int) -> int:
-        """Return the number of elements in the stored vector of one head."""
+        """Return the number of stored elements for one head's vector."""
 
     def encode(self, values: torch.Tensor) -> torch.Tensor:
         """Convert keys or values [..., D] to stored vectors [..., W]."""
@@ -36,7 +36,7 @@ class KvFormat(Protocol):
         """Convert stored vectors [..., W] back to keys or values [..., D]."""
 
     def read_blocks(self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-        """Convert an arena from the block layout of the kernels to vectors [KVH, positions, W].
+        """Convert an arena from the kernels' block layout to vectors [KVH, positions, W].
 
         pair_size: how many dimensions of a key, or positions of a value, are adjacent.
         """
@@ -44,7 +44,7 @@ class KvFormat(Protocol):
     def write_blocks(
         self, arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
     ) -> None:
-        """Write vectors [KVH, positions, W] to an arena in the block layout of the kernels.
+        """Write vectors [KVH, positions, W] to an arena in the kernels' block layout.
 
         Only whole blocks are written.
         """

@@ -1,4 +1,4 @@
-"""KV format that stores keys and values in the model's own dtype, without quantization."""
+"""KV format without quantization: keys and values keep the model's dtype."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_blocks(
 
 
 def _view_by_position(arena: torch.Tensor, pair_size: int, is_keys: bool) -> torch.Tensor:
-    """Return a view of an arena, ordered by position: [KVH, positions, D]."""
+    """Return a view [KVH, positions, D] of an arena, ordered by position."""
     kv_heads, _, dim = arena.shape
     if is_keys:
         return arena.view(kv_heads, -1, dim // pair_size, LANES, pair_size).transpose(2, 3)

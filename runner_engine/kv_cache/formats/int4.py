@@ -32,7 +32,7 @@ def stored_width(head_dim: int) -> int:
 
 
 def encode(values: torch.Tensor) -> torch.Tensor:
-    """Quantize keys or values [..., D] to stored bytes. A group with NaN or infinity gets the scale NaN."""
+    """Quantize keys or values [..., D] to stored bytes. Groups with NaN or infinity get a NaN scale."""
     groups = torch.nn.functional.pad(values.float(), (0, -values.shape[-1] % INT4_GROUP))
     groups = groups.reshape(*values.shape[:-1], -1, INT4_GROUP)
     high, low = groups.amax(dim=-1, keepdim=True), groups.amin(dim=-1, keepdim=True)

@@ -22,7 +22,7 @@ from runner_engine.matmul.layer_weights import LayerWeights
 
 
 class UnsupportedExperts(Exception):
-    """Raised if the C kernels cannot compute the experts of a layer, with the reason."""
+    """Raised with the reason if the C kernels cannot compute the experts of a layer."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -59,7 +59,7 @@ class PlainExpertWeights:
 
 
 class ExpertWorkspace:
-    """Buffer in which activations are grouped by expert. All layers share the buffer."""
+    """Buffer that holds the activations grouped by expert. All layers share this buffer."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -85,7 +85,7 @@ class ExpertLayer:
     def __call__(
         self, hidden: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Return for each token the weighted sum of the outputs of its experts.
+        """Return, for each token, the weighted sum of its experts' outputs.
 
         hidden: [tokens, hidden]; expert_ids and expert_weights: [tokens, chosen experts].
         """
@@ -119,7 +119,7 @@ class ExpertLayer:
         return result.view(hidden.shape)
 
     def compute_workspace_nbytes(self, num_activations: int) -> int:
-        """Return the workspace bytes for a forward pass with `num_activations` token-expert pairs."""
+        """Return the workspace bytes of a forward pass with `num_activations` token-expert pairs."""
         of = self.set
         needed = compute_expert_workspace_nbytes(
             num_activations, of.experts, of.hidden, of.inner, self.dtype.itemsize, EXPERT_PRODUCT_BYTES
@@ -140,7 +140,7 @@ class ExpertLayer:
         workspace: ExpertWorkspace,
         dtype: torch.dtype,
     ) -> ExpertLayer:
-        """Build the layer from the matrices of its experts.
+        """Build the layer from its experts' weight matrices.
 
         weights: for each expert, its gate (if any), up and down matrix.
         """
@@ -175,7 +175,7 @@ class ExpertLayer:
 
 
 def _check_same_activation_format(matrices: Sequence[Matrix], matrices_per_expert: int) -> None:
-    """Raise UnsupportedExperts unless all experts quantize their activations in the same way."""
+    """Raise UnsupportedExperts unless all experts quantize their activations the same way."""
     is_down = [number % matrices_per_expert == matrices_per_expert - 1 for number in range(len(matrices))]
     for kind in (True, False):
         formats = {

@@ -1,5 +1,4 @@
-"""Packs the weights of fused experts for the C kernels, inside the memory of the model's own
-parameters.
+"""Packs the weights of fused experts for the C kernels, in the memory of the model's parameters.
 
 Experts are most of a mixture's weights. A parameter's memory is replaced by packed memory of the
 same size, so that a second copy exists of only one parameter at a time. Until `unpack`, only C can
@@ -21,7 +20,7 @@ from runner_engine.matmul import huge_pages
 
 @dataclass(frozen=True)
 class PackedExpertMatrix:
-    """A packed matrix of one expert, stored inside the memory of a fused parameter."""
+    """A packed matrix of one expert, in the memory of a fused parameter."""
 
     matrix: Matrix
     inputs: int
@@ -50,7 +49,7 @@ class PackedParameter:
         outputs_per_block: int,
         mapped_files: MappedFiles,
     ) -> PackedParameter:
-        """Pack a parameter's matrices in place. can_pack_in_place tells whether this is possible."""
+        """Pack a parameter's matrices in place. `can_pack_in_place` must have returned True."""
         packed = cls(weight, expert_format, matrix_names, outputs_per_block)
         memory = huge_pages.allocate_weight_tensor(*weight.shape, dtype=weight.dtype)
         for number, of_expert in enumerate(weight):
@@ -63,7 +62,7 @@ class PackedParameter:
         return packed
 
     def unpack(self) -> None:
-        """Restore the original weights in the layout of the model's own parameter."""
+        """Restore the original weights in the parameter's original layout."""
         memory = torch.empty(self.weight.shape, dtype=self.weight.dtype)
         for number, of_expert in enumerate(self.weight):
             for matrix, panels in self._iter_packed_matrices(of_expert):
@@ -100,9 +99,7 @@ class PackedParameter:
 def can_pack_in_place(
     weight: torch.Tensor, expert_format: ExpertFormat, matrix_names: tuple[str, ...], outputs_per_block: int
 ) -> bool:
-    """Whether a parameter's matrices fill whole packed blocks, so that packing needs no additional
-    memory.
-    """
+    """Whether a parameter's matrices fill complete packed blocks, so that packing needs no more memory."""
     shapes = [select_expert_matrix(expert_format, matrix, weight[0]).shape for matrix in matrix_names]
     return all(
         outputs % outputs_per_block == 0 and inputs * weight.element_size() % 4 == 0

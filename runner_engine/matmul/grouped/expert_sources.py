@@ -1,6 +1,4 @@
-"""Finds the experts of a module, fused or separate, and describes their weights for the C
-kernels.
-"""
+"""Finds the experts of a module, fused or separate, and prepares their weights for the C kernels."""
 
 from __future__ import annotations
 
@@ -62,16 +60,18 @@ class ExpertSource(Protocol):
     dtype: torch.dtype
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        """Convert the experts to the format of the C kernels. Returns the layer and its packed
-        parameters.
+        """Convert the experts to the format of the C kernels.
+
+        Returns the layer and its packed parameters.
 
         Raises UnsupportedExperts if the kernels do not support the experts.
         """
 
 
 def find_experts(module: nn.Module, model_dtype: torch.dtype) -> ExpertSource | None:
-    """Return a module's experts. None if the module has none. Raises UnsupportedExperts if C cannot
-    read them.
+    """Return a module's experts, or None if it has none.
+
+    Raises UnsupportedExperts if the C kernels cannot read their weights.
     """
     if isinstance(module, SeparateExperts):
         return _SeparateExpertSource(module, model_dtype)
@@ -178,7 +178,7 @@ class _FusedExperts:
 
 
 class _SeparateExpertSource:
-    """Experts that have their own linear layers."""
+    """Experts that are separate modules with linear layers."""
 
     def __init__(self, module: SeparateExperts, dtype: torch.dtype) -> None:
         _check_expert_format(module.form)
@@ -223,8 +223,9 @@ def _find_gate_formula(
 
 
 def _require_unquantized_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """Return a module's parameter. Raises UnsupportedExperts unless it is an unquantized tensor on
-    the CPU.
+    """Return a module's parameter.
+
+    Raises UnsupportedExperts unless the parameter is an unquantized tensor on the CPU.
     """
     weight = module._parameters.get(name)
     if weight is None or type(weight.data) is not torch.Tensor or weight.device.type != "cpu":

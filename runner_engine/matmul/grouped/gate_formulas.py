@@ -1,6 +1,4 @@
-"""Finds the C gate formula that equals a model's own gate function, by comparing both on random
-numbers.
-"""
+"""Finds the C formula that matches a model's gate function, by comparing both on random numbers."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ ALLOWED = 1e-5  # of the largest result: other orders of the same steps
 
 @dataclass(frozen=True)
 class GateFormula:
-    """The gate formula act(min(gate, limit), alpha) * (clamp(up, limit) + shift). A limit of 0 means
-    no limit.
+    """The gate formula act(min(gate, limit), alpha) * (clamp(up, limit) + shift).
+
+    A limit of 0 means no limit.
     """
 
     activation: Activation
@@ -32,7 +31,7 @@ class GateFormula:
     shift: float = 0.0
 
     def __call__(self, gate: torch.Tensor, up: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply the formula. Without `up`, return only the activation function of `gate`."""
+        """Apply the formula. Without `up`, return only the activation function applied to `gate`."""
         if self.limit:
             gate = gate.clamp(max=self.limit)
         activated = _apply_activation(self.activation, self.alpha, gate)
@@ -44,8 +43,7 @@ class GateFormula:
 
 
 def find_gate_formula(apply_gate: Any, original_experts: nn.Module, has_gate: bool) -> GateFormula | None:
-    """Return the C formula with the same results as the model's function `apply_gate`. None if there
-    is none.
+    """Return the C formula that gives the same results as the model's function `apply_gate`, or None.
 
     original_experts: the module whose attributes may be limits and factors.
     """

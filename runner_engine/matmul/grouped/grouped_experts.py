@@ -1,5 +1,6 @@
-"""Computes all experts of a layer in one C call (kernels/experts.h). Each expert multiplies all
-of its tokens at once.
+"""Computes all experts of a layer in one C call (kernels/experts.h).
+
+Each expert multiplies all of its tokens at once.
 
 transformers gathers each expert's tokens, multiplies, and adds the results with torch operations,
 which take longer than the matmuls of a few tokens. Here the weights of a used expert are read once
@@ -33,7 +34,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 @dataclass
 class GroupedExperts:
-    """Expert layers whose `forward` is replaced by an equivalent C call."""
+    """Expert layers of a model whose `forward` methods are replaced by C calls."""
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -47,7 +48,7 @@ class GroupedExperts:
         matrices: Mapping[nn.Module, LayerWeights],
         tile_rows: Mapping[torch.dtype, int],
     ) -> GroupedExperts:
-        """Replace the forward of all expert layers in a model that the C kernels support.
+        """Replace the `forward` of all expert layers that the C kernels support.
 
         matrices: linear layers whose weights C already reads. tile_rows: of plain packed weights, by dtype.
         """
@@ -72,13 +73,11 @@ class GroupedExperts:
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether a token's expert output is independent of the other tokens in the forward pass."""
+        """Whether a token's expert output does not depend on other tokens in the forward pass."""
         return all(layer.is_by_row for layer in self.layers.values())
 
     def restore(self) -> None:
-        """Restore the original forward of all expert layers, and the original layout of packed
-        parameters.
-        """
+        """Restore the original `forward` of all expert layers and the layout of packed parameters."""
         for module in self.layers:
             del module.forward
         for packed in self.packed:
@@ -107,8 +106,9 @@ class GroupedExperts:
 
 
 def _build_expert_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
-    """Build a module's new forward, which accepts positional arguments or the argument names of the
-    original.
+    """Build a new `forward` for a module.
+
+    It accepts positional arguments and the original argument names.
     """
     signature = inspect.signature(module.forward)
 
@@ -120,7 +120,7 @@ def _build_expert_forward(module: nn.Module, layer: ExpertLayer) -> Callable[...
 
 @dataclass(frozen=True)
 class _ExpertTrial:
-    """Random inputs for comparing the C kernels with a layer's original experts."""
+    """Random inputs for comparing the C kernels with a layer's original experts in PyTorch."""
 
     rows: torch.Tensor
     index: torch.Tensor

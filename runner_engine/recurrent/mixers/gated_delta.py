@@ -28,7 +28,7 @@ EPSILON = 1e-6  # of a key's length
 
 
 class Projected(NamedTuple):
-    """Outputs of a gated delta layer's input projections: [tokens, …]."""
+    """Outputs of the input projections in a gated delta layer: [tokens, …]."""
 
     mixed: Tensor  # queries, keys and values, side by side
     gate: Tensor  # [tokens, heads, V]
@@ -135,7 +135,7 @@ class GatedDeltaNet(Mixer):
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Parts of the convolution and the delta rule, for the fused forward pass.
+        """Parts of the layer that the fused forward pass needs for the convolution and the delta rule.
 
         None if the projections have other output layouts.
         """
@@ -175,7 +175,7 @@ class GatedDeltaNet(Mixer):
         return output
 
     def _build_delta_rule_inputs(self, convolved: Tensor, projected: Projected) -> DeltaRuleInputs:
-        """Split and normalize the inputs of the delta rule, in float32."""
+        """Split the inputs of the delta rule into queries, keys and values, and normalize them in float32."""
         wide = self.key_heads * self.key_dim
         query, key, value = torch.split(convolved.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
         query, key = (

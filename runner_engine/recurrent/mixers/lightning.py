@@ -1,4 +1,4 @@
-"""MiniMax's lightning attention: a recurrence per head with fixed decay."""
+"""MiniMax's lightning attention: a recurrence with a fixed decay per head."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LightningAttention(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """The log of each head's decay per token, [H]. All values are negative."""
+        """Natural logarithm of each head's decay per token: [H]. All values are negative."""
         decay: Tensor = -self.module.slope_rate.detach().float().flatten()
         return decay
 

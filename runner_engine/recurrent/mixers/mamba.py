@@ -1,4 +1,4 @@
-"""Mamba layers, also in hybrid models: a convolution and a recurrence per channel."""
+"""Mamba layers, including those in hybrid models: a convolution and a recurrence per channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner_engine.recurrent.scans import scan_channels
 
 
 class Mamba(Mixer):
-    """A Mamba layer. Its state holds the last inputs of the convolution and a tensor [N, C]."""
+    """A Mamba layer. Its state consists of the convolution's last inputs and a tensor [N, C]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -41,7 +41,7 @@ class Mamba(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Negative decay rates [N, C]. Each rate is multiplied by a time step."""
+        """Negative decay rates [N, C]. Each token's time step multiplies these rates."""
         logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
         return -logarithm.exp().T.contiguous()
 
@@ -77,9 +77,7 @@ class Mamba(Mixer):
         return mixed, gate
 
     def _compute_scan_parameters(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return time steps (before softplus) [tokens, C], keys [tokens, 1, N] and queries [tokens,
-        1, N].
-        """
+        """Return time steps before softplus [tokens, C], keys [tokens, 1, N] and queries [tokens, 1, N]."""
         module = self.module
         parts = module.x_proj(convolved).split([module.time_step_rank, self.size, self.size], dim=-1)
         if hasattr(module, "dt_layernorm"):  # Falcon Mamba and Jamba

@@ -1,5 +1,6 @@
-"""Mamba-2 layers, also in hybrid models: a convolution, a recurrence per head (SSD), and a
-gated norm.
+"""Mamba-2 layers, including those in hybrid models.
+
+Each layer has a convolution, a recurrence per head (SSD) and a gated norm.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from runner_engine.recurrent.scans import scan_heads
 
 
 class Mamba2(Mixer):
-    """A Mamba-2 layer. Its state holds the last inputs of the convolution and a tensor [H, N, P]."""
+    """A Mamba-2 layer. Its state consists of the convolution's last inputs and a tensor [H, N, P]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -37,13 +38,13 @@ class Mamba2(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """Negative decay rate of each head [H]. Each rate is multiplied by a time step."""
+        """Negative decay rate of each head: [H]. Each token's time step multiplies the rate."""
         decay: Tensor = -self.module.A_log.detach().float().exp()
         return decay
 
     @property
     def mixer_parts(self) -> MixerParts | None:
-        """Parts of the layer for the fused forward pass.
+        """Parts of the layer that the fused forward pass needs.
 
         Falcon-H1's scales are per column.
         """
@@ -94,7 +95,7 @@ class Mamba2(Mixer):
         return multiplied
 
     def _compute_time_steps(self, step_logits: Tensor, segments: Segments) -> Tensor:
-        """Compute the time steps. Only prefill clamps the time steps."""
+        """Compute the time step of each token. Prefill clamps time steps, but decoding does not."""
         module = self.module
         step_logits = functional.softplus(step_logits + module.dt_bias)
         least, most = module.time_step_limit

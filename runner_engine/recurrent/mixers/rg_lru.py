@@ -21,7 +21,7 @@ POWER = 8.0  # of the decay where its gate is open
 
 
 class RgLru(Mixer):
-    """An RG-LRU block: a convolution and a gated recurrence with one number per channel.
+    """An RG-LRU block: a convolution and a gated recurrence whose state is one number per channel.
 
     The state also stores whether the sequence has started.
     """
@@ -43,7 +43,7 @@ class RgLru(Mixer):
 
     @cached_property
     def rate(self) -> Tensor:
-        """Factor [C] by which the decay gate of each channel becomes a log decay."""
+        """Factor [C] that converts each channel's decay gate to a log decay."""
         rate: Tensor = -POWER * functional.softplus(self.module.rg_lru.recurrent_param.detach().float())
         return rate
 
@@ -63,7 +63,7 @@ class RgLru(Mixer):
         return result
 
     def _compute_gate_logits(self, convolved: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input gates and decay gates before the sigmoid: [tokens, C] each."""
+        """Return the values of the input gates and decay gates before the sigmoid: [tokens, C] each."""
         unit = self.module.rg_lru
         blocks = convolved.view(-1, unit.num_attention_heads, unit.block_width).transpose(0, 1)
         of_inputs = torch.baddbmm(unit.input_gate_bias[:, None], blocks, unit.input_gate_weight)
@@ -78,7 +78,7 @@ class RgLru(Mixer):
 
     @staticmethod
     def _mark_first_tokens(started_flags: Tensor, segments: Segments) -> Tensor:
-        """Return a mask of the tokens that are the first of their sequences: [tokens].
+        """Return a mask [tokens] of the tokens that begin their sequences.
 
         Also marks these sequences as started.
         """

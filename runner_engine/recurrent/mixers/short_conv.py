@@ -36,7 +36,7 @@ class ShortConvolution(Mixer):
         return MixerParts(MixerKind.convolution_mixer, into, out, structures, kept=(convolution,))
 
     def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Gate the inputs, convolve them per channel, and gate the result."""
+        """Multiply the inputs by a gate, convolve each channel, and multiply the result by a second gate."""
         module = self.module
         before, after, inputs = module.in_proj(hidden_states).chunk(3, dim=-1)
         inputs = before * inputs

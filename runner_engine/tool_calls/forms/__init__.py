@@ -24,7 +24,7 @@ USUAL = "json"  # of a template that shows none
 
 
 class ToolCallFormat(Protocol):
-    """Protocol of the module for one tool call format."""
+    """Protocol of the modules that implement one tool call format each."""
 
     MARKS: tuple[tuple[str, ...], ...]
     IS_RAW: bool
@@ -34,21 +34,20 @@ class ToolCallFormat(Protocol):
         ...
 
     def format_calls(self, calls: Sequence[ToolCall]) -> str:
-        """Format tool calls in the syntax that models with this format write."""
+        """Format tool calls in the syntax that models with this format generate."""
         ...
 
     def build_grammar(
         self, schemas: Schemas, allow_multiple: bool = True, template: str | None = None
     ) -> str:
-        """Build the grammar rules for tool calls. `template` is the source of the model's chat
-        template.
+        """Build the grammar rules for tool calls.
+
+        `template` is the source of the model's chat template.
         """
         ...
 
     def count_plain_prefix(self, answer: str) -> int:
-        """Return the number of leading characters of a partial answer that cannot belong to a tool
-        call.
-        """
+        """Return the number of leading characters in a partial answer that cannot be part of a tool call."""
         ...
 
 
@@ -57,8 +56,9 @@ def import_tool_call_format(format_name: str) -> ToolCallFormat:
 
 
 def detect_format_name(template: str | None) -> str | None:
-    """Detect the tool call format of a model from its chat template's source. None if the template
-    shows no known format.
+    """Detect a model's tool call format from the source of its chat template.
+
+    Returns None if the template shows no known format.
     """
     text = template or ""
     for name in NAMES:

@@ -1,5 +1,6 @@
-"""Tool calls of DeepSeek V3, R1 and V3.1, between marker tokens. Older versions use a JSON code
-block.
+"""Tool calls of DeepSeek V3, R1 and V3.1 between marker tokens.
+
+Versions before V3.1 write the arguments in a JSON code block.
 
 <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>
 """

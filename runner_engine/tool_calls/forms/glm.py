@@ -1,5 +1,4 @@
-"""Tool calls of GLM 4.5 and later: the function's name, then the name and value of each
-parameter in tags.
+"""Tool calls of GLM 4.5 and later: the function's name, then tags with each parameter's name and value.
 
 <tool_call>f
 <arg_key>a</arg_key>

@@ -1,4 +1,4 @@
-"""Tool calls in gpt-oss's harmony format, in which each call is a message to a function.
+"""Tool calls in gpt-oss's harmony format. Each call is a message that is addressed to a function.
 
 <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>commentary to=functions.f
 <|constrain|>json <|message|>{"a": 1}<|call|>
@@ -28,7 +28,7 @@ NAMESPACE = "functions."
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Split an answer into tool calls, thinking (the analysis channel) and text."""
+    """Split an answer into tool calls, thinking (the analysis channel) and the remaining text."""
     calls, said, thoughts = list[ToolCall](), list[str](), list[str]()
     for header, content in _iter_harmony_messages(answer):
         if recipient := RECIPIENT.search(header):
@@ -42,8 +42,9 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
 
 
 def _iter_harmony_messages(answer: str) -> Iterator[tuple[str, str]]:
-    """Yield the header and content of each message. The prompt contains the beginning of the first
-    message.
+    """Yield the header and content of each message.
+
+    The prompt contains the beginning of the first message.
     """
     for part in answer.split(START):
         header, mark, content = part.partition(MESSAGE)
@@ -60,7 +61,10 @@ def _iter_harmony_messages(answer: str) -> Iterator[tuple[str, str]]:
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """Format each tool call as a message. The beginning of the first message is part of the prompt."""
+    """Format each tool call as a message.
+
+    The beginning of the first message is omitted, because it is part of the prompt.
+    """
     written = (
         f"{CHANNEL}commentary to={NAMESPACE}{call.name} <|constrain|>json{MESSAGE}{format_arguments(call)}"
         for call in calls
@@ -69,7 +73,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:  # noqa: ARG001
-    """Return 0, because text is separated from calls and thinking only at the end of the answer."""
+    """Return 0, because text can be separated from calls and thinking only after the answer has ended."""
     return 0
 
 

@@ -1,5 +1,4 @@
-"""Tool calls of Hermes, Qwen 2.5, Qwen 3 and many others: JSON objects between tags, with text
-around them.
+"""Tool calls of Hermes, Qwen 2.5, Qwen 3 and many other models: JSON objects between tags.
 
 <tool_call>
 {"name": "f", "arguments": {"a": 1}}
@@ -31,8 +30,9 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the tool calls between tags. Each tag must be closed, and may contain a list of calls
-    (SmolLM2).
+    """Parse the tool calls between tags.
+
+    Each tag must be closed, and may contain a list of calls (SmolLM2).
     """
     calls: list[ToolCall] = []
 

@@ -1,5 +1,4 @@
-"""Tool calls in plain JSON: the whole answer is one call or a list of calls, possibly in a code
-block.
+"""Tool calls in plain JSON. The whole answer is one call or a list of calls, optionally in a code block.
 
 {"name": "f", "arguments": {"a": 1}}
 """
@@ -26,7 +25,7 @@ BLOCK = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n(.*)\n?```", re.DOT
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the tool calls of an answer that is JSON. Any other answer is plain text."""
+    """Parse the tool calls of an answer that consists of JSON. Any other answer counts as plain text."""
     block = BLOCK.fullmatch(answer.strip())
     plain = block[1].strip() if block else answer.strip()
     if not plain.startswith(("{", "[")):
@@ -43,7 +42,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the partial answer may become tool calls, otherwise its length."""
+    """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
     return count_characters_without_marker(answer, "{", "[", "```")
 
 

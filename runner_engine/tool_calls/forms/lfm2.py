@@ -1,5 +1,4 @@
-"""Tool calls of LFM2: a list of calls in Python syntax between marker tokens, with text around
-them.
+"""Tool calls of LFM2: a list of calls in Python syntax between marker tokens.
 
 <|tool_call_start|>[f(a=1), g(b="x")]<|tool_call_end|>
 """

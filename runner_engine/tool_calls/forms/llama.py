@@ -1,5 +1,4 @@
-"""Tool calls of Llama 3.1 and 3.3: JSON objects separated by semicolons, possibly after a marker
-token.
+"""Tool calls of Llama 3.1 and 3.3: JSON objects separated by semicolons, optionally after a marker token.
 
 {"name": "f", "parameters": {"a": 1}}
 """
@@ -27,7 +26,7 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the tool calls of an answer that contains nothing else. Any other answer is plain text."""
+    """Parse the tool calls of an answer that consists only of tool calls. Other answers are plain text."""
     has_token, plain = TOKEN in answer, answer.strip().removeprefix(TOKEN).strip()
     if TOKEN in plain:
         raise MalformedToolCall(f"text before {TOKEN}")
@@ -52,7 +51,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the partial answer may become tool calls, otherwise its length."""
+    """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
     return count_characters_without_marker(answer, TOKEN, "{", "[", "```")
 
 

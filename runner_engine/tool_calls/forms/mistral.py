@@ -1,5 +1,6 @@
-"""Tool calls of Mistral after a marker token: a JSON list, or a name and arguments from tokenizer v3
-on.
+"""Tool calls of Mistral after a marker token.
+
+A JSON list follows the token, or a name and arguments from tokenizer v3 on.
 
 [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]
 [TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{"b": "x"}
@@ -36,14 +37,14 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the tool calls at the end of an answer, after its text."""
+    """Parse the tool calls at the end of an answer, which follow the answer's text."""
     said, *parts = answer.split(TOKEN)
     calls = [call for part in parts for call in _parse_calls_after_marker(part.strip())]
     return ParsedAnswer(tuple(calls), said.strip())
 
 
 def _parse_calls_after_marker(text: str) -> list[ToolCall]:
-    """Parse the tool calls that follow one marker token."""
+    """Parse the tool calls after one marker token."""
     if text.startswith("["):
         value, end = parse_json_at(text, 0)
         _require_end_of_text(text, end)

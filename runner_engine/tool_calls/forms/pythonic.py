@@ -23,9 +23,7 @@ MAY_BEGIN_CALL = re.compile(rf"\s*(?:{BEGINS_CALL.pattern}|(?:[A-Za-z_][\w.]*)?\
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
-    """Parse the tool calls of an answer that is a list in Python syntax. Any other answer is plain
-    text.
-    """
+    """Parse the tool calls of an answer that is a list in Python syntax. Other answers are plain text."""
     plain = answer.strip()
     if plain.startswith(START):
         plain = plain.removeprefix(START).removesuffix(END).strip()
@@ -39,7 +37,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    """Return 0 if the partial answer may become tool calls, otherwise its length."""
+    """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
     return 0 if MAY_BEGIN_CALL.match(answer) else count_characters_without_marker(answer, START)
 
 

@@ -1,5 +1,6 @@
-"""Tool calls of Qwen3-Coder, Qwen3.5 and others: a tag per function and per parameter, with
-values in plain text.
+"""Tool calls of Qwen3-Coder, Qwen3.5 and others, with a tag per function and per parameter.
+
+Parameter values are plain text.
 
 <tool_call>
 <function=f>
@@ -45,8 +46,9 @@ IS_RAW = False
 
 
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
-    """Parse the tool calls of an answer. The outer opening tag is optional, because Qwen3-Coder
-    often omits it.
+    """Parse the tool calls of an answer.
+
+    The outer opening tag is optional, because Qwen3-Coder often omits the tag.
     """
     calls: list[ToolCall] = []
 
@@ -64,7 +66,10 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
 
 
 def _parse_function_call(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
-    """Parse the tool call after a function's opening tag. Returns the call and its end position."""
+    """Parse the tool call that follows a function's opening tag.
+
+    Returns the call and its end position.
+    """
     name, at = read_until_marker(answer, start, ">")
     types, arguments = get_parameter_types(schemas, name.strip()), dict[str, Any]()
     while answer[at:].lstrip().startswith(PARAMETER):

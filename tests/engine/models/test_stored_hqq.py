@@ -103,7 +103,7 @@ def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
         ({"nbits": 10**30}, "nbits=10+: the runner supports only"),
         ({"nbits": "4"}, "nbits='4': the runner supports only"),
         ({"group_size": -64}, "group_size=-64 must be null or an integer of at least 1"),
-        ({"view_as_float": True}, "the runner does not support view_as_float, nor channel_wise=false"),
+        ({"view_as_float": True}, "the runner does not support view_as_float or channel_wise=false"),
     ],
 )
 def test_a_variant_that_is_not_read_is_refused_before_the_load(

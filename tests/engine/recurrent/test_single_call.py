@@ -186,7 +186,7 @@ def test_what_is_wrong_shows_in_the_logits(
     ("change", "words"),
     [
         ("state_slots", "the state slot of segment 0 does not exist"),
-        ("segment_count", "the request has no tokens, or asks for no logits"),
+        ("segment_count", "the request has no tokens, or requests no logits"),
     ],
 )
 def test_segments_that_do_not_fit_are_refused(
