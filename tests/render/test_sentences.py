@@ -273,8 +273,7 @@ def test_a_plan_says_how_much_memory_is_free() -> None:
 def test_a_plan_ends_with_its_totals() -> None:
     assert format_plan_total_line("2 jobs: 2 to do", 0, False, None, 0.0, False, 0) == "2 jobs: 2 to do"
     assert format_plan_total_line("3 jobs: 3 to do", 2, True, 90.0, 0.5, False, 1) == (
-        "3 jobs: 3 to do · 2 models to load per worker · total time 1:30 ± 50% without 1 job of "
-        "unknown time"
+        "3 jobs: 3 to do · 2 models to load per worker · total time 1:30 ± 50% without 1 job of unknown time"
     )
     assert format_plan_total_line("1 job: 1 to do", 1, False, 90.0, 0.5, True, 0) == (
         "1 job: 1 to do · 1 model to load · total time at most 2:15"

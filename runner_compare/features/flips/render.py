@@ -13,7 +13,6 @@ from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.html import escape_html
 from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
 
-
 MAX_PRINTED = 5  # lost questions, and won questions, that a terminal shows by default
 
 

@@ -72,7 +72,8 @@ def format_short_recall_sentences(table: Table) -> list[str]:
 
 
 def effective_length_title(margin: float, reference: str = "of the shortest") -> str:
-    return f"effective length in tokens (recall within {format_margin_points(margin)} {reference}), recall [%] by length"
+    condition = f"recall within {format_margin_points(margin)} {reference}"
+    return f"effective length in tokens ({condition}), recall [%] by length"
 
 
 def build_recall_length_columns(table: Table) -> list[Column]:
