@@ -13,13 +13,13 @@ PAGE = ROOT / "docs" / "compare_json.md"
 SCHEMA = ROOT / "runner_compare" / "comparison.schema.json"
 HEAD = """# JSON of a comparison
 
-`runner-compare --format json` writes one JSON object. `--save FOLDER` writes the same object into `comparison.json`.
-The JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12) defines the type of
-each key. The command `python -m tools.compare_json` generates this page from the schema.
+`runner-compare --format json` prints one JSON object. `--save FOLDER` writes the same object into the file
+`comparison.json`. The JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12)
+defines the type of each key. The command `python -m tools.compare_json` generates this page from the schema.
 
-Accuracies and their differences are shares of the questions. The value 0.5 means 50 %. The suffixes `_low` and `_high`
-mark the ends of an interval. Unknown values are null. New versions can add keys, but a minor version never renames a
-key. This page explains each repeated object only once.
+Accuracies and differences between accuracies are fractions of the questions, so 0.5 means 50 %. Keys that end in
+`_low` and `_high` are the ends of an interval. Unknown values are null. A minor version can add keys, but never renames
+a key. If an object occurs at several places of the JSON, this page explains the object only once.
 """
 
 

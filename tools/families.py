@@ -29,9 +29,9 @@ HEAD = """# How is my model decoded?
 
 This page lists the decoding method of each causal model family in transformers {version}. The command
 `python -m tools.families` generates this page. For each family, the command builds a tiny model with random float32
-weights. The model then decodes prompts of several lengths greedily on a CPU. For each supported family, the local
-engine gives the same tokens as transformers' `generate` with one prompt at a time. Before a job, `runner` tests the
-methods on a few tokens and uses the fastest correct method. A note in the result gives the reason.
+weights. The tiny model decodes prompts of several lengths greedily on a CPU. For each supported family, the local engine
+generates the same tokens as transformers' `generate` with one prompt at a time. Before each job, `runner` tests the
+methods on a few tokens and uses the fastest method that gives correct results. A note in the result explains the choice.
 
 | method | meaning |
 |---|---|
@@ -42,8 +42,9 @@ methods on a few tokens and uses the fastest correct method. A note in the resul
 | generate, alone | transformers' `generate` with one prompt at a time |
 | refused | not supported; an error message before the job gives the reason |
 
-Some longer sequences need a slower method than this page lists. One cause is a rotary embedding that changes with the
-length. Another cause is a KV cache with an attention window whose mask has no window.
+For long sequences, some models need a slower method than the method on this page. One reason is a rotary embedding that
+changes with the sequence length. Another reason is a KV cache with a sliding window, if the attention mask of the model
+has no window.
 
 ## Continuous batching
 
