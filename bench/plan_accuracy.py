@@ -21,9 +21,9 @@ from latest import Figure, add_option, save
 
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
+from runner.estimates.render import format_time_and_source
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_planned_jobs, plan_job
-from runner.render.plans import format_time_and_source
 from runner_base import machine
 from tools.commands import jobs
 

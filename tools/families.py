@@ -29,9 +29,10 @@ HEAD = """# How is my model decoded?
 
 This page lists the decoding method of each causal model family in transformers {version}. The command
 `python -m tools.families` generates this page. For each family, the command builds a tiny model with random float32
-weights. The tiny model decodes prompts of several lengths greedily on a CPU. For each supported family, the local engine
-generates the same tokens as transformers' `generate` with one prompt at a time. Before each job, `runner` tests the
-methods on a few tokens and uses the fastest method that gives correct results. A note in the result explains the choice.
+weights. The tiny model decodes prompts of several lengths greedily on a CPU. For each supported family, the local
+engine generates the same tokens as transformers' `generate` with one prompt at a time. Before each job, `runner`
+tests the methods on a few tokens and uses the fastest method that gives correct results. A note in the result
+explains the choice.
 
 | method | meaning |
 |---|---|

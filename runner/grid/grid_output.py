@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate
+from runner.estimates.render import format_time_and_source
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
 from runner.grid.question_plan import make_statistical_power_notes
@@ -191,7 +192,7 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
             if is_unknown
             else "no"
         )
-    return [count, *memory, *plans.format_time_and_source(estimate.time if estimate else None)]
+    return [count, *memory, *format_time_and_source(estimate.time if estimate else None)]
 
 
 def _get_free_main_memory_mib() -> tuple[float, bool]:

@@ -44,6 +44,9 @@ ROW_HEADINGS = {
     "spread": "peak range",
     "error": "prediction error",
     "rss_mib": "RSS MiB",
+    "mib": "MiB",
+    "mb": "MB",
+    "mb_per_s": "MB/s",
 }
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 

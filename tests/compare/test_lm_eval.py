@@ -336,8 +336,8 @@ def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
             "--lm-eval .: the folder contains no lm-eval results (results_TIME.json). Run lm-eval with --output_path . --log_samples",
         ),
         (["notes.json"], "--lm-eval notes.json: this is not an lm-eval results file"),
-        ([".", "--grid", "last"], "--grid: --lm-eval reads folders, so "),
-        ([".", "--log"], "--log: --lm-eval reads folders, so "),
+        ([".", "--grid", "last"], "--grid: --lm-eval does not use an MLflow store"),
+        ([".", "--log"], "--log: --lm-eval does not use an MLflow store"),
     ],
 )
 def test_unreadable_folders_are_rejected(

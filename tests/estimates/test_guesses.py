@@ -15,8 +15,8 @@ from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.jobs import JobEstimate, estimate_jobs
 from runner.estimates.recorded import FinishedJobs
+from runner.estimates.render import format_time_and_source
 from runner.estimates.speed import EstimateBasis
-from runner.render.plans import format_time_and_source
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import format_duration
 from runner_base.dtypes import Dtype

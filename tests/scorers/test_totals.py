@@ -31,4 +31,4 @@ def test_questions_in_families_have_the_interval_over_families() -> None:
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == expected
     assert metrics["families"] == 6
     shown = {line.label: line.format_line(metrics) for line in LINES if line.has_values(metrics)}
-    assert shown["accuracy"].endswith("30 questions in 6 clusters")
+    assert shown["accuracy"].endswith("30 questions in 6 clusters (task.cluster)")

@@ -31,9 +31,9 @@ def test_the_readme_has_commands_to_check() -> None:
     [
         ("see [there](nowhere.md)", "link to nowhere: nowhere.md"),
         ("see [below](#no-such-heading)", "link to nowhere: #no-such-heading"),
-        ("`runner quantization=nf5`", "no choice for quantization 'nf5'"),
+        ("`runner quantization=nf5`", "quantization=nf5: unknown choice"),
         ("`runner task.limit=0`", "must be 1 or more"),
-        ("```\nrunner -m quantization=none,nf5 task.limit=3\n```", "no choice for quantization 'nf5'"),
+        ("```\nrunner -m quantization=none,nf5 task.limit=3\n```", "quantization=nf5: unknown choice"),
         ("```\nrunner quantization=nf4 \\\n  task.limt=3\n```", "Did you mean task.limit?"),
         ("```\n$ runner task.limit=5\nerror: something else\n```", "task.limit=5: no error"),
         ("`runner -cd experiments -cn nothing`", "Cannot find primary config 'nothing'"),

@@ -158,7 +158,7 @@ def test_paths_without_results_are_rejected(
     assert "--results pipe.eval: the path is neither a file nor a folder" in rejected("pipe.eval")
     os.mkfifo(tmp_path / "folder" / "pipe.eval")
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
-    assert "--grid: --results reads folders, so " in rejected("folder", "--grid", "last")
+    assert "--grid: --results does not use an MLflow store" in rejected("folder", "--grid", "last")
     assert "--lm-eval and --results: give all folders to --results" in rejected(
         "folder", "--lm-eval", "folder"
     )

@@ -140,7 +140,7 @@ SCALES, BLOCKS = f"{GATE_UP}_scales", f"{GATE_UP}_blocks"
 DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("mxfp4", lambda of: {name: one for name, one in of.items() if name != SCALES}, "lacks its gate_up_proj_scales"),
     ("mxfp4", lambda of: of | {SCALES: of[SCALES][:, :, :1].contiguous()}, r"gate_up_proj_scales: \[8, 128, 1\], .*\[8, 128, 2\]"),
-    ("mxfp4", lambda of: of | {BLOCKS: of[BLOCKS].int()}, "gate_up_proj_blocks: I32, and U8 expected"),
+    ("mxfp4", lambda of: of | {BLOCKS: of[BLOCKS].int()}, "gate_up_proj_blocks: I32, but U8 "),
     ("mxfp4", lambda of: of | {SCALES: of[SCALES] | 255}, "gate_up_proj_scales: a scale is not finite"),
     ("mxfp4", lambda of: of | {"model.layers.7.mlp.experts.down_proj_blocks": of[BLOCKS].clone()}, "GptOssForCausalLM has no experts with this name"),
     ("gptq", lambda of: of | {name.replace("experts.7.", "experts.8."): one.clone() for name, one in of.items()}, r"experts\.8\..*Qwen3MoeForCausalLM has no linear layer with this name"),

@@ -166,7 +166,7 @@ def test_texts_of_harmony_are_refused() -> None:
         ("glm", {"properties": {"a": {"type": "string", "pattern": "x"}}}, "unsupported", "a", " glm .* pattern$"),
         ("qwen_xml", {"properties": {"a": {"type": "string", "enum": ["\nb"]}}}, "unsupported", "a", r" qwen_xml .* '\\nb'$"),
         ("qwen_xml", {"anyOf": [{}]}, "unsupported", "", " calls of f .* qwen_xml: .*parameters .* anyOf$"),
-        ("glm", {"properties": {}, "required": ["b"]}, "bad_value", "", " calls of f .* glm: required .*'b'.* properties$"),
+        ("glm", {"properties": {}, "required": ["b"]}, "bad_value", "", " calls of f .* glm: `required` .*'b'.*`properties` "),
     ],
 )  # fmt: skip
 def test_what_a_form_cannot_hold_is_refused(
