@@ -442,15 +442,17 @@ def build_flips_table(
     return table
 
 
-def find_single_run(run_id_or_filter: str, runs: list[Run], all_runs: list[Run], reader: Reader) -> Run:
+def find_single_run(
+    run_id_or_filter: str, runs: list[Run], all_runs: list[Run], reader: Reader, option: str = "--flips"
+) -> Run:
     """Return the run with this id, or the only run that matches the filter.
 
-    The id may be of an older run of a job.
+    The id may be of an older run of a job. `option` is the option that errors name.
     """
     matching = (
-        filter_runs(runs, run_id_or_filter, "--flips")
+        filter_runs(runs, run_id_or_filter, option)
         if re.search("[=<>]", run_id_or_filter)
-        else find_runs_by_id([run_id_or_filter], all_runs, "--flips")
+        else find_runs_by_id([run_id_or_filter], all_runs, option)
     )
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
@@ -458,7 +460,7 @@ def find_single_run(run_id_or_filter: str, runs: list[Run], all_runs: list[Run],
         differ = f"; they differ in {', '.join(map(key_label, keys[:4]))}" if keys else ""
         raise ConfigError(
             f"{len(matching)} runs match ({several}){differ}: name one",
-            key="--flips",
+            key=option,
             value=run_id_or_filter,
             code="ambiguous",
         )

@@ -118,7 +118,10 @@ class Table:
         names = self.names[::-1]
         for part in filter(None, shared.split(" · ")):
             head = part.rpartition(" ")[0]
-            same = next((name for name in names if f" {head}".endswith(f" {name}")), None)
+            same = next(
+                (name for name in names if f" {head}".endswith(f" {name}") or part.startswith(f"{name} ")),
+                None,
+            )
             if same:
                 names.remove(same)
         return names[::-1]

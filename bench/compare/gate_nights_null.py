@@ -17,6 +17,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.model.data import Run
 from runner_compare.release_gate.compute import check_margin
+from runner_compare.release_gate.history import share_of_night
 from runner_compare.release_gate.verdicts import GateVerdict
 from runner_compare.statistics import McNemarTest, decide_all
 
@@ -35,7 +36,7 @@ NOBODY = Run("run", "run", "any", "1", "", {}, {})
 def verdict_of(wins: int, losses: int, n: int, night: int | None) -> GateVerdict:
     """Return the gate's verdict on one table of pairs."""
     (decision,) = decide_all([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
-    return check_margin(decision, NOBODY, "", night).verdict
+    return check_margin(decision, NOBODY, "", share_of_night(night or 0)).verdict
 
 
 def simulate(

@@ -253,17 +253,8 @@ def read_text_scores(path: Path) -> Texts:
     """Return each text's log-likelihood. Raises RunRecordError with file and line if a sample was
     modified.
     """
-    return {
-        sample.index: TextScore(
-            (sample.question, sample.gold),
-            sample.prompt_sha256,
-            tuple(sample.answer.token_ids),
-            sample.likelihood,
-            sample.cluster,
-        )
-        for sample in _read_sample_values(path)
-        if sample.likelihood is not None
-    }
+    scores = ((sample.index, TextScore.from_sample(sample)) for sample in _read_sample_values(path))
+    return {index: score for index, score in scores if score is not None}
 
 
 def read_question_costs(path: Path, num_questions: int | None = None) -> Costs:

@@ -168,5 +168,18 @@ class TextScore(NamedTuple):
     likelihood: Likelihood
     cluster: str | None = None  # the family of texts that it belongs to
 
+    @classmethod
+    def from_sample(cls, sample: Sample) -> TextScore | None:
+        """Return the score that a task=likelihood sample records. None for samples of other tasks."""
+        if sample.likelihood is None:
+            return None
+        return cls(
+            (sample.question, sample.gold),
+            sample.prompt_sha256,
+            tuple(sample.answer.token_ids),
+            sample.likelihood,
+            sample.cluster,
+        )
+
 
 Texts = dict[int, TextScore]

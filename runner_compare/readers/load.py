@@ -22,6 +22,7 @@ from runner_compare.model.key_rules import KeyRules
 from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.model.question_metrics import compute_mean_metric
 from runner_compare.model.repeated_answers import compute_repeated_answer_metrics
+from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX
 from runner_compare.readers.files import read_bytes
 from runner_compare.readers.json_schemas import NULL, JsonOutline
 from runner_compare.readers.lm_eval import evaluations
@@ -120,6 +121,7 @@ def load_results(
     if cluster is not None:
         check_cluster_field(found, cluster)
     runs += _iter_newest_evaluations([run for run in found if run.samples], reader)
+    runs += _iter_newest_likelihoods([run for run in found if run.load_text_scores()], reader)
     runs += _iter_newest_measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs and not reader.unfinished:
@@ -175,7 +177,11 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
     """
     path = Path(path_argument).expanduser()
     if path.is_dir():
-        candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        candidates = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix in SUFFIXES or file.name.endswith(PACKED_JOB_SUFFIX)
+        )
     elif path.exists() and not path.is_file():
         raise ConfigError(
             "the path is neither a file nor a folder", key=OPTION, value=path_argument, code="unreadable"
@@ -258,6 +264,23 @@ def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) ->
             yield _create_metric_run(
                 run, run_of_tool, next(iter(better)) if len(better) == 1 else BetterDirection.neither
             )
+
+
+def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest log-likelihood job of each configuration at each path."""
+    newest: dict[object, ToolRun] = {}
+    for tool_run in sorted(tool_runs, key=lambda each: (each.time, str(each.path)), reverse=True):
+        settings = tool_run.found_at, tool_run.task, tuple(sorted(tool_run.params.items()))
+        newest.setdefault(settings, tool_run)
+    counts = Counter((tool_run.found_at, tool_run.task) for tool_run in newest.values())
+    for tool_run in newest.values():
+        has_several = counts[tool_run.found_at, tool_run.task] > 1
+        name = str(tool_run.path) if has_several else tool_run.found_at
+        run_id = f"{tool_run.path}#{tool_run.task}"
+        reader.add_run(run_id, tool_run)
+        job_id = escape_control_characters(f"{name.rstrip('/')}:{tool_run.task}")
+        run = _create_run(tool_run, run_id, job_id, {FOLDER_KEY: name}, tool_run.figures)
+        yield replace(run, facts=tool_run.facts)
 
 
 def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:

@@ -1,19 +1,21 @@
 """Reader of runner jobs: job folders, sample files and archives.
 
-Only jobs with verdicts are read here. All other jobs are compared from their output folder.
+Only jobs with verdicts or log-likelihoods are read here. All other jobs are compared from their output folder.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from runner_base import DataError, Record, Sample, Status
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
+from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import Answers
 from runner_compare.model.missing_jobs import JobState, MissingJob
-from runner_compare.model.outcomes import QuestionOutcome
+from runner_compare.model.outcomes import QuestionOutcome, Texts, TextScore
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
@@ -25,12 +27,15 @@ from runner_compare.readers import (
     read_bytes,
 )
 from runner_compare.readers.archive_files import ARCHIVE_SUFFIXES, read_archive
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
+from runner_compare.statistics.ratios import ratio_of_sums
 
 TOOL = "runner"
 RESULT, SAMPLES = "result.json", ("samples.jsonl", "samples.jsonl.gz")
 SET_ASIDE = ".old-"  # in the name of a folder that a later run of the job has replaced
 NOT_SETTINGS = ("tracking.", "output_dir")  # they differ between hosts
 EXTRACTOR = "task.extractor"
+TOLERANCE = 1e-9  # nats per token
 
 
 @dataclass(slots=True)
@@ -43,6 +48,10 @@ class JobSample(ToolSample):
 @dataclass
 class JobRun(ToolRun):
     job_samples: list[JobSample] = field(default_factory=list)
+    text_scores: Texts = field(default_factory=dict)  # of task=likelihood, by document
+
+    def load_text_scores(self) -> Texts:
+        return self.text_scores
 
     def load_answers(self) -> Answers:
         """Return the outcome of each question, with cut-off answers marked."""
@@ -147,10 +156,12 @@ def _add_job_run(
         state = JobState.failed if record.status is Status.FAILED else JobState.interrupted
         name = record.name or record.job_id
         tool_file.unfinished.append(MissingJob(name, record.job_id, state, record.error or "", record.params))
-    elif "correct" not in record.result.metrics:
+    elif "correct" not in record.result.metrics and LOG_LIKELIHOOD not in record.result.metrics:
         tool_file.without_verdicts.append(f"{record.job_id} ({record.task})")
     elif samples is None:
         raise DataError(f"{SAMPLES[0]} is not beside it", key=source, code="not_found")
+    elif "correct" not in record.result.metrics:
+        tool_file.runs.append(_read_likelihood_job(path, record, *samples))
     else:
         tool_file.runs.append(_read_job(path, record, *samples, cluster))
 
@@ -180,18 +191,43 @@ def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: st
     has_cluster = cluster is None or record.params.get("task.cluster") == cluster
     samples = [_create_sample(sample, extractor, has_cluster) for sample in counted]
     check_unique_samples(path, samples)
+    run = _create_job_run(path, record, "verdict")
+    run.samples, run.job_samples = [*samples], samples
+    return run
+
+
+def _read_likelihood_job(path: Path, record: Record, source: str, lines: bytes) -> JobRun:
+    """Create a run from a task=likelihood job's record and samples.
+
+    Raises DataError if the samples contradict the recorded mean.
+    """
+    run = _create_job_run(path, record, "likelihood")
+    scores = ((sample.index, TextScore.from_sample(sample)) for sample in _parse_samples(source, lines))
+    run.text_scores = {index: score for index, score in scores if score is not None}
+    likelihoods = sum_likelihoods_by_unit([score.likelihood for score in run.text_scores.values()])
+    recorded = run.figures[LOG_LIKELIHOOD]
+    mean = ratio_of_sums([part.nats for part in likelihoods], [part.tokens for part in likelihoods])
+    if not math.isclose(mean, recorded, abs_tol=TOLERANCE):
+        raise DataError(
+            f"the samples have a mean log-likelihood of {mean:.9f} nats per token, but {RESULT} records "
+            f"{recorded:.9f}. Restore the original files",
+            key=source,
+            code="mismatch",
+        )
+    return run
+
+
+def _create_job_run(path: Path, record: Record, metric: str) -> JobRun:
     params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return JobRun(
         TOOL,
         path,
         record.task,
         record.started_at,
-        params | {METRIC: "verdict"},
+        params | {METRIC: metric},
         str(record.task_version),
-        samples=[*samples],
         facts=record.result.facts,
-        figures={key: float(value) for key, value in metrics.items()},
-        job_samples=samples,
+        figures={key: float(value) for key, value in record.result.metrics.items()},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from runner_base import DataError, Verdict
 from runner_compare.metrics import BetterDirection
-from runner_compare.model.data import Answers, Question, QuestionOutcome, format_flip_side
+from runner_compare.model.data import Answers, Question, QuestionOutcome, Texts, format_flip_side
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.repeated_answers import AnswerVotes
 
@@ -86,6 +86,10 @@ class ToolRun:
             sample.key: QuestionOutcome(sample.solved, None, sample.cluster, sample.right, votes=sample.votes)
             for sample in self.samples
         }
+
+    def load_text_scores(self) -> Texts:
+        """Return the log-likelihood of each document; {} if the tool records none."""
+        return {}
 
     def load_metric_values(self) -> Answers:
         return {

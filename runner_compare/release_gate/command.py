@@ -6,6 +6,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +18,18 @@ from runner_base import (
     convert_write_error,
     escape_control_characters,
     format_count,
-    unknown_choice_message,
     write_text_atomically,
 )
 from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
-from runner_compare.features.gates.section import RequirementTerm, parse_requirements
 from runner_compare.model.data import NotPaired
-from runner_compare.model.selection import parse_margins
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_records
 from runner_compare.readers.runner_job import RESULT
-from runner_compare.release_gate.compute import check_candidates
+from runner_compare.release_gate.compute import RuleTables, check_candidates
 from runner_compare.release_gate.history import History, open_history, read_nights
 from runner_compare.release_gate.pack import pack_job
+from runner_compare.release_gate.policy_file import read_policy
 from runner_compare.release_gate.render import help_texts
 from runner_compare.release_gate.render.junit import format_error_junit, format_junit
 from runner_compare.release_gate.render.nights import draw_nights, print_nights
@@ -40,10 +39,8 @@ from runner_compare.release_gate.render.text import (
     format_markdown,
     format_report,
 )
-from runner_compare.release_gate.runs import GateRuns, names_files, read_files, read_records
-from runner_compare.release_gate.verdicts import GateReport, Policy, list_run_verdicts, to_dict
-
-SIGNS = {"min": ">=", "max": "<="}
+from runner_compare.release_gate.runs import names_files, read_files, read_records
+from runner_compare.release_gate.verdicts import GateReport, list_run_verdicts, to_dict
 
 
 def run_gate(arguments: list[str]) -> int:
@@ -124,7 +121,8 @@ def build_report(
 
     Also returns an id of the baseline.
     """
-    policy = _parse_policy(options)
+    source = read_policy(options)
+    policy = source.policy
     is_file = names_files(options.baseline)
     of_records = [
         name for name in ("where", "grid", "task", "experiment", "tracking_uri") if getattr(options, name)
@@ -152,62 +150,17 @@ def build_report(
                 key=options.baseline,
                 code="conflict",
             )
-        runs = read_records(options, policy, options.margin, scratch)
-    limits = _parse_limits(options, runs)
+        runs = read_records(options, policy, scratch)
+    policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
     night = None if history is None else history.count_nights(runs.baseline_id) + 1
-    policy = Policy(policy.margins, limits, policy.expected, policy.is_each, night)
-    report = check_candidates(runs.tables, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    policy = replace(policy, night=night)
+    compared = [
+        RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
+    ]
+    report = check_candidates(compared, policy, runs.reader, runs.missing_jobs, runs.baseline)
     if options.log and runs.records is not None:
         runs.records.log_verdicts(list_run_verdicts(report))
     return report, runs.baseline_id
-
-
-def _parse_policy(options: argparse.Namespace) -> Policy:
-    if not (options.margin or options.min or options.max):
-        raise ConfigError(
-            "no requirement is set. Set --margin LOSS (e.g. --margin 2 for 2 points of accuracy), --min or --max",
-            code="missing",
-        )
-    margins = parse_margins(options.margin)
-    for name in SIGNS:
-        for text in getattr(options, name):
-            key, equals, value = text.partition("=")
-            if not (key and equals and value):
-                raise ConfigError("must be METRIC=VALUE", key=f"--{name}", value=text, code="bad_value")
-    return Policy(margins, (), _read_labels(options.expect), options.each)
-
-
-def _read_labels(text: str) -> tuple[str, ...]:
-    """Parse --expect: names of candidates separated by commas, or a file with one name per line."""
-    if not text:
-        return ()
-    path = Path(text).expanduser()
-    parts = (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else text.split(",")
-    )
-    labels = tuple(dict.fromkeys(label for part in parts if (label := part.strip())))
-    if not labels:
-        raise ConfigError("no candidate is named", key="--expect", value=text, code="empty")
-    return labels
-
-
-def _parse_limits(options: argparse.Namespace, runs: GateRuns) -> tuple[RequirementTerm, ...]:
-    """Parse --min and --max to requirement terms. Raises ConfigError for an unknown metric."""
-    rows = [row.run for table in runs.tables for row in table.rows]
-    metrics = sorted({key for run in rows for key in run.metrics if "/" not in key})
-    terms: list[RequirementTerm] = []
-    if not rows:  # no candidate has a result, which is the verdict
-        return ()
-    for name, sign in SIGNS.items():
-        for text in getattr(options, name):
-            try:
-                terms += parse_requirements([text.replace("=", sign, 1)], rows)
-            except ConfigError as error:
-                key, reason = text.partition("=")[0], error.reason
-                if error.code == "unknown_choice":
-                    reason = unknown_choice_message("metric", key, metrics)
-                raise ConfigError(reason, key=f"--{name}", value=text, code=error.code) from error
-    return tuple(terms)
 
 
 def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
@@ -219,9 +172,8 @@ def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
     parsed = create_parser().parse_args(words)
     records = open_records(parsed, scratch)
     runs = select_runs(parsed, records.runs)
-    run = find_single_run(
-        options.job, [run for run in runs if run.correct_and_total], records.runs, records.reader
-    )
+    packable = [run for run in runs if run.correct_and_total or run.likelihood_unit]
+    run = find_single_run(options.job, packable or runs, records.runs, records.reader, "JOB")
     for place in (Path(run.folder), Path(options.output_dir, "jobs", run.job_id)):
         if (place / RESULT).is_file():
             return place
@@ -274,6 +226,11 @@ def create_gate_parser() -> argparse.ArgumentParser:
         "--max",
         metavar="METRIC=VALUE",
         help="the metric's whole interval must be at most VALUE, e.g. model_mib=4000",
+    )
+    add(
+        "--policy",
+        metavar="FILE",
+        help="YAML file with the requirements: rules of the tiers must and should, by task",
     )
     add(
         "--expect",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from runner_base import ConfigError
 from runner_base.notes import note
@@ -22,23 +22,41 @@ from runner_compare.release_gate.verdicts import (
     GateReport,
     GateVerdict,
     Policy,
+    Rule,
+    Tier,
 )
 from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
 from runner_compare.statistics.effects import compute_margin_p_value
 
 
+@dataclass(frozen=True)
+class RuleTables:
+    """Tables that compare the candidates with the baseline by the margins of one rule."""
+
+    rule: Rule
+    tables: list[Table]
+
+
 def check_candidates(
-    tables: Sequence[Table], policy: Policy, reader: Reader, missing_jobs: Sequence[MissingJob], baseline: str
+    compared: Sequence[RuleTables],
+    policy: Policy,
+    reader: Reader,
+    missing_jobs: Sequence[MissingJob],
+    baseline: str,
 ) -> GateReport:
     """Check all candidates. A job without a result, or an expected candidate without one, is NO-GO."""
     checks: dict[str, list[Check]] = defaultdict(list)
     job_ids: dict[str, list[str]] = defaultdict(list)
     panels: dict[tuple[str, str, str], str] = {}
-    for table in tables:
+    rules_and_tables = [(of_rule.rule, table) for of_rule in compared for table in of_rule.tables]
+    tables = [table for _, table in rules_and_tables]
+    num_tasks = len({table.task for table in tables})
+    shares = {tier: share_of_night(policy.night or 0) / _count_test_families(compared, tier) for tier in Tier}
+    for rule, table in rules_and_tables:
         for row in table.candidate_rows:
             name = _name_candidate(row, table)
-            panel = _name_panel(row, tables)
+            panel = _name_panel(row, num_tasks)
             other = panels.setdefault((table.task, name, panel), row.run.job_id)
             if other != row.run.job_id:
                 raise ConfigError(
@@ -46,9 +64,14 @@ def check_candidates(
                     code="ambiguous",
                 )
             checks[name] += [
-                replace(check, run_id=row.run.run_id) for check in _check_row(row, policy, reader, panel)
+                replace(check, run_id=row.run.run_id, tier=rule.tier)
+                for check in _check_row(row, rule, reader, panel, shares[rule.tier])
             ]
             job_ids[name].append(row.run.job_id)
+    for name, of_rule in [(name, of_rule) for name in checks for of_rule in compared if of_rule.rule.task]:
+        if not any(_name_candidate(row, table) == name for table in of_rule.tables for row in table.rows):
+            missing = note("no_task", task=of_rule.rule.task)
+            checks[name].append(Check(GateVerdict.no_go, missing, tier=of_rule.rule.tier))
     for job in missing_jobs:
         checks[job.name].append(
             Check(GateVerdict.no_go, note("no_result", state=job.state.value, reason=job.reason))
@@ -74,31 +97,45 @@ def check_candidates(
     return GateReport(baseline, _count_questions(tables), policy, tuple(candidates))
 
 
-def _check_row(row: TableRow, policy: Policy, reader: Reader, panel: str) -> list[Check]:
+def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
+    """Return how many families of tests of a tier share the error rate of NO-GO. Holm's procedure covers
+    the comparisons within a family: one measure in one table.
+    """
+    families = {
+        (number, table.task, effect.measure.partition("/")[0])
+        for number, rule_tables in enumerate(compared)
+        if rule_tables.rule.tier is tier
+        for table in rule_tables.tables
+        for row in table.candidate_rows
+        for effect in row.effects
+        if effect.verdict is not None
+    }
+    return max(len(families), 1)
+
+
+def _check_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
     checks = [
-        check_margin(effect, row.run, panel, policy.night)
-        for effect in row.effects
-        if effect.verdict is not None
+        check_margin(effect, row.run, panel, share) for effect in row.effects if effect.verdict is not None
     ]
     measures = {_get_measure(effect) for effect in row.effects if effect.verdict is not None}
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
-        for measure in policy.margins
+        for measure in rule.margins
         if measure not in measures
     ]
-    return checks + [_check_limit(term, row.run, reader, panel) for term in policy.limits]
+    return checks + [_check_limit(term, row.run, reader, panel) for term in rule.limits]
 
 
-def check_margin(decision: Decision, run: Run, panel: str, night: int | None) -> Check:
-    """Check whether the loss is within the margin. NO-GO requires significance at tonight's error rate."""
+def check_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
+    """Check whether the loss is within the margin. NO-GO requires significance at this share of the error rate."""
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
-        if night is None or _compute_loss_p_value(decision) < ALPHA * share_of_night(night):
+        if share >= 1 or _compute_loss_p_value(decision) < ALPHA * share:
             return Check(GateVerdict.no_go, note("beyond"), panel, decision)
-        return Check(GateVerdict.ask, note("beyond_tonight", night=night), panel, decision)
+        return Check(GateVerdict.ask, note("beyond_share", error_rate=ALPHA * share), panel, decision)
     further = None if decision.needed is None else max(0, decision.needed - decision.n)
     seconds, answered = run.metrics.get("seconds"), run.metrics.get("n")
     takes = further * seconds / answered if further is not None and seconds and answered else None
@@ -139,9 +176,9 @@ def _name_candidate(row: TableRow, table: Table) -> str:
     return format_row_name(row, [key for key in table.keys if key not in QUESTION_KEYS])
 
 
-def _name_panel(row: TableRow, tables: Sequence[Table]) -> str:
+def _name_panel(row: TableRow, num_tasks: int) -> str:
     panel = " ".join(row.panel)
-    return f"{row.run.task} {panel}".rstrip() if len(tables) > 1 else panel
+    return f"{row.run.task} {panel}".rstrip() if num_tasks > 1 else panel
 
 
 def _has_label(label: str, name: str, run: Run) -> bool:

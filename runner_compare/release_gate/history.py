@@ -63,8 +63,10 @@ class History:
 
 
 def share_of_night(night: int) -> float:
-    """Return the fraction of the 5 % error rate that one night may use for NO-GO verdicts."""
-    return 1 / (night * (night + 1))
+    """Return the fraction of the 5 % error rate that one night may use for NO-GO verdicts. Night 0 has no
+    history, and uses all of it.
+    """
+    return 1 / (night * (night + 1)) if night else 1.0
 
 
 @contextmanager

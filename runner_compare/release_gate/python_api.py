@@ -84,6 +84,7 @@ def gate(
     each: bool = False,
     history: str | Path | None = None,
     cluster: str = "",
+    policy: str | Path | None = None,
     output_dir: str | Path = "outputs",
     where: Iterable[str] = (),
     task: str | None = None,
@@ -105,6 +106,7 @@ def gate(
         ("--expect", ",".join(expect)),
         ("--history", history),
         ("--cluster", cluster),
+        ("--policy", policy),
         ("--task", task),
         ("--grid", grid),
     ):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner_base import ConfigError, short_hash
+from runner_base import ConfigError, short_hash, unknown_choice_message
 from runner_compare.command import build_comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.missing_jobs import JobState, MissingJob, find_jobs_with_errors
@@ -19,6 +19,7 @@ from runner_compare.readers.load import OPTION, ResultsReader, load_results
 from runner_compare.readers.records import Records
 from runner_compare.readers.runner_job import RESULT, SET_ASIDE
 from runner_compare.readers.tool_run import ToolRun
+from runner_compare.release_gate.compute import RuleTables
 from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
 
@@ -27,14 +28,18 @@ DATA_KEYS = ("task.data", "task.subset", "task.split")
 
 @dataclass
 class GateRuns:
-    """Input of a gate: comparison tables, and jobs without a result."""
+    """Input of a gate: comparison tables by rule, and jobs without a result."""
 
-    tables: list[Table]
+    compared: list[RuleTables]
     reader: Reader
     missing_jobs: list[MissingJob]
     baseline: str  # its name
     baseline_id: str  # is another one if its settings or its recorded run are others
     records: Records | None = None  # where verdicts can be logged
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for of_rule in self.compared for table in of_rule.tables]
 
 
 def names_files(baseline: str) -> bool:
@@ -53,7 +58,16 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
             key=baseline,
             code="empty",
         )
-    tables: list[Table] = []
+    tasks = sorted({run.task for run in of_baseline})
+    for rule in policy.rules:
+        if rule.task and rule.task not in tasks:
+            raise ConfigError(
+                unknown_choice_message("task in the baseline", rule.task, tasks),
+                key="task",
+                value=rule.task,
+                code="unknown_choice",
+            )
+    candidates_of: dict[str, list[Run]] = {}
     for base in of_baseline:
         if sum(other.task == base.task for other in of_baseline) > 1:
             names = ", ".join(other.job_id for other in of_baseline)
@@ -72,11 +86,25 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
                 "Give config values as the baseline, e.g. quantization=none",
                 code="unsupported",
             )
-        if of_task:
-            options = ComparisonOptions(base=base, margins=dict(policy.margins), is_each=policy.is_each)
-            tables.append(build_table([base, *of_task], options, reader))
-    compared = {row.run.run_id for table in tables for row in table.candidate_rows}
-    failed = find_jobs_with_errors([run for run in others if run.run_id in compared])
+        candidates_of[base.run_id] = of_task
+    compared = [
+        RuleTables(
+            rule,
+            [
+                build_table(
+                    [base, *candidates_of[base.run_id]],
+                    ComparisonOptions(base=base, margins=dict(rule.margins), is_each=policy.is_each),
+                    reader,
+                )
+                for base in of_baseline
+                if rule.task in ("", base.task) and candidates_of[base.run_id]
+            ],
+        )
+        for rule in policy.rules
+    ]
+    tables = [table for of_rule in compared for table in of_rule.tables]
+    shown = {row.run.run_id for table in tables for row in table.candidate_rows}
+    failed = find_jobs_with_errors([run for run in others if run.run_id in shown])
     killed = [
         job for path in candidates for base in of_baseline for job in _find_killed_jobs(Path(path), base.task)
     ]
@@ -92,7 +120,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         for run in of_baseline
     ]
     name = _name_baseline(tables, Path(baseline).name)
-    return GateRuns(tables, reader, missing, name, short_hash(sorted(parts), 16))
+    return GateRuns(compared, reader, missing, name, short_hash(sorted(parts), 16))
 
 
 def _load(
@@ -120,29 +148,28 @@ def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
     ]
 
 
-def read_records(
-    options: argparse.Namespace, policy: Policy, margins: Sequence[str], scratch: Path
-) -> GateRuns:
+def read_records(options: argparse.Namespace, policy: Policy, scratch: Path) -> GateRuns:
     """Compare recorded jobs with the baseline that the given config values select."""
     words = ["--baseline", options.baseline, "--output-dir", options.output_dir]
-    words += [word for margin in margins for word in ("--margin", margin)]
     words += [word for where in options.where for word in ("--where", where)]
-    for name in ("tracking_uri", "experiment", "task", "grid", "cluster"):
+    for name in ("tracking_uri", "experiment", "grid", "cluster"):
         if value := getattr(options, name):
             words += [f"--{name.replace('_', '-')}", value]
-    parsed = create_parser().parse_args(words)
-    parsed.each = policy.is_each
-    compared = build_comparison(parsed, scratch)
-    tables = compared.comparison.tables
+    compared: list[RuleTables] = []
+    missing: dict[str, MissingJob] = {}
+    for rule in policy.rules:
+        task = rule.task or options.task
+        of_rule = [f"--margin={text}" for text in rule.margin_texts] + ([f"--task={task}"] if task else [])
+        parsed = create_parser().parse_args([*words, *of_rule])
+        parsed.each = policy.is_each
+        found = build_comparison(parsed, scratch)
+        compared.append(RuleTables(rule, found.comparison.tables))
+        missing |= {job.job_id or job.name: job for job in found.missing_jobs}
     # each night runs the baseline again: its settings are what stays
-    job_ids = sorted({row.run.job_id for table in tables for row in table.rows if row.is_baseline})
+    rows = [row for each in compared for table in each.tables for row in table.rows]
+    job_ids = sorted({row.run.job_id for row in rows if row.is_baseline})
     return GateRuns(
-        tables,
-        compared.reader,
-        compared.missing_jobs,
-        options.baseline,
-        short_hash(job_ids, 16),
-        compared.records,
+        compared, found.reader, [*missing.values()], options.baseline, short_hash(job_ids, 16), found.records
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -28,15 +28,36 @@ class GateVerdict(StrEnum):
 WORST_FIRST = [*GateVerdict][::-1]
 
 
+class Tier(StrEnum):
+    """Weight of a rule. Only rules of the tier `must` decide the verdict."""
+
+    must = "must"
+    should = "should"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Requirements on the results of one task, or of all tasks."""
+
+    margins: Mapping[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
+    limits: tuple[RequirementTerm, ...] = ()  # --min and --max
+    tier: Tier = Tier.must
+    task: str = ""  # empty: all tasks
+    margin_texts: tuple[str, ...] = ()  # the margins as the user wrote them
+
+
 @dataclass(frozen=True)
 class Policy:
-    """Requirements that every candidate must meet."""
+    """Rules that every candidate must meet, and the error rates of their tests."""
 
-    margins: Mapping[str, float]  # measure → the loss that is acceptable
-    limits: tuple[RequirementTerm, ...] = ()  # --min and --max
+    rules: tuple[Rule, ...] = ()
     expected: tuple[str, ...] = ()  # labels of candidates that must have a result
     is_each: bool = False  # whether each candidate has its own error of 5 %
     night: int | None = None  # of how many nights against the baseline this is; None: no history
+
+    @property
+    def has_margins(self) -> bool:
+        return any(rule.margins for rule in self.rules)
 
 
 @dataclass(frozen=True)
@@ -50,11 +71,12 @@ class Check:
     further_questions: int | None = None  # that would probably decide
     further_s: float | None = None  # the time that they take at the candidate's speed
     run_id: str = ""  # of the candidate's run; empty: it has none
+    tier: Tier = Tier.must
 
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """Verdict on one candidate: the worst verdict of its checks."""
+    """Verdict on one candidate: the worst verdict of its checks in the tier `must`."""
 
     name: str
     job_ids: tuple[str, ...]
@@ -62,7 +84,7 @@ class CandidateVerdict:
 
     @property
     def verdict(self) -> GateVerdict:
-        return find_worst_verdict([check.verdict for check in self.checks])
+        return find_worst_verdict([check.verdict for check in self.checks if check.tier is Tier.must])
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,8 @@ class GateReport:
 def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[str, float]]]:
     """Return the verdict on each run and its difference in accuracy, for logging to MLflow."""
     checks: dict[str, list[Check]] = {}
-    for check in (check for candidate in report.candidates for check in candidate.checks if check.run_id):
+    every_check = (check for candidate in report.candidates for check in candidate.checks)
+    for check in (check for check in every_check if check.run_id and check.tier is Tier.must):
         checks.setdefault(check.run_id, []).append(check)
     return {
         run_id: (find_worst_verdict([check.verdict for check in found]), _list_numbers(found))
@@ -141,6 +164,7 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
     decision = check.decision
     return {
         "verdict": check.verdict.value,
+        "tier": check.tier.value,
         "reason": check.reason.code,
         "panel": check.panel,
         "measure": None if decision is None else decision.measure,

@@ -72,7 +72,7 @@ def test_a_loss_must_be_shown_at_the_error_of_the_night(
     report = json.loads(capsys.readouterr().out)
     found = {it["name"]: it["checks"][0] for it in report["candidates"]}
     assert report["night"] == 100
-    assert (found["nf4"]["verdict"], found["nf4"]["reason"]) == ("ASK", "beyond_tonight")
+    assert (found["nf4"]["verdict"], found["nf4"]["reason"]) == ("ASK", "beyond_share")
     assert found["fp4"]["verdict"] == "NO-GO"
     assert found["int8"]["verdict"] == "GO", "a GO has its own error each night"
 

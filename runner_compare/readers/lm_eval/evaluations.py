@@ -136,7 +136,7 @@ class FilesReader(Reader):
 
     def load_text_scores(self, run: Run) -> Texts:
         """Return the log-likelihood of each document."""
-        return self.get_series(run).load_text_scores()
+        return self.read[run.run_id].load_text_scores()
 
     def get_series(self, run: Run) -> Series:
         """Return the lm-eval metric series of a run, which only lm-eval runs have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from runner_compare.release_gate.render.text import describe_check, format_difference, sort_checks
-from runner_compare.release_gate.verdicts import GateReport, GateVerdict
+from runner_compare.release_gate.verdicts import GateReport, GateVerdict, Tier
 
 # how a test suite names what a verdict is
 ELEMENTS = {GateVerdict.no_go: "failure", GateVerdict.unpaired: "error", GateVerdict.ask: "skipped"}
@@ -25,7 +25,8 @@ def format_junit(report: GateReport) -> str:
     for candidate in report.candidates:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name=candidate.name)
         if (element := ELEMENTS.get(candidate.verdict)) is not None:
-            told = [check for check in sort_checks(candidate) if check.verdict is candidate.verdict]
+            decisive = (candidate.verdict, Tier.must)
+            told = [check for check in sort_checks(candidate) if (check.verdict, check.tier) == decisive]
             found = (f"{format_difference(check)} {describe_check(check)}".strip() for check in told)
             message = f"{candidate.verdict}: {'; '.join(found)}"
             ElementTree.SubElement(case, element, message=message)

@@ -30,9 +30,12 @@ NOTES: Mapping[str, Template] = {
     "within": "",  # the verdict on the margin says it
     "beyond": "",
     "undecided": "",
-    "beyond_tonight": "not yet at the stricter error of night {night}",
+    "beyond_share": lambda error_rate: (
+        f"not significant at this test's error rate of {100 * error_rate:.2g} %"
+    ),
     "not_compared": "not compared with the baseline: {why}",
     "no_measure": "not compared: no result for the margin of {measure}",
+    "no_task": "no result for task {task}",
     "no_metric": "{key} is not recorded",
     "no_interval": _describe_no_interval,
     "limit": _describe_limit,

@@ -9,13 +9,21 @@ from collections.abc import Iterator
 from runner_base import format_count, format_duration
 from runner_base.render.notes import render_note
 from runner_compare.release_gate.render.notes import NOTES
-from runner_compare.release_gate.verdicts import WORST_FIRST, CandidateVerdict, Check, GateReport, GateVerdict
+from runner_compare.release_gate.verdicts import (
+    WORST_FIRST,
+    CandidateVerdict,
+    Check,
+    GateReport,
+    GateVerdict,
+    Tier,
+)
 from runner_compare.render.effects import explain_impossible_verdict, format_effect, name_sample_unit
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.quantities import format_more_data_hint
 
+WARNING = "WARN"
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
@@ -26,13 +34,13 @@ def format_report(report: GateReport) -> str:
     lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_comparison(report)}"]
     rows = [
         (
-            check.verdict,
+            name_verdict(check),
             candidate.name if number == 0 else "",
             format_difference(check),
             describe_check(check),
         )
         for candidate in report.candidates
-        for number, check in enumerate(sort_checks(candidate))
+        for number, check in enumerate(select_shown_checks(candidate))
     ]
     names, differences = (max((len(row[column]) for row in rows), default=0) for column in (1, 2))
     for verdict, name, difference, text in rows:
@@ -73,7 +81,7 @@ def format_markdown(report: GateReport) -> str:
     for candidate in report.candidates:
         for check in sort_checks(candidate):
             cells = [candidate.name, format_difference(check), describe_check(check)]
-            lines.append(f"| **{check.verdict}** | {' | '.join(map(escape_markdown, cells))} |")
+            lines.append(f"| **{name_verdict(check)}** | {' | '.join(map(escape_markdown, cells))} |")
     if report.night is not None:
         lines += ["", _describe_night(report.night)]
     return "\n".join(lines) + "\n"
@@ -86,12 +94,28 @@ def format_error_markdown(message: str) -> str:
 
 def sort_checks(candidate: CandidateVerdict) -> list[Check]:
     """Return a candidate's checks, sorted from the worst verdict to the best."""
-    return sorted(candidate.checks, key=lambda check: WORST_FIRST.index(check.verdict))
+    return sorted(
+        candidate.checks, key=lambda check: (check.tier is not Tier.must, WORST_FIRST.index(check.verdict))
+    )
+
+
+def select_shown_checks(candidate: CandidateVerdict) -> list[Check]:
+    """Return the checks that the text shows: those that failed, and those of margins. If there are none, all."""
+    checks = sort_checks(candidate)
+    return [check for check in checks if check.decision or check.verdict is not GateVerdict.go] or checks
+
+
+def name_verdict(check: Check) -> str:
+    """Return the verdict's name. A failed check of the tier `should` is a warning."""
+    is_warning = check.tier is Tier.should and check.verdict is not GateVerdict.go
+    return WARNING if is_warning else check.verdict.value
 
 
 def describe_check(check: Check) -> str:
     """Describe the result of a check, without the measured difference."""
     where = f"{check.panel}: " if check.panel else ""
+    if check.tier is Tier.should:
+        where = f"should, {where}" if where else "should: "
     if check.decision is None:
         return where + render_note(check.reason, NOTES)
     return where + "; ".join(_describe_margin(check))
@@ -130,6 +154,6 @@ def _describe_comparison(report: GateReport) -> str:
     candidates = format_count(len(report.candidates), "candidate")
     questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
     error = ""
-    if report.policy.margins and len(report.candidates) > 1:
+    if report.policy.has_margins and len(report.candidates) > 1:
         error = f"; wrong verdicts ≤ 5 %{' for each' * report.policy.is_each}"
     return f"{candidates} against {report.baseline}{questions}{error}"
