@@ -42,7 +42,7 @@ class Work:
         self.config, self.engine, self.inputs = config, engine, gsm8k.prepare(config)
         self.items = index_questions_by_number(self.inputs.items)
         self.requests = gsm8k.build_question_requests(self.inputs, self.items)
-        self.few = self.requests[: self.inputs.task.count_repeated_questions(len(self.requests))]
+        self.few = self.requests[: self.inputs.task.count_questions_to_repeat(len(self.requests))]
 
     def count(self, again: str) -> tuple[int, int, int]:
         """Return how many questions were asked again, and how many tokens and passes all took."""

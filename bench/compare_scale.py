@@ -73,7 +73,7 @@ for module, name, label in (
     (jobs_opener, "load_store_runs", "asking the store for its runs"),
     (sample_reader.SampleReader, "fetch_files", "fetching samples out of MLflow"),
     (sample_reader.SampleReader, "load_run_answers", "reading samples"),
-    (McNemarTest, "compute_effect", "statistics"), (table, "decide_all", "statistics"),
+    (McNemarTest, "compute_effect", "statistics"), (table, "decide_comparisons", "statistics"),
     (command, "build_task_tables", "table"),
 ):
     clock(module, name, label)

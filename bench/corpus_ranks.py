@@ -143,7 +143,7 @@ def main() -> None:
     options = parse_arguments(parser)
     torch.set_num_threads(options.threads)
     print(f"python bench/corpus_ranks.py --model FOLDER --pieces {options.pieces}")
-    print(machine.machine_name(), flush=True)
+    print(machine.describe_hardware(), flush=True)
     base = loaded(options.model)
     ours = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
     texts = [("texts", it["category"], it["text"]) for it in ours]

@@ -36,7 +36,7 @@ def main() -> None:
     print(
         f"python bench/drawn_kl.py --model FOLDER --formats {' '.join(options.formats)} --texts {options.texts}"
     )
-    print(machine.machine_name())
+    print(machine.describe_hardware())
     print(
         f"{'':8}{'exact':>10}{'drawn ± 95 %':>20}{'before: at least .. at most':>30}   texts within ± 95 %",
         flush=True,

@@ -28,7 +28,7 @@ def switch_off(parts: Sequence[str]) -> None:
         "share": [
             (prefix_tree, "find_shared_prefixes", lambda prompts, parent=None, *_: [parent] * len(prompts))
         ],
-        "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
+        "fused": [(local_engine, "build_and_verify_fused_forward", lambda *_: None)],
     }
     for part in set(parts) - {"kernels", "packed"}:
         for module, name, instead in left_out[part]:

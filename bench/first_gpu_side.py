@@ -31,7 +31,7 @@ from first_gpu_engines import (
     tokens_of,
 )
 
-from runner.render.engine_notes import format_shortage_note, render_engine_notes
+from runner.render.engine_notes import format_memory_batch_limit_note, render_engine_notes
 from runner_base import Dtype, machine
 from runner_engine.decode.passes import step_graphs
 from runner_engine.sessions.contract import complete_requests
@@ -131,7 +131,7 @@ def memory() -> None:
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2 * 2**30) / total)
     done = tokens_of(complete_requests(engine, requests, rows))
     full = sum(len(tokens) == requests[0].max_new_tokens for tokens in done.values())
-    notes = "; ".join(map(format_shortage_note, engine.stats.row_shortages)) or "no shortage"
+    notes = "; ".join(map(format_memory_batch_limit_note, engine.stats.row_shortages)) or "no shortage"
     note(
         "a shortage halves the rows, and nothing is lost",
         f"{full} of {rows} answers whole; {notes}",

@@ -32,7 +32,7 @@ from first_gpu_engines import (
 )
 
 from runner_engine.attention.device_attention import attend
-from runner_engine.attention.page_trial import PAGE, find_page_size
+from runner_engine.attention.page_trial import PAGE, find_kv_page_size
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes import step_graphs
 from runner_engine.decode.passes.async_step import SWITCH
@@ -199,7 +199,7 @@ def paged_attention(rows: int, trunk: int, window: int | None) -> tuple[str, boo
 
     windows = () if window is None else (Window(window),)
     apart = KvCacheSpec(1, 2, 7, 64, dtype, torch.device(DEVICE), windows, by_sdpa=True)
-    if not find_page_size(apart):
+    if not find_kv_page_size(apart):
         return "pages are not used here: the log says why", not ON_GPU
     stored, own, new, query = (
         random(2, 2, trunk, 64),

@@ -269,7 +269,7 @@ def main() -> None:
         gc.collect()
     print("### .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     of_time = "of the processor's time" if options.processor_time else "by the clock"
     tokens = f"{options.prompt} + {options.new} tokens a row"

@@ -90,7 +90,7 @@ def save(figures: Sequence[Figure], name: str = "") -> None:
 
 def this_processor() -> str:
     """Return the name of this processor, with what RUNNER_WITHOUT leaves out of it."""
-    about, left_out = machine.describe_machine(), processor.parse_disabled_features()
+    about, left_out = machine.describe_machine(), processor.parse_disabled_cpu_features()
     return f"{about['cpu']}, {about['cores']} cores" + (
         f", without {' and '.join(left_out)}" if left_out else ""
     )

@@ -192,7 +192,7 @@ def main() -> None:
     rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
     print("### lm-eval's requests a second, from a .gguf file\n")
     print(head_line(["bench/lm_eval_gguf.py", *map(shlex.quote, sys.argv[1:])], options.threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     print(
         f"\n{file.name}, {options.rounds} rounds by turns: median (least..most); answers of {options.new} tokens\n"

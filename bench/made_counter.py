@@ -64,7 +64,7 @@ class Counter:
         with (
             mock.patch.object(energy, "POWERCAP", self.folder.parent),
             mock.patch.object(energy.EnergyCounters, "read_counters", up_to_date),
-            mock.patch.object(machine.Contention, "describe_other_programs", return_value=""),
+            mock.patch.object(machine.Contention, "describe_load_by_other_programs", return_value=""),
         ):
             yield
 

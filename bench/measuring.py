@@ -17,7 +17,7 @@ from engines import Job, Outcome
 from torch import nn
 
 from runner_base import machine
-from runner_engine.local.machine_rates import measure_matmul_rates
+from runner_engine.local.machine_rates import measure_matmul_gflop_per_s
 
 PROBE_ROWS = 1024
 PROBE_TRIES = 8
@@ -30,7 +30,7 @@ class Run:
         self.load_s, self.dtype = load_s, getattr(torch, dtype)
         self.shapes, self.layer_parameters, self.head_parameters = sizes(model)
         self.device = next(model.parameters()).device
-        self.rates = measure_matmul_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
+        self.rates = measure_matmul_gflop_per_s(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
         self.positions = self.logit_rows = 0
         self.prefill_s = self.decode_s = self.started = self.total_s = self.peak_mib = 0.0
         self.first_s = 0.0  # when the first pass of this call of `generate` was done
@@ -64,7 +64,7 @@ class Run:
     def outcome(self, **what: Any) -> Outcome:
         """Return the measurements and outputs; products are timed again, and the better time
         counts."""
-        after = measure_matmul_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
+        after = measure_matmul_gflop_per_s(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
         measured: dict[str, Any] = {"prefill_s": self.prefill_s, "decode_s": self.decode_s, "notes": []}
         return Outcome(
             threads=torch.get_num_threads(),

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="the names of some jobs")
     add_option(parser)
     options = parse_arguments(parser)
-    print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.machine_name()}")
+    print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.describe_hardware()}")
     print(f"{'job':22}{'plan':>20}{'from':>26}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
     held = []
     for case in cases(options.model, options.data):
@@ -109,7 +109,7 @@ def measure(case: Case) -> tuple[str, bool]:
         planned = plan([*case.overrides, *common])
         contention = machine.Contention()
         seconds = run([*case.overrides, *common])
-        beside = contention.describe_load()
+        beside = contention.describe_competing_load()
     if planned is None:
         return f"{case.name:22}{'no time':>20}{'':>26}{seconds:9.1f}", False
     words, source = format_time_and_source(planned)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from heading import parse_arguments
 
 from runner.datasets.word_problems import generate_practice_problem
-from runner.tasks.tools.cases import read_installed_cases
+from runner.tasks.tools.cases import read_installed_tool_cases
 from runner.tasks.tools.distractors import create_distractors
 from runner_engine import tool_calls
 from tools.tool_calls_data import MAKERS
@@ -49,7 +49,7 @@ def calls() -> Iterator[tuple[list[dict[str, str]], str]]:
     """Yield questions that offer functions, and the calls that are right, or words where none is."""
     known = {function.name: function.schema for function in FUNCTIONS}
     form = tool_calls.import_tool_call_format(tool_calls.USUAL)
-    shipped = {case.question for case in read_installed_cases()}
+    shipped = {case.question for case in read_installed_tool_cases()}
     for index, category in zip(count(), cycle(MAKERS), strict=False):
         case = MAKERS[category](Random(f"practice/{index}"))
         if case["question"] in shipped:

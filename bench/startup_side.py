@@ -32,7 +32,12 @@ AT_ONCE = {
     "kernels": ["runner.engines.kinds.local:LocalKind.build_kernels"],
 }
 ONCE_IMPORTED = {
-    "trials": ["probe_attention", "probe_fused_forward", "choose_matmul_backends", "find_batching_mode"],
+    "trials": [
+        "infer_and_test_kv_cache_spec",
+        "build_and_verify_fused_forward",
+        "choose_matmul_backends",
+        "find_batching_mode",
+    ],
     "packing": ["FastLayers"],
 }
 

@@ -134,7 +134,7 @@ def main() -> None:
     for number, cell in product(range(options.pairs + 1), cells):
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
         theirs = generate.run(*shape) if number % 2 else None
-        ours = sweep.run_cell(cell, number)
+        ours = sweep.run_sweep_cell(cell, number)
         theirs = theirs or generate.run(*shape)
         if ours is None:
             raise SystemExit(f"{cell.key}: {cell.note}")

@@ -21,7 +21,7 @@ from heading import parse_arguments
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
 from runner.config.resolved import resolve_job
-from runner.estimates.jobs import estimate_jobs
+from runner.estimates.jobs import estimate_memory_and_time
 from runner.estimates.speed import EstimateBasis
 from runner_base import machine
 from tools.commands import jobs
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     options = parse_arguments(parser)
     print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
-    print(machine.machine_name())
+    print(machine.describe_hardware())
     heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")
     print(f"{'model':20} {'quantization':13}" + "".join(f"{head:>12}" for head in heads) + "  beside it")
     for model in options.models.split(","):
@@ -76,7 +76,7 @@ def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float
         metrics: dict[str, float] = jobs(*overrides)[0]["metrics"]
         times = repeats_s(Path(folder))
         quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
-        return predicted, metrics["seconds"], quiet, plan_s, contention.describe_load()
+        return predicted, metrics["seconds"], quiet, plan_s, contention.describe_competing_load()
 
 
 def repeats_s(folder: Path) -> list[float]:
@@ -91,7 +91,7 @@ def repeats_s(folder: Path) -> list[float]:
 def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
     config = to_runner_config(*compose_job(overrides))
-    time_estimate = estimate_jobs(
+    time_estimate = estimate_memory_and_time(
         {0: resolve_job(config)},
         folder,
         should_calibrate=True,

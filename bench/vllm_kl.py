@@ -50,7 +50,7 @@ def main() -> None:
         started += [f"model.python={options.python}"] if options.python else []
         exact, exact_s = run([*job, "model=local", *same, "task.exact=true"])
         print(
-            f"{machine.machine_name()}; {len(exact)} texts, "
+            f"{machine.describe_hardware()}; {len(exact)} texts, "
             f"{sum(each.tokens for each in exact):,} tokens, {options.dtype}"
         )
         print(

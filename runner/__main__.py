@@ -27,7 +27,7 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import config_to_yaml, to_runner_config
 from runner.config.hydra_versions import apply_hydra_main_settings
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
 from runner.core.typed_command import remember_command_line
@@ -69,7 +69,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    renamed = rename_overrides(overrides, is_silent=bool(known.shell_completion))
+    renamed = rename_old_keys_in_overrides(overrides, is_silent=bool(known.shell_completion))
     quoted = quote_override_values(expand_sweeper_shortcuts(renamed))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = (

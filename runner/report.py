@@ -27,7 +27,7 @@ from runner.tracking.stores import (
     EXPERIMENT,
     Store,
     build_compare_command,
-    format_ui_access,
+    format_mlflow_url_or_command,
     make_relative_to_cwd,
 )
 from runner_base import (
@@ -47,7 +47,7 @@ from runner_compare import (
     build_divergence_tables,
     find_metric,
     format_cut_off_message,
-    format_unread_answers_message,
+    format_unextracted_answers_message,
     plug_in_metric_keys,
 )
 from runner_compare.metrics import format_number
@@ -120,10 +120,10 @@ def print_record(
 
 
 def format_main_metrics(record: Record) -> str:
-    return " · ".join(format_job_cells(record).filled())
+    return " · ".join(format_job_table_cells(record).filled())
 
 
-def format_job_cells(record: Record) -> JobCells:
+def format_job_table_cells(record: Record) -> JobCells:
     metrics = record.result.metrics
     found = build_job_cells(metrics)
     if found.score:
@@ -143,7 +143,7 @@ def is_stderr_same_file_as_stdout() -> bool:
     return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
 
 
-def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = True) -> None:
+def print_grid_results(lines: list[GridLine], print_mode: PrintMode, has_table: bool = True) -> None:
     if print_mode is PrintMode.json:
         for line in lines:
             if line.record is not None:
@@ -156,7 +156,7 @@ def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = T
         _print_grid_table(
             create_console(non_terminal_width=NO_WIDTH) if full else out, lines, keys, names, full
         )
-    for note in [*_format_truncation_notes(lines, names), *_format_extraction_notes(lines, names)]:
+    for note in [*_format_cut_off_answer_notes(lines, names), *_format_answer_extraction_notes(lines, names)]:
         print_wrapped(out, f"note: {note}", style="yellow")
 
 
@@ -189,7 +189,7 @@ def _print_grid_table(
     print_fitting_table(console, columns, "print=full, print=json, runner-compare")
 
 
-def _format_truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
+def _format_cut_off_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
     jobs: dict[str, list[str]] = {}
     for line, named in zip(lines, job_labels, strict=True):
         words = (
@@ -201,12 +201,14 @@ def _format_truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Seq
     return [f"{join_first_names(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
 
 
-def _format_extraction_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
+def _format_answer_extraction_notes(
+    lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]
+) -> list[str]:
     named = zip(lines, job_labels, strict=True)
     records = (
         (" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None
     )
-    note = format_unread_answers_message(
+    note = format_unextracted_answers_message(
         (name, record.result.metrics, record.params) for name, record in records
     )
     return [note] * bool(note)
@@ -290,7 +292,11 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     if not full:
-        shown = [(key, words) for key, text in shown if (words := _format_main_fact(key, text, choices))]
+        shown = [
+            (key, words)
+            for key, text in shown
+            if (words := _format_fact_unless_redundant(key, text, choices))
+        ]
         if "device" in result.facts and "device" not in dict(shown):
             shown.append(("device", result.facts["device"]))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
@@ -322,7 +328,7 @@ def _iterate_next_step_hints(record: Record, store: Store | None, full: bool) ->
     if record.mlflow_uri is not None:
         if store is not None:
             yield format_hint_line(NEXT, build_compare_command(store))
-        yield format_hint_line(MLFLOW, format_ui_access(record.mlflow_uri))
+        yield format_hint_line(MLFLOW, format_mlflow_url_or_command(record.mlflow_uri))
     if not full:
         yield format_hint_line(MORE, HOW_TO_SEE_MORE)
 
@@ -338,7 +344,7 @@ def format_headline_metrics(metrics: dict[str, float], full: bool = True) -> dic
     return {line.label: line.format_line(metrics) for line in shown} | of_others
 
 
-def _format_main_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
+def _format_fact_unless_redundant(key: str, value: str, choices: Mapping[str, str]) -> str:
     """Return the text of a fact. Empty for details, and for facts that are already in the table's title."""
     if value == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""

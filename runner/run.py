@@ -13,7 +13,14 @@ from runner.engines.kinds import RunsUnderTorchrun, get_model_kind
 from runner.records import job_records, jobs
 from runner.render.notes import format_note
 from runner.scorers import add_plugin_metrics
-from runner.tasks.base import Task, TaskContext, TaskInputs, Uses, apply_task_inputs, import_task_module
+from runner.tasks.base import (
+    Task,
+    TaskContext,
+    TaskInputs,
+    Uses,
+    import_task_module,
+    update_job_with_task_inputs,
+)
 from runner.tracking.sink import MlflowSink, create_sink, require_free_space
 from runner_base import Record, Status, announce, report_step, signals, write_text_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
@@ -27,7 +34,7 @@ def run(
     """Run one job, or return its recorded result. `base_models` keeps the model loaded for later jobs."""
     task, resolved = import_task_module(config), resolve_job(config)
     inputs, job = read_inputs_and_identify_job(resolved)
-    resolved = apply_task_inputs(resolved, inputs)
+    resolved = update_job_with_task_inputs(resolved, inputs)
     config = resolved.config
     with jobs.lock_job(job, wait and not config.task.is_endless):
         anew, sink = must_ignore_earlier_results(config, task), create_sink(config, job)
@@ -35,7 +42,7 @@ def run(
         if done is not None:
             if hasattr(task, "deliver"):
                 task.deliver(inputs, resolved, job, done.result)
-            return sink.log_recorded_or_raise(job_records.reuse_finished_record(config, job, done))
+            return sink.log_recorded_result_or_raise(job_records.reuse_finished_record(config, job, done))
         if base_models is None:  # the jobs of a grid were checked when it was planned
             for note in check_job_before_loading(resolved, inputs):
                 announce(f"note: {format_note(note)}")

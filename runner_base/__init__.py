@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from runner_base.fields import config_field as config_field
     from runner_base.files import is_gguf_file_name as is_gguf_file_name
     from runner_base.files import lock_file as lock_file
-    from runner_base.files import replace_text as replace_text
+    from runner_base.files import replace_text_file_atomically as replace_text_file_atomically
     from runner_base.files import write_text_atomically as write_text_atomically
     from runner_base.heartbeat import report_step as report_step
     from runner_base.heartbeat import suppress_heartbeat as suppress_heartbeat
@@ -74,7 +74,9 @@ if TYPE_CHECKING:
     from runner_base.model_text import FinishReason as FinishReason
     from runner_base.model_text import Verdict as Verdict
     from runner_base.number_format import NumberFormatter as NumberFormatter
-    from runner_base.number_format import count_extra_digits as count_extra_digits
+    from runner_base.number_format import (
+        count_digits_to_distinguish_limit as count_digits_to_distinguish_limit,
+    )
     from runner_base.number_format import fixed_decimals_formatter as fixed_decimals_formatter
     from runner_base.number_format import format_against_limit as format_against_limit
     from runner_base.number_format import format_value_and_limit as format_value_and_limit
@@ -104,7 +106,7 @@ if TYPE_CHECKING:
     from runner_base.texts import short_hash as short_hash
     from runner_base.texts import truncated_repr as truncated_repr
     from runner_base.thinking import SplitText as SplitText
-    from runner_base.thought_tokens import thinking_metrics as thinking_metrics
+    from runner_base.thought_tokens import compute_thinking_metrics as compute_thinking_metrics
     from runner_base.uris import redact_secrets as redact_secrets
 
 PLACES = {
@@ -156,7 +158,7 @@ PLACES = {
     "FinishReason": "model_text",  # why an answer ended: stop, length, context
     "Verdict": "model_text",  # what was found in an answer, and whether it is right
     "COMPLETIONS": "result",  # the file of completions in a job's folder
-    "thinking_metrics": "thought_tokens",  # metrics of how much models thought
+    "compute_thinking_metrics": "thought_tokens",  # metrics of how much models thought
     "SplitText": "thinking",  # an answer in two: what a model thought, and what it answered
     "Likelihood": "result",  # how likely a model finds a text
     "dump_signed_line": "signed_jsonl",  # a line of JSON with its checksum
@@ -166,7 +168,7 @@ PLACES = {
     "format_against_limit": "number_format",  # a value that rounding does not put on its limit
     "NumberFormatter": "number_format",  # writes a value, with more digits if asked
     "format_value_and_limit": "number_format",  # a value and its limit with digits that tell them apart
-    "count_extra_digits": "number_format",  # how many digits more tell values from a limit
+    "count_digits_to_distinguish_limit": "number_format",  # how many digits more tell values from a limit
     "fixed_decimals_formatter": "number_format",  # what writes a value with so many decimals beside a limit
     "format_count": "texts",  # `1 job`, `2,000 jobs`
     "format_duration": "texts",  # seconds as people read them: 7 s, 3:20
@@ -176,7 +178,7 @@ PLACES = {
     "parse_json": "texts",  # reads JSON from a text
     "read_text": "texts",  # reads a file as UTF-8
     "iter_text_lines": "texts",  # reads a file's lines, with their numbers
-    "replace_text": "files",  # replaces a file by a text, atomically
+    "replace_text_file_atomically": "files",  # replaces a file by a text, atomically
     "write_text_atomically": "files",  # the same, where errors name output_dir
     "is_gguf_file_name": "files",  # whether a name is that of a .gguf file
     "lock_file": "files",  # locks a file while a process lives

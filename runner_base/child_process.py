@@ -45,7 +45,7 @@ def send_pickled_input(process: subprocess.Popen[bytes], value: Any) -> None:
         stdin.write(pickle.dumps(value))
 
 
-def request_death_with_parent(parent_pid: int | None = None) -> None:
+def request_kill_when_parent_dies(parent_pid: int | None = None) -> None:
     """Ask the kernel to kill this process when its parent dies. Exits if the parent is already dead."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

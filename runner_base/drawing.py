@@ -89,7 +89,7 @@ class Picture:
         return out.getvalue()
 
 
-def draw_in_child_process(module: str, folder: Path) -> None:
+def draw_plots_in_child_process(module: str, folder: Path) -> None:
     """Draw a folder's plots in a child process, so that matplotlib's memory is freed afterwards."""
     process = child_process.start_python(
         "-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -109,7 +109,7 @@ def draw_missing_plots(module: str, folder: Path, points_file: str) -> None:
     missing.
     """
     if (folder / points_file).exists() and not list(folder.glob("*.png")):
-        draw_in_child_process(module, folder)
+        draw_plots_in_child_process(module, folder)
 
 
 def save_plots(points_file: Path, draw: Callable[[dict[str, Any]], list[Picture]]) -> None:

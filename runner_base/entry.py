@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from runner_base import environment, heartbeat, signals
 from runner_base.console import find_stdout_error, install_fault_tolerant_streams, print_message
-from runner_base.errors import INTERRUPTED, run_with_exit_code, user_message
+from runner_base.errors import INTERRUPTED, get_error_message_for_user, run_with_exit_code
 from runner_base.uris import redact_secrets
 
 
 def run_command(
     program: str,
     command: Callable[[], int | None],
-    format_message: Callable[[Exception], str | None] = user_message,
+    format_message: Callable[[Exception], str | None] = get_error_message_for_user,
     interrupt_message: str | None = None,
 ) -> NoReturn:
     """Run a command and exit with its code: 0 done, 1 failed, 2 wrong input, 130 Ctrl-C."""

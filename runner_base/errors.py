@@ -119,7 +119,7 @@ def convert_error(error: RunnerError, error_class: type[E]) -> E:
     return error_class(error.reason, key=error.key, value=error.value, code=error.code)
 
 
-def translate_error_keys(error: E, new_names: Mapping[str, str]) -> E:
+def rename_config_keys_in_error(error: E, new_names: Mapping[str, str]) -> E:
     """Return a copy of an error in which `new_names` replace internal config key names."""
     reason, key = error.reason, error.key
     for old, new in new_names.items():
@@ -354,7 +354,7 @@ def os_errors_as_data_error(path: Path) -> Iterator[None]:
 OPTIONAL_PACKAGES = {"matplotlib": "pictures", "pandas": "pandas", "pyarrow": "parquet"}
 
 
-def user_message(error: Exception) -> str | None:
+def get_error_message_for_user(error: Exception) -> str | None:
     """Return the message that the user sees. None for an unexpected error, which needs a
     traceback.
     """
@@ -367,7 +367,7 @@ def user_message(error: Exception) -> str | None:
 def run_with_exit_code(
     program: str,
     command: Callable[[], int | None],
-    format_message: Callable[[Exception], str | None] = user_message,
+    format_message: Callable[[Exception], str | None] = get_error_message_for_user,
 ) -> int:
     """Run `command` and return its exit code. On failure, print `program: message`."""
     try:

@@ -114,7 +114,9 @@ def replace_atomically(
         raise
 
 
-def replace_text(path: Path, text: str, make_parents: bool = True, durable: bool = False) -> None:
+def replace_text_file_atomically(
+    path: Path, text: str, make_parents: bool = True, durable: bool = False
+) -> None:
     """Replace a text file atomically: readers see either the old or the new content."""
 
     def write(fresh: Path) -> None:
@@ -127,7 +129,7 @@ def replace_text(path: Path, text: str, make_parents: bool = True, durable: bool
 def write_text_atomically(path: Path, text: str, key: str = "output_dir", durable: bool = False) -> None:
     """Replace a text file in an existing folder atomically. Raises OutputError with `key`."""
     try:
-        replace_text(path, text, make_parents=False, durable=durable)
+        replace_text_file_atomically(path, text, make_parents=False, durable=durable)
     except OSError as error:
         raise convert_write_error(path, error, key) from error
 

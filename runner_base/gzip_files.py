@@ -54,12 +54,12 @@ def read_gzip(path: Path) -> bytes:
 
 def unpack_gzip(packed: bytes, source: str) -> bytes:
     """Unpack gzip bytes. Raises DataError if they are damaged or too large."""
-    with open_unpacked(io.BytesIO(packed), len(packed), source) as stream:
+    with open_decompressed_stream(io.BytesIO(packed), len(packed), source) as stream:
         return stream.read()
 
 
 @contextmanager
-def open_unpacked(
+def open_decompressed_stream(
     compressed_stream: BinaryIO, size: int, error_source: object, is_gzip: bool = True
 ) -> Iterator[LimitedReader]:
     """Open a gzip file or uncompressed tar stream with a size limit against decompression bombs.

@@ -177,12 +177,12 @@ class LimitedForks:
 
     def _schedule_idle_end(self) -> None:
         """End the server after its idle time. The caller holds the lock."""
-        timer = threading.Timer(self._limits.idle_s, _end_if_idle, (weakref.ref(self),))
+        timer = threading.Timer(self._limits.idle_s, _end_idle_fork_server, (weakref.ref(self),))
         timer.daemon, self._shared.timer = True, timer
         timer.start()
 
 
-def _end_if_idle(owner_ref: weakref.ref[LimitedForks]) -> None:
+def _end_idle_fork_server(owner_ref: weakref.ref[LimitedForks]) -> None:
     asking = owner_ref()
     if asking is None:
         return
@@ -298,7 +298,7 @@ def _answer_in_fork(connection: socket.socket, handle_message: Callable[[bytes],
     """Answer one message under the resource limits, then exit this forked process."""
     code = 1
     try:
-        _apply_limits()
+        _apply_cpu_and_memory_limits()
         reply = handle_message(_read_message(connection.recv))
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(LENGTH.pack(len(reply)) + reply)
@@ -309,7 +309,7 @@ def _answer_in_fork(connection: socket.socket, handle_message: Callable[[bytes],
         os._exit(code)
 
 
-def _apply_limits() -> None:
+def _apply_cpu_and_memory_limits() -> None:
     cpu_s, memory_mib = float(sys.argv[1]), int(sys.argv[2])
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -82,7 +82,7 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def machine_name() -> str:
+def describe_hardware() -> str:
     """Describe CPU, cores, memory and GPUs on one line.
 
     Speeds are compared only between machines with equal descriptions.
@@ -103,32 +103,34 @@ class Contention:
     def __init__(self, is_job: bool = True) -> None:
         # earlier jobs leave memory behind, which raises peaks
         self.earlier = next(_measurements) if is_job else 0
-        self.started, self.others_s = time.monotonic(), _measure_other_cpu_seconds()
+        self.started, self.others_s = time.monotonic(), _measure_other_processes_cpu_s()
 
-    def describe_load(self) -> str:
+    def describe_competing_load(self) -> str:
         """Describe the load by other programs or earlier jobs, or report that there was none."""
         earlier = f"in a process that had already run {format_count(self.earlier, 'job')}"
-        return self.describe_other_programs() or (earlier if self.earlier else EXCLUSIVE)
+        return self.describe_load_by_other_programs() or (earlier if self.earlier else EXCLUSIVE)
 
-    def describe_other_programs(self) -> str:
+    def describe_load_by_other_programs(self) -> str:
         """Describe the CPU load by other programs since the start. Empty if negligible."""
-        passed, others_s = time.monotonic() - self.started, _measure_other_cpu_seconds() - self.others_s
+        passed, others_s = time.monotonic() - self.started, _measure_other_processes_cpu_s() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
         return f"{BESIDE} that used {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
-def _measure_other_cpu_seconds() -> float:
+def _measure_other_processes_cpu_s() -> float:
     """Return the CPU seconds of all processes except this one and its descendants. 0 if unknown."""
     try:
         ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except (OSError, ValueError):
         return 0.0
     user, nice, system, _, _, irq, softirq, *_ = ticks
-    return (user + nice + system + irq + softirq - _measure_own_cpu_ticks()) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq - _measure_process_tree_cpu_ticks()) / os.sysconf(
+        "SC_CLK_TCK"
+    )
 
 
-def _measure_own_cpu_ticks() -> int:
+def _measure_process_tree_cpu_ticks() -> int:
     """CPU time of this process and its descendants, in clock ticks."""
     of = _read_process_table()
     own = _find_descendants(of)

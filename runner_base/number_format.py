@@ -19,7 +19,9 @@ class NumberFormatter(Protocol):
     def __call__(self, value: float, extra_digits: int = 0, /) -> str: ...
 
 
-def count_extra_digits(values: Iterable[float], limit: float, format_number: NumberFormatter) -> int:
+def count_digits_to_distinguish_limit(
+    values: Iterable[float], limit: float, format_number: NumberFormatter
+) -> int:
     """Return how many extra digits are needed so that no rounded value equals the rounded limit.
 
     Returns 0 if no number of digits up to the maximum does.
@@ -40,12 +42,12 @@ def _parse_formatted_number(text: str) -> float:
 
 def format_against_limit(value: float, limit: float, format_number: NumberFormatter) -> str:
     """Format a value so that it does not appear equal to its limit."""
-    return format_number(value, count_extra_digits([value], limit, format_number))
+    return format_number(value, count_digits_to_distinguish_limit([value], limit, format_number))
 
 
 def format_value_and_limit(value: float, limit: float, format_number: NumberFormatter) -> tuple[str, str]:
     """Format a value and its limit with the same number of digits, enough to distinguish them."""
-    more = count_extra_digits([value], limit, format_number)
+    more = count_digits_to_distinguish_limit([value], limit, format_number)
     return format_number(value, more), format_number(limit, more)
 
 

@@ -120,7 +120,7 @@ def group_plug_ins_by_package() -> dict[str, list[PlugIn]]:
 
 
 @cache
-def describe_unknown_runner_groups() -> tuple[str, ...]:
+def describe_unknown_entry_point_groups() -> tuple[str, ...]:
     """Return a warning for each unknown entry point group whose name starts like a runner group."""
     known = [*OF_OPTIONS.values(), *OF_COMPARISON]
     return tuple(

@@ -14,9 +14,9 @@ from runner_base.tables import (
     Column,
     ColumnUse,
     column_width,
-    fit_to_width,
+    fit_table_to_width,
     join_lines,
-    lay_out_full_width,
+    lay_out_table_at_full_width,
     print_wrapped,
     wrap_columns,
 )
@@ -36,10 +36,10 @@ def print_fitting_table(
     width = terminal.width - (gap == 3)
     captions = table_options.pop("captions", True)
     columns = list(columns)
-    table = fit_to_width(columns, width, gap, captions)
+    table = fit_table_to_width(columns, width, gap, captions)
     blocks = [table.columns]
     if table.breaks_words:
-        table = lay_out_full_width(columns, captions)
+        table = lay_out_table_at_full_width(columns, captions)
         blocks = transpose_table(table.columns, width, gap)
     if table.caption:
         print_wrapped(terminal, f"{SAME_IN_ALL_ROWS}{' · '.join(table.caption)}", style="dim")

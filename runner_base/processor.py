@@ -22,7 +22,7 @@ FEATURES = {
 }
 
 
-def parse_disabled_features() -> tuple[str, ...]:
+def parse_disabled_cpu_features() -> tuple[str, ...]:
     """Return the CPU features that RUNNER_WITHOUT disables (a comma-separated list)."""
     text = os.environ.get(LEFT_OUT, "")
     names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
@@ -33,18 +33,18 @@ def parse_disabled_features() -> tuple[str, ...]:
     return names
 
 
-def remove_disabled_features(flags: set[str]) -> set[str]:
-    names = parse_disabled_features()
+def remove_disabled_cpu_features(flags: set[str]) -> set[str]:
+    names = parse_disabled_cpu_features()
     if "avx2" in names:
         names = (*names, "avx512")
     return {flag for flag in flags if not flag.startswith(names)} if names else flags
 
 
-def build_disabling_flags() -> list[str]:
+def build_compiler_flags_disabling_features() -> list[str]:
     """Return the compiler flags that disable the features in RUNNER_WITHOUT."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
-    return [FEATURES[name] for name in parse_disabled_features() if FEATURES[name]]
+    return [FEATURES[name] for name in parse_disabled_cpu_features() if FEATURES[name]]
 
 
 def find_c_compiler() -> str | None:
@@ -61,7 +61,7 @@ def read_cpu_features() -> set[str]:
     """Return the processor's feature flags, except for the features that RUNNER_WITHOUT disables."""
     # of x86, of ARM
     named = read_proc_value("/proc/cpuinfo", "flags") or read_proc_value("/proc/cpuinfo", "Features") or ""
-    return remove_disabled_features(set(named.split()))
+    return remove_disabled_cpu_features(set(named.split()))
 
 
 def read_proc_value(path: str | Path, key: str) -> str | None:

@@ -104,7 +104,9 @@ class Progress:
                 left="",
             )
         # a bar draws itself; elsewhere a line says as much whenever 10 s were silent
-        self._entered.enter_context(report_step(None if self._bar is not None else self._format_line))
+        self._entered.enter_context(
+            report_step(None if self._bar is not None else self._format_progress_line)
+        )
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -121,9 +123,9 @@ class Progress:
 
     def set_position(self, done: float, **news: str) -> None:
         """Set the absolute position, which may be a fraction between two steps."""
-        self.set_position_with_pending(done, 0.0, **news)
+        self.set_completed_and_pending_steps(done, 0.0, **news)
 
-    def set_position_with_pending(self, done: float, under_way: float, **news: str) -> None:
+    def set_completed_and_pending_steps(self, done: float, under_way: float, **news: str) -> None:
         """Set the number of completed steps and of pending steps. Only completed steps are displayed as
         done.
         """
@@ -147,9 +149,9 @@ class Progress:
         total = "?" if self.total is None else f"{self.total:.0f}"
         return f"{int(self._done):>{len(total)}}/{total}"
 
-    def _format_line(self) -> str:
+    def _format_progress_line(self) -> str:
         passed_s = format_duration(time.monotonic() - (self._described_at or self._entered_at))
-        moved, left_s = self._measure_progress(), self.estimate_seconds_left()
+        moved, left_s = self._measure_steps_and_seconds(), self.estimate_seconds_left()
         if not self.total or moved is None:
             at = f" {self._format_count().strip()}" if self.total and not self.unit else ""
             return f"{self.what}{at} … {passed_s}"
@@ -164,7 +166,7 @@ class Progress:
     def _format_fraction(self) -> str:
         return f"{self._done / self.total:.0%}" if self.total else ""
 
-    def _measure_progress(self) -> tuple[float, float] | None:
+    def _measure_steps_and_seconds(self) -> tuple[float, float] | None:
         """Return the steps and seconds since the bar was started, or None before the first step."""
         if self._began is None:
             return None
@@ -177,7 +179,7 @@ class Progress:
         The mean covers all steps: answers end in bunches, so the speed of the last seconds is 0 or
         far too high.
         """
-        if not self.total or (moved := self._measure_progress()) is None:
+        if not self.total or (moved := self._measure_steps_and_seconds()) is None:
             return None
         steps, seconds = moved
         return (self.total - self._done - self._under_way) * seconds / steps
@@ -204,7 +206,7 @@ class Progress:
         if _sink is not None and (force or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
             per_s = None
-            if (moved := self._measure_progress()) is not None and not self.unit:
+            if (moved := self._measure_steps_and_seconds()) is not None and not self.unit:
                 per_s = moved[0] / max(moved[1], 1e-9)
             rss_mib = machine.rss_mib()
             _sink(

@@ -46,7 +46,7 @@ OLD_LAYER_KEY = re.compile(rf"\b({'|'.join(RENAMED_KEYS['quantization'])})\b(?=[
 
 
 @cache
-def rename_key(key: str) -> str:
+def get_current_key_name(key: str) -> str:
     """Return the current name of a full config key such as task.without. Other keys are returned
     unchanged.
     """
@@ -57,9 +57,9 @@ def rename_key(key: str) -> str:
     return key if new is None else f"{group}.{parent}{dot}{new}"
 
 
-def rename_params(params: Mapping[str, str]) -> dict[str, str]:
+def update_renamed_param_keys(params: Mapping[str, str]) -> dict[str, str]:
     """Return recorded params with the current names of their keys."""
-    renamed = {rename_key(key): value for key, value in params.items()}
+    renamed = {get_current_key_name(key): value for key, value in params.items()}
     if LAYER_CHOICES in renamed:
         new_names = RENAMED_KEYS["quantization"]
         renamed[LAYER_CHOICES] = OLD_LAYER_KEY.sub(lambda old: new_names[old[1]], renamed[LAYER_CHOICES])

@@ -11,9 +11,9 @@ from runner_base.model_text import RENAMED
 from runner_base.model_text import Answer as Answer
 from runner_base.model_text import FinishReason as FinishReason
 from runner_base.model_text import Verdict as Verdict
-from runner_base.renamed_keys import rename_params
+from runner_base.renamed_keys import update_renamed_param_keys
 from runner_base.signed_jsonl import dump_signed_line, parse_signed_line, remove_unset_keys
-from runner_base.texts import format_count, parse_json, to_signed_json, verify_checksum
+from runner_base.texts import format_count, parse_json, to_signed_json, verify_and_remove_checksum
 
 GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
@@ -293,7 +293,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Parse result.json. Raises ValueError, KeyError or TypeError if it is malformed."""
-        values = verify_checksum(parse_json(text))
+        values = verify_and_remove_checksum(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("the file must contain a JSON object with a result")
         kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,
@@ -306,5 +306,5 @@ class Record:
             name: [(step, value) for step, value in points] for name, points in result.series.items()
         }
         if isinstance(params := values.get("params"), dict):
-            values["params"] = rename_params(params)
+            values["params"] = update_renamed_param_keys(params)
         return cls(**{**values, "status": Status(values["status"]), "result": result})

@@ -3,7 +3,7 @@
 with deferred_signals():           # signals wait: what begins here also ends here
     ...
     with interruptible_block():  # the work: the first signal interrupts it
-        with defer_until_step_ends():  # one step of it: the first signal waits until the step ends
+        with defer_signals_until_step_ends():  # one step of it: the first signal waits until the step ends
             ...
     ...
 
@@ -234,7 +234,7 @@ def interruptible_block() -> Iterator[None]:
 
 
 @contextmanager
-def defer_until_step_ends() -> Iterator[None]:
+def defer_signals_until_step_ends() -> Iterator[None]:
     """Delay the first signal until this block ends, and then raise InterruptedAfterStep."""
     before, _state.is_deferring = _state.is_deferring, True
     try:

@@ -79,7 +79,9 @@ class FittedTable:
     breaks_words: bool = False  # whether a word or a number has no line of its own
 
 
-def lay_out_full_width(columns: Iterable[Column], move_constants_to_caption: bool = True) -> FittedTable:
+def lay_out_table_at_full_width(
+    columns: Iterable[Column], move_constants_to_caption: bool = True
+) -> FittedTable:
     """Lay out all columns, sorted by purpose, without a width limit."""
     columns = [
         replace(
@@ -95,11 +97,11 @@ def lay_out_full_width(columns: Iterable[Column], move_constants_to_caption: boo
     return table
 
 
-def fit_to_width(
+def fit_table_to_width(
     columns: Iterable[Column], width: int, gap: int = 2, move_constants_to_caption: bool = True
 ) -> FittedTable:
     """Lay out the columns for a terminal width. `gap` is the width between two columns."""
-    table = lay_out_full_width(columns, move_constants_to_caption)
+    table = lay_out_table_at_full_width(columns, move_constants_to_caption)
 
     def total_width() -> int:
         return sum(gap + column_width(column) for column in table.columns)

@@ -207,7 +207,7 @@ def is_partially_written(data: bytes) -> bool:
     return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
 
 
-def verify_checksum(values: Any) -> Any:
+def verify_and_remove_checksum(values: Any) -> Any:
     """Return a JSON value without its checksum. Raises ValueError if the content was changed.
 
     Files of earlier versions have no checksum, and are accepted.

@@ -99,7 +99,7 @@ class TaggedSpans:
         return self.spans[-1].is_thinking
 
 
-def parse_spans(
+def parse_thinking_spans(
     text: str,
     tags: Tags = TAGS,
     in_thinking: bool = False,
@@ -121,7 +121,7 @@ def parse_spans(
             in_code, has_pair = not in_code, False
             continue
         closes, is_answer = _tags_by_closing(tags).get(_normalize_tag(mark[0])), bool(spans) and not is_open
-        followers = _find_mention_followers(mark, closes is not None, opening, is_open, is_answer)
+        followers = _get_chars_indicating_tag_mention(mark, closes is not None, opening, is_open, is_answer)
         if mark.span() in forced_tags:
             followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_complete
@@ -140,7 +140,7 @@ def parse_spans(
     return TaggedSpans([*spans, Span(at, len(text), is_open)], tag, is_undecided)
 
 
-def _find_mention_followers(
+def _get_chars_indicating_tag_mention(
     tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
     """Return the characters that, if they follow a tag, show that the text only mentions the tag.
@@ -170,7 +170,7 @@ def split_thinking(
 
     in_thinking: the prompt ended in an opening tag.
     """
-    spans = parse_spans(text, tags, in_thinking, forced_tags=forced_tags).spans
+    spans = parse_thinking_spans(text, tags, in_thinking, forced_tags=forced_tags).spans
     last = spans[-1]
     if len(spans) == 1:
         return SplitText(text, "", is_open=True) if last.is_thinking else SplitText("", text)
@@ -203,7 +203,7 @@ def split_streamable_text(
     withheld until more text follows. is_complete: nothing follows.
     """
     end = len(text) if is_complete else len(text.rstrip("\ufffd"))
-    found = parse_spans(text, tags, in_thinking, is_complete, forced_tags)
+    found = parse_thinking_spans(text, tags, in_thinking, is_complete, forced_tags)
     if not is_complete:
         held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
         held = max(held, count_partial_tag_chars(text[:end], tags))

@@ -33,7 +33,7 @@ def compute_mean_tokens(
     return fmean(known) if known and len(known) == len(counts) else None
 
 
-def thinking_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+def compute_thinking_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """Return the mean number of thinking tokens, and the count of each kind of answer ending."""
     answers = [answer for sample in samples if not sample.failed for answer in sample.answers]
     if all(answer.ending in (None, Ending.no_thinking) for answer in answers):

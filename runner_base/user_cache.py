@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner_base.files import get_user_cache_folder, replace_text
-from runner_base.texts import short_hash, to_signed_json, verify_checksum
+from runner_base.files import get_user_cache_folder, replace_text_file_atomically
+from runner_base.texts import short_hash, to_signed_json, verify_and_remove_checksum
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read_cache_file(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         mark_file_used(file)
-        return verify_checksum(values) if isinstance(values, dict) and "checksum" in values else {}
+        return verify_and_remove_checksum(values) if isinstance(values, dict) and "checksum" in values else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -59,7 +59,7 @@ def write_cache_file(file: Path, values: dict[str, Any]) -> bool:
     is_new = not file.exists()
     try:
         # as it will be read: JSON's keys are texts, whose order the checksum depends on
-        replace_text(file, to_signed_json(json.loads(json.dumps(values))))
+        replace_text_file_atomically(file, to_signed_json(json.loads(json.dumps(values))))
     except OSError as error:
         log.info("%s cannot be written, so its content will be recomputed each time: %s", file, error)
         return False

@@ -278,23 +278,23 @@ def _find_torch_gpus() -> list[tuple[str, int]]:
     version = _torch_version()
     if not version or "+cpu" in version or not any(os.path.exists(file) for file in DEVICE_FILES):
         return []
-    return _load_torch_gpus(version, tuple(os.environ.get(name) for name in VARIABLES))
+    return _load_cached_torch_gpus(version, tuple(os.environ.get(name) for name in VARIABLES))
 
 
 @cache
-def _load_torch_gpus(version: str, visible_devices: tuple[str | None, ...]) -> list[tuple[str, int]]:
+def _load_cached_torch_gpus(version: str, visible_devices: tuple[str | None, ...]) -> list[tuple[str, int]]:
     """Return torch's list of GPUs, cached in the user cache until the machine restarts."""
     boot = BOOT_ID.read_text() if BOOT_ID.exists() else ""
     file = user_cache.get_cache_file("gpus", [version, visible_devices, boot])
     found = user_cache.read_cache_file(file).get("gpus") if file is not None else None
     if found is None:
-        found = _query_torch_gpus()
+        found = _query_torch_gpus_in_subprocess()
         if found is not None and file is not None:
             user_cache.write_cache_file(file, {"gpus": found})
     return [(str(name), int(nbytes)) for name, nbytes in found or []]
 
 
-def _query_torch_gpus() -> list[Any] | None:
+def _query_torch_gpus_in_subprocess() -> list[Any] | None:
     pipe = subprocess.PIPE
     with child_process.start_python(
         "-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe

@@ -19,9 +19,11 @@ from runner_base.lazy_imports import create_lazy_getattr
 if TYPE_CHECKING:
     from runner_compare.console_script import entry as entry
     from runner_compare.console_script import main as main
-    from runner_compare.features.contexts.render import text_records as text_records
+    from runner_compare.features.contexts.render import (
+        build_text_likelihood_records as build_text_likelihood_records,
+    )
     from runner_compare.features.recall.card import RecallCard as RecallCard
-    from runner_compare.features.savings.compute import graph_origin as graph_origin
+    from runner_compare.features.savings.compute import get_agent_graph_origin as get_agent_graph_origin
     from runner_compare.features.tool_calls.render import add_tool_results as add_tool_results
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from runner_compare.metrics import Metric as Metric
     from runner_compare.metrics import correct_and_total as correct_and_total
     from runner_compare.metrics import find_metric as find_metric
-    from runner_compare.metrics import full_vote_metric_keys as full_vote_metric_keys
     from runner_compare.metrics import known_metrics as known_metrics
+    from runner_compare.metrics import list_max_k_vote_metric_keys as list_max_k_vote_metric_keys
     from runner_compare.metrics import plug_in_metric_keys as plug_in_metric_keys
     from runner_compare.model.data import ABSENT as ABSENT
     from runner_compare.model.data import ENGINE as ENGINE
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from runner_compare.model.repeated_answers import AnswerVotes as AnswerVotes
     from runner_compare.model.repeated_answers import RepeatedAnswerMetric as RepeatedAnswerMetric
     from runner_compare.model.table import ComparisonOptions as ComparisonOptions
-    from runner_compare.model.table import build_table as build_table
+    from runner_compare.model.table import build_comparison_table as build_comparison_table
     from runner_compare.python_api import Compare as Compare
     from runner_compare.python_api import compare as compare
     from runner_compare.reader import SAMPLES as SAMPLES
@@ -71,7 +73,9 @@ if TYPE_CHECKING:
     from runner_compare.release_gate.python_api import GateResult as GateResult
     from runner_compare.release_gate.python_api import gate as gate
     from runner_compare.render.answers import format_cut_off_message as format_cut_off_message
-    from runner_compare.render.answers import format_unread_answers_message as format_unread_answers_message
+    from runner_compare.render.answers import (
+        format_unextracted_answers_message as format_unextracted_answers_message,
+    )
     from runner_compare.render.effects import format_p_value as format_p_value
     from runner_compare.render.escaping import escape_markdown as escape_markdown
     from runner_compare.render.interim_verdicts import format_interim_summary as format_interim_summary
@@ -83,7 +87,7 @@ if TYPE_CHECKING:
     from runner_compare.render.margins import format_significance_level as format_significance_level
     from runner_compare.render.parts import conclusion_and_findings as conclusion_and_findings
     from runner_compare.render.pictures import JobPicture as JobPicture
-    from runner_compare.render.quantities import format_points as format_points
+    from runner_compare.render.quantities import format_percentage_points as format_percentage_points
     from runner_compare.render.token_metrics import build_divergence_tables as build_divergence_tables
     from runner_compare.render.token_metrics import format_metric as format_metric
     from runner_compare.section import Section as Section
@@ -97,7 +101,7 @@ PLACES = {
     "GateResult": "release_gate.python_api",  # what it returns: the verdicts, as text and as a data frame
     "compare": "python_api",  # the same as calling this package
     "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
-    "build_table": "model.table",  # compares the runs of one task
+    "build_comparison_table": "model.table",  # compares the runs of one task
     "ComparisonOptions": "model.table",  # which runs are compared with which baseline, and how
     "InterimComparison": "model.interim_comparison",  # what a run that is compared while it runs has decided so far
     # what a reader of records hands over
@@ -136,9 +140,9 @@ PLACES = {
     "conclusion_and_findings": "render.parts",  # the answer for a table, and a finding for each run
     "format_interim_verdict": "render.interim_verdicts",  # the verdict on a run that is still going on, as text
     "format_interim_summary": "render.interim_verdicts",  # the same with the difference and its interval
-    "format_points": "render.quantities",  # a difference of accuracies in points
+    "format_percentage_points": "render.quantities",  # a difference of accuracies in points
     "format_cut_off_message": "render.answers",  # the number of answers that reached their token limit
-    "format_unread_answers_message": "render.answers",  # which jobs had few of their answers read
+    "format_unextracted_answers_message": "render.answers",  # which jobs had few of their answers read
     "build_divergence_tables": "render.token_metrics",  # the same as a report shows it
     "format_metric": "render.token_metrics",  # a metric with its interval, as text
     "format_margin_points": "render.margins",  # a margin as text
@@ -148,18 +152,18 @@ PLACES = {
     "escape_markdown": "render.escaping",  # a text of others, harmless in Markdown
     "ABSENT": "model.data",  # the text for a missing value
     "TEAM": "model.data",  # the parameter that names a team of agents in words
-    "graph_origin": "features.savings.compute",  # where the graph of a team comes from
+    "get_agent_graph_origin": "features.savings.compute",  # where the graph of a team comes from
     # metrics, which jobs record
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
     "BetterDirection": "metrics",  # whether more of it is better
     "find_metric": "metrics",  # the metric of a key
     "known_metrics": "metrics",  # all metrics by their keys
-    "full_vote_metric_keys": "metrics",  # the keys of pass@k and maj@k that jobs have
+    "list_max_k_vote_metric_keys": "metrics",  # the keys of pass@k and maj@k that jobs have
     "plug_in_metric_keys": "metrics",  # the metrics of plug-ins that jobs have
     "correct_and_total": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
-    "text_records": "features.contexts.render",  # what a job records of the likelihoods of its texts
+    "build_text_likelihood_records": "features.contexts.render",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
     "OF_CALLS": "metrics",  # metric keys of the tokens of all calls
     "OF_GUESSES": "metrics",  # metric keys of draft tokens

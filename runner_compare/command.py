@@ -18,10 +18,10 @@ from runner_base import (
     run_with_exit_code,
     unknown_choice_message,
 )
-from runner_compare.features.across_tools.compute import pair_across_tools
+from runner_compare.features.across_tools.compute import pair_questions_across_tools
 from runner_compare.features.files.compute import build_file_table
 from runner_compare.features.files.section import ComparisonFiles
-from runner_compare.features.flips.compute import TableFlips, find_flips
+from runner_compare.features.flips.compute import TableFlips, find_flipped_questions
 from runner_compare.features.gates.section import (
     Requirements,
     RequirementTerm,
@@ -38,10 +38,10 @@ from runner_compare.features.pooled.section import ComparisonPooledTables
 from runner_compare.features.recall.compute import apply_recall_margin
 from runner_compare.features.registry import load_sections
 from runner_compare.features.seeds.compute import require_pooled_seeds
-from runner_compare.features.tokens.render.tables import write_llama_blocks
+from runner_compare.features.tokens.render.tables import write_llama_perplexity_statistics
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Table, key_label
-from runner_compare.model.default_selection import select_newest_comparable
+from runner_compare.model.default_selection import select_newest_comparable_runs
 from runner_compare.model.missing_jobs import (
     MissingJob,
     find_jobs_with_errors,
@@ -50,7 +50,7 @@ from runner_compare.model.missing_jobs import (
 )
 from runner_compare.model.question_metrics import select_runs_with_metric
 from runner_compare.model.repeated_answers import RepeatedAnswerMetric
-from runner_compare.model.scores import count_metrics_per_score
+from runner_compare.model.scores import count_tables_with_same_score
 from runner_compare.model.selection import (
     filter_by_values,
     filter_runs,
@@ -60,10 +60,10 @@ from runner_compare.model.selection import (
     parse_margins,
     select_newest_run_per_job,
 )
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.options import (
     LLAMA,
-    build_command_with_sources,
+    build_command_with_source_options,
     check_option_combinations,
     create_parser,
     find_first_set_option,
@@ -72,7 +72,7 @@ from runner_compare.options import (
 from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
 from runner_compare.readers.lm_eval import evaluations
-from runner_compare.readers.records import Records, open_records
+from runner_compare.readers.records import Records, open_recorded_runs
 from runner_compare.render.output import FORMATS, save_comparison
 from runner_compare.section import NamesRuns
 from runner_compare.statistics.pooling import PoolingWeights
@@ -117,22 +117,24 @@ def build_comparison(
     """
     aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
     check_option_combinations(options)
-    command = build_command_with_sources(options)  # before a reader notes in the options what it has opened
-    records = None if reads_other_tools(options) else open_records(options, scratch_folder)
+    command = build_command_with_source_options(
+        options
+    )  # before a reader notes in the options what it has opened
+    records = None if reads_other_tools(options) else open_recorded_runs(options, scratch_folder)
     every_run, reader = (
         load_runs_of_other_tools(options) if records is None else (records.runs, records.reader)
     )
     chosen = select_runs(options, every_run)
     runs, every_run = exclude_failed_runs(options, chosen, every_run)
-    check_clusters(options, runs)
-    runs, reader = apply_run_options(options, runs, reader)
+    check_cluster_field_recorded(options, runs)
+    runs, reader = apply_run_selection_options(options, runs, reader)
     grid_jobs = None if records is None else records.grid_jobs
     missing = [*jobs_without_result, *select_missing_jobs(options, grid_jobs, runs)]
     target = records.find_log_target(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
     margins = merge_margins(terms, parse_margins(options.margin))
     if options.flips:
-        tables = [build_flips_table(options, runs, every_run, reader)]
+        tables = [build_flipped_questions_table(options, runs, every_run, reader)]
     else:
         with mention_missing_jobs(missing):
             tables = build_task_tables(options, runs, reader, terms, margins)
@@ -160,7 +162,7 @@ def build_comparison(
             runs, reader, options.baseline, margins, _parse_tolerance(options)
         )
     if options.pool:
-        comparison.get_section_data(ComparisonPooledTables).tables = pool_tasks(
+        comparison.get_section_data(ComparisonPooledTables).tables = pool_tables_over_tasks(
             options, tables, runs, reader, margins
         )
     return ComparisonRun(comparison, reader, records, target, [*missing, *unanswered])
@@ -179,7 +181,7 @@ def run_comparison(options: argparse.Namespace, scratch_folder: Path) -> int:
     )
     tables = comparison.tables
     if options.format == LLAMA:
-        write_llama_blocks(tables, reader, sys.stdout)
+        write_llama_perplexity_statistics(tables, reader, sys.stdout)
     else:
         FORMATS[options.format](comparison, sys.stdout)
     sys.stdout.flush()
@@ -228,7 +230,7 @@ def load_runs_of_other_tools(options: argparse.Namespace) -> tuple[list[Run], Re
     return other_tools.load_results(options.results, options.cluster or None, metric)
 
 
-def apply_run_options(
+def apply_run_selection_options(
     options: argparse.Namespace, runs: list[Run], reader: Reader
 ) -> tuple[list[Run], Reader]:
     """Apply --metric, --across-tools and --teams, then select the newest comparable run of each job."""
@@ -236,10 +238,10 @@ def apply_run_options(
     if options.metric and (RepeatedAnswerMetric.from_name(options.metric) or not reads_other_tools(options)):
         runs = select_runs_with_metric(runs, options.metric, reader)
     if options.across_tools:
-        runs, reader = pair_across_tools(runs, options.results, reader)
+        runs, reader = pair_questions_across_tools(runs, options.results, reader)
     if options.teams:
         runs = set_team_names(runs, reader)
-    return select_newest_comparable(options, runs), reader
+    return select_newest_comparable_runs(options, runs), reader
 
 
 def set_team_names(runs: list[Run], reader: Reader) -> list[Run]:
@@ -254,7 +256,7 @@ def set_team_names(runs: list[Run], reader: Reader) -> list[Run]:
     return runs
 
 
-def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
+def check_cluster_field_recorded(options: argparse.Namespace, runs: list[Run]) -> None:
     """Raise ConfigError if a job did not record the field that --cluster names."""
     without = sorted(run.job_id for run in runs if run.get_value(CLUSTER) != options.cluster)
     if options.cluster and without:
@@ -332,7 +334,7 @@ def build_task_tables(
             raise ConfigError(fix, key="--baseline", value=options.baseline, code="conflict")
         base, baseline = candidates[0], {}
     tables = []
-    several = count_metrics_per_score(runs)
+    several = count_tables_with_same_score(runs)
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
@@ -352,7 +354,7 @@ def build_task_tables(
             ignore,
             is_each=getattr(options, "each", False),
         )
-        tables.append(build_table(of_task, choice, reader))
+        tables.append(build_comparison_table(of_task, choice, reader))
     if options.seeds:
         require_pooled_seeds(tables)
     return tables
@@ -400,7 +402,7 @@ def choose_default_baseline_and_keys(
     return other_tools.choose_baseline_and_row_keys(options.results, runs) if options.results else ({}, [])
 
 
-def pool_tasks(
+def pool_tables_over_tasks(
     options: argparse.Namespace,
     tables: list[Table],
     runs: list[Run],
@@ -413,7 +415,7 @@ def pool_tasks(
     return build_pooled_tables(tables, PoolingWeights(options.pool), by, margins, reader)
 
 
-def build_flips_table(
+def build_flipped_questions_table(
     options: argparse.Namespace, runs: list[Run], all_runs: list[Run], reader: Reader
 ) -> Table:
     """Build the table of the two runs in --flips, with the questions that exactly one of them
@@ -432,13 +434,13 @@ def build_flips_table(
             value=named,
             code="mismatch",
         )
-    table = build_table([first, second], ComparisonOptions(base=first), reader)
+    table = build_comparison_table([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.has_accuracies:
         raise ConfigError(
             f"{note or f'task {first.task} has no verdicts'}", key="--flips", value=named, code="mismatch"
         )
-    table.get_section_data(TableFlips).pairs = [find_flips(second, first, reader)]
+    table.get_section_data(TableFlips).pairs = [find_flipped_questions(second, first, reader)]
     return table
 
 

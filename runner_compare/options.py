@@ -282,7 +282,7 @@ def _add_report_options(add_argument: Callable[..., object]) -> None:
     )
 
 
-def build_command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
+def build_command_with_source_options(options: argparse.Namespace) -> tuple[str, ...]:
     words = ["runner-compare"]
     if options.output_dir != "outputs":
         words += ["--output-dir", options.output_dir]

@@ -27,7 +27,7 @@ from runner_compare.model.data import NotPaired, Table
 from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.options import create_parser
 from runner_compare.render.conclusion import conclusion_text
-from runner_compare.render.html import escape_html, write_table
+from runner_compare.render.html import escape_html, write_html_table
 from runner_compare.render.output import FORMATS, flatten_rows
 from runner_compare.render.parts import build_report_parts
 from runner_compare.render.pictures import create_table_pictures
@@ -119,7 +119,7 @@ class ComparedRuns:
             for grid in part.grids:
                 rows = max((len(column.cells) for column in grid.columns), default=0)
                 out.write(f"<p>{escape_html(grid.title)}</p>\n" if grid.title else "")
-                write_table(grid.columns, grid.classes or [""] * rows, out)
+                write_html_table(grid.columns, grid.classes or [""] * rows, out)
             out.write(
                 "<ul>\n"
                 + "".join(f"<li>{escape_html(text)}</li>\n" for text, _ in part.sentences)
@@ -167,7 +167,7 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
         raise ConfigError(f"no job of the comparison has a result: {states}", key="compare", code="empty")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            compared = build_comparison(_parse_options(given), Path(scratch), given_runs.missing)
+            compared = build_comparison(_parse_keyword_options(given), Path(scratch), given_runs.missing)
     except NotPaired as reason:
         raise JobFailed(str(reason), code="changed") from reason
     return ComparedRuns(compared.comparison)
@@ -190,7 +190,7 @@ class RunArguments:
             if isinstance(run, str):
                 self.ids.append(run)
             elif isinstance(run, Mapping):
-                self._add_grid_row(run, keys)
+                self._add_job_from_grid_row(run, keys)
             elif isinstance(run, Record):
                 self.ids.append(run.job_id)
                 self.folders.append(str(Path(run.output_dir).parents[1]))
@@ -205,7 +205,7 @@ class RunArguments:
                     code="bad_value",
                 )
 
-    def _add_grid_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
+    def _add_job_from_grid_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
         job_id, status = row.get("job_id") or "", row.get("status")
         if status in (None, *WITH_RESULT):
             self.ids += [job_id] if job_id else []
@@ -225,7 +225,7 @@ class RunArguments:
         return next(iter(folders), "")
 
 
-def _parse_options(options: Mapping[str, Any]) -> Any:
+def _parse_keyword_options(options: Mapping[str, Any]) -> Any:
     """Convert keyword arguments to command-line options. Raises ConfigError for a wrong name or
     value.
     """

@@ -37,7 +37,7 @@ os.environ.setdefault("RUNNER_PROGRESS", "off")
 # On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only
 # RUNNER_WITHOUT and ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN,
 # whose sums then saturate.
-if "avx512" in processor.parse_disabled_features():
+if "avx512" in processor.parse_disabled_cpu_features():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 # A database waits for the disk at every commit, longer than most tests compute: test folders lie in

@@ -49,20 +49,20 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["model=auto", "model.name=./nope"], "model.name=./nope: model path does not exist: "),
         (["model=auto", "model.name=nope"], "does not exist, and the name is no hub id of the form OWNER/NAME"),
         (["model=auto", "model.name=some/model"], "The model is not in the cache, and the hub cannot be reached"),
-        (["model=auto", "model.name=."], "contains no config.json"),
+        (["model=auto", "model.name=."], "does not contain config.json"),
         (["quantization=none,nf4"], "To sweep over them, add --multirun"),
         (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
         (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),
         (["-m", "quantization=none,int9"], "quantization=int9: unknown choice."),
         (["task=chat", "task.limit=5"], f"task.limit: no key 'task.limit'. Choices: task.load, task.system. task.limit is a key of other tasks: {', '.join(LIMITED)}\n"),
-        (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
+        (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER. Use model.stages"),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
-        (["foo"], "foo: not a valid override. Write KEY=VALUE or GROUP=CHOICE"),
+        (["foo"], "foo: this is not a valid override: write KEY=VALUE or GROUP=CHOICE"),
         (["seed=;"], """seed=;: the value cannot be parsed, because its special characters are not quoted. Write "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over them, add --multirun (-m). If the value is one text, add inner quotes: "task.data='a,b.jsonl'\""""),
         (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? To record a note, use +notes.new_tokens=2"),
-        (["quantization.name=nf4", *STUB], "quantization.name=nf4: no key, but a choice's name. Use quantization=nf4. Choices for quantization: auto_round, "),
+        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the group quantization has no key `name`. Use quantization=nf4. Choices for quantization: auto_round, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: task.stride must be smaller than task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: unknown choice. Did you mean none?"),
@@ -172,13 +172,13 @@ def test_output_folder_that_cannot_be_written(runner: Run, tmp_path: Path) -> No
     done = runner(*STUB, "output_dir=file/outputs")
     assert done.code == 2
     assert done.err == (
-        f"error: output_dir=file/outputs: {tmp_path}/file is a file. Give a folder you may write: output_dir=...\n"
+        f"error: output_dir=file/outputs: {tmp_path}/file is a file. Choose a writable folder: output_dir=...\n"
     )
     grid = runner("-m", "model=stub", "task.limit=2,3", "output_dir=file")
     assert grid.code == 2
     assert (
         grid.err
-        == f"error: output_dir=file: {tmp_path}/file is a file. Give a folder you may write: output_dir=...\n"
+        == f"error: output_dir=file: {tmp_path}/file is a file. Choose a writable folder: output_dir=...\n"
     )
 
 

@@ -15,7 +15,7 @@ from runner.report import (
     build_job_name_columns,
     format_headline_metrics,
     format_main_metrics,
-    print_grid,
+    print_grid_results,
     print_record,
 )
 from runner_base.result import Record, Result, Status
@@ -117,20 +117,20 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
         GridLine({"quantization": "nf4"}, "finished", "gsm8k-abc", record()),
         GridLine({"quantization": "[x]"}, "impossible"),
     ]
-    print_grid(lines, PrintMode.table)
+    print_grid_results(lines, PrintMode.table)
     table = capsys.readouterr().out
     for part in ("quantization", "nf4", "[x]", "impossible", "92.5 [89.8, 94.5]", "1,234"):
         assert part in table
     assert max(map(len, table.splitlines())) <= 100
     assert not {"6.07", "801"} & {*table.split()}
-    print_grid(lines, PrintMode.full)
+    print_grid_results(lines, PrintMode.full)
     assert {"6.07", "801", "gsm8k-abc"} <= {*capsys.readouterr().out.split()}
-    print_grid(lines, PrintMode.table, has_table=False)
+    print_grid_results(lines, PrintMode.table, has_table=False)
     assert capsys.readouterr().out == "", "the reader has seen a line for each job"
-    print_grid(lines, PrintMode.json)
+    print_grid_results(lines, PrintMode.json)
     (only,) = capsys.readouterr().out.splitlines()
     assert json.loads(only)["job_id"] == "gsm8k-abc"
-    print_grid(lines, PrintMode.none)
+    print_grid_results(lines, PrintMode.none)
     assert capsys.readouterr().out == ""
 
 

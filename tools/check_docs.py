@@ -28,7 +28,7 @@ from runner.config.choices import installed_choice_files
 from runner.config.compose import Composer
 from runner.config.error_messages import EXTRAS, explain_error
 from runner.config.groups import GROUPS
-from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra import split_job_config_and_choices, to_runner_config
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.runner_hydra import create_hydra
 from runner_compare.console_script import SUBCOMMANDS
@@ -208,7 +208,7 @@ def _check_runner(arguments: list[str]) -> None:
         else:
             composed = composer.compose(overrides)
         known |= {line.partition("=")[0] for line in overrides if line not in left}
-        to_runner_config(*split_hydra_config(composed))
+        to_runner_config(*split_job_config_and_choices(composed))
     for of_choices in composer.missing_keys.values():
         for error in (
             error for key, error in of_choices.items() if key not in known

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics.accuracy_intervals import accuracy_metrics
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 from runner_compare.statistics.stats import wilson_interval
 
 Drawing = Callable[[np.random.Generator, int], Numbers]
@@ -44,7 +44,7 @@ def main() -> int:
             inside, width = [0, 0, 0], 0.0
             for _ in range(jobs):
                 right = generator.binomial(answers, draw(generator, questions))
-                figures = accuracy_metrics(
+                figures = compute_accuracy_metrics(
                     (right / answers).tolist(), [None] * questions, [answers] * questions
                 )
                 low, high = figures["accuracy_low"], figures["accuracy_high"]

@@ -23,8 +23,8 @@ from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table
 
 from runner.core.finishing import WANTED, AnswerLength, FinishingCurve
 from runner_compare.model.data import Run
-from runner_compare.statistics import Decision, Finding, decide_all
-from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics
+from runner_compare.statistics import Decision, Finding, decide_comparisons
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_bound_metrics
 from runner_compare.statistics.seed_means import (
     accuracy_interval_over_seeds,
     compute_exact_interval_over_seeds,
@@ -160,7 +160,7 @@ def holds(
     is_cut = lengths > limit_for(share)
     seen = solved & ~is_cut
     low, high = wilson_interval(int(seen.sum()), n)
-    found = accuracy_bound_metrics(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
+    found = compute_accuracy_bound_metrics(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
     ends = (found["accuracy_uncut_low"], found["accuracy_uncut_high"]) if found else (low, high)
     return ends[0] <= accuracy <= ends[1], low <= accuracy <= high
 
@@ -192,7 +192,7 @@ def compared(
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
     base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
-    (decision,) = decide_all([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision
 
 

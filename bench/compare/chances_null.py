@@ -16,7 +16,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner_compare.model.data import QuestionOutcome, Run
 from runner_compare.model.repeated_answers import AnswerVotes, RepeatedAnswerMetric
-from runner_compare.statistics import Finding, decide_all
+from runner_compare.statistics import Finding, decide_comparisons
 from runner_compare.ways.numbers import create_metric_test
 
 NAMES = ("pass@1", "pass@4", "maj@4", "pass^4")
@@ -50,7 +50,7 @@ def finding(sides: list[list[QuestionOutcome]], name: str) -> Finding:
         reader.answers[str(number)] = {
             (index, f"question {index}", ""): outcome for index, outcome in enumerate(side)
         }
-    (decision,) = decide_all([create_metric_test(runs[0], runs[1], reader)])
+    (decision,) = decide_comparisons([create_metric_test(runs[0], runs[1], reader)])
     return decision.finding
 
 

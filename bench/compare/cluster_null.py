@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     Finding,
     MarginVerdict,
     MeanFlipTest,
-    decide_all,
+    decide_comparisons,
     ratios,
 )
 from runner_compare.ways.verdicts import compare_pair
@@ -89,7 +89,7 @@ def verdict(
         compared = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    (decision,) = decide_all([compared], {} if margin is None else {compared.effect.measure: margin})
+    (decision,) = decide_comparisons([compared], {} if margin is None else {compared.effect.measure: margin})
     return decision
 
 
@@ -102,7 +102,7 @@ def wrong(
     test = MeanFlipTest(
         differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples
     )
-    (it,) = decide_all([test])
+    (it,) = decide_comparisons([test])
     return (
         it.finding is not Finding.open,
         not it.low <= 0 <= it.high,

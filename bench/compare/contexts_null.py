@@ -18,8 +18,8 @@ from simulation import Limits, Numbers, Rate, Table, begin
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.context_gains import compute_context_metrics
-from runner_compare.statistics.position_loss import compute_position_metrics
+from runner_compare.statistics.context_gains import compute_loss_metrics_by_context_length
+from runner_compare.statistics.position_loss import compute_loss_metrics_by_position
 from runner_compare.statistics.stats import student_p_value
 
 TOKENS, LENGTHS = 64, (256, 1024, 4096, 16384)
@@ -50,7 +50,7 @@ def claimed(of_contexts: Numbers) -> int:
         for length, of_context in zip(LENGTHS, of_contexts.tolist(), strict=True)
         for text, loss in enumerate(of_context)
     ]
-    return LENGTHS.index(int(compute_context_metrics(parts, {})[HELPS_UP_TO]))
+    return LENGTHS.index(int(compute_loss_metrics_by_context_length(parts, {})[HELPS_UP_TO]))
 
 
 def claimed_without_order(of_contexts: Numbers) -> int:
@@ -73,7 +73,7 @@ def holds(generator: np.random.Generator, texts: int, are_samples: bool) -> bool
             nats = -512 * (of_text + generator.normal(0, OF_WINDOW))
             unit = len(parts) if are_samples else text
             parts.append(Likelihood(unit, nats, 512, 1, 1, 0, by_position=[[9, 512, nats]]))
-    found = compute_position_metrics(parts, {})
+    found = compute_loss_metrics_by_position(parts, {})
     return bool(found[f"{LOSS}_low/position_512"] <= 2 <= found[f"{LOSS}_high/position_512"])
 
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner.scorers.divergence import Divergence, divergence_from_draws
+from runner.scorers.divergence import Divergence, estimate_divergence_from_draws
 from runner_base import Likelihood
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 
@@ -41,7 +41,7 @@ def drawn_text(generator: np.random.Generator, tokens: int, share: float) -> tup
     ours = np.full((tokens, 1), math.log(1 - our_rest))
     each = np.full((tokens, DRAWN), math.log(REST / 1000))  # a thousand equal tokens
     these = np.concatenate([ours, each + log_r], axis=1)
-    estimate = divergence_from_draws(
+    estimate = estimate_divergence_from_draws(
         1, reference.ravel().tolist(), DRAWN, each.ravel().tolist(), these.tolist(),
         [math.log(SMALLEST)] * tokens, [True] * tokens,
     )  # fmt: skip

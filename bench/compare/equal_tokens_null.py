@@ -19,7 +19,7 @@ from runner_compare.statistics import Finding
 from runner_compare.statistics.equal_tokens import (
     BudgetCurve,
     EqualTokensComparison,
-    compare_curves,
+    compare_accuracies_at_equal_tokens,
     decide_equal_tokens,
 )
 
@@ -71,7 +71,7 @@ def drawn(
 
 def compared(curves: tuple[BudgetCurve, BudgetCurve]) -> EqualTokensComparison | None:
     """Return the verdict on two settings, as a table of these two has it."""
-    it = compare_curves(*curves)
+    it = compare_accuracies_at_equal_tokens(*curves)
     if it is not None:
         decide_equal_tokens([it])
     return it
@@ -79,7 +79,7 @@ def compared(curves: tuple[BudgetCurve, BudgetCurve]) -> EqualTokensComparison |
 
 def truth_of(sides: tuple[Thinker, Thinker]) -> tuple[float, dict[int, float]]:
     """Return the true differences: over the shared tokens, and at the tokens of each budget."""
-    it = compare_curves(*drawn(np.random.default_rng(1), MANY, sides), resamples=20)
+    it = compare_accuracies_at_equal_tokens(*drawn(np.random.default_rng(1), MANY, sides), resamples=20)
     assert it is not None
     return it.difference.value, {point.budget: point.difference.value for point in it.points}
 

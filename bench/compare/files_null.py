@@ -31,7 +31,14 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.records.jobs import read_samples
 from runner_base import Likelihood
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, JobKind, find_tied_groups, rank_files
+from runner_compare.features.files.ranks import (
+    KL,
+    FileRow,
+    FileTable,
+    JobKind,
+    find_tied_groups,
+    rank_model_files_by_kl,
+)
 from runner_compare.model.data import Run, TableRow, TextScore
 from tools.commands import jobs, printed
 
@@ -189,7 +196,7 @@ def table_of(
             for at, (count, kl, family) in enumerate(zip(counts, nats.tolist(), families, strict=True))
         }
     table = FileTable(rows, {}, margin=margin)
-    rank_files(table, reader)
+    rank_model_files_by_kl(table, reader)
     return table
 
 

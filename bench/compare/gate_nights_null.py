@@ -16,10 +16,10 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.model.data import Run
-from runner_compare.release_gate.compute import check_margin
+from runner_compare.release_gate.compute import check_loss_within_margin
 from runner_compare.release_gate.history import share_of_night
 from runner_compare.release_gate.verdicts import GateVerdict
-from runner_compare.statistics import McNemarTest, decide_all
+from runner_compare.statistics import McNemarTest, decide_comparisons
 
 NIGHTS, MARGIN = 30, 0.02
 # the number of questions, the share of them on which both runs disagree, the true difference
@@ -35,8 +35,8 @@ NOBODY = Run("run", "run", "any", "1", "", {}, {})
 @cache
 def verdict_of(wins: int, losses: int, n: int, night: int | None) -> GateVerdict:
     """Return the gate's verdict on one table of pairs."""
-    (decision,) = decide_all([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
-    return check_margin(decision, NOBODY, "", share_of_night(night or 0)).verdict
+    (decision,) = decide_comparisons([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
+    return check_loss_within_margin(decision, NOBODY, "", share_of_night(night or 0)).verdict
 
 
 def simulate(

@@ -24,7 +24,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
-from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_all
+from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_comparisons
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 from runner_compare.statistics.ratios import get_p_value_factor, ratio_of_sums, ratio_standard_error
 from runner_compare.statistics.stats import student_quantile
@@ -111,7 +111,10 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
         compared = [it for run in runs[1:] for it in compare_runs(run, runs[0], reader, PairingOptions())]
     except NotPaired:
         return []
-    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], decide_all(compared), strict=True)]
+    return [
+        TableRow(run, {}, effects=[it])
+        for run, it in zip(runs[1:], decide_comparisons(compared), strict=True)
+    ]
 
 
 def claims(rows: Sequence[TableRow]) -> bool:

@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     MarginVerdict,
     McNemarTest,
     SignFlipTest,
-    decide_all,
+    decide_comparisons,
 )
 from runner_compare.statistics.early_stop_plans import (
     find_early_stop_detectable_loss,
@@ -41,7 +41,7 @@ from runner_compare.statistics.planning import (
     plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import ratio_standard_error
-from runner_compare.statistics.sequential import compute_log_betting_capitals
+from runner_compare.statistics.sequential import compute_log_e_values
 from runner_compare.statistics.stats import detectable_paired_difference, mcnemar_exact_p_value
 
 # disagreement, difference
@@ -62,7 +62,7 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
     others = [McNemarTest(1, 1, n) for _ in range(comparisons - 1)]
-    effect, *_ = decide_all(
+    effect, *_ = decide_comparisons(
         [McNemarTest(wins, losses, n), *others], {} if margin is None else {"accuracy": margin}
     )
     if margin is None:
@@ -230,8 +230,8 @@ def course(
     steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
     counts = np.eye(3)[steps].cumsum(axis=0)
     enough = np.log(2 / level)
-    is_worse = bool((compute_log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
-    return is_worse, bool((compute_log_betting_capitals(counts, -EARLY_MARGIN) >= enough).any())
+    is_worse = bool((compute_log_e_values(counts[:, [1, 0, 2]], 0.0) >= enough).any())
+    return is_worse, bool((compute_log_e_values(counts, -EARLY_MARGIN) >= enough).any())
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
@@ -252,7 +252,7 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
             assert n is not None
             planned.append(n)
             test = SignFlipTest(*pair(n, 0.0 if margin else SHIFT), "token")
-            (effect,) = decide_all([test], {"log_likelihood": SHIFT} if margin else {})
+            (effect,) = decide_comparisons([test], {"log_likelihood": SHIFT} if margin else {})
             as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
             hits += as_good if margin else effect.finding is Finding.worse
         rates.append(Rate(hits, TEXTS))
@@ -295,7 +295,7 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)
-                    (effect,) = decide_all(
+                    (effect,) = decide_comparisons(
                         [pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {}
                     )
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)

@@ -29,9 +29,9 @@ from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
 from runner_compare.features.recall.compute import RecallFindings, divide_error_rate
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
-from runner_compare.statistics import ALPHA, Finding, decide_all
+from runner_compare.statistics import ALPHA, Finding, decide_comparisons
 from runner_compare.statistics.effective_length import compute_recall_loss_tests
-from runner_compare.statistics.lost_depths import find_lost_depths
+from runner_compare.statistics.lost_depths import find_depths_with_recall_loss
 from runner_compare.ways.verdicts import create_mcnemar_test
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -183,7 +183,7 @@ def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same
         counts.independent += misses(RecallFindings(alone, MARGIN), model.true)
     shown = [
         lost
-        for lost in find_lost_depths(findings.depth_answers, num_permutations=DRAWS)
+        for lost in find_depths_with_recall_loss(findings.answers_at_single_depth, num_permutations=DRAWS)
         if lost.is_significant
     ]
     if model.lost is None:
@@ -290,8 +290,10 @@ def needed_and_asked(
         found = findings.effective_length
         if found is None or not found.undecided_lengths or found.undecided_lengths[0] > model.true:
             continue
-        said.append(findings.needed_questions)
-        (again,) = drawn(generator, model, math.ceil(findings.needed_questions / len(DEPTHS)), False)
+        said.append(findings.needed_questions_per_length)
+        (again,) = drawn(
+            generator, model, math.ceil(findings.needed_questions_per_length / len(DEPTHS)), False
+        )
         asked = RecallFindings(tuple(again), MARGIN).effective_length
         decided += asked is not None and asked.at_least >= found.undecided_lengths[0]
     return decided, said
@@ -321,7 +323,7 @@ def called_different(
             for own in answers[1:]
             for length in LENGTHS
         ]
-        different += any(decision.finding is not Finding.open for decision in decide_all(tests))
+        different += any(decision.finding is not Finding.open for decision in decide_comparisons(tests))
         unadjusted += any(test.effect.p < ALPHA for test in tests)
         every = [longest_as_counted(RecallFindings(tuple(own), MARGIN)) for own in answers]
         lengths_differ += len(set(every)) > 1

@@ -20,14 +20,14 @@ from recall_null import ALIKE_SETTINGS, DEPTHS, LENGTHS, MARGIN, MODELS, bar_of
 from simulation import Limits, Rate, Solved, Table, begin
 
 from runner_base import ClusterUnit
-from runner_compare.model.mean_pairs import create_mean_test
+from runner_compare.model.mean_pairs import create_mean_difference_test
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
-from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_all
+from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_comparisons
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
     LengthTests,
     compute_recall_loss_tests,
-    find_effective_length,
+    find_effective_context_length,
 )
 from runner_compare.statistics.paired_means import MIN_CLUSTERS, compute_mean_p_values
 from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
@@ -140,7 +140,7 @@ def share_level(tests: Sequence[Sequence[LengthTests]]) -> list[EffectiveLength]
     """Return the effective length of each setting of a table, by the rule of `share_error`."""
     sharing = count = len(tests)
     while True:
-        found = [find_effective_length(LENGTHS, own, ALPHA / count, ALPHA / sharing) for own in tests]
+        found = [find_effective_context_length(LENGTHS, own, ALPHA / count, ALPHA / sharing) for own in tests]
         left = max(1, count - sum(own.reached == len(LENGTHS) - 1 for own in found))
         if left == sharing:
             return found
@@ -210,9 +210,11 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
             tests.append(compare_with_truncation_bounds(create_mcnemar_test, pairs))
         else:
             tests.append(
-                compare_with_truncation_bounds(lambda of_length: create_mean_test(of_length, "text"), pairs)
+                compare_with_truncation_bounds(
+                    lambda of_length: create_mean_difference_test(of_length, "text"), pairs
+                )
             )
-    return any(decision.finding is not Finding.open for decision in decide_all(tests))
+    return any(decision.finding is not Finding.open for decision in decide_comparisons(tests))
 
 
 def main() -> int:

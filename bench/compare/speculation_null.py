@@ -23,7 +23,7 @@ from simulation import GOOD, Drawn, Limits, Rate, Solved, Table, begin
 
 from runner_compare.features.changed_answers.compute import ChangedAnswers, count_changed_answers
 from runner_compare.model.data import TEXT_END, Question, Run
-from runner_compare.statistics import Decision, Finding, decide_all, exact_interval, wilson_interval
+from runner_compare.statistics import Decision, Finding, decide_comparisons, exact_interval, wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
 SIZES = (200, 1319)
@@ -55,7 +55,7 @@ def drawn(
     reader = Drawn(n)
     base = reader.add("off", off, families)
     run = reader.add("draft", np.where(differs, again, off), families)
-    (decision,) = decide_all([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision, (1 - kept) * float((differs * chances).mean())
 
 

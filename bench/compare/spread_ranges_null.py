@@ -18,7 +18,7 @@ from simulation import Limits, Rate, Table, begin
 from runner_compare.statistics import ALPHA, SignFlipTest
 from runner_compare.statistics.effects import Test
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
-from runner_compare.statistics.planning import compute_standard_error_factors
+from runner_compare.statistics.planning import compute_standard_error_bound_factors
 
 MARGIN = 0.05
 LARGE = 4_000  # clusters or texts of the sample that gives the truth
@@ -68,7 +68,7 @@ def count_misses(
         without_end += high is None
         if high is not None:
             widths.append(high / low)
-        least, most = compute_standard_error_factors(3.0, n, 3.0)
+        least, most = compute_standard_error_bound_factors(3.0, n, 3.0)
         assert most is not None
         control += not planned * least**2 <= truth <= planned * most**2
     width = f"x {median(widths):.1f}" if widths else ""

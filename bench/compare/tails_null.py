@@ -25,7 +25,7 @@ from simulation import Limits, Rate, Table, options_of
 
 from runner.records.divergences import DIVERGENCES, read_divergences
 from runner.records.jobs import read_samples
-from runner.tasks.likelihood.token_divergences import collect_text_tokens
+from runner.tasks.likelihood.token_divergences import collect_token_divergences_by_document
 from runner_base import Likelihood, machine
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
@@ -48,7 +48,7 @@ FARTHER, RARE_TEXTS = 150, (*TEXTS, 600)
 def real_population(folder: Path) -> list[TextTokens]:
     """Return the tokens of each text of a job."""
     samples = [it for _, it in sorted(read_samples(folder / "samples.jsonl").items())]
-    found = collect_text_tokens(samples, read_divergences(folder / DIVERGENCES))
+    found = collect_token_divergences_by_document(samples, read_divergences(folder / DIVERGENCES))
     assert found is not None
     return found
 
@@ -184,7 +184,7 @@ def main() -> int:
     only = " --rare" if options.rare else ""
     arguments = f"--draws {options.draws} --seed {options.seed}{only} {len(options.jobs)} jobs"
     print(f"python bench/compare/tails_null.py {arguments}")
-    print(machine.machine_name())
+    print(machine.describe_hardware())
     if options.rare:
         limits.missed += rare_kinds(generator, options.draws)
         return limits.conclude(started)

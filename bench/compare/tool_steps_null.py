@@ -18,9 +18,12 @@ from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begi
 from tools_null import ALIKE, CATEGORIES, LOSSES_OF_ALL, SHARES, PartTest, Questions, outcome_of, run_of
 
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
-from runner_compare.features.tool_calls.pairs import compare_lengths, split_answers_by_step
+from runner_compare.features.tool_calls.pairs import (
+    compare_tool_calls_by_context_length,
+    split_answers_by_tool_call_step,
+)
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
-from runner_compare.statistics import ALPHA, Decision, Finding, decide_all
+from runner_compare.statistics import ALPHA, Decision, Finding, decide_comparisons
 from runner_compare.statistics.stats import holm_adjust
 from runner_compare.ways.verdicts import compare_answers
 
@@ -92,16 +95,16 @@ def step_decisions(
             )
             place = ToolCase(case.category, 0, outcome)
             own[index, case.question, case.gold] = QuestionOutcome(
-                outcome in RIGHT, "prompt", case.main_function, tools=place
+                outcome in RIGHT, "prompt", case.main_function_name, tools=place
             )
         answers.append(own)
     runs = [run_of(f"setting {number}", own) for number, own in enumerate(answers)]
     compared = {
         (number, step): compare_answers(runs[number], runs[0], sides, Drawn())
         for number in range(1, STEP_SETTINGS)
-        for step, sides in split_answers_by_step(answers[number], answers[0]).items()
+        for step, sides in split_answers_by_tool_call_step(answers[number], answers[0]).items()
     }
-    return dict(zip(compared, decide_all(list(compared.values())), strict=True))
+    return dict(zip(compared, decide_comparisons(list(compared.values())), strict=True))
 
 
 def simulate_steps(
@@ -153,11 +156,11 @@ def length_decisions(
             answers[len(answers), case.question, case.gold] = QuestionOutcome(
                 is_right,
                 f"prompt of {length}",
-                case.main_function,
+                case.main_function_name,
                 tools=ToolCase(case.category, length, outcome_of(is_right)),
             )
-    compared = compare_lengths(run_of("none", answers), answers)
-    decisions = decide_all(list(compared.values()))
+    compared = compare_tool_calls_by_context_length(run_of("none", answers), answers)
+    decisions = decide_comparisons(list(compared.values()))
     return {
         (COMPARED_LENGTHS.index(length), length): decision
         for length, decision in zip(compared, decisions, strict=True)

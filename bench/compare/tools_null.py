@@ -24,10 +24,10 @@ import numpy as np
 from cluster_skewed import p_values
 from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.tasks.tools.cases import Case, read_installed_cases
+from runner.tasks.tools.cases import Case, read_installed_tool_cases
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell
-from runner_compare.features.tool_calls.pairs import TableToolCalls, compute_tool_calls
+from runner_compare.features.tool_calls.pairs import TableToolCalls, compare_tool_calls_with_baselines
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
@@ -92,7 +92,7 @@ def in_cells(answers: dict[str, Answers]) -> dict[tuple[str, Cell], Decision]:
         run = run_of(name, of_run)
         rows.append(TableRow(run, {}, is_baseline=not rows, baseline=rows[0] if rows else None))
     table = ComparedTable("tools", [], rows)
-    compute_tool_calls(table, reader)
+    compare_tool_calls_with_baselines(table, reader)
     return {
         (name, cell): decision
         for name, cells in table.get_section_data(TableToolCalls).compared.items()
@@ -126,7 +126,7 @@ class Questions:
     @classmethod
     def shipped(cls) -> Questions:
         """Read them; the parts of a question's functions have the same variance together as one function."""
-        cases = read_installed_cases()
+        cases = read_installed_tool_cases()
         names = sorted({function["name"] for case in cases for function in case.functions})
         parts = np.zeros((len(cases), len(names)))
         for line, case in zip(parts, cases, strict=True):
@@ -150,7 +150,7 @@ class Questions:
                 (index, case.question, case.gold): QuestionOutcome(
                     bool(is_right),
                     "prompt",
-                    case.main_function,
+                    case.main_function_name,
                     tools=ToolCase(case.category, 0, outcome_of(bool(is_right))),
                 )
                 for index, (case, is_right) in enumerate(zip(self.cases, solved, strict=True))
@@ -175,7 +175,7 @@ class Questions:
 
     def test(self, own: Solved, base: Solved, of_part: Solved) -> PartTest:
         """Compare two settings in some of the questions, in all tables [tables, questions]."""
-        names = [case.main_function for case in self.cases]
+        names = [case.main_function_name for case in self.cases]
         own, base = own[:, of_part], base[:, of_part]
         families = sorted({name for name, is_part in zip(names, of_part, strict=True) if is_part})
         members = np.array([[name == family for family in families] for name in names])[of_part]

@@ -32,7 +32,7 @@ from runner_engine import (
     complete_requests,
     resolve_model,
 )
-from runner_engine.checkpoints.mixture import measure_model_mixture
+from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
 
@@ -121,7 +121,7 @@ class Measured:
 def active_parameters(resolved: ResolvedModel) -> int:
     """Return how many parameters a token goes through: of a mixture, those of the chosen experts
     alone."""
-    mixture = measure_model_mixture(resolved.files)
+    mixture = compute_checkpoint_mixture_size(resolved.files)
     return (
         sum(tensor.num_elements for tensor in resolved.files.tensors)
         if mixture is None
@@ -183,7 +183,7 @@ def main() -> None:
     logger.propagate = False
     torch.set_grad_enabled(False)
     print(head_line(["bench/engine/families.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     if options.processor_time:
         print("by the processor's time")

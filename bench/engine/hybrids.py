@@ -276,7 +276,7 @@ def main() -> None:
             lines += lines_of(name, options, Path(folder))
     print("### Hybrids\n")
     print(head_line(["bench/engine/hybrids.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(

@@ -23,9 +23,9 @@ import torch
 from engines import head_line, markdown
 from heading import parse_arguments
 
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import Scaling
-from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
+from runner_engine.attention.shared_attention import SharedKeyRange, run_shared_key_attention_kernel
 from runner_engine.kernels import native
 from runner_engine.kv_cache import KvCacheSpec, create_kv_store
 from runner_engine.settings.kv_cache import KvCache
@@ -119,8 +119,10 @@ def calls_of(
     query = queries[:, :1].transpose(0, 1).contiguous()
     places, shared = OwnKeyRanges(own, torch.zeros_like(seen), seen), SharedKeyRange(own, 0, keys)
     return (
-        lambda: attend_unshared_keys(kernels, heads, scaling, 0, query, places),
-        lambda: attend_shared_keys(kernels, heads, scaling, 0, queries, None, PROMPT, shared, None),
+        lambda: run_unshared_key_attention_kernel(kernels, heads, scaling, 0, query, places),
+        lambda: run_shared_key_attention_kernel(
+            kernels, heads, scaling, 0, queries, None, PROMPT, shared, None
+        ),
     )
 
 

@@ -217,7 +217,7 @@ def main() -> None:
     table = gap_table(options) if options.gap else speed_table(options)
     print("### Long contexts\n")
     print(head_line(["bench/engine/long.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(

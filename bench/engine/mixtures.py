@@ -145,7 +145,7 @@ def main() -> None:
             lines.append([part, str(rows), *map(spread, speeds), *times, of_bound, *of_last])
     print("### A mixture of experts\n")
     print(head_line(["bench/engine/mixtures.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.parse_disabled_features():
+    if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(

@@ -16,7 +16,7 @@ from runner.config import data_sets
 from runner.config.groups import schema_keys
 from runner.config.help import allowed_values
 from runner.config.questions import QuestionsConfig
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner_base import find_plug_ins
 
 
@@ -25,7 +25,7 @@ class CompletesValues(CompletionPlugin):
 
     def _query(self, config_name: str | None, line: str) -> list[str]:
         *before, word = line.split(" ") or [""]
-        before = rename_overrides(before, is_silent=True)
+        before = rename_old_keys_in_overrides(before, is_silent=True)
         line = " ".join([*before, word])
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
@@ -36,7 +36,7 @@ class CompletesValues(CompletionPlugin):
         earlier, comma, prefix = value.rpartition(",")
         offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
         values = [offer.partition("=")[2] for offer in offered]
-        values += _valid_values(self, config_name, before, key)
+        values += _list_valid_key_values(self, config_name, before, key)
         chosen = earlier.split(",")
         return sorted(
             f"{key}={earlier}{comma}{choice}"
@@ -58,7 +58,7 @@ def _append_equals_to_keys(
     """Append `=` to completed keys of lists and mappings, where Hydra appends a dot."""
     if not any(offer.endswith(".") for offer in completions):
         return completions
-    node = _compose_or_none(plugin, config_name, earlier_words)
+    node = _compose_config_or_none(plugin, config_name, earlier_words)
     held = {
         offer: OmegaConf.select(node, offer.strip("+~."))
         for offer in completions
@@ -72,7 +72,7 @@ def _append_equals_to_keys(
     return [f"{offer[:-1]}=" if offer in is_value else offer for offer in completions]
 
 
-def _compose_or_none(
+def _compose_config_or_none(
     plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str]
 ) -> DictConfig | None:
     overrides = get_args([word for word in earlier_words if word]).overrides
@@ -81,12 +81,12 @@ def _compose_or_none(
     return None
 
 
-def _valid_values(
+def _list_valid_key_values(
     plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], key: str
 ) -> list[str]:
     """Return the valid values of a config key. Empty if the key has more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
-    composed = _compose_or_none(plugin, config_name, earlier_words)
+    composed = _compose_config_or_none(plugin, config_name, earlier_words)
     with suppress(OmegaConfBaseException):  # no such key
         node = OmegaConf.select(composed, owner) if dot and composed is not None else composed
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None

@@ -29,11 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.choices import list_choices
 from runner.config.deleted_groups import reject_deleted_groups
 from runner.config.error_messages import convert_config_errors
-from runner.config.gguf_files import add_gguf_quantization
-from runner.config.hydra import split_hydra_config
+from runner.config.gguf_files import add_gguf_quantization_override
+from runner.config.hydra import split_job_config_and_choices
 from runner.config.messages import unknown_choice_error
 from runner.config.missing_keys import find_missing_key_overrides
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import create_hydra
 
@@ -47,7 +47,7 @@ def compose_job(
     replace the default config.
     """
     reject_deleted_groups(overrides)
-    return split_hydra_config(create_composer(config_name, config_folder).compose([*overrides]))
+    return split_job_config_and_choices(create_composer(config_name, config_folder).compose([*overrides]))
 
 
 def build_group_configs(
@@ -67,7 +67,7 @@ def build_group_configs(
         composed, _ = compose_job(
             [*default_overrides, *(f"{group}={choice}" for group, choice in choices.items())]
         )
-        for key, value in zip(rename_overrides(key_values), key_values.values(), strict=True):
+        for key, value in zip(rename_old_keys_in_overrides(key_values), key_values.values(), strict=True):
             try:
                 OmegaConf.update(composed, key, value)
             except OmegaConfBaseException as error:
@@ -127,7 +127,7 @@ class Composer:
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return a job's config. An invalid override raises the same error as Hydra's full composition."""
-        overrides = add_gguf_quantization(rename_overrides(overrides))
+        overrides = add_gguf_quantization_override(rename_old_keys_in_overrides(overrides))
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_from_cache(overrides)) is not None:
                 return self._copy_resolver_cache(config)
@@ -138,8 +138,8 @@ class Composer:
 
         Returns the config and the skipped overrides.
         """
-        overrides = rename_overrides(overrides)
-        all_of_them = add_gguf_quantization(overrides)
+        overrides = rename_old_keys_in_overrides(overrides)
+        all_of_them = add_gguf_quantization_override(overrides)
         choices = tuple(line for line in all_of_them if self._is_choice_or_hydra_override(self._parse(line)))
         omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
         while True:
@@ -169,9 +169,9 @@ class Composer:
         """
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
         values = [override for override in parsed if not self._is_choice_or_hydra_override(override)]
-        if not self._can_apply_values_last(parsed, len(self._for_hydra)):
+        if not self._can_set_keys_after_choices(parsed, len(self._for_hydra)):
             return None
-        kept = self._compose_group_choices(
+        kept = self._compose_and_pickle_group_choices(
             [override for override in parsed if self._is_choice_or_hydra_override(override)]
         )
         if kept is None:
@@ -198,7 +198,7 @@ class Composer:
     def _is_group_choice(self, override: Override) -> bool:
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
-    def _can_apply_values_last(self, parsed_overrides: list[Override], num_primary: int) -> bool:
+    def _can_set_keys_after_choices(self, parsed_overrides: list[Override], num_primary: int) -> bool:
         """Return whether the result stays the same if key values are set after all group choices."""
         values = [override for override in parsed_overrides if not self._is_group_choice(override)]
         of_hydra = [override.is_hydra_override() for override in values]
@@ -213,7 +213,7 @@ class Composer:
             )
         )
 
-    def _compose_group_choices(self, choice_overrides: list[Override]) -> bytes | None:
+    def _compose_and_pickle_group_choices(self, choice_overrides: list[Override]) -> bytes | None:
         """Return the pickled config of these group choices, from the cache if possible.
 
         Returns None if the choices cannot be composed without other overrides.

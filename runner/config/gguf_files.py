@@ -12,7 +12,7 @@ READS = "quantization=gguf"
 MODELS = ("auto", "local")  # the choices of model that take a file
 
 
-def add_gguf_quantization(overrides: Sequence[str]) -> list[str]:
+def add_gguf_quantization_override(overrides: Sequence[str]) -> list[str]:
     """Return the overrides, extended by quantization=gguf if a .gguf file is named and no quantization
     is chosen.
     """

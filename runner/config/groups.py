@@ -90,11 +90,11 @@ def find_key_type(key: str) -> KeyType | None:
 
 
 def _group_key_types(group: str) -> dict[str, KeyType]:
-    return _collect_key_types(group, len(GROUPS.get(group, ())))
+    return _collect_group_key_types(group, len(GROUPS.get(group, ())))
 
 
 @cache
-def _collect_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
+def _collect_group_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
     types: dict[str, KeyType] = {}
     schemas: list[tuple[str, type[Any]]] = [("", RunnerConfig)]
     if group:

@@ -55,9 +55,8 @@ def format_help_overview(composed: DictConfig, choices: Mapping[str, str]) -> st
         node = composed[group] if dot else composed
         schema: Any = OmegaConf.get_type(node)
         if name in {item.name for item in fields(schema)}:
-            lines.append(
-                f"  {f'{key}={_format_override_value(_get_value(node, name))}':<{COLUMN_OF_COMMON}}  {meaning}"
-            )
+            value = _format_override_value(_get_displayed_config_value(node, name))
+            lines.append(f"  {f'{key}={value}':<{COLUMN_OF_COMMON}}  {meaning}")
     return "\n".join(lines) + "\n"
 
 
@@ -83,7 +82,9 @@ def describe_job_keys(
         choice = choices[group]
         lines += [
             "",
-            *textwrap.wrap(f"{group}={choice}: {read_comments(find_choice_file(group, choice)).top}", WIDTH),
+            *textwrap.wrap(
+                f"{group}={choice}: {read_yaml_key_comments(find_choice_file(group, choice)).top}", WIDTH
+            ),
         ]
         for key, value, schema in _iterate_group_keys(composed[group]):
             comment = _find_key_comment(group, choice, key, schema)
@@ -95,13 +96,14 @@ def describe_job_keys(
         lines += [
             "",
             *textwrap.wrap(
-                f"profile={profile}: {read_comments(find_choice_file('profile', profile)).top}", WIDTH
+                f"profile={profile}: {read_yaml_key_comments(find_choice_file('profile', profile)).top}",
+                WIDTH,
             ),
         ]
     if groups is not None:
         return "\n".join(lines[1:]) + "\n"
     lines += ["", "Keys without a group:"]
-    menu = read_comments(CONF / "config.yaml").beside
+    menu = read_yaml_key_comments(CONF / "config.yaml").beside
     for key, value, schema in _iterate_group_keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:
             lines += _format_key(key, value, schema, menu.get(key, ""))
@@ -122,7 +124,7 @@ def allowed_values(schema: type[Any], key: str) -> list[str]:
 
 
 @cache
-def read_comments(file: Path) -> Comments:
+def read_yaml_key_comments(file: Path) -> Comments:
     read, top, path = Comments(), [], [""]
     last = ""
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
@@ -147,10 +149,10 @@ def _iterate_group_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[st
         if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
             yield from _iterate_group_keys(inner, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", _get_value(node, item.name), schema
+            yield f"{prefix}{item.name}", _get_displayed_config_value(node, item.name), schema
 
 
-def _get_value(node: DictConfig, key: str) -> Any:
+def _get_displayed_config_value(node: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(node, key):
         return "???"
     try:
@@ -185,7 +187,7 @@ def _format_override_value(value: Any) -> str:
 
 
 def _find_key_comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
-    if comment := read_comments(find_choice_file(group, choice)).beside.get(key):
+    if comment := read_yaml_key_comments(find_choice_file(group, choice)).beside.get(key):
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
@@ -195,7 +197,7 @@ def _find_key_comment(group: str, choice: str, key: str, schema: type[Any]) -> s
     )
     for file in files:
         if issubclass(get_choice_schema(group, file.stem), owner) and (
-            comment := read_comments(file).beside.get(last)
+            comment := read_yaml_key_comments(file).beside.get(last)
         ):
             return comment
     return ""

@@ -42,7 +42,7 @@ class NoRunFolder(Callback):
             config.hydra.run.dir = "."
 
 
-def split_hydra_config(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+def split_job_config_and_choices(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Split a composed config into the job's config and the choice of each config group. Removes
     hydra.* from the config.
     """

@@ -12,7 +12,7 @@ RUN, SWEEP, SUBFOLDER = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write below output_dir alone
 
 
-def reject_unused_folders(overrides: Sequence[str], composed: DictConfig) -> None:
+def reject_unused_hydra_folders(overrides: Sequence[str], composed: DictConfig) -> None:
     """Raise ConfigError if a Hydra folder key has no effect, because results are always written below
     output_dir.
 

@@ -28,7 +28,7 @@ register_resolver: Any = (
 )
 
 
-def allow_instantiated_classes() -> AbstractContextManager[Any]:
+def allow_hydra_to_instantiate_classes() -> AbstractContextManager[Any]:
     """Allow configs to instantiate the classes in NAMED_CLASSES, as `hydra.main` does."""
     if not IS_HYDRA_1_4:
         return nullcontext()
@@ -40,7 +40,7 @@ def apply_hydra_main_settings() -> AbstractContextManager[Any]:
     """Apply the global settings that `hydra.main` applies before it parses the command line."""
     if not IS_HYDRA_1_4:
         version.setbase(VERSION_BASE["version_base"])
-    return allow_instantiated_classes()
+    return allow_hydra_to_instantiate_classes()
 
 
 def prepend_rerun_overrides(arguments: Any) -> list[str]:
@@ -58,7 +58,7 @@ def prepend_rerun_overrides(arguments: Any) -> list[str]:
     return list(saved)
 
 
-def parsed_overrides_kwargs(
+def build_parsed_overrides_kwargs(
     hydra: Hydra, config_name: str, overrides: list[str], rerun_overrides: list[str]
 ) -> dict[str, Any]:
     """Return the keyword argument `parsed_overrides`, which Hydra 1.4 requires. Empty for Hydra 1.3."""

@@ -75,7 +75,7 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return ConfigError(f"{key} is now {now}", code="unknown_choice")
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
-        return _unknown_key_error(key, _suggest_repeat_alternative(schema_keys(owner)))
+        return _unknown_key_error(key, _suggest_how_to_repeat_task(schema_keys(owner)))
     if head == NOTES:
         return _unknown_key_error(
             key, f"this note does not exist. To add it, use +{NOTES}.{last}={_value_or_placeholder(value)}"
@@ -86,7 +86,7 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
         and last not in names
         and get_close_matches(last, {*names, "name"}, 1) == ["name"]
     ):
-        return _wrong_name_key_error(key, head, value)
+        return _build_misused_name_key_error(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _list_tasks_with_key(key)
@@ -117,7 +117,7 @@ def _value_or_placeholder(value: object) -> str:
     return "VALUE" if value is None else str(value)
 
 
-def _suggest_repeat_alternative(task_keys: set[str]) -> str:
+def _suggest_how_to_repeat_task(task_keys: set[str]) -> str:
     """Return a suggestion for repeating a task that has no key task.repeat_index."""
     if "repeats" in task_keys:
         return "to repeat measurements within a job, use task.repeats. To repeat the whole job, use rerun=all"
@@ -137,7 +137,7 @@ def _list_tasks_with_key(key: str) -> list[str]:
     )
 
 
-def _wrong_name_key_error(key: str, group: str, value: object) -> ConfigError:
+def _build_misused_name_key_error(key: str, group: str, value: object) -> ConfigError:
     choices = list_choices(group)
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server

@@ -61,7 +61,7 @@ def list_profile_model_configs(model_choices: Collection[str]) -> list[str]:
     return [name for name in pairs if get_profile_model_keys(name, model_choices) is not None]
 
 
-def list_profile_keys(profile: str) -> list[str]:
+def list_keys_set_by_profile(profile: str) -> list[str]:
     """Return the config groups and keys that a profile sets, and that environment variables must not
     override.
     """

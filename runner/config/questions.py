@@ -87,7 +87,7 @@ class QuestionsConfig(TaskConfig):
         """Name of the scorer for mathematical expressions. None if gold answers are numbers or letters."""
         return Extractor.math.value if self.answer_type is GoldKind.expression else None
 
-    def set_detected_choices(self, choices_key: str) -> None:
+    def set_detected_choices_key(self, choices_key: str) -> None:
         """Set task.choices_key to the key that was detected in the data, as if the user had set it."""
         self.choices_key = choices_key
         usual = {field.name: field.default for field in fields(self)}.get("instruction")

@@ -40,7 +40,7 @@ class ResolvedJob:
 
 
 def resolve_job(config: RunnerConfig) -> ResolvedJob:
-    """Resolve a job's model and settings. Inside `share_model_files()`, equal models share their
+    """Resolve a job's model and settings. Inside `share_model_files_between_jobs()`, equal models share their
     files.
     """
     resolved = ResolvedJob(config, resolve_model(build_model_spec(config)))

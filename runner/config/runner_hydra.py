@@ -38,17 +38,17 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import data_sets
 from runner.config.choices import CONF
 from runner.config.deleted_groups import reject_deleted_groups
-from runner.config.gguf_files import add_gguf_quantization
+from runner.config.gguf_files import add_gguf_quantization_override
 from runner.config.groups import GROUPS
-from runner.config.hydra_folders import reject_unused_folders
+from runner.config.hydra_folders import reject_unused_hydra_folders
 from runner.config.hydra_versions import (
     IS_HYDRA_1_4,
     VERSION_BASE,
-    parsed_overrides_kwargs,
+    build_parsed_overrides_kwargs,
     prepend_rerun_overrides,
 )
 from runner.config.missing_keys import compose_omitting_missing_keys
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.root import RunnerConfig
 from runner.config.sources import create_config_loader
 from runner_base.plugins import find_plug_in_conf_folders
@@ -75,11 +75,11 @@ class RunnerHydra(Hydra):
     ) -> DictConfig:
         """Compose a config like Hydra, then copy the values of the chosen data set to the task."""
 
-        overrides = rename_overrides(overrides)
+        overrides = rename_old_keys_in_overrides(overrides)
         reject_deleted_groups(overrides)
         given = overrides
         if run_mode is RunMode.RUN:  # of a grid, each job has its own
-            overrides = add_gguf_quantization(overrides)
+            overrides = add_gguf_quantization_override(overrides)
 
         def compose_overrides(used: list[str]) -> DictConfig:
             if used != given:
@@ -91,7 +91,7 @@ class RunnerHydra(Hydra):
             run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig
         ):  # of a grid, each job has its own
             data_sets.set_task_keys_from_data_set(composed)
-        reject_unused_folders(overrides, composed)
+        reject_unused_hydra_folders(overrides, composed)
         return composed
 
     def get_help(
@@ -235,7 +235,9 @@ def _run_requested_hydra_command(
     commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
     asked = sum(command not in (None, False) for command in commands)
     parsed = (
-        parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides) if rerun_overrides else {}
+        build_parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides)
+        if rerun_overrides
+        else {}
     )
     if arguments.help:
         runner_hydra.app_help(name, parser, arguments, **parsed)
@@ -254,7 +256,7 @@ def _run_requested_hydra_command(
     elif arguments.info:
         runner_hydra.show_info(arguments.info, name, overrides, **parsed)
     else:
-        parsed = parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides)
+        parsed = build_parsed_overrides_kwargs(runner_hydra, name, overrides, rerun_overrides)
         mode = runner_hydra.get_mode(name, overrides, **parsed)
         is_run = not arguments.multirun
         _run_app(is_run, arguments.multirun, mode, runner_hydra, name, task_function, overrides, **parsed)

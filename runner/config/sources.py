@@ -35,7 +35,7 @@ from runner.config.choices import CONF, list_choices
 from runner.config.groups import GROUPS, list_schema_names
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_option_names
-from runner.config.renamed_keys import rename_yaml_keys
+from runner.config.renamed_keys import rename_old_keys_in_yaml
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import check_yaml_before_loading, fast_yaml_loader
 from runner_base import find_plug_ins
@@ -96,13 +96,13 @@ class CheckedFiles(FileConfigSource):
         with check_yaml_before_loading(file):
             if self.path == str(CONF) and file.is_file():
                 return self._load_option_file(file)
-            return _rename_keys(super().load_config(config_path), config_path)
+            return _rename_old_keys_in_file(super().load_config(config_path), config_path)
 
     def _load_option_file(self, file: Path) -> ConfigResult:
         """Load the YAML file of a built-in option as if the file were in conf/."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=fast_yaml_loader())
-        config: Any = _merge_into_schema(content) or OmegaConf.create({} if content is None else content)
+        config: Any = _merge_yaml_into_schema(content) or OmegaConf.create({} if content is None else content)
         return ConfigResult(
             self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512])
         )
@@ -134,7 +134,7 @@ class CheckedPackage(ImportlibResourcesConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a YAML file with the current names of its keys."""
-        return _rename_keys(super().load_config(config_path), config_path)
+        return _rename_old_keys_in_file(super().load_config(config_path), config_path)
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
@@ -168,11 +168,11 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         )
 
 
-def _rename_keys(loaded: ConfigResult, config_path: str) -> ConfigResult:
+def _rename_old_keys_in_file(loaded: ConfigResult, config_path: str) -> ConfigResult:
     """Rename the old keys of a YAML file to their current names."""
     if isinstance(loaded.config, DictConfig):
         path = config_path.removesuffix(".yaml")
-        loaded.config = rename_yaml_keys(loaded.config, path, loaded.header.get("package"))
+        loaded.config = rename_old_keys_in_yaml(loaded.config, path, loaded.header.get("package"))
     return loaded
 
 
@@ -189,7 +189,7 @@ def _replace_hydra_source(source: ConfigSource) -> ConfigSource:
     return source if kind is None else kind(source.provider, source.full_path())
 
 
-def _merge_into_schema(content: Any) -> DictConfig | None:
+def _merge_yaml_into_schema(content: Any) -> DictConfig | None:
     """Merge a YAML file's content into its schema. Returns None if the defaults list names anything but
     the schema.
 

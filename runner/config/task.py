@@ -49,7 +49,7 @@ class RequestedCompletions:
         return self.shared_tokens + self.completions * self.prompt_tokens
 
     @property
-    def attention_pairs(self) -> float:
+    def num_attention_pairs(self) -> float:
         """Number of query-key pairs that attention computes, summed over all completions."""
         before, piece = (
             self.known_tokens + self.shared_tokens,

@@ -80,7 +80,7 @@ def _format_position(mark: Any) -> str:
 
 def reject_deep_yaml_nesting(text: str, location: str) -> None:
     """Raise ConfigError if lists and mappings of a YAML text are nested too deeply."""
-    if _bound_nesting_depth(text) <= MAX_DEPTH:
+    if _estimate_max_nesting_depth(text) <= MAX_DEPTH:
         return
     import yaml
 
@@ -95,7 +95,7 @@ def reject_deep_yaml_nesting(text: str, location: str) -> None:
             )
 
 
-def _bound_nesting_depth(text: str) -> int:
+def _estimate_max_nesting_depth(text: str) -> int:
     """Return an upper bound of a YAML text's nesting depth without parsing the text.
 
     Each column of indentation counts as two levels, and each opening bracket as one.

@@ -124,7 +124,7 @@ class DeferredModule(ModuleType):
         # amid an import a signal leaves half a module behind
         with (
             self._finder.stop_deferring_module(self.__name__),
-            signals.defer_until_step_ends() if in_main else nullcontext(),
+            signals.defer_signals_until_step_ends() if in_main else nullcontext(),
         ):
             return import_module(self.__name__)
 

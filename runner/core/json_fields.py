@@ -29,11 +29,11 @@ class JsonFieldReader:
 
     def read_files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[ListedFile, ...]:
         return tuple(
-            self.read_file_entry(key, self.read_object(key, entry), may_lack_digest)
+            self.read_manifest_file_entry(key, self.read_object(key, entry), may_lack_digest)
             for entry in self.read_list(key, entries)
         )
 
-    def read_file_entry(
+    def read_manifest_file_entry(
         self, key: str, file_entry: dict[str, Any], is_digest_optional: bool = False
     ) -> ListedFile:
         """Read a file's entry in a manifest: its name, size and digest."""

@@ -30,7 +30,7 @@ class ThinkingPrinter:
     def __init__(self) -> None:
         self._is_open = False
 
-    def print_chunk(self, text: str) -> None:
+    def print_thinking_chunk(self, text: str) -> None:
         begin = ""
         if not self._is_open:
             text = text.lstrip()

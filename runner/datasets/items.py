@@ -158,16 +158,16 @@ def _generate_selected_questions(
             value=selection.shuffle_seed,
             code="too_large",
         )
-    items = _generate_items(split, selection)
+    items = _generate_word_problem_items(split, selection)
     if not should_set_clusters:
         return list(items)
     return [replace(item, cluster=problem_template_name(Split(split), item.position)) for item in items]
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
-def _generate_items(split: str, selection: QuestionSelection) -> tuple[Item, ...]:
+def _generate_word_problem_items(split: str, selection: QuestionSelection) -> tuple[Item, ...]:
     assert selection.limit is not None
-    places = selection.select_positions(
+    places = selection.select_question_positions(
         selection.offset + selection.limit if selection.shuffle_seed is None else DISTINCT
     )
     problems = ((position, generate_problem(Split(split), position)) for position in places)
@@ -213,7 +213,7 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
     items: list[Item] = []
     for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = parse_row(_parse_record(row), keys)
+            read = parse_row(_parse_json_row(row), keys)
             items.append(
                 Item(
                     read.question,
@@ -231,7 +231,7 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
         except ValueError as error:
             raise DataError(
                 (
-                    f"{error}. A record needs a question and {keys.required_answer}. To use other "
+                    f"{error}. A record needs a question and {keys.required_answer_description}. To use other "
                     "keys of the record, set task.question_key and task.answer_key"
                 ),
                 key=where,
@@ -295,7 +295,7 @@ def _explain_hub_failure(name: str, key: str) -> str:
     return ""
 
 
-def _parse_record(row: Any) -> dict[str, Any]:
+def _parse_json_row(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
         raise ValueError("not an object with keys")

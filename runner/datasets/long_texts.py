@@ -144,7 +144,7 @@ def generate_chronicle(random: Random) -> Iterator[str]:
         yield " ".join(sentences) + "\n\n"
 
 
-def generate_code(random: Random) -> Iterator[str]:
+def generate_synthetic_code(random: Random) -> Iterator[str]:
     """Yield the functions of a random Python module, and assertions that call these functions."""
     cast = PersonSelector(random, create_random_person)
     yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
@@ -186,7 +186,7 @@ def generate_ledger(random: Random) -> Iterator[str]:
 # as one
 KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
     "prose": (generate_chronicle, 76_000),
-    "code": (generate_code, 56_000),
+    "code": (generate_synthetic_code, 56_000),
     "table": (generate_ledger, 56_000),
 }
 

@@ -12,7 +12,7 @@ from runner_base import ConfigError, DataError, read_text
 AT = "@"
 
 
-def parse_prompt_file(prompt: str | None) -> Path | None:
+def parse_prompt_file_path(prompt: str | None) -> Path | None:
     """Return the file that task.prompt names with @. None for a literal text or stdin."""
     if prompt is None or not prompt.startswith(AT) or prompt.startswith(2 * AT):
         return None
@@ -26,7 +26,7 @@ def read_prompt_text(prompt: str) -> str:
     """
     if prompt == STDIN:
         return _strip_bom_and_newline(_decode_utf8(read_stdin_once()), "stdin")
-    path = parse_prompt_file(prompt)
+    path = parse_prompt_file_path(prompt)
     if path is None:
         return prompt.removeprefix(AT) if prompt.startswith(2 * AT) else prompt
     where = f"task.prompt={prompt}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.prompts import Framing, PromptsConfig
-from runner.datasets.one_prompt import parse_prompt_file, read_prompt_text
+from runner.datasets.one_prompt import parse_prompt_file_path, read_prompt_text
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin_once
 from runner_base import (
@@ -64,7 +64,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
             raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
         return [_add_task_branches(text, task)]
     assert task.prompts is not None
-    data, where, as_json = _read_prompts_source(task.prompts)
+    data, where, as_json = _read_prompts_file_or_stdin(task.prompts)
     prompts: list[GivenPrompt] = []
     for number, line in iter_text_lines(io.BytesIO(data), where):
         try:
@@ -103,7 +103,7 @@ def describe_prompts(task: PromptsConfig, prompts_sha256: str) -> dict[str, str]
     """Describe a prompt file as an MLflow data set. The result is empty for a prompt on the command
     line.
     """
-    file = parse_prompt_file(task.prompt)
+    file = parse_prompt_file_path(task.prompt)
     if task.prompts is None and task.prompt != STDIN and file is None:
         return {}
     source: dict[str, Any]
@@ -166,7 +166,7 @@ def _answer_to_json(answer: Answer) -> dict[str, str]:
     return {"text": parts.answer} | ({"thinking": parts.thinking} if parts.has_thinking else {})
 
 
-def _read_prompts_source(prompts: str) -> tuple[bytes, str, bool]:
+def _read_prompts_file_or_stdin(prompts: str) -> tuple[bytes, str, bool]:
     if prompts == STDIN:
         data = read_stdin_once()
         return data, "stdin", _starts_with_json_prompt(data)

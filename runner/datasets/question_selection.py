@@ -21,7 +21,7 @@ class QuestionSelection:
     offset: int = 0
     shuffle_seed: int | None = None
 
-    def select_positions(self, num_questions: int) -> Sequence[int]:
+    def select_question_positions(self, num_questions: int) -> Sequence[int]:
         places: Sequence[int] = range(num_questions)
         if self.shuffle_seed is not None:
             places = Random(self.shuffle_seed).sample(places, num_questions)
@@ -33,4 +33,6 @@ class QuestionSelection:
             yield from islice(enumerate(rows), self.offset, end)
         else:
             every = list(rows)
-            yield from ((position, every[position]) for position in self.select_positions(len(every)))
+            yield from (
+                (position, every[position]) for position in self.select_question_positions(len(every))
+            )

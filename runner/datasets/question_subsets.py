@@ -42,7 +42,7 @@ def hash_question_subset(task: QuestionsConfig, items: Sequence[Item]) -> dict[s
     }
     clusters = [item.cluster for item in items]
     if task.data == EMBEDDED:
-        return hashes | _hash_embedded_clusters(task, clusters)
+        return hashes | _hash_embedded_question_clusters(task, clusters)
     return hashes | hash_cluster_names(clusters)
 
 
@@ -53,7 +53,7 @@ def hash_cluster_names(cluster_names: list[str | None]) -> dict[str, str]:
     return {"clusters": _hash_json_values(cluster_names)}
 
 
-def _hash_embedded_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
+def _hash_embedded_question_clusters(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
     """Return a hash of the clusters of embedded questions. Empty if the clusters are the default ones.
 
     Their default was null before, and is template now: jobs with the default keep their ids.

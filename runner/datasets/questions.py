@@ -51,14 +51,16 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
             f"split {task.split} holds no questions", key="task.data", value=task.data, code="empty"
         )
     if items[0].choices_key is not None and task.choices_key is None:
-        task.set_detected_choices(items[0].choices_key)
+        task.set_detected_choices_key(items[0].choices_key)
     return items if task.unscored is None else _mark_excluded_questions(task.unscored, items, source)
 
 
 def _select_listed_questions(list_file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
     every = _read_whole_split(source)
     named = find_listed_positions(list_file, "task.only", source.split, every)
-    numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).select_positions(len(every)))
+    numbered = enumerate(
+        QuestionSelection(None, task.offset, task.shuffle_seed).select_question_positions(len(every))
+    )
     items = [replace(every[position], number=number) for number, position in numbered if position in named][
         : task.limit
     ]

@@ -45,7 +45,7 @@ def compute_rotation_shifts(num_choices: int, num_orders: int) -> list[int]:
     return [number * num_choices // num_orders for number in range(num_orders)]
 
 
-def make_constant_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
+def make_constant_gold_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
     """Return a warning if all correct answers have the same letter.
 
     A model that prefers this letter would get a too high accuracy.

@@ -90,7 +90,7 @@ class RowKeys:
         )
 
     @property
-    def required_answer(self) -> str:
+    def required_answer_description(self) -> str:
         if self.scorer is not None:
             return f"an answer that {self.scorer_override} can read"
         if self.has_letters:

@@ -77,7 +77,7 @@ def create_lazy_engine(
 
     def import_libraries_and_open_engine() -> Engine:
         with (
-            signals.defer_until_step_ends()
+            signals.defer_signals_until_step_ends()
         ):  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(resolved)
         if on_libraries_imported is not None:

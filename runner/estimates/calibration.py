@@ -18,7 +18,14 @@ from typing import Any
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, SizeTimePoints, Speed, interpolate_time
 from runner.render.notes import format_note
-from runner_base import child_process, format_duration, machine, print_message, replace_text, to_one_line
+from runner_base import (
+    child_process,
+    format_duration,
+    machine,
+    print_message,
+    replace_text_file_atomically,
+    to_one_line,
+)
 from runner_base.notes import note
 from runner_base.texts import read_json_cache
 from runner_engine import to_local_model_config
@@ -105,7 +112,7 @@ def _cache_measurement(file: Path, key: str, measurement: dict[str, Any]) -> Non
     """
     text = json.dumps(read_json_cache(file) | {key: measurement})
     with suppress(OSError):  # if it cannot be written, the next plan times again
-        replace_text(file, text)
+        replace_text_file_atomically(file, text)
 
 
 def _measurement_to_speed(measurement: dict[str, Any], model: CalibrationModel) -> Speed:

@@ -35,14 +35,14 @@ BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 def main() -> None:
     """Time each model from stdin, and immediately print its result as a JSON line."""
     started = time.perf_counter()
-    child_process.request_death_with_parent()
+    child_process.request_kill_when_parent_dies()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)  # what libraries print must not mix with the results
         models: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
         import torch
 
         import_s = time.perf_counter() - started
-        bandwidth = measure_read_bandwidth(torch)
+        bandwidth = measure_memory_read_bandwidth(torch)
         with tempfile.TemporaryDirectory(prefix="runner-calibration-") as scratch:
             for model in models:
                 try:
@@ -54,7 +54,7 @@ def main() -> None:
                 channel.flush()
 
 
-def measure_read_bandwidth(torch: Any) -> float:
+def measure_memory_read_bandwidth(torch: Any) -> float:
     numbers, times = torch.ones(BANDWIDTH_NUMBERS), []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -66,10 +66,10 @@ def measure_read_bandwidth(torch: Any) -> float:
 def calibrate_model(model: CalibrationModel, temp_folder: Path, bandwidth: float) -> dict[str, Any]:
     depths = model.depths
     import_s = warm_up_imports(model, temp_folder)
-    many = time_sample_model(model, depths.many, temp_folder)
+    many = time_calibration_model(model, depths.many, temp_folder)
     whole = dict(many)
     if missing := depths.layers - depths.many:
-        few = time_sample_model(model, depths.few, temp_folder)
+        few = time_calibration_model(model, depths.few, temp_folder)
         for name, seconds in many.items():
             whole[name] += missing * max(seconds - few[name], 0.0) / (depths.many - depths.few)
     more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
@@ -96,8 +96,8 @@ def calibrate_model(model: CalibrationModel, temp_folder: Path, bandwidth: float
 
 def warm_up_imports(model: CalibrationModel, temp_folder: Path) -> float:
     """Load a small model, so that later load times exclude imports. Returns the seconds spent."""
-    config = build_sample_config(
-        model.config, write_sample_model(model, model.depths.few, temp_folder), model.threads
+    config = build_calibration_config(
+        model.config, write_calibration_checkpoint(model, model.depths.few, temp_folder), model.threads
     )
     started = time.perf_counter()
     resolved = resolve_job(config)
@@ -110,7 +110,7 @@ def warm_up_imports(model: CalibrationModel, temp_folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def write_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> Path:
+def write_calibration_checkpoint(model: CalibrationModel, num_layers: int, temp_folder: Path) -> Path:
     """Write a model with random weights and `num_layers` layers, and return its folder."""
     shape = model.shape | random_weights.read_special_token_ids()
     shape |= {"num_hidden_layers": num_layers, "vocab_size": model.depths.kept_vocabulary}
@@ -121,12 +121,12 @@ def write_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Pa
     return folder
 
 
-def time_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> dict[str, float]:
+def time_calibration_model(model: CalibrationModel, num_layers: int, temp_folder: Path) -> dict[str, float]:
     """Load a model with `num_layers` layers, and return median seconds by pass (prefill, decode)."""
     from runner_engine import LocalEngine
 
-    folder = write_sample_model(model, num_layers, temp_folder)
-    config = build_sample_config(model.config, folder, model.threads)
+    folder = write_calibration_checkpoint(model, num_layers, temp_folder)
+    config = build_calibration_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
     packing = {} if model.is_packed else {"packed_share": 0.0}
     engine = LocalEngine(resolve_job(config).model, None, **packing)
@@ -154,13 +154,13 @@ def time_sample_model(model: CalibrationModel, num_layers: int, temp_folder: Pat
         engine.close()
 
 
-def build_sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
+def build_calibration_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensor_headers(folder)]
     # patterns may name layers that the sample does not have
-    quantization = config.mix.select_matching_patterns(paths)
+    quantization = config.mix.remove_unmatched_patterns(paths)
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 

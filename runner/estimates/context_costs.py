@@ -29,7 +29,7 @@ class LengthCosts:
 NOTHING = LengthCosts()  # of a model whose shape is not known
 
 
-def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) -> LengthCosts:
+def compute_context_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) -> LengthCosts:
     """Return the cost of one token of context: attention relative to matmuls, and KV cache relative to
     weights.
     """
@@ -50,7 +50,7 @@ def compute_length_costs(resolved: ResolvedJob, predicted_footprint: Footprint) 
     return LengthCosts(pair / max(active, 1.0), of_place / max(predicted_footprint.weight_mib * MIB, 1.0))
 
 
-def copy_sizes_from_record(task: TaskConfig, record: Record) -> TaskConfig | None:
+def copy_task_sizes_from_record(task: TaskConfig, record: Record) -> TaskConfig | None:
     """Return the task config with the batch size and token counts of a recorded job, or None if the
     record lacks them.
     """
@@ -71,13 +71,13 @@ def estimate_prefill_time_ratios(
     """Yield a lower and an upper bound of the ratio between the prefill times of a job and a recorded job."""
     for pair_share in (costs.pair_share / UNSURE, costs.pair_share * UNSURE):
         now, before = (
-            sum(amount.computed_prompt_tokens + pair_share * amount.attention_pairs for amount in some)
+            sum(amount.computed_prompt_tokens + pair_share * amount.num_attention_pairs for amount in some)
             for some in (amounts, recorded_amounts)
         )
         yield now / before
 
 
-def estimate_step_time_ratio(
+def estimate_decode_step_time_ratio(
     completions: Sequence[RequestedCompletions],
     recorded_completions: Sequence[RequestedCompletions],
     batch_size: int,

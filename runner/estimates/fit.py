@@ -69,14 +69,14 @@ def count_concurrent_sequences(resolved: ResolvedJob) -> int:
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 
 
-def predict_fit(
+def predict_memory_fit(
     resolved: ResolvedJob,
     free_mib: Mapping[str, float],
     should_find_fix: bool = True,
     num_questions: int | None = None,
 ) -> MemoryFit | None:
     """Compare a job's predicted memory with the free memory. None if the memory cannot be predicted."""
-    resolved = limit_to_feasible_sizes(resolved, num_questions)
+    resolved = limit_batch_and_answer_length(resolved, num_questions)
     rows, batch_size = count_concurrent_sequences(resolved), resolved.config.generation.batch_size
     room = sum(free_mib.values())
     predicted, least = (_predict_footprint(resolved, count, room) for count in (rows, 1))
@@ -90,7 +90,7 @@ def predict_fit(
     result = MemoryFit(predicted, rows, least.total_mib, free_mib)
     if result.is_possible or not should_find_fix:
         return result
-    return replace(result, would_fit=_find_cheapest_fix(resolved, free_mib))
+    return replace(result, would_fit=_find_cheapest_memory_fix(resolved, free_mib))
 
 
 def _predict_footprint(resolved: ResolvedJob, batch_size: int, available_mib: float) -> Footprint | None:
@@ -100,7 +100,7 @@ def _predict_footprint(resolved: ResolvedJob, batch_size: int, available_mib: fl
     )
 
 
-def limit_to_feasible_sizes(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
+def limit_batch_and_answer_length(resolved: ResolvedJob, num_questions: int | None = None) -> ResolvedJob:
     """Limit the batch size to the number of completions, and the answer length to the context length."""
     config = resolved.config
     generation = limit_batch_size(config.task, config.generation, num_questions)
@@ -111,18 +111,18 @@ def limit_to_feasible_sizes(resolved: ResolvedJob, num_questions: int | None = N
     return resolved.replace_config_groups(generation=generation)
 
 
-def _find_cheapest_fix(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
+def _find_cheapest_memory_fix(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
     """Return the overrides of the least costly change that makes the job fit into memory. Empty if none
     does.
     """
-    for override, changed in _iterate_candidate_fixes(resolved):
-        changed_fit = predict_fit(changed, free_mib, should_find_fix=False)
+    for override, changed in _iterate_candidate_memory_fixes(resolved):
+        changed_fit = predict_memory_fit(changed, free_mib, should_find_fix=False)
         if changed_fit is not None and changed_fit.is_possible:
             return f"fits with {override} ({changed_fit.needed_mib:,.0f} MiB)"
     return ""
 
 
-def _iterate_candidate_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
+def _iterate_candidate_memory_fixes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
     sizes, config = [], resolved.config
     size = config.generation.batch_size or 1
     while size > 1:

@@ -12,8 +12,13 @@ from runner.config.root import RunnerConfig
 from runner.estimates import calibration
 from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.calibration import CalibrationRequest, estimate_calibration_s
-from runner.estimates.context_costs import NOTHING, LengthCosts, compute_length_costs
-from runner.estimates.fit import MemoryFit, get_free_mib_by_device, limit_to_feasible_sizes, predict_fit
+from runner.estimates.context_costs import NOTHING, LengthCosts, compute_context_length_costs
+from runner.estimates.fit import (
+    MemoryFit,
+    get_free_mib_by_device,
+    limit_batch_and_answer_length,
+    predict_memory_fit,
+)
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.rough_speed import MachineRates, measure_machine_rates
 from runner.estimates.sample import CalibrationModel, build_calibration_model
@@ -56,7 +61,7 @@ def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
     return resolved
 
 
-def estimate_jobs(
+def estimate_memory_and_time(
     jobs: Mapping[int, ResolvedJob],
     output_dir: Path,
     should_calibrate: bool,
@@ -83,7 +88,7 @@ def estimate_jobs(
 
     def estimate_job_time(job_number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
         config, job_fit = (
-            limit_to_feasible_sizes(resolved, num_questions.get(job_number)).config,
+            limit_batch_and_answer_length(resolved, num_questions.get(job_number)).config,
             estimates[job_number].fit,
         )
         assert job_fit is not None
@@ -97,8 +102,8 @@ def estimate_jobs(
             entry = estimates[number] = JobEstimate()
             known = resolve_without_download(resolved) if config.model.has_weights else None
             entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
-            costs[number] = _try_compute_length_costs(known, entry.fit)
-            entry.time = records.estimate_from_records(config, num_questions.get(number), costs[number])
+            costs[number] = _compute_length_costs_or_zero(known, entry.fit)
+            entry.time = records.estimate_time_from_records(config, num_questions.get(number), costs[number])
             if known is None:
                 continue
             can_time = (
@@ -149,7 +154,7 @@ def estimate_jobs(
         )
         apply_speeds(calibration.calibrate_models([*calibrations.values()], output_dir, limit_s, print_line))
     is_timed = any(entry.time is not None for entry in estimates.values())
-    if is_timed and (beside := contention.describe_other_programs()):
+    if is_timed and (beside := contention.describe_load_by_other_programs()):
         print_line(f"note: {format_note(note('busy', beside=beside))}")
     return estimates
 
@@ -160,7 +165,7 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
     parameters = float(sum(tensor.num_elements for tensor in files.tensors))
     token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
     speed = machine_rates.estimate_speed(config.quantization, memory_fit.predicted, parameters, token_bytes)
-    return add_attention_cost(speed, _try_compute_length_costs(resolved, memory_fit))
+    return add_attention_cost(speed, _compute_length_costs_or_zero(resolved, memory_fit))
 
 
 def add_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
@@ -209,17 +214,19 @@ def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> Me
         free_mib = get_free_mib_by_device(
             resolved.model.files.model.device, resolved.model.files.model.max_memory
         )
-        return predict_fit(resolved, free_mib, should_find_fix=bool(free_mib), num_questions=num_questions)
+        return predict_memory_fit(
+            resolved, free_mib, should_find_fix=bool(free_mib), num_questions=num_questions
+        )
     except (DownloadRequired, RunnerError):  # a draft that is not here; errors are reported elsewhere
         return None
 
 
-def _try_compute_length_costs(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
+def _compute_length_costs_or_zero(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
     """Return a model's costs of context length. All are zero if the model's shape is unknown."""
     if resolved is None or memory_fit is None:
         return NOTHING
     try:
-        return compute_length_costs(resolved, memory_fit.predicted)
+        return compute_context_length_costs(resolved, memory_fit.predicted)
     except (RunnerError, KeyError, TypeError, ValueError):
         return NOTHING
 

@@ -19,9 +19,9 @@ from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.context_costs import (
     NOTHING,
     LengthCosts,
-    copy_sizes_from_record,
+    copy_task_sizes_from_record,
+    estimate_decode_step_time_ratio,
     estimate_prefill_time_ratios,
-    estimate_step_time_ratio,
 )
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.records.flat_config import flatten_config, format_config_value
@@ -88,19 +88,19 @@ class FinishedJobs:
     def find_similar_records(self, config: RunnerConfig) -> list[Record]:
         """Return the records of jobs with the same model speed, amount of work and batch size."""
         params, defaults = dict(flatten_config(config)), dict(_iterate_default_values(config))
-        wanted = _make_similarity_key(params)
+        wanted = _build_job_similarity_key(params)
         return [
             record
             for record in self._find_records_with_same_params(_select_speed_relevant_params, config)
-            if _make_similarity_key(defaults | record.params) == wanted
+            if _build_job_similarity_key(defaults | record.params) == wanted
         ]
 
-    def find_max_peak_mib(self, config: RunnerConfig) -> float | None:
+    def find_max_recorded_peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak memory in MiB of similar jobs. None without similar jobs."""
         found = [record.result.metrics for record in self.find_similar_records(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
-    def estimate_from_records(
+    def estimate_time_from_records(
         self, config: RunnerConfig, num_questions: int | None = None, length_costs: LengthCosts = NOTHING
     ) -> Estimate | None:
         """Return a job's time, estimated from the newest similar jobs. None without similar jobs.
@@ -137,7 +137,7 @@ def _read_local_record(record_file: Path) -> Record | None:
         record = Record.from_json(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    here = machine.machine_name()
+    here = machine.describe_hardware()
     return (
         record
         if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here
@@ -175,7 +175,7 @@ def _select_speed_relevant_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
 
 
-def _make_similarity_key(params: Mapping[str, Any]) -> list[Any]:
+def _build_job_similarity_key(params: Mapping[str, Any]) -> list[Any]:
     values = {key: params.get(key) for key in ALIKE}
     values |= {LOADS_TWO: values[LOADS_TWO] == "true", GUESSES: params.get(GUESSES)}
     if values[GUESSES] in NO_GUESSES:
@@ -226,7 +226,7 @@ def _estimate_time_range_s(
             for share in estimate_prefill_time_ratios(amounts, then, length_costs)
         ]
         # less where rows share the keys that they read
-        longer = estimate_step_time_ratio(amounts, then, rows, length_costs)
+        longer = estimate_decode_step_time_ratio(amounts, then, rows, length_costs)
         ends += [longer * end for end in ends]
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 
@@ -239,7 +239,7 @@ def _get_recorded_completions(
     The list is empty if the prompt lengths of both jobs are unknown, as with word problems. The
     result is None if only one job's prompt lengths are known.
     """
-    task = copy_sizes_from_record(config.task, record)
+    task = copy_task_sizes_from_record(config.task, record)
     if task is None:
         return None
     then = task.list_requested_completions(config.generation, num_questions)

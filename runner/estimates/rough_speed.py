@@ -106,13 +106,13 @@ def measure_machine_rates(config: RunnerConfig, device: str, dtype_bytes: int) -
     """Return the machine's bandwidth and matmul speed. None on a GPU."""
     if device != "cpu":
         return None
-    bytes_per_s, core_flops_per_s = _load_or_measure_rates()
+    bytes_per_s, core_flops_per_s = _load_or_measure_machine_rates()
     flops_per_s = core_flops_per_s * machine.available_cores()
     return MachineRates(device, bytes_per_s, flops_per_s, unpacks=not config.mix.has_kernels(dtype_bytes))
 
 
 @cache
-def _load_or_measure_rates() -> tuple[float, float]:
+def _load_or_measure_machine_rates() -> tuple[float, float]:
     """Return bytes/s and FLOP/s from the user cache, or measure both once.
 
     If other programs slowed the measurement down, it is repeated until they do not.
@@ -121,8 +121,8 @@ def _load_or_measure_rates() -> tuple[float, float]:
     found = user_cache.read_cache_file(file) if file is not None else {}
     contention = machine.Contention(is_job=False)
     if not found or found["is_busy"]:
-        bytes_per_s, flops_per_s = _measure_rates()
-        is_busy = bool(contention.describe_other_programs())
+        bytes_per_s, flops_per_s = _measure_machine_rates()
+        is_busy = bool(contention.describe_load_by_other_programs())
         if not found or not is_busy:
             found = {"bytes_per_s": bytes_per_s, "flops_per_s": flops_per_s, "is_busy": is_busy}
             if file is not None:
@@ -130,7 +130,7 @@ def _load_or_measure_rates() -> tuple[float, float]:
     return float(found["bytes_per_s"]), float(found["flops_per_s"])
 
 
-def _measure_rates() -> tuple[float, float]:
+def _measure_machine_rates() -> tuple[float, float]:
     import numpy as np  # takes 0.1 s to import
 
     numbers, matrices = np.ones(NUMBERS, np.float32), np.ones((PRODUCTS, SIDE, SIDE), np.float32)

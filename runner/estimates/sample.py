@@ -68,7 +68,7 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
         return None
     if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
         return None
-    tensors = random_weights.list_random_tensors(settings)
+    tensors = random_weights.list_random_checkpoint_tensors(settings)
     block_mib = sum(tensor.nbytes for tensor in tensors if ".layers.0." in tensor.name) / MIB
     layers, vocabulary = int(settings["num_hidden_layers"]), int(settings["vocab_size"])
     row_bytes = 2 * int(settings["hidden_size"])
@@ -95,7 +95,13 @@ def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> Calibra
         repr(config.rope),
         files.model.device,
     ]
-    timed += [files.model.attention, threads, is_packed, machine.machine_name(), machine.library_versions()]
+    timed += [
+        files.model.attention,
+        threads,
+        is_packed,
+        machine.describe_hardware(),
+        machine.library_versions(),
+    ]
     timed += config.quantization.mix_keys
     timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(

@@ -55,7 +55,7 @@ class Speed:
         return (
             self._estimate_prefill_seconds(amount.shared_tokens)
             + waves_s
-            + amount.attention_pairs * self.pair_s
+            + amount.num_attention_pairs * self.pair_s
         )
 
     def _estimate_batch_seconds(self, amount: RequestedCompletions, batch_size: int) -> float:

@@ -60,7 +60,7 @@ def make_best_trial_notes(
 
     The notes include a command for a further test.
     """
-    rivals = _find_overlapping_trials(best, trials)
+    rivals = _find_trials_with_overlapping_interval(best, trials)
     if not rivals:
         return []
     sign = 1 if maximize else -1
@@ -71,7 +71,9 @@ def make_best_trial_notes(
     ]
 
 
-def _find_overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
+def _find_trials_with_overlapping_interval(
+    best: ScoredTrial, trials: Sequence[ScoredTrial]
+) -> list[ScoredTrial]:
     """Return the trials whose intervals overlap with the best trial's interval, one per job."""
     if best.interval is None:
         return []
@@ -107,13 +109,17 @@ def _suggest_rerun_on_unused_questions(
         if _override_key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
     ]
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
-    command = shlex.join(["runner", "-m", *overrides, *_build_sweep_of_two_trials(best, next_best, keys)])
+    command = shlex.join(
+        ["runner", "-m", *overrides, *_build_two_trial_sweep_overrides(best, next_best, keys)]
+    )
     store = stores.create_store_from_config(best.config)
     verdict = [] if store is None else [_format_comparison_command(store, best, next_best, keys)]
     return [note("check_of_best", questions=limit, commands=[command, *verdict])]
 
 
-def _build_sweep_of_two_trials(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
+def _build_two_trial_sweep_overrides(
+    best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
+) -> list[str]:
     of_trials = [_searched_values(trial, keys) for trial in (best, next_best)]
     if len(of_trials[0]) == 1:
         [key] = of_trials[0]

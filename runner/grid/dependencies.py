@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_hydra_config
+from runner.config.hydra import split_job_config_and_choices
 from runner.core.typed_command import format_grid_command
 from runner.grid.plan import PlannedJob, PlanState, plan_composed_job
 from runner.records.jobs import LOCK, Job
@@ -22,7 +22,7 @@ from runner_base.files import is_locked
 KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what others are compared with
 
 
-def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
+def add_dependency_jobs(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
     """Add the jobs that the grid's jobs depend on, in front of the grid's jobs.
 
     A job whose dependency cannot be planned gets an error.
@@ -45,10 +45,12 @@ def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[Planned
             continue  # another process may be doing it: the jobs wait for it
         if named is None or named.job_id != job_id:
             for number in numbers:
-                plan[number].error = _dependency_error(first, job_id, named)
+                plan[number].error = _create_dependency_error(first, job_id, named)
                 plan[number].state, plan[number].exit_code = PlanState.impossible, ConfigError.exit_code
             continue
-        rows = [number for number, planned in enumerate(plan) if _differs_only_in_storage(planned, named)]
+        rows = [
+            number for number, planned in enumerate(plan) if _differs_only_in_stored_results(planned, named)
+        ]
         if rows:
             plan[rows[0]] = replace(named, overrides=plan[rows[0]].overrides)
             continue
@@ -98,13 +100,13 @@ def _plan_dependency(planned: PlannedJob, composer: Composer) -> PlannedJob | No
     overrides = merge_overrides(planned.overrides, planned.after_overrides)
     composed, lacking = composer.compose_without_missing_keys([*overrides, KEEPS])
     used = [line for line in overrides if line not in lacking]
-    named = plan_composed_job(used, *split_hydra_config(composed))
+    named = plan_composed_job(used, *split_job_config_and_choices(composed))
     if KEEPS not in lacking:
         named.filled_in.append(KEEPS)
     return named
 
 
-def _differs_only_in_storage(planned: PlannedJob, dependency: PlannedJob) -> bool:
+def _differs_only_in_stored_results(planned: PlannedJob, dependency: PlannedJob) -> bool:
     if planned.config is None or dependency.config is None or planned.after:
         return False
     own = {key: getattr(dependency.config.task, key) for key in (*planned.decided, *dependency.decided)}
@@ -118,7 +120,7 @@ def _sibling_job(planned: PlannedJob, job_id: str) -> Job:
     return Job(job_id, planned.job.folder.with_name(job_id))
 
 
-def _dependency_error(planned: PlannedJob, job_id: str, dependency: PlannedJob | None) -> ConfigError:
+def _create_dependency_error(planned: PlannedJob, job_id: str, dependency: PlannedJob | None) -> ConfigError:
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if dependency is None:
         return ConfigError(

@@ -77,7 +77,8 @@ class Executor(ABC):
 
     def is_waiting_for_job(self, number: int) -> bool:
         return any(
-            other not in self.outcomes for other in self._numbers_by_job_id.get(self.plan[number].after, ())
+            other not in self.outcomes
+            for other in self._group_job_numbers_by_id.get(self.plan[number].after, ())
         )
 
     def record_outcome(self, number: int, outcome: JobOutcome) -> None:
@@ -95,7 +96,7 @@ class Executor(ABC):
         return f"still running after job_timeout_s={self.job_timeout_s:g}"
 
     @cached_property
-    def _numbers_by_job_id(self) -> dict[str, list[int]]:
+    def _group_job_numbers_by_id(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for number in self.numbers:
             found.setdefault(self.plan[number].job_id, []).append(number)

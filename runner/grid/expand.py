@@ -71,7 +71,7 @@ def expand_grid(
     # come last
     axes = [_build_grid_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
     axes += [_build_grid_axis(where, overrides) for where, overrides in zipped.items() if overrides]
-    axes += [_build_cases_axis(of_cases)] if of_cases else []
+    axes += [_build_grid_axis_from_cases(of_cases)] if of_cases else []
     axes += [_build_grid_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_axis_keys(axis)})" for axis in axes if len(axis) > 1)
@@ -87,7 +87,8 @@ def is_excluded_by_rules(exclude: Sequence[Mapping[str, str]], get_value: ValueG
     A rule may list several values for a key.
     """
     return any(
-        rule and all(_matches_rule(key, rule[key], get_value(key)) for key in rule) for rule in exclude
+        rule and all(_matches_exclude_rule(key, rule[key], get_value(key)) for key in rule)
+        for rule in exclude
     )
 
 
@@ -183,7 +184,7 @@ def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[s
     return list(zip(*columns, strict=True))
 
 
-def _build_cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
+def _build_grid_axis_from_cases(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
         raise ConfigError(f"more than {MAX_JOBS:,} jobs. Give fewer values", key=CASES, code="too_large")
@@ -198,7 +199,7 @@ def _expand_override(override: Override) -> list[str]:
     _reject_unbounded_sweep(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise _no_values_error(override)
+        raise _create_empty_sweep_error(override)
     return lines
 
 
@@ -230,7 +231,7 @@ def _reject_unbounded_sweep(override: Override) -> None:
             )
 
 
-def _no_values_error(override: Override) -> ConfigError:
+def _create_empty_sweep_error(override: Override) -> ConfigError:
     line, group = override.input_line, override.key_or_group
     if not isinstance(override.value(), Glob):
         return ConfigError(
@@ -256,13 +257,13 @@ def _axis_keys(axis: list[tuple[str, ...]]) -> str:
 # ---------------------------------------------------------------------------------------- excluding
 
 
-def _matches_rule(key: str, pattern: str, value: str | None) -> bool:
+def _matches_exclude_rule(key: str, pattern: str, value: str | None) -> bool:
     if value is None:
         return False
     wanted_values = _parse_exclude_values(key, pattern)
     if isinstance(wanted_values, Glob):
         return bool(wanted_values.filter([value]))
-    return _normalize_value(value) in wanted_values or ("str", value) in wanted_values
+    return _get_type_and_normalized_value(value) in wanted_values or ("str", value) in wanted_values
 
 
 @lru_cache(maxsize=4096)
@@ -271,11 +272,13 @@ def _parse_exclude_values(key: str, rule_values: str) -> Glob | frozenset[tuple[
     value: Any = override.value()
     if isinstance(value, Glob):
         return value
-    return frozenset(_normalize_value(line.partition("=")[2]) for line in _expand_override(override))
+    return frozenset(
+        _get_type_and_normalized_value(line.partition("=")[2]) for line in _expand_override(override)
+    )
 
 
 @lru_cache(maxsize=4096)
-def _normalize_value(text: str) -> tuple[str, str]:
+def _get_type_and_normalized_value(text: str) -> tuple[str, str]:
     """Return a value's type and normalized text, so that different spellings of a value compare equal.
 
     1e-1 equals 0.1, and True equals true, but 1 differs from true.

@@ -46,7 +46,7 @@ def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
     copy = os.fork()
     if not copy:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child_process.request_death_with_parent(this)
+        child_process.request_kill_when_parent_dies(this)
         run_job()
         return True
     with signals.redirect_signals(lambda: _terminate_process(copy)):

@@ -10,7 +10,7 @@ from runner_engine import to_local_model_config
 from runner_engine.quantization.base import CheckpointSource
 
 
-def reject_gguf_quantizations(plan: Sequence[PlannedJob]) -> None:
+def reject_quantization_sweep_of_gguf(plan: Sequence[PlannedJob]) -> None:
     """Raise ConfigError if every job of a grid would quantize a .gguf file."""
     quantizations: dict[str, None] = {}
     files: dict[str, None] = {}

@@ -73,7 +73,7 @@ class GpuAllocator:
         return named or min(need.gpus, most)
 
 
-def merge_resource_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
+def compute_max_resource_need(needs: Iterable[ResourceNeed]) -> ResourceNeed:
     """Return the largest need of each resource, for jobs that run one after another."""
     every = list(needs)
     named = frozenset().union(*(need.named_gpus for need in every))

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.hydra_versions import allow_instantiated_classes
+from runner.config.hydra_versions import allow_hydra_to_instantiate_classes
 from runner.config.runner_hydra import create_hydra
 from runner.config.variables import read_variable_overrides
 from runner.grid.grid_output import build_grid_table_rows
@@ -54,7 +54,7 @@ def create_grid_sweeper(arguments: list[str], study_file: str | Path | None) -> 
     hydra = create_hydra(folder)
     all_overrides = [*read_variable_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
     master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
-    with allow_instantiated_classes():
+    with allow_hydra_to_instantiate_classes():
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(
         config=master, hydra_context=context, task_function=_run_composed_job

@@ -232,7 +232,7 @@ def print_next_step_hints(config: RunnerConfig, names: Sequence[Mapping[str, str
         print(escape_control_characters(grid_lines.format_hint_line(grid_lines.NEXT, compare)))
         print(
             escape_control_characters(
-                grid_lines.format_hint_line(grid_lines.MLFLOW, stores.format_ui_access(store.uri))
+                grid_lines.format_hint_line(grid_lines.MLFLOW, stores.format_mlflow_url_or_command(store.uri))
             )
         )
         if (number := _get_cached_experiment_id(store)) is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.grid.outcomes import JobOutcome
 from runner.render import grid_lines
-from runner.report import format_job_cells
+from runner.report import format_job_table_cells
 from runner_base import ProgressState, Status, format_duration, print_message, report_step
 from runner_base.console import create_console
 
@@ -91,7 +91,7 @@ class GridView:
             before = job_number in self.known
             when = grid_lines.RECORDED_BEFORE if before else grid_lines.RECORDED_MEANWHILE
             recorded = when if outcome.record.from_ledger else ""
-            cells = format_job_cells(outcome.record)
+            cells = format_job_table_cells(outcome.record)
             line = grid_lines.format_ended_job_line(
                 at, self.labels[job_number], self._label_width, cells, recorded
             )

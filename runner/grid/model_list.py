@@ -153,7 +153,7 @@ def make_model_list_notes(
     return [*found, *(note("left_out", what=what) for what in skipped_notes)]
 
 
-def find_constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
+def find_keys_constant_across_jobs(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
     values: dict[str, set[str]] = {}
     for key, _, value in (line.partition("=") for overrides in job_overrides for line in overrides):
         values.setdefault(key, set()).add(value)
@@ -188,11 +188,11 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
         return (
             {str(path): False}
             if (path / "config.json").is_file()
-            else _find_models_in([path], skipped_notes) or None
+            else _find_models_recursively([path], skipped_notes) or None
         )
     if any(sign in path_or_pattern for sign in "*?["):
         return (
-            _find_models_in(
+            _find_models_recursively(
                 [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))], skipped_notes
             )
             or None
@@ -205,7 +205,7 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
     return {path_or_pattern: False} if is_hub_id else None
 
 
-def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
+def _find_models_recursively(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
     """Find models in these paths and their subfolders. Maps each path to True for a file and False for
     a folder.
     """
@@ -214,7 +214,7 @@ def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[st
         if path.is_dir() and (path / "config.json").is_file():
             found[str(path)] = False
         elif path.is_dir():
-            found |= _find_models_in(
+            found |= _find_models_recursively(
                 sorted(child for child in path.iterdir() if not child.name.startswith(".")), skipped_notes
             )
         elif not is_gguf_file_name(path.name):
@@ -245,7 +245,9 @@ def _read_model_header(name: str, is_file: bool) -> ListedModel:
         if is_file:
             header = gguf_file.read_gguf_header(path)
             is_quantized = any(tensor.dtype not in gguf_file.FLOATS for tensor in header.tensors)
-            return ListedModel(name, True, path.stat().st_size / MIB, header.type_counts, is_quantized)
+            return ListedModel(
+                name, True, path.stat().st_size / MIB, header.tensor_type_counts_text, is_quantized
+            )
         if not path.is_dir():
             return ListedModel(name)
         settings = read_model_config(path)

@@ -82,7 +82,7 @@ def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcom
     return outcome
 
 
-def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
+def reject_settings_unsupported_by_launcher(launcher_name: str, config: RunnerConfig) -> None:
     """Raise ConfigError for settings that only hydra/launcher=workers supports."""
     if config.job_timeout_s is not None:
         own = (
@@ -159,16 +159,16 @@ class OtherLauncherRun:
                 if not batch:
                     continue
                 try:
-                    self._launch_batch(batch)
+                    self._launch_jobs_and_record_outcomes(batch)
                 except KeyboardInterrupt:
                     signals.mark_interrupt_handled()
-                    self._record_stopped_jobs(batch)
+                    self._record_outcomes_after_interrupt(batch)
                     return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
-                    batches.extendleft(reversed(self._record_and_split_failed_batch(batch, error)))
+                    batches.extendleft(reversed(self._plan_retry_of_failed_launch(batch, error)))
         return False
 
-    def _launch_batch(self, batch: list[int]) -> None:
+    def _launch_jobs_and_record_outcomes(self, batch: list[int]) -> None:
         jobs = [self.plan[number] for number in batch]
         overrides = [[*job.overrides, *job.filled_in, *self._parent_run_override(job)] for job in jobs]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
@@ -191,14 +191,14 @@ class OtherLauncherRun:
         """Record the outcome of a job whose process died, unless the job had already finished."""
         self._read_outcomes_from_disk([number])
         if number not in self.outcomes:
-            self.outcomes[number] = self.plan[number].record_dead_process(death.how, death.message)
+            self.outcomes[number] = self.plan[number].record_dead_job_process(death.how, death.message)
             self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
 
     def _parent_run_override(self, planned: PlannedJob) -> list[str]:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
-    def _record_stopped_jobs(self, batch: list[int]) -> None:
+    def _record_outcomes_after_interrupt(self, batch: list[int]) -> None:
         """Record each job's outcome after Ctrl-C, unless the launcher is still running the job."""
         give_up_at = time.monotonic() + GRACE_S
         started = self._unfinished_started_jobs(batch)
@@ -211,7 +211,9 @@ class OtherLauncherRun:
         running = [number for number in running if number in started]
         for number in started:
             if number not in running:
-                self.outcomes[number] = self.plan[number].record_dead_process(Status.KILLED, "interrupted")
+                self.outcomes[number] = self.plan[number].record_dead_job_process(
+                    Status.KILLED, "interrupted"
+                )
         if running:
             log.warning(
                 (
@@ -222,7 +224,7 @@ class OtherLauncherRun:
                 self.name,
             )
 
-    def _record_and_split_failed_batch(self, batch: list[int], launch_error: Exception) -> list[list[int]]:
+    def _plan_retry_of_failed_launch(self, batch: list[int], launch_error: Exception) -> list[list[int]]:
         """Record the finished jobs of a failed launch. Returns the batches of jobs to launch
         again.
         """
@@ -232,7 +234,7 @@ class OtherLauncherRun:
         waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
             message = f"hydra/launcher={self.name} lost the process of this job: {cause}"
-            self.outcomes[started[0]] = self.plan[started[0]].record_dead_process(Status.FAILED, message)
+            self.outcomes[started[0]] = self.plan[started[0]].record_dead_job_process(Status.FAILED, message)
             return []
         if not started and not progressed:
             if not self.outcomes:

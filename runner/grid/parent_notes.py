@@ -45,7 +45,7 @@ class ParentRunContent:
     first_metric: str = ""  # by which the jobs of the first task are ranked
 
 
-def collect_varied_values(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
+def collect_values_of_varied_keys(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for names in select_displayed_overrides([*plan]):
         for key, value in names.items():
@@ -58,7 +58,7 @@ def format_grid_title(plan: Sequence[PlannedJob], study: str) -> str:
     """Return a grid's title: the study's name, or the varied keys with their values."""
     if study:
         return study
-    values = collect_varied_values(plan)
+    values = collect_values_of_varied_keys(plan)
     if not values:
         return f"grid of {format_count(len(plan), 'job')}"
     whole = " × ".join(f"{key}={','.join(some)}" for key, some in values.items())
@@ -78,7 +78,7 @@ def build_grid_params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
     """
     tried = {
         f"{key}.name" if key in GROUPS else key: ",".join(values)
-        for key, values in collect_varied_values(plan).items()
+        for key, values in collect_values_of_varied_keys(plan).items()
     }
     return ({"study": study} if study else {}) | {"jobs": str(len(plan))} | tried
 
@@ -98,7 +98,7 @@ def build_parent_run_content(
     if (
         is_finished and finished and len(finished) <= MAX_COMPARED
     ):  # first: MLflow shows five lines until it is asked
-        lines += [*_compute_verdict_lines([record for _, record in finished], said), ""]
+        lines += [*_format_comparison_verdict_lines([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
         lines += _format_best_job_lines(
             task, [one_finished for one_finished in finished if one_finished[1].task == task], said
@@ -144,7 +144,7 @@ def _format_metric(name: str, record: Record) -> str:
     )
 
 
-def _compute_verdict_lines(records: list[Record], notes: ParentRunContent) -> list[str]:
+def _format_comparison_verdict_lines(records: list[Record], notes: ParentRunContent) -> list[str]:
     """Format the comparison's verdicts as lines, and store the first verdict as an MLflow tag."""
     from runner.recorded_runs.job_verdicts import compute_comparison_verdicts  # imports numpy
 

@@ -76,13 +76,13 @@ class ParentRuns:
             parent = next((run for run, _ in stored.grids.get(self.grid_id, [])), None)
             for planned in done:
                 is_below = parent is not None and stored.find_run(planned.job_id, parent)
-                planned.unlogged |= not (is_below or stored.find_parentless_run(planned.job_id))
-            if not self._is_store_up_to_date(stored, jobs):
+                planned.unlogged |= not (is_below or stored.find_run_without_existing_parent(planned.job_id))
+            if not self._is_grid_completely_logged(stored, jobs):
                 self._stores[store] = jobs
             elif all_done and parent is not None:
                 job_runs.cache_run_id(store, self.grid_id, parent)
 
-    def _is_store_up_to_date(self, stored_runs: StoredRuns, jobs: list[PlannedJob]) -> bool:
+    def _is_grid_completely_logged(self, stored_runs: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store contains this grid with all its jobs and its final status."""
         for run, status in stored_runs.grids.get(self.grid_id, [])[:1]:
             all_below = all(
@@ -110,9 +110,9 @@ class ParentRuns:
             for planned in jobs:
                 assert planned.config is not None
                 planned.config.tracking.parent_run_id = run.run_id
-        self._write_initial_record()
+        self._write_initial_grid_record()
 
-    def _write_initial_record(self) -> None:
+    def _write_initial_grid_record(self) -> None:
         """Write the grid's record, unless all jobs are done and the record already exists."""
         to_do = any(job.state in (PlanState.todo, PlanState.resume) for job in self.plan)
         if not (to_do or self._runs) and grid_records.has_grid_record(self._output_dir, self.grid_id):
@@ -131,7 +131,7 @@ class ParentRuns:
 
     @cached_property
     def _start_tags(self) -> dict[str, str]:
-        return grid_runs.build_start_tags(self.overrides)
+        return grid_runs.build_grid_start_tags(self.overrides)
 
     @property
     def _output_dir(self) -> Path:

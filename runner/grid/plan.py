@@ -17,17 +17,17 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra import split_job_config_and_choices, to_runner_config
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ResourceNeed, get_model_kind
-from runner.estimates.jobs import JobEstimate, estimate_jobs
+from runner.estimates.jobs import JobEstimate, estimate_memory_and_time
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.records.jobs import Job
 from runner.run import check_job_before_loading, must_ignore_earlier_results, read_inputs_and_identify_job
-from runner.tasks.base import Uses, apply_task_inputs, import_task_module
+from runner.tasks.base import Uses, import_task_module, update_job_with_task_inputs
 from runner.tracking import stores
 from runner.tracking.sink import record_job_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
@@ -90,7 +90,7 @@ class PlannedJob:
         return self.job.job_id if self.job else ""
 
     @property
-    def duplicate_key(self) -> tuple[object, ...]:
+    def duplicate_detection_key(self) -> tuple[object, ...]:
         """Key that is equal for duplicate jobs: job id, store and output file."""
         assert self.config is not None
         return self.job, stores.create_store_from_config(self.config), self.config.task.output_file
@@ -100,7 +100,7 @@ class PlannedJob:
         """The predicted memory, threads and GPUs of the job."""
         return ResourceNeed(0.0, 1) if self.resolved is None else predict_resources(self.resolved)
 
-    def record_dead_process(self, status: Status, message: str) -> JobOutcome:
+    def record_dead_job_process(self, status: Status, message: str) -> JobOutcome:
         assert self.config is not None
         assert self.job is not None
         record_job_death(self.config, self.job, import_task_module(self.config).VERSION, status, message)
@@ -127,7 +127,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             )
             planned.after_overrides = inputs.after_overrides
             planned.data_digest = inputs.data.get("digest", "")
-            planned.resolved = resolved = apply_task_inputs(resolved, inputs)
+            planned.resolved = resolved = update_job_with_task_inputs(resolved, inputs)
             planned.decided = inputs.decided
             config = planned.config = resolved.config
             anew = must_ignore_earlier_results(config, task)
@@ -142,7 +142,9 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
                 planned.notes.append(lines.replace("\n", "\n    "))
     except DownloadRequired as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = PlanState.todo, [str(absent)]
-        planned.is_compared = hasattr(task, "names_baseline") and task.names_baseline(config)
+        planned.is_compared = hasattr(task, "has_configured_baseline") and task.has_configured_baseline(
+            config
+        )
     except RunnerError as error:
         # nothing will be loaded
         planned.error, planned.exit_code, planned.base = (
@@ -168,7 +170,7 @@ def plan_jobs(
 ) -> list[PlannedJob]:
     composer = Composer(context.config_loader, primary_config.hydra.job.config_name, primary_config)
     return [
-        plan_composed_job(overrides, *split_hydra_config(composer.compose(overrides)))
+        plan_composed_job(overrides, *split_job_config_and_choices(composer.compose(overrides)))
         for overrides in map(list, job_overrides)
     ]
 
@@ -239,7 +241,7 @@ def _make_question_limit_notes(config: RunnerConfig, num_questions: int | None) 
 def would_be_compared(config: RunnerConfig) -> bool:
     try:
         task = import_task_module(config)
-        return hasattr(task, "names_baseline") and task.names_baseline(config)
+        return hasattr(task, "has_configured_baseline") and task.has_configured_baseline(config)
     except RunnerError:  # the words for the other job are the mistake
         return False
 
@@ -249,7 +251,7 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
-            earlier = first.setdefault(planned.duplicate_key, number)
+            earlier = first.setdefault(planned.duplicate_detection_key, number)
             planned.same_as = earlier if earlier != number else None
 
 
@@ -290,11 +292,11 @@ def estimate_planned_jobs(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     }
     counts |= {number: left for number, planned in enumerate(plan) if (left := planned.questions_left)}
     finished = FinishedJobs(output_dir)
-    estimates = estimate_jobs(
+    estimates = estimate_memory_and_time(
         others, output_dir, should_calibrate=False, num_questions=counts, finished_jobs=finished
     )
     for number in timed.keys() - asked.keys():
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
-    return estimates | estimate_jobs(
+    return estimates | estimate_memory_and_time(
         asked, output_dir, settings.plan is True, num_questions=counts, finished_jobs=finished
     )

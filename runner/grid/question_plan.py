@@ -50,7 +50,7 @@ class ComparedJobs:
     has_margin: bool  # and stop once it is decided whether they are as good within it
     task: QuestionsConfig  # of the first of them
 
-    def compute_detectable_loss(self, disagreement: float, alpha: float) -> float | None:
+    def compute_min_detectable_accuracy_loss(self, disagreement: float, alpha: float) -> float | None:
         """Return the smallest loss of accuracy that is detected with 80 % power, or None if no loss can
         be detected.
         """
@@ -72,9 +72,12 @@ def make_statistical_power_notes(
 
     Unless `is_quick` is set, the notes also give the needed number of questions.
     """
-    notes, sets = _make_cluster_notes(plan), _group_compared_jobs(plan, _has_independent_verdicts)
+    notes, sets = (
+        _make_unknown_cluster_power_notes(plan),
+        _group_compared_jobs(plan, _has_verdicts_on_independent_questions),
+    )
     for compared in sets:
-        disagreement, pairs = _estimate_differing_fraction(compared)
+        disagreement, pairs = _estimate_differing_verdict_fraction(compared)
         alpha = ALPHA / len(compared.baselines)
         where = compared.where if len(sets) > 1 else None
         notes.append(_make_detectable_difference_note(compared, disagreement, pairs, alpha, where))
@@ -90,19 +93,19 @@ def make_statistical_power_notes(
                     jobs=len(compared.numbers),
                     seconds=None
                     if needed is None
-                    else _estimate_time_for_questions(compared, estimates, needed),
+                    else _estimate_seconds_for_questions(compared, estimates, needed),
                 )
             )
     return notes
 
 
-def _make_cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
+def _make_unknown_cluster_power_notes(plan: Sequence[PlannedJob]) -> list[Note]:
     """Return a note for each cluster key, which says that statistical power cannot be estimated.
 
     The correlation within a cluster is unknown before the jobs run.
     """
     fields = dict.fromkeys(
-        compared.task.cluster for compared in _group_compared_jobs(plan, _has_clustered_verdicts)
+        compared.task.cluster for compared in _group_compared_jobs(plan, _has_verdicts_on_clustered_questions)
     )
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
@@ -111,7 +114,7 @@ def _make_detectable_difference_note(
     compared: ComparedJobs, disagreement: float, num_pairs: int, alpha: float, questions_label: str | None
 ) -> Note:
     """Return a note on the smallest accuracy difference that the planned questions can detect."""
-    n, least = compared.questions, compared.compute_detectable_loss(disagreement, alpha)
+    n, least = compared.questions, compared.compute_min_detectable_accuracy_loss(disagreement, alpha)
     if least is not None and least > disagreement:
         least = None
     may_detect_largest = (
@@ -166,7 +169,7 @@ def _group_compared_jobs(
     for numbers in groups.values():
         baselines, names = {}, dict[str, None]()
         for number in numbers:
-            for base, name in _iterate_baseline_jobs(plan, number, numbers):
+            for base, name in _iterate_baseline_ids_and_labels(plan, number, numbers):
                 baselines[plan[number].job_id] = base
                 names[name] = None
         if baselines:
@@ -197,7 +200,7 @@ def _group_compared_jobs(
     return found
 
 
-def _iterate_baseline_jobs(
+def _iterate_baseline_ids_and_labels(
     plan: Sequence[PlannedJob], number: int, candidate_numbers: Iterable[int]
 ) -> Iterable[tuple[str, str]]:
     """Yield the job id and label of the baseline of a job, if the job has a baseline."""
@@ -224,19 +227,19 @@ def _differs_only_in_quantization(config: RunnerConfig, baseline: RunnerConfig) 
     return replace(baseline, quantization=config.quantization) == config
 
 
-def _has_independent_verdicts(config: RunnerConfig | None) -> bool:
+def _has_verdicts_on_independent_questions(config: RunnerConfig | None) -> bool:
     """Return whether a job gives one independent verdict per question, as the power calculation requires."""
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.has_independent_verdicts
 
 
-def _has_clustered_verdicts(config: RunnerConfig | None) -> bool:
+def _has_verdicts_on_clustered_questions(config: RunnerConfig | None) -> bool:
     """Return whether a job gives verdicts on questions that belong to clusters."""
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.gives_verdicts and questions.cluster is not None
 
 
-def _estimate_differing_fraction(compared: ComparedJobs) -> tuple[float, int]:
+def _estimate_differing_verdict_fraction(compared: ComparedJobs) -> tuple[float, int]:
     """Return the expected fraction of questions on which the verdicts of two jobs differ.
 
     Also returns the number of finished job pairs that the estimate uses.
@@ -263,7 +266,7 @@ def _solved_by_question(job: Job) -> dict[int, bool]:
     return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
-def _estimate_time_for_questions(
+def _estimate_seconds_for_questions(
     compared: ComparedJobs, estimates: Mapping[int, JobEstimate], num_questions: int
 ) -> float | None:
     """Estimate the run time of the compared jobs with `num_questions` questions, in seconds. None if

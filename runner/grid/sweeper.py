@@ -16,12 +16,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import split_hydra_config
+from runner.config.hydra import split_job_config_and_choices
 from runner.config.root import PrintMode, RunnerConfig
 from runner.grid import model_list
-from runner.grid.dependencies import add_dependencies
+from runner.grid.dependencies import add_dependency_jobs
 from runner.grid.expand import ValueGetter, check_exclude_keys, expand_grid, is_excluded_by_rules
-from runner.grid.gguf_grids import reject_gguf_quantizations
+from runner.grid.gguf_grids import reject_quantization_sweep_of_gguf
 from runner.grid.grid_output import (
     build_grid_table_rows,
     build_job_labels,
@@ -31,14 +31,14 @@ from runner.grid.grid_output import (
     summarize_plan,
 )
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
-from runner.grid.other_launchers import OtherLauncherRun, reject_worker_settings
+from runner.grid.other_launchers import OtherLauncherRun, reject_settings_unsupported_by_launcher
 from runner.grid.outcomes import JobOutcome
 from runner.grid.parent_runs import ParentRuns
 from runner.grid.plan import PlannedJob, PlanState, divide_error_rate, mark_duplicates, plan_composed_job
 from runner.grid.server_results import download_server_results, mark_jobs_done_on_server
 from runner.render import grid_lines, progress_messages
 from runner.render.notes import format_note, render_notes
-from runner.report import is_stderr_same_file_as_stdout, print_grid
+from runner.report import is_stderr_same_file_as_stdout, print_grid_results
 from runner.tracking import grid_runs
 from runner.tracking.stores import make_relative_to_cwd
 from runner_base import (
@@ -54,7 +54,7 @@ from runner_base import (
 )
 from runner_base.errors import check_output_folder
 from runner_base.notes import note
-from runner_engine.checkpoints import share_model_files
+from runner_engine.checkpoints import share_model_files_between_jobs
 
 
 @dataclass
@@ -122,7 +122,7 @@ class GridSweeper(LaunchingSweeper):
             print_plan(grid.plan)
             reject_impossible_jobs(grid.plan)
             return
-        print_and_finish_grid(grid, self.run_unfinished_jobs(grid))
+        report_grid_results_and_failures(grid, self.run_unfinished_jobs(grid))
 
     def run_unfinished_jobs(self, grid: Grid) -> bool:
         """Run the unfinished jobs of a planned grid. Returns True if the user stopped the grid."""
@@ -134,7 +134,7 @@ class GridSweeper(LaunchingSweeper):
                 print_message(
                     f"note: {label}: {format_note(note('added_for_others', jobs=planned.made_for))}"
                 )
-        grid_runs.end_dead_grid_runs(Path(grid.settings.output_dir).expanduser().absolute())
+        grid_runs.end_runs_of_dead_grids(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
         with report_step(progress_messages.READING_GRID_RUNS):
             parents.mark_unlogged_jobs()
@@ -154,7 +154,7 @@ class GridSweeper(LaunchingSweeper):
         if self.files == "":
             raise ConfigError("this study compares the models in a folder. Add files=FOLDER", code="missing")
         loader = self.context.config_loader
-        lists = self.add_overrides_of_each_model(
+        lists = self.combine_overrides_with_each_model(
             expand_grid(arguments, self.params, self.zip, loader, self.cases)
         )
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
@@ -164,10 +164,10 @@ class GridSweeper(LaunchingSweeper):
             str, list[str]
         ] = {}  # override -> the choices, in the order of the grid, that have no such key
         seen: set[tuple[str, ...]] = set()
-        with share_model_files(), Progress(len(lists), "planning") as bar:
+        with share_model_files_between_jobs(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, lacking = composer.compose_without_missing_keys(overrides)
-                composed, choices = split_hydra_config(composed)
+                composed, choices = split_job_config_and_choices(composed)
                 bar.advance()
                 values.append(partial(_get_config_value, composed, choices))
                 if is_excluded_by_rules(self.exclude, values[-1]):
@@ -184,20 +184,20 @@ class GridSweeper(LaunchingSweeper):
                     grid.plan.append(plan_composed_job(used, composed, choices))
                 seen.add(tuple(used))
             divide_error_rate(grid.plan)
-            grid.plan = add_dependencies(grid.plan, composer)
+            grid.plan = add_dependency_jobs(grid.plan, composer)
         for planned in grid.plan if self.files is not None else ():
-            planned.unnamed = model_list.find_constant_keys(lists)
+            planned.unnamed = model_list.find_keys_constant_across_jobs(lists)
         check_exclude_keys(self.exclude, values, sorted(_list_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(
                 f"hydra.sweeper.exclude removes all {len(lists)} jobs of this grid", code="empty"
             )
-        reject_gguf_quantizations(grid.plan)
-        _report_missing_keys(left_out, grid.plan, composer)
+        reject_quantization_sweep_of_gguf(grid.plan)
+        _report_keys_missing_in_choices(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
 
-    def add_overrides_of_each_model(self, job_overrides: list[list[str]]) -> list[list[str]]:
+    def combine_overrides_with_each_model(self, job_overrides: list[list[str]]) -> list[list[str]]:
         """Combine each job's overrides with each model in `files=`, and print notes on the
         models.
         """
@@ -222,7 +222,7 @@ class GridSweeper(LaunchingSweeper):
         """
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, PlanLauncher):
-            reject_worker_settings(name, grid.settings)
+            reject_settings_unsupported_by_launcher(name, grid.settings)
         numbers, interrupted = grid.jobs_to_run(), False
         with signals.defer_signals():  # a signal takes effect when the grid's runs in MLflow have ended, too
             with report_step(progress_messages.STARTING_GRID_RUN):
@@ -244,7 +244,7 @@ class GridSweeper(LaunchingSweeper):
         return interrupted
 
 
-def print_and_finish_grid(grid: Grid, interrupted: bool) -> None:
+def report_grid_results_and_failures(grid: Grid, interrupted: bool) -> None:
     """Print the final table and all failures. If jobs failed, raise an error with their exit
     code.
     """
@@ -252,7 +252,7 @@ def print_and_finish_grid(grid: Grid, interrupted: bool) -> None:
     lines = build_grid_table_rows(grid.plan, grid.outcomes, interrupted)
     # the reader has seen a line for each job
     has_lines = is_stderr_same_file_as_stdout() and all(number in grid.outcomes for number in grid.unique())
-    print_grid(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
+    print_grid_results(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
     problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
         if planned.job is not None and settings.rerun and (folders := planned.job.list_backup_folders()):
@@ -301,7 +301,7 @@ def reject_impossible_jobs(plan: list[PlannedJob]) -> None:
         raise ConfigError(f"{some} of these {len(plan)} jobs {can} run. See errors above", code="bad_value")
 
 
-def _report_missing_keys(
+def _report_keys_missing_in_choices(
     missing_keys: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
 ) -> None:
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}

@@ -11,7 +11,7 @@ from runner.grid.live_view import GridView
 from runner.grid.outcomes import JobOutcome, extract_objective
 from runner.grid.plan import PlannedJob
 from runner.render.notes import render_notes
-from runner.report import print_grid
+from runner.report import print_grid_results
 from runner_base import Record, RunnerError, Status, escape_control_characters
 
 
@@ -72,7 +72,7 @@ class Trials:
         for line in lines:
             if line.get_metric("questions_left"):
                 line.status = "pruned"
-        print_grid(lines, settings.print)
+        print_grid_results(lines, settings.print)
         if settings.print.is_table and (lines_of_best := self.format_best_trial()):
             print(escape_control_characters("\n".join(lines_of_best)))
         print_next_step_hints(settings)

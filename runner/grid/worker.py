@@ -24,7 +24,7 @@ from runner_engine.devices import gpu
 def main() -> None:
     """Run the jobs that the parent process sends, until it sends None or closes the connection."""
     descriptor, parent, forks = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == FORKS
-    child_process.request_death_with_parent(parent)
+    child_process.request_kill_when_parent_dies(parent)
     install_fault_tolerant_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
     signals.install_signal_handlers(override_ignored=True)

@@ -40,7 +40,7 @@ class Worker:
         self.jobs_given += 1
         self.work_from_s = self.left_s = 0.0
 
-    def update_progress_times(self, progress: ProgressState, job_cost: float) -> None:
+    def update_job_time_estimates(self, progress: ProgressState, job_cost: float) -> None:
         if progress.left_s is None:
             return
         passed_s, self.left_s = time.monotonic() - self.since, progress.left_s

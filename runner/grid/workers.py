@@ -25,7 +25,7 @@ from runner.config.hydra import config_to_yaml
 from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.executor import Executor
-from runner.grid.gpu_sets import GpuAllocator, GpuSet, merge_resource_needs
+from runner.grid.gpu_sets import GpuAllocator, GpuSet, compute_max_resource_need
 from runner.grid.outcomes import JobOutcome
 from runner.grid.worker_limits import WorkerLimits, group_jobs_by_model
 from runner.grid.worker_process import Worker
@@ -76,7 +76,7 @@ class WorkerPool(Executor):
             worker.process.wait()
             worker.connection.close()
 
-    def _take_startable_group(self, worker: Worker | None = None) -> deque[int] | None:
+    def _dequeue_startable_job_group(self, worker: Worker | None = None) -> deque[int] | None:
         """Remove a group of jobs from the queue, and return the group.
 
         Returns None while all groups wait for jobs or GPUs. If no worker has a job, the required jobs
@@ -91,7 +91,7 @@ class WorkerPool(Executor):
         return ready
 
     def _can_get_gpus(self, job_numbers: Iterable[int], worker: Worker | None) -> bool:
-        need, avoided = self._merge_needs_and_failed_gpus(job_numbers)
+        need, avoided = self._get_resource_need_and_failed_gpus(job_numbers)
         if worker is not None:
             return self._sets.can_run_on_gpu_set(worker.gpus, need, avoided)
         others = [*self._workers, *self._leaving]
@@ -99,13 +99,15 @@ class WorkerPool(Executor):
         on_cpu = sum(not other.gpus.numbers for other in others)
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
-    def _merge_needs_and_failed_gpus(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
+    def _get_resource_need_and_failed_gpus(
+        self, job_numbers: Iterable[int]
+    ) -> tuple[ResourceNeed, frozenset[int]]:
         """Combine the needs of the jobs that share a model, and list the GPUs on which these jobs failed."""
         jobs = list(job_numbers) if self.gpus else []
         avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
-        return merge_resource_needs(self.plan[number].resource_need for number in jobs), frozenset().union(
-            *avoided
-        )
+        return compute_max_resource_need(
+            self.plan[number].resource_need for number in jobs
+        ), frozenset().union(*avoided)
 
     @property
     def _all_idle(self) -> bool:
@@ -149,7 +151,7 @@ class WorkerPool(Executor):
         # a released worker may still have its base in memory: it counts until its process has
         # exited
         while len(self._workers + self._leaving) < self.limits.total:
-            if not (members := self._take_startable_group() or self._steal_queued_jobs()):
+            if not (members := self._dequeue_startable_job_group() or self._steal_queued_jobs()):
                 break
             self._start_worker(members)
 
@@ -186,7 +188,7 @@ class WorkerPool(Executor):
         assert worker.current is not None
         if isinstance(message, ProgressState):
             self.view.update_progress(worker.current, message)
-            worker.update_progress_times(message, self.plan[worker.current].cost)
+            worker.update_job_time_estimates(message, self.plan[worker.current].cost)
             return
         self._handle_job_end(worker, worker.current, message)
         if message.status is Status.KILLED or message.lost_gpu:
@@ -218,7 +220,7 @@ class WorkerPool(Executor):
             return
         if outcome.status is Status.KILLED:
             # Ctrl-C may have cut its record short
-            outcome = self.plan[number].record_dead_process(Status.KILLED, outcome.message)
+            outcome = self.plan[number].record_dead_job_process(Status.KILLED, outcome.message)
             # 130 is for the user's Ctrl-C
             outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)
         self.record_outcome(number, outcome)
@@ -233,7 +235,7 @@ class WorkerPool(Executor):
             self._release_worker(worker)
             return
         if not worker.todo:
-            worker.todo = self._take_startable_group(worker) or self._steal_queued_jobs(worker)
+            worker.todo = self._dequeue_startable_job_group(worker) or self._steal_queued_jobs(worker)
             worker.load_s = 0.0
         if not worker.todo:
             self._release_worker(worker)
@@ -259,7 +261,7 @@ class WorkerPool(Executor):
     def _start_worker(self, job_numbers: deque[int]) -> None:
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        need, avoided = self._merge_needs_and_failed_gpus(job_numbers)
+        need, avoided = self._get_resource_need_and_failed_gpus(job_numbers)
         gpus = self._sets.allocate(need, self._workers_per_gpu, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
@@ -332,13 +334,13 @@ class WorkerPool(Executor):
         worker.connection.close()
         if worker.current is not None:
             if self.stop_requests:
-                outcome = self.plan[worker.current].record_dead_process(Status.KILLED, "killed")
+                outcome = self.plan[worker.current].record_dead_job_process(Status.KILLED, "killed")
             else:
                 # what it printed during this job
                 lines = child_process.read_last_lines(worker.log, LAST_LINES, worker.log_from)
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{reason or f'the worker {child_process.describe_exit_code(code)}'}{last_words}"
-                outcome = self.plan[worker.current].record_dead_process(Status.FAILED, message)
+                outcome = self.plan[worker.current].record_dead_job_process(Status.FAILED, message)
             self.record_outcome(worker.current, outcome)
         self._requeue_jobs(worker)
 

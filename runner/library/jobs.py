@@ -12,7 +12,7 @@ from runner.config.compose import compose_job
 from runner.config.error_messages import convert_config_errors
 from runner.config.hydra import config_to_yaml, to_runner_config
 from runner.config.override_quoting import format_sweep_override, quote_override_values
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.variables import read_variable_overrides
 from runner.library.notebook_view import NotebookRecord
 from runner.run import run
@@ -49,11 +49,13 @@ def to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]
     arguments: list[str] = []
     for part in override_groups:
         if isinstance(part, Mapping):
-            names = rename_overrides(part)
+            names = rename_old_keys_in_overrides(part)
             values = zip(names, part.values(), strict=True)
             arguments += [format_sweep_override(name, value) for name, value in values]
         else:
-            arguments += quote_override_values(rename_overrides([part] if isinstance(part, str) else part))
+            arguments += quote_override_values(
+                rename_old_keys_in_overrides([part] if isinstance(part, str) else part)
+            )
     return arguments
 
 

@@ -100,7 +100,7 @@ class Model:
         """Async version of `generate`. Cancelling the task cancels its requests."""
         answers = [
             Answer.from_completions(choices)
-            for choices in await self._acomplete_requests(
+            for choices in await self._complete_requests_async(
                 self._build_generate_requests(prompt, format, system, how)
             )
         ]
@@ -116,7 +116,7 @@ class Model:
     async def achat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
         """Async version of `chat`. Cancelling the task cancels its request."""
         return Answer.from_completions(
-            (await self._acomplete_requests([self._build_chat_request(messages, how)]))[0]
+            (await self._complete_requests_async([self._build_chat_request(messages, how)]))[0]
         )
 
     def stream(self, prompt: PromptOrMessages, **how: Unpack[Settings]) -> Iterator[str]:
@@ -164,7 +164,7 @@ class Model:
     async def alogprobs(self, prompt: PromptOrMessages, continuation: Any, *, format: Format = "chat") -> Any:
         """Async version of `logprobs`. Cancelling the task cancels its requests."""
         scores = scores_from_completions(
-            await self._acomplete_requests(self._build_scoring_requests(prompt, continuation, format))
+            await self._complete_requests_async(self._build_scoring_requests(prompt, continuation, format))
         )
         return scores[0] if isinstance(continuation, str) else scores
 
@@ -235,7 +235,7 @@ class Model:
                 call.process_event(queue.get())
         return call.get_completions()
 
-    async def _acomplete_requests(self, requests: list[Request]) -> list[list[Completion]]:
+    async def _complete_requests_async(self, requests: list[Request]) -> list[list[Completion]]:
         queue, put = create_thread_safe_queue()
         with ModelCall(self._driver, requests, put) as call:
             while not call.is_finished:

@@ -14,7 +14,7 @@ from runner.tracking import job_runs, published_index
 from runner.tracking.stored_runs import FINISHED, JOB_ID, PARENT
 from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, Record, RunRecordError, Status, print_message
-from runner_base.renamed_keys import rename_params
+from runner_base.renamed_keys import update_renamed_param_keys
 from runner_compare import ENGINE, Run
 from runner_compare.statistics import replace_vote_accuracy
 
@@ -40,7 +40,7 @@ def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None)
     """Return the runs in an output folder, newest first. Runs with failed questions come last."""
     here = FolderRuns()
     runs = [
-        _build_run(job, record)
+        _build_run_from_record(job, record)
         for job, record in _iterate_usable_records(_iterate_recorded_jobs(output_dir), here)
         if job_ids is None or job.job_id in job_ids
     ]
@@ -48,15 +48,17 @@ def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None)
         print_message(f"note: left out: {text}")
     if not runs and job_ids is None:
         raise ConfigError(f"no completed job in {output_dir / 'jobs'}", code="empty")
-    return sort_newest_finished_first(runs)
+    return sort_runs_by_status_and_time(runs)
 
 
 def load_runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
     jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
-    return [_build_run(job, record)[1] for job, record in _iterate_usable_records(jobs, FolderRuns())]
+    return [
+        _build_run_from_record(job, record)[1] for job, record in _iterate_usable_records(jobs, FolderRuns())
+    ]
 
 
-def sort_newest_finished_first(dated_runs: Iterable[DatedRun]) -> list[Run]:
+def sort_runs_by_status_and_time(dated_runs: Iterable[DatedRun]) -> list[Run]:
     """Sort runs by status and time: finished before failed, then newest first.
 
     Failed runs are dropped if the same job has a finished run.
@@ -84,9 +86,9 @@ def load_experiment_runs(
     here = FolderRuns()
     for job, record in _iterate_usable_records(jobs, here):
         if (run := noted.get(record.mlflow_run_id or "")) is not None and run.key == job.job_id:
-            here.published.append(_build_run(job, record, run))
+            here.published.append(_build_run_from_record(job, record, run))
         elif store.is_default_database and _is_missing_in_mlflow(record, store.experiment):
-            here.unpublished.append(_build_run(job, record))
+            here.unpublished.append(_build_run_from_record(job, record))
     return here
 
 
@@ -116,7 +118,7 @@ def _iterate_usable_records(jobs: Iterator[Job], folder_runs: FolderRuns) -> Ite
             yield job, record
 
 
-def _build_run(
+def _build_run_from_record(
     job: Job, record: Record, published_run: published_index.PublishedEntry | None = None
 ) -> DatedRun:
     tags, started_at = (
@@ -143,7 +145,7 @@ def build_run_with_start_time(
     tags: dict[str, str],
     metrics: dict[str, float],
 ) -> DatedRun:
-    params = rename_params(params)
+    params = update_renamed_param_keys(params)
     if "fact.engine" in tags:
         params = params | {ENGINE: tags["fact.engine"]}
     task = tags.get("task", "unknown")

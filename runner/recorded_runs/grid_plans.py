@@ -24,7 +24,7 @@ from runner.tracking.stored_runs import (
 from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, RunRecordError, Status, parse_json, to_one_line
 from runner_base.files import is_locked
-from runner_base.renamed_keys import rename_params
+from runner_base.renamed_keys import update_renamed_param_keys
 from runner_compare import Records
 
 IMPOSSIBLE = "impossible"  # a plan's word for a job whose config is invalid
@@ -75,7 +75,7 @@ def load_folder_plans(output_dir: Path) -> list[GridPlan]:
     ]
 
 
-def find_folder_plan(output_dir: Path, grid_prefix: str, newest_keyword: str) -> GridPlan:
+def find_grid_plan_in_folder(output_dir: Path, grid_prefix: str, newest_keyword: str) -> GridPlan:
     plans = load_folder_plans(output_dir)
     if not plans:
         raise ConfigError(
@@ -96,7 +96,7 @@ def find_folder_plan(output_dir: Path, grid_prefix: str, newest_keyword: str) ->
     return matching[0]
 
 
-def add_missing_jobs(
+def add_jobs_without_result(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
     """Add the grid's jobs that have no result, each with the reason.
@@ -116,11 +116,11 @@ def add_missing_jobs(
         if planned.get("planned") == IMPOSSIBLE or not job_id:
             found = IMPOSSIBLE, planned.get("problem") or ""
         elif folder.is_dir():
-            found = _read_missing_job_state(Job(job_id, folder))
+            found = _read_job_state_from_folder(Job(job_id, folder))
         else:
             if in_mlflow is None and client is not None and store is not None:
                 in_mlflow = _fetch_newest_runs(client, store, plan.grid)
-            found = _get_missing_job_state((in_mlflow or {}).get(job_id), planned)
+            found = _get_job_state_from_mlflow((in_mlflow or {}).get(job_id), planned)
         if found is not None:
             jobs.add_missing(
                 _get_planned_job_name(plan, planned), job_id, *found, _get_planned_job_params(plan, planned)
@@ -134,7 +134,7 @@ def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
     return GridPlan(grid, jobs, content.get("config") or {})
 
 
-def _read_missing_job_state(job: Job) -> tuple[str, str] | None:
+def _read_job_state_from_folder(job: Job) -> tuple[str, str] | None:
     """Return the job's state and error from its folder. None if the job has finished."""
     with suppress(PermissionError):  # a folder that only others may write
         if is_locked(job.folder / LOCK):
@@ -151,7 +151,7 @@ def _read_missing_job_state(job: Job) -> tuple[str, str] | None:
     return STATES[record.status.value], record.error or ""
 
 
-def _get_missing_job_state(run: Any, planned_job: Mapping[str, Any]) -> tuple[str, str] | None:
+def _get_job_state_from_mlflow(run: Any, planned_job: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the job's state and error from its newest MLflow run. None if the job has finished."""
     problem = planned_job.get("problem") or ""
     if run is None:
@@ -182,4 +182,4 @@ def _get_planned_job_name(plan: GridPlan, planned_job: Mapping[str, Any]) -> str
 
 def _get_planned_job_params(plan: GridPlan, planned_job: Mapping[str, Any]) -> dict[str, str] | None:
     own = planned_job.get("config")
-    return None if own is None else rename_params({**plan.config, **own})
+    return None if own is None else update_renamed_param_keys({**plan.config, **own})

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from runner.recorded_runs.folder_runs import load_runs_of_jobs
 from runner.recorded_runs.sample_reader import SampleReader
-from runner_compare import ComparisonOptions, NotPaired, build_table, conclusion_and_findings, key_label
+from runner_compare import (
+    ComparisonOptions,
+    NotPaired,
+    build_comparison_table,
+    conclusion_and_findings,
+    key_label,
+)
 
 
 def compute_comparison_verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
@@ -25,7 +31,7 @@ def compute_comparison_verdicts(output_dir: Path, job_ids: Sequence[str]) -> lis
         with tempfile.TemporaryDirectory() as scratch:
             reader = SampleReader(None, output_dir, Path(scratch))
             try:
-                table = build_table(of_task, ComparisonOptions(base=of_task[0]), reader)
+                table = build_comparison_table(of_task, ComparisonOptions(base=of_task[0]), reader)
             except NotPaired as reason:
                 lines.append(f"{task}: not compared: {reason}")
                 continue

@@ -11,9 +11,9 @@ from typing import Any
 from runner.recorded_runs.folder_runs import load_recorded_runs
 from runner.recorded_runs.grid_plans import (
     GridPlan,
-    add_missing_jobs,
+    add_jobs_without_result,
     download_grid_plan,
-    find_folder_plan,
+    find_grid_plan_in_folder,
     load_folder_plans,
 )
 from runner.recorded_runs.publish_divergences import publish_accuracies_and_divergences
@@ -23,13 +23,13 @@ from runner.recorded_runs.run_list import (
     find_last_grid_run,
     load_grid_job_runs,
     load_store_runs,
-    require_single_grid,
+    require_single_grid_id,
 )
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking.job_runs import log_comparison_files, log_verdict
 from runner.tracking.stored_runs import open_client_for_reading
-from runner.tracking.stores import Store, format_ui_access
+from runner.tracking.stores import Store, format_mlflow_url_or_command
 from runner_base import ConfigError
 from runner_compare import Records, RecordsOpener, Run, Table
 
@@ -44,7 +44,7 @@ class RecordedJobs(Records):
     grid: str | None = None  # the MLflow run of the grid that --grid has named
 
     def find_log_target(self, runs: Sequence[Run]) -> str:
-        return self.grid or require_single_grid([*runs])
+        return self.grid or require_single_grid_id([*runs])
 
     def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
         """Add the files of a comparison to the artifacts of a grid's MLflow run."""
@@ -83,9 +83,9 @@ class JobsOpener(RecordsOpener):
         else:
             grid, runs = None, load_store_runs(client, store)
             plan = None if options.runs else _find_last_grid_plan(client, store, scratch)
-        jobs = RecordedJobs(runs, reader, client, grid, shown_at=format_ui_access(store.uri))
+        jobs = RecordedJobs(runs, reader, client, grid, shown_at=format_mlflow_url_or_command(store.uri))
         if plan is not None:
-            add_missing_jobs(jobs, plan, output_dir, client, store)
+            add_jobs_without_result(jobs, plan, output_dir, client, store)
         _require_finished_jobs(jobs, options.grid)
         return jobs
 
@@ -101,13 +101,13 @@ def _open_folder_jobs(options: argparse.Namespace, output_dir: Path, temp_folder
     reader = SampleReader(None, output_dir, temp_folder)
     plan: GridPlan | None
     if options.grid:
-        plan = find_folder_plan(output_dir, options.grid, LAST)
+        plan = find_grid_plan_in_folder(output_dir, options.grid, LAST)
         runs = load_recorded_runs(output_dir, plan.job_ids)
     else:
         runs, plan = load_recorded_runs(output_dir), next(iter(load_folder_plans(output_dir)), None)
     jobs = RecordedJobs(runs, reader, None)
     if plan is not None:
-        add_missing_jobs(jobs, plan, output_dir)
+        add_jobs_without_result(jobs, plan, output_dir)
     _require_finished_jobs(jobs, options.grid)
     return jobs
 

@@ -24,7 +24,7 @@ class SchemaRules(KeyRules):
 
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
-        self.written_alike = _find_equivalent_defaults()
+        self.written_alike = _map_defaults_to_equivalent_values()
         of_some = {
             key: value for key, value in KeyRules.defaults.items() if key.startswith(("task.", "lora."))
         }
@@ -38,7 +38,9 @@ class SchemaRules(KeyRules):
         of the same name may count in another choice of its group: task.split is inert in a sweep, but
         not in gsm8k.
         """
-        keys = {item.name for item in fields(RunnerConfig) if _is_answer_neutral(item)} | {"metrics.package"}
+        keys = {item.name for item in fields(RunnerConfig) if _has_no_effect_on_answers(item)} | {
+            "metrics.package"
+        }
         for group_name, schemas in GROUPS.items():
             chosen = schemas.get(config.get(f"{group_name}.name", ""))
             if chosen and any(
@@ -49,12 +51,12 @@ class SchemaRules(KeyRules):
                 keys |= {
                     f"{group_name}.{item.name}"
                     for item in fields(schema)
-                    if _is_answer_neutral(item, config.get(f"{group_name}.{item.name}"))
+                    if _has_no_effect_on_answers(item, config.get(f"{group_name}.{item.name}"))
                 }
         return keys
 
 
-def _is_answer_neutral(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
+def _has_no_effect_on_answers(schema_field: Field[Any], recorded_value: str | None = None) -> bool:
     counts = get_identity_rule(schema_field)
     changes_none = isinstance(counts, NotInIdentity) and counts is not HASHED
     if isinstance(counts, NotInIdentity) and recorded_value is not None:
@@ -63,7 +65,7 @@ def _is_answer_neutral(schema_field: Field[Any], recorded_value: str | None = No
     return changes_none or schema_field.name == "cache_dir"
 
 
-def _find_equivalent_defaults() -> dict[tuple[str, str], str]:
+def _map_defaults_to_equivalent_values() -> dict[tuple[str, str], str]:
     """Map a config key and its default to another value that gives the same job id."""
     keys = [
         (f"{group_name}.{item.name}", item)

@@ -19,7 +19,7 @@ from runner.core.prompt_facts import PromptFact
 from runner.datasets.row_layouts import KNOWN_CHOICES
 from runner.records.jobs import Job
 from runner.render import model_cards
-from runner_base import ConfigError, convert_write_error, print_message, replace_text
+from runner_base import ConfigError, convert_write_error, print_message, replace_text_file_atomically
 from runner_compare import Run, Table, TableRow, escape_markdown, format_row_name
 
 CARD, RESULTS = "evaluation.md", ".eval_results"
@@ -63,7 +63,7 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
             files[f"{RESULTS}/{dataset}.yaml"] = format_entries_as_yaml(entries)
         for name, text in files.items():
             try:
-                replace_text(folder_of_model / name, text)
+                replace_text_file_atomically(folder_of_model / name, text)
             except OSError as error:
                 raise convert_write_error(folder_of_model, error, "--publish") from error
             paths.append(folder_of_model / name)
@@ -128,7 +128,7 @@ def _build_hub_entries_by_file(
             data = row.run.params.get("task.data")
             print_message(f"note: {model_cards.not_on_hub_message(row.run.job_id, data, RESULTS)}")
             continue
-        entry = build_hub_entry(row.run, *names)
+        entry = build_hub_accuracy_entry(row.run, *names)
         validate_hub_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
@@ -155,7 +155,7 @@ def _find_benchmark_ids(run: Run, benchmark: str) -> tuple[str, str] | None:
     return (data, "default" if subset == "null" else subset) if is_of_hub else None
 
 
-def build_hub_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
+def build_hub_accuracy_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
     accuracy, low, high = _require_interval(run)
     notes = (
         f"accuracy in %, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
@@ -169,14 +169,14 @@ def build_hub_entry(run: Run, dataset: str, task: str) -> dict[str, Any]:
 
 def validate_hub_entry(entry: Any) -> None:
     """Raise ConfigError where an entry violates the documented schema of `.eval_results/*.yaml`."""
-    _check_keys("", entry, REQUIRED, OPTIONAL)
+    _check_hub_entry_keys("", entry, REQUIRED, OPTIONAL)
     dataset = entry["dataset"]
-    _check_keys("dataset.", dataset, {"id": str, "task_id": str}, OF_DATASET)
+    _check_hub_entry_keys("dataset.", dataset, {"id": str, "task_id": str}, OF_DATASET)
     _raise_unless(
         bool(DATASET_ID.fullmatch(dataset["id"])), "dataset.id", dataset["id"], "is no id of the Hub"
     )
     if "source" in entry:
-        _check_keys("source.", entry["source"], {"url": str}, OF_SOURCE)
+        _check_hub_entry_keys("source.", entry["source"], {"url": str}, OF_SOURCE)
     if "date" in entry:
         try:
             datetime.fromisoformat(entry["date"])
@@ -184,7 +184,9 @@ def validate_hub_entry(entry: Any) -> None:
             _raise_unless(False, "date", entry["date"], "is no date of ISO 8601")
 
 
-def _check_keys(prefix: str, values: Any, required: dict[str, Any], optional: dict[str, Any]) -> None:
+def _check_hub_entry_keys(
+    prefix: str, values: Any, required: dict[str, Any], optional: dict[str, Any]
+) -> None:
     _raise_unless(isinstance(values, dict), prefix.rstrip(".") or "the entry", values, "is no mapping")
     kinds = optional | required
     for key in [*required, *values]:
@@ -227,7 +229,7 @@ def format_reproduction_command(run: Run) -> str:
     overrides += [f"{group}={name}" for group, name in names.items() if name]
     usual = dict(flatten_config(to_runner_config(*compose_job(quote_override_values(overrides)))))
     keys = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS or key == "seed"}
-    left_out = {f"{group}.name" for group in GROUPS} | _find_keys_filled_from_data(params)
+    left_out = {f"{group}.name" for group in GROUPS} | _find_keys_inferred_from_data(params)
     changed = [
         f"{key}={value}" for key, value in keys.items() if usual.get(key) != value and key not in left_out
     ]
@@ -251,7 +253,7 @@ def _make_model_override(name: str) -> str:
     return f"model={name}" if is_choice else "model=auto"
 
 
-def _find_keys_filled_from_data(params: dict[str, str]) -> set[str]:
+def _find_keys_inferred_from_data(params: dict[str, str]) -> set[str]:
     """Return the config keys that the job set automatically, because it recognized the layout of the
     data set.
     """

@@ -19,7 +19,7 @@ from runner.recorded_runs.publish import (
     require_runs_of_single_jobs,
 )
 from runner.render.model_cards import explain_divergence_columns
-from runner_base import convert_write_error, replace_text
+from runner_base import convert_write_error, replace_text_file_atomically
 from runner_compare import (
     ABSENT,
     Run,
@@ -48,7 +48,7 @@ def publish_accuracies_and_divergences(tables: Sequence[Table], folder: Path, be
     if not sections:
         return paths
     try:
-        replace_text(folder / FILE, "\n".join(sections))
+        replace_text_file_atomically(folder / FILE, "\n".join(sections))
     except OSError as error:
         raise convert_write_error(folder, error, "--publish") from error
     return [*paths, folder / FILE]
@@ -65,11 +65,11 @@ def format_divergence_sections(table: Table) -> list[str]:
     )
     alike: dict[tuple[str, ...], list[TableRow]] = {}
     for row in rows:
-        alike.setdefault(_make_grouping_key(row.run), []).append(row)
+        alike.setdefault(_get_divergence_table_key(row.run), []).append(row)
     return [_format_divergence_section(some, names) for some in alike.values()]
 
 
-def _make_grouping_key(run: Run) -> tuple[str, ...]:
+def _get_divergence_table_key(run: Run) -> tuple[str, ...]:
     """Return a grouping key: runs with equal keys share a published table."""
     keys = ("task.reference", "task.data", "task.split")
     counts = (f"{run.metrics.get(key, 0):,.0f}" for key in ("n", "scored_tokens"))
@@ -81,7 +81,7 @@ def _make_grouping_key(run: Run) -> tuple[str, ...]:
 
 
 def _format_divergence_section(table_rows: Sequence[TableRow], names: dict[str, str]) -> str:
-    reference, data, split, texts, tokens, bounds = _make_grouping_key(table_rows[0].run)
+    reference, data, split, texts, tokens, bounds = _get_divergence_table_key(table_rows[0].run)
     lines = [
         "## Divergence from the reference",
         "",

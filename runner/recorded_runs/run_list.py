@@ -12,7 +12,7 @@ from runner.recorded_runs.folder_runs import (
     DatedRun,
     build_run_with_start_time,
     load_experiment_runs,
-    sort_newest_finished_first,
+    sort_runs_by_status_and_time,
 )
 from runner.recorded_runs.grid_plans import GridPlan
 from runner.tracking.connection import convert_store_errors
@@ -23,10 +23,10 @@ from runner.tracking.stored_runs import (
     FINISHED,
     GRID,
     GRID_STARTED_MS,
-    build_exclusion_conditions,
+    build_conditions_excluding_runs,
     find_experiment,
     read_error_message,
-    search_jobs_and_grid,
+    search_job_and_grid_runs,
     search_runs,
 )
 from runner.tracking.stores import Store
@@ -45,7 +45,7 @@ def load_store_runs(
     of these jobs and of the grid.
     """
     with convert_store_errors(read_error_message):
-        runs = sort_newest_finished_first(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
+        runs = sort_runs_by_status_and_time(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
     if not runs and job_ids is None:
         raise ConfigError(
             "it contains no completed run", key="--experiment", value=store.experiment, code="empty"
@@ -79,10 +79,11 @@ def load_folder_and_mlflow_runs(
         dated_run[1].run_id: dated_run for dated_run in here.published if dated_run[1].run_id not in deleted
     }
     queries = [
-        f"attributes.status = '{FINISHED}'{condition}" for condition in build_exclusion_conditions([*runs])
+        f"attributes.status = '{FINISHED}'{condition}"
+        for condition in build_conditions_excluding_runs([*runs])
     ]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
-        for recorded in search_jobs_and_grid(client, where, query, job_ids, grid_run_id):
+        for recorded in search_job_and_grid_runs(client, where, query, job_ids, grid_run_id):
             if JOB_ID in recorded.data.tags and recorded.info.run_id not in runs:  # a grid's own run has none
                 data, ids = (
                     recorded.data,
@@ -157,7 +158,7 @@ def load_grid_job_runs(client: Any, store: Store, grid_run_id: str, plan: GridPl
     return of_grid + [run for run in runs if run.job_id in earlier]
 
 
-def require_single_grid(runs: list[Run]) -> str:
+def require_single_grid_id(runs: list[Run]) -> str:
     grids = sorted({run.grid for run in runs if run.grid})
     if len(grids) == 1:
         return grids[0]

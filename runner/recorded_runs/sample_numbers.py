@@ -57,11 +57,13 @@ def estimate_right_answer_probability(
     right, answers = sample.count_correct_answers
     if not answers:
         right, answers = int(sample.solved), 1
-    said = [_get_answer_vote(choice, verdict_sources) for choice in sample.choices or [sample.answer]]
+    said = [
+        _get_vote_and_correctness(choice, verdict_sources) for choice in sample.choices or [sample.answer]
+    ]
     return repeated_answer_metric.estimate(right, answers, AnswerVotes.from_answers(said))
 
 
-def _get_answer_vote(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:
+def _get_vote_and_correctness(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:
     """Return the extracted answer for the majority vote, and whether the answer is right. Truncated
     answers do not vote.
     """

@@ -37,7 +37,13 @@ from runner_compare import (
     missing_samples_error,
     question_identity,
 )
-from runner_compare.statistics import EXTRACTOR, SCORER, TextTokens, ratio_of_sums, sum_likelihoods_by_unit
+from runner_compare.statistics import (
+    EXTRACTOR,
+    SCORER,
+    TextTokens,
+    ratio_of_sums,
+    sum_likelihoods_by_document,
+)
 
 Content = TypeVar("Content")
 
@@ -75,8 +81,8 @@ class SampleReader(Reader):
         Skips sample files whose mean differs from the mean logged to MLflow.
         """
 
-        def matches_logged_mean(scores: Texts) -> bool:
-            likelihoods = sum_likelihoods_by_unit([score.likelihood for score in scores.values()])
+        def matches_logged_mean_likelihood(scores: Texts) -> bool:
+            likelihoods = sum_likelihoods_by_document([score.likelihood for score in scores.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
             return bool(likelihoods) and math.isclose(
                 ratio_of_sums(
@@ -87,7 +93,9 @@ class SampleReader(Reader):
                 abs_tol=TOLERANCE,
             )
 
-        return self.read_first_matching_file(run, read_text_scores, matches_logged_mean, LOG_LIKELIHOOD)
+        return self.read_first_matching_file(
+            run, read_text_scores, matches_logged_mean_likelihood, LOG_LIKELIHOOD
+        )
 
     def numbers(self, run: Run) -> Answers:
         """Return the compared metric of each question, for comparisons by a metric other than the verdict."""
@@ -187,7 +195,7 @@ class SampleReader(Reader):
     def find_files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield all copies of a run's file, local copies first, then the MLflow artifact."""
         yield from self._iterate_local_files(run, name)
-        fetched = self._download_once(run, name)
+        fetched = self._download_artifact_once(run, name)
         if fetched is not None:
             yield fetched
 
@@ -201,10 +209,10 @@ class SampleReader(Reader):
         ]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-                for _ in pool.map(lambda run: self._download_once(run, SAMPLES), missing):
+                for _ in pool.map(lambda run: self._download_artifact_once(run, SAMPLES), missing):
                     bar.advance(1)
 
-    def _download_once(self, run: Run, name: str) -> Path | None:
+    def _download_artifact_once(self, run: Run, name: str) -> Path | None:
         if self.client is None:
             return None
         key = run.run_id, name

@@ -39,5 +39,5 @@ def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | No
             f"tracking uri {store.redacted_uri}: {file} is not a database file", code="unreadable"
         )
     if store.is_default_database and (output_dir / moved_folders.PLACE).exists():
-        moved_folders.repair_moved_paths(output_dir)
+        moved_folders.repair_paths_after_folder_move(output_dir)
     return store

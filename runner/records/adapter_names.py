@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.config.model_names import adapter_display_name
 from runner.config.root import RunnerConfig
-from runner_base import DataError, load_json_object, lock_file, replace_text
+from runner_base import DataError, load_json_object, lock_file, replace_text_file_atomically
 from runner_base.texts import read_json_cache
 
 FILE = ".adapters.json"  # in the output folder: name → the adapter's place → what it is called
@@ -43,7 +43,7 @@ def make_unique_adapter_name(config: RunnerConfig) -> str:
             called[place] = next(
                 free for free in _iterate_candidate_names(name, path) if free not in called.values()
             )
-            replace_text(file, json.dumps(known, indent=0))
+            replace_text_file_atomically(file, json.dumps(known, indent=0))
         return called[place]
     return name
 

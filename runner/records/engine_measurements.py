@@ -21,7 +21,7 @@ from runner.core.job_energy import (
 from runner.render.notes import format_note
 from runner_base import Sample, machine, to_one_line, visible_gpus, write_text_atomically
 from runner_base.notes import Note, text_note
-from runner_base.texts import to_signed_json, verify_checksum
+from runner_base.texts import to_signed_json, verify_and_remove_checksum
 from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
 from runner_engine.render.notes import render_engine_note
@@ -129,7 +129,9 @@ class EngineMeasurements:
         path = folder / MEASURED
         try:
             values: Any = (
-                verify_checksum(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+                verify_and_remove_checksum(json.loads(path.read_text(encoding="utf-8")))
+                if path.is_file()
+                else None
             )
             if "company" in values:  # as earlier versions wrote it
                 values["contention"] = values.pop("company")
@@ -167,13 +169,13 @@ class MeasurementRecorder:
         device = self.report.facts.get("device")
         on_gpus = bool(visible_gpus.find_visible_gpus()) if device is None else "cuda" in device
         counters = EnergyCounters(with_gpus=on_gpus and not is_remote, is_elsewhere=is_remote)
-        self.energy = JobEnergyMeter(counters, self.contention.describe_other_programs)
+        self.energy = JobEnergyMeter(counters, self.contention.describe_load_by_other_programs)
         self.energy.measure_idle_power(engine.stats)
         self._loaded_at = time.monotonic()
 
     def write_measurements(self) -> EngineMeasurements:
         """Write the measurements to disk, including those of earlier interrupted runs."""
-        peak_mib, beside = machine.peak_rss_mib(), self.contention.describe_load()
+        peak_mib, beside = machine.peak_rss_mib(), self.contention.describe_competing_load()
         self.energy.add_energy_since_last_step(self.engine.stats, ignore_interval=True)
         reason = self.energy.explain_unavailable_energy()
         no_energy = "" if reason is None else format_note(reason)
@@ -183,7 +185,7 @@ class MeasurementRecorder:
             self.report,
             self.engine.stats,
             peak_mib,
-            machine.machine_name(),
+            machine.describe_hardware(),
             beside,
             joules,
             no_energy,

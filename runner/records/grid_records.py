@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.flat_config import flatten_config
-from runner_base import parse_json, replace_text
+from runner_base import parse_json, replace_text_file_atomically
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ def write_grid_record(output_dir: Path, record: GridRecord) -> None:
     grid.
     """
     try:
-        replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
+        replace_text_file_atomically(
+            _record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n"
+        )
     except OSError as error:
         log.warning("cannot write the grid's record: %s", error)
 

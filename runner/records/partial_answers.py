@@ -41,7 +41,7 @@ class PartialAnswersFile:
         line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
         return None if line is None else line["begun"]
 
-    def save_unfinished(
+    def store_unfinished_answers(
         self, completions: Iterable[Completion], engine: Engine, is_request_done: Callable[[RequestId], bool]
     ) -> str:
         """Write all unfinished answers to the file. Returns a message for the user.

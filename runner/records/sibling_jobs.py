@@ -29,7 +29,7 @@ def mark_job_reusable(job: Job) -> None:
             raise convert_write_error(job.folder, error) from error
 
 
-def find_sibling_jobs(job: Job) -> list[Job]:
+def find_jobs_with_reusable_answers(job: Job) -> list[Job]:
     """Return the jobs in the same output folder whose answers this job may reuse, sorted by id."""
     if not job.sibling_key:
         return []
@@ -49,7 +49,7 @@ def read_reusable_answers(
     """
     reused: dict[int, Sample] = {}
     notes = []
-    for other in find_sibling_jobs(job):
+    for other in find_jobs_with_reusable_answers(job):
         if question_indices <= reused.keys():
             break
         try:

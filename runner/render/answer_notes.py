@@ -18,7 +18,9 @@ def _asked_again_text(count: int) -> str:
     return f"{were} asked again, because the request failed in an earlier run"
 
 
-def _format_missing_prompt(number: int, window: int, last: int | None, contexts: Sequence[str]) -> str:
+def _format_document_without_prompt(
+    number: int, window: int, last: int | None, contexts: Sequence[str]
+) -> str:
     how = f"the document is scored in windows of {window} tokens"
     if last is not None:
         how = f"the last {last} tokens are scored with {', '.join(contexts)} tokens of context"
@@ -74,7 +76,7 @@ ANSWERS: dict[str, Template] = {
 # ------------------------------------------------------------------------------------------- questions
 
 
-def _format_token_limit_estimate(
+def _format_suggested_token_limit(
     wanted: float, tokens: int, low: int | None, high: int | None, price: tuple[int, float | None] | None
 ) -> str:
     lower = f"{tokens:,} or fewer" if low is None else f"{low:,}"
@@ -97,13 +99,13 @@ def _price_text(tokens: int, seconds: float | None) -> str:
     return f"at most {format_count(tokens, 'more token', 'more tokens')}{time}"
 
 
-def _format_uncompared_answers(reasons: Sequence[tuple[int, str]]) -> str:
+def _format_answers_with_uncomparable_gold(reasons: Sequence[tuple[int, str]]) -> str:
     some = join_first_names([f"question {index} {reason}" for index, reason in reasons], MAX_NAMED_ANSWERS)
     answers = format_count(len(reasons), "answer counts", "answers count")
     return f"{answers} as wrong, because the gold answer could not be compared: {some}"
 
 
-def _format_perturbed_questions(only_original: int, only_twin: int, p: float, is_hint: bool) -> str:
+def _format_contamination_test_result(only_original: int, only_twin: int, p: float, is_hint: bool) -> str:
     counts = (
         f"{format_count(only_original, 'question was', 'questions were')} "
         f"solved only with the original numbers, and {only_twin} "
@@ -115,16 +117,16 @@ def _format_perturbed_questions(only_original: int, only_twin: int, p: float, is
 
 
 def _format_position_bias(p: float, letter: str, share: float, expected: float, ends: Sequence[float]) -> str:
-    from runner_compare import format_points  # few jobs need it
+    from runner_compare import format_percentage_points  # few jobs need it
 
-    value, low, high = map(format_points, ends)
+    value, low, high = map(format_percentage_points, ends)
     return (
         f"position bias (p = {p:.2g}): the model chooses {letter} in {share:.1%} of the answers, but "
         f"{expected:.1%} is expected. Difference: {value} points, 95 % interval {low} to {high}"
     )
 
 
-def _format_early_stopping(
+def _format_early_stopping_rule(
     named_as: str, job: str, state: str, margin: float | None, count: int, comparisons: int
 ) -> str:
     from runner_compare import format_margin_points, format_significance_level  # few jobs need them
@@ -149,7 +151,7 @@ QUESTIONS: dict[str, Template] = {
     "{letter} scores too high. Shuffle the choices (task.choices_seed=0), or rotate them (task.rotate=4)",
     "unlike_lm_eval": "{key}={value}: scores are not comparable with lm-evaluation-harness, which uses {usual} for "
     "gsm8k",
-    "enough_tokens": _format_token_limit_estimate,
+    "enough_tokens": _format_suggested_token_limit,
     "enough_tokens_unknown": _format_unknown_token_limit,
     "two_bos": "every prompt begins with two BOS tokens, because the tokenizer adds one to the prompt's own. Remove "
     "the BOS token from the prompt",
@@ -165,11 +167,11 @@ QUESTIONS: dict[str, Template] = {
     ),
     "stopped_early": "the job stopped early, when the test had decided the comparison with {baseline}. Accuracy and "
     "observed difference are biased. Report the always-valid interval of the difference",
-    "answers_not_compared": _format_uncompared_answers,
+    "answers_not_compared": _format_answers_with_uncomparable_gold,
     "answers_changed": "{count} of {asked} answers changed when the same questions were repeated {how}. A difference "
     "of that size between two runs may be noise. model.dtype=float32 reduces this noise",
     "few_twins": "only {count} of the first {wanted} questions have numbers that can be changed",
-    "twins": _format_perturbed_questions,
+    "twins": _format_contamination_test_result,
     "position_bias": _format_position_bias,
     "calls_written_in": "{form} ({reason})",
     "form_by_key": "task.tool_call_format={form}",
@@ -179,7 +181,7 @@ QUESTIONS: dict[str, Template] = {
     "not_asked_again": "task.check_invariance=auto did nothing: in this engine, answers may depend on what else is in "
     "the batch, so the check would change them. task.check_invariance=20 asks 20 questions again afterwards, one at a "
     "time",
-    "stops_early_against": _format_early_stopping,
+    "stops_early_against": _format_early_stopping_rule,
 }
 
 # ----------------------------------------------------------------------------------------- likelihoods
@@ -219,7 +221,7 @@ LIKELIHOODS: dict[str, Template] = {
     "contexts": "task.context_lengths: each document's last {tokens} tokens are scored with each context length. "
     "The log-likelihood above is for the longest context, {longest:,} tokens",
     "texts_too_short": _texts_too_short_text,
-    "text_without_prompt": _format_missing_prompt,
+    "text_without_prompt": _format_document_without_prompt,
     "lengths_unknown": "{key}: document lengths are unknown before loading. A document longer than the "
     "context of {room:.0f} tokens will end the job",
     "no_percentiles": "percentiles over tokens are missing, because an earlier version did not store {file}. Rerun the "

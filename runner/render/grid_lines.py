@@ -53,9 +53,9 @@ def _format_main_score(metrics: Mapping[str, float]) -> str:
         if key in metrics:
             return format_percent_with_interval(metrics, key)
     if "kl_nats_per_token" in metrics:
-        return f"KL {_format_with_interval(metrics, 'kl_nats_per_token')} nats/token"
+        return f"KL {_format_value_with_interval(metrics, 'kl_nats_per_token')} nats/token"
     if LOG_LIKELIHOOD in metrics:
-        return f"log-likelihood {_format_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
+        return f"log-likelihood {_format_value_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
     if "best_output_tok_per_s" in metrics:
         return f"at most {metrics['best_output_tok_per_s']:,.0f} tok/s"
     if "best_decode_tok_per_s" in metrics:
@@ -80,7 +80,7 @@ def _format_optional_metrics(metrics: Mapping[str, float]) -> list[str]:
     name = "early_stop_difference_points"
     if {f"{name}{end}" for end in ("", "_low", "_high")} <= metrics.keys():
         stopped = "stopped early" if metrics.get("questions_left") else "not stopped early"
-        rest.append(f"{stopped}: {_format_with_interval(metrics, name)} points to the baseline")
+        rest.append(f"{stopped}: {_format_value_with_interval(metrics, name)} points to the baseline")
     if "cost_usd" in metrics:
         rest.append(f"{find_metric('cost_usd').format_value(metrics['cost_usd'])} USD")
     if "joules_per_right_answer" in metrics:
@@ -99,7 +99,7 @@ def format_percent_with_interval(metrics: Mapping[str, float], key: str) -> str:
     return value if low is None or high is None else f"{value} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _format_with_interval(metrics: Mapping[str, float], key: str) -> str:
+def _format_value_with_interval(metrics: Mapping[str, float], key: str) -> str:
     metric = find_metric(key)
     low, high = (metrics.get(f"{key}{end}") for end in ("_low", "_high"))
     value = metric.format_value(metrics[key])

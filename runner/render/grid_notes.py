@@ -13,7 +13,7 @@ from runner_base.render.notes import Template
 A_TENTH = "10 % of the jobs' time"
 
 
-def _format_measured_acceptance(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
+def _format_measured_tokens_per_pass(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
     low, high = (f"{end:.1f}" for end in tokens)
     span = low if low == high else f"{low} to {high}"
     finished = format_count(jobs, "finished job")
@@ -37,7 +37,7 @@ def _format_calibration_start(count: int, total: int, seconds: float, limit_s: f
 
 
 ESTIMATES: dict[str, Template] = {
-    "guesses_known": _format_measured_acceptance,
+    "guesses_known": _format_measured_tokens_per_pass,
     "guesses_unknown": _format_unknown_acceptance,
     "merging": lambda seconds: (
         f"merging the adapter takes about {format_duration(seconds)} of this time (rough estimate)"
@@ -57,7 +57,7 @@ ESTIMATES: dict[str, Template] = {
 # ----------------------------------------------------------------------------------------------- grids
 
 
-def _format_model_summary(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
+def _format_model_list_summary(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
     known = [size for size in sizes_mib if size is not None]
     unknown = len(sizes_mib) - len(known)
     total = f"{sum(known):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
@@ -75,7 +75,7 @@ def _format_ignored_keys(keys: Sequence[str], choices: str) -> str:
     return f"{', '.join(keys)}: jobs with {choices} ignore the override, because they lack {such}"
 
 
-def _format_detectable_difference(
+def _format_min_detectable_difference(
     where: str | None,
     questions: int,
     names: Sequence[str],
@@ -108,7 +108,7 @@ def _format_detectable_difference(
     )
 
 
-def _format_needed_questions(
+def _format_questions_needed_for_margin(
     margin: float, needed: int | None, there: int | None, jobs: int, seconds: float | None
 ) -> str:
     from runner_compare import format_margin_points  # few grids need it
@@ -151,7 +151,7 @@ def _store_failed_text(store: str, reason: str, kept: object) -> str:
 
 
 GRIDS: dict[str, Template] = {
-    "models": _format_model_summary,
+    "models": _format_model_list_summary,
     "quantized_reference": "note: the reference {reference} is itself quantized, so its own loss is unknown. "
     "{key}=FILE selects another reference",
     "unreadable": "{model} cannot be read: {problem}",
@@ -172,8 +172,8 @@ GRIDS: dict[str, Template] = {
     "not_logged": _format_not_logged,
     "keys_left_out": _format_ignored_keys,
     "gpu_lost": "the worker cannot use {gpus} any more: {reason}",
-    "detectable": _format_detectable_difference,
-    "questions_for_margin": _format_needed_questions,
+    "detectable": _format_min_detectable_difference,
+    "questions_for_margin": _format_questions_needed_for_margin,
     "clusters_not_planned": (
         "the number of questions that a comparison needs is unknown: questions are grouped by "
         "task.cluster={cluster}, and questions of one group are not independent"

@@ -11,8 +11,8 @@ from runner_compare import (
     LOG_LIKELIHOOD,
     Metric,
     find_metric,
-    full_vote_metric_keys,
     known_metrics,
+    list_max_k_vote_metric_keys,
     plug_in_metric_keys,
 )
 
@@ -332,7 +332,7 @@ def format_row_heading(key: str) -> str:
 
 def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
-    shown[1:1] = full_vote_metric_keys(jobs) if "n" in shown else []
+    shown[1:1] = list_max_k_vote_metric_keys(jobs) if "n" in shown else []
     for job in jobs:
         if shown and any(key in job for key in shown):
             continue

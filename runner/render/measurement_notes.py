@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from runner.render.engine_notes import format_shortage_note
+from runner.render.engine_notes import format_memory_batch_limit_note
 from runner_base import format_count
 from runner_base.render.notes import Template
 
 
-def _format_sustainable_rate(
+def _explain_sustainable_request_rate(
     rate: float | None, is_highest: bool, lowest: float, latency_factor: float, answered_share: float
 ) -> str:
     rule = (
@@ -21,7 +21,9 @@ def _format_sustainable_rate(
     return f"the highest tested rate that the engine sustains is {rate:g} requests/s. Criterion: {rule}"
 
 
-def _format_differing_answers(differing: int, answers: int, interval: tuple[float, float], dtype: str) -> str:
+def _format_answers_changed_by_drafting(
+    differing: int, answers: int, interval: tuple[float, float], dtype: str
+) -> str:
     low, high = (100 * end for end in interval)
     if differing:
         return (
@@ -37,13 +39,13 @@ def _format_differing_answers(differing: int, answers: int, interval: tuple[floa
 
 SPEED: dict[str, Template] = {
     "error": "{reason}",
-    "fewer_rows": lambda shortage: format_shortage_note(shortage),
+    "fewer_rows": lambda shortage: format_memory_batch_limit_note(shortage),
     "out_of_memory": "out of memory: {reason}",
     "too_short": "an answer had {tokens} tokens instead of {wanted}",
     "unanswered": "{count} of {total} requests had no answer after {seconds:.0f} s",
     "answer_failed": "an error: {reason}",
     "not_tried_above": "this rate was not tested, because the engine did not sustain {rate:g} requests/s",
-    "knee": _format_sustainable_rate,
+    "knee": _explain_sustainable_request_rate,
     "phases_unseen": "the server does not report prefill and decode times. Output tok/s therefore includes "
     "prefill and network time",
     "text_in_pieces": "this engine streams chunks of several tokens, so gaps are measured between chunks",
@@ -80,7 +82,7 @@ SPEED: dict[str, Template] = {
     "random_prompts": "the prompts are random tokens, so the acceptance rate of draft tokens is not "
     "realistic. Use task.prompts=embedded, or your own prompts",
     "too_few_repeats": "the gain has no confidence interval: use task.repeats={fewest} or more",
-    "answers_differ": _format_differing_answers,
+    "answers_differ": _format_answers_changed_by_drafting,
     "no_prediction": "memory is not predicted: the checkpoint has no headers of safetensors files",
     "peaks_since_start": "this system cannot reset the peak memory, so peaks cover the whole process",
     "what_peaks_are": "peaks are resident memory minus the memory after the imports. During loading, "

@@ -9,7 +9,7 @@ GUESSES_BY_KIND = "acceptance rate of draft tokens by text category"
 RULER_SCORES = "RULER score (fraction of requested values found in the answer) and exact match, in %"
 
 
-def format_sustainable_rate(rate: float | None, is_highest_tried: bool) -> str:
+def format_sustainable_request_rate(rate: float | None, is_highest_tried: bool) -> str:
     if rate is None:
         return "none of the tested rates"
     more = " or more (the highest tested rate)" if is_highest_tried else ""

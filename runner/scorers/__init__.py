@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from runner.scorers.answer_reading import load_scorer as load_scorer
     from runner.scorers.base import Scorer as Scorer
     from runner.scorers.divergence import Divergence as Divergence
-    from runner.scorers.divergence import divergence_from_draws as divergence_from_draws
-    from runner.scorers.divergence import divergence_lower_bound as divergence_lower_bound
-    from runner.scorers.divergence import exact_divergence as exact_divergence
+    from runner.scorers.divergence import compute_divergence_lower_bound as compute_divergence_lower_bound
+    from runner.scorers.divergence import compute_exact_divergence as compute_exact_divergence
+    from runner.scorers.divergence import estimate_divergence_from_draws as estimate_divergence_from_draws
     from runner.scorers.expressions import PACKAGE as PACKAGE
-    from runner.scorers.expressions import require_math_verify as require_math_verify
+    from runner.scorers.expressions import require_math_verify_package as require_math_verify_package
     from runner.scorers.extractors import extract_by_all_extractors as extract_by_all_extractors
     from runner.scorers.extractors import extract_by_extractor as extract_by_extractor
     from runner.scorers.letters import LETTERS as LETTERS
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from runner.scorers.numbers import find_gold_number as find_gold_number
     from runner.scorers.numbers import to_canonical_number as to_canonical_number
     from runner.scorers.plugin_metrics import add_plugin_metrics as add_plugin_metrics
-    from runner.scorers.totals import completion_counts as completion_counts
     from runner.scorers.totals import cost_and_model_metrics as cost_and_model_metrics
-    from runner.scorers.totals import score_counted_samples as score_counted_samples
+    from runner.scorers.totals import count_completions_by_outcome as count_completions_by_outcome
+    from runner.scorers.totals import score_included_samples as score_included_samples
     from runner.scorers.totals import score_samples as score_samples
     from runner.scorers.totals import total_token_counts as total_token_counts
     from runner.scorers.verdicts import WHY_NOT as WHY_NOT
@@ -51,16 +51,16 @@ PLACES = {
     "parse_choice_letter": "letters",  # the letter that a text is, or begins with
     "LETTERS": "letters",  # of choices
     "PACKAGE": "expressions",  # what compares expressions
-    "require_math_verify": "expressions",  # its version; ConfigError if it is not installed
+    "require_math_verify_package": "expressions",  # its version; ConfigError if it is not installed
     # how a text's likelihoods differ from those of a reference
     "Divergence": "divergence",  # between two distributions of a token
-    "divergence_lower_bound": "divergence",  # by the most likely tokens that a reference kept
-    "divergence_from_draws": "divergence",  # with some that were drawn of the others
-    "exact_divergence": "divergence",  # by whole distributions
+    "compute_divergence_lower_bound": "divergence",  # by the most likely tokens that a reference kept
+    "estimate_divergence_from_draws": "divergence",  # with some that were drawn of the others
+    "compute_exact_divergence": "divergence",  # by whole distributions
     # totals of a job
     "score_samples": "totals",  # verdicts, tokens and accuracy with its interval
-    "score_counted_samples": "totals",  # the same of the samples that count
-    "completion_counts": "totals",  # completions, tokens, and how they ended
+    "score_included_samples": "totals",  # the same of the samples that count
+    "count_completions_by_outcome": "totals",  # completions, tokens, and how they ended
     "total_token_counts": "totals",  # prompt tokens and new tokens
     "cost_and_model_metrics": "totals",  # what the answers cost, and who gave them
     "add_plugin_metrics": "plugin_metrics",  # adds the metrics of plug-ins to a result

@@ -83,7 +83,7 @@ class _StoredTokens:
             )
 
 
-def divergence_lower_bound(
+def compute_divergence_lower_bound(
     top_k: int,
     reference_logprobs: Sequence[float],
     model_logprobs: Sequence[Sequence[float]],
@@ -110,7 +110,7 @@ def divergence_lower_bound(
     )
 
 
-def divergence_from_draws(
+def estimate_divergence_from_draws(
     top_k: int,
     reference_logprobs: Sequence[float],
     num_sampled: int,
@@ -156,7 +156,7 @@ def _finite_sum(values: Any) -> float:
     return total if math.isfinite(total) else math.inf
 
 
-def exact_divergence(reference_logprobs: Any, model_logprobs: Any) -> Divergence:
+def compute_exact_divergence(reference_logprobs: Any, model_logprobs: Any) -> Divergence:
     """Return the exact divergence between the full next-token distributions of reference and model.
 
     Both are tensors [n, V] of log-probabilities in float32, as engines return them. They are

@@ -113,7 +113,7 @@ class ExpressionParts:
 
 
 def are_expressions_equal(gold: str, answer: str) -> bool:
-    right, given = split_expression(gold), split_expression(answer)
+    right, given = normalize_and_split_expression(gold), normalize_and_split_expression(answer)
     if right.word_list or given.word_list:
         return _words_or_list(right) == _words_or_list(given)
     if (
@@ -150,7 +150,7 @@ def _is_constant(value: Any) -> bool:
 # --------------------------------------------------------------------------------------- as written
 
 
-def split_expression(text: str) -> ExpressionParts:
+def normalize_and_split_expression(text: str) -> ExpressionParts:
     text = text.strip().rstrip(".").strip()
     for sign, latex in _SIGNS.items():
         text = text.replace(sign, latex)
@@ -281,10 +281,10 @@ def _contains_equation(value: Any) -> bool:
 def _are_equations_solved(value: Any) -> bool:
     """Return whether every equation assigns a value or is true: x = 3 is solved, 2x = 3 is not."""
     parts = value.args if isinstance(value, sympy.FiniteSet | sympy.Tuple) else (value,)
-    return all(_assigns_value(part) for part in parts if grader.is_equation(part))
+    return all(_is_variable_assignment(part) for part in parts if grader.is_equation(part))
 
 
-def _assigns_value(relation: Any) -> bool:
+def _is_variable_assignment(relation: Any) -> bool:
     equations = relation._unsorted_args if isinstance(relation, sympy.And) else [relation]
     first = equations[0].lhs
     sides = [*([] if _is_assignable_name(first) else [first]), *(equation.rhs for equation in equations)]

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from runner.config.extractors import Extractor
 from runner.scorers import numbers
 from runner.scorers.base import Scorer
-from runner.scorers.extractors import extract_by_extractor, extract_last_box, last_match_or_none
+from runner.scorers.extractors import extract_by_extractor, extract_last_boxed_text, last_match_or_none
 from runner_base import ConfigError, JobFailed, child_process
 
 PACKAGE = "math-verify"
@@ -35,7 +35,7 @@ _END = re.compile(r"[.!?]?\**\s*(?:\n|$)|[.!?]\s+(?=[A-Z])")
 _TAIL = 20_000  # characters at the end of a text in which a free answer is looked for
 
 
-def require_math_verify() -> str:
+def require_math_verify_package() -> str:
     """Return the installed version of Math-Verify. If it is missing, a ConfigError names the install
     command.
     """
@@ -85,7 +85,7 @@ class ExpressionScorer(Scorer):
 def find_boxed_expression(text: str) -> str | None:
     """Return the content of the last LaTeX box. Directly adjacent boxes are joined by commas."""
     found: list[str] = []
-    while (content := extract_last_box(text)) or not found:
+    while (content := extract_last_boxed_text(text)) or not found:
         start = text.rfind("\\boxed{")
         if start < 0 or (found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)):
             break
@@ -186,7 +186,7 @@ class ComparisonProcess:
                 if line := self._process.stdout.readline():
                     index, why = json.loads(line)
                     return index, why
-                code = self._end_process()
+                code = self._end_comparison_process()
         raise JobFailed(
             f"the process that compares expressions {child_process.describe_exit_code(code)}",
             key="task.extractor",
@@ -196,9 +196,9 @@ class ComparisonProcess:
 
     def close(self) -> None:
         with self._lock:
-            self._end_process()
+            self._end_comparison_process()
 
-    def _end_process(self) -> int:
+    def _end_comparison_process(self) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0

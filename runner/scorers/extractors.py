@@ -45,7 +45,7 @@ def find_last_answer(text: str, notation: Notation) -> Match:
 
 
 def find_answer_in_last_box(text: str, notation: Notation) -> Match:
-    return last_match_or_none(notation.WITHIN.finditer(extract_last_box(text)))
+    return last_match_or_none(notation.WITHIN.finditer(extract_last_boxed_text(text)))
 
 
 def find_after_answer_is(text: str, notation: Notation) -> Match:
@@ -82,7 +82,7 @@ def last_match_or_none(matches: Iterable[re.Match[str]]) -> Match:
     return newest[0] if newest else None
 
 
-def extract_last_box(text: str) -> str:
+def extract_last_boxed_text(text: str) -> str:
     """Return the content of the last LaTeX box in a text. Empty if the box is missing or not closed."""
     start = text.rfind("\\boxed{") + len("\\boxed{")
     if start < len("\\boxed{"):

@@ -124,7 +124,7 @@ def to_canonical_number(text: str) -> str:
 
 
 def normalize_text(text: str) -> str:
-    return _replace_box_contents(_translate_to_ascii_numbers(text), _parse_boxed_number)
+    return _replace_latex_box_contents(_translate_to_ascii_numbers(text), _parse_boxed_number)
 
 
 def to_canonical_form(match: re.Match[str]) -> str:
@@ -145,7 +145,7 @@ def to_canonical_form(match: re.Match[str]) -> str:
     return _with_sign(negative, _trim_zeros(digits[:point], digits[point:]))
 
 
-def _replace_box_contents(text: str, parse_content: Callable[[str], str | None]) -> str:
+def _replace_latex_box_contents(text: str, parse_content: Callable[[str], str | None]) -> str:
     pieces: list[str] = []
     copied, depth, begin, is_box = 0, 0, 0, False
     for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):

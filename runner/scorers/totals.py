@@ -7,7 +7,7 @@ from collections import Counter
 from runner.core.answer_sources import count_answers_by_model
 from runner_base import FinishReason, Sample, Verdict
 from runner_compare import ENDS
-from runner_compare.statistics import accuracy_bound_metrics, accuracy_metrics
+from runner_compare.statistics import compute_accuracy_bound_metrics, compute_accuracy_metrics
 
 
 def score_samples(samples: list[Sample]) -> dict[str, float]:
@@ -21,15 +21,15 @@ def score_samples(samples: list[Sample]) -> dict[str, float]:
     answers = [sample.count_correct_answers[1] or 1 for sample in samples]
     at_worst, at_best = ([sample.accuracy(is_right) for sample in samples] for is_right in (False, True))
     return {
-        **accuracy_metrics(at_worst, families, answers),
-        **accuracy_bound_metrics(at_worst, at_best, families, answers),
+        **compute_accuracy_metrics(at_worst, families, answers),
+        **compute_accuracy_bound_metrics(at_worst, at_best, families, answers),
         **{verdict.value: counts[verdict] for verdict in Verdict},
         "errors": sum(sample.failed for sample in samples),
         **total_token_counts(samples),
     }
 
 
-def score_counted_samples(samples: list[Sample]) -> dict[str, float]:
+def score_included_samples(samples: list[Sample]) -> dict[str, float]:
     """Return the score without excluded samples. Metrics whose names contain `_all` include the
     excluded samples.
     """
@@ -61,7 +61,7 @@ def sum_cost_usd(samples: list[Sample]) -> dict[str, float]:
     return {"cost_usd": sum(costs)} if costs else {}
 
 
-def completion_counts(samples: list[Sample]) -> dict[str, float]:
+def count_completions_by_outcome(samples: list[Sample]) -> dict[str, float]:
     completions = [answer for sample in samples for answer in sample.answers]
     ended = {
         reason: sum(completion.finish_reason is reason for completion in completions)

@@ -140,7 +140,7 @@ def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Calla
     shortages_before = len(engine.stats.row_shortages)
     try:
         with engine.open() as session:
-            _run_session(session, request_load, on_answer)
+            _submit_requests_at_arrival_times(session, request_load, on_answer)
     except Exception as error:
         if not is_out_of_memory_error(error):
             raise
@@ -149,7 +149,9 @@ def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Calla
         request_load.note = note("fewer_rows", shortage=shortages[0])
 
 
-def _run_session(session: Session, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
+def _submit_requests_at_arrival_times(
+    session: Session, request_load: RequestLoad, on_answer: Callable[[], None]
+) -> None:
     patience_s = request_load.requests[-1].due_s + max(
         PATIENCE * request_load.requests[-1].due_s, MIN_PATIENCE_S
     )

@@ -150,7 +150,7 @@ class CellRunner:
         """Number of token ids from which random prompts are drawn."""
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
-    def run_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
+    def run_sweep_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
         """Run one combination of a sweep's settings and return its metrics, or None if the run failed."""
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
@@ -175,7 +175,7 @@ class CellRunner:
                 raise
             cell.note = note("out_of_memory", reason=to_one_line(error, 200))
             return None
-        cell.note = find_run_failure(timed.completions, cell.new_tokens)
+        cell.note = find_completion_failure_note(timed.completions, cell.new_tokens)
         if cell.note is not None:
             return None
         self.in_pieces |= has_chunked_times(timed.completions)
@@ -222,11 +222,11 @@ class CellRunner:
         return {
             "prefill_gflop_per_s": self.arithmetic.compute_prefill_gflop(shape) / stats.prefill_s,
             "decode_gflop_per_s": self.arithmetic.compute_decode_gflop(shape) / stats.decode_s,
-            "decode_gb_per_s": self.arithmetic.compute_decode_gb(shape) / stats.decode_s,
+            "decode_gb_per_s": self.arithmetic.compute_decode_read_gb(shape) / stats.decode_s,
         }
 
 
-def find_run_failure(completions: Sequence[Completion], new_tokens: int) -> Note | None:
+def find_completion_failure_note(completions: Sequence[Completion], new_tokens: int) -> Note | None:
     for completion in completions:
         if completion.error:
             return note("error", reason=completion.error)

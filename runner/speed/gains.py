@@ -19,7 +19,7 @@ def compute_gain_interval(cell: Cell) -> tuple[float, float] | None:
     return compute_median_interval(cell.values(GAIN))
 
 
-def describe_gain(interval: tuple[float, float] | None) -> str:
+def describe_speculation_gain(interval: tuple[float, float] | None) -> str:
     """Describe whether a confidence interval shows a speedup, a slowdown or neither."""
     if interval is None:
         return "too few pairs to tell"
@@ -41,7 +41,7 @@ def build_speculation_gain_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         row["times_as_fast"] = round(cell.median(GAIN), 3)
         ends = compute_gain_interval(cell)
         row["interval_95"] = None if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
-        row["verdict"] = describe_gain(ends)
+        row["verdict"] = describe_speculation_gain(ends)
         right = cell.median(ACCEPTED) if ACCEPTED in cell.metric_names else None
         row["guessed_right"] = None if right is None else f"{right:.0%}"
         table.append(row)

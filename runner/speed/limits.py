@@ -20,7 +20,7 @@ class MachineLimits:
     arithmetic: ModelArithmetic | None
     measured: list[HardwareRates] = field(default_factory=list)
 
-    def measure_rates(self) -> None:
+    def measure_hardware_rates(self) -> None:
         """Measure the matmul rate and the memory read rate again, unless memory is too small."""
         if self.arithmetic is None:
             return
@@ -31,7 +31,7 @@ class MachineLimits:
                 raise
 
     @property
-    def best_rates(self) -> HardwareRates | None:
+    def best_hardware_rates(self) -> HardwareRates | None:
         """Highest measured matmul rate and read rate. None without measurements."""
         if not self.measured:
             return None
@@ -51,8 +51,8 @@ class MachineLimits:
             limit.read_gb_per_s for limit in self.measured
         ]
 
-    def compute_limit_fractions(self, cell: Cell) -> dict[str, float]:
-        best = self.best_rates
+    def compute_hardware_utilization(self, cell: Cell) -> dict[str, float]:
+        best = self.best_hardware_rates
         if best is None or "decode_gb_per_s" not in cell.metric_names:
             return {}
         return {

@@ -75,7 +75,7 @@ def _create_titled_axes(title: str) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _group_cells_into_lines(
+def _group_cells_into_plot_lines(
     cells: Sequence[Cell], setting_names: Sequence[str]
 ) -> list[tuple[str, list[Cell]]]:
     groups: dict[tuple[Any, ...], list[Cell]] = {}
@@ -193,7 +193,7 @@ def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
 def _draw_throughput_vs_latency(plot_data: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
     cells = [cell for cell in plot_data["cells"] if not cell["note"]]
-    lines = _group_cells_into_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
+    lines = _group_cells_into_plot_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
     for number, ((line_label, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
@@ -232,7 +232,7 @@ def _draw_throughput_vs_latency(plot_data: dict[str, Any], speed: str, latency: 
 def _draw_speed_by_batch_size(plot_data: dict[str, Any], speed: str, title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
     cells = plot_data["cells"]
-    lines = _group_cells_into_lines(
+    lines = _group_cells_into_plot_lines(
         [cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix")
     )
     _draw_curves(pane, lines, lambda cell: cell["batch_size"], speed)
@@ -248,7 +248,7 @@ def _draw_speed_by_batch_size(plot_data: dict[str, Any], speed: str, title: str)
 def _draw_ttft_by_prompt_length(plot_data: dict[str, Any], title: str) -> Figure:
     figure, pane = _create_titled_axes(title)
     cells = plot_data["cells"]
-    lines = _group_cells_into_lines(
+    lines = _group_cells_into_plot_lines(
         [cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix")
     )
     _draw_curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")

@@ -27,7 +27,7 @@ from runner.datasets.prompts import (
 )
 from runner.datasets.questions import describe_dataset, load_questions
 from runner_base import ConfigError
-from runner_base.errors import translate_error_keys
+from runner_base.errors import rename_config_keys_in_error
 from runner_base.notes import Note, note
 from runner_engine import Completion, Engine, Prompt, Request
 
@@ -139,4 +139,4 @@ def _read_data_set_questions(task: SweepConfig) -> list[str]:
     try:
         return [item.question for item in load_questions(questions)]
     except ConfigError as error:  # the message names the key of tasks that score
-        raise translate_error_keys(error, {"task.data": "task.prompts"}) from error
+        raise rename_config_keys_in_error(error, {"task.data": "task.prompts"}) from error

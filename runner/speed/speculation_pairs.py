@@ -47,7 +47,7 @@ def run_with_and_without_speculation(
     speed, off_speed = guessed.speed[SPEED], off.speed[SPEED]
     tokens, off_tokens = (_answer_tokens(one.completions) for one in (guessed, off))
     differing = sum(off_tokens[key] != ids for key, ids in tokens.items())
-    share = guessed.spent.acceptance_metrics.get(ACCEPTED)
+    share = guessed.spent.draft_acceptance_metrics.get(ACCEPTED)
     figures = {OFF_SPEED: off_speed, GAIN: speed / off_speed, DIFFERING: float(differing)}
     return guessed, figures | ({} if share is None else {ACCEPTED: share})
 

@@ -34,7 +34,7 @@ def compute_cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[s
         single = {"peak_rss_mib": cell.peak_rss_mib, "cuda_peak_mib": cell.cuda_peak_mib, "noise": cell.noise}
         metrics |= {f"{name}/{cell.key}": value for name, value in single.items() if value is not None}
         metrics |= {
-            f"{name}/{cell.key}": value for name, value in limits.compute_limit_fractions(cell).items()
+            f"{name}/{cell.key}": value for name, value in limits.compute_hardware_utilization(cell).items()
         }
     return metrics
 
@@ -89,14 +89,16 @@ def build_speed_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str,
     return rows
 
 
-def build_limit_rows(cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits) -> list[dict[str, Any]]:
+def build_hardware_utilization_rows(
+    cells: Sequence[Cell], task: SweepConfig, limits: MachineLimits
+) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         names = (*GAPS, "prefill_gflop_per_s", "decode_gb_per_s", *ENERGY)
         row: dict[str, Any] = {
             name: round(cell.median(name), _num_decimals(name)) for name in names if name in cell.metric_names
         }
-        if shares := limits.compute_limit_fractions(cell):
+        if shares := limits.compute_hardware_utilization(cell):
             row["prefill_share"] = f"{shares['prefill_matrix_share']:.0%}"
             row["decode_share"] = f"{shares['decode_read_share']:.0%}"
             row["decode_nearer_to"] = get_nearest_limit_name(shares)

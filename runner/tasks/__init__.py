@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runner.config.root import PrintMode as PrintMode
     from runner.config.root import RunnerConfig as RunnerConfig
     from runner.datasets.items import Item as Item
-    from runner.datasets.one_prompt import parse_prompt_file as parse_prompt_file
+    from runner.datasets.one_prompt import parse_prompt_file_path as parse_prompt_file_path
     from runner.datasets.prompts import BranchedPrompt as BranchedPrompt
     from runner.datasets.prompts import GivenPrompt as GivenPrompt
     from runner.datasets.prompts import completions_to_jsonl as completions_to_jsonl
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from runner.records.jobs import Job as Job
     from runner.records.jobs import Recorder as Recorder
     from runner.records.jobs import read_samples as read_samples
-    from runner.scorers import completion_counts as completion_counts
-    from runner.scorers import score_counted_samples as score_counted_samples
+    from runner.scorers import count_completions_by_outcome as count_completions_by_outcome
+    from runner.scorers import score_included_samples as score_included_samples
     from runner.tasks.answer_collection import collect_answers as collect_answers
     from runner.tasks.base import TaskContext as TaskContext
     from runner.tasks.base import TaskInputs as TaskInputs
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
     from runner.tasks.collecting import build_sample as build_sample
     from runner.tasks.collecting import collect_extra_answers as collect_extra_answers
+    from runner.tasks.collecting import describe_failed_requests_or_raise as describe_failed_requests_or_raise
     from runner.tasks.collecting import report_saved_on_interrupt as report_saved_on_interrupt
-    from runner.tasks.collecting import unanswered_messages_or_fail as unanswered_messages_or_fail
+    from runner.tasks.context_length import build_rope_notes_for_samples as build_rope_notes_for_samples
     from runner.tasks.context_length import exceed_context_hint as exceed_context_hint
-    from runner.tasks.context_length import sample_scaling_notes as sample_scaling_notes
     from runner.tasks.rendered_prompts import add_prompt_facts as add_prompt_facts
     from runner.tasks.rendered_prompts import render_prompts as render_prompts
 
@@ -73,14 +73,14 @@ PLACES = {
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
-    "unanswered_messages_or_fail": "runner.tasks.collecting",  # messages about questions without an answer
+    "describe_failed_requests_or_raise": "runner.tasks.collecting",  # messages about questions without an answer
     "report_saved_on_interrupt": "runner.tasks.collecting",  # the message that an interrupted job prints
     # the engine and the model, before and besides asking
     "get_model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
     "create_lazy_engine": "runner.engines",  # opens another engine than the job's
     "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
-    "sample_scaling_notes": "runner.tasks.context_length",  # notes on texts that need no RoPE scaling, or exceed it
+    "build_rope_notes_for_samples": "runner.tasks.context_length",  # texts that need no RoPE scaling, or exceed it
     "exceed_context_hint": "runner.tasks.context_length",  # how to allow longer texts, for an error message
     # data: the user's own prompts, and questions with right answers
     "load_user_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
@@ -90,7 +90,7 @@ PLACES = {
     "completions_to_jsonl": "runner.datasets.prompts",  # the text of completions.jsonl
     "GivenPrompt": "runner.datasets.prompts",  # a text, a conversation, or a prompt with branches
     "BranchedPrompt": "runner.datasets.prompts",  # a prompt with the beginnings of its branches
-    "parse_prompt_file": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE
+    "parse_prompt_file_path": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE
     "STDIN": "runner.datasets.stdin",  # the name of stdin
     "load_questions": "runner.datasets.questions",  # the questions of task.data, by all keys that choose some
     "Item": "runner.datasets.items",  # a question with its right answer
@@ -100,8 +100,8 @@ PLACES = {
     "Job": "runner.records.jobs",  # a job's id and folder
     "Recorder": "runner.records.jobs",  # writes samples line by line, and knows those of earlier starts
     "read_samples": "runner.records.jobs",  # the samples of a job's file, by number
-    "completion_counts": "runner.scorers.totals",  # completions, tokens, and how they ended
-    "score_counted_samples": "runner.scorers.totals",  # verdicts, and accuracy with its interval
+    "count_completions_by_outcome": "runner.scorers.totals",  # completions, tokens, and how they ended
+    "score_included_samples": "runner.scorers.totals",  # verdicts, and accuracy with its interval
 }
 __all__ = [*PLACES]
 

@@ -49,7 +49,7 @@ def collect_answers(
     kept.add_reused_samples(policy.find_known_answers(kept.unanswered_ids))
     enough = policy.start(kept.answered_samples)
     if enough is not None:
-        kept.truncate_requests(enough)
+        kept.limit_to_first_questions(enough)
     asked_again = kept.num_retried
     partial = PartialAnswersFile(recorder.folder)
     measured = EngineMeasurements.read_from_folder(recorder.folder) if kept.settled else None

@@ -76,7 +76,7 @@ class Task(Protocol):
     are not part of the job id. questions_left(inputs, job): number of questions without an answer
     on disk, for a plan. check_lengths(inputs, resolved): reject prompts that exceed the context
     length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
-    loading weights. names_baseline(config): `Inputs.is_compared` before the inputs are available, from
+    loading weights. has_configured_baseline(config): `Inputs.is_compared` before the inputs are available, from
     the keys alone.
     """
 
@@ -93,7 +93,7 @@ class Task(Protocol):
         ...
 
 
-def apply_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
+def update_job_with_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
     """Return the job with the config values that were read from its inputs, and with the second model
     if there is one.
     """

@@ -51,7 +51,7 @@ def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens:
     )
 
 
-def build_needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
+def build_needless_rope_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
     """Return a note if RoPE is scaled but no text exceeds the context length of the model's training."""
     rope = resolved.config.rope
     if getattr(rope, "factor", 1) == 1:
@@ -66,12 +66,12 @@ def build_needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> 
     return [note("needless_scaling", rope=rope.name, positions=own, is_harmless=is_harmless)]
 
 
-def sample_scaling_notes(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
+def build_rope_notes_for_samples(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
     lengths = (
         sample.prompt_tokens + max(answer.num_tokens for answer in sample.answers) for sample in samples
     )
     longest = max(lengths, default=0)
-    return build_needless_scaling_notes(resolved, longest) + build_long_context_notes(resolved, longest)
+    return build_needless_rope_scaling_notes(resolved, longest) + build_long_context_notes(resolved, longest)
 
 
 def build_long_context_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
@@ -84,7 +84,7 @@ def build_long_context_notes(resolved: ResolvedJob, longest_tokens: int) -> list
     return [note("beyond", rope=rope.name, made=made, positions=limit, longest=longest_tokens)]
 
 
-def build_scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
+def build_rope_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
     """Return a note if the requests do not need RoPE scaling.
 
     Counts bytes, because no tokenizer is loaded yet.
@@ -92,12 +92,12 @@ def build_scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[R
     if not resolved.config.rope.is_scaling:
         return []
     longest = max((_count_prompt_bytes(request) for request in requests), default=0)
-    return build_needless_scaling_notes(
+    return build_needless_rope_scaling_notes(
         resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.max_total_new_tokens
     )
 
 
-def build_scaling_notes_for_documents(
+def build_rope_notes_for_documents(
     resolved: ResolvedJob, items: Sequence[ScoredItem], window: int
 ) -> list[Note]:
     if not resolved.config.rope.is_scaling:
@@ -110,7 +110,7 @@ def build_scaling_notes_for_documents(
             longest,
             min(whole, window) if is_cut else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
         )
-    return build_needless_scaling_notes(resolved, longest)
+    return build_needless_rope_scaling_notes(resolved, longest)
 
 
 def print_notes_early(notes: Sequence[Note]) -> None:

@@ -45,7 +45,9 @@ def find_referenced_job(
     if is_job_id(job_reference, config.task):
         named = find_job_by_id(config, job_reference)
     else:
-        named = build_job(apply_named_overrides(config, key, job_reference, allowed_groups), version, hashes)
+        named = build_job(
+            apply_overrides_from_text(config, key, job_reference, allowed_groups), version, hashes
+        )
     return None if named.job_id == own.job_id else named
 
 
@@ -66,7 +68,7 @@ def is_job_id(text: str, task: TaskConfig) -> bool:
     return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", text) is not None
 
 
-def apply_named_overrides(
+def apply_overrides_from_text(
     config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]
 ) -> RunnerConfig:
     """Apply overrides of the form GROUP=CHOICE or GROUP.KEY=VALUE to a copy of the config.

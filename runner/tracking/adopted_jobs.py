@@ -25,7 +25,7 @@ def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bo
             and done.status is Status.FINISHED
         ):
             # another process was quicker
-            return sink.log_recorded_or_raise(job_records.reuse_finished_record(config, job, done))
+            return sink.log_recorded_result_or_raise(job_records.reuse_finished_record(config, job, done))
         if ignore_earlier:
             job.move_results_to_backup() if config.rerun else job.delete_earlier_files()
         unpack_job_folder(archive, job)
@@ -40,7 +40,7 @@ def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bo
         record.output_dir = str(job.folder)
         job.write_record(record)
         if record.status is Status.FINISHED and store is not None and not ignore_earlier:
-            sink.log_recorded_or_raise(record)
+            sink.log_recorded_result_or_raise(record)
         else:
             sink.start_run(record)
             sink.finish(record)

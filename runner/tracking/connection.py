@@ -76,7 +76,7 @@ def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
 
     Store errors in the block are converted to TrackingError.
     """
-    with simplify_store_errors(store):
+    with convert_store_errors_to_tracking_error(store):
         yield _find_experiment(store)
 
 
@@ -88,7 +88,7 @@ def require_reachable_store(store: Store, result_folder: Path | None = None) -> 
 
     result_folder: the folder that has the result if the store cannot be written.
     """
-    with simplify_store_errors(store, result_folder):
+    with convert_store_errors_to_tracking_error(store, result_folder):
         _probe_store(store)
         yield
 
@@ -135,7 +135,7 @@ def _open_store_under_lock(store: Store) -> Experiment:
         import_mlflow(store)
         _create_sqlite_atomically(store.sqlite_file)
         if store.is_default_database:
-            moved_folders.repair_moved_paths(output_dir)
+            moved_folders.repair_paths_after_folder_move(output_dir)
         client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
@@ -250,13 +250,15 @@ def convert_store_errors(build_message: Callable[[str], str]) -> Iterator[None]:
         ) from None
 
 
-def simplify_store_errors(store: Store, result_folder: Path | None = None) -> AbstractContextManager[None]:
+def convert_store_errors_to_tracking_error(
+    store: Store, result_folder: Path | None = None
+) -> AbstractContextManager[None]:
     """Convert store errors to TrackingError with a suggested fix.
 
     The message names `result_folder` as the location of saved results.
     """
 
-    def build_error_message(text: str) -> str:
+    def build_store_error_message(text: str) -> str:
         reason: Note | str = text
         if "locked" in text:
             reason = note("database_locked")
@@ -264,4 +266,4 @@ def simplify_store_errors(store: Store, result_folder: Path | None = None) -> Ab
             reason = note("store_not_writable", reason=text)
         return format_note(note("store_failed", store=store.redacted_uri, reason=reason, kept=result_folder))
 
-    return convert_store_errors(build_error_message)
+    return convert_store_errors(build_store_error_message)

@@ -14,7 +14,11 @@ from typing import Any, TextIO
 
 from runner.records.jobs import LOCK
 from runner.tracking import job_runs, pending_runs, published_index, resumed_runs
-from runner.tracking.connection import connect_to_store, require_reachable_store, simplify_store_errors
+from runner.tracking.connection import (
+    connect_to_store,
+    convert_store_errors_to_tracking_error,
+    require_reachable_store,
+)
 from runner.tracking.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
 from runner_base import Status, TrackingError, lock_file, machine, redact_secrets, short_hash
@@ -56,7 +60,7 @@ def start_grid_run(
     finished_job_ids: Collection[str],
 ) -> GridRun:
     """Start or reopen a grid's parent run, and make the runs of finished jobs its child runs."""
-    end_dead_grid_runs(store.output_dir)
+    end_runs_of_dead_grids(store.output_dir)
     with connect_to_store(store) as (client, experiment_id):
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
         lock = lock_file(pending_file.with_suffix(".lock"))
@@ -83,14 +87,16 @@ def start_grid_run(
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, plan, PLAN)
         for job_id in finished_job_ids:
-            orphan = None if stored.find_run(job_id, run_id) else stored.find_parentless_run(job_id)
+            orphan = (
+                None if stored.find_run(job_id, run_id) else stored.find_run_without_existing_parent(job_id)
+            )
             if orphan is not None:
                 client.set_tag(orphan, PARENT, run_id)
-                published_index.index_run(store, client, orphan)
+                published_index.add_run_to_index(store, client, orphan)
     return GridRun(store, client, run_id, lock)
 
 
-def build_start_tags(overrides: list[str]) -> dict[str, str]:
+def build_grid_start_tags(overrides: list[str]) -> dict[str, str]:
     """Return the MLflow tags of a grid's start: time, overrides, machine and versions."""
     git = machine.read_git_state()
     return {
@@ -111,7 +117,7 @@ def log_grid_results(
 
     MLflow's charts begin with the experiment's first metric, or alphabetically if none is named.
     """
-    with simplify_store_errors(run.store):
+    with convert_store_errors_to_tracking_error(run.store):
         its_run = run.client.get_run(run.run_id)
         there, experiment = its_run.data.tags, its_run.info.experiment_id
         if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
@@ -135,7 +141,7 @@ def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bo
             if status is Status.FINISHED and not any(
                 job["problem"] for job in plan["jobs"]
             ):  # all jobs are there
-                published_index.index_run(run.store, run.client, run.run_id)
+                published_index.add_run_to_index(run.store, run.client, run.run_id)
     except TrackingError as error:
         log.warning("%s", error)
         return False
@@ -146,7 +152,7 @@ def finish_grid_run(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bo
         run.lock.close()
 
 
-def end_dead_grid_runs(output_dir: Path) -> None:
+def end_runs_of_dead_grids(output_dir: Path) -> None:
     """End the MLflow runs that dead grid processes left open in this folder.
 
     Imports MLflow only if such runs exist.
@@ -177,7 +183,7 @@ def end_abandoned_runs(store: Store, stored_runs: StoredRuns) -> None:
         job_id = tags.get("job_id")
         job_lock = store.output_dir / "jobs" / (job_id or "") / LOCK
         is_alive = is_locked(job_lock) if job_id else tags.get(pending_runs.TAG) in live_tags
-        dead += [run_id] if pending_runs.was_run_in_output_folder(store, tags) and not is_alive else []
+        dead += [run_id] if pending_runs.belongs_to_output_folder(store, tags) and not is_alive else []
     pending_runs.end_running_runs(store, dead, Status.KILLED)
 
 

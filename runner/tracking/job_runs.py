@@ -83,7 +83,7 @@ class JobRun:
             if self.store.traces and record.status is Status.FINISHED:
                 traces.log_traces(self.store.uri, self.experiment_id, run_id, record, job.folder)
             client.set_terminated(run_id, record.status.value)
-            published_index.index_run(self.store, client, run_id)
+            published_index.add_run_to_index(self.store, client, run_id)
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
     def end_without_record(self, status: Status) -> None:
@@ -195,7 +195,7 @@ def end_runs_of_dead_processes(store: Store, job: Job) -> StoredRuns:
         # without MLflow, whose import takes seconds
         return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
     stored = read_stored_runs(store, [job.job_id])
-    dead = (run for run, tags in stored.running.items() if pending_runs.was_run_in_output_folder(store, tags))
+    dead = (run for run, tags in stored.running.items() if pending_runs.belongs_to_output_folder(store, tags))
     pending_runs.end_running_runs(store, dead, Status.KILLED)
     return stored
 
@@ -210,7 +210,7 @@ def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
     noted = published_index.find_current_entry(store, job_or_grid_id)
     if noted is None or noted.mlflow_id != run_id:
         with connect_to_store(store) as experiment:
-            published_index.index_run(store, experiment.client, run_id)
+            published_index.add_run_to_index(store, experiment.client, run_id)
 
 
 def _log_run_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:

@@ -10,7 +10,7 @@ PLACE = ".place"  # in the output folder: the paths under which it was used, sep
 LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
-def repair_moved_paths(output_dir: Path) -> None:
+def repair_paths_after_folder_move(output_dir: Path) -> None:
     """Correct the absolute paths in the MLflow database of a moved or copied output folder.
 
     No other process may use the database at the same time. Earlier paths are stored: the database may

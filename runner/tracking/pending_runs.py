@@ -42,12 +42,12 @@ class PendingRun:
 def add_pending_run(pending_file: Path, store: Store) -> PendingRun:
     """Append a run to the file of pending runs. Call this before the run is created in MLflow."""
     pending = PendingRun(None if store.is_default_database else store.uri, store.experiment, uuid.uuid4().hex)
-    _write_entries(pending_file, [*_read_entries(pending_file), pending])
+    _write_pending_runs(pending_file, [*_read_entries(pending_file), pending])
     return pending
 
 
 def remove_pending_run(pending_file: Path, pending: PendingRun) -> None:
-    _write_entries(pending_file, [other for other in _read_entries(pending_file) if other != pending])
+    _write_pending_runs(pending_file, [other for other in _read_entries(pending_file) if other != pending])
 
 
 def end_pending_runs(pending_file: Path, output_dir: Path, status: Status) -> None:
@@ -77,7 +77,7 @@ def end_running_runs(store: Store, run_ids_to_end: Iterable[str], status: Status
         log.warning("a run may still have the status RUNNING in MLflow: %s", error)
 
 
-def was_run_in_output_folder(store: Store, tags: dict[str, str]) -> bool:
+def belongs_to_output_folder(store: Store, tags: dict[str, str]) -> bool:
     """Return whether a run belongs to the store's output folder, even if the folder was moved."""
     path = Path(tags.get("output_dir", ""))
     folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
@@ -109,7 +109,7 @@ def _read_entries(file: Path) -> list[PendingRun]:
     return []
 
 
-def _write_entries(pending_file: Path, pending_runs: list[PendingRun]) -> None:
+def _write_pending_runs(pending_file: Path, pending_runs: list[PendingRun]) -> None:
     """Write the list atomically. Only the user can read the file, because a store's URI may contain a
     token.
     """

@@ -40,7 +40,7 @@ def experiment_identity(experiment: Any) -> str:
     return f"{experiment.experiment_id} {experiment.creation_time}"
 
 
-def index_run(store: Store, client: Any, run_id: str) -> None:
+def add_run_to_index(store: Store, client: Any, run_id: str) -> None:
     """Add an MLflow run and its current state to the index."""
     run = client.get_run(run_id)
     experiment, tags = client.get_experiment(run.info.experiment_id), run.data.tags

@@ -10,7 +10,7 @@ from typing import Any
 from runner.tracking import pending_runs
 from runner.tracking.stored_runs import JOB_ID
 from runner_base import Status
-from runner_base.renamed_keys import rename_params
+from runner_base.renamed_keys import update_renamed_param_keys
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 
@@ -94,6 +94,6 @@ def _identifying_params(params: Mapping[str, str]) -> dict[str, str]:
     """Return the choices of all config groups as MLflow params, except the groups output and tracking."""
     return {
         key: value
-        for key, value in rename_params(params).items()
+        for key, value in update_renamed_param_keys(params).items()
         if "." in key and not key.startswith("tracking.")
     }

@@ -62,7 +62,7 @@ class MlflowSink:
         self._problem = None
         with self._deferring_errors_in_grid(store):
             with heartbeat.pause_heartbeat():
-                if in_background and tracking_process.can_fork_for(store):
+                if in_background and tracking_process.can_fork_tracking_process(store):
                     self._run = tracking_process.ForkedJobRun(store, self._job, record, is_resumed)
                     return
             with report_step("opening MLflow"):
@@ -120,17 +120,17 @@ class MlflowSink:
         except RunnerError as error:
             log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 
-    def log_recorded_or_raise(self, record: Record) -> Record:
+    def log_recorded_result_or_raise(self, record: Record) -> Record:
         """Log a recorded result to MLflow, unless MLflow already has it. Raises NotLogged on failure."""
         try:
-            self.log_recorded(record)
+            self.log_recorded_result(record)
         except TrackingError as error:
             if self._store is None or not was_logged_to(self._store, record):
                 raise NotLogged(error, record) from None
             log.warning("%s. The job's result is already logged there", str(error).rstrip("."))
         return record
 
-    def log_recorded(self, record: Record) -> bool:
+    def log_recorded_result(self, record: Record) -> bool:
         """Log a recorded result to MLflow, unless MLflow already has it. Returns True if the result was
         logged.
         """

@@ -53,7 +53,7 @@ class StoredRuns:
     def find_run_without_parent(self, job_id: str) -> str | None:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
-    def find_parentless_run(self, job_id: str) -> str | None:
+    def find_run_without_existing_parent(self, job_id: str) -> str | None:
         """Return the MLflow run id of a job whose run has no parent run or a deleted parent run."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
@@ -91,7 +91,7 @@ def _read_run_statuses(
         found = (
             _query_single_job(*experiment, job_ids)
             if is_one
-            else _query_selected_jobs(*experiment, job_ids, grid_id)
+            else _query_job_and_grid_runs(*experiment, job_ids, grid_id)
         )
     return {run_id: (status, tags) for run_id, status, tags in found}
 
@@ -114,7 +114,7 @@ def _query_single_job(client: Any, experiment_id: str, job_ids: Collection[str])
         )
 
 
-def _query_selected_jobs(
+def _query_job_and_grid_runs(
     client: Any, experiment_id: str, job_ids: Collection[str], grid_id: str | None
 ) -> Iterator[Tags]:
     """Yield all runs of grids, all running runs, and the finished runs of the given jobs."""
@@ -178,7 +178,7 @@ def search_runs(
             return
 
 
-def build_exclusion_conditions(run_ids: Collection[str]) -> Iterator[str]:
+def build_conditions_excluding_runs(run_ids: Collection[str]) -> Iterator[str]:
     """Yield MLflow query conditions that together match every run except the runs in `run_ids`."""
     digits = 0
     while len(run_ids) > IDS_A_QUERY * 16**digits:
@@ -193,7 +193,7 @@ def build_exclusion_conditions(run_ids: Collection[str]) -> Iterator[str]:
         yield begins + (f" and attributes.run_id NOT IN ({','.join(ids)})" if ids else "")
 
 
-def search_jobs_and_grid(
+def search_job_and_grid_runs(
     client: Any, experiment_id: str, query: str, job_ids: Collection[str] | None, grid_run_id: str
 ) -> Iterator[Any]:
     """Yield the runs that match an MLflow query, or only the matching runs of the given jobs and grid."""

@@ -79,7 +79,7 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def format_ui_access(uri: str) -> str:
+def format_mlflow_url_or_command(uri: str) -> str:
     """Return the URL of an MLflow server, or the command that starts MLflow's web interface."""
     shown = redact_secrets(uri)
     if is_server(shown):

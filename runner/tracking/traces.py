@@ -36,7 +36,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     client = mlflow.MlflowClient(uri)
     there = _read_trace_names(client, experiment_id, run_id)
     missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
-    calls = _read_calls_by_question(folder / CALLS)
+    calls = _read_agent_calls_by_question(folder / CALLS)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
     with Progress(len(missing), "traces") as bar:
         for index in missing:
@@ -62,7 +62,7 @@ def _read_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
             return names
 
 
-def _read_calls_by_question(path: Path) -> dict[int, list[Call]]:
+def _read_agent_calls_by_question(path: Path) -> dict[int, list[Call]]:
     """Return the calls of agent teams, grouped by question number.
 
     A call id has the form `test/QUESTION/ROUND/AGENT`.

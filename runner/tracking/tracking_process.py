@@ -30,7 +30,7 @@ from runner_base import Record, RunnerError, Status, TrackingError, child_proces
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
-def can_fork_for(store: Store) -> bool:
+def can_fork_tracking_process(store: Store) -> bool:
     """Return whether a forked process should write the job's MLflow run.
 
     The process must be able to write to the store, and the fork must save time.
@@ -150,7 +150,7 @@ def _run_tracking_process(
         for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child_process.request_death_with_parent(parent_pid)
+        child_process.request_kill_when_parent_dies(parent_pid)
         with defer_imports(*UNUSED):
             import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)

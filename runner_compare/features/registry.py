@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 
 from runner_base import entry_points, print_message
-from runner_base.plugins import describe_unknown_runner_groups
+from runner_base.plugins import describe_unknown_entry_point_groups
 from runner_compare.section import Section
 
 GROUP = "runner_compare.sections"
@@ -45,7 +45,7 @@ NAMES = (
 @cache
 def load_sections() -> tuple[Section, ...]:
     """Return the sections of this package, followed by the sections of plug-ins in alphabetical order."""
-    for message in describe_unknown_runner_groups():
+    for message in describe_unknown_entry_point_groups():
         print_message(f"note: {message}")
     own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)
     return *own, *(

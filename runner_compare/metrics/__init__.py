@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from runner_compare.metrics.likelihoods import LOG_LIKELIHOOD as LOG_LIKELIHOOD
     from runner_compare.metrics.likelihoods import LOG_LIKELIHOODS as LOG_LIKELIHOODS
     from runner_compare.metrics.metric_registry import find_metric as find_metric
-    from runner_compare.metrics.metric_registry import full_vote_metric_keys as full_vote_metric_keys
     from runner_compare.metrics.metric_registry import known_metrics as known_metrics
+    from runner_compare.metrics.metric_registry import (
+        list_max_k_vote_metric_keys as list_max_k_vote_metric_keys,
+    )
     from runner_compare.metrics.metric_registry import plug_in_metric_keys as plug_in_metric_keys
     from runner_compare.metrics.metric_types import ENDS as ENDS
     from runner_compare.metrics.metric_types import SPREADS as SPREADS
@@ -47,7 +49,7 @@ PLACES = {
     # those that are known
     "find_metric": "metric_registry",  # the metric of a key
     "known_metrics": "metric_registry",  # all of them, by their keys
-    "full_vote_metric_keys": "metric_registry",  # the keys of pass@k and maj@k that jobs have
+    "list_max_k_vote_metric_keys": "metric_registry",  # the keys of pass@k and maj@k that jobs have
     "plug_in_metric_keys": "metric_registry",  # the keys of plug-ins' metrics that jobs have
     "correct_and_total": "pooling",  # right answers, of all
     "pool_metrics": "pooling",  # the metrics of several runs together

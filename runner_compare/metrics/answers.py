@@ -10,7 +10,7 @@ from runner_compare.metrics.metric_types import (
     PoolingRule,
     define_counts,
     define_metric,
-    define_with_interval,
+    define_metric_with_interval,
 )
 
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
@@ -101,7 +101,7 @@ METRICS: tuple[Metric, ...] = (
     *define_counts(
         BetterDirection.neither, "questions_asked", "questions_left", "early_stop_wins", "early_stop_losses"
     ),
-    *define_with_interval(
+    *define_metric_with_interval(
         "early_stop_difference_points",
         "difference to the baseline",
         "+.1f",
@@ -116,7 +116,7 @@ METRICS: tuple[Metric, ...] = (
     define_metric("acceptance_share", "guessed tokens that were right", ".1%", better=BetterDirection.higher),
     # the choices of each question in several orders
     *define_counts(BetterDirection.neither, "questions_in_all_orders"),
-    *define_with_interval(
+    *define_metric_with_interval(
         "position_bias_points", "position bias", "+.1f", BetterDirection.lower, unit="points"
     ),
     define_metric("position_bias_p", "p of no position bias", ".2g", pooling=PoolingRule.dropped),

@@ -8,7 +8,7 @@ from runner_compare.metrics.metric_types import (
     PoolingRule,
     define_counts,
     define_metric,
-    define_with_interval,
+    define_metric_with_interval,
 )
 
 LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
@@ -46,7 +46,7 @@ METRICS: tuple[Metric, ...] = (
     *define_counts(BetterDirection.neither, "scored_tokens", "scored_bytes"),
     # so few that what was drawn does not show how exact the KL is
     *define_counts(BetterDirection.neither, "kl_drawn_tokens"),
-    *define_with_interval(
+    *define_metric_with_interval(
         LOG_LIKELIHOOD,
         "log-likelihood",
         ".5f",
@@ -54,23 +54,23 @@ METRICS: tuple[Metric, ...] = (
         unit="nats/token",
         head_words="log-likelihood\nnats/token",
     ),
-    *define_with_interval(
+    *define_metric_with_interval(
         "log_likelihood_nats_per_byte", "log-likelihood", ".5f", BetterDirection.higher, unit="nats/byte"
     ),
-    *define_with_interval(
+    *define_metric_with_interval(
         "log_likelihood_nats_per_text", "log-likelihood", ".4f", BetterDirection.higher, unit="nats/text"
     ),
-    *define_with_interval("bits_per_token", "", ".4f", BetterDirection.lower),
-    *define_with_interval("bits_per_byte", "", ".4f", BetterDirection.lower, head_words="bits\n/byte"),
-    *define_with_interval("perplexity", "", ".4f", BetterDirection.lower),
-    *define_with_interval(LOSS, "loss", ".4f", BetterDirection.lower, unit="nats/token"),
-    *define_with_interval(GAIN, "gain of context", ".4f", BetterDirection.higher, unit="nats/token"),
+    *define_metric_with_interval("bits_per_token", "", ".4f", BetterDirection.lower),
+    *define_metric_with_interval("bits_per_byte", "", ".4f", BetterDirection.lower, head_words="bits\n/byte"),
+    *define_metric_with_interval("perplexity", "", ".4f", BetterDirection.lower),
+    *define_metric_with_interval(LOSS, "loss", ".4f", BetterDirection.lower, unit="nats/token"),
+    *define_metric_with_interval(GAIN, "gain of context", ".4f", BetterDirection.higher, unit="nats/token"),
     define_metric(GAIN_P, "p of the gain of context", ".2g", pooling=PoolingRule.dropped),
     define_metric(
         HELPS_UP_TO, "more context helps up to", ",.0f", unit="tokens", better=BetterDirection.higher
     ),
-    *define_with_interval("rank_1_share", "first choice of the model", ".2%", BetterDirection.higher),
-    *define_with_interval(
+    *define_metric_with_interval("rank_1_share", "first choice of the model", ".2%", BetterDirection.higher),
+    *define_metric_with_interval(
         "kl_nats_per_token",
         "KL to the reference",
         ".3g",
@@ -92,13 +92,13 @@ METRICS: tuple[Metric, ...] = (
         better=BetterDirection.lower,
         unit="nats/token",
     ),
-    *define_with_interval(
+    *define_metric_with_interval(
         "top_1_agreement", "top-1 agreement", ".2%", BetterDirection.higher, head_words="top-1\nagrees"
     ),
     *(
         share
         for key in (*KL_SHARES, "kl_max_nats")
-        for share in define_with_interval(key, "", ".3g", BetterDirection.lower)
+        for share in define_metric_with_interval(key, "", ".3g", BetterDirection.lower)
     ),
     *(
         define_metric(
@@ -113,12 +113,12 @@ METRICS: tuple[Metric, ...] = (
     *(
         delta
         for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_smallest", "delta_p_largest")
-        for delta in define_with_interval(key, "", ".3%", BetterDirection.neither)
+        for delta in define_metric_with_interval(key, "", ".3%", BetterDirection.neither)
     ),
-    *define_with_interval("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", BetterDirection.lower),
+    *define_metric_with_interval("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", BetterDirection.lower),
     define_metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=PoolingRule.dropped),
-    *define_with_interval("acc", "", ".1%", BetterDirection.higher),
-    *define_with_interval("acc_norm", "acc by characters", ".1%", BetterDirection.higher),
-    *define_with_interval("acc_bytes", "acc by bytes", ".1%", BetterDirection.higher),
-    *define_with_interval("acc_tokens", "acc by tokens", ".1%", BetterDirection.higher),
+    *define_metric_with_interval("acc", "", ".1%", BetterDirection.higher),
+    *define_metric_with_interval("acc_norm", "acc by characters", ".1%", BetterDirection.higher),
+    *define_metric_with_interval("acc_bytes", "acc by bytes", ".1%", BetterDirection.higher),
+    *define_metric_with_interval("acc_tokens", "acc by tokens", ".1%", BetterDirection.higher),
 )

@@ -46,7 +46,7 @@ def find_metric(key: str) -> Metric:
     return define_metric(base)
 
 
-def full_vote_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
+def list_max_k_vote_metric_keys(jobs: Iterable[Mapping[str, float]]) -> list[str]:
     """Return the keys of pass@k and maj@k for which k equals the number of answers per question."""
     jobs = list(jobs)
     counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)

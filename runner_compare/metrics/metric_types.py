@@ -99,7 +99,7 @@ def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> 
     return Metric(key=key, form=form, **(plain | special))
 
 
-def define_with_interval(
+def define_metric_with_interval(
     key: str, label: str, number_format: str, better: BetterDirection, **overrides: Any
 ) -> list[Metric]:
     """Create definitions of a metric and the ends of its interval.

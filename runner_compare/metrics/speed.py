@@ -11,7 +11,7 @@ from runner_compare.metrics.metric_types import (
     PoolingRule,
     define_counts,
     define_metric,
-    define_with_interval,
+    define_metric_with_interval,
 )
 
 OF_RIGHT_ANSWERS: dict[str, Any] = {
@@ -68,7 +68,7 @@ METRICS: tuple[Metric, ...] = (
     define_metric("right_answer_s", "time of a right answer", ".3g", **OF_RIGHT_ANSWERS),
     # of a sweep with guesses at every step, against none by turns
     define_metric("off_decode_tok_per_s", "decode without guesses", ",.0f"),
-    *define_with_interval("speculation_gain", "gain of guessed tokens", ".3f", BetterDirection.higher),
+    *define_metric_with_interval("speculation_gain", "gain of guessed tokens", ".3f", BetterDirection.higher),
     define_metric("noise", "quartiles of the speed apart", ".0%", better=BetterDirection.lower),
     *define_counts(BetterDirection.neither, "cells"),
     *define_counts(BetterDirection.lower, "cells_not_measured", "noisy_cells"),

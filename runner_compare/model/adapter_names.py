@@ -13,7 +13,7 @@ MERGING = MERGE, ORDER = "lora.merge", "lora.merge_order"
 AdapterLocation = tuple[str, str, str]  # format, path, revision
 
 
-def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) -> list[str]:
+def replace_adapter_keys_by_names(keys: Sequence[str], table_rows: Sequence[TableRow]) -> list[str]:
     """Replace the adapter keys in the configs of the table rows by display names.
 
     Returns the table's new keys. Paths stay if names do not distinguish adapters. How an adapter

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from runner_compare.model.data import Texts, TextScore
-from runner_compare.statistics import sum_likelihoods_by_unit
+from runner_compare.statistics import sum_likelihoods_by_document
 from runner_compare.statistics.likelihoods import longest_context
 
 NO_PROMPT = (None, None)  # the question and gold of a window: its tokens identify it
@@ -24,7 +24,7 @@ def select_longest_context(texts: Texts) -> Texts:
     return {index: score for index, score in texts.items() if score.likelihood.context == longest}
 
 
-def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
+def align_document_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
     """Merge windows of each document until the windows of both runs are the same.
 
     If the runs scored different tokens, both are returned unchanged.
@@ -42,7 +42,11 @@ def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tupl
     pairs: list[tuple[TextScore, TextScore]] = []
     for key, scores in documents.items():
         ends = sorted(_window_ends(scores) & _window_ends(base_documents[key]))
-        pieces = zip(_join_windows(scores, ends), _join_windows(base_documents[key], ends), strict=True)
+        pieces = zip(
+            _merge_document_windows(scores, ends),
+            _merge_document_windows(base_documents[key], ends),
+            strict=True,
+        )
         first = len(pairs)
         pairs += [
             (
@@ -81,7 +85,7 @@ def _window_ends(scores: Sequence[TextScore]) -> set[int]:
     return {*accumulate(len(score.tokens) for score in scores)}
 
 
-def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
+def _merge_document_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
     """Merge consecutive windows of a document, so that the merged windows end at the given token
     positions.
     """
@@ -100,7 +104,7 @@ def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[Text
 
 
 def _merge_windows(scores: Sequence[TextScore]) -> TextScore:
-    (likelihood,) = sum_likelihoods_by_unit(
+    (likelihood,) = sum_likelihoods_by_document(
         [replace(score.likelihood, unit=0, context=None) for score in scores]
     )
     return scores[0]._replace(prompt=None, tokens=tuple(_concatenate_tokens(scores)), likelihood=likelihood)

@@ -26,7 +26,7 @@ CHOSEN_BY = ("all", "grid", "runs", "where", "by", "pool", "seeds", "teams", "un
              "results")  # fmt: skip
 
 
-def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
+def select_newest_comparable_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     """Select the newest comparable runs of each task. Prints which runs are excluded.
 
     If an option selects runs, all given runs are returned.
@@ -38,7 +38,7 @@ def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> li
     chosen = []
     for task in dict.fromkeys(run.task for run in runs):
         of_task = [run for run in runs if run.task == task]
-        group = _find_newest_group(of_task, keys, baseline)
+        group = _find_newest_comparable_runs(of_task, keys, baseline)
         chosen += group
         if len(group) < len(of_task):
             ids = {run.run_id for run in group}
@@ -50,7 +50,7 @@ def select_newest_comparable(options: argparse.Namespace, runs: list[Run]) -> li
     return chosen
 
 
-def _find_newest_group(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
+def _find_newest_comparable_runs(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
     """Return the newest runs that are comparable with each other.
 
     The given runs are sorted newest first. All jobs of a grid belong to one group.

@@ -206,10 +206,10 @@ class KeyRules:
             written = config.get(key, defaults.get(key))
             return written if written is None else alike.get((key, written), written)
 
-        keys = self.find_meaningful_keys(configs)
+        keys = self.find_keys_affecting_results(configs)
         return [key for key in keys if len({normalized_value(config, key) for config in configs}) > 1]
 
-    def find_meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
+    def find_keys_affecting_results(self, configs: Sequence[dict[str, str]]) -> list[str]:
         """Return the keys that can change the runs' results, in config order."""
         order = [*self.order]
 

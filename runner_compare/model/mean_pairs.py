@@ -19,12 +19,12 @@ def needs_mean_test(pairs: Pairs) -> bool:
     return any(outcome.cluster is not None or outcome.num_answers > 1 for pair in pairs for outcome in pair)
 
 
-def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
+def create_mean_difference_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
     """Create the test for the mean difference in accuracy per question.
 
     `cluster_field_name` is the sample field that defines clusters.
     """
-    clusters = merge_clusters(
+    clusters = get_pair_clusters(
         [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], cluster_field_name
     )
     count = len(pairs) if clusters is None else len(set(clusters))
@@ -40,7 +40,7 @@ def create_mean_test(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
     )
 
 
-def add_function_clusters(questions: Sequence[Question], pairs: Pairs) -> Pairs:
+def cluster_questions_by_expected_function(questions: Sequence[Question], pairs: Pairs) -> Pairs:
     """Use the expected function as the cluster of each tool-calling question.
 
     In records of earlier versions the cluster is the first expected function, or the question
@@ -66,7 +66,7 @@ def _first_expected_function(question: Question) -> str:
     return name if bracket else question[1]
 
 
-def merge_clusters(
+def get_pair_clusters(
     pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
 ) -> list[str] | None:
     """Return the cluster of each question pair, from whichever run recorded it.

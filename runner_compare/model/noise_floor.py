@@ -24,7 +24,7 @@ def find_baseline_repeat_run_ids(candidates: Sequence[Run], baseline: dict[str, 
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
 
 
-def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
+def add_baseline_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
     """Add notes that compare each finding with the variation between repeated runs of the baseline."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
@@ -38,7 +38,7 @@ def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
         row.add_notes(*map(_create_changed_answers_note, (base.run, row.run)))
         noise = [floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure]
         noise += (
-            compare_earlier_runs(base.run, reader)
+            compare_baseline_with_earlier_runs(base.run, reader)
             if base.run.correct_and_total and not base.run.parts
             else []
         )
@@ -51,7 +51,7 @@ def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
             row.add_notes(note("beside_noise", effect=largest))
 
 
-def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
+def compare_baseline_with_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
     """Compare the newest run of the baseline with its earlier runs, as far as their samples are stored."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:

@@ -65,7 +65,7 @@ def compute_mean_metric(metric: str, values: Iterable[float | None]) -> dict[str
     return {"n": float(len(known))} | ({metric: math.fsum(known) / len(known)} if known else {})
 
 
-def parse_lm_eval_value(value: Any) -> float | None:
+def parse_lm_eval_metric_value(value: Any) -> float | None:
     """Convert the metric value of an lm-eval document to a number, or None.
 
     A Brier score is stored as the gold choice and all probabilities, from which each document's

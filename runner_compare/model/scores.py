@@ -19,7 +19,7 @@ def get_task_without_metric(run: Run) -> str:
     return run.task.removesuffix(f":{run.number}" if run.number else LIKELIHOOD)
 
 
-def count_metrics_per_score(runs: Sequence[Run]) -> dict[str, int]:
+def count_tables_with_same_score(runs: Sequence[Run]) -> dict[str, int]:
     """Return, for each table, the number of tables that report a metric of the same score."""
     tables: dict[str, set[str]] = {}
     for run in runs:

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from runner_base import ConfigError, unknown_choice_message
 from runner_base.errors import Code
-from runner_base.renamed_keys import rename_key
+from runner_base.renamed_keys import get_current_key_name
 from runner_compare.model.adapter_names import FORMAT, get_adapter_name
 from runner_compare.model.data import IDS, JOB_ID, Run, key_label
 from runner_compare.statistics import RATIOS
@@ -95,7 +95,7 @@ def parse_config_values(text: str, runs: list[Run], option: str) -> dict[str, st
 
 
 def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -> str:
-    key = key if key in known_keys else rename_key(key)
+    key = key if key in known_keys else get_current_key_name(key)
     full = key if key in known_keys else f"{key}.name"
     if full not in known_keys:
         reason = unknown_choice_message("config key", key, map(key_label, known_keys))
@@ -158,7 +158,7 @@ def filter_runs(runs: list[Run], filter_text: str, option: str = "--where") -> l
     if not EXPRESSION.search(filter_text):
         return filter_by_values(runs, parse_config_values(filter_text, runs, option), option, filter_text)
     expression = _FilterParser(filter_text, runs, option)
-    passing_ids = expression.parse_or_expression()
+    passing_ids = expression.match_runs_by_or_expression()
     if expression.tokens:
         raise expression.syntax_error("and, or, or the end")
     passing = [run for run in runs if run.run_id in passing_ids]
@@ -188,28 +188,28 @@ class _FilterParser:
             raise self.config_error(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
-    def parse_or_expression(self) -> set[str]:
-        passing_ids = self.parse_and_expression()
+    def match_runs_by_or_expression(self) -> set[str]:
+        passing_ids = self.match_runs_by_and_expression()
         while self.accept_token("or"):
-            passing_ids |= self.parse_and_expression()
+            passing_ids |= self.match_runs_by_and_expression()
         return passing_ids
 
-    def parse_and_expression(self) -> set[str]:
-        passing_ids = self.parse_condition()
+    def match_runs_by_and_expression(self) -> set[str]:
+        passing_ids = self.match_runs_by_condition()
         while self.accept_token("and"):
-            passing_ids &= self.parse_condition()
+            passing_ids &= self.match_runs_by_condition()
         return passing_ids
 
-    def parse_condition(self) -> set[str]:
+    def match_runs_by_condition(self) -> set[str]:
         if self.accept_token("not"):
-            return {run.run_id for run in self.runs} - self.parse_condition()
+            return {run.run_id for run in self.runs} - self.match_runs_by_condition()
         if self.accept_token("("):
-            passing_ids = self.parse_or_expression()
+            passing_ids = self.match_runs_by_or_expression()
             self.require_token(")")
             return passing_ids
-        return self.parse_comparison()
+        return self.match_runs_by_comparison()
 
-    def parse_comparison(self) -> set[str]:
+    def match_runs_by_comparison(self) -> set[str]:
         key = self.parse_key()
         negated = self.accept_token("not")
         if negated:
@@ -233,7 +233,8 @@ class _FilterParser:
         # as MLflow's own filter writes them
         bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)
         full = next(
-            (key for key in (word, bare, rename_key(bare), f"{bare}.name") if key in self.known), None
+            (key for key in (word, bare, get_current_key_name(bare), f"{bare}.name") if key in self.known),
+            None,
         )
         if full is None:
             names = [key_label(key) for key in self.known if "/" not in key]

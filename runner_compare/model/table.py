@@ -20,7 +20,12 @@ from runner_compare.features.seeds.compute import (
     remove_seed_key,
     rows_with_seeds,
 )
-from runner_compare.model.adapter_names import FORMAT, MERGING, get_adapter_name, replace_adapter_keys
+from runner_compare.model.adapter_names import (
+    FORMAT,
+    MERGING,
+    get_adapter_name,
+    replace_adapter_keys_by_names,
+)
 from runner_compare.model.baselines import (
     create_ignored_keys_note,
     find_baseline,
@@ -42,13 +47,16 @@ from runner_compare.model.data import (
     key_label,
 )
 from runner_compare.model.key_rules import KeyRules, select_distinguishing_keys
-from runner_compare.model.noise_floor import add_noise_notes, find_baseline_repeat_run_ids
+from runner_compare.model.noise_floor import add_baseline_noise_notes, find_baseline_repeat_run_ids
 from runner_compare.model.quantization_coverage import add_coverage_notes
 from runner_compare.model.selection import has_values, join_distinct
 from runner_compare.reader import Reader
 from runner_compare.section import NamesRuns
-from runner_compare.statistics import Method, RunComparison, decide_all
-from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics, accuracy_metrics
+from runner_compare.statistics import Method, RunComparison, decide_comparisons
+from runner_compare.statistics.accuracy_intervals import (
+    compute_accuracy_bound_metrics,
+    compute_accuracy_metrics,
+)
 from runner_compare.statistics.floor_effects import (
     all_solved_note,
     create_cut_off_note,
@@ -86,7 +94,7 @@ class ComparisonOptions:
     is_each: bool = False  # whether each run has its own error of 5 %, whatever else is compared
 
 
-def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> Table:
+def build_comparison_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> Table:
     """Build the table of one task. If there is a baseline, the rows are compared with it."""
     if options.by or options.baseline or options.base:
         reader.fetch_files(runs)
@@ -96,7 +104,7 @@ def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> 
     table = _create_table(runs, varying, options, reader.key_rules)
     if options.baseline or options.base:
         table.baseline = options.baseline or {JOB_ID: options.base.job_id if options.base else ""}
-        _compare_rows(table, varying, options, reader)
+        _compare_rows_with_baselines(table, varying, options, reader)
     if not rows_with_seeds(table):  # the front counts questions only
         mark_pareto_front(table, reader, options.tolerance, options.margins)
     sort_rows(table)
@@ -113,7 +121,7 @@ def _pool_runs_into_rows(
     Returns the pooled runs, and the baseline if it is one of them.
     """
     if options.by and any(run.correct_and_total for run in runs):
-        runs = pool_runs(runs, options.by, reader)
+        runs = pool_runs_with_equal_keys(runs, options.by, reader)
     if not options.seeds or not all(run.correct_and_total for run in runs):
         return runs, options.base
     differing = reader.key_rules.find_differing_keys([run.params for run in runs])
@@ -144,13 +152,15 @@ def _create_table(runs: list[Run], varying: list[str], options: ComparisonOption
         )
         for run in runs
     ]
-    keys = keys if options.by else replace_adapter_keys(keys, rows)
+    keys = keys if options.by else replace_adapter_keys_by_names(keys, rows)
     shared = common_params(configs)
-    common = {key: shared[key] for key in rules.find_meaningful_keys(configs) if key in shared}
+    common = {key: shared[key] for key in rules.find_keys_affecting_results(configs) if key in shared}
     return Table(runs[0].task, keys, rows, common=common)
 
 
-def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, reader: Reader) -> None:
+def _compare_rows_with_baselines(
+    table: Table, varying: list[str], options: ComparisonOptions, reader: Reader
+) -> None:
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = (
@@ -177,7 +187,7 @@ def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, 
             except NotPaired as reason:
                 row.note = str(reason)
     _decide_comparisons(table.rows, compared, options)
-    add_noise_notes(table.rows, reader)
+    add_baseline_noise_notes(table.rows, reader)
     add_coverage_notes(table)
 
 
@@ -191,15 +201,15 @@ def _decide_comparisons(
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     if options.is_each:
         for row in settings:
-            row.effects = decide_all(compared[row.run.run_id], options.margins, options.metrics)
+            row.effects = decide_comparisons(compared[row.run.run_id], options.margins, options.metrics)
         settings = []
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
-    left = iter(decide_all(of_table, options.margins, options.metrics))
+    left = iter(decide_comparisons(of_table, options.margins, options.metrics))
     for row in settings:
         row.effects = list(islice(left, len(compared[row.run.run_id])))
     for row in rows:
         if row.is_repeat:  # each is judged by itself
-            row.effects = decide_all(compared.get(row.run.run_id, []))
+            row.effects = decide_comparisons(compared.get(row.run.run_id, []))
 
 
 def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
@@ -232,7 +242,7 @@ def compare_with_baseline(
     if options.base:
         compared_keys = reader.key_rules.find_differing_keys([run.params, base.params])
     other_differences = (
-        create_other_differences_note(run, base, options, reader.key_rules) if options.by else None
+        create_other_config_differences_note(run, base, options, reader.key_rules) if options.by else None
     )
     sides = [run, base]
     why = create_cut_off_note([side.metrics for side in sides])
@@ -247,7 +257,7 @@ def compare_with_baseline(
     return noted
 
 
-def create_other_differences_note(
+def create_other_config_differences_note(
     run: Run, base: Run, options: ComparisonOptions, rules: KeyRules
 ) -> Note | None:
     named = {*options.by, *options.baseline}
@@ -287,7 +297,7 @@ def sort_rows(table: Table) -> None:
     table.rows.sort(key=sort_key)
 
 
-def pool_runs(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
+def pool_runs_with_equal_keys(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
     """Pool runs that have equal values of these keys.
 
     Raises ConfigError if two runs answered the same question.
@@ -343,10 +353,12 @@ def _pool_runs_of_row(members: list[Run], pooling_keys: list[str], reader: Reade
         families, counts = zip(
             *((answer.cluster, answer.num_answers) for answer in answers.values()), strict=True
         )
-        whole.metrics |= accuracy_metrics([answer.accuracy for answer in answers.values()], families, counts)
+        whole.metrics |= compute_accuracy_metrics(
+            [answer.accuracy for answer in answers.values()], families, counts
+        )
         at_worst, at_best = (
-            [answer.count_cut_off_as(right).accuracy for answer in answers.values()]
+            [answer.count_cut_off_answers_as(right).accuracy for answer in answers.values()]
             for right in (False, True)
         )
-        whole.metrics |= accuracy_bound_metrics(at_worst, at_best, families, counts)
+        whole.metrics |= compute_accuracy_bound_metrics(at_worst, at_best, families, counts)
     return whole

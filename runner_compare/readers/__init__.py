@@ -36,8 +36,8 @@ from runner_compare.readers.tool_run import (
     ToolSample,
     check_reported_mean,
     check_unique_samples,
-    find_cluster,
     flatten_params,
+    get_sample_cluster,
     to_finite_number,
     to_param_text,
 )
@@ -53,7 +53,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "BetterDirection",  # the direction of a run's numbers
     "flatten_params",  # an object's values as settings of a group
     "to_param_text",  # a value as the text of a setting
-    "find_cluster",  # the family of questions that --cluster names
+    "get_sample_cluster",  # the family of questions that --cluster names
     "merge_repeated_answers",  # each sample once, of several answers to it
     "count_votes",  # how several answers to a sample vote
     # what a file holds, as classes of msgspec

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from runner_base import DataError, os_errors_as_data_error
-from runner_base.gzip_files import LimitedReader, open_unpacked
+from runner_base.gzip_files import LimitedReader, open_decompressed_stream
 from runner_compare.readers.archive import Archive
 from runner_compare.readers.files import MAX_FILE_BYTES, MIB
 
@@ -28,7 +28,7 @@ def read_archive(path: Path, file_names: Collection[str]) -> dict[str, bytes]:
     if path.name.lower().endswith(TAR_SUFFIXES):
         return dict(_iter_tar_members(path, file_names))
     with Archive(path) as archive:
-        chosen = [name for name in archive.members if _is_requested(path, name, file_names)]
+        chosen = [name for name in archive.members if _is_requested_archive_file(path, name, file_names)]
         size = sum(archive.members[name].file_size for name in chosen)
         _check_size(path, size)
         return {name: archive.read_member(name) for name in chosen}
@@ -38,7 +38,7 @@ def _iter_tar_members(path: Path, file_names: Collection[str]) -> Iterator[tuple
     with _open_tar(path) as stream, tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
         size, seen = 0, set[str]()
         for member in archive:
-            if not _is_requested(path, member.name, file_names) or member.isdir():
+            if not _is_requested_archive_file(path, member.name, file_names) or member.isdir():
                 continue
             content = archive.extractfile(member) if member.isreg() else None
             if content is None:
@@ -53,7 +53,7 @@ def _iter_tar_members(path: Path, file_names: Collection[str]) -> Iterator[tuple
             pass
 
 
-def _is_requested(path: Path, name: str, file_names: Collection[str]) -> bool:
+def _is_requested_archive_file(path: Path, name: str, file_names: Collection[str]) -> bool:
     """Return whether a file in the archive is requested.
 
     Raises DataError if the path leaves the archive's folder.
@@ -84,6 +84,6 @@ def _open_tar(path: Path) -> Iterator[LimitedReader]:
     with (
         os_errors_as_data_error(path),
         path.open("rb") as raw,
-        open_unpacked(raw, path.stat().st_size, path, is_gzip) as stream,
+        open_decompressed_stream(raw, path.stat().st_size, path, is_gzip) as stream,
     ):
         yield stream

@@ -32,8 +32,8 @@ from runner_compare.readers import (
     ToolSample,
     check_unique_samples,
     convert_checked,
-    find_cluster,
     flatten_params,
+    get_sample_cluster,
     iter_lines,
     merge_repeated_answers,
     modification_time,
@@ -143,7 +143,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         )
     report = REPORT.parse(raw, where)
     dataset = report.dataset_name
-    reviews = list(_iter_reviews(path, report, cluster))
+    reviews = list(_iterate_reviewed_answers(path, report, cluster))
     settings = _load_settings(path.parents[2] / SETTINGS)
     runs, left_out = [], []
     for metric in dict.fromkeys(name for _, values in reviews for name in values):
@@ -184,7 +184,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _iter_reviews(
+def _iterate_reviewed_answers(
     path: Path, report: Report, cluster: str | None
 ) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the answers of all subsets, each with its metrics. Answers have no verdict yet."""
@@ -217,7 +217,7 @@ def _iter_reviews(
 def _create_sample(review: Review, subset: str, cluster: str | None) -> ToolSample:
     scored, target = review.sample_score, review.target
     extracted = scored.score.extracted_prediction
-    family, fields = find_cluster(scored.sample_metadata, cluster)
+    family, fields = get_sample_cluster(scored.sample_metadata, cluster)
     return ToolSample(
         f"{subset} {scored.group_id}".strip(),
         "\n".join(_iter_message_texts(review.messages, ("system", "user"))),

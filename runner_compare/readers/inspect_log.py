@@ -130,12 +130,12 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     else:
         header = _read_header(path, raw)
         epochs = list(samples.iter_json_epochs(header.samples))
-    _check_complete(path, header, epochs)
+    _check_all_samples_present(path, header, epochs)
     runs, left_out, notes = [], [], list[str]()
     for name in dict.fromkeys(name for epoch in epochs for name in epoch.scores):
         if all(_score_number(epoch, name) is not None for epoch in epochs):
             runs.append(_create_run(path, header, name, epochs, samples))
-            notes += _create_reducer_notes(path, header, name)
+            notes += _create_epoch_reducer_notes(path, header, name)
         else:
             left_out.append(f"{header.eval.task} {name}")
     return ToolFile(runs, left_out, notes)
@@ -157,7 +157,7 @@ def _read_header(path: Path, raw: bytes) -> Header:
     return header
 
 
-def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
+def _check_all_samples_present(path: Path, header: Header, epochs: list[Epoch]) -> None:
     if header.results is None:
         raise DataError("results.total_samples is missing", key=path, code="damaged")
     expected = header.results.total_samples
@@ -251,7 +251,7 @@ def _count_votes(name: str, epochs: list[Epoch]) -> AnswerVotes | None:
     )
 
 
-def _create_reducer_notes(path: Path, header: Header, name: str) -> list[str]:
+def _create_epoch_reducer_notes(path: Path, header: Header, name: str) -> list[str]:
     """Return a note if inspect_ai aggregated the epochs of a score in another way than by the mean."""
     reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
     if MEAN in reducers:

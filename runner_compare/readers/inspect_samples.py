@@ -26,7 +26,7 @@ from runner_compare.readers import (
     JsonOutline,
     Parser,
     SampleTexts,
-    find_cluster,
+    get_sample_cluster,
     read_bytes,
     to_finite_number,
 )
@@ -101,7 +101,7 @@ class LogSamples:
     def iter_archive_epochs(self, archive: Archive) -> Iterator[Epoch]:
         for name in iterate_with_progress(archive.json_names_in_folder(FOLDER), f"reading {self.path.name}"):
             where = f"{self.path}, {name}"
-            epoch = self._to_epoch(ONE.parse(archive.read_member(name), where), where)
+            epoch = self._convert_sample_to_epoch(ONE.parse(archive.read_member(name), where), where)
             self._names.setdefault(epoch.sample_id, name)
             yield epoch
 
@@ -109,7 +109,7 @@ class LogSamples:
         """Yield the epochs of all samples of a log stored as one JSON file."""
         for number, raw in enumerate(SEVERAL.parse(logged, str(self.path), "samples"), 1):
             where = f"{self.path}, sample {number}"
-            yield self._to_epoch(ONE.parse(raw, where), where)
+            yield self._convert_sample_to_epoch(ONE.parse(raw, where), where)
 
     def read_texts(self, score: str, sample_ids: Collection[str]) -> Iterator[tuple[str, SampleTexts]]:
         """Yield the question and answer texts of some samples by sample id. Reads the log again."""
@@ -133,14 +133,14 @@ class LogSamples:
                     shown.remove(str(sample.id))
                     yield str(sample.id), _get_sample_texts(sample, score, str(self.path))
 
-    def _to_epoch(self, sample: LoggedSample, source: str) -> Epoch:
+    def _convert_sample_to_epoch(self, sample: LoggedSample, source: str) -> Epoch:
         for key in ("input", "target", "scores", "metadata"):
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
                 raise DataError(
                     f"{key} has {size // MIB} MiB, which exceeds the size limit", key=source, code="too_large"
                 )
-        family, fields = find_cluster(
+        family, fields = get_sample_cluster(
             _select_scalar_fields(sample.metadata, source) if self.cluster else None, self.cluster
         )
         logged, completion = (
@@ -150,8 +150,8 @@ class LogSamples:
         return Epoch(
             str(sample.id),
             sample.epoch,
-            _hash_text(join_texts(INPUT.parse(sample.input, source, "input"))),
-            _shorten_text(join_texts(TARGET.parse(sample.target, source, "target"))),
+            _hash_text(join_message_texts(INPUT.parse(sample.input, source, "input"))),
+            _shorten_text(join_message_texts(TARGET.parse(sample.target, source, "target"))),
             dict(
                 pair
                 for name, score in logged.items()
@@ -176,7 +176,7 @@ def _get_sample_texts(sample: LoggedSample, score: str, source: str) -> SampleTe
     found = scores.get(score) or scores.get(score.partition(".")[0])
     answer = found.answer if found and isinstance(found.answer, str) else None
     text = _read_completion(sample, source)[-LONGEST_TEXT:]
-    return SampleTexts(join_texts(INPUT.parse(sample.input, source)), answer, text)
+    return SampleTexts(join_message_texts(INPUT.parse(sample.input, source)), answer, text)
 
 
 def _read_completion(sample: LoggedSample, source: str) -> str:
@@ -184,12 +184,14 @@ def _read_completion(sample: LoggedSample, source: str) -> str:
     return str(ANYTHING.parse(raw, source)) if bytes(raw).startswith(b'"') else ""
 
 
-def join_texts(field: Any) -> str:
+def join_message_texts(field: Any) -> str:
     """Join messages or accepted targets into one text, with one item per line."""
     if isinstance(field, str):
         return field
     parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
-    return "\n".join(join_texts(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
+    return "\n".join(
+        join_message_texts(part) if isinstance(part, str | list) else json.dumps(part) for part in parts
+    )
 
 
 def _iter_scores(name: str, score: LoggedScore, completion: str, source: str) -> Iterator[tuple[str, Score]]:

@@ -31,8 +31,8 @@ from runner_compare.readers import (
     check_reported_mean,
     check_unique_samples,
     convert_checked,
-    find_cluster,
     flatten_params,
+    get_sample_cluster,
     read_parquet,
     to_finite_number,
     validate_file_name,
@@ -193,7 +193,7 @@ def _get_metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], 
 def _create_sample(row: Row, cluster: str | None) -> ToolSample:
     document, answer, choices = row.doc, row.model_response, row.doc.choices
     indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
-    family, fields = find_cluster(document.specific, cluster)
+    family, fields = get_sample_cluster(document.specific, cluster)
     return ToolSample(
         str(document.id),
         document.query,

@@ -30,7 +30,7 @@ from runner_compare.readers.lm_eval import files as lm_eval_files
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
 from runner_compare.readers.tools import SUFFIXES, ToolReader, format_supported_tools, load_readers
-from runner_compare.statistics.accuracy_intervals import accuracy_metrics
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 
 OPTION = "--results"
 NOTHING = JsonOutline({}, [])
@@ -252,7 +252,7 @@ def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) ->
     several = {given for (given, _, _), count in counts.items() if count > 1}
     for run_of_tool in newest.values():
         better = directions.get((run_of_tool.task, run_of_tool.metric))
-        run = _create_evaluation(
+        run = _create_evaluation_run(
             run_of_tool,
             str(run_of_tool.path) if run_of_tool.found_at in several else run_of_tool.found_at,
             reader,
@@ -283,7 +283,7 @@ def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) ->
         yield replace(run, facts=tool_run.facts)
 
 
-def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
+def _create_evaluation_run(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = escape_control_characters(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add_run(run_id, run)
@@ -293,7 +293,7 @@ def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     )
     figures = {
         "correct": float(sum(sample.solved for sample in run.samples)),
-        **accuracy_metrics([sample.accuracy for sample in run.samples], families, counts),
+        **compute_accuracy_metrics([sample.accuracy for sample in run.samples], families, counts),
         **compute_repeated_answer_metrics([(sample.right, sample.votes) for sample in run.samples]),
         **run.figures,
     }
@@ -353,12 +353,12 @@ def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -
             f"{first.found_at.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
         )
         newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
-        runs = [_create_measurement(run, first.found_at, job_id, reader) for run in newest_first]
+        runs = [_create_measurement_run(run, first.found_at, job_id, reader) for run in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
 
 
-def _create_measurement(run: ToolRun, path_argument: str, job_id: str, reader: ResultsReader) -> Run:
+def _create_measurement_run(run: ToolRun, path_argument: str, job_id: str, reader: ResultsReader) -> Run:
     run_id = f"{run.path}#{len(reader.read)}"
     reader.add_run(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}

@@ -105,7 +105,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         )
     runs, left_out = [], []
     for entry in content.tasks:
-        model = _find_model(content.config, entry, where)
+        model = _find_model_settings(content.config, entry, where)
         rows = list(_iter_predictions(path, entry, entry.model or model.model or ""))
         names = dict.fromkeys(name for _, scores in rows for name in scores)
         for metric in names:
@@ -135,7 +135,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
+def _find_model_settings(config: dict[str, Any], entry: Task, source: str) -> Model:
     about: Config = convert_checked(config, Config, f"{source}: config")
     if entry.model is not None and about.models and entry.model in about.models:
         about = convert_checked(about.models[entry.model], Config, f"{source}: config of {entry.model}")
@@ -149,12 +149,12 @@ def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
 
 def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield each prediction of a task as a sample, with its scores by `metric:scorer`."""
-    where, task = str(path), _to_file_name(entry.task)
+    where, task = str(path), _convert_to_olmo_file_name(entry.task)
     folder = path.parent / "predictions"
     endings = f"_{(entry.task_hash or '')[-6:]}{ENDING}", ENDING
     names = [validate_file_name(f"{task}{ending}", path) for ending in endings]
     found = [file for name in names for file in sorted(folder.glob(f"*/{_escape_glob(name)}"))]
-    chosen = [file for file in found if file.parent.name == _to_file_name(model)] or found
+    chosen = [file for file in found if file.parent.name == _convert_to_olmo_file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
         raise DataError(
@@ -167,7 +167,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
         yield _create_sample(prediction), _read_scores(prediction)
 
 
-def _to_file_name(name: str) -> str:
+def _convert_to_olmo_file_name(name: str) -> str:
     """Convert a name to the form that olmo-eval uses in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")

@@ -69,7 +69,7 @@ class RecordsOpener:
         raise NotImplementedError
 
 
-def open_records(options: argparse.Namespace, scratch: Path) -> Records:
+def open_recorded_runs(options: argparse.Namespace, scratch: Path) -> Records:
     """Open runs with the installed package that stores them. Raises ConfigError if no such package is
     installed.
     """

@@ -27,7 +27,7 @@ from runner_compare.readers import (
     read_bytes,
 )
 from runner_compare.readers.archive_files import ARCHIVE_SUFFIXES, read_archive
-from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_document
 from runner_compare.statistics.ratios import ratio_of_sums
 
 TOOL = "runner"
@@ -163,10 +163,10 @@ def _add_job_run(
     elif "correct" not in record.result.metrics:
         tool_file.runs.append(_read_likelihood_job(path, record, *samples))
     else:
-        tool_file.runs.append(_read_job(path, record, *samples, cluster))
+        tool_file.runs.append(_read_verdict_job(path, record, *samples, cluster))
 
 
-def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
+def _read_verdict_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
     """Create a run from a job's record and samples.
 
     Raises DataError if the samples contradict the recorded accuracy.
@@ -204,7 +204,7 @@ def _read_likelihood_job(path: Path, record: Record, source: str, lines: bytes) 
     run = _create_job_run(path, record, "likelihood")
     scores = ((sample.index, TextScore.from_sample(sample)) for sample in _parse_samples(source, lines))
     run.text_scores = {index: score for index, score in scores if score is not None}
-    likelihoods = sum_likelihoods_by_unit([score.likelihood for score in run.text_scores.values()])
+    likelihoods = sum_likelihoods_by_document([score.likelihood for score in run.text_scores.values()])
     recorded = run.figures[LOG_LIKELIHOOD]
     mean = ratio_of_sums([part.nats for part in likelihoods], [part.tokens for part in likelihoods])
     if not math.isclose(mean, recorded, abs_tol=TOLERANCE):

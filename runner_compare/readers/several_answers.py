@@ -22,12 +22,12 @@ def merge_repeated_answers(samples: Iterable[ToolSample], can_vote: bool = True)
     for answer in samples:
         by_sample.setdefault(answer.sample_id, []).append(answer)
     return [
-        _join_sample_answers(several, can_vote) if len(several) > 1 else several[0]
+        _merge_answers_into_sample(several, can_vote) if len(several) > 1 else several[0]
         for several in by_sample.values()
     ]
 
 
-def _join_sample_answers(answers: list[ToolSample], can_vote: bool) -> ToolSample:
+def _merge_answers_into_sample(answers: list[ToolSample], can_vote: bool) -> ToolSample:
     solved = sum(answer.solved for answer in answers)
     numbers = [answer.number for answer in answers if answer.number is not None]
     votes = None

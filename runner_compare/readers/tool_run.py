@@ -125,7 +125,7 @@ class ToolFile:
     without_verdicts: list[str] = field(default_factory=list)  # jobs that only their records compare
 
 
-def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
+def get_sample_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
     """Return the cluster of a sample. `cluster_field` names the sample field that defines clusters.
 
     If the field has no usable value, also return the fields that could define clusters. Such a

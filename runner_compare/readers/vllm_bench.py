@@ -144,7 +144,7 @@ def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
             run.params |= flatten_params("task", {"num_requests": throughput.num_requests})
             run.repeats = {"total_tok_per_s": [throughput.tokens_per_second]}
         case _:
-            _add_serve_results(run, raw, fields, source)
+            _add_serving_benchmark_results(run, raw, fields, source)
     return run
 
 
@@ -152,7 +152,9 @@ def _detect_benchmark(fields: dict[str, Raw]) -> str | None:
     return next((kind for kind, needed in KEYS.items() if needed <= fields.keys()), None)
 
 
-def _add_serve_results(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str) -> None:
+def _add_serving_benchmark_results(
+    run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str
+) -> None:
     requests = REQUESTS.parse(raw, source)
     if requests.completed != requests.num_prompts:
         failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"

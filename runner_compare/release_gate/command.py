@@ -24,22 +24,25 @@ from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.model.data import NotPaired
 from runner_compare.options import WIDTH, create_parser
-from runner_compare.readers.records import open_records
+from runner_compare.readers.records import open_recorded_runs
 from runner_compare.readers.runner_job import RESULT
 from runner_compare.release_gate.compute import RuleTables, check_candidates
-from runner_compare.release_gate.history import History, open_history, read_nights
+from runner_compare.release_gate.history import History, open_history, read_nightly_gate_reports
 from runner_compare.release_gate.pack import pack_job
 from runner_compare.release_gate.policy_file import read_policy
 from runner_compare.release_gate.render import help_texts
 from runner_compare.release_gate.render.junit import format_error_junit, format_junit
-from runner_compare.release_gate.render.nights import draw_nights, print_nights
+from runner_compare.release_gate.render.nights import (
+    draw_nightly_gate_differences,
+    print_nightly_gate_reports,
+)
 from runner_compare.release_gate.render.text import (
-    format_compact,
     format_error_markdown,
     format_markdown,
+    format_one_line_report,
     format_report,
 )
-from runner_compare.release_gate.runs import names_files, read_files, read_records
+from runner_compare.release_gate.runs import compare_recorded_jobs_with_baseline, names_files, read_files
 from runner_compare.release_gate.verdicts import GateReport, list_run_verdicts, to_dict
 
 
@@ -56,7 +59,7 @@ def run_gate(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(to_dict(report), ensure_ascii=False))
     else:
-        text = format_compact(report) if options.compact else format_report(report)
+        text = format_one_line_report(report) if options.compact else format_report(report)
         print(escape_control_characters(text))
     _write_files(options, format_markdown(report), format_junit(report))
     return report.exit_code
@@ -84,13 +87,13 @@ def run_pack(arguments: list[str]) -> int:
 def run_history(arguments: list[str]) -> int:
     """Run `runner-compare gate history` and return its exit code."""
     options = create_history_parser().parse_args(arguments)
-    nights = read_nights(Path(options.file).expanduser())
+    nights = read_nightly_gate_reports(Path(options.file).expanduser())
     if not nights:
         raise ConfigError("this history file is empty", key="history", value=options.file, code="empty")
-    print_nights(nights)
+    print_nightly_gate_reports(nights)
     if options.save:
         target = Path(options.save).expanduser()
-        picture = Picture("nights", "Nights of a gate", lambda: draw_nights(nights))
+        picture = Picture("nights", "Nights of a gate", lambda: draw_nightly_gate_differences(nights))
         content = picture.to_svg().encode() if target.suffix == ".svg" else picture.to_png()
         try:
             target.write_bytes(content)
@@ -105,16 +108,16 @@ def decide(options: argparse.Namespace) -> GateReport:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
             if not options.history:
-                return build_report(options, scratch)[0]
+                return build_gate_report(options, scratch)[0]
             with open_history(Path(options.history).expanduser()) as history:
-                report, baseline_id = build_report(options, scratch, history)
+                report, baseline_id = build_gate_report(options, scratch, history)
                 history.append(report, baseline_id)
                 return report
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
 
 
-def build_report(
+def build_gate_report(
     options: argparse.Namespace, scratch: Path, history: History | None = None
 ) -> tuple[GateReport, str]:
     """Load the baseline and the candidates, and check the candidates against the requirements in the options.
@@ -150,7 +153,7 @@ def build_report(
                 key=options.baseline,
                 code="conflict",
             )
-        runs = read_records(options, policy, scratch)
+        runs = compare_recorded_jobs_with_baseline(options, policy, scratch)
     policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
     night = None if history is None else history.count_nights(runs.baseline_id) + 1
     policy = replace(policy, night=night)
@@ -170,7 +173,7 @@ def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
         return folder
     words = ["--output-dir", options.output_dir, *(["--task", options.task] if options.task else [])]
     parsed = create_parser().parse_args(words)
-    records = open_records(parsed, scratch)
+    records = open_recorded_runs(parsed, scratch)
     runs = select_runs(parsed, records.runs)
     packable = [run for run in runs if run.correct_and_total or run.likelihood_unit]
     run = find_single_run(options.job, packable or runs, records.runs, records.reader, "JOB")

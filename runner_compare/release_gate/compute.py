@@ -65,7 +65,7 @@ def check_candidates(
                 )
             checks[name] += [
                 replace(check, run_id=row.run.run_id, tier=rule.tier)
-                for check in _check_row(row, rule, reader, panel, shares[rule.tier])
+                for check in _check_candidate_row(row, rule, reader, panel, shares[rule.tier])
             ]
             job_ids[name].append(row.run.job_id)
     for name, of_rule in [(name, of_rule) for name in checks for of_rule in compared if of_rule.rule.task]:
@@ -81,7 +81,7 @@ def check_candidates(
         (name, row.run) for table in tables for row in table.rows for name in [_name_candidate(row, table)]
     ]
     for label in policy.expected:
-        if not any(_has_label(label, name, run) for name, run in known) and not any(
+        if not any(_matches_expected_label(label, name, run) for name, run in known) and not any(
             label in _words(job.name) for job in missing_jobs
         ):
             checks[label].append(Check(GateVerdict.no_go, note("expected")))
@@ -113,11 +113,13 @@ def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
     return max(len(families), 1)
 
 
-def _check_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
+def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
     checks = [
-        check_margin(effect, row.run, panel, share) for effect in row.effects if effect.verdict is not None
+        check_loss_within_margin(effect, row.run, panel, share)
+        for effect in row.effects
+        if effect.verdict is not None
     ]
     measures = {_get_measure(effect) for effect in row.effects if effect.verdict is not None}
     checks += [
@@ -125,10 +127,10 @@ def _check_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: flo
         for measure in rule.margins
         if measure not in measures
     ]
-    return checks + [_check_limit(term, row.run, reader, panel) for term in rule.limits]
+    return checks + [_check_metric_limit(term, row.run, reader, panel) for term in rule.limits]
 
 
-def check_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
+def check_loss_within_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
     """Check whether the loss is within the margin. NO-GO requires significance at this share of the error rate."""
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
@@ -153,7 +155,7 @@ def _compute_loss_p_value(decision: Decision) -> float:
     return p * decision.comparisons
 
 
-def _check_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:
+def _check_metric_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:
     """Check a metric against a limit. GO and NO-GO require its whole interval on one side of the limit."""
     known = find_metric_bounds(run, term.key, reader)
     if known is None:
@@ -181,7 +183,7 @@ def _name_panel(row: TableRow, num_tasks: int) -> str:
     return f"{row.run.task} {panel}".rstrip() if num_tasks > 1 else panel
 
 
-def _has_label(label: str, name: str, run: Run) -> bool:
+def _matches_expected_label(label: str, name: str, run: Run) -> bool:
     """Return whether a label of --expect matches a run by name, job id, config value or KEY=VALUE."""
     choices = {value for key, value in run.params.items() if key.endswith(".name")}
     if label in (name, run.job_id, *_words(name), *choices):

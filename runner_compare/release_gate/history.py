@@ -84,21 +84,21 @@ def open_history(path: Path) -> Iterator[History]:
         file.seek(0)
         text = file.read()
         whole = text[: text.rfind("\n") + 1]
-        nights = parse_nights(whole, path)
+        nights = parse_nightly_gate_reports(whole, path)
         if len(whole) < len(text):
             print_message(f"note: {path}: incomplete last line removed")
             file.truncate(len(whole.encode(errors="surrogateescape")))
         yield History(path, nights, file)
 
 
-def read_nights(path: Path) -> list[Night]:
+def read_nightly_gate_reports(path: Path) -> list[Night]:
     """Return the nights in a history file."""
     with os_errors_as_data_error(path):
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    return parse_nights(text[: text.rfind("\n") + 1], path)
+    return parse_nightly_gate_reports(text[: text.rfind("\n") + 1], path)
 
 
-def parse_nights(text: str, path: Path) -> list[Night]:
+def parse_nightly_gate_reports(text: str, path: Path) -> list[Night]:
     """Parse the lines of a history file. Raises DataError with the number of a damaged line."""
     nights = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -32,7 +32,7 @@ def pack_job(folder: Path, target: Path, with_texts: bool = False) -> int:
     record, samples = read_finished_job(folder)
     lines = [sample if with_texts else _remove_texts(sample) for sample in samples]
     files = {
-        RESULT: _remove_places(record).to_json().encode(),
+        RESULT: _remove_paths_and_addresses(record).to_json().encode(),
         SAMPLES: "".join(sample.to_json() + "\n" for sample in lines).encode(),
     }
     manifest = {
@@ -77,7 +77,7 @@ def _remove_texts(sample: Sample) -> Sample:
     )
 
 
-def _remove_places(record: Record) -> Record:
+def _remove_paths_and_addresses(record: Record) -> Record:
     """Return a run record without the paths and addresses of the machine that ran the job."""
     params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return replace(record, output_dir="", mlflow_run_id=None, mlflow_uri=None, params=params)

@@ -11,7 +11,7 @@ from runner_base import ConfigError, short_hash, unknown_choice_message
 from runner_compare.command import build_comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.missing_jobs import JobState, MissingJob, find_jobs_with_errors
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.options import create_parser
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
@@ -91,7 +91,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         RuleTables(
             rule,
             [
-                build_table(
+                build_comparison_table(
                     [base, *candidates_of[base.run_id]],
                     ComparisonOptions(base=base, margins=dict(rule.margins), is_each=policy.is_each),
                     reader,
@@ -148,7 +148,9 @@ def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
     ]
 
 
-def read_records(options: argparse.Namespace, policy: Policy, scratch: Path) -> GateRuns:
+def compare_recorded_jobs_with_baseline(
+    options: argparse.Namespace, policy: Policy, scratch: Path
+) -> GateRuns:
     """Compare recorded jobs with the baseline that the given config values select."""
     words = ["--baseline", options.baseline, "--output-dir", options.output_dir]
     words += [word for where in options.where for word in ("--where", where)]

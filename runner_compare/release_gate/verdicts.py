@@ -116,12 +116,15 @@ def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[s
     for check in (check for check in every_check if check.run_id and check.tier is Tier.must):
         checks.setdefault(check.run_id, []).append(check)
     return {
-        run_id: (find_worst_verdict([check.verdict for check in found]), _list_numbers(found))
+        run_id: (
+            find_worst_verdict([check.verdict for check in found]),
+            _get_accuracy_difference_metrics(found),
+        )
         for run_id, found in checks.items()
     }
 
 
-def _list_numbers(checks: list[Check]) -> dict[str, float]:
+def _get_accuracy_difference_metrics(checks: list[Check]) -> dict[str, float]:
     check = next((check for check in checks if check.decision and check.decision.measure == "accuracy"), None)
     if check is None or check.decision is None:
         return {}

@@ -57,7 +57,7 @@ def build_accuracy_vs_likelihood_columns(tables: list[Table]) -> list[Column]:
         Column(
             "finding", [_finding_text(likelihood) for _, likelihood in pairs], False, use=ColumnUse.verdict
         ),
-        *build_measured_columns(pairs),
+        *build_kl_size_and_speed_columns(pairs),
     ]
 
 
@@ -70,7 +70,7 @@ def dataset_and_split(row: TableRow) -> tuple[str | None, str | None]:
     return row.run.params.get("task.data"), row.run.params.get("task.split")
 
 
-def build_measured_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
+def build_kl_size_and_speed_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
     columns = []
     for name in MEASURED_COLUMNS:
         runs = [

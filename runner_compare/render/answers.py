@@ -32,7 +32,9 @@ def format_cut_off_message(metrics: Mapping[str, float], params: Mapping[str, st
     return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 
 
-def format_unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
+def format_unextracted_answers_message(
+    jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]],
+) -> str:
     """Return a message if the extractor of a job could read only few answers; otherwise "".
 
     Each job is given as name, metrics and params. A single job needs no name.

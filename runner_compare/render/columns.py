@@ -9,7 +9,7 @@ from functools import partial
 from runner_base import Column, ColumnUse
 from runner_base.fields import NOTES
 from runner_base.tables import shorten_paths
-from runner_compare.features.cut_offs.render import format_cut_off_range
+from runner_compare.features.cut_offs.render import format_worst_and_best_difference
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ENDS, LOG_LIKELIHOODS, OF_QUESTION, find_metric, plug_in_metric_keys
 from runner_compare.model.data import ABSENT, Run, Table, TableRow, key_label
@@ -17,7 +17,7 @@ from runner_compare.render.effects import (
     UNTESTED,
     describe_margin_decision,
     describe_margin_verdict,
-    format_detectable,
+    format_detectable_difference,
     format_difference,
     format_difference_heading,
     format_effect,
@@ -139,7 +139,7 @@ def _build_likelihood_columns(table: Table, unit: str) -> list[Column]:
         _number_column(rows, "n", "n"),
         Column(
             f"log-likelihood\nnats/{unit}",
-            [format_with_interval(row.run, key, ".4f") for row in rows],
+            [format_metric_with_interval(row.run, key, ".4f") for row in rows],
             use=ColumnUse.result,
         ),
     ]
@@ -166,14 +166,20 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
             list(map(format_difference, rows)),
             use=ColumnUse.difference,
         ),
-        *[Column(f"Δ {unit}\nwithout limit", _effect_cells(rows, format_cut_off_range), drop_order=1)]
+        *[
+            Column(
+                f"Δ {unit}\nwithout limit",
+                _effect_cells(rows, format_worst_and_best_difference),
+                drop_order=1,
+            )
+        ]
         * any(effect and effect.ends for effect in (row.effect for row in rows)),
         Column("p", _effect_cells(rows, lambda effect: format_p_value(effect.p)), drop_order=8),
         Column(
             "Holm", _effect_cells(rows, lambda effect: format_p_value(effect.p_holm)), use=ColumnUse.verdict
         ),
         *build_margin_columns(rows),
-        Column(f"min. detectable\n{unit}", _effect_cells(rows, format_detectable), drop_order=6),
+        Column(f"min. detectable\n{unit}", _effect_cells(rows, format_detectable_difference), drop_order=6),
     ]
 
 
@@ -269,7 +275,9 @@ def _number_column(rows: list[TableRow], name: str, head: str, drop_order: int =
 
 
 def build_metric_column(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
-    write = partial(format_with_interval, number_format=".2g") if name in WITH_INTERVAL else _format_metric
+    write = (
+        partial(format_metric_with_interval, number_format=".2g") if name in WITH_INTERVAL else _format_metric
+    )
     cells = [ABSENT if run is None else write(run, name) for run in runs]
     return Column(find_metric(name).head, cells, drop_order=drop_order, use=USES.get(name, ColumnUse.more))
 
@@ -278,7 +286,7 @@ def _format_metric(run: Run, name: str) -> str:
     return find_metric(name).format_value(run.metrics[name]) if name in run.metrics else ABSENT
 
 
-def format_with_interval(run: Run, name: str, number_format: str) -> str:
+def format_metric_with_interval(run: Run, name: str, number_format: str) -> str:
     if name not in run.metrics:
         return ABSENT
     ends = [run.metrics[f"{name}{end}"] for end in ENDS[1:] if f"{name}{end}" in run.metrics]

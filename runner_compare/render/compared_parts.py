@@ -9,7 +9,7 @@ from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import format_row_versus_baseline
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import Decision, Finding
 
 MAX_PLACES = 4  # that a short sentence names
@@ -40,7 +40,7 @@ def _format_cell(decision: Decision | None) -> str:
     if decision is None:
         return ABSENT
     finding = "" if decision.finding is Finding.open else f" {decision.finding}"
-    return f"{format_points(decision.value)}{finding}"
+    return f"{format_percentage_points(decision.value)}{finding}"
 
 
 def format_subset_sentences(
@@ -62,7 +62,7 @@ def format_subset_sentences(
     ]
 
 
-def format_short_subset_sentences(
+def format_short_subset_finding_sentences(
     subject: str,
     table: Table,
     decisions_by_run: Mapping[str, Mapping[Subset, Decision]],
@@ -90,8 +90,8 @@ def format_undecided_sentences(subject: str, compared: Mapping[str, Mapping[Any,
 
 
 def format_points_with_interval(decision: Decision) -> str:
-    ends = f"[{', '.join(map(format_points, decision.simultaneous_interval))}]"
-    return f"{format_points(decision.value)} points {ends}, Holm {format_p_value(decision.p_holm)}"
+    ends = f"[{', '.join(map(format_percentage_points, decision.simultaneous_interval))}]"
+    return f"{format_percentage_points(decision.value)} points {ends}, Holm {format_p_value(decision.p_holm)}"
 
 
 def question_comparison_record(decision: Decision) -> dict[str, Any]:

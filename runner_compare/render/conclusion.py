@@ -13,8 +13,8 @@ from runner_compare.render.findings import join_words
 from runner_compare.render.labels import (
     format_rounded_count,
     format_row_name,
+    get_cluster_noun,
     is_self_explanatory,
-    name_cluster,
 )
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import render_notes
@@ -51,7 +51,7 @@ def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
     compared.
     """
     items = [
-        Item(row, decision, *_split_candidate_name(row, rows, decision))
+        Item(row, decision, *_get_candidate_name_and_condition(row, rows, decision))
         for row in rows
         for decision in row.effects
     ]
@@ -108,14 +108,14 @@ def _group_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
 
 def format_candidate_name(row: TableRow, all_rows: Sequence[TableRow]) -> str:
     """Return a candidate's name for sentences, e.g. `fp4 on test`."""
-    return _join_name(*_split_candidate_name(row, all_rows))
+    return _join_name(*_get_candidate_name_and_condition(row, all_rows))
 
 
 def _join_name(candidate: str, condition: str) -> str:
     return f"{candidate} on {condition}" if condition else candidate
 
 
-def _split_candidate_name(
+def _get_candidate_name_and_condition(
     row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None
 ) -> tuple[str, str]:
     """Return a candidate's name, and the values that it shares with its baseline but not with all rows.
@@ -229,18 +229,18 @@ def _format_margin_advice(items: Sequence[Item]) -> str:
             return (
                 f"use about {format_rounded_count(more)} more {name_sample_unit(hardest)} or a larger margin"
             )
-    if units := _get_scarce_cluster_nouns(items):
+    if units := _get_cluster_nouns_if_few_clusters(items):
         return f"add questions of new {units[0]}, or allow a larger margin. More questions per {units[1]} hardly help"
     return f"use more {name_sample_unit(items[0].decision)} or a larger margin"
 
 
-def _get_scarce_cluster_nouns(items: Sequence[Item]) -> tuple[str, str] | None:
+def _get_cluster_nouns_if_few_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
     few = next((item for item in items if item.decision.counts.get("few")), None)
     if few is None:
         return None
     if not few.decision.counts.get("clusters"):
         return None
-    word = name_cluster(few.row.run)
+    word = get_cluster_noun(few.row.run)
     return f"{word}s", word
 
 
@@ -257,7 +257,7 @@ def _format_detection_advice(items: Sequence[Item]) -> str:
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
         return f"{shown}; use more {counted}"
-    if units := _get_scarce_cluster_nouns(items):
+    if units := _get_cluster_nouns_if_few_clusters(items):
         return f"{shown}. Add questions of new {units[0]}; more questions per {units[1]} hardly help"
     if any(decision.counts.get("few") for decision in decisions):
         return f"{shown}. Add questions; more answers per question hardly help"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runner_base import count_extra_digits, format_against_limit
+from runner_base import count_digits_to_distinguish_limit, format_against_limit
 from runner_compare.model.data import ABSENT, TableRow
 from runner_compare.render.labels import format_count_interval, format_rounded_count
 from runner_compare.render.margins import format_margin, format_significance_level, format_verdict
@@ -21,7 +21,15 @@ from runner_compare.render.quantities import (
     fill_template,
     find_quantity,
 )
-from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, max_error_rate
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Effect,
+    Finding,
+    MarginVerdict,
+    Method,
+    compute_max_error_rate,
+)
 
 
 def format_p_value(p: float) -> str:
@@ -74,10 +82,10 @@ def _get_record_value(decision: Decision, field_name: str) -> Any:
     )
 
 
-def format_error_budget_sentence(effects: Sequence[Decision]) -> str:
+def format_high_error_rate_warning(effects: Sequence[Decision]) -> str:
     """Return a warning if the probability of any wrong finding in a table exceeds 5 %."""
     of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
-    share = max_error_rate(of_accuracy)
+    share = compute_max_error_rate(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
     fixed = Counter(effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons)
@@ -225,7 +233,7 @@ def has_no_interval(effect: Effect) -> bool:
 def format_values_near_margin(decision: Decision, *values: float) -> list[str]:
     """Format values with enough digits to show on which side of the margin each value is."""
     write, at_margin = find_quantity(decision).write, decision.margin_value
-    more = 0 if at_margin is None else count_extra_digits(values, at_margin, write)
+    more = 0 if at_margin is None else count_digits_to_distinguish_limit(values, at_margin, write)
     return [write(value, more) for value in values]
 
 
@@ -234,19 +242,19 @@ def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
     if decision.finding is Finding.open:
         return format_values_near_margin(decision, *values, *ends)
     write, at_margin = find_quantity(decision).write, decision.margin_value
-    more = count_extra_digits(ends, decision.neutral_value, write)
+    more = count_digits_to_distinguish_limit(ends, decision.neutral_value, write)
     if at_margin is not None:
-        more = max(more, count_extra_digits([*values, *ends], at_margin, write))
+        more = max(more, count_digits_to_distinguish_limit([*values, *ends], at_margin, write))
     return [write(value, more) for value in (*values, *ends)]
 
 
 def format_interval_name(decision: Decision) -> str:
     """Return the name of the interval of a difference, e.g. `simultaneous 95 % interval`."""
     words = fill_template(METHODS[decision.method].interval, decision)
-    return f"simultaneous {words}" if is_simultaneous(decision) else words
+    return f"simultaneous {words}" if has_simultaneous_interval(decision) else words
 
 
-def is_simultaneous(decision: Decision) -> bool:
+def has_simultaneous_interval(decision: Decision) -> bool:
     """Whether the interval is adjusted for the number of comparisons in the table."""
     is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
     return is_adjusted and decision.comparisons > 1
@@ -254,7 +262,7 @@ def is_simultaneous(decision: Decision) -> bool:
 
 def interval_level(decisions: Iterable[Decision]) -> str:
     """Return `simultaneous 95 %` if the intervals of a table are simultaneous; otherwise ""."""
-    return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
+    return "simultaneous 95 %" if any(map(has_simultaneous_interval, decisions)) else ""
 
 
 def format_effect_and_interval(decision: Decision) -> tuple[str, str]:
@@ -270,7 +278,7 @@ def format_effect(decision: Decision) -> str:
 
 def format_difference_heading(unit: str, rows: Sequence[TableRow | None]) -> str:
     effects = [row.effect for row in rows if row and row.effect]
-    return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
+    return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(has_simultaneous_interval, effects))
 
 
 def format_difference(row: TableRow) -> str:
@@ -284,7 +292,7 @@ def format_pair_counts(decision: Decision) -> str:
     return fill_template(method_words.pairs or method_words.quantity.pairs, decision)
 
 
-def format_detectable(decision: Decision) -> str:
+def format_detectable_difference(decision: Decision) -> str:
     """Format the minimum detectable difference."""
     if not decision.test.knows_power or decision.detectable is None:
         return ABSENT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runner_compare.features.cut_offs.render import format_cut_off_sentence, format_finding
+from runner_compare.features.cut_offs.render import format_cut_off_answers_sentence, format_finding
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.effects import (
     describe_margin_decision,
@@ -18,9 +18,9 @@ from runner_compare.render.effects import (
 )
 from runner_compare.render.labels import (
     format_assignments,
-    format_names_versus_baseline,
     format_rounded_count,
     format_row_versus_baseline,
+    get_row_and_baseline_names,
 )
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.notes import render_notes
@@ -84,7 +84,7 @@ def _format_group_finding(grouped_rows: Sequence[TableRow], keys: list[str]) -> 
     method_words, (value, ends) = METHODS[largest.method], format_effect_and_interval(largest)
     unit, interval = effect_unit(largest), format_interval_name(largest)
     ps = f"p={format_p_value(largest.p)}, {_format_adjusted_p(largest)}".replace("=<", "<")
-    names, largest_name = _name_rows(grouped_rows, keys, effects.index(largest))
+    names, largest_name = _name_rows_and_largest_effect(grouped_rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(grouped_rows) > 1 else OF_ONE).format(
         names=names,
         sample=fill_template(method_words.sample, largest),
@@ -93,7 +93,7 @@ def _format_group_finding(grouped_rows: Sequence[TableRow], keys: list[str]) -> 
         largest=largest_name,
         figures=f"{interval} {ends}, {ps}",
     )
-    of_ends = format_cut_off_sentence(largest)
+    of_ends = format_cut_off_answers_sentence(largest)
     parts = (
         head,
         *_format_power_and_margin(effects, largest, unit),
@@ -112,11 +112,13 @@ def join_as_sentences(parts: Iterable[str]) -> str:
     return ". ".join(written) + "." * bool(written)
 
 
-def _name_rows(rows: Sequence[TableRow], keys: list[str], largest_index: int) -> tuple[str, str]:
+def _name_rows_and_largest_effect(
+    rows: Sequence[TableRow], keys: list[str], largest_index: int
+) -> tuple[str, str]:
     if len(rows) == 1:
         return format_row_versus_baseline(rows[0], keys), ""
-    names = [format_names_versus_baseline(row, keys)[0] for row in rows]
-    _, base_name, shared = format_names_versus_baseline(rows[0], keys)
+    names = [get_row_and_baseline_names(row, keys)[0] for row in rows]
+    _, base_name, shared = get_row_and_baseline_names(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return (
         f"{join_words([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
@@ -146,14 +148,19 @@ def _format_power_and_margin(effects: Sequence[Decision], largest: Decision, uni
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to detect any difference", margin, more]
-    return [_describe_power(effects, largest, unit), format_more_data_hint(largest), margin, more]
+    return [
+        _describe_detectable_differences(effects, largest, unit),
+        format_more_data_hint(largest),
+        margin,
+        more,
+    ]
 
 
 def _capitalize_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _describe_power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
+def _describe_detectable_differences(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     of = find_quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
     found = format_range([of.write_detectable(points) for points in evenly])
@@ -192,7 +199,7 @@ def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...
         or effect.is_changed_by_cut_off
     ):
         return None
-    _, base_name, shared = format_names_versus_baseline(row, keys)
+    _, base_name, shared = get_row_and_baseline_names(row, keys)
     return (
         base_name,
         shared,

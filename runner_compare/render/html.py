@@ -14,7 +14,7 @@ def escape_html(text: object) -> str:
     return html.escape(escape_control_characters(text))
 
 
-def write_table(columns: list[Column], row_classes: list[str], out: TextIO) -> None:
+def write_html_table(columns: list[Column], row_classes: list[str], out: TextIO) -> None:
     """Write an HTML table whose first column stays visible on a narrow screen."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(

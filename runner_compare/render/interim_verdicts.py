@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner_base import count_extra_digits
+from runner_base import count_digits_to_distinguish_limit
 from runner_compare.model.interim_comparison import InterimComparison
 from runner_compare.render.margins import format_margin_points, format_verdict
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.sequential import Side
 
@@ -21,6 +21,10 @@ def format_interim_verdict(comparison: InterimComparison) -> str:
 
 def format_interim_summary(comparison: InterimComparison) -> str:
     values = (comparison.pairs.difference, comparison.pairs.interval_low, comparison.pairs.interval_high)
-    more = 0 if comparison.margin is None else count_extra_digits(values, -comparison.margin, format_points)
-    difference, low, high = (format_points(value, more) for value in values)
+    more = (
+        0
+        if comparison.margin is None
+        else count_digits_to_distinguish_limit(values, -comparison.margin, format_percentage_points)
+    )
+    difference, low, high = (format_percentage_points(value, more) for value in values)
     return f"{difference} points [{low}, {high}], {format_interim_verdict(comparison)}"

@@ -11,7 +11,7 @@ from runner_compare.model.data import ABSENT, CLUSTER, REPEAT, TEAM, Run, TableR
 MAX_NAMES = 8  # the most rows that a sentence names
 
 
-def name_cluster(run: Run) -> str:
+def get_cluster_noun(run: Run) -> str:
     """Return what a cluster of questions is called in a run, e.g. `template`. The default is `cluster`."""
     by = run.get_value(CLUSTER) or ""
     return by if by.isalpha() and by not in ("null", "auto") else "cluster"
@@ -89,11 +89,11 @@ def format_row_versus_baseline(row: TableRow, keys: list[str]) -> str:
     if row.is_repeat:
         name = format_assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
         return f"{name} again ({REPEAT}={row.run.get_value(REPEAT)})"
-    own_name, base_name, shared = format_names_versus_baseline(row, keys)
+    own_name, base_name, shared = get_row_and_baseline_names(row, keys)
     return f"{own_name} vs {base_name}{f' on {shared}' if shared else ''}"
 
 
-def format_names_versus_baseline(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
+def get_row_and_baseline_names(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
     """Return a row's name, its baseline's name, and the config values that both have in common."""
     base = row.baseline
     assert base is not None

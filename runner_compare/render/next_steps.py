@@ -26,11 +26,11 @@ def format_next_and_details_lines(comparison: Comparison, tables: Sequence[Table
     by_loss = sorted(tables, key=lambda table: all(not is_worse(row) for row in table.candidate_rows))
     steps = (suggest_next_command(table, view.command) for table in by_loss)
     command, what = next((step for step in steps if step), ("", ""))
-    lines = _format_command("Next:    ", command, what, width) if command else []
+    lines = _format_suggested_command("Next:    ", command, what, width) if command else []
     asked = {"--explain": view.explain, "--columns all": view.all_columns, "--plot": view.plot}
     details = [option for option, is_given in asked.items() if not is_given]
     details += ["--save DIR", *([view.shown_at] if view.shown_at else [])]
-    first, *others = join_into_lines(details, width - 9)
+    first, *others = wrap_parts_into_lines(details, width - 9)
     return [*lines, f"Details: {first}", *(f"         {line}" for line in others)]
 
 
@@ -38,7 +38,7 @@ def is_worse(row: TableRow) -> bool:
     return row.effect is not None and row.effect.finding is Finding.worse
 
 
-def join_into_lines(parts: Sequence[str], width: int) -> list[str]:
+def wrap_parts_into_lines(parts: Sequence[str], width: int) -> list[str]:
     lines: list[str] = []
     for part in parts:
         joined = f"{lines[-1]}{SEPARATOR}{part}" if lines else part
@@ -54,7 +54,11 @@ def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str
         return None
     if not table.baseline:
         return _suggest_baseline(table, command)
-    return _suggest_more_questions(table) or _suggest_flips(table, command) or _suggest_margin(table, command)
+    return (
+        _suggest_more_questions(table)
+        or _suggest_flips_command(table, command)
+        or _suggest_margin(table, command)
+    )
 
 
 def _suggest_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
@@ -96,7 +100,7 @@ def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
     )
 
 
-def _suggest_flips(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+def _suggest_flips_command(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
     lost = [
         row for row in table.candidate_rows if row.effect and row.effect.counts.get("losses") and row.baseline
     ]
@@ -132,7 +136,7 @@ def _has_all_keys(run: Run, table: Table) -> bool:
     return all(key in run.params for key in table.keys)
 
 
-def _format_command(head: str, command: str, purpose: str, width: int) -> list[str]:
+def _format_suggested_command(head: str, command: str, purpose: str, width: int) -> list[str]:
     indent = " " * len(head)
     lines = [head]
     for word in shlex.split(command):

@@ -44,7 +44,7 @@ def _compared_while_running_text(jobs: Sequence[str]) -> str:
     return f"{' and '.join(jobs)} used early stopping"
 
 
-def _format_findings_per_set(names: Mapping[str, Decision]) -> str:
+def _format_findings_per_question_set(names: Mapping[str, Decision]) -> str:
     shown: dict[str, list[str]] = {}
     for name, decision in names.items():
         what = str(decision.finding)
@@ -76,7 +76,7 @@ def _format_paired_by_text_note(
     )
 
 
-def _few_read_text(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
+def _format_few_extracted_answers_note(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
     counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
     found = "no final answer" if is_none else "few final answers"
     return f"in both runs, {found} could be extracted (missing for {counts} questions)"
@@ -116,13 +116,13 @@ NOTES: dict[str, Template] = {
     "little_quantized": lambda name, job, shares: (
         f"{name} of {job} quantizes only {describe_quantized_fraction(*shares)}"
     ),
-    "by_themselves": _format_findings_per_set,
+    "by_themselves": _format_findings_per_question_set,
     "sets_differ": "the question sets have different effects: the mean does not apply to each set: {shown}",
     # why nothing is decided, and what would tell more
     "mostly_cut_off": "most answers are cut off",
     "cut_off_decides": "the finding depends on cut-off answers",
     "none_solved": "neither run solves any question",
-    "few_read": _few_read_text,
+    "few_read": _format_few_extracted_answers_note,
     "no_evidence": "{why}; {fix}",
     "ask_easier": "use easier questions",
     "read_some": "read some of the answers",

@@ -12,9 +12,9 @@ from runner_base import Column, Picture, Progress, convert_write_error, escape_c
 from runner_base.console import create_console
 from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH, PAGE_WIDTH, print_list_item, print_wrapped, wrapped_lines
-from runner_compare.features.cut_offs.render import flatten_cut_off_record
+from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record
 from runner_compare.features.front.compute import FrontData
-from runner_compare.features.front.render import describe_noise
+from runner_compare.features.front.render import describe_noise_by_pareto_metric
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY
 from runner_compare.model.comparison import Comparison, ReportPart, View
@@ -25,11 +25,11 @@ from runner_compare.render.columns import format_table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import draw_forest_plot_lines
-from runner_compare.render.next_steps import format_next_and_details_lines, join_into_lines
+from runner_compare.render.next_steps import format_next_and_details_lines, wrap_parts_into_lines
 from runner_compare.render.page import PagePart, write_page
 from runner_compare.render.parts import (
     build_report_parts,
-    format_heading_parts,
+    format_table_title_parts,
     section_parts,
     table_sentences,
 )
@@ -65,8 +65,10 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
 
     table = part.table
     if part.is_headed:
-        words = format_heading_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
-        for line in join_into_lines(words, terminal.width):
+        words = (
+            format_table_title_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
+        )
+        for line in wrap_parts_into_lines(words, terminal.width):
             terminal.print(Text(escape_control_characters(line), "bold"), soft_wrap=True)
     if answer := part.conclusion or part.short_conclusion:
         for line in wrapped_lines(answer, terminal.width):
@@ -145,7 +147,7 @@ def _write_json(comparison: Comparison, out: TextIO) -> None:
             "pareto_axes": [ACCURACY[0], *table.get_section_data(FrontData).axes]
             if table.get_section_data(FrontData).axes
             else [],
-            "pareto_noise": describe_noise(table.get_section_data(FrontData)),
+            "pareto_noise": describe_noise_by_pareto_metric(table.get_section_data(FrontData)),
             "rows": [build_row_record(table, row) for row in table.rows],
             "sentences": table_sentences(table),
             **{
@@ -198,7 +200,7 @@ def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
-            effect |= flatten_cut_off_record(effect.pop("without_limit", {}))
+            effect |= flatten_cut_off_answers_record(effect.pop("without_limit", {}))
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {
                 f"{name}/{value['measure']}": value.get(name)

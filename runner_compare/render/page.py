@@ -10,7 +10,7 @@ from typing import TextIO
 from runner_base import Picture
 from runner_compare.model.comparison import Comparison, ReportPart, css_class
 from runner_compare.model.data import Table, key_label
-from runner_compare.render.html import escape_html, write_table
+from runner_compare.render.html import escape_html, write_html_table
 from runner_compare.render.parts import build_table_part, section_parts
 from runner_compare.render.pictures import JobPicture
 from runner_compare.statistics import Finding
@@ -57,12 +57,12 @@ def _write_report_part(
     for grid in part.grids:
         if grid.title:
             out.write(f"<p>{escape_html(grid.title)}</p>\n")
-        write_table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
+        write_html_table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
     if part.failed:
         items = "".join(f'<li class="worse">{escape_html(failure)}</li>\n' for failure in part.failed)
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if part.sentences:
-        items = "".join(_render_item(*said) for said in part.sentences)
+        items = "".join(_render_sentence_as_list_item(*said) for said in part.sentences)
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if part.legend:
         out.write(f'<p class="legend">{escape_html(part.legend)}</p>\n')
@@ -78,7 +78,7 @@ def _write_report_part(
     out.write("</section>\n")
 
 
-def _render_item(sentence: str, finding: Finding | None) -> str:
+def _render_sentence_as_list_item(sentence: str, finding: Finding | None) -> str:
     sentence = escape_html(sentence)
     if finding:
         sentence = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", sentence, count=1)

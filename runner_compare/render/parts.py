@@ -9,9 +9,9 @@ from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
 from runner_compare.render.across_tasks import build_cross_task_tables
 from runner_compare.render.columns import build_ratio_columns, build_table_columns, format_table_legend
 from runner_compare.render.conclusion import conclusion_text, format_candidate_name
-from runner_compare.render.effects import format_error_budget_sentence
+from runner_compare.render.effects import format_high_error_rate_warning
 from runner_compare.render.findings import format_finding_sentences
-from runner_compare.render.labels import MAX_NAMES, format_row_name, name_cluster
+from runner_compare.render.labels import MAX_NAMES, format_row_name, get_cluster_noun
 from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import ACTED_ON, render_notes
 from runner_compare.render.short_table import build_default_output_columns, build_default_ratio_columns
@@ -119,7 +119,7 @@ def format_removable_limitations(table: Table) -> list[str]:
     return [f"{join_first_names(of_rows, MAX_NAMES)}: {remark}." for remark, of_rows in names.items()]
 
 
-def format_heading_parts(table: Table) -> list[str]:
+def format_table_title_parts(table: Table) -> list[str]:
     """Return the parts of a table's title line: task, runs, questions, baseline and margins."""
     parts = [table.task, format_count(len(table.rows), "run")]
     if asked := format_sample_counts(table):
@@ -154,7 +154,7 @@ def format_sample_counts(table: Table) -> str:
     answers = max(run.max_answers_per_question for run in runs)
     clusters = {run.metrics.get("families") for run in runs}
     if len(clusters) == 1 and (shared := clusters.pop()) and not any(run.over_seeds for run in runs):
-        text += f" from {shared:,.0f} {name_cluster(runs[0])}s"
+        text += f" from {shared:,.0f} {get_cluster_noun(runs[0])}s"
     return f"{text} · {answers} answers to each" if answers > 1 else text
 
 
@@ -186,7 +186,9 @@ def _list_sentences_with_findings(table: Table) -> list[SentenceWithFinding]:
             if isinstance(section, RowSentences):
                 said += [(text, None) for text in section.row_sentences(table, row)]
     of_sections = [text for section in load_sections() for text in section.sentences(table)]
-    budget = format_error_budget_sentence([effect for row in table.candidate_rows for effect in row.effects])
+    budget = format_high_error_rate_warning(
+        [effect for row in table.candidate_rows for effect in row.effects]
+    )
     of_table = [budget, *map(render_notes, table.remarks), *of_sections]
     return said + [(text, None) for text in of_table if text]
 

@@ -99,7 +99,7 @@ def draw_accuracies_and_differences(table: Table) -> Figure:
     else:
         panes[0].set_title(cut, loc="right", color=MUTED)
     if compared:
-        _draw_forest(panes[-1], rows)
+        _draw_forest_plot(panes[-1], rows)
     panes[0].set_yticks(range(len(names)), list(names.values()), color=INK)
     panes[0].set_ylim(len(names) - 0.4, -0.6)
     for pane in panes:
@@ -129,7 +129,7 @@ def _format_forest_title(table: Table) -> str:
     )
 
 
-def _draw_forest(pane: Axes, rows: list[TableRow]) -> None:
+def _draw_forest_plot(pane: Axes, rows: list[TableRow]) -> None:
     effects = [(index, effect) for index, row in enumerate(rows) if (effect := row.effect)]
     factor = 100 if find_quantity(effects[0][1]) is ACCURACIES else 1
     for index, effect in effects:

@@ -11,7 +11,7 @@ from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, D
 from runner_compare.statistics.paired_means import CAUTION as CAUTION_OF_FAMILIES
 
 
-def format_points(difference: float, extra_digits: int = 0) -> str:
+def format_percentage_points(difference: float, extra_digits: int = 0) -> str:
     """Format a fraction as signed percentage points: −0.4, 0.0, +1.3."""
     text = f"{100 * difference:+.{1 + extra_digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
@@ -66,7 +66,7 @@ ACCURACIES = Quantity(
     keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high p method wins "
     "losses ties p_holm finding detectable_difference baseline_correct baseline_n remark margin verdict "
     "questions_needed early_stop_comparisons clusters samples_a_question detectable_at_worst",
-    write=format_points,
+    write=format_percentage_points,
     unit="points",
     pairs="{wins}/{losses}/{ties}",
     write_detectable=format_rounded_up_points,

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runner_compare.features.cut_offs.render import build_cut_off_record
+from runner_compare.features.cut_offs.render import build_cut_off_answers_record
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.model.data import Table, TableRow
@@ -54,6 +54,6 @@ def build_common_row_record(table: Table, row: TableRow) -> dict[str, Any]:
 
 def build_row_effect_records(row: TableRow) -> dict[str, Any]:
     found = build_decision_records(row)
-    if row.effect is not None and (ends := build_cut_off_record(row.effect)):
+    if row.effect is not None and (ends := build_cut_off_answers_record(row.effect)):
         found[find_quantity(row.effect).record_key] |= ends
     return found

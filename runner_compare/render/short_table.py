@@ -16,7 +16,7 @@ from runner_compare.render.columns import (
     build_row_name_columns,
     choose_headline_metrics,
     format_accuracy,
-    format_with_interval,
+    format_metric_with_interval,
 )
 from runner_compare.render.effects import format_effect
 from runner_compare.render.labels import (
@@ -43,7 +43,7 @@ def build_default_output_columns(table: Table) -> list[Column]:
     columns = build_label_columns(table)
     if table.likelihood_unit is not None:
         key = LOG_LIKELIHOODS[table.likelihood_unit]
-        cells = [format_with_interval(row.run, key, ".4f") for row in rows]
+        cells = [format_metric_with_interval(row.run, key, ".4f") for row in rows]
         columns.append(Column(f"nats/{table.likelihood_unit} {LEVEL}", cells, use=ColumnUse.result))
     elif table.compared_metric is not None:
         cells = [format_number(row.run.metrics.get(table.compared_metric)) for row in rows]
@@ -55,7 +55,9 @@ def build_default_output_columns(table: Table) -> list[Column]:
     if table.baseline:
         columns += build_comparison_columns(table)
     return (
-        columns + _build_cost_columns(table) + (_build_extra_columns(table) if table.has_accuracies else [])
+        columns
+        + _build_kl_memory_and_speed_columns(table)
+        + (_build_section_and_plug_in_columns(table) if table.has_accuracies else [])
     )
 
 
@@ -166,7 +168,7 @@ def _blank_cells(cells: Sequence[str], is_same: Sequence[bool]) -> list[str]:
     return ["" if same else cell for cell, same in zip(cells, is_same, strict=True)]
 
 
-def _build_cost_columns(table: Table) -> list[Column]:
+def _build_kl_memory_and_speed_columns(table: Table) -> list[Column]:
     rows, columns = table.rows, []
     if table.likelihood_unit is not None and any(KL in row.run.metrics for row in rows):
         columns.append(
@@ -186,7 +188,7 @@ def _short_speed(value: float | None) -> str:
     return f"{value / 1000:.1f}k" if value is not None and value >= 1000 else format_number(value)
 
 
-def _build_extra_columns(table: Table) -> list[Column]:
+def _build_section_and_plug_in_columns(table: Table) -> list[Column]:
     """Return columns of plug-ins and sections, which are omitted on a narrow terminal."""
     rows = table.rows
     columns = [

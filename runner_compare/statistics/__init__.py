@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING
 from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
-    from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics as accuracy_bound_metrics
     from runner_compare.statistics.accuracy_intervals import accuracy_interval as accuracy_interval
-    from runner_compare.statistics.accuracy_intervals import accuracy_metrics as accuracy_metrics
+    from runner_compare.statistics.accuracy_intervals import (
+        compute_accuracy_bound_metrics as compute_accuracy_bound_metrics,
+    )
+    from runner_compare.statistics.accuracy_intervals import (
+        compute_accuracy_metrics as compute_accuracy_metrics,
+    )
     from runner_compare.statistics.decisions import RATIOS as RATIOS
     from runner_compare.statistics.decisions import Decision as Decision
     from runner_compare.statistics.decisions import Finding as Finding
     from runner_compare.statistics.decisions import RunComparison as RunComparison
+    from runner_compare.statistics.decisions import compute_max_error_rate as compute_max_error_rate
     from runner_compare.statistics.decisions import create_undecided_decision as create_undecided_decision
-    from runner_compare.statistics.decisions import decide_all as decide_all
-    from runner_compare.statistics.decisions import max_error_rate as max_error_rate
+    from runner_compare.statistics.decisions import decide_comparisons as decide_comparisons
     from runner_compare.statistics.effects import Effect as Effect
     from runner_compare.statistics.effects import Method as Method
     from runner_compare.statistics.effects import Test as Test
     from runner_compare.statistics.floor_effects import LIMIT as LIMIT
     from runner_compare.statistics.legacy_accuracy import replace_vote_accuracy as replace_vote_accuracy
-    from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit as sum_likelihoods_by_unit
+    from runner_compare.statistics.likelihoods import (
+        sum_likelihoods_by_document as sum_likelihoods_by_document,
+    )
     from runner_compare.statistics.margins import MarginVerdict as MarginVerdict
     from runner_compare.statistics.methods.fisher import FisherTest as FisherTest
     from runner_compare.statistics.methods.mcnemar import McNemarTest as McNemarTest
@@ -98,9 +104,9 @@ PLACES = {
     "Finding": "decisions",  # better, worse, larger, smaller, or no difference shown
     "MarginVerdict": "margins",  # as good within a margin, worse by more, undecided …
     "RATIOS": "decisions",  # the name of the margin of all ratios
-    "decide_all": "decisions",  # decides on all comparisons of a table
+    "decide_comparisons": "decisions",  # decides on all comparisons of a table
     "create_undecided_decision": "decisions",  # an effect about which nothing is decided
-    "max_error_rate": "decisions",  # the share of tables with a wrong finding, at most
+    "compute_max_error_rate": "decisions",  # the share of tables with a wrong finding, at most
     # numbers that words name
     "ALPHA": "stats",  # the error of all claims of a table
     "POWER": "stats",  # the power that is promised
@@ -110,14 +116,14 @@ PLACES = {
     "CAUTION": "ratios",  # by how much a p of flips is raised
     "CAUTION_BELOW": "ratios",  # the same of fewer samples
     # what a job records of its own answers, with intervals
-    "accuracy_metrics": "accuracy_intervals",  # an accuracy with its interval, over families if these are known
-    "accuracy_bound_metrics": "accuracy_intervals",  # the same with what was cut off wrong, or right
+    "compute_accuracy_metrics": "accuracy_intervals",  # an accuracy with its interval, over families if these are known
+    "compute_accuracy_bound_metrics": "accuracy_intervals",  # the same with what was cut off wrong, or right
     "accuracy_interval": "accuracy_intervals",  # the interval of a share of right answers
     "wilson_interval": "stats",  # the same of independent questions
     "exact_interval": "stats",  # the same, exact
     "replace_vote_accuracy": "legacy_accuracy",  # the figures of jobs of earlier versions as this one has them
     "VoteCounts": "votes",  # how several answers vote: the chances that k have, all have or elect a right one
-    "sum_likelihoods_by_unit": "likelihoods",  # texts as they are compared: the choices of a question are one
+    "sum_likelihoods_by_document": "likelihoods",  # texts as they are compared: the choices of a question are one
     "ratio_of_sums": "ratios",  # a ratio of sums
     "TextTokens": "token_divergence",  # the tokens of a text under a model and its reference
     "compute_divergence_metrics": "token_divergence",  # the divergence token by token

@@ -49,7 +49,7 @@ def accuracy_interval(
     return wilson_interval(math.fsum(question_accuracies), len(question_accuracies))
 
 
-def accuracy_metrics(
+def compute_accuracy_metrics(
     question_accuracies: Sequence[float],
     clusters: Sequence[str | None],
     answers_per_question: Sequence[int] = (),
@@ -65,7 +65,7 @@ def accuracy_metrics(
     return figures | ({} if None in clusters else {"families": len(set(clusters))})
 
 
-def accuracy_bound_metrics(
+def compute_accuracy_bound_metrics(
     at_worst: Sequence[float],
     at_best: Sequence[float],
     clusters: Sequence[str | None],

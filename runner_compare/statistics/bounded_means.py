@@ -66,12 +66,12 @@ def compute_nonpositive_sum_chance(values: Any, counts: Any) -> float:
     width = 1 / np.sqrt(counts @ (scaled / (1 - saddle * scaled)) ** 2 + 1 / saddle**2)
     at = np.arange(0.0, LAST, STEP)
     line = saddle + 1j * width * np.sinh(at)
-    parts = np.real(np.exp(-_compute_log_product(scaled, counts, line)) / -line) * width * np.cosh(at)
+    parts = np.real(np.exp(-_compute_negative_log_mgf(scaled, counts, line)) / -line) * width * np.cosh(at)
     chance = float((parts.sum() - parts[0] / 2) * STEP / np.pi)
     return min(1.0, max(0.0, 1 - chance if is_turned else chance))
 
 
-def _compute_log_product(scaled: Any, counts: Any, points: Any) -> Any:
+def _compute_negative_log_mgf(scaled: Any, counts: Any, points: Any) -> Any:
     """Return log(prod((1 - value * point) ** count)) for each point.
 
     The imaginary part is exact only up to multiples of 2π.

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import GAIN, GAIN_P, HELPS_UP_TO
-from runner_compare.statistics.likelihoods import sum_likelihoods_by_cluster, sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_cluster, sum_likelihoods_by_document
 from runner_compare.statistics.loss_cells import (
     build_loss_curves,
     compute_loss_and_kl_metrics,
@@ -48,7 +48,7 @@ class ContextStep:
         return self.p < ALPHA and self.gain < 0
 
 
-def compute_context_metrics(
+def compute_loss_metrics_by_context_length(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
     """Compute loss and KL divergence per context length, and the gain over the next shorter length.
@@ -59,7 +59,7 @@ def compute_context_metrics(
     found: dict[str, float] = {}
     shorter: list[Likelihood] = []
     for length in lengths:
-        texts = sum_likelihoods_by_unit([part for part in likelihoods if part.context == length])
+        texts = sum_likelihoods_by_document([part for part in likelihoods if part.context == length])
         texts = sum_likelihoods_by_cluster(texts, [cluster_by_unit.get(text.unit) for text in texts])
         cell = f"/{CELL}{length}"
         tokens = [float(text.tokens) for text in texts]

@@ -49,7 +49,7 @@ class RunComparison:
         """Difference between the runs, with cut-off answers counted as wrong."""
         return self.test.effect
 
-    def compute_max_p_value(self, null_value: float | None = None) -> float:
+    def compute_worst_case_p_value(self, null_value: float | None = None) -> float:
         """Return the largest p-value over all possible outcomes of cut-off answers.
 
         The default null value is no difference.
@@ -126,14 +126,14 @@ class Decision(Effect):
         if not self.is_tested or decided_itself:
             return self.low, self.high
         tests = [self.test, *(end.test for end in self.ends or ())]
-        lows, highs = zip(*map(self._interval_at_decision_level, tests), strict=True)
+        lows, highs = zip(*map(self._compute_interval_at_decision_level, tests), strict=True)
         excluded = self.finding is not Finding.open
         points = [(self.neutral_value, excluded)]
         if self.margin_value is not None:
             points.append((self.margin_value, self.verdict is not MarginVerdict.undecided))
         return align_interval_with_decision((min(lows), max(highs)), self.value, points)
 
-    def _interval_at_decision_level(self, test: Test) -> tuple[float, float]:
+    def _compute_interval_at_decision_level(self, test: Test) -> tuple[float, float]:
         is_alone = self.early_stop_comparisons is not None or self.comparisons == 1
         if is_alone:
             return test.effect.low, test.effect.high
@@ -198,7 +198,7 @@ class Decision(Effect):
         return replace(self, remarks=(*self.remarks, *filter(None, notes)))
 
 
-def decide_all(
+def decide_comparisons(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
     """Decide all comparisons of a table at a family-wise error rate of 5 % per measure, such as accuracy.
@@ -215,12 +215,14 @@ def decide_all(
         comparison if isinstance(comparison, RunComparison) else RunComparison(comparison)
         for comparison in comparisons
     ]
-    decisions = _decide_family(of_table, margins, metrics)
+    decisions = _decide_comparisons_per_measure(of_table, margins, metrics)
     if not any(compared.ends for compared in of_table):
         return decisions
-    counted = _decide_family([replace(compared, ends=None) for compared in of_table], margins, metrics)
+    counted = _decide_comparisons_per_measure(
+        [replace(compared, ends=None) for compared in of_table], margins, metrics
+    )
     at_worst, at_best = (
-        _decide_family(
+        _decide_comparisons_per_measure(
             [RunComparison(compared.ends[end] if compared.ends else compared.test) for compared in of_table],
             margins,
             metrics,
@@ -244,7 +246,7 @@ def _attach_cut_off_bounds(
     )
 
 
-def _decide_family(
+def _decide_comparisons_per_measure(
     comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
 ) -> list[Decision]:
     """Decide comparisons with one Holm correction per measure. Runs with early stopping have a
@@ -278,10 +280,10 @@ def _find_margin(effect: Effect, margins: Mapping[str, float]) -> float | None:
 
 def _compute_difference_and_margin_ps(compared: RunComparison, margin: float | None) -> list[float]:
     if margin is None or not compared.effect.is_tested:
-        return [compared.compute_max_p_value()]
+        return [compared.compute_worst_case_p_value()]
     return [
-        compared.compute_max_p_value(),
-        compared.compute_max_p_value(_compute_null_value_at_margin(compared.effect, margin)),
+        compared.compute_worst_case_p_value(),
+        compared.compute_worst_case_p_value(_compute_null_value_at_margin(compared.effect, margin)),
     ]
 
 
@@ -289,7 +291,7 @@ def _decide_by_holm(
     compared: RunComparison, adjusted_ps: Sequence[float], comparisons: int, margin: float | None
 ) -> Decision:
     p_holm, *p_margin = adjusted_ps
-    finding = _find_direction(compared.effect, p_holm)
+    finding = _find_effect_direction(compared.effect, p_holm)
     verdict = None
     if margin is not None and (p_margin or compared.effect.is_ratio):
         verdict = _decide_margin(compared.effect, finding, margin, *p_margin)
@@ -299,7 +301,7 @@ def _decide_by_holm(
     )
 
 
-def _find_direction(effect: Effect, p_holm: float) -> Finding:
+def _find_effect_direction(effect: Effect, p_holm: float) -> Finding:
     if p_holm >= ALPHA or effect.value == effect.neutral_value:
         return Finding.open
     is_neutral = effect.is_ratio or effect.better is BetterDirection.neither
@@ -326,7 +328,10 @@ def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: floa
 
 def _decide_by_always_valid_test(compared: RunComparison, comparisons: int, margin: float | None) -> Decision:
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
-    p_holm, side = min(1.0, compared.compute_max_p_value() * comparisons), compared.decide_side_of_null(0.0)
+    p_holm, side = (
+        min(1.0, compared.compute_worst_case_p_value() * comparisons),
+        compared.decide_side_of_null(0.0),
+    )
     verdict = None
     if margin is not None:
         verdict = decide_sequential_verdict(side, compared.decide_side_of_null(-margin))
@@ -378,7 +383,7 @@ def create_undecided_decision(test: Test) -> Decision:
     return _create_decision(RunComparison(test), 1.0, 1, Finding.open, None, None)
 
 
-def max_error_rate(decisions: Sequence[Decision]) -> float:
+def compute_max_error_rate(decisions: Sequence[Decision]) -> float:
     """Return an upper bound on the probability that any finding of a table is wrong.
 
     It is 5 % for Holm's family, plus the error part of each run compared during execution.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from runner_compare.statistics.margins import MAX_QUESTIONS
-from runner_compare.statistics.sequential import compute_log_betting_capitals
+from runner_compare.statistics.sequential import compute_log_e_values
 from runner_compare.statistics.stats import POWER, detectable_paired_difference
 
 COURSES = 2_000  # a power has an error of 0.9 points
@@ -30,7 +30,7 @@ def simulate_early_stop_power(
     `stops_at_margin`: the job stops once it is decided whether it is as good within this
     margin.
     """
-    worse, as_good = _simulate_decisions(questions, noise_rate, loss, level, stops_at_margin)
+    worse, as_good = _simulate_questions_until_decision(questions, noise_rate, loss, level, stops_at_margin)
     return float(((worse <= questions) & (worse <= as_good)).mean())
 
 
@@ -61,7 +61,7 @@ def plan_early_stop_questions(
     """
     most = 2 * fixed_sample_size
     while most <= MAX_QUESTIONS:
-        worse, as_good = _simulate_decisions(most, noise_rate, 0.0, level, margin)
+        worse, as_good = _simulate_questions_until_decision(most, noise_rate, 0.0, level, margin)
         shown = sorted(as_good if stops_at_margin else as_good[as_good <= worse])
         needed = shown[math.ceil(POWER * COURSES) - 1] if len(shown) >= POWER * COURSES else math.inf
         if needed <= most:
@@ -71,7 +71,7 @@ def plan_early_stop_questions(
 
 
 @lru_cache(maxsize=256)
-def _simulate_decisions(
+def _simulate_questions_until_decision(
     questions: int, noise_rate: float, loss: float, level: float, margin: float | None
 ) -> tuple[Any, Any]:
     """Simulate the number of questions after which `worse` and `as good` become significant.
@@ -88,11 +88,11 @@ def _simulate_decisions(
     counts, course = np.zeros((COURSES, 3)), np.arange(COURSES)
     for begin, end in itertools.pairwise(ends):
         counts += generator.multinomial(end - begin, chances, size=len(course))
-        is_worse = compute_log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough
+        is_worse = compute_log_e_values(counts[:, [1, 0, 2]], 0.0) >= enough
         decided[0, course[is_worse]] = np.minimum(decided[0, course[is_worse]], end)
         is_done = is_worse
         if margin is not None:
-            is_done = compute_log_betting_capitals(counts, -margin) >= enough
+            is_done = compute_log_e_values(counts, -margin) >= enough
             decided[1, course[is_done]] = end
         counts, course = counts[~is_done], course[~is_done]
     return decided[0], decided[1]

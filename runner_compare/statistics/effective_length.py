@@ -88,7 +88,7 @@ def compute_recall_loss_tests(
     return LengthTests(p_kept, p_lost, test.effect.value >= -margin)
 
 
-def find_effective_length(
+def find_effective_context_length(
     lengths: Sequence[int],
     tests: Sequence[LengthTests],
     alpha: float = ALPHA,

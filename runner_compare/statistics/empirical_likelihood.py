@@ -25,7 +25,9 @@ ROUNDING = 1e-9  # closer sums count as equal
 TINY = 1e-12  # what is left of the range at a mean of 1 or -1
 
 
-def compute_likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], null_mean: float) -> float:
+def compute_empirical_likelihood_p_value(
+    sums: Sequence[float], sizes: Sequence[float], null_mean: float
+) -> float:
     """Return the two-sided p-value against a null mean, given the sum and size of each cluster.
 
     The values that the sums add up are between -1 and 1.
@@ -33,10 +35,12 @@ def compute_likelihood_p_value(sums: Sequence[float], sizes: Sequence[float], nu
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
-    return float(compute_likelihood_p_values(*rows, null_mean, find_smallest_sum_gaps(rows[0]))[0])
+    return float(
+        compute_empirical_likelihood_p_values(*rows, null_mean, find_smallest_gaps_between_sums(rows[0]))[0]
+    )
 
 
-def find_smallest_sum_gaps(sums: Any) -> Any:
+def find_smallest_gaps_between_sums(sums: Any) -> Any:
     import numpy as np
 
     apart = np.diff(np.sort(sums, axis=1), axis=1, prepend=-math.inf)
@@ -44,7 +48,7 @@ def find_smallest_sum_gaps(sums: Any) -> Any:
     return np.where(np.isfinite(least), least, 0.0)
 
 
-def compute_likelihood_p_values(
+def compute_empirical_likelihood_p_values(
     sums: Any, sizes: Any, null_mean: Any, sum_gaps: Any, num_lost_gaps: int | None = None
 ) -> Any:
     """Return the two-sided p-value of each matrix row against the null mean.

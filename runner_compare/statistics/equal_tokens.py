@@ -93,7 +93,7 @@ class ComparedCurves:
     note: str = ""
 
 
-def compare_curves(
+def compare_accuracies_at_equal_tokens(
     candidate_curve: BudgetCurve,
     base_curve: BudgetCurve,
     clusters: Sequence[Hashable] | None = None,
@@ -122,7 +122,7 @@ def compare_curves(
     low, high = _shared_token_range(our_points, their_points)
     if low[0] >= high[0]:
         return None
-    value = float(_compute_mean_difference(our_points, their_points, low, high)[0])
+    value = float(_compute_mean_curve_difference(our_points, their_points, low, high)[0])
     drawn, at_budgets, inside = [], [], []
     generator, left, block = np.random.default_rng(0), resamples, max(1, AT_ONCE // len(units))
     while left:
@@ -135,7 +135,9 @@ def compare_curves(
         ends = _shared_token_range(drawn_points, drawn_base_points)
         drawn.append(
             np.where(
-                ends[0] < ends[1], _compute_mean_difference(drawn_points, drawn_base_points, *ends), np.nan
+                ends[0] < ends[1],
+                _compute_mean_curve_difference(drawn_points, drawn_base_points, *ends),
+                np.nan,
             )
         )
         tokens, right = drawn_points
@@ -255,7 +257,7 @@ def _interpolate(curve: tuple[FloatArray, FloatArray], tokens: FloatArray) -> Fl
     return found
 
 
-def _compute_mean_difference(
+def _compute_mean_curve_difference(
     points: tuple[FloatArray, FloatArray],
     base_points: tuple[FloatArray, FloatArray],
     low: FloatArray,

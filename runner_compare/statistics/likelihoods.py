@@ -32,7 +32,7 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 }
 
 
-def sum_likelihoods_by_unit(likelihoods: Sequence[Likelihood]) -> list[Likelihood]:
+def sum_likelihoods_by_document(likelihoods: Sequence[Likelihood]) -> list[Likelihood]:
     """Sum the log-likelihoods of each document over its windows.
 
     A question counts with its right choice, a document with its longest context.
@@ -65,7 +65,7 @@ def sum_likelihoods_by_cluster(
     if None in clusters:
         return list(likelihoods)
     numbers = {family: number for number, family in enumerate(dict.fromkeys(clusters))}
-    return sum_likelihoods_by_unit(
+    return sum_likelihoods_by_document(
         [replace(text, unit=numbers[family]) for text, family in zip(likelihoods, clusters, strict=True)]
     )
 
@@ -78,7 +78,7 @@ def compute_likelihood_metrics(
     Each metric is a ratio of sums. `cluster_by_unit` names the cluster of each document or
     question.
     """
-    of_texts = sum_likelihoods_by_unit(likelihoods)
+    of_texts = sum_likelihoods_by_document(likelihoods)
     families = [(cluster_by_unit or {}).get(text.unit) for text in of_texts]
     texts = sum_likelihoods_by_cluster(of_texts, families)
     tokens = [float(text.tokens) for text in texts]
@@ -107,7 +107,9 @@ def compute_likelihood_metrics(
     if None not in families:
         job_figures["families"] = float(len(texts))
     return (
-        job_figures | _compute_divergence_metrics(texts) | _compute_choice_accuracies(likelihoods, families)
+        job_figures
+        | _compute_divergence_metrics(texts)
+        | _compute_multiple_choice_accuracies(likelihoods, families)
     )
 
 
@@ -130,7 +132,7 @@ def _compute_divergence_metrics(texts: Sequence[Likelihood]) -> dict[str, float]
     return divergence_figures | {"kl_truncation_nats_per_token": ratio_of_sums(truncation, tokens)}
 
 
-def _compute_choice_accuracies(
+def _compute_multiple_choice_accuracies(
     likelihoods: Sequence[Likelihood], clusters: Sequence[str | None]
 ) -> dict[str, float]:
     if not any(part.is_other for part in likelihoods):

@@ -63,7 +63,7 @@ class _ExchangeableGroup:
     shares: FloatArray
 
 
-def find_lost_depths(
+def find_depths_with_recall_loss(
     answers: Sequence[DepthAnswer], num_settings: int = 1, num_permutations: int = DRAWS
 ) -> list[LostDepths]:
     """Return the range of depths with the lowest recall for each length that was tested at several depths.

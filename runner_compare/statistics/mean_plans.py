@@ -44,7 +44,12 @@ def find_detectable_mean_loss(
 
     `loses_whole_clusters`: the loss takes whole clusters.
     """
-    if simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, 1.0, is_strict) < AIM:
+    if (
+        simulate_mean_loss_power(
+            sums, sizes, answers_per_question, loses_whole_clusters, level, 1.0, is_strict
+        )
+        < AIM
+    ):
         return None
     guess = _approximate_detectable_loss(sums, sizes, answers_per_question, loses_whole_clusters, level)
     if len(sums) > MANY_CLUSTERS:
@@ -52,21 +57,25 @@ def find_detectable_mean_loss(
     low, high = guess / 2, guess
     while (
         high < 1
-        and simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, high, is_strict)
+        and simulate_mean_loss_power(
+            sums, sizes, answers_per_question, loses_whole_clusters, level, high, is_strict
+        )
         < AIM
     ):
         low, high = high, min(1.0, 1.5 * high)
     for _ in range(ROUNDS):
         middle = math.sqrt(low * high)
         is_found = (
-            simulate_power(sums, sizes, answers_per_question, loses_whole_clusters, level, middle, is_strict)
+            simulate_mean_loss_power(
+                sums, sizes, answers_per_question, loses_whole_clusters, level, middle, is_strict
+            )
             >= AIM
         )
         low, high = (low, middle) if is_found else (middle, high)
     return high
 
 
-def simulate_power(
+def simulate_mean_loss_power(
     sums: Sums,
     sizes: Sums,
     answers_per_question: int,

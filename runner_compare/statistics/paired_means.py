@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_values, find_smallest_sum_gaps
+from runner_compare.statistics.empirical_likelihood import (
+    compute_empirical_likelihood_p_values,
+    find_smallest_gaps_between_sums,
+)
 from runner_compare.statistics.ratios import remove_skewness
 from runner_compare.statistics.stats import ALPHA
 
@@ -121,7 +124,7 @@ def compute_mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict
     import numpy as np
     from scipy.special import stdtr
 
-    count, total, step = sums.shape[1], sizes.sum(axis=1), find_smallest_sum_gaps(sums)
+    count, total, step = sums.shape[1], sizes.sum(axis=1), find_smallest_gaps_between_sums(sums)
     mean = sums.sum(axis=1) / total
     distance = np.abs(mean - null_difference) - step / 2 / total
     off = sums - mean[:, None] * sizes
@@ -143,9 +146,10 @@ def compute_mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict
     # that of the sample is less than that of what it is drawn from
     unbiased = math.sqrt(count * (count - 1)) / max(1, count - 2)
     strict = np.maximum(
-        compute_t_test_p_values(1.0), compute_likelihood_p_values(sums, sizes, null_difference, step)
+        compute_t_test_p_values(1.0),
+        compute_empirical_likelihood_p_values(sums, sizes, null_difference, step),
     )
     if is_strict:
         return strict
-    little_lost = compute_likelihood_p_values(sums, sizes, null_difference, step, LOST_ANSWERS)
+    little_lost = compute_empirical_likelihood_p_values(sums, sizes, null_difference, step, LOST_ANSWERS)
     return np.minimum(strict, CAUTION * np.maximum(compute_t_test_p_values(unbiased), little_lost))

@@ -25,7 +25,7 @@ def has_enough_units_to_plan(num_units: float) -> bool:
     return num_units >= MIN_UNITS_PLANNED
 
 
-def compute_standard_error_factors(
+def compute_standard_error_bound_factors(
     kurtosis: float, samples: int, max_kurtosis: float
 ) -> tuple[float, float | None]:
     """Return two factors that turn an observed standard error into bounds of the true standard error.
@@ -130,12 +130,12 @@ def plan_samples_to_detect(
     if samples < 2 or not math.isfinite(standard_error):
         return None
 
-    def is_detected(n: int) -> float:
+    def compute_detection_indicator(n: int) -> float:
         smaller = math.sqrt(samples / n)
         detectable = find_detectable_ratio_difference(
             standard_error * smaller, n, alpha, power, scaled_skewness * smaller, kurtosis, samples, is_upward
         )
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
-    needed = find_smallest_sample_size(is_detected, 1.0)
+    needed = find_smallest_sample_size(compute_detection_indicator, 1.0)
     return None if needed is None else max(MIN_TEXTS, needed)

@@ -81,7 +81,7 @@ def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tupl
     return stats.tango_interval(wins, losses, n, alpha)
 
 
-def compute_interval_p_value(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
+def compute_p_value_by_interval_inversion(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
     """Return the two-sided p-value against a null difference, found by inverting the confidence interval."""
     from scipy.optimize import brentq
 
@@ -109,11 +109,11 @@ def compute_mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: 
     reject up to 5.6 % if tasks differ in opposite directions, and would reject means that the
     interval includes (bench/compare/pool_null.py).
     """
-    p = compute_weighted_flip_p_value(tasks, max_units)
-    return p if p >= ALPHA else max(p, compute_interval_p_value(tasks, 0.0))
+    p = compute_weighted_sign_flip_p_value(tasks, max_units)
+    return p if p >= ALPHA else max(p, compute_p_value_by_interval_inversion(tasks, 0.0))
 
 
-def compute_weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
+def compute_weighted_sign_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
     """Return the two-sided sign-flip p-value of the mean difference.
 
     Under the null, wins and losses are equally likely. A win of a task with n questions counts

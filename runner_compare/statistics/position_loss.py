@@ -34,7 +34,7 @@ class BinSums:
             self.kl = (self.kl or 0.0) + kl
 
 
-def compute_position_metrics(
+def compute_loss_metrics_by_position(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
     """Return the loss and KL divergence of each position bin as metrics.
@@ -52,11 +52,11 @@ def compute_position_metrics(
             of_text.add_window(tokens, nats, kl[0] if kl else None)
     found: dict[str, float] = {}
     for number in sorted(bins):
-        found |= _compute_bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])
+        found |= _compute_position_bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])
     return found
 
 
-def _compute_bin_metrics(metric_suffix: str, texts: Sequence[BinSums]) -> dict[str, float]:
+def _compute_position_bin_metrics(metric_suffix: str, texts: Sequence[BinSums]) -> dict[str, float]:
     tokens = [text.tokens for text in texts]
     figures = compute_loss_and_kl_metrics(
         metric_suffix, tokens, [text.nats for text in texts], [text.kl for text in texts]

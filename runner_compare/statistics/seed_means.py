@@ -199,7 +199,7 @@ def compute_exact_interval_over_seeds(
     return max(0.0, min(low, mean - below)), min(1.0, max(high, mean + above))
 
 
-def build_error_components(
+def combine_question_and_seed_errors(
     question_p_value: float, difference: float, seed_components: Sequence[ErrorComponent]
 ) -> tuple[ErrorComponent, ...] | None:
     """Return the error components of a difference: one for the questions, followed by those of the seeds.
@@ -215,7 +215,7 @@ def build_error_components(
     )
 
 
-def find_seed_detectable_difference(
+def find_detectable_difference_over_seeds(
     detectable_over_questions: float, seed_components: Sequence[ErrorComponent], alpha: float
 ) -> float | None:
     """Return the smallest true difference that a test over questions and seeds detects.

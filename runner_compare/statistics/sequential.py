@@ -60,7 +60,7 @@ def confidence_percent(num_comparisons: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def _compute_log_capital_factors(null_difference: float) -> tuple[tuple[float, float, float], ...]:
+def _compute_log_e_value_changes(null_difference: float) -> tuple[tuple[float, float, float], ...]:
     """Return how much a win, a loss and a tie change the log capital of the e-process, per betting
     fraction.
     """
@@ -71,14 +71,14 @@ def _compute_log_capital_factors(null_difference: float) -> tuple[tuple[float, f
     )
 
 
-def compute_log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
+def compute_log_e_value(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
     """Return the log e-value against the claim that the true difference is at most `null_difference`.
 
     The e-value is the capital of a bettor that starts with 1. The null difference is above -1.
     """
     logs = [
         wins * win + losses * loss + ties * tie
-        for win, loss, tie in _compute_log_capital_factors(null_difference)
+        for win, loss, tie in _compute_log_e_value_changes(null_difference)
     ]
     most = max(logs)
     return most + math.log(math.fsum(math.exp(log - most) for log in logs) / len(logs))
@@ -87,7 +87,7 @@ def compute_log_betting_capital(wins: int, losses: int, ties: int, null_differen
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
 def sequential_p_value(wins: int, losses: int) -> float:
     """Return the always-valid p-value against no difference, from the discordant pairs."""
-    most = max(compute_log_betting_capital(wins, losses, 0), compute_log_betting_capital(losses, wins, 0))
+    most = max(compute_log_e_value(wins, losses, 0), compute_log_e_value(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 
 
@@ -121,13 +121,13 @@ class SequentialPairs:
             # the only pair from which the gambler below the margin wins
             if base_solved and not solved:
                 is_below = (
-                    compute_log_betting_capital(self.losses, self.wins, self.ties, self.margin)
+                    compute_log_e_value(self.losses, self.wins, self.ties, self.margin)
                     >= self._decisive_log_capital
                 )
                 self.from_margin = Side.worse if is_below else Side.open
             else:
                 is_above = (
-                    compute_log_betting_capital(self.wins, self.losses, self.ties, -self.margin)
+                    compute_log_e_value(self.wins, self.losses, self.ties, -self.margin)
                     >= self._decisive_log_capital
                 )
                 self.from_margin = Side.better if is_above else Side.open
@@ -158,16 +158,16 @@ class SequentialPairs:
             above, below = _build_count_arrays(self.looks[self._ended :])
             low, high = self._ends
             self._ends = (
-                max(low, _find_exclusion_bound(above, self._decisive_log_capital)),
-                min(high, -_find_exclusion_bound(below, self._decisive_log_capital)),
+                max(low, _find_largest_excluded_difference(above, self._decisive_log_capital)),
+                min(high, -_find_largest_excluded_difference(below, self._decisive_log_capital)),
             )
             self._ended = len(self.looks)
         return self._ends
 
     def find_first_decided_side(self, null_difference: float) -> Side:
         above, below = _build_count_arrays(self.looks)
-        is_above = compute_log_betting_capitals(above, null_difference) >= self._decisive_log_capital
-        is_below = compute_log_betting_capitals(below, -null_difference) >= self._decisive_log_capital
+        is_above = compute_log_e_values(above, null_difference) >= self._decisive_log_capital
+        is_below = compute_log_e_values(below, -null_difference) >= self._decisive_log_capital
         if not (is_above | is_below).any():
             return Side.open
         return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
@@ -175,8 +175,8 @@ class SequentialPairs:
     def compute_p_value_against(self, null_difference: float) -> float:
         above, below = _build_count_arrays(self.looks)
         capitals = (
-            compute_log_betting_capitals(above, null_difference),
-            compute_log_betting_capitals(below, -null_difference),
+            compute_log_e_values(above, null_difference),
+            compute_log_e_values(below, -null_difference),
         )
         return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
@@ -191,15 +191,15 @@ def _build_count_arrays(outcome_counts: Sequence[Look]) -> tuple[Any, Any]:
     return counts, counts[:, [1, 0, 2]]
 
 
-def compute_log_betting_capitals(outcome_counts: Any, null_difference: float) -> Any:
+def compute_log_e_values(outcome_counts: Any, null_difference: float) -> Any:
     import numpy as np
 
-    logs = outcome_counts @ np.transpose(_compute_log_capital_factors(null_difference))
+    logs = outcome_counts @ np.transpose(_compute_log_e_value_changes(null_difference))
     most = logs.max(axis=1, keepdims=True)
     return most[:, 0] + np.log(np.exp(logs - most).mean(axis=1))
 
 
-def _find_exclusion_bound(outcome_counts: Any, log_capital_threshold: float) -> float:
+def _find_largest_excluded_difference(outcome_counts: Any, log_capital_threshold: float) -> float:
     """Return the largest difference that the test excludes as too low; -1 if it excludes none."""
     import numpy as np
 
@@ -207,9 +207,7 @@ def _find_exclusion_bound(outcome_counts: Any, log_capital_threshold: float) -> 
     low, high = -1.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_excluded = bool(
-            (compute_log_betting_capitals(outcome_counts, middle) >= log_capital_threshold).any()
-        )
+        is_excluded = bool((compute_log_e_values(outcome_counts, middle) >= log_capital_threshold).any())
         low, high = (middle, high) if is_excluded else (low, middle)
         # a tie wins, too, against all that is left: of equally many losses, the last look has won
         # most

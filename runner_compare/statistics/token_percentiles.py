@@ -44,8 +44,8 @@ class TokenValues:
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
         if not (
-            self._is_significantly_below(0, fraction)
-            and self._is_significantly_below(0, 1 - fraction, from_top=True)
+            self._is_count_significantly_below_fraction(0, fraction)
+            and self._is_count_significantly_below_fraction(0, 1 - fraction, from_top=True)
         ):
             return None
         value, above = (
@@ -67,13 +67,15 @@ class TokenValues:
         few, enough = 0, math.ceil(fraction * n)
         while enough - few > max(1.0, min(fraction, 1 - fraction) * n / FINE):
             middle = (few + enough) // 2
-            if self._is_significantly_below(middle, fraction, from_top):
+            if self._is_count_significantly_below_fraction(middle, fraction, from_top):
                 few = middle
             else:
                 enough = middle
         return few
 
-    def _is_significantly_below(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
+    def _is_count_significantly_below_fraction(
+        self, num_tokens: int, fraction: float, from_top: bool = False
+    ) -> bool:
         """Whether a number of tokens is significantly smaller than a fraction of all tokens.
 
         The counted tokens are the lowest, or the highest with `from_top`.

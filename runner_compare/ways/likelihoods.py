@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from runner_base import Likelihood
 from runner_base.notes import Note, note
-from runner_compare.model.aligned_windows import align_windows, select_longest_context
+from runner_compare.model.aligned_windows import align_document_windows, select_longest_context
 from runner_compare.model.data import NotPaired, Run, Texts, TooFewPairs
-from runner_compare.model.mean_pairs import find_cluster_field, merge_clusters
+from runner_compare.model.mean_pairs import find_cluster_field, get_pair_clusters
 from runner_compare.reader import Reader
 from runner_compare.statistics import MIN_TEXTS, RunComparison, SignFlipTest
-from runner_compare.statistics.likelihoods import WINDOWS, sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import WINDOWS, sum_likelihoods_by_document
 from runner_compare.statistics.ratios import ratio_of_sums, sum_by_cluster
 from runner_compare.ways import CONTEXT_KEYS, PairingOptions, with_notes
 
@@ -42,7 +42,7 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
         select_longest_context(reader.load_text_scores(run)),
         select_longest_context(reader.load_text_scores(base)),
     )
-    texts, base_texts = align_windows(*read, is_single_text=windows)
+    texts, base_texts = align_document_windows(*read, is_single_text=windows)
     remarks = [
         create_context_note(run, base)
         if texts is not read[0]
@@ -51,7 +51,7 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
     pairs = list(
         zip(
             *(
-                sum_likelihoods_by_unit([score.likelihood for score in side.values()])
+                sum_likelihoods_by_document([score.likelihood for score in side.values()])
                 for side in (texts, base_texts)
             ),
             strict=True,
@@ -90,7 +90,7 @@ def get_text_clusters(texts: Texts, base_texts: Texts, cluster_field_name: str) 
     by_unit = {
         score.likelihood.unit: (score.cluster, base_texts[index].cluster) for index, score in texts.items()
     }
-    return merge_clusters([by_unit[unit] for unit in sorted(by_unit)], cluster_field_name)
+    return get_pair_clusters([by_unit[unit] for unit in sorted(by_unit)], cluster_field_name)
 
 
 def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[float]:

@@ -6,7 +6,7 @@ import math
 
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import NotPaired, Run, TooFewPairs
-from runner_compare.model.mean_pairs import find_cluster_field, merge_clusters
+from runner_compare.model.mean_pairs import find_cluster_field, get_pair_clusters
 from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
 from runner_compare.statistics import MIN_TEXTS, MetricFlipTest, RunComparison
@@ -36,7 +36,9 @@ def create_metric_test(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
         raise NotPaired(f"some questions have no {run.number}")
     differences = [(number or 0.0) - (base_number or 0.0) for number, base_number in values]
     sizes, what, field = [1.0] * len(pairs), "questions", find_cluster_field(run, base, pairs)
-    clusters = merge_clusters([(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field)
+    clusters = get_pair_clusters(
+        [(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field
+    )
     if clusters is not None:
         what = f"clusters by {field}"
         differences, sizes = sum_by_cluster(differences, clusters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_compare.model.data import NotPaired, Run
-from runner_compare.model.repeated_runs import collect_measurements
+from runner_compare.model.repeated_runs import collect_repeated_measurements
 from runner_compare.reader import Reader, missing_repeats_error
 from runner_compare.statistics import RunComparison, StudentTTest
 from runner_compare.ways import PairingOptions
@@ -34,8 +34,8 @@ def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> li
         RunComparison(
             StudentTTest(
                 name,
-                collect_measurements(run, name, of_run[name]),
-                collect_measurements(base, name, of_base[name]),
+                collect_repeated_measurements(run, name, of_run[name]),
+                collect_repeated_measurements(base, name, of_base[name]),
             )
         )
         for name in shared

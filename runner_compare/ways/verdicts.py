@@ -6,13 +6,13 @@ from collections.abc import Callable, Set
 from functools import partial
 
 from runner_base.notes import Note, note
-from runner_compare.features.seeds.seed_tests import add_seed_variation
+from runner_compare.features.seeds.seed_tests import add_seed_variance_to_comparison
 from runner_compare.model.baselines import get_scoring_method
 from runner_compare.model.data import ENGINE, AccuracyBounds, Answers, NotPaired, Question, Run, TooFewPairs
 from runner_compare.model.mean_pairs import (
     Pairs,
-    add_function_clusters,
-    create_mean_test,
+    cluster_questions_by_expected_function,
+    create_mean_difference_test,
     find_cluster_field,
     needs_mean_test,
 )
@@ -31,11 +31,11 @@ def can_compare_run(run: Run) -> bool:
 
 def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
     try:
-        return [add_seed_variation(compare_pair(run, base, reader, pairing), run, base)]
+        return [add_seed_variance_to_comparison(compare_pair(run, base, reader, pairing), run, base)]
     except NotPaired as reason:
         if not pairing.is_unpaired or isinstance(reason, TooFewPairs) or run.over_seeds or base.over_seeds:
             raise
-        return [compare_unpaired(run, base, str(reason))]
+        return [compare_unpaired_accuracies(run, base, str(reason))]
 
 
 def compare_pair(
@@ -56,12 +56,14 @@ def compare_answers(
     of_run, of_base = answers
     shared = sorted(of_run.keys() & of_base.keys())  # in the order of the questions
     remarks = [check_same_questions(run, base, answers, len(shared), reader)]
-    pairs = add_function_clusters(shared, [(of_run[question], of_base[question]) for question in shared])
+    pairs = cluster_questions_by_expected_function(
+        shared, [(of_run[question], of_base[question]) for question in shared]
+    )
     remarks += [check_same_prompts(pairs, pairing), _engine_note(run, base)]
     if run.compared_while_running or base.compared_while_running:
         return with_notes(_compare_by_always_valid_test(run, base, pairs), *remarks)
     test_of = (
-        partial(create_mean_test, cluster_field_name=find_cluster_field(run, base, pairs))
+        partial(create_mean_difference_test, cluster_field_name=find_cluster_field(run, base, pairs))
         if needs_mean_test(pairs)
         else create_mcnemar_test
     )
@@ -161,7 +163,10 @@ def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: 
         return RunComparison(test)
     worst, best = (
         create_test(
-            [(our.count_cut_off_as(right), their.count_cut_off_as(not right)) for our, their in pairs]
+            [
+                (our.count_cut_off_answers_as(right), their.count_cut_off_answers_as(not right))
+                for our, their in pairs
+            ]
         )
         for right in (False, True)
     )
@@ -173,7 +178,7 @@ def _are_questions_excluded_by_task(run: Run, missing_questions: Set[Question], 
     return not missing_questions or is_asked_less or missing_questions <= reader.find_excluded_questions(run)
 
 
-def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
+def compare_unpaired_accuracies(run: Run, base: Run, reason: str) -> RunComparison:
     """Compare two accuracies from the recorded counts, without matching the questions of the two runs."""
     score, base_score = run.correct_and_total or (0, 0), base.correct_and_total or (0, 0)
     if not score[1] or not base_score[1]:

@@ -12,7 +12,7 @@ from runner_engine.attention.interface import (
     use_attention,
     wrap_with_layer_counter,
 )
-from runner_engine.attention.page_trial import find_page_size
+from runner_engine.attention.page_trial import find_kv_page_size
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # where tokens are, and what they see
@@ -25,5 +25,5 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "wrap_with_layer_counter",  # attention whose layers are numbered by their calls
     "Softmax",  # a layer's softmax: its cap and sinks
     "PLAIN",  # a softmax with neither
-    "find_page_size",  # the places of a page, where attention by pages passes its trial
+    "find_kv_page_size",  # the places of a page, where attention by pages passes its trial
 ]

@@ -24,19 +24,19 @@ from runner_engine.attention.device_attention import (
     attend_within_spans,
 )
 from runner_engine.attention.interface import PLAIN, Softmax
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
-    attend_to_keys,
     attend_to_unshared_keys,
-    build_sink_term,
+    build_attention_sink_term,
+    compute_unnormalized_attention,
     max_scores_in_memory,
     merge_groups_by_token,
     merge_partial_results,
-    pad_heads,
+    pad_heads_to_kv_store_shape,
 )
-from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
+from runner_engine.attention.shared_attention import SharedKeyRange, run_shared_key_attention_kernel
 from runner_engine.kernels.native import Kernels
 from runner_engine.kv_cache import KvCacheSpec, KvStore, SharedKv, SlotStore, Window
 
@@ -180,14 +180,16 @@ class PassLayout:
         """
         width = value.shape[-1]
         query, key, value = (
-            self.heads.rotate_if_enabled(some, self.kernels)
-            for some in pad_heads(self.heads, query, key, value)
+            self.heads.apply_hadamard_rotation_if_enabled(some, self.kernels)
+            for some in pad_heads_to_kv_store_shape(self.heads, query, key, value)
         )
         attention = LayerAttention(self.heads.store_layer(layer), scale, softmax, self._get_layer_view(layer))
-        result = self.heads.rotate_if_enabled(self._attend_padded(attention, query, key, value), self.kernels)
+        result = self.heads.apply_hadamard_rotation_if_enabled(
+            self._compute_attention_on_padded_heads(attention, query, key, value), self.kernels
+        )
         return result if width == self.heads.dim else result[..., :width]
 
-    def _attend_padded(
+    def _compute_attention_on_padded_heads(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """Compute attention on heads that are padded to the KV store's number and width of heads."""
@@ -198,8 +200,8 @@ class PassLayout:
         if self.kernels is None or not self.is_step:  # else the attention kernel stores them
             self.own.write(layer, *new, self.slot, self.place)
         if self.kernels is not None:
-            return _attend_unshared_and_merge(
-                self, attention, query, new, _attend_shared_keys(self, attention, query)
+            return _attend_to_unshared_keys_and_merge(
+                self, attention, query, new, _compute_attention_to_shared_keys(self, attention, query)
             )
         heads = self.heads
         # head h reads key-value head h // G
@@ -214,7 +216,7 @@ class PassLayout:
             if by_sdpa:
                 part = attend_to_prefix(attention.scaling, chosen, keys, values)
             else:
-                part = attend_to_keys(attention.scaling, chosen, keys, values, first, None)
+                part = compute_unnormalized_attention(attention.scaling, chosen, keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             if heads.is_quantized:  # a span's tokens see each other's keys as later tokens will
@@ -223,7 +225,7 @@ class PassLayout:
                 parts += self._attend_spans_with_sdpa(attention, query, key, value)
             else:
                 parts.append(_attend_within_spans(self, attention, grouped, key, value))
-        return _attend_unshared_and_merge(self, attention, query, new, parts)
+        return _attend_to_unshared_keys_and_merge(self, attention, query, new, parts)
 
     def _simulate_kv_cache_rounding(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
@@ -287,20 +289,20 @@ def _attend_within_spans(
             ]
             at = slice(first * heads.group, last * heads.group)
             chosen = merge_groups_by_token(grouped_query[:, :, first:last])
-            out[:, at], top[:, at], total[:, at] = attend_to_keys(
+            out[:, at], top[:, at], total[:, at] = compute_unnormalized_attention(
                 attention.scaling, chosen, keys[:, least:reach], values[:, least:reach], *ends
             )
         row_of[span.first : span.last] = torch.arange(span.first, span.last, device=key.device)
     return PartialAttention(out, top, total, row_of, tokens)
 
 
-def _attend_shared_keys(
+def _compute_attention_to_shared_keys(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor
 ) -> list[PartialAttention]:
     parts, view = [], attention.view
     for use in view.uses:
         parts.append(
-            _attend_key_range(
+            _compute_attention_to_slot_keys(
                 layout,
                 attention,
                 query,
@@ -318,7 +320,7 @@ def _attend_shared_keys(
         first, sees = None if view.first is None else view.first[at], span.before + 1
         count = span.last - span.first
         parts.append(
-            _attend_key_range(
+            _compute_attention_to_slot_keys(
                 layout,
                 attention,
                 query[:, at],
@@ -335,7 +337,7 @@ def _attend_shared_keys(
     return parts
 
 
-def _attend_key_range(
+def _compute_attention_to_slot_keys(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor,
     token_indices: torch.Tensor | None, indices_in_result: torch.Tensor, num_tokens: int,
     store: KvStore, slot: int, num_visible: int, first_positions: torch.Tensor | None, is_causal: bool = False,
@@ -347,7 +349,7 @@ def _attend_key_range(
     """
     assert layout.kernels is not None
     places = SharedKeyRange(store, slot, num_visible, is_causal)
-    result = attend_shared_keys(
+    result = run_shared_key_attention_kernel(
         layout.kernels,
         layout.heads,
         attention.scaling,
@@ -361,7 +363,7 @@ def _attend_key_range(
     return PartialAttention(*result, indices_in_result, num_tokens)
 
 
-def _attend_unshared_and_merge(
+def _attend_to_unshared_keys_and_merge(
     layout: PassLayout,
     attention: LayerAttention,
     query: torch.Tensor,
@@ -379,17 +381,17 @@ def _attend_unshared_and_merge(
     if layout.kernels is not None:
         places = OwnKeyRanges(own, layout.slot, layout.seen, first)
         stored = new_kv if layout.is_step else None
-        return attend_unshared_keys(
+        return run_unshared_key_attention_kernel(
             layout.kernels, heads, attention.scaling, layer, query, places, partial_results, stored, sinks
         )
     assert isinstance(own, SlotStore)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    terms = [part.to_token_terms(heads) for part in partial_results]
+    terms = [part.expand_to_all_tokens(heads) for part in partial_results]
     if longest := layout.max_visible_keys:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.read_slots(layer, slots, longest)
         terms.append(attend_to_unshared_keys(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
-        terms.append(build_sink_term(sinks, shape, heads.dim))
+        terms.append(build_attention_sink_term(sinks, shape, heads.dim))
     return merge_partial_results(terms, query.dtype)

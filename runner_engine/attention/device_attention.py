@@ -45,7 +45,7 @@ class AttentionBackend(StrEnum):
     plain = "plain"
 
 
-def read_forced_attention_backend() -> AttentionBackend | None:
+def read_attention_backend_from_environment() -> AttentionBackend | None:
     """Return the attention backend that the environment variable RUNNER_ATTENTION forces, or None.
 
     Raises ConfigError for unknown values.
@@ -66,7 +66,7 @@ def should_try_sdpa(device: torch.device) -> bool:
 
     The default is True only on a GPU. RUNNER_ATTENTION overrides the default.
     """
-    wanted = read_forced_attention_backend()
+    wanted = read_attention_backend_from_environment()
     return device.type == "cuda" if wanted is None else wanted is AttentionBackend.sdpa
 
 
@@ -84,7 +84,7 @@ def attend(
     """
     if not _is_supported_by_sdpa(scaling, query):
         return _attend_with_matmuls(scaling, query, keys, values, mask, is_causal)
-    bias = None if mask is None else _mask_bias(mask, query, keys.shape[2])
+    bias = None if mask is None else _build_attention_mask_bias(mask, query, keys.shape[2])
     aten, scale = torch.ops.aten, scaling.scale
     if query.device.type == "cpu":
         out, log = aten._scaled_dot_product_flash_attention_for_cpu(
@@ -143,7 +143,9 @@ class OwnKeys:
     blocks: torch.Tensor | None = None  # int32 [B, pages]: the pages of each row
 
 
-def attend_variable_lengths(scaling: Scaling, query: torch.Tensor, unshared_kv: OwnKeys) -> OutputAndLogSum:
+def compute_variable_length_attention(
+    scaling: Scaling, query: torch.Tensor, unshared_kv: OwnKeys
+) -> OutputAndLogSum:
     """Compute attention of one query per sequence, [B, H, D], to the sequence's unshared keys.
 
     Returns outputs [B, H, D] and log-sums [B, H].
@@ -190,7 +192,7 @@ def _is_supported_by_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:
     return not scaling.cap and width <= WIDEST and width % WHOLE == 0 and query.device.type in ("cpu", "cuda")
 
 
-def _mask_bias(mask: torch.Tensor, query: torch.Tensor, num_keys: int) -> torch.Tensor:
+def _build_attention_mask_bias(mask: torch.Tensor, query: torch.Tensor, num_keys: int) -> torch.Tensor:
     """Return the bias for attention scores [B, H, M, N] that hides masked keys.
 
     The bias is finite, because −inf for all keys of a query would give NaN. It is half of the

@@ -29,7 +29,7 @@ class OwnKeyRanges:
     first: torch.Tensor | None = None  # int32 [T]: from which on; None = from the first
 
 
-def attend_unshared_keys(
+def run_unshared_key_attention_kernel(
     kernels: Kernels, kv_spec: KvCacheSpec, scaling: Scaling, layer: int, query: torch.Tensor, key_ranges: OwnKeyRanges,
     partial_results: Sequence[PartialAttention] = (), new_kv: tuple[torch.Tensor, torch.Tensor] | None = None,
     sinks: torch.Tensor | None = None,

@@ -10,7 +10,7 @@ import torch
 from runner_base import is_out_of_memory_error, to_one_line
 from runner_engine.attention.device_attention import (
     OwnKeys,
-    attend_variable_lengths,
+    compute_variable_length_attention,
     supports_variable_key_counts,
 )
 from runner_engine.attention.partial_attention import Scaling
@@ -24,7 +24,7 @@ ALLOWED_OFF = 0.05  # where a wrong key gives 0.2 and more
 ROWS = {(4, 2, 7, 1): 3.01, (4, 2, 3, 8): 2.3, (5, 9, 9, 9): 0.5, (4, 6, 0, 0): 2.0, (10, 11, 12, 13): 3.99}
 
 
-def find_page_size(kv_spec: KvCacheSpec) -> int:
+def find_kv_page_size(kv_spec: KvCacheSpec) -> int:
     """Return the number of positions per page in paged attention.
 
     Returns 0 and logs the reason if the device does not support paged attention.
@@ -41,7 +41,7 @@ def find_page_size(kv_spec: KvCacheSpec) -> int:
             None if window is None else min(window.size, PAGE + PAGE // 8)
             for window in kv_spec.windows or (None,)
         }:
-            off = _paged_attention_error(kv_spec, window)
+            off = _compute_paged_attention_error(kv_spec, window)
             if not off <= ALLOWED_OFF:
                 raise RuntimeError(
                     f"attention would be off by {off:.2g}" + (" in a window" if window else "")
@@ -61,7 +61,7 @@ def _read_flash_attention_schema() -> str:
     return str(torch.ops.aten._flash_attention_forward.default._schema)
 
 
-def _paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
+def _compute_paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
     """Return the largest difference between the results of paged and contiguous attention on test inputs.
 
     Invisible positions hold NaN.
@@ -94,8 +94,8 @@ def _paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
     keys, values = pool
     paged = OwnKeys(keys, values, rows, rows * places, counts, places, window, blocks)
     keys, values = (some[where.flatten()].nan_to_num() for some in pool)
-    ours, _ = attend_variable_lengths(scaling, query, paged)
-    expected, _ = attend_variable_lengths(
+    ours, _ = compute_variable_length_attention(scaling, query, paged)
+    expected, _ = compute_variable_length_attention(
         scaling, query, replace(paged, keys=keys, values=values, blocks=None)
     )
     return float((ours.float() - expected.float()).abs().max())

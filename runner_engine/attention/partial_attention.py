@@ -41,7 +41,7 @@ class PartialAttention:
     def expected_shape(self, kv_spec: KvCacheSpec) -> tuple[int, int]:
         return kv_spec.kv_heads, self.count * kv_spec.group
 
-    def to_token_terms(self, kv_spec: KvCacheSpec) -> AttentionTerm:
+    def expand_to_all_tokens(self, kv_spec: KvCacheSpec) -> AttentionTerm:
         """Return outputs, score maxima and sums for all tokens of the forward pass.
 
         Tokens without a result get sum 0.
@@ -60,7 +60,7 @@ def merge_groups_by_token(grouped_query: torch.Tensor) -> torch.Tensor:
     return grouped_query.transpose(1, 2).reshape(grouped_query.shape[0], -1, grouped_query.shape[-1])
 
 
-def attend_to_keys(
+def compute_unnormalized_attention(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
@@ -73,13 +73,17 @@ def attend_to_keys(
     kv_heads, rows, _ = query.shape
     step = max(max_scores_in_memory(query) // (kv_heads * keys.shape[1]), 64)
     if rows <= step:
-        return _attend_chunk(scaling, query, keys, values, first_positions, end_positions)
+        return _compute_unnormalized_attention_chunk(
+            scaling, query, keys, values, first_positions, end_positions
+        )
     out = torch.empty_like(query, dtype=torch.float32)
     top, total = (torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2))
     for start in range(0, rows, step):
         at = slice(start, start + step)
         ends = (None if some is None else some[at] for some in (first_positions, end_positions))
-        out[:, at], top[:, at], total[:, at] = _attend_chunk(scaling, query[:, at], keys, values, *ends)
+        out[:, at], top[:, at], total[:, at] = _compute_unnormalized_attention_chunk(
+            scaling, query[:, at], keys, values, *ends
+        )
     return out, top, total
 
 
@@ -101,7 +105,9 @@ def attend_to_unshared_keys(
     return weighted.view(shape), top, scores.sum(dim=-1)
 
 
-def build_sink_term(sinks: torch.Tensor, shape: tuple[int, int, int], head_dim: int) -> AttentionTerm:
+def build_attention_sink_term(
+    sinks: torch.Tensor, shape: tuple[int, int, int], head_dim: int
+) -> AttentionTerm:
     """Return attention sinks as a term that adds to the softmax sum but not to the output.
 
     shape: [T, KVH, G].
@@ -128,7 +134,7 @@ def merge_partial_results(partial_results: list[AttentionTerm], dtype: torch.dty
     return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
-def merge_by_log_sums(
+def merge_attention_by_log_sums(
     partial_outputs: list[torch.Tensor], log_sums: list[torch.Tensor], dtype: torch.dtype
 ) -> torch.Tensor:
     """Merge normalized partial outputs [T, KVH, G, D], using their log-sums [T, KVH, G].
@@ -147,7 +153,7 @@ def max_scores_in_memory(tensor: torch.Tensor) -> int:
     return SCORES.get(tensor.device.type, SCORES["cpu"])
 
 
-def _attend_chunk(
+def _compute_unnormalized_attention_chunk(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first_positions: torch.Tensor | None, end_positions: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
@@ -184,7 +190,7 @@ def batched_matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
     return torch.bmm(left.float(), right.float())
 
 
-def pad_heads(
+def pad_heads_to_kv_store_shape(
     kv_spec: KvCacheSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> list[torch.Tensor]:
     """Repeat heads and pad them with zeros to the KV store's number and width of heads.

@@ -18,7 +18,7 @@ from functools import cache, partial
 import torch
 
 from runner_base.notes import Note, note
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kernels.native import Kernels, get_optional_tensor_address
@@ -31,12 +31,12 @@ from runner_engine.matmul import (
     BackendNaming,
     BackendTimings,
     build_tile_batch_size_note,
-    describe_decision,
+    describe_backend_decision,
     find_fastest_backend,
     load_or_measure_timings,
     read_forced_backend,
     select_backend,
-    time_alternating,
+    time_backends_alternately,
 )
 from runner_engine.settings.kv_cache import KvCache
 
@@ -73,7 +73,7 @@ class SharedKeyRange:
     causal: bool = False  # each token sees one place more than the one before
 
 
-def attend_shared_keys(
+def run_shared_key_attention_kernel(
     kernels: Kernels, kv_spec: KvCacheSpec, scaling: Scaling, layer: int, query: torch.Tensor,
     token_indices: torch.Tensor | None, num_tokens: int, key_range: SharedKeyRange,
     first_positions: torch.Tensor | None,
@@ -134,10 +134,10 @@ def choose_shared_attention_backend(kv_spec: KvCacheSpec, kernels: Kernels | Non
     by_tiles = BackendCandidate(
         SharedAttentionBackend.tiles,
         find_tiled_kernel_problem(kv_spec, kernels),
-        lambda: compare_tile_attention(kv_spec.group, kv_spec.dim, kv_spec.kv_cache, kernels),
+        lambda: compare_tiled_and_vector_attention(kv_spec.group, kv_spec.dim, kv_spec.kv_cache, kernels),
     )
     contest = BackendBenchmark(
-        lambda _: _get_cached_timings(kv_spec, kernels),
+        lambda _: _load_or_measure_attention_timings(kv_spec, kernels),
         # tiles that are faster by less than TIE do not take the place of vectors
         lambda took: find_fastest_backend(took, IN_ORDER, PASSES, lambda *_: 1 / TIE, MOST_TILE_ROWS),
         FEWEST_TILE_ROWS,
@@ -149,7 +149,7 @@ def choose_shared_attention_backend(kv_spec: KvCacheSpec, kernels: Kernels | Non
         SharedAttentionBackend.tiles: lambda tile_rows: build_tile_batch_size_note(tile_rows, vectors),
         SharedAttentionBackend.vectors: lambda _: note("attention_by_vectors", vectors=vectors),
     }
-    return describe_decision(decision, BackendNaming(named, FORCED, is_attention=True))
+    return describe_backend_decision(decision, BackendNaming(named, FORCED, is_attention=True))
 
 
 def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | None:
@@ -160,7 +160,7 @@ def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | 
     return kernels.tiles_problem
 
 
-def _get_cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTimings | None:
+def _load_or_measure_attention_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTimings | None:
     """Return the seconds that each backend takes, from the user cache if possible.
 
     Measured with one KV head. None if timings cannot be cached.
@@ -184,7 +184,7 @@ def _get_cached_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTiming
             name: partial(_attend_all_tokens, kernels, replace(alone, attention_tile_rows=tile_rows), places)
             for name, tile_rows in ways.items()
         }
-        return time_alternating(calls, inputs, deadline)
+        return time_backends_alternately(calls, inputs, deadline)
 
     known = load_or_measure_timings([key], list(ways), ROWS, kernels, measure, MAX_SECONDS)
     return None if known is None else {way: {count: known[key][way][count] for count in ROWS} for way in ways}
@@ -194,7 +194,9 @@ def _attend_all_tokens(
     kernels: Kernels, kv_spec: KvCacheSpec, key_range: SharedKeyRange, query: torch.Tensor
 ) -> AttentionTerm:
     scaling = Scaling(kv_spec.dim**-0.5, 0.0)
-    return attend_shared_keys(kernels, kv_spec, scaling, 0, query, None, query.shape[1], key_range, None)
+    return run_shared_key_attention_kernel(
+        kernels, kv_spec, scaling, 0, query, None, query.shape[1], key_range, None
+    )
 
 
 def _create_random_keys(
@@ -213,7 +215,7 @@ def _create_random_keys(
 
 
 @cache
-def compare_tile_attention(
+def compare_tiled_and_vector_attention(
     group_size: int, head_dim: int, kv_cache: KvCache, kernels: Kernels
 ) -> Note | None:
     """Compare the tiled kernel with the vector kernel on random keys.
@@ -239,7 +241,9 @@ def compare_tile_attention(
         places = replace(whole, sees=TRIAL_KEYS - TRIAL_TOKENS + 1, causal=True) if is_causal else whole
         scaling = Scaling(head_dim**-0.5, cap)
         found, expected = (
-            attend_shared_keys(kernels, way, scaling, 0, query, None, TRIAL_TOKENS, places, first)
+            run_shared_key_attention_kernel(
+                kernels, way, scaling, 0, query, None, TRIAL_TOKENS, places, first
+            )
             for way in (by_tiles, heads)
         )
         if not (off := _compute_max_relative_difference(found, expected)) <= ALLOWED:
@@ -247,7 +251,7 @@ def compare_tile_attention(
         for at in range(0, TRIAL_TOKENS, 6):
             seen = replace(places, sees=places.sees + at, causal=False) if is_causal else places
             begin = None if first is None else first[at : at + 1]
-            alone = attend_shared_keys(
+            alone = run_shared_key_attention_kernel(
                 kernels, by_tiles, scaling, 0, query, torch.tensor([at]), 1, seen, begin
             )
             rows = slice(at * group_size, (at + 1) * group_size)
@@ -255,10 +259,10 @@ def compare_tile_attention(
                 return note("attention_bits_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS)
     if heads.is_quantized:
         return None
-    return _compare_unshared_attention(kernels, heads, whole, query.transpose(0, 1).contiguous())
+    return _compare_tiled_unshared_attention(kernels, heads, whole, query.transpose(0, 1).contiguous())
 
 
-def _compare_unshared_attention(
+def _compare_tiled_unshared_attention(
     kernels: Kernels, kv_spec: KvCacheSpec, key_range: SharedKeyRange, query: torch.Tensor
 ) -> Note | None:
     """Compare the tiled and the vector kernel on unshared keys.
@@ -271,7 +275,9 @@ def _compare_unshared_attention(
     for first, cap in ((None, 0.0), (seen // 3, 2.0)):
         places = OwnKeyRanges(key_range.store, torch.zeros_like(seen), seen, first)
         by_tiles, by_vectors = (
-            attend_unshared_keys(kernels, way, Scaling(kv_spec.dim**-0.5, cap), 0, query, places).float()
+            run_unshared_key_attention_kernel(
+                kernels, way, Scaling(kv_spec.dim**-0.5, cap), 0, query, places
+            ).float()
             for way in (replace(kv_spec, attention_tile_rows=1), kv_spec)
         )
         off = float((by_tiles - by_vectors).abs().max() / by_vectors.abs().max())

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_file import is_gguf_file as is_gguf_file
     from runner_engine.checkpoints.gguf_file import is_supported_architecture as is_supported_architecture
     from runner_engine.checkpoints.gguf_file import read_gguf_header as read_gguf_header
-    from runner_engine.checkpoints.linear_layers import find_block_number_index as find_block_number_index
+    from runner_engine.checkpoints.linear_layers import (
+        find_block_number_path_index as find_block_number_path_index,
+    )
     from runner_engine.checkpoints.linear_layers import get_block_path as get_block_path
     from runner_engine.checkpoints.locating import locate_config_folder as locate_config_folder
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     )
     from runner_engine.checkpoints.pass_memory import compute_max_sequences as compute_max_sequences
     from runner_engine.checkpoints.random_weights import SHAPES_DIR as SHAPES_DIR
-    from runner_engine.checkpoints.random_weights import list_random_tensors as list_random_tensors
+    from runner_engine.checkpoints.random_weights import (
+        list_random_checkpoint_tensors as list_random_checkpoint_tensors,
+    )
     from runner_engine.checkpoints.resolved_model import count_weight_file_nbytes as count_weight_file_nbytes
     from runner_engine.checkpoints.resolved_model import read_model_config as read_model_config
     from runner_engine.checkpoints.resolved_model import read_tensor_headers as read_tensor_headers
-    from runner_engine.checkpoints.resolved_model import share_model_files as share_model_files
+    from runner_engine.checkpoints.resolved_model import (
+        share_model_files_between_jobs as share_model_files_between_jobs,
+    )
     from runner_engine.checkpoints.unknown_model import build_unknown_load_error as build_unknown_load_error
     from runner_engine.checkpoints.unknown_model import is_bare_model_name as is_bare_model_name
     from runner_engine.checkpoints.weight_files import DTYPE_BITS as DTYPE_BITS
@@ -65,11 +71,11 @@ PLACES = {
     "read_tensor_headers": "resolved_model",  # the tensors of a checkpoint or adapter, as its headers describe them
     "count_weight_file_nbytes": "resolved_model",  # the bytes of the weight files that a load reads
     "locate_config_folder": "locating",  # a folder with a model's config.json; nothing else is fetched
-    "share_model_files": "resolved_model",  # a context in which jobs of the same model read its files once
+    "share_model_files_between_jobs": "resolved_model",  # a context in which jobs of the same model read its files once
     "is_bare_model_name": "unknown_model",  # whether a name can only be a choice, or a model of a server
     "build_unknown_load_error": "unknown_model",  # the error for such a name where something must be loaded
     "SHAPES_DIR": "random_weights",  # the config.json files of well-known models
-    "list_random_tensors": "random_weights",  # the tensors of a model of such a shape
+    "list_random_checkpoint_tensors": "random_weights",  # the tensors of a model of such a shape
     # what it will need
     "compute_max_sequences": "pass_memory",  # how many rows may decode at once
     "compute_max_queued_distributions": "pass_memory",  # limit of distributions that wait for another model
@@ -77,7 +83,7 @@ PLACES = {
     "PREFILL_TOKENS": "pass_memory",  # the tokens of prompts that one pass reads, by device
     "compute_weight_nbytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
     "get_block_path": "linear_layers",  # the path of the block that a layer belongs to
-    "find_block_number_index": "linear_layers",  # which part of a layer's path is the number of its block
+    "find_block_number_path_index": "linear_layers",  # which part of a layer's path is the number of its block
 }
 __all__ = [*PLACES]
 

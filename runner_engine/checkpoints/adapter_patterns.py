@@ -107,17 +107,17 @@ def _iter_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
 def _has_catastrophic_backtracking(pattern: str) -> bool:
     """Whether a regular expression has nested repeats, which can take exponential time to match."""
     try:
-        return _has_nested_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
+        return _has_nested_regex_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
     except (re.error, OverflowError, RecursionError):
         return False
 
 
-def _has_nested_repeat(node: Any, is_repeated: bool) -> bool:
+def _has_nested_regex_repeat(node: Any, is_repeated: bool) -> bool:
     if type(node).__name__ == "SubPattern":
-        return any(_has_nested_repeat(item, is_repeated) for item in node)
+        return any(_has_nested_regex_repeat(item, is_repeated) for item in node)
     if not isinstance(node, tuple | list):
         return False
     is_repeat = len(node) == 2 and str(node[0]) in REPEATS
     if is_repeat and is_repeated:
         return True
-    return any(_has_nested_repeat(item, is_repeated or is_repeat) for item in node)
+    return any(_has_nested_regex_repeat(item, is_repeated or is_repeat) for item in node)

@@ -65,7 +65,7 @@ def check_adapter_shapes(files: ModelFiles) -> None:
             )
 
 
-def check_expert_adapter(files: ModelFiles, quantization_mix: QuantizationMix) -> None:
+def check_adapter_allows_separate_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> None:
     folder = files.adapter
     if (
         folder is None

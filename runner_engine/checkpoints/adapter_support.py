@@ -69,13 +69,13 @@ def check_adapter_support(resolved: ResolvedModel) -> None:
     check_adapter_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
     check_adapter_patterns(settings, [tensor.name for tensor in files.tensors], label)
     if isinstance(lora, NamedAdapter):
-        _check_multi_adapter(files.adapter, settings, label)
-    _check_quantized_base(resolved, settings, label)
+        _check_adapter_can_share_base(files.adapter, settings, label)
+    _check_adapter_supports_quantized_base(resolved, settings, label)
     if lora.merge:
-        _check_tied_weights(files, label)
+        _check_merge_keeps_tied_weights(files, label)
 
 
-def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: str) -> None:
+def _check_adapter_can_share_base(folder: Path, adapter_config: dict[str, Any], label: str) -> None:
     """Raise ConfigError if an adapter cannot share its base model with other adapters.
 
     Only adapters that change nothing but linear layers can share a base model.
@@ -111,7 +111,9 @@ def is_layer_applied_to_every_token(layer_path: str) -> bool:
     return not is_head and not EXPERT.search(f"{layer_path}.")
 
 
-def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any], label: str) -> None:
+def _check_adapter_supports_quantized_base(
+    resolved: ResolvedModel, adapter_config: dict[str, Any], label: str
+) -> None:
     held = [choice for choice in resolved.quantization_mix.quantizing_configs if choice.packed]
     if not held or resolved.spec.lora.merges_adapter:
         return
@@ -155,7 +157,7 @@ def _are_all_expert_parameters(parameter_names: list[Any]) -> bool:
     return all(isinstance(name, str) and "experts." in name for name in parameter_names)
 
 
-def _check_tied_weights(files: ModelFiles, label: str) -> None:
+def _check_merge_keeps_tied_weights(files: ModelFiles, label: str) -> None:
     """Raise ConfigError if a merge would change a weight that the embedding and the head share."""
     names = [tensor.name for tensor in files.tensors]
     if not names or any(name.endswith(HEADS) for name in names):

@@ -210,7 +210,7 @@ def iter_safetensors_file(
         hashes[tensor.name] = digest.format_digest()
 
 
-def write_with_digest(
+def write_file_atomically_with_digest(
     target: Path, pieces: Pieces, algorithm: str, expected_digest: str | None = None, durable: bool = False
 ) -> str:
     """Write a file atomically and return its digest.
@@ -247,7 +247,9 @@ def write_file_atomically(
 ) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
-    return write_with_digest(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
+    return write_file_atomically_with_digest(target, pieces, "sha256", expected, durable=durable).partition(
+        ":"
+    )[2]
 
 
 def write_json_atomically(target: Path, content: object, durable: bool = True) -> str:
@@ -293,7 +295,7 @@ def check_user_disk_space(folder: Path, required_bytes: int, description: str, f
         )
 
 
-def list_folder_names(folder: Path, config_key: str) -> list[str]:
+def list_file_names_in_folder(folder: Path, config_key: str) -> list[str]:
     """Return the sorted names of the files in a folder. A missing folder counts as empty.
 
     Raises ConfigError if the path is a file.

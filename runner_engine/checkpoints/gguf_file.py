@@ -190,7 +190,7 @@ def can_keep_blocks(header: GgufHeader) -> bool:
 
 def list_in_memory_tensors(header: GgufHeader) -> list[TensorLocation]:
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
-    return [kept.get(tensor.name, tensor) for tensor in list_dequantized_tensors(header)]
+    return [kept.get(tensor.name, tensor) for tensor in list_tensors_as_dequantized(header)]
 
 
 def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
@@ -202,7 +202,7 @@ def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
     return math.prod(experts) * math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
 
 
-def list_dequantized_tensors(header: GgufHeader) -> list[TensorLocation]:
+def list_tensors_as_dequantized(header: GgufHeader) -> list[TensorLocation]:
     """List the tensors as if dequantized to float32, the form in which transformers loads them."""
     weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
     return [replace(tensor, dtype="F32", nbytes=4 * tensor.num_elements) for tensor in weights]
@@ -243,7 +243,7 @@ class _HeaderReader:
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
 
-    def add_to_value_count(self, num_values: int, path: Path) -> None:
+    def count_and_limit_header_values(self, num_values: int, path: Path) -> None:
         """Add to the number of header entries read so far. Raises DataError if it exceeds the limit."""
         self.values_left -= num_values
         if self.values_left < 0:
@@ -293,7 +293,7 @@ class _HeaderReader:
             )
         inner, count = self.read_scalar("I"), self.read_scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
-            self.add_to_value_count(count, path)
+            self.count_and_limit_header_values(count, path)
         if count <= LONG_ARRAY:
             return [self.read_value(inner, path) for _ in range(count)]
         if inner == STRING:
@@ -324,7 +324,7 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
             key=path,
             code="damaged",
         )
-    reader.add_to_value_count(pairs, path)
+    reader.count_and_limit_header_values(pairs, path)
     metadata: dict[str, Any] = {}
     arrays: dict[str, ArrayLocation] = {}
     for _ in range(pairs):

@@ -36,7 +36,7 @@ class GgufHeader:
         return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
 
     @property
-    def type_counts(self) -> str:
+    def tensor_type_counts_text(self) -> str:
         """A text with the number of tensors of each type, such as `Q8_0 ×15, F32 ×6`."""
         counts = Counter(tensor.dtype for tensor in self.tensors)
         return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())

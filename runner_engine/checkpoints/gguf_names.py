@@ -44,7 +44,7 @@ class TensorMapping:
     unused: list[str] = field(default_factory=list)  # tensors that no weight is known for
 
 
-def build_config_dict(header: GgufHeader) -> dict[str, Any]:
+def build_transformers_config_dict(header: GgufHeader) -> dict[str, Any]:
     from runner_engine.checkpoints.architectures.base import SETTINGS, count_decoder_layers
 
     known, metadata = find_architecture(header), header.metadata
@@ -83,7 +83,7 @@ def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
         is_in_block = block == "blk" and number.isdecimal()
         if is_in_block and int(number) >= layers:
             continue  # predicts further tokens
-        name = find_weight_name(known, tensor.name)
+        name = find_transformers_weight_name(known, tensor.name)
         layer = f"{known.layers}.{number}"
         if name is not None:
             places.weights.append(
@@ -104,7 +104,7 @@ def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
     return places
 
 
-def find_weight_name(architecture: Architecture, tensor_name: str) -> str | None:
+def find_transformers_weight_name(architecture: Architecture, tensor_name: str) -> str | None:
     """Return transformers' name for a .gguf tensor. None if the model has no such weight."""
     stem, _, kind = tensor_name.rpartition(".")
     if stem in architecture.whole and kind in ("weight", "bias"):

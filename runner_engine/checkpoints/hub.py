@@ -82,7 +82,7 @@ def find_hub_snapshot(
                     describe_hub_failure(error),
                 )
             return HubSnapshot(config_key, repo_id, wanted, commit, repo, ())
-        raise _build_rejection_error(cached, error) or _build_unavailable_error(
+        raise _build_hub_rejection_error(cached, error) or _build_hub_unreachable_error(
             cached, gaps, error
         ) from error
     return HubSnapshot(
@@ -103,7 +103,9 @@ def download_snapshot(snapshot: HubSnapshot) -> None:
                 meter.finished += file.size
         hub_cache.write_commit_ref(snapshot)
     except (TRANSPORT, OSError) as error:
-        raise _build_rejection_error(snapshot, error) or _build_interruption_error(snapshot, error) from error
+        raise _build_hub_rejection_error(snapshot, error) or _build_download_interruption_error(
+            snapshot, error
+        ) from error
 
 
 @lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
@@ -133,7 +135,7 @@ class _DownloadMeter:
     received: int = 0  # bytes from the network
     started: float = field(default_factory=time.perf_counter)
 
-    def add_bytes(self, position_in_file: int, num_new_bytes: int) -> None:
+    def update_download_progress(self, position_in_file: int, num_new_bytes: int) -> None:
         self.received += num_new_bytes
         rate = self.received / max(time.perf_counter() - self.started, 1e-9)
         self.bar.set_position(self.finished + position_in_file, speed=f"{rate / 1e9:.3f} GB/s")
@@ -159,7 +161,7 @@ class _PartialFile(FileIO):
         self.seek(0)
         while piece := self.read(READ_BYTES):
             self.digest.update(piece)
-        meter.add_bytes(self.tell(), 0)
+        meter.update_download_progress(self.tell(), 0)
 
     def write(self, data: Any) -> int:
         """Write all data. If the disk is full, the written part remains, and the next download
@@ -170,7 +172,7 @@ class _PartialFile(FileIO):
             count = super().write(rest) or 0
             self.digest.update(rest[:count])
             rest = rest[count:]
-        self._meter.add_bytes(self.tell(), len(data))
+        self._meter.update_download_progress(self.tell(), len(data))
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
@@ -269,7 +271,7 @@ def _check_hub_token() -> None:
         )
 
 
-def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError | None:
+def _build_hub_rejection_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError | None:
     """Return an error with a suggested fix if the hub rejected the request, otherwise None."""
     key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
@@ -302,7 +304,7 @@ def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> Confi
     return None
 
 
-def _build_unavailable_error(
+def _build_hub_unreachable_error(
     cached: HubSnapshot, missing_files: list[str], error: BaseException
 ) -> ConfigError:
     """Return the error for an unreachable hub and a model that is not completely cached."""
@@ -323,7 +325,7 @@ def _build_unavailable_error(
     )
 
 
-def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError:
+def _build_download_interruption_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError:
     key, name, code = snapshot.key, snapshot.name, error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import replace_text
+from runner_base import replace_text_file_atomically
 from runner_base.files import replace_atomically
 from runner_engine.checkpoints import file_io, model_files
 
@@ -117,7 +117,7 @@ def write_file_list(snapshot: HubSnapshot) -> None:
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    replace_text(_file_list_path(snapshot.repo, snapshot.commit), tree)
+    replace_text_file_atomically(_file_list_path(snapshot.repo, snapshot.commit), tree)
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         # a ref to an older, complete snapshot stays until the new one is complete
         write_commit_ref(snapshot)
@@ -125,7 +125,7 @@ def write_file_list(snapshot: HubSnapshot) -> None:
 
 def write_commit_ref(snapshot: HubSnapshot) -> None:
     if snapshot.revision != snapshot.commit:
-        replace_text(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
+        replace_text_file_atomically(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
 
 
 def link_file(snapshot: HubSnapshot, file: RepositoryFile, checksum: str) -> None:

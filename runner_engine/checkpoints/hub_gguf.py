@@ -27,7 +27,7 @@ class HubGgufName:
         spellings = dict.fromkeys((self.quant, self.quant.upper(), self.quant.lower()))
         return tuple(f"*{spelling}*.gguf" for spelling in spellings)
 
-    def find_file(self, folder: Path, config_key: str) -> Path:
+    def find_quantized_gguf_file(self, folder: Path, config_key: str) -> Path:
         """Return the .gguf file with this quantization, or the first part of a split file.
 
         Raises ConfigError for none or several.

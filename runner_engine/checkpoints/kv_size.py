@@ -118,7 +118,7 @@ def compute_kv_size(
     """
     kinds = derive_layer_kinds(config)
     own = kinds[: find_first_kv_sharing_layer(config)]
-    kv_heads, width = read_kv_head_shape(config)
+    kv_heads, width = read_kv_head_count_and_size(config)
     width = -(-width // head_dim_multiple) * head_dim_multiple
     in_windows = [kind.has_window for kind in own if kind.has_attention or kind.has_window]
     each = [kv_heads * compute_layer_head_nbytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
@@ -132,7 +132,7 @@ def compute_kv_size(
         window=read_sliding_window_tokens(config) or 0,
         full_bytes=sum(each) - window_bytes,
         window_bytes=window_bytes,
-        page=PAGE_BYTES // max(compute_head_nbytes(width, dtype_bytes, kv_cache.keys), 1),
+        page=PAGE_BYTES // max(compute_kv_head_nbytes_per_position(width, dtype_bytes, kv_cache.keys), 1),
         state_bytes=sum(kind.has_state for kind in kinds)
         * compute_recurrent_state_nbytes(config, dtype_bytes),
         first_bytes=2 * FIRST_TOKENS * len(in_windows) * kv_heads * width * dtype_bytes
@@ -146,12 +146,12 @@ def compute_layer_head_nbytes(
 ) -> int:
     """Return the bytes of one key and one value, for one head and position of attention layer `layer`."""
     return sum(
-        compute_head_nbytes(head_dim, dtype_bytes, numbers)
+        compute_kv_head_nbytes_per_position(head_dim, dtype_bytes, numbers)
         for numbers in kv_cache.get_layer_precisions(layer, num_layers)
     )
 
 
-def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
+def compute_kv_head_nbytes_per_position(head_dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
     """Return the bytes of the key (or the value) of one position in one head."""
     if precision is KvPrecision.int8:
         return head_dim + SCALE_BYTES
@@ -160,7 +160,7 @@ def compute_head_nbytes(head_dim: int, dtype_bytes: int, precision: KvPrecision)
     return head_dim * dtype_bytes
 
 
-def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+def read_kv_head_count_and_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of key-value heads and the head size. Both are maxima over all layers."""
     heads = _find_first_setting(config, "num_attention_heads", "n_head", default=1)
     layers = config.get("per_layer_config")

@@ -134,7 +134,7 @@ def plan_model_quantization(
     files: ModelFiles, quantization_mix: QuantizationMix, device: str
 ) -> QuantizationPlan:
     return plan_quantization(
-        files.separate_tensors,
+        files.tensors_with_split_experts,
         files.text_settings,
         quantization_mix,
         device,
@@ -144,14 +144,16 @@ def plan_model_quantization(
 
 
 def will_separate_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> bool:
-    matrices = (tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix))
+    matrices = (tensor for tensor in files.tensors_with_split_experts if isinstance(tensor, ExpertMatrix))
     return quantization_mix.quantizes and any(
         quantization_mix.select_layer_config(get_layer_path(matrix)).packed for matrix in matrices
     )
 
 
 def list_loaded_tensors(files: ModelFiles, quantization_mix: QuantizationMix) -> list[TensorLocation]:
-    return files.separate_tensors if will_separate_experts(files, quantization_mix) else files.tensors
+    return (
+        files.tensors_with_split_experts if will_separate_experts(files, quantization_mix) else files.tensors
+    )
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple
     return (second, first) if is_turned else (first, second)
 
 
-def find_block_number_index(layer_path: str) -> int:
+def find_block_number_path_index(layer_path: str) -> int:
     """Return which component of a dot-separated layer path is the block number.
 
     Raises ConfigError for a layer outside the decoder blocks.
@@ -233,7 +235,7 @@ def find_block_number_index(layer_path: str) -> int:
 
 
 def get_block_path(layer_path: str) -> str:
-    return ".".join(layer_path.split(".")[: find_block_number_index(layer_path) + 1])
+    return ".".join(layer_path.split(".")[: find_block_number_path_index(layer_path) + 1])
 
 
 def get_layer_path(tensor: TensorLocation) -> str:

@@ -56,7 +56,7 @@ def locate_model(model: LocalModelConfig) -> Path:
     ):
         key = f"{model.key}.name"
         fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.download_patterns
-        return of_hub.find_file(download_hub_model(key, *fetched), key)
+        return of_hub.find_quantized_gguf_file(download_hub_model(key, *fetched), key)
     if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
             "the folder contains .gguf files. Choose one and set quantization=gguf: "

@@ -57,7 +57,7 @@ def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
     files, lora = resolved.files, resolved.files.lora
     if lora is None or not lora.merge:
         return None
-    shapes = _list_adapted_shapes(files)
+    shapes = _list_adapted_layer_shapes(files)
     if not shapes:
         return None
     sizes = [outputs * inputs for outputs, _, inputs in shapes]
@@ -74,7 +74,7 @@ def estimate_merge_costs(resolved: ResolvedModel) -> MergeCosts | None:
     )
 
 
-def _list_adapted_shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
+def _list_adapted_layer_shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
     """Return (outputs, rank, inputs) of each layer that the adapter changes.
 
     If headers cannot be read, all square layers count as adapted.
@@ -86,7 +86,7 @@ def _list_adapted_shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
             for sides in read_adapter_shapes(files.adapter).values()
             if len(sides) == 2
         ]
-    layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
+    layers, _ = find_linear_layers(files.tensors_with_split_experts, files.text_settings, files.fuses_experts)
     square = [one.shape for one in layers.values() if len({*one.shape}) == 1]
     columns = sum(outputs + inputs for outputs, inputs in square)
     rank = files.num_adapter_parameters // columns if columns else 0

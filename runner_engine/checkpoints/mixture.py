@@ -65,7 +65,7 @@ class MixtureSize:
         )
 
 
-def measure_mixture(
+def compute_expert_mixture_size(
     config: Mapping[str, Any], tensors: Iterable[TensorLocation], stored_format: StoredFormat | None = None
 ) -> MixtureSize | None:
     """Count a mixture's parameters from its config and weight headers. None if the model has no experts."""
@@ -88,10 +88,10 @@ def measure_mixture(
     return MixtureSize(experts, min(used, experts), total, routed, in_blocks) if routed else None
 
 
-def measure_model_mixture(files: ModelFiles) -> MixtureSize | None:
+def compute_checkpoint_mixture_size(files: ModelFiles) -> MixtureSize | None:
     """Count a mixture's parameters, excluding the MTP head. None if the model has no experts."""
     tensors = exclude_mtp_head_tensors(files, files.tensors)
-    return measure_mixture(files.text_settings, tensors, files.stored_format)
+    return compute_expert_mixture_size(files.text_settings, tensors, files.stored_format)
 
 
 def count_encoded_weights(tensor: TensorLocation, stored_format: StoredFormat | None) -> int:

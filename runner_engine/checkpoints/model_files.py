@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from runner_base import replace_text
+from runner_base import replace_text_file_atomically
 from runner_base.texts import read_json_cache
 from runner_engine.checkpoints.file_io import hash_file_sha256
 
@@ -112,5 +112,5 @@ def _hash_named_files(files: dict[str, Path], cache_file: Path) -> str:
     if fresh:
         # without the cache only time is lost; an unwritable output folder is reported elsewhere
         with suppress(OSError):
-            replace_text(cache_file, json.dumps(known | fresh, indent=0))
+            replace_text_file_atomically(cache_file, json.dumps(known | fresh, indent=0))
     return total.hexdigest()

@@ -100,20 +100,20 @@ def find_mtp_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
 
 def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
     """Whether a tensor has the name prefix of the MTP head."""
-    begin = _get_head_prefix(files)
+    begin = _get_head_tensor_prefix(files)
     return begin is not None and tensor_name.startswith(begin)
 
 
 def exclude_mtp_head_tensors(
     files: ModelFiles, tensors: Iterable[TensorLocation]
 ) -> Iterator[TensorLocation]:
-    begin = _get_head_prefix(files)
+    begin = _get_head_tensor_prefix(files)
     for tensor in tensors:
         if begin is None or not tensor.name.startswith(begin):
             yield tensor
 
 
-def _get_head_prefix(files: ModelFiles) -> str | None:
+def _get_head_tensor_prefix(files: ModelFiles) -> str | None:
     """Return the prefix of the MTP head's tensor names. None if the model family has no supported head."""
     form = _find_head_naming(files)
     return None if form is None else form.get_tensor_prefix(files.text_settings)

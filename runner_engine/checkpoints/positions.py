@@ -28,7 +28,9 @@ class PositionLimits:
     made_for: float | None = None
 
 
-def compute_scaled_positions(max_positions: int, original_positions: int | None, factor: float | None) -> int:
+def compute_rope_scaled_max_positions(
+    max_positions: int, original_positions: int | None, factor: float | None
+) -> int:
     """Return the number of positions that a rope scaling supports.
 
     As in transformers, the maximum is the length after scaling if the config also names a shorter
@@ -115,4 +117,4 @@ def compute_trained_positions(config: Mapping[str, Any], rope: RopeConfig) -> fl
     is_known = (original is None or type(original) is int) and (
         factor is None or isinstance(factor, int | float)
     )
-    return float(compute_scaled_positions(maximum, original, factor)) if is_known else math.inf
+    return float(compute_rope_scaled_max_positions(maximum, original, factor)) if is_known else math.inf

@@ -78,7 +78,7 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
         raise DataError(
             f"do_sample is {truncated_repr(samples)} instead of true or false", key=path, code="damaged"
         )
-    values, sources = _create_neutral_settings(note("from_transformers"))
+    values, sources = _create_neutral_sampling_settings(note("from_transformers"))
     if not samples:
         values["temperature"] = 0.0
         sources["temperature"] = from_file
@@ -87,7 +87,7 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     for name, parameter in PARAMETERS.items():
         is_used = samples or parameter.for_greedy
         if named.get(name) is not None and is_used and name in values:
-            values[name] = _validate_setting(path, name, named[name], name)
+            values[name] = _validate_sampling_setting(path, name, named[name], name)
             sources[name] = from_file
     length = named.get("max_new_tokens")
     if length is not None and not (is_number_of_type(length, int) and length >= 1):
@@ -100,22 +100,22 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
 
 
 def _parse_gguf_settings(path: Path, metadata_by_name: Mapping[str, Any]) -> PublishedSettings:
-    values, sources = _create_neutral_settings(note("not_in_gguf"))
+    values, sources = _create_neutral_sampling_settings(note("not_in_gguf"))
     ignored = dict(metadata_by_name)
     for own_name, name in GGUF_NAMES.items():
         if own_name in metadata_by_name:
-            values[name] = _validate_setting(path, OF_GGUF + own_name, ignored.pop(own_name), name)
+            values[name] = _validate_sampling_setting(path, OF_GGUF + own_name, ignored.pop(own_name), name)
             sources[name] = note("from_file", file="the .gguf file")
     return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
 
 
-def _create_neutral_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
+def _create_neutral_sampling_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
     values = {"temperature": 1.0}
     values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return values, dict.fromkeys(values, source)
 
 
-def _validate_setting(file: Path, key: str, value: Any, name: str) -> float:
+def _validate_sampling_setting(file: Path, key: str, value: Any, name: str) -> float:
     parameter = PARAMETERS[name]
     # as llama.cpp and vLLM write it
     is_off = name == "top_k" and is_number_of_type(value, int) and value == -1
@@ -128,7 +128,9 @@ def _validate_setting(file: Path, key: str, value: Any, name: str) -> float:
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 
-def collect_publisher_notes(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
+def build_published_settings_notes(
+    generation: GenerationConfig, published: PublishedSettings | None
+) -> list[Note]:
     """Return notes on recommended settings that are unsupported, or that greedy decoding ignores."""
     if published is None:
         return []

@@ -70,7 +70,7 @@ def hash_preset(model: LocalModelConfig) -> str:
     ).hexdigest()
 
 
-def list_random_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLocation]:
+def list_random_checkpoint_tensors(config: dict[str, Any], folder: Path = Path()) -> list[TensorLocation]:
     """List the tensors of a Llama, Qwen2, Qwen3 or Mistral model, in the order of the file."""
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -95,28 +95,28 @@ def list_random_tensors(config: dict[str, Any], folder: Path = Path()) -> list[T
     return [TensorLocation(name, "BF16", size, folder, 0, 2 * math.prod(size)) for name, size in sizes]
 
 
-def get_checkpoint_folder(model: LocalModelConfig) -> Path:
+def get_random_checkpoint_folder(model: LocalModelConfig) -> Path:
     """Return the folder of the random checkpoint, which need not exist yet."""
     cache = Path(model.cache_dir or "~/.cache/runner/random_weights").expanduser().absolute()
     return cache / f"{model.shape}-{hash_preset(model)[:12]}"
 
 
-def check_random_disk_space(model: LocalModelConfig) -> None:
+def check_random_checkpoint_disk_space(model: LocalModelConfig) -> None:
     """Raise ConfigError if the disk has no space for a random checkpoint. Passes if the checkpoint exists."""
-    folder = get_checkpoint_folder(model)
+    folder = get_random_checkpoint_folder(model)
     if folder.is_dir():
         return
-    needed = sum(tensor.nbytes for tensor in list_random_tensors(read_preset_config(model)))
+    needed = sum(tensor.nbytes for tensor in list_random_checkpoint_tensors(read_preset_config(model)))
     fix = "free disk space, choose a larger disk with model.cache_dir=FOLDER, or choose a smaller model"
     check_user_disk_space(folder.parent, needed, f"a checkpoint of {model.shape} with random weights", fix)
 
 
 def ensure_random_checkpoint(model: LocalModelConfig) -> Path:
     """Return the folder of the random checkpoint. Creates the checkpoint if it does not exist."""
-    shape, folder = read_preset_config(model), get_checkpoint_folder(model)
+    shape, folder = read_preset_config(model), get_random_checkpoint_folder(model)
     if folder.is_dir():
         return folder
-    check_random_disk_space(model)
+    check_random_checkpoint_disk_space(model)
     cache = folder.parent
     create_folder(cache)
     with lock_file(cache / ".lock"):  # two jobs that need the same one make it once
@@ -127,7 +127,7 @@ def ensure_random_checkpoint(model: LocalModelConfig) -> Path:
 
 def write_random_checkpoint(config: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint with random weights atomically. An error leaves no partial folder."""
-    tensors = list_random_tensors(config)
+    tensors = list_random_checkpoint_tensors(config)
     total = sum(tensor.nbytes for tensor in tensors)
     name = (f".{folder.name}.", ".partial")
     remove_abandoned_folders(folder.parent, *name)
@@ -170,7 +170,7 @@ def _split_into_shards(tensors: list[TensorLocation]) -> list[list[TensorLocatio
 
 def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file. Norms are 1, biases are 0, and other weights are random."""
-    pool = memoryview(_generate_noise_bytes())
+    pool = memoryview(_generate_random_bfloat16_bytes())
     yield build_safetensors_header(tensors, {"format": "pt"})
     for number, tensor in enumerate(tensors):
         if tensor.name.endswith("norm.weight"):
@@ -186,7 +186,7 @@ def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iter
         progress.advance(tensor.nbytes)
 
 
-def _generate_noise_bytes() -> bytes:
+def _generate_random_bfloat16_bytes() -> bytes:
     """Return the bytes of normally distributed bfloat16 numbers, from a fixed seed."""
     import numpy as np
 

@@ -20,7 +20,7 @@ from runner_base.dtypes import resolve_dtype
 from runner_engine.checkpoints import gguf_file, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.experts import list_tensors_with_split_experts
 from runner_engine.checkpoints.file_io import hash_file_sha256
-from runner_engine.checkpoints.gguf_names import build_config_dict, splits_single_digits
+from runner_engine.checkpoints.gguf_names import build_transformers_config_dict, splits_single_digits
 from runner_engine.checkpoints.locating import download_hub_model, locate_adapter, locate_model
 from runner_engine.checkpoints.model_files import hash_model_files, list_code_repositories
 from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_model_sizes
@@ -136,13 +136,13 @@ class ModelFiles:
     def tensors(self) -> list[TensorLocation]:
         """The checkpoint's tensors. Empty if no weight file has a readable header."""
         return (
-            random_weights.list_random_tensors(self.settings)
+            random_weights.list_random_checkpoint_tensors(self.settings)
             if self.model.random_weights
             else read_tensor_headers(self.path)
         )
 
     @cached_property
-    def separate_tensors(self) -> list[TensorLocation]:
+    def tensors_with_split_experts(self) -> list[TensorLocation]:
         """The checkpoint's tensors. Each matrix of fused experts is listed separately if loading
         may separate experts.
         """
@@ -161,7 +161,7 @@ class ModelFiles:
     @cached_property
     def weight_files(self) -> tuple[str, list[Path]]:
         """Format and paths of the weight files to load. The format is empty for .gguf files."""
-        return weight_files.find_loaded_weight_files(self.path) if self.path.is_dir() else ("", [self.path])
+        return weight_files.find_weight_files_to_load(self.path) if self.path.is_dir() else ("", [self.path])
 
     @cached_property
     def adapter(self) -> Path | None:
@@ -282,7 +282,7 @@ class ResolvedModel:
 def resolve_model(spec: ModelSpec) -> ResolvedModel:
     """Find the files of a model spec.
 
-    Inside `share_model_files`, equal models and adapters share one ModelFiles object.
+    Inside `share_model_files_between_jobs`, equal models and adapters share one ModelFiles object.
     """
     shared = _shared.get()
     files = ModelFiles(spec)
@@ -292,7 +292,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
 
 
 @contextmanager
-def share_model_files() -> Iterator[None]:
+def share_model_files_between_jobs() -> Iterator[None]:
     """Context manager in which jobs with the same model and adapter read their files only once.
 
     Used to plan a grid.
@@ -323,7 +323,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
     header = gguf_file.read_gguf_header(path)
     settings = gguf_file.read_gguf_settings(header)
     if gguf_file.is_supported_architecture(header):  # what its layers are, and how many experts there are
-        known = build_config_dict(header)
+        known = build_transformers_config_dict(header)
         settings |= {
             key: gguf_file.max_over_layers(known[key]) if key in settings else known[key] for key in known
         }
@@ -374,7 +374,7 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
     listed dequantized.
     """
     if path.is_file():
-        return gguf_file.list_dequantized_tensors(gguf_file.read_gguf_header(path))
+        return gguf_file.list_tensors_as_dequantized(gguf_file.read_gguf_header(path))
     whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
     if (index := path / weight_files.INDEX).exists():  # from_pretrained prefers it, too
@@ -383,7 +383,7 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
 
 
 def count_weight_file_nbytes(path: Path) -> int:
-    files = weight_files.find_loaded_weight_files(path)[1] if path.is_dir() else [path]
+    files = weight_files.find_weight_files_to_load(path)[1] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 

@@ -201,7 +201,7 @@ def list_shard_files(index_path: Path, weight_map: dict[str, str]) -> list[Path]
     return files
 
 
-def find_loaded_weight_files(folder: Path) -> tuple[str, list[Path]]:
+def find_weight_files_to_load(folder: Path) -> tuple[str, list[Path]]:
     """Return the format and paths of the weight files that transformers loads from a folder."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():

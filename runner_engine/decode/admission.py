@@ -45,7 +45,7 @@ class Admission:
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
 
-    def add_waiting(
+    def enqueue_waiting_sequences(
         self, sequences: Sequence[TokenSequence], upcoming_prompts: Sequence[list[int]] = ()
     ) -> None:
         """Append sequences to the waiting queue.
@@ -73,11 +73,11 @@ class Admission:
             self.rows.waiting,
             bool(self.rows.reading) and self.decoder.has_kernels,
         )
-        return self.compute_max_new_sequences(
+        return self.compute_max_sequences_to_admit(
             reads_with_kernels or (bool(waiting) and self.can_join_decode_pass(waiting[0]))
         )
 
-    def compute_max_new_sequences(self, shares_decode_pass: bool) -> int:
+    def compute_max_sequences_to_admit(self, shares_decode_pass: bool) -> int:
         """Return how many waiting sequences may enter the batch.
 
         Returns 0 if they are too few to justify a prefill pass during which decoding waits.
@@ -111,7 +111,7 @@ class Admission:
 
     # ----------------------------------------------------------------------------------- which rows
 
-    def admit_waiting(
+    def admit_waiting_sequences(
         self, admitted: list[TokenSequence], max_sequences: int, max_tokens: int
     ) -> list[TokenSequence]:
         """Move sequences from the waiting queue to `admitted`.
@@ -129,7 +129,7 @@ class Admission:
                 and self.can_join_decode_pass(row) != self.can_join_decode_pass(admitted[0])
             ):
                 break
-            self.kv.find_reusable_kv(row)
+            self.kv.assign_reusable_kv(row)
             share = max_tokens - max_tokens // SHARE_OF_PIECES if reading or long else max_tokens
             left, wanted = len(row.pending_tokens) - row.kv.copied, len(row.given or ())
             is_long = left > share or wanted > self.decoder.most_scored or self._needs_short_spans(row, left)

@@ -31,7 +31,9 @@ from runner_engine.sessions import Completion, EngineStats
 TimedToken = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
 
 
-def interleave_branches(prompt_tokens: Sequence[int], branches: Sequence[Sequence[int]]) -> list[TimedToken]:
+def sort_branch_tokens_by_time(
+    prompt_tokens: Sequence[int], branches: Sequence[Sequence[int]]
+) -> list[TimedToken]:
     """Sort the tokens of a prompt and its branches by time step, then by branch number.
 
     At equal times, the main prompt comes first.
@@ -80,7 +82,7 @@ class BranchDecoder:
 
         Returns the next-token logits [k, V], one per branch.
         """
-        placed = interleave_branches(main, branches)
+        placed = sort_branch_tokens_by_time(main, branches)
         self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
         logits = self._run_forward_pass(placed)
         last = [len(main) - 1] * len(branches)  # a branch without tokens continues main
@@ -120,7 +122,7 @@ class BranchDecoder:
         times, branches, ids = torch.tensor(new_tokens, device=device).T[:, None]  # each [1, T]
         with (
             torch.inference_mode(),
-            rope_2d.require_coordinates(self.model),
+            rope_2d.require_token_coordinates(self.model),
             rope_2d.set_token_coordinates(self.model, branches, times),
         ):
             output = self.model(

@@ -35,7 +35,9 @@ class IncompatibleModel(Exception):
         self.reason = reason
 
 
-def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_recurrent_layers: int) -> list[int | None]:
+def find_max_cached_tokens_per_layer(
+    model: Any, token_ids: torch.Tensor, num_recurrent_layers: int
+) -> list[int | None]:
     """Return the maximum number of tokens in each layer's KV cache, where None means unlimited.
 
     Raises IncompatibleModel if the cache keeps other state. num_recurrent_layers: number of

@@ -17,13 +17,13 @@ from runner_base import is_out_of_memory_error, to_one_line
 from runner_base.notes import note, text_note
 from runner_engine.attention import (
     Softmax,
-    find_page_size,
+    find_kv_page_size,
     register_attention,
     use_attention,
     wrap_with_layer_counter,
 )
 from runner_engine.attention.device_attention import should_try_sdpa
-from runner_engine.decode.cache_probe import IncompatibleModel, inspect_cache_layers
+from runner_engine.decode.cache_probe import IncompatibleModel, find_max_cached_tokens_per_layer
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
@@ -42,7 +42,7 @@ from runner_engine.kv_cache import (
     UnknownWindow,
     Window,
     create_kv_store,
-    find_store_layers,
+    map_layers_to_kv_store_layers,
     record_masks,
 )
 from runner_engine.matmul import ExpertLayer, LayerWeights, disable_activation_rounding, find_unstable_layers
@@ -67,14 +67,14 @@ COUNT_BEFORE = {"llama4", "llama4_text"}
 ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
-def get_max_window_length(loaded: LoadedModel) -> float:
+def get_sliding_window_length(loaded: LoadedModel) -> float:
     """Return the size of the sliding window from the model's config, or infinity if the model has none."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
-def find_rope_stable_length(loaded: LoadedModel) -> float:
+def get_max_length_with_fixed_rope(loaded: LoadedModel) -> float:
     """Return the longest sequence length for which the model's RoPE angles stay fixed.
 
     Only `generate` of transformers supports longer sequences.
@@ -95,7 +95,7 @@ def get_logits_tolerance(loaded: LoadedModel) -> float:
     return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
 
 
-def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
+def infer_and_test_kv_cache_spec(loaded: LoadedModel) -> KvCacheSpec:
     """Inspect a model's attention, and test whether the continuous-batching scheduler can run the model.
 
     Raises IncompatibleModel if the scheduler's logits differ from the model's own.
@@ -119,8 +119,8 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
         with torch.inference_mode():
             with _make_gguf_layers_return_zeros(model):
                 mixers = create_mixers(model)
-                kept_tokens = inspect_cache_layers(model, ids[None, :2], len(mixers))
-                heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
+                kept_tokens = find_max_cached_tokens_per_layer(model, ids[None, :2], len(mixers))
+                heads = _infer_kv_cache_spec(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
             with disable_activation_rounding(model) as zeroed:
                 expected, ours = (
@@ -146,7 +146,7 @@ def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
     log.debug("mean logit error of the scheduler: %.2g standard deviations, with the KV cache %s", off, heads)
     heads = replace(heads, note=find_unstable_layers(zeroed))
     return (
-        _use_sdpa_if_equivalent(loaded, heads, ids.tolist(), compute_own_logits)
+        _enable_sdpa_if_logits_match(loaded, heads, ids.tolist(), compute_own_logits)
         if should_try_sdpa(heads.device)
         else heads
     )
@@ -181,7 +181,7 @@ def _make_gguf_layers_return_zeros(model: Any) -> Iterator[None]:
             del layer.forward
 
 
-def _use_sdpa_if_equivalent(
+def _enable_sdpa_if_logits_match(
     loaded: LoadedModel,
     kv_spec: KvCacheSpec,
     token_ids: list[int],
@@ -189,7 +189,7 @@ def _use_sdpa_if_equivalent(
 ) -> KvCacheSpec:
     """Enable SDPA attention if its logits match those of the model's original attention."""
     by_sdpa = replace(kv_spec, by_sdpa=True)
-    in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_page_size(by_sdpa))
+    in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_kv_page_size(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
             with torch.inference_mode(), disable_activation_rounding(loaded.model):
@@ -220,7 +220,7 @@ class _LayerShape:
     device: torch.device
 
 
-def _inspect_attention(
+def _infer_kv_cache_spec(
     model: Any, token_ids: torch.Tensor, cached_tokens: list[int | None], has_mixers: bool
 ) -> KvCacheSpec:
     """Return the KV cache spec of a model, including sliding windows if every layer's window is known.
@@ -257,7 +257,7 @@ def _inspect_attention(
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers and has_mixers:
         return KvCacheSpec(0, 1, 1, LANES, model.dtype, token_ids.device)
-    stores = find_store_layers([tensors[layer] for layer in sorted(tensors)])
+    stores = map_layers_to_kv_store_layers([tensors[layer] for layer in sorted(tensors)])
     if not layers:
         raise IncompatibleModel(note("attention_elsewhere"))
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
@@ -303,10 +303,10 @@ def _compute_scheduler_test_logits(model: Any, kv_spec: KvCacheSpec, token_ids: 
     own = create_kv_store(kv_spec, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
     read = forward.run_token_spans(own, [TokenSpan(row, 0, row.pending_tokens)])
     row.kv.places, row.tokens = SUFFIX, token_ids[-1:]
-    return torch.cat((read, forward.step(own, [row], forward.build_prefix_uses([row])))).float()
+    return torch.cat((read, forward.step(own, [row], forward.list_shared_prefixes([row])))).float()
 
 
-def probe_fused_forward(
+def build_and_verify_fused_forward(
     loaded: LoadedModel,
     kv_spec: KvCacheSpec,
     packed_layers: Mapping[nn.Module, LayerWeights],
@@ -323,7 +323,7 @@ def probe_fused_forward(
     forward = Forward(loaded.model, kv_spec)
     if forward.kernels is None:
         return None
-    room = int(min(loaded.metrics["max_positions"], find_rope_stable_length(loaded)))
+    room = int(min(loaded.metrics["max_positions"], get_max_length_with_fixed_rope(loaded)))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
@@ -339,7 +339,9 @@ def probe_fused_forward(
             # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
             off = compute_max_logit_error(_compute_test_logits(forward, ids), expected, of_tokens)
-            if not off <= allowed and (is_exact or not _has_only_rounding_noise(forward, ids, fused)):
+            if not off <= allowed and (
+                is_exact or not _is_fused_error_within_rounding_noise(forward, ids, fused)
+            ):
                 raise NotFusable(f"the fused forward pass has a logit error of {off:.2g} standard deviations")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
@@ -348,7 +350,9 @@ def probe_fused_forward(
     return fused
 
 
-def _has_only_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+def _is_fused_error_within_rounding_noise(
+    forward: Forward, token_ids: list[int], fused_forward: FusedForward
+) -> bool:
     """Whether rounding explains the logit error of the fused forward pass.
 
     The error must not exceed the effect of random changes in the last bits of layer outputs.
@@ -362,10 +366,12 @@ def _has_only_rounding_noise(forward: Forward, token_ids: list[int], fused_forwa
     is_near = is_within_rounding_noise(
         forward.model, _compute_test_logits(forward, token_ids), compute_own_logits, COARSE
     )
-    return is_near or _is_error_within_split_noise(forward, token_ids, fused_forward)
+    return is_near or _is_error_within_prompt_split_noise(forward, token_ids, fused_forward)
 
 
-def _is_error_within_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+def _is_error_within_prompt_split_noise(
+    forward: Forward, token_ids: list[int], fused_forward: FusedForward
+) -> bool:
     """Whether the fused pass's logit error is as small as the error from splitting the prompt differently.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few
@@ -418,7 +424,7 @@ def _compute_test_logits(forward: Forward, token_ids: list[int], prefix_length: 
     read = forward.run_token_spans(own, pieces)
     for row in rows:
         row.kv.places, row.tokens = len(row.pending_tokens), token_ids[-1:]
-    return torch.cat((read, forward.step(own, rows, forward.build_prefix_uses(rows))))
+    return torch.cat((read, forward.step(own, rows, forward.list_shared_prefixes(rows))))
 
 
 def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
@@ -436,7 +442,7 @@ def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
     alone = []
     for token in ids[SUFFIX:]:
         row.tokens.append(token)
-        alone.append(trial.step(own, [row], trial.build_prefix_uses([row])))
+        alone.append(trial.step(own, [row], trial.list_shared_prefixes([row])))
         row.kv.places += 1
     together = trial.run_token_spans(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
     return torch.equal(torch.cat(alone), together)

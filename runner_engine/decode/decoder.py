@@ -111,7 +111,7 @@ class Decoder:
         `shares_decode_pass`, from the step that has begun. Sequences whose prompts end here
         become active.
         """
-        self.catch_up_states(kv_store, decoding_sequences)
+        self.update_lagging_recurrent_states(kv_store, decoding_sequences)
         steps = [
             TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
             for slot, row in enumerate(decoding_sequences)
@@ -158,17 +158,17 @@ class Decoder:
             )
             self.speculation.record_step(len(new))
             return new
-        self.catch_up_states(kv_store, sequences)
+        self.update_lagging_recurrent_states(kv_store, sequences)
         logits = self.ahead.get_step_logits(kv_store, sequences, prefilling_sequences)
         self.stopping.constrain_logits(logits, sequences)
         picked = self.sampler.sample(logits)
         del logits  # the next step needs memory for its own
         self._advance_positions(kv_store, sequences)
-        tokens = self.ahead.read_tokens(picked, kv_store, sequences, prefilling_sequences)
+        tokens = self.ahead.copy_sampled_tokens_to_host(picked, kv_store, sequences, prefilling_sequences)
         self.speculation.record_step(None)
         return list(zip(sequences, tokens, strict=True))
 
-    def catch_up_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
+    def update_lagging_recurrent_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
         """Run the model until the recurrent states of each sequence cover all tokens except the last.
 
         States lag further behind after rejected draft tokens.

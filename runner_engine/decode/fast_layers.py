@@ -23,7 +23,7 @@ from runner_engine.decode.norms import find_rms_norms, replace_norm_if_equivalen
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
-from runner_engine.kv_cache import KvCacheSpec, select_attention_kernels
+from runner_engine.kv_cache import KvCacheSpec, get_attention_kernels_if_supported
 from runner_engine.matmul import (
     OWN,
     BackendChoice,
@@ -35,8 +35,8 @@ from runner_engine.matmul import (
     PlainPackedWeights,
     QuantizedLayers,
     build_packed_matmul,
+    choose_backend_for_unpacked_weights,
     choose_int8_backend,
-    choose_unpacking_backend,
     choose_unquantized_backend,
     find_onednn_problem,
     find_unquantized_layers,
@@ -82,7 +82,7 @@ class FastLayers:
                 self._replace_forward(layer, packed, mapped)
             elif choice.is_free:
                 unpacked.add(layer.weight.dtype)
-        self._share_embedding_weights(model, mapped)
+        self._read_embeddings_from_packed_lm_head(model, mapped)
         self.notes += [choice.note for choice in matmul_choices.values() if choice.note]
         self.notes += [
             note("slow_products", dtype=str(dtype).removeprefix("torch."), problem=problem)
@@ -93,13 +93,13 @@ class FastLayers:
         self.layers += self.quantized.replaced_layers
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
-            self._free_heap_before_forward(layer)
+            self._wrap_forward_with_heap_release(layer)
         tile_rows = {
             dtype: choice.tile_rows
             for dtype, choice in matmul_choices.items()
             if choice.way == MatmulBackend.tiles
         }
-        self.experts = GroupedExperts.install_in_model(model, kernels, self.packed_weights, tile_rows)
+        self.experts = GroupedExperts.replace_expert_layers(model, kernels, self.packed_weights, tile_rows)
         self.notes += self.experts.notes
         if kernels is not None:
             norms = [layer for layer in find_rms_norms(model) if _is_supported_norm(layer)]
@@ -133,7 +133,7 @@ class FastLayers:
         self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.release_pages(layer.weight.data_ptr(), layer.weight.nbytes)
 
-    def _share_embedding_weights(self, model: nn.Module, mapped: MappedFiles) -> None:
+    def _read_embeddings_from_packed_lm_head(self, model: nn.Module, mapped: MappedFiles) -> None:
         """Make embeddings read from the packed lm_head if both share the same weights.
 
         Otherwise the checkpoint's released memory pages would return to memory token by token.
@@ -146,10 +146,10 @@ class FastLayers:
             weight, panels = table.weight, heads.get(table.weight.data_ptr())
             is_in_file = weight.nbytes >= SHARED_BYTES and mapped.is_mapped_address(weight.data_ptr())
             if panels is not None and is_in_file and table.max_norm is None:
-                table.forward = panels.select_outputs  # type: ignore[method-assign,assignment]
+                table.forward = panels.select_output_weights  # type: ignore[method-assign,assignment]
                 self.layers.append(table)
 
-    def _free_heap_before_forward(self, layer: nn.Linear) -> None:
+    def _wrap_forward_with_heap_release(self, layer: nn.Linear) -> None:
         own, heap = layer.forward, self.heap
 
         def forward(activations: torch.Tensor) -> torch.Tensor:
@@ -199,9 +199,9 @@ def describe_backends(
     if choice := matmul_choices.get(kv_spec.dtype):
         ways["products"] = choice.fact
     if kv_spec.device.type == "cpu":
-        of_bytes = choose_int8_backend(model, select_attention_kernels(kv_spec))
+        of_bytes = choose_int8_backend(model, get_attention_kernels_if_supported(kv_spec))
         ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-        unpacked = choose_unpacking_backend(model, select_attention_kernels(kv_spec))
+        unpacked = choose_backend_for_unpacked_weights(model, get_attention_kernels_if_supported(kv_spec))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
     return ways | ({} if attention_choice is None else {"shared_attention": attention_choice.fact})
 

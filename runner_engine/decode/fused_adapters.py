@@ -27,13 +27,13 @@ class FusedAdapters:
 
     def __init__(self, model: Any) -> None:
         # None where all rows have the same adapter, or none
-        self.rows = multi_adapter.find_token_adapters(model)
+        self.rows = multi_adapter.find_per_token_adapter_selector(model)
         self._most_rank = self._layers = 0
         self._seen = set[nn.Module]()
         self._kept: list[Any] = []  # what C has the addresses of
         self._of_pass: Any = None
 
-    def attach_adapters(self, layer: Any, matrix: Matrix) -> Matrix:
+    def attach_adapters_to_matrix(self, layer: Any, matrix: Matrix) -> Matrix:
         own = find_unmerged_lora(layer)
         if own is None:
             return matrix

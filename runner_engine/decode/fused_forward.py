@@ -302,7 +302,7 @@ class _WindowStarts:
         begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
         return (first_positions - begin).clamp_(min=0)
 
-    def build_prefix_table(self, prefix_use: PrefixUse) -> int:
+    def build_prefix_window_start_table(self, prefix_use: PrefixUse) -> int:
         """Return the address of a C table with the first shared-prefix position that each token attends to.
 
         The table has one entry per sliding window.
@@ -341,7 +341,16 @@ def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _Wind
         row_of = native.get_tensor_address(use.row_of, torch.int32, num_tokens)
         keys = use.kv.store.address_table[0].data_ptr()
         parts.append(
-            SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.build_prefix_table(use))
+            SharedPart(
+                keys,
+                use.kv.length,
+                0,
+                chosen,
+                0,
+                use.count,
+                row_of,
+                windows.build_prefix_window_start_table(use),
+            )
         )
     for span, rows in zip(layout.spans, layout.span_token_indices, strict=True):
         arena, row_of = (

@@ -54,7 +54,7 @@ from runner_engine.matmul import (
 from runner_engine.models.lora.unmerged import find_unmerged_lora, has_hooks_besides_adapter
 from runner_engine.recurrent import MixerParts
 
-__all__ = ["FusedWeights", "NotFusable", "check_fusable"]
+__all__ = ["FusedWeights", "NotFusable", "check_fused_forward_support"]
 
 NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
@@ -83,7 +83,7 @@ class FusedWeights:
         self.is_quantized = False  # some of its layers
         self.is_by_row = True  # a row's sums do not depend on other rows; unknown of an MLP's own module
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
-        check_fusable(model, kv_spec, kernels)
+        check_fused_forward_support(model, kv_spec, kernels)
         self.adapters = FusedAdapters(model)
         layout = describe_model(model, kv_spec)
         self.tables, self.rotation = layout.tables, layout.rotation
@@ -112,7 +112,7 @@ class FusedWeights:
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _get_uniform_setting(attending, "has_gates")
+        self.has_query_gates = _get_common_attention_setting(attending, "has_gates")
         self.query_scale = layout.query_scale
         self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
@@ -143,7 +143,7 @@ class FusedWeights:
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_get_uniform_setting(attending, "has_heads_together"),
+            has_heads_together=_get_common_attention_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
             embedding_scale=self._compute_embedding_scale(layout),
             residual_scale=layout.residual_scale,
@@ -171,12 +171,12 @@ class FusedWeights:
             norm_mid=norms[2],
             after_mlp=norms[3],
             is_parallel=layer.is_parallel,
-            beside=self._build_parallel_mixer(layer_index, layer),
+            beside=self._build_parallel_mixer_struct(layer_index, layer),
             **self._build_mlp_fields(layer_index, layer),
             **before,
         )
 
-    def _build_parallel_mixer(self, layer_index: int, layer: LayerLayout) -> int | None:
+    def _build_parallel_mixer_struct(self, layer_index: int, layer: LayerLayout) -> int | None:
         """Build the C structure of a recurrent mixer that runs parallel to attention, and return its address.
 
         Returns None without one.
@@ -250,7 +250,7 @@ class FusedWeights:
             "qkv_count": len(qkv),
             "qkv": self._build_input_matrices(qkv),
             "out": self._build_matrix_struct(attention.out, found, hidden),
-            "kv": heads.kernel_layers[kv_layer],
+            "kv": heads.layer_formats_for_kernels[kv_layer],
         }
 
     def _build_input_matrices(self, matrices: list[Matrix]) -> Any:
@@ -314,7 +314,7 @@ class FusedWeights:
         self.is_quantized |= WeightFormat(weights.matrix.kind).needs_workspace
         if weights.matrix.kind == WeightFormat.row_int8 and weights.matrix.threshold:
             self.is_by_row = False  # the outliers of one row count for all rows
-        return self.adapters.attach_adapters(layer, weights.matrix)
+        return self.adapters.attach_adapters_to_matrix(layer, weights.matrix)
 
     def _get_embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
         """Return the address of the embedding table, and whether this table is also the packed lm_head.
@@ -381,7 +381,7 @@ class FusedWeights:
         return native.get_tensor_address(self._kept[-1], self.heads.dtype, *shape)
 
 
-def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
+def check_fused_forward_support(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
     """Raise NotFusable if the CPU or the hooks on layers rule out the fused forward pass."""
     if not kernels.has_function("fused_forward", kv_spec.dtype):
         raise NotFusable(f"the C kernels do not support {kv_spec.dtype} on this processor")
@@ -389,7 +389,7 @@ def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> 
         raise NotFusable("its layers have hooks")
 
 
-def _get_uniform_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
+def _get_common_attention_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
     """Return the value of a boolean setting that all attention layers share.
 
     Raises NotFusable if they differ.

@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from runner_base import signals
-from runner_engine.decode.compat_probe import find_rope_stable_length
+from runner_engine.decode.compat_probe import get_max_length_with_fixed_rope
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping, create_sampler, score_tokens
 from runner_engine.memory import MemoryGuard, record_activation_peak, record_cache_peak
@@ -69,7 +69,7 @@ class GenerateBatch:
             return torch.tensor([at not in self.alive for at in range(self.width)], device=token_ids.device)
 
         if (
-            find_rope_stable_length(self.loaded) < math.inf
+            get_max_length_with_fixed_rope(self.loaded) < math.inf
         ):  # a short pass: the embedding forgets the longest row so far
             with torch.inference_mode():
                 self.loaded.model(

@@ -154,7 +154,7 @@ class KvBudget:
 
     # ----------------------------------------------------------------------------- rows come and go
 
-    def find_reusable_kv(self, sequence: TokenSequence) -> None:
+    def assign_reusable_kv(self, sequence: TokenSequence) -> None:
         sequence.kv.blocks, sequence.kv.copied = [], 0
         if sequence.request.recurring and sequence.given is None and not self.heads.states:
             self.prompts.assign_cached_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
@@ -224,7 +224,7 @@ class KvBudget:
             max(expected_sequences, len(sequences)),
         )
 
-    def initialize_slots(self, admitted: Sequence[tuple[int, TokenSequence]]) -> None:
+    def copy_cached_kv_into_slots(self, admitted: Sequence[tuple[int, TokenSequence]]) -> None:
         """Copy cached keys, values and recurrent states into the slots of admitted sequences."""
         assert self.own is not None
         self.prefixes.copy_prefixes([(slot, row.kv) for slot, row in admitted], self.own)
@@ -237,7 +237,7 @@ class KvBudget:
             row.kv.places = row.kv.copied
             self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
 
-    def grow_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
+    def grow_kv_store_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
         """Return the KV store, enlarged if one more token per sequence would not fit."""
         assert self.own is not None
         self.own.ensure_capacity(
@@ -255,11 +255,11 @@ class KvBudget:
         if states is not None and states.read[slot] != sequence.kv.num_shared_tokens + sequence.kv.places:
             return  # it stands for guessed tokens behind the row's end
         if sequence.request.keep or (sequence.request.recurring and has_states):
-            self.conversations.store_sequence(
+            self.conversations.cache_sequence_kv(
                 sequence.prompt + sequence.tokens, sequence.kv, self.own, slot, self.tokens
             )
         if sequence.request.recurring and not has_states:
-            self.prompts.store_blocks(
+            self.prompts.cache_sequence_blocks(
                 sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.tokens
             )
 

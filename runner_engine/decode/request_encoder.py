@@ -108,7 +108,7 @@ class RequestEncoder:
         if request.branches:
             return self._create_branch_sequences(request, seen, ids)
         if request.continuation is not None:
-            return [self._create_scored_sequence(request, seen, ids)]
+            return [self._create_sequence_for_scoring(request, seen, ids)]
         sampling = request.sampling.apply_defaults(self.generation, self.seed).effective
         budget = self._get_thinking_budget(request)
         wanted, room = (
@@ -120,7 +120,7 @@ class RequestEncoder:
         sha256, tag = request_sha256(seen, request), find_open_tag(self._get_prompt_end(seen), self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
-            begun = request.begun.get_tokens_for_prompt(sha256, request.n)
+            begun = request.begun.get_stored_choice_tokens(sha256, request.n)
         return [
             TokenSequence(
                 request,
@@ -146,7 +146,7 @@ class RequestEncoder:
         if request.grammar is None:
             return None
         assert self.grammars is not None, "only the encoder of a loaded model can create sequences"
-        return self.grammars.start_grammar(request.grammar, is_active)
+        return self.grammars.compile_to_grammar_state(request.grammar, is_active)
 
     def _get_prompt_end(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):
@@ -188,7 +188,7 @@ class RequestEncoder:
             for number, (ids, text) in enumerate(zip(branches, request.branches, strict=True), start=1)
         ]
 
-    def _create_scored_sequence(
+    def _create_sequence_for_scoring(
         self, request: Request, prompt: str | Sequence[int], prompt_ids: list[int]
     ) -> TokenSequence:
         """Create the sequence that scores a continuation.
@@ -273,7 +273,7 @@ class RequestEncoder:
         return self._check_token_ids(ids)
 
 
-def get_changed_generation_settings(model: Any) -> dict[str, Any]:
+def get_non_default_generation_settings(model: Any) -> dict[str, Any]:
     """Return the settings of a model's generation config that differ from transformers'
     defaults.
     """
@@ -293,7 +293,7 @@ def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncod
     window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
     room, own, vocab_size = (
         loaded.metrics["max_positions"],
-        get_changed_generation_settings(loaded.model),
+        get_non_default_generation_settings(loaded.model),
         count_embeddings(loaded.model),
     )
     stops = find_stop_token_ids(loaded.model, loaded.tokenizer)

@@ -92,7 +92,7 @@ class Scheduler:
         """
         if not self.is_busy:
             self.admission.update_budget()
-        self.admission.add_waiting(sequences, upcoming_prompts)
+        self.admission.enqueue_waiting_sequences(sequences, upcoming_prompts)
 
     def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
         """End the sequences of these requests. Each completion contains the tokens generated so far."""
@@ -120,9 +120,9 @@ class Scheduler:
         self.at_once = len(self.rows.in_slots)
         try:
             self.kv.check_memory(len(self.rows.active))
-            events = self._admit_and_prefill()
+            events = self._admit_and_prefill_sequences()
             if events is None:
-                events = self._decode_active() if self.rows.active else []
+                events = self._decode_active_sequences() if self.rows.active else []
         except MEMORY_ERRORS as error:
             events = self._recover_from_oom(error)
         passed = time.perf_counter() - started
@@ -143,7 +143,7 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------- entering
 
-    def _admit_and_prefill(self) -> list[Event] | None:
+    def _admit_and_prefill_sequences(self) -> list[Event] | None:
         """Admit waiting sequences and prefill their prompts. Returns None if nothing was prefilled."""
         free = self.admission.num_admissible()
         if not (free or self.rows.reading) or (self.rows.active and self.others_waited):
@@ -155,7 +155,7 @@ class Scheduler:
         entering: list[TokenSequence] = []
         try:
             most = self.admission.max_prefill_tokens()
-            long = self.admission.admit_waiting(entering, free, most)
+            long = self.admission.admit_waiting_sequences(entering, free, most)
             self.stats.prefill_s += time.perf_counter() - started  # prefixes were read
             if not (entering or self.rows.reading):
                 return None
@@ -163,7 +163,7 @@ class Scheduler:
             new, events = self._prefill_prompts([row for row in entering if row not in long], long, most)
         except BaseException:
             self.rows.waiting.extendleft(reversed(entering))
-            self._requeue_all()
+            self._requeue_all_sequences()
             raise
         return self._accept_tokens(new, events)
 
@@ -184,7 +184,7 @@ class Scheduler:
             for slot, row in enumerate([*short_sequences, *reading], start=first)
             if row not in rows.reading
         ]
-        self.kv.initialize_slots(entering)
+        self.kv.copy_cached_kv_into_slots(entering)
         for _, row in entering:
             row.entered_s = row.entered_s or started
         pieces = self.admission.plan_prefill_chunks(short_sequences, reading, max_tokens)
@@ -217,10 +217,10 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------- decoding
 
-    def _decode_active(self) -> list[Event]:
+    def _decode_active_sequences(self) -> list[Event]:
         rows = self.rows
         self.at_once = len(rows.in_slots)
-        own = self.kv.grow_for_next_token(rows.active)
+        own = self.kv.grow_kv_store_for_next_token(rows.active)
         new = self.decoder.step(own, rows.active, rows.reading)
         self._record_peak_memory()
         return self._accept_tokens(new, [])
@@ -269,7 +269,7 @@ class Scheduler:
         active = self.rows.active
         at, last = active.index(sequence), len(active) - 1
         if self.kv.own is not None and (sequence.request.keep or sequence.request.recurring):
-            self.decoder.catch_up_states(self.kv.own, active)
+            self.decoder.update_lagging_recurrent_states(self.kv.own, active)
         self.kv.cache_finished_sequence(sequence, at)
         order = list(range(last))
         self.kv.free_slot(at, len(active), has_no_nan=sequence.error is None)
@@ -292,7 +292,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------- out of
     # memory
 
-    def _requeue_all(self) -> None:
+    def _requeue_all_sequences(self) -> None:
         """Move all sequences back to the waiting queue. Their generated tokens are kept."""
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
         self.rows.active, self.rows.reading = [], []
@@ -310,7 +310,7 @@ class Scheduler:
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.admission.most_rows == 1
-        self._requeue_all()
+        self._requeue_all_sequences()
         self.kv.free_all(error)
         if alone:
             row = self.rows.waiting.popleft()

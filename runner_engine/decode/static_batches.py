@@ -145,21 +145,21 @@ class StaticBatches:
         fitting = (row for row in self.waiting if (row.given is None) is (first.given is None))
         if self.batching.equal_length:
             fitting = (row for row in fitting if len(row.pending_tokens) == len(first.pending_tokens))
-        rows = self._select_fitting_sequences(list(fitting)[: self.size])
+        rows = self._select_sequences_that_fit_memory(list(fitting)[: self.size])
         taken = set(rows)
         self.waiting = [row for row in self.waiting if row not in taken]
         return rows
 
     def _score_continuations(self, sequences: list[TokenSequence]) -> list[Event]:
         started = time.perf_counter()
-        score_rows = score_without_cache if self.batching.by_generate else _score_in_chunks
+        score_rows = score_without_cache if self.batching.by_generate else _score_continuations_in_chunks
         score_rows(self.loaded, sequences, self.stats)
         seconds = time.perf_counter() - started
         self.stats.prefill_s += seconds
         self.stats.prefill_tokens += sum(len(row.pending_tokens) for row in sequences)
         return [build_scored_completion(row, seconds) for row in sequences]
 
-    def _select_fitting_sequences(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
+    def _select_sequences_that_fit_memory(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
         """Return the first waiting sequences that fit in free memory together, at least one."""
         prompt = max(len(row.pending_tokens) for row in sequences)
         new = max(row.max_kv_tokens - len(row.pending_tokens) for row in sequences)
@@ -288,7 +288,9 @@ class Batch:
                 del self.alive[at]
 
 
-def _score_in_chunks(loaded: LoadedModel, sequences: list[TokenSequence], stats: EngineStats) -> None:
+def _score_continuations_in_chunks(
+    loaded: LoadedModel, sequences: list[TokenSequence], stats: EngineStats
+) -> None:
     """Score continuations in chunks, to limit the memory of logits."""
     ids, mask, positions = _left_pad_prompts([row.pending_tokens for row in sequences], loaded)  # [B, W]
     width, longest = ids.shape[1], max(len(row.given or ()) for row in sequences)

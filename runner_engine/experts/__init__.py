@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from runner_engine.experts.expert_usage import ExpertUsageCounter as ExpertUsageCounter
     from runner_engine.experts.omitted_experts import OmittedExperts as OmittedExperts
     from runner_engine.experts.omitted_experts import count_omitted_weights as count_omitted_weights
-    from runner_engine.experts.omitted_experts import omit_fused_experts as omit_fused_experts
+    from runner_engine.experts.omitted_experts import (
+        omit_experts_during_model_build as omit_experts_during_model_build,
+    )
     from runner_engine.experts.separate_experts import Expert as Expert
     from runner_engine.experts.separate_experts import SeparateExperts as SeparateExperts
     from runner_engine.experts.separate_experts import build_separate_experts as build_separate_experts
@@ -33,7 +35,7 @@ PLACES = {
     "separate_all_experts": "separate_experts",  # replaces all modules of fused experts in a model
     "ExpertUsageCounter": "expert_usage",  # counts how often each expert is chosen
     # while a model is read
-    "omit_fused_experts": "omitted_experts",  # a context in which models are built without their fused experts
+    "omit_experts_during_model_build": "omitted_experts",  # build models without fused experts
     "OmittedExperts": "omitted_experts",  # placeholder for omitted experts
     "count_omitted_weights": "omitted_experts",  # number of weights that a model lacks without its experts
     # how a family fuses them

@@ -62,7 +62,7 @@ class ExpertUsageCounter:
         self.layers = [
             layer
             for module in (model.modules() if model else ())
-            if (layer := _build_counted_layer(module, of_c))
+            if (layer := _build_expert_counting_layer(module, of_c))
         ]
         self._told = 0  # choices that were counted when it was told
         self._tokens, self._told_tokens = 0, 0  # of passes in which C counts
@@ -134,7 +134,7 @@ class ExpertUsageCounter:
         return f"{text} · {unused} never used" if unused else text
 
 
-def _build_counted_layer(
+def _build_expert_counting_layer(
     module: nn.Module, c_counts: Mapping[nn.Module, torch.Tensor]
 ) -> _CountedLayer | None:
     form = module.form if isinstance(module, SeparateExperts) else detect_expert_format(module)

@@ -34,16 +34,16 @@ class OmittedExperts(nn.Module):
 
 
 @contextmanager
-def omit_fused_experts() -> Iterator[None]:
+def omit_experts_during_model_build() -> Iterator[None]:
     thread = threading.get_ident()
 
-    def omit_if_experts(_parent: nn.Module, _name: str, module: Any) -> Any:
+    def replace_if_fused_experts(_parent: nn.Module, _name: str, module: Any) -> Any:
         if threading.get_ident() != thread or not isinstance(module, nn.Module):
             return None
         form = detect_expert_format(module)
         return None if form is None else OmittedExperts(module, form)
 
-    hook = register_module_module_registration_hook(omit_if_experts)
+    hook = register_module_module_registration_hook(replace_if_fused_experts)
     try:
         yield
     finally:

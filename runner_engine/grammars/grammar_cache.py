@@ -87,7 +87,9 @@ class GrammarCache:
         self._kept: OrderedDict[bytes, _CompiledGrammar] = OrderedDict()  # the latest one last
         self._under_way: dict[bytes, Future[_CompiledGrammar]] = {}
 
-    def start_grammar(self, grammar: str, is_active: Callable[[], bool] = lambda: True) -> GrammarState:
+    def compile_to_grammar_state(
+        self, grammar: str, is_active: Callable[[], bool] = lambda: True
+    ) -> GrammarState:
         """Compile a grammar unless it is cached, and return its initial state.
 
         Raises ConfigError for an invalid grammar.
@@ -101,7 +103,7 @@ class GrammarCache:
         key = hashlib.sha256(grammar.encode("utf-8", "surrogatepass")).digest()
         while True:
             with self._lock:
-                if (kept := self._find_cached(key)) is not None:
+                if (kept := self._find_cached_grammar(key)) is not None:
                     break
                 under_way = self._under_way.get(key)
                 if is_first := under_way is None:
@@ -125,7 +127,7 @@ class GrammarCache:
         if self._trials is not None:
             self._trials.end()
 
-    def _find_cached(self, key: bytes) -> _CompiledGrammar | None:
+    def _find_cached_grammar(self, key: bytes) -> _CompiledGrammar | None:
         """Return the cached grammar with this key, or None. The caller must hold the lock.
 
         Rejections expire soon, because a busy machine may have been the reason.
@@ -165,10 +167,10 @@ class GrammarCache:
         library = _import_llguidance()
         with self._building:
             if self._of_library is None:
-                self._of_library = self._create_library_tokenizer(library)
+                self._of_library = self._create_llguidance_tokenizer(library)
             trials = self._trials
             assert trials is not None
-        whole = MARK.sub(self._expand_mark_directive, f"%llguidance {{}}\n{grammar}")
+        whole = MARK.sub(self._convert_marker_directive_to_rules, f"%llguidance {{}}\n{grammar}")
         mib = _parse_trial_memory_mib(
             *trials.request(whole.encode("utf-8", "surrogatepass"), is_active), self._limits
         )
@@ -183,7 +185,7 @@ class GrammarCache:
             raise _rejection_error(_shorten_library_error(matcher.get_error()))
         return _CompiledGrammar(matcher, mib)
 
-    def _create_library_tokenizer(self, library: Any) -> Any:
+    def _create_llguidance_tokenizer(self, library: Any) -> Any:
         """Create the tokenizer object of llguidance from the model's tokenizer."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         name = getattr(self._tokenizer, "name_or_path", "this model")
@@ -212,7 +214,7 @@ class GrammarCache:
     def _num_mask_words(self) -> int:
         return (int(self._of_library.vocab_size) + 31) // 32
 
-    def _expand_mark_directive(self, directive_match: re.Match[str]) -> str:
+    def _convert_marker_directive_to_rules(self, directive_match: re.Match[str]) -> str:
         """Replace a %mark directive by two grammar rules.
 
         The rule `NAME` matches a special token or literal, and `to_NAME` matches all text up to it.

@@ -146,7 +146,7 @@ def parse_build_key(library: Path) -> str:
 
 def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
     more = os.environ.get("RUNNER_CFLAGS", "").split()
-    left_out = processor.build_disabling_flags() if processor_flags == NATIVE else []
+    left_out = processor.build_compiler_flags_disabling_features() if processor_flags == NATIVE else []
     return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
@@ -193,7 +193,9 @@ def _get_library_path(compiler: str, features: Collection[str]) -> Path:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     # linkers elsewhere may want all that is named
     some = FEATURES if sys.platform != "linux" else set(features)
-    return _find_writable_cache(get_user_cache_folder()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
+    return _find_safe_cache_folder(get_user_cache_folder()) / ".".join(
+        (f"kernels-{key}", *sorted(some), "so")
+    )
 
 
 def read_source() -> str:
@@ -213,7 +215,7 @@ def is_writable_only_by_user(path: Path) -> bool:
 
 
 @cache
-def _find_writable_cache(folder: Path | None) -> Path:
+def _find_safe_cache_folder(folder: Path | None) -> Path:
     """Return the user cache, or a folder for this process alone if the user cache is unsafe.
 
     The user cache is unsafe if other users can write there, and unusable if this user cannot.
@@ -238,7 +240,9 @@ def find_timing_folder(library: Path) -> Path:
     The folder is next to the library, or in the user cache for a wheel's library.
     """
     return (
-        _find_writable_cache(get_user_cache_folder()) if library.parent == prebuilt.FOLDER else library.parent
+        _find_safe_cache_folder(get_user_cache_folder())
+        if library.parent == prebuilt.FOLDER
+        else library.parent
     )
 
 

@@ -289,7 +289,7 @@ class _SharedNumber(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("number", ctypes.c_int64))
 
 
-def list_python_constants() -> dict[str, int]:
+def list_c_constants_in_python() -> dict[str, int]:
     """Return Python's values of the constants that C and Python share, by C name."""
     sizes = {
         "LANES": LANES,
@@ -359,7 +359,7 @@ def find_constant_differences(library: ctypes.CDLL) -> list[str]:
 
     The library must not be called if the list is not empty.
     """
-    ours, theirs = list_python_constants(), read_library_constants(library)
+    ours, theirs = list_c_constants_in_python(), read_library_constants(library)
     optional = FOR_QUANTIZED.keys() - theirs.keys()
     return [
         f"the constant {name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"

@@ -18,7 +18,7 @@ import torch
 from runner_base import RunnerError, processor
 from runner_base.notes import Note, note
 from runner_engine.kernels import building, c_interface
-from runner_engine.kernels.kernel_errors import build_refusal_error
+from runner_engine.kernels.kernel_errors import build_kernel_refusal_error
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +102,10 @@ class Kernels:
                     self._functions[name, dtype] = partial(self._load_features_and_call, name, dtype)
 
     def _load_features_and_call(self, function_name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
-        self.load_features(_find_required_features(function_name, dtype))
+        self.load_kernels_with_features(_find_required_features(function_name, dtype))
         return self._functions[function_name, dtype](*arguments)
 
-    def load_features(self, features: frozenset[str]) -> None:
+    def load_kernels_with_features(self, features: frozenset[str]) -> None:
         """Switch to a kernel library that also uses these processor features.
 
         Compiles the library if necessary.
@@ -127,7 +127,7 @@ class Kernels:
     @cached_property
     def tiles_problem(self) -> Note | None:
         """Reason why matmul with AMX tiles does not work on this machine, or None if it works."""
-        if "amx" in processor.parse_disabled_features():
+        if "amx" in processor.parse_disabled_cpu_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
@@ -149,10 +149,10 @@ class Kernels:
             feature = _MISSING[refusal & 0xFFFFFFFF]
             if feature in self.features:
                 break
-            self.load_features(frozenset({feature}))
+            self.load_kernels_with_features(frozenset({feature}))
             refusal = self._functions[function, dtype](*arguments, torch.get_num_threads())
         if refusal:
-            raise build_refusal_error(refusal, function)
+            raise build_kernel_refusal_error(refusal, function)
 
 
 def _find_required_features(function_name: str, dtype: torch.dtype | None) -> frozenset[str]:

@@ -3,10 +3,10 @@
 from runner_engine.kv_cache.kv_store import (
     KvCacheSpec,
     KvStore,
-    find_store_layers,
+    get_attention_kernels_if_supported,
     kv_capacity_tokens,
+    map_layers_to_kv_store_layers,
     round_up_positions,
-    select_attention_kernels,
 )
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
@@ -26,8 +26,8 @@ from runner_engine.kv_cache.window_memory import create_resident_token_counter
 __all__ = [  # noqa: RUF022 - by what they are for
     # how they are stored
     "KvCacheSpec",  # the shape of stored keys and values, their number format and device
-    "find_store_layers",  # which layers attend to the keys and values of an earlier one
-    "select_attention_kernels",  # the kernels for such heads, if there are any
+    "map_layers_to_kv_store_layers",  # which layers attend to the keys and values of an earlier one
+    "get_attention_kernels_if_supported",  # the kernels for such heads, if there are any
     "round_up_positions",  # a number of places in whole blocks
     "create_resident_token_counter",  # a function: what a row keeps of so many places, where layers have windows
     "kv_capacity_tokens",  # for how many tokens there is memory

@@ -49,7 +49,7 @@ class FirstTokens:
         for old, new in zip(before, self.tensors, strict=True):
             new[:num_used_slots] = old[:num_used_slots]
 
-    def copy_slot(self, source: int, target: int) -> None:
+    def copy_slot_first_tokens(self, source: int, target: int) -> None:
         if not self.count:
             return
         self.begins[target] = self.begins[source]
@@ -72,7 +72,7 @@ class FirstTokens:
         for tensor, given in zip(self._layer_tensors(layer), (keys, values), strict=True):
             tensor[at] = given[early]
 
-    def restore_first_tokens(
+    def restore_unquantized_first_tokens(
         self, layer: int, slots: SlotIndices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Replace the quantized keys and values of a prompt's first tokens by the unquantized ones.

@@ -35,7 +35,7 @@ class KvArena:
     def __init__(self, kv_spec: KvCacheSpec, max_positions: int, num_filled: int = 0) -> None:
         self.capacity = _arena_capacity(kv_spec, max_positions)
         is_filled = num_filled >= FILLED_AT_ONCE * max_positions and not can_free_positions(kv_spec)
-        (self.keys, self.values), self.first = kv_spec.allocate_layers(self.capacity, is_filled)
+        (self.keys, self.values), self.first = kv_spec.allocate_kv_layers(self.capacity, is_filled)
         begins = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
         self.address = [*begins, self.capacity, kv_spec.num_unquantized_first]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
@@ -95,7 +95,9 @@ class KvArenaStore(KvStore):
     ) -> None:
         last = first_slot + count
         entering = zip(max_positions[first_slot:last], num_filled[first_slot:last], strict=True)
-        self.arenas[first_slot:first_slot] = [self._take_arena(need, some) for need, some in entering]
+        self.arenas[first_slot:first_slot] = [
+            self._reuse_or_allocate_arena(need, some) for need, some in entering
+        ]
         self._update_address_table()
 
     def remove_slot(self, slot: int, num_active: int, has_no_nan: bool = True) -> None:
@@ -200,7 +202,7 @@ class KvArenaStore(KvStore):
         """Return the keys of all layers, followed by the values, in the block layout of the kernels."""
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
-    def _take_arena(self, max_positions: int, num_filled: int) -> KvArena:
+    def _reuse_or_allocate_arena(self, max_positions: int, num_filled: int) -> KvArena:
         """Return the smallest unused arena that is large enough, or allocate a new arena.
 
         An arena fits if it has one to two times the needed size.

@@ -76,10 +76,10 @@ class KvCacheSpec:
         return load_kv_format(keys), load_kv_format(values)
 
     def get_position_nbytes(self, layer: int) -> tuple[int, int]:
-        return self._layer_position_nbytes[layer]
+        return self._kv_nbytes_per_position_by_layer[layer]
 
     @cached_property
-    def _layer_position_nbytes(self) -> list[tuple[int, int]]:
+    def _kv_nbytes_per_position_by_layer(self) -> list[tuple[int, int]]:
         sizes = []
         for layer in range(self.layers):
             keys, values = (
@@ -90,11 +90,13 @@ class KvCacheSpec:
         return sizes
 
     @cached_property
-    def kernel_layers(self) -> Any:
+    def layer_formats_for_kernels(self) -> Any:
         """C array with the storage format and the arena offset of each layer."""
         entries, keys_before, values_before = [], 0, 0
-        ends = [self.kv_heads * sum(side) for side in zip(*self._layer_position_nbytes, strict=True)]
-        for layer, (keys, values) in enumerate(self._layer_position_nbytes):
+        ends = [
+            self.kv_heads * sum(side) for side in zip(*self._kv_nbytes_per_position_by_layer, strict=True)
+        ]
+        for layer, (keys, values) in enumerate(self._kv_nbytes_per_position_by_layer):
             codes = [one.CODE for one in self.get_layer_formats(layer)]
             plain_before = layer * LANES * self.kv_heads * self.dim * self.dtype.itemsize
             entries.append(
@@ -106,14 +108,16 @@ class KvCacheSpec:
 
     def get_kernel_layer_address(self, layer: int) -> int:
         self.check_layer(layer)
-        return ctypes.addressof(self.kernel_layers) + layer * ctypes.sizeof(KvLayer)
+        return ctypes.addressof(self.layer_formats_for_kernels) + layer * ctypes.sizeof(KvLayer)
 
     @property
     def rotation_size(self) -> int:
         """Number of head elements that the Hadamard rotation mixes, or 0 without rotation."""
         return rotation_block_size(self.dim) if self.kv_cache.rotate else 0
 
-    def rotate_if_enabled(self, heads: torch.Tensor, kernels: native.Kernels | None = None) -> torch.Tensor:
+    def apply_hadamard_rotation_if_enabled(
+        self, heads: torch.Tensor, kernels: native.Kernels | None = None
+    ) -> torch.Tensor:
         """Apply the Hadamard rotation to heads [..., D] if the KV format uses it.
 
         A second rotation restores the heads.
@@ -198,7 +202,7 @@ class KvCacheSpec:
         if not 0 <= layer < self.layers:
             raise IndexError(f"layer {layer} does not exist: the KV cache has {self.layers} layers")
 
-    def allocate_vectors(self, kv_format: KvFormat, *dims: int) -> torch.Tensor:
+    def allocate_zero_kv_vectors(self, kv_format: KvFormat, *dims: int) -> torch.Tensor:
         """Allocate zeros [*dims, W] for keys or values.
 
         Masked positions need finite keys, so the memory must not be uninitialized.
@@ -206,7 +210,7 @@ class KvCacheSpec:
         shape, dtype = (*dims, kv_format.stored_width(self.dim)), kv_format.stored_dtype(self.dtype)
         return allocate_zeros(math.prod(shape) * dtype.itemsize, self.device).view(dtype).view(shape)
 
-    def allocate_layers(
+    def allocate_kv_layers(
         self, capacity: int, use_large_pages: bool = False
     ) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
         """Allocate contiguous zeros [KVH, capacity, W] for the keys and values of all layers.
@@ -217,7 +221,10 @@ class KvCacheSpec:
         found: list[list[torch.Tensor]] = []
         firsts: list[torch.Tensor] = []
         for side in (0, 1):
-            sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._layer_position_nbytes]
+            sizes = [
+                self.kv_heads * capacity * of_layer[side]
+                for of_layer in self._kv_nbytes_per_position_by_layer
+            ]
             size, ends = sum(sizes) + self.first_tokens_nbytes // 2, [0, *accumulate(sizes)]
             whole = allocate_zeros(size, self.device, use_large_pages)
             pieces = [whole[first:end] for first, end in pairwise(ends)]
@@ -240,7 +247,7 @@ class KvCacheSpec:
         return found, firsts
 
 
-def select_attention_kernels(kv_spec: KvCacheSpec) -> native.Kernels | None:
+def get_attention_kernels_if_supported(kv_spec: KvCacheSpec) -> native.Kernels | None:
     """Return the C kernels, or None if they are unavailable or do not support these heads or this device."""
     has_format = kv_spec.dtype in native.FORMATS
     has_shape = kv_spec.group <= MAX_GROUP and kv_spec.dim <= MAX_DIM and kv_spec.dim % LANES == 0
@@ -253,7 +260,9 @@ def kv_capacity_tokens(kv_spec: KvCacheSpec, stored_tokens: int = 0) -> int:
     return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SHARE_OF_MEMORY)
 
 
-def find_store_layers(keys_and_values: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
+def map_layers_to_kv_store_layers(
+    keys_and_values: list[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[int, ...]:
     """Map each model layer to the index of the KV store layer that it reads.
 
     Empty if every layer stores separate keys.

@@ -56,7 +56,7 @@ class PagedSlots(SlotStore):
 
         The memory address changes only when the table grows.
         """
-        self._update_tables()
+        self._update_page_tables()
         return self._blocks
 
     def reserve_prefix_pages(self, prefixes: Collection[Prefix]) -> None:
@@ -67,7 +67,7 @@ class PagedSlots(SlotStore):
         if not self.slots:
             self.spare = sum(prefix.count_pages(self.page) for prefix in prefixes)
 
-    def start_from_prefix(self, first_slot_index: int, num_slots: int, prefix: Prefix | None) -> None:
+    def start_slots_from_prefix(self, first_slot_index: int, num_slots: int, prefix: Prefix | None) -> None:
         rest = prefix.length % self.page if prefix else 0
         (
             self.continued[first_slot_index : first_slot_index + num_slots],
@@ -76,7 +76,7 @@ class PagedSlots(SlotStore):
         self._is_new = True
         if prefix is None:
             return
-        self._add_prefix_pages(prefix)
+        self._store_missing_prefix_pages(prefix)
         for layer in range(self.heads.layers):
             place = 0
             for keys, values in _iter_stored_kv(prefix, layer, prefix.length - rest, prefix.length):
@@ -97,7 +97,7 @@ class PagedSlots(SlotStore):
     ) -> None:
         """Insert slots for new sequences.
 
-        New sequences have no shared prefix until `start_from_prefix`.
+        New sequences have no shared prefix until `start_slots_from_prefix`.
         """
         super().insert_slots(first_slot, count, max_positions, num_filled, expected_sequences)
         self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
@@ -137,7 +137,7 @@ class PagedSlots(SlotStore):
         slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        self._update_tables()
+        self._update_page_tables()
         super().write(layer, keys, values, slots, positions + self._starts[slots.long()])
 
     def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,7 +156,7 @@ class PagedSlots(SlotStore):
 
     # else the tables that one pass makes could not be changed outside of passes
     @torch.inference_mode(mode=False)
-    def _update_tables(self) -> None:
+    def _update_page_tables(self) -> None:
         """Update the page tables on the device after slots or prefixes have changed."""
         if not self._is_new:
             return
@@ -184,7 +184,7 @@ class PagedSlots(SlotStore):
         for table, numbers in ((self._blocks, lists), (self._starts, self.before)):
             copy_into_device_tensor(torch.tensor(numbers, dtype=table.dtype), table)
 
-    def _add_prefix_pages(self, prefix: Prefix) -> None:
+    def _store_missing_prefix_pages(self, prefix: Prefix) -> None:
         """Store the missing pages of a shared prefix, and free the pages of unused prefixes."""
         prefixes = self._used_prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}

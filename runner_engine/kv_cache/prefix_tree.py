@@ -49,7 +49,9 @@ def find_shared_prefixes(
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
     deepest: list[Prefix | None] = [parent] * len(prompts)
 
-    def split_prompts(prompt_indices: list[int], start: int, parent: Prefix | None, depth: int) -> None:
+    def group_prompts_by_prefix(
+        prompt_indices: list[int], start: int, parent: Prefix | None, depth: int
+    ) -> None:
         if len(prompt_indices) < 2 or depth == DEEPEST:
             return
         # rows are sorted: all have in common what the first and the last have; a prompt's last
@@ -71,9 +73,9 @@ def find_shared_prefixes(
             or prompts[prompt_indices[0]][end] != prompts[prompt_indices[-1]][end]
         ):
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
-                split_prompts(list(group), start, parent, depth)
+                group_prompts_by_prefix(list(group), start, parent, depth)
 
-    split_prompts(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
+    group_prompts_by_prefix(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return deepest
 
 
@@ -96,7 +98,7 @@ class ConversationCache:
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
-    def store_sequence(
+    def cache_sequence_kv(
         self, tokens: list[int], sequence_kv: SequenceKv, kv_store: KvStore, slot: int, budget_tokens: int
     ) -> None:
         """Cache a sequence's keys and values.
@@ -159,9 +161,9 @@ class ConversationCache:
         """Free all cached conversations, because active sequences need the memory."""
         self._conversations = []
 
-    def find_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
+    def find_cached_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
         usable = [
-            _count_usable_tokens(conversation, prompt) if conversation.adapter == adapter else 0
+            _count_reusable_prompt_tokens(conversation, prompt) if conversation.adapter == adapter else 0
             for conversation in self._conversations
         ]
         length = max(usable, default=0)
@@ -182,7 +184,7 @@ class ConversationCache:
         return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
-def _count_usable_tokens(conversation: Prefix, prompt: Sequence[int]) -> int:
+def _count_reusable_prompt_tokens(conversation: Prefix, prompt: Sequence[int]) -> int:
     """Return the number of leading prompt tokens that a cached conversation covers.
 
     The prompt's last token is excluded.
@@ -231,7 +233,7 @@ class PrefixTree:
         groups: dict[tuple[Prefix | None, str | None], list[NewPrompt]] = {}
         for prompt in prompts:
             adapter = prompt.kv.adapter
-            prompt.kv.prefix = self.conversations.find_prefix(prompt.tokens, adapter)
+            prompt.kv.prefix = self.conversations.find_cached_prefix(prompt.tokens, adapter)
             if prompt.kv.prefix is None:
                 parent = self._find_deepest_prefix(prompt.tokens, adapter)
                 groups.setdefault((parent, adapter), []).append(prompt)
@@ -338,7 +340,7 @@ class PrefixTree:
         if isinstance(kv_store, PagedSlots):
             for _, run in groupby(enumerate(admitted), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
                 slots = [slot_and_kv for _, slot_and_kv in run]
-                kv_store.start_from_prefix(slots[0][0], len(slots), slots[0][1].prefix)
+                kv_store.start_slots_from_prefix(slots[0][0], len(slots), slots[0][1].prefix)
             return
         wanted = [
             (slot, row_kv) for slot, row_kv in admitted if row_kv.source is not None and not row_kv.blocks

@@ -85,7 +85,7 @@ class PromptCache:
     def copy_blocks(self, sequence_kv: SequenceKv, kv_store: KvStore, slot: int) -> None:
         if sequence_kv.blocks and self._store is not None:
             chosen = torch.tensor(sequence_kv.blocks, device=kv_store.heads.device)
-            for kept, of_slot in self._iter_block_views(kv_store, slot):
+            for kept, of_slot in self._iter_cache_and_slot_blocks(kv_store, slot):
                 of_slot[:, : len(sequence_kv.blocks)] = kept[chosen].transpose(0, 1)
             if not sequence_kv.num_shared_tokens:
                 copy_tensors(
@@ -93,7 +93,7 @@ class PromptCache:
                     kv_store.get_first_token_tensors(slot),
                 )
 
-    def store_blocks(
+    def cache_sequence_blocks(
         self,
         sequence_kv: SequenceKv,
         prompt: list[int],
@@ -126,7 +126,7 @@ class PromptCache:
                 keys.append((parent, tuple(tokens[start:prompt_end])))
             block = self._known.get(keys[0])
             if block is None:
-                block = self._allocate_block()
+                block = self._allocate_or_evict_block()
                 new.append((at, block.at))
             for key in keys:
                 if key not in self._known:
@@ -140,14 +140,16 @@ class PromptCache:
             in_slot, in_store = (
                 torch.tensor(blocks, device=kv_store.heads.device) for blocks in zip(*new, strict=True)
             )
-            for kept, of_slot in self._iter_block_views(kv_store, slot):
+            for kept, of_slot in self._iter_cache_and_slot_blocks(kv_store, slot):
                 kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
         if new and new[0][0] == 0 and not sequence_kv.num_shared_tokens:
             copy_tensors(
                 kv_store.get_first_token_tensors(slot), self._store.get_first_token_tensors(new[0][1])
             )
 
-    def _iter_block_views(self, kv_store: KvStore, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _iter_cache_and_slot_blocks(
+        self, kv_store: KvStore, slot: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield pairs of tensors: the prompt cache's blocks, and the slot's tensor split into blocks.
 
         The shapes are [block, KVH, LANES, W] and [KVH, block, LANES, W].
@@ -158,7 +160,7 @@ class PromptCache:
         ):
             yield kept, of_slot.view(kv_store.heads.kv_heads, -1, LANES, kept.shape[-1])
 
-    def _allocate_block(self) -> _Block:
+    def _allocate_or_evict_block(self) -> _Block:
         assert self._store is not None
         at = len(self._blocks)
         if at == self._store.slots:

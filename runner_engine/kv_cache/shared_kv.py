@@ -26,7 +26,9 @@ def create_kv_store(
     prefixes: the completely computed shared prefix of each sequence.
     """
     store: KvStore = (
-        PagedSlots(kv_spec) if kv_spec.uses_pages and kernels is None else _create_store(kv_spec, kernels)
+        PagedSlots(kv_spec)
+        if kv_spec.uses_pages and kernels is None
+        else _create_empty_kv_store(kv_spec, kernels)
     )
     if max_positions:
         store.insert_sequences(0, len(max_positions), max_positions, max_positions, len(max_positions))
@@ -37,7 +39,7 @@ def create_kv_store(
             copy_prefix_recurrent_state(store, slot, prefix)
     if isinstance(store, PagedSlots):
         for slot, prefix in enumerate(prefixes):
-            store.start_from_prefix(slot, 1, prefix)
+            store.start_slots_from_prefix(slot, 1, prefix)
     return store
 
 
@@ -64,7 +66,7 @@ def copy_prefix_recurrent_state(kv_store: KvStore, slot: int, prefix: Prefix | N
         kv_store.states.copy_states_from(slot, prefix.kv.store.states)
 
 
-def _create_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvStore:
+def _create_empty_kv_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvStore:
     store: KvStore = SlotStore(kv_spec) if kernels is None else KvArenaStore(kv_spec, kernels)
     store.states = SequenceStates(kv_spec.states, kv_spec.device) if kv_spec.states else None
     return store
@@ -84,7 +86,7 @@ class SharedKv:
 
         is_text_start: the prefix is the beginning of a text.
         """
-        store = _create_store(kv_spec, kernels)
+        store = _create_empty_kv_store(kv_spec, kernels)
         store.insert_sequences(0, 1, [length], [length], 1)
         store.set_text_start(0, is_text_start)
         return cls(store, length)

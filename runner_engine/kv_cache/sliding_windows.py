@@ -54,7 +54,7 @@ class MaskRecorder:
     def __init__(self) -> None:
         self._built: list[tuple[torch.Tensor, Window | UnknownWindow | None]] = []
 
-    def build_mask(
+    def build_and_record_mask(
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
         mask_function: MaskRule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
     ) -> torch.Tensor:  # fmt: skip
@@ -106,7 +106,7 @@ def record_masks() -> Iterator[MaskRecorder]:
 
 def build_recorded_mask(*sizes: int, **kwargs: Any) -> torch.Tensor:
     """Build and record an attention mask of the inspected model. transformers calls this function."""
-    return _masks.get().build_mask(*sizes, **kwargs)
+    return _masks.get().build_and_record_mask(*sizes, **kwargs)
 
 
 def register_mask_recorder() -> None:

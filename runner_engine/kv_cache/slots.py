@@ -141,11 +141,13 @@ class SlotStore(KvStore):
             return stored
         keys, values = heads.decode_kv(layer, *(some.flatten(0, 1) for some in stored))
         shape = -1, heads.kv_heads, *keys.shape[1:]
-        return self.first.restore_first_tokens(layer, slots, keys.view(shape), values.view(shape))
+        return self.first.restore_unquantized_first_tokens(layer, slots, keys.view(shape), values.view(shape))
 
     def read(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = super().read(layer, slot, num_positions)
-        keys, values = self.first.restore_first_tokens(layer, slice(slot, slot + 1), keys[None], values[None])
+        keys, values = self.first.restore_unquantized_first_tokens(
+            layer, slice(slot, slot + 1), keys[None], values[None]
+        )
         return keys[0], values[0]
 
     def get_first_token_tensors(self, slot: int) -> list[torch.Tensor]:
@@ -169,10 +171,10 @@ class SlotStore(KvStore):
 
     def _allocate(self, kv_format: KvFormat, slots: int, capacity: int) -> torch.Tensor:
         if self.heads.by_sdpa:
-            return self.heads.allocate_vectors(kv_format, slots, capacity, self.heads.kv_heads).transpose(
-                1, 2
-            )
-        return self.heads.allocate_vectors(kv_format, slots, self.heads.kv_heads, capacity)
+            return self.heads.allocate_zero_kv_vectors(
+                kv_format, slots, capacity, self.heads.kv_heads
+            ).transpose(1, 2)
+        return self.heads.allocate_zero_kv_vectors(kv_format, slots, self.heads.kv_heads, capacity)
 
     def _grow_slots(self, num_slots: int, capacity: int) -> None:
         """Increase the number of slots or their capacity, one layer at a time."""
@@ -194,4 +196,4 @@ class SlotStore(KvStore):
         for tensor in (*self.keys, *self.values):
             tensor[target_slot, :, :places] = tensor[source_slot, :, :places]
         self.filled[target_slot] = max(self.filled[target_slot], places)
-        self.first.copy_slot(source_slot, target_slot)
+        self.first.copy_slot_first_tokens(source_slot, target_slot)

@@ -14,11 +14,11 @@ from runner_base import ConfigError, machine
 from runner_engine.checkpoints.draft import check_same_tokens, resolve_draft_model
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode.cache_probe import IncompatibleModel
-from runner_engine.decode.compat_probe import probe_attention, probe_fused_forward
+from runner_engine.decode.compat_probe import build_and_verify_fused_forward, infer_and_test_kv_cache_spec
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.passes import Forward
-from runner_engine.kv_cache import select_attention_kernels
+from runner_engine.kv_cache import get_attention_kernels_if_supported
 from runner_engine.matmul import LayerWeights
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.mtp_head import count_mtp_head_nbytes, load_mtp_head
@@ -98,7 +98,7 @@ class MtpHead:
         """
         loaded, body = self.loaded, self.loaded.model.get_decoder()
         try:
-            heads = probe_attention(loaded)
+            heads = infer_and_test_kv_cache_spec(loaded)
         except IncompatibleModel as reason:
             raise ConfigError(
                 f"the model's MTP head cannot propose draft tokens: {reason}", key=KEY, code="unsupported"
@@ -108,9 +108,9 @@ class MtpHead:
             self._fast_layers = GpuNorms(body)
         elif heads.device.type == "cpu":
             # the embedding and the output matrix are the model's, and are as fast as there
-            fast = self._fast_layers = FastLayers(body, select_attention_kernels(heads))
+            fast = self._fast_layers = FastLayers(body, get_attention_kernels_if_supported(heads))
             matrices = {**self.of.packed_weights, **fast.packed_weights}
-            forward.fused = probe_fused_forward(loaded, heads, matrices, fast.expert_layers)
+            forward.fused = build_and_verify_fused_forward(loaded, heads, matrices, fast.expert_layers)
         forward.enable_hidden_states()
         return forward
 

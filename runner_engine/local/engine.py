@@ -17,18 +17,18 @@ from torch import nn
 
 from runner_base import ConfigError, FinishReason, report_step
 from runner_base.notes import Note, note, text_note
-from runner_base.processor import parse_disabled_features
+from runner_base.processor import parse_disabled_cpu_features
 from runner_engine.attention import device_attention, shared_attention
-from runner_engine.checkpoints.mixture import measure_model_mixture
-from runner_engine.checkpoints.published_settings import collect_publisher_notes
+from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.published_settings import build_published_settings_notes
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode import branches
 from runner_engine.decode.cache_probe import IncompatibleModel
 from runner_engine.decode.compat_probe import (
-    find_rope_stable_length,
-    get_max_window_length,
-    probe_attention,
-    probe_fused_forward,
+    build_and_verify_fused_forward,
+    get_max_length_with_fixed_rope,
+    get_sliding_window_length,
+    infer_and_test_kv_cache_spec,
 )
 from runner_engine.decode.drafting import create_speculator
 from runner_engine.decode.fast_layers import FastLayers, choose_matmul_backends, describe_backends
@@ -39,7 +39,7 @@ from runner_engine.decode.request_encoder import (
     RequestEncoder,
     create_request_encoder,
     find_stop_token_ids,
-    get_changed_generation_settings,
+    get_non_default_generation_settings,
 )
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.sequences import TokenSequence
@@ -48,11 +48,16 @@ from runner_engine.decode.static_probe import find_batching_mode
 from runner_engine.decode.tokens import Speculator, Stopping
 from runner_engine.devices import gpu
 from runner_engine.experts import ExpertUsageCounter
-from runner_engine.kv_cache import ConversationCache, KvCacheSpec, PromptCache, select_attention_kernels
+from runner_engine.kv_cache import (
+    ConversationCache,
+    KvCacheSpec,
+    PromptCache,
+    get_attention_kernels_if_supported,
+)
 from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.local.capabilities import list_supported_capabilities
 from runner_engine.local.draft import create_draft_engine, load_configured_draft
-from runner_engine.local.machine_rates import build_model_arithmetic
+from runner_engine.local.machine_rates import count_flop_and_bytes_per_token
 from runner_engine.local.trial_cache import TrialCache
 from runner_engine.matmul import BackendChoice, LayerWeights, read_forced_matmul_backend
 from runner_engine.memory import PeakMemory, record_cuda_peak, reset_cuda_peaks
@@ -89,8 +94,8 @@ class LocalEngine:
         (
             read_forced_matmul_backend(),
             shared_attention.requested_backend(),
-            device_attention.read_forced_attention_backend(),
-            parse_disabled_features(),
+            device_attention.read_attention_backend_from_environment(),
+            parse_disabled_cpu_features(),
         )
         self._packed_share = packed_share
         self._products: dict[torch.dtype, BackendChoice] | None = None
@@ -116,9 +121,13 @@ class LocalEngine:
         decoding = str(self.get_batching_mode(loaded)) if heads is None else "continuous batching"
         if heads is not None and heads.by_sdpa:
             decoding += ", attention by SDPA" + (" to pages" if heads.uses_pages else "")
-        elif heads is not None and heads.device.type == "cpu" and select_attention_kernels(heads) is None:
+        elif (
+            heads is not None
+            and heads.device.type == "cpu"
+            and get_attention_kernels_if_supported(heads) is None
+        ):
             decoding += ", by torch alone"
-        generation, own = self.spec.generation, get_changed_generation_settings(loaded.model)
+        generation, own = self.spec.generation, get_non_default_generation_settings(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         facts |= load_configured_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
@@ -130,7 +139,7 @@ class LocalEngine:
             )
             facts |= {name: render_engine_note(way) for name, way in ways.items()}
         notes, tokenizer = loaded.notes + generation.build_ignored_settings_notes(own), loaded.tokenizer
-        notes += collect_publisher_notes(generation, self._resolved.files.published_settings)
+        notes += build_published_settings_notes(generation, self._resolved.files.published_settings)
         if self.spec.cpu_note and loaded.device.type == "cpu":
             notes.append(text_note(self.spec.cpu_note))
         notes += [heads.note] if heads and heads.note else []
@@ -168,8 +177,10 @@ class LocalEngine:
         return LocalSession(self, self.loaded, batch_size)
 
     def arithmetic(self) -> ModelArithmetic | None:
-        return build_model_arithmetic(
-            self.loaded, self.spec.generation.kv_cache_config, measure_model_mixture(self._resolved.files)
+        return count_flop_and_bytes_per_token(
+            self.loaded,
+            self.spec.generation.kv_cache_config,
+            compute_checkpoint_mixture_size(self._resolved.files),
         )
 
     def close(self) -> None:
@@ -213,10 +224,12 @@ class LocalEngine:
             try:
                 if not plan.uses_scheduler:
                     raise IncompatibleModel(note("attention_requested", attention=plan.attention.value))
-                found = self._trials.load_kv_spec() or self._trials.store_kv_spec(probe_attention(loaded))
+                found = self._trials.load_kv_spec() or self._trials.store_kv_spec(
+                    infer_and_test_kv_cache_spec(loaded)
+                )
                 heads = replace(found, kv_cache=self.spec.generation.kv_cache_config)
                 self._shared_attention = shared_attention.choose_shared_attention_backend(
-                    heads, select_attention_kernels(heads)
+                    heads, get_attention_kernels_if_supported(heads)
                 )
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
@@ -227,7 +240,7 @@ class LocalEngine:
                 self._rejection = incompatible.reason
         if self._rejection is not None:
             self.check_static_batching_allowed(self._rejection)
-            self.record_static_batching(self.get_batching_mode(loaded), self._rejection)
+            self.add_static_batching_note(self.get_batching_mode(loaded), self._rejection)
         return self._heads
 
     def get_batching_mode(self, loaded: LoadedModel) -> BatchingMode:
@@ -243,7 +256,9 @@ class LocalEngine:
         if self._products is None:
             is_here = kv_spec.device.type == "cpu"
             self._products = (
-                choose_matmul_backends(loaded.model, select_attention_kernels(kv_spec), self._packed_share)
+                choose_matmul_backends(
+                    loaded.model, get_attention_kernels_if_supported(kv_spec), self._packed_share
+                )
                 if is_here
                 else {}
             )
@@ -255,7 +270,9 @@ class LocalEngine:
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
             fast = FastLayers(
-                loaded.model, select_attention_kernels(kv_spec), self.get_matmul_backends(loaded, kv_spec)
+                loaded.model,
+                get_attention_kernels_if_supported(kv_spec),
+                self.get_matmul_backends(loaded, kv_spec),
             )
             self._fast_layers, quantized = fast, fast.quantized
             self.stats.notes += fast.notes
@@ -264,7 +281,7 @@ class LocalEngine:
             self.stats.packed_mib = fast.packed_mib
             if quantized.replaced_layers and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(
+            self.fused = build_and_verify_fused_forward(
                 loaded, kv_spec, fast.packed_weights, fast.expert_layers, self._trials.is_fused_verified()
             )
             self._expert_use = ExpertUsageCounter(
@@ -276,7 +293,7 @@ class LocalEngine:
             is_plain = not is_whole and not (quantized.replaced_layers or quantized.left)
             # kernels read a token as they decode it, but families of state spaces may limit the
             # steps of prompts alone
-            is_read_alike = select_attention_kernels(kv_spec) is not None and not kv_spec.states
+            is_read_alike = get_attention_kernels_if_supported(kv_spec) is not None and not kv_spec.states
             self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> LoadedModel:
@@ -317,7 +334,7 @@ class LocalEngine:
         forward.fused = self.fused
         return forward
 
-    def record_static_batching(self, mode: BatchingMode, reason: Note) -> None:
+    def add_static_batching_note(self, mode: BatchingMode, reason: Note) -> None:
         """Add a note that says why sequences are decoded in static batches. Equal notes are added once."""
         slow = note("slow_decoding", batching=str(mode), reason=reason, also=mode.why)
         if slow not in self.stats.notes:
@@ -381,7 +398,7 @@ class LocalSession(Session):
                         events.append(self.stopping.build_completion(row, reason, 0.0))
                         self.mentioned.append(row.prompt)
         if rows:
-            self._route_sequences(rows)
+            self._assign_sequences_to_batching_mode(rows)
         if cancelled:
             ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
             events += [
@@ -403,17 +420,17 @@ class LocalSession(Session):
             record_cuda_peak(self.engine.stats, self.loaded)
         return events
 
-    def _route_sequences(self, sequences: list[TokenSequence]) -> None:
+    def _assign_sequences_to_batching_mode(self, sequences: list[TokenSequence]) -> None:
         """Assign each sequence to the scheduler, or to static batches if the scheduler does not
         support it.
         """
         engine, loaded, longest = self.engine, self.loaded, max(row.max_kv_tokens for row in sequences)
-        heads, stable_length = engine.find_kv_spec(loaded), find_rope_stable_length(loaded)
-        window = math.inf if heads is not None and heads.windows else get_max_window_length(loaded)
+        heads, stable_length = engine.find_kv_spec(loaded), get_max_length_with_fixed_rope(loaded)
+        window = math.inf if heads is not None and heads.windows else get_sliding_window_length(loaded)
         if longest > stable_length:
             why = note("rope_changes", after=stable_length, requested=longest)
             engine.check_static_batching_allowed(why)
-            engine.record_static_batching(BY_GENERATE, why)
+            engine.add_static_batching_note(BY_GENERATE, why)
             self._get_static_batches(BY_GENERATE).add_sequences(
                 [row for row in sequences if row.max_kv_tokens > stable_length]
             )
@@ -426,7 +443,7 @@ class LocalSession(Session):
             longest = max(row.max_kv_tokens for row in too_long)
             why = note("attention_slides", over=window, requested=longest)
             engine.check_static_batching_allowed(why)
-            engine.record_static_batching(engine.get_batching_mode(loaded), why)
+            engine.add_static_batching_note(engine.get_batching_mode(loaded), why)
             self._get_static_batches(engine.get_batching_mode(loaded)).add_sequences(too_long)
         if fitting := [row for row in sequences if row.max_kv_tokens <= window]:
             if self.scheduler is None:

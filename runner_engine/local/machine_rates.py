@@ -28,7 +28,7 @@ READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
 
 
-def build_model_arithmetic(
+def count_flop_and_bytes_per_token(
     loaded: LoadedModel, kv_cache: KvCache, mixture_size: MixtureSize | None = None
 ) -> ModelArithmetic | None:
     """Count the FLOP and bytes that the model needs per token.
@@ -87,13 +87,13 @@ def measure_machine_rates(
     once = Counter(set(matmul_shapes))
     parameters = sum(out * into for out, into in once)
     rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
-    large = measure_matmul_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
-    own = measure_matmul_rates(once, dtype, rows, TRIES, device) if once else {}
-    return HardwareRates(max([*large.values(), *own.values()]), measure_read_rate(device))
+    large = measure_matmul_gflop_per_s(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
+    own = measure_matmul_gflop_per_s(once, dtype, rows, TRIES, device) if once else {}
+    return HardwareRates(max([*large.values(), *own.values()]), measure_memory_read_gb_per_s(device))
 
 
 @torch.inference_mode()
-def measure_matmul_rates(
+def measure_matmul_gflop_per_s(
     count_by_shape: Counter[tuple[int, int]],
     dtype: torch.dtype,
     num_activations: int,
@@ -126,12 +126,12 @@ def measure_matmul_rates(
                 )
             elif name == "packed":
                 product = partial(build_onednn_matmul(weight, None), rows)
-            seconds[name] += _measure_fastest_s(product, num_tries, device) * count
+            seconds[name] += _measure_fastest_run_s(product, num_tries, device) * count
     return {name: flop / took / 1e9 for name, took in seconds.items()}
 
 
 @torch.inference_mode()
-def measure_read_rate(device: torch.device) -> float:
+def measure_memory_read_gb_per_s(device: torch.device) -> float:
     """Measure the bandwidth of sequential memory reads in GB/s.
 
     Two operations are tried, and the faster one counts.
@@ -153,13 +153,13 @@ def _measure_read_gb_per_s(values: torch.Tensor, device: torch.device) -> float:
     matrix = values.view(-1, 8192)
     vector = torch.ones(8192, device=device, dtype=torch.float32)
     took = min(
-        _measure_fastest_s(values.sum, TRIES, device),
-        _measure_fastest_s(partial(torch.mv, matrix, vector), TRIES, device),
+        _measure_fastest_run_s(values.sum, TRIES, device),
+        _measure_fastest_run_s(partial(torch.mv, matrix, vector), TRIES, device),
     )
     return values.nbytes / took / 1e9
 
 
-def _measure_fastest_s(operation: Callable[[], Any], num_tries: int, device: torch.device) -> float:
+def _measure_fastest_run_s(operation: Callable[[], Any], num_tries: int, device: torch.device) -> float:
     """Run an operation several times after a warm-up run. Returns the seconds of the fastest run."""
     times = []
     for _ in range(num_tries + 1):

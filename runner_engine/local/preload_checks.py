@@ -28,14 +28,14 @@ def check_model_and_adapter_files(resolved: ResolvedModel, uses_chat: bool = Fal
     for adapted in resolved.single_adapter_models or [resolved]:
         adapter_support.check_adapter_support(adapted)
         adapter_shapes.check_adapter_shapes(adapted.files)
-        adapter_shapes.check_expert_adapter(adapted.files, adapted.quantization_mix)
+        adapter_shapes.check_adapter_allows_separate_experts(adapted.files, adapted.quantization_mix)
     of = resolved.spec.generation.kv_cache_config
     if of.layers:
         of.check_layers(
             compute_kv_size(resolved.files.text_settings, resolved.files.dtype_bytes).num_kv_layers
         )
     if resolved.files.model.random_weights:
-        random_weights.check_random_disk_space(resolved.files.model)
+        random_weights.check_random_checkpoint_disk_space(resolved.files.model)
     with resolve_checked_draft_model(resolved) as draft:
         if draft is not None:
             check_model_and_adapter_files(draft)

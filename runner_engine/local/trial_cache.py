@@ -57,7 +57,7 @@ class TrialCache:
             tried = (spec.model, spec.quantization, spec.lora, spec.rope, spec.generation.kv_cache)
             library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
             around = (
-                machine.machine_name(),
+                machine.describe_hardware(),
                 machine.library_versions(),
                 torch.get_num_threads(),
                 library,

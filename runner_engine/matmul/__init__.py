@@ -17,14 +17,14 @@ from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     build_tile_batch_size_note,
-    describe_decision,
+    describe_backend_decision,
     read_forced_backend,
 )
 from runner_engine.matmul.backend_selection import (
     OWN,
     MatmulBackend,
     build_packed_matmul,
-    choose_unpacking_backend,
+    choose_backend_for_unpacked_weights,
     choose_unquantized_backend,
     find_unquantized_layers,
     get_weight_matrix,
@@ -35,7 +35,7 @@ from runner_engine.matmul.backend_selection import (
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.grouped import ExpertLayer, GroupedExperts
 from runner_engine.matmul.int8_matmul import choose_int8_backend
-from runner_engine.matmul.interleaved_timing import BackendTimings, time_alternating
+from runner_engine.matmul.interleaved_timing import BackendTimings, time_backends_alternately
 from runner_engine.matmul.layer_weights import LayerWeights
 from runner_engine.matmul.onednn import MatmulFunction, build_onednn_matmul, find_onednn_problem
 from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
@@ -68,19 +68,19 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "OWN",  # those of the kernels
     "read_forced_matmul_backend",  # the way that RUNNER_PRODUCTS forces
     "choose_unquantized_backend",  # the way for plain weights
-    "choose_unpacking_backend",  # the way for weights that are unpacked to bfloat16 first
+    "choose_backend_for_unpacked_weights",  # the way for weights that are unpacked to bfloat16 first
     "choose_int8_backend",  # the way for layers whose rows are bytes
     # choosing by measurements, of anything
     "select_backend",  # decides which of several ways is used
     "BackendCandidate",  # one of them, with its trial
     "BackendBenchmark",  # how the fastest is found
     "BackendChoice",  # the way that is used, with a fact and a note
-    "describe_decision",  # the choice that was decided on, with the fact and the note on it
+    "describe_backend_decision",  # the choice that was decided on, with the fact and the note on it
     "BackendNaming",  # how facts and notes speak of the ways
     "build_tile_batch_size_note",  # from how many rows on tiles are used
     "read_forced_backend",  # the way that a variable forces
     "load_or_measure_timings",  # seconds that were measured once, or are measured now
-    "time_alternating",  # measures ways that take turns
+    "time_backends_alternately",  # measures ways that take turns
     "find_fastest_backend",  # the fastest over some passes
     "BackendTimings",  # by way and number of rows
     "TIE",  # a way that is faster by less does not take the place of an earlier one

@@ -36,7 +36,7 @@ class BackendNaming:
     remark: Note | None = None  # for the facts
 
 
-def describe_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
+def describe_backend_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
     left_out = tuple(
         note("way_left_out", way=way, is_attention=naming.is_attention, how=how)
         for way, how in decision.differences.items()

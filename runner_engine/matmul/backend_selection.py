@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_base.processor import LEFT_OUT, parse_disabled_features
+from runner_base.processor import LEFT_OUT, parse_disabled_cpu_features
 from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul.autotune import (
@@ -33,7 +33,7 @@ from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     build_tile_batch_size_note,
-    describe_decision,
+    describe_backend_decision,
     read_forced_backend,
 )
 from runner_engine.matmul.int8_dynamic import quantizes_activations
@@ -174,11 +174,11 @@ def choose_backend_for_shapes(
         candidates, wanted, BackendBenchmark(load_timings, _find_fastest_backend, FEWEST_TILE_ROWS)
     )
     remark = (
-        note("left_out", variable=LEFT_OUT, names=",".join(parse_disabled_features()))
-        if parse_disabled_features()
+        note("left_out", variable=LEFT_OUT, names=",".join(parse_disabled_cpu_features()))
+        if parse_disabled_cpu_features()
         else None
     )
-    return describe_decision(decision, BackendNaming(named, FORCED, remark=remark))
+    return describe_backend_decision(decision, BackendNaming(named, FORCED, remark=remark))
 
 
 def _find_fastest_backend(timings: BackendTimings) -> tuple[str, int]:
@@ -253,7 +253,7 @@ def _compare_with_torch(
     return None
 
 
-def choose_unpacking_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
+def choose_backend_for_unpacked_weights(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
     """Select the matmul backend for quantized weights that are unpacked to bfloat16.
 
     Returns None unless AMX tiles are chosen.

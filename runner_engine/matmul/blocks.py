@@ -27,7 +27,7 @@ from runner_engine.matmul.layer_weights import (
     create_trial_activations,
     find_output_deviation,
 )
-from runner_engine.models.code_interleaving import interleave_codes
+from runner_engine.models.code_interleaving import pack_interleaved_codes
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.gguf_types import TYPES, BlockType, split_last_dim
 
@@ -153,7 +153,7 @@ def pack_gguf_blocks(
     outputs, blocks = block_bytes.shape[0], inputs // block_type.inputs
     panels = -(-outputs // outputs_per_block)
     result = huge_pages.allocate_weight_tensor(
-        panels, blocks * block_type.packed_bytes * outputs_per_block, dtype=torch.uint8
+        panels, blocks * block_type.packed_block_nbytes * outputs_per_block, dtype=torch.uint8
     )
     some = max(1, PACKED_AT_ONCE // (inputs * outputs_per_block))
     for first in range(0, panels, some):
@@ -165,9 +165,9 @@ def pack_gguf_blocks(
             )
         parts = block_type.take_apart(rows.view(rows.shape[0], blocks, block_type.stored_bytes))
         planes = [split_last_dim(parts.scales, -1, 2), parts.of_parts[..., None]]
-        planes.append(interleave_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low))
+        planes.append(pack_interleaved_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low))
         if block_type.high:
-            planes.append(interleave_codes(parts.bits >> block_type.low, block_type.high))
+            planes.append(pack_interleaved_codes(parts.bits >> block_type.low, block_type.high))
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side
         # for each number
         sides = [

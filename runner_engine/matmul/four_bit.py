@@ -37,9 +37,9 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     kernels, own = require_kernels(layer, resources), layer.forward
     run_first_forward(layer, resources)
     if is_packed_for_cpu(layer):
-        weights, forward = _build_packed_matmul(layer, resources, kernels)
+        weights, forward = _build_matmul_on_packed_weights(layer, resources, kernels)
     else:
-        weights, forward = _build_stored_matmul(layer, kernels)
+        weights, forward = _build_matmul_on_stored_weights(layer, kernels)
     check_against_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
@@ -49,7 +49,7 @@ def is_packed_for_cpu(layer: Any) -> bool:
     return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
 
 
-def _build_packed_matmul(
+def _build_matmul_on_packed_weights(
     layer: Any, resources: KernelResources, kernels: Kernels
 ) -> tuple[QuantizedWeights, Forward]:
     own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
@@ -90,7 +90,7 @@ def _build_packed_matmul(
     return weights, forward
 
 
-def _build_stored_matmul(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
+def _build_matmul_on_stored_weights(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state

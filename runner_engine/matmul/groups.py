@@ -24,7 +24,7 @@ from runner_engine.matmul.layer_weights import (
     create_trial_activations,
     find_output_deviation,
 )
-from runner_engine.models.code_interleaving import interleave_codes
+from runner_engine.models.code_interleaving import pack_interleaved_codes
 from runner_engine.models.grouped_linear import GroupedLinear, round_activations_to_int8
 from runner_engine.models.layouts.base import Layout
 from runner_engine.models.layouts.float8 import E4M3
@@ -63,7 +63,7 @@ class GroupedWeights(PackedWeights):
         in PlainPackedWeights.pack, in bfloat16.
         """
         layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
-        kind = find_code_type(layout)
+        kind = find_quantization_code_type(layout)
         assert kind is not None
         zeros = (
             layout.zeros(stored, 0, outputs)
@@ -77,7 +77,7 @@ class GroupedWeights(PackedWeights):
             weight = pack_grouped_weights(layer, None if is_shared else zeros, outputs, kernels.panel_width)
         by_bytes = uses_int8_matmul(layer)
         order, bias = (
-            layer.input_groups,
+            layer.input_group_indices,
             None if layer.bias is None else layer.bias.detach()[:outputs].contiguous(),
         )
         if (
@@ -158,10 +158,10 @@ def uses_int8_matmul(layer: GroupedLinear) -> bool:
     int8 represents.
     """
     layout = layer.layout
-    fits = layer.in_features % 32 == 0 and layout.group % 16 == 0 and layer.input_groups is None
+    fits = layer.in_features % 32 == 0 and layout.group % 16 == 0 and layer.input_group_indices is None
     if not layer.has_byte_rows or not fits:
         return False
-    kind = find_code_type(layout)
+    kind = find_quantization_code_type(layout)
     return kind is CodeType.integers or (
         kind is CodeType.table
         and layout.values is not None
@@ -181,7 +181,7 @@ def encode_table_as_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float
     return None
 
 
-def find_code_type(layout: Layout) -> CodeType | None:
+def find_quantization_code_type(layout: Layout) -> CodeType | None:
     """Return the C kernels' type for a layout's quantization codes, or None if it is unsupported."""
     if (values := layout.values) is None:
         return CodeType.integers
@@ -217,7 +217,7 @@ def pack_grouped_weights(
         at_once, pack = (
             (32, _interleave_codes_to_words)
             if in_fours
-            else (8, lambda some, each: interleave_codes(some, each, 1).squeeze(-1))
+            else (8, lambda some, each: pack_interleaved_codes(some, each, 1).squeeze(-1))
         )
         some_codes = layout.codes(stored, first, last).reshape(last - first, inputs // at_once, at_once)
         planes = [pack(some_codes & (1 << low) - 1, low)]
@@ -263,7 +263,7 @@ def _interleave_outputs(
 
 def _interleave_codes_to_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack interleaved codes into 32-bit words: [..., n] becomes int32 [..., n * bits / 32]."""
-    return interleave_codes(codes.to(torch.uint8), bits).contiguous().view(torch.int32).squeeze(-1)
+    return pack_interleaved_codes(codes.to(torch.uint8), bits).contiguous().view(torch.int32).squeeze(-1)
 
 
 _tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with products of a kind of groups
@@ -278,13 +278,16 @@ def find_kernel_problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows
         return note("no_kernels")
     if layer.weight.device.type != "cpu":
         return note("not_on_cpu")
-    if (kind := find_code_type(layer.layout)) is None:
+    if (kind := find_quantization_code_type(layer.layout)) is None:
         return note("unknown_codes")
     if layer.in_features % 8:
         return note("uneven_inputs")
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return note("other_bias_format")
-    scales, is_ordered = layer.layout.get_packed_scales(layer.stored, 0, 1).dtype, layer.input_groups is None
+    scales, is_ordered = (
+        layer.layout.get_packed_scales(layer.stored, 0, 1).dtype,
+        layer.input_group_indices is None,
+    )
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
     key = (type(layer.layout), kind, *sizes, scales, zeros, is_ordered, uses_int8_matmul(layer), tile_rows)

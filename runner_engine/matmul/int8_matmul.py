@@ -27,7 +27,7 @@ from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
     build_tile_batch_size_note,
-    describe_decision,
+    describe_backend_decision,
 )
 from runner_engine.matmul.backend_selection import FORCED, VECTORS, MatmulBackend, read_forced_matmul_backend
 from runner_engine.matmul.int8_dynamic import quantizes_activations
@@ -36,7 +36,7 @@ from runner_engine.matmul.interleaved_timing import (
     BackendTimings,
     Shape,
     shrink_shape_for_timing,
-    time_alternating,
+    time_backends_alternately,
 )
 from runner_engine.matmul.layer_weights import (
     QuantizedWeights,
@@ -105,7 +105,9 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
         return (TILES, tile_rows) if tile_rows else (VECTORS, 0)
 
     candidates = [
-        BackendCandidate(TILES, kernels.tiles_problem, lambda: _compare_tiles_with_vectors(inputs, kernels)),
+        BackendCandidate(
+            TILES, kernels.tiles_problem, lambda: _compare_tile_and_vector_matmuls(inputs, kernels)
+        ),
         BackendCandidate(VECTORS),
     ]
     asked = None if wanted is None else forced.get(wanted)
@@ -116,7 +118,7 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
         TILES: lambda tile_rows: build_tile_batch_size_note(tile_rows, "VNNI"),
         VECTORS: lambda _: note("vnni"),
     }
-    return describe_decision(decision, BackendNaming(named, FORCED))
+    return describe_backend_decision(decision, BackendNaming(named, FORCED))
 
 
 def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> BackendTimings:
@@ -129,7 +131,7 @@ def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> Back
         TILES: _build_random_int8_matmul(shape, kernels, 1),
         VECTORS: _build_random_int8_matmul(shape, kernels, 0),
     }
-    return time_alternating(ways, inputs, deadline)
+    return time_backends_alternately(ways, inputs, deadline)
 
 
 def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) -> MatmulFunction:
@@ -147,7 +149,7 @@ def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) ->
 
 
 @cache
-def _compare_tiles_with_vectors(input_sizes: tuple[int, ...], kernels: Kernels) -> Note | None:
+def _compare_tile_and_vector_matmuls(input_sizes: tuple[int, ...], kernels: Kernels) -> Note | None:
     random = torch.Generator().manual_seed(2)
     for width in input_sizes:
         by_tiles, by_vectors = (

@@ -56,14 +56,14 @@ def time_matmuls(
         count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).to(dtype)
         for count in sorted(batch_sizes)
     }
-    return time_alternating(
+    return time_backends_alternately(
         {name: make(weight) for name, make in backends.items()}, inputs, deadline, slow_factor
     )
 
 
 @_use_single_torch_thread()
 @torch.inference_mode()
-def time_alternating(
+def time_backends_alternately(
     backends: Mapping[str, Callable[[torch.Tensor], Any]],
     inputs_by_batch_size: Mapping[int, torch.Tensor],
     deadline: float,

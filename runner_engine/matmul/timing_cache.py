@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from runner_base import lock_file, machine
-from runner_base.processor import parse_disabled_features
+from runner_base.processor import parse_disabled_cpu_features
 from runner_base.user_cache import read_cache_file, write_cache_file
 from runner_engine.kernels import building
 from runner_engine.kernels.native import Kernels
@@ -149,8 +149,8 @@ def _find_timing_file(kernels: Kernels) -> Path | None:
         return None
     parts = (
         building.parse_build_key(kernels.file),
-        machine.machine_name(),
+        machine.describe_hardware(),
         machine.library_versions()["torch"],
-        *parse_disabled_features(),
+        *parse_disabled_cpu_features(),
     )
     return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

@@ -35,13 +35,13 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     require_kernels(layer, resources)
     run_first_forward(layer, resources)
     own, stored = layer.forward, layer.weight
-    weights = _build_c_weights(layer, resources)
+    weights = _build_int8_kernel_weights(layer, resources)
     forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
     check_against_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 
-def _build_c_weights(layer: Any, resources: KernelResources) -> QuantizedWeights:
+def _build_int8_kernel_weights(layer: Any, resources: KernelResources) -> QuantizedWeights:
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
     is_plain = (

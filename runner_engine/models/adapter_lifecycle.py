@@ -16,7 +16,7 @@ from runner_base.console import IN_TABLE
 from runner_base.notes import note
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.models import inventory
-from runner_engine.models.build_lock import serialize_builds
+from runner_engine.models.build_lock import forbid_concurrent_builds
 from runner_engine.models.load_summary import format_summary
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.lora import import_adapter_module, merging, multi_adapter
@@ -28,7 +28,7 @@ from runner_engine.spec import ModelSpec
 log = logging.getLogger(__name__)
 
 
-@serialize_builds
+@forbid_concurrent_builds
 def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
     """Apply the configured adapter to a base model, and set the number of CPU threads.
 
@@ -55,8 +55,8 @@ def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    loaded.add_to_report(inventory.describe_adapter(spec.lora, report))
-    loaded.add_to_report(inventory.describe_weight_bytes(loaded.bytes_by_dtype))
+    loaded.add_metrics_and_facts(inventory.describe_adapter(spec.lora, report))
+    loaded.add_metrics_and_facts(inventory.describe_weight_bytes(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.measure_memory_in_use_mib(loaded.metrics)
     log.info("loaded model:\n%s", format_summary(loaded.metrics, loaded.facts), extra=IN_TABLE)
     return loaded

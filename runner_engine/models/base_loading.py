@@ -9,8 +9,8 @@ import time
 
 from runner_base import report_step
 from runner_engine.checkpoints.resolved_model import ResolvedModel
-from runner_engine.models.base_report import report_base_model
-from runner_engine.models.build_lock import serialize_builds
+from runner_engine.models.base_report import fill_base_model_report
+from runner_engine.models.build_lock import forbid_concurrent_builds
 from runner_engine.models.load_target import find_input_device, resolve_load_target
 from runner_engine.models.load_tokenizer import load_checked_tokenizer
 from runner_engine.models.loaded_model import LoadedModel
@@ -22,7 +22,7 @@ from runner_engine.quantization import mute_library_imports
 __all__ = ["LoadedModel", "load_base_model"]
 
 
-@serialize_builds
+@forbid_concurrent_builds
 def load_base_model(resolved: ResolvedModel) -> LoadedModel:
     """Load a base model with the configured quantization and rope, but without adapter. Several
     jobs can share it.
@@ -43,5 +43,5 @@ def load_base_model(resolved: ResolvedModel) -> LoadedModel:
         model, tokenizer, device, notes=[*target.notes, *of_tokenizer, *of_weights], merged=way.merged
     )
     base.metrics["load_s"] = time.perf_counter() - started
-    report_base_model(base, resolved)
+    fill_base_model_report(base, resolved)
     return base

@@ -19,7 +19,7 @@ R = TypeVar("R")
 _building = threading.RLock()  # reentrant, because a load also builds a model without weights
 
 
-def serialize_builds(build_model: Callable[P, R]) -> Callable[P, R]:
+def forbid_concurrent_builds(build_model: Callable[P, R]) -> Callable[P, R]:
     """Decorator for functions that build models. Only one thread at a time runs any of the decorated
     functions.
     """

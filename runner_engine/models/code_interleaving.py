@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 
-def interleave_codes(codes: torch.Tensor, bits: int, group_bytes: int = 4) -> torch.Tensor:
+def pack_interleaved_codes(codes: torch.Tensor, bits: int, group_bytes: int = 4) -> torch.Tensor:
     """Pack quantized codes of `bits` bits each into groups of `group_bytes` bytes.
 
     The result has the shape [..., n * bits / 8 / group_bytes, group_bytes].
@@ -22,7 +22,7 @@ def interleave_codes(codes: torch.Tensor, bits: int, group_bytes: int = 4) -> to
     return result
 
 
-def deinterleave_codes(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Unpack quantized codes of `bits` bits each. This is the inverse of interleave_codes."""
+def unpack_interleaved_codes(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Unpack quantized codes of `bits` bits each. This is the inverse of pack_interleaved_codes."""
     mask = (1 << bits) - 1
     return torch.stack([packed >> place * bits & mask for place in range(8 // bits)], dim=-2).flatten(-3)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runner_engine.models.gguf_types import TYPES, dequantize_blocks
-from runner_engine.models.grouped_linear import multiply_in_chunks, round_activations_to_int8
+from runner_engine.models.grouped_linear import dequantize_and_multiply_in_chunks, round_activations_to_int8
 
 # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 UNPACKED_AT_ONCE = 2**20
@@ -71,7 +71,9 @@ class GgufLinear(nn.Linear):
                 self.get_weight_blocks(first_output, last_output), self.kind, self.in_features
             ).to(dtype)
 
-        return multiply_in_chunks(self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features))
+        return dequantize_and_multiply_in_chunks(
+            self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features)
+        )
 
 
 class InputReorderedLinear(nn.Module):
@@ -104,7 +106,7 @@ class LinearWithDtype(nn.Module):
         return self.layer(input)  # type: ignore[no-any-return]
 
 
-def build_reordered_linear(
+def build_linear_with_reordered_inputs(
     original: nn.Linear,
     blocks: torch.Tensor,
     type_name: str,

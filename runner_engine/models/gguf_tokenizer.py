@@ -23,7 +23,11 @@ from runner_base import DataError, truncated_repr
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.gguf_file import is_supported_architecture, read_gguf_header, read_header_array
 from runner_engine.checkpoints.gguf_header import GgufHeader
-from runner_engine.checkpoints.gguf_names import SPECIAL_TOKENS, build_config_dict, splits_single_digits
+from runner_engine.checkpoints.gguf_names import (
+    SPECIAL_TOKENS,
+    build_transformers_config_dict,
+    splits_single_digits,
+)
 from runner_engine.checkpoints.model_files import list_gguf_files
 
 # files of a model that do not change its tokenizer
@@ -91,7 +95,7 @@ class GgufVocabulary:
         """
         listed = self.read_tokenizer_array("merges", is_text=True)
         if listed is None:
-            return _derive_merges(tokens, self.read_scores() if scores is None else scores)
+            return _derive_bpe_merges(tokens, self.read_scores() if scores is None else scores)
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
             raise DataError(
@@ -115,7 +119,7 @@ def can_build_tokenizer(path: Path) -> bool:
     )
 
 
-def collect_tokenizer_notes(path: Path) -> list[Note]:
+def build_slow_tokenizer_notes(path: Path) -> list[Note]:
     if not path.is_file() or can_build_tokenizer(path):
         return []
     header = read_gguf_header(path)
@@ -171,7 +175,7 @@ def build_tokenizer(path: Path, padding_side: str) -> Any:
         }
         default = metadata[TEMPLATE]
         settings["chat_template"] = {"default": default, **further} if further else default
-    config_class = CONFIG_MAPPING[build_config_dict(header)["model_type"]]
+    config_class = CONFIG_MAPPING[build_transformers_config_dict(header)["model_type"]]
     tokenizer_class: Any = TOKENIZER_MAPPING.get(config_class, TokenizersBackend)
     place = {"name_or_path": str(path.parent), "is_local": True, "local_files_only": True}
     return tokenizer_class(
@@ -341,7 +345,7 @@ def _add_control_and_user_tokens(
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in own])
 
 
-def _derive_merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
+def _derive_bpe_merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
     """Derive the BPE merges that produce the given tokens, highest score first.
 
     Merges with equal scores are sorted by length of the left part, then of the right part (longer

@@ -52,7 +52,7 @@ class BlockType:
         return ROW_BLOCK if self.inputs == ROW_BLOCK else ROW_PART
 
     @property
-    def packed_bytes(self) -> int:
+    def packed_block_nbytes(self) -> int:
         """Bytes of one .gguf block after repacking for the C kernels."""
         parts = self.take_apart(torch.zeros(1, 1, self.stored_bytes, dtype=torch.uint8))
         return parts.scales.shape[2] + parts.of_parts.shape[2] + self.inputs * (self.low + self.high) // 8
@@ -75,13 +75,15 @@ def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> t
     return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
-def _build_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
+def _build_block32_split_function(
+    has_minimum: bool, has_fifth_bit: bool
+) -> Callable[[torch.Tensor], BlockParts]:
     """Return a function that splits .gguf blocks of 32 weights with 4 or 5 bits into scales and
     weight bits.
     """
     scales = 4 if has_minimum else 2
 
-    def split_block(blocks: torch.Tensor) -> BlockParts:
+    def split_scales_and_weight_bits(blocks: torch.Tensor) -> BlockParts:
         bits = _unpack_nibbles(blocks[..., scales + 4 * has_fifth_bit :])
         if has_fifth_bit:
             fifth = (
@@ -92,7 +94,7 @@ def _build_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[
             bits = bits | fifth << 4
         return BlockParts(blocks[..., :scales], blocks[..., :0], bits)
 
-    return split_block
+    return split_scales_and_weight_bits
 
 
 def _split_q8_0_blocks(blocks: torch.Tensor) -> BlockParts:
@@ -167,17 +169,17 @@ def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
 
 HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
-    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _build_block32_splitter(False, False)),
-    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _build_block32_splitter(True, False), scales=2),
-    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_splitter(False, True)),
-    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_splitter(True, True), scales=2),
+    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _build_block32_split_function(False, False)),
+    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _build_block32_split_function(True, False), scales=2),
+    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_split_function(False, True)),
+    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_split_function(True, True), scales=2),
     "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks),
     "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, scales_at=80, scales=2),
     "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108),
     "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, scales=2),
     "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, scales=2),
     "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208),
-    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _build_block32_splitter(False, False)),
+    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _build_block32_split_function(False, False)),
     "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True),
     "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4_blocks),
 }

@@ -75,7 +75,7 @@ class GroupedLinear(nn.Linear):
         return self.in_features * self.out_features
 
     @property
-    def input_groups(self) -> torch.Tensor | None:
+    def input_group_indices(self) -> torch.Tensor | None:
         """Group index of each input, int64. None if groups consist of consecutive inputs."""
         order = self._parameters.get(self.layout.order_name)
         if order is None:
@@ -98,7 +98,7 @@ class GroupedLinear(nn.Linear):
         16-bit scales the product is exact in float32, and it is rounded once. If `dtype` is the dtype
         of the scales, the libraries compute the same weights.
         """
-        layout, stored, order = self.layout, self.stored, self.input_groups
+        layout, stored, order = self.layout, self.stored, self.input_group_indices
         codes, values = layout.codes(stored, first_output, last_output), layout.values
         weights = codes.float() if values is None else values.to(codes.device)[codes.int()]
         scales = layout.scales(stored, first_output, last_output).float()
@@ -135,12 +135,12 @@ class GroupedLinear(nn.Linear):
         without C kernels.
         """
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
-        return multiply_in_chunks(
+        return dequantize_and_multiply_in_chunks(
             self, self.dequantize_outputs, input, max(32, most // self.in_features // 32 * 32)
         )
 
 
-def multiply_in_chunks(
+def dequantize_and_multiply_in_chunks(
     layer: nn.Linear, dequantize_outputs: DequantizeOutputs, input: torch.Tensor, num_outputs: int
 ) -> torch.Tensor:
     """Multiply the input by a layer's weights, dequantizing `num_outputs` outputs at a time."""
@@ -173,7 +173,7 @@ def round_activations_to_int8(activations: torch.Tensor, group_size: int = ROW_P
     )
 
 
-def count_extra_encoded_weights(model: nn.Module) -> int:
+def count_weights_minus_stored_elements(model: nn.Module) -> int:
     """Return how many more weights the grouped layers encode than their parameters have elements."""
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(

@@ -26,7 +26,7 @@ ImportStructure = dict[frozenset[str], dict[str, set[str]]]  # the packages that
 
 
 @contextmanager
-def use_cached_import_structure() -> Iterator[None]:
+def use_cached_transformers_import_structure() -> Iterator[None]:
     """Context manager in which `import transformers` uses a cached import structure."""
     finder = _ImportUtilsFinder()
     sys.meta_path.insert(0, finder)
@@ -47,13 +47,15 @@ class _ImportUtilsFinder(MetaPathFinder):
             def execute_and_patch(module: ModuleType) -> None:
                 execute(module)
                 if (own := getattr(module, "define_import_structure", None)) is not None:
-                    module.define_import_structure = wrap_structure_reader(own)  # type: ignore[attr-defined]
+                    module.define_import_structure = add_cache_to_structure_reader(own)  # type: ignore[attr-defined]
 
             spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec
 
 
-def wrap_structure_reader(read_structure: Callable[..., ImportStructure]) -> Callable[..., ImportStructure]:
+def add_cache_to_structure_reader(
+    read_structure: Callable[..., ImportStructure],
+) -> Callable[..., ImportStructure]:
     """Wrap transformers' reader of import structures, and cache its results for transformers'
     models.
     """

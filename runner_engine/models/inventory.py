@@ -79,7 +79,7 @@ def count_weight_nbytes(model: torch.nn.Module) -> Counter[str]:
     return count_tensor_bytes([*model.parameters(), *model.buffers()])
 
 
-def measure_mapped_weight_mib(model: torch.nn.Module) -> float:
+def measure_memory_mapped_weight_mib(model: torch.nn.Module) -> float:
     """Return the MiB of parameters stored in memory-mapped files, such as the checkpoint."""
     files = MappedFiles()
     sizes = {
@@ -97,7 +97,9 @@ def count_adapter_nbytes(model: Any) -> Counter[str]:
     return by_dtype
 
 
-def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple[MetricsAndFacts, list[Note]]:
+def report_quantized_layers(
+    model: Any, quantization_mix: QuantizationMix
+) -> tuple[MetricsAndFacts, list[Note]]:
     """Count quantized layers and parameters. Returns metrics, facts, and notes on unquantized parts.
 
     Raises ConfigError if most of the model is not quantized and `allow_partial` is not set.
@@ -125,15 +127,17 @@ def measure_quantization(model: Any, quantization_mix: QuantizationMix) -> tuple
     words = f"{how}: {reached.description} ({quantized} of {total} linear layers: {counts})"
     metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
     metrics |= {"quantized_share_of_bytes": reached.of_bytes or 0.0}
-    metrics |= {"quantized_share_of_wanted": reached.of_requested} if reached.named else {}
+    metrics |= (
+        {"quantized_share_of_wanted": reached.quantized_fraction_among_requested} if reached.named else {}
+    )
     facts = {
         "quantized": words,
         "left_alone": quantized_share.format_unquantized_matrices(left, NAMES_SHOWN) or "none",
     }
-    return (metrics, facts), quantized_share.build_low_quantization_notes(how, reached, left)
+    return (metrics, facts), quantized_share.build_low_quantized_share_notes(how, reached, left)
 
 
-def estimate_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:
+def estimate_largest_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:
     """Return the MiB of the temporary dequantized copy of the largest quantized weight during a matmul."""
     of_layers = list_quantized_layer_modules()
     packed = (module for module in model.modules() if _find_quantized_class_name(module, of_layers))

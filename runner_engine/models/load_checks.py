@@ -11,7 +11,7 @@ from runner_base import MIB, ConfigError, machine
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file, gguf_names
 from runner_engine.checkpoints.resolved_model import ModelFiles, build_from_pretrained_arguments
-from runner_engine.models.build_lock import serialize_builds
+from runner_engine.models.build_lock import forbid_concurrent_builds
 from runner_engine.models.lora import import_adapter_module
 from runner_engine.plan.memory_check import limit_free_memory
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -41,7 +41,7 @@ def measure_usable_gpu_mib(gpu_index: int) -> float:
     return compute_usable_gpu_mib(torch.cuda.mem_get_info(gpu_index)[0], reserved, allocated)
 
 
-def convert_max_memory(model: LocalModelConfig) -> tuple[dict[int | str, str], list[Note]]:
+def convert_max_memory_for_accelerate(model: LocalModelConfig) -> tuple[dict[int | str, str], list[Note]]:
     """Convert model.max_memory to accelerate's format. Also returns a note if a listed GPU does not exist."""
     import torch
 
@@ -98,13 +98,13 @@ def load_transformers_config(path: Path, trust_remote_code: bool = False) -> Any
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if path.is_file() and gguf_file.is_supported_architecture(header := gguf_file.read_gguf_header(path)):
-        settings = gguf_names.build_config_dict(header)
+        settings = gguf_names.build_transformers_config_dict(header)
         return CONFIG_MAPPING[settings["model_type"]].from_dict(settings, name_or_path=str(path.parent))
     folder, arguments = build_from_pretrained_arguments(path, trust_remote_code)
     return AutoConfig.from_pretrained(folder, **arguments)
 
 
-@serialize_builds
+@forbid_concurrent_builds
 def build_meta_model(config: Any, trust_remote_code: bool = False) -> Any:
     """Build a model from its config on the meta device, which allocates no memory for weights.
 

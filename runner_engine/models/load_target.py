@@ -49,7 +49,7 @@ def resolve_load_target(plan: LoadPlan) -> LoadTarget:
     if device.type != plan.device and files.dtype != resolve_dtype(model.dtype, files.settings, device.type):
         notes = [note("no_gpu_after_all", dtype=files.dtype)]
     model_class = load_checks.find_model_class(files.path, model.trust_remote_code)
-    places, absent = load_checks.convert_max_memory(model)
+    places, absent = load_checks.convert_max_memory_for_accelerate(model)
     attention, fallback = load_checks.select_attention_backend(plan.attention, device.type, model_class)
     plan = replace(plan, device=device.type, attention=attention)
     notes += (
@@ -58,7 +58,9 @@ def resolve_load_target(plan: LoadPlan) -> LoadTarget:
         + fallback
         + check_memory(plan, load_checks.measure_free_memory_mib(model, device))
     )
-    notes += format_check.build_stored_format_notes(plan) + gguf_tokenizer.collect_tokenizer_notes(files.path)
+    notes += format_check.build_stored_format_notes(plan) + gguf_tokenizer.build_slow_tokenizer_notes(
+        files.path
+    )
     return LoadTarget(plan, device, dtype, places, notes)
 
 

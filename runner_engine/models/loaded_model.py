@@ -24,7 +24,7 @@ class LoadedModel:
     notes: list[Note] = field(default_factory=list)
     merged: Any = None  # the report on an adapter that was merged before the model was quantized
 
-    def add_to_report(self, metrics_and_facts: tuple[dict[str, float], dict[str, str]]) -> None:
+    def add_metrics_and_facts(self, metrics_and_facts: tuple[dict[str, float], dict[str, str]]) -> None:
         metrics, facts = metrics_and_facts
         self.metrics |= metrics
         self.facts |= facts

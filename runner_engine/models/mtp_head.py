@@ -19,7 +19,7 @@ from runner_base import ConfigError, join_first_names
 from runner_engine.checkpoints.mtp_head import JOINING, OF_ONE_LAYER, find_mtp_head_tensors
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.checkpoints.weight_files import TensorLocation
-from runner_engine.models.build_lock import serialize_builds
+from runner_engine.models.build_lock import forbid_concurrent_builds
 from runner_engine.settings.speculation import KEY
 
 FEW_TOKENS = 8  # of an embedding that is dropped
@@ -64,7 +64,7 @@ class MtpEmbedding(nn.Module):
         return joined
 
 
-@serialize_builds
+@forbid_concurrent_builds
 def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
     """Load the MTP head from a model's checkpoint as a model with one layer."""
     tensors = find_mtp_head_tensors(resolved.files)

@@ -26,7 +26,9 @@ def measure_quantized_share(
     """
     total = in_blocks = named = quantized = quantized_in_blocks = 0
     left: dict[str, int] = {}
-    for path, numbers, is_quantized, is_matrix in _iter_parameter_counts(model, get_quantized_class_name):
+    for path, numbers, is_quantized, is_matrix in _iter_parameter_sizes_and_quantization(
+        model, get_quantized_class_name
+    ):
         is_in_block = bool(IN_A_BLOCK.search(f"{path}."))
         total += numbers
         in_blocks += numbers * is_in_block
@@ -55,7 +57,7 @@ def _iter_quantized_tensors(model: nn.Module, quantized_class_name: ClassNameGet
             yield from (held for name, held in own if name != "bias" and held is not None)
 
 
-def _iter_parameter_counts(
+def _iter_parameter_sizes_and_quantization(
     model: nn.Module, get_quantized_class_name: ClassNameGetter
 ) -> Iterator[tuple[str, int, bool, bool]]:
     """Yield for each parameter: path, number of weights, whether quantized, and whether a matrix."""

@@ -58,7 +58,7 @@ def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> I
         ) from error
 
 
-def check_replacement_growth(file: Path) -> None:
+def check_tokenizer_text_expansion(file: Path) -> None:
     """Raise ConfigError if the replacement rules in a tokenizer.json can lengthen a short string too much."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def check_replacement_growth(file: Path) -> None:
     for match in STEPS.finditer(text):
         try:
             step, _ = json.JSONDecoder().raw_decode(text, match.end())
-            most = compute_max_replacement_growth(_iter_replacements(step))
+            most = compute_max_text_expansion_factor(_iter_replacements(step))
         except (ValueError, RecursionError, TypeError, AttributeError):
             continue
         if most > MAX_GROWTH:
@@ -90,7 +90,7 @@ def _iter_replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
         yield str(pattern["Regex" if is_regex else "String"]), is_regex, str(step["content"])
 
 
-def compute_max_replacement_growth(
+def compute_max_text_expansion_factor(
     replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]],
 ) -> float:
     bounds: dict[str, float] = {}  # of each character in a plain pattern

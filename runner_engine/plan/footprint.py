@@ -14,12 +14,12 @@ from enum import StrEnum, auto
 from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine
-from runner_engine.checkpoints.draft import compute_draft_weight_fraction, resolve_draft_model
+from runner_engine.checkpoints.draft import compute_truncated_draft_weight_fraction, resolve_draft_model
 from runner_engine.checkpoints.gguf_file import compute_packing_overhead_nbytes
 from runner_engine.checkpoints.kv_size import LANES, compute_kv_size
 from runner_engine.checkpoints.linear_layers import classify_tensor
 from runner_engine.checkpoints.merge_costs import MergeCosts, estimate_merge_costs
-from runner_engine.checkpoints.mixture import MixtureSize, measure_mixture
+from runner_engine.checkpoints.mixture import MixtureSize, compute_expert_mixture_size
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     compute_kv_bytes_per_token,
@@ -167,7 +167,7 @@ class Footprint:
         return max(self._phase_mib().values())
 
     @property
-    def peak_parts(self) -> PeakParts:
+    def peak_memory_parts(self) -> PeakParts:
         """The parts of the peak memory, in the phase in which the peak occurs."""
         phases = self._phase_mib()
         phase = max(phases, key=phases.__getitem__)
@@ -238,7 +238,7 @@ def predict_planned_footprint(
         if alone is None:
             footprint = None
         else:
-            guessing = _estimate_draft_pass(of_draft, alone, footprint)
+            guessing = _estimate_draft_pass_cost(of_draft, alone, footprint)
             footprint = replace(footprint.combine_with(alone, 0), draft=guessing)
     if footprint is None or resolved.second is None:
         return footprint
@@ -251,7 +251,7 @@ def predict_planned_footprint(
     return None if other is None else footprint.combine_with(other, waiting_bytes)
 
 
-def _estimate_draft_pass(
+def _estimate_draft_pass_cost(
     draft: LoadPlan, draft_footprint: Footprint, model_footprint: Footprint
 ) -> DraftPass:
     """Estimate the cost of a draft model's forward pass. An MTP head also reads the main model's lm_head."""
@@ -270,7 +270,7 @@ def _estimate_draft_pass(
         parameters,
         compute_kv_bytes_per_token(settings, files.dtype_bytes, draft.spec.generation.kv_cache_config),
         draft.quantization_mix.has_kernels(files.dtype_bytes),
-        compute_draft_weight_fraction(draft.resolved, draft_footprint.weights),
+        compute_truncated_draft_weight_fraction(draft.resolved, draft_footprint.weights),
     )
 
 
@@ -338,7 +338,7 @@ def _predict_single_model(
         of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
     if spec.is_mtp_head:  # what the model's last norm gives for each token of a prompt waits for it
         of_prompts += rows * prompt_tokens * shape["hidden"] * dtype_bytes
-    mixture = measure_mixture(settings, tensors, files.stored_format)
+    mixture = compute_expert_mixture_size(settings, tensors, files.stored_format)
     merging = estimate_merge_costs(plan.resolved)
     plain = Footprint(
         weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture, merging=merging
@@ -362,7 +362,7 @@ def _predict_single_model(
             + library
             + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
         )
-    load_bytes = sum(weights.values()) - plan.mapped_bytes
+    load_bytes = sum(weights.values()) - plan.memory_mapped_weight_nbytes
     if merging is not None:
         others = sum(tensor.num_elements for tensor in files.tensors) - merging.numbers
         plain_bytes = 0 if plan.is_mapped else others * dtype_bytes
@@ -396,7 +396,11 @@ def _estimate_resident_weights(plan: LoadPlan, num_tokens: int, free_mib: float)
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a
     copy.
     """
-    held, weights, mapped = plan.quantization_mix.base, plan.weight_bytes_by_part, plan.mapped_bytes
+    held, weights, mapped = (
+        plan.quantization_mix.base,
+        plan.weight_bytes_by_part,
+        plan.memory_mapped_weight_nbytes,
+    )
     in_blocks = held.own_layers is OwnLayers.blocks
     linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
     if held.is_mixed:

@@ -72,7 +72,7 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
         )
         raise ConfigError(reason, code="unsupported")
     if wanted.packed:
-        _check_same_quantization(wanted, stored, where)
+        _check_quantization_matches_checkpoint(wanted, stored, where)
     if resolved.spec.lora.merges_adapter:
         raise ConfigError(
             f"{where} is already quantized ({stored}). Merging into quantized weights loses "
@@ -85,11 +85,11 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
 
 
 def build_planned_quantization_notes(resolved: ResolvedModel) -> list[Note]:
-    reached = plan_model_load(resolved).checked_quantization_plan
+    reached = plan_model_load(resolved).quantization_plan_if_available
     return (
         []
         if reached is None
-        else quantized_share.build_low_quantization_notes(
+        else quantized_share.build_low_quantized_share_notes(
             resolved.spec.quantization.label, reached.share, reached.left
         )
     )
@@ -102,7 +102,7 @@ def build_stored_format_notes(plan: LoadPlan) -> list[Note]:
         return [note("checkpoint_quantized", form=str(stored)), *filter(None, [stored.note])]
     if path.is_dir() or plan.quantization_mix.base.packed:
         return []
-    types = gguf_file.read_gguf_header(path).type_counts
+    types = gguf_file.read_gguf_header(path).tensor_type_counts_text
     return [note("unpacked_while_loading", file=path.name, types=str(types), dtype=dtype)]
 
 
@@ -151,20 +151,20 @@ def _check_layer_patterns(resolved: ResolvedModel) -> None:
             value=mix.base.label,
             code="conflict",
         )
-    if tensors := files.separate_tensors:  # other files are only checked when they are loaded
+    if tensors := files.tensors_with_split_experts:  # other files are only checked when they are loaded
         layers, heads = find_linear_layers(tensors, files.text_settings, files.fuses_experts)
-        mix.check_patterns(layers, heads or [HEAD], is_head_tied=not heads)
+        mix.check_patterns_match_layers(layers, heads or [HEAD], is_head_tied=not heads)
 
 
 def check_planned_quantized_share(resolved: ResolvedModel) -> None:
     """Raise ConfigError if layers cannot be quantized, or if too few weights would be quantized."""
-    if (reached := plan_model_load(resolved).checked_quantization_plan) is not None:
+    if (reached := plan_model_load(resolved).quantization_plan_if_available) is not None:
         wanted = resolved.spec.quantization
         reached.check_unquantizable(wanted.name)
         quantized_share.check_quantized_share(wanted.label, reached.share, reached.left, wanted.allow_partial)
 
 
-def _check_same_quantization(
+def _check_quantization_matches_checkpoint(
     quantization: QuantizationConfig, stored_format: StoredFormat, model_entry: str
 ) -> None:
     """Raise ConfigError if the configured quantization differs from that of a quantized checkpoint."""

@@ -59,7 +59,7 @@ class LoadPlan:
         return self.resolved.quantization_mix
 
     @cached_property
-    def backend_name(self) -> str:
+    def loading_backend_name(self) -> str:
         """The name of the loading backend, which is a module in models/loading/."""
         files, held = self.files, self.quantization_mix.base
         is_file = files.is_gguf_file and files.model.device_map is None
@@ -97,7 +97,7 @@ class LoadPlan:
             return gguf_file.list_in_memory_tensors(gguf_file.read_gguf_header(files.path))
         return list(
             exclude_mtp_head_tensors(
-                files, files.separate_tensors if self.separates_experts else files.tensors
+                files, files.tensors_with_split_experts if self.separates_experts else files.tensors
             )
         )
 
@@ -106,7 +106,7 @@ class LoadPlan:
         return plan_model_quantization(self.files, self.quantization_mix, self.device)
 
     @property
-    def checked_quantization_plan(self) -> QuantizationPlan | None:
+    def quantization_plan_if_available(self) -> QuantizationPlan | None:
         """The quantization plan. None if nothing is quantized or no header can be read."""
         wanted = self.spec.layer_mix
         if wanted.base.source is not CheckpointSource.plain or not wanted.quantizes:
@@ -163,7 +163,7 @@ class LoadPlan:
         return not self.files.is_gguf_file and not self.converts_dtype
 
     @property
-    def mapped_bytes(self) -> int:
+    def memory_mapped_weight_nbytes(self) -> int:
         """Bytes of the weights that stay in the memory-mapped checkpoint."""
         weights, base = self.weight_bytes_by_part, self.quantization_mix.base
         if base.own_layers is OwnLayers.blocks:

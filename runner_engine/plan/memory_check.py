@@ -8,7 +8,7 @@ from runner_base import (
     MIB,
     ConfigError,
     DataError,
-    count_extra_digits,
+    count_digits_to_distinguish_limit,
     fixed_decimals_formatter,
     machine,
     visible_gpus,
@@ -79,7 +79,7 @@ def _format_required_and_free_mib(
 ) -> tuple[str, str]:
     """Format the required and the free MiB with enough digits to show that they differ."""
     write = fixed_decimals_formatter(0)
-    more = count_extra_digits([required_mib], sum(free_memory_mib.values()), write)
+    more = count_digits_to_distinguish_limit([required_mib], sum(free_memory_mib.values()), write)
     rooms = (f"{write(room_mib, more)} MiB of {place}" for place, room_mib in free_memory_mib.items())
     return write(required_mib, more), " and ".join(rooms)
 

@@ -185,7 +185,7 @@ class Int8Config(BitsAndBytesConfig):
         return {"quantization_config": config}
 
     def _build_empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
-        return _create_any_rank_linear_class()(
+        return _create_linear_class_for_any_dimensions()(
             inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold
         )
 
@@ -202,11 +202,11 @@ class Int8Config(BitsAndBytesConfig):
 
         for module in model.modules():
             if type(module) is Linear8bitLt:
-                module.__class__ = _create_any_rank_linear_class()
+                module.__class__ = _create_linear_class_for_any_dimensions()
 
 
 @functools.cache
-def _create_any_rank_linear_class() -> Any:
+def _create_linear_class_for_any_dimensions() -> Any:
     """Return a subclass of bitsandbytes' Linear8bitLt that accepts inputs with any number of dimensions.
 
     bitsandbytes itself fails at more than three dimensions, which occur in the latents of MLA.

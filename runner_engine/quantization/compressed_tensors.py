@@ -58,7 +58,7 @@ class CompressedTensorsConfig(GroupedConfig):
     @classmethod
     def find_combination_problem(cls, layer_groups: list[dict[str, Any]]) -> Note | None:
         """Return the reason why the combination of layer groups is unsupported, or None."""
-        if len({read_activation_mode(group) for group in layer_groups}) > 1:
+        if len({read_activation_quantization_mode(group) for group in layer_groups}) > 1:
             return note("rows_of_groups_differ")
         return None
 
@@ -73,7 +73,7 @@ def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
     }
 
 
-def read_activation_mode(layer_group: dict[str, Any]) -> str:
+def read_activation_quantization_mode(layer_group: dict[str, Any]) -> str:
     rows = layer_group.get("input_activations")
     if not rows:
         return ""

@@ -14,7 +14,7 @@ from runner_engine.quantization.base import StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     build_unsupported_settings_note,
-    read_activation_mode,
+    read_activation_quantization_mode,
     select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings
@@ -36,7 +36,7 @@ class Float4Config(CompressedTensorsConfig):
             cls.name,
             (4,),
             cls.group,
-            rows=read_activation_mode(next(iter(stored_config["config_groups"].values()))),
+            rows=read_activation_quantization_mode(next(iter(stored_config["config_groups"].values()))),
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from runner_engine.quantization.base import StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     build_unsupported_settings_note,
-    read_activation_mode,
+    read_activation_quantization_mode,
     select_settings,
 )
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
@@ -84,8 +84,8 @@ class FloatQuantizedConfig(CompressedTensorsConfig):
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Return the layer settings, which are the same for all layer groups."""
         group = next(iter(stored_config["config_groups"].values()))
-        outputs, inputs = _read_scale_sharing(group["weights"])
-        rows, row_group = read_activation_mode(group), -1
+        outputs, inputs = _read_scale_block_shape(group["weights"])
+        rows, row_group = read_activation_quantization_mode(group), -1
         if rows and group["input_activations"]["strategy"] == "group":
             row_group = group["input_activations"]["group_size"]
         return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
@@ -133,7 +133,7 @@ def _read_block_size(stored_config: dict[str, Any]) -> Any:
     return stored_config.get("weight_block_size", [128, 128])
 
 
-def _read_scale_sharing(weight_settings: dict[str, Any]) -> tuple[int, int]:
+def _read_scale_block_shape(weight_settings: dict[str, Any]) -> tuple[int, int]:
     """Return how many outputs and how many inputs share a scale. -1 stands for all."""
     strategy = weight_settings["strategy"]
     if strategy == "block":

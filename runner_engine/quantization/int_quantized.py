@@ -14,7 +14,7 @@ from runner_engine.quantization.base import MatmulCosts, StoredTensorNames
 from runner_engine.quantization.compressed_tensors import (
     CompressedTensorsConfig,
     build_unsupported_settings_note,
-    read_activation_mode,
+    read_activation_quantization_mode,
     select_settings,
 )
 from runner_engine.quantization.grouped import GroupSettings
@@ -35,7 +35,10 @@ class IntQuantizedConfig(CompressedTensorsConfig):
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Return the layer settings. All layer groups have the same activation settings."""
         return GroupSettings(
-            "int8", (8,), -1, rows=read_activation_mode(next(iter(stored_config["config_groups"].values())))
+            "int8",
+            (8,),
+            -1,
+            rows=read_activation_quantization_mode(next(iter(stored_config["config_groups"].values()))),
         )
 
     @classmethod

@@ -114,7 +114,7 @@ class QuantizationMix:
             )
         return self.overrides[best[0]]
 
-    def check_patterns(
+    def check_patterns_match_layers(
         self, layer_paths: Iterable[str], head_paths: Iterable[str], is_head_tied: bool
     ) -> None:
         layers, head_paths = list(layer_paths), list(head_paths)
@@ -150,7 +150,7 @@ class QuantizationMix:
         """Whether a pattern matches a layer's path, or the path of a module that contains the layer."""
         return self._patterns[pattern].fullmatch(layer_path) is not None
 
-    def select_matching_patterns(self, layer_paths: Iterable[str]) -> QuantizationConfig:
+    def remove_unmatched_patterns(self, layer_paths: Iterable[str]) -> QuantizationConfig:
         known, base = list(layer_paths), self.base
 
         def matches_any(pattern: str) -> bool:

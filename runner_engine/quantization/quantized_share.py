@@ -49,7 +49,7 @@ class QuantizedShare:
         return self.quantized / self.total if self.total else 0.0
 
     @property
-    def of_requested(self) -> float:
+    def quantized_fraction_among_requested(self) -> float:
         """Quantized share of the decoder block parameters that are not excluded from quantization.
         1 if all are excluded.
         """
@@ -73,7 +73,7 @@ def check_quantized_share(
 
     unquantized_matrices: the number of weights in each unquantized matrix.
     """
-    if share.of_requested >= REFUSED_BELOW or allow_partial:
+    if share.quantized_fraction_among_requested >= REFUSED_BELOW or allow_partial:
         return
     if not share.quantized:
         raise ConfigError(
@@ -90,11 +90,11 @@ def check_quantized_share(
     )
 
 
-def build_low_quantization_notes(
+def build_low_quantized_share_notes(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
 ) -> list[Note]:
     """Return a note if a large part of the model stays unquantized."""
-    if share.of_requested >= NOTED_BELOW:
+    if share.quantized_fraction_among_requested >= NOTED_BELOW:
         return []
     return [
         note(
@@ -118,14 +118,14 @@ def format_unquantized_matrices(unquantized_matrices: Mapping[str, int], max_kin
     """
     kinds: Counter[str] = Counter()
     for name, numbers in unquantized_matrices.items():
-        kinds[_generalize_path(name)] += numbers
+        kinds[_replace_layer_numbers_with_wildcards(name)] += numbers
     shown = [kind for kind, _ in kinds.most_common(max_kinds)]
     rest = len(kinds) - max_kinds
     more = f" and {format_count(rest, 'more kind')}" if rest > 0 else ""
     return ", ".join(shown) + more
 
 
-def _generalize_path(name: str) -> str:
+def _replace_layer_numbers_with_wildcards(name: str) -> str:
     path = name.removesuffix(".weight")
     before, experts, _ = path.partition(".experts.")
     return re.sub(r"\.\d+(?=\.|$)", ".*", before + experts.removesuffix("."))

@@ -30,7 +30,7 @@ def convolve(
     if segments.has_equal_counts:
         extended = torch.cat((before, segments.pad(inputs)), dim=1)
         segments.write_states(state, extended[:, segments.max_count :])
-        return _convolve_valid(extended, weight, bias).flatten(0, 1)
+        return _convolve_without_padding(extended, weight, bias).flatten(0, 1)
     numbers, counts = torch.arange(len(segments.counts)), torch.tensor(segments.counts)
     ends = (counts + kept).cumsum(0)  # of each segment, with what is before it
     places = (torch.arange(len(inputs)) + kept * (numbers + 1).repeat_interleave(counts)).to(inputs.device)
@@ -39,10 +39,10 @@ def convolve(
     extended = inputs.new_empty((int(ends[-1]), inputs.shape[1]))
     extended[places], extended[starts] = inputs, before
     segments.write_states(state, extended[((ends - kept)[:, None] + of_states).to(inputs.device)])
-    return _convolve_valid(extended, weight, bias)[places - kept]
+    return _convolve_without_padding(extended, weight, bias)[places - kept]
 
 
-def _convolve_valid(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve_without_padding(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve inputs [..., K - 1 + n, C] and return only the last n positions: [..., n, C]."""
     count = inputs.shape[-2] - weight.shape[1] + 1
     total = inputs[..., :count, :] * weight[:, 0]

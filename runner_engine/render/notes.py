@@ -35,7 +35,7 @@ def _format_tensor_prefix(file: str, keys: str, left_out: tuple[str, ...]) -> st
     return f"{file}: the tensors are loaded from the key {keys}{others}"
 
 
-def _format_replaced_rope(
+def _format_replaced_rope_note(
     rope: str, factor: float, own: str, own_factor: float | None, trained: int | None, is_counted_anew: bool
 ) -> str:
     before = own if own_factor is None else f"{own}, factor {own_factor:g}"
@@ -262,7 +262,7 @@ OF_LOADING: dict[str, Template] = {
         "rope=dynamic: beyond {length} positions, a sequence's angles depend on the longest sequence "
         "in its batch"
     ),
-    "replaces_own_scaling": _format_replaced_rope,
+    "replaces_own_scaling": _format_replaced_rope_note,
     "ignored_settings": _format_ignored_settings,
     "publisher_samples": "greedy decoding is used, but {file} recommends sampling ({settings}). Sample as recommended: "
     "generation=model. Compare both: generation=greedy,model task.samples=4",

@@ -170,7 +170,7 @@ class PartialAnswers:
     prompt_sha256: str
     tokens: tuple[tuple[int, ...], ...]
 
-    def get_tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
+    def get_stored_choice_tokens(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
         """Return the stored tokens of each choice if the hash of the prompt matches.
 
         Otherwise returns empty tuples.

@@ -113,7 +113,7 @@ class ChatTemplate:
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
         if outcome != TEXT:
             raise ConfigError(
-                f"{self.name} {self._describe_reached_limit(outcome, text)}. Fix it, or {ALTERNATIVES}",
+                f"{self.name} {self._describe_exceeded_render_limit(outcome, text)}. Fix it, or {ALTERNATIVES}",
                 code="failed" if outcome == DIED else "too_large",
             )
         return (
@@ -142,7 +142,7 @@ class ChatTemplate:
         )
         return text
 
-    def _describe_reached_limit(self, outcome: bytes, reason: str) -> str:
+    def _describe_exceeded_render_limit(self, outcome: bytes, reason: str) -> str:
         """Describe the rendering limit that the chat template has exceeded."""
         limits = self.limits
         return {
@@ -268,11 +268,11 @@ class _RenderPool:
     def _schedule_idle_end(self) -> None:
         """Start a timer that later ends idle rendering processes."""
         if self._timer is None:
-            self._timer = threading.Timer(IDLE_S, self._end_expired_processes)
+            self._timer = threading.Timer(IDLE_S, self._kill_idle_processes)
             self._timer.daemon = True
             self._timer.start()
 
-    def _end_expired_processes(self) -> None:
+    def _kill_idle_processes(self) -> None:
         """End the rendering processes that were idle for IDLE_S seconds."""
         self._timer = None
         with suppress(IndexError):

@@ -81,7 +81,7 @@ def run_requests(
     with heap.skip_existing_objects_in_gc():
         while True:
             signals.raise_if_interrupt_dropped()
-            with signals.defer_until_step_ends():
+            with signals.defer_signals_until_step_ends():
                 room = (
                     len(remaining)
                     if max_active is None

@@ -104,11 +104,11 @@ class EngineStats:
             "shared_prompt_tokens": self.shared_tokens,
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,
-            **self.acceptance_metrics,
+            **self.draft_acceptance_metrics,
         }
 
     @property
-    def acceptance_metrics(self) -> dict[str, float]:
+    def draft_acceptance_metrics(self) -> dict[str, float]:
         """Acceptance rate of draft tokens, in total and by position in the draft.
 
         Draft tokens after a rejected one are not counted. Empty unless tokens are drafted at
@@ -124,7 +124,7 @@ class EngineStats:
         return whole | by_place
 
     @property
-    def busy_shares(self) -> list[float]:
+    def process_busy_shares(self) -> list[float]:
         """Fraction of the engine's active time that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
@@ -137,7 +137,7 @@ class EngineStats:
         """
         if not self.processes:
             return {}
-        peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
+        peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.process_busy_shares
         metrics = {
             "bubble_share": 1 - sum(busy) / len(busy),
             "peak_rss_mib": max(peaks),
@@ -151,7 +151,7 @@ class EngineStats:
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
-        busy, peaks = self.busy_shares, [process["peak_rss_mib"] for process in self.processes]
+        busy, peaks = self.process_busy_shares, [process["peak_rss_mib"] for process in self.processes]
         rows = [
             part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]}
             for part in model_parts

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from runner_base.thinking import TAGS, Tag, Tags, parse_spans
+from runner_base.thinking import TAGS, Tag, Tags, parse_thinking_spans
 from runner_engine.models.tokenization import encode_text
 from runner_engine.settings.generation import GenerationConfig
 
@@ -92,10 +92,10 @@ class ThinkingTracker:
             return
         self._force_end_of_thinking(state, tokens)
         while state.seen < len(tokens) and state.forced[:1] in ([], [tokens[state.seen]]):
-            self._process_next_token(state, tokens)
+            self._update_state_with_next_token(state, tokens)
             self._force_end_of_thinking(state, tokens)
 
-    def _process_next_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+    def _update_state_with_next_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
         token = tokens[state.seen]
         state.seen += 1
         is_forced = bool(state.forced)
@@ -107,7 +107,7 @@ class ThinkingTracker:
         was_undecided, text = state.is_undecided, self.raw_text(tokens[: state.seen])
         if is_end and state.tag is not None and (at := text.rfind(state.tag.closing)) >= 0:
             state.closed.append((at, at + len(state.tag.closing)))
-        found = parse_spans(
+        found = parse_thinking_spans(
             text, self.tags, state.is_thinking_at_start, is_complete=False, forced_tags=state.closed
         )
         state.is_undecided = found.is_undecided
@@ -148,12 +148,12 @@ class ThinkingTracker:
         if is_partial and state.used_tokens < budget.tokens + MOST_PARTIAL:
             return
         state.forced, state.forced_at, state.is_spent = (
-            self.get_end_token_ids(state.tag, budget.end),
+            self.get_thinking_end_token_ids(state.tag, budget.end),
             state.seen,
             True,
         )
 
-    def get_end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
+    def get_thinking_end_token_ids(self, tag: Tag, end_text: str | None) -> list[int]:
         """Return a new list with the token ids that end thinking."""
         known = self._ends.get((tag, end_text))
         if known is None:

@@ -232,13 +232,17 @@ class ModelGeneration(GenerationConfig):
     @property
     def sources_description(self) -> str:
         """A text with the sampling settings and the source of each setting."""
-        return f"generation=model: {self._describe_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
+        return f"generation=model: {self._describe_settings_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
 
     def describe(self, model_settings: Mapping[str, Any]) -> str:
         """Describe the sampling settings and the source of each setting."""
-        return self._describe_by_source(OF_PUBLISHER) if self._sources else super().describe(model_settings)
+        return (
+            self._describe_settings_by_source(OF_PUBLISHER)
+            if self._sources
+            else super().describe(model_settings)
+        )
 
-    def _describe_by_source(self, setting_names: Sequence[str]) -> str:
+    def _describe_settings_by_source(self, setting_names: Sequence[str]) -> str:
         by_source: dict[Note, list[str]] = {}
         for name in setting_names:
             value = getattr(self, name)

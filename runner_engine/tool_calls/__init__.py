@@ -5,7 +5,7 @@ from runner_engine.tool_calls.forms import (
     NAMES,
     USUAL,
     ToolCallFormat,
-    detect_format_name,
+    detect_tool_call_format,
     import_tool_call_format,
 )
 from runner_engine.tool_calls.grammar_rules import build_json_rule
@@ -20,7 +20,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "NAMES",  # of all forms
     "USUAL",  # the form of a model whose template shows none
     "import_tool_call_format",  # returns a form
-    "detect_format_name",  # the form that a chat template's text shows
+    "detect_tool_call_format",  # the form that a chat template's text shows
     "build_json_rule",  # what JSON of a schema is in a grammar
     "append_tools_to_system_message",  # the system message that offers functions where the template takes none
 ]

@@ -28,7 +28,9 @@ def read_until_marker(text: str, start: int, marker: str) -> tuple[str, int]:
     return text[start:at], at + len(marker)
 
 
-def read_marked_blocks(text: str, opening: str, closing: str, read_block: Callable[[int], int]) -> str:
+def read_blocks_and_get_outside_text(
+    text: str, opening: str, closing: str, read_block: Callable[[int], int]
+) -> str:
     """Call `read_block` after each opening marker.
 
     Returns the text outside of all blocks.
@@ -59,7 +61,7 @@ def count_characters_before_markers(text: str, *markers: str) -> int:
     return min([*found, *partial, len(text)])
 
 
-def count_characters_without_marker(text: str, *markers: str) -> int:
+def count_characters_unless_marker_begins(text: str, *markers: str) -> int:
     """Return 0 if the text starts with a complete or partial marker, otherwise the text's length."""
     plain = text.lstrip()
     may_begin = any(plain.startswith(mark) or mark.startswith(plain) for mark in markers)

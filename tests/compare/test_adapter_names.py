@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_compare.model.adapter_names import replace_adapter_keys
+from runner_compare.model.adapter_names import replace_adapter_keys_by_names
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.key_rules import KeyRules
 from runner_compare.model.selection import has_values
@@ -20,7 +20,7 @@ def run(number: int, rank: float = 8, **params: str) -> Run:
 
 def named(*runs: Run, by: Sequence[str] = KEYS) -> tuple[list[str], list[str | None]]:
     rows = [TableRow(one, {key: one.get_value(key) for key in by}) for one in runs]
-    keys = replace_adapter_keys(by, rows)
+    keys = replace_adapter_keys_by_names(by, rows)
     return keys, [row.config["lora.name"] for row in rows]
 
 
@@ -83,7 +83,7 @@ def test_how_an_adapter_is_merged_is_a_part_of_its_name_where_rows_differ_in_it(
 
 def test_how_an_adapter_is_merged_stays_in_the_records() -> None:
     row = TableRow(merged := adapter(0, "true"), {key: merged.get_value(key) for key in MERGING})
-    replace_adapter_keys(MERGING, [row])
+    replace_adapter_keys_by_names(MERGING, [row])
     assert row.config["lora.merge"] == "true"
 
 

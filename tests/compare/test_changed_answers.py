@@ -11,7 +11,7 @@ from json_schema import SCHEMA, faults
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import TEXT_END, Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS
 from runner_compare.render.parts import table_sentences
@@ -61,7 +61,7 @@ def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Ta
         for at, name in enumerate(changed)
     ]
     options = ComparisonOptions({"generation.speculate": "off"})
-    return build_table(runs, options, Planted(changed, family))
+    return build_comparison_table(runs, options, Planted(changed, family))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner_compare import main
-from runner_compare.release_gate.history import read_nights, share_of_night
+from runner_compare.release_gate.history import read_nightly_gate_reports, share_of_night
 from runner_compare.release_gate.verdicts import GateVerdict
 from tools.gate_situations import MARGIN, SAME, WORSE, Job
 
@@ -46,7 +46,7 @@ def test_nights_are_counted_for_each_baseline(folder: Path, capsys: pytest.Captu
     capsys.readouterr()
     main(words(folder, baseline="newer.runner.gz"))
     assert json.loads(capsys.readouterr().out)["night"] == 1, "another baseline"
-    assert [night.night for night in read_nights(folder / "nights.jsonl")] == [1, 2, 3, 1]
+    assert [night.night for night in read_nightly_gate_reports(folder / "nights.jsonl")] == [1, 2, 3, 1]
 
 
 def test_all_nights_share_the_error() -> None:
@@ -85,7 +85,7 @@ def test_a_line_that_was_cut_off_does_not_count_and_a_damaged_one_is_named(
     whole = file.read_text()
     file.write_text(whole + whole[:40])
     assert main(words(folder)) == 0
-    assert [night.night for night in read_nights(file)] == [1, 2]
+    assert [night.night for night in read_nightly_gate_reports(file)] == [1, 2]
     file.write_bytes(b"\xff\n" + whole.encode())
     assert main(words(folder)) == 2
     assert main(["gate", "history", str(file)]) == 2
@@ -102,7 +102,7 @@ def test_two_gates_at_once_are_two_nights(folder: Path) -> None:
     running = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     nights = [json.loads(process.communicate(timeout=120)[0])["night"] for process in running]
     assert sorted(nights) == [1, 2, 3]
-    assert [night.night for night in read_nights(folder / "nights.jsonl")] == [1, 2, 3]
+    assert [night.night for night in read_nightly_gate_reports(folder / "nights.jsonl")] == [1, 2, 3]
 
 
 def test_the_history_is_a_table_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

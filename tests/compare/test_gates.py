@@ -21,7 +21,7 @@ from runner_compare.features.gates.section import (
 )
 from runner_compare.model.data import Table
 from runner_compare.render.effects import format_effect
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import (
     McNemarTest,
     Measurements,
@@ -29,7 +29,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     StudentTTest,
     Test,
-    decide_all,
+    decide_comparisons,
 )
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -187,8 +187,8 @@ def test_an_interval_that_rounding_would_put_on_the_margin_is_shown_on_its_side(
     found = (
         decision
         for n in range(500, 900)
-        for decision in decide_all([McNemarTest(20, 20, n)], {"accuracy": 0.02})
-        if format_points(decision.low) == "−2.0" and decision.low != -0.02
+        for decision in decide_comparisons([McNemarTest(20, 20, n)], {"accuracy": 0.02})
+        if format_percentage_points(decision.low) == "−2.0" and decision.low != -0.02
     )
     decision = next(found)
     low = float(format_effect(decision).partition("[")[2].partition(",")[0].replace("−", "-"))

@@ -14,7 +14,7 @@ from runner_compare.features.tokens.render.tables import (
     BY_CATEGORY,
     TITLE,
     build_category_columns,
-    build_token_columns,
+    build_token_divergence_columns,
 )
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.comparison import Comparison, View
@@ -104,7 +104,7 @@ def words_of(column: Column) -> set[str]:
 def test_no_number_and_no_head_is_broken(table: Table, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     of_all, by_kind = shown_at(width, table, monkeypatch)
     assert max(map(len, [*of_all.splitlines(), *by_kind.splitlines()])) <= width
-    for column in build_token_columns(table):
+    for column in build_token_divergence_columns(table):
         assert not broken(of_all, words_of(column)), column.head
     left_out = by_kind.partition("hidden columns: ")[2].partition(" (")[0].split(", ")
     for column in build_category_columns(table):
@@ -115,7 +115,7 @@ def test_no_number_and_no_head_is_broken(table: Table, width: int, monkeypatch: 
 
 
 def test_the_reference_has_no_line_of_dashes(table: Table) -> None:
-    (names, *statistics) = build_token_columns(table)
+    (names, *statistics) = build_token_divergence_columns(table)
     assert names.cells == ["int8", "nf4", "hqq"]
     assert all(len(column.cells) == 3 for column in statistics)
 

@@ -14,13 +14,13 @@ from runner_base.tool_outcomes import RIGHT, ToolOutcome
 from runner_compare.features.tool_calls.pairs import TableToolCalls
 from runner_compare.features.tool_calls.render import (
     build_category_columns,
-    build_outcome_columns,
-    build_step_columns,
+    build_tool_call_outcome_columns,
+    build_tool_call_step_columns,
 )
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
 from runner_compare.render.parts import build_table_part, table_sentences
@@ -68,7 +68,7 @@ def table_of(settings: Mapping[str, Answers], baseline: str = "none") -> Table:
         right = sum(outcome.solved for outcome in answers.values())
         metrics = {"n": float(len(answers)), "correct": float(right), "tool_accuracy": right / len(answers)}
         runs.append(Run(name, f"job-{name}", "tools", "1", "", {"quantization.name": name}, metrics))
-    return build_table(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
+    return build_comparison_table(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
 
 
 SETTINGS = {
@@ -108,12 +108,12 @@ def test_steps_are_nested_and_failures_are_named() -> None:
     table = table_of(SETTINGS)
     steps = {
         column.head.replace("\n", " "): dict(zip(SETTINGS, column.cells, strict=False))
-        for column in build_step_columns(table)[1:]
+        for column in build_tool_call_step_columns(table)[1:]
     }
     order = [row.run.run_id for row in table.rows]
     columns = {
         column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
-        for column in build_step_columns(table)
+        for column in build_tool_call_step_columns(table)
     }
     assert steps.keys() == {"well formed", "right tool", "right arguments", "nothing called"}
     assert columns["well formed"] == {"none": "100.0", "int8": "100.0", "nf4": "68.8"}
@@ -121,7 +121,7 @@ def test_steps_are_nested_and_failures_are_named() -> None:
     assert columns["nothing called"]["nf4"] == "81.2"
     failed = {
         column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
-        for column in build_outcome_columns(table)
+        for column in build_tool_call_outcome_columns(table)
     }
     assert failed["malformed"] == {"none": "0", "int8": "0", "nf4": "50"}
     assert failed["wrong arguments"] == {"none": "10", "int8": "12", "nf4": "0"}

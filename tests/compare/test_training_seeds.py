@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.features.training_seeds.compute import find_training_seed_keys
-from runner_compare.features.training_seeds.render import format_training_sentence
+from runner_compare.features.training_seeds.render import format_training_seed_warning
 from runner_compare.model.data import Run, Table, TableRow
 
 
@@ -36,7 +36,7 @@ def test_a_training_seed_is_in_names_or_in_a_declared_key(
 ) -> None:
     made = table(*values)
     assert find_training_seed_keys(made) == keys
-    said = format_training_sentence(made)
+    said = format_training_seed_warning(made)
     named = keys[0].removesuffix(".name") if keys else ""
     assert said.startswith(
         f"the runs differ in a training seed ({named}), so findings apply only to " if keys else ""
@@ -46,7 +46,9 @@ def test_a_training_seed_is_in_names_or_in_a_declared_key(
 
 def test_seeds_of_sampling_say_nothing_of_other_training_runs() -> None:
     trained = {"lora.path": "one"}, {"lora.path": "other"}
-    assert "other training runs" in format_training_sentence(table(*trained, over_seeds=True))
-    assert "(lora.path)" in format_training_sentence(table(*trained, over_seeds=True))
-    assert format_training_sentence(table(*trained)) == ""
-    assert format_training_sentence(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""
+    assert "other training runs" in format_training_seed_warning(table(*trained, over_seeds=True))
+    assert "(lora.path)" in format_training_seed_warning(table(*trained, over_seeds=True))
+    assert format_training_seed_warning(table(*trained)) == ""
+    assert (
+        format_training_seed_warning(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runner_base.errors import OPTIONAL_PACKAGES, user_message
+from runner_base.errors import OPTIONAL_PACKAGES, get_error_message_for_user
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "wheels" / "compare"
@@ -73,10 +73,10 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
 
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
     for name, extra in OPTIONAL_PACKAGES.items():
-        message = user_message(ModuleNotFoundError(f"No module named '{name}'", name=name))
+        message = get_error_message_for_user(ModuleNotFoundError(f"No module named '{name}'", name=name))
         assert message is not None
         assert f"runner-compare[{extra}]" in message
-    assert user_message(ModuleNotFoundError("No module named 'other'", name="other")) is None
+    assert get_error_message_for_user(ModuleNotFoundError("No module named 'other'", name="other")) is None
 
 
 @pytest.mark.parametrize("module", sorted(OPTIONAL_PACKAGES))

@@ -15,7 +15,7 @@ from runner.config import data_sets
 from runner.config.choices import CONF, find_choice_file
 from runner.config.compose import Composer, compose_job, create_composer
 from runner.config.extractors import GoldKind
-from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra import split_job_config_and_choices, to_runner_config
 from runner.config.runner_hydra import create_hydra
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
@@ -141,7 +141,7 @@ def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
     master = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
     composer = Composer(hydra.config_loader, "config", master)
     tasks: list[Any] = [
-        to_runner_config(*split_hydra_config(composer.compose([f"task.data={name}"]))).task
+        to_runner_config(*split_job_config_and_choices(composer.compose([f"task.data={name}"]))).task
         for name in ("quiz", "embedded_hard")
     ]
     assert [(one.data, one.split, one.gold) for one in tasks] == [

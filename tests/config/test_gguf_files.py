@@ -11,7 +11,7 @@ from tiny_gguf import save_original, write
 from transformers import LlamaForCausalLM
 
 from runner.config.compose import compose_job
-from runner.config.gguf_files import add_gguf_quantization
+from runner.config.gguf_files import add_gguf_quantization_override
 
 Run = Callable[..., Finished]
 
@@ -36,7 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_name_chooses(overrides: list[str], is_meant: bool) -> None:
-    assert add_gguf_quantization(overrides) == ["quantization=gguf"] * is_meant + overrides
+    assert add_gguf_quantization_override(overrides) == ["quantization=gguf"] * is_meant + overrides
 
 
 @pytest.mark.thorough

@@ -19,7 +19,7 @@ from runner.config.choices import list_choices
 from runner.config.compose import compose_job, create_composer
 from runner.config.error_messages import explain_error
 from runner.config.groups import GROUPS, collect_key_types
-from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra import split_job_config_and_choices, to_runner_config
 from runner.config.hydra_versions import apply_hydra_main_settings
 from runner.library.load import build_load_config
 from runner_base.errors import Code, ConfigError, RunnerError
@@ -94,7 +94,7 @@ def test_a_schema_put_beside_the_choice_is_refused() -> None:
     with apply_hydra_main_settings():
         beside = create_composer().compose(["+hydra/schema/quantization@quantization=nf4"])
     with raises(ConfigError, "conflict"):
-        to_runner_config(*split_hydra_config(beside))
+        to_runner_config(*split_job_config_and_choices(beside))
 
 
 @pytest.mark.thorough

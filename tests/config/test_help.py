@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from runner.config.choices import CONF, get_choice_schema, installed_choice_files, list_choices
 from runner.config.compose import compose_job
 from runner.config.groups import GROUPS
-from runner.config.help import allowed_values, describe_job_keys, read_comments
+from runner.config.help import allowed_values, describe_job_keys, read_yaml_key_comments
 from runner.config.render import COMMON_KEYS
 from runner_engine.quantization.base import GENERAL_KEYS
 
@@ -56,10 +56,10 @@ def test_a_comment_beside_a_key_is_one_short_line() -> None:
         (file.name, key, len(comment))
         for group in (*GROUPS, "profile")
         for file in installed_choice_files(group)
-        for key, comment in read_comments(file).beside.items()
+        for key, comment in read_yaml_key_comments(file).beside.items()
         if len(comment) > 100
     ]
-    menu = read_comments(CONF / "config.yaml").beside
+    menu = read_yaml_key_comments(CONF / "config.yaml").beside
     long += [("config", key, len(menu[key])) for key in menu if key != "defaults" and len(menu[key]) > 100]
     assert not long
 

@@ -13,12 +13,12 @@ from raising import raises
 from runner.config.compose import compose_job
 from runner.config.groups import GROUPS
 from runner.config.hydra import to_runner_config
-from runner.config.renamed_keys import rename_overrides, warn_of_old_key
+from runner.config.renamed_keys import rename_old_keys_in_overrides, warn_of_old_key
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.records.flat_config import flatten_config
 from runner.records.jobs import identify_job
 from runner_base import ConfigError
-from runner_base.renamed_keys import RENAMED_KEYS, rename_key, rename_params
+from runner_base.renamed_keys import RENAMED_KEYS, get_current_key_name, update_renamed_param_keys
 from runner_base.result import Record, Result, Status
 
 LATER = "The old key will be removed in a later version."
@@ -84,7 +84,7 @@ IDS = [
 @pytest.mark.parametrize(("command", "job_id", "sibling_key"), IDS, ids=[it[1] for it in IDS])
 def test_old_and_new_names_give_the_ids_of_before(command: str, job_id: str, sibling_key: str) -> None:
     old = command.split()
-    new = rename_overrides(old, is_silent=True)
+    new = rename_old_keys_in_overrides(old, is_silent=True)
     assert new != old
     for overrides in (old, new):
         config = to_runner_config(*compose_job(overrides))
@@ -124,13 +124,13 @@ def test_an_override_with_an_old_name_is_noted_once(runner: Callable[..., Any]) 
     ],
 )
 def test_where_a_name_stands(given: str, renamed: str) -> None:
-    assert rename_overrides([given]) == [renamed]
+    assert rename_old_keys_in_overrides([given]) == [renamed]
 
 
 def test_both_names_together_are_refused(runner: Callable[..., Any]) -> None:
     for overrides in (["task.without=a", "task.unscored=b"], ["task.unscored=b", "task.without=a"]):
         with raises(ConfigError, "conflict", "task.without"):
-            rename_overrides(overrides)
+            rename_old_keys_in_overrides(overrides)
     done = runner("task.without=a", "task.unscored=b")
     assert (done.code, done.out) == (2, "")
     assert "error: task.without: task.unscored sets the same key. Set only task.unscored" in done.err
@@ -175,7 +175,7 @@ def test_a_record_with_old_names_is_compared_with_a_new_one() -> None:
     assert old.keys() != params.keys()
     record = Record("a", Status.FINISHED, "", Result({}), task="likelihood", params=old)
     read = Record.from_json(record.to_json())
-    assert read.params == params == rename_params(old)
+    assert read.params == params == update_renamed_param_keys(old)
     assert SchemaRules().find_differing_keys([read.params, params]) == []
     changed = params | {"task.context_lengths": "['128']"}
     assert SchemaRules().find_differing_keys([read.params, changed]) == ["task.context_lengths"]
@@ -183,4 +183,4 @@ def test_a_record_with_old_names_is_compared_with_a_new_one() -> None:
 
 def test_other_keys_keep_their_names() -> None:
     for key in ("task.repeats", "task.only", "model.name", "generation.texts", "task.a.repeat", "repeat"):
-        assert rename_key(key) == key
+        assert get_current_key_name(key) == key

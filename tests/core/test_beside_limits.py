@@ -11,21 +11,26 @@ from hypothesis import strategies as st
 
 from runner_base.number_format import (
     NumberFormatter,
-    count_extra_digits,
+    count_digits_to_distinguish_limit,
     fixed_decimals_formatter,
     format_against_limit,
     format_value_and_limit,
 )
 from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import format_number
-from runner_compare.render.quantities import format_nats, format_points, format_ratio, format_signed
+from runner_compare.render.quantities import (
+    format_nats,
+    format_percentage_points,
+    format_ratio,
+    format_signed,
+)
 
 whole, with_two_decimals = fixed_decimals_formatter(0), fixed_decimals_formatter(2)
 WRITERS: list[NumberFormatter] = [
     whole,
     with_two_decimals,
     format_number,
-    format_points,
+    format_percentage_points,
     format_nats,
     format_signed,
     format_ratio,
@@ -50,11 +55,11 @@ def test_a_value_that_rounding_would_put_on_its_limit_has_more_digits() -> None:
 
 def test_what_differs_by_rounding_errors_is_written_as_usual() -> None:
     assert format_against_limit(0.1 + 0.2, 0.3, with_two_decimals) == "0.30"
-    assert count_extra_digits([math.nan, math.inf], 1.0, with_two_decimals) == 0
+    assert count_digits_to_distinguish_limit([math.nan, math.inf], 1.0, with_two_decimals) == 0
 
 
 def test_all_values_of_a_column_have_the_digits_of_the_closest_one() -> None:
-    assert count_extra_digits([6.07, 2.1268, 1.92], 2.13, with_two_decimals) == 1
+    assert count_digits_to_distinguish_limit([6.07, 2.1268, 1.92], 2.13, with_two_decimals) == 1
 
 
 @pytest.mark.sampled(1)
@@ -66,7 +71,7 @@ def test_what_is_shown_is_on_the_same_side_as_the_value(
     if math.isclose(value, limit, rel_tol=1e-9, abs_tol=1e-9):
         return
     shown, shown_limit = (read(text) for text in format_value_and_limit(value, limit, write))
-    scale = 100 if write is format_points else 1
+    scale = 100 if write is format_percentage_points else 1
     assert (shown < shown_limit) == (value < limit)
     # beside a limit that is written in full
     alone = read(format_against_limit(value, limit, write))

@@ -17,7 +17,7 @@ from runner_base.files import (
     lock_file,
     lock_folder,
     replace_atomically,
-    replace_text,
+    replace_text_file_atomically,
     write_text_atomically,
 )
 
@@ -53,7 +53,7 @@ def test_a_file_is_replaced_or_stays_as_it_was(tmp_path: Path) -> None:
         fresh.write_text("a part")
         raise OSError("no room")
 
-    replace_text(file, "old")
+    replace_text_file_atomically(file, "old")
     with pytest.raises(OSError, match="no room"):
         replace_atomically(file, fail)
     assert [(path.name, path.read_text()) for path in file.parent.iterdir()] == [("file", "old")]
@@ -67,7 +67,7 @@ WRITES = 200
 WRITER = """
 import os, sys
 from pathlib import Path
-from runner_base.files import lock_file, lock_folder, is_locked, replace_text, replace_atomically, write_text_atomically
+from runner_base.files import lock_file, lock_folder, is_locked, replace_text_file_atomically, replace_atomically, write_text_atomically
 for _ in range(int(sys.argv[3])):
     write_text_atomically(Path(sys.argv[1]), sys.argv[2] * 300_000)
 print(os.getpid())
@@ -116,7 +116,7 @@ def test_a_name_that_exists_is_not_written(tmp_path: Path, monkeypatch: pytest.M
     theirs = tmp_path / ".file.0.tmp"
     theirs.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
-        replace_text(tmp_path / "file", "text")
+        replace_text_file_atomically(tmp_path / "file", "text")
     assert list(tmp_path.iterdir()) == [theirs], "nothing was written through the link, and it is still there"
 
 

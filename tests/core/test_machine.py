@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner_base import machine
-from runner_base.machine import Contention, _measure_own_cpu_ticks, _read_cpu_model
+from runner_base.machine import Contention, _measure_process_tree_cpu_ticks, _read_cpu_model
 
 PROGRAM = """
 import sys
@@ -20,7 +20,7 @@ machine.OTHERS_CORES = 0.0
 contention = machine.Contention()
 print("started", flush=True)
 sys.stdin.readline()
-print(contention.describe_load())
+print(contention.describe_competing_load())
 """
 HALF_A_SECOND = """
 import sys, time
@@ -44,19 +44,21 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
 
 @pytest.mark.thorough
 def test_ones_own_children_are_no_contention() -> None:
-    before, expected = _measure_own_cpu_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
+    before, expected = _measure_process_tree_cpu_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
     with subprocess.Popen(
         [sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"done\n"
-        assert _measure_own_cpu_ticks() - before > expected
-    assert _measure_own_cpu_ticks() - before > expected, "the time of a child still counts when it has ended"
+        assert _measure_process_tree_cpu_ticks() - before > expected
+    assert _measure_process_tree_cpu_ticks() - before > expected, (
+        "the time of a child still counts when it has ended"
+    )
 
 
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:
     Contention()
-    assert Contention().describe_load() != "alone"
+    assert Contention().describe_competing_load() != "alone"
 
 
 def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_path: Path) -> None:
@@ -75,9 +77,9 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
 @pytest.mark.parametrize(("jobs", "words"), [(1, "1 job"), (2, "2 jobs")])
 def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     contention = Contention()
-    monkeypatch.setattr(contention, "describe_other_programs", lambda: "")
+    monkeypatch.setattr(contention, "describe_load_by_other_programs", lambda: "")
     contention.earlier = jobs
-    assert contention.describe_load().endswith(f" {words}")
+    assert contention.describe_competing_load().endswith(f" {words}")
 
 
 def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(

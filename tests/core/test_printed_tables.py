@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from runner_base.printed_tables import print_fitting_table
-from runner_base.tables import WORD, Column, ColumnUse, fit_to_width
+from runner_base.tables import WORD, Column, ColumnUse, fit_table_to_width
 
 STATISTICS = ["mean", "median", "90 %", "99.9 %", "largest", "ln(PPL\nratio)", "correlation", "same\nfirst"]
 FIGURES = {
@@ -62,9 +62,9 @@ def test_a_table_with_room_is_not_turned() -> None:
         Column("quantization", ["int8", "nf4"], False, use=ColumnUse.setting),
         Column("n", ["1,000", "200"]),
     ]
-    assert not fit_to_width(columns, 40).breaks_words
+    assert not fit_table_to_width(columns, 40).breaks_words
     assert printed(columns, 40)[0].split() == ["quantization", "n"]
-    assert fit_to_width(table_of(2), 100).breaks_words
+    assert fit_table_to_width(table_of(2), 100).breaks_words
 
 
 def test_cells_of_words_are_wrapped_before_anything_is_turned() -> None:
@@ -72,7 +72,7 @@ def test_cells_of_words_are_wrapped_before_anything_is_turned() -> None:
         Column("task", ["a", "b"], False, use=ColumnUse.setting),
         Column("state", ["waits for the job above", "done"], False, use=ColumnUse.result),
     ]
-    assert not fit_to_width(columns, 20).breaks_words
+    assert not fit_table_to_width(columns, 20).breaks_words
     assert printed(columns, 20)[0].split() == ["task", "state"]
 
 

@@ -100,8 +100,8 @@ try:
             printed.append('closed')
 except KeyboardInterrupt: printed.append('interrupted')
 """
-STEP = "with signals.defer_until_step_ends(): send(); printed.append('step')"
-TWICE = "with signals.defer_until_step_ends(): send(); time.sleep(0.01); send(signal.SIGTERM); printed.append('step')"
+STEP = "with signals.defer_signals_until_step_ends(): send(); printed.append('step')"
+TWICE = "with signals.defer_signals_until_step_ends(): send(); time.sleep(0.01); send(signal.SIGTERM); printed.append('step')"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
 
 
 def test_a_step_that_lasts_is_left_where_it_asks(tmp_path: Path) -> None:
-    work = "with signals.defer_until_step_ends(): send(); signals.sleep_interruptibly(60)"
+    work = "with signals.defer_signals_until_step_ends(): send(); signals.sleep_interruptibly(60)"
     assert printed(tmp_path, SLOWLY.format(work=work, cleanup="pass")) == "Interrupted closed"
 
 
@@ -249,7 +249,7 @@ signals.install_signal_handlers(on_signal_waiting=lambda: printed.append('told')
 signals.WAITING_S = 0.05
 try:
     with signals.defer_signals(), signals.interruptible_block():
-        with signals.defer_until_step_ends():
+        with signals.defer_signals_until_step_ends():
             send()
             for _ in range(30): time.sleep(0.01)
             printed.append('step')

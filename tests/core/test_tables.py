@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_base.tables import Column, ColumnUse, FittedTable, fit_to_width, shorten_paths
+from runner_base.tables import Column, ColumnUse, FittedTable, fit_table_to_width, shorten_paths
 
 
 def lines_of(table: FittedTable) -> list[str]:
@@ -31,7 +31,7 @@ COLUMNS = [
 
 
 def test_columns_are_in_the_order_of_their_use_and_equal_cells_in_the_caption() -> None:
-    table = fit_to_width(COLUMNS, 200)
+    table = fit_table_to_width(COLUMNS, 200)
     assert [it.head.split()[0] for it in table.columns] == [
         *("generation.max_new_tokens", "accuracy", "finding", "decode", "new", "job")
     ]
@@ -40,7 +40,7 @@ def test_columns_are_in_the_order_of_their_use_and_equal_cells_in_the_caption() 
 
 @pytest.mark.parametrize("width", range(75, 130, 5))
 def test_a_narrow_table_fits_with_whole_words_and_verdicts(width: int) -> None:
-    table = fit_to_width(COLUMNS, width)
+    table = fit_table_to_width(COLUMNS, width)
     assert width_of(table) <= width
     lines = lines_of(table)
     for word in ("[92.3, 96.3]", "difference", "gsm8k-ba9876543210"):
@@ -55,13 +55,13 @@ def test_a_narrow_table_fits_with_whole_words_and_verdicts(width: int) -> None:
 
 
 def test_what_few_need_is_left_out_before_cells_are_wrapped() -> None:
-    table = fit_to_width(COLUMNS, 102)
+    table = fit_table_to_width(COLUMNS, 102)
     assert table.left_out == ["new tokens"]
     assert "no difference shown" in lines_of(table)
 
 
 def test_words_are_broken_only_where_nothing_else_is_left() -> None:
-    table = fit_to_width(COLUMNS, 30)
+    table = fit_table_to_width(COLUMNS, 30)
     assert width_of(table) <= 30
     assert "".join(table.columns[-1].cells).replace("\n", "") == "gsm8k-0123456789abgsm8k-ba9876543210"
     assert table.left_out == ["new tokens", "decode tok/s"]
@@ -72,12 +72,12 @@ def test_a_column_has_another_form_where_there_is_little_room() -> None:
     column = Column(
         "margin", ["as good within 2 points", "worse by more than 2 points"], False, narrow=narrow
     )
-    assert fit_to_width([column], 40).columns[0].cells == column.cells
-    assert fit_to_width([column], 20).columns[0].cells == narrow.cells
+    assert fit_table_to_width([column], 40).columns[0].cells == column.cells
+    assert fit_table_to_width([column], 20).columns[0].cells == narrow.cells
 
 
 def test_rows_that_share_everything_keep_their_columns() -> None:
-    assert len(fit_to_width([Column("n", ["1", "1"])], 80).columns) == 1
+    assert len(fit_table_to_width([Column("n", ["1", "1"])], 80).columns) == 1
 
 
 def test_paths_are_shortened_to_what_differs() -> None:
@@ -91,4 +91,4 @@ def test_paths_are_shortened_to_what_differs() -> None:
 
 
 def test_control_characters_are_shown() -> None:
-    assert fit_to_width([Column("a", ["\x1b[31m", "b"])], 80).columns[0].cells[0] == "\\x1b[31m"
+    assert fit_table_to_width([Column("a", ["\x1b[31m", "b"])], 80).columns[0].cells[0] == "\\x1b[31m"

@@ -33,7 +33,11 @@ print({{}}["-L" in sys.argv[1:]], end="")
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No GPU, no library and no answer that was kept; torch is one for CUDA."""
-    answers = visible_gpus._find_physical_gpus, visible_gpus._load_torch_gpus, visible_gpus._read_free_mib
+    answers = (
+        visible_gpus._find_physical_gpus,
+        visible_gpus._load_cached_torch_gpus,
+        visible_gpus._read_free_mib,
+    )
     for cached in answers:
         cached.cache_clear()
     for name in visible_gpus.VARIABLES:
@@ -193,7 +197,7 @@ def test_torch_is_asked_once_where_a_driver_is_there(
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0+rocm7.0")
     for _ in range(2):
         assert [gpu.model for gpu in visible_gpus.find_visible_gpus()] == ["AMD Instinct 0", "AMD Instinct 1"]
-        visible_gpus._load_torch_gpus.cache_clear()  # as in the next process
+        visible_gpus._load_cached_torch_gpus.cache_clear()  # as in the next process
     assert asked.read_text() == "x"
     assert visible_gpus.free_gpu_memory_mib() == [1024, 1024]
     assert get_free_mib_by_device("auto") == {"GPU 0": 1024}
@@ -219,7 +223,7 @@ def test_a_torch_that_does_not_answer_is_no_gpu_and_is_asked_again(
     assert visible_gpus.find_visible_gpus() == []
     assert time.monotonic() - started < 30
     (tmp_path / "torch.py").write_text(TORCH)
-    visible_gpus._load_torch_gpus.cache_clear()
+    visible_gpus._load_cached_torch_gpus.cache_clear()
     assert len(visible_gpus.find_visible_gpus()) == 2
 
 

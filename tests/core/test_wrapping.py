@@ -10,7 +10,7 @@ import pytest
 from stepwise_wrapping import PART_OF_HEAD, PART_OF_SETTING, WORD, lines_by_steps, wrap_by_steps
 
 from runner_base import tables
-from runner_base.tables import Column, ColumnUse, column_width, fit_to_width, wrap_columns
+from runner_base.tables import Column, ColumnUse, column_width, fit_table_to_width, wrap_columns
 
 LETTERS = [
     [*"abcdef"],
@@ -78,7 +78,7 @@ def test_random_texts_have_the_same_lines(ours: re.Pattern[str], theirs: re.Patt
 def test_a_long_cell_is_wrapped_in_seconds(text: str, use: ColumnUse) -> None:
     columns = [Column("head", [text, "b"], use=use), Column(text[:2_000], ["1", "2"], use=use)]
     started = time.process_time()
-    assert sum(2 + column_width(column) for column in fit_to_width(columns, 80).columns) <= 80
+    assert sum(2 + column_width(column) for column in fit_table_to_width(columns, 80).columns) <= 80
     assert time.process_time() - started < SECONDS
 
 

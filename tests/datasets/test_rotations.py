@@ -15,7 +15,7 @@ from raising import raises
 from runner.config.extractors import Extractor
 from runner.datasets.items import Item
 from runner.datasets.questions import load_questions
-from runner.datasets.rotations import make_constant_letter_notes, rotate_choices
+from runner.datasets.rotations import make_constant_gold_letter_notes, rotate_choices
 from runner.datasets.row_layouts import GPQA
 from runner.scorers import extract_by_all_extractors, letters
 from runner.scorers.letters import LETTERS
@@ -88,11 +88,11 @@ def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_requ
     shuffled = load(listed, choices_seed=5)
     assert {item.gold for item in shuffled} == {"A", "B"}
     assert {right_text(item) for item in shuffled} == {"yes"}
-    assert make_constant_letter_notes(load(listed), 1) == [
+    assert make_constant_gold_letter_notes(load(listed), 1) == [
         note("same_letter", "warning", letter="A", questions=40)
     ]
-    assert not make_constant_letter_notes(shuffled, 1)
-    assert not make_constant_letter_notes(load(listed), 2)
+    assert not make_constant_gold_letter_notes(shuffled, 1)
+    assert not make_constant_gold_letter_notes(load(listed), 2)
 
 
 def test_ten_choices_as_in_mmlu_pro(load: Load, tmp_path: Path) -> None:

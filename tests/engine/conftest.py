@@ -15,7 +15,7 @@ from opening import make_spec, open_engine
 from step_decoding import FAMILIES, Decoding, loaded_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner_engine.decode.compat_probe import probe_attention
+from runner_engine.decode.compat_probe import infer_and_test_kv_cache_spec
 from runner_engine.local.engine import LocalEngine
 
 
@@ -49,10 +49,12 @@ def pair(tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
         AutoModelForCausalLM.from_config(FAMILIES[family]).save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
         loaded = loaded_of(tmp_path, device)
-        heads = replace(probe_attention(loaded), **keys)
+        heads = replace(infer_and_test_kv_cache_spec(loaded), **keys)
         usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("runner_engine.decode.passes.forward.select_attention_kernels", lambda _: None)
+            patch.setattr(
+                "runner_engine.decode.passes.forward.get_attention_kernels_if_supported", lambda _: None
+            )
             return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
 
     return decodings

@@ -44,7 +44,10 @@ def run(
     monkeypatch.setattr(kept_file, "read_cache_file", lambda file: read(folder / file.name))
     monkeypatch.setattr(kept_file, "write_cache_file", lambda file, shown: keep(folder / file.name, shown))
     tried: list[str] = []
-    probe_heads, probe_fused = compat_probe.probe_attention, compat_probe.probe_fused_forward
+    probe_heads, probe_fused = (
+        compat_probe.infer_and_test_kv_cache_spec,
+        compat_probe.build_and_verify_fused_forward,
+    )
 
     def noted_heads(loaded: object) -> object:
         tried.append("heads")
@@ -55,8 +58,8 @@ def run(
             tried.append("fused")
         return probe_fused(loaded, heads, packed, experts, is_right)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine_module, "probe_attention", noted_heads)
-    monkeypatch.setattr(engine_module, "probe_fused_forward", noted_fused)
+    monkeypatch.setattr(engine_module, "infer_and_test_kv_cache_spec", noted_heads)
+    monkeypatch.setattr(engine_module, "build_and_verify_fused_forward", noted_fused)
 
     def answers(
         family: str = "llama", identified: bool = True, **generation: object
@@ -112,7 +115,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     if change == "variable":
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     if change == "machine":
-        monkeypatch.setattr(machine, "machine_name", lambda: "another")
+        monkeypatch.setattr(machine, "describe_hardware", lambda: "another")
     if change == "version":
         monkeypatch.setattr(machine, "library_versions", lambda: {"torch": "9.9"})
     if change == "code":

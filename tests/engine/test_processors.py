@@ -153,17 +153,17 @@ def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answer
 def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16"}
     monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
-    assert processor.remove_disabled_features(flags) == flags
+    assert processor.remove_disabled_cpu_features(flags) == flags
     monkeypatch.setenv("RUNNER_WITHOUT", "amx, avx512_bf16")
-    assert processor.parse_disabled_features() == ("amx", "avx512_bf16")
-    assert processor.remove_disabled_features(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
+    assert processor.parse_disabled_cpu_features() == ("amx", "avx512_bf16")
+    assert processor.remove_disabled_cpu_features(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
     if IS_X86:
-        assert processor.build_disabling_flags() == ["-mno-avx512bf16"]
+        assert processor.build_compiler_flags_disabling_features() == ["-mno-avx512bf16"]
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
-    assert processor.remove_disabled_features(flags) == {"fma", "amx_tile", "amx_bf16"}
+    assert processor.remove_disabled_cpu_features(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
     with raises(ConfigError, "unknown_choice", "RUNNER_WITHOUT"):
-        processor.parse_disabled_features()
+        processor.parse_disabled_cpu_features()
 
 
 def test_a_skipped_test_names_the_processors_that_it_needs(

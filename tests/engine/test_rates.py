@@ -15,7 +15,7 @@ from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.checkpoints.mixture import format_parameter_count
 from runner_engine.local import machine_rates
-from runner_engine.local.machine_rates import measure_matmul_rates, measure_read_rate
+from runner_engine.local.machine_rates import measure_matmul_gflop_per_s, measure_memory_read_gb_per_s
 from runner_engine.models.load_summary import summarize_load
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.arithmetic import BatchShape
@@ -79,7 +79,7 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(tmp_path: Path) -> None:
     vocabulary = 2 * 259 * 64  # embedding and head
     assert found.layer_parameters == total - vocabulary - experts // 2
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
-    read = {rows: found.compute_decode_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
+    read = {rows: found.compute_decode_read_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
     assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
     assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
@@ -113,13 +113,13 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.usefixtures("seconds")
 def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
-    found = measure_matmul_rates(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
+    found = measure_matmul_gflop_per_s(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
     assert set(found) >= {"plain"}
     gflop = 2 * 64 * (2 * 256 * 512 + 512 * 96) / 1e9
     assert list(found.values()) == [pytest.approx(gflop / 1.5)] * len(found), (
         "three products of half a second"
     )
-    assert measure_read_rate(torch.device("cpu")) == pytest.approx(
+    assert measure_memory_read_gb_per_s(torch.device("cpu")) == pytest.approx(
         machine_rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9
     )
 
@@ -127,7 +127,7 @@ def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
 def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:
     calls: list[int] = []
     seconds[:] = [0.1, 3.0, 2.0, 9.0]
-    assert machine_rates._measure_fastest_s(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(
-        2.0
-    )
+    assert machine_rates._measure_fastest_run_s(
+        lambda: calls.append(1), 3, torch.device("cpu")
+    ) == pytest.approx(2.0)
     assert len(calls) == 4

@@ -83,7 +83,7 @@ def test_a_grid_looks_for_each_model_once(
         for seed in (1, 2)
         for task in TASKS
     ]
-    with resolved_model.share_model_files():
+    with resolved_model.share_model_files_between_jobs():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert compute_worker_limits(plan, list(range(len(plan))), "auto").total == 1

@@ -13,7 +13,7 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.calibration import FILE, CalibrationRequest, calibrate_models, load_cached_speeds
-from runner.estimates.jobs import estimate_jobs
+from runner.estimates.jobs import estimate_memory_and_time
 from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import EstimateBasis
 from runner.render.notes import format_note
@@ -37,10 +37,14 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     lines: list[str] = []
     folder = Path(config.output_dir)
     jobs = {7: resolve_job(config)}
-    guessed = estimate_jobs(jobs, folder, should_calibrate=False, print_line=without_busy(lines))[7].time
+    guessed = estimate_memory_and_time(jobs, folder, should_calibrate=False, print_line=without_busy(lines))[
+        7
+    ].time
     assert guessed is not None
     assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
-    time = estimate_jobs(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[7].time
+    time = estimate_memory_and_time(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[
+        7
+    ].time
     assert time is not None
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
@@ -48,7 +52,9 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     assert first.startswith("measuring the speed of 1 of 1 formats ")
     assert second.split(",")[0] == "    1 of 1: embedded none"
     assert "plan=quick skips this" in lines[0]
-    again = estimate_jobs(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[7].time
+    again = estimate_memory_and_time(jobs, folder, should_calibrate=True, print_line=without_busy(lines))[
+        7
+    ].time
     assert again == time
     assert len(lines) == 2
     model = build_calibration_model(resolve_job(config), 6.0)
@@ -64,7 +70,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
 def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
     lines: list[str] = []
-    time = estimate_jobs(
+    time = estimate_memory_and_time(
         {0: resolve_job(config)},
         Path(config.output_dir),
         should_calibrate=True,

@@ -11,7 +11,12 @@ import pytest
 
 from runner.config.resolved import resolve_job
 from runner.engines.kinds import get_model_kind
-from runner.estimates.fit import PROCESS_MIB, get_free_mib_by_device, limit_to_feasible_sizes, predict_fit
+from runner.estimates.fit import (
+    PROCESS_MIB,
+    get_free_mib_by_device,
+    limit_batch_and_answer_length,
+    predict_memory_fit,
+)
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import machine
@@ -33,7 +38,7 @@ def seven_billion(make_config: Make) -> Any:
 
 
 def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
-    result = predict_fit(resolve_job(seven_billion), {"main memory": 100_000.0})
+    result = predict_memory_fit(resolve_job(seven_billion), {"main memory": 100_000.0})
     assert result is not None
     assert result.is_possible
     assert (result.verdict, result.rows) == ("yes", 64)
@@ -43,7 +48,7 @@ def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
 @pytest.mark.parametrize("room_mib", [15_500.0, 11_000.0, 7_000.0])
 def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room_mib: float) -> None:
     free_mib = {"main memory": room_mib}
-    result = predict_fit(resolve_job(seven_billion), free_mib)
+    result = predict_memory_fit(resolve_job(seven_billion), free_mib)
     assert result is not None
     assert not result.is_possible
     changes = dict(
@@ -54,7 +59,7 @@ def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room
     def tried(quantization: str, rows: int) -> bool:
         generation = replace(seven_billion.generation, batch_size=rows)
         changed = replace(seven_billion, quantization=CHOICES[quantization](), generation=generation)
-        again = predict_fit(resolve_job(changed), free_mib, should_find_fix=False)
+        again = predict_memory_fit(resolve_job(changed), free_mib, should_find_fix=False)
         return again is not None and again.is_possible
 
     quantization = changes.get("quantization", "none")
@@ -64,7 +69,7 @@ def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room
 
 
 def test_if_nothing_helps_no_change_is_named(seven_billion: Any) -> None:
-    result = predict_fit(resolve_job(seven_billion), {"main memory": 1000.0})
+    result = predict_memory_fit(resolve_job(seven_billion), {"main memory": 1000.0})
     assert result is not None
     assert (result.verdict, result.would_fit) == ("no", "")
 
@@ -74,13 +79,13 @@ def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:
         seven_billion, generation=replace(seven_billion.generation, batch_size=None), task=seven_billion.task
     )
     free.task.limit = 128
-    many = predict_fit(resolve_job(free), {"main memory": 100_000.0})
-    few = predict_fit(resolve_job(free), {"main memory": 15_500.0})
+    many = predict_memory_fit(resolve_job(free), {"main memory": 100_000.0})
+    few = predict_memory_fit(resolve_job(free), {"main memory": 15_500.0})
     assert many is not None
     assert few is not None
     assert many.rows == 128
     wide = replace(free, model=replace(free.model, dtype=Dtype.float32))
-    in_float32 = predict_fit(resolve_job(wide), {"main memory": 100_000.0})
+    in_float32 = predict_memory_fit(resolve_job(wide), {"main memory": 100_000.0})
     assert in_float32 is not None
     assert in_float32.rows == 64
     assert few.is_possible
@@ -99,16 +104,19 @@ def embedded(make_config: Make) -> Any:
 
 
 def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
-    usual, free_mib = predict_fit(resolve_job(embedded), {"main memory": 2000.0}), {"main memory": 2000.0}
+    usual, free_mib = (
+        predict_memory_fit(resolve_job(embedded), {"main memory": 2000.0}),
+        {"main memory": 2000.0},
+    )
     huge = replace(
         embedded, generation=replace(embedded.generation, batch_size=100_000, max_new_tokens=100_000)
     )
-    result = predict_fit(resolve_job(huge), free_mib)
+    result = predict_memory_fit(resolve_job(huge), free_mib)
     assert usual is not None
     assert result is not None
     assert (result.rows, result.is_possible) == (5, True)
     room = resolve_job(huge).model.files.text_settings["max_position_embeddings"]
-    assert limit_to_feasible_sizes(resolve_job(huge)).config.generation.max_new_tokens < room
+    assert limit_batch_and_answer_length(resolve_job(huge)).config.generation.max_new_tokens < room
     (note,) = [
         note for note in get_model_kind(huge.model).check_job(resolve_job(huge)) if "max_new_tokens" in note
     ]
@@ -117,7 +125,7 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
 
 def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make) -> None:
     model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
-    scored = predict_fit(
+    scored = predict_memory_fit(
         resolve_job(make_config(model=model, task=LikelihoodConfig(limit=200))), {"main memory": 20_000.0}
     )
     assert scored is not None
@@ -133,7 +141,7 @@ def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_pat
     shape = make_config(model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu"))
     random_weights.write_random_checkpoint(resolve_job(shape).model.files.settings, tmp_path / "model")
     files = make_config(model=LocalModelConfig(str(tmp_path / "model"), device="cpu"))
-    noise, real = (predict_fit(resolve_job(it), {"main memory": 20_000.0}) for it in (shape, files))
+    noise, real = (predict_memory_fit(resolve_job(it), {"main memory": 20_000.0}) for it in (shape, files))
     assert noise is not None
     assert real is not None
     assert real.predicted.load_mib - noise.predicted.load_mib == pytest.approx(32, abs=0.5)

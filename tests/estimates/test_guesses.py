@@ -13,7 +13,7 @@ from written_records import ANSWERS, write
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
-from runner.estimates.jobs import JobEstimate, estimate_jobs
+from runner.estimates.jobs import JobEstimate, estimate_memory_and_time
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.render import format_time_and_source
 from runner.estimates.speed import EstimateBasis
@@ -35,7 +35,9 @@ def planned(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, JobEsti
             generation=generation,
         )
         folder = Path(config.output_dir)
-        return config, estimate_jobs({0: resolve_job(config)}, folder, False, num_questions={0: 4})[0]
+        return config, estimate_memory_and_time(
+            {0: resolve_job(config)}, folder, False, num_questions={0: 4}
+        )[0]
 
     return plan
 
@@ -114,7 +116,7 @@ def test_a_job_that_guesses_otherwise_is_not_alike(planned: Callable[..., Any]) 
     finished = FinishedJobs(Path(config.output_dir))
     for speculate, is_alike in (("off", True), ("auto", True), ("draft", False), ("ngram", False)):
         other = replace(config, generation=replace(config.generation, speculate=speculate))
-        assert (finished.estimate_from_records(other) is not None) == is_alike, speculate
+        assert (finished.estimate_time_from_records(other) is not None) == is_alike, speculate
 
 
 def test_a_sweep_counts_its_batches_without_guesses(planned: Callable[..., Any]) -> None:

@@ -13,8 +13,8 @@ from written_records import SPEEDS, write
 
 from runner.config.resolved import resolve_job
 from runner.config.task import RequestedCompletions
-from runner.estimates.context_costs import LengthCosts, compute_length_costs
-from runner.estimates.jobs import add_attention_cost, estimate_jobs
+from runner.estimates.context_costs import LengthCosts, compute_context_length_costs
+from runner.estimates.jobs import add_attention_cost, estimate_memory_and_time
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
@@ -47,7 +47,7 @@ def recorded(config: Any, task: Any, name: str = "job") -> None:
 
 
 def planned(config: Any, task: Any, costs: LengthCosts = COSTS) -> Estimate | None:
-    return FinishedJobs(Path(config.output_dir)).estimate_from_records(
+    return FinishedJobs(Path(config.output_dir)).estimate_time_from_records(
         replace(config, task=task), length_costs=costs
     )
 
@@ -60,7 +60,7 @@ def ends(found: Estimate | None) -> tuple[float, float]:
 
 def work(task: Any, pair_share: float) -> float:
     return sum(
-        amount.computed_prompt_tokens + pair_share * amount.attention_pairs
+        amount.computed_prompt_tokens + pair_share * amount.num_attention_pairs
         for amount in task.list_requested_completions(ROWS)
     )
 
@@ -100,7 +100,7 @@ def test_other_questions_and_unknown_sizes_tell_nothing(config: Any) -> None:
     for key, value in {"task.lengths": "[", "task.cases": "many", "task.depths": "3"}.items():
         records = FinishedJobs(Path(config.output_dir))
         records.records[0].params[key] = value
-        assert records.estimate_from_records(config) is None, (key, value)
+        assert records.estimate_time_from_records(config) is None, (key, value)
 
 
 def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
@@ -137,7 +137,7 @@ def test_long_texts_are_read_in_windows_with_some_tokens_read_again() -> None:
     ] * 3  # 10k tokens: a first window, and three times 2k further on, which read 4k each
     (amount,) = task.list_requested_completions(ROWS)
     assert (amount.completions, amount.prompt_tokens, amount.piece_tokens) == (3, 16 * 1024, 4096)
-    assert amount.attention_pairs == 3 * 16 * 1024 * 2048
+    assert amount.num_attention_pairs == 3 * 16 * 1024 * 2048
     task.text_bytes = [380] * 3
     (short,) = task.list_requested_completions(ROWS)
     assert (short.prompt_tokens, short.piece_tokens) == (100, 100)
@@ -152,9 +152,9 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"]))
     resolved = resolve_job(config)
-    time = estimate_jobs({0: resolved}, Path(config.output_dir), should_calibrate=False)[0]
+    time = estimate_memory_and_time({0: resolved}, Path(config.output_dir), should_calibrate=False)[0]
     assert time.fit is not None
-    costs = compute_length_costs(resolved, time.fit.predicted)
+    costs = compute_context_length_costs(resolved, time.fit.predicted)
     settings = resolved.model.files.text_settings
     linear = sum(it.num_elements for it in resolved.model.files.tensors if "_proj" in it.name)
     expected = 2 * settings["num_hidden_layers"] * settings["hidden_size"] / linear

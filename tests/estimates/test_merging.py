@@ -31,7 +31,7 @@ TRIES = 3  # the quickest counts
 PROGRAM = """
 import json, sys, time
 import peft, transformers
-from runner.estimates.rough_speed import _load_or_measure_rates
+from runner.estimates.rough_speed import _load_or_measure_machine_rates
 from runner.tasks.memory.probe import AnonymousPeakSampler
 from runner_base import machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve_model
@@ -52,7 +52,7 @@ with AnonymousPeakSampler() as peak:
     loaded = apply_adapter(load_base_model(job), job)
 core_s = time.process_time() - started  # of one thread: other work only lengthens the clock's
 measured = {key: loaded.metrics[key] for key in ("load_s", "merge_s")}
-print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _load_or_measure_rates()}))
+print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _load_or_measure_machine_rates()}))
 """
 
 

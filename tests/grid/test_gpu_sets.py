@@ -179,12 +179,12 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
     busy = Worker(
         cast(Any, None), cast(Any, None), tmp_path, deque([1]), GpuSet(frozenset({0}), {"x": "0"}), 1, 0
     )
-    busy.update_progress_times(ProgressState("loads", 0, 10), 1.0)
+    busy.update_job_time_estimates(ProgressState("loads", 0, 10), 1.0)
     assert busy.load_s == 0, "nothing of the work is done"
     busy.since -= 30
     pool._workers = [busy]
     for left_s, share in ((20.0, []), (1e9, [1])):
-        busy.update_progress_times(ProgressState("works", 1, 10, left_s=left_s), 1.0)
+        busy.update_job_time_estimates(ProgressState("works", 1, 10, left_s=left_s), 1.0)
         busy.load_s = 30.0
         assert pool._steal_queued_jobs() == deque(share)
 
@@ -327,14 +327,14 @@ from runner.engines.kinds import ResourceNeed, local
 from runner.grid.worker_process import Worker
 
 local.LocalKind.predict_resources = lambda *_: ResourceNeed(0.0, 1, 1)
-update_times = Worker.update_progress_times
+update_times = Worker.update_job_time_estimates
 
 def update_given_times(self, step, cost):
     if step.left_s is not None:
         self.since, step = time.monotonic() - {load_s}, replace(step, left_s={work_s})
     update_times(self, step, cost)
 
-Worker.update_progress_times = update_given_times
+Worker.update_job_time_estimates = update_given_times
 """
 
 

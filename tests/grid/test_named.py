@@ -67,7 +67,7 @@ def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_
 def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "runner.tasks.likelihood.comparison_methods._check_memory_for_both"
+    own = "runner.tasks.likelihood.comparison_methods._check_memory_for_two_models"
     too_large = lambda config, _second: "large" * (config.quantization.name != "none")  # noqa: E731
     # beside itself the reference would fit, and beside the other one it does not
     monkeypatch.setattr(own, too_large)

@@ -48,16 +48,16 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = pool_of(plan, tmp_path)
     pool._groups = group_jobs_by_model(plan, pool.numbers)
-    first_two = [pool._take_startable_group(), pool._take_startable_group()]
+    first_two = [pool._dequeue_startable_job_group(), pool._dequeue_startable_job_group()]
     assert first_two == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2, gpus=GpuSet()))]
-    assert pool._take_startable_group() is None, "both others wait for the running one"
+    assert pool._dequeue_startable_job_group() is None, "both others wait for the running one"
     pool.outcomes[2] = JobOutcome(Status.FINISHED)
-    assert [pool._take_startable_group(), pool._take_startable_group(), pool._take_startable_group()] == [
-        deque([0]),
-        deque([3]),
-        None,
-    ]
+    assert [
+        pool._dequeue_startable_job_group(),
+        pool._dequeue_startable_job_group(),
+        pool._dequeue_startable_job_group(),
+    ] == [deque([0]), deque([3]), None]
 
 
 def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(

@@ -26,7 +26,7 @@ from runner_compare.statistics.planning import (
     estimate_disagreement_rate,
     find_smallest_detectable_difference,
 )
-from runner_compare.statistics.sequential import SequentialPairs, Side, compute_log_betting_capital
+from runner_compare.statistics.sequential import SequentialPairs, Side, compute_log_e_value
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -125,7 +125,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
             it.add_pair(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
         worse += it.decision is Side.worse
         wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
-        as_good += compute_log_betting_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
+        as_good += compute_log_e_value(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
     assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
 

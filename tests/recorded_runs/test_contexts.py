@@ -13,7 +13,7 @@ from json_schema import SCHEMA, faults
 from stores import INT8, NONE, Store
 
 from runner_base.result import Answer, FinishReason, Likelihood, Sample
-from runner_compare.features.contexts.render import text_records
+from runner_compare.features.contexts.render import build_text_likelihood_records
 from runner_compare.statistics.likelihoods import WINDOWS
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -30,7 +30,7 @@ def log_job(
     facts: dict[str, str] | None = None,
 ) -> None:
     """Log a run of task=likelihood with these samples."""
-    found = text_records([it.likelihood for it in samples if it.likelihood is not None], {})
+    found = build_text_likelihood_records([it.likelihood for it in samples if it.likelihood is not None], {})
     config = {"task.name": "likelihood", "task.data": "texts.jsonl", **config}
     tags = {"task": "likelihood"} | {
         f"fact.{key}": value for key, value in ((facts or {}) | found.facts).items()

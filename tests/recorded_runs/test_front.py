@@ -14,9 +14,9 @@ from stores import INT8, NF4, NONE, Store, marks
 from runner_compare.features.front.compute import FrontData, mark_pareto_front
 from runner_compare.features.front.render import (
     describe_dominance_rule,
-    format_contention_sentences,
-    format_dominated_sentence,
+    format_dominated_rows_sentence,
     format_front_sentences,
+    format_machine_contention_sentences,
 )
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.repeated_runs import list_repeated_metric_values
@@ -123,7 +123,7 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     )
     assert sentence.endswith("--tolerance PERCENT")
     assert (
-        format_dominated_sentence(table)
+        format_dominated_rows_sentence(table)
         == "Dominated beyond noise (speed not counted): none by nf4 (memory ×0.36, speed ×0.50, not tested)."
     )
     assert "speed" not in describe_dominance_rule(table)
@@ -238,7 +238,7 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     assert sentence.startswith("The Pareto front ignores speed and energy: fewer than 3 runs of a job ")
     assert "no run is called faster or slower or thriftier or more wasteful. " in sentence
     assert "To include speed and energy, run each job" in sentence
-    assert format_dominated_sentence(table) == (
+    assert format_dominated_rows_sentence(table) == (
         "Dominated beyond noise (speed and energy not counted): "
         "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)."
     )
@@ -397,7 +397,7 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
         in left_out
     )
     assert left_out.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
-    (short,) = format_contention_sentences(table)
+    (short,) = format_machine_contention_sentences(table)
     assert short.startswith(
         "Speed and memory are not comparable: 2 of 4 jobs ran beside other programs or on another machine. "
     )

@@ -9,7 +9,7 @@ import pytest
 from question_families import in_families, with_samples
 from stores import NF4, NONE, Store, marks
 
-from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_value
+from runner_compare.statistics.empirical_likelihood import compute_empirical_likelihood_p_value
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -36,7 +36,7 @@ def test_a_row_is_as_accurate_by_ten_families_but_for_rare_kinds(store: Store, r
         in_families(store, "close families", name, config, solved, 100, metrics={"model_mib": size})
     assert rows("close families")["none"]["dominated_by"] == "nf4"
     lost = [-1.0, *[0.0] * 9]
-    assert compute_likelihood_p_value(lost, [100.0] * 10, -0.02) > 0.05
+    assert compute_empirical_likelihood_p_value(lost, [100.0] * 10, -0.02) > 0.05
 
 
 @pytest.mark.thorough

@@ -14,9 +14,9 @@ from stores import NF4, NONE, Store, marks
 
 from runner_base.result import Sample
 from runner_compare.model.data import Run
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import MeanFlipTest
-from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics, accuracy_interval
+from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_accuracy_bound_metrics
 from runner_compare.statistics.stats import wilson_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -104,7 +104,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     _, out, _ = show("several", "--baseline", BASELINE)
     assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
     assert f"{100 * accuracies[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in out
-    assert format_points(accuracies[0] - accuracies[1]) in out
+    assert format_percentage_points(accuracies[0] - accuracies[1]) in out
     assert "n 60 × 8 answers" in out
     assert "the vote of k is right (a tie is shared)" in out
     assert {"pass@8", "maj@8"} <= {*out.split()}
@@ -201,6 +201,6 @@ def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store,
 
 def test_without_a_limit_the_interval_of_several_answers_is_the_one_that_its_job_has_recorded() -> None:
     """Each question has a share of right answers, which no number of right questions stands for."""
-    recorded = accuracy_bound_metrics([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
+    recorded = compute_accuracy_bound_metrics([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
     run = Run("run", "run", "any", "1", "", {}, {"n": 20.0, "correct": 19.0, "answers_each": 4.0, **recorded})
     assert run.accuracy_bounds == tuple(recorded.values())

@@ -14,7 +14,7 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
-from runner_compare.features.thinking.compute import compute_costs_per_correct
+from runner_compare.features.thinking.compute import compute_usage_costs_per_correct_answer
 from runner_compare.model.data import Run
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
@@ -189,6 +189,9 @@ def test_the_interval_of_a_right_answers_cost_holds() -> None:
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:
     metrics = {"n": 10.0, "correct": 4.0, "prompt_tokens": 100.0, "new_tokens": 300.0, "cost_usd": 0.2}
     speeds = {"prefill_tok_per_s": 50.0, "decode_tok_per_s": 29.0, "computed_prompt_tokens": 100.0}
-    costs = compute_costs_per_correct(Run("", "", "gsm8k", "1", "", {}, metrics | speeds))
+    costs = compute_usage_costs_per_correct_answer(Run("", "", "gsm8k", "1", "", {}, metrics | speeds))
     assert costs == {"tokens": 100.0, "usd": 0.05, "seconds": pytest.approx((100 / 50 + 290 / 29) / 4)}
-    assert compute_costs_per_correct(Run("", "", "gsm8k", "1", "", {}, metrics | {"correct": 0.0})) == {}
+    assert (
+        compute_usage_costs_per_correct_answer(Run("", "", "gsm8k", "1", "", {}, metrics | {"correct": 0.0}))
+        == {}
+    )

@@ -12,7 +12,7 @@ from json_schema import SCHEMA, faults
 from stores import Store, marks
 from team_jobs import team
 
-from runner_compare.features.savings.render import describe_graph
+from runner_compare.features.savings.render import describe_agent_graph
 from runner_compare.model.data import Run
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -139,4 +139,4 @@ def test_json_agrees_with_its_schema_and_csv_has_the_figures(store: Store, show:
     ],
 )  # fmt: skip
 def test_graphs_are_named(params: dict[str, str], metrics: dict[str, float], words: str) -> None:
-    assert describe_graph(Run("r", "j", "agents", "1", "", params, metrics)) == words
+    assert describe_agent_graph(Run("r", "j", "agents", "1", "", params, metrics)) == words

@@ -53,13 +53,13 @@ def test_progress_counts_questions_as_the_plan_does(
     lines = '{"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 1}\n'
     (tmp_path / "two.jsonl").write_text(lines + lines.replace("Which", "What"))
     seen: list[tuple[float, float | None]] = []
-    whole = Progress.set_position_with_pending
+    whole = Progress.set_completed_and_pending_steps
 
     def show_begun(bar: Progress, done: float, under_way: float, **news: str) -> None:
         seen.append((done, bar.total))
         whole(bar, done, under_way, **news)
 
-    monkeypatch.setattr(progress.Progress, "set_position_with_pending", show_begun)
+    monkeypatch.setattr(progress.Progress, "set_completed_and_pending_steps", show_begun)
     data = ("task.data=two.jsonl", "task.choices_key=choices", "task.answer_key=answer")
     done = runner("model=stub", "task=likelihood", *data, "task.question_key=question", "tracking=none")
     assert done.code == 0, done.err

@@ -78,7 +78,7 @@ def test_an_incomplete_line_is_ignored_and_stays(tmp_path: Path) -> None:
 def test_a_job_without_siblings_leaves_no_mark_and_finds_none(tmp_path: Path) -> None:
     alone = new_job(tmp_path, "alone", "")
     assert list(alone.folder.iterdir()) == []
-    assert sibling_jobs.find_sibling_jobs(alone) == []
+    assert sibling_jobs.find_jobs_with_reusable_answers(alone) == []
 
 
 def test_a_line_of_an_earlier_version_is_read() -> None:

@@ -10,7 +10,7 @@ import pytest
 from runner.core.finishing import LimitCost
 from runner.render.notes import format_note, render_note_cells, render_notes
 from runner.render.plans import format_memory_lines, format_plan_total_line, job_state_text
-from runner.render.titles import format_sustainable_rate
+from runner.render.titles import format_sustainable_request_rate
 from runner_base.notes import Note, note
 from runner_engine.sessions import SequenceShortage
 
@@ -281,6 +281,6 @@ def test_a_plan_ends_with_its_totals() -> None:
 
 
 def test_the_highest_rate_of_a_sweep() -> None:
-    assert format_sustainable_rate(None, False) == "none of the tested rates"
-    assert format_sustainable_rate(2.0, False) == "2 requests/s"
-    assert format_sustainable_rate(2.0, True) == "2 requests/s or more (the highest tested rate)"
+    assert format_sustainable_request_rate(None, False) == "none of the tested rates"
+    assert format_sustainable_request_rate(2.0, False) == "2 requests/s"
+    assert format_sustainable_request_rate(2.0, True) == "2 requests/s or more (the highest tested rate)"

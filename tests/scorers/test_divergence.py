@@ -8,7 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from runner.scorers.divergence import Divergence, divergence_from_draws, divergence_lower_bound
+from runner.scorers.divergence import (
+    Divergence,
+    compute_divergence_lower_bound,
+    estimate_divergence_from_draws,
+)
 
 VOCABULARY, PLACES = 500, 40
 
@@ -26,7 +30,7 @@ def divergence_of_top(reference: np.ndarray, these: np.ndarray, width: int) -> D
     ids = np.argsort(-reference, axis=1)[:, :width]
     reference_top, these_top = (np.take_along_axis(one, ids, axis=1) for one in (reference, these))
     same = (reference.argmax(axis=1) == these.argmax(axis=1)).tolist()
-    return divergence_lower_bound(
+    return compute_divergence_lower_bound(
         width, reference_top.ravel().tolist(), these_top.tolist(), these.min(axis=1).tolist(), same
     )
 
@@ -53,9 +57,9 @@ def test_more_kept_tokens_make_the_bound_tighter() -> None:
 
 def test_a_token_with_probability_0_adds_nothing_and_one_that_this_model_excludes_adds_infinity() -> None:
     reference = [math.log(0.5), math.log(0.5), -math.inf]
-    alike = divergence_lower_bound(3, reference, [reference], [-20.0], [True])
+    alike = compute_divergence_lower_bound(3, reference, [reference], [-20.0], [True])
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)
-    excluded = divergence_lower_bound(2, reference[:2], [[0.0, -math.inf]], [-math.inf], [False])
+    excluded = compute_divergence_lower_bound(2, reference[:2], [[0.0, -math.inf]], [-math.inf], [False])
     assert (excluded.kl_nats, excluded.agreed) == (math.inf, 0)
 
 
@@ -71,7 +75,7 @@ def divergence_with_drawn(
         [np.take_along_axis(one, some, axis=1) for some in (ids, others)] for one in (reference, these)
     )
     both, least = np.concatenate([ours, ours_chosen], axis=1).tolist(), these.min(axis=1).tolist()
-    return divergence_from_draws(
+    return estimate_divergence_from_draws(
         width, top.ravel().tolist(), drawn, chosen.ravel().tolist(), both, least, [True] * PLACES
     )
 
@@ -105,7 +109,7 @@ def test_each_tokens_divergence_is_within_its_bounds() -> None:
 
 def test_nothing_is_added_where_no_rest_is_left() -> None:
     reference = [math.log(0.5), math.log(0.5)]
-    alike = divergence_from_draws(
+    alike = estimate_divergence_from_draws(
         2, reference, 2, [-math.inf, -math.inf], [[*reference, -20.0, -20.0]], [-20.0], [True]
     )
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)

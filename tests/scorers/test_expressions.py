@@ -217,4 +217,4 @@ def test_equal_expressions_vote_together() -> None:
 def test_without_the_package_one_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda _: None)
     with raises(ConfigError, "needs_package"):
-        expressions.require_math_verify()
+        expressions.require_math_verify_package()

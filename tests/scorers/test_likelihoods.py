@@ -15,7 +15,7 @@ from runner_base.result import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.likelihoods import compute_likelihood_metrics, sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import compute_likelihood_metrics, sum_likelihoods_by_document
 from runner_compare.statistics.ratios import ratio_interval
 from runner_compare.statistics.stats import wilson_interval
 
@@ -29,7 +29,7 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     ]
     nats: Any = pytest.approx(0.3)
     whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=nats, truncation_nats=0.03, top_1_agreed=5)
-    assert sum_likelihoods_by_unit(parts) == [whole, parts[3]]
+    assert sum_likelihoods_by_document(parts) == [whole, parts[3]]
     job_figures = compute_likelihood_metrics(parts)
     assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (2, 10, 24)
     assert job_figures[LOG_LIKELIHOOD] == -0.6

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from runner_base.model_text import Answer, FinishReason
 from runner_base.result import Sample
-from runner_base.thought_tokens import count_answer_tokens, count_thinking_tokens, thinking_metrics
+from runner_base.thought_tokens import compute_thinking_metrics, count_answer_tokens, count_thinking_tokens
 
 STOP, LENGTH = FinishReason.stop, FinishReason.length
 
@@ -26,7 +26,7 @@ def test_tokens_and_endings_are_those_of_the_answers() -> None:
         *((5, 1), (3, 0), (0, 1), (0, 3))
     ]
     failed = sample(Answer("", [], FinishReason.error))
-    totals = thinking_metrics([sample(thought, cut), sample(spent), sample(plain), failed])
+    totals = compute_thinking_metrics([sample(thought, cut), sample(spent), sample(plain), failed])
     assert totals == {
         "thinking_tokens_per_answer": 2.0,
         "answer_tokens_per_answer": 1.25,
@@ -41,7 +41,7 @@ def test_tokens_and_endings_are_those_of_the_answers() -> None:
 
 def test_a_job_that_does_not_think_has_none_of_it_and_what_nobody_counted_is_not_guessed() -> None:
     assert (
-        thinking_metrics(
+        compute_thinking_metrics(
             [sample(Answer.from_text("5", [1], STOP)), sample(Answer.from_text("a", [1], LENGTH))]
         )
         == {}
@@ -52,6 +52,6 @@ def test_a_job_that_does_not_think_has_none_of_it_and_what_nobody_counted_is_not
         None,
     )
     by_a_server = Answer.from_text("5", [], STOP, thinking="2+3", new_tokens=8)
-    totals = thinking_metrics([sample(by_a_server)])
+    totals = compute_thinking_metrics([sample(by_a_server)])
     assert totals.keys().isdisjoint({"thinking_tokens_per_answer", "answer_tokens_per_answer"})
     assert (totals["thought_share"], totals["endings/closed"]) == (1, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner_compare.features.tokens.render.llama_block import TOO_FEW, format_llama_block
+from runner_compare.features.tokens.render.llama_block import TOO_FEW, format_llama_perplexity_statistics
 from runner_compare.render.token_metrics import build_divergence_tables
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_divergence import (
@@ -165,7 +165,7 @@ def test_the_block_has_llama_cpps_layout() -> None:
         np.concatenate([getattr(it, name) for it in some]).tolist()
         for name in ("least", "logprobs", "reference")
     )
-    ours = format_llama_block(kl, logprobs, reference, 1700)
+    ours = format_llama_perplexity_statistics(kl, logprobs, reference, 1700)
     theirs = LLAMA.read_text().splitlines()
     assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [
         NUMBERS.sub(" #", line) for line in theirs
@@ -181,7 +181,7 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     kl, ours, theirs = (
         np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
     )
-    lines = format_llama_block(list(kl), list(ours), list(theirs), 1700).splitlines()
+    lines = format_llama_perplexity_statistics(list(kl), list(ours), list(theirs), 1700).splitlines()
     found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
              for line in lines if ":" in line}  # fmt: skip
     n, change = len(kl), np.exp(ours) - np.exp(theirs)
@@ -203,8 +203,8 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
 
 def test_the_same_model_twice_has_no_divergence_in_the_block() -> None:
     (it,) = texts(1, tokens=200)
-    found = format_llama_block([0.0] * 200, it.reference, it.reference, 200)
+    found = format_llama_perplexity_statistics([0.0] * 200, it.reference, it.reference, 200)
     assert "Mean    KLD:   0.000000 ±   0.000000" in found
     assert "Maximum Δp:  0.000%" in found
     assert "Same top p: 100.000 ± 0.000 %" in found
-    assert format_llama_block([0.0] * 99, it.reference[:99], it.reference[:99], 99) == TOO_FEW
+    assert format_llama_perplexity_statistics([0.0] * 99, it.reference[:99], it.reference[:99], 99) == TOO_FEW

@@ -13,7 +13,7 @@ from runner.scorers.verdicts import judge_answer
 from runner.scorers.votes import count_majority_votes
 from runner_base.model_text import Ending, FinishReason
 from runner_base.result import Answer, Verdict
-from runner_base.thinking import TAGS, Tag, Tags, parse_spans, split_thinking
+from runner_base.thinking import TAGS, Tag, Tags, parse_thinking_spans, split_thinking
 
 
 def lines_of(name: str) -> list[dict[str, Any]]:
@@ -76,9 +76,9 @@ def test_two_hundred_outputs_of_models_that_think_were_judged() -> None:
 @pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
 def test_a_text_is_read_while_it_is_written(one: dict[str, Any]) -> None:
     text, is_begun = one["text"], one.get("in_thinking", False)
-    whole = parse_spans(text, tags_of(one), is_begun).spans
+    whole = parse_thinking_spans(text, tags_of(one), is_begun).spans
     for end in range(len(text)):
-        *before, last = parse_spans(text[:end], tags_of(one), is_begun, is_complete=False).spans
+        *before, last = parse_thinking_spans(text[:end], tags_of(one), is_begun, is_complete=False).spans
         assert before == whole[: len(before)]
         assert (last.start, last.is_thinking) == (whole[len(before)].start, whole[len(before)].is_thinking)
 

@@ -17,7 +17,7 @@ import pytest
 from runner.__main__ import user_error_message
 from runner.config.choices import CONF
 from runner.config.compose import create_composer
-from runner.config.hydra import split_hydra_config, to_runner_config
+from runner.config.hydra import split_job_config_and_choices, to_runner_config
 from runner.run import run
 from runner.tracking import sync
 from runner_compare import command
@@ -65,7 +65,9 @@ class Arena:
             return self.refusal(
                 lambda: command.run_comparison(create_parser().parse_args(arguments), self.scratch), fails
             )
-        return self.refusal(lambda: sync.sync_folder(sync.create_parser().parse_args(arguments)), fails)
+        return self.refusal(
+            lambda: sync.log_missing_jobs_to_store(sync.create_parser().parse_args(arguments)), fails
+        )
 
     def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:
         """Do something with the files in the folder, check what must not happen, and return its
@@ -109,7 +111,7 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def call(arguments: list[str]) -> None:
         with chdir(CONF):  # the combinations of choices are kept for each working folder
             composed = create_composer().compose([*arguments, "tracking=none"])
-        record = run(to_runner_config(*split_hydra_config(composed)))
+        record = run(to_runner_config(*split_job_config_and_choices(composed)))
         if record.error:
             raise SystemExit(record.error)
 

@@ -74,7 +74,9 @@ def shared_kv(
     length = keys[0].shape[1]
     kv = SharedKv.allocate(heads, length, kernels, is_beginning)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        keys_here, values_here = (heads.rotate_if_enabled(some.transpose(0, 1)) for some in (key, value))
+        keys_here, values_here = (
+            heads.apply_hadamard_rotation_if_enabled(some.transpose(0, 1)) for some in (key, value)
+        )
         kv.store.write(layer, keys_here, values_here, ints([0] * length), ints([*range(length)]))
     return kv
 

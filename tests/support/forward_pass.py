@@ -74,7 +74,7 @@ def all_logits(forward: Forward, with_prefix: bool, adapters: Sequence[str | Non
             row.kv.places + 1 if row.tokens else len(row.pending_tokens),
             [*row.tokens, 5],
         )
-    return torch.cat((read, mixed, forward.step(own, rows, forward.build_prefix_uses(rows)))).float()
+    return torch.cat((read, mixed, forward.step(own, rows, forward.list_shared_prefixes(rows)))).float()
 
 
 def read_rows(

@@ -156,8 +156,10 @@ def as_stored(
     read, in float32."""
     numbers = []
     for of, given in zip(heads.get_layer_formats(layer), (keys, values), strict=True):
-        stored = of.decode(of.encode(heads.rotate_if_enabled(given)), heads.dim, torch.float32)
-        numbers.append(heads.rotate_if_enabled(stored))
+        stored = of.decode(
+            of.encode(heads.apply_hadamard_rotation_if_enabled(given)), heads.dim, torch.float32
+        )
+        numbers.append(heads.apply_hadamard_rotation_if_enabled(stored))
     return numbers[0], numbers[1]
 
 
@@ -169,8 +171,8 @@ def as_read(
     read = [*as_stored(heads, layer, *given)]
     for some, plain in zip(read, given, strict=True):
         if is_beginning:
-            some[:, : heads.num_unquantized_first] = heads.rotate_if_enabled(
-                heads.rotate_if_enabled(plain[:, : heads.num_unquantized_first])
+            some[:, : heads.num_unquantized_first] = heads.apply_hadamard_rotation_if_enabled(
+                heads.apply_hadamard_rotation_if_enabled(plain[:, : heads.num_unquantized_first])
             ).float()
     return read
 
@@ -225,8 +227,8 @@ def check_pass(case: Case, form: str, way: str) -> None:
             keys, values = (one[:, : row.before].transpose(0, 1) for one in mine)
             own.write(
                 layer,
-                heads.rotate_if_enabled(keys),
-                heads.rotate_if_enabled(values),
+                heads.apply_hadamard_rotation_if_enabled(keys),
+                heads.apply_hadamard_rotation_if_enabled(values),
                 ints([slot] * row.before),
                 ints([*range(row.before)]),
             )
@@ -269,7 +271,7 @@ def check_pass(case: Case, form: str, way: str) -> None:
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):
         stored = own.read_stored(layer, slot, mine[0].shape[1])
-        wanted_rows = heads.encode_kv(layer, *map(heads.rotate_if_enabled, mine))
+        wanted_rows = heads.encode_kv(layer, *map(heads.apply_hadamard_rotation_if_enabled, mine))
         coded, wanted_codes = (
             [some[:, heads.num_unquantized_first :] for some in both] for both in (stored, wanted_rows)
         )

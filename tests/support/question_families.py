@@ -9,7 +9,7 @@ from stores import Store
 
 from runner.records.jobs import read_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics.accuracy_intervals import accuracy_metrics
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 
 FAMILIES = {"task.cluster": "template"}
 NUMBER_OF_ANSWERS = 8
@@ -53,7 +53,7 @@ def with_samples(
     """Log a job with eight answers to each question, so many of them right."""
     counts = {"task.samples": str(NUMBER_OF_ANSWERS)}
     elected = [it > NUMBER_OF_ANSWERS // 2 for it in right]
-    figures = accuracy_metrics(
+    figures = compute_accuracy_metrics(
         [it / NUMBER_OF_ANSWERS for it in right], [None] * len(right), [8] * len(right)
     )
     passed, voted = sum(map(bool, right)) / len(right), sum(elected) / len(right)

@@ -12,7 +12,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import get_model_kind
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.placement import fit_and_render_cases
+from runner.tasks.recall.placement import render_cases_with_fitting_filler
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Message, Request
 
@@ -59,7 +59,9 @@ def distinct_beginnings(prompts: Iterable[Sequence[int]]) -> int:
 def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
     """Return the tokens of each prompt of a job."""
     inputs, resolved = recall.prepare(config), resolve_job(config)
-    requests = recall.build_requests(inputs.task, fit_and_render_cases(inputs.task, inputs.units, resolved))
+    requests = recall.build_requests(
+        inputs.task, render_cases_with_fitting_filler(inputs.task, inputs.units, resolved)
+    )
     return [
         ids
         for _, ids in get_model_kind(config.model).encode_prompts(

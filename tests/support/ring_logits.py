@@ -13,7 +13,7 @@ from stages import STEPS, greedy, left_padded, whole
 from torch.distributed.rendezvous import rendezvous
 
 import runner
-from runner.options.parts.pipeline.machines import use_ring_interface
+from runner.options.parts.pipeline.machines import set_gloo_network_interface
 from runner.options.parts.pipeline.ranks import ProcessRank, read_torchrun_rank
 from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
 
@@ -55,7 +55,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
 
 def main() -> None:
     store, rank, processes = next(rendezvous("env://"))
-    with use_ring_interface(read_torchrun_rank() or ProcessRank(rank, processes, rank, processes)):
+    with set_gloo_network_interface(read_torchrun_rank() or ProcessRank(rank, processes, rank, processes)):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     transport = Transport(rank, processes, torch.device("cpu"), is_gpu_to_gpu=False)
     torch.set_num_threads(1)

@@ -98,7 +98,7 @@ class Decoding:
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
         logits = self.forward.step(
-            self.own, self.rows, self.forward.build_prefix_uses(self.rows), [self.long]
+            self.own, self.rows, self.forward.list_shared_prefixes(self.rows), [self.long]
         )
         logits = logits.clone()
         for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):

@@ -12,7 +12,7 @@ from stores import Store
 from runner.records.jobs import read_samples
 from runner.scorers.totals import total_token_counts
 from runner_base.result import Answer, FinishReason, Sample
-from runner_base.thought_tokens import thinking_metrics
+from runner_base.thought_tokens import compute_thinking_metrics
 
 PROMPT_TOKENS = 9  # as a Store writes them
 ANSWER_TOKENS = 3
@@ -76,4 +76,4 @@ def _samples(
 
 
 def _totals(samples: list[Sample]) -> dict[str, float]:
-    return {**total_token_counts(samples), **thinking_metrics(samples)}
+    return {**total_token_counts(samples), **compute_thinking_metrics(samples)}

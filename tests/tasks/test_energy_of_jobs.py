@@ -57,7 +57,7 @@ def counter(root: Path) -> Iterator[Path]:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside each other: that is no other program here."""
-    monkeypatch.setattr(machine.Contention, "describe_other_programs", lambda _: "")
+    monkeypatch.setattr(machine.Contention, "describe_load_by_other_programs", lambda _: "")
 
 
 def measured(make_config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: object) -> Result:
@@ -93,7 +93,9 @@ def test_beside_other_work_nothing_is_counted(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        machine.Contention, "describe_other_programs", lambda _: "beside other work that used 1.5 of 2 cores"
+        machine.Contention,
+        "describe_load_by_other_programs",
+        lambda _: "beside other work that used 1.5 of 2 cores",
     )
     result = measured(make_config, tmp_path, monkeypatch, price_kwh=0.30)
     assert "energy_j" not in result.metrics

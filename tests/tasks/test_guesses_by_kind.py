@@ -9,7 +9,7 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.render.titles import GUESSES_BY_KIND
 from runner.run import run
-from runner.tasks.collecting.draft_token_counts import ALL, build_acceptance_rows
+from runner.tasks.collecting.draft_token_counts import ALL, build_draft_acceptance_rows
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Answer, FinishReason, Sample
 from runner_engine.settings.generation import GenerationConfig
@@ -33,7 +33,7 @@ def test_kinds_of_text_are_counted_apart() -> None:
         sample(4, "prose", None),
         sample(5, "prose", code, reused_from="generate-1"),
     ]
-    first, second, last = build_acceptance_rows(samples)
+    first, second, last = build_draft_acceptance_rows(samples)
     assert first == {
         "kind": "code",
         "answers": 2,
@@ -49,8 +49,8 @@ def test_kinds_of_text_are_counted_apart() -> None:
 
 
 def test_one_kind_needs_no_table() -> None:
-    assert build_acceptance_rows([sample(0, "code", ([1], [1])), sample(1, "code", ([1], [0]))]) == []
-    assert build_acceptance_rows([sample(0, "code", None), sample(1, "prose", None)]) == []
+    assert build_draft_acceptance_rows([sample(0, "code", ([1], [1])), sample(1, "code", ([1], [0]))]) == []
+    assert build_draft_acceptance_rows([sample(0, "code", None), sample(1, "prose", None)]) == []
 
 
 def test_a_job_has_the_table(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:

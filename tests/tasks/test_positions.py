@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from runner.config.resolved import resolve_job
-from runner.tasks.context_length import build_needless_scaling_notes
+from runner.tasks.context_length import build_needless_rope_scaling_notes
 from runner_engine.settings.rope import ROPES, RopeScalingConfig, RopeYarnConfig
 
 OWN = 1024  # of the embedded model
@@ -78,7 +78,7 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
 
 def test_what_the_user_says_of_the_training_counts(make_config: Callable[..., Any], tiny_model: Any) -> None:
     resolved = resolve_job(make_config(model=tiny_model, rope=RopeYarnConfig(factor=2)))
-    assert build_needless_scaling_notes(resolved, 400), "the tiny model's config names 512 positions"
+    assert build_needless_rope_scaling_notes(resolved, 400), "the tiny model's config names 512 positions"
     known = RopeYarnConfig(factor=2, original_max_position_embeddings=256)
-    assert not build_needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 400)
-    assert build_needless_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 200)
+    assert not build_needless_rope_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 400)
+    assert build_needless_rope_scaling_notes(resolve_job(make_config(model=tiny_model, rope=known)), 200)

@@ -7,7 +7,7 @@ from collections import Counter
 
 from calling import right_calls
 
-from runner.tasks.tools.cases import CATEGORIES, FILE, read_installed_cases, select_cases
+from runner.tasks.tools.cases import CATEGORIES, FILE, read_installed_tool_cases, select_cases
 from runner.tasks.tools.matching import has_expected_calls
 from tools.tool_calls_data import COUNTS, lines
 from tools.tool_functions import FUNCTIONS
@@ -18,7 +18,7 @@ def test_the_file_that_ships_is_what_the_tool_makes() -> None:
 
 
 def test_each_question_stands_once_and_is_answered_by_its_right_calls_alone() -> None:
-    cases = read_installed_cases()
+    cases = read_installed_tool_cases()
     assert Counter(case.category for case in cases) == COUNTS
     assert len({case.question for case in cases}) == len(cases) >= 300
     for case in cases:
@@ -35,7 +35,7 @@ def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain(
     asked = {
         text: function for function in FUNCTIONS for text in (wording.text for wording in function.wordings)
     }
-    for case in read_installed_cases():
+    for case in read_installed_tool_cases():
         if case.category != "irrelevant":
             continue
         beginnings = [
@@ -48,7 +48,7 @@ def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain(
 
 
 def test_values_that_questions_name_stand_in_them() -> None:
-    for case in read_installed_cases():
+    for case in read_installed_tool_cases():
         for _, allowed in case.wanted:
             texts = [
                 value
@@ -60,7 +60,7 @@ def test_values_that_questions_name_stand_in_them() -> None:
 
 
 def test_cases_are_chosen_by_the_seed_in_their_order() -> None:
-    cases = read_installed_cases()
+    cases = read_installed_tool_cases()
     first, again, other = (select_cases(cases, CATEGORIES, 5, seed) for seed in (0, 0, 1))
     assert first == again != other
     assert Counter(case.category for case in first) == dict.fromkeys(CATEGORIES, 5)

@@ -126,11 +126,13 @@ def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, ru
             assert some.running.keys() == whole.running.keys()
             for job in jobs:
                 assert [*some.jobs.get(job, {})][:1] == [*whole.jobs.get(job, {})][:1]
-                assert some.find_parentless_run(job) == whole.find_parentless_run(job)
+                assert some.find_run_without_existing_parent(job) == whole.find_run_without_existing_parent(
+                    job
+                )
                 for parent, _ in whole.grids.get(grid, []):
                     assert some.find_run(job, parent) == whole.find_run(job, parent)
-    assert whole.find_parentless_run("gsm8k-5"), "the control: its grid is gone"
-    assert not whole.find_parentless_run("gsm8k-4")
+    assert whole.find_run_without_existing_parent("gsm8k-5"), "the control: its grid is gone"
+    assert not whole.find_run_without_existing_parent("gsm8k-4")
 
 
 @pytest.mark.thorough
@@ -169,7 +171,8 @@ def test_conditions_that_leave_out_many_runs(store: Store, count: int) -> None:
     known, *others = (run.info.run_id for run in client.search_runs([experiment]))
     left_out = [known, *(uuid.uuid4().hex for _ in range(count - 1))] if count else []
     conditions = [
-        f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.build_exclusion_conditions(left_out)
+        f"attributes.status != 'SCHEDULED'{it}"
+        for it in stored_runs.build_conditions_excluding_runs(left_out)
     ]
     assert len(conditions) == (1 if count <= 4000 else 16 if count < 64_000 else 256)
     found = [

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.tracking.connection import simplify_store_errors
-from runner.tracking.stores import Store, build_compare_command, format_ui_access
+from runner.tracking.connection import convert_store_errors_to_tracking_error
+from runner.tracking.stores import Store, build_compare_command, format_mlflow_url_or_command
 from runner_base.errors import TrackingError
 from runner_base.uris import redact_secrets
 
@@ -96,13 +96,13 @@ import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_command
 from runner.records.job_records import write_job_log
-from runner.tracking.connection import simplify_store_errors
+from runner.tracking.connection import convert_store_errors_to_tracking_error
 from runner.tracking.stores import Store
 from pathlib import Path
 
 def work():
     with write_job_log(Path("log.txt")):
-        with simplify_store_errors(Store("http://T0KEN@host", "runner", Path())):
+        with convert_store_errors_to_tracking_error(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
@@ -136,7 +136,7 @@ def test_an_error_of_the_store_has_no_token_in_its_traceback() -> None:
 
     with (
         pytest.raises(TrackingError) as caught,
-        simplify_store_errors(Store("http://T0KEN@host", "runner", Path())),
+        convert_store_errors_to_tracking_error(Store("http://T0KEN@host", "runner", Path())),
     ):
         raise MlflowException("API request to http://T0KEN@host/api failed")
     shown = "".join(traceback.format_exception(caught.value))
@@ -162,7 +162,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
-    assert shlex.split(format_ui_access(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
+    assert shlex.split(format_mlflow_url_or_command(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
     assert shlex.split(build_compare_command(odd))[1:] == [
         "--output-dir",
         "my runs",
@@ -170,7 +170,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
         "it's mine",
     ]
     server = Store("http://host:5000", "runner", tmp_path / "outputs")
-    assert format_ui_access(server.uri) == "http://host:5000"
+    assert format_mlflow_url_or_command(server.uri) == "http://host:5000"
     assert shlex.split(build_compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 

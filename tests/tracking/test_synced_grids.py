@@ -90,7 +90,7 @@ def test_a_grid_without_mlflow_and_a_sync_that_is_interrupted(
     runner: Run, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runner(*GRID, "tracking=none").code == 0
-    log, done = MlflowSink.log_recorded, list[int]()
+    log, done = MlflowSink.log_recorded_result, list[int]()
 
     def interrupted(*arguments: Any) -> bool:
         if done:
@@ -99,7 +99,7 @@ def test_a_grid_without_mlflow_and_a_sync_that_is_interrupted(
         return log(*arguments)
 
     with monkeypatch.context() as breaking:
-        breaking.setattr(MlflowSink, "log_recorded", interrupted)
+        breaking.setattr(MlflowSink, "log_recorded_result", interrupted)
         assert runner("--tracking-uri", other, module=SYNC).code == 130
     assert len(content(other)["runs"]) == 2, "the grid and one job"
     again = runner("--tracking-uri", other, module=SYNC)

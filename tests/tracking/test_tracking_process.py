@@ -26,7 +26,7 @@ folder = out / "jobs" / "job-1"
 folder.mkdir(parents=True, exist_ok=True)
 job = jobs.Job("job-1", folder)
 record = Record(job.job_id, Status.FAILED, str(folder), Result({}), params={"model.name": "it"})
-assert tracking_process.can_fork_for(store)
+assert tracking_process.can_fork_tracking_process(store)
 tracker = tracking_process.ForkedJobRun(store, job, record, False)
 """
 
@@ -130,14 +130,14 @@ def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(
 ) -> None:
     body = """
 import threading
-print(tracking_process.can_fork_for(store))
+print(tracking_process.can_fork_tracking_process(store))
 tracking_process.ForkedJobRun.made = 0
-print(tracking_process.can_fork_for(store))
+print(tracking_process.can_fork_tracking_process(store))
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
-print(tracking_process.can_fork_for(store)); stop.set()
+print(tracking_process.can_fork_tracking_process(store)); stop.set()
 sys.modules["mlflow"] = sys
-print(tracking_process.can_fork_for(store)); del sys.modules["mlflow"]
+print(tracking_process.can_fork_tracking_process(store)); del sys.modules["mlflow"]
 tracker.log_result(record)
 """
     assert run(body).split() == ["False", "True", "False", "False"]

@@ -59,7 +59,7 @@ def log(opened: tuple[str, Any, str], key: str) -> None:
     from mlflow.entities import Metric
 
     uri, client, run_id = opened
-    with connection.simplify_store_errors(stores.Store(uri, "runner", Path())):
+    with connection.convert_store_errors_to_tracking_error(stores.Store(uri, "runner", Path())):
         client.log_batch(run_id, metrics=[Metric(key, 1.0, 1, 0)])
 
 

@@ -30,7 +30,7 @@ from runner_engine import (
 )
 from runner_engine.checkpoints import chat_templates, is_supported_architecture, read_gguf_header
 from runner_engine.models.compiler_import import import_torch_compiler
-from runner_engine.models.import_structure_cache import use_cached_import_structure
+from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
 from runner_engine.quantization import mute_library_imports
 from runner_engine.render.notes import render_engine_note
@@ -120,7 +120,7 @@ class LocalKind(KindWithTokenizer):
             # that are no model's
             import_torch_compiler()
             signals.raise_if_signal_waits()
-            with defer_imports(*UNUSED), use_cached_import_structure():
+            with defer_imports(*UNUSED), use_cached_transformers_import_structure():
                 transformers = importlib.import_module("transformers")
                 signals.raise_if_signal_waits()
                 own = files.settings.get("architectures") or ()

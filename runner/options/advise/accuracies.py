@@ -114,9 +114,9 @@ def find_recorded_accuracies(
     found = [match for some in matches for match in some]
     if not found:
         return [None] * len(configs)
-    asked, digest = _select_questions(configs[0], found)
+    asked, digest = _get_selected_questions_and_hash(configs[0], found)
     return [
-        _choose_best_record(config, some, asked, digest)
+        _choose_accuracy_with_most_questions(config, some, asked, digest)
         for config, some in zip(configs, matches, strict=True)
     ]
 
@@ -170,20 +170,20 @@ def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) ->
     """Return the records of finished jobs with the same question and sampling settings as the config, newest
     first.
     """
-    own_ways = _select_question_settings(dict(flatten_config(config)))
+    own_ways = _select_params_that_affect_answers(dict(flatten_config(config)))
     found = [
         record
         for record in finished_jobs.same_base_records(config)
         if (correct_and_total(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _select_question_settings(fill_missing_params(record.params, config)) == own_ways
+        and _select_params_that_affect_answers(fill_missing_params(record.params, config)) == own_ways
         and record.task_version == import_task_module(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
     return [_load_record_with_answers(finished_jobs.job_folder(record), record) for record in found]
 
 
-def _select_question_settings(params: Mapping[str, str]) -> dict[str, str]:
+def _select_params_that_affect_answers(params: Mapping[str, str]) -> dict[str, str]:
     free = (*FREE_KEYS, *COUNT_KEYS)
     ways = {
         key: value
@@ -225,7 +225,9 @@ def _count_correct(answers: Answers) -> tuple[int, int]:
     return sum(answer.solved for answer in answers.values()), len(answers)
 
 
-def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) -> tuple[set[Question], str]:
+def _get_selected_questions_and_hash(
+    config: RunnerConfig, matches: Sequence[_MatchingRecord]
+) -> tuple[set[Question], str]:
     """Return the set of questions that a config selects, and the hash of the question data.
 
     Hub data are not read, because that needs the network. The newest record with at least as
@@ -252,7 +254,7 @@ def _select_questions(config: RunnerConfig, matches: Sequence[_MatchingRecord]) 
     return set(next((some for some in larger if len(some) == task.limit), [])), digest
 
 
-def _choose_best_record(
+def _choose_accuracy_with_most_questions(
     config: RunnerConfig, matches: Sequence[_MatchingRecord], questions: set[Question], data_digest: str
 ) -> RecordedAccuracy | None:
     """Return the accuracy from the job record that covers the largest number of the config's questions."""

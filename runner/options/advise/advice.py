@@ -13,7 +13,7 @@ from runner.options.advise.candidates import (
     Compose,
     UserLimits,
     evaluate_candidates,
-    iterate_candidates,
+    iterate_quantization_candidates,
     list_smaller_models,
 )
 from runner.options.advise.machines import Machine
@@ -48,7 +48,9 @@ def recommend_settings(
     model_overrides: the overrides of the model, or of each of several files.
     """
     asked = [
-        setting for overrides in model_overrides for setting in iterate_candidates(overrides, compose, True)
+        setting
+        for overrides in model_overrides
+        for setting in iterate_quantization_candidates(overrides, compose, True)
     ]
     candidates, overrides = (
         evaluate_candidates(asked, limits, machine, output_dir, calibrate, print_line),
@@ -59,7 +61,9 @@ def recommend_settings(
     ):
         for smaller in list_smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
-            smaller_candidates = list(iterate_candidates([f"model={smaller}", *others], compose, False))
+            smaller_candidates = list(
+                iterate_quantization_candidates([f"model={smaller}", *others], compose, False)
+            )
             judged = evaluate_candidates(
                 smaller_candidates, limits, machine, output_dir, calibrate, print_line
             )

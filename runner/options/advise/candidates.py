@@ -11,9 +11,9 @@ from typing import Any
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
 from runner.estimates.amounts import estimate_requested_completions
-from runner.estimates.fit import PROCESS_MIB, MemoryFit, get_free_mib_by_device, predict_fit
+from runner.estimates.fit import PROCESS_MIB, MemoryFit, get_free_mib_by_device, predict_memory_fit
 from runner.estimates.jobs import (
-    estimate_jobs,
+    estimate_memory_and_time,
     estimate_rough_speed,
     estimate_speculative_time,
     resolve_without_download,
@@ -28,7 +28,7 @@ from runner.options.advise.speculation_gains import RecordedSpeedup
 from runner_base import ConfigError, RunnerError, to_one_line
 from runner_base.notes import Note, note
 from runner_engine import forbid_downloads, to_local_model_config
-from runner_engine.checkpoints import SHAPES_DIR, compute_max_sequences, list_random_tensors
+from runner_engine.checkpoints import SHAPES_DIR, compute_max_sequences, list_random_checkpoint_tensors
 from runner_engine.plan import format_check
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 from runner_engine.render.notes import render_engine_note
@@ -128,7 +128,7 @@ class Candidate:
         return self.config.quantization.name
 
 
-def iterate_candidates(
+def iterate_quantization_candidates(
     user_overrides: list[str], compose: Compose, is_requested_model: bool
 ) -> Iterator[Candidate]:
     """Yield the candidate settings to evaluate. Every candidate includes the user's overrides."""
@@ -201,17 +201,19 @@ def evaluate_candidates(
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
-            for config in _find_configs_with_valid_records(candidates[number], asked):
-                candidates[number].time = candidates[number].time or finished.estimate_from_records(config)
+            for config in _find_configs_with_applicable_measurements(candidates[number], asked):
+                candidates[number].time = candidates[number].time or finished.estimate_time_from_records(
+                    config
+                )
                 candidates[number].measured_mib = candidates[
                     number
-                ].measured_mib or finished.find_max_peak_mib(config)
+                ].measured_mib or finished.find_max_recorded_peak_mib(config)
         timed = {
             number: replace(resolved, config=candidates[number].config)
             for number, resolved in fitting.items()
             if candidates[number].time is None
         }
-        for number, taken in estimate_jobs(timed, output_dir, calibrate, print_line).items():
+        for number, taken in estimate_memory_and_time(timed, output_dir, calibrate, print_line).items():
             candidates[number].time = taken.time
     else:
         for number, resolved in fitting.items():
@@ -250,7 +252,7 @@ def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: di
             changed = replace(
                 candidate.config, generation=replace(candidate.config.generation, batch_size=size)
             )
-        candidate.fit = predict_fit(replace(resolved, config=changed), free_mib, should_find_fix=False)
+        candidate.fit = predict_memory_fit(replace(resolved, config=changed), free_mib, should_find_fix=False)
         if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
@@ -258,7 +260,7 @@ def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: di
             return
 
 
-def _find_configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
+def _find_configs_with_applicable_measurements(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
     """Return the configs whose recorded measurements also apply to this candidate.
 
     They are the candidate's own config, and the config with automatic batch size if its batch is
@@ -267,7 +269,9 @@ def _find_configs_with_valid_records(candidate: Candidate, job: ResolvedJob) -> 
     size = candidate.config.generation.batch_size
     if size is None or job.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = predict_fit(job, get_free_mib_by_device(job.model.files.model.device), should_find_fix=False)
+    rows = predict_memory_fit(
+        job, get_free_mib_by_device(job.model.files.model.device), should_find_fix=False
+    )
     completions = max(
         (amount.completions for amount in estimate_requested_completions(job.config)), default=size
     )
@@ -281,7 +285,7 @@ def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine
     job = resolved.replace_config_groups(generation=config.generation)
     alone = disable_speculation(job)
     if alone is not job:
-        job_fit = predict_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit
+        job_fit = predict_memory_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit
     speed = estimate_rough_speed(alone, job_fit, rates)
     passes = estimate_speculative_passes(config.generation, candidate.fit.predicted, speed, rates)
     return estimate_speculative_time(config, passes, speed, candidate.batch_size)
@@ -298,4 +302,4 @@ def list_smaller_models(candidate: Candidate) -> list[str]:
 
 
 def _count_parameters(model_dimensions: dict[str, Any]) -> int:
-    return sum(tensor.num_elements for tensor in list_random_tensors(model_dimensions))
+    return sum(tensor.num_elements for tensor in list_random_checkpoint_tensors(model_dimensions))

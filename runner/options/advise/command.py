@@ -13,7 +13,7 @@ from runner.config.compose import compose_job
 from runner.config.error_messages import explain_error
 from runner.config.hydra import to_runner_config
 from runner.config.override_quoting import FILES, quote_override_values
-from runner.config.renamed_keys import rename_overrides
+from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
 from runner.grid.model_list import ITS_KEYS, find_models
@@ -146,15 +146,15 @@ def _run_recommendation(options: argparse.Namespace) -> int:
             raise ConfigError(
                 "not a valid override. Write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
             )
-    overrides = quote_override_values(rename_overrides(options.overrides))
+    overrides = quote_override_values(rename_old_keys_in_overrides(options.overrides))
     overrides = [*read_variable_overrides(overrides), *overrides]
 
     def checked(overrides: list[str]) -> RunnerConfig:
         return to_runner_config(*compose_job(overrides))
 
     if options.mix is not None:
-        return _recommend_format_mix(options, overrides, checked)
-    wanted = _split_model_overrides(overrides)
+        return _recommend_format_per_layer(options, overrides, checked)
+    wanted = _build_overrides_per_model(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
     output_dir = Path(checked(wanted[0]).output_dir).expanduser().absolute()
@@ -176,7 +176,7 @@ def _run_recommendation(options: argparse.Namespace) -> int:
     return 0
 
 
-def _recommend_format_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
+def _recommend_format_per_layer(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
     """Run `runner-advise --mix`, which chooses a quantization format for each layer. Returns the exit
     code.
     """
@@ -196,7 +196,7 @@ def _recommend_format_mix(options: argparse.Namespace, overrides: list[str], com
     limit = SizeLimit.parse(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.recommend_and_verify_mix(
+    advice = mix_check.recommend_and_verify_layer_formats(
         limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
     )
     if options.json:
@@ -206,7 +206,7 @@ def _recommend_format_mix(options: argparse.Namespace, overrides: list[str], com
     return 0
 
 
-def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
+def _build_overrides_per_model(overrides: list[str]) -> list[list[str]]:
     """Return one list of overrides per model. Each file that `files=` names is a model."""
     places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
     others = [word for word in overrides if not word.startswith(f"{FILES}=")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.grid.grid_api import create_grid_sweeper
-from runner.grid.sweeper import print_and_finish_grid
+from runner.grid.sweeper import report_grid_results_and_failures
 from runner.options.advise.advice import Advice
 
 
@@ -17,4 +17,4 @@ def run_recommended_jobs(advice: Advice) -> None:
     if differing:
         sweeper.zip = [{key: ",".join(job.get(key, "null") for job in jobs) for key in differing}]
     grid = sweeper.plan_grid(arguments)
-    print_and_finish_grid(grid, sweeper.run_unfinished_jobs(grid))
+    report_grid_results_and_failures(grid, sweeper.run_unfinished_jobs(grid))

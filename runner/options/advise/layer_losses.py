@@ -26,7 +26,7 @@ MOST_TOKENS = 24  # of a text that are scored: single losses need little context
 PASS_TOKENS = 1024  # of texts that are read together
 
 
-def measure_layer_losses(
+def measure_quantization_loss_per_layer(
     resolved: ResolvedJob,
     requests: Sequence[Request],
     layer_groups: Mapping[str, Sequence[str]],
@@ -57,12 +57,12 @@ def measure_layer_losses(
         modules = {path: loaded.model.get_submodule(path) for path in paths}
         plain = {path: module.weight.data for path, module in modules.items()}
         losses[name] = {}
-        with reading.skip_blocks_before(get_block_path(paths[0])):
+        with reading.replay_stored_outputs_before_block(get_block_path(paths[0])):
             for choice_name, choice in formats.items():
                 for path, module in modules.items():
                     module.weight.data = quantize_and_dequantize(choice, loaded.model, module, path, stored)
                 try:
-                    losses[name][choice_name] = reading.compute_loss()
+                    losses[name][choice_name] = reading.compute_kl_nats_per_token()
                 finally:
                     for path, module in modules.items():
                         module.weight.data = plain[path]
@@ -119,7 +119,7 @@ class _LossMeasurement:
         for hook in hooks:
             hook.remove()
 
-    def compute_loss(self) -> float:
+    def compute_kl_nats_per_token(self) -> float:
         """Return the KL divergence of the model's current weights from the unquantized model, in
         nats per token.
         """
@@ -130,7 +130,7 @@ class _LossMeasurement:
         return max(nats / tokens, 0.0)
 
     @contextmanager
-    def skip_blocks_before(self, block_path: str) -> Iterator[None]:
+    def replay_stored_outputs_before_block(self, block_path: str) -> Iterator[None]:
         """Replay stored activations within this context, instead of computing the transformer blocks before
         `block_path`.
         """

@@ -64,7 +64,7 @@ def load_machine(name: str) -> Machine:
     """Return a machine's description by its name, or from a YAML file."""
     known = _read_yaml(FILE)
     if name in known:
-        return _make_machine(name, known[name])
+        return _parse_machine_yaml(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
         raise ConfigError(
             unknown_choice_message("machine or file", name, known),
@@ -75,10 +75,10 @@ def load_machine(name: str) -> Machine:
     values = _read_yaml(file)
     if all(isinstance(value, dict) for value in values.values()) and len(values) == 1:
         ((name, values),) = values.items()
-    return _make_machine(name, values)
+    return _parse_machine_yaml(name, values)
 
 
-def _make_machine(name: str, yaml_values: dict[str, Any]) -> Machine:
+def _parse_machine_yaml(name: str, yaml_values: dict[str, Any]) -> Machine:
     keys = [item.name for item in fields(Machine) if item.name != "name"]
     for key in yaml_values:
         if key not in keys:

@@ -22,7 +22,7 @@ from runner.run import read_inputs_and_identify_job
 from runner.tasks.base import TaskContext, import_task_module
 from runner_base import MIB, ConfigError, Progress, user_cache
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_index, get_block_path
+from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_path_index, get_block_path
 from runner_engine.checkpoints.linear_layers import find_linear_layers, plan_quantization
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
@@ -102,7 +102,9 @@ class MixableModel:
         for name in formats:
             # refuses what quantizes whole models only
             QuantizationMix.from_config(replace(config.quantization, overrides={"*": name}))
-        layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
+        layers, _ = find_linear_layers(
+            files.tensors_with_split_experts, files.text_settings, files.fuses_experts
+        )
         dtype_bytes = files.dtype_bytes
         together: dict[str, list[str]] = {}
         for path in layers:
@@ -124,10 +126,10 @@ class MixableModel:
             for paths in together.values()
         ]
         plain = sum(tensor.num_elements * dtype_bytes for tensor in layers.values())
-        choices = plan_quantization(files.separate_tensors, files.text_settings, config.mix).choices
+        choices = plan_quantization(files.tensors_with_split_experts, files.text_settings, config.mix).choices
         whole = sum(
             compute_weight_nbytes(
-                files.separate_tensors, files.text_settings, None, choices, dtype_bytes
+                files.tensors_with_split_experts, files.text_settings, None, choices, dtype_bytes
             ).values()
         )
         widths = frozenset(tensor.shape[-1] for tensor in layers.values())
@@ -171,7 +173,7 @@ class MixableModel:
         """Return the overrides that set each layer's format. The most frequent format becomes the default."""
         of_layer = self.map_paths_to_formats(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
-        patterns = make_format_by_module(of_layer, base)
+        patterns = merge_layer_formats_by_module(of_layer, base)
         short = {_strip_path_before_blocks(path): name for path, name in patterns.items()}
         for candidate in (short, patterns):
             mix = QuantizationMix.from_config(replace(self.formats[base], overrides=candidate))
@@ -187,7 +189,7 @@ def _get_shared_format_path(module_path: str) -> str:
     return before + experts.removesuffix(".")
 
 
-def make_format_by_module(format_by_path: dict[str, str], default_format: str) -> dict[str, str]:
+def merge_layer_formats_by_module(format_by_path: dict[str, str], default_format: str) -> dict[str, str]:
     """Map module names to formats. One entry covers a whole transformer block if all its layers share a
     format.
 
@@ -196,7 +198,7 @@ def make_format_by_module(format_by_path: dict[str, str], default_format: str) -
     found: dict[str, str] = {}
     for path, name in format_by_path.items():
         parts = path.split(".")
-        for depth in range(find_block_number_index(path) + 1, len(parts) + 1):
+        for depth in range(find_block_number_path_index(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {kind for other, kind in format_by_path.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
@@ -208,10 +210,10 @@ def make_format_by_module(format_by_path: dict[str, str], default_format: str) -
 
 def _strip_path_before_blocks(path: str) -> str:
     """Strip the prefix of a module path: `model.layers.0.mlp` becomes `layers.0.mlp`."""
-    return ".".join(path.split(".")[max(find_block_number_index(path) - 1, 0) :])
+    return ".".join(path.split(".")[max(find_block_number_path_index(path) - 1, 0) :])
 
 
-def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
+def load_or_measure_quantization_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
     """Return the loss of each layer in each format, in nats per token. Losses are cached or
     measured.
     """
@@ -228,10 +230,10 @@ def load_or_measure_layer_losses(model: MixableModel, compose: Compose) -> dict[
         {} if file is None else user_cache.read_cache_file(file).get("losses", {})
     )
     if not known:
-        from runner.options.advise.layer_losses import measure_layer_losses  # imports torch
+        from runner.options.advise.layer_losses import measure_quantization_loss_per_layer  # imports torch
 
         with Progress(len(model.layers), "losses of single layers") as bar:
-            known = measure_layer_losses(
+            known = measure_quantization_loss_per_layer(
                 resolved, make_scoring_requests(resolved, inputs), model.layers, quantizing, bar.advance
             )
         if file is not None:
@@ -245,5 +247,5 @@ def make_scoring_requests(resolved: ResolvedJob, task_inputs: Any) -> list[Reque
     """
     task: Any = import_task_module(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
-    pieces = task.split_into_continuations(task_inputs, TaskContext(none, resolved, none))
+    pieces = task.build_scored_continuations(task_inputs, TaskContext(none, resolved, none))
     return [piece.request for piece in pieces if not piece.is_other]

@@ -15,7 +15,7 @@ from runner.grid.grid_api import create_grid_sweeper
 from runner.options.advise import knapsack
 from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import FormatChoice, LayerOption
-from runner.options.advise.mix import TEXTS, MixableModel, SizeLimit, load_or_measure_layer_losses
+from runner.options.advise.mix import TEXTS, MixableModel, SizeLimit, load_or_measure_quantization_losses
 from runner.records.jobs import read_samples
 from runner_base import (
     MIB,
@@ -31,9 +31,9 @@ from runner_compare.statistics import (
     Decision,
     Finding,
     SignFlipTest,
-    decide_all,
+    decide_comparisons,
     ratio_of_sums,
-    sum_likelihoods_by_unit,
+    sum_likelihoods_by_document,
 )
 
 NEIGHBOURS = 2
@@ -86,7 +86,7 @@ class MixAdvice:
     scales: dict[str, float]  # of the single losses of each format
 
     @property
-    def describe_layers(self) -> str:
+    def format_layer_and_block_counts(self) -> str:
         linear = sum(map(len, self.model.layers.values()))
         blocks = len(self.model.layers)
         return f"{linear} linear layers" + (f" in {blocks} blocks" if blocks < linear else "")
@@ -119,7 +119,7 @@ class MixAdvice:
         return min(fits, key=lambda fit: fit.kl_nats_per_token, default=None)
 
 
-def recommend_and_verify_mix(
+def recommend_and_verify_layer_formats(
     limit: SizeLimit, overrides: list[str], formats: Sequence[str], is_by_block: bool, compose: Compose
 ) -> MixAdvice:
     """Choose a format per layer within a size limit, and verify the choice with jobs. Raises
@@ -142,7 +142,7 @@ def recommend_and_verify_mix(
         name: TestedChoice([f"uniform {name}"], model.uniform_choice(name), 0.0, 0.0, is_uniform=True)
         for name in ("none", *model.names)
     }
-    _run_jobs_for_choices(
+    _run_job_per_format_choice(
         shared,
         list(uniform.values()),
         [[f"quantization={name}", "quantization.overrides={}"] for name in uniform],
@@ -154,7 +154,7 @@ def recommend_and_verify_mix(
             for tried in uniform.values()
         )
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
-    losses = load_or_measure_layer_losses(model, compose)
+    losses = load_or_measure_quantization_losses(model, compose)
     scales = {
         name: _compute_loss_scale(tried.kl_nats_per_token, sum(of.get(name, 0.0) for of in losses.values()))
         for name, tried in uniform.items()
@@ -178,12 +178,12 @@ def recommend_and_verify_mix(
             model.weight_mib(tried.choice),
             knapsack.total_loss(options, tried.choice),
         )
-    _run_jobs_for_choices(
+    _run_job_per_format_choice(
         shared, [mix, *others], [model.build_quantization_overrides(tried.choice) for tried in (mix, *others)]
     )
     known = {tried.choice for tried in (mix, *others)}
     others += [tried for tried in uniform.values() if tried.choice not in known]
-    return _compare_mix_with_alternatives(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
+    return _compare_kl_with_alternative_formats(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
 
 
 def _compute_loss_scale(measured_loss: float, predicted_loss: float) -> float:
@@ -214,7 +214,7 @@ def _list_choices_to_test(
     return list(found.values())
 
 
-def _run_jobs_for_choices(
+def _run_job_per_format_choice(
     shared_overrides: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
 ) -> None:
     """Run one job per format choice in a grid, and read the metrics that the jobs measure."""
@@ -235,7 +235,7 @@ def _run_jobs_for_choices(
                 code="failed",
             )
         samples = read_samples(planned.job.samples_path)
-        choice.texts = sum_likelihoods_by_unit(
+        choice.texts = sum_likelihoods_by_document(
             [sample.likelihood for _, sample in sorted(samples.items()) if sample.likelihood is not None]
         )
     if len(choices[0].texts) < MIN_TEXTS:
@@ -249,7 +249,7 @@ def _run_jobs_for_choices(
         )
 
 
-def _compare_mix_with_alternatives(advice: MixAdvice) -> MixAdvice:
+def _compare_kl_with_alternative_formats(advice: MixAdvice) -> MixAdvice:
     mix, limit = advice.mix, advice.limit
     tests: list[tuple[TestedChoice, SignFlipTest]] = []
     for tried in advice.others:
@@ -258,6 +258,6 @@ def _compare_mix_with_alternatives(advice: MixAdvice) -> MixAdvice:
         both = list(zip(tried.texts, mix.texts, strict=True))
         lost = [(other_text.kl_nats or 0.0) - (mix_text.kl_nats or 0.0) for other_text, mix_text in both]
         tests.append((tried, SignFlipTest(lost, [float(mix_text.tokens) for _, mix_text in both], "token")))
-    for (tried, _), decision in zip(tests, decide_all([test for _, test in tests]), strict=True):
+    for (tried, _), decision in zip(tests, decide_comparisons([test for _, test in tests]), strict=True):
         tried.effect = decision
     return advice

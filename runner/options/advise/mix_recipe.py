@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 
 from runner.options.advise.knapsack import FormatChoice
-from runner.options.advise.mix import MixableModel, make_format_by_module
+from runner.options.advise.mix import MixableModel, merge_layer_formats_by_module
 from runner_base.plugins import find_builtin_options
 
 GROUP_SIZES = (128, 64, 32)  # inputs that share a scale: the first is what the task takes by itself
@@ -32,7 +32,7 @@ def format_quantize_command(model: MixableModel, choice: FormatChoice) -> str | 
     if not quantized or not sizes:
         return None
     (base, _), = quantized.most_common(1)  # fmt: skip
-    inner = ", ".join(f"{path}: {value}" for path, value in make_format_by_module(bits, base).items())
+    inner = ", ".join(f"{path}: {value}" for path, value in merge_layer_formats_by_module(bits, base).items())
     overrides = [word for word in model.overrides if not word.startswith("task")]
     words = ["task=quantize", "task.recipe=gptq", "task.calibration=TEXTS", f"task.bits={base}"]
     words += [f"task.group_size={sizes[0]}"] * (sizes[0] != GROUP_SIZES[0])

@@ -23,7 +23,7 @@ from runner.options.advise.accuracies import compare_accuracies
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.recorded_kl import RecordedKl
 from runner_base.notes import Note, note
-from runner_compare.statistics import Decision, Finding, Test, decide_all
+from runner_compare.statistics import Decision, Finding, Test, decide_comparisons
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
@@ -48,7 +48,9 @@ def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = F
             unranked for unranked in free if not any(order.is_dominating(other, unranked) for other in left)
         ] or free
         first = [
-            unranked for unranked in free if not any(order.has_less_loss(other, unranked) for other in free)
+            unranked
+            for unranked in free
+            if not any(order.has_lower_quality_loss(other, unranked) for other in free)
         ] or free
         ranked.append(min(first, key=order.sort_key))
         left.remove(ranked[-1])
@@ -75,7 +77,7 @@ class _PairwiseOrder:
         self.shown: dict[
             tuple[int, int], tuple[Decision, int]
         ] = {}  # of any two, and -1 if it is seen from the other
-        for pair, decision in zip(tests, decide_all(tests.values()), strict=True):
+        for pair, decision in zip(tests, decide_comparisons(tests.values()), strict=True):
             self.shown |= {pair: (decision, 1), pair[::-1]: (decision, -1)}
         self.time_ranks = _rank_times(candidates)
         self.memory_ranks = [0] * len(candidates)
@@ -95,12 +97,12 @@ class _PairwiseOrder:
         """
         candidate, other_candidate = self.candidates[candidate_index], self.candidates[other_index]
         effect, sign = self.shown.get((candidate_index, other_index), (None, 1))
-        if (candidate.model != other_candidate.model and effect is None) or self.has_less_loss(
+        if (candidate.model != other_candidate.model and effect is None) or self.has_lower_quality_loss(
             other_index, candidate_index
         ):
             return False  # its answers are not known to be as good
         pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
-        if (closenesses := self.find_kls_with_same_reference(candidate_index, other_index)) is not None:
+        if (closenesses := self.find_comparable_kl_divergences(candidate_index, other_index)) is not None:
             pairs.append((closenesses[0].kl, closenesses[1].kl))
         costs = [
             (candidate.recorded_s_per_question, other_candidate.recorded_s_per_question),
@@ -115,7 +117,7 @@ class _PairwiseOrder:
         )
         return bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
 
-    def find_kls_with_same_reference(
+    def find_comparable_kl_divergences(
         self, candidate_index: int, other_index: int
     ) -> tuple[RecordedKl, RecordedKl] | None:
         """Return the KL divergences of two candidates from the same reference model, or None if they are not
@@ -137,14 +139,14 @@ class _PairwiseOrder:
             else None
         )
 
-    def has_less_loss(self, first: int, second: int) -> bool:
+    def has_lower_quality_loss(self, first: int, second: int) -> bool:
         """Return whether the first candidate loses less quality, by its KL divergence or by published
         results.
 
         A KL measured here has precedence over published tests.
         """
         candidate, other_candidate = self.candidates[first], self.candidates[second]
-        if (closenesses := self.find_kls_with_same_reference(first, second)) is not None:
+        if (closenesses := self.find_comparable_kl_divergences(first, second)) is not None:
             return closenesses[0].is_lower(closenesses[1])
         if candidate.closeness is not None or other_candidate.closeness is not None:
             return False
@@ -164,7 +166,7 @@ class _PairwiseOrder:
 
     def explain_candidate_order(self, better_index: int, worse_index: int, rank: int) -> Note:
         if self.is_more_accurate(better_index, worse_index):
-            return self._describe_difference(better_index, worse_index)
+            return self._describe_accuracy_difference(better_index, worse_index)
         why, known = (
             self._describe_deciding_criterion(better_index, worse_index, rank),
             self._describe_accuracies(better_index, worse_index, rank),
@@ -173,17 +175,17 @@ class _PairwiseOrder:
 
     def _describe_deciding_criterion(self, first: int, second: int, rank: int) -> Note:
         candidate, next_candidate = self.candidates[first], self.candidates[second]
-        closenesses = self.find_kls_with_same_reference(first, second)
-        if closenesses is not None and self.has_less_loss(first, second):
+        closenesses = self.find_comparable_kl_divergences(first, second)
+        if closenesses is not None and self.has_lower_quality_loss(first, second):
             own, other = closenesses
             if own.is_reference:
                 return note("is_reference", own=own, other=other)
             return note("closer", own=own, other=other)
-        if self.has_less_loss(first, second):
+        if self.has_lower_quality_loss(first, second):
             formats = candidate.quantization, next_candidate.quantization
             return note("published_loss", quantization=formats[0], other=formats[1])
         if self.is_dominating(first, second):
-            return _describe_advantages(candidate, next_candidate)
+            return _make_time_and_memory_note(candidate, next_candidate)
         if candidate.is_asked != next_candidate.is_asked:
             return note("named", rank=rank)
         if (
@@ -205,7 +207,7 @@ class _PairwiseOrder:
             return note("accuracies_incomparable")
         return note("no_difference", own=accuracy, other=next_accuracy)
 
-    def _describe_difference(self, first: int, second: int) -> Note:
+    def _describe_accuracy_difference(self, first: int, second: int) -> Note:
         effect, sign = self.shown[first, second]
         low, high = sorted(sign * end for end in effect.simultaneous_interval)
         return note(
@@ -218,7 +220,7 @@ class _PairwiseOrder:
         )
 
 
-def _describe_advantages(candidate: Candidate, other: Candidate) -> Note:
+def _make_time_and_memory_note(candidate: Candidate, other: Candidate) -> Note:
     each_s, other_s = candidate.recorded_s_per_question, other.recorded_s_per_question
     seconds = None
     if each_s is not None and other_s is not None and _is_faster(candidate, other):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from runner.config.root import RunnerConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.tasks.likelihood.reference import KEY
-from runner.tasks.named_job import MODEL_GROUPS, SCORING, apply_named_overrides
+from runner.tasks.named_job import MODEL_GROUPS, SCORING, apply_overrides_from_text
 from runner_base import ConfigError, Record
 
 JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
@@ -79,7 +79,7 @@ def is_reference_config(
             record.job_id == recorded_kl.reference_job for record in finished_jobs.same_base_records(config)
         )
     try:
-        named = apply_named_overrides(measured_config, KEY, recorded_kl.overrides, SCORING)
+        named = apply_overrides_from_text(measured_config, KEY, recorded_kl.overrides, SCORING)
     except ConfigError:  # a choice of another version, or of a package that is not here
         return False
     is_same_cache = named.generation.kv_cache == config.generation.kv_cache

@@ -45,7 +45,7 @@ class CostTally:
                 has_failed = answered.code.status is CodeStatus.code_failed
                 role.code_failed += has_failed
                 self.programs[answered.code.why if has_failed else ""] += 1
-            for link, share in turn.compute_edge_fractions().items():
+            for link, share in turn.compute_prompt_fraction_by_edge().items():
                 self.links[link].calls += 1
                 self.links[link].prompt_tokens += share * call.prompt_tokens
 
@@ -76,7 +76,7 @@ class CostTally:
     def count_calls(self, role: str) -> int:
         return self.roles[role].calls
 
-    def describe_failures(self) -> Note | None:
+    def make_failed_programs_note(self) -> Note | None:
         """Return a note with the number of failed programs and the most frequent reason, or None if no
         program failed.
         """
@@ -87,7 +87,7 @@ class CostTally:
         ((why, count),) = whys.most_common(1)
         return note("programs_failed", "warning", failed=failed, written=written, count=count, why=why)
 
-    def build_table_rows(self) -> list[dict[str, Any]]:
+    def build_token_cost_rows(self) -> list[dict[str, Any]]:
         """Return one table row per role, followed by one row per graph edge, in the order of the agents."""
         lines = [
             _table_row(who, cost, writes_code=who == Role.programming_expert.words)

@@ -41,7 +41,7 @@ class CallLogFile:
         self._recorded: dict[str, _RecordedCall] = {}
         for number, line in read_lines(self.path, parse_signed_line, "call", repair=True):
             try:
-                self._read_line(line)
+                self._load_logged_call(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise damaged_line_error(
                     self.path, number, f"the line is not a valid call ({type(error).__name__}: {error})"
@@ -77,12 +77,12 @@ class CallLogFile:
 
     def save_partial_answers(self, completions: list[Completion]) -> str:
         """Save unfinished answers when a signal ends the job, and return a message about them."""
-        return self.partial.save_unfinished(completions, self.engine, self._answered.__contains__)
+        return self.partial.store_unfinished_answers(completions, self.engine, self._answered.__contains__)
 
     def close(self) -> None:
         self._file.close()
 
-    def _read_line(self, line: dict[str, Any]) -> None:
+    def _load_logged_call(self, line: dict[str, Any]) -> None:
         key, asked_sha256 = str(line["id"]), str(line["asked_sha256"])
         if "code" in line:
             values = {"answer": None, **line["code"]}

@@ -17,7 +17,7 @@ _swept = threading.Event()  # once in this process
 
 
 @contextmanager
-def make_code_folder() -> Iterator[str]:
+def create_temporary_code_folder() -> Iterator[str]:
     """Create a temporary folder and remove it on exit. Also removes the folders of killed processes."""
     parent = Path(tempfile.gettempdir())
     if not _swept.is_set():

@@ -118,7 +118,7 @@ class AgentCall:
         text = json.dumps([message.to_dict() for message in self.messages], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def compute_edge_fractions(self) -> dict[PromptEdge, float]:
+    def compute_prompt_fraction_by_edge(self) -> dict[PromptEdge, float]:
         """Return the fraction of the prompt's characters that comes from each graph edge."""
         whole = _count_characters(self.messages)
         shares = {}

@@ -94,9 +94,9 @@ class DiscussionPlayer:
         left = {discussion.key: discussion for discussion in discussions}
 
         def advance_discussion(discussion: Discussion) -> None:
-            self._queue_ready_calls(discussion)
+            self._replay_or_queue_agent_calls(discussion)
             if discussion.has_ended and left.pop(discussion.key, None) is not None:
-                self._cancel_if_failed(discussion)
+                self._cancel_calls_if_discussion_failed(discussion)
                 on_discussion_end(discussion)
 
         def handle_events(events: list[Event], wait_for_program: bool = False) -> bool:
@@ -125,7 +125,7 @@ class DiscussionPlayer:
             else:
                 handle_events([], wait_for_program=True)
 
-    def _queue_ready_calls(self, discussion: Discussion) -> None:
+    def _replay_or_queue_agent_calls(self, discussion: Discussion) -> None:
         """Take the answers of ready calls from the call log if it has them, and queue the other calls."""
         turns = discussion.take_ready_calls()
         while turns:
@@ -191,7 +191,7 @@ class DiscussionPlayer:
             discussions.append(discussion)
         return discussions
 
-    def _cancel_if_failed(self, discussion: Discussion) -> None:
+    def _cancel_calls_if_discussion_failed(self, discussion: Discussion) -> None:
         """Cancel all other calls of a discussion in which one call has failed."""
         if not discussion.failed:
             return

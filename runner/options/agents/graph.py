@@ -129,7 +129,7 @@ class Graph:
         """
         choices: list[EdgeDecision] = []
 
-        def is_edge_drawn(edge_kind: Kind, edge: Edge) -> bool:
+        def draw_edge_decision(edge_kind: Kind, edge: Edge) -> bool:
             edges = self.edges_by_kind[edge_kind]
             if not edges.optimized:
                 return True
@@ -139,10 +139,10 @@ class Graph:
             return chosen
 
         spatial = select_acyclic_edges(
-            self.num_agents, self.spatial.list_live(), lambda edge: is_edge_drawn("spatial", edge)
+            self.num_agents, self.spatial.list_live(), lambda edge: draw_edge_decision("spatial", edge)
         )
         temporal = self.temporal.list_live() if round_index > 0 else []
-        temporal = [edge for edge in temporal if is_edge_drawn("temporal", edge)]
+        temporal = [edge for edge in temporal if draw_edge_decision("temporal", edge)]
         log_prob = math.fsum(
             compute_edge_log_probability(
                 float(self.edges_by_kind[choice.kind].logits[choice.edge]), choice.taken
@@ -158,15 +158,15 @@ class Graph:
         It has the edges that pruning has left. Without pruning it has the edges with probability ≥
         ½. Where edges would form a cycle, the likelier one is used.
         """
-        spatial = select_acyclic_edges(self.num_agents, self._rank_edges("spatial"))
-        temporal = self._rank_edges("temporal") if round_index > 0 else []
+        spatial = select_acyclic_edges(self.num_agents, self._rank_likely_edges("spatial"))
+        temporal = self._rank_likely_edges("temporal") if round_index > 0 else []
         return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
     def is_pruned(self, edge_kind: Kind) -> bool:
         edges = self.edges_by_kind[edge_kind]
         return bool((edges.allowed & ~edges.live).any())
 
-    def _rank_edges(self, kind: Kind) -> list[Edge]:
+    def _rank_likely_edges(self, kind: Kind) -> list[Edge]:
         edges = self.edges_by_kind[kind]
         if not edges.optimized:
             return edges.list_live()

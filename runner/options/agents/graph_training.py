@@ -44,7 +44,7 @@ class Adam:
         self.mean, self.square = np.zeros(shape), np.zeros(shape)
         self.steps = 0
 
-    def compute_update(self, gradient: Matrix) -> Matrix:
+    def compute_adam_update(self, gradient: Matrix) -> Matrix:
         self.steps += 1
         first, second = self.betas
         self.mean += (1 - first) * (gradient - self.mean)
@@ -98,7 +98,7 @@ class GraphTrainer:
         loss, gradients = self.compute_gradients(answered_questions)
         for kind, adam in self.adams.items():
             edges = self.graph.edges_by_kind[kind]
-            moved = edges.logits + adam.compute_update(gradients[kind])
+            moved = edges.logits + adam.compute_adam_update(gradients[kind])
             edges.logits = (
                 moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
             )

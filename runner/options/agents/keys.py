@@ -176,7 +176,7 @@ class AgentsConfig(QuestionsConfig):
             need,
             code="unsupported",
         )
-        self._reject_samples_of_many_agents()
+        self._reject_multiple_samples_for_teams()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize. Use another task.mode, or omit this key"
@@ -259,7 +259,7 @@ class AgentsConfig(QuestionsConfig):
             code="no_effect",
         )
 
-    def _reject_samples_of_many_agents(self) -> None:
+    def _reject_multiple_samples_for_teams(self) -> None:
         """Raise ConfigError if task.samples is above 1 for a team, a multi-round discussion or a direct
         decision.
         """

@@ -30,7 +30,7 @@ from enum import StrEnum
 
 from runner.config.extractors import Extractor
 from runner.options.agents import sandbox_child, syscalls
-from runner.options.agents.code_folders import make_code_folder
+from runner.options.agents.code_folders import create_temporary_code_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.scorers import extract_by_extractor, numbers, parse_choice_letter
 from runner_base import MIB, JobFailed
@@ -136,7 +136,7 @@ class Sandbox:
     def _run_process(
         self, texts: Sequence[str], limits: SandboxLimits, expects_letter: bool = False
     ) -> tuple[CodeOutcome, frozenset[str]]:
-        with make_code_folder() as folder:
+        with create_temporary_code_folder() as folder:
             # no preexec_fn: this process has threads, and torch
             with subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__],
@@ -149,11 +149,11 @@ class Sandbox:
             ) as process:
                 try:
                     self._send_programs(process, texts, limits, expects_letter)
-                    data, why = self._read_output(process, folder, limits)
+                    data, why = self._read_output_and_stop_reason(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
-                    cpu_s = _reap_process(process)
+                    cpu_s = _wait_and_get_cpu_s(process)
             return self._parse_outcome(data, why, process.returncode, cpu_s, expects_letter)
 
     def _send_programs(
@@ -178,7 +178,7 @@ class Sandbox:
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
 
-    def _read_output(
+    def _read_output_and_stop_reason(
         self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
     ) -> tuple[bytes, str]:
         """Read a process's output until the process ends. Also returns the reason if the process was
@@ -282,7 +282,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _reap_process(process: subprocess.Popen[bytes]) -> float:
+def _wait_and_get_cpu_s(process: subprocess.Popen[bytes]) -> float:
     """Wait for a process to end and return its CPU time in seconds, or 0 if it was already reaped."""
     if process.returncode is not None:
         return 0.0

@@ -84,7 +84,7 @@ def main() -> None:
     tree, code, why = compile_first_valid_program(texts)
     answer = ""
     if code is not None:
-        if "seccomp" in held and block_file_access(tree, libc, job["filters"][1]):
+        if "seccomp" in held and import_modules_and_block_files(tree, libc, job["filters"][1]):
             held.append("paths")
         answer, why = execute_program(code, job["wanted"])
     if printed.is_flooded:
@@ -107,7 +107,7 @@ def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, st
     return None, None, why or "no code"
 
 
-def block_file_access(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
+def import_modules_and_block_files(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
     """Import the standard library modules that the code uses, then block access to all files.
 
     The kernel enforces the block by a seccomp filter. Returns False if the filter cannot be

@@ -138,9 +138,9 @@ def _build_seccomp_filter(cpu_architecture: str, allow_imports: bool) -> bytes:
     ]
     for answered, error in ANSWERED.values():
         lines += [(_EQUAL, answered[column], 0, 1), (_RETURN, _ERRNO | error, 0, 0)]
-    lines += _allow_argument_values(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
+    lines += _build_argument_check_instructions(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
     if allow_imports:
-        lines += _allow_argument_values(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
+        lines += _build_argument_check_instructions(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
     lines += [(_EQUAL, number, len(numbers) - index, 0) for index, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
@@ -148,7 +148,7 @@ def _build_seccomp_filter(cpu_architecture: str, allow_imports: bool) -> bytes:
     )
 
 
-def _allow_argument_values(
+def _build_argument_check_instructions(
     syscall_number: int, argument_offset: int, values: tuple[int, ...]
 ) -> list[tuple[int, int, int, int]]:
     """Return seccomp instructions that allow a system call only if one of its arguments has certain

@@ -32,9 +32,9 @@ from runner.options.agents.training_methods import collect_training_settings, ma
 from runner.records.engine_measurements import EngineMeasurements, MeasurementRecorder
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
-from runner.scorers import score_counted_samples
+from runner.scorers import score_included_samples
 from runner.tasks.base import TaskContext, Uses
-from runner.tasks.collecting import report_saved_on_interrupt, unanswered_messages_or_fail
+from runner.tasks.collecting import describe_failed_requests_or_raise, report_saved_on_interrupt
 from runner.tasks.named_adapters import build_adapter_memory_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_text_atomically
 from runner_base.notes import Note, note
@@ -123,8 +123,8 @@ class _AgentsJob:
             else EngineMeasurements.read_from_folder(folder)
         )
         result = Result(
-            score_counted_samples(samples) | self.tally.metrics(len(samples)) | edges,
-            self.tally.build_table_rows()
+            score_included_samples(samples) | self.tally.metrics(len(samples)) | edges,
+            self.tally.build_token_cost_rows()
             + ([self.training.total_row("training")] if task.is_trained else []),
             self.tally.facts(),
         )
@@ -133,7 +133,7 @@ class _AgentsJob:
             result.metrics["samples_per_question"] = self.tally.count_calls(self.team.role_titles[0]) / len(
                 samples
             )
-        result.problems = unanswered_messages_or_fail("agents", samples)
+        result.problems = describe_failed_requests_or_raise("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
         if task.is_trained:
@@ -169,8 +169,8 @@ class _AgentsJob:
         return self.graph.edges_by_kind if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
 
     def make_notes(self) -> list[Note]:
-        notes, failures, questions = [], self.tally.describe_failures(), len(self.inputs.train)
-        if failures is not None and (advice := self.make_embedded_model_note()) is not None:
+        notes, failures, questions = [], self.tally.make_failed_programs_note(), len(self.inputs.train)
+        if failures is not None and (advice := self.make_missing_team_overrides_note()) is not None:
             notes.append(note("programs_failed_without_roles", "warning", failures=failures, advice=advice))
         elif failures is not None and 2 * self.tally.programs[""] < self.tally.programs.total():
             notes.append(failures)
@@ -186,7 +186,7 @@ class _AgentsJob:
             notes.append(note("questions_repeated", "warning", needed=needed, questions=questions))
         return notes
 
-    def make_embedded_model_note(self) -> Note | None:
+    def make_missing_team_overrides_note(self) -> Note | None:
         """Return a note on overrides that the built-in model needs to act as a team, or None if nothing is
         missing.
         """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.options.agents.keys import OF_TEAM, AgentsConfig
-from runner_compare import TEAM, Reader, Run, Section, graph_origin, key_label
+from runner_compare import TEAM, Reader, Run, Section, get_agent_graph_origin, key_label
 
 KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}
@@ -22,13 +22,13 @@ class TeamsSection(Section):
 
     def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
         of_teams = [run.params for run in runs if run.task == AgentsConfig.name]
-        return name_teams(runs, reader.key_rules.find_differing_keys(of_teams))
+        return add_team_names_to_runs(runs, reader.key_rules.find_differing_keys(of_teams))
 
     def replaces_key(self, key: str) -> bool:
         return key in KEYS or key.startswith("generation.")
 
 
-def name_teams(runs: Sequence[Run], differing_keys: Sequence[str]) -> list[Run]:
+def add_team_names_to_runs(runs: Sequence[Run], differing_keys: Sequence[str]) -> list[Run]:
     """Set the parameter `team` of each run to a team name. Different teams get different names.
 
     `differing_keys` are the config keys that differ between runs.
@@ -61,7 +61,7 @@ def describe_team(run: Run) -> str:
         return SEPARATOR.join(
             [f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])]
         )
-    kind = graph_origin(run)
+    kind = get_agent_graph_origin(run)
     method = run.get_value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method not in (None, "runner") else ""
     parts = [mode, *([f"{kind}{by_method}"] if kind != "fixed" else [])]

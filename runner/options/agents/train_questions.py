@@ -8,7 +8,7 @@ from runner.datasets.items import Item
 from runner.datasets.questions import load_questions, reject_large_embedded_count
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
-from runner_base.errors import translate_error_keys
+from runner_base.errors import rename_config_keys_in_error
 
 
 def load_unscored_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
@@ -37,7 +37,7 @@ def load_unscored_train_questions(task: AgentsConfig, scored_items: list[Item]) 
         questions = load_questions(replace(whole, only=None, unscored=None))
     except ConfigError as error:  # it names the keys of the scored questions
         names = {"task.split": "task.train_split", "task.offset": "task.train_offset"}
-        raise translate_error_keys(error, names) from error
+        raise rename_config_keys_in_error(error, names) from error
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(

@@ -72,7 +72,7 @@ def choose_trial_baseline(study: Study, num_trials: int) -> dict[str, Any] | Non
     return {"job": best.user_attrs[FULL], "comparisons": max(num_trials - 1, 1)}
 
 
-def build_comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
+def build_early_stopping_overrides(baseline: dict[str, Any] | None) -> list[str]:
     """Return overrides that make a trial's job compare itself with the baseline job while it runs."""
     if baseline is None:
         return []

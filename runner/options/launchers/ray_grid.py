@@ -51,7 +51,7 @@ class RayResources:
     def __post_init__(self) -> None:
         check_config_values("hydra.launcher", self)
 
-    def make_job_options(
+    def get_ray_resources_for_job(
         self, planned_job: PlannedJob, node_resources: Mapping[str, float]
     ) -> dict[str, Any]:
         """Return the Ray resources to reserve for a job: the configured ones, or else a prediction.
@@ -146,7 +146,7 @@ class RayExecutor(Executor):
             {sent.job_id: job_archives.pack_job_folder(sent) for sent in needed if sent.list_result_files()},
             sends_samples=not anew,
         )
-        options = self.request.make_job_options(planned, self.largest)
+        options = self.request.get_ray_resources_for_job(planned, self.largest)
         name = f"{job.job_id} {' '.join(planned.overrides)}"[:200]
         task = self.do_job.options(max_retries=0, name=name, **options)
         self._running[task.remote(assignment, self.mailbox)] = job_index
@@ -164,7 +164,7 @@ class RayExecutor(Executor):
             if self._running
             else ([], [])
         )
-        self._process_messages()
+        self._receive_job_progress_and_files()
         for reference in ended:
             self._collect_result(reference, self._running.pop(reference))
         for reference, number in self._running.items():
@@ -173,10 +173,10 @@ class RayExecutor(Executor):
                 ray.cancel(reference, force=True)
         return bool(self._running or self._todo)
 
-    def _process_messages(self) -> None:
+    def _receive_job_progress_and_files(self) -> None:
         import ray
 
-        states, files = ray.get(self.mailbox.take_news.remote())
+        states, files = ray.get(self.mailbox.take_new_progress_and_files.remote())
         running = {*self._running.values()}
         for number, state in states.items():
             if number in running and number not in self._since:
@@ -248,12 +248,12 @@ class RayExecutor(Executor):
         if self.stop_requests:
             return outcome
         why = "the process of this job received a signal on its node"
-        return planned_job.record_dead_process(Status.FAILED, why)
+        return planned_job.record_dead_job_process(Status.FAILED, why)
 
     def _record_dead_job(self, planned_job: PlannedJob, is_timed_out: bool, message: str) -> JobOutcome:
         if self.stop_requests and not is_timed_out:
-            return planned_job.record_dead_process(Status.KILLED, "interrupted")
-        return planned_job.record_dead_process(
+            return planned_job.record_dead_job_process(Status.KILLED, "interrupted")
+        return planned_job.record_dead_job_process(
             Status.FAILED, self.timeout_message if is_timed_out else message
         )
 
@@ -274,7 +274,7 @@ class RayExecutor(Executor):
 
         for reference, number in self._running.items():
             ray.cancel(reference, force=True)
-            self.record_outcome(number, self.plan[number].record_dead_process(Status.KILLED, "killed"))
+            self.record_outcome(number, self.plan[number].record_dead_job_process(Status.KILLED, "killed"))
         self._running.clear()
 
 

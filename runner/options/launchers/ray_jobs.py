@@ -46,7 +46,7 @@ class SharedFile:
     text: str
 
     @property
-    def is_visible(self) -> bool:
+    def is_readable_on_node(self) -> bool:
         """Whether this process can read the file, that is, whether it shares a disk with the grid."""
         with suppress(OSError):
             return Path(self.path).read_text(encoding="utf-8") == self.text
@@ -93,7 +93,7 @@ class Mailbox:
             self.files[job_index] = files
         return self.told_to_stop
 
-    def take_news(self) -> tuple[dict[int, ProgressState | None], dict[int, bytes]]:
+    def take_new_progress_and_files(self) -> tuple[dict[int, ProgressState | None], dict[int, bytes]]:
         """Return the progress and files that jobs have reported since the last call."""
         news = self.states, self.files
         self.states, self.files = {}, {}
@@ -118,7 +118,7 @@ class ProgressReporter:
     _sent_bytes: int = 0
     _sent_at: float = field(default_factory=time.monotonic)
 
-    def report_until_job_ends(self) -> None:
+    def report_progress_until_job_ends(self) -> None:
         """Report the job's progress repeatedly until the job has ended."""
         import ray
 
@@ -149,8 +149,8 @@ class ProgressReporter:
         self.state = state
 
     @contextmanager
-    def report_in_background(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.report_until_job_ends, daemon=True)
+    def report_progress_in_background(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.report_progress_until_job_ends, daemon=True)
         progress.set_progress_sink(self.set_state)
         thread.start()
         try:
@@ -166,18 +166,18 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(request.working_directory)
     with signals.install_handlers_temporarily(), use_info_logging():
-        if request.shared.is_visible:
+        if request.shared.is_readable_on_node:
             return RayJobResult(
                 run_and_report_job(request, request.config, mailbox, None), host, request.job_id
             )
-        with make_job_folder() as folder:
+        with create_temporary_job_folder() as folder:
             job = Job(request.job_id, folder / "jobs" / request.job_id)
             config = replace(request.config, output_dir=str(folder), tracking=NoTrackingConfig())
             try:
                 check_no_local_output(config)
                 for job_id, files in request.evidence.items():
                     unpack_job_folder(files, Job(job_id, folder / "jobs" / job_id))
-                job = check_same_job_on_node(config, job)
+                job = resolve_and_verify_job_on_node(config, job)
             except RunnerError as error:
                 on_host = type(error)(f"{error} (on {host})", code=error.code)
                 return RayJobResult(make_outcome_from_error(on_host), host, job.job_id)
@@ -191,7 +191,7 @@ def run_and_report_job(
 ) -> JobOutcome:
     reporter = ProgressReporter(request.number, mailbox, samples_job)
     try:
-        with reporter.report_in_background():
+        with reporter.report_progress_in_background():
             return run_grid_job(config, request.config_yaml)
     except KeyboardInterrupt as stop:
         return JobOutcome(
@@ -200,7 +200,7 @@ def run_and_report_job(
 
 
 @contextmanager
-def make_job_folder() -> Iterator[Path]:
+def create_temporary_job_folder() -> Iterator[Path]:
     """Yield a temporary output folder for one job. Later jobs reuse the cached hashes of its model files."""
     cache = get_user_cache_folder()
     if cache is None:  # anybody can write hashes into a shared folder for temporary files
@@ -230,7 +230,7 @@ def check_no_local_output(config: RunnerConfig) -> None:
         )
 
 
-def check_same_job_on_node(config: RunnerConfig, expected_job: Job) -> Job:
+def resolve_and_verify_job_on_node(config: RunnerConfig, expected_job: Job) -> Job:
     """Resolve the job on this node. Raises ConfigError if model or data files differ from those of the
     grid.
     """

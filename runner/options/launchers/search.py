@@ -27,7 +27,7 @@ from runner.grid.plan import plan_jobs
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.render.notes import NOTES
-from runner.options.launchers.search_pictures import draw_study
+from runner.options.launchers.search_pictures import plot_study_to_files
 from runner.options.launchers.search_space import (
     SearchSettings,
     SearchSpace,
@@ -94,9 +94,9 @@ class OptunaSearch(LaunchingSweeper):
         check_output_folder("output_dir", self.master.output_dir)
         with ExitStack() as opened:
             self.study = self.open_study(output_dir, opened)
-            self.search_and_print(output_dir)
+            self.run_search_and_print_results(output_dir)
 
-    def search_and_print(self, output_dir: Path) -> None:
+    def run_search_and_print_results(self, output_dir: Path) -> None:
         """Run the trials of the open study, and print the results even if the search fails or is stopped."""
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ class OptunaSearch(LaunchingSweeper):
         With pruning, they include a comparison unless `skip_comparison` is set.
         """
         against = None if skip_comparison else trial.user_attrs.get(pruning.AGAINST)
-        return [*self.space.trial_overrides(trial.params), *pruning.build_comparison_overrides(against)]
+        return [*self.space.trial_overrides(trial.params), *pruning.build_early_stopping_overrides(against)]
 
     def launch_trials(self, trials: list[Trial], skip_comparison: bool = False) -> Sequence[JobReturn]:
         overrides = [self.trial_overrides(trial, skip_comparison) for trial in trials]
@@ -269,7 +269,7 @@ class OptunaSearch(LaunchingSweeper):
         failed: list[JobReturn] = []
         before, returns = len(self.trials.plan), [*self.launch_trials(trials)]
         if self.prunes:
-            self.prune_trials(trials, returns, before)
+            self.report_or_rerun_pruned_trials(trials, returns, before)
         for trial, ended in zip(trials, returns, strict=True):
             if ended.status is JobStatus.COMPLETED:
                 self.record_score(trial, float(ended.return_value))
@@ -282,7 +282,9 @@ class OptunaSearch(LaunchingSweeper):
         if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
             _ = failed[0].return_value  # raises the job's error
 
-    def prune_trials(self, trials: list[Trial], job_returns: list[JobReturn], first_job_index: int) -> None:
+    def report_or_rerun_pruned_trials(
+        self, trials: list[Trial], job_returns: list[JobReturn], first_job_index: int
+    ) -> None:
         """Report pruned trials to the study. Trials that may be the best are run again without pruning."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in trials]
         known = [
@@ -349,7 +351,7 @@ class OptunaSearch(LaunchingSweeper):
             score, params = self.study.best_value, self.study.best_params
             summary = note("best_trial", trials=len(complete), score=score, params=params)
             print(escape_control_characters(render_note(summary, NOTES)))
-        pictures = draw_study(self.study, self.folder)
+        pictures = plot_study_to_files(self.study, self.folder)
         if pictures:
             _print_note(note("pictures_drawn", names=pictures, folder=self.folder))
 

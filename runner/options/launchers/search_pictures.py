@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FEWEST = 2  # finished trials for a picture
 
 
-def draw_study(study: Study, folder: Path) -> list[str]:
+def plot_study_to_files(study: Study, folder: Path) -> list[str]:
     """Plot a study into a folder and return the file names. A study with fewer than two complete trials
     has no plots.
     """

@@ -215,7 +215,7 @@ def wait_for_jobs(
                 refresh_folder_cache(job.paths.folder)
                 if time.monotonic() - ended_at.setdefault(number, time.monotonic()) < SETTLE_S:
                     continue
-                returns[number] = make_job_death(job, queue.states[job.job_id])
+                returns[number] = describe_slurm_job_failure(job, queue.states[job.job_id])
             else:
                 ended_at.pop(number, None)  # it was put back into the queue
                 continue
@@ -258,7 +258,7 @@ def read_slurm_result(job: submitit.Job[JobReturn]) -> JobReturn:
         return JobDeath(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
 
 
-def make_job_death(job: submitit.Job[JobReturn], slurm_state: str) -> JobDeath:
+def describe_slurm_job_failure(job: submitit.Job[JobReturn], slurm_state: str) -> JobDeath:
     """Return the failure of a Slurm job without a result, with the reason and the path of its log."""
     status, reason = REASONS.get(
         slurm_state,

@@ -54,7 +54,7 @@ def entry() -> NoReturn:
     mute_library_imports()
     run_command(
         "runner-convert-lora",
-        lambda: print(escape_control_characters(convert_adapter(create_parser().parse_args()))),
+        lambda: print(escape_control_characters(convert_between_pth_and_peft(create_parser().parse_args()))),
     )
 
 
@@ -79,7 +79,7 @@ def create_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def convert_adapter(options: argparse.Namespace) -> str:
+def convert_between_pth_and_peft(options: argparse.Namespace) -> str:
     """Convert a .pth adapter to a PEFT folder, or a PEFT folder to a .pth adapter.
 
     Returns a description of the output.
@@ -103,7 +103,7 @@ def convert_adapter(options: argparse.Namespace) -> str:
     pth.match_adapter_layers(
         adapter, _build_empty_model(options.base) if to_pth else base, label, options.base
     )
-    norm = pth.compute_checked_delta_norm(adapter, label, options.base, scalings)
+    norm = pth.compute_and_check_lora_delta_norm(adapter, label, options.base, scalings)
     tensors, how = _convert_tensors(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _read_peft_adapter(
 
     Modifies `base_model`.
     """
-    from runner_engine.models.lora.pth import MatrixPair, PthAdapter, check_single_rank
+    from runner_engine.models.lora.pth import MatrixPair, PthAdapter, get_shared_lora_rank
 
     tensors = _read_peft_tensors(folder, adapter_label)
     scalings = _read_peft_scalings(folder, base_model, adapter_label)
@@ -167,7 +167,7 @@ def _read_peft_adapter(
     if not names:
         raise ConfigError(f"{adapter_label} holds no LoRA tensor", code="empty")
     pairs = {path: MatrixPair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
-    return PthAdapter(pairs, check_single_rank(pairs, adapter_label)), scalings
+    return PthAdapter(pairs, get_shared_lora_rank(pairs, adapter_label)), scalings
 
 
 def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:

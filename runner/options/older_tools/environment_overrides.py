@@ -16,6 +16,6 @@ def read_variable_overrides(
     """
     if not any(os.environ.get(name) for name in NAMES):
         return []
-    from runner.options.older_tools.variable_translation import load_variable_overrides
+    from runner.options.older_tools.variable_translation import load_overrides_from_environment
 
-    return load_variable_overrides(overrides, config, config_folder)
+    return load_overrides_from_environment(overrides, config, config_folder)

@@ -65,7 +65,7 @@ class Translation:
         self.lines.append(f"{variable_name}={redact_secrets(value)}: ignored, {reason}")
 
 
-def translate_variables(
+def translate_variables_to_overrides(
     environ: Mapping[str, str], user_overrides: Mapping[str, str], look_up_model_choice: ModelChoiceLookup
 ) -> Translation:
     """Translate the set environment variables of older tools to overrides. Keys that the user has set are
@@ -75,7 +75,7 @@ def translate_variables(
     translation = Translation(user_overrides)
     if not values:
         return translation
-    _check_values(values)
+    _check_variable_values(values)
     _translate_model_variables(values, translation, look_up_model_choice)
     choice = next(
         (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
@@ -114,7 +114,7 @@ def translate_variables(
     return translation
 
 
-def _check_values(values: Mapping[str, str]) -> None:
+def _check_variable_values(values: Mapping[str, str]) -> None:
     for name in FLAGS:
         if values.get(name, "0") not in ("0", "1"):
             raise ConfigError(
@@ -172,7 +172,9 @@ def _translate_model_variables(
         translation.add_unless_user_set("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
 
 
-def load_variable_overrides(overrides: list[str], config: str, config_folder: str | None) -> list[str]:
+def load_overrides_from_environment(
+    overrides: list[str], config: str, config_folder: str | None
+) -> list[str]:
     """Translate environment variables to overrides, and print each override on stderr.
 
     Keys that `overrides` sets take precedence.
@@ -183,7 +185,7 @@ def load_variable_overrides(overrides: list[str], config: str, config_folder: st
         asked.setdefault("profile", swept_profiles)
     chosen = _parse_override_values(asked["profile"]) if "profile" in asked else []
     for profile in chosen:  # a profile's keys win, too
-        asked = dict.fromkeys(profiles.list_profile_keys(str(profile)), asked["profile"]) | asked
+        asked = dict.fromkeys(profiles.list_keys_set_by_profile(str(profile)), asked["profile"]) | asked
 
     def look_up_model_choices(choice: str | None) -> list[ModelChoice]:
         own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]
@@ -193,7 +195,7 @@ def load_variable_overrides(overrides: list[str], config: str, config_folder: st
             own = _parse_override_values(swept) if swept else own
         return [describe_model_choice(composer, name) for name in ([choice] if choice else own)]
 
-    translation = translate_variables(os.environ, asked, look_up_model_choices)
+    translation = translate_variables_to_overrides(os.environ, asked, look_up_model_choices)
     for line in translation.lines:
         print_message(line)
     return quote_override_values(translation.overrides)

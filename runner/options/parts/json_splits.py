@@ -102,13 +102,13 @@ class JsonSplitConverter:
         self.header = file_io.build_safetensors_header(self.tensors, {"format": "pt"})
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
 
-    def list_targets(self) -> list[FileTarget]:
+    def list_output_files(self) -> list[FileTarget]:
         """Return the output files: the safetensors file, and copies of the split's other files."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
         beside = [make_copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
-        return [*beside, FileTarget(SINGLE, nbytes, self.iterate_chunks, tensors=self.tensors)]
+        return [*beside, FileTarget(SINGLE, nbytes, self.iterate_safetensors_chunks, tensors=self.tensors)]
 
-    def iterate_chunks(self, report_progress: ProgressCallback) -> Iterator[bytes]:
+    def iterate_safetensors_chunks(self, report_progress: ProgressCallback) -> Iterator[bytes]:
         """Yield the bytes of the safetensors file in chunks."""
         self.rounded = 0
         yield self.header
@@ -122,13 +122,13 @@ class JsonSplitConverter:
 
 
 def _make_tensor(partition: Partition, layer: PartitionLayer, dtype: str | None) -> TensorLocation:
-    kind = dtype or safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
+    kind = dtype or get_safetensors_dtype_name(layer.dtype or layer.layer_type) or "F32"
     return TensorLocation(
         layer.name, kind, layer.shape, partition.path, 0, layer.num_params * DTYPE_BITS[kind] // 8
     )
 
 
-def safetensors_dtype(dtype: str) -> str | None:
+def get_safetensors_dtype_name(dtype: str) -> str | None:
     """Return safetensors' name for a dtype such as torch.float16, or None if safetensors does not support
     the dtype.
     """

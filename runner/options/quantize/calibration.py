@@ -112,7 +112,7 @@ def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
         for item in read_questions(source, QuestionSelection(PROBLEMS)):
             yield f"{item.question}\n{item.answer}"
         return
-    for path in _find_files(name, key):
+    for path in _find_text_files(name, key):
         if path.suffix != ".jsonl":
             yield read_text(path, f"{key}={name}")
             continue
@@ -120,7 +120,7 @@ def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
             yield _join_record_text(f"{path}, line {number}", row)
 
 
-def _find_files(name: str, key: str) -> list[Path]:
+def _find_text_files(name: str, key: str) -> list[Path]:
     path = Path(name).expanduser()
     names = sorted(glob.glob(str(path), recursive=True)) or [str(path)]
     if path.is_dir():

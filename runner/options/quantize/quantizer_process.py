@@ -160,7 +160,7 @@ def _run_quantizer_process(
         assert process.stdout is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(json.dumps(written))
-        report = _read_report(process.stdout, progress_bar)
+        report = _read_progress_and_report(process.stdout, progress_bar)
         code = process.wait()
     finally:
         with suppress(ProcessLookupError):
@@ -175,7 +175,7 @@ def _run_quantizer_process(
     return report
 
 
-def _read_report(json_lines: IO[str], progress_bar: Progress) -> dict[str, Any] | None:
+def _read_progress_and_report(json_lines: IO[str], progress_bar: Progress) -> dict[str, Any] | None:
     report: dict[str, Any] | None = None
     for line in json_lines:
         said = json.loads(line)

@@ -113,7 +113,7 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
 
 def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
     """Raise ConfigError if a layer's input size is not a multiple of the group size."""
-    layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
+    layers, _ = find_linear_layers(files.tensors_with_split_experts, files.text_settings, files.fuses_experts)
     assert task.group_size is not None
     size = task.group_size
     uneven = {path: _input_size(tensor) for path, tensor in layers.items() if _input_size(tensor) % size}

@@ -21,7 +21,7 @@ from runner.options.quantize.environment import QuantizerEnvironment, find_quant
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
 from runner.options.quantize.quantizer_process import QuantizeRequest, check_target_absent, run_quantizer
 from runner.options.quantize.render.notes import NOTES
-from runner.options.quantize.render.plan import describe_plan
+from runner.options.quantize.render.plan import format_quantization_plan
 from runner.options.quantize.source import SourceModel, find_source_model
 from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
@@ -75,7 +75,7 @@ def check_lengths(inputs: QuantizeInputs, resolved: ResolvedJob) -> list[str]:  
 def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
     """Return the planned quantization as text."""
     task = typed_task_config(resolved.config, QuantizeConfig)
-    return describe_plan(
+    return format_quantization_plan(
         task, inputs.source, inputs.environment, inputs.calibration, inputs.target, inputs.notes
     )
 
@@ -167,7 +167,7 @@ def _read_weight_size_and_format(model_path: Path) -> tuple[int, str]:
     """Return the size of a model's weights in bytes, and their stored dtypes."""
     if model_path.is_file():
         header = gguf_file.read_gguf_header(model_path)
-        return sum(tensor.nbytes for tensor in header.tensors), header.type_counts
+        return sum(tensor.nbytes for tensor in header.tensors), header.tensor_type_counts_text
     checkpoint = read_checkpoint(model_path)
     method = (checkpoint.config.get("quantization_config") or {}).get("quant_method", "")
     return sum(tensor.nbytes for tensor in checkpoint.tensors), str(method)

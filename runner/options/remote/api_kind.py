@@ -17,7 +17,7 @@ from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.server_pool import ServerPool
-from runner_base import JobFailed, replace_text
+from runner_base import JobFailed, replace_text_file_atomically
 from runner_base.texts import read_json_cache
 from runner_engine import BaseModelCache, Capability, Engine, GenerationConfig, Prompt, Request
 
@@ -61,7 +61,7 @@ def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
     known = read_json_cache(file)
     extensions_key = f"{key} takes"
     try:
-        served = _fetch_or_cache_report(model)
+        served = _fetch_or_reuse_served_model(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
@@ -72,7 +72,7 @@ def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
     report = {key: served.reported, extensions_key: served.extensions.value}
     with suppress(OSError):
         if known | report != known:
-            replace_text(file, json.dumps(known | report, indent=0))
+            replace_text_file_atomically(file, json.dumps(known | report, indent=0))
     return served
 
 
@@ -80,7 +80,7 @@ def _server_label(model: ApiConfig) -> str:
     return f"{model.name} at {model.joined_addresses}"
 
 
-def _fetch_or_cache_report(model: ApiConfig) -> ServedModel:
+def _fetch_or_reuse_served_model(model: ApiConfig) -> ServedModel:
     """Query the server for its model name and API extensions. The result is cached for 10 s.
 
     The cache expires because another server may take over the address.
@@ -94,7 +94,7 @@ def _fetch_or_cache_report(model: ApiConfig) -> ServedModel:
     return _reports[key][1]
 
 
-def resolve_extensions(model: T) -> T:
+def resolve_auto_api_extensions(model: T) -> T:
     """Resolve extensions=auto to the API extensions that the server reports.
 
     If the server is unreachable, uses its last report.
@@ -102,7 +102,7 @@ def resolve_extensions(model: T) -> T:
     if model.extensions is not ApiExtensions.auto:
         return model
     try:
-        served = _fetch_or_cache_report(model)
+        served = _fetch_or_reuse_served_model(model)
     except JobFailed:
         if _server_label(model) not in _reports:
             raise
@@ -121,7 +121,7 @@ def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
 
 def check_generation_settings(model: ApiConfig, generation: GenerationConfig) -> None:
     """Raise ConfigError for generation settings that the server's API does not accept."""
-    resolve_extensions(model).check_sampling_fields("generation", generation)
+    resolve_auto_api_extensions(model).check_sampling_fields("generation", generation)
 
 
 def get_server_capabilities(model: ApiConfig) -> frozenset[Capability]:
@@ -152,7 +152,7 @@ class Api(ModelKind):
         assert isinstance(resolved.config.model, ApiConfig)
         check_generation_settings(resolved.config.model, resolved.config.generation)
         if getattr(resolved.config.task, "reference", None) is not None:
-            with ServerPool(resolve_extensions(resolved.config.model)) as servers:
+            with ServerPool(resolve_auto_api_extensions(resolved.config.model)) as servers:
                 servers.check_token_scoring()
         return []
 
@@ -172,7 +172,7 @@ class Api(ModelKind):
         connection.
         """
         assert isinstance(resolved.config.model, ApiConfig)
-        model = resolve_extensions(resolved.config.model)
+        model = resolve_auto_api_extensions(resolved.config.model)
 
         def decode(ids: Sequence[int]) -> str:
             with ServerPool(model) as servers:
@@ -191,7 +191,7 @@ class Api(ModelKind):
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
         assert isinstance(resolved.config.model, ApiConfig)
-        model = resolve_extensions(resolved.config.model)
+        model = resolve_auto_api_extensions(resolved.config.model)
         return ApiEngine(resolved.config, model, get_server_capabilities(model))
 
 

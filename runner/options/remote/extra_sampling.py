@@ -16,7 +16,7 @@ SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]
 WHOLE_TEXT = 2**17  # tokens that a penalty looks back at: by itself llama.cpp's sees the last 64
 
 
-def build_extra_body(
+def build_extra_sampling_fields(
     extensions: ApiExtensions, sampling: Mapping[str, Any], ignore_eos: bool
 ) -> dict[str, Any]:
     """Return request fields for sampling parameters that OpenAI's API lacks. The keys of `sampling` are

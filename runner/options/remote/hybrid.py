@@ -81,7 +81,7 @@ class HybridEngine:
             try:
                 own = self.student.load()
             except Exception as error:  # noqa: BLE001 - any reason why it cannot load
-                self.drop_student(error)
+                self.close_failed_draft_model(error)
         facts = own.facts | report.facts | {"teacher": self.model.teacher.name}
         facts["student"] = (
             self.model.student.name if self.student is not None else f"none: {self.student_error}"
@@ -93,7 +93,7 @@ class HybridEngine:
             notes.insert(0, text_note(render_note(note("run_again", "warning", reason=alone), NOTES)))
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
-    def drop_student(self, error: Exception) -> None:
+    def close_failed_draft_model(self, error: Exception) -> None:
         """Close the draft model after an error. The fallback model answers all further questions alone."""
         assert self.student is not None
         self.student.close()
@@ -154,14 +154,14 @@ class HybridSession(Session):
     def _run_step(self, submitted: list[PendingQuestion], cancelled: set[RequestId]) -> list[Event]:
         for case in submitted:
             case.started = time.perf_counter()
-            self._submit_to_student(case, "draft", case.request)
+            self._submit_to_draft_model_or_fallback(case, "draft", case.request)
         for (who, request_id), (case, _) in list(self._pending.items()):
             if case.request.id in cancelled:
                 session = self.student if who == STUDENT else self.teacher
                 if session is not None:
                     session.cancel(request_id)
-                self._finish_question(case, None, TEACHER)
-        self._handle_events(STUDENT, self._step_student())
+                self._queue_final_completion(case, None, TEACHER)
+        self._handle_events(STUDENT, self._step_draft_model())
         self.teacher.tick_s = TICK_S if self.student is None or self.student.is_idle else 0.0
         self._handle_events(TEACHER, self.teacher.step())
         events, self._events = self._events, []
@@ -173,7 +173,7 @@ class HybridSession(Session):
         self.teacher.close()
         self._pending.clear()
 
-    def _step_student(self) -> list[Event]:
+    def _step_draft_model(self) -> list[Event]:
         """Run one step of the draft model. If it fails, the fallback model takes over its questions."""
         if self.student is None or self.student.is_idle:
             return []
@@ -199,11 +199,11 @@ class HybridSession(Session):
                 continue
             self._record_call(case, role, what, event)
             if role == STUDENT:
-                self._handle_draft(case, event)
+                self._submit_draft_for_review(case, event)
             elif what == "answer":
-                self._finish_question(case, event, TEACHER)
+                self._queue_final_completion(case, event, TEACHER)
             else:
-                self._handle_review(case, event)
+                self._accept_or_revise_draft(case, event)
 
     def _record_call(
         self, question: PendingQuestion, model_role: str, step_name: str, completion: Completion
@@ -219,7 +219,9 @@ class HybridSession(Session):
 
     # ------------------------------------------------------------------------------------ the rules
 
-    def _submit_to_student(self, question: PendingQuestion, purpose: str, request: Request) -> None:
+    def _submit_to_draft_model_or_fallback(
+        self, question: PendingQuestion, purpose: str, request: Request
+    ) -> None:
         if self.student is None:
             self._request_teacher_answer(question)
             return
@@ -231,7 +233,7 @@ class HybridSession(Session):
             self.engine.incidents[Incident("not_asked", to_one_line(error))] += 1
             self._request_teacher_answer(question)
 
-    def _handle_draft(self, question: PendingQuestion, completion: Completion) -> None:
+    def _submit_draft_for_review(self, question: PendingQuestion, completion: Completion) -> None:
         answer = completion.answer.parts.answer
         if completion.error is not None or not answer.strip():
             self.engine.incidents[Incident("no_text")] += 1
@@ -246,12 +248,12 @@ class HybridSession(Session):
         )
         self._submit_to_teacher(question, "review", review)
 
-    def _handle_review(self, question: PendingQuestion, completion: Completion) -> None:
+    def _accept_or_revise_draft(self, question: PendingQuestion, completion: Completion) -> None:
         verdict = parse_review(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
             self.engine.incidents[Incident("no_json")] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
-            self._finish_question(question, question.latest, STUDENT)
+            self._queue_final_completion(question, question.latest, STUDENT)
         elif question.reviews >= self.model.rounds or completion.error is not None or question.latest is None:
             self._request_teacher_answer(question)
         else:
@@ -261,7 +263,7 @@ class HybridSession(Session):
             revision = replace(
                 question.request, id=f"{question.request.id}/revision {question.reviews}", prompt=prompt
             )
-            self._submit_to_student(question, "revision", revision)
+            self._submit_to_draft_model_or_fallback(question, "revision", revision)
 
     def _request_teacher_answer(self, question: PendingQuestion) -> None:
         self._submit_to_teacher(question, "answer", replace(question.request, deltas=False))
@@ -270,7 +272,7 @@ class HybridSession(Session):
         self._pending[TEACHER, request.id] = question, purpose
         self.teacher.submit(request)
 
-    def _finish_question(
+    def _queue_final_completion(
         self, question: PendingQuestion, final_completion: Completion | None, role: str
     ) -> None:
         """Queue the final completion of a question, where None stands for a cancelled question."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.options.remote.extra_sampling import build_extra_body
+from runner.options.remote.extra_sampling import build_extra_sampling_fields
 from runner.options.remote.faults import InvalidTokenCounts
 from runner.options.remote.keys import ApiConfig
 from runner.options.remote.render.notes import NOTES
@@ -141,7 +141,7 @@ class RemoteModel:
             and (sampling.temperature or parameter.for_greedy)
         }
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
-        extra = build_extra_body(self.model.extensions, sampled, request.ignore_eos)
+        extra = build_extra_sampling_fields(self.model.extensions, sampled, request.ignore_eos)
         if budget is not None:
             if self.model.thinking_budget_dialect is None:
                 raise ConfigError(
@@ -157,7 +157,7 @@ class RemoteModel:
         prompt, ids = self._format_prompt(request)
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
-    def update_notes_and_stats(self) -> None:
+    def update_server_stats_and_warnings(self) -> None:
         notes = []
         if causes := self.retries.most_common():
             notes.append(note("sent_again", requests=self.retries.total(), causes=causes))

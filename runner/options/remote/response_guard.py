@@ -22,7 +22,7 @@ PORTS = {"http": 80, "https": 443}
 ResponseHook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
 
 
-def make_response_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> ResponseHook:
+def make_header_check_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> ResponseHook:
     """Return an httpx hook that checks response headers before the body is read."""
 
     async def check_headers(response: httpx2.Response) -> None:

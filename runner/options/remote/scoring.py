@@ -98,7 +98,7 @@ class Scorer:
 
     async def detect_scoring_method(self) -> ScoringMethod:
         """Detect by test requests which scoring method the server supports. The result is cached."""
-        self._way = way = _reuse_or_restart_task(self._way, self._test_scoring_methods)
+        self._way = way = _reuse_or_restart_task(self._way, self._find_supported_scoring_method)
         return await asyncio.shield(way)
 
     async def _test_scoring(self) -> None:
@@ -106,7 +106,7 @@ class Scorer:
             ids = (await self._tokenize(prompt="1 + 1")).ids
             return await self._score_tokens(ids, ids)
 
-        if (lack := await self._explain_unsupported(score_sample(), UNSUPPORTED)) is not None:
+        if (lack := await self._explain_if_scoring_unsupported(score_sample(), UNSUPPORTED)) is not None:
             raise ConfigError(
                 (
                     f"{self._server_label} cannot compute log-probabilities of a text. That requires "
@@ -115,13 +115,13 @@ class Scorer:
                 code="unsupported",
             )
 
-    async def _test_scoring_methods(self) -> ScoringMethod:
+    async def _find_supported_scoring_method(self) -> ScoringMethod:
         await self.require_scoring_support()
         ids, url = (await self._tokenize(prompt="1 + 1")).ids, self.model.base_url
         lacks, named = [], [(ids * TRIED)[:TRIED]] * len(ids)
         for way in WAYS:
             asked = way.score(url, self._post_with_model_name, ids, ids, named)
-            if (lack := await self._explain_unsupported(asked, way.UNSUPPORTED)) is None:
+            if (lack := await self._explain_if_scoring_unsupported(asked, way.UNSUPPORTED)) is None:
                 return way
             lacks.append(f"{way.NEEDED}{lack}")
         raise ConfigError(
@@ -132,7 +132,7 @@ class Scorer:
             code="unsupported",
         )
 
-    async def _explain_unsupported(
+    async def _explain_if_scoring_unsupported(
         self, scoring_request: Awaitable[ScoredContinuation], unsupported_statuses: Sequence[int]
     ) -> str | None:
         """Await a scoring request. Returns an explanation if the server does not support it, otherwise

@@ -22,7 +22,7 @@ from runner.options.remote.addresses import is_loopback_address
 from runner.options.remote.faults import InvalidTokenCounts, RequestFault, RequestRejected
 from runner.options.remote.forced_scoring import ForcedScorer
 from runner.options.remote.keys import OPENAI_KEY_VARIABLE, ApiConfig, ApiExtensions
-from runner.options.remote.response_guard import PLAIN_BYTES, make_response_hook
+from runner.options.remote.response_guard import PLAIN_BYTES, make_header_check_hook
 from runner.options.remote.scoring import Scorer
 from runner.options.remote.server_text import ApiKeyRedactor
 from runner_base import ConfigError, JobFailed, RunnerError
@@ -113,7 +113,7 @@ class ServerConnection:
         self.times_left_out = 0  # since its last answer
         self._closed_until = 0.0  # it has asked for a pause of all requests
         http = openai.DefaultAsyncHttpxClient(
-            event_hooks={"response": [make_response_hook(model, self.plain)]}
+            event_hooks={"response": [make_header_check_hook(model, self.plain)]}
         )
         self.client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # the client requires one
@@ -182,7 +182,7 @@ class ServerConnection:
         if status == 402 or error.code == "insufficient_quota":
             return JobFailed(f"{answer}. {KEPT}", code="refused")
         if status in RETRY_STATUSES or status >= 500:
-            return RequestFault(answer, f"answered {status}", _parse_retry_after(error.response.headers))
+            return RequestFault(answer, f"answered {status}", _parse_retry_after_s(error.response.headers))
         return RequestRejected(answer)
 
     def make_request_fault(self, error: Exception) -> RequestFault:
@@ -226,7 +226,7 @@ def move_token_ids_to_extra_body(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse_retry_after(headers: httpx2.Headers) -> float | None:
+def _parse_retry_after_s(headers: httpx2.Headers) -> float | None:
     """Parse the header Retry-After as seconds. Returns None if the header is missing or invalid."""
     retry_after = headers.get("retry-after", "")
     try:

@@ -195,7 +195,7 @@ class ServerPool:
         for number in count(server.times_left_out):
             await asyncio.sleep(min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1))
             try:
-                self._check_model(server, await server.list_models())
+                self._require_same_served_model(server, await server.list_models())
             except (RequestFault, RequestRejected):
                 continue
             except RunnerError as error:
@@ -242,10 +242,10 @@ class ServerPool:
             server.failures += 1
             self._exclude_server(server, error)
             return error
-        self._check_model(server, listed)
+        self._require_same_served_model(server, listed)
         return listed
 
-    def _check_model(self, server: ServerConnection, models: ModelList) -> None:
+    def _require_same_served_model(self, server: ServerConnection, models: ModelList) -> None:
         """Raise ConfigError if a server lacks the model, or serves a different model under the same name."""
         model, address = self.model, server.model.base_url
         if models.names and not models.own:

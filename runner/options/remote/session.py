@@ -230,7 +230,7 @@ class ApiSession(Session):
         return events
 
     def _drop_requests(self) -> None:
-        self.servers.run(self._cancel_all())
+        self.servers.run(self._cancel_all_requests())
 
     # ------------------------------------------------------------------------------------ in the
     # pool's thread
@@ -247,7 +247,7 @@ class ApiSession(Session):
         if remote is not None and remote.task is not None:
             remote.task.cancel()
 
-    async def _cancel_all(self) -> None:
+    async def _cancel_all_requests(self) -> None:
         tasks = [remote.task for remote in self._requests.values() if remote.task is not None]
         for task in tasks:
             if not task.cancelling():  # a second cancel would interrupt the closing of its connection
@@ -338,11 +338,11 @@ class ApiSession(Session):
 
     def _on_request_done(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
         try:
-            self._queue_completions(request, task)
+            self._queue_ended_request_completions(request, task)
         except Exception as error:  # noqa: BLE001 - a step raises it
             self._queue.put(error)
 
-    def _queue_completions(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
+    def _queue_ended_request_completions(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request.request.id]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._queue.put(error)
@@ -358,8 +358,8 @@ class ApiSession(Session):
             if request.budget is not None and request.is_complete:
                 choices = request.request.n  # the first answer has the tokens of all
                 limit = self.engine.get_max_answer_tokens(request.request)
-                self.engine.budgets.count_answer(answer, choices * request.budget, choices * limit)
-            self.engine.update_notes_and_stats()
+                self.engine.budgets.count_budget_outcome(answer, choices * request.budget, choices * limit)
+            self.engine.update_server_stats_and_warnings()
             completion = Completion(
                 answer,
                 id=request.request.id,

@@ -89,8 +89,8 @@ class ChatResponse(ClientResponse):
             self._beside_calls[key] = ToolCallStreamFilter(offered)
         waiting = self._beside_calls[key]
         if isinstance(event, Completion):
-            return waiting.get_remaining_texts(offered.parse_answer(event.answer))
-        return waiting.filter_texts(texts)
+            return waiting.get_unsent_texts(offered.parse_answer(event.answer))
+        return waiting.take_streamable_texts(texts)
 
     def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
         """Return the tool calls of a choice as stream chunks, with one call per chunk."""

@@ -25,7 +25,7 @@ from runner.options.serve.client_shares import get_client_id
 from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.refusals import ClientDisconnected, Refusal, make_error_response
 from runner.options.serve.render import openapi
-from runner.options.serve.render.openapi import describe_post_path
+from runner.options.serve.render.openapi import build_openapi_post_operation
 from runner.options.serve.render.openapi_texts import SUMMARIES
 from runner.options.serve.render.prometheus import format_prometheus_metrics
 from runner.options.serve.request_guard import RequestGuard
@@ -56,7 +56,7 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
     )
 
     async def refuse(_: Request, error: Exception) -> Response:
-        return make_error_response(_to_refusal(error))
+        return make_error_response(_convert_error_to_refusal(error))
 
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
@@ -68,7 +68,8 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
     once = {"prompt": "Once upon a time"}
 
     @app.post(
-        "/v1/chat/completions", **describe_post_path("/v1/chat/completions", ChatBody, limits, chat_example)
+        "/v1/chat/completions",
+        **build_openapi_post_operation("/v1/chat/completions", ChatBody, limits, chat_example),
     )
     async def chat(request: Request) -> Response:
         return await _make_http_response(
@@ -77,26 +78,30 @@ def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
 
     text_example = once | {"max_tokens": 32, "stop": ["\n"]}
 
-    @app.post("/v1/completions", **describe_post_path("/v1/completions", TextBody, limits, text_example))
+    @app.post(
+        "/v1/completions", **build_openapi_post_operation("/v1/completions", TextBody, limits, text_example)
+    )
     async def complete(request: Request) -> Response:
         return await _make_http_response(
             TextResponse(gateway, await _parse_request_body(TextBody, request, gateway)), request
         )
 
     @app.post(
-        "/generate", **describe_post_path("/generate", GenerateBody, limits, once | {"max_new_tokens": 32})
+        "/generate",
+        **build_openapi_post_operation("/generate", GenerateBody, limits, once | {"max_new_tokens": 32}),
     )
     async def generate(request: Request) -> Response:
         answer = TextResponse(gateway, await _parse_request_body(GenerateBody, request, gateway))
         with (
             ClientRequest(gateway, get_client_id(request.scope)) as client,
-            _watch_disconnect(request, client),
+            _cancel_request_on_disconnect(request, client),
         ):
             text = await answer.wait_for_completion_text(client)
         return JSONResponse({"response": text})
 
     @app.post(
-        "/tokenize", **describe_post_path("/tokenize", TokenizeBody, limits, once, has_timeout_response=False)
+        "/tokenize",
+        **build_openapi_post_operation("/tokenize", TokenizeBody, limits, once, has_timeout_response=False),
     )
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
@@ -157,7 +162,7 @@ async def _make_http_response(response: ClientResponse, request: Request) -> Res
     """Return a complete HTTP response, or a stream after its first event."""
     client = ClientRequest(response.gateway, get_client_id(request.scope))
     try:
-        with _watch_disconnect(request, client):
+        with _cancel_request_on_disconnect(request, client):
             if not response.parsed.stream:
                 whole = await response.build_complete_response(client)
                 client.close()
@@ -171,7 +176,7 @@ async def _make_http_response(response: ClientResponse, request: Request) -> Res
 
 
 @contextmanager
-def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]:
+def _cancel_request_on_disconnect(request: Request, client: ClientRequest) -> Iterator[None]:
     disconnect = asyncio.ensure_future(request.receive())  # the next message, as the body is read
     disconnect.add_done_callback(lambda done: None if done.cancelled() else client.handle_disconnect())
     try:
@@ -192,7 +197,7 @@ def _describe_model(gateway: Gateway, adapter_name: str | None) -> dict[str, Any
     return model | parent | gateway.limits.max_model_len_entry
 
 
-def _to_refusal(error: Exception) -> Refusal:
+def _convert_error_to_refusal(error: Exception) -> Refusal:
     """Convert an exception to an error response for the client."""
     if isinstance(error, Refusal):
         return error

@@ -198,7 +198,9 @@ class ClientResponse(ABC):
         requests, tokens = await self.gateway.run_in_thread(self._build_score_requests, top)
         completions = await client_request.score(list(requests.values()))
         for index, request in requests.items():
-            tokens[index] += await self.gateway.run_in_thread(self._convert_scores, completions[request.id])
+            tokens[index] += await self.gateway.run_in_thread(
+                self._convert_to_scored_tokens, completions[request.id]
+            )
         return tokens
 
     def _build_score_requests(
@@ -230,7 +232,7 @@ class ClientResponse(ABC):
                 )
         return requests, first
 
-    def _convert_scores(self, completion: Completion) -> list[ScoredToken]:
+    def _convert_to_scored_tokens(self, completion: Completion) -> list[ScoredToken]:
         text = self.gateway.decode_token
         tops = completion.top_logprobs or [[] for _ in completion.answer.token_ids]
         return [
@@ -280,7 +282,7 @@ class ClientResponse(ABC):
             held = [StreamBuffer(self.parsed.interval) for _ in self._choice_indices()]
             while event is not None:
                 index = self._store_event(event)
-                for text, is_thinking in held[index].add_texts(
+                for text, is_thinking in held[index].buffer_and_take_ready_texts(
                     self._extract_new_texts(event), isinstance(event, Completion)
                 ):
                     yield self._format_chunk([self.format_delta(index, text, None, is_thinking=is_thinking)])

@@ -112,14 +112,14 @@ class Gateway:
         if self.is_draining:
             raise self.limits.make_shutdown_refusal()
         held = [OpenRequest(client.owner, client.places) for client in self.clients]
-        self.limits.check_slots(num_completions, client_id, held, self._estimate_wait_s())
+        self.limits.require_free_completion_slots(num_completions, client_id, held, self._estimate_wait_s())
 
     def _estimate_wait_s(self) -> int:
         """Estimate in how many seconds a slot becomes free, from the duration of recent responses."""
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
-    def make_completion_refusal(self, completion: Completion) -> Refusal:
+    def make_failed_completion_refusal(self, completion: Completion) -> Refusal:
         """Convert a failed completion to an error response. Invalid prompts get HTTP status 400."""
         why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
@@ -228,7 +228,7 @@ class ClientRequest:
         if isinstance(event, Completion):
             self.left -= 1
             if event.failed:
-                raise self.gateway.make_completion_refusal(event)
+                raise self.gateway.make_failed_completion_refusal(event)
             counters = self.gateway.counters
             if event.logprobs is None:
                 counters.choices += 1

@@ -4,7 +4,7 @@ A new limit is a key in keys.py and code here, unless it needs a new call site. 
 the order of a request: connection (`check_connections`), guard before and while a body
 arrives (`check_content_length`, `check_body_size`), parser before values are read
 (`check_list_lengths`) and per prompt (`check_new_tokens`, `check_thinking_budget`), gateway
-before completions begin (`check_slots`, `check_prompt`). /metrics counts error responses by
+before completions begin (`require_free_completion_slots`, `check_prompt`). /metrics counts error responses by
 status.
 """
 
@@ -136,7 +136,7 @@ class ServerLimits:
                 400, f"{num_completions} completions in one request: the limit is {most} (task.max_open)", "n"
             )
 
-    def check_slots(
+    def require_free_completion_slots(
         self, num_completions: int, client_id: str, open_requests: Sequence[OpenRequest], retry_after_s: int
     ) -> None:
         """Raise Refusal if the server is full and the client has used its share of completion slots."""

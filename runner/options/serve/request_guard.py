@@ -40,7 +40,7 @@ class RequestGuard:
         status, ended = 0, False
         body = LimitedBody(scope, receive, self.gateway.limits)
 
-        async def send_and_count(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -48,16 +48,16 @@ class RequestGuard:
                 ended = True
                 if body.is_incomplete:
                     await send({**message, "more_body": True})
-                    await body.discard_rest(STRANGER_BYTES if status in (401, 403) else DRAIN_BYTES)
+                    await body.discard_remaining_body(STRANGER_BYTES if status in (401, 403) else DRAIN_BYTES)
                     message = {"type": message["type"]}
             await send(message)
 
         rejection = self._check_headers(scope)
         try:
             if rejection is not None:
-                await make_error_response(rejection)(scope, receive, send_and_count)
+                await make_error_response(rejection)(scope, receive, send_and_record_status)
             else:
-                await self.app(scope, body.receive, send_and_count)
+                await self.app(scope, body.receive, send_and_record_status)
         finally:
             if path in COUNTED_PATHS and ended and status != ClientDisconnected.STATUS:
                 self.gateway.counters.count_response(path, status, time.perf_counter() - started)
@@ -106,13 +106,13 @@ class LimitedBody:
         except TimeoutError:
             self.is_incomplete = False  # give up on the rest
             raise HTTPException(408, f"the request body did not arrive within {BODY_S:g} s") from None
-        self._count_bytes(message)
+        self._count_body_bytes(message)
         refusal = self.limits.check_body_size(self._size)
         if refusal is not None:
             raise HTTPException(refusal.status, refusal.message)
         return message
 
-    async def discard_rest(self, max_bytes: int) -> None:
+    async def discard_remaining_body(self, max_bytes: int) -> None:
         """Read and discard up to `max_bytes` of the remaining body before the connection is closed.
 
         Closing a connection with unread bytes resets it. A client that sends its whole body before
@@ -121,11 +121,11 @@ class LimitedBody:
         end, max_bytes = time.monotonic() + DRAIN_S, self._size + max_bytes
         with suppress(TimeoutError):
             while self.is_incomplete and self._size < max_bytes:
-                self._count_bytes(
+                self._count_body_bytes(
                     await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic()))
                 )
 
-    def _count_bytes(self, message: Message) -> None:
+    def _count_body_bytes(self, message: Message) -> None:
         self._size += len(message.get("body", b""))
         self._is_whole = not message.get("more_body")  # also true of a disconnect
         self.is_incomplete = self.is_incomplete and not self._is_whole

@@ -143,7 +143,7 @@ def parse_chat_request(body: ChatBody, gateway: Gateway) -> ParsedBody:
         raise Refusal(400, "top_logprobs needs logprobs=true", "top_logprobs")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     offered = gateway.tools.parse_offered_tools(body)
-    prompt = gateway.tools.build_prompt(convert_messages(body.messages), offered)
+    prompt = gateway.tools.build_messages_with_tools(convert_messages(body.messages), offered)
     parsed = _make_parsed_request(body, gateway, [prompt], limit)
     parsed.top = (body.top_logprobs or 0) if body.logprobs else None
     if offered is not None:

@@ -53,7 +53,7 @@ class Server:
 
     def run(self, listening_socket: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
         """Serve requests until the server is stopped. Raises JobFailed if the server or its engine fails."""
-        _raise_open_file_limit(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
+        _increase_open_file_limit(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
         thread = threading.Thread(
             target=self._run_event_loop, args=(listening_socket, api_key, on_ready), name="http", daemon=True
         )
@@ -146,7 +146,7 @@ class IdleMemoryTrimmer:
             await self.gateway.run_in_thread(machine.release_free_memory)
 
 
-def _raise_open_file_limit(num_files: int) -> None:
+def _increase_open_file_limit(num_files: int) -> None:
     """Raise the limit of open files to `num_files` if the hard limit allows it. Each connection needs one
     file.
     """

@@ -17,7 +17,9 @@ class StreamBuffer:
         self.interval, self.room = tokens_per_event, 1
         self.held: list[tuple[str, bool]] = []
 
-    def add_texts(self, texts: list[tuple[str, bool]], is_last: bool) -> list[tuple[str, bool]]:
+    def buffer_and_take_ready_texts(
+        self, texts: list[tuple[str, bool]], is_last: bool
+    ) -> list[tuple[str, bool]]:
         """Add pairs (text, is_thinking) to the buffer. Returns the pairs to send now, with adjacent texts
         joined.
         """

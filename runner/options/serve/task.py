@@ -159,7 +159,10 @@ def run(inputs: ServeInputs, context: TaskContext) -> Result:
         "peak_rss_mib": machine.peak_rss_mib(),
     }
     metrics |= report.metrics | server.counters.job_metrics(stats) | stats.process_metrics
-    facts = report.facts | {"measured": contention.describe_load(), "machine": machine.machine_name()}
+    facts = report.facts | {
+        "measured": contention.describe_competing_load(),
+        "machine": machine.describe_hardware(),
+    }
     return Result(
         metrics,
         facts=facts,

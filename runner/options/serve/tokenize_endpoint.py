@@ -36,7 +36,7 @@ def tokenize_request(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     if Capability.tokenizer not in gateway.capabilities:
         raise Refusal(400, f"this model does not support {Capability.tokenizer.value}", "prompt")
     text = body.prompt
-    turns = gateway.tools.build_prompt(convert_messages(body.messages or ()), None)
+    turns = gateway.tools.build_messages_with_tools(convert_messages(body.messages or ()), None)
     prompt = turns if text is None else text
     rendered, ids = gateway.engine.encode(Request(gateway.next_request_id(), prompt))
     if text is not None and not body.add_special_tokens:

@@ -94,7 +94,7 @@ class ToolCallStreamFilter:
         self.offered, self.form = offered_tools, offered_tools.served.form
         self.text, self.sent = "", 0
 
-    def filter_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    def take_streamable_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
         """Return the pairs (text, is_thinking) that can be sent now, and buffer the beginning of a
         possible tool call.
         """
@@ -109,7 +109,7 @@ class ToolCallStreamFilter:
             self.sent = max(self.sent, end)
         return ready
 
-    def get_remaining_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
+    def get_unsent_texts(self, parsed_answer: ParsedAnswer) -> list[tuple[str, bool]]:
         """Return the part of the answer that was not streamed yet."""
         thinking = parsed_answer.thinking if self.offered.marks_thinking else None
         return [(thinking or "", True), (parsed_answer.content[self.sent :], False)]
@@ -121,7 +121,9 @@ class ToolSupport:
     def __init__(self, task: ServeConfig, chat_template: str | None, model_name: str) -> None:
         self.offer, self.template, self.model_name = task.tool_placement, chat_template, model_name
         shown = (
-            None if task.tool_placement is ToolOffer.system else tool_calls.detect_format_name(chat_template)
+            None
+            if task.tool_placement is ToolOffer.system
+            else tool_calls.detect_tool_call_format(chat_template)
         )
         is_auto = task.tool_call_format == AUTO
         self.name = (shown or tool_calls.USUAL) if is_auto else task.tool_call_format
@@ -148,7 +150,7 @@ class ToolSupport:
         is_strict = any(tool.function and tool.function.strict for tool in body.tools or ())
         return OfferedTools(self, functions, must, several, is_strict)
 
-    def build_prompt(
+    def build_messages_with_tools(
         self, messages: Sequence[Message], offered_tools: OfferedTools | None
     ) -> tuple[Message, ...]:
         """Return the messages for the model's prompt, including descriptions of the offered functions."""

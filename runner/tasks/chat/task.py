@@ -20,7 +20,7 @@ from runner.records.engine_measurements import EngineMeasurements
 from runner.render import chat
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import format_note
-from runner.scorers import completion_counts, cost_and_model_metrics
+from runner.scorers import cost_and_model_metrics, count_completions_by_outcome
 from runner.tasks import RunnerConfig, TaskContext, TaskInputs, Uses, build_sample, typed_task_config
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (
@@ -101,11 +101,15 @@ def run(inputs: InitialMessages, context: TaskContext) -> Result:
         talk.run_conversation(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = EngineMeasurements(
-        report, engine.stats, machine.peak_rss_mib(), machine.machine_name(), contention.describe_load()
+        report,
+        engine.stats,
+        machine.peak_rss_mib(),
+        machine.describe_hardware(),
+        contention.describe_competing_load(),
     )
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = (
-        completion_counts(samples)
+        count_completions_by_outcome(samples)
         | {"cancelled": cancelled}
         | measured.metrics
         | cost_and_model_metrics(samples)
@@ -140,8 +144,8 @@ class Chat:
         self.commands: dict[str, Callable[[str], None]] = {
             "/reset": self._reset_conversation,
             "/system": self._set_system_message,
-            "/set": self._set_parameter,
-            "/stats": self._print_stats,
+            "/set": self._set_generation_parameter,
+            "/stats": self._print_last_turn_stats,
             "/save": self._save_conversation,
             "/load": self._load_conversation,
             "/help": self._print_help,
@@ -158,7 +162,7 @@ class Chat:
                     if line.startswith("/"):
                         self._run_slash_command(line)
                     else:
-                        self._answer_turn(line, pressed)
+                        self._send_turn_and_stream_answer(line, pressed)
                 except RunnerError as error:
                     self.session.check()
                     if not (
@@ -177,10 +181,10 @@ class Chat:
             )
         self.commands[name](argument.strip())
 
-    def _answer_turn(self, text: str, was_interrupted: list[bool]) -> None:
+    def _send_turn_and_stream_answer(self, text: str, was_interrupted: list[bool]) -> None:
         """Send a user turn to the model and stream the answer to the terminal. Ctrl-C ends the answer."""
         messages, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
-        self._submit_turn(messages)
+        self._submit_chat_request(messages)
         was_interrupted[:] = [False]
         completions: list[Completion] = []
         thoughts = terminal.ThinkingPrinter()
@@ -190,7 +194,7 @@ class Chat:
                 if isinstance(event, Completion):
                     completions.append(event)
                 elif event.thinking:
-                    thoughts.print_chunk(event.text)
+                    thoughts.print_thinking_chunk(event.text)
                 else:
                     thoughts.finish()
                     print(escape_control_characters(event.text), end="", flush=True)
@@ -215,7 +219,7 @@ class Chat:
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
 
-    def _submit_turn(self, messages: list[Message]) -> None:
+    def _submit_chat_request(self, messages: list[Message]) -> None:
         request = Request(
             self.turns, tuple(messages), keep=True, sampling=self.sampling, deltas=True, **self.limits
         )
@@ -240,7 +244,7 @@ class Chat:
         own = [Message("system", text)] if text else []
         self.messages = [*own, *(message for message in self.messages if message.role != "system")]
 
-    def _set_parameter(self, assignment: str) -> None:
+    def _set_generation_parameter(self, assignment: str) -> None:
         key, _, value = assignment.removeprefix("generation.").partition("=")
         if assignment:
             if key not in SETTINGS:
@@ -274,7 +278,7 @@ class Chat:
             "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
         )
 
-    def _print_stats(self, _: str) -> None:
+    def _print_last_turn_stats(self, _: str) -> None:
         if self.last is None:
             print_message(chat.NO_TURN)
             return

@@ -17,7 +17,7 @@ from runner.tasks.collecting.collected_answers import build_collected_answers as
 
 # says which questions have no answer
 from runner.tasks.collecting.collected_answers import (
-    unanswered_messages_or_fail as unanswered_messages_or_fail,
+    describe_failed_requests_or_raise as describe_failed_requests_or_raise,
 )
 
 # answers besides those to the questions

@@ -14,7 +14,7 @@ from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.render.titles import GUESSES_BY_KIND
 from runner.scorers import cost_and_model_metrics
-from runner.tasks.collecting.draft_token_counts import build_acceptance_rows
+from runner.tasks.collecting.draft_token_counts import build_draft_acceptance_rows
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import FinishReason, JobFailed, Sample
 from runner_base.notes import Note, note
@@ -53,7 +53,7 @@ class CollectedAnswers:
         """Tables with the time spent in each part of the model, and with the acceptance rates of draft
         tokens.
         """
-        by_kind = build_acceptance_rows(self.samples)
+        by_kind = build_draft_acceptance_rows(self.samples)
         of_parts = self.measured.tables if self.measured else {}
         return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
 
@@ -80,7 +80,7 @@ def build_collected_answers(
     if measurements is not None:
         done.note_values += render_engine_notes(measurements.stats, measurements.report)
         done.metrics = dict(measurements.metrics)
-    elif report := _find_reused_engine_report(stored_answers.recorder, samples):
+    elif report := _find_source_job_engine_report(stored_answers.recorder, samples):
         done.known = report.facts
         done.note_values += map(render_engine_note, report.notes)
     done.metrics |= cost_and_model_metrics(samples)
@@ -93,11 +93,11 @@ def build_collected_answers(
         measurements.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
             done.note_values.append(note("server_changed_model", "warning", models=models))
-    done.problems = unanswered_messages_or_fail(error_key, samples)
+    done.problems = describe_failed_requests_or_raise(error_key, samples)
     return done
 
 
-def unanswered_messages_or_fail(error_key: str, samples: list[Sample]) -> list[str]:
+def describe_failed_requests_or_raise(error_key: str, samples: list[Sample]) -> list[str]:
     """Return a message about each kind of failed request. Raises JobFailed if all requests failed."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]
@@ -143,7 +143,7 @@ def _build_reuse_notes(samples: list[Sample], stored_samples: list[Sample], num_
     ]
 
 
-def _find_reused_engine_report(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+def _find_source_job_engine_report(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
         if measured := EngineMeasurements.read_from_folder(

@@ -40,7 +40,7 @@ def collect_extra_answers(
             )
             with recorder.create_progress_bar(len(requests), progress_label) as bar:
                 engine.load()
-                kept.reject_changed_prompts(engine)
+                kept.reject_answers_to_changed_prompts(engine)
                 ended = count(len(requests) - len(kept.todo) + 1)
 
                 def record_answer(*completions: Completion) -> None:

@@ -39,7 +39,7 @@ def send_unanswered_requests(
             engine, recorder.folder, earlier_measurements, context.config.model.is_on_server
         )
         policy.on_engine_loaded(engine, measuring.report)
-        stored_answers.reject_changed_prompts(engine)
+        stored_answers.reject_answers_to_changed_prompts(engine)
         stored_answers.record_reused()
         policy.start(stored_answers.answered_samples)
         bar.set_title(task)
@@ -103,7 +103,7 @@ class RequestRunner:
     def show_progress(self) -> None:
         share = self.questions_per_request
         ended, under_way = share * self._ended, share * self.engine.stats.under_way
-        self.bar.set_position_with_pending(
+        self.bar.set_completed_and_pending_steps(
             ended, under_way, **self._news, **self.measuring.format_progress_fields()
         )
 
@@ -121,4 +121,6 @@ class RequestRunner:
     def save_unfinished_answers(self, unfinished: list[Completion]) -> str:
         """Save the unfinished answers after an interrupt. Returns a message about the saved answers."""
         self.measuring.write_measurements()
-        return self.partial.save_unfinished(unfinished, self.engine, lambda name: name in self.recorder.done)
+        return self.partial.store_unfinished_answers(
+            unfinished, self.engine, lambda name: name in self.recorder.done
+        )

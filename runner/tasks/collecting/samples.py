@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from runner.tasks.collecting.draft_token_counts import sum_draft_counts
+from runner.tasks.collecting.draft_token_counts import sum_draft_token_counts
 from runner_base import Sample
 from runner_base.notes import Note
 from runner_engine import Completion
@@ -55,5 +55,5 @@ def build_sample(*completions: Completion) -> Sample:
         seconds=round(max(completion.seconds for completion in completions), 6),
         choices=[completion.answer for completion in completions] if several else None,
         cost_usd=sum(costs) if costs else None,
-        guessed=sum_draft_counts(completion.guessed for completion in completions),
+        guessed=sum_draft_token_counts(completion.guessed for completion in completions),
     )

@@ -48,7 +48,7 @@ class StoredAnswers:
         self.reused = samples
         self.todo = [request for request in self.todo if request.id not in samples]
 
-    def truncate_requests(self, num_questions: int) -> None:
+    def limit_to_first_questions(self, num_questions: int) -> None:
         """Drop the requests for all questions after the first `num_questions`, which the job does not
         need.
         """
@@ -60,7 +60,7 @@ class StoredAnswers:
         for index in sorted(self.reused):
             self.recorder.append_sample(self.reused[index])
 
-    def reject_changed_prompts(self, engine: Engine) -> None:
+    def reject_answers_to_changed_prompts(self, engine: Engine) -> None:
         """Raise an error if a stored answer belongs to a different prompt. Answers reused from other
         jobs are dropped instead.
         """

@@ -48,7 +48,9 @@ class ThinkingReuse(Policy):
         questions.
         """
         if self.budget is not None:
-            self._source, self._samples = _find_job_with_thinking(self.context.recorder.job, self.budget)
+            self._source, self._samples = _find_job_with_longer_thinking(
+                self.context.recorder.job, self.budget
+            )
         thought = [request for request in requests if request.id in self._samples and request.n == 1]
         self._direct = thought[:DIRECT] if len(thought) > DIRECT else []
         rest = [request for request in requests if request not in self._direct]
@@ -94,7 +96,7 @@ class ThinkingReuse(Policy):
             )
 
 
-def _find_job_with_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[int, Sample]]:
+def _find_job_with_longer_thinking(job: Job, thinking_budget: int) -> tuple[str, dict[int, Sample]]:
     prefix = f"{MARK}{job.thoughts_key}-"
     found: list[tuple[float, str]] = []
     if not job.thoughts_key:

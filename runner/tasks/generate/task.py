@@ -26,16 +26,16 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_rope_notes_for_samples,
     collect_answers,
-    completion_counts,
     completions_to_jsonl,
+    count_completions_by_outcome,
     describe_prompts,
     get_model_kind,
     hash_prompts,
     load_user_prompts,
-    parse_prompt_file,
+    parse_prompt_file_path,
     read_samples,
-    sample_scaling_notes,
     to_chat_or_raw_prompt,
     typed_task_config,
 )
@@ -48,8 +48,8 @@ from runner_base import (
     RunRecordError,
     Sample,
     check_value,
+    compute_thinking_metrics,
     convert_write_error,
-    thinking_metrics,
     write_text_atomically,
 )
 from runner_engine import Attention, Request, to_local_model_config
@@ -76,7 +76,7 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
     if path is not None:
         usable = path.is_file() or not path.exists()
         check_value(usable, "task.output", task.output, f"{path} is not a writable file")
-        given = parse_prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
+        given = parse_prompt_file_path(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check_value(
             not clash,
@@ -87,14 +87,14 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
         )
     prompts = load_user_prompts(task)
     if any(isinstance(given, BranchedPrompt) for given in prompts):
-        reject_branch_conflicts(config)
+        reject_unsupported_prompt_branches(config)
     sha256 = hash_prompts(prompts)
     return GenerateInputs(
         {"prompts": sha256}, task, prompts, data=describe_prompts(task, sha256), count=len(prompts)
     )
 
 
-def reject_branch_conflicts(config: RunnerConfig) -> None:
+def reject_unsupported_prompt_branches(config: RunnerConfig) -> None:
     """Raise ConfigError for branches if the model or attention backend does not support them."""
     if not config.rope.has_branches:
         raise ConfigError(
@@ -118,7 +118,7 @@ def reject_branch_conflicts(config: RunnerConfig) -> None:
 def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     """Complete all unfinished prompts, then write all completions in the order of the prompts."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    written = require_safe_output_file(task, prompts, recorder.samples)
+    written = check_output_file_before_overwrite(task, prompts, recorder.samples)
     requests = [build_prompt_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
@@ -126,8 +126,10 @@ def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     if task.debug:
         log_completions(recorder.samples[0])
     write_text_atomically(recorder.folder / COMPLETIONS, completions_to_jsonl(prompts, recorder.samples))
-    notes = render_notes([*done.note_values, *sample_scaling_notes(context.resolved, done.samples)])
-    metrics = completion_counts(done.samples) | thinking_metrics(done.samples) | done.metrics
+    notes = render_notes([*done.note_values, *build_rope_notes_for_samples(context.resolved, done.samples)])
+    metrics = (
+        count_completions_by_outcome(done.samples) | compute_thinking_metrics(done.samples) | done.metrics
+    )
     result = Result(metrics, facts=done.facts, notes=notes, problems=done.problems, tables=done.tables)
     write_completions(
         task, prompts, recorder.samples, result, context.config.print is PrintMode.full, written
@@ -142,7 +144,7 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
         if task.debug:
             log_prompt(resolved, build_prompt_request(task, 0, prompts[0]))
             log_completions(samples[0])
-        require_safe_output_file(task, prompts, samples)
+        check_output_file_before_overwrite(task, prompts, samples)
         write_completions(task, prompts, samples, result, resolved.config.print is PrintMode.full)
     elif task.output is not None:
         raise RunRecordError(
@@ -182,7 +184,7 @@ def log_completions(sample: Sample) -> None:
 # and showing
 
 
-def require_safe_output_file(
+def check_output_file_before_overwrite(
     task: GenerateConfig,
     prompts: list[GivenPrompt],
     samples: dict[int, Sample],
@@ -231,7 +233,7 @@ def write_completions(
     path = resolve_output_path(task)
     if path is not None:
         # the file may have appeared meanwhile
-        require_safe_output_file(task, prompts, samples, earlier_content)
+        check_output_file_before_overwrite(task, prompts, samples, earlier_content)
         write_text_atomically(path, completions_to_jsonl(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = format_completion(prompts[0], samples[0], show_thinking)

@@ -57,13 +57,13 @@ def find_baseline_job(config: RunnerConfig, version: int, hashes: dict[str, str]
     )
 
 
-def names_baseline(config: RunnerConfig) -> bool:
+def has_configured_baseline(config: RunnerConfig) -> bool:
     """Return whether the config has a baseline. Reads only config keys, not input files."""
     task = typed_task_config(config, Gsm8kConfig)
     named = task.early_stop_vs
     if named is None or named_job.is_job_id(named, task):
         return named is not None
-    return named_job.apply_named_overrides(config, KEY, named, GROUPS) != config
+    return named_job.apply_overrides_from_text(config, KEY, named, GROUPS) != config
 
 
 def build_comparison_hashes(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
@@ -162,17 +162,17 @@ class EarlyStop(Policy):
     def start(self, samples: Mapping[int, Sample]) -> int | None:
         self.bets = InterimComparison(self.comparisons, self.margin)
         self.asked, self._waiting = 0, dict(samples)
-        return self._test_verdicts_in_order()
+        return self._test_answered_questions_in_order()
 
     def on_answer(self, sample: Sample) -> int | None:
         self._waiting[sample.index] = sample
-        return self._test_verdicts_in_order()
+        return self._test_answered_questions_in_order()
 
     def max_in_flight(self, num_ended: int) -> int:
         """Limit the number of unfinished questions, so that an early stop discards few answers."""
         return max(self.min_ahead, num_ended)
 
-    def _test_verdicts_in_order(self) -> int | None:
+    def _test_answered_questions_in_order(self) -> int | None:
         """Test the answered questions in order. Returns how many questions the verdict needed, or None
         while undecided.
 

@@ -69,7 +69,7 @@ class Gsm8kConfig(ExamplesConfig):
         super().__post_init__()
         if self.extractor is Extractor.math and self.answer_type is GoldKind.number:
             self.answer_type = GoldKind.expression
-        self._check_scorer()
+        self._check_scorer_keys()
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
         need = "give auto (repeats 1 % of the questions), 0, or a number of questions"
@@ -87,7 +87,7 @@ class Gsm8kConfig(ExamplesConfig):
                 need,
                 code="conflict",
             )
-        self._check_early_stop()
+        self._check_early_stop_keys()
         need = "task.early_stop_vs needs independent questions. Omit this key or task.early_stop_vs"
         check_value(
             self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
@@ -129,7 +129,7 @@ class Gsm8kConfig(ExamplesConfig):
             )
         self.reject_conflicting_prompt_keys()
 
-    def _check_scorer(self) -> None:
+    def _check_scorer_keys(self) -> None:
         is_math, is_expression = self.extractor is Extractor.math, self.answer_type is GoldKind.expression
         need = "expressions need task.extractor=math. Use that extractor, or change task.answer_type"
         check_value(
@@ -184,7 +184,7 @@ class Gsm8kConfig(ExamplesConfig):
         """Names of the extractors, or of the scorer, that judge each answer."""
         return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
 
-    def _check_early_stop(self) -> None:
+    def _check_early_stop_keys(self) -> None:
         """Raise ConfigError for keys of early stopping that have no effect or conflict."""
         need = "no baseline is given. Give task.early_stop_vs, or omit this key"
         for key in ("early_stop_margin", "early_stop_comparisons"):
@@ -222,10 +222,10 @@ class Gsm8kConfig(ExamplesConfig):
         """The number of answers to generate, including those of the reliability checks."""
         questions = super().expected_completions * self.rotate
         return (
-            questions + self.count_repeated_questions(questions) + self.check_contamination
+            questions + self.count_questions_to_repeat(questions) + self.check_contamination
         ) * self.samples
 
-    def count_repeated_questions(self, num_questions: int) -> int:
+    def count_questions_to_repeat(self, num_questions: int) -> int:
         """Return the number of repeated questions. With `auto`, jobs with early stopping repeat none."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance

@@ -20,10 +20,10 @@ from runner.tasks import TaskContext, collect_extra_answers
 from runner.tasks.gsm8k.judging import Judge, JudgedSample
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.repeated_questions import AGAIN, SecondAnswerJudge
-from runner_base import FinishReason, Sample, thinking_metrics
+from runner_base import FinishReason, Sample, compute_thinking_metrics
 from runner_base.notes import Note, note
 from runner_compare.statistics import ENDED, FOUND, Finding, McNemarTest
-from runner_compare.statistics import decide_all as judge_tests
+from runner_compare.statistics import decide_comparisons as judge_tests
 from runner_compare.statistics.votes import reported_answer_counts
 from runner_engine import Request
 
@@ -57,7 +57,7 @@ def compute_reliability_metrics(
         report |= _count_extracted_answers(judged_samples)
     reasons = [answer.finish_reason for judgement in judged_samples for answer in judgement.sample.answers]
     report["stopped_by_length"] = reasons.count(FinishReason.length)
-    report |= thinking_metrics([judgement.sample for judgement in judged_samples])
+    report |= compute_thinking_metrics([judgement.sample for judgement in judged_samples])
     parts = [answer.parts for judgement in judged_samples for answer in judgement.answers]
     report["thinking_removed"] = sum(part.has_thinking and not part.is_open for part in parts)
     report["cut_off_thinking"] = sum(part.is_open for part in parts)

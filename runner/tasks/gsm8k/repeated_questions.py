@@ -43,7 +43,7 @@ class RepeatedQuestions(Policy):
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         """Reject stored second answers whose prompt has changed since."""
-        self.kept.reject_changed_prompts(engine)
+        self.kept.reject_answers_to_changed_prompts(engine)
 
     def next_extra_requests(self) -> list[Request]:
         ready = [request for request in self.waiting if request.id in self.first.done]

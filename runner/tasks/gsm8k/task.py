@@ -25,10 +25,10 @@ from runner.datasets.question_subsets import (
     list_question_numbers,
     make_question_subset_notes,
 )
-from runner.datasets.rotations import make_constant_letter_notes, rotate_choices
+from runner.datasets.rotations import make_constant_gold_letter_notes, rotate_choices
 from runner.records.unanswered_count import count_unanswered_questions
 from runner.render.notes import render_notes
-from runner.scorers import PACKAGE, load_scorer, require_math_verify, score_counted_samples
+from runner.scorers import PACKAGE, load_scorer, require_math_verify_package, score_included_samples
 from runner.tasks import (
     Item,
     Job,
@@ -55,7 +55,9 @@ from runner.tasks.gsm8k.early_stop import (
     build_comparison_hashes,
     find_baseline_job,
 )
-from runner.tasks.gsm8k.early_stop import names_baseline as names_baseline  # for the plan of a grid
+from runner.tasks.gsm8k.early_stop import (
+    has_configured_baseline as has_configured_baseline,  # for the plan of a grid
+)
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
 from runner.tasks.gsm8k.position_bias import TITLE as BY_POSITION
@@ -74,7 +76,7 @@ from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
 from runner.tasks.named_job import parse_named_overrides
 from runner_base import Result, Sample, check_value
 from runner_base.notes import note
-from runner_compare import format_cut_off_message, format_unread_answers_message
+from runner_compare import format_cut_off_message, format_unextracted_answers_message
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request, RequestId
 
@@ -118,7 +120,7 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
     shots, shots_sha256 = load_few_shot_examples(task, items)
     hashes = {"data": hash_questions(items), "shots": shots_sha256} | hash_question_subset(task, items)
     if task.extractor is Extractor.math:
-        hashes[PACKAGE] = require_math_verify()
+        hashes[PACKAGE] = require_math_verify_package()
     first = items[: task.check_contamination]
     twins = perturb_questions(task.data, task.split, first)
     if first:
@@ -168,16 +170,17 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     if inputs.baseline is not None:
         early_stop = EarlyStop.from_finished_baseline(inputs.baseline, context.config, VERSION, inputs.items)
     requests = build_question_requests(inputs, items)
-    context_length.print_notes_early(
-        context_length.build_scaling_notes_for_requests(context.resolved, requests)
-    )
-    again, judge = create_repeated_questions(inputs, requests, context), Judge(task, items)
+    context_length.print_notes_early(context_length.build_rope_notes_for_requests(context.resolved, requests))
+    again, judge = create_repeated_questions_policy(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
         done = collect_answers(
-            requests, context, judge, create_policies(inputs, requests, context, early_stop, again)
+            requests,
+            context,
+            judge,
+            create_answer_collection_policies(inputs, requests, context, early_stop, again),
         )
     counted = [judge.judge_sample(sample) for sample in done.samples if not sample.left_out]
-    metrics = score_counted_samples(done.samples) | compute_reliability_metrics(counted, done.facts)
+    metrics = score_included_samples(done.samples) | compute_reliability_metrics(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
@@ -190,7 +193,7 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         result.metrics |= of_orders.metrics
         notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
-    notes += make_constant_letter_notes(inputs.items, task.rotate)
+    notes += make_constant_gold_letter_notes(inputs.items, task.rotate)
     notes += [
         *make_question_subset_notes(task, inputs.items),
         *make_lm_eval_difference_notes(task, context.config.generation),
@@ -199,7 +202,10 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
     notes += filter(
         None,
-        [format_cut_off_message(metrics, params), format_unread_answers_message([("", metrics, params)])],
+        [
+            format_cut_off_message(metrics, params),
+            format_unextracted_answers_message([("", metrics, params)]),
+        ],
     )
     if any(judged.sample.num_cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
@@ -209,9 +215,9 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
             )
         )
         result.metrics |= finishing.metrics
-        notes.append(finishing.make_advice_note(limit, metrics.get("decode_tok_per_s")))
+        notes.append(finishing.make_token_limit_advice_note(limit, metrics.get("decode_tok_per_s")))
     notes += [*build_reliability_warnings(metrics, facts), *build_uncompared_answer_notes(counted)]
-    notes += context_length.sample_scaling_notes(context.resolved, done.samples)
+    notes += context_length.build_rope_notes_for_samples(context.resolved, done.samples)
     for outcome in run_reliability_checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
         notes += outcome.notes
@@ -220,7 +226,7 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     return result
 
 
-def create_policies(
+def create_answer_collection_policies(
     inputs: Gsm8kInputs,
     requests: list[Request],
     context: TaskContext,
@@ -265,12 +271,12 @@ class RunningAccuracy(Policy):
         return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}
 
 
-def create_repeated_questions(
+def create_repeated_questions_policy(
     inputs: Gsm8kInputs, requests: list[Request], context: TaskContext
 ) -> RepeatedQuestions | None:
     """Return the policy that asks some questions twice. None unless task.check_invariance=auto."""
     task = inputs.task
-    count = task.count_repeated_questions(len(requests)) if task.check_invariance == AUTO else 0
+    count = task.count_questions_to_repeat(len(requests)) if task.check_invariance == AUTO else 0
     return (
         RepeatedQuestions(requests[:count], context, Judge(task, index_questions_by_number(inputs.items)))
         if count
@@ -287,7 +293,7 @@ def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result
 def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
     """Return the text for plan=true: notes on questions and baseline, and the first prompts if requested."""
     notes = make_question_subset_notes(inputs.task, inputs.items)
-    notes += context_length.build_scaling_notes_for_requests(
+    notes += context_length.build_rope_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
     if inputs.baseline is not None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from runner.estimates.fit import MemoryFit, get_free_mib_by_device, predict_fit
+from runner.estimates.fit import MemoryFit, get_free_mib_by_device, predict_memory_fit
 from runner.tasks import Job, RunnerConfig, get_model_kind, resolve_job, typed_task_config
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
-from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, build_reference_config
+from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, build_reference_model_config
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference_job
-from runner.tasks.named_job import SCORING, apply_named_overrides, build_job, is_job_id
+from runner.tasks.named_job import SCORING, apply_overrides_from_text, build_job, is_job_id
 from runner_base import ConfigError, RunnerError
 from runner_base.notes import Note, note
 from runner_engine import Capability
@@ -37,31 +37,33 @@ class ComparisonMethod:
     why: Note | None = None  # why it is not exact, where that was left open
 
 
-def choose_comparison_method(
+def choose_reference_comparison_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
     task = typed_task_config(config, LikelihoodConfig)
     if task.reference is None:
         return ComparisonMethod(False, hashes, keep_top_k=task.keep_top_k)
     if task.exact:
-        return _build_exact_method(config, version, hashes, categories, build_reference_config(config))
-    kept = _build_top_k_method(config, version, hashes, categories)
+        return _build_exact_comparison_method(
+            config, version, hashes, categories, build_reference_model_config(config)
+        )
+    kept = _build_top_k_comparison_method(config, version, hashes, categories)
     if task.exact is False:
         return kept
-    why, second = _find_config_or_obstacle(config)
+    why, second = _find_reference_config_or_obstacle(config)
     if second is None:
         assert why is not None
-        return _add_estimate_note(kept, why, can_be_exact=False)
-    whole = _build_exact_method(config, version, hashes, categories, second)
+        return _add_inexact_comparison_note(kept, why, can_be_exact=False)
+    whole = _build_exact_comparison_method(config, version, hashes, categories, second)
     if _has_partial_results(config, version, whole):
         return whole
     if _has_partial_results(config, version, kept):
-        return _add_estimate_note(kept, note("has_begun"))
-    too_large = _check_memory_for_both(config, second)
-    return whole if too_large is None else _add_estimate_note(kept, too_large)
+        return _add_inexact_comparison_note(kept, note("has_begun"))
+    too_large = _check_memory_for_two_models(config, second)
+    return whole if too_large is None else _add_inexact_comparison_note(kept, too_large)
 
 
-def _build_exact_method(
+def _build_exact_comparison_method(
     config: RunnerConfig,
     version: int,
     hashes: dict[str, str],
@@ -77,13 +79,13 @@ def _build_exact_method(
     return ComparisonMethod(True, found, second=reference_config, keep_top_k=task.keep_top_k)
 
 
-def _build_top_k_method(
+def _build_top_k_comparison_method(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> ComparisonMethod:
     task = typed_task_config(config, LikelihoodConfig)
     named = task.reference or ""
     if not is_job_id(named, task):
-        require_token_sampling(apply_named_overrides(config, KEY, named, SCORING), f"{KEY}={named}")
+        require_token_sampling(apply_overrides_from_text(config, KEY, named, SCORING), f"{KEY}={named}")
     reference = find_reference_job(config, version, hashes, is_exact=False)
     if reference is None:  # the job is the reference: it keeps what the others are compared with
         keep_top_k = task.keep_top_k or KEPT
@@ -121,7 +123,9 @@ def require_token_sampling(config: RunnerConfig, error_subject: str) -> None:
         )
 
 
-def _add_estimate_note(method: ComparisonMethod, reason: Note, can_be_exact: bool = True) -> ComparisonMethod:
+def _add_inexact_comparison_note(
+    method: ComparisonMethod, reason: Note, can_be_exact: bool = True
+) -> ComparisonMethod:
     if method.reference is None:
         return method
     fix = EXACT if can_be_exact else None
@@ -133,7 +137,7 @@ def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonM
     return build_job(config, version, method.hashes).samples_path.exists()
 
 
-def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
+def _find_reference_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
     """Return a pair: the reason why a reference model cannot be loaded (or None), and its config (or
     None).
     """
@@ -141,7 +145,7 @@ def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerC
     named = task.reference or ""
     if is_job_id(named, task):
         return note("reference_is_job", key=KEY, named_as=named), None
-    other = apply_named_overrides(config, KEY, named, SCORING)
+    other = apply_overrides_from_text(config, KEY, named, SCORING)
     for each in (config, other):
         if Capability.distributions not in get_model_kind(each.model).capabilities(each):
             return note("no_distributions", is_own=each is config), None
@@ -151,7 +155,7 @@ def _find_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerC
     return None, other
 
 
-def _check_memory_for_both(config: RunnerConfig, reference_config: RunnerConfig) -> Note | None:
+def _check_memory_for_two_models(config: RunnerConfig, reference_config: RunnerConfig) -> Note | None:
     both, alone = resolve_job(config).add_second_model(reference_config), resolve_job(reference_config)
     devices = [resolved.model.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
@@ -160,7 +164,7 @@ def _check_memory_for_both(config: RunnerConfig, reference_config: RunnerConfig)
         )
         room = ROOM * sum(free_mib.values())
         try:
-            found: MemoryFit | None = predict_fit(resolved, free_mib, should_find_fix=False)
+            found: MemoryFit | None = predict_memory_fit(resolved, free_mib, should_find_fix=False)
         except RunnerError:  # errors in its files are reported by the load
             found = None
         if found is None or not room:

@@ -18,7 +18,7 @@ from runner_base.notes import Note, note
 from runner_engine import Request
 
 
-def require_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
+def require_documents_for_context_lengths(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
     """Raise ConfigError if task.context_lengths is set but the data are not documents."""
     need = f"task.context_lengths needs documents, but task.data={task.data} contains questions or prompts"
     is_text = all(given_text.form is TextContext.text for given_text in items)
@@ -31,7 +31,7 @@ def require_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> No
     )
 
 
-def split_by_context_length(
+def split_document_by_context_length(
     task: LikelihoodConfig,
     text: str,
     token_ids: list[int],

@@ -34,7 +34,7 @@ class Continuation:
         return len(self.request.prompt) + len(self.request.continuation or "")
 
 
-def split_into_windows(
+def split_document_into_windows(
     task: LikelihoodConfig,
     text: str,
     ids: list[int],

@@ -85,14 +85,14 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check_value(self.step < self.window_tokens, "task.stride", self.stride, need)
         self.context_tokens = parse_token_counts("task.context_lengths", self.context_lengths)
         self.context_lengths = [str(length) for length in self.context_tokens]  # 1k and 1024 are one job
-        self._check_contexts()
+        self._check_context_length_keys()
         need = (
             "this key needs a reference. Give task.reference=OVERRIDES, such as "
             "task.reference=quantization=none"
         )
         check_value(not self.exact or self.reference is not None, "task.exact", "true", need, code="missing")
 
-    def _check_contexts(self) -> None:
+    def _check_context_length_keys(self) -> None:
         """Raise ConfigError for keys that have no effect together with task.context_lengths."""
         if not self.context_lengths:
             need = (
@@ -143,11 +143,11 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             ] * self.num_loads
         if self.text_bytes:
             return [
-                self._estimate_document_work(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
+                self._estimate_document_completions(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
             ] * self.num_loads
         return [RequestedCompletions(rows, 2 * QUESTION_TOKENS, 1, count)] * self.num_loads
 
-    def _estimate_document_work(
+    def _estimate_document_completions(
         self, batch_size: int | None, num_documents: int, tokens: float
     ) -> RequestedCompletions:
         """Return the completions for documents. Tokens in overlapping windows count twice."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from runner.scorers import Divergence, exact_divergence
+from runner.scorers import Divergence, compute_exact_divergence
 from runner.tasks import (
     RunnerConfig,
     TaskContext,
@@ -25,7 +25,7 @@ from runner.tasks import (
 )
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY
-from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id
+from runner.tasks.named_job import SCORING, apply_overrides_from_text, is_job_id
 from runner_base import ConfigError
 from runner_base.notes import text_note
 from runner_engine import (
@@ -52,7 +52,7 @@ TEXTS_AT_ONCE = 64  # so that samples are written regularly
 NOTHING = Divergence(0.0, 0.0, 0)
 
 
-def build_reference_config(config: RunnerConfig) -> RunnerConfig:
+def build_reference_model_config(config: RunnerConfig) -> RunnerConfig:
     """Return the config of the reference model that is loaded next to the job's model.
 
     Raises ConfigError if the two models cannot run together.
@@ -67,7 +67,7 @@ def build_reference_config(config: RunnerConfig) -> RunnerConfig:
             ),
             code="conflict",
         )
-    other = apply_named_overrides(config, KEY, named, SCORING)
+    other = apply_overrides_from_text(config, KEY, named, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
         require_capabilities(get_model_kind(each.model).capabilities(each), what, {Capability.distributions})
     vocabulary, reference_vocabulary = (
@@ -143,11 +143,11 @@ class DocumentProgress:
             at = first_position + begin - self.waiting.begin
             reference_rows = self.waiting.rows[at : at + end - begin]
             check_vocab_sizes(reference_name, distributions.shape[-1], reference_rows.shape[-1])
-            self.latest += exact_divergence(
+            self.latest += compute_exact_divergence(
                 reference_rows, distributions[begin:end].to(reference_rows.device)
             )
 
-    def add_pass(self, completion: Completion, reference_completion: Completion) -> None:
+    def add_scoring_pass_results(self, completion: Completion, reference_completion: Completion) -> None:
         self.completion, self.reference = self.completion or completion, reference_completion.logprobs or []
         self.divergence += self.latest
         self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
@@ -202,7 +202,7 @@ class PairedEngine:
         self.reference.close()
         self.own.close()
 
-    def store_document_result(self, progress: DocumentProgress) -> None:
+    def store_document_divergences(self, progress: DocumentProgress) -> None:
         """Store a scored document's divergence, and free its distributions."""
         progress.waiting = ReferenceDistributions(0, 0)  # frees its distributions
         self._divergences[progress.request.id] = progress
@@ -261,11 +261,11 @@ class PairedSession(Session):
                 continue
             if (own.prompt_sha256, own.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
                 raise _different_tokenization_error(named, course.request.id)
-            course.add_pass(own, other)
+            course.add_scoring_pass_results(own, other)
             if course.at < course.size:
                 unfinished.append(course)
                 continue
-            self.engine.store_document_result(course)
+            self.engine.store_document_divergences(course)
             events.append(course.completion or own)
         self.courses.extendleft(reversed(unfinished))
         return events

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by position
 
 
-def sum_by_position(
+def sum_logprobs_by_position_range(
     num_context_tokens: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
 ) -> list[list[float]]:
     """Sum log-probabilities and divergences over ranges of positions in the context.

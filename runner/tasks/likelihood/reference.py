@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.records.top_k import TOP_K, TopK, read_top_k_file
-from runner.scorers import Divergence, divergence_from_draws, divergence_lower_bound
+from runner.scorers import Divergence, compute_divergence_lower_bound, estimate_divergence_from_draws
 from runner.tasks import Job, RunnerConfig, named_job, read_samples, typed_task_config
 from runner.tasks.likelihood.keys import KEPT, LikelihoodConfig
 from runner_base import ConfigError, RunRecordError, Sample, join_first_names
@@ -67,7 +67,9 @@ class ReferenceJob:
             )
         return cls(reference_name, job, read_samples(job.samples_path), read_top_k_file(path))
 
-    def add_stored_tokens(self, request: Request, question: str | None, gold: str | None) -> Request:
+    def add_reference_tokens_to_request(
+        self, request: Request, question: str | None, gold: str | None
+    ) -> Request:
         """Add the reference's stored tokens to a request, so that the engine scores them too."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
@@ -119,9 +121,9 @@ class ReferenceJob:
         least = completion.min_logprobs or [-math.inf] * len(logprobs)  # not known: no upper bound
         if kept.drawn:
             drawn = kept.drawn, kept.drawn_logprobs
-            found = divergence_from_draws(kept.width, kept.logprobs, *drawn, logprobs, least, same)
+            found = estimate_divergence_from_draws(kept.width, kept.logprobs, *drawn, logprobs, least, same)
         else:
-            found = divergence_lower_bound(kept.width, kept.logprobs, logprobs, least, same)
+            found = compute_divergence_lower_bound(kept.width, kept.logprobs, logprobs, least, same)
         return replace(found, firsts=firsts)
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:

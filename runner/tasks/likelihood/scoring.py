@@ -14,7 +14,7 @@ from runner.tasks import NoJudge
 from runner.tasks.likelihood.continuations import Continuation
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_window_fits
-from runner.tasks.likelihood.position_sums import LEAST, sum_by_position
+from runner.tasks.likelihood.position_sums import LEAST, sum_logprobs_by_position_range
 from runner_base import Likelihood, Sample
 from runner_base.notes import Note, note
 from runner_engine import Completion, EngineReport
@@ -101,7 +101,9 @@ class LikelihoodJudge(NoJudge):
             )
         if self.sums_by_position:
             before, logprobs = len(piece.request.prompt), completion.logprobs or []
-            scored = replace(scored, by_position=sum_by_position(before, logprobs, divergences))
+            scored = replace(
+                scored, by_position=sum_logprobs_by_position_range(before, logprobs, divergences)
+            )
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []
             self.kept.append_sample(

@@ -39,18 +39,21 @@ from runner.tasks import (
     typed_task_config,
 )
 from runner.tasks.likelihood import comparison_methods, contexts, prompts
-from runner.tasks.likelihood.continuations import Continuation, split_into_windows
+from runner.tasks.likelihood.continuations import Continuation, split_document_into_windows
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_windows_before_load
 from runner.tasks.likelihood.paired_engine import PairedEngine, estimate_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
-from runner.tasks.likelihood.token_divergences import add_token_divergence_metrics, write_worst_tokens
+from runner.tasks.likelihood.token_divergences import (
+    add_token_divergence_metrics,
+    write_most_divergent_tokens,
+)
 from runner.tasks.named_job import describe_job_state, parse_named_overrides
 from runner_base import Result, Sample
 from runner_base.named_jobs import JobReference
 from runner_base.notes import Note, note
-from runner_compare import LOG_LIKELIHOOD, text_records
+from runner_compare import LOG_LIKELIHOOD, build_text_likelihood_records
 from runner_compare.statistics.likelihoods import WINDOWS
 from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
 
@@ -75,7 +78,7 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
     """Read and hash the texts, and find the reference job."""
     task = typed_task_config(config, LikelihoodConfig)
     given = load_scored_items(task)
-    contexts.require_documents(task, given)
+    contexts.require_documents_for_context_lengths(task, given)
     task.text_bytes = [
         len(given_text.texts[0].encode()) for given_text in given if given_text.form is TextContext.text
     ]
@@ -97,7 +100,9 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
     )
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
-    way = comparison_methods.choose_comparison_method(config, VERSION, hashes, hash_categories(given))
+    way = comparison_methods.choose_reference_comparison_method(
+        config, VERSION, hashes, hash_categories(given)
+    )
     if way.keep_top_k:
         comparison_methods.require_token_sampling(config, f"task.keep_top_k={way.keep_top_k}")
     after = way.reference.job_id if way.reference is not None else ""
@@ -130,13 +135,16 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
     pieces = [
         replace(piece, request=_request_top_k_and_samples(piece.request, task.keep_top_k))
-        for piece in split_into_continuations(inputs, context)
+        for piece in build_scored_continuations(inputs, context)
     ]
     compared_with: Reference | None = reference
     pair: PairedEngine | None = None
     if reference is not None:
         pieces = [
-            replace(piece, request=reference.add_stored_tokens(piece.request, piece.question, piece.gold))
+            replace(
+                piece,
+                request=reference.add_reference_tokens_to_request(piece.request, piece.question, piece.gold),
+            )
             for piece in pieces
         ]
     elif inputs.second is not None:
@@ -147,9 +155,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         context = replace(context, engine=both)
     prompts.reject_answers_inside_thinking(task, inputs.given, context.resolved)
     context_length.print_notes_early(
-        context_length.build_scaling_notes_for_documents(
-            context.resolved, inputs.given, task.max_piece_tokens
-        )
+        context_length.build_rope_notes_for_documents(context.resolved, inputs.given, task.max_piece_tokens)
     )
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
@@ -168,7 +174,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
             by_index = {piece.sample_index: piece.request for piece in pieces}
             # all may be on disk, and nothing loaded
             decode = get_model_kind(context.config.model).create_decoder(context.resolved)
-            write_worst_tokens(
+            write_most_divergent_tokens(
                 folder, [sample for sample in done.samples if not sample.failed], found, by_index, decode
             )
     finally:
@@ -185,7 +191,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         facts["reference"] = JobReference(reference.named_as, reference.job.job_id).to_fact()
     # nothing is decoded
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}
-    found_of_texts = text_records(whole, families)
+    found_of_texts = build_text_likelihood_records(whole, families)
     result = Result(
         found_of_texts.metrics | errors | spent,
         facts=facts | found_of_texts.facts,
@@ -200,7 +206,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         *build_result_notes(inputs),
         *contexts.build_short_document_notes(task, inputs.given, pieces),
     ]
-    done.note_values += context_length.sample_scaling_notes(context.resolved, done.samples)
+    done.note_values += context_length.build_rope_notes_for_samples(context.resolved, done.samples)
     result.notes = done.notes
     return result
 
@@ -215,7 +221,7 @@ def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
     """Return the text for plan=true: notes on reference and RoPE scaling, and the first prompts if
     requested.
     """
-    lines = context_length.build_scaling_notes_for_documents(
+    lines = context_length.build_rope_notes_for_documents(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
     if inputs.second is not None:
@@ -245,7 +251,7 @@ def build_result_notes(inputs: LikelihoodInputs) -> list[Note]:
 # ------------------------------------------------------------------------------------ continuations
 
 
-def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> list[Continuation]:
+def build_scored_continuations(inputs: LikelihoodInputs, context: TaskContext) -> list[Continuation]:
     """Return all continuations of the job in order: answers, choices, and windows of documents."""
     texts = ["", *list_windowed_documents(inputs)]  # the empty one gives the special tokens
     kind = get_model_kind(context.config.model)
@@ -256,9 +262,11 @@ def split_into_continuations(inputs: LikelihoodInputs, context: TaskContext) -> 
         if given.form is TextContext.text:
             of_text = given.texts[0], next(encoded), special, unit, len(pieces)
             if inputs.task.context_lengths:
-                cut_text = contexts.split_by_context_length(inputs.task, *of_text)
+                cut_text = contexts.split_document_by_context_length(inputs.task, *of_text)
             else:
-                cut_text = split_into_windows(inputs.task, *of_text, is_single_windowed_document(inputs))
+                cut_text = split_document_into_windows(
+                    inputs.task, *of_text, is_single_windowed_document(inputs)
+                )
             pieces += [replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text]
             continue
         prompt = prompts.build_item_prompt(inputs.task, given)

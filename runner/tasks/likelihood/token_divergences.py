@@ -41,7 +41,9 @@ def add_token_divergence_metrics(
     """Add percentiles of the divergence per token to `result`. Returns a note if divergences are
     missing.
     """
-    texts = collect_text_tokens([sample for sample in samples if not sample.failed], divergences)
+    texts = collect_token_divergences_by_document(
+        [sample for sample in samples if not sample.failed], divergences
+    )
     if texts is None:
         return [note("no_percentiles", "warning", file=DIVERGENCES)]
     if texts:
@@ -49,7 +51,7 @@ def add_token_divergence_metrics(
     return []
 
 
-def collect_text_tokens(
+def collect_token_divergences_by_document(
     samples: Sequence[Sample], divergences: Mapping[int, TokenDivergences]
 ) -> list[TextTokens] | None:
     """Return the divergences per token of each document. None if a divergence is not stored."""
@@ -84,7 +86,7 @@ def collect_text_tokens(
     return [*texts.values()]
 
 
-def write_worst_tokens(
+def write_most_divergent_tokens(
     folder: Path,
     samples: Sequence[Sample],
     divergences_by_sample: Mapping[int, TokenDivergences],

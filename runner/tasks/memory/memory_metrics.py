@@ -76,7 +76,7 @@ class MemoryRepeat:
         kind = "anon" if "peak_anon_mib" in stage_metrics else "rss"
         return stage_metrics[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
-    def split_peak_memory(self, stage: str, point_index: int | None = None) -> Figures:
+    def split_peak_memory_into_parts(self, stage: str, point_index: int | None = None) -> Figures:
         """Split a stage's peak memory into weights, KV cache, activations and the rest, in MiB."""
         figures = self.start[stage] if point_index is None else self.stages[point_index, stage]
         peak_mib = self.compute_peak_above_import_mib(figures)
@@ -130,7 +130,10 @@ class MemoryRepeat:
             for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
                 metrics[f"{stage}_{key}"] = figures[key]
         highest = max(IN_POINTS, key=lambda stage: self.compute_peak_above_import_mib(stages[stage]))
-        metrics |= {f"{part}_held_mib": value for part, value in self.split_peak_memory(highest, at).items()}
+        metrics |= {
+            f"{part}_held_mib": value
+            for part, value in self.split_peak_memory_into_parts(highest, at).items()
+        }
         if at in self.kv:
             metrics["kv_mib"] = self.kv[at][0]
         if (slope := self.compute_kv_mib_per_1000_tokens()) is not None:
@@ -165,7 +168,7 @@ def summarize_repeats(
     if prediction is None:
         notes.append(note("no_prediction"))
     else:
-        metrics |= _compute_prediction_metrics(metrics, prediction, measured_points[at])
+        metrics |= _compute_memory_prediction_metrics(metrics, prediction, measured_points[at])
     rows = _build_stage_rows(repeats, measured_points, predicted_footprints, failed)
     notes += _build_memory_notes(repeats, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
@@ -182,7 +185,7 @@ def summarize_repeats(
     return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
 
 
-def _compute_prediction_metrics(
+def _compute_memory_prediction_metrics(
     metrics: dict[str, float], predicted: Footprint, point: Workload
 ) -> dict[str, float]:
     """Return the predicted memory for the largest batch and context, and the relative errors of the
@@ -277,7 +280,7 @@ def _build_stage_row(
     row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
     for part in PARTS:
         row[f"{part}_mib"] = round(
-            median(run.split_peak_memory(stage, point_number)[part] for run in repeats), 1
+            median(run.split_peak_memory_into_parts(stage, point_number)[part] for run in repeats), 1
         )
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
     by_stage = {}

@@ -29,7 +29,7 @@ def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
         Picture(
             "memory",
             f"Peak memory by stage: {picture_data['title']}",
-            lambda: _draw_stage_peaks(picture_data),
+            lambda: _draw_peak_memory_by_stage(picture_data),
         )
     ]
     if len({point["tokens"] for point in picture_data["kv"]}) > 1:
@@ -37,7 +37,7 @@ def create_pictures(picture_data: dict[str, Any]) -> list[Picture]:
             Picture(
                 "context",
                 f"KV cache against context: {picture_data['title']}",
-                lambda: _draw_kv_by_context(picture_data),
+                lambda: _draw_kv_size_by_context(picture_data),
             )
         )
     return pictures
@@ -54,7 +54,7 @@ def _create_titled_axes(title: str, height: float) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _draw_stage_peaks(picture_data: dict[str, Any]) -> Figure:
+def _draw_peak_memory_by_stage(picture_data: dict[str, Any]) -> Figure:
     """Draw a stacked bar per stage with weights, KV cache and activations, and mark the predicted peak."""
     rows = [
         row for row in picture_data["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"
@@ -97,7 +97,7 @@ def _draw_stage_peaks(picture_data: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_kv_by_context(picture_data: dict[str, Any]) -> Figure:
+def _draw_kv_size_by_context(picture_data: dict[str, Any]) -> Figure:
     """Draw the KV cache size by sequence length, one colour per batch size, with the calculated size."""
     figure, pane = _create_titled_axes(f"KV cache against context: {picture_data['title']}", 4.2)
     batches = sorted({point["batch"] for point in picture_data["kv"]})

@@ -59,19 +59,19 @@ class MemoryProbe:
     mapped_weight_mib: float = 0.0  # of the weights as they were loaded
     weight_mib: float = 0.0
 
-    def send_event(self, **event: Any) -> None:
+    def send_event_to_parent(self, **event: Any) -> None:
         """Send one event to the parent process as a JSON line."""
         self.channel.write(json.dumps(event) + "\n")
         self.channel.flush()
 
-    def measure_stage(self, name: str, run_stage: Callable[[], Any], point: int | None = None) -> Any:
+    def measure_stage_memory(self, name: str, run_stage: Callable[[], Any], point: int | None = None) -> Any:
         """Run one stage and send its peak memory, its time, and the memory after garbage collection.
 
         The kernel and the allocator of a GPU keep high-water marks, but the kernel has none for
         anonymous memory alone. It is sampled only while a checkpoint is read, because the checkpoint's
         pages, which can be dropped, must not count.
         """
-        self.send_event(begin=name, point=point)
+        self.send_event_to_parent(begin=name, point=point)
         machine.reset_peak_rss_counter()
         with AnonymousPeakSampler() if name == "load" else nullcontext() as anonymous:
             started = time.perf_counter()
@@ -91,7 +91,7 @@ class MemoryProbe:
         figures["kv_tokens"] = self.engine.stats.kv_tokens
         figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
         figures["weights_mib"] = figures["own_weights_mib"] + measure_resident_file_mib(self.files)
-        self.send_event(stage=name, point=point, figures=figures, peak_since_start=not resettable)
+        self.send_event_to_parent(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
     def measure_used_mib(self) -> float:
@@ -122,14 +122,16 @@ class AnonymousPeakSampler:
             self.peak_mib = max(self.peak_mib, machine.anonymous_rss_mib())
 
 
-def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], output_stream: TextIO) -> None:
+def measure_workloads_memory(
+    config: RunnerConfig, points: list[tuple[int, Workload]], output_stream: TextIO
+) -> None:
     """Measure the memory of all stages, for each combination of batch size and context length in turn."""
     resolved = resolve_job(config)
     engine = create_lazy_engine(resolved)
     require_capabilities(engine.capabilities, "task=memory", [Capability.token_ids])
     probe = MemoryProbe(output_stream, engine, _list_weight_files(resolved))
     machine.reset_peak_rss()
-    probe.measure_stage("import", lambda: get_model_kind(config.model).import_libraries(resolved))
+    probe.measure_stage_memory("import", lambda: get_model_kind(config.model).import_libraries(resolved))
 
     def load_engine_and_record_weights() -> EngineReport:
         report: EngineReport = engine.load()
@@ -137,23 +139,25 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], out
         probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
         return report
 
-    report: EngineReport = probe.measure_stage("load", load_engine_and_record_weights)
+    report: EngineReport = probe.measure_stage_memory("load", load_engine_and_record_weights)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
         check_context_length(context_length_of_report(report), prompt_tokens, new_tokens)
-    probe.send_event(
+    probe.send_event_to_parent(
         metrics=report.metrics, facts=report.facts, notes=[render_engine_note(note) for note in report.notes]
     )
     first = create_random_requests(1, 8, 2, vocab_size, config.seed, variant=-1)
     # packs weights, builds kernels and reads pages of libraries
-    probe.measure_stage("first pass", lambda: complete_requests(engine, first, batch_size=1))
+    probe.measure_stage_memory("first pass", lambda: complete_requests(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
         if smaller := next((workload for workload in failed if all(map(int.__le__, workload, point))), None):
-            probe.send_event(point=number, failed=f"skipped: {_format_point(smaller)} ran out of memory")
+            probe.send_event_to_parent(
+                point=number, failed=f"skipped: {_format_point(smaller)} ran out of memory"
+            )
             continue
         try:
-            _measure_point(probe, number, point, vocab_size, config.seed)
+            _measure_workload_memory(probe, number, point, vocab_size, config.seed)
         except Exception as error:
             if isinstance(error, PointOutOfMemory):
                 reason = to_one_line(format_note(error.reason), limit=200)
@@ -162,12 +166,16 @@ def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], out
             else:
                 raise
             failed.append(point)
-            probe.send_event(point=number, failed=f"out of memory: {reason}" if reason else "out of memory")
+            probe.send_event_to_parent(
+                point=number, failed=f"out of memory: {reason}" if reason else "out of memory"
+            )
             machine.reset_peak_rss()
-    probe.send_event(done=True)
+    probe.send_event_to_parent(done=True)
 
 
-def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
+def _measure_workload_memory(
+    probe: MemoryProbe, number: int, point: Workload, vocab_size: int, seed: int
+) -> None:
     """Measure prefill, decode and KV cache size for one batch size and context length."""
     rows, _, new_tokens = point
     engine, shortages = probe.engine, len(probe.engine.stats.row_shortages)
@@ -176,16 +184,16 @@ def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size:
         steps = _StageStepper(session, engine, shortages)
         for request in create_random_requests(*point, vocab_size, seed, variant=number):
             session.submit(request)
-        probe.measure_stage("prefill", steps.step_until_prefilled, number)
+        probe.measure_stage_memory("prefill", steps.step_until_prefilled, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
-        probe.measure_stage("decode", lambda: steps.step_until_decoded(last), number)
+        probe.measure_stage_memory("decode", lambda: steps.step_until_decoded(last), number)
         kv_tokens, held_mib = engine.stats.kv_tokens, probe.measure_used_mib()
         is_held = not session.is_idle
         steps.step_until_decoded(sys.maxsize)
     kv_mib = held_mib - probe.measure_used_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
-    probe.send_event(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
+    probe.send_event_to_parent(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
 
 
 @dataclass
@@ -258,13 +266,13 @@ def _read_cuda_peaks_mib() -> dict[str, float]:
 
 def main() -> int:
     """Read the job's config from stdin, measure its memory and send the results. Returns the exit code."""
-    child_process.request_death_with_parent()  # nothing else reads its events
+    child_process.request_kill_when_parent_dies()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events
     try:
-        measure_points(config, points, channel)
+        measure_workloads_memory(config, points, channel)
     except RunnerError as error:
         details: dict[str, object] = {"reason": error.reason, "key": error.key, "code": error.code}
         if error.value is not NOT_GIVEN:

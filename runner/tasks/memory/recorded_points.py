@@ -32,7 +32,7 @@ class RecordedPoints:
         """Return the recorded events of a repeat. Events of an unfinished measurement are omitted."""
         return self._events.get(repeat, [])
 
-    def append_event(self, repeat_number: int, event: dict[str, Any]) -> None:
+    def append_measurement_event(self, repeat_number: int, event: dict[str, Any]) -> None:
         if "failed" in event:
             return
         self._file.append_measurement(repeat=repeat_number, event=event)

@@ -48,7 +48,7 @@ from runner_base import (
     short_model_name,
     write_text_atomically,
 )
-from runner_base.drawing import draw_in_child_process, draw_missing_plots
+from runner_base.drawing import draw_missing_plots, draw_plots_in_child_process
 from runner_base.repeats import RepeatLog
 from runner_engine import Capability, Workload, require_capabilities
 
@@ -95,18 +95,18 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     runs: list[MemoryRepeat] = []
     kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_points)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
-        _measure_missing_points(config, task, kept, runs, recorder)
+        _measure_missing_workloads(config, task, kept, runs, recorder)
     result, drawn = summarize_repeats(runs, task.measured_points, predicted)
     result.notes += render_notes(make_measurement_notes(kept.count, total, kept.outdated))
     write_text_atomically(
         recorder.folder / POINTS, json.dumps(drawn | {"title": _picture_title(config)}, indent=1) + "\n"
     )
     if task.pictures:
-        draw_in_child_process(MODULE, recorder.folder)
+        draw_plots_in_child_process(MODULE, recorder.folder)
     return result
 
 
-def _measure_missing_points(
+def _measure_missing_workloads(
     config: RunnerConfig,
     task: MemoryConfig,
     recorded_points: RecordedPoints,
@@ -121,10 +121,10 @@ def _measure_missing_points(
             repeat = RepeatRunner(
                 config, task.measured_points, recorder.folder / "memory_probe.log", which, bar
             )
-            repeat.keep = partial(recorded_points.append_event, number)
+            repeat.keep = partial(recorded_points.append_measurement_event, number)
             for event in recorded_points.stored_events(number):
                 repeat.add_measurement(event, is_recorded=True)
-            repeat_results.append(repeat.measure_all_points())
+            repeat_results.append(repeat.measure_all_workloads())
             if not repeat_results[-1].speeds:
                 raise JobFailed(
                     "no combination of batch size and context length could be measured. "
@@ -161,7 +161,7 @@ class RepeatRunner:
     # called with each event, once it is taken
     keep: Callable[[dict[str, Any]], None] = lambda _: None
 
-    def measure_all_points(self) -> MemoryRepeat:
+    def measure_all_workloads(self) -> MemoryRepeat:
         """Measure each combination of batch size and context length. After a crash, larger combinations
         are skipped.
         """

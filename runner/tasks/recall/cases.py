@@ -82,7 +82,7 @@ class CaseSettings:
         return Random("/".join(map(str, (self.seed, self.kind, *names))))
 
 
-def hide_needles(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
+def insert_needles_into_filler(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
     """Return a text of `num_units` filler units with needles at depths from 0 (beginning) to 1 (end)."""
     ends = sorted(
         (filler.count_units_before_depth(num_units, depth), order, needle)

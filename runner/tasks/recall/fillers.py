@@ -83,15 +83,15 @@ class Filler:
 def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
     """Return the units of the configured filler text, truncated to about `max_tokens` tokens."""
     if filler_name == "noise":
-        return _split_into_units(f"{NOISE}\n")
+        return _split_text_into_filler_units(f"{NOISE}\n")
     if filler_name in CATEGORIES:
         return [
             unit
             for text in _read_installed_texts(CATEGORIES[filler_name])
-            for unit in _split_into_units(f"{text.strip()}\n\n")
+            for unit in _split_text_into_filler_units(f"{text.strip()}\n\n")
         ]
     if filler_name == CHRONICLE:
-        return _split_into_units(_generate_chronicles(max_tokens * CHARACTERS_A_TOKEN))
+        return _split_text_into_filler_units(_generate_chronicles(max_tokens * CHARACTERS_A_TOKEN))
     path = Path(filler_name).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -103,10 +103,10 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
     text = read_text(path, f"task.filler={filler_name}").removeprefix("\ufeff").strip()
     if not text:
         raise DataError(f"{path} holds no text", key="task.filler", value=filler_name, code="empty")
-    return _split_into_units(f"{text[: max_tokens * CHARACTERS_A_TOKEN]}\n\n")
+    return _split_text_into_filler_units(f"{text[: max_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 
-def select_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
+def create_haystack_filler(filler: Filler, haystack_number: int, seed: int) -> Filler:
     """Return the filler of a haystack: the same units, but starting at a random line. Haystack 0 is not
     changed.
 
@@ -151,7 +151,7 @@ def _generate_chronicles(num_characters: int) -> str:
     return "".join(texts)[:num_characters]
 
 
-def _split_into_units(text: str) -> list[str]:
+def _split_text_into_filler_units(text: str) -> list[str]:
     """Split a text into sentences and lines, and split long sentences between words."""
     found = []
     for unit in UNIT.findall(text):

@@ -41,13 +41,13 @@ class SizeGroup:
             self.high, self.high_tokens = self.size, num_tokens
 
     @property
-    def is_search_finished(self) -> bool:
+    def is_size_search_finished(self) -> bool:
         """Whether the binary search has ended, because the largest possible text is found or nearly found."""
         most = self.cases[0].most
         is_near = self.low_tokens >= self.room * (1 - NEAR)
         return is_near or self.low == most or (self.high is not None and self.high <= self.low + 1)
 
-    def propose_next_size(self, initial_estimate: int) -> int:
+    def propose_next_text_size(self, initial_estimate: int) -> int:
         """Return the next size to test, interpolated linearly towards the token limit."""
         most = self.cases[0].most
         if self.high is None:
@@ -62,7 +62,7 @@ class SizeGroup:
         return min(max(size, self.low + 1), self.high - 1)
 
 
-def fit_text_sizes(
+def find_largest_fitting_text_sizes(
     groups: Sequence[SizeGroup],
     estimate_size: Callable[[SizeGroup, int], int],
     count_case_tokens: PromptTokenCounter,
@@ -78,19 +78,19 @@ def fit_text_sizes(
     longest: dict[
         int, Case
     ] = {}  # the case of each group with the longest prompt, by which the size is found
-    for number, tokens in enumerate(_count_tokens_of_groups(groups, count_case_tokens)):
+    for number, tokens in enumerate(_count_case_tokens_by_group(groups, count_case_tokens)):
         group, most = groups[number], max(tokens)
         if most > group.room:
-            raise build_length_error(group, most, answer_room_source)
+            raise build_prompt_too_long_error(group, most, answer_room_source)
         group.record_tokens(most)
         longest[number] = group.cases[tokens.index(most)]
     for _ in range(ROUNDS):
-        open_numbers = [number for number, group in enumerate(groups) if not group.is_search_finished]
+        open_numbers = [number for number, group in enumerate(groups) if not group.is_size_search_finished]
         if not open_numbers:
             break
         for number in open_numbers:
             group = groups[number]
-            group.size = group.propose_next_size(
+            group.size = group.propose_next_text_size(
                 group.size + estimate_size(group, group.room - group.low_tokens)
             )
         counted = count_case_tokens([longest[number].at(groups[number].size) for number in open_numbers])
@@ -105,13 +105,13 @@ def _set_final_text_sizes(groups: Sequence[SizeGroup], count_case_tokens: Prompt
         group.size = group.low
     left = [*groups]
     while left:
-        tokens = _count_tokens_of_groups(left, count_case_tokens)
+        tokens = _count_case_tokens_by_group(left, count_case_tokens)
         left = [group for group, of_cases in zip(left, tokens, strict=True) if max(of_cases) > group.room]
         for group in left:
             group.size -= 1
 
 
-def _count_tokens_of_groups(
+def _count_case_tokens_by_group(
     groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter
 ) -> list[list[int]]:
     """Count the prompt tokens of every case of all groups in one batch."""
@@ -119,7 +119,7 @@ def _count_tokens_of_groups(
     return [[next(counted) for _ in group.cases] for group in groups]
 
 
-def build_length_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
+def build_prompt_too_long_error(group: SizeGroup, tokens: int, answer_room_source: str) -> ConfigError:
     """Build the error for a context length that is too short even without filler text."""
     answer = group.length - group.room
     return ConfigError(

@@ -108,7 +108,7 @@ def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tup
     if answer.finish_reason is FinishReason.error or parts.is_open:
         return None, Verdict.cut_off
     wanted = len(rendered_case.gold)
-    first = find_distinct_values(parts.answer, rendered_case)[:wanted]
+    first = find_distinct_answer_values(parts.answer, rendered_case)[:wanted]
     found = ", ".join(first) or None
     if {*first} == {value.lower() for value in rendered_case.gold}:
         return found, Verdict.correct
@@ -117,7 +117,7 @@ def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tup
     return found, Verdict.wrong if first else Verdict.no_answer
 
 
-def find_distinct_values(text: str, rendered_case: RenderedCase) -> list[str]:
+def find_distinct_answer_values(text: str, rendered_case: RenderedCase) -> list[str]:
     """Return the distinct values of a given form in a text, in order of appearance and in lower case."""
     match rendered_case.form:
         case ValueForm.number:

@@ -143,7 +143,7 @@ class RecallConfig(TaskConfig):
             computed = [
                 tokens
                 for kind in self.kinds
-                for tokens in self._iter_prefill_tokens(kind, text, length == longest)
+                for tokens in self._iter_prefill_token_counts(kind, text, length == longest)
             ]
             completions = self.expected_completions // len(self.tokens)
             each = max(1, round(sum(computed) / completions))
@@ -153,7 +153,7 @@ class RecallConfig(TaskConfig):
             )
         return amounts
 
-    def _iter_prefill_tokens(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
+    def _iter_prefill_token_counts(self, kind: str, text_tokens: int, is_longest: bool) -> Iterator[int]:
         """Yield the numbers of tokens to prefill for a recall kind. A shared prefix counts only once."""
         if kind_shares_text(kind):
             yield self.cases * (text_tokens + (len(self.depths) - 1) * QUESTION)

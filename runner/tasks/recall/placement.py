@@ -10,8 +10,8 @@ from dataclasses import replace
 from runner.config.wording import PromptStyle
 from runner.tasks import ResolvedJob, get_model_kind
 from runner.tasks.recall.cases import CaseSettings, RenderedCase
-from runner.tasks.recall.fillers import Filler, build_filler, select_haystack
-from runner.tasks.recall.fitting import SizeGroup, fit_text_sizes
+from runner.tasks.recall.fillers import Filler, build_filler, create_haystack_filler
+from runner.tasks.recall.fitting import SizeGroup, find_largest_fitting_text_sizes
 from runner.tasks.recall.judging import PlacedCase
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.kinds import is_ruler_kind, load_case_generator
@@ -23,7 +23,7 @@ ROOM = "generation.max_new_tokens"
 TOKENS_A_LINE = 25  # of a text that is its own, about
 
 
-def fit_and_render_cases(
+def render_cases_with_fitting_filler(
     task: RecallConfig, filler_units: Sequence[str], resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
     """Return all cases by number, with filler text that fits the configured lengths. Loads only the
@@ -46,7 +46,7 @@ def fit_and_render_cases(
     filler = build_filler(filler_units, count_text_tokens)
     answer = resolved.config.generation.max_total_new_tokens
     groups = [*_create_size_groups(task, filler, answer)]
-    fit_text_sizes(
+    find_largest_fitting_text_sizes(
         groups, lambda group, tokens: _estimate_text_size(group, filler, tokens), count_case_tokens, ROOM
     )
     cases = [
@@ -99,7 +99,7 @@ def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -
 
 def _create_size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iterator[SizeGroup]:
     count = task.num_haystacks
-    haystacks = [select_haystack(filler, text, task.cases_seed) for text in range(count)]
+    haystacks = [create_haystack_filler(filler, text, task.cases_seed) for text in range(count)]
     for length in task.tokens:
         for kind in task.kinds:
             recipe = CaseSettings(

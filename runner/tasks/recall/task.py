@@ -24,13 +24,13 @@ from runner.tasks import (
     context_length,
     get_model_kind,
     render_prompts,
-    score_counted_samples,
+    score_included_samples,
     typed_task_config,
 )
 from runner.tasks.recall.fillers import hash_units, read_filler_units
 from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.placement import build_case_prompt, fit_and_render_cases
+from runner.tasks.recall.placement import build_case_prompt, render_cases_with_fitting_filler
 from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner_base import Result, Sample, short_model_name
 from runner_compare import RecallCard
@@ -79,7 +79,7 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
     """Create the texts, generate missing answers, judge them, and compute the metrics."""
     task = inputs.task
     check_lengths(inputs, context.resolved)
-    placed = fit_and_render_cases(task, inputs.units, context.resolved)
+    placed = render_cases_with_fitting_filler(task, inputs.units, context.resolved)
     requests = build_requests(task, placed)
     if task.show_prompt:
         log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
@@ -89,13 +89,13 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
         RunningRecall(context),
     ]
     done = collect_answers(requests, context, Judge(placed), policies)
-    metrics = score_counted_samples(done.samples) | compute_recall_metrics(done.samples) | done.metrics
+    metrics = score_included_samples(done.samples) | compute_recall_metrics(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     card = RecallCard.from_samples(done.samples, task.margin, picture_title(context.config))
     card.add_to_result(result)
     add_ruler_scores(result, done.samples, placed)
     card.save(context.recorder.folder, task.pictures)
-    result.notes += render_notes(context_length.sample_scaling_notes(context.resolved, done.samples))
+    result.notes += render_notes(context_length.build_rope_notes_for_samples(context.resolved, done.samples))
     return result
 
 
@@ -127,7 +127,7 @@ def preview(inputs: RecallInputs, resolved: ResolvedJob) -> str:
 def render_first_prompts(inputs: RecallInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     task = inputs.task
-    requests = build_requests(task, fit_and_render_cases(task, inputs.units, resolved))
+    requests = build_requests(task, render_cases_with_fitting_filler(task, inputs.units, resolved))
     return render_prompts(resolved, requests[: task.show_prompt])
 
 

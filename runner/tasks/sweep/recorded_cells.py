@@ -60,7 +60,7 @@ class RecordedCells:
                 if has_request_rates or not all((later, cell.key) in self._runs for later in range(rounds)):
                     copy = replace(cell, repeats=[], lengths=[])
                     real = None if cell_runner.real is None else replace(cell_runner.real, lengths=[])
-                    replace(cell_runner, real=real).run_cell(copy, number)
+                    replace(cell_runner, real=real).run_sweep_cell(copy, number)
                     cell.note = copy.note
 
     def is_measured(self, cell: Cell, round_number: int) -> bool:
@@ -69,7 +69,7 @@ class RecordedCells:
         """
         return (round_number, cell.key) in self._runs
 
-    def measure_or_restore_cell(
+    def measure_or_restore_sweep_cell(
         self, cell_runner: CellRunner, cell: Cell, round_number: int
     ) -> dict[str, float] | None:
         """Measure a combination of settings in one round, or restore its recorded metrics. A failure is
@@ -83,7 +83,7 @@ class RecordedCells:
                 cell_runner.real.skip_sent_prompts(cell.batch_size, line["lengths"])
             return dict(line["figures"])
         before = len(cell.lengths)
-        figures = cell_runner.run_cell(cell, round_number)
+        figures = cell_runner.run_sweep_cell(cell, round_number)
         if figures is not None:
             self.done.append((round_number, cell.key))
             self._append(
@@ -104,7 +104,7 @@ class RecordedCells:
             machine_limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
             return
         before = len(machine_limits.measured)
-        machine_limits.measure_rates()
+        machine_limits.measure_hardware_rates()
         for rates in machine_limits.measured[before:]:
             self._append(
                 what="rates",
@@ -141,17 +141,17 @@ class RecordedCells:
 
     def describe_contention(self) -> str:
         """Describe the CPU load by other programs, or report that there was none."""
-        now = self._contention.describe_load()
+        now = self._contention.describe_competing_load()
         return now if now != machine.EXCLUSIVE else self._earlier_load or now
 
     def describe_other_load(self) -> str:
         earlier = self._earlier_load if self._earlier_load.startswith(machine.BESIDE) else ""
-        return self._contention.describe_other_programs() or earlier
+        return self._contention.describe_load_by_other_programs() or earlier
 
     def close(self) -> None:
         self._file.close()
 
     def _append(self, **values: Any) -> None:
         if monotonic() - self._load_at >= LOAD_EVERY_S:
-            self._load, self._load_at = self._contention.describe_load(), monotonic()
+            self._load, self._load_at = self._contention.describe_competing_load(), monotonic()
         self._file.append_measurement(**values, measured=self._load)

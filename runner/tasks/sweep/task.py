@@ -19,7 +19,7 @@ from runner.config.prompts import Framing
 from runner.core.energy import EnergyCounters
 from runner.records.measurements import make_measurement_notes
 from runner.render.notes import format_note, render_note_cells, render_notes
-from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, format_sustainable_rate
+from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, format_sustainable_request_rate
 from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import RequestLoad
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, CellRunner, create_sweep_cells
@@ -42,7 +42,7 @@ from runner.tasks import (
 )
 from runner.tasks.sweep.recorded_cells import RecordedCells
 from runner_base import JobFailed, Result, machine, short_model_name, write_text_atomically
-from runner_base.drawing import draw_in_child_process, draw_missing_plots
+from runner_base.drawing import draw_missing_plots, draw_plots_in_child_process
 from runner_base.notes import Note, note
 from runner_base.repeats import RepeatLog
 from runner_engine import Capability, require_capabilities
@@ -111,9 +111,9 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     kept = RecordedCells(recorder.folder, contention)
     total = (task.warmup + task.repeats) * len(create_sweep_cells(task)) + len(task.arrival_rates)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
-        cells = measure_cells(task, stopwatch, limits, recorder, kept)
+        cells = measure_sweep_cells(task, stopwatch, limits, recorder, kept)
         loads = (
-            measure_request_rates(task, stopwatch, recorder, kept)
+            measure_latency_at_request_rates(task, stopwatch, recorder, kept)
             if any(not cell.note for cell in cells)
             else []
         )
@@ -146,14 +146,16 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         engine.stats.compute_peak_memory_metrics(report.metrics.get("weight_mib"))
         | engine.stats.process_metrics
     )
-    if limits.best_rates is not None:
-        result.metrics["matrix_gflop_per_s"] = limits.best_rates.matrix_gflop_per_s
-        result.metrics["read_gb_per_s"] = limits.best_rates.read_gb_per_s
+    if limits.best_hardware_rates is not None:
+        result.metrics["matrix_gflop_per_s"] = limits.best_hardware_rates.matrix_gflop_per_s
+        result.metrics["read_gb_per_s"] = limits.best_hardware_rates.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
-        result.facts["keeps_up_to"] = format_sustainable_rate(knee.rate, knee.is_highest)
+        result.facts["keeps_up_to"] = format_sustainable_request_rate(knee.rate, knee.is_highest)
     result.tables = (
-        {BESIDE_LIMITS: tables.build_limit_rows(measured, task, limits)} if measured[0].metric_names else {}
+        {BESIDE_LIMITS: tables.build_hardware_utilization_rows(measured, task, limits)}
+        if measured[0].metric_names
+        else {}
     )
     if against_none := gains.build_speculation_gain_rows(measured):
         result.tables[WITHOUT_GUESSES] = against_none
@@ -161,8 +163,10 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     if loads:
         result.tables[BY_CLOCK] = render_note_cells(tables.build_request_rate_rows(loads, found_knee))
     result.series = tables.create_mlflow_series(measured, loads, task)
-    result.facts |= {"measured": kept.describe_contention(), "machine": machine.machine_name()}
-    result.facts["noise"] = format_note(build_noise_note(cells, limits, kept.describe_other_load()))
+    result.facts |= {"measured": kept.describe_contention(), "machine": machine.describe_hardware()}
+    result.facts["noise"] = format_note(
+        build_measurement_noise_note(cells, limits, kept.describe_other_load())
+    )
     notes += [
         *make_measurement_notes(kept.count, total, kept.outdated),
         *_build_result_notes(cells, stopwatch, limits),
@@ -183,7 +187,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     points = tables.build_picture_data(title, cells, loads, found_knee)
     write_text_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=format_note) + "\n")
     if task.pictures:
-        draw_in_child_process(MODULE, recorder.folder)
+        draw_plots_in_child_process(MODULE, recorder.folder)
     return result
 
 
@@ -193,7 +197,7 @@ def deliver(inputs: SweepInputs, resolved: ResolvedJob, job: Job, result: Result
         draw_missing_plots(MODULE, job.folder, POINTS)
 
 
-def measure_cells(
+def measure_sweep_cells(
     task: SweepConfig,
     cell_runner: CellRunner,
     limits: MachineLimits,
@@ -214,7 +218,9 @@ def measure_cells(
                 prompt = cell.prompt_tokens or "of its own length"
                 bar.set_title(f"sweep: batch {cell.batch_size}, prompt {prompt}")
                 figures = (
-                    None if cell.note else recorded_cells.measure_or_restore_cell(cell_runner, cell, number)
+                    None
+                    if cell.note
+                    else recorded_cells.measure_or_restore_sweep_cell(cell_runner, cell, number)
                 )
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
@@ -228,7 +234,7 @@ def measure_cells(
     return cells
 
 
-def measure_request_rates(
+def measure_latency_at_request_rates(
     task: SweepConfig, cell_runner: CellRunner, recorder: Recorder, recorded_cells: RecordedCells
 ) -> list[RequestLoad]:
     """Send requests at each rate, lowest first. If a rate fails, higher rates are skipped."""
@@ -248,7 +254,7 @@ def measure_request_rates(
     return loads
 
 
-def build_noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Note:
+def build_measurement_noise_note(cells: list[Cell], limits: MachineLimits, contention: str) -> Note:
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return note("noise_unknown", repeats=ENOUGH_TO_TELL)
@@ -276,14 +282,14 @@ def _select_best_cell_metrics(cells: list[Cell]) -> dict[str, float]:
 def _build_result_notes(cells: list[Cell], cell_runner: CellRunner, limits: MachineLimits) -> list[Note]:
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].metric_names
-    shares: list[dict[str, Any]] = [limits.compute_limit_fractions(cell) for cell in measured]
+    shares: list[dict[str, Any]] = [limits.compute_hardware_utilization(cell) for cell in measured]
     in_cache = any(share and share["decode_read_share"] > 1 for share in shares)
     applies = (
         (note("phases_unseen"), "output_tok_per_s" in figures),
         (note("no_token_times"), "itl_p50_s" not in figures),
         (note("text_in_pieces"), cell_runner.in_pieces),
         (note("no_arithmetic"), limits.arithmetic is None and "decode_tok_per_s" in figures),
-        (note("no_limits"), limits.best_rates is None and WORK[0] in figures),
+        (note("no_limits"), limits.best_hardware_rates is None and WORK[0] in figures),
         (note("weights_in_cache"), in_cache),
     )
     notes = [noted for noted, is_true in applies if is_true]

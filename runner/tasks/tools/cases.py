@@ -34,7 +34,7 @@ class Case:
     row: Mapping[str, Any] = field(default_factory=dict, kw_only=True, compare=False)  # its line
 
     @property
-    def main_function(self) -> str:
+    def main_function_name(self) -> str:
         """Name of the first expected function. If no call is expected, name of the first offered function."""
         names = [*(name for name, _ in self.wanted), *(it["name"] for it in self.functions)]
         return str(names[0]) if names else self.id
@@ -42,7 +42,7 @@ class Case:
     def cluster(self, cluster_key: str) -> str:
         """Return the question's cluster. Raises ConfigError if the data set has no field `cluster_key`."""
         if cluster_key == BY_FUNCTION:
-            return self.main_function
+            return self.main_function_name
         if cluster_key == BY_QUESTION:
             return self.id
         from runner.datasets.row_layouts import parse_cluster_name  # only where a key of the lines is named
@@ -83,7 +83,7 @@ def _format_argument(allowed_values: Sequence[Any], name: str) -> str:
     return f"{name}={next(iter(allowed_values), '')!r}"
 
 
-def read_installed_cases() -> list[Case]:
+def read_installed_tool_cases() -> list[Case]:
     functions: dict[str, dict[str, Any]] = {}
     cases = []
     for line in FILE.read_text(encoding="utf-8").splitlines():

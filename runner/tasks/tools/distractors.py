@@ -53,10 +53,14 @@ MOST = len(NAMES)
 
 def create_distractors(count: int, seed: int) -> list[dict[str, Any]]:
     order = Random(f"{seed}/distractors").sample(NAMES, MOST)
-    return [_create_distractor(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]]
+    return [
+        _create_distractor_function(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]
+    ]
 
 
-def _create_distractor(service: str, action: str, object_name: str, random: Random) -> dict[str, Any]:
+def _create_distractor_function(
+    service: str, action: str, object_name: str, random: Random
+) -> dict[str, Any]:
     drawn = random.sample([*PARAMETERS], random.randint(2, 4))
     required = drawn[: random.randint(1, len(drawn))]
     words = ACTIONS[action].format(

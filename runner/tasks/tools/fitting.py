@@ -13,7 +13,7 @@ ROOM = "generation.max_new_tokens"
 PromptTokenCounter = Callable[[Sequence[tuple[Case, int]]], list[int]]
 
 
-def find_max_extra_functions(
+def find_max_distractor_functions(
     cases: Sequence[Case], length: int, answer_tokens: int, count_prompt_tokens: PromptTokenCounter
 ) -> int:
     """Return the largest number of distractor functions with which every prompt fits the context length.

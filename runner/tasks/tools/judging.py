@@ -59,7 +59,7 @@ class Judge:
             tool_category=place.case.category,
             tool_length=place.length,
             tool_outcome=found.outcome.value,
-            tool_function=place.case.main_function,
+            tool_function=place.case.main_function_name,
         )
 
     def rejection_reason(self, sample: Sample) -> Note | None:
@@ -102,7 +102,7 @@ def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCal
         if not case.wanted and case.is_of_bfcl:
             outcome = ToolOutcome.nothing_called  # as BFCL counts what is no call
         return CallJudgement(outcome, reason=str(error))
-    calls, outcome = reading.calls, _compare_calls(reading.calls, case)
+    calls, outcome = reading.calls, _classify_tool_calls(reading.calls, case)
     if not is_whole and outcome is not ToolOutcome.right:
         outcome = ToolOutcome.cut_off
     if outcome is ToolOutcome.not_called and not reading.text.strip():
@@ -110,7 +110,7 @@ def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCal
     return CallJudgement(outcome, calls)
 
 
-def _compare_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOutcome:
+def _classify_tool_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOutcome:
     if not case.wanted:
         return ToolOutcome.called_without_need if calls else ToolOutcome.nothing_called
     if not calls:

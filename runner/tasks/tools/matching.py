@@ -68,12 +68,12 @@ def has_allowed_arguments(
     return all(
         name in properties
         and name in allowed_values
-        and _is_valid_value(value, allowed_values[name], properties[name])
+        and _is_valid_argument_value(value, allowed_values[name], properties[name])
         for name, value in given.items()
     )
 
 
-def _is_valid_value(value: Any, allowed_values: Sequence[Any], schema: Mapping[str, Any]) -> bool:
+def _is_valid_argument_value(value: Any, allowed_values: Sequence[Any], schema: Mapping[str, Any]) -> bool:
     """Return whether a value has the schema's type and is one of the allowed values."""
     declared = schema.get("type", "string")
     wanted: type[Any] = TYPES[declared]
@@ -92,7 +92,11 @@ def _is_valid_value(value: Any, allowed_values: Sequence[Any], schema: Mapping[s
         is_other = True
     else:
         return False
-    return value in allowed_values if is_other else _is_allowed_value(value, allowed_values, wanted, items)
+    return (
+        value in allowed_values
+        if is_other
+        else _is_allowed_argument_value(value, allowed_values, wanted, items)
+    )
 
 
 def _first_allowed_type(allowed_values: Sequence[Any]) -> type | None:
@@ -109,7 +113,7 @@ def _has_item_type(value: list[Any], allowed_values: Sequence[Any], item_type: t
     )
 
 
-def _is_allowed_value(
+def _is_allowed_argument_value(
     value: Any, allowed_values: Sequence[Any], expected_type: type, item_type: type | None
 ) -> bool:
     """Return whether a value is allowed. Case, blanks and punctuation of strings are ignored."""

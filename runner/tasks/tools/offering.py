@@ -32,19 +32,19 @@ class CallFormat:
         return note("calls_written_in", form=self.name, reason=self.reason)
 
 
-def choose_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFormat:
+def choose_tool_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFormat:
     """Return the expected tool call format of a model, chosen from the text of its chat template."""
     if task.tool_call_format != AUTO:
         return CallFormat(task.tool_call_format, note("form_by_key", form=task.tool_call_format))
     if task.tool_placement is OfferMethod.system:
         return CallFormat(tool_calls.USUAL, note("form_by_system"))
-    shown = tool_calls.detect_format_name(get_model_kind(resolved.config.model).chat_template(resolved))
+    shown = tool_calls.detect_tool_call_format(get_model_kind(resolved.config.model).chat_template(resolved))
     if shown is None:
         return CallFormat(tool_calls.USUAL, note("form_unknown"))
     return CallFormat(shown, note("form_by_template"))
 
 
-def require_tool_template(task: ToolsConfig, resolved: ResolvedJob) -> None:
+def require_tool_support_in_template(task: ToolsConfig, resolved: ResolvedJob) -> None:
     """Raise ConfigError if the chat template does not support tools. If the template is unknown,
     no error is raised.
     """
@@ -62,7 +62,7 @@ def build_case_prompt(
     call_format: tool_calls.ToolCallFormat,
 ) -> Prompt:
     """Build a prompt: distractor functions, then the question's functions, then the messages."""
-    schemas = [*extra_functions, *to_offered_functions(case)]
+    schemas = [*extra_functions, *build_offered_function_schemas(case)]
     turns = [Message(role, text) for role, text in case.turns]
     if task.tool_placement is OfferMethod.template:
         system = [Message("system", task.system)] if task.system else []
@@ -73,7 +73,7 @@ def build_case_prompt(
     )
 
 
-def to_offered_functions(case: Case) -> list[Mapping[str, Any]]:
+def build_offered_function_schemas(case: Case) -> list[Mapping[str, Any]]:
     """Return the question's functions as JSON Schema objects for the prompt."""
     if not case.is_of_bfcl:
         return [*case.functions]

@@ -26,19 +26,26 @@ from runner.tasks import (
     context_length,
     get_model_kind,
     render_prompts,
-    score_counted_samples,
+    score_included_samples,
     typed_task_config,
 )
-from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, hash_cases, read_installed_cases, select_cases
+from runner.tasks.tools.cases import (
+    BY_FUNCTION,
+    MADE,
+    Case,
+    hash_cases,
+    read_installed_tool_cases,
+    select_cases,
+)
 from runner.tasks.tools.distractors import create_distractors
-from runner.tasks.tools.fitting import find_max_extra_functions
+from runner.tasks.tools.fitting import find_max_distractor_functions
 from runner.tasks.tools.judging import Judge, PlacedCase
 from runner.tasks.tools.keys import OfferMethod, ToolsConfig
 from runner.tasks.tools.offering import (
     CallFormat,
     build_case_prompt,
-    choose_call_format,
-    require_tool_template,
+    choose_tool_call_format,
+    require_tool_support_in_template,
 )
 from runner_base import ConfigError, Result, Sample
 from runner_compare import add_tool_results
@@ -95,7 +102,7 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
 
 def _read_configured_cases(task: ToolsConfig) -> list[Case]:
     if task.data == MADE:
-        return read_installed_cases()
+        return read_installed_tool_cases()
     from runner.tasks.tools.bfcl import read_bfcl_cases  # only where such files are read
 
     return read_bfcl_cases(Path(task.data).expanduser(), f"task.data={task.data}")
@@ -105,7 +112,7 @@ def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
     """Raise ConfigError if the chat template does not support tools, or a context length exceeds the
     model's limit.
     """
-    require_tool_template(inputs.task, resolved)
+    require_tool_support_in_template(inputs.task, resolved)
     context_length.check_context_length(resolved, "task.context_lengths", max(inputs.task.tokens, default=0))
     return []
 
@@ -116,8 +123,8 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     """
     task, resolved = inputs.task, context.resolved
     check_lengths(inputs, resolved)
-    form = choose_call_format(task, resolved)
-    placed = place_cases(task, inputs.cases, form, resolved)
+    form = choose_tool_call_format(task, resolved)
+    placed = assign_cases_to_context_lengths(task, inputs.cases, form, resolved)
     requests = build_requests(task, placed, form)
     if task.show_prompt:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
@@ -127,16 +134,16 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
         RunningAccuracy(context),
     ]
     done = collect_answers(requests, context, Judge(placed, form.form), policies)
-    metrics = score_counted_samples(done.samples) | done.metrics | count_extra_functions(placed)
+    metrics = score_included_samples(done.samples) | done.metrics | compute_distractor_count_metrics(placed)
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
     result.facts["calls"] = format_note(form.note)
     add_tool_results(result, done.samples)
-    result.notes += render_notes(context_length.sample_scaling_notes(resolved, done.samples))
+    result.notes += render_notes(context_length.build_rope_notes_for_samples(resolved, done.samples))
     return result
 
 
-def place_cases(
+def assign_cases_to_context_lengths(
     task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
     """Return all cases by number, repeated for each context length. Loads only the tokenizer."""
@@ -157,7 +164,7 @@ def place_cases(
     places = [
         PlacedCase(case, length, further, case.cluster(task.cluster))
         for length in task.tokens
-        for further in [find_max_extra_functions(cases, length, answer, count_tokens)]
+        for further in [find_max_distractor_functions(cases, length, answer, count_tokens)]
         for case in cases
     ]
     return dict(enumerate(places))
@@ -181,7 +188,7 @@ def build_requests(
     ]
 
 
-def count_extra_functions(placed_cases: Mapping[int, PlacedCase]) -> dict[str, float]:
+def compute_distractor_count_metrics(placed_cases: Mapping[int, PlacedCase]) -> dict[str, float]:
     by_length = {place.length: place.further for place in placed_cases.values()}
     of_lengths = {
         f"further_functions/length_{length}": float(by_length[length]) for length in by_length if length
@@ -201,8 +208,8 @@ def preview(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
 
 def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
-    task, form = inputs.task, choose_call_format(inputs.task, resolved)
-    requests = build_requests(task, place_cases(task, inputs.cases, form, resolved), form)
+    task, form = inputs.task, choose_tool_call_format(inputs.task, resolved)
+    requests = build_requests(task, assign_cases_to_context_lengths(task, inputs.cases, form, resolved), form)
     return render_prompts(resolved, requests[: task.show_prompt])
 
 

@@ -22,7 +22,7 @@ from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.lm_eval.evaluations import FilesReader
 from runner_compare.readers.tool_run import METRIC
-from runner_compare.statistics.accuracy_intervals import accuracy_metrics
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 
 OPTION = "--across-tools"
 LM_EVAL = "lm-evaluation-harness"
@@ -86,7 +86,7 @@ def tool_name(run: Run) -> str:
     return run.params.get(TOOL_KEY, run.tool or LM_EVAL)
 
 
-def pair_across_tools(
+def pair_questions_across_tools(
     runs: Sequence[Run], paths: Sequence[str], reader: Reader
 ) -> tuple[list[Run], SharedQuestionsReader]:
     """Restrict runs to the questions that all of them answered. Returns the runs, baseline first,
@@ -174,7 +174,7 @@ def _raise_no_shared_questions(baseline: Run, runs: Sequence[Run], reader: Reade
 
 def _restrict_to_shared_questions(run: Run, matched: MatchedRun) -> Run:
     outcomes = list(matched.load_answers().values())
-    figures = accuracy_metrics(
+    figures = compute_accuracy_metrics(
         [outcome.accuracy for outcome in outcomes],
         [outcome.cluster for outcome in outcomes],
         [outcome.num_answers for outcome in outcomes],

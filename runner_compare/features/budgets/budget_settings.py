@@ -40,7 +40,7 @@ def budget_sort_key(budget: str | None) -> tuple[object, ...]:
     return budget is None, get_natural_sort_key(budget)
 
 
-def find_budget_settings(table: Table) -> list[BudgetSetting]:
+def group_rows_across_thinking_budgets(table: Table) -> list[BudgetSetting]:
     """Group table rows that differ only in the thinking budget. Groups of a single row are omitted."""
     if BUDGET not in table.keys or not table.has_accuracies:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.features.budgets.budget_settings import BudgetSetting, find_budget_settings
+from runner_compare.features.budgets.budget_settings import BudgetSetting, group_rows_across_thinking_budgets
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.model.outcomes import Costs
 from runner_compare.reader import Reader
@@ -13,7 +13,7 @@ from runner_compare.statistics.equal_tokens import (
     BudgetCurve,
     ComparedCurves,
     EqualTokensComparison,
-    compare_curves,
+    compare_accuracies_at_equal_tokens,
     decide_equal_tokens,
 )
 
@@ -25,8 +25,8 @@ class TableBudgetData:
     compared: list[tuple[BudgetSetting, BudgetSetting, ComparedCurves]] = field(default_factory=list)
 
 
-def compare_budgets(table: Table, reader: Reader) -> None:
-    settings = find_budget_settings(table)
+def compare_settings_at_equal_tokens(table: Table, reader: Reader) -> None:
+    settings = group_rows_across_thinking_budgets(table)
     of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs] = {}
     compared = table.get_section_data(TableBudgetData).compared
@@ -68,7 +68,7 @@ def _compare_settings(
         raise NotPaired(
             f"only {count} {what} were answered at every budget, but the test needs {MIN_QUESTIONS}"
         )
-    result = compare_curves(curves[0], curves[1], clusters)
+    result = compare_accuracies_at_equal_tokens(curves[0], curves[1], clusters)
     if result is None:
         ranges = [_format_token_range(curve) for curve in curves]
         raise NotPaired(

@@ -9,8 +9,8 @@ from runner_base import Picture
 from runner_compare.features.budgets.budget_settings import (
     BudgetSetting,
     budget_sort_key,
-    find_budget_settings,
     get_thinking_budget,
+    group_rows_across_thinking_budgets,
 )
 from runner_compare.features.thinking.compute import compute_mean_tokens_per_question
 from runner_compare.features.token_costs.render import build_estimate_record
@@ -19,7 +19,7 @@ from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import format_assignments, is_self_explanatory, shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals, escape_mathtext
 from runner_compare.render.pictures import MAX_PANELS, draw_front_and_grid
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics.equal_tokens import ComparedCurves, EqualTokensComparison
 from runner_compare.statistics.token_costs import Estimate
 
@@ -34,7 +34,7 @@ APART = 0.06
 
 def create_budget_pictures(table: Table) -> list[Picture]:
     """Return the plot of accuracy by thinking budget; [] if no configuration ran with several budgets."""
-    settings = find_budget_settings(table)
+    settings = group_rows_across_thinking_budgets(table)
     if not settings:
         return []
     title = (
@@ -65,14 +65,14 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
         budgets.sort(key=budget_sort_key)
         for number, (setting, name) in enumerate(zip(members, names, strict=True)):
             aside = APART * (number - (len(members) - 1) / 2)
-            _draw_setting_line(
+            _draw_budget_accuracy_line(
                 panes[0],
                 setting,
                 number,
                 name,
                 [budgets.index(get_thinking_budget(row)) + aside for row in setting.rows],
             )
-            _draw_setting_line(
+            _draw_budget_accuracy_line(
                 panes[1],
                 setting,
                 number,
@@ -92,7 +92,7 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
     return figure
 
 
-def _draw_setting_line(
+def _draw_budget_accuracy_line(
     axes: Axes, setting: BudgetSetting, line_index: int, label: str, x_values: Sequence[float]
 ) -> None:
     intervals = [[100 * value for value in row.run.accuracy_interval or ()] for row in setting.rows]
@@ -101,7 +101,7 @@ def _draw_setting_line(
     draw_line_with_intervals(axes, line_index, label, sorted(points, key=lambda point: point[0]), is_hollow)
 
 
-def format_equal_tokens_sentence(
+def format_equal_token_comparison(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
     head = _format_compared_settings(setting, base_setting)
@@ -126,7 +126,7 @@ def format_equal_tokens_sentence(
     return "; ".join(parts)
 
 
-def format_short_equal_tokens_sentence(
+def format_short_equal_token_comparison(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
     """Format the result of a comparison at equal token counts as one line."""
@@ -160,7 +160,8 @@ def format_budget(budget: str | None) -> str:
 
 
 def _format_points(estimate: Estimate, unit: str = " points") -> str:
-    return f"{format_points(estimate.value)}{unit} [{format_points(estimate.low)}, {format_points(estimate.high)}]"
+    value, low, high = map(format_percentage_points, (estimate.value, estimate.low, estimate.high))
+    return f"{value}{unit} [{low}, {high}]"
 
 
 def equal_tokens_record(compared: ComparedCurves) -> dict[str, Any]:

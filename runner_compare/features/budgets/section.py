@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Picture
-from runner_compare.features.budgets.compute import TableBudgetData, compare_budgets
+from runner_compare.features.budgets.compute import TableBudgetData, compare_settings_at_equal_tokens
 from runner_compare.features.budgets.render import (
     create_budget_pictures,
     equal_tokens_record,
-    format_equal_tokens_sentence,
-    format_short_equal_tokens_sentence,
+    format_equal_token_comparison,
+    format_short_equal_token_comparison,
 )
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -21,17 +21,17 @@ class Budgets(Section):
     """Report section about configurations that ran with several thinking budgets."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compare_budgets(table, reader)
+        compare_settings_at_equal_tokens(table, reader)
 
     def sentences(self, table: Table) -> list[str]:
         return [
-            format_equal_tokens_sentence(*compared)
+            format_equal_token_comparison(*compared)
             for compared in table.get_section_data(TableBudgetData).compared
         ]
 
     def short_sentences(self, table: Table) -> list[str]:
         return [
-            format_short_equal_tokens_sentence(*compared)
+            format_short_equal_token_comparison(*compared)
             for compared in table.get_section_data(TableBudgetData).compared
         ]
 

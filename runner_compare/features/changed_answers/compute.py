@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner_compare.model.data import NotPaired, Run
-from runner_compare.model.mean_pairs import add_function_clusters
+from runner_compare.model.mean_pairs import cluster_questions_by_expected_function
 from runner_compare.reader import Reader
 from runner_compare.statistics.accuracy_intervals import compute_exact_accuracy_interval
 
@@ -64,7 +64,7 @@ def count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswers
     if not known:
         raise NotPaired("no answers to the same questions")
     questions = sorted(known)
-    pairs = add_function_clusters(
+    pairs = cluster_questions_by_expected_function(
         questions, [(outcomes[question], of_base[question]) for question in questions]
     )
     return ChangedAnswers(

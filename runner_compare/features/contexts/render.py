@@ -18,14 +18,14 @@ from runner_compare.statistics import Effect
 from runner_compare.statistics.context_gains import (
     CELL,
     ContextStep,
-    compute_context_metrics,
+    compute_loss_metrics_by_context_length,
     context_curves,
     list_context_lengths,
     list_context_steps,
     select_helpful_context_steps,
 )
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
-from runner_compare.statistics.position_loss import compute_position_metrics, position_curves
+from runner_compare.statistics.position_loss import compute_loss_metrics_by_position, position_curves
 from runner_compare.statistics.ratios import MIN_TEXTS
 
 FACT = "context"  # the line of a job's table that says up to how much context helps
@@ -38,7 +38,7 @@ LEGEND = (
 )
 
 
-def format_context_sentence(metrics: Mapping[str, float]) -> str:
+def format_longer_context_gain_sentence(metrics: Mapping[str, float]) -> str:
     """Describe how far longer contexts reduce a job's loss. Empty with fewer than two context lengths."""
     lengths = list_context_lengths(metrics)
     if len(lengths) < 2:
@@ -79,18 +79,20 @@ class TextRecords:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def text_records(likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]) -> TextRecords:
+def build_text_likelihood_records(
+    likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
+) -> TextRecords:
     if not likelihoods:
         return TextRecords()
     by_context, by_position = (
-        compute_context_metrics(likelihoods, cluster_by_unit),
-        compute_position_metrics(likelihoods, cluster_by_unit),
+        compute_loss_metrics_by_context_length(likelihoods, cluster_by_unit),
+        compute_loss_metrics_by_position(likelihoods, cluster_by_unit),
     )
     tables = {
         TITLE: build_context_table_rows(by_context),
         POSITIONS_TITLE: build_position_table_rows(by_position),
     }
-    sentence = format_context_sentence(by_context)
+    sentence = format_longer_context_gain_sentence(by_context)
     return TextRecords(
         compute_likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position,
         {title: rows for title, rows in tables.items() if rows},

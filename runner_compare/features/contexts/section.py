@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.features.contexts.compute import TableContextEffects, compare_contexts
+from runner_compare.features.contexts.compute import TableContextEffects, compare_losses_by_context_length
 from runner_compare.features.contexts.render import (
     AXIS,
     LEGEND,
     build_context_tables,
-    format_context_sentence,
+    format_longer_context_gain_sentence,
 )
 from runner_compare.features.positions.render import create_loss_pictures
 from runner_compare.model.data import NotPaired, Table, TableRow
@@ -29,7 +29,7 @@ class Contexts(Section):
             if row.baseline is None or not row.effect or not list_context_lengths(row.run.metrics):
                 continue
             try:
-                effects |= compare_contexts(row.run, row.baseline.run, reader)
+                effects |= compare_losses_by_context_length(row.run, row.baseline.run, reader)
             except NotPaired:  # the row says why
                 continue
 
@@ -37,7 +37,7 @@ class Contexts(Section):
         return build_context_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
-        said = [(row, format_context_sentence(row.run.metrics)) for row in table.rows]
+        said = [(row, format_longer_context_gain_sentence(row.run.metrics)) for row in table.rows]
         return [f"{format_row_name(row, table.keys)}: {sentence}" for row, sentence in said if sentence]
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:

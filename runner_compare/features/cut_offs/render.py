@@ -34,7 +34,7 @@ def format_finding(decision: Decision) -> str:
     return str(decision.finding)
 
 
-def format_cut_off_sentence(decision: Decision) -> str:
+def format_cut_off_answers_sentence(decision: Decision) -> str:
     """Return a sentence that tells whether a finding could change if cut-off answers were complete.
 
     Returns "" if nothing was cut off, or if there is no finding.
@@ -71,10 +71,10 @@ def _format_cut_off_counts(decision: Decision) -> str:
 
 
 def _format_range(decision: Decision) -> str:
-    return f"{format_cut_off_range(decision)} {effect_unit(decision)}"
+    return f"{format_worst_and_best_difference(decision)} {effect_unit(decision)}"
 
 
-def format_cut_off_range(decision: Decision) -> str:
+def format_worst_and_best_difference(decision: Decision) -> str:
     """Format the smallest and largest possible difference, with a confidence interval that covers both.
 
     At the extremes, this run's cut-off answers are wrong and the baseline's correct, or the reverse.
@@ -86,7 +86,7 @@ def format_cut_off_range(decision: Decision) -> str:
     return f"{at_worst} … {at_best} [{low}, {high}]"
 
 
-def build_cut_off_record(decision: Decision) -> dict[str, Any]:
+def build_cut_off_answers_record(decision: Decision) -> dict[str, Any]:
     """Return the smallest and largest difference that completed answers could give, as JSON data.
 
     The result is empty if no answer was cut off.
@@ -117,7 +117,7 @@ def _extreme_record(decision: Decision) -> dict[str, Any]:
     }
 
 
-def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_cut_off_answers_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten the JSON data about cut-off answers to CSV columns, e.g. `difference_at_worst`."""
     flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
     return flat | {

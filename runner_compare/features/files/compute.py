@@ -12,11 +12,18 @@ from collections.abc import Mapping, Sequence
 from runner_base import ConfigError, join_first_names
 from runner_base.files import find_common_folder
 from runner_base.named_jobs import JobReference
-from runner_compare.features.files.ranks import KL, SPEED_AT, FileRow, FileTable, JobKind, rank_files
+from runner_compare.features.files.ranks import (
+    KL,
+    SPEED_AT,
+    FileRow,
+    FileTable,
+    JobKind,
+    rank_model_files_by_kl,
+)
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.key_rules import KeyRules
 from runner_compare.model.selection import has_values, parse_config_values
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 
 MODEL_SHA256 = "model_sha256"
@@ -38,7 +45,7 @@ def build_file_table(
     """Build the table of model files, and test which files have a lower KL divergence than others."""
     of_files = _group_jobs_by_file(runs, reader.key_rules)
     reference = _find_reference_file(of_files, [*runs], baseline)
-    names = _name_files(of_files, reader.key_rules)
+    names = _choose_model_file_names(of_files, reader.key_rules)
     tables, rows = _compare_with_reference(of_files, reference, dict(margins or {}), reader)
     files = [
         FileRow(names[key], {kind: rows[run.run_id] for kind, run in members.items()}, key == reference)
@@ -49,7 +56,7 @@ def build_file_table(
         key=lambda file: (not file.is_reference, kls[file.name] is None, kls[file.name] or 0.0, file.name)
     )
     table = FileTable(files, tables, tolerance=tolerance, margin=(margins or {}).get("log_likelihood"))
-    rank_files(table, reader)
+    rank_model_files_by_kl(table, reader)
     return table
 
 
@@ -88,7 +95,9 @@ def _compare_with_reference(
         of_kind = [members[kind] for members in jobs_by_file.values() if kind in members]
         base = jobs_by_file[reference].get(kind)
         if len(of_kind) > 1 and base is not None and kind is not JobKind.speed:
-            tables[kind] = build_table(of_kind, ComparisonOptions(base=base, margins=margins), reader)
+            tables[kind] = build_comparison_table(
+                of_kind, ComparisonOptions(base=base, margins=margins), reader
+            )
             rows |= {row.run.run_id: row for row in tables[kind].rows}
         else:
             rows |= {run.run_id: TableRow(run, {}) for run in of_kind}
@@ -113,7 +122,7 @@ def get_file_identity(run: Run) -> FileIdentity:
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
-def _name_files(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity, str]:
+def _choose_model_file_names(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity, str]:
     """Return a unique name for each model file: its relative path, plus settings if the path is
     ambiguous.
     """

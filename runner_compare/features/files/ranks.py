@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations, permutations
 
-from runner_compare.features.front.compute import MEMORY_TOLERANCE, find_front_dominators
+from runner_compare.features.front.compute import MEMORY_TOLERANCE, find_dominating_front_rows
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.model.mean_pairs import find_cluster_field
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, MIN_TEXTS, stats
-from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_document
 from runner_compare.statistics.ratios import compute_paired_p_value
 from runner_compare.ways.likelihoods import get_text_clusters, sums_by_cluster
 
@@ -72,7 +72,7 @@ class FileTable:
             None,
         )
 
-    def find_decode_speed_metrics(self) -> dict[int, str]:
+    def find_decode_speed_metric_by_batch_size(self) -> dict[int, str]:
         """Return the name of the decoding-speed metric for each batch size, for the shortest prompts."""
         found: dict[int, str] = {}
         for name in sorted(
@@ -91,7 +91,7 @@ def _natural_sort_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def rank_files(table: FileTable, reader: Reader) -> None:
+def rank_model_files_by_kl(table: FileTable, reader: Reader) -> None:
     """Set the KL rank and the Pareto status of each file.
 
     If ranks are impossible, set the table's reason instead.
@@ -104,7 +104,9 @@ def rank_files(table: FileTable, reader: Reader) -> None:
     try:
         if len(files) < 3:
             raise NotPaired("fewer than two files have a KL divergence")
-        kls, sizes = load_divergences([file.rows[JobKind.likelihood].run for file in files], reader)
+        kls, sizes = load_kl_divergences_per_text(
+            [file.rows[JobKind.likelihood].run for file in files], reader
+        )
         if len(sizes) < MIN_TEXTS:
             raise NotPaired(f"only {len(sizes)} texts were scored, but the test needs {MIN_TEXTS}")
     except NotPaired as reason:
@@ -121,13 +123,15 @@ def rank_files(table: FileTable, reader: Reader) -> None:
     _mark_pareto_front(table, files, closer, as_close)
 
 
-def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
+def load_kl_divergences_per_text(
+    runs: Sequence[Run], reader: Reader
+) -> tuple[list[list[float]], list[float]]:
     """Return each run's KL divergence per text, and the tokens per text. The reference has a divergence of 0.
 
     A cluster counts as one text.
     """
     texts = [reader.load_text_scores(run) for run in runs]
-    sides = [sum_likelihoods_by_unit([score.likelihood for score in side.values()]) for side in texts]
+    sides = [sum_likelihoods_by_document([score.likelihood for score in side.values()]) for side in texts]
     if any(
         [(likelihood.unit, likelihood.tokens) for likelihood in side]
         != [(likelihood.unit, likelihood.tokens) for likelihood in sides[0]]
@@ -228,7 +232,7 @@ def _choose_front_axes(table: FileTable) -> list[FrontAxis]:
     axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
     if table.tolerance is None:
         return axes
-    speeds = table.find_decode_speed_metrics().values()
+    speeds = table.find_decode_speed_metric_by_batch_size().values()
     return axes + [FrontAxis(name, JobKind.speed, True, table.tolerance) for name in speeds]
 
 
@@ -261,7 +265,7 @@ def _mark_pareto_front(
         )
 
     dominators = [[at for at, other in enumerate(known) if is_dominating(other, index)] for index in known]
-    for index, of_front in zip(known, find_front_dominators(dominators), strict=True):
+    for index, of_front in zip(known, find_dominating_front_rows(dominators), strict=True):
         files[index].dominated_by = [files[known[at]].name for at in of_front]
         files[index].on_front = not of_front
 

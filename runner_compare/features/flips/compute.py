@@ -42,7 +42,7 @@ class TableFlips:
     pairs: list[Flips] = field(default_factory=list)
 
 
-def find_flips_for_page(table: Table, reader: Reader) -> list[Flips]:
+def find_flipped_questions_for_page(table: Table, reader: Reader) -> list[Flips]:
     """Find the flips that the HTML page shows for a table.
 
     The page shows only the first paired comparisons.
@@ -51,10 +51,16 @@ def find_flips_for_page(table: Table, reader: Reader) -> list[Flips]:
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
     # whose answers are those of several jobs
     flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]
-    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
+    return [
+        find_flipped_questions(row.run, row.baseline.run, reader, FLIPS_A_PAIR)
+        for row in flipped
+        if row.baseline
+    ]
 
 
-def find_flips(run: Run, base: Run, reader: Reader, max_flips_per_direction: int | None = None) -> Flips:
+def find_flipped_questions(
+    run: Run, base: Run, reader: Reader, max_flips_per_direction: int | None = None
+) -> Flips:
     """Find the questions that exactly one of the two runs solved.
 
     `max_flips_per_direction` limits the lost and the won questions separately.

@@ -11,7 +11,7 @@ from runner_compare.features.flips.compute import Flips, TableFlips
 from runner_compare.model.data import Table
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.html import escape_html
-from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
+from runner_compare.render.labels import format_row_versus_baseline, get_row_and_baseline_names
 
 MAX_PRINTED = 5  # lost questions, and won questions, that a terminal shows by default
 
@@ -22,7 +22,7 @@ def format_flip_answer(side: dict[str, str]) -> str:
 
 
 def name_flip_sides(flips: Flips, table: Table) -> tuple[str, str]:
-    return format_names_versus_baseline(table.find_row(flips.job_id), table.keys)[:2]
+    return get_row_and_baseline_names(table.find_row(flips.job_id), table.keys)[:2]
 
 
 def format_flips_headline(flips: Flips, table: Table) -> str:
@@ -34,7 +34,7 @@ def format_flips_headline(flips: Flips, table: Table) -> str:
     )
 
 
-def print_flips(table: Table, out: TextIO, max_per_direction: int | None) -> None:
+def print_flipped_questions(table: Table, out: TextIO, max_per_direction: int | None) -> None:
     """Print both answers to flipped questions side by side, the baseline's on the left.
 
     `max_per_direction` limits the lost and the won questions separately.
@@ -95,7 +95,7 @@ def write_flips_markdown(table: Table, out: TextIO) -> None:
         out.write("\n")
 
 
-def write_flips_html(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
+def write_flipped_questions_html(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
     open_word = " open" if is_open else ""
     out.write(
         f"<details{open_word}><summary>Flips: {escape_html(format_flips_headline(flips, table))}</summary>\n"

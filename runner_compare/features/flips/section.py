@@ -9,11 +9,11 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any, TextIO
 
-from runner_compare.features.flips.compute import TableFlips, find_flips_for_page
+from runner_compare.features.flips.compute import TableFlips, find_flipped_questions_for_page
 from runner_compare.features.flips.render import (
     MAX_PRINTED,
-    print_flips,
-    write_flips_html,
+    print_flipped_questions,
+    write_flipped_questions_html,
     write_flips_markdown,
 )
 from runner_compare.model.data import Table
@@ -29,7 +29,7 @@ class FlipsSection(Section):
         return {"flips": records} if records else {}
 
     def print_terminal(self, table: Table, out: TextIO, show_all: bool) -> None:
-        print_flips(table, out, None if show_all else MAX_PRINTED)
+        print_flipped_questions(table, out, None if show_all else MAX_PRINTED)
 
     def render_markdown(self, table: Table) -> str:
         out = StringIO()
@@ -40,8 +40,8 @@ class FlipsSection(Section):
         """Return the flips as HTML. They are collapsed unless --flips is set."""
         asked = table.get_section_data(TableFlips).pairs
         out = StringIO()
-        for flips in asked or find_flips_for_page(table, reader):
-            write_flips_html(flips, table, bool(asked), out)
+        for flips in asked or find_flipped_questions_for_page(table, reader):
+            write_flipped_questions_html(flips, table, bool(asked), out)
         return out.getvalue()
 
 

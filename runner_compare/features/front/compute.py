@@ -94,7 +94,7 @@ def mark_pareto_front(
     scored = [row for row in table.rows if row.run.accuracy_interval]
     if len(scored) < FEWEST_ROWS:
         return
-    _exclude_incomparable_rows(scored)
+    _exclude_incomparable_rows_from_front(scored)
     rows = [row for row in scored if not row.off_front]
     if len(rows) < FEWEST_ROWS:
         return
@@ -103,7 +103,7 @@ def mark_pareto_front(
     ]
     front = table.get_section_data(FrontData)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
-    _choose_axes(front, [row.run for row in rows], tolerance is not None)
+    _choose_pareto_metrics(front, [row.run for row in rows], tolerance is not None)
     front.runs = compute_min_runs_per_job(front.level / max(1, front.pairs))
     if not front.axes:
         return
@@ -115,14 +115,14 @@ def mark_pareto_front(
         for axis in MEASURED
         if axis in front.axes
     }
-    set_axis_values(table, rows, values, tolerance)
+    set_pareto_metric_values(table, rows, values, tolerance)
     dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
         _mark_front_rows(members, dominance)
     front.shares = sorted(dominance.shares.values())
 
 
-def _choose_axes(front: FrontData, runs: Sequence[Run], has_tolerance: bool) -> None:
+def _choose_pareto_metrics(front: FrontData, runs: Sequence[Run], has_tolerance: bool) -> None:
     """Choose the Pareto-front metrics: those that all runs have and whose noise level is known."""
     lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
@@ -138,7 +138,7 @@ def _choose_axes(front: FrontData, runs: Sequence[Run], has_tolerance: bool) -> 
     front.level = ALPHA / (3 if ENERGY in front.axes else 2)
 
 
-def set_axis_values(
+def set_pareto_metric_values(
     table: Table,
     rows: list[TableRow],
     values: Mapping[str, Mapping[str, list[float]]],
@@ -278,7 +278,7 @@ def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
         ]
         for row in rows
     ]
-    for index, dominators_on_front in enumerate(find_front_dominators(dominators)):
+    for index, dominators_on_front in enumerate(find_dominating_front_rows(dominators)):
         rows[index].on_front = not dominators_on_front
         if dominators_on_front:
             strongest = max(dominators_on_front, key=lambda number: _row_accuracy(rows[number]))
@@ -287,7 +287,7 @@ def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
             rows[index].accuracy_behind = dominance.compare_accuracy(rows[strongest], rows[index]).difference
 
 
-def find_front_dominators(dominators_of_rows: list[list[int]]) -> list[list[int]]:
+def find_dominating_front_rows(dominators_of_rows: list[list[int]]) -> list[list[int]]:
     """Return, for each row, the front rows that dominate it. The list is empty for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
@@ -308,7 +308,7 @@ def _row_accuracy(row: TableRow) -> float:
     return row.run.accuracy_interval[0] if row.run.accuracy_interval else 0.0
 
 
-def _exclude_incomparable_rows(rows: list[TableRow]) -> None:
+def _exclude_incomparable_rows_from_front(rows: list[TableRow]) -> None:
     """Exclude rows from the Pareto front that shared their machine or ran on another type of machine.
 
     Without a baseline, the most common machine is the reference.

@@ -10,7 +10,7 @@ from runner_compare.features.front.compute import FRONT as AXES
 from runner_compare.model.data import ALONE_KEYS, MAX_NAMED, Run, Table, TableRow
 from runner_compare.render.labels import MAX_NAMES, format_row_name
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import comparison_level
 
@@ -59,7 +59,7 @@ def format_front_sentences(table: Table) -> list[str]:
     return sentences
 
 
-def format_contention_sentences(table: Table) -> list[str]:
+def format_machine_contention_sentences(table: Table) -> list[str]:
     off = [row for row in table.rows if row.off_front and has_front_metrics(row.run)]
     if not off:
         return []
@@ -85,7 +85,9 @@ def describe_dominance_rule(table: Table) -> str:
         f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact
     ]
     measured = f", nor worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
-    noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in describe_noise(front).items()]
+    noise = [
+        f"{words} in {AXES[axis]} ({axis})" for axis, words in describe_noise_by_pareto_metric(front).items()
+    ]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(comparison_level, front.shares)))
@@ -104,7 +106,7 @@ def describe_dominance_rule(table: Table) -> str:
     )
 
 
-def describe_noise(front: FrontData) -> dict[str, str]:
+def describe_noise_by_pareto_metric(front: FrontData) -> dict[str, str]:
     words = {}
     for axis, noise in front.noise.items():
         if noise.share is not None:
@@ -116,19 +118,19 @@ def describe_noise(front: FrontData) -> dict[str, str]:
     return words
 
 
-def format_dominated_sentence(table: Table) -> str:
+def format_dominated_rows_sentence(table: Table) -> str:
     """Name each dominated row, the row that dominates it, and the metrics in which that row is better."""
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
-    shown = [_describe_dominated(row, table) for row in rows[:MAX_NAMES]]
+    shown = [_describe_dominated_row(row, table) for row in rows[:MAX_NAMES]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
     axes = excluded_axes(table.get_section_data(FrontData))
     left_out = f" ({axes} not counted)" if axes else ""
     return f"Dominated beyond noise{left_out}: {'; '.join(shown)}{more}."
 
 
-def _describe_dominated(row: TableRow, table: Table) -> str:
+def _describe_dominated_row(row: TableRow, table: Table) -> str:
     other = table.find_row(row.dominated_by or "")
     name, other_name = (format_row_name(side, table.keys) for side in (row, other))
     if name == other_name:
@@ -139,7 +141,7 @@ def _describe_dominated(row: TableRow, table: Table) -> str:
             ratio = other.standing[axis].value / row.standing[axis].value
             better.append(f"{AXES[axis]} ×{ratio:.2f}")
         else:
-            better.append(f"{axis} {format_points(row.accuracy_behind)} points")
+            better.append(f"{axis} {format_percentage_points(row.accuracy_behind)} points")
     for axis in table.get_section_data(
         FrontData
     ).too_few_runs:  # so that nobody takes a slower row for a better one
@@ -148,7 +150,7 @@ def _describe_dominated(row: TableRow, table: Table) -> str:
     return f"{name} by {other_name} ({', '.join(better)})"
 
 
-def _format_front_status(row: TableRow) -> str:
+def _format_pareto_front_status(row: TableRow) -> str:
     if row.off_front:
         return "left out"
     if row.on_front is None:
@@ -159,4 +161,4 @@ def _format_front_status(row: TableRow) -> str:
 def build_front_columns(table: Table) -> list[Column]:
     left_out = excluded_axes(table.get_section_data(FrontData))
     head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
-    return [Column(head, list(map(_format_front_status, table.rows)), False, use=ColumnUse.verdict)]
+    return [Column(head, list(map(_format_pareto_front_status, table.rows)), False, use=ColumnUse.verdict)]

@@ -7,9 +7,9 @@ from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import (
     build_front_columns,
     describe_dominance_rule,
-    format_contention_sentences,
-    format_dominated_sentence,
+    format_dominated_rows_sentence,
     format_front_sentences,
+    format_machine_contention_sentences,
 )
 from runner_compare.model.data import Table
 from runner_compare.section import ColumnSlot, Section
@@ -22,10 +22,10 @@ class FrontSection(Section):
         return {ColumnSlot.last: build_front_columns(table)} if table.get_section_data(FrontData).axes else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return [*filter(None, [format_dominated_sentence(table)]), *format_front_sentences(table)]
+        return [*filter(None, [format_dominated_rows_sentence(table)]), *format_front_sentences(table)]
 
     def short_sentences(self, table: Table) -> list[str]:
-        return format_contention_sentences(table)
+        return format_machine_contention_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         return describe_dominance_rule(table) if table.get_section_data(FrontData).axes and explain else ""

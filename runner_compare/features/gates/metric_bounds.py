@@ -18,7 +18,7 @@ from runner_base.spreads import compute_median_interval, compute_min_values_for_
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, PoolingRule, find_metric
 from runner_compare.metrics.likelihoods import KL, LOG_LIKELIHOODS, LOSS
 from runner_compare.model.data import ALONE_KEYS, NotPaired, Run
-from runner_compare.model.repeated_runs import collect_measurements, list_repeated_metric_values
+from runner_compare.model.repeated_runs import collect_repeated_measurements, list_repeated_metric_values
 from runner_compare.reader import Reader
 from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.stats import exact_interval
@@ -104,9 +104,9 @@ def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> Boun
     if has_no_sampling_error(name) or _is_interval_end(run.metrics, name, of):
         return BoundedMetric(value, value, value)
     if name in SHARES or name in OVER_TEXTS:
-        return BoundedMetric(value, None, None, _format_missing_texts_message(run, name, of))
+        return BoundedMetric(value, None, None, _format_too_few_documents_message(run, name, of))
     if find_metric(name).unit in ("MiB", "s", "J") or "/" in find_metric(name).unit:
-        return _compute_bounds_over_runs(run, key, value, reader)
+        return _compute_median_bounds_over_runs(run, key, value, reader)
     return BoundedMetric(value, None, None)
 
 
@@ -159,7 +159,9 @@ def _is_interval_end(metrics: Mapping[str, float], name: str, suffix: str) -> bo
     )
 
 
-def _compute_bounds_over_runs(run: Run, key: str, value: float, reader: Reader | None) -> BoundedMetric:
+def _compute_median_bounds_over_runs(
+    run: Run, key: str, value: float, reader: Reader | None
+) -> BoundedMetric:
     """Return the median of a measured metric over a job's runs, with an exact confidence interval."""
     values = _load_values_per_process(run, key, reader)
     ends = compute_median_interval(values)
@@ -180,13 +182,13 @@ def _load_values_per_process(run: Run, key: str, reader: Reader | None) -> list[
         repeats = load_compared_repeats(run, reader).get(key) if reader is not None else None
     except NotPaired:
         repeats = None
-    of_repeats = collect_measurements(run, key, repeats) if repeats and min(repeats) > 0 else None
+    of_repeats = collect_repeated_measurements(run, key, repeats) if repeats and min(repeats) > 0 else None
     if of_repeats is not None and of_repeats.has_fresh_processes:
         return list(of_repeats.runs)
     return list_repeated_metric_values(run, key)
 
 
-def _format_missing_texts_message(run: Run, name: str, suffix: str) -> str:
+def _format_too_few_documents_message(run: Run, name: str, suffix: str) -> str:
     """Return a message if there are too few documents for a confidence interval; otherwise ""."""
     unit = "families" if not suffix and "families" in run.metrics else "n"
     texts = run.metrics.get(f"{unit}{suffix}")

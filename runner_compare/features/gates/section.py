@@ -117,7 +117,9 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Requir
                     f"cannot read {part!r}; {EXAMPLE}", key=OPTION, value=text, code="bad_value"
                 )
             terms.append(
-                _validate_term(_move_unit_to_key(RequirementTerm(part, *match.groups()), runs), runs)
+                _validate_requirement_term(
+                    _move_unit_to_key(RequirementTerm(part, *match.groups()), runs), runs
+                )
             )
         if not joined:
             raise ConfigError(f"is empty; {EXAMPLE}", key=OPTION, code="empty")
@@ -141,7 +143,7 @@ def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> Requirement
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
-def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
+def _check_requirement_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
     """Raise ConfigError if the value of a term has no unit or a wrong unit."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
@@ -160,7 +162,7 @@ def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
     raise _term_error(term, f"{term.key} {wrong}: {written}")
 
 
-def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
+def _validate_requirement_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
     if term.key == "margin":
         if term.sign != "=":
             raise _term_error(term, f"give margin=POINTS, {EXAMPLE}")
@@ -173,7 +175,7 @@ def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTer
         if term.value not in FINDINGS:
             raise _term_error(term, unknown_choice_message("finding", term.value, FINDINGS), "unknown_choice")
         return term
-    _check_unit(term, runs)
+    _check_requirement_unit(term, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
         raise _term_error(
@@ -189,15 +191,14 @@ def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTer
     except ValueError:
         raise _term_error(term, f"{term.value!r} is not a number") from None
     if term.key in COUNTED_ACCURACY and any(run.accuracy_interval for run in runs):
+        instead = _format_count_term_as_accuracy(term, runs)
         raise _term_error(
-            term,
-            f"a count of answers does not generalize to other questions. Use {_format_accuracy_term(term, runs)}",
-            "unsupported",
+            term, f"a count of answers does not generalize to other questions. Use {instead}", "unsupported"
         )
     return term
 
 
-def _format_accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
+def _format_count_term_as_accuracy(term: RequirementTerm, runs: Sequence[Run]) -> str:
     counts = {run.correct_and_total[1] for run in runs if run.correct_and_total and run.correct_and_total[1]}
     is_of_right = term.key == "correct"
     sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
@@ -236,7 +237,7 @@ def check_requirements(
             _check_term(term, row, table, reader)
             for row in table.candidate_rows
             for term in terms
-            if not _applies_only_to_other_tables(term, row, of_tables)
+            if not _is_requirement_for_other_tables(term, row, of_tables)
         ]
     if not terms:
         return []
@@ -254,7 +255,7 @@ def collect_requirements(comparison: Comparison) -> list[Requirement]:
     return of_rows + comparison.get_section_data(Requirements).of_rows
 
 
-def _applies_only_to_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
+def _is_requirement_for_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & table_measures)

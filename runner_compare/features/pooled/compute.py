@@ -13,7 +13,7 @@ from itertools import combinations
 
 from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
-from runner_compare.model.adapter_names import FORMAT, replace_adapter_keys
+from runner_compare.model.adapter_names import FORMAT, replace_adapter_keys_by_names
 from runner_compare.model.data import NotPaired, Run, Table, TableRow, config_group, get_natural_sort_key
 from runner_compare.model.key_rules import MODEL_KEYS, KeyRules, select_distinguishing_keys
 from runner_compare.model.table import QUESTION_KEYS
@@ -30,7 +30,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     Test,
     create_pooled_test,
-    decide_all,
+    decide_comparisons,
 )
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
 from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, PoolingWeights
@@ -162,13 +162,13 @@ def _build_pooled_table(
             pool_comparisons(effects, weights),
             unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else None,
             no_evidence=effects[0].no_evidence if all(effect.no_evidence for effect in effects) else None,
-            remarks=create_contradiction_note(effects, names),
+            remarks=create_findings_per_question_set_note(effects, names),
         )
         comparisons.append((line, pooled))
     if not by_keys:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
-        table.keys = replace_adapter_keys(keys, sides)
-    decisions = decide_all([pooled for _, pooled in comparisons], margins)
+        table.keys = replace_adapter_keys_by_names(keys, sides)
+    decisions = decide_comparisons([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
         cells = table.cells[row.run.job_id]
         if any(
@@ -350,7 +350,9 @@ def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
     )
 
 
-def create_contradiction_note(decisions: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
+def create_findings_per_question_set_note(
+    decisions: Sequence[Decision], names: Sequence[str]
+) -> tuple[Note, ...]:
     ordered = sorted(zip(decisions, names, strict=True), key=lambda pair: pair[0].value)
     shown = {
         name: effect

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner_base import Column, ColumnUse
-from runner_compare.features.cut_offs.render import flatten_cut_off_record, format_finding
+from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record, format_finding
 from runner_compare.features.pooled.compute import PooledTable
 from runner_compare.model.comparison import ReportPart, TableGrid
 from runner_compare.model.data import ABSENT, Table, TableRow
@@ -113,7 +113,7 @@ def build_pooled_csv_lines(table: PooledTable) -> list[dict[str, Any]]:
     for row in table.rows:
         effects = [value for value in build_row_effect_records(row).values() if isinstance(value, dict)]
         effect = effects[0] if effects else {}
-        ends = flatten_cut_off_record(effect.pop("without_limit", {}))
+        ends = flatten_cut_off_answers_record(effect.pop("without_limit", {}))
         sets = {"pooled_over": "; ".join(table.sets), "weights": table.weights.value, "note": row.note}
         lines.append({"task": "pooled", **row.config, **sets, **effect, **ends})
     return lines

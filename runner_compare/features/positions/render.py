@@ -70,7 +70,7 @@ def draw_loss_curves(
     panes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
     for pane, key in zip(panes, metrics, strict=True):
         for number, (row, name) in enumerate(zip(members, names, strict=True)):
-            _draw_row_line(
+            _draw_row_loss_curve(
                 pane,
                 row,
                 number,
@@ -91,7 +91,7 @@ def draw_loss_curves(
     return figure
 
 
-def _draw_row_line(axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]) -> None:
+def _draw_row_loss_curve(axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]) -> None:
     """Plot the values of one table row with error bars.
 
     `keys` are metric keys with a placeholder for the end of the interval.

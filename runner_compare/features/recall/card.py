@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import Result, Sample, write_text_atomically
-from runner_base.drawing import draw_in_child_process, draw_missing_plots, save_plots
+from runner_base.drawing import draw_missing_plots, draw_plots_in_child_process, save_plots
 from runner_compare.features.recall.compute import RecallFindings
-from runner_compare.features.recall.render.pictures import create_job_recall_pictures, to_plot_data
+from runner_compare.features.recall.render.pictures import (
+    convert_findings_to_plot_data,
+    create_job_recall_pictures,
+)
 from runner_compare.features.recall.render.recall_text import (
     build_effective_length_rows,
-    build_length_depth_rows,
-    describe_effective_length,
-    format_effective_length_sentence,
-    format_lost_depth_sentences,
+    build_recall_by_depth_table_rows,
+    describe_effective_context_length,
+    format_depth_recall_loss_sentences,
+    format_effective_context_length_sentence,
 )
 from runner_compare.features.recall.render.tables import BY_DEPTH, effective_length_title
 from runner_compare.model.outcomes import QuestionOutcome
@@ -59,17 +62,20 @@ class RecallCard:
         if (found := findings.effective_length) is not None:
             ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
             metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
-            facts = {"effective_length": f"{describe_effective_length(found)}, {within}"}
-        tables = {BY_DEPTH: build_length_depth_rows(findings)}
+            facts = {"effective_length": f"{describe_effective_context_length(found)}, {within}"}
+        tables = {BY_DEPTH: build_recall_by_depth_table_rows(findings)}
         if by_kind := build_effective_length_rows(findings):
             tables[effective_length_title(findings.margin, "of the shortest, by kind")] = by_kind
         return cls(
             metrics,
             facts,
             {name: [*rows] for name, rows in tables.items()},
-            [format_effective_length_sentence(findings), *format_lost_depth_sentences(findings)],
+            [
+                format_effective_context_length_sentence(findings),
+                *format_depth_recall_loss_sentences(findings),
+            ],
             {CURVE: [(length.length, length.share) for length in findings.length_recalls]},
-            vars(to_plot_data(findings, title)),
+            vars(convert_findings_to_plot_data(findings, title)),
         )
 
     def add_to_result(self, result: Result) -> None:
@@ -83,7 +89,7 @@ class RecallCard:
         if self.drawn:
             write_text_atomically(folder / POINTS, json.dumps(self.drawn, indent=1) + "\n")
             if draw_pictures:
-                draw_in_child_process(MODULE, folder)
+                draw_plots_in_child_process(MODULE, folder)
 
     @staticmethod
     def draw_missing(folder: Path) -> None:

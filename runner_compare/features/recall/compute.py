@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from runner_base import ConfigError
 from runner_compare.model.compared_parts import (
-    compare_subsets,
-    decide_subsets,
+    compare_question_subsets,
+    decide_subset_comparisons,
     load_row_answers,
     pair_rows_with_baselines,
 )
@@ -26,7 +26,7 @@ from runner_compare.statistics import ALPHA, Decision, MeanFlipTest, RunComparis
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
     compute_recall_loss_tests,
-    find_effective_length,
+    find_effective_context_length,
 )
 from runner_compare.statistics.effects import Test
 from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
@@ -97,7 +97,7 @@ class RecallFindings:
     @cached_property
     def effective_length(self) -> EffectiveLength | None:
         """Effective context length; None if it cannot be determined."""
-        return compute_effective_length(self.length_recalls, self.margin, *self.significance_levels)
+        return compute_effective_context_length(self.length_recalls, self.margin, *self.significance_levels)
 
     @property
     def significance_levels(self) -> tuple[float, float]:
@@ -118,19 +118,19 @@ class RecallFindings:
         }
         level = ALPHA / self.settings / len(self.question_kinds)
         return {
-            kind: compute_effective_length(compute_recall_by_length(outcomes), self.margin, level)
+            kind: compute_effective_context_length(compute_recall_by_length(outcomes), self.margin, level)
             for kind, outcomes in own.items()
         }
 
     @cached_property
     def lost_depths(self) -> list[LostDepths]:
         """Range of depths with the lowest recall, for each text length."""
-        from runner_compare.statistics.lost_depths import find_lost_depths  # imports numpy
+        from runner_compare.statistics.lost_depths import find_depths_with_recall_loss  # imports numpy
 
-        return find_lost_depths(self.depth_answers, self.settings)
+        return find_depths_with_recall_loss(self.answers_at_single_depth, self.settings)
 
     @property
-    def depth_answers(self) -> list[DepthAnswer]:
+    def answers_at_single_depth(self) -> list[DepthAnswer]:
         """Answers to questions whose needle is at a single depth."""
         from runner_compare.statistics.lost_depths import DepthAnswer
 
@@ -156,7 +156,7 @@ class RecallFindings:
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
-    def needed_questions(self) -> int:
+    def needed_questions_per_length(self) -> int:
         """Estimated number of questions per length needed to decide the shortest undecided length.
 
         The estimate assumes that no recall is lost there.
@@ -214,7 +214,7 @@ def _compute_recall_at_length(
     compared = None
     if outcomes is not shortest_outcomes:
         pairs = pair_with_shortest_length(outcomes, shortest_outcomes)
-        compared = compare_with_truncation_bounds(_create_length_test, pairs) if pairs else None
+        compared = compare_with_truncation_bounds(_create_recall_test_at_length, pairs) if pairs else None
     return LengthRecall(
         length=length,
         answers=len(outcomes),
@@ -241,11 +241,11 @@ def list_answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None
 def pair_with_shortest_length(
     outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> Pairs:
-    keyed, base = _index_outcomes(outcomes), _index_outcomes(shortest_outcomes)
+    keyed, base = _index_outcomes_by_question(outcomes), _index_outcomes_by_question(shortest_outcomes)
     return [(outcome, base[key]) for key, outcome in keyed.items() if key in base]
 
 
-def _index_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[OutcomeKey, QuestionOutcome]:
+def _index_outcomes_by_question(outcomes: Sequence[QuestionOutcome]) -> dict[OutcomeKey, QuestionOutcome]:
     """Index outcomes by question kind, depth and question.
 
     Repeated questions get consecutive numbers.
@@ -260,7 +260,7 @@ def _index_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[OutcomeKey, Que
     return keyed
 
 
-def _create_length_test(pairs: Pairs) -> Test:
+def _create_recall_test_at_length(pairs: Pairs) -> Test:
     families = list_answer_clusters([own for own, _ in pairs])
     samples = max(outcome.num_answers for pair in pairs for outcome in pair)
     if families[0] is None and samples == 1:
@@ -276,7 +276,7 @@ def _create_length_test(pairs: Pairs) -> Test:
     )
 
 
-def compute_effective_length(
+def compute_effective_context_length(
     lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, no_loss_alpha: float | None = None
 ) -> EffectiveLength | None:
     """Return the effective context length, or None if it cannot be determined.
@@ -291,7 +291,7 @@ def compute_effective_length(
         return None
     compared = [length.against_shortest for length in lengths if length.against_shortest is not None]
     tests = [compute_recall_loss_tests(against.test, margin, against.ends) for against in compared]
-    return find_effective_length([length.length for length in lengths], tests, alpha, no_loss_alpha)
+    return find_effective_context_length([length.length for length in lengths], tests, alpha, no_loss_alpha)
 
 
 def divide_error_rate(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
@@ -310,7 +310,7 @@ def divide_error_rate(findings: Mapping[str, RecallFindings]) -> dict[str, Recal
 
 
 def _has_no_recall_loss(findings: RecallFindings, num_settings: int, num_sharing: int) -> bool:
-    found = compute_effective_length(
+    found = compute_effective_context_length(
         findings.length_recalls, findings.margin, ALPHA / num_settings, ALPHA / num_sharing
     )
     return found is not None and found.reached == len(found.lengths) - 1
@@ -334,7 +334,7 @@ def table_margin(table: Table) -> float:
     return next(iter(table.get_section_data(TableRecall).findings.values())).margin
 
 
-def get_recorded_margin(table: Table) -> float:
+def get_recorded_recall_margin(table: Table) -> float:
     """Return the recall margin that all jobs of a table recorded, or the default margin if they differ."""
     recorded = {row.run.get_value(JOB_MARGIN) for row in table.rows}
     if len(recorded) > 1 or None in recorded:
@@ -342,22 +342,22 @@ def get_recorded_margin(table: Table) -> float:
     return float(recorded.pop() or 0) / 100
 
 
-def compute_recall(table: Table, reader: Reader) -> None:
+def compare_recall_with_baselines(table: Table, reader: Reader) -> None:
     """Compute the recall of each run, and compare it with the baseline's at each text length."""
     kept = table.get_section_data(TableRecall)
     if not table.has_accuracies or not any(RECALL in row.run.metrics for row in table.rows):
         return
     answers = load_row_answers(table, reader, lambda outcome: outcome.recall is not None)
-    margin = get_recorded_margin(table)
+    margin = get_recorded_recall_margin(table)
     kept.findings = divide_error_rate(
         {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
     )
     compared: dict[str, dict[int, RunComparison]] = {}
     for run, base in pair_rows_with_baselines(table, answers):
-        own, other = (_group_by_length(answers[side.run_id]) for side in (run, base))
+        own, other = (_group_answers_by_text_length(answers[side.run_id]) for side in (run, base))
         shared = {length: (own[length], other[length]) for length in sorted(own.keys() & other.keys())}
-        compared[run.run_id] = compare_subsets(run, base, shared, reader)
-    kept.compared = decide_subsets(compared)
+        compared[run.run_id] = compare_question_subsets(run, base, shared, reader)
+    kept.compared = decide_subset_comparisons(compared)
 
 
 def list_recall_error_families(table: Table) -> list[ErrorFamily]:
@@ -408,7 +408,7 @@ def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
         )
 
 
-def _group_by_length(answers: Answers) -> dict[int, Answers]:
+def _group_answers_by_text_length(answers: Answers) -> dict[int, Answers]:
     """Group answers by text length.
 
     Clusters with a single answer each are removed.

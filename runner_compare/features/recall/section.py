@@ -7,7 +7,7 @@ from typing import Any
 from runner_base import Column, Picture
 from runner_compare.features.recall.compute import (
     TableRecall,
-    compute_recall,
+    compare_recall_with_baselines,
     list_recall_error_families,
     list_recall_rows,
 )
@@ -31,7 +31,7 @@ class Recall(Section):
     """Report section about recall in long texts."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_recall(table, reader)
+        compare_recall_with_baselines(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_recall_tables(table) if table.get_section_data(TableRecall).findings else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.features.thinking.compute import compute_costs_per_correct
+from runner_compare.features.thinking.compute import compute_usage_costs_per_correct_answer
 from runner_compare.model.data import ENGINE, Run, Table
 from runner_compare.statistics.token_costs import Estimate
 
@@ -30,8 +30,8 @@ def row_engines(table: Table) -> list[str]:
     return [row.run.get_value(ENGINE) or A_SERVER for row in table.rows]
 
 
-def compute_all_costs_per_correct(run: Run) -> dict[str, float]:
-    metrics, by_answers = run.metrics, compute_costs_per_correct(run)
+def compute_all_costs_per_correct_answer(run: Run) -> dict[str, float]:
+    metrics, by_answers = run.metrics, compute_usage_costs_per_correct_answer(run)
     costs = {
         "seconds": metrics.get("right_answer_s"),
         "tokens": by_answers.get("tokens"),

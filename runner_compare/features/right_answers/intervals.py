@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from runner_compare.features.token_costs.compute import build_token_cells, load_costs_by_seed
+from runner_compare.features.token_costs.compute import build_token_count_matrices, load_costs_by_seed
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.reader import Reader
 from runner_compare.statistics.answer_times import estimate_answer_times
@@ -19,7 +19,9 @@ PREFILL, DECODE = "energy_prefill_j", "energy_decode_j"
 PRICES = "model.price_in", "model.price_out"
 
 
-def estimate_costs(run: Run, reader: Reader, known_costs: Mapping[str, float]) -> dict[str, Estimate]:
+def estimate_costs_per_correct_answer(
+    run: Run, reader: Reader, known_costs: Mapping[str, float]
+) -> dict[str, Estimate]:
     """Return each cost per correct answer with its interval; {} if tokens per question are unknown."""
     if run.accuracy_interval is None or "n_all" in run.metrics:
         return {}  # more was asked than counts
@@ -27,7 +29,7 @@ def estimate_costs(run: Run, reader: Reader, known_costs: Mapping[str, float]) -
         by_seed = load_costs_by_seed(run, reader)
     except NotPaired:
         return {}
-    cells = build_token_cells(by_seed, sorted(by_seed[0]))
+    cells = build_token_count_matrices(by_seed, sorted(by_seed[0]))
     accuracy = Estimate(*run.accuracy_interval)
     estimates = {
         key: cost_per_correct_answer(cells, accuracy, cost, compute_prompt_cost_fraction(run, key, cells))

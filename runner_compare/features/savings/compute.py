@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from runner_compare.features.token_costs.compute import build_token_cells, compute_mean_training_tokens
+from runner_compare.features.token_costs.compute import (
+    build_token_count_matrices,
+    compute_mean_training_tokens,
+)
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Costs
 from runner_compare.statistics import ALPHA
@@ -23,7 +26,7 @@ class TableSavings:
     of_rows: dict[str, TokenSaving] = field(default_factory=dict)
 
 
-def compute_savings(table: Table, costs_by_run: Mapping[str, Sequence[Costs]]) -> None:
+def compare_token_use_with_baselines(table: Table, costs_by_run: Mapping[str, Sequence[Costs]]) -> None:
     """Compare the token use of each agent team with its baseline, on questions that both answered."""
     of_rows = table.get_section_data(TableSavings).of_rows
     for row in table.rows:
@@ -53,13 +56,16 @@ def compute_saving(run: Run, base: Run, costs_by_run: Mapping[str, Sequence[Cost
     if not shared:
         return None
     training = (compute_mean_training_tokens(run) or 0.0) - (compute_mean_training_tokens(base) or 0.0)
-    run_cells, base_cells = build_token_cells(costs, shared), build_token_cells(base_costs, shared)
+    run_cells, base_cells = (
+        build_token_count_matrices(costs, shared),
+        build_token_count_matrices(base_costs, shared),
+    )
     return TokenSaving.from_cells(
         replace(run_cells, clusters=run_cells.clusters or base_cells.clusters), base_cells, training
     )
 
 
-def graph_origin(run: Run) -> str:
+def get_agent_graph_origin(run: Run) -> str:
     """Return the origin of a run's agent graph: `fixed`, `drawn` (at random), `learned` or
     `given`.
     """

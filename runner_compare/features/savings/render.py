@@ -6,20 +6,20 @@ import math
 from typing import Any
 
 from runner_compare.features.cut_offs.render import format_finding
-from runner_compare.features.savings.compute import KINDS, graph_origin
+from runner_compare.features.savings.compute import KINDS, get_agent_graph_origin
 from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.model.data import Run, TableRow
 from runner_compare.render.effects import format_effect_and_interval, format_p_value
-from runner_compare.render.labels import format_names_versus_baseline, format_row_versus_baseline
+from runner_compare.render.labels import format_row_versus_baseline, get_row_and_baseline_names
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
 
 
-def describe_graph(run: Run) -> str:
+def describe_agent_graph(run: Run) -> str:
     """Describe a run's agent graph, e.g. `the learned mesh graph with 7 of 12 spatial edges`."""
     mode = run.get_value("task.mode") or "unknown"
     if mode == "direct_answer":
         return "one agent, without a graph"
-    kind = graph_origin(run)
+    kind = get_agent_graph_origin(run)
     method = run.get_value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method else ""
     edges = ", ".join(filter(None, (_describe_edges(run, kind) for kind in KINDS)))
@@ -35,7 +35,7 @@ def _describe_edges(run: Run, kind: str) -> str:
 
 def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     assert row.baseline is not None
-    name, base_name, shared = format_names_versus_baseline(row, keys)
+    name, base_name, shared = get_row_and_baseline_names(row, keys)
     on = f"on {saving.questions:,} questions that both runs answered{f', {shared}' if shared else ''}"
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     more = " more" if sign < 0 else ""
@@ -61,7 +61,7 @@ def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) 
         [
             f"tokens of {named}, {on}: {found} {figures}",
             _format_accuracy_sentence(row),
-            *_format_training_sentences(saving),
+            *_format_training_break_even_sentences(saving),
         ]
     )
 
@@ -84,7 +84,9 @@ def _describe_named_graph(name: str, run: Run) -> str:
     if mode == "direct_answer" and name != run.job_id:
         return name
     return (
-        describe_graph(run) if name in (f"task.mode={mode}", run.job_id) else f"{name}, {describe_graph(run)}"
+        describe_agent_graph(run)
+        if name in (f"task.mode={mode}", run.job_id)
+        else f"{name}, {describe_agent_graph(run)}"
     )
 
 
@@ -95,7 +97,7 @@ def _format_accuracy_sentence(row: TableRow) -> str:
     return f"accuracy: {format_finding(row.effect)} (Δ {value} points, {interval})"
 
 
-def _format_training_sentences(saving: TokenSaving) -> list[str]:
+def _format_training_break_even_sentences(saving: TokenSaving) -> list[str]:
     """Return a sentence on the number of questions after which training pays off; [] without training.
 
     Training pays off when the saved tokens exceed the training tokens.
@@ -123,7 +125,7 @@ def build_saving_record(row: TableRow, saving: TokenSaving) -> dict[str, Any]:
     after = saving.break_even_questions
     return {
         "baseline_job_id": row.baseline.run.job_id,
-        "baseline_graph": describe_graph(row.baseline.run),
+        "baseline_graph": describe_agent_graph(row.baseline.run),
         "questions": saving.questions,
         **build_estimate_record("tokens_a_question", saving.both),
         **build_estimate_record("prompt_a_question", saving.prompt),

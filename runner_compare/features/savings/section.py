@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner_compare.features.savings.compute import TableSavings, compute_savings
+from runner_compare.features.savings.compute import TableSavings, compare_token_use_with_baselines
 from runner_compare.features.savings.render import (
     build_saving_record,
     format_saving_sentence,
@@ -20,7 +20,7 @@ class Savings(Section):
     """Report section with the token savings of agent teams."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_savings(table, table.get_section_data(TableTokenCosts).of_questions)
+        compare_token_use_with_baselines(table, table.get_section_data(TableTokenCosts).of_questions)
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)

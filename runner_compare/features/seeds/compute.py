@@ -41,8 +41,7 @@ def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) ->
     for run in runs:
         groups.setdefault((run.task_version, *(run.get_value(key) for key in keys)), []).append(run)
     return [
-        _pool_runs_of_seeds(members, reader) if len(members) > 1 else members[0]
-        for members in groups.values()
+        _combine_seed_runs(members, reader) if len(members) > 1 else members[0] for members in groups.values()
     ]
 
 
@@ -50,7 +49,7 @@ def find_pooled_run(job: Run | None, runs: Sequence[Run]) -> Run | None:
     return None if job is None else next((run for run in runs if job in run.parts), job)
 
 
-def _pool_runs_of_seeds(members: Sequence[Run], reader: Reader) -> Run:
+def _combine_seed_runs(members: Sequence[Run], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: (float(run.get_value(SEED) or 0), run.job_id))
     named = join_first_names([run.job_id for run in members], 3)
     seeds = [run.get_value(SEED) for run in members]
@@ -87,7 +86,7 @@ def _pool_runs_of_seeds(members: Sequence[Run], reader: Reader) -> Run:
     if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):
         at_worst, at_best = (
             [
-                [of_seed[question].count_cut_off_as(right).accuracy for question in questions]
+                [of_seed[question].count_cut_off_answers_as(right).accuracy for question in questions]
                 for of_seed in answers
             ]
             for right in (False, True)

@@ -8,7 +8,7 @@ from runner_compare.model.data import Run
 from runner_compare.statistics import RunComparison, SeedTest
 
 
-def add_seed_variation(compared: RunComparison, run: Run, base: Run) -> RunComparison:
+def add_seed_variance_to_comparison(compared: RunComparison, run: Run, base: Run) -> RunComparison:
     """Add the variance between seeds to a comparison of runs that combine several seeds."""
     if not (run.over_seeds or base.over_seeds):
         return compared

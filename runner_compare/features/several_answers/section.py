@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner_base import Column
 from runner_compare.features.several_answers.render import LEGEND
-from runner_compare.metrics import full_vote_metric_keys
+from runner_compare.metrics import list_max_k_vote_metric_keys
 from runner_compare.model.data import Table
 from runner_compare.render.columns import build_metric_column
 from runner_compare.section import ColumnSlot, Section
@@ -24,7 +24,7 @@ class SeveralAnswers(Section):
 
 
 def _vote_metric_keys(table: Table) -> list[str]:
-    return list(full_vote_metric_keys(row.run.metrics for row in table.rows))
+    return list(list_max_k_vote_metric_keys(row.run.metrics for row in table.rows))
 
 
 SECTION = SeveralAnswers()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from runner_compare.features.right_answers.intervals import estimate_costs
+from runner_compare.features.right_answers.intervals import estimate_costs_per_correct_answer
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, Test, create_undecided_decision, decide_all
+from runner_compare.statistics import Decision, Test, create_undecided_decision, decide_comparisons
 from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.token_costs import Estimate
 from runner_compare.ways.numbers import create_metric_test
@@ -34,15 +34,19 @@ def should_show_thinking(table: Table) -> bool:
     )
 
 
-def compute_thinking(table: Table, reader: Reader) -> None:
+def compare_thinking_tokens(table: Table, reader: Reader) -> None:
     """Compare the number of thinking tokens of each run with its baseline's on the same questions."""
     kept = table.get_section_data(TableThinking)
     for row in table.rows if should_show_thinking(table) else ():
-        kept.right_answers[row.run.run_id] = estimate_costs(
-            row.run, reader, compute_costs_per_correct(row.run)
+        kept.right_answers[row.run.run_id] = estimate_costs_per_correct_answer(
+            row.run, reader, compute_usage_costs_per_correct_answer(row.run)
         )
-    tests = [(row, test) for row in table.rows if (test := _create_thinking_test(row, reader)) is not None]
-    decisions = iter(decide_all([test for row, test in tests if not row.is_repeat]))
+    tests = [
+        (row, test)
+        for row in table.rows
+        if (test := _create_thinking_token_count_test(row, reader)) is not None
+    ]
+    decisions = iter(decide_comparisons([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
         kept.effects[row.run.run_id] = create_undecided_decision(test) if row.is_repeat else next(decisions)
 
@@ -57,7 +61,7 @@ def list_compared_thinking_rows(table: Table) -> list[tuple[TableRow, Decision]]
     ]
 
 
-def _create_thinking_test(row: TableRow, reader: Reader) -> Test | None:
+def _create_thinking_token_count_test(row: TableRow, reader: Reader) -> Test | None:
     """Create a test of a run's thinking tokens against the baseline's; None if they are not comparable."""
     if row.baseline is None or row.effect is None or _thinking_budget(row) != _thinking_budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
@@ -83,7 +87,7 @@ def compute_mean_tokens_per_question(run: Run) -> float | None:
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
-def compute_costs_per_correct(run: Run) -> dict[str, float]:
+def compute_usage_costs_per_correct_answer(run: Run) -> dict[str, float]:
     right = count_correct_answers(run)
     tokens, n = compute_mean_tokens_per_question(run), run.metrics.get("n_all", run.metrics.get("n"))
     times = estimate_answer_times(run.metrics)

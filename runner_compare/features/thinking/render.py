@@ -9,8 +9,8 @@ from runner_base import Column, ColumnUse
 from runner_compare.features.thinking.compute import (
     THINKING,
     TableThinking,
-    compute_costs_per_correct,
     compute_mean_tokens_per_question,
+    compute_usage_costs_per_correct_answer,
     list_compared_thinking_rows,
 )
 from runner_compare.features.token_costs.render import build_estimate_record
@@ -26,7 +26,7 @@ MAX_ROWS = 8  # with a finding that the sentence names
 TITLE = "thinking tokens, and cost per correct answer in tokens and seconds (total / correct answers)"
 
 
-def format_thinking_sentence(table: Table) -> str:
+def format_thinking_token_sentence(table: Table) -> str:
     compared = list_compared_thinking_rows(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
@@ -45,7 +45,7 @@ def format_thinking_sentence(table: Table) -> str:
     return f"thinking tokens per answer: {'; '.join(parts)}"
 
 
-def format_short_thinking_sentences(table: Table) -> list[str]:
+def format_short_thinking_token_sentences(table: Table) -> list[str]:
     """Return a sentence for each run with significantly more or fewer thinking tokens than the baseline."""
     thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
     return [
@@ -92,7 +92,7 @@ def thinking_record(decision: Decision) -> dict[str, Any]:
 
 def build_row_cost_record(table: Table, row: TableRow) -> dict[str, float | None]:
     estimates = table.get_section_data(TableThinking).right_answers.get(row.run.run_id, {})
-    return build_costs_record(compute_costs_per_correct(row.run), estimates)
+    return build_costs_record(compute_usage_costs_per_correct_answer(row.run), estimates)
 
 
 def build_costs_record(
@@ -139,7 +139,7 @@ def build_answer_cost_columns(
 
     `estimates_by_run` has the intervals by run id.
     """
-    costs = [compute_costs_per_correct(row.run) for row in rows]
+    costs = [compute_usage_costs_per_correct_answer(row.run) for row in rows]
     of_rows = [(estimates_by_run or {}).get(row.run.run_id, {}) for row in rows]
     return {
         key: Column(

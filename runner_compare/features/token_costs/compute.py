@@ -21,7 +21,7 @@ class TableTokenCosts:
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
 
 
-def compute_token_costs(table: Table, reader: Reader) -> None:
+def compute_agent_team_token_costs(table: Table, reader: Reader) -> None:
     """Load the token cost of each agent team, in total and per question."""
     kept = table.get_section_data(TableTokenCosts)
     for row in table.rows:
@@ -33,7 +33,7 @@ def compute_token_costs(table: Table, reader: Reader) -> None:
             continue  # its samples are gone: the row has its metrics, and no interval of its tokens
         kept.of_questions[row.run.run_id] = costs
         cost = TokenCost.from_cells(
-            build_token_cells(costs, sorted(costs[0])), Estimate(*row.run.accuracy_interval)
+            build_token_count_matrices(costs, sorted(costs[0])), Estimate(*row.run.accuracy_interval)
         )
         if cost is not None:
             kept.of_rows[row.run.run_id] = cost
@@ -47,7 +47,7 @@ def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
     )
 
 
-def build_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
+def build_token_count_matrices(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
     """Convert costs per question to matrices with one row per seed and one column per question."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
     clusters = [cost.cluster for cost in rows[0]]

@@ -6,7 +6,7 @@ from runner_base import Column, Picture
 from runner_compare.features.tokens.render.divergence_picture import create_divergence_pictures
 from runner_compare.features.tokens.render.tables import (
     LEGEND,
-    build_token_tables,
+    build_token_divergence_tables,
     find_worst_tokens,
     render_worst_tokens,
 )
@@ -19,7 +19,7 @@ class Tokens(Section):
     """Report section with the divergence of each token from a reference model."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return build_token_tables(table)
+        return build_token_divergence_tables(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return {}

@@ -65,7 +65,7 @@ class ToolFindings:
         return sorted({cell.length for cell in self.cells})
 
     @cached_property
-    def step_shares(self) -> dict[str, float]:
+    def tool_call_step_pass_rates(self) -> dict[str, float]:
         """Fraction of answers that pass each step of the check of a tool call.
 
         Only questions to which a step applies count.

@@ -9,8 +9,8 @@ from functools import partial
 from runner_base.tool_outcomes import STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell, ToolFindings
 from runner_compare.model.compared_parts import (
-    compare_subsets,
-    decide_subsets,
+    compare_question_subsets,
+    decide_subset_comparisons,
     load_row_answers,
     pair_rows_with_baselines,
 )
@@ -18,8 +18,8 @@ from runner_compare.model.data import Run, Table, TableRow, TooFewPairs
 from runner_compare.model.error_families import ErrorFamily, list_row_error_families
 from runner_compare.model.mean_pairs import (
     TOOL_ACCURACY,
-    add_function_clusters,
-    create_mean_test,
+    cluster_questions_by_expected_function,
+    create_mean_difference_test,
     find_cluster_field,
     needs_mean_test,
 )
@@ -32,7 +32,9 @@ EVERY_STEP = STEPS | {WITHOUT_NEED: frozenset({ToolOutcome.nothing_called})}
 OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_need})
 
 
-def split_answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
+def split_answers_by_tool_call_step(
+    answers: Answers, baseline_answers: Answers
+) -> dict[str, tuple[Answers, Answers]]:
     """Return the answers of a run and its baseline for each step of the check of a tool call.
 
     An answer counts as solved if it passes the step. Only the questions to which a step applies
@@ -65,13 +67,13 @@ def mark_solved_if_step_passed(outcome: QuestionOutcome, step: str) -> QuestionO
     return outcome._replace(solved=outcome.tools.outcome in EVERY_STEP[step], right=(0, 0))
 
 
-def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
+def compare_tool_calls_by_context_length(run: Run, answers: Answers) -> dict[int, RunComparison]:
     """Compare a run's answers at each context length with its answers at the shortest length.
 
     Both sides answered the same questions.
     """
     by_length: dict[int, dict[Question, QuestionOutcome]] = {}
-    for question, outcome in _number_answers(answers):
+    for question, outcome in _rekey_answers_without_context_length(answers):
         if outcome.tools is not None:
             by_length.setdefault(outcome.tools.length, {})[question] = outcome
     shortest, *longer = sorted(by_length) or [0]
@@ -79,8 +81,10 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
     for length in longer:
         own, base = by_length[length], by_length[shortest]
         shared = [question for question in own if question in base]
-        pairs = add_function_clusters(shared, [(own[question], base[question]) for question in shared])
-        by_means = partial(create_mean_test, cluster_field_name=find_cluster_field(run, run))
+        pairs = cluster_questions_by_expected_function(
+            shared, [(own[question], base[question]) for question in shared]
+        )
+        by_means = partial(create_mean_difference_test, cluster_field_name=find_cluster_field(run, run))
         if pairs:
             try:
                 compared[length] = compare_with_truncation_bounds(
@@ -91,7 +95,7 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
     return compared
 
 
-def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
+def _rekey_answers_without_context_length(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
     """Yield each answer with a question key that is independent of the context length.
 
     Repeated questions at one length get consecutive numbers.
@@ -114,7 +118,7 @@ class TableToolCalls:
     lengths: dict[str, dict[int, Decision]] = field(default_factory=dict)  # against the shortest
 
 
-def compute_tool_calls(table: Table, reader: Reader) -> None:
+def compare_tool_calls_with_baselines(table: Table, reader: Reader) -> None:
     kept = table.get_section_data(TableToolCalls)
     if not table.has_accuracies or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
         return
@@ -125,13 +129,21 @@ def compute_tool_calls(table: Table, reader: Reader) -> None:
     of_cells, of_steps = dict[str, dict[Cell, RunComparison]](), dict[str, dict[str, RunComparison]]()
     for run, base in pair_rows_with_baselines(table, answers):
         own, other = answers[run.run_id], answers[base.run_id]
-        cells, other_cells = _group_by_cell(own), _group_by_cell(other)
+        cells, other_cells = (
+            _group_answers_by_category_and_length(own),
+            _group_answers_by_category_and_length(other),
+        )
         shared = {cell: (cells[cell], other_cells[cell]) for cell in cells if cell in other_cells}
-        of_cells[run.run_id] = compare_subsets(run, base, shared, reader)
-        of_steps[run.run_id] = compare_subsets(run, base, split_answers_by_step(own, other), reader)
-    kept.compared, kept.steps = decide_subsets(of_cells), decide_subsets(of_steps)
-    kept.lengths = decide_subsets(
-        {row.run.run_id: compare_lengths(row.run, answers[row.run.run_id]) for row in list_tool_rows(table)}
+        of_cells[run.run_id] = compare_question_subsets(run, base, shared, reader)
+        of_steps[run.run_id] = compare_question_subsets(
+            run, base, split_answers_by_tool_call_step(own, other), reader
+        )
+    kept.compared, kept.steps = decide_subset_comparisons(of_cells), decide_subset_comparisons(of_steps)
+    kept.lengths = decide_subset_comparisons(
+        {
+            row.run.run_id: compare_tool_calls_by_context_length(row.run, answers[row.run.run_id])
+            for row in list_tool_rows(table)
+        }
     )
 
 
@@ -149,7 +161,7 @@ def list_tool_call_error_families(table: Table) -> list[ErrorFamily]:
     return [*list_row_error_families(table), *shared]
 
 
-def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
+def _group_answers_by_category_and_length(answers: Answers) -> dict[Cell, Answers]:
     """Group answers by category and context length. Each question occurs once per group."""
     by_cell: dict[Cell, Answers] = {}
     for question, outcome in answers.items():

@@ -22,7 +22,7 @@ from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
     build_subset_columns,
     format_points_with_interval,
-    format_short_subset_sentences,
+    format_short_subset_finding_sentences,
     format_subset_sentences,
     format_undecided_sentences,
 )
@@ -42,9 +42,9 @@ WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 def build_tool_call_tables(table: Table) -> dict[str, list[Column]]:
     kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     shown = {
-        "tool calls: answers that pass each step, %": build_step_columns(table),
+        "tool calls: answers that pass each step, %": build_tool_call_step_columns(table),
         BY_CATEGORY: build_category_columns(table),
-        BY_OUTCOME: build_outcome_columns(table),
+        BY_OUTCOME: build_tool_call_outcome_columns(table),
     }
     if kept.steps:
         known = {step for of_row in kept.steps.values() for step in of_row}
@@ -53,7 +53,10 @@ def build_tool_call_tables(table: Table) -> dict[str, list[Column]]:
             table, kept.steps, heads
         )
     if kept.compared:
-        of_cells = {cell: format_cell_name(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
+        of_cells = {
+            cell: format_category_and_context_length(cell, has_lengths).replace(" at ", "\nat ")
+            for cell in cells
+        }
         shown["right calls against the baseline, points"] = build_subset_columns(
             table, kept.compared, of_cells
         )
@@ -67,10 +70,13 @@ def short_call_tables(table: Table) -> dict[str, list[Column]]:
 def format_short_call_sentences(table: Table) -> list[str]:
     kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     return [
-        *format_short_subset_sentences(
-            "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
+        *format_short_subset_finding_sentences(
+            "calls",
+            table,
+            kept.compared,
+            lambda cell: f"in {format_category_and_context_length(cell, has_lengths)}",
         ),
-        *format_short_subset_sentences(
+        *format_short_subset_finding_sentences(
             "steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"
         ),
         *(
@@ -91,7 +97,10 @@ def format_tool_call_sentences(table: Table) -> list[str]:
     kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
     return [
         *format_subset_sentences(
-            "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
+            "calls",
+            table,
+            kept.compared,
+            lambda cell: f"in {format_category_and_context_length(cell, has_lengths)}",
         ),
         *format_undecided_sentences("right calls", kept.compared),
         *format_subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
@@ -114,18 +123,18 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def build_step_columns(table: Table) -> list[Column]:
+def build_tool_call_step_columns(table: Table) -> list[Column]:
     rows, kept = list_tool_rows(table), table.get_section_data(TableToolCalls).findings
     columns = build_row_name_columns_for(table, rows)
     for step in (*STEPS, WITHOUT_NEED):
-        shares = [kept[row.run.run_id].step_shares.get(step) for row in rows]
+        shares = [kept[row.run.run_id].tool_call_step_pass_rates.get(step) for row in rows]
         if any(share is not None for share in shares):
             cells = [ABSENT if share is None else format_percent(share) for share in shares]
             columns.append(Column(step.replace("_", "\n"), cells, use=ColumnUse.result))
     return columns
 
 
-def format_cell_name(cell: Cell, has_lengths: bool) -> str:
+def format_category_and_context_length(cell: Cell, has_lengths: bool) -> str:
     """Return a category's name, with the context length if there are several: `parallel at 4,096`."""
     category, length = cell
     if not has_lengths:
@@ -168,7 +177,7 @@ def _find_cell(findings: ToolFindings, category: str, length: int) -> CellCalls 
     return next((cell for cell in findings.cells if (cell.category, cell.length) == (category, length)), None)
 
 
-def build_outcome_columns(table: Table) -> list[Column]:
+def build_tool_call_outcome_columns(table: Table) -> list[Column]:
     rows, kept = list_tool_rows(table), table.get_section_data(TableToolCalls).findings
     columns = build_row_name_columns_for(table, rows)
     for outcome in ToolOutcome:
@@ -188,7 +197,7 @@ def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
         metrics[f"tool_accuracy/{name}"] = fmean(
             outcome.accuracy for cell in group for outcome in cell.outcomes
         )
-    metrics |= {f"{step}_share": share for step, share in findings.step_shares.items()}
+    metrics |= {f"{step}_share": share for step, share in findings.tool_call_step_pass_rates.items()}
     result.metrics |= metrics
     result.tables[BY_OUTCOME] = [
         build_outcome_table_row(cell, len(findings.context_lengths) > 1) for cell in findings.cells

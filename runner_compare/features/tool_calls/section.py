@@ -7,7 +7,7 @@ from typing import Any
 from runner_base import Column
 from runner_compare.features.tool_calls.pairs import (
     TableToolCalls,
-    compute_tool_calls,
+    compare_tool_calls_with_baselines,
     list_tool_call_error_families,
 )
 from runner_compare.features.tool_calls.render import (
@@ -29,7 +29,7 @@ class ToolCalls(Section):
     """Report section about tool calls."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_tool_calls(table, reader)
+        compare_tool_calls_with_baselines(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_tool_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
@@ -65,7 +65,7 @@ class ToolCalls(Section):
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
         ]
         parts = {"compared": compared, "steps_compared": steps, "lengths_compared": lengths}
-        return {"tool_calls": {"steps": findings.step_shares, "cells": cells, **parts}}
+        return {"tool_calls": {"steps": findings.tool_call_step_pass_rates, "cells": cells, **parts}}
 
     def table_record(self, table: Table) -> dict[str, Any]:
         return (
@@ -79,7 +79,7 @@ class ToolCalls(Section):
         if findings is None:
             return {}
         cells = {f"right_calls_{cell.category}_{cell.length}": cell.accuracy for cell in findings.cells}
-        return {f"{step}_share": share for step, share in findings.step_shares.items()} | cells
+        return {f"{step}_share": share for step, share in findings.tool_call_step_pass_rates.items()} | cells
 
 
 SECTION = ToolCalls()

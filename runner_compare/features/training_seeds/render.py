@@ -7,7 +7,7 @@ from runner_compare.features.training_seeds.compute import OF_WEIGHTS, find_trai
 from runner_compare.model.data import Table, key_label
 
 
-def format_training_sentence(table: Table) -> str:
+def format_training_seed_warning(table: Table) -> str:
     """Return a warning if runs differ in a training seed or in their weights; otherwise ""."""
     if keys := find_training_seed_keys(table):
         return (
@@ -28,4 +28,4 @@ def format_training_sentence(table: Table) -> str:
 def format_short_training_sentence(table: Table) -> str:
     if keys := find_training_seed_keys(table):
         return f"findings hold only for these weights: {', '.join(map(key_label, keys))} is a training seed."
-    return "The seeds vary sampling, not training." if format_training_sentence(table) else ""
+    return "The seeds vary sampling, not training." if format_training_seed_warning(table) else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from runner_compare.features.training_seeds.render import (
     format_short_training_sentence,
-    format_training_sentence,
+    format_training_seed_warning,
 )
 from runner_compare.model.data import Table
 from runner_compare.section import Section
@@ -19,7 +19,7 @@ class TrainingSeeds(Section):
     """Report section that warns about comparisons of training runs that differ only in the seed."""
 
     def sentences(self, table: Table) -> list[str]:
-        text = format_training_sentence(table)
+        text = format_training_seed_warning(table)
         return [text] if text else []
 
     def short_sentences(self, table: Table) -> list[str]:

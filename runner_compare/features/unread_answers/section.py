@@ -5,7 +5,7 @@ answer.
 from __future__ import annotations
 
 from runner_compare.model.data import Table
-from runner_compare.render.answers import format_unread_answers_message
+from runner_compare.render.answers import format_unextracted_answers_message
 from runner_compare.render.labels import format_row_name
 from runner_compare.section import Section
 
@@ -14,7 +14,7 @@ class UnreadAnswers(Section):
     """Report section about complete answers without an extracted final answer."""
 
     def sentences(self, table: Table) -> list[str]:
-        note = format_unread_answers_message(
+        note = format_unextracted_answers_message(
             (format_row_name(row, table.keys), row.run.metrics, row.run.params) for row in table.rows
         )
         return [note] if note else []

@@ -16,8 +16,8 @@ from runner_base import ConfigError, DataError, join_first_names, print_message,
 from runner_compare.model.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
 from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
-from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY, to_config_params
-from runner_compare.readers.lm_eval.files import Results, find_results, read_documents
+from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY, convert_lm_eval_settings_to_params
+from runner_compare.readers.lm_eval.files import Results, find_lm_eval_results, read_documents
 from runner_compare.readers.lm_eval.means import find_aggregation, recompute_metric
 from runner_compare.readers.lm_eval.series import OF_BYTES, Series, compute_series_metrics
 from runner_compare.readers.tool_run import METRIC, ToolRun, check_reported_mean
@@ -34,7 +34,7 @@ def load_evaluations(
 
     `cluster` is the document field that names its cluster, `metric` the only metric to load.
     """
-    found = [(path, results) for path in dict.fromkeys(paths) for results in find_results(path)]
+    found = [(path, results) for path in dict.fromkeys(paths) for results in find_lm_eval_results(path)]
     read = [(path, series) for path, results in found for series in _iter_series(results, cluster)]
     if metric:
         names = sorted({series.metric for _, series in read})
@@ -59,7 +59,7 @@ def load_evaluations(
     reader = FilesReader()
     runs = []
     for path in dict.fromkeys(paths):
-        for series, params, folder in _iter_newest_series(
+        for series, params, folder in _iterate_newest_metric_series(
             path, [series for found_at, series in read if found_at == path]
         ):
             run = _create_run(series, params, folder, roots.get(series.task, series.task))
@@ -89,7 +89,7 @@ def check_same_documents(tables: Iterable[Table], reader: FilesReader) -> None:
     """Raise DataError if a run did not evaluate the same documents as its baseline."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
-            series, base_series = (reader.get_series(side.run) for side in (row, row.baseline))
+            series, base_series = (reader.get_metric_series(side.run) for side in (row, row.baseline))
             _check_documents(series, base_series)
             _check_documents(base_series, series)
 
@@ -138,7 +138,7 @@ class FilesReader(Reader):
         """Return the log-likelihood of each document."""
         return self.read[run.run_id].load_text_scores()
 
-    def get_series(self, run: Run) -> Series:
+    def get_metric_series(self, run: Run) -> Series:
         """Return the lm-eval metric series of a run, which only lm-eval runs have."""
         series = self.read[run.run_id]
         assert isinstance(series, Series)
@@ -203,14 +203,19 @@ def _find_outermost_groups(all_results: list[Results]) -> dict[str, str]:
     return {name: find_outermost_group(name) for name in parents}
 
 
-def _iter_newest_series(path: str, all_series: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
+def _iterate_newest_metric_series(
+    path: str, all_series: list[Series]
+) -> Iterator[tuple[Series, dict[str, str], str]]:
     """Yield the newest series of each configuration, with its params and a name.
 
     The name is the path of the folder or of the results file.
     """
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for series in all_series:  # the newest first
-        params, config = to_config_params(series.results, series.task), series.results.content["config"]
+        params, config = (
+            convert_lm_eval_settings_to_params(series.results, series.task),
+            series.results.content["config"],
+        )
         settings = json.dumps([params, [config.get(key) for key in SETTINGS]], default=str)
         newest.setdefault((series.name, settings), (series, params))
     names = sorted(name for name, _ in newest)
@@ -234,7 +239,7 @@ def _create_run(series: Series, params: dict[str, str], folder: str, table_name:
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
         task=task,
-        task_version=str(series.results.find_entry("versions", series.task)),
+        task_version=str(series.results.find_task_entry("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},
         metrics=compute_series_metrics(series),

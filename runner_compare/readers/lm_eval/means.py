@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner_compare.model.question_metrics import parse_lm_eval_value
+from runner_compare.model.question_metrics import parse_lm_eval_metric_value
 from runner_compare.readers.lm_eval.files import Results
 from runner_compare.readers.tool_run import to_finite_number
 
@@ -34,7 +34,7 @@ METRICS = {
 
 def find_aggregation(results: Results, task: str, metric: str) -> str | None:
     """Return how lm-eval aggregated a metric over documents; None if the file does not record it."""
-    config = results.find_entry("configs", task) or {}
+    config = results.find_task_entry("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
         return AGGREGATIONS.get(metric) if metric in METRICS.get(str(config.get("output_type")), ()) else None
@@ -73,7 +73,7 @@ def _nan_mean(values: Sequence[Any]) -> float:
 
 
 def _mean_brier_score(pairs: Sequence[Any]) -> float:
-    return _mean([parse_lm_eval_value(pair) if isinstance(pair, list) else None for pair in pairs])
+    return _mean([parse_lm_eval_metric_value(pair) if isinstance(pair, list) else None for pair in pairs])
 
 
 def _weighted_mean(pairs: Sequence[Any]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from runner_base import DataError, Likelihood
 from runner_compare.metrics import LOG_LIKELIHOODS, BetterDirection
 from runner_compare.model.data import Answers, Question, QuestionOutcome, Texts, TextScore
-from runner_compare.model.question_metrics import compute_mean_metric, parse_lm_eval_value
+from runner_compare.model.question_metrics import compute_mean_metric, parse_lm_eval_metric_value
 from runner_compare.readers.lm_eval.files import (
     Document,
     Documents,
@@ -19,7 +19,7 @@ from runner_compare.readers.lm_eval.files import (
     iter_sample_lines,
 )
 from runner_compare.readers.tool_run import format_flip_with_question, to_finite_number
-from runner_compare.statistics.accuracy_intervals import accuracy_metrics
+from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
 from runner_compare.ways.likelihoods import sums_by_cluster
 
@@ -52,7 +52,7 @@ class Series:
 
     @property
     def is_log_likelihood(self) -> bool:
-        kind = (self.results.find_entry("configs", self.task) or {}).get("output_type")
+        kind = (self.results.find_task_entry("configs", self.task) or {}).get("output_type")
         return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
 
     @property
@@ -80,7 +80,8 @@ class Series:
         together.
         """
         return {
-            key: parse_lm_eval_value(document.values[self.metric]) for key, document in self.documents.items()
+            key: parse_lm_eval_metric_value(document.values[self.metric])
+            for key, document in self.documents.items()
         }
 
     def load_answers(self) -> Answers:
@@ -159,7 +160,7 @@ def compute_series_metrics(series: Series) -> dict[str, float]:
 def _compute_verdict_metrics(series: Series) -> dict[str, float]:
     solved = [document.values[series.metric] == 1 for document in series.documents.values()]
     families = [document.cluster for document in series.documents.values()]
-    return {"correct": float(sum(solved)), **accuracy_metrics(solved, families)}
+    return {"correct": float(sum(solved)), **compute_accuracy_metrics(solved, families)}
 
 
 def _compute_likelihood_metrics(series: Series) -> dict[str, float]:

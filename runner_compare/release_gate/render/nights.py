@@ -14,7 +14,7 @@ from runner_compare.model.data import ABSENT
 from runner_compare.options import WIDTH
 from runner_compare.release_gate.history import Night
 from runner_compare.release_gate.verdicts import GateVerdict
-from runner_compare.render.quantities import format_points
+from runner_compare.render.quantities import format_percentage_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ COLOURS = {GateVerdict.go: GOOD, GateVerdict.no_go: BAD}  # all others: MUTED
 HINT = "--save nights.png draws all candidates"
 
 
-def print_nights(nights: Sequence[Night]) -> None:
+def print_nightly_gate_reports(nights: Sequence[Night]) -> None:
     """Print a table with one line per night and one column per candidate."""
     columns = [
         Column("night", [str(night.night) for night in nights], use=ColumnUse.setting),
@@ -66,11 +66,11 @@ def _format_cell(candidate: dict[str, Any] | None) -> str:
     check = _find_difference(candidate)
     if check is None:
         return str(candidate["verdict"])
-    low, high = map(format_points, (check["low"], check["high"]))
-    return f"{candidate['verdict']} {format_points(check['value'])} [{low}, {high}]"
+    low, high = map(format_percentage_points, (check["low"], check["high"]))
+    return f"{candidate['verdict']} {format_percentage_points(check['value'])} [{low}, {high}]"
 
 
-def draw_nights(nights: Sequence[Night]) -> Figure:
+def draw_nightly_gate_differences(nights: Sequence[Night]) -> Figure:
     """Plot each candidate's difference from the baseline, with its interval, by night."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -31,7 +31,7 @@ LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
 
 def format_report(report: GateReport) -> str:
     """Return the report as text: the overall verdict first, then one line per check."""
-    lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_comparison(report)}"]
+    lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_compared_candidates(report)}"]
     rows = [
         (
             name_verdict(check),
@@ -59,7 +59,7 @@ def _describe_night(night: int) -> str:
     return f"night {night} against this baseline; false NO-GO ≤ 5 % over all nights"
 
 
-def format_compact(report: GateReport) -> str:
+def format_one_line_report(report: GateReport) -> str:
     """Return the report as one line, for a chat message."""
     counts = Counter(candidate.verdict for candidate in report.candidates)
     named = [
@@ -73,7 +73,7 @@ def format_compact(report: GateReport) -> str:
 def format_markdown(report: GateReport) -> str:
     """Return the report as Markdown, for the summary of a CI job."""
     lines = [
-        f"## {report.verdict}: {escape_markdown(_describe_comparison(report))}",
+        f"## {report.verdict}: {escape_markdown(_describe_compared_candidates(report))}",
         "",
         "| verdict | candidate | difference | reason |",
         "|---|---|---|---|",
@@ -150,7 +150,7 @@ def format_difference(check: Check) -> str:
     return "" if check.decision is None else format_effect(check.decision)
 
 
-def _describe_comparison(report: GateReport) -> str:
+def _describe_compared_candidates(report: GateReport) -> str:
     candidates = format_count(len(report.candidates), "candidate")
     questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
     error = ""

@@ -12,7 +12,7 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, SampleSizeRange, Test, effect_verdict_counts
 from runner_compare.statistics.mean_plans import find_detectable_mean_loss, plan_questions_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.planning import compute_standard_error_factors, has_enough_units_to_plan
+from runner_compare.statistics.planning import compute_standard_error_bound_factors, has_enough_units_to_plan
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound what a plan needs
@@ -93,6 +93,6 @@ class MeanFlipTest(Test):
             else plan_questions_for_margin(
                 tuple(factor * unit_sum for unit_sum in sums), sizes, margin, level, power, self.is_strict
             )
-            for factor in compute_standard_error_factors(tails, len(sums), MAX_TAILS)
+            for factor in compute_standard_error_bound_factors(tails, len(sums), MAX_TAILS)
         )
         return fewest, most

@@ -69,7 +69,7 @@ class MetricFlipTest(Test):
 
     def compute_effect(self) -> Effect:
         by_flips, n = self.sign_flip_test.effect, len(self.sizes)
-        low, high = self._widen_by_sign_interval(by_flips.low, by_flips.high, ALPHA)
+        low, high = self._widen_interval_by_sign_test(by_flips.low, by_flips.high, ALPHA)
         mean, baseline_mean = (math.fsum(side) / len(side) for side in (self.values, self.baseline_values))
         counts = {
             "error": self.sign_flip_test.standard_error,
@@ -91,9 +91,9 @@ class MetricFlipTest(Test):
         )
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return self._widen_by_sign_interval(*self.sign_flip_test.compute_interval_at_level(alpha), alpha)
+        return self._widen_interval_by_sign_test(*self.sign_flip_test.compute_interval_at_level(alpha), alpha)
 
-    def _widen_by_sign_interval(self, low: float, high: float, alpha: float) -> tuple[float, float]:
+    def _widen_interval_by_sign_test(self, low: float, high: float, alpha: float) -> tuple[float, float]:
         if not self.few_differ or not self.max_mean_difference:
             return low, high
         n = len(self.sizes)
@@ -123,12 +123,12 @@ class MetricFlipTest(Test):
         return max(
             evenly,
             ratios.find_detectable_concentrated_loss(
-                self.sign_flip_test.standard_error, len(self.sizes), self._mean_total_loss, level
+                self.sign_flip_test.standard_error, len(self.sizes), self._mean_loss_at_worst_value, level
             ),
         )
 
     @cached_property
-    def _mean_total_loss(self) -> float:
+    def _mean_loss_at_worst_value(self) -> float:
         """Mean loss if questions drop to the worst value. Questions with a larger loss have more weight."""
         least, most = self.value_range
         if self.better is BetterDirection.lower:

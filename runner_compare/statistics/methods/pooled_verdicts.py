@@ -11,9 +11,9 @@ from runner_compare.statistics.pooling import (
     FINEST,
     PairedVerdicts,
     PoolingWeights,
-    compute_interval_p_value,
     compute_mean_difference_interval,
     compute_mean_difference_p_value,
+    compute_p_value_by_interval_inversion,
     find_detectable_mean_difference,
     mean_task_difference,
     plan_questions_for_mean_margin,
@@ -64,7 +64,7 @@ class WeightedFlipTest(Test):
         return compute_mean_difference_interval(self.tasks, alpha)
 
     def compute_p_value(self, null_value: float) -> float:
-        return compute_interval_p_value(self.tasks, null_value)
+        return compute_p_value_by_interval_inversion(self.tasks, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
         return find_detectable_mean_difference(self.tasks, level)

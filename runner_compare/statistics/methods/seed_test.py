@@ -13,11 +13,11 @@ from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.seed_means import (
     MIN_FREEDOM,
     ErrorComponent,
-    build_error_components,
+    combine_question_and_seed_errors,
     compute_combined_error_bound,
     compute_difference_p_value,
     compute_seed_errors,
-    find_seed_detectable_difference,
+    find_detectable_difference_over_seeds,
 )
 from runner_compare.statistics.stats import ALPHA, find_interval_end
 
@@ -58,7 +58,7 @@ class SeedTest(Test):
         value = self.by_questions.effect.value
 
         def is_compatible(true: float) -> bool:
-            parts = build_error_components(
+            parts = combine_question_and_seed_errors(
                 self.by_questions.compute_p_value(true), value - true, self.seed_components
             )
             return parts is None or abs(value - true) <= compute_combined_error_bound(
@@ -69,7 +69,7 @@ class SeedTest(Test):
 
     def compute_p_value(self, null_value: float) -> float:
         p, gap = self.by_questions.compute_p_value(null_value), self.by_questions.effect.value - null_value
-        parts = build_error_components(p, gap, self.seed_components)
+        parts = combine_question_and_seed_errors(p, gap, self.seed_components)
         return p if parts is None else max(p, compute_difference_p_value(parts, gap))
 
     @property
@@ -100,4 +100,4 @@ class SeedTest(Test):
     def _add_seed_variation(self, detectable_difference: float | None, level: float) -> float | None:
         if detectable_difference is None or not self.seed_components:
             return detectable_difference
-        return find_seed_detectable_difference(detectable_difference, self.seed_components, level)
+        return find_detectable_difference_over_seeds(detectable_difference, self.seed_components, level)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, SampleSizeRange, Test
-from runner_compare.statistics.planning import compute_standard_error_factors, plan_samples_to_detect
+from runner_compare.statistics.planning import compute_standard_error_bound_factors, plan_samples_to_detect
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan needs
@@ -89,7 +89,7 @@ class SignFlipTest(Test):
     def _compute_sample_size_range(
         self, shift: float, level: float, power: float, is_upward: bool | None = None
     ) -> SampleSizeRange:
-        low, high = compute_standard_error_factors(self.kurtosis, len(self.differences), MAX_TAILS)
+        low, high = compute_standard_error_bound_factors(self.kurtosis, len(self.differences), MAX_TAILS)
         most = None if high is None else self._sample_size(shift, level, power, is_upward, high)
         return self._sample_size(shift, level, power, is_upward, low), most
 

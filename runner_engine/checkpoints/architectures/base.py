@@ -115,7 +115,7 @@ def read_architecture_setting(header: GgufHeader, setting_name: str, default: An
     return header.metadata.get(f"{header.architecture}.{setting_name}", default)
 
 
-def read_layer_settings(header: GgufHeader, setting_name: str, default: Any = 0) -> list[Any]:
+def read_setting_per_layer(header: GgufHeader, setting_name: str, default: Any = 0) -> list[Any]:
     """Return the value of a setting for each layer. If the file stores a single value, repeat it
     for all layers.
     """
@@ -164,7 +164,7 @@ def derive_attention_types(header: GgufHeader, full_attention_interval: int) -> 
     """
     pattern = read_architecture_setting(header, "attention.sliding_window_pattern")
     if isinstance(pattern, list):
-        has_window = read_layer_settings(header, "attention.sliding_window_pattern")
+        has_window = read_setting_per_layer(header, "attention.sliding_window_pattern")
     else:
         full_attention_interval = pattern or full_attention_interval
         has_window = [
@@ -173,7 +173,7 @@ def derive_attention_types(header: GgufHeader, full_attention_interval: int) -> 
     return ["sliding_attention" if has else "full_attention" for has in has_window]
 
 
-def make_deinterleaving_order(num_heads_key: str) -> RowOrderFunction:
+def build_rotary_deinterleaving_function(num_heads_key: str) -> RowOrderFunction:
     """Return a function that reorders tensor rows to undo the interleaving of rotary pairs.
 
     llama.cpp's converter interleaves the pairs. num_heads_key: the config's name for the number
@@ -188,8 +188,8 @@ def make_deinterleaving_order(num_heads_key: str) -> RowOrderFunction:
 
 
 PAIRED = {
-    "attn_q": TensorChange(rows=make_deinterleaving_order("num_attention_heads")),
-    "attn_k": TensorChange(rows=make_deinterleaving_order("num_key_value_heads")),
+    "attn_q": TensorChange(rows=build_rotary_deinterleaving_function("num_attention_heads")),
+    "attn_k": TensorChange(rows=build_rotary_deinterleaving_function("num_key_value_heads")),
 }
 # the model adds 1 to its norms' weights
 ONE_MORE = {"norm": TensorChange(numbers=lambda _config, values: values - 1)}

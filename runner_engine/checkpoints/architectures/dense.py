@@ -17,7 +17,7 @@ from runner_engine.checkpoints.architectures.base import (
     read_architecture_setting,
     read_head_dim,
 )
-from runner_engine.checkpoints.architectures.rope import read_rope_parameters, read_scaled_rope_parameters
+from runner_engine.checkpoints.architectures.rope import read_rope_parameters, read_rope_parameters_if_scaled
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -30,7 +30,7 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 def _build_qwen3_config(header: GgufHeader) -> dict[str, Any]:
     """Return Qwen3's rope settings, and the head size if the file states one."""
     own = read_architecture_setting(header, "attention.key_length")
-    return read_scaled_rope_parameters(header) | ({} if own is None else {"head_dim": own})
+    return read_rope_parameters_if_scaled(header) | ({} if own is None else {"head_dim": own})
 
 
 def _build_phi3_config(header: GgufHeader) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _build_phi3_config(header: GgufHeader) -> dict[str, Any]:
 
     Phi-3's config gives the pretraining length precedence.
     """
-    settings = read_scaled_rope_parameters(header)
+    settings = read_rope_parameters_if_scaled(header)
     trained = settings.get("rope_parameters", {}).get(TRAINED)
     return settings | ({} if trained is None else {TRAINED: trained})
 
@@ -89,7 +89,10 @@ def _build_glm4_config(header: GgufHeader) -> dict[str, Any]:
 
 KNOWN = {
     "qwen2": Architecture(
-        "qwen2", RMS | VOCABULARY | THETA, computed=read_scaled_rope_parameters, is_read_by_transformers=True
+        "qwen2",
+        RMS | VOCABULARY | THETA,
+        computed=read_rope_parameters_if_scaled,
+        is_read_by_transformers=True,
     ),
     "qwen3": Architecture(
         "qwen3", RMS | VOCABULARY | THETA, computed=_build_qwen3_config, is_read_by_transformers=True

@@ -61,7 +61,7 @@ QWEN35 = {
 ROUTED = {"ffn_gate_inp": "mlp.gate", **SHARED_EXPERT}
 
 
-def _build_hybrid_config(header: GgufHeader) -> dict[str, Any]:
+def _build_gated_delta_config(header: GgufHeader) -> dict[str, Any]:
     every, head_dim = (
         read_architecture_setting(header, "full_attention_interval", EVERY),
         read_head_dim(header),
@@ -79,14 +79,14 @@ def _build_hybrid_config(header: GgufHeader) -> dict[str, Any]:
 
 
 def _build_qwen3_next_config(header: GgufHeader) -> dict[str, Any]:
-    return _build_hybrid_config(header) | {
+    return _build_gated_delta_config(header) | {
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
     }
 
 
-def _make_value_head_order(head_size_key: str | None) -> RowOrderFunction:
+def _build_value_head_order_function(head_size_key: str | None) -> RowOrderFunction:
     """Return a function that groups the rows of value heads by key head.
 
     The .gguf file interleaves the groups. head_size_key: the config's name for the rows per
@@ -101,7 +101,10 @@ def _make_value_head_order(head_size_key: str | None) -> RowOrderFunction:
     return compute_row_order
 
 
-VALUE_HEADS, SCALARS = _make_value_head_order("linear_value_head_dim"), _make_value_head_order(None)
+VALUE_HEADS, SCALARS = (
+    _build_value_head_order_function("linear_value_head_dim"),
+    _build_value_head_order_function(None),
+)
 
 
 def _compute_value_row_order(config: Any, num_rows: int) -> NumericArray:
@@ -144,13 +147,13 @@ QKVZ = "linear_attn.in_proj_qkvz.weight"
 
 KNOWN = {
     "qwen35": Architecture(
-        "qwen3_5_text", SETTINGS, {**QWEN35, **MLP}, computed=_build_hybrid_config, changes=TILED
+        "qwen3_5_text", SETTINGS, {**QWEN35, **MLP}, computed=_build_gated_delta_config, changes=TILED
     ),
     "qwen35moe": Architecture(
         "qwen3_5_moe_text",
         SETTINGS | MIXTURE,
         QWEN35 | ROUTED,
-        computed=_build_hybrid_config,
+        computed=_build_gated_delta_config,
         changes=TILED,
         experts="mlp.experts",
     ),

@@ -18,7 +18,7 @@ from runner_engine.checkpoints.architectures.base import (
     read_architecture_setting,
     read_float32_tensor,
     read_head_dim,
-    read_layer_settings,
+    read_setting_per_layer,
 )
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def _build_sliding_window_rope(header: GgufHeader) -> dict[str, Any]:
 def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     """Return a Gemma 4 config. Layers with sliding windows have smaller attention heads."""
     layer_types = derive_attention_types(header, full_attention_interval=6)
-    heads = dict(zip(layer_types, read_layer_settings(header, "attention.head_count_kv"), strict=True))
-    sizes = read_layer_settings(header, "feed_forward_length")
+    heads = dict(zip(layer_types, read_setting_per_layer(header, "attention.head_count_kv"), strict=True))
+    sizes = read_setting_per_layer(header, "feed_forward_length")
     experts = read_architecture_setting(header, "expert_count", 0)
     names = {tensor.name for tensor in header.tensors}
     layers_with_keys = [
@@ -112,7 +112,7 @@ def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     ]
     whole = {
         "rope_type": "proportional",
-        "partial_rotary_factor": _read_rotated_fraction(header),
+        "partial_rotary_factor": _read_rope_dimension_fraction(header),
         "rope_theta": read_architecture_setting(header, "rope.freq_base", 1000000.0),
     }
     return {
@@ -138,7 +138,7 @@ def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
     }
 
 
-def _read_rotated_fraction(header: GgufHeader) -> float:
+def _read_rope_dimension_fraction(header: GgufHeader) -> float:
     """Return the fraction of each head's dimensions that rope rotates.
 
     The file marks unrotated dimensions by a huge frequency divisor.

@@ -50,11 +50,11 @@ def read_rope_parameters(header: GgufHeader, head_dim: int) -> dict[str, Any]:
     if {SHORT, LONG} & names:
         return rope | _read_longrope_scaling(header, rotated // 2, rope)
     if FACTORS in names:
-        return rope | _infer_scaling_from_divisors(header, rotated, rope)
+        return rope | _infer_rope_scaling_from_divisors(header, rotated, rope)
     return rope
 
 
-def read_scaled_rope_parameters(header: GgufHeader) -> dict[str, Any]:
+def read_rope_parameters_if_scaled(header: GgufHeader) -> dict[str, Any]:
     """Return the rope parameters as a config entry, or {} if the file has no rope scaling."""
     rope = read_rope_parameters(header, read_head_dim(header))
     is_plain = rope["rope_type"] == "default" and "partial_rotary_factor" not in rope
@@ -116,7 +116,9 @@ def _read_longrope_scaling(header: GgufHeader, num_pairs: int, rope: dict[str, A
     return longrope
 
 
-def _infer_scaling_from_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, Any]) -> dict[str, Any]:
+def _infer_rope_scaling_from_divisors(
+    header: GgufHeader, rotary_dim: int, rope: dict[str, Any]
+) -> dict[str, Any]:
     divisors = _read_frequency_divisors(header, FACTORS, rotary_dim // 2)
     if rope["rope_type"] == "yarn":
         raise DataError(

@@ -12,7 +12,7 @@ from runner_engine.checkpoints.architectures.base import (
     TensorChange,
     has_tensor_with_suffix,
     read_head_dim,
-    read_layer_settings,
+    read_setting_per_layer,
 )
 from runner_engine.checkpoints.architectures.gated_delta import reshape_conv_weights
 from runner_engine.checkpoints.architectures.rope import read_rope_parameters
@@ -44,7 +44,7 @@ CHANGES = {"shortconv.conv": TensorChange(numbers=reshape_conv_weights)}
 
 
 def _build_lfm2_config(header: GgufHeader) -> dict[str, Any]:
-    heads = read_layer_settings(header, "attention.head_count_kv")
+    heads = read_setting_per_layer(header, "attention.head_count_kv")
     return {
         "layer_types": ["full_attention" if count else "conv" for count in heads],
         "num_key_value_heads": max(heads, default=0),

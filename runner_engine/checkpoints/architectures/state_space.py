@@ -19,7 +19,7 @@ from runner_engine.checkpoints.architectures.base import (
     has_tensor_with_suffix,
     read_architecture_setting,
     read_head_dim,
-    read_layer_settings,
+    read_setting_per_layer,
 )
 from runner_engine.checkpoints.architectures.gated_delta import compute_decay_logarithms, reshape_conv_weights
 from runner_engine.checkpoints.architectures.llama import MULTIPLIERS, SHARED_INPUT
@@ -77,12 +77,12 @@ def _convert_whole_to_int(value: float) -> int | float:
 
 
 def _build_granite_hybrid_config(header: GgufHeader) -> dict[str, Any]:
-    heads = read_layer_settings(header, "attention.head_count_kv")
+    heads = read_setting_per_layer(header, "attention.head_count_kv")
     experts, shared = (
         read_architecture_setting(header, "expert_count", 0),
         read_architecture_setting(header, "expert_shared_feed_forward_length", 0),
     )
-    sizes = read_layer_settings(header, "feed_forward_length")
+    sizes = read_setting_per_layer(header, "feed_forward_length")
     has_rope = bool(read_architecture_setting(header, "rope.scaling.finetuned", False))
     made = _read_ssm_sizes(header, "mamba_")
     made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])
@@ -109,8 +109,8 @@ def _build_granite_hybrid_config(header: GgufHeader) -> dict[str, Any]:
 
 def _build_nemotron_config(header: GgufHeader) -> dict[str, Any]:
     heads, sizes = (
-        read_layer_settings(header, "attention.head_count_kv"),
-        read_layer_settings(header, "feed_forward_length"),
+        read_setting_per_layer(header, "attention.head_count_kv"),
+        read_setting_per_layer(header, "feed_forward_length"),
     )
     experts = read_architecture_setting(header, "expert_count", 0)
     network = "moe" if experts else "mlp"

@@ -42,7 +42,7 @@ IGNORED = {"rotary_emb"}  # parts that the whole model has as well
 CLEARLY = 2  # times the error: less does not tell the orders of norm and rotation apart
 
 
-def describe_attention(
+def infer_attention_layout(
     model: Any,
     attention: Any,
     kv_spec: KvCacheSpec,
@@ -64,7 +64,7 @@ def describe_attention(
     others = {} if scale is None else {"position_ids": torch.tensor([positions])}
     handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))
-    queries, keys, has_gates, has_heads_together = _project_heads(
+    queries, keys, has_gates, has_heads_together = _project_queries_and_keys(
         into, hidden_states, kv_spec, handed, key_scale
     )
     given = handed.query, handed.key
@@ -109,7 +109,7 @@ def describe_attention(
     )
 
 
-def _project_heads(
+def _project_queries_and_keys(
     projections: Sequence[nn.Module],
     hidden_states: torch.Tensor,
     kv_spec: KvCacheSpec,

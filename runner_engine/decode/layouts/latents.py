@@ -9,7 +9,7 @@ import torch
 from runner_engine.decode.layouts.attention import IGNORED
 from runner_engine.decode.layouts.attention_capture import POSITIONS, capture_attention_inputs
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
-from runner_engine.decode.layouts.norms import describe_norm
+from runner_engine.decode.layouts.norms import infer_norm_layout
 from runner_engine.decode.layouts.parts import LATENTS, LatentNames, NotFusable, computing_child_names
 from runner_engine.decode.layouts.query_scales import find_query_scale
 from runner_engine.decode.layouts.rotations import (
@@ -27,7 +27,7 @@ def match_latent_attention_names(attention: Any) -> LatentNames | None:
     return next((names for names in LATENTS if names.all_names == parts), None)
 
 
-def describe_latent_attention(
+def infer_latent_attention_layout(
     model: Any,
     attention: Any,
     kv_spec: KvCacheSpec,
@@ -58,7 +58,7 @@ def describe_latent_attention(
     like, of_queries, to_queries = hidden_states[0, :1], None, None
     if names.to_queries:
         query_norm, to_queries = (getattr(attention, names.query_norm), getattr(attention, names.to_queries))
-        of_queries = describe_norm(query_norm, first.shape[-1], like)
+        of_queries = infer_norm_layout(query_norm, first.shape[-1], like)
         first = to_queries(query_norm(first))
     pairs = to_pairs(norm(second[:, :latent])).view(len(second), count, -1)
     if pairs.shape[-1] != unrotated + value or first.shape[-1] != count * (unrotated + rotated):
@@ -80,7 +80,7 @@ def describe_latent_attention(
     if rotation is not None and rotation.rotated != rotated:
         raise NotFusable("RoPE does not rotate all shared dimensions of the keys")
     latents = LatentLayout(
-        of_queries, to_queries, describe_norm(norm, latent, like), to_pairs, unrotated, rotated, value
+        of_queries, to_queries, infer_norm_layout(norm, latent, like), to_pairs, unrotated, rotated, value
     )
     return AttentionLayout(
         into, out, handed.scale, handed.softmax.cap, handed.softmax.sinks, rotation, latent=latents

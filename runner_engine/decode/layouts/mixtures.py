@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 from runner_base import is_out_of_memory_error, to_one_line
-from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
+from runner_engine.decode.layouts.mlps import MlpLayout, infer_mlp_layout
 from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, find_first_child
-from runner_engine.decode.layouts.routers import RouterLayout, describe_router, parse_router_output
+from runner_engine.decode.layouts.routers import (
+    RouterLayout,
+    infer_router_layout,
+    parse_expert_weights_and_indices,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +91,16 @@ class MixtureReader:
         ):
             raise NotFusable(f"the mixture has unsupported submodules: {', '.join(sorted(others))}")
         shared_module = getattr(block, next(iter(shared_names))) if shared_names else None
-        shared = None if shared_module is None else describe_mlp(shared_module, hidden_states)
+        shared = None if shared_module is None else infer_mlp_layout(shared_module, hidden_states)
         if shared_module is not None and shared is None:
             raise NotFusable("the shared expert has unsupported submodules")
         scale = getattr(block, next(iter(scale_names))) if scale_names else None
         found = MixtureLayout(
-            describe_router(router, block), experts, shared, _get_shared_expert_scale(scale, shared)
+            infer_router_layout(router, block), experts, shared, _get_shared_expert_scale(scale, shared)
         )
         kind = type(block), shared is None
         if kind not in self._tried:
-            _check_mixture(block, router, shared_module, scale, found, hidden_states)
+            _check_mixture_output(block, router, shared_module, scale, found, hidden_states)
             self._tried.add(kind)
         return found
 
@@ -116,7 +120,7 @@ def _get_shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tens
     return weight.detach()[0]
 
 
-def _check_mixture(
+def _check_mixture_output(
     block: Any,
     router: Any,
     shared: nn.Module | None,
@@ -128,7 +132,7 @@ def _check_mixture(
     expected = block(hidden_states)
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
     flat = hidden_states[0]
-    weights, index = parse_router_output(router(flat, **layout.router.given), len(flat))
+    weights, index = parse_expert_weights_and_indices(router(flat, **layout.router.given), len(flat))
     result = layout.experts(flat, index, weights)
     if shared is not None:
         beside = shared(flat)

@@ -51,7 +51,7 @@ class MlpLayout:
         return 0 if self.has_fused_gating else self.inner * (1 + self.has_gate)
 
 
-def describe_mlp(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
+def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     """Describe an MLP, or return None if the C kernels do not support its submodules."""
     function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:

@@ -11,14 +11,14 @@ from torch import nn
 
 from runner_base import is_out_of_memory_error, to_one_line
 from runner_engine.attention import register_attention
-from runner_engine.decode.layouts.attention import IGNORED, describe_attention
+from runner_engine.decode.layouts.attention import IGNORED, infer_attention_layout
 from runner_engine.decode.layouts.attention_capture import POSITIONS
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
 from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
-from runner_engine.decode.layouts.latents import describe_latent_attention, match_latent_attention_names
+from runner_engine.decode.layouts.latents import infer_latent_attention_layout, match_latent_attention_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
-from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
-from runner_engine.decode.layouts.norms import NormLayout, describe_norm
+from runner_engine.decode.layouts.mlps import MlpLayout, infer_mlp_layout
+from runner_engine.decode.layouts.norms import NormLayout, infer_norm_layout
 from runner_engine.decode.layouts.parts import (
     ATTENTIONS,
     BODIES,
@@ -95,7 +95,7 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     """Describe a model for the C kernels. Raises NotFusable for an unsupported layer."""
     register_attention()
     try:
-        return _describe_model_modules(model, kv_spec)
+        return _infer_model_layout(model, kv_spec)
     except NotFusable:
         raise
     except Exception as error:  # of the family's own code, which is called part by part
@@ -106,7 +106,7 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         ) from error
 
 
-def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
+def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     (_, body), settings = find_first_child(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = find_first_child(body, FINAL_NORMS)
@@ -135,7 +135,7 @@ def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     layers, mixtures = [], MixtureReader()
     for number, layer in enumerate(body_layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
-        layers.append(_describe_layer(model, layer, kv_spec, rows, table, tables, mixtures))
+        layers.append(_infer_layer_layout(model, layer, kv_spec, rows, table, tables, mixtures))
     attending = [layer.attention for layer in layers if layer.attention is not None]
     rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
@@ -151,7 +151,7 @@ def _describe_model_modules(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         places,
         layers,
         scales.pop(),
-        describe_norm(norm, hidden, like),
+        infer_norm_layout(norm, hidden, like),
         model.lm_head,
         _find_logit_scale(model, settings),
         float(getattr(settings, "final_logit_softcapping", None) or 0),
@@ -176,7 +176,7 @@ def _find_rope_tables(rotary: Any, layer_types: list[str] | None) -> tuple[list[
     return [RopeTable(rotary, name) for name in names], {name: number for number, name in enumerate(names)}
 
 
-def _describe_layer(
+def _infer_layer_layout(
     model: Any,
     layer: Any,
     kv_spec: KvCacheSpec,
@@ -187,7 +187,7 @@ def _describe_layer(
 ) -> LayerLayout:
     of_mixer, mixer = _find_recurrent_mixer(layer)
     beside = (
-        _describe_parallel_mixer(layer, mixer)
+        _get_parallel_mixer_layout(layer, mixer)
         if mixer and set(ATTENTIONS) & (computing_child_names(layer) - {of_mixer})
         else None
     )
@@ -200,9 +200,9 @@ def _describe_layer(
     found = None
     if attention is not None:
         read = (
-            describe_attention
+            infer_attention_layout
             if match_latent_attention_names(attention) is None
-            else describe_latent_attention
+            else infer_latent_attention_layout
         )
         found = read(
             model, attention, kv_spec, hidden_states, rope_tables[table_index] if rope_tables else None
@@ -211,15 +211,15 @@ def _describe_layer(
     if found is not None and found.norms is not None:
         counts = (kv_spec.kv_heads * kv_spec.group, kv_spec.kv_heads) if found.norms_all_heads else (1, 1)
         queries, keys = (
-            describe_norm(norm, count * kv_spec.dim, like)
+            infer_norm_layout(norm, count * kv_spec.dim, like)
             for norm, count in zip(found.norms, counts, strict=True)
         )
         head_norms = queries, keys
     places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
-    norms = tuple(describe_norm(getattr(layer, name), hidden, like) if name else None for name in places)
+    norms = tuple(infer_norm_layout(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
     rope = -1 if found is None or found.rotation is None else table_index
-    of_c = describe_mlp(mlp, hidden_states) if mlp else None
+    of_c = infer_mlp_layout(mlp, hidden_states) if mlp else None
     mixture = (
         mixture_reader.describe(mlp, hidden_states) if mlp and of_c is None and not is_parallel else None
     )
@@ -248,7 +248,7 @@ def _find_feed_forward(layer: nn.Module) -> Any:
     return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
 
 
-def _describe_parallel_mixer(layer: Any, mixer: MixerParts) -> ParallelMixer:
+def _get_parallel_mixer_layout(layer: Any, mixer: MixerParts) -> ParallelMixer:
     """Describe a recurrent mixer that runs parallel to attention.
 
     Both read the same input, and their outputs are added.

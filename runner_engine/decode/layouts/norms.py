@@ -29,7 +29,7 @@ class NormLayout:
     epsilon: float
 
 
-def describe_norm(module: Any, width: int, example_input: torch.Tensor) -> NormLayout:
+def infer_norm_layout(module: Any, width: int, example_input: torch.Tensor) -> NormLayout:
     """Identify the kind of norm that a module computes.
 
     example_input: a tensor with the dtype and device of the inputs.

@@ -57,7 +57,7 @@ class Rotation:
     points: RopePoints
     of_table: str  # where the angles of points are: in its first half, in every second place, or all of it
 
-    def select_angles(self, cos_or_sin_table: torch.Tensor) -> torch.Tensor:
+    def select_cos_or_sin_per_pair(self, cos_or_sin_table: torch.Tensor) -> torch.Tensor:
         """Select the cos or sin of each rotated pair from the model's table.
 
         Returns float32 [n, rotated / 2].
@@ -78,13 +78,13 @@ class Rotation:
                 # the last position is among them, since some families' angles depend on the longest
                 at = torch.cat((torch.arange(first, end), torch.tensor([num_positions - 1])))
                 angles = rope_table.compute_angles(example_input, at)
-                cos[first:end] = self.select_angles(angles.cos)[:-1]
-                sin[first:end] = self.select_angles(angles.sin)[:-1]
+                cos[first:end] = self.select_cos_or_sin_per_pair(angles.cos)[:-1]
+                sin[first:end] = self.select_cos_or_sin_per_pair(angles.sin)[:-1]
         return cos, sin
 
     def rotate(self, heads: torch.Tensor, angles: Angles) -> torch.Tensor:
         """Apply RoPE to the first `rotated` elements of heads [T, H, D]."""
-        cos, sin = (self.select_angles(numbers)[:, None] for numbers in (angles.cos, angles.sin))
+        cos, sin = (self.select_cos_or_sin_per_pair(numbers)[:, None] for numbers in (angles.cos, angles.sin))
         turned, rest = heads[..., : self.rotated], heads[..., self.rotated :]
         in_halves = self.points is RopePoints.points_in_halves
         shape, between = turned.shape[:-1], -2 if in_halves else -1

@@ -73,7 +73,7 @@ class RouterLayout:
     formula: RouterFormula
 
 
-def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
+def infer_router_layout(router: nn.Module, block: nn.Module) -> RouterLayout:
     """Describe the router of a mixture block.
 
     Raises NotFusable if the C kernels do not support its formula.
@@ -82,7 +82,7 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
     if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
         raise NotFusable("its router has no matrix")
     experts, hidden = weight.shape
-    given = _get_router_arguments(router, block)
+    given = _find_tensors_passed_to_router(router, block)
     own = {
         name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"
     }
@@ -106,7 +106,7 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
             for name in own:
                 trial.state_dict(keep_vars=True)[name].copy_(of_all)
             made = trial(some, **dict.fromkeys(given, of_all))
-        weights, index = parse_router_output(made, len(rows))
+        weights, index = parse_expert_weights_and_indices(made, len(rows))
         expected.append(
             torch.zeros(len(rows), experts, dtype=torch.float32).scatter(1, index, weights.float())
         )
@@ -123,7 +123,7 @@ def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
     raise NotFusable("the router uses an unsupported formula")
 
 
-def _get_router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
+def _find_tensors_passed_to_router(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
     """Return the attributes of a mixture block that it passes to its router, by argument name.
 
     Hidden states are not included.
@@ -133,7 +133,7 @@ def _get_router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torc
     return {name: some for name, some in found.items() if isinstance(some, torch.Tensor)}
 
 
-def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+def parse_expert_weights_and_indices(output: Any, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     tensors = [some for some in output if isinstance(some, torch.Tensor)] if isinstance(output, tuple) else []
     numbers = [
         some
@@ -194,7 +194,7 @@ def _detect_router_rounding(
     rows = torch.randn(TRIED, weight.shape[1], generator=random, dtype=torch.float32).to(dtype)
     with torch.no_grad():
         made = router(rows, **router_arguments)
-    weights, _ = parse_router_output(made, TRIED)
+    weights, _ = parse_expert_weights_and_indices(made, TRIED)
     logits = [
         some
         for some in made

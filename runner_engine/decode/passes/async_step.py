@@ -62,7 +62,7 @@ class AsyncStep:
         if begun is not None:
             return begun
         if self._uses is None:
-            self._uses = self.forward.build_prefix_uses(sequences)
+            self._uses = self.forward.list_shared_prefixes(sequences)
         return self.forward.step(kv_store, sequences, self._uses, prefilling_sequences)
 
     def pop_early_step_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
@@ -80,7 +80,7 @@ class AsyncStep:
             return logits[: len(lines)]
         return logits[copy_to_device(torch.tensor(lines), logits.device)]
 
-    def read_tokens(
+    def copy_sampled_tokens_to_host(
         self,
         sampled_tokens: torch.Tensor,
         kv_store: KvStore,
@@ -96,7 +96,7 @@ class AsyncStep:
         if copied is not None:
             copied.record(torch.cuda.current_stream(sampled_tokens.device))
         if isinstance(kv_store, SlotStore) and self._can_start_early(kv_store, sequences):
-            self._start_next_step(sampled_tokens, kv_store, sequences, prefilling_sequences)
+            self._start_next_decode_step_early(sampled_tokens, kv_store, sequences, prefilling_sequences)
         if copied is not None:
             copied.synchronize()
         tokens: list[int] = on_host.tolist()
@@ -110,7 +110,7 @@ class AsyncStep:
             and any(len(row.tokens) + 1 < row.limit for row in sequences)
         )
 
-    def _start_next_step(
+    def _start_next_decode_step_early(
         self,
         sampled_tokens: torch.Tensor,
         slots: SlotStore,

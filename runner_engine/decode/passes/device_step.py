@@ -34,15 +34,15 @@ from runner_engine.attention.device_attention import (
     OutputAndLogSum,
     OwnKeys,
     attend,
-    attend_variable_lengths,
+    compute_variable_length_attention,
     supports_variable_key_counts,
 )
 from runner_engine.attention.partial_attention import (
     Scaling,
-    build_sink_term,
-    merge_by_log_sums,
+    build_attention_sink_term,
+    merge_attention_by_log_sums,
     merge_groups_by_token,
-    pad_heads,
+    pad_heads_to_kv_store_shape,
 )
 from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, round_up_batch_size
 from runner_engine.decode.passes.step_graphs import CudaGraphRecorder, Record, StepGraphs
@@ -83,25 +83,29 @@ class StepAttention:
         scaling, window = (Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None)
         layer = heads.store_layer(layer)
         heads.check_layer(layer)
-        query, key, value = map(heads.rotate_if_enabled, pad_heads(heads, query, key, value))
+        query, key, value = map(
+            heads.apply_hadamard_rotation_if_enabled, pad_heads_to_kv_store_shape(heads, query, key, value)
+        )
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
-        out, top = self._attend_unshared_keys(layer, scaling, window, grouped, key, value)
+        out, top = self._compute_attention_to_unshared_keys(layer, scaling, window, grouped, key, value)
         parts = [
-            self._attend_prefix(number, layer, scaling, window, grouped)
+            self._compute_attention_to_prefix(number, layer, scaling, window, grouped)
             for number in range(len(self.prefixes))
         ]
         if softmax.sinks is not None:
-            zeros, sinks, _ = build_sink_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
+            zeros, sinks, _ = build_attention_sink_term(
+                softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim
+            )
             parts.append((zeros.to(out.dtype), sinks))
         if parts:
             outs, tops = zip(*parts, strict=True)
-            result = merge_by_log_sums([*outs, out], [*tops, top], query.dtype)
+            result = merge_attention_by_log_sums([*outs, out], [*tops, top], query.dtype)
         else:
             result = out.flatten(1, 2)
-        result = heads.rotate_if_enabled(result)
+        result = heads.apply_hadamard_rotation_if_enabled(result)
         return result if width == heads.dim else result[..., :width]
 
-    def _attend_unshared_keys(
+    def _compute_attention_to_unshared_keys(
         self, layer: int, scaling: Scaling, window: Window | None, grouped_query: torch.Tensor,
         key: torch.Tensor, value: torch.Tensor,
     ) -> OutputAndLogSum:  # fmt: skip
@@ -127,14 +131,14 @@ class StepAttention:
                 size,
                 blocks,
             )
-            out, top = attend_variable_lengths(scaling, by_row.flatten(1, 2), own)
+            out, top = compute_variable_length_attention(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
         stored = (some[layer][:rows, :, : self.places] for some in (self.own.keys, self.own.values))
         keys, values = heads.decode_kv(layer, *stored)
         return attend(scaling, by_row, keys, values, self._build_unshared_mask(window)[:, None, None])
 
-    def _attend_prefix(
+    def _compute_attention_to_prefix(
         self,
         prefix_index: int,
         layer: int,
@@ -155,7 +159,7 @@ class StepAttention:
             )
         sees, hidden = self.table[:, SEES + prefix_index] > 0, None
         if window is not None:
-            hidden = self._build_prefix_mask(window, prefix_index)
+            hidden = self._build_prefix_window_mask(window, prefix_index)
             sees = sees & ~hidden.all(dim=-1)
             hidden = hidden.repeat_interleave(group, dim=0)[None, None]
         out, top = (
@@ -212,7 +216,7 @@ class StepAttention:
             return position // window.size * window.size
         return (position - window.size + 1).clamp(min=0)
 
-    def _build_prefix_mask(self, window: Window, prefix_index: int) -> torch.Tensor:
+    def _build_prefix_window_mask(self, window: Window, prefix_index: int) -> torch.Tensor:
         """Return a mask of the prefix positions before each sequence's sliding window: bool [B, L]."""
         if (window, prefix_index) not in self._hidden:
             prefix = self.prefixes[prefix_index]
@@ -277,13 +281,15 @@ class DeviceDecodeStep:
         count = min(round_up_batch_size(len(rows)), own.slots)
         if isinstance(own, PagedSlots):
             read.append(blocks := own.page_table)
-            prefixes, common = self._find_shared_pages(rows, count)
+            prefixes, common = self._find_pages_shared_by_all_sequences(rows, count)
             seen = [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes))
             seen_by = dict.fromkeys((row.kv.prefix for row in rows), seen)
         else:
             prefixes, seen_by = _build_prefix_visibility_flags(rows)
         places = (
-            0 if self.by_length else _round_up_positions(max(row.kv.places for row in rows) + 1, own.capacity)
+            0
+            if self.by_length
+            else _round_up_positions_to_limit_shapes(max(row.kv.places for row in rows) + 1, own.capacity)
         )
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
@@ -305,7 +311,7 @@ class DeviceDecodeStep:
         attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks, common)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
-        return self.graphs.replay_or_run(
+        return self.graphs.replay_cuda_graph_or_compute_logits(
             (count, places + common * self.heads.page),
             tokens,
             lambda: self._compute_logits(replace(attention)),
@@ -315,7 +321,7 @@ class DeviceDecodeStep:
         self.graphs.free_cuda_graphs()
         self._read = []
 
-    def _find_shared_pages(
+    def _find_pages_shared_by_all_sequences(
         self, sequences: Sequence[TokenSequence], batch_size: int
     ) -> tuple[list[Prefix], int]:
         """Return the paged prefixes that all sequences share, and the number of their pages.
@@ -378,7 +384,7 @@ def _build_prefix_visibility_flags(
     return prefixes, sees
 
 
-def _round_up_positions(num_positions: int, max_positions: int) -> int:
+def _round_up_positions_to_limit_shapes(num_positions: int, max_positions: int) -> int:
     """Round a number of positions up to 2^k or 1.5 · 2^k, to limit the number of tensor shapes."""
     power = max(1 << (num_positions - 1).bit_length(), FEWEST_PLACES)
     return min(

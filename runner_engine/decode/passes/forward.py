@@ -22,7 +22,7 @@ from runner_engine.kv_cache import (
     SharedKv,
     SlotStore,
     copy_prefix_recurrent_state,
-    select_attention_kernels,
+    get_attention_kernels_if_supported,
 )
 from runner_engine.models.lora import multi_adapter
 from runner_engine.models.vocabulary import count_embeddings
@@ -52,7 +52,7 @@ class TokenSpan:
         return len(self.targets) or int(self.is_last)
 
     @property
-    def full_length(self) -> int:
+    def num_prompt_or_answer_tokens(self) -> int:
         """Number of tokens in the prompt or answer that contains the span.
 
         Attention backends are chosen by this count, so that the chunk size does not change
@@ -95,12 +95,12 @@ class Forward:
     """Runs the model on shared prefixes, prompts, draft tokens, or one token per sequence."""
 
     def __init__(self, model: Any, kv_spec: KvCacheSpec) -> None:
-        self.model, self.heads, self.kernels = model, kv_spec, select_attention_kernels(kv_spec)
+        self.model, self.heads, self.kernels = model, kv_spec, get_attention_kernels_if_supported(kv_spec)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = count_embeddings(model)
         self.mixers = create_mixers(model) if kv_spec.states else {}
-        self.adapters = multi_adapter.find_token_adapters(model)
+        self.adapters = multi_adapter.find_per_token_adapter_selector(model)
         goes_apart = self.counts_before or self.mixers or kv_spec.num_unquantized_first or self.adapters
         in_steps = kv_spec.by_sdpa and not goes_apart
         self.device_step = DeviceDecodeStep(model, kv_spec) if in_steps else None
@@ -145,7 +145,7 @@ class Forward:
             self._create_int_tensor([0] * count),
             self._create_int_tensor(range(before, before + count)),
         )
-        uses = self._collect_prefix_uses([prefix.path[:-1]], [0] * count)
+        uses = self._map_shared_prefixes_to_tokens([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
         with (
@@ -181,7 +181,7 @@ class Forward:
         spans = []
         for number, piece in enumerate(token_spans):
             first, count, before = len(ids), len(piece.ids), piece.before
-            is_long = piece.full_length >= self.short_span
+            is_long = piece.num_prompt_or_answer_tokens >= self.short_span
             if is_long:
                 spans.append(Span(first, first + count, piece.slot, before))
             ids += piece.ids
@@ -192,7 +192,7 @@ class Forward:
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - piece.num_logits, len(ids))
-        uses = self._collect_prefix_uses([piece.row.kv.path for piece in token_spans], of_row)
+        uses = self._map_shared_prefixes_to_tokens([piece.row.kv.path for piece in token_spans], of_row)
         kinds = (
             self._create_int_tensor(slots),
             self._create_int_tensor(places),
@@ -208,19 +208,19 @@ class Forward:
         )
         with into, adapters:
             logits = self._run_model(layout, ids, positions, kept or [len(ids) - 1])
-        self._pass_hidden_states_to_reader(
+        self._send_hidden_states_to_drafter(
             [(piece.row, piece.before, len(piece.ids)) for piece in token_spans]
         )
         return logits[: len(kept)]
 
-    def build_prefix_uses(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
+    def list_shared_prefixes(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
         """Return the shared prefixes of sequences that are decoding, with one token per sequence.
 
         Valid until the batch changes.
         """
         if self.device_step is not None and self.device_step.can_run(sequences):
             return []  # it finds them itself
-        return self._collect_prefix_uses([row.kv.path for row in sequences], range(len(sequences)))
+        return self._map_shared_prefixes_to_tokens([row.kv.path for row in sequences], range(len(sequences)))
 
     def step(
         self,
@@ -256,7 +256,7 @@ class Forward:
             adapters,
         ):
             logits = self._run_model(layout, ids, positions, None)
-        self._pass_hidden_states_to_reader([(row, row.kv.places, 1) for row in sequences])
+        self._send_hidden_states_to_drafter([(row, row.kv.places, 1) for row in sequences])
         return logits
 
     def step_with_device_tokens(
@@ -288,7 +288,7 @@ class Forward:
                 code="mismatch",
             )
 
-    def _pass_hidden_states_to_reader(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
+    def _send_hidden_states_to_drafter(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
         """Pass the hidden states of the last forward pass to the hidden-state reader, if there is one.
 
         Each span is (sequence, first position, count).
@@ -299,7 +299,7 @@ class Forward:
         for (row, place, _), hidden in zip(spans, parts, strict=True):
             self.hidden_reader.receive_sequence(row, place, hidden)
 
-    def _collect_prefix_uses(
+    def _map_shared_prefixes_to_tokens(
         self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
         """Return each shared prefix once, together with the tokens that attend to the prefix.
@@ -332,7 +332,7 @@ class Forward:
         """Context manager in which recurrent layers read and update the states of the given slots."""
         if kv_store.states is None:
             return nullcontext()
-        return kv_store.states.track_pass(slots, starts, counts, is_decoding)
+        return kv_store.states.track_forward_pass(slots, starts, counts, is_decoding)
 
     def _select_adapters(
         self, adapter_names: Sequence[str | None], counts: Sequence[int]
@@ -344,7 +344,7 @@ class Forward:
         if self.adapters is None:
             return nullcontext()
         of_tokens = [name for name, count in zip(adapter_names, counts, strict=True) for _ in range(count)]
-        return self.adapters.select_adapters(of_tokens)
+        return self.adapters.assign_adapters_to_tokens(of_tokens)
 
     def _create_int_tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=self.heads.device)
@@ -373,7 +373,7 @@ class Forward:
             wrap_with_layer_counter(layout.attend) if self.mixers else layout.attend,
             layout.own.states,
         )
-        in_layers = nullcontext() if states is None else states.replace_layers(self.mixers)
+        in_layers = nullcontext() if states is None else states.replace_recurrent_layers(self.mixers)
         with (
             torch.inference_mode(),
             use_attention(self.model, attend),

@@ -39,7 +39,11 @@ class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run a torch operation. Raises HostSyncError if the operation waits for the GPU."""
         kwargs = kwargs or {}
-        if func in WAITING or _is_mask_indexing(func, args) or _is_device_copy(func, args, kwargs):
+        if (
+            func in WAITING
+            or _is_boolean_mask_indexing(func, args)
+            or _is_copy_between_devices(func, args, kwargs)
+        ):
             raise HostSyncError(f"{func} waits for the device")
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with self:  # in inference mode, an operation made of others arrives whole
@@ -47,7 +51,7 @@ class ForbidHostSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
-def _is_mask_indexing(func: Any, args: Sequence[Any]) -> bool:
+def _is_boolean_mask_indexing(func: Any, args: Sequence[Any]) -> bool:
     """Whether an operation indexes by a boolean mask.
 
     The host cannot know the size of the result without waiting.
@@ -57,7 +61,7 @@ def _is_mask_indexing(func: Any, args: Sequence[Any]) -> bool:
     return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
 
 
-def _is_device_copy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _is_copy_between_devices(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether an operation copies a non-scalar tensor from one device to another."""
     if func is _ATEN._to_copy.default:
         wanted = kwargs.get("device")

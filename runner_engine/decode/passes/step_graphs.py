@@ -81,7 +81,7 @@ class StepGraphs:
         self._made: set[Shape] = set()  # all shapes so far, those that were forgotten included
         self._occurred: Counter[Shape] = Counter()
 
-    def replay_or_run(
+    def replay_cuda_graph_or_compute_logits(
         self, shape: Shape, tokens: torch.Tensor, compute_logits: LogitsFunction
     ) -> torch.Tensor:
         """Return the logits of a decoding step.
@@ -139,11 +139,11 @@ class StepGraphs:
             self.recordings[shape] = recording
             self._made.add(shape)
         except HostSyncError as error:
-            self._disable_recording(to_one_line(error, limit=160))
+            self._disable_cuda_graph_recording(to_one_line(error, limit=160))
         except RuntimeError as error:
             error.__traceback__ = None  # it holds the tensors of the step
             if is_out_of_memory_error(error):
-                self._disable_recording("memory is short")
+                self._disable_cuda_graph_recording("memory is short")
                 return
             self.left_out[shape] = to_one_line(error, limit=160)
             log.info(
@@ -152,9 +152,9 @@ class StepGraphs:
                 self.left_out[shape],
             )
             if not self._made and len(self.left_out) == MOST_FAILURES:
-                self._disable_recording(self.left_out[shape])
+                self._disable_cuda_graph_recording(self.left_out[shape])
 
-    def _disable_recording(self, reason: str) -> None:
+    def _disable_cuda_graph_recording(self, reason: str) -> None:
         log.info("decoding steps are not recorded: %s", reason)
         self.record, self.why_not = None, reason
         self.free_cuda_graphs()

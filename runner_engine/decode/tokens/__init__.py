@@ -1,7 +1,12 @@
 """Turns logits into tokens and answers: sampling, speculative decoding, stopping and scoring."""
 
 from runner_engine.decode.tokens.ngram_speculation import NgramLookup, NgramSpeculator
-from runner_engine.decode.tokens.sampling import Sampler, create_generator, create_sampler, force_tokens
+from runner_engine.decode.tokens.sampling import (
+    Sampler,
+    create_random_generator,
+    create_sampler,
+    force_tokens,
+)
 from runner_engine.decode.tokens.scoring import (
     build_scored_completion,
     compute_max_scored_positions,
@@ -21,7 +26,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # the next token
     "Sampler",  # picks the next token of every row; rows come and go: take, keep
     "create_sampler",  # a sampler of new rows, which continues their random numbers
-    "create_generator",  # a row's random numbers
+    "create_random_generator",  # a row's random numbers
     "force_tokens",  # leaves rows one token to choose from
     # guesses of several tokens, which one pass checks
     "Speculator",  # what the decoder asks of them

@@ -105,7 +105,7 @@ class _PassTimings:
     next_pause: int = PAUSE
     is_on: bool = False  # whether the last trial was worth it
 
-    def count_down_pause(self) -> bool:
+    def count_down_speculation_pause(self) -> bool:
         """Shorten the pause in speculation. Returns whether the next forward pass is not timed."""
         if self.pause:
             self.pause -= 1
@@ -196,7 +196,7 @@ class NgramSpeculator:
         tally = self._tallies.get(len(sequences)) if is_wanted else None
         if (
             tally is None
-            or tally.count_down_pause()
+            or tally.count_down_speculation_pause()
             or not any(_can_speculate_for(row, at, sampler) for at, row in enumerate(sequences))
         ):
             return None

@@ -191,13 +191,13 @@ class Sampler:
     ) -> torch.Tensor:
         if len(indices) < len(self.samplings):
             return token_selection.sample_tokens(
-                kernels, logits[indices], self._build_kernel_settings(indices), uniform[indices]
+                kernels, logits[indices], self._build_kernel_sampling_settings(indices), uniform[indices]
             )
         if self._settings is None:
-            self._settings = self._build_kernel_settings(indices)
+            self._settings = self._build_kernel_sampling_settings(indices)
         return token_selection.sample_tokens(kernels, logits, self._settings, uniform)
 
-    def _build_kernel_settings(self, indices: Sequence[int]) -> token_selection.SequenceSampling:
+    def _build_kernel_sampling_settings(self, indices: Sequence[int]) -> token_selection.SequenceSampling:
         samplings = [self.samplings[row] for row in indices]
         numbers = torch.tensor([sampling.as_numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
@@ -276,7 +276,7 @@ def create_sampler(sequences: Sequence[TokenSequence], vocab_size: int, device: 
     """Create a sampler that continues the sequences' random number generators."""
     for row in sequences:
         if row.generator is None:
-            row.generator = create_generator(row.sampling, row.request.effective_random_id, row.choice)
+            row.generator = create_random_generator(row.sampling, row.request.effective_random_id, row.choice)
             for _ in (
                 row.tokens if row.generator is not None else ()
             ):  # of an answer that was begun: one for each
@@ -286,7 +286,9 @@ def create_sampler(sequences: Sequence[TokenSequence], vocab_size: int, device: 
     return Sampler(vocab_size, device, prompts, samplings, generators, answers)
 
 
-def create_generator(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
+def create_random_generator(
+    sampling: Sampling, request_id: RequestId, choice: int = 0
+) -> torch.Generator | None:
     """Create a random generator from seed, request id and choice index. Returns None for greedy sampling."""
     if not sampling.temperature:
         return None

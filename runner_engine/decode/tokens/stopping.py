@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from runner_base import Answer, FinishReason
-from runner_base.thinking import TAGS, Tags, is_part_of_tag, parse_spans, split_streamable_text
+from runner_base.thinking import TAGS, Tags, is_part_of_tag, parse_thinking_spans, split_streamable_text
 from runner_engine.decode.sequences import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, TokenSequence
 from runner_engine.decode.tokens.sampling import force_tokens
 from runner_engine.grammars import mask_disallowed_tokens
@@ -214,7 +214,7 @@ class Stopping:
             )
         ):
             return 0
-        last = parse_spans(
+        last = parse_thinking_spans(
             text, self.tags, sequence.thought.is_thinking_at_start, forced_tags=sequence.thought.closed
         ).spans[-1]
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())

@@ -41,7 +41,7 @@ class GroupedExperts:
     packed: list[PackedParameter] = field(default_factory=list)
 
     @classmethod
-    def install_in_model(
+    def replace_expert_layers(
         cls,
         model: nn.Module,
         kernels: Kernels | None,
@@ -97,7 +97,7 @@ class GroupedExperts:
         trial = _ExpertTrial.create_for_experts(described)
         expected = trial.compute_original_output(module)
         layer, packed = described.read_experts(context)
-        if wrong := trial.find_difference(layer, expected):
+        if wrong := trial.find_output_difference(layer, expected):
             for one in packed:
                 one.unpack()
             raise UnsupportedExperts(wrong)
@@ -140,7 +140,7 @@ class _ExpertTrial:
             result: torch.Tensor = module(self.rows, self.index, self.weights)
         return result
 
-    def find_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
+    def find_output_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
         found, expected_output = layer(self.rows, self.index, self.weights).float(), expected_output.float()
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]

@@ -11,7 +11,7 @@ from torch import nn
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.layouts.base import SCALES, DtypesByName, StoredLayout, Tensors, build_tensor_error
-from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, decode_exponent_scales
+from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, convert_e8m0_scales_to_float
 from runner_engine.quantization.grouped import GroupSettings
 
 SIZES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -57,14 +57,17 @@ class Mxfp4Layout(StoredLayout):
         return layout.validate_shapes(tensors, {"weight_packed": [codes], "weight_scale": [scales]})
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
-        return decode_exponent_scales(tensors["weight_scale"][first_output:last_output])
+        return convert_e8m0_scales_to_float(tensors["weight_scale"][first_output:last_output])
 
     def get_packed_scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
         """Return the scales as 8-bit exponents (e8m0)."""
         return tensors["weight_scale"][first_output:last_output].view(torch.float8_e8m0fnu)
 
     def find_invalid_numbers(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
-        if tensor_name == "weight_scale" and not decode_exponent_scales(tensor).float().isfinite().all():
+        if (
+            tensor_name == "weight_scale"
+            and not convert_e8m0_scales_to_float(tensor).float().isfinite().all()
+        ):
             return note("scale_not_finite")
         if tensor_name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
             return note("layer_scale_not_positive")

@@ -91,7 +91,7 @@ class Float8Layout(StoredLayout):
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
         """Return the scales of a range of outputs. Outputs of one block share their scales."""
-        scales = decode_exponent_scales(tensors[self.scale_name]).reshape(-1, self.groups)
+        scales = convert_e8m0_scales_to_float(tensors[self.scale_name]).reshape(-1, self.groups)
         return scales[torch.arange(first_output, last_output, device=scales.device) // self.of_outputs]
 
     def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,9 @@ class Float8Layout(StoredLayout):
         if tensor_name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return note("weight_not_number")
         return super().find_invalid_numbers(
-            tensors, tensor_name, decode_exponent_scales(tensor) if tensor_name == self.scale_name else tensor
+            tensors,
+            tensor_name,
+            convert_e8m0_scales_to_float(tensor) if tensor_name == self.scale_name else tensor,
         )
 
 
@@ -128,7 +130,7 @@ class BlockFloat8Layout(Float8Layout):
     scale_name: ClassVar[str] = "weight_scale_inv"
 
 
-def decode_exponent_scales(scales: torch.Tensor) -> torch.Tensor:
+def convert_e8m0_scales_to_float(scales: torch.Tensor) -> torch.Tensor:
     """Convert scales stored as 8-bit exponents to numbers. Exponent 255 becomes NaN."""
     if scales.dtype is torch.uint8:
         scales = scales.view(torch.float8_e8m0fnu)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from runner_engine.models.code_interleaving import deinterleave_codes
+from runner_engine.models.code_interleaving import unpack_interleaved_codes
 from runner_engine.models.layouts.base import Layout, Tensors, unpack_bits
 
 LOWEST, HIGHEST = -128, 127  # of a row's int8
@@ -78,9 +78,9 @@ class PackedBlockLayout(LoadTimeLayout):
             tensors, first_output, last_output, self._zero_points_end_byte, None, torch.uint8
         )
         eights = eights.reshape(last_output - first_output, self.inputs // 8, low + high)
-        codes = deinterleave_codes(eights[..., :low, None], low)
+        codes = unpack_interleaved_codes(eights[..., :low, None], low)
         if high:
-            codes |= deinterleave_codes(eights[..., low:, None], high) << low
+            codes |= unpack_interleaved_codes(eights[..., low:, None], high) << low
         return codes.flatten(1)
 
     def _unpack_interleaved_codes(
@@ -91,9 +91,9 @@ class PackedBlockLayout(LoadTimeLayout):
             tensors, first_output, last_output, self._zero_points_end_byte, None, torch.int32
         ).contiguous()
         fours = words.view(torch.uint8).reshape(last_output - first_output, self.inputs // 32, low + high, 4)
-        codes = deinterleave_codes(fours[:, :, :low], low)
+        codes = unpack_interleaved_codes(fours[:, :, :low], low)
         if high:
-            codes |= deinterleave_codes(fours[:, :, low:], high) << low
+            codes |= unpack_interleaved_codes(fours[:, :, low:], high) << low
         return codes.flatten(1)
 
     def scales(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:

@@ -25,5 +25,5 @@ def create_loading_backend(target: LoadTarget) -> LoadingBackend:
 
     Imports only that backend's module, because other backends may need missing packages.
     """
-    way: LoadingBackend = import_module(f"{__name__}.{target.plan.backend_name}").Backend(target)
+    way: LoadingBackend = import_module(f"{__name__}.{target.plan.loading_backend_name}").Backend(target)
     return way

@@ -23,7 +23,7 @@ from runner_engine.experts import (
     OmittedExperts,
     SeparateExperts,
     build_separate_experts,
-    omit_fused_experts,
+    omit_experts_during_model_build,
     select_expert_matrix,
     separate_all_experts,
 )
@@ -41,10 +41,10 @@ def load_expert_by_expert(
     plan, files = backend.plan, backend.plan.files
     if not plan.separates_experts:
         return backend.load_model(arguments, rope_config)
-    with omit_fused_experts(), _mute_load_report():
+    with omit_experts_during_model_build(), _mute_transformers_load_report():
         model, report = backend.load_model(arguments, rope_config)
     by_layer = _group_matrices_by_layer(
-        model, [tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix)]
+        model, [tensor for tensor in files.tensors_with_split_experts if isinstance(tensor, ExpertMatrix)]
     )
     missing, used = list(report["missing_keys"]), set()
     others = {tensor.name: tensor for tensor in files.tensors}
@@ -83,7 +83,7 @@ def quantize_loaded_experts(backend: LoadingBackend, model: Any) -> None:
 
 
 @contextmanager
-def _mute_load_report() -> Iterator[None]:
+def _mute_transformers_load_report() -> Iterator[None]:
     """Context manager that mutes transformers' report of unused tensors, which would list all experts."""
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(_is_not_load_report)

@@ -24,14 +24,14 @@ class ModelPaths:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._known = {path for path, _ in model.named_modules()}
-        self._renamings = _find_weight_renamings(model)
+        self._renamings = _list_transformers_weight_renamings(model)
 
-    def find_path(self, stored_layer_name: str) -> str | None:
+    def find_layer_module_path(self, stored_layer_name: str) -> str | None:
         prefix = f"{self._model.base_model_prefix}."
         renamed = self._apply_renamings(stored_layer_name)
         for name in dict.fromkeys((stored_layer_name, renamed)):
             for path in (name, prefix + name, name.removeprefix(prefix)):
-                if path in self._known or self._separate_expert(path):
+                if path in self._known or self._separate_experts_at_path(path):
                     return path
         return None
 
@@ -40,7 +40,7 @@ class ModelPaths:
 
         return apply_renamings(f"{stored_layer_name}.weight", self._renamings).removesuffix(".weight")
 
-    def _separate_expert(self, path: str) -> bool:
+    def _separate_experts_at_path(self, path: str) -> bool:
         """Replace fused experts by separate ones if `path` names an expert. Returns False for any
         other path.
         """
@@ -55,7 +55,7 @@ class ModelPaths:
         return path in self._known
 
 
-def add_separate_expert_renamings(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
+def add_separate_expert_name_conversions(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
     """Add name conversions that make transformers load separate experts under their own module paths.
 
     A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` tells which of them is
@@ -84,20 +84,20 @@ def add_separate_expert_renamings(conversions: Iterable[Any], experts_pattern: s
     return result
 
 
-def adapt_name_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
+def adapt_conversions_to_separate_experts(model: Any, conversions: Iterable[Any]) -> list[Any]:
     """Adapt transformers' name conversions to a model in which some experts are separate modules."""
     prefix = f"{model.base_model_prefix}."
     separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
     if not separate:
         return list(conversions)
-    return add_separate_expert_renamings(
+    return add_separate_expert_name_conversions(
         conversions, f"(?:{'|'.join(re.escape(path.removeprefix(prefix)) for path in separate)})"
     )
 
 
-def _find_weight_renamings(model: Any) -> list[Any]:
+def _list_transformers_weight_renamings(model: Any) -> list[Any]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
-    conversions = add_separate_expert_renamings(get_model_conversion_mapping(model), r"\.experts")
+    conversions = add_separate_expert_name_conversions(get_model_conversion_mapping(model), r"\.experts")
     return [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]

@@ -130,7 +130,7 @@ class FusedExpertsPlaceholder(nn.Module):
         return layer
 
 
-def replace_fused_experts(
+def replace_fused_experts_with_placeholders(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> set[str]:
     """Replace fused quantized experts by placeholders until they are loaded. Returns the names of
@@ -163,7 +163,7 @@ def replace_fused_experts(
     return used
 
 
-def split_fused_experts(model: Any) -> dict[str, dict[str, TensorLocation]]:
+def replace_placeholders_with_separate_experts(model: Any) -> dict[str, dict[str, TensorLocation]]:
     """Replace all placeholders by separate experts. Returns the checkpoint tensors of each layer,
     by module path.
     """

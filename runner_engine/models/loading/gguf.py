@@ -21,12 +21,12 @@ from runner_engine.models.gguf_blocks import (
     GgufEmbedding,
     GgufLinear,
     LinearWithDtype,
-    build_reordered_linear,
+    build_linear_with_reordered_inputs,
 )
 from runner_engine.models.gguf_types import TYPES
 from runner_engine.models.loading import gguf_experts
 from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
-from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_tensor_blocks
+from runner_engine.models.loading.gguf_tensors import dequantize_tensor, memory_map_tensor_blocks
 from runner_engine.quantization.base import OwnLayers
 from runner_engine.settings.model import Attention
 
@@ -68,7 +68,7 @@ def load_gguf_model(
         if place.name not in unfilled:
             unused += [tensor.name for tensor in place.tensors]
             continue
-        if not (keeps_blocks and _assign_layer_blocks(model, place, config, dtype)):
+        if not (keeps_blocks and _assign_quantized_gguf_blocks(model, place, config, dtype)):
             _assign_dequantized_weight(model, place, config)
         unfilled.discard(place.name)
     for of_layer, tensors in places.experts.items():
@@ -86,7 +86,9 @@ def load_gguf_model(
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
-def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype) -> bool:
+def _assign_quantized_gguf_blocks(
+    model: Any, mapping: WeightMapping, config: Any, dtype: torch.dtype
+) -> bool:
     """Replace a layer by a layer with quantized .gguf blocks. Returns False if the blocks must be
     dequantized.
     """
@@ -98,18 +100,18 @@ def _assign_layer_blocks(model: Any, mapping: WeightMapping, config: Any, dtype:
         return False
     rows = sum(tensor.shape[0] for tensor in mapping.tensors)
     if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
-        order = _compute_file_row_indices(change.rows, config, rows)
-        stored = [map_tensor_blocks(tensor) for tensor in mapping.tensors]
-        columns = _compute_file_row_indices(change.columns, config, module.in_features)
+        order = _compute_row_permutation(change.rows, config, rows)
+        stored = [memory_map_tensor_blocks(tensor) for tensor in mapping.tensors]
+        columns = _compute_row_permutation(change.columns, config, module.in_features)
         together = stored[0] if len(stored) == 1 else torch.cat(stored)
         if columns is None:
             layer: nn.Module = GgufLinear(module, together, first.dtype, order)
         else:
-            layer = build_reordered_linear(module, together, first.dtype, order, columns)
+            layer = build_linear_with_reordered_inputs(module, together, first.dtype, order, columns)
         model.set_submodule(path, layer)
         return True
     if isinstance(module, nn.Embedding) and first.shape == (module.num_embeddings, module.embedding_dim):
-        model.set_submodule(path, GgufEmbedding(module, map_tensor_blocks(first), first.dtype, dtype))
+        model.set_submodule(path, GgufEmbedding(module, memory_map_tensor_blocks(first), first.dtype, dtype))
         return True
     return False
 
@@ -141,7 +143,7 @@ def _assign_dequantized_weight(model: Any, mapping: WeightMapping, config: Any) 
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _compute_file_row_indices(
+def _compute_row_permutation(
     get_row_order: RowOrderFunction | None, config: Any, num_rows: int
 ) -> torch.Tensor | None:
     if get_row_order is None:

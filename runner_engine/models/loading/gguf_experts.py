@@ -21,7 +21,7 @@ from runner_engine.experts import (
 )
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES
-from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_tensor_blocks
+from runner_engine.models.loading.gguf_tensors import dequantize_tensor, memory_map_tensor_blocks
 
 
 def load_layer_experts(
@@ -69,7 +69,7 @@ def _assign_expert_blocks(
 
     The blocks are part `part_index` of `num_parts` parts of a tensor.
     """
-    stored = map_tensor_blocks(tensor)
+    stored = memory_map_tensor_blocks(tensor)
     outputs = tensor.shape[1] // num_parts
     for number in range(experts.num_experts):
         expert = experts.get_expert(number)

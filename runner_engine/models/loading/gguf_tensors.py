@@ -14,7 +14,7 @@ from runner_engine.models.gguf_types import extract_block_scales
 NumpyArray = np.ndarray[Any, Any]
 
 
-def map_tensor_blocks(tensor: TensorLocation) -> torch.Tensor:
+def memory_map_tensor_blocks(tensor: TensorLocation) -> torch.Tensor:
     """Return a tensor's quantized blocks as a view of the memory-mapped file.
 
     The shape is uint8 [outputs, bytes], or [experts, outputs, bytes] for experts.

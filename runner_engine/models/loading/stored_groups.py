@@ -26,7 +26,7 @@ from runner_engine.models.layouts.modelopt import ModelOptLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
 from runner_engine.models.loading import fused_experts
 from runner_engine.models.loading.contract import LoadingBackend, LoadingInfo
-from runner_engine.models.loading.expert_paths import ModelPaths, adapt_name_conversions
+from runner_engine.models.loading.expert_paths import ModelPaths, adapt_conversions_to_separate_experts
 from runner_engine.quantization import detect_stored_format, read_stored_quantization_config
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 from runner_engine.render.notes import render_engine_note
@@ -73,7 +73,7 @@ def build_quantizer_arguments(folder: Path, config: Any, stored_config: dict[str
 TensorsByLayer = dict[str, dict[str, TensorLocation]]
 
 
-def replace_linear_layers(
+def replace_linear_layers_with_quantized(
     model: Any, tensors: dict[str, TensorLocation], group_settings: GroupSettings
 ) -> TensorsByLayer:
     """Replace the layers that are quantized in the checkpoint by our own quantized layers, which
@@ -81,7 +81,7 @@ def replace_linear_layers(
 
     Returns each layer's tensors by path.
     """
-    used = fused_experts.replace_fused_experts(model, tensors, group_settings)
+    used = fused_experts.replace_fused_experts_with_placeholders(model, tensors, group_settings)
     if group_settings.layout == fused_experts.LAYOUT:
         return {}
     kind = LAYOUTS[group_settings.layout]
@@ -90,7 +90,7 @@ def replace_linear_layers(
     origins: TensorsByLayer = {}
     paths = ModelPaths(model)
     for stored_path in sorted(named):
-        path = paths.find_path(stored_path)
+        path = paths.find_layer_module_path(stored_path)
         module: Any = None if path is None else model.get_submodule(path)
         found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
         first = next(iter(found.values()))
@@ -199,16 +199,18 @@ def _register_quantizer() -> Any:
                 *(model._keys_to_ignore_on_load_unexpected or ()),
                 *unused,
             }
-            self.origins = replace_linear_layers(
+            self.origins = replace_linear_layers_with_quantized(
                 model, self.quantization_config.tensors, self.quantization_config.settings
             )
 
         def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
-            separate = adapt_name_conversions(model, weight_conversions)
+            separate = adapt_conversions_to_separate_experts(model, weight_conversions)
             return super().update_weight_conversions(separate, model)  # type: ignore[no-untyped-call]
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            check_loaded_numbers(model, self.origins | fused_experts.split_fused_experts(model))
+            check_loaded_numbers(
+                model, self.origins | fused_experts.replace_placeholders_with_separate_experts(model)
+            )
             self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own
 
         def is_serializable(self) -> bool:

@@ -50,7 +50,7 @@ def load_weights(backend: LoadingBackend, arguments: dict[str, Any]) -> tuple[An
                 module.has_byte_rows = True
     if resolved.spec.first_layers is not None:
         keep_first_layers(model, resolved.spec.first_layers)
-    _release_checkpoint_pages(backend.plan)
+    _release_mapped_checkpoint_pages(backend.plan)
     return model, notes
 
 
@@ -111,7 +111,7 @@ def _check_missing_weights(model: Any, report: LoadingInfo, checkpoint: str) -> 
     return []
 
 
-def _release_checkpoint_pages(plan: LoadPlan) -> None:
+def _release_mapped_checkpoint_pages(plan: LoadPlan) -> None:
     """Release the checkpoint's memory-mapped pages if its weights were copied by quantization or
     dtype conversion.
 

@@ -32,7 +32,7 @@ class ScaledPair(NamedTuple):
     scaling: float
 
 
-def compute_delta_norm(lora_pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
+def compute_lora_delta_norm(lora_pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
     """Return the Frobenius norm of the weight changes scaling * B @ A of all layers."""
     squares = 0.0
     for a, b, scaling in lora_pairs:
@@ -48,7 +48,7 @@ def describe_peft_adapter(model: Any, notes: tuple[Note, ...]) -> AdapterReport:
     besides, more = _describe_non_lora_parameters(model)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in pairs) + more
     rank = max((len(pair.a) for pair in pairs), default=0)
-    return AdapterReport(len(layers), rank, parameters, compute_delta_norm(pairs), notes, besides)
+    return AdapterReport(len(layers), rank, parameters, compute_lora_delta_norm(pairs), notes, besides)
 
 
 def _has_lora_matrices(module: Any) -> bool:

@@ -38,7 +38,7 @@ class TokenAdapters:
         self.of_tokens: PassAdapters | None = None
 
     @contextmanager
-    def select_adapters(self, adapter_names: Sequence[str | None]) -> Iterator[None]:
+    def assign_adapters_to_tokens(self, adapter_names: Sequence[str | None]) -> Iterator[None]:
         """Context manager that assigns an adapter name to each token of a forward pass. None
         selects the base model.
         """
@@ -59,7 +59,9 @@ class PassAdapters:
         self.count, self.first, self.last = len(adapter_indices), used_indices[0], used_indices[-1]
         self._factors: dict[tuple[torch.device, AdapterSizes], tuple[Tensor, Tensor]] = {}
 
-    def compute_token_scalings(self, sizes: AdapterSizes, device: torch.device) -> tuple[Tensor, Tensor]:
+    def compute_lora_scalings_per_token(
+        self, sizes: AdapterSizes, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Return the scaling of each LoRA rank for each token, and a mask of the ranks that the
         token does not use.
 
@@ -124,7 +126,7 @@ class MultiAdapterMatrices(UnmergedMatrices):
                 value="several",
                 code="unsupported",
             )
-        factors, is_others = of_tokens.compute_token_scalings(self.sizes, x.device)
+        factors, is_others = of_tokens.compute_lora_scalings_per_token(self.sizes, x.device)
         low = x.to(self.A.dtype) @ self.A[first:last].t()
         low = (low * factors).masked_fill_(is_others, 0)
         more = (low @ self.B[first:last]).view(output.shape)
@@ -159,7 +161,7 @@ def attach_all_adapters(base: Any, resolved: ResolvedModel) -> AdapterReport:
     return _combine_adapter_reports(resolved.spec.lora.adapter_names, reports)
 
 
-def find_token_adapters(model: Any) -> TokenAdapters | None:
+def find_per_token_adapter_selector(model: Any) -> TokenAdapters | None:
     """Return the object that selects adapters for a model with several adapters. None for any other model."""
     found: TokenAdapters | None = getattr(model, ATTRIBUTE, None)
     return found

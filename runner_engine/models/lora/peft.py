@@ -105,7 +105,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     if lora.merge:
         with _mute_peft_warnings():
             return model.merge_and_unload().eval(), report
-    if can_replace_peft_layers(model, report):
+    if can_replace_peft_layers_by_hooks(model, report):
         pairs = copy_lora_pairs(model)
         remove(model)
         for path, pair in pairs.items():
@@ -151,7 +151,7 @@ def load_peft_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str)
     return model, report
 
 
-def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
+def can_replace_peft_layers_by_hooks(model: Any, report: AdapterReport) -> bool:
     """Whether an adapter consists only of LoRA pairs of linear layers.
 
     Forward hooks can replace PEFT's layers of such an adapter.

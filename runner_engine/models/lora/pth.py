@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
 from runner_engine.models.lora import unmerged
-from runner_engine.models.lora.adapter_report import AdapterReport, compute_delta_norm
+from runner_engine.models.lora.adapter_report import AdapterReport, compute_lora_delta_norm
 from runner_engine.models.pickle_reading import load_pickled_tensors
 from runner_engine.settings.lora import PthConfig
 
@@ -80,7 +80,7 @@ def read_pth_adapter(file: Path, label: str, rank: int | None = None) -> PthAdap
                 f"the file is incomplete: {path} has matrix {side} but not {other}", key=label, code="damaged"
             )
     pairs = {path: MatrixPair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
-    return PthAdapter(pairs, check_single_rank(pairs, label, rank), notes)
+    return PthAdapter(pairs, get_shared_lora_rank(pairs, label, rank), notes)
 
 
 def _require_matrix(tensor: Any, tensor_name: str, label: str) -> Tensor:
@@ -98,7 +98,9 @@ def _require_matrix(tensor: Any, tensor_name: str, label: str) -> Tensor:
     return tensor.detach()
 
 
-def check_single_rank(lora_pairs: dict[str, MatrixPair], label: str, expected_rank: int | None = None) -> int:
+def get_shared_lora_rank(
+    lora_pairs: dict[str, MatrixPair], label: str, expected_rank: int | None = None
+) -> int:
     """Return the rank that all matrix pairs share. Raises ConfigError if ranks differ, or differ
     from `expected_rank`.
     """
@@ -173,7 +175,7 @@ def check(lora: PthConfig, file: Path, meta_model: nn.Module | None, base_name: 
     """Raise ConfigError for an invalid adapter, before the weights of the base model are read."""
     label = lora.label
     adapter = read_pth_adapter(file, label, lora.rank)
-    compute_checked_delta_norm(adapter, label, base_name)
+    compute_and_check_lora_delta_norm(adapter, label, base_name)
     if meta_model is not None:
         match_adapter_layers(adapter, meta_model, label, base_name)
 
@@ -189,7 +191,7 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     label = lora.label
     adapter = read_pth_adapter(file, label, lora.rank)
     layers, notes = match_adapter_layers(adapter, base, label, base_name)
-    norm = compute_checked_delta_norm(adapter, label, base_name)
+    norm = compute_and_check_lora_delta_norm(adapter, label, base_name)
     if lora.merge:
         packed = [path for path, layer in layers.items() if not _has_mergeable_weight(layer)]
         if packed:
@@ -210,14 +212,14 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
 
 
-def compute_checked_delta_norm(
+def compute_and_check_lora_delta_norm(
     adapter: PthAdapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None
 ) -> float:
     """Return the norm of the weight changes B A of all layers. Raises ConfigError if the norm is 0
     or not finite.
     """
     by_path = scalings or {}
-    norm = compute_delta_norm(
+    norm = compute_lora_delta_norm(
         (pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items()
     )
     if not norm < float("inf"):

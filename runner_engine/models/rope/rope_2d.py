@@ -23,7 +23,7 @@ from runner_engine.settings.rope import Rope2dConfig
 INNER = ("model", "base_model", "language_model", "module")
 
 
-def list_rotated_2d_pairs(num_pairs: int, ratio: float) -> range:
+def list_2d_rope_frequency_pairs(num_pairs: int, ratio: float) -> range:
     """Return which frequency pairs, numbered from 1, rotate by the branch or time coordinate.
 
     These are the last pairs, and at least one.
@@ -43,7 +43,7 @@ class Rope2dEmbedding(nn.Module):
         self.native = native
         self.stride = config.stride
         self.pairs = native.inv_freq.numel()
-        self.patched = list_rotated_2d_pairs(self.pairs, config.ratio)
+        self.patched = list_2d_rope_frequency_pairs(self.pairs, config.ratio)
         self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
         self.single_stream = True  # without pos2d: derive it from the position ids
         self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
@@ -104,7 +104,7 @@ def patch_rope_2d(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
             value="rope_2d",
             code="conflict",
         )
-    _check_angle_layout(native, type(parent).__name__)
+    _check_rotary_angle_layout(native, type(parent).__name__)
     patched = Rope2dEmbedding(native, config)
     setattr(parent, name, patched)
     return patched
@@ -176,7 +176,7 @@ def set_token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tenso
 
 
 @contextmanager
-def require_coordinates(model: Any) -> Iterator[None]:
+def require_token_coordinates(model: Any) -> Iterator[None]:
     """Context manager in which a forward pass without token coordinates raises an error."""
     patch = get_required_rope_2d(model)
     before, patch.single_stream = patch.single_stream, False
@@ -199,7 +199,7 @@ def get_required_rope_2d(model: Any) -> Rope2dEmbedding:
     return patch
 
 
-def _check_angle_layout(native: Any, owner: str) -> None:
+def _check_rotary_angle_layout(native: Any, owner: str) -> None:
     """Raise ConfigError if the rotary embedding does not compute cos and sin of cat(angles, angles)."""
     frequencies = native.inv_freq.float()
     x, position_ids = (

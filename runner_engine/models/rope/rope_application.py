@@ -12,7 +12,7 @@ from typing import Any
 
 from runner_base import ConfigError
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.positions import compute_scaled_positions
+from runner_engine.checkpoints.positions import compute_rope_scaled_max_positions
 from runner_engine.models import load_checks
 from runner_engine.models.inventory import MetricsAndFacts
 from runner_engine.models.rope import rope_2d
@@ -141,7 +141,7 @@ def get_max_positions(text_config: Any) -> float:
     parameters = getattr(text_config, "rope_parameters", None) or {}  # also of a chosen scaling
     key = "original_max_position_embeddings"
     original = parameters.get(key) or getattr(text_config, key, None)  # Phi-3 has it outside of them
-    return float(compute_scaled_positions(maximum, original, parameters.get("factor")))
+    return float(compute_rope_scaled_max_positions(maximum, original, parameters.get("factor")))
 
 
 def collect_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:

@@ -55,7 +55,7 @@ def import_tool_call_format(format_name: str) -> ToolCallFormat:
     return cast(ToolCallFormat, import_module(f"{__name__}.{format_name}"))
 
 
-def detect_format_name(template: str | None) -> str | None:
+def detect_tool_call_format(template: str | None) -> str | None:
     """Detect a model's tool call format from the source of its chat template.
 
     Returns None if the template shows no known format.

@@ -17,7 +17,7 @@ from runner_engine.tool_calls.calls import (
     parse_single_json_value,
 )
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule
-from runner_engine.tool_calls.scanning import count_characters_without_marker
+from runner_engine.tool_calls.scanning import count_characters_unless_marker_begins
 
 MARKS: tuple[tuple[str, ...], ...] = ()
 IS_RAW = False
@@ -43,7 +43,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 def count_plain_prefix(answer: str) -> int:
     """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
-    return count_characters_without_marker(answer, "{", "[", "```")
+    return count_characters_unless_marker_begins(answer, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

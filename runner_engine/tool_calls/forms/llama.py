@@ -18,7 +18,7 @@ from runner_engine.tool_calls.calls import (
 )
 from runner_engine.tool_calls.forms import json as plain_json
 from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule, build_repeat_rule
-from runner_engine.tool_calls.scanning import count_characters_without_marker
+from runner_engine.tool_calls.scanning import count_characters_unless_marker_begins
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
@@ -52,7 +52,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 def count_plain_prefix(answer: str) -> int:
     """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
-    return count_characters_without_marker(answer, TOKEN, "{", "[", "```")
+    return count_characters_unless_marker_begins(answer, TOKEN, "{", "[", "```")
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

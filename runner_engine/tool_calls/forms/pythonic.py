@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from runner_engine.tool_calls.calls import ParsedAnswer, Schemas, ToolCall
 from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
-from runner_engine.tool_calls.scanning import count_characters_without_marker
+from runner_engine.tool_calls.scanning import count_characters_unless_marker_begins
 
 START, END = "<|python_start|>", "<|python_end|>"  # Llama 4 may write them around the list
 MARKS = (("func_name1(",), (START,))
@@ -38,7 +38,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 def count_plain_prefix(answer: str) -> int:
     """Return 0 if the partial answer may become tool calls, otherwise the answer's length."""
-    return 0 if MAY_BEGIN_CALL.match(answer) else count_characters_without_marker(answer, START)
+    return 0 if MAY_BEGIN_CALL.match(answer) else count_characters_unless_marker_begins(answer, START)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

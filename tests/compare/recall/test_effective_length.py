@@ -7,16 +7,16 @@ import pytest
 from runner_compare.features.recall.compute import RecallFindings, compute_recall_by_length
 from runner_compare.features.recall.render.recall_text import (
     build_effective_length_rows,
-    build_length_depth_rows,
-    describe_effective_length,
-    format_effective_length_sentence,
+    build_recall_by_depth_table_rows,
+    describe_effective_context_length,
+    format_effective_context_length_sentence,
 )
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
 from runner_compare.statistics import McNemarTest, MeanFlipTest
 from runner_compare.statistics.effective_length import (
     LengthTests,
     compute_recall_loss_tests,
-    find_effective_length,
+    find_effective_context_length,
 )
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -57,15 +57,15 @@ def answers(
 def test_what_is_said_is_what_the_tests_show(
     tests: tuple[LengthTests, ...], at_least: int, below: int | None, counted: int, words: str
 ) -> None:
-    found = find_effective_length(LENGTHS, tests)
+    found = find_effective_context_length(LENGTHS, tests)
     assert (found.at_least, found.first_lost_length, found.tokens) == (at_least, below, counted)
-    assert describe_effective_length(found) == words
+    assert describe_effective_context_length(found) == words
 
 
 def test_recall_that_comes_back_does_not_count() -> None:
-    found = find_effective_length(LENGTHS, (LOST, KEPT, KEPT))
+    found = find_effective_context_length(LENGTHS, (LOST, KEPT, KEPT))
     assert (found.at_least, found.at_most, found.first_lost_length) == (1024, 1024, 2048)
-    undecided_between = find_effective_length(LENGTHS, (OPEN, KEPT, KEPT))
+    undecided_between = find_effective_context_length(LENGTHS, (OPEN, KEPT, KEPT))
     assert (undecided_between.at_least, undecided_between.at_most) == (1024, 8192), (
         "the control: nothing is lost there"
     )
@@ -73,16 +73,17 @@ def test_recall_that_comes_back_does_not_count() -> None:
 
 def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> None:
     barely = LengthTests(1.0, 0.02, False)
-    assert find_effective_length(LENGTHS[:2], (barely,)).first_lost_length == 2048, "below 0.025"
-    assert find_effective_length(LENGTHS[:3], (barely, barely)).first_lost_length is None, (
+    assert find_effective_context_length(LENGTHS[:2], (barely,)).first_lost_length == 2048, "below 0.025"
+    assert find_effective_context_length(LENGTHS[:3], (barely, barely)).first_lost_length is None, (
         "not below 0.0125, of two"
     )
     assert (
-        find_effective_length(LENGTHS[:3], (KEPT, LengthTests(1.0, 0.012, False))).first_lost_length == 4096
+        find_effective_context_length(LENGTHS[:3], (KEPT, LengthTests(1.0, 0.012, False))).first_lost_length
+        == 4096
     )
     kept = LengthTests(0.03, 1.0, True)
-    assert find_effective_length(LENGTHS[:2], (kept,)).at_least == 1024, "one-sided at 0.025"
-    assert find_effective_length(LENGTHS[:2], (kept,), alpha=0.1).at_least == 2048
+    assert find_effective_context_length(LENGTHS[:2], (kept,)).at_least == 1024, "one-sided at 0.025"
+    assert find_effective_context_length(LENGTHS[:2], (kept,), alpha=0.1).at_least == 2048
 
 
 def test_the_tests_are_those_of_the_margin() -> None:
@@ -127,11 +128,11 @@ def test_a_model_that_forgets_beyond_a_length_is_found_from_its_answers() -> Non
     assert (findings.effective_length.at_least, findings.effective_length.first_lost_length) == (2048, 4096)
     assert [round(length.share, 2) for length in findings.length_recalls] == [1.0, 1.0, 0.05, 0.0]
     assert [length.questions for length in findings.length_recalls] == [60] * 4
-    assert format_effective_length_sentence(findings).endswith(
-        f"(100.0 % [94.0, 100.0]): {describe_effective_length(findings.effective_length)}"
+    assert format_effective_context_length_sentence(findings).endswith(
+        f"(100.0 % [94.0, 100.0]): {describe_effective_context_length(findings.effective_length)}"
     )
     assert not any(lost.is_significant for lost in findings.lost_depths)
-    first, *_ = build_length_depth_rows(findings)
+    first, *_ = build_recall_by_depth_table_rows(findings)
     assert first == {
         "tokens": 1024, "0": 100, "0.5": 100, "1": 100, "all": 100, "low": 94, "high": 100, "answers": 60
     }  # fmt: skip
@@ -144,7 +145,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     assert same.effective_length is not None
     assert other.effective_length is not None
     assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
-    said = format_effective_length_sentence(same)
+    said = format_effective_context_length_sentence(same)
     assert "undecided with 20 questions per length" in said
     assert "about 36 per length" in said
 
@@ -152,25 +153,26 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     findings = RecallFindings(tuple(answers({1024: 1, 2048: 0, 4096: 0})))
     assert findings.effective_length is None
-    assert "recall is near zero even at the shortest length: 5.0 % [" in format_effective_length_sentence(
-        findings
+    assert (
+        "recall is near zero even at the shortest length: 5.0 % ["
+        in format_effective_context_length_sentence(findings)
     )
     assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective_length is not None, "the control"
     wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
     assert wide.effective_length is None
-    assert format_effective_length_sentence(wide).startswith(
+    assert format_effective_context_length_sentence(wide).startswith(
         "recall at the shortest length is not significantly above the margin: 100.0 %"
     )
 
 
 def test_one_length_and_other_questions_at_each_length_have_none() -> None:
     one = RecallFindings(tuple(answers({1024: 20})))
-    assert format_effective_length_sentence(one) == "no effective length: only one length was tested"
+    assert format_effective_context_length_sentence(one) == "no effective length: only one length was tested"
     outcomes = answers({1024: 20, 2048: 20})
     others = [outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes]
     assert all(length.against_shortest is None for length in compute_recall_by_length(others))
     assert (
-        format_effective_length_sentence(RecallFindings(tuple(others)))
+        format_effective_context_length_sentence(RecallFindings(tuple(others)))
         == "no effective length: no question was asked at every length"
     )
 

@@ -12,7 +12,7 @@ from json_schema import SCHEMA, faults
 from raising import raises
 
 from runner_base import ConfigError
-from runner_base.tables import fit_to_width
+from runner_base.tables import fit_table_to_width
 from runner_compare.features.recall.compute import (
     RecallFindings,
     TableRecall,
@@ -23,7 +23,7 @@ from runner_compare.features.recall.render.tables import build_recall_length_col
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPosition
-from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
 from runner_compare.render.parts import build_table_part, table_sentences
@@ -75,7 +75,7 @@ def table_of(settings: Mapping[str, Answers], baseline: str = "", metric: str = 
         right = sum(outcome.solved for outcome in answers.values())
         metrics = {"n": float(len(answers)), "correct": float(right), metric: right / len(answers)}
         runs.append(Run(name, f"job-{name}", "recall", "1", "", {"rope.name": name}, metrics))
-    return build_table(
+    return build_comparison_table(
         runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings)
     )
 
@@ -97,7 +97,7 @@ def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) 
     }  # fmt: skip
     assert columns["8,192"][columns["rope"].index("yarn")] == "50"
     for grid in build_table_part(table).grids[1:]:
-        fitted = fit_to_width(grid.columns, 100)
+        fitted = fit_table_to_width(grid.columns, 100)
         assert not fitted.left_out
         assert not fitted.breaks_words
 

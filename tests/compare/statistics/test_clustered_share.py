@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binom
 
 from runner_compare.statistics.accuracy_intervals import (
-    accuracy_bound_metrics,
-    accuracy_metrics,
     clustered_accuracy_interval,
+    compute_accuracy_bound_metrics,
+    compute_accuracy_metrics,
     compute_exact_accuracy_interval,
 )
 from runner_compare.statistics.stats import exact_interval, wilson_interval
@@ -17,14 +17,14 @@ from runner_compare.statistics.stats import exact_interval, wilson_interval
 
 def test_a_question_is_a_cluster_of_its_answers() -> None:
     right = [4, 3, 0, 1, 4, 2, 4, 4, 3, 0] * 6
-    figures = accuracy_metrics([it / 4 for it in right], [None] * 60, [4] * 60)
+    figures = compute_accuracy_metrics([it / 4 for it in right], [None] * 60, [4] * 60)
     flat = [answer < it for it in right for answer in range(4)]
     ends = clustered_accuracy_interval(flat, [at // 4 for at in range(240)])
     assert figures["accuracy"] == sum(flat) / 240
     assert (figures["accuracy_low"], figures["accuracy_high"]) == pytest.approx(ends)
     independent = wilson_interval(sum(flat), 240)
     assert ends[1] - ends[0] > 1.2 * (independent[1] - independent[0]), "answers are no questions"
-    single = accuracy_metrics([float(it > 2) for it in right], [None] * 60, [1] * 60)
+    single = compute_accuracy_metrics([float(it > 2) for it in right], [None] * 60, [1] * 60)
     assert (single["accuracy_low"], single["accuracy_high"]) == wilson_interval(36, 60)
 
 
@@ -87,6 +87,6 @@ def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family()
         [number < 30 for number in range(40)], [str(number // 10) for number in range(40)]
     )
     assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"
-    bounds = accuracy_bound_metrics([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
+    bounds = compute_accuracy_bound_metrics([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
     assert bounds["accuracy_uncut_low"] == exact_interval(15, 20)[0]
     assert bounds["accuracy_uncut_high"] == 1.0

@@ -11,18 +11,21 @@ import pytest
 from scipy import stats
 
 from runner_base import Likelihood
-from runner_compare.features.contexts.render import format_context_sentence, text_records
+from runner_compare.features.contexts.render import (
+    build_text_likelihood_records,
+    format_longer_context_gain_sentence,
+)
 from runner_compare.features.positions.render import format_bin_range
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
-from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_all
+from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_comparisons
 from runner_compare.statistics.context_gains import (
     ContextStep,
-    compute_context_metrics,
+    compute_loss_metrics_by_context_length,
     create_likelihood_gain_test,
     select_helpful_context_steps,
 )
-from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
-from runner_compare.statistics.position_loss import compute_position_metrics
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_document
+from runner_compare.statistics.position_loss import compute_loss_metrics_by_position
 from runner_compare.statistics.stats import student_p_value
 
 TEXTS, TOKENS = 60, 64
@@ -51,7 +54,10 @@ def scored(generator: np.random.Generator, gains: Sequence[float], spread: float
 def test_at_most_one_sentence_in_twenty_claims_too_much(gains: Sequence[float]) -> None:
     generator, count = np.random.default_rng(1), 200
     true = LENGTHS[sum(gain > 0 for gain in gains)]
-    found = [compute_context_metrics(scored(generator, gains), {})[HELPS_UP_TO] for _ in range(count)]
+    found = [
+        compute_loss_metrics_by_context_length(scored(generator, gains), {})[HELPS_UP_TO]
+        for _ in range(count)
+    ]
     assert sum(length > true for length in found) <= 0.05 * count
     assert sum(length == true for length in found) >= 0.9 * count
 
@@ -76,19 +82,19 @@ def test_ten_equal_settings_are_different_in_at_most_one_table_of_twenty() -> No
     generator, count, wrong = np.random.default_rng(3), 60, 0
     for _ in range(count):
         base = scored(generator, (0.3, 0.2, 0.1))
-        longest = sum_likelihoods_by_unit(base)
+        longest = sum_likelihoods_by_document(base)
         compared = []
         for _ in range(10):
             noise = generator.normal(0, 0.02 * TOKENS, TEXTS)
             other = [replace(part, nats=part.nats + noise[part.unit]) for part in longest]
             compared.append(RunComparison(create_likelihood_gain_test(other, longest)))
-        wrong += any(it.finding is not Finding.open for it in decide_all(compared))
+        wrong += any(it.finding is not Finding.open for it in decide_comparisons(compared))
     assert wrong <= 0.05 * count
 
 
 def test_the_chief_figures_are_those_of_the_longest_context() -> None:
     parts = scored(np.random.default_rng(4), (0.3, 0.3, 0.3))
-    found = text_records(parts, {})
+    found = build_text_likelihood_records(parts, {})
     of_longest = [part for part in parts if part.context == LENGTHS[-1]]
     assert found.metrics["log_likelihood_nats_per_token"] == pytest.approx(
         sum(part.nats for part in of_longest) / (TEXTS * TOKENS)
@@ -106,21 +112,21 @@ def too_few(documents: int) -> str:
 
 
 def test_words() -> None:
-    none = compute_context_metrics(scored(np.random.default_rng(5), (0, 0, 0)), {})
-    assert format_context_sentence(none).startswith(
+    none = compute_loss_metrics_by_context_length(scored(np.random.default_rng(5), (0, 0, 0)), {})
+    assert format_longer_context_gain_sentence(none).startswith(
         "more context shows no significant gain (from 256 to 1,024: gain "
     )
-    less = compute_context_metrics(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
-    assert "helps up to 1,024 tokens" in format_context_sentence(less)
-    assert "; more hurts (from 1,024 to 4,096: gain −0." in format_context_sentence(less)
-    few = compute_context_metrics(
+    less = compute_loss_metrics_by_context_length(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
+    assert "helps up to 1,024 tokens" in format_longer_context_gain_sentence(less)
+    assert "; more hurts (from 1,024 to 4,096: gain −0." in format_longer_context_gain_sentence(less)
+    few = compute_loss_metrics_by_context_length(
         [part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {}
     )
-    assert format_context_sentence(few) == too_few(49)
-    assert format_context_sentence({}) == ""
+    assert format_longer_context_gain_sentence(few) == too_few(49)
+    assert format_longer_context_gain_sentence({}) == ""
     families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
-    of_families = compute_context_metrics(scored(np.random.default_rng(8), (0.3,)), families)
-    assert format_context_sentence(of_families) == too_few(30)
+    of_families = compute_loss_metrics_by_context_length(scored(np.random.default_rng(8), (0.3,)), families)
+    assert format_longer_context_gain_sentence(of_families) == too_few(30)
 
 
 def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
@@ -156,7 +162,7 @@ def test_the_interval_of_a_bin_counts_texts_and_not_windows(
     """The control counts windows as samples: their interval misses the truth far too often."""
     generator, count, held = np.random.default_rng(9), 400, 0
     for _ in range(count):
-        found = compute_position_metrics(in_windows(generator, are_samples), {})
+        found = compute_loss_metrics_by_position(in_windows(generator, are_samples), {})
         held += found[f"{LOSS}_low/position_512"] <= 2 <= found[f"{LOSS}_high/position_512"]
     assert least <= held / count <= most
 
@@ -167,15 +173,15 @@ def test_bins_are_summed_by_text_and_family() -> None:
         Likelihood(0, -2, 2, 1, 1, 0, by_position=[[1, 2, -2.0, 0.1]]),
         Likelihood(1, -1, 1, 1, 1, 0, by_position=[[1, 1, -1.0, 0.0]]),
     ]
-    found = compute_position_metrics(parts, {})
+    found = compute_loss_metrics_by_position(parts, {})
     assert found[f"{LOSS}/position_1"] == 3
     assert f"{LOSS}_low/position_1" not in found  # of a single text
     assert found[f"{LOSS}/position_2"] == 1
     assert (found["n/position_2"], found["scored_tokens/position_2"]) == (2, 5)
     assert found["kl_nats_per_token/position_2"] == pytest.approx(0.4 / 5)
-    assert compute_position_metrics(parts, {0: "a", 1: "a"})["n/position_2"] == 1
+    assert compute_loss_metrics_by_position(parts, {0: "a", 1: "a"})["n/position_2"] == 1
     # of an earlier version
-    assert compute_position_metrics([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
+    assert compute_loss_metrics_by_position([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
     assert [format_bin_range(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.statistics import Finding
-from runner_compare.statistics.equal_tokens import BudgetCurve, compare_curves, decide_equal_tokens
+from runner_compare.statistics.equal_tokens import (
+    BudgetCurve,
+    compare_accuracies_at_equal_tokens,
+    decide_equal_tokens,
+)
 
 N = 100
 
@@ -21,7 +25,7 @@ def curve(*points: tuple[float, int]) -> BudgetCurve:
 
 def test_the_mean_is_that_of_the_lines_over_the_shared_tokens() -> None:
     ours, theirs = curve((0, 20), (40, 60), (200, 90)), curve((20, 20), (120, 70))
-    it = compare_curves(ours, theirs)
+    it = compare_accuracies_at_equal_tokens(ours, theirs)
     assert it is not None
     assert (it.low_tokens, it.high_tokens) == (20, 120)
     # ours: 40 % at 20, 60 % at 40, 75 % at 120; theirs: 20 % at 20, 70 % at 120
@@ -38,7 +42,7 @@ def test_the_mean_is_that_of_the_lines_over_the_shared_tokens() -> None:
 
 def test_where_few_questions_differ_at_a_budget_the_interval_is_that_of_their_signs() -> None:
     ours, theirs = curve((0, 20), (40, 21), (80, 90)), curve((0, 20), (40, 20), (80, 40))
-    it = compare_curves(ours, theirs)
+    it = compare_accuracies_at_equal_tokens(ours, theirs)
     assert it is not None
     point = next(one for one in it.points if one.budget == 1)
     assert point.difference.value == pytest.approx(0.01)
@@ -46,13 +50,13 @@ def test_where_few_questions_differ_at_a_budget_the_interval_is_that_of_their_si
 
 
 def test_curves_that_do_not_overlap_are_not_compared() -> None:
-    assert compare_curves(curve((0, 20), (40, 60)), curve((50, 20), (120, 70))) is None
-    assert compare_curves(curve((50, 20), (120, 70)), curve((0, 20), (50, 60))) is None
+    assert compare_accuracies_at_equal_tokens(curve((0, 20), (40, 60)), curve((50, 20), (120, 70))) is None
+    assert compare_accuracies_at_equal_tokens(curve((50, 20), (120, 70)), curve((0, 20), (50, 60))) is None
 
 
 def test_equal_curves_do_not_differ_and_a_flat_one_needs_no_tokens() -> None:
     same = curve((10, 50), (10, 50), (90, 70))
-    it = compare_curves(same, same)
+    it = compare_accuracies_at_equal_tokens(same, same)
     assert it is not None
     decide_equal_tokens([it])
     assert (it.difference.value, it.p, it.finding) == (0.0, 1.0, Finding.open)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner_compare.statistics import MeanFlipTest, decide_all
+from runner_compare.statistics import MeanFlipTest, decide_comparisons
 from runner_compare.statistics.mean_plans import (
     compute_sign_flip_p_values,
     find_detectable_mean_loss,
     plan_questions_for_margin,
-    simulate_power,
+    simulate_mean_loss_power,
 )
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import sign_flip_p_value
@@ -60,20 +60,20 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
 def test_a_loss_of_whole_families_is_harder_to_detect() -> None:
     differences = noise(np.random.default_rng(0), 30, 10, 0.2).ravel().tolist()
     families = MeanFlipTest(differences, [at // 10 for at in range(300)], "story")
-    (it,) = decide_all([families])
+    (it,) = decide_comparisons([families])
     assert it.detectable is not None
     assert it.detectable_at_worst is not None
     assert it.detectable < 0.8 * it.detectable_at_worst
-    strict, *_ = decide_all([families, *(MeanFlipTest([0.0] * 20, samples=4) for _ in range(4))])
+    strict, *_ = decide_comparisons([families, *(MeanFlipTest([0.0] * 20, samples=4) for _ in range(4))])
     assert (strict.detectable or 0) > it.detectable, "five comparisons share the level"
-    (few,) = decide_all([MeanFlipTest([0.0] * 60, [at // 10 for at in range(60)], "story")])
+    (few,) = decide_comparisons([MeanFlipTest([0.0] * 60, [at // 10 for at in range(60)], "story")])
     assert few.detectable_at_worst is None or few.detectable_at_worst > 0.8
 
 
 def test_the_power_is_that_of_the_test_that_decides() -> None:
     generator = np.random.default_rng(3)
     sums, sizes = tuple(noise(generator, 20, 10, 0.2).sum(axis=1).tolist()), (10.0,) * 20
-    powers = [simulate_power(sums, sizes, 1, False, 0.05, loss) for loss in (0.01, 0.1, 0.2, 0.4)]
+    powers = [simulate_mean_loss_power(sums, sizes, 1, False, 0.05, loss) for loss in (0.01, 0.1, 0.2, 0.4)]
     assert powers == sorted(powers)
     assert powers[0] < 0.1
     assert powers[-1] > 0.99

@@ -13,7 +13,7 @@ from runner_compare.statistics import SignFlipTest
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 from runner_compare.statistics.planning import (
     compute_detection_power,
-    compute_standard_error_factors,
+    compute_standard_error_bound_factors,
     estimate_disagreement_rate,
     find_smallest_detectable_difference,
     plan_questions_to_detect,
@@ -113,14 +113,14 @@ def test_200_questions_without_a_discordant_pair_could_detect_4_points() -> None
 
 
 def test_a_spread_has_a_wider_interval_with_heavier_tails_and_then_no_upper_end() -> None:
-    low, high = compute_standard_error_factors(3.0, 100, 4.5)
+    low, high = compute_standard_error_bound_factors(3.0, 100, 4.5)
     assert high is not None
     assert low < 1 < high
-    heavier_low, heavier_high = compute_standard_error_factors(4.4, 100, 4.5)
+    heavier_low, heavier_high = compute_standard_error_bound_factors(4.4, 100, 4.5)
     assert heavier_high is not None
     assert heavier_low < low
     assert heavier_high > high
-    assert compute_standard_error_factors(4.6, 100, 4.5)[1] is None
+    assert compute_standard_error_bound_factors(4.6, 100, 4.5)[1] is None
 
 
 @pytest.mark.parametrize("shift", [0.1, 0.3])

@@ -17,7 +17,7 @@ from runner_compare.statistics import (
     Method,
     PooledLikelihoodTest,
     create_pooled_test,
-    decide_all,
+    decide_comparisons,
     ratios,
     stats,
 )
@@ -26,9 +26,9 @@ from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
     PoolingWeights,
-    compute_interval_p_value,
     compute_mean_difference_interval,
-    compute_weighted_flip_p_value,
+    compute_p_value_by_interval_inversion,
+    compute_weighted_sign_flip_p_value,
     plan_questions_for_mean_margin,
 )
 
@@ -61,15 +61,17 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     ],
 )
 def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
-    assert compute_weighted_flip_p_value(tasks) == pytest.approx(counted(tasks), rel=1e-8)
+    assert compute_weighted_sign_flip_p_value(tasks) == pytest.approx(counted(tasks), rel=1e-8)
     # with rounded weights
-    assert compute_weighted_flip_p_value(tasks, max_units=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
+    assert compute_weighted_sign_flip_p_value(tasks, max_units=1 << 12) == pytest.approx(
+        counted(tasks), rel=0.1
+    )
 
 
 def test_tasks_of_one_size_give_mcnemars_p() -> None:
     tasks = [PairedVerdicts(3, 9, 50), PairedVerdicts(2, 15, 50)]
-    assert compute_weighted_flip_p_value(tasks) == pytest.approx(stats.mcnemar_exact_p_value(5, 24))
-    assert compute_weighted_flip_p_value([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
+    assert compute_weighted_sign_flip_p_value(tasks) == pytest.approx(stats.mcnemar_exact_p_value(5, 24))
+    assert compute_weighted_sign_flip_p_value([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
 
 
 def test_questions_that_count_the_same_are_added() -> None:
@@ -87,8 +89,8 @@ def test_the_interval_of_one_task_is_tangos() -> None:
 
 def test_p_at_a_difference_belongs_to_the_interval() -> None:
     for end in compute_mean_difference_interval(UNEQUAL):
-        assert compute_interval_p_value(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
-    assert compute_interval_p_value(UNEQUAL, -0.9) < 1e-12
+        assert compute_p_value_by_interval_inversion(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
+    assert compute_p_value_by_interval_inversion(UNEQUAL, -0.9) < 1e-12
 
 
 def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
@@ -100,7 +102,7 @@ def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
 @pytest.mark.parametrize("weights", list(PoolingWeights))
 def test_each_finding_is_about_the_weighted_mean(weights: PoolingWeights) -> None:
     tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
-    (effect,) = decide_all([create_pooled_test(tasks, weights)], {"accuracy": 0.02})
+    (effect,) = decide_comparisons([create_pooled_test(tasks, weights)], {"accuracy": 0.02})
     assert effect.finding is (Finding.better if weights is PoolingWeights.questions else Finding.worse)
     assert effect.verdict is (
         MarginVerdict.better if weights is PoolingWeights.questions else MarginVerdict.worse_by_more
@@ -112,7 +114,7 @@ def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
     """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had
     no two signs."""
     test = create_pooled_test([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], PoolingWeights.tasks)
-    (effect,) = decide_all([test], {"accuracy": margin})
+    (effect,) = decide_comparisons([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
     assert test.compute_p_value(-0.01) == 1.0
 

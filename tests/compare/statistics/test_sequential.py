@@ -16,7 +16,7 @@ from runner_compare.statistics.sequential import (
     SequentialPairs,
     Side,
     comparison_level,
-    compute_log_betting_capital,
+    compute_log_e_value,
     confidence_percent,
     sequential_p_value,
 )
@@ -27,13 +27,13 @@ def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
     shares = [Fraction(str(share)) for share in SHARES]
     exact = sum((1 + f) ** 5 * (1 - f) ** 2 for f in shares) / len(shares)
     # ties change nothing against 0
-    assert compute_log_betting_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
+    assert compute_log_e_value(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
     # a win multiplies the played part by 2 / (1 + 1/4), a tie by half of that
     against = Fraction(1, 4)
     exact = sum(
         (1 + f * Fraction(3, 5)) ** 3 * (1 - f) * (1 - f * Fraction(1, 5)) ** 2 for f in shares
     ) / len(shares)
-    assert compute_log_betting_capital(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
+    assert compute_log_e_value(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
 
 
 def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
@@ -46,12 +46,11 @@ def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
 def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> None:
     won, lost = 0.35 + difference / 2, 0.35 - difference / 2
     for wins, losses, ties in ((0, 0, 0), (4, 9, 3), (30, 2, 50)):
-        now = compute_log_betting_capital(wins, losses, ties, difference)
+        now = compute_log_e_value(wins, losses, ties, difference)
         after = (
-            won * math.exp(compute_log_betting_capital(wins + 1, losses, ties, difference) - now)
-            + lost * math.exp(compute_log_betting_capital(wins, losses + 1, ties, difference) - now)
-            + (1 - won - lost)
-            * math.exp(compute_log_betting_capital(wins, losses, ties + 1, difference) - now)
+            won * math.exp(compute_log_e_value(wins + 1, losses, ties, difference) - now)
+            + lost * math.exp(compute_log_e_value(wins, losses + 1, ties, difference) - now)
+            + (1 - won - lost) * math.exp(compute_log_e_value(wins, losses, ties + 1, difference) - now)
         )
         assert after == pytest.approx(1, rel=1e-12)
 
@@ -59,7 +58,7 @@ def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> Non
 def test_the_larger_a_claim_the_less_is_won_against_it() -> None:
     claims = [number / 10 - 0.95 for number in range(20)]
     for counts in ((5, 0, 0), (0, 5, 5), (12, 7, 40)):
-        capitals = [compute_log_betting_capital(*counts, claim) for claim in claims]
+        capitals = [compute_log_e_value(*counts, claim) for claim in claims]
         assert capitals == sorted(capitals, reverse=True)
 
 
@@ -153,8 +152,8 @@ def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
             for step, expected in ((1e-5, Side.open), (-1e-5, side)):
                 inside = end + step if side is Side.better else end - step
                 capitals = [
-                    compute_log_betting_capital(wins, losses, ties, inside) if side is Side.better else
-                    compute_log_betting_capital(losses, wins, ties, -inside)
+                    compute_log_e_value(wins, losses, ties, inside) if side is Side.better else
+                    compute_log_e_value(losses, wins, ties, -inside)
                     for wins, losses, ties in looks
                 ]  # fmt: skip
                 assert (max(capitals) >= math.log(40)) == (expected is side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.render.answers import format_unread_answers_message
+from runner_compare.render.answers import format_unextracted_answers_message
 from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER
 
 AGAIN = "repeat the command with task.extractor=flexible"
@@ -17,14 +17,14 @@ def found(strict: int, flexible: int, ended: int = 450) -> dict[str, float]:
 
 def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
     rows = [("none", found(8, 393), {EXTRACTOR: "strict"}), ("int8", found(4, 390), {EXTRACTOR: "strict"})]
-    message = format_unread_answers_message(rows)
+    message = format_unextracted_answers_message(rows)
     assert message.startswith("task.extractor=strict finds fewer answers in complete texts than flexible: ")
     assert (
         "none: 8 of 450 against 393 (accuracy by flexible: 3.1%), "
         "int8: 4 of 450 against 390 (accuracy by flexible: 3.1%). " in message
     )
     assert message.endswith(AGAIN)
-    single = format_unread_answers_message(
+    single = format_unextracted_answers_message(
         [("", found(1200, 1400, 1400), {EXTRACTOR: "strict", SCORER: "null"})]
     )
     assert "flexible: 1,200 of 1,400 against 1,400 (" in single
@@ -45,4 +45,4 @@ def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
 def test_nothing_is_said_where_the_rule_reads_what_there_is(
     metrics: dict[str, float], params: dict[str, str]
 ) -> None:
-    assert format_unread_answers_message([("none", metrics, params)]) == ""
+    assert format_unextracted_answers_message([("none", metrics, params)]) == ""

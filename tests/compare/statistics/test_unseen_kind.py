@@ -7,24 +7,26 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial, norm
 
-from runner_compare.statistics.empirical_likelihood import compute_likelihood_p_value
+from runner_compare.statistics.empirical_likelihood import compute_empirical_likelihood_p_value
 from runner_compare.statistics.paired_means import compute_mean_p_values
 
 
 def test_equal_numbers_may_hide_a_rare_kind_that_loses_all() -> None:
     rare = 0.1 / 1.1  # a kind of -1 that makes the mean of the others' 0.1 zero
-    assert compute_likelihood_p_value([0.1] * 10, [1.0] * 10, 0.0) == pytest.approx((1 - rare) ** 10)
-    assert compute_likelihood_p_value([0.4] * 10, [4.0] * 10, 0.0) == pytest.approx((1 - rare) ** 10), (
-        "families of four questions"
+    assert compute_empirical_likelihood_p_value([0.1] * 10, [1.0] * 10, 0.0) == pytest.approx(
+        (1 - rare) ** 10
     )
-    assert compute_likelihood_p_value([0.0] * 60, [1.0] * 60, -0.05) == pytest.approx(0.95**60)
-    assert compute_likelihood_p_value([0.0] * 60, [1.0] * 60, 0.05) == pytest.approx(0.95**60)
+    assert compute_empirical_likelihood_p_value([0.4] * 10, [4.0] * 10, 0.0) == pytest.approx(
+        (1 - rare) ** 10
+    ), "families of four questions"
+    assert compute_empirical_likelihood_p_value([0.0] * 60, [1.0] * 60, -0.05) == pytest.approx(0.95**60)
+    assert compute_empirical_likelihood_p_value([0.0] * 60, [1.0] * 60, 0.05) == pytest.approx(0.95**60)
     assert (
-        compute_likelihood_p_value([0.0] * 60, [1.0] * 60, 0.0)
-        == compute_likelihood_p_value([1.0] * 9, [1.0] * 9, 1.0)
+        compute_empirical_likelihood_p_value([0.0] * 60, [1.0] * 60, 0.0)
+        == compute_empirical_likelihood_p_value([1.0] * 9, [1.0] * 9, 1.0)
         == 1.0
     )
-    assert compute_likelihood_p_value([0.5] * 9, [1.0] * 9, 1.0) == pytest.approx(0.0)
+    assert compute_empirical_likelihood_p_value([0.5] * 9, [1.0] * 9, 1.0) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(("n", "rare"), [(20, 1), (20, 3), (59, 1), (100, 2), (200, 8)])
@@ -35,7 +37,7 @@ def test_a_kind_that_is_rare_among_them_is_tested_no_less_strictly_than_by_its_c
         share = gain / (1 + gain)  # of the rare kind, if the mean is 0
         exact = float(binom.cdf(rare, n, share))
         assert (
-            compute_likelihood_p_value([-1.0] * rare + [gain] * (n - rare), [1.0] * n, 0.0) >= exact
+            compute_empirical_likelihood_p_value([-1.0] * rare + [gain] * (n - rare), [1.0] * n, 0.0) >= exact
             or exact > 0.05
         )
 
@@ -45,7 +47,7 @@ def test_scattered_numbers_are_tested_as_normal_ones() -> None:
     for shift in (0.01, 0.02, 0.03):
         moved = values + shift
         z = shift / (values.std(ddof=1) / 20)
-        assert compute_likelihood_p_value(moved.tolist(), [1.0] * 400, 0.0) == pytest.approx(
+        assert compute_empirical_likelihood_p_value(moved.tolist(), [1.0] * 400, 0.0) == pytest.approx(
             2 * norm.cdf(-z), rel=0.1
         )
 

@@ -23,7 +23,7 @@ from passes import CASES, FORMATS, check_pass, one_softmax
 
 from runner_engine.attention.attention import PassLayout
 from runner_engine.kernels import c_interface, token_selection
-from runner_engine.kv_cache.kv_store import KvCacheSpec, select_attention_kernels
+from runner_engine.kv_cache.kv_store import KvCacheSpec, get_attention_kernels_if_supported
 from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.kv_cache.slots import SlotStore
 
@@ -201,7 +201,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none("kernels")
-    assert (select_attention_kernels(KvCacheSpec(1, 2, group, dim, dtype, CPU)) is not None) is made
+    assert (get_attention_kernels_if_supported(KvCacheSpec(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

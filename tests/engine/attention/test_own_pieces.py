@@ -13,7 +13,7 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import FORMATS, SOFTMAXES, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.sequences import TokenSequence
@@ -66,9 +66,9 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
         shared_kv(heads, kernels, keys, values).store, ints([0] * len(SEEN)), ints(SEEN), ints(FIRST) if has_window else None
     )  # fmt: skip
     scaling = Scaling(64**-0.5, of_softmax.cap)
-    turned = heads.rotate_if_enabled(query.clone(), kernels)
-    found = attend_unshared_keys(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
-    answers = heads.rotate_if_enabled(found.clone(), kernels)
+    turned = heads.apply_hadamard_rotation_if_enabled(query.clone(), kernels)
+    found = run_unshared_key_attention_kernel(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
+    answers = heads.apply_hadamard_rotation_if_enabled(found.clone(), kernels)
     for at, (first, seen) in enumerate(zip(FIRST if has_window else [0] * len(SEEN), SEEN, strict=True)):
         wanted = one_softmax(
             query[at], keys[1][:, first:seen], values[1][:, first:seen], heads, 64**-0.5, of_softmax
@@ -90,7 +90,9 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
             first=None if own.first is None else own.first[just],
         )
         assert torch.equal(
-            attend_unshared_keys(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0],
+            run_unshared_key_attention_kernel(
+                kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks
+            )[0],
             found[at],
         )
 
@@ -121,7 +123,7 @@ def test_a_fused_step_of_long_rows(
     own, rows, _ = read_rows(forward, prompts)
 
     def step(some: list[TokenSequence], slots: KvStore) -> torch.Tensor:
-        return forward.step(slots, some, forward.build_prefix_uses(some)).float()
+        return forward.step(slots, some, forward.list_shared_prefixes(some)).float()
 
     by_operations = step(rows, own)
     forward.fused, before = fused, torch.get_num_threads()

@@ -14,7 +14,7 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import as_read, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
@@ -68,7 +68,10 @@ def stored_rows(heads: KvCacheSpec, rows: list[tuple[int, bool]]) -> StoredRows:
         keys, values = (random(chance, heads.kv_heads, places, DIM, dtype=heads.dtype) for _ in range(2))
         keys[:, :LANES] += TO_FIRST * common
         own.set_text_start(slot, is_beginning)
-        turned = [heads.rotate_if_enabled(some.transpose(0, 1).contiguous()) for some in (keys, values)]
+        turned = [
+            heads.apply_hadamard_rotation_if_enabled(some.transpose(0, 1).contiguous())
+            for some in (keys, values)
+        ]
         own.write(LAYER, turned[0], turned[1], ints([slot] * places), ints([*range(places)]))
         found.keys.append(keys)
         found.values.append(values)
@@ -80,9 +83,9 @@ def attended(heads: KvCacheSpec, stored: StoredRows, rows: list[int]) -> torch.T
     kernels = kernels_or_none("kernels")
     assert kernels is not None
     places = OwnKeyRanges(stored.own, ints(rows), ints([stored.keys[row].shape[1] for row in rows]))
-    query = heads.rotate_if_enabled(stored.query[rows].clone(), kernels)
-    found = attend_unshared_keys(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
-    return heads.rotate_if_enabled(found, kernels)
+    query = heads.apply_hadamard_rotation_if_enabled(stored.query[rows].clone(), kernels)
+    found = run_unshared_key_attention_kernel(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
+    return heads.apply_hadamard_rotation_if_enabled(found, kernels)
 
 
 def of_wrong_kernels(
@@ -160,11 +163,11 @@ def test_layers_of_other_kinds_are_as_by_torch(
     for forward in (by_torch, by_kernels):
         own, rows, _ = read_rows(forward, prompts)
         forward.fused = fused if forward is by_kernels else None
-        logits[forward is by_kernels] = forward.step(own, rows, forward.build_prefix_uses(rows)).float()
+        logits[forward is by_kernels] = forward.step(own, rows, forward.list_shared_prefixes(rows)).float()
     spread = logits[False].std()
     assert (logits[True] - logits[False]).abs().max() <= 1e-4 * spread
     own.get_slot_tensors(2)[1][:, 2 * OWN_PIECE - 400 : 2 * OWN_PIECE - 80] = (
         0  # keys of the second piece, in the second layer
     )
-    changed = by_kernels.step(own, rows, by_kernels.build_prefix_uses(rows)).float()
+    changed = by_kernels.step(own, rows, by_kernels.list_shared_prefixes(rows)).float()
     assert (changed[2] - logits[False][2]).abs().max() > 1e-3 * spread

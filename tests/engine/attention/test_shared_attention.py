@@ -103,7 +103,7 @@ def test_the_fastest_is_chosen(
 ) -> None:  # fmt: skip
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": tiles, "tile order": in_order, "vectors": own}
-    monkeypatch.setattr(shared_attention, "_get_cached_timings", lambda *_: took)
+    monkeypatch.setattr(shared_attention, "_load_or_measure_attention_timings", lambda *_: took)
     choice = choose_shared_attention_backend(HEADS, emulated_tiles)
     assert choice is not None
     assert (choice.tile_rows, choice.note) == (expected_rows, None)

@@ -12,14 +12,14 @@ from emulated import OnlyTiles, needs_tile_compiler
 from refusals import refusal
 
 from runner_base.notes import note
-from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_unshared_keys
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, run_unshared_key_attention_kernel
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.attention.shared_attention import (
     AttentionTerm,
     SharedKeyRange,
-    attend_shared_keys,
-    compare_tile_attention,
+    compare_tiled_and_vector_attention,
     find_tiled_kernel_problem,
+    run_shared_key_attention_kernel,
 )
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES
@@ -109,7 +109,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
         before = emulated_tiles.count("products")
         for tile_rows in (1, 8, 17, NO_TILES):
             way = replace(heads, attention_tile_rows=tile_rows)
-            found[tile_rows] = attend_shared_keys(
+            found[tile_rows] = run_shared_key_attention_kernel(
                 emulated_tiles, way, Scaling(0.2, cap), 0, query, None, tokens, places, first
             )
         assert emulated_tiles.count("products") > before
@@ -138,7 +138,7 @@ def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, 
     places = replace(places_of(heads, emulated_tiles, 300), sees=300)
     for larger in (10, 100, 1000):
         query = (torch.randn(6, 20, 64) * larger).bfloat16()
-        out, top, total = attend_shared_keys(
+        out, top, total = run_shared_key_attention_kernel(
             emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 20, places, None
         )
         wanted, _, sums = expected(heads, query, places, None, 0.0)
@@ -160,14 +160,14 @@ def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles
         places = replace(places_of(heads, emulated_tiles, 600, scale), sees=500, causal=True)
         query = torch.randn(6, 90, 64).bfloat16()
         first = torch.randint(0, 580, (90,), dtype=torch.int32)
-        together = attend_shared_keys(
+        together = run_shared_key_attention_kernel(
             emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first
         )
         for at in (0, 1, 47, 88, 89):
             alone = replace(places, sees=500 + at, causal=False)
             for tile_rows in (1, 4):
                 way = replace(heads, attention_tile_rows=tile_rows)
-                part = attend_shared_keys(
+                part = run_shared_key_attention_kernel(
                     emulated_tiles,
                     way,
                     Scaling(0.2, 0.0),
@@ -202,7 +202,7 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
     query = torch.randn(len(seen), shape[0] * shape[1], heads.dim).bfloat16()
     scaling = Scaling(0.2, cap)
     before = emulated_tiles.count("products")
-    found = attend_unshared_keys(emulated_tiles, heads, scaling, 0, query, places)
+    found = run_unshared_key_attention_kernel(emulated_tiles, heads, scaling, 0, query, places)
     assert emulated_tiles.count("products") > before
     for at, count in enumerate(seen.tolist()):
         first = None if places.first is None else places.first[at : at + 1]
@@ -212,7 +212,10 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
         assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), count
         alone = OwnKeyRanges(stored.store, places.slot[:1], seen[at : at + 1], first)
         assert torch.equal(
-            attend_unshared_keys(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
+            run_unshared_key_attention_kernel(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[
+                0
+            ],
+            found[at],
         )
 
 
@@ -227,8 +230,8 @@ def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: KvCacheSpe
     seen = torch.tensor([70], dtype=torch.int32)
     places = OwnKeyRanges(places_of(way, emulated_tiles, 70).store, torch.zeros_like(seen), seen)
     query, before = torch.randn(1, 6, way.dim).bfloat16(), emulated_tiles.count("loads")
-    found = attend_unshared_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
-    plain = attend_unshared_keys(
+    found = run_unshared_key_attention_kernel(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
+    plain = run_unshared_key_attention_kernel(
         emulated_tiles, replace(way, attention_tile_rows=0), Scaling(0.1, 0.0), 0, query, places
     )
     assert emulated_tiles.count("loads") == before
@@ -242,7 +245,9 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     places, query = places_of(heads, emulated_tiles, 70), torch.randn(6, 30, 80).bfloat16()
     before = emulated_tiles.count("loads")
     parts = [
-        attend_shared_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
+        run_shared_key_attention_kernel(
+            emulated_tiles, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None
+        )
         for way in (heads, replace(heads, attention_tile_rows=0))
     ]
     assert same_bits(*parts)
@@ -251,7 +256,7 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     floats = replace(HEADS, dtype=torch.float32)
     assert find_tiled_kernel_problem(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
     assert find_tiled_kernel_problem(HEADS, emulated_tiles) is None
-    assert compare_tile_attention(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
+    assert compare_tiled_and_vector_attention(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
 
 
 @needs_tile_compiler
@@ -266,7 +271,7 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):
-            attend_shared_keys(
+            run_shared_key_attention_kernel(
                 emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first
             )
 
@@ -280,4 +285,4 @@ def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
         pytest.skip(render_engine_note(compiled.tiles_problem))
     for group, dim in ((1, 32), (3, 64), (8, 128)):
         assert find_tiled_kernel_problem(replace(HEADS, dim=dim), compiled) is None
-        assert compare_tile_attention(group, dim, kv_cache, compiled) is None
+        assert compare_tiled_and_vector_attention(group, dim, kv_cache, compiled) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runner_engine.attention.partial_attention import Scaling
-from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
+from runner_engine.attention.shared_attention import SharedKeyRange, run_shared_key_attention_kernel
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv
@@ -34,7 +34,7 @@ def test_where_other_windows_begin_changes_no_bit(dtype: torch.dtype) -> None:
         first = torch.tensor([FIRSTS[row] for row in rows], dtype=torch.int32)
         places = SharedKeyRange(shared.store, 0, KEYS, False)
         asked = query[:, rows].contiguous()
-        parts = attend_shared_keys(
+        parts = run_shared_key_attention_kernel(
             KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first
         )
         return [part.view(2, len(rows), 2, -1) for part in parts]

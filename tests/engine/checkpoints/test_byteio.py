@@ -42,7 +42,7 @@ def test_a_written_file_opens_with_safetensors(tmp_path: Path, algorithm: str) -
     header = file_io.build_safetensors_header(tensors, {"format": "pt"})
     hashes: dict[str, str] = {}
     pieces = file_io.iter_safetensors_file(header, tensors, lambda _: None, hashes, algorithm)
-    digest = file_io.write_with_digest(tmp_path / "y.safetensors", pieces, algorithm)
+    digest = file_io.write_file_atomically_with_digest(tmp_path / "y.safetensors", pieces, algorithm)
     assert len(header) % 8 == 0
     assert digest == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
     assert (
@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         file_io.write_file_atomically(tmp_path / "gone" / "x", [b"new"])
     assert str(tmp_path / "gone" / "x") in raised.value.reason
     with raises(ConfigError, "bad_value", "task.output_dir"):
-        file_io.list_folder_names(tmp_path / "file", "task.output_dir")
+        file_io.list_file_names_in_folder(tmp_path / "file", "task.output_dir")
 
 
 def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_digests_of_large_files_are_right_in_their_thread_too(tmp_path: Path, al
     assert digest == f"{algorithm}:{HASHES[algorithm](content).hexdigest()}"
     assert (sum(seen), file_io.parse_digest_algorithm(digest)) == (len(content), algorithm)
     pieces = file_io.read_range(tmp_path / "x", 0, len(content))
-    assert file_io.write_with_digest(tmp_path / "y", pieces, algorithm, digest) == digest
+    assert file_io.write_file_atomically_with_digest(tmp_path / "y", pieces, algorithm, digest) == digest
     assert (tmp_path / "y").read_bytes() == content
     assert file_io.hash_file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
     assert {*threading.enumerate()} <= threads, "none stays"

@@ -125,14 +125,14 @@ def read_gguf(path: Path) -> None:
     for one in (
         *header.tensors,
         *gguf_file.list_in_memory_tensors(header),
-        *gguf_file.list_dequantized_tensors(header),
+        *gguf_file.list_tensors_as_dequantized(header),
     ):
         gguf_file.compute_packing_overhead_nbytes(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)
     assert all(0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors)
     assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_gguf_settings(header))
     assert isinstance(header.architecture, str)
-    assert header.type_counts is not None
+    assert header.tensor_type_counts_text is not None
 
 
 SCALARS = st.one_of(

@@ -43,17 +43,17 @@ def test_a_name_is_such_or_is_not() -> None:
 def test_the_one_file_is_picked(tmp_path: Path, quant: str, file: str) -> None:
     for name, data in FILES.items():
         (tmp_path / name).write_bytes(data)
-    assert HubGgufName("org/open", quant).find_file(tmp_path, "model.name").name == file
+    assert HubGgufName("org/open", quant).find_quantized_gguf_file(tmp_path, "model.name").name == file
 
 
 def test_none_and_several_are_errors(tmp_path: Path) -> None:
     for name in ("a-Q4_0.gguf", "b-Q4_0.gguf"):
         (tmp_path / name).touch()
     with raises(ConfigError, "ambiguous", "model.name") as raised:
-        HubGgufName("org/open", "Q4_0").find_file(tmp_path, "model.name")
+        HubGgufName("org/open", "Q4_0").find_quantized_gguf_file(tmp_path, "model.name")
     assert "a-Q4_0.gguf, b-Q4_0.gguf" in raised.value.reason
     with raises(ConfigError, "not_found", "model.name") as raised:
-        HubGgufName("org/open", "Q9").find_file(tmp_path, "model.name")
+        HubGgufName("org/open", "Q9").find_quantized_gguf_file(tmp_path, "model.name")
     assert raised.value.value == "org/open:Q9"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner_engine.checkpoints.mixture import format_parameter_count, measure_mixture
+from runner_engine.checkpoints.mixture import compute_expert_mixture_size, format_parameter_count
 from runner_engine.checkpoints.weight_files import TensorLocation
 
 QWEN3_30B: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "tie_word_embeddings": False}
@@ -42,7 +42,7 @@ def qwen3_30b(fused: bool) -> list[TensorLocation]:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_real_mixture_in_numbers(fused: bool) -> None:
-    mixture = measure_mixture(QWEN3_30B, qwen3_30b(fused))
+    mixture = compute_expert_mixture_size(QWEN3_30B, qwen3_30b(fused))
     assert mixture is not None
     # its card: 3.3B of 30.5B, without some embeddings
     assert str(mixture) == "8 of 128 · 3.4B of 30.5B active"
@@ -68,7 +68,7 @@ def test_which_parameters_are_of_experts_that_are_chosen(
     name: str, shape: tuple[int, ...], is_routed: bool
 ) -> None:
     settings = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    mixture = measure_mixture(
+    mixture = compute_expert_mixture_size(
         settings, [tensor(name, *shape), tensor("model.layers.1.mlp.experts.0.w.weight", 4, 4)]
     )
     assert mixture is not None
@@ -81,7 +81,10 @@ def mixture_numbers(shape: tuple[int, ...]) -> int:
 
 def test_a_dense_model_is_none() -> None:
     assert (
-        measure_mixture({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]) is None
+        compute_expert_mixture_size(
+            {"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]
+        )
+        is None
     )
 
 

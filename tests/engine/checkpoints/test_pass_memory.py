@@ -21,7 +21,7 @@ from runner_engine.checkpoints.pass_memory import (
     count_cuda_graph_logit_vectors,
 )
 from runner_engine.decode.passes import device_step, step_graphs
-from runner_engine.decode.tokens.sampling import Sampler, create_generator
+from runner_engine.decode.tokens.sampling import Sampler, create_random_generator
 from runner_engine.kernels import token_selection
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -54,7 +54,7 @@ def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: 
     logits = torch.randn(ROWS, VOCABULARY).bfloat16()
 
     def draw() -> None:
-        generators = [create_generator(sampling, row) for row in range(ROWS)]
+        generators = [create_random_generator(sampling, row) for row in range(ROWS)]
         Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).sample(logits)
 
     draw()
@@ -72,7 +72,7 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
     for by_length in (False, True):
         occurred: Counter[tuple[int, int]] = Counter()
         for place in range(first, last):
-            places = 0 if by_length else device_step._round_up_positions(place + 1, 10**9)
+            places = 0 if by_length else device_step._round_up_positions_to_limit_shapes(place + 1, 10**9)
             occurred[pass_memory.round_up_batch_size(rows), places] += 1
         for left in range(rows, 0, -1):
             occurred[pass_memory.round_up_batch_size(left), places] += step_graphs.RECORD_AT

@@ -22,7 +22,10 @@ from transformers.generation.logits_process import (
 
 from runner_base.errors import DataError
 from runner_base.notes import note
-from runner_engine.checkpoints.published_settings import collect_publisher_notes, read_published_settings
+from runner_engine.checkpoints.published_settings import (
+    build_published_settings_notes,
+    read_published_settings,
+)
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.generation import GenerationConfig as OurGeneration
 from runner_engine.settings.sampling import NEUTRAL
@@ -133,11 +136,11 @@ def test_the_header_of_a_gguf_file_is_read_before_a_file_beside_it(tmp_path: Pat
     assert published.sources["temperature"] == note("from_file", file=named)
     assert published.sources["min_p"] == note("not_in_gguf")
     ignored = note("ignored_settings", file=named, ignored={"mirostat": 2})
-    assert collect_publisher_notes(OurGeneration(), published) == [
+    assert build_published_settings_notes(OurGeneration(), published) == [
         note("publisher_samples", file=named, settings=published.description),
         ignored,
     ]
-    assert collect_publisher_notes(OurGeneration(temperature=0.5), published)[:1] == [ignored]
+    assert build_published_settings_notes(OurGeneration(temperature=0.5), published)[:1] == [ignored]
     beside = read_published_settings(gguf_with(tmp_path / "plain.gguf"))
     assert beside is not None
     assert beside.values["temperature"] == 0.1

@@ -42,7 +42,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if shape["tie_word_embeddings"]:
         expected.pop("lm_head.weight", None)
-    tensors = random_weights.list_random_tensors(shape)
+    tensors = random_weights.list_random_checkpoint_tensors(shape)
     assert {tensor.name: tensor.shape for tensor in tensors} == expected
     assert sum(tensor.num_elements for tensor in tensors) / 1e6 == pytest.approx(MILLIONS[preset], abs=0.1)
 

@@ -82,25 +82,25 @@ def test_plain_torch_has_as_many_slots_as_the_budget_has_room_for(
 def test_rows_enter_several_at_once_where_others_wait_for_them(scheduler: Scheduler) -> None:
     scheduler.admission.most_rows = 64
     scheduler.rows.waiting.extend(rows_of(*[100] * 40))
-    assert scheduler.admission.compute_max_new_sequences(shares_decode_pass=False) == 40
+    assert scheduler.admission.compute_max_sequences_to_admit(shares_decode_pass=False) == 40
     scheduler.rows.active = rows_of(*[100] * 57)
     assert [
-        scheduler.admission.compute_max_new_sequences(joins_decoding) for joins_decoding in (False, True)
+        scheduler.admission.compute_max_sequences_to_admit(joins_decoding) for joins_decoding in (False, True)
     ] == [0, 7]
     scheduler.rows.active.pop()
-    assert scheduler.admission.compute_max_new_sequences(shares_decode_pass=False) == 8
+    assert scheduler.admission.compute_max_sequences_to_admit(shares_decode_pass=False) == 8
     scheduler.admission.full_at = 56
     assert [
-        scheduler.admission.compute_max_new_sequences(joins_decoding) for joins_decoding in (False, True)
+        scheduler.admission.compute_max_sequences_to_admit(joins_decoding) for joins_decoding in (False, True)
     ] == [0, 0], "the next one does not fit"
     scheduler.rows.active.pop()
     assert [
-        scheduler.admission.compute_max_new_sequences(joins_decoding) for joins_decoding in (False, True)
+        scheduler.admission.compute_max_sequences_to_admit(joins_decoding) for joins_decoding in (False, True)
     ] == [0, 9]
     del scheduler.rows.active[49:]
-    assert scheduler.admission.compute_max_new_sequences(shares_decode_pass=False) == 15
+    assert scheduler.admission.compute_max_sequences_to_admit(shares_decode_pass=False) == 15
     scheduler.rows.active.clear()
-    assert scheduler.admission.compute_max_new_sequences(shares_decode_pass=False) == 40, "nobody waits"
+    assert scheduler.admission.compute_max_sequences_to_admit(shares_decode_pass=False) == 40, "nobody waits"
 
 
 def test_who_asked_for_more_rows_is_told_once(scheduler: Scheduler) -> None:

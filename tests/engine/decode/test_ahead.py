@@ -347,6 +347,6 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     own: Any = object.__new__(SlotStore)
     own.capacity, own.filled = 8, [1, 1]
     rows = [TokenSequence(Request(number, ()), [1], "", 9, kv=SequenceKv(places=1)) for number in range(2)]
-    assert AsyncStep(forward).read_tokens(picked, own, rows, []) == [5, 6]
+    assert AsyncStep(forward).copy_sampled_tokens_to_host(picked, own, rows, []) == [5, 6]
     assert work == ["copy", "record", "step", "wait"]
     assert own.filled == [2, 2]

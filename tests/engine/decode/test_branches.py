@@ -22,7 +22,7 @@ from runner_engine.decode.branches import (
     build_branch_attention_mask,
     decode_branches,
     find_branch_support_error,
-    interleave_branches,
+    sort_branch_tokens_by_time,
 )
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
@@ -76,7 +76,7 @@ def decode(
 
 
 def test_the_example_of_the_definition() -> None:
-    times, branches, tokens = zip(*interleave_branches([*b"abc"], [[*b"de"], [*b"fgh"]]), strict=True)
+    times, branches, tokens = zip(*sort_branch_tokens_by_time([*b"abc"], [[*b"de"], [*b"fgh"]]), strict=True)
     assert bytes(tokens) == b"abcdfegh"
     placed = list(zip(branches, times, strict=True))
     assert placed == [(0, 0), (0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (2, 5)]
@@ -244,7 +244,7 @@ def test_branches_of_like_length_equal_one_pass_over_everything() -> None:
     model = tiny("llama")
     branches = [[21, 22], [31, 32]]
     tokens, logits, _ = side_by_side(model, MAIN, branches, 5)
-    placed = interleave_branches(
+    placed = sort_branch_tokens_by_time(
         MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)]
     )
     everything = [(token, branch, time, 0) for time, branch, token in placed]
@@ -343,7 +343,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:
     model = tiny("llama")
     with (
-        rope_2d.require_coordinates(model),
+        rope_2d.require_token_coordinates(model),
         pytest.raises(RuntimeError, match="2D rope has no token coordinates"),
     ):
         model(torch.tensor([MAIN]))

@@ -215,7 +215,7 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
         return unpack(stored, kind, inputs)
 
     monkeypatch.setattr(gguf_blocks, "dequantize_blocks", counted)
-    heads = compat_probe.probe_attention(loaded)
+    heads = compat_probe.infer_and_test_kv_cache_spec(loaded)
     assert heads.layers == loaded.model.config.num_hidden_layers
     # the model's own, and three of the scheduler; those for shapes only read rows, too
     passes, of_embedding = (4, 6)

@@ -19,7 +19,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import device_attention, page_trial
 from runner_engine.checkpoints.pass_memory import round_up_batch_size
-from runner_engine.decode.compat_probe import probe_attention
+from runner_engine.decode.compat_probe import infer_and_test_kv_cache_spec
 from runner_engine.decode.passes import device_step
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep
 from runner_engine.decode.passes.host_sync import ForbidHostSync, HostSyncError
@@ -227,7 +227,7 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     caplog.set_level("INFO")
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     loaded = loaded_of(tiny_llama, "cpu")
-    assert probe_attention(loaded).by_sdpa
+    assert infer_and_test_kv_cache_spec(loaded).by_sdpa
 
     def missing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("No available kernel.")
@@ -238,12 +238,14 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     for function, why in ((missing, "No available kernel"), (wrong, "SDPA has a mean logit error of ")):
         for module in (device_attention, device_step):
             monkeypatch.setattr(module, "attend", function)
-        assert not probe_attention(loaded).by_sdpa
+        assert not infer_and_test_kv_cache_spec(loaded).by_sdpa
         assert why in caplog.text
 
 
 def test_rounded_shapes() -> None:
     rows = [round_up_batch_size(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
     assert rows == [1, 4, 8, 16, 32, 112, 128, 160, 320]
-    places = [device_step._round_up_positions(count, 400) for count in (1, 65, 97, 129, 193, 390)]
+    places = [
+        device_step._round_up_positions_to_limit_shapes(count, 400) for count in (1, 65, 97, 129, 193, 390)
+    ]
     assert places == [64, 96, 128, 192, 256, 400]

@@ -95,7 +95,7 @@ def test_families(
     assert ended(whole, greedy, 6) == {
         key: it for key, it in expected.items() if key[0] in range(len(PROMPTS))
     }
-    assert whole.stats.acceptance_metrics["acceptance_share/token_1"] == 1
+    assert whole.stats.draft_acceptance_metrics["acceptance_share/token_1"] == 1
     assert whole.stats.accepted_at == whole.stats.drafted_at
 
 
@@ -131,7 +131,7 @@ def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
     asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
     assert ended(guessing, asked, None) == ended(plain, asked, None)
     assert guessing.stats.accepted_tokens == 0 < guessing.stats.draft_tokens
-    assert guessing.stats.acceptance_metrics["acceptance_share"] == 0
+    assert guessing.stats.draft_acceptance_metrics["acceptance_share"] == 0
 
 
 @pytest.mark.thorough

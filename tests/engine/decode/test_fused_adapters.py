@@ -17,7 +17,7 @@ from refusals import ANY_PLACE, refusal
 from torch import nn
 
 from runner_base.dtypes import Dtype
-from runner_engine.decode.compat_probe import probe_fused_forward
+from runner_engine.decode.compat_probe import build_and_verify_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_adapters import FusedAdapters
 from runner_engine.decode.layouts import NotFusable
@@ -215,7 +215,7 @@ def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -
         read = forward.run_token_spans(own, pieces)
         for row in rows:
             row.kv.places, row.tokens = len(row.pending_tokens), [7]
-        return torch.stack((read, forward.step(own, rows, forward.build_prefix_uses(rows))), dim=1)
+        return torch.stack((read, forward.step(own, rows, forward.list_shared_prefixes(rows))), dim=1)
 
     together = logits([*range(len(prompts))])
     for at in range(len(prompts)):
@@ -252,9 +252,9 @@ def test_a_wrong_adapter_is_found_by_the_trial(opened_with: Open, monkeypatch: p
     fast = engine._fast_layers
     assert fused is not None
     assert isinstance(fast, FastLayers)
-    assert probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is not None
+    assert build_and_verify_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is not None
     with changed(monkeypatch, exchange):
-        assert probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is None
+        assert build_and_verify_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is None
 
 
 def no_such_adapter(tokens: AdaptedTokens) -> None:

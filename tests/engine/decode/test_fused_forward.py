@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.decode import fast_layers, fused_forward
-from runner_engine.decode.compat_probe import batched_logits_match_single, probe_fused_forward
+from runner_engine.decode.compat_probe import batched_logits_match_single, build_and_verify_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -110,7 +110,7 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
         for row in rows:
             row.kv.places, row.tokens = len(row.pending_tokens), [5]
         forward.fused = fused
-        logits = forward.step(own, rows, forward.build_prefix_uses(rows))
+        logits = forward.step(own, rows, forward.list_shared_prefixes(rows))
         forward.fused = None
         return logits
 
@@ -284,7 +284,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         for token in ids[length:]:
             for one in rows:
                 one.tokens.append(token)
-            alone.append(forward.step(own, rows, forward.build_prefix_uses(rows))[1])
+            alone.append(forward.step(own, rows, forward.list_shared_prefixes(rows))[1])
             for one in rows:
                 one.kv.places += 1
         together = forward.run_token_spans(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
@@ -339,7 +339,7 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
     hook = loaded.model.model.layers[1].register_forward_hook(lambda *_: None)
     with pytest.raises(NotFusable, match="hooks"):
         FusedForward(loaded.model, heads, 64, kernels, {})
-    assert probe_fused_forward(loaded, heads, {}, {}) is None
+    assert build_and_verify_fused_forward(loaded, heads, {}, {}) is None
     hook.remove()
     assert (
         FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary == loaded.metrics["vocab_size"]

@@ -18,7 +18,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
-from runner_engine.decode.layouts.routers import RouterFormula, describe_router
+from runner_engine.decode.layouts.routers import RouterFormula, infer_router_layout
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import WeightFormat
@@ -254,7 +254,7 @@ def router_in(block: Any) -> nn.Module:
 @pytest.mark.parametrize("family", list(FORMULAS))
 def test_the_formula_of_a_router_is_found_by_a_trial(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of(family, monkeypatch)
-    formula = describe_router(router_in(block), block).formula
+    formula = infer_router_layout(router_in(block), block).formula
     assert {name: getattr(formula, name) for name in FORMULAS[family][1]} == FORMULAS[family][1]
 
 
@@ -276,7 +276,7 @@ def test_a_router_that_does_something_else_is_refused(monkeypatch: pytest.Monkey
     for forward in (squared, lowest):
         monkeypatch.setattr(type(router), "forward", forward)
         with pytest.raises(NotFusable, match="^the router .* formula$"):
-            describe_router(router, block)
+            infer_router_layout(router, block)
 
 
 def test_a_formula_counts_no_expert_of_another_group() -> None:

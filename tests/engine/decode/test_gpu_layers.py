@@ -16,7 +16,7 @@ from step_decoding import FAMILIES, IDS
 from transformers import AutoModelForCausalLM
 
 from runner_engine.attention import device_attention
-from runner_engine.attention.device_attention import OwnKeys, attend_variable_lengths
+from runner_engine.attention.device_attention import OwnKeys, compute_variable_length_attention
 from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.passes.host_sync import ForbidHostSync
@@ -62,12 +62,12 @@ def test_flash_attention_by_length_is_that_of_the_reference() -> None:
         own = OwnKeys(keys, values, numbers, starts, counts, places, window)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            recorded = attend_variable_lengths(Scaling(0.1, 0.0), query, own)
+            recorded = compute_variable_length_attention(Scaling(0.1, 0.0), query, own)
         for seen in ([1, 96, 40, 17, 3], [50, 2, 96, 1, 20]):
             counts.copy_(torch.tensor(seen))
             graph.replay()
             here = (keys.cpu().float(), values.cpu().float(), numbers.cpu(), starts.cpu(), counts.cpu())
-            expected = attend_variable_lengths(
+            expected = compute_variable_length_attention(
                 Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window)
             )
             for ours, theirs in zip(recorded, expected, strict=True):
@@ -87,7 +87,7 @@ def test_a_layer_of_groups_asks_for_its_order_once(kind: str) -> None:
     if kind == "gptq_order":
         order = layer.stored[layer.layout.order_name]
         order.copy_(torch.arange(256) // layer.layout.group)
-        assert layer.input_groups is None
+        assert layer.input_group_indices is None
 
 
 def test_norms_on_a_gpu_are_the_models_own(saved_family: Callable[..., Path]) -> None:

@@ -96,7 +96,7 @@ def takes_one_choice(*_: object) -> bool:
 def is_served(loaded: LoadedModel) -> bool:
     """Whether the stream's trial finds the logits right."""
     try:
-        compat_probe.probe_attention(loaded)
+        compat_probe.infer_and_test_kv_cache_spec(loaded)
     except IncompatibleModel as error:
         return error.reason.code != "logits_off"
     return True
@@ -107,7 +107,7 @@ def test_the_stream_allows_either_choice_and_nothing_else(
 ) -> None:
     loaded, own = adapt(load_base(spec), spec), compat_probe._compute_scheduler_test_logits
     block = loaded.model.model.layers[0].mlp
-    tie = Tie(block.gate, lambda: compat_probe.probe_attention(loaded))
+    tie = Tie(block.gate, lambda: compat_probe.infer_and_test_kv_cache_spec(loaded))
 
     def served_with(change: Change) -> bool:
         def changed(*given: Any) -> torch.Tensor:
@@ -141,7 +141,9 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
 
         monkeypatch.setattr(compat_probe, "FusedForward", made)
         return (
-            compat_probe.probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers)
+            compat_probe.build_and_verify_fused_forward(
+                loaded, heads, fast.packed_weights, fast.expert_layers
+            )
             is not None
         )
 
@@ -168,7 +170,7 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     assert [is_right(choice) for choice in choices] == [True, True]
     with monkeypatch.context() as alone:
         alone.setattr(compat_probe, "is_within_rounding_noise", takes_one_choice)
-        alone.setattr(compat_probe, "_is_error_within_split_noise", takes_one_choice)
+        alone.setattr(compat_probe, "_is_error_within_prompt_split_noise", takes_one_choice)
         assert sum(is_right(choice) for choice in choices) == 1, "the model itself makes one of the two"
     assert not is_right(with_one_less)
     assert not is_right(with_exchanged)

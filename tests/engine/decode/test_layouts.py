@@ -19,7 +19,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.layouts.activations import identify_activation
-from runner_engine.decode.layouts.norms import describe_norm
+from runner_engine.decode.layouts.norms import infer_norm_layout
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import Activation, NormKind
 from runner_engine.local.engine import LocalEngine
@@ -214,13 +214,13 @@ def test_the_kind_of_a_norm_is_found_by_a_trial(dtype: torch.dtype) -> None:
     with torch.no_grad():
         for norm, adds_one in norms.items():
             norm.to(dtype).weight.normal_()
-            found = describe_norm(norm, 64, like)
+            found = infer_norm_layout(norm, 64, like)
             assert torch.equal(found.weight.float(), norm.weight.float() + adds_one)
             assert (found.kind is NormKind.layer_norm) == isinstance(norm, nn.LayerNorm)
             assert found.kind is not NormKind.rms_in_steps or not adds_one
-        assert describe_norm(llama, 64, like).kind is NormKind.rms_in_steps
+        assert infer_norm_layout(llama, 64, like).kind is NormKind.rms_in_steps
         with pytest.raises(NotFusable, match="norm GroupNorm$"):
-            describe_norm(nn.GroupNorm(4, 64), 64, like)
+            infer_norm_layout(nn.GroupNorm(4, 64), 64, like)
 
 
 def test_two_kinds_of_gelu_are_told_apart() -> None:

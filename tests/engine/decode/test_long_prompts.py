@@ -19,7 +19,7 @@ from runner_engine.decode import kv_budget
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_store import select_attention_kernels
+from runner_engine.kv_cache.kv_store import get_attention_kernels_if_supported
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Event, Request
@@ -93,7 +93,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     monkeypatch.setattr(
         kv_budget,
         "kv_capacity_tokens",
-        lambda heads, *_: 40_000 if select_attention_kernels(heads) is None else 1700,
+        lambda heads, *_: 40_000 if get_attention_kernels_if_supported(heads) is None else 1700,
     )
     engine.stats.peak_rows = 0
     passes.clear()

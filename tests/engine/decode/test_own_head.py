@@ -26,7 +26,7 @@ from transformers.modeling_layers import MtpModel
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_base.notes import note
-from runner_engine.checkpoints.mixture import measure_model_mixture
+from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
 from runner_engine.checkpoints.mtp_head import COUNTS
 from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode.drafting.mtp_head import TokenDrafter
@@ -93,7 +93,7 @@ def test_answers_are_those_of_single_steps(
     assert stats.drafted_at[0] > stats.drafted_at[1] > stats.drafted_at[2] > 0
     learned = engine_of(with_head(family), "mtp")
     ended(learned, greedy_of(LEARNED), rows)
-    assert learned.stats.acceptance_metrics["acceptance_share/token_1"] > 0.7
+    assert learned.stats.draft_acceptance_metrics["acceptance_share/token_1"] > 0.7
     assert guessing.fused is not None
 
 
@@ -107,7 +107,11 @@ def test_a_head_with_wrong_weights_is_right_by_chance_alone(
     plain, guessing = engine_of(with_head(family)), engine_of(tmp_path / "wrong", "mtp")
     asked = greedy_of(PROMPTS)
     assert ended(guessing, asked, None) == ended(plain, asked, None)
-    assert guessing.stats.acceptance_metrics["acceptance_share/token_1"] < 0.1 < guessing.stats.draft_tokens
+    assert (
+        guessing.stats.draft_acceptance_metrics["acceptance_share/token_1"]
+        < 0.1
+        < guessing.stats.draft_tokens
+    )
 
 
 class Spied(TokenDrafter):
@@ -292,7 +296,7 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
 def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path: Path) -> None:
     """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
     own_heads.save(tmp_path, family)
-    found = measure_model_mixture(
+    found = compute_checkpoint_mixture_size(
         resolve_model(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
@@ -339,7 +343,7 @@ def test_a_checkpoint_with_pictures_has_its_head_beside_the_language_model(
     check(tmp_path, "mtp")
     guessing, asked = engine_of(tmp_path, "mtp"), greedy_of(LEARNED)
     assert ended(guessing, asked, None) == ended(engine_of(folder), asked, None)
-    assert guessing.stats.acceptance_metrics["acceptance_share/token_1"] > 0.7
+    assert guessing.stats.draft_acceptance_metrics["acceptance_share/token_1"] > 0.7
 
 
 def test_what_has_no_head_is_refused(with_head: Callable[[str], Path], tmp_path: Path) -> None:

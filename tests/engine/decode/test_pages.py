@@ -115,14 +115,14 @@ def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
 ) -> None:
     """Also where a row of another beginning enters later, and where they end within a page."""
     engine, seen = engine_of(), set[tuple[int, int]]()
-    read_once = DeviceDecodeStep._find_shared_pages
+    read_once = DeviceDecodeStep._find_pages_shared_by_all_sequences
 
     def noted(self: DeviceDecodeStep, rows: Any, count: int) -> tuple[list[Prefix], int]:
         prefixes, pages = read_once(self, rows, count)
         seen.add((len(prefixes), pages))
         return prefixes, pages
 
-    monkeypatch.setattr(DeviceDecodeStep, "_find_shared_pages", noted)
+    monkeypatch.setattr(DeviceDecodeStep, "_find_pages_shared_by_all_sequences", noted)
     ids = torch.randint(3, 250, (400,), generator=torch.Generator().manual_seed(1)).tolist()
     trunk, branch = tuple(ids[:80]), tuple(ids[80:150])
     prompts = [(*trunk, *ids[200 + at : 204 + at]) for at in (0, 9)]

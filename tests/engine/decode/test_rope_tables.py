@@ -40,7 +40,9 @@ def whole(rotation: Rotation, kind: str, positions: int) -> tuple[torch.Tensor, 
     """Return cos and sin of all positions at once."""
     with torch.inference_mode():
         angles = rope_of(kind).compute_angles(torch.zeros(1), torch.arange(positions))
-        return rotation.select_angles(angles.cos), rotation.select_angles(angles.sin)
+        return rotation.select_cos_or_sin_per_pair(angles.cos), rotation.select_cos_or_sin_per_pair(
+            angles.sin
+        )
 
 
 @pytest.fixture

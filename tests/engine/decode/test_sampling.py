@@ -19,7 +19,7 @@ from transformers import (
 
 from runner_engine.decode.sequences import NO_TOKEN, NOT_SAMPLED
 from runner_engine.decode.tokens import sampling
-from runner_engine.decode.tokens.sampling import Sampler, create_generator
+from runner_engine.decode.tokens.sampling import Sampler, create_random_generator
 from runner_engine.kernels import native, token_selection
 from runner_engine.settings.sampling import GREEDY, Sampling
 
@@ -88,13 +88,13 @@ def logits_at(step: int) -> torch.Tensor:
 
 
 def sampler_of(rows: list[int]) -> Sampler:
-    generators = [create_generator(SETTINGS[row], row) for row in rows]
+    generators = [create_random_generator(SETTINGS[row], row) for row in rows]
     return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators)
 
 
 def uniform_sampler(settings: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
     """Return a sampler of rows with equal settings, each with its own random numbers."""
-    generators = [create_generator(settings, row) for row in range(len(texts))]
+    generators = [create_random_generator(settings, row) for row in range(len(texts))]
     return Sampler(vocab_size, CPU, texts, [settings] * len(texts), generators)
 
 
@@ -116,7 +116,7 @@ def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
 
 def by_transformers(row: int) -> list[int]:
     """Return tokens drawn with the row's random numbers after transformers' processors."""
-    settings, tokens, generator = SETTINGS[row], list(TEXTS[row]), create_generator(SETTINGS[row], row)
+    settings, tokens, generator = SETTINGS[row], list(TEXTS[row]), create_random_generator(SETTINGS[row], row)
     for step in range(STEPS):
         scores = logits_at(step)[row : row + 1]
         assert settings.repetition_penalty is not None
@@ -201,7 +201,7 @@ def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch:
 
     def tokens(broken: int | None) -> list[list[int]]:
         drawn = [settings_of(0.9, 0.9, 30, 1.1, 0) for _ in range(4)]
-        generators = [create_generator(one, row) for row, one in enumerate(drawn)]
+        generators = [create_random_generator(one, row) for row, one in enumerate(drawn)]
         sampler = Sampler(VOCABULARY, CPU, TEXTS[:4], drawn, generators)
         if broken is not None:
             sampler.samplings[broken] = replace(drawn[broken])
@@ -304,8 +304,8 @@ def test_top_p_removes_the_first_of_equal_tokens() -> None:
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:
     warm = settings_of(1.0, 1.0, 0, 1.0, 7)
     names = [(1, 0), (1, 1), ("1", 0), ("1:1", 0), (2, 0)]
-    drawn = [float(torch.rand(1, generator=create_generator(warm, *name))) for name in names]  # type: ignore[arg-type]
+    drawn = [float(torch.rand(1, generator=create_random_generator(warm, *name))) for name in names]  # type: ignore[arg-type]
     assert drawn[0] == drawn[2], "an id is its text"
     assert drawn[1] == drawn[3], "choice k draws like a request whose id ends with k"
     assert len(set(drawn)) == 3
-    assert create_generator(SETTINGS[0], 1) is None
+    assert create_random_generator(SETTINGS[0], 1) is None

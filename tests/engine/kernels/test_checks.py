@@ -29,7 +29,7 @@ from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native, token_selection
 from runner_engine.kernels.c_interface import Matrix, Refusal, WeightFormat
-from runner_engine.kernels.kernel_errors import build_refusal_error
+from runner_engine.kernels.kernel_errors import build_kernel_refusal_error
 from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
@@ -69,7 +69,7 @@ def shared(
 def refused(why: Refusal, at: int = 0, by: str = r"\w+") -> Iterator[None]:
     """Expect that C refuses a call, and why: `at` is the token, entry, layer or matrix that the
     error names; the function `by` is a pattern."""
-    error = build_refusal_error(int(why) << 32 | at, "")
+    error = build_kernel_refusal_error(int(why) << 32 | at, "")
     with pytest.raises(type(error), match=f"^{by}{re.escape(str(error))}$"):
         yield
 
@@ -149,7 +149,7 @@ def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> No
     with refused(Refusal.WRONG_KV_LAYER, 0, "fused_forward"):
         fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None)
     wrong = replace(heads)
-    setattr(wrong.kernel_layers[0], field, number)
+    setattr(wrong.layer_formats_for_kernels[0], field, number)
     with refused(Refusal.WRONG_KV_LAYER, 0, "store.*"):
         attend(layout_of(wrong))
     step = replace(layout_of(wrong), slot=ints(0), place=ints(0), seen=ints(1), is_step=True)
@@ -161,7 +161,7 @@ def test_codes_are_read_as_codes_alone() -> None:
     """Functions for the model's numbers refuse other formats, and arenas that keep first ones
     beside them."""
     heads = replace(HEADS)
-    heads.kernel_layers[0].values = KvCode.kv_int8
+    heads.layer_formats_for_kernels[0].values = KvCode.kv_int8
     with refused(Refusal.WRONG_KV_LAYER):
         attend(
             PassLayout(

@@ -11,7 +11,7 @@ import pytest
 from runner_base import processor
 from runner_engine.kernels import building, c_interface, native
 from runner_engine.kernels.c_interface import SharedPart
-from runner_engine.kernels.kernel_errors import build_refusal_error
+from runner_engine.kernels.kernel_errors import build_kernel_refusal_error
 from runner_engine.render.refusals import REFUSALS
 
 pytestmark = pytest.mark.skipif(
@@ -84,7 +84,7 @@ def test_every_refusal_has_words() -> None:
     assert REFUSALS.keys() == {refusal.name for refusal in c_interface.Refusal}
     assert len(set(REFUSALS.values())) == len(REFUSALS), "each has its own"
     for refusal in c_interface.Refusal:
-        error = build_refusal_error(int(refusal) << 32 | 7, "product")
+        error = build_kernel_refusal_error(int(refusal) << 32 | 7, "product")
         assert len(str(error)) > len("product: ")
         assert type(error) is (MemoryError if refusal is c_interface.Refusal.NO_MEMORY else IndexError)
 

@@ -21,8 +21,8 @@ from runner_engine.decode.kv_budget import KvBudget
 from runner_engine.kv_cache import (
     KvCacheSpec,
     create_kv_store,
+    get_attention_kernels_if_supported,
     kv_arenas,
-    select_attention_kernels,
     window_memory,
 )
 from runner_engine.kv_cache.sliding_windows import Window
@@ -187,7 +187,7 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     """What the system says of its pages: a layer with a window keeps that and a few more places,
     others keep all."""
     heads = replace(HEADS, kv_cache=kv_cache)
-    own = create_kv_store(heads, select_attention_kernels(heads), [2048])
+    own = create_kv_store(heads, get_attention_kernels_if_supported(heads), [2048])
     assert isinstance(own, kv_arenas.KvArenaStore)
     rows = torch.randn(2048, 2, 64, dtype=torch.bfloat16)
     most = 0
@@ -215,7 +215,7 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
 
 
 def test_a_row_that_is_kept_whole_frees_nothing() -> None:
-    own = create_kv_store(HEADS, select_attention_kernels(HEADS), [2048])
+    own = create_kv_store(HEADS, get_attention_kernels_if_supported(HEADS), [2048])
     own.disable_freeing(0)
     own.set_num_filled(0, 2048)
     assert own.count_freed_tokens(0) == 0

@@ -18,7 +18,7 @@ from runner_base.dtypes import Dtype
 from runner_engine import resolve_model
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES
-from runner_engine.kv_cache import create_kv_store, select_attention_kernels
+from runner_engine.kv_cache import create_kv_store, get_attention_kernels_if_supported
 from runner_engine.kv_cache import first_tokens as first_tokens_module
 from runner_engine.kv_cache.formats import as_model
 from runner_engine.local.engine import LocalEngine
@@ -128,7 +128,7 @@ def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
     heads = engine.find_kv_spec(engine.loaded)
-    if heads is not None and select_attention_kernels(heads) is not None:
+    if heads is not None and get_attention_kernels_if_supported(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 

@@ -105,8 +105,8 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     given = [one[:, 21:].transpose(0, 1) for one in (keys, values)]
     own.write(0, given[0], given[1], ints([0] * 40), ints(list(range(40))))
     conversations = ConversationCache()
-    conversations.store_sequence([*range(61), 7], SequenceKv(prefix, places=40), own, 0, 10_000)
-    kept = conversations.find_prefix([*range(61), 7, 8])
+    conversations.cache_sequence_kv([*range(61), 7], SequenceKv(prefix, places=40), own, 0, 10_000)
+    kept = conversations.find_cached_prefix([*range(61), 7, 8])
     assert kept is not None
     assert kept.length == 61
     assert all(map(torch.equal, kept.kv.read_stored(0), (int8.encode(one) for one in (keys, values))))

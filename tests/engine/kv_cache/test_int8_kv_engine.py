@@ -22,7 +22,7 @@ from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_store import select_attention_kernels
+from runner_engine.kv_cache.kv_store import get_attention_kernels_if_supported
 from runner_engine.local.capabilities import list_supported_capabilities
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
@@ -86,7 +86,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert sum(found[number] != tokens for number, tokens in expected.items()) <= most
     assert (engine.stats.shared_tokens > 100) == (dtype is Dtype.float32), "rows shared prefixes"
     assert engine.stats.notes == []
-    if select_attention_kernels(heads) is not None:
+    if get_attention_kernels_if_supported(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
         forward = Forward(engine.loaded.model, heads)
         forward.fused = engine.fused
@@ -183,7 +183,7 @@ def test_models_and_rows_of_other_routes_are_refused(
     def incompatible(_: object) -> None:
         raise IncompatibleModel(note("other_state", what="DynamicLayer"))
 
-    monkeypatch.setattr("runner_engine.local.engine.probe_attention", incompatible)
+    monkeypatch.setattr("runner_engine.local.engine.infer_and_test_kv_cache_spec", incompatible)
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
         engine_of().load()
     assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "continuous batching"
@@ -192,7 +192,7 @@ def test_models_and_rows_of_other_routes_are_refused(
 def test_rows_beyond_the_reach_of_the_scheduler_are_refused(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_engine.local.engine.find_rope_stable_length", lambda _: 30)
+    monkeypatch.setattr("runner_engine.local.engine.get_max_length_with_fixed_rope", lambda _: 30)
     engine = engine_of()
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
         complete(engine, requests())

@@ -132,8 +132,10 @@ def test_a_rotation_is_undone_by_itself(
     heads = replace(heads_for("kernels", 1, 3, 1, dim, dtype), kv_cache=KvCache.int4)
     given = random(torch.Generator().manual_seed(dim), 5, 3, dim, dtype=dtype)
     given[0, 0, 0] = 100.0
-    turned = heads.rotate_if_enabled(given)
-    assert torch.equal(heads.rotate_if_enabled(given, kernels), turned), "C has the same bits"
+    turned = heads.apply_hadamard_rotation_if_enabled(given)
+    assert torch.equal(heads.apply_hadamard_rotation_if_enabled(given, kernels), turned), (
+        "C has the same bits"
+    )
     assert float(turned[0, 0].abs().max()) < 60, "one large number is spread"
     assert torch.allclose(
         rotation.hadamard_rotate(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1
@@ -148,14 +150,14 @@ def test_a_rotation_is_undone_by_itself(
 def test_a_rotation_that_is_not_undone_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what is read must be rotated back."""
     check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
-    turned, calls = KvCacheSpec.rotate_if_enabled, []
+    turned, calls = KvCacheSpec.apply_hadamard_rotation_if_enabled, []
 
     def three_of_four(heads: KvCacheSpec, given: torch.Tensor, kernels: Any = None) -> torch.Tensor:
         calls.append(given)
         is_result = given.dim() == 3 and given.shape[1] == heads.kv_heads * heads.group
         return given if is_result else turned(heads, given, kernels)
 
-    monkeypatch.setattr(KvCacheSpec, "rotate_if_enabled", three_of_four)
+    monkeypatch.setattr(KvCacheSpec, "apply_hadamard_rotation_if_enabled", three_of_four)
     with pytest.raises(AssertionError, match="off by"):
         check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
     assert calls

@@ -16,7 +16,7 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.kernels import native
-from runner_engine.kv_cache import select_attention_kernels
+from runner_engine.kv_cache import get_attention_kernels_if_supported
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -60,7 +60,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cac
         assert complete(engine, requests(), rows) == alone
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
-    if select_attention_kernels(heads) is not None:
+    if get_attention_kernels_if_supported(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 

@@ -14,7 +14,7 @@ from streams import complete
 
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
-from runner_engine.kv_cache import select_attention_kernels
+from runner_engine.kv_cache import get_attention_kernels_if_supported
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -91,7 +91,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family
     heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     assert heads.kv_cache == KvCache.parse(kv_cache)
-    if select_attention_kernels(heads) is not None:
+    if get_attention_kernels_if_supported(heads) is not None:
         assert engine.fused is not None, "a pass in a single call, or in several"
 
 
@@ -120,7 +120,7 @@ def test_without_its_sinks_or_cap_it_is_another_model(
     expected = scores(engine)
     heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
-    if select_attention_kernels(heads) is None or engine.fused is None:
+    if get_attention_kernels_if_supported(heads) is None or engine.fused is None:
         pytest.skip("passes do not go in a single call here")
     for layer in engine.fused.weights.layers:
         layer.cap, layer.sinks = 0.0, None

@@ -12,7 +12,7 @@ import torch
 from operations import Operations
 
 from runner_engine.attention import device_attention, page_trial
-from runner_engine.attention.page_trial import find_page_size
+from runner_engine.attention.page_trial import find_kv_page_size
 from runner_engine.decode.passes.device_step import POSITION, StepAttention
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
@@ -54,7 +54,7 @@ class Rows:
         self.numbers[at:at] = [[] for _ in range(count)]
         needs = [40 + (one.length % PAGE if one else 0) for one in self.prefixes]
         self.own.insert_slots(at, count, needs, needs, len(needs))
-        self.own.start_from_prefix(at, count, prefix)
+        self.own.start_slots_from_prefix(at, count, prefix)
 
     def write(self, slot: int, numbers: list[int]) -> None:
         before = len(self.numbers[slot])
@@ -207,8 +207,11 @@ def test_what_does_not_work_on_a_device_is_not_used(
     sees."""
     caplog.set_level("INFO")
     heads = KvCacheSpec(1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True)
-    assert find_page_size(heads) == 256
-    attend, schema = device_attention.attend_variable_lengths, page_trial._read_flash_attention_schema()
+    assert find_kv_page_size(heads) == 256
+    attend, schema = (
+        device_attention.compute_variable_length_attention,
+        page_trial._read_flash_attention_schema(),
+    )
 
     def refuses(scaling: Any, query: torch.Tensor, own: Any) -> Any:
         if own.blocks is not None:
@@ -238,15 +241,15 @@ def test_what_does_not_work_on_a_device_is_not_used(
         "off by nan": reads_what_nobody_sees,
     }  # fmt: skip
     for why, instead in wrong.items():
-        monkeypatch.setattr(page_trial, "attend_variable_lengths", instead)
+        monkeypatch.setattr(page_trial, "compute_variable_length_attention", instead)
         caplog.clear()
-        assert find_page_size(heads) == 0
+        assert find_kv_page_size(heads) == 0
         assert why in caplog.text
-    monkeypatch.setattr(page_trial, "attend_variable_lengths", attend)
+    monkeypatch.setattr(page_trial, "compute_variable_length_attention", attend)
     monkeypatch.setattr(
         page_trial,
         "_read_flash_attention_schema",
         lambda: schema.replace("block_table", "").replace("num_splits", ""),
     )
-    assert find_page_size(heads) == 0
+    assert find_kv_page_size(heads) == 0
     assert "block_table or num_splits" in caplog.text

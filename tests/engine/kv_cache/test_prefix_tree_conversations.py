@@ -166,15 +166,15 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     for number in range(MAX_CONVERSATIONS + 3):
         cache.add_conversation([number] * 100, nothing_computed(), budget_tokens=4000)
     assert tokens_of(cache) == 100 * MAX_CONVERSATIONS
-    assert cache.find_prefix([0] * 100) is None  # it made room
+    assert cache.find_cached_prefix([0] * 100) is None  # it made room
     cache.add_conversation([99] * 700, nothing_computed(), budget_tokens=4000)
     assert tokens_of(cache) == 1000
     cache.add_conversation([98] * 1001, nothing_computed(), budget_tokens=4000)
-    assert cache.find_prefix([98] * 1001) is None
-    prefix = cache.find_prefix([*[99] * 60, 1, 2])
+    assert cache.find_cached_prefix([98] * 1001) is None
+    prefix = cache.find_cached_prefix([*[99] * 60, 1, 2])
     assert prefix is not None
     assert prefix.tokens == [99] * 60
-    assert cache.find_prefix([99] * 20) is None  # too little to be worth it
+    assert cache.find_cached_prefix([99] * 20) is None  # too little to be worth it
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:

@@ -33,7 +33,7 @@ def grouped(model: nn.Module) -> Iterator[GroupedExperts]:
     """Let a model multiply its experts in one call."""
     kernels = native.load_kernels()
     assert kernels is not None
-    found = GroupedExperts.install_in_model(model, kernels, {}, {})
+    found = GroupedExperts.replace_expert_layers(model, kernels, {}, {})
     try:
         yield found
     finally:
@@ -222,7 +222,7 @@ def test_quantized_experts_are_multiplied_from_their_codes(kind: str) -> None:
     assert layers.matrices
     expected = logits_of(model)
     kernels = native.load_kernels()
-    found = GroupedExperts.install_in_model(model, kernels, layers.matrices, {})
+    found = GroupedExperts.replace_expert_layers(model, kernels, layers.matrices, {})
     assert found.layers
     assert not found.notes
     assert found.is_batch_invariant is (kind != "int8")  # whose outliers of one row count for all rows

@@ -15,7 +15,7 @@ from torch import nn
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.matmul.backend_selection import choose_unpacking_backend
+from runner_engine.matmul.backend_selection import choose_backend_for_unpacked_weights
 from runner_engine.matmul.groups import GroupedWeights, find_kernel_problem
 from runner_engine.matmul.layer_weights import MatmulWorkspace
 from runner_engine.matmul.plain_packing import PlainPackedWeights
@@ -61,7 +61,11 @@ def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take
     plain = PlainPackedWeights.pack(weight, None, KERNELS).matmul(rows)
     assert torch.equal(GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace()).matmul(rows), plain)
     assert not find_kernel_problem(layer, KERNELS)
-    by_tiles = choose_unpacking_backend(nn.Sequential(layer), KERNELS) if dtype is torch.bfloat16 else None
+    by_tiles = (
+        choose_backend_for_unpacked_weights(nn.Sequential(layer), KERNELS)
+        if dtype is torch.bfloat16
+        else None
+    )
     tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
     layers = QuantizedLayers(nn.Sequential(layer), HeapTrimmer())
     assert not layers.notes

@@ -67,7 +67,7 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
     rounded = opened(folder, Int8DynamicConfig())
     rounded._loaded = rounded._load()
     with pytest.raises(cache_probe.IncompatibleModel) as caught:
-        compat_probe.probe_attention(rounded.loaded)
+        compat_probe.infer_and_test_kv_cache_spec(rounded.loaded)
     assert caught.value.reason.code == "logits_off"
     rounded.close()
 

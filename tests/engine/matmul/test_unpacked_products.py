@@ -25,7 +25,7 @@ from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import NO_TILES, WeightFormat
 from runner_engine.matmul import groups
-from runner_engine.matmul.backend_selection import FORCED, choose_unpacking_backend
+from runner_engine.matmul.backend_selection import FORCED, choose_backend_for_unpacked_weights
 from runner_engine.matmul.blocks import GgufWeights
 from runner_engine.matmul.groups import GroupedWeights
 from runner_engine.matmul.layer_weights import (
@@ -195,7 +195,7 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     monkeypatch.setattr(groups, "FORMATS", (torch.bfloat16,))  # the emulation has no other
     monkeypatch.setattr(native, "load_kernels", lambda: emulated_tiles)
     monkeypatch.setenv(FORCED, "tiles")
-    choice = choose_unpacking_backend(layers, emulated_tiles)
+    choice = choose_backend_for_unpacked_weights(layers, emulated_tiles)
     assert choice is not None
     tiles = note("tiles_from_rows", rows=8, vectors="emulation")
     forced = (note("way_forced", variable=FORCED),)
@@ -204,13 +204,13 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     [weights] = QuantizedLayers(layers, HeapTrimmer()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
-    assert choose_unpacking_backend(layers, emulated_tiles) is None
+    assert choose_backend_for_unpacked_weights(layers, emulated_tiles) is None
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_unpacking_backend(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
+    assert choose_backend_for_unpacked_weights(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
         "nothing is unpacked"
     )
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
-    assert choose_unpacking_backend(layers, emulated_tiles) is None
+    assert choose_backend_for_unpacked_weights(layers, emulated_tiles) is None
 
 
 @pytest.mark.thorough

@@ -387,10 +387,10 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
     monkeypatch.setattr(file_io, "get_free_disk_bytes", lambda _: 100 * 2**20)
     with raises(ConfigError, "too_large") as raised:
-        random_weights.check_random_disk_space(model)
+        random_weights.check_random_checkpoint_disk_space(model)
     assert "100.0 MiB" in raised.value.reason
     monkeypatch.setattr(file_io, "get_free_disk_bytes", lambda _: 2**40)
-    random_weights.check_random_disk_space(model)
+    random_weights.check_random_checkpoint_disk_space(model)
 
 
 class HugeHub(http.server.BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_h
 
 from runner_engine.checkpoints.architectures import find_architecture
 from runner_engine.checkpoints.gguf_file import read_gguf_header
-from runner_engine.checkpoints.gguf_names import find_weight_name
+from runner_engine.checkpoints.gguf_names import find_transformers_weight_name
 from runner_engine.models import gguf_blocks
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.load_checks import load_transformers_config
@@ -120,10 +120,11 @@ def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_pat
             model = AutoModelForCausalLM.from_config(settings)
         names = get_gguf_hf_weights_map(model, TensorProcessor(config=settings.to_dict()))
         assert len(names) >= 15
-        assert {name: find_weight_name(known, name) for name in names} == names
-    assert find_weight_name(known, "rope_freqs.weight") is None
+        assert {name: find_transformers_weight_name(known, name) for name in names} == names
+    assert find_transformers_weight_name(known, "rope_freqs.weight") is None
     assert all(
-        find_weight_name(known, tensor.name) for tensor in read_gguf_header(tmp_path / "model.gguf").tensors
+        find_transformers_weight_name(known, tensor.name)
+        for tensor in read_gguf_header(tmp_path / "model.gguf").tensors
     )
 
 

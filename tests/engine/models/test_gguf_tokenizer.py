@@ -233,25 +233,25 @@ def test_what_transformers_reads_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", "llama", KINDS["pieces"])
     (tmp_path / "generation_config.json").write_text("{}")
     assert gguf_tokenizer.can_build_tokenizer(path)
-    assert gguf_tokenizer.collect_tokenizer_notes(path) == []
-    assert gguf_tokenizer.collect_tokenizer_notes(tmp_path) == []
+    assert gguf_tokenizer.build_slow_tokenizer_notes(path) == []
+    assert gguf_tokenizer.build_slow_tokenizer_notes(tmp_path) == []
     load_tokenizer("model.name=x", path).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert not gguf_tokenizer.can_build_tokenizer(path)
     beside = note("its_tokenizer_with_files", files="tokenizer.json")
-    assert gguf_tokenizer.collect_tokenizer_notes(path) == [
+    assert gguf_tokenizer.build_slow_tokenizer_notes(path) == [
         note("read_in_python", file="model.gguf", what=beside)
     ]
     assert load_tokenizer("model.name=x", path)("a")["input_ids"]
     (tmp_path / "tokenizer.json").unlink()
     falcon = write(tmp_path / "falcon.gguf", "falcon", KINDS["bytes-None"])
     architecture = note("its_architecture", name="falcon")
-    assert gguf_tokenizer.collect_tokenizer_notes(falcon) == [
+    assert gguf_tokenizer.build_slow_tokenizer_notes(falcon) == [
         note("read_in_python", file="falcon.gguf", what=architecture)
     ]
     assert load_tokenizer("model.name=x", falcon)("a")["input_ids"]
     by_words = write(tmp_path / "words.gguf", "llama", lambda writer: writer.add_tokenizer_model("bert"))
     bert = note("its_tokenizer", kind="'bert'")
-    assert gguf_tokenizer.collect_tokenizer_notes(by_words) == [
+    assert gguf_tokenizer.build_slow_tokenizer_notes(by_words) == [
         note("read_in_python", file="words.gguf", what=bert)
     ]
     with raises(ConfigError, "unreadable", "model.name=x"):

@@ -40,7 +40,7 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
     assert tuple(TYPES) == gguf_file.KEPT_TYPES
     for name, kind in TYPES.items():
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
-        assert kind.packed_bytes <= 1.06 * kind.stored_bytes
+        assert kind.packed_block_nbytes <= 1.06 * kind.stored_bytes
         one = TensorLocation("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
         panels = pack_gguf_blocks(
             torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS

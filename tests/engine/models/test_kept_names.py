@@ -39,29 +39,29 @@ def test_they_are_those_of_transformers(some: Path, where: tuple[str, ...], cach
     place = (str(some / where[0]), *where[1:])
     expected = READ(*place)
     for _ in range(2):  # read, and then kept
-        assert import_structure_cache.wrap_structure_reader(READ)(*place) == expected
+        assert import_structure_cache.add_cache_to_structure_reader(READ)(*place) == expected
     assert len(list(cache.glob("names-*"))) == (0 if "auto" in where[0] else 1)
 
 
 def test_kept_names_are_not_read_again_until_a_file_changes(some: Path) -> None:
-    import_structure_cache.wrap_structure_reader(READ)(str(some))
+    import_structure_cache.add_cache_to_structure_reader(READ)(str(some))
 
     def never(*_: object) -> import_structure_cache.ImportStructure:
         raise AssertionError("it is kept")
 
-    assert import_structure_cache.wrap_structure_reader(never)(str(some))
+    assert import_structure_cache.add_cache_to_structure_reader(never)(str(some))
     file = some / "llama" / "configuration_llama.py"
     os.utime(file, ns=(1, 1))
     with pytest.raises(AssertionError, match="it is kept"):
-        import_structure_cache.wrap_structure_reader(never)(str(some))
+        import_structure_cache.add_cache_to_structure_reader(never)(str(some))
 
 
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", '{"names": []}', '{"names": [["torch"], 5], "checksum": "0"}']
 )
 def test_a_damaged_file_is_read_anew(some: Path, cache: Path, damage: str) -> None:
-    import_structure_cache.wrap_structure_reader(READ)(str(some))
+    import_structure_cache.add_cache_to_structure_reader(READ)(str(some))
     [file] = cache.glob("names-*")
     file.write_text(damage)
-    assert import_structure_cache.wrap_structure_reader(READ)(str(some)) == READ(str(some))
+    assert import_structure_cache.add_cache_to_structure_reader(READ)(str(some)) == READ(str(some))
     assert len(file.read_text()) > 100

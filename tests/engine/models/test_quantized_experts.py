@@ -217,6 +217,10 @@ def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
             resolved.files.__dict__["adapter"] = tmp_path
             if choice.packed and not choice.skip and place == of_experts:
                 with raises(ConfigError, "conflict", "quantization"):
-                    adapter_shapes.check_expert_adapter(resolved.files, resolved.quantization_mix)
+                    adapter_shapes.check_adapter_allows_separate_experts(
+                        resolved.files, resolved.quantization_mix
+                    )
             else:
-                adapter_shapes.check_expert_adapter(resolved.files, resolved.quantization_mix)
+                adapter_shapes.check_adapter_allows_separate_experts(
+                    resolved.files, resolved.quantization_mix
+                )

@@ -13,7 +13,10 @@ from raising import raises
 from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.models.load_tokenizer import load_tokenizer
-from runner_engine.models.tokenization import check_replacement_growth, compute_max_replacement_growth
+from runner_engine.models.tokenization import (
+    check_tokenizer_text_expansion,
+    compute_max_text_expansion_factor,
+)
 
 MAKE_TEN = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
 
@@ -37,8 +40,8 @@ def test_replacements_that_make_ever_more_are_refused_before_the_load(
 
 
 def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
-    check_replacement_growth(MODEL_DIR / "tokenizer.json")
-    check_replacement_growth(tmp_path / "none.json")
+    check_tokenizer_text_expansion(MODEL_DIR / "tokenizer.json")
+    check_tokenizer_text_expansion(tmp_path / "none.json")
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     blanks = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     dots = {"type": "Replace", "pattern": {"String": "…"}, "content": "..."}
@@ -65,4 +68,4 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
     ],
 )
 def test_growth_is_bounded_from_the_last_step_on(steps: list[tuple[str, bool, str]], most: float) -> None:
-    assert compute_max_replacement_growth(steps) == most
+    assert compute_max_text_expansion_factor(steps) == most

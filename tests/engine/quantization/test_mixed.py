@@ -80,11 +80,11 @@ def test_equally_long_patterns_that_disagree_are_refused_and_those_that_agree_ar
     paths = ["model.layers.0.mlp.up_proj"]
     QuantizationMix.from_config(
         Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})
-    ).check_patterns(paths, [], False)
+    ).check_patterns_match_layers(paths, [], False)
     with raises(ConfigError, "ambiguous", "quantization.overrides"):
         QuantizationMix.from_config(
             Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": "fp4"})
-        ).check_patterns(paths, [], False)
+        ).check_patterns_match_layers(paths, [], False)
 
 
 def test_an_override_has_the_keys_of_its_choice() -> None:
@@ -162,10 +162,10 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
     mix = QuantizationMix.from_config(
         Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
-    assert mix.select_matching_patterns([DOWN.replace("1", "0")]) == Nf4Config(
+    assert mix.remove_unmatched_patterns([DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
     )
-    assert QuantizationMix.from_config(Nf4Config()).select_matching_patterns([]) == Nf4Config()
+    assert QuantizationMix.from_config(Nf4Config()).remove_unmatched_patterns([]) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -83,7 +83,7 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(
             logits = forward.run_token_spans(own, [piece, *others])[0]
             first, others = first + count, []
         row.kv.places, row.tokens = len(ids), [7]
-        return torch.stack((logits, forward.step(own, [row], forward.build_prefix_uses([row]))[0]))
+        return torch.stack((logits, forward.step(own, [row], forward.list_shared_prefixes([row]))[0]))
 
     whole = read(CUTS[0], ids)
     assert bool(whole.isfinite().all())

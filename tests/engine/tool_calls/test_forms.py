@@ -10,7 +10,7 @@ from runner_engine.tool_calls import (
     MalformedToolCall,
     ParsedAnswer,
     ToolCall,
-    detect_format_name,
+    detect_tool_call_format,
     import_tool_call_format,
 )
 
@@ -202,4 +202,4 @@ TEMPLATES = [
 
 @pytest.mark.parametrize(("template", "name"), TEMPLATES)
 def test_the_form_is_told_by_the_template(template: str | None, name: str | None) -> None:
-    assert detect_format_name(template) == name
+    assert detect_tool_call_format(template) == name

@@ -105,7 +105,7 @@ def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_m
     def unexpected(*_: object) -> None:
         raise AssertionError("single losses are measured again")
 
-    monkeypatch.setattr("runner.options.advise.layer_losses.measure_layer_losses", unexpected)
+    monkeypatch.setattr("runner.options.advise.layer_losses.measure_quantization_loss_per_layer", unexpected)
     assert data("weight_mib<2.4") == found
     words = shlex.split(found["command"])[1:]
     record = evaluate(*words, "task=likelihood", "task.limit=20")
@@ -140,5 +140,5 @@ def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(mix, "TEXTS", 2)
     kept = {name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")}
-    losses = mix.load_or_measure_layer_losses(replace(model, layers=kept), composed)
+    losses = mix.load_or_measure_quantization_losses(replace(model, layers=kept), composed)
     assert losses["model.layers.2.mlp.experts"]["nf4"] > losses["model.layers.2.self_attn.k_proj"]["nf4"] > 0

@@ -67,8 +67,10 @@ def test_a_teams_question_takes_several_calls(make_config: Make) -> None:
     write(chain, ANSWERS | {"calls": 20})  # of 4 agents and the decision, for each of 4 questions
     found = FinishedJobs(Path(chain.output_dir))
     same, alone = (
-        found.estimate_from_records(chain),
-        found.estimate_from_records(replace(chain, task=AgentsConfig(limit=4, mode=Topology.direct_answer))),
+        found.estimate_time_from_records(chain),
+        found.estimate_time_from_records(
+            replace(chain, task=AgentsConfig(limit=4, mode=Topology.direct_answer))
+        ),
     )
     assert same is not None
     assert alone is not None

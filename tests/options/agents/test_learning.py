@@ -67,7 +67,7 @@ def test_adam_is_torchs() -> None:
         gradient[1, 1] *= number % 7 == 0  # and one that seldom is
         theirs.grad = torch.tensor(gradient)
         optimizer.step()
-        logits += adam.compute_update(gradient)
+        logits += adam.compute_adam_update(gradient)
         np.testing.assert_allclose(logits, theirs.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 

@@ -32,7 +32,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_start(
     (left,) = tmp_path.glob("runner-code-*")
     left.chmod(0)
     again = [sys.executable, "-c", RUNS % "answer = 6 * 7"]
-    with code_folders.make_code_folder() as other:  # of a process that lives
+    with code_folders.create_temporary_code_folder() as other:  # of a process that lives
         (tmp_path / "runner-code-file").write_text("no folder")
         subprocess.run(again, check=True)
         assert {path.name for path in tmp_path.iterdir()} == {Path(other).name, "runner-code-file"}

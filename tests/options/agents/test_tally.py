@@ -42,7 +42,7 @@ def test_costs_by_role_and_by_edge() -> None:
         "prompt_tokens_per_question": 500,
         "new_tokens_per_question": 15,
     }
-    rows = tally.build_table_rows()
+    rows = tally.build_token_cost_rows()
     assert [row["tokens of"] for row in rows] == [
         "Math Solver",
         "Mathematical Analyst",

@@ -102,16 +102,16 @@ def test_shares_of_a_prompt() -> None:
     one = discussion(Topology.star, agents=3, roles=[Role.inspector])
     play(one, {"0/0": "a long story " * 9, "0/1": "short"})
     last = one.answered["test/0/0/2"].turn
-    shares = {str(link): share for link, share in last.compute_edge_fractions().items()}
+    shares = {str(link): share for link, share in last.compute_prompt_fraction_by_edge().items()}
     assert list(shares) == ["1 → 3", "2 → 3"]
     assert shares["1 → 3"] > 5 * shares["2 → 3"] > 0
     alone = len(one.answered["test/0/0/0"].turn.messages[-1].content)
     assert sum(shares.values()) < 1 - alone / len(last.messages[-1].content) * 0.2
-    assert [str(link) for link in one.answered["test/0/decision"].turn.compute_edge_fractions()] == [
+    assert [str(link) for link in one.answered["test/0/decision"].turn.compute_prompt_fraction_by_edge()] == [
         f"{source} → decision" for source in (1, 2, 3)
     ]
     temporal = AgentCall("x", 0, 1, Role.inspector, PromptStyle.brief, "?", (), last.spatial)
-    assert [str(link) for link in temporal.compute_edge_fractions()] == [
+    assert [str(link) for link in temporal.compute_prompt_fraction_by_edge()] == [
         "1 → 1 (previous round)",
         "2 → 1 (previous round)",
     ]

@@ -9,7 +9,7 @@ import pytest
 from stores import Store, marks
 from team_jobs import team
 
-from runner.options.agents.teams_section import describe_team, name_teams
+from runner.options.agents.teams_section import add_team_names_to_runs, describe_team
 from runner_compare.model.data import TEAM, Run
 from runner_compare.render.pictures import MAX_LABELS
 
@@ -55,7 +55,8 @@ def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
     ]
     other = run_of("agents-x", mode="star")
     named = [
-        run.params[TEAM] for run in name_teams([*rates, other], ["task.mode", "task.pruning_rate", "seed"])
+        run.params[TEAM]
+        for run in add_team_names_to_runs([*rates, other], ["task.mode", "task.pruning_rate", "seed"])
     ]
     assert named == [
         "chain · learned · task.pruning_rate=0.1",

@@ -17,7 +17,7 @@ from runner.options.launchers.pruning import (
     AGAINST,
     FULL,
     TrialOutcome,
-    build_comparison_overrides,
+    build_early_stopping_overrides,
     decide_trial_outcome,
 )
 from runner_base.result import Record, Result, Status
@@ -153,8 +153,8 @@ def test_what_becomes_of_a_trial(of: Record, fate: TrialOutcome) -> None:
 
 
 def test_how_a_trial_is_compared() -> None:
-    assert build_comparison_overrides(None) == []
-    assert build_comparison_overrides({"job": "gsm8k-1", "comparisons": 4}) == [
+    assert build_early_stopping_overrides(None) == []
+    assert build_early_stopping_overrides({"job": "gsm8k-1", "comparisons": 4}) == [
         "task.early_stop_vs=gsm8k-1",
         "task.early_stop_comparisons=4",
     ]

@@ -17,7 +17,7 @@ from opening import adapt, load_base, make_spec
 from raising import raises
 from safetensors.torch import load_file, save_file
 
-from runner.options.older_tools.convert_lora import convert_adapter, create_parser
+from runner.options.older_tools.convert_lora import convert_between_pth_and_peft, create_parser
 from runner_base.errors import Code, ConfigError, OutputError
 from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -27,7 +27,7 @@ IDS = torch.arange(3, 40)[None]
 
 
 def run(*words: object) -> str:
-    return convert_adapter(create_parser().parse_args([str(word) for word in words]))
+    return convert_between_pth_and_peft(create_parser().parse_args([str(word) for word in words]))
 
 
 def squares(dtype: torch.dtype = torch.float32, rank: int = 4) -> dict[str, torch.Tensor]:

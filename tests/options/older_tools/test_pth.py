@@ -16,7 +16,7 @@ import torch
 from opening import adapt, load_base, make_spec, open_engine, predict
 from raising import raises
 
-from runner.options.older_tools.convert_lora import convert_adapter, create_parser
+from runner.options.older_tools.convert_lora import convert_between_pth_and_peft, create_parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
@@ -96,7 +96,7 @@ def save(state: Any, file: Path) -> str:
 
 
 def as_peft(file: str, base: Path, target: Path) -> str:
-    convert_adapter(create_parser().parse_args([file, str(target), "--base", str(base)]))
+    convert_between_pth_and_peft(create_parser().parse_args([file, str(target), "--base", str(base)]))
     return str(target)
 
 

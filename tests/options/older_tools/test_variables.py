@@ -19,7 +19,7 @@ from runner.options.older_tools.variable_names import NAMES
 from runner.options.older_tools.variable_translation import (
     ModelChoice,
     describe_model_choice,
-    translate_variables,
+    translate_variables_to_overrides,
 )
 from runner_base import environment
 from runner_base.errors import ConfigError
@@ -38,7 +38,7 @@ def look(choice: str | None) -> list[ModelChoice]:
 
 
 def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[str], list[str]]:
-    found = translate_variables(environ, asked or {}, lambda choice: look(choice or own))
+    found = translate_variables_to_overrides(environ, asked or {}, lambda choice: look(choice or own))
     return found.overrides, found.lines
 
 

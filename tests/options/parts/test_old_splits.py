@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trips import Trip
 
-from runner.options.parts.json_splits import encode_numbers, read_json_split, safetensors_dtype
+from runner.options.parts.json_splits import encode_numbers, get_safetensors_dtype_name, read_json_split
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.partition_file import InlineNumbers, read_partition
 from runner_base.dtypes import Dtype
@@ -235,4 +235,4 @@ def test_dtypes_that_hold_no_such_numbers() -> None:
         "torch.int8": "I8",
         "attention": None,
     }
-    assert {word: safetensors_dtype(word) for word in expected} == expected
+    assert {word: get_safetensors_dtype_name(word) for word in expected} == expected

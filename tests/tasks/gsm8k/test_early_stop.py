@@ -144,9 +144,10 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
     job: Callable[..., RunnerConfig],
 ) -> None:
     assert [
-        gsm8k.names_baseline(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")
+        gsm8k.has_configured_baseline(job(early_stop_vs=words))
+        for words in (None, WHOLE, "gsm8k-0123456789ab")
     ] == [False, False, True]
-    assert gsm8k.names_baseline(job(is_bad=True, early_stop_vs=WHOLE))
+    assert gsm8k.has_configured_baseline(job(is_bad=True, early_stop_vs=WHOLE))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tasks.likelihood import scoring
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.likelihood.position_sums import sum_by_position
+from runner.tasks.likelihood.position_sums import sum_logprobs_by_position_range
 from runner_base.result import Record
-from runner_compare.features.contexts.render import text_records
+from runner_compare.features.contexts.render import build_text_likelihood_records
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
@@ -100,9 +100,9 @@ def test_a_stub_whose_loss_falls_by_a_known_amount_at_each_doubling() -> None:
     for unit in range(3):
         for begin, scored in [(0, 1), *((begin, begin + 512) for begin in range(512, 8192, 512))]:
             losses = [5 - math.log2(place - begin) / 4 for place in range(scored, begin + 1024)]
-            own = sum_by_position(scored - begin, [-loss for loss in losses])
+            own = sum_logprobs_by_position_range(scored - begin, [-loss for loss in losses])
             parts.append(Likelihood(unit, -sum(losses), len(losses), 1, 1, 0, by_position=own))
-    found = text_records(parts, {}).metrics
+    found = build_text_likelihood_records(parts, {}).metrics
     for first in (2**power for power in range(10)):
         exact = sum(5 - math.log2(before) / 4 for before in range(first, 2 * first)) / first
         assert found[f"{LOSS}/position_{first}"] == pytest.approx(exact)
@@ -121,6 +121,6 @@ def test_a_stub_whose_loss_falls_by_a_known_amount_at_each_doubling() -> None:
     ],
 )
 def test_bins_of_powers_of_two(before: int, count: int, bins: list[tuple[int, int]]) -> None:
-    found = sum_by_position(before, [-1.0] * count, [0.5] * count)
+    found = sum_logprobs_by_position_range(before, [-1.0] * count, [0.5] * count)
     assert [(number, tokens) for number, tokens, _, _ in found] == bins
     assert all((nats, kl) == (-tokens, tokens / 2) for _, tokens, nats, kl in found)

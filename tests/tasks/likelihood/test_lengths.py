@@ -12,7 +12,7 @@ from raising import raises
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
-from runner.estimates.fit import predict_fit
+from runner.estimates.fit import predict_memory_fit
 from runner.run import check_job_before_loading, read_inputs_and_identify_job
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
@@ -78,7 +78,7 @@ def test_memory_is_predicted_for_the_window(
     for window in (64, 512, 4096):
         config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(text), window=window))
         read_inputs_and_identify_job(resolved := resolve_job(config))
-        predicted = predict_fit(resolved, {"cpu": 10_000.0})
+        predicted = predict_memory_fit(resolved, {"cpu": 10_000.0})
         assert predicted is not None
         found[window] = predicted.predicted.kv_cache_mib
     assert found[64] == found[512], "several short rows read as many tokens together"

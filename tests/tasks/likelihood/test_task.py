@@ -24,7 +24,7 @@ from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.named_job import MODEL_GROUPS, apply_named_overrides
+from runner.tasks.named_job import MODEL_GROUPS, apply_overrides_from_text
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError, RunRecordError
 from runner_base.result import Status
@@ -242,7 +242,7 @@ def test_a_key_alone_changes_the_jobs_own_choice(two: Callable[..., RunnerConfig
     plain = two(0)
     assert isinstance(plain.model, LocalModelConfig)
     config = replace(plain, model=replace(plain.model, threads=1))
-    other = apply_named_overrides(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
+    other = apply_overrides_from_text(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
     assert other.model == replace(plain.model, threads=1, dtype=Dtype.bfloat16), (
         "also its name and its threads stay"
     )

@@ -106,7 +106,7 @@ import resource, sys
 from runner_base import machine
 from runner.tasks.memory import probe
 
-own = probe._measure_point
+own = probe._measure_workload_memory
 
 def limited(probe, number, *others):
     size_mib = machine._read_status_mib("VmSize")
@@ -117,7 +117,7 @@ def limited(probe, number, *others):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-probe._measure_point = limited
+probe._measure_workload_memory = limited
 sys.exit(probe.main())
 """
 
@@ -153,15 +153,15 @@ def test_a_point_that_runs_out_of_memory_is_recorded(
 KILLED = """
 from runner.tasks.memory import probe
 
-own = probe._measure_point
+own = probe._measure_workload_memory
 
 def killed(probe, number, point, *others):
     if point[0] == 3:
-        probe.send_event(begin="prefill", point=number)
+        probe.send_event_to_parent(begin="prefill", point=number)
         os.kill(os.getpid(), signal.SIGKILL)
     own(probe, number, point, *others)
 
-probe._measure_point = killed
+probe._measure_workload_memory = killed
 sys.exit(probe.main())
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from runner.tasks.recall.cases import Case, RenderedCase
 from runner.tasks.recall.fillers import Filler
-from runner.tasks.recall.fitting import SizeGroup, fit_text_sizes
+from runner.tasks.recall.fitting import SizeGroup, find_largest_fitting_text_sizes
 
 MANY = 10**9
 
@@ -31,7 +31,12 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
     draw = random.Random(seed)
     cases = [case(draw.uniform(1, 60), draw.randrange(5, 90)) for _ in range(4)]
     group = SizeGroup(4096, draw.randrange(200, 4000), cases)
-    fit_text_sizes([group], lambda _, tokens: int(tokens / draw.uniform(1, 60)), count, "room")  # type: ignore[arg-type]
+    find_largest_fitting_text_sizes(
+        [group],
+        lambda _, tokens: int(tokens / draw.uniform(1, 60)),
+        count,  # type: ignore[arg-type]
+        "room",
+    )
     longest = [max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)]
     assert longest[0] <= group.room
     assert longest[1] > group.room or longest[0] >= 0.9 * group.room
@@ -39,7 +44,7 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
 
 def test_a_text_that_ends_is_taken_whole() -> None:
     group = SizeGroup(4096, 4000, [case(3, 10, most=50)])
-    fit_text_sizes([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
+    find_largest_fitting_text_sizes([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
     assert group.size == 50
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from runner.tasks.recall.kinds.ruler_niah import PAIRS, TASKS
 from runner.tasks.recall.kinds.ruler_niah import render_niah_case as niah_by
-from runner.tasks.recall.kinds.ruler_tracking import render_tracking_case as tracking_by
-from runner.tasks.recall.kinds.ruler_tracking import render_tracking_example
+from runner.tasks.recall.kinds.ruler_tracking import render_variable_tracking_case as tracking_by
+from runner.tasks.recall.kinds.ruler_tracking import render_variable_tracking_example
 from runner.tasks.recall.kinds.ruler_words import render_common_words_case, render_frequent_words_case
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
@@ -116,7 +116,7 @@ def test_tracking(theirs: Callable[[str], Any], seed: int, size: int) -> None:
     text, gold = module.generate_input_output(size, 1, 4)
     whole = module.randomize_icl(example) + "\n\n" + text
     at = whole.rfind(" Answer: According to the chain(s) of variable assignment")
-    asked = tracking_by(own, draw, size, render_tracking_example(own, draw, 15))
+    asked = tracking_by(own, draw, size, render_variable_tracking_example(own, draw, 15))
     assert (asked.prompt_text, asked.beginning) == (whole[:at], whole[at:].strip())
     assert [*asked.gold] == gold
 

@@ -19,7 +19,7 @@ from runner.records.jobs import Job, Recorder
 from runner.render.titles import RULER_SCORES
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.placement import fit_and_render_cases
+from runner.tasks.recall.placement import render_cases_with_fitting_filler
 from runner.tasks.recall.ruler_score import SCORE, compute_found_fraction
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Request
@@ -83,7 +83,7 @@ def test_a_part_of_the_values_is_a_part_of_the_score_and_no_exact_answer(
     task = RecallConfig(kinds=[*KINDS, "single"], lengths=["1000", "1024"], cases=2, pictures=False)
     config = make_config(model=model, generation=GenerationConfig(max_new_tokens=32), task=task)
     result = work(recall, config, recorder, Scripted(every_second))
-    placed = fit_and_render_cases(task, recall.prepare(config).units, resolve_job(config))
+    placed = render_cases_with_fitting_filler(task, recall.prepare(config).units, resolve_job(config))
     scores = {
         index: by_harness(harness, sample.answer.text, [*placed[index].asked.gold])
         for index, sample in recorder.samples.items()

@@ -23,7 +23,7 @@ from runner.tasks.recall import task as recall
 from runner.tasks.recall.cases import ValueForm
 from runner.tasks.recall.keys import NeedleValues, RecallConfig
 from runner.tasks.recall.kinds import KINDS
-from runner.tasks.recall.placement import fit_and_render_cases
+from runner.tasks.recall.placement import render_cases_with_fitting_filler
 from runner_base.errors import Code, ConfigError, RunRecordError
 from runner_base.result import Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
@@ -100,7 +100,7 @@ def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyl
     config = job(kinds=[*KINDS], prompt=prompt, lengths=["1200", "1300"], values=NeedleValues.words)
     resolved = resolve_job(config)
     inputs = recall.prepare(config)
-    placed = fit_and_render_cases(inputs.task, inputs.units, resolved)
+    placed = render_cases_with_fitting_filler(inputs.task, inputs.units, resolved)
     requests = recall.build_requests(inputs.task, placed)
     encoded = get_model_kind(config.model).encode_prompts(resolved, [request.prompt for request in requests])
     for case, (_, ids) in zip(placed.values(), encoded, strict=True):
@@ -116,7 +116,7 @@ def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyl
 def test_needles_stand_where_they_are_asked_to(job: Make) -> None:
     config = job(filler="prose", lengths=["1k"])
     inputs = recall.prepare(config)
-    for case in fit_and_render_cases(inputs.task, inputs.units, resolve_job(config)).values():
+    for case in render_cases_with_fitting_filler(inputs.task, inputs.units, resolve_job(config)).values():
         assert case.depth is not None
         before, _, _ = case.asked.context.partition("One of the special magic")
         assert len(before) / len(case.asked.context) == pytest.approx(case.depth, abs=0.12)
@@ -128,7 +128,7 @@ def test_all_lengths_have_the_same_needles_and_another_seed_has_others(job: Make
     def golds(**keys: object) -> dict[tuple[int, float | None, int], str]:
         config = job(**keys)
         inputs = recall.prepare(config)
-        placed = fit_and_render_cases(inputs.task, inputs.units, resolve_job(config))
+        placed = render_cases_with_fitting_filler(inputs.task, inputs.units, resolve_job(config))
         return {(case.length, case.depth, case.number): case.gold for case in placed.values()}
 
     first = golds()
@@ -141,7 +141,7 @@ def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
     def prompts(*lengths: str) -> dict[object, str]:
         config = job(lengths=[*lengths])
         inputs = recall.prepare(config)
-        placed = fit_and_render_cases(inputs.task, inputs.units, resolve_job(config))
+        placed = render_cases_with_fitting_filler(inputs.task, inputs.units, resolve_job(config))
         requests = recall.build_requests(inputs.task, placed)
         return {request.id: text_of(request) for request in requests}
 

@@ -16,16 +16,16 @@ from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.recorded_runs.sample_numbers import read_sample_metric
 from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.fillers import Filler, select_haystack
+from runner.tasks.recall.fillers import Filler, create_haystack_filler
 from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.placement import fit_and_render_cases
+from runner.tasks.recall.placement import render_cases_with_fitting_filler
 from runner_base import ClusterUnit, Sample
 from runner_base.notes import note
 from runner_compare import question_identity
 from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.model.data import Run
-from runner_compare.model.mean_pairs import create_mean_test, find_cluster_field
+from runner_compare.model.mean_pairs import create_mean_difference_test, find_cluster_field
 from runner_compare.model.outcomes import QuestionOutcome
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -52,7 +52,7 @@ def config_of(make_config: Make, cases: int, texts: int, filler: str = "noise") 
 
 def cases_of(config: RunnerConfig) -> list[PlacedCase]:
     inputs = recall.prepare(config)
-    return [*fit_and_render_cases(inputs.task, inputs.units, resolve_job(config)).values()]
+    return [*render_cases_with_fitting_filler(inputs.task, inputs.units, resolve_job(config)).values()]
 
 
 @pytest.mark.thorough
@@ -131,7 +131,7 @@ def test_a_comparison_names_what_the_samples_are_clustered_by(
         assert len(outcomes) == 24
         pairs = list(zip(outcomes, outcomes, strict=True))
         assert find_cluster_field(run, run, pairs) == field
-        assert create_mean_test(pairs, find_cluster_field(run, run, pairs)).by == field
+        assert create_mean_difference_test(pairs, find_cluster_field(run, run, pairs)).by == field
 
 
 def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Make, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Ma
 
 def test_a_haystack_begins_elsewhere_and_has_the_same_units() -> None:
     filler = Filler([f"unit {number}\n" for number in range(500)], [3] * 500)
-    assert select_haystack(filler, 0, 0) is filler
-    drawn = [select_haystack(filler, text, 0) for text in (1, 2, 3)]
+    assert create_haystack_filler(filler, 0, 0) is filler
+    drawn = [create_haystack_filler(filler, text, 0) for text in (1, 2, 3)]
     assert len({own.units[0] for own in drawn}) == 3
     assert all(sorted(own.units) == sorted(filler.units) for own in drawn)
-    assert select_haystack(filler, 1, 0).units == drawn[0].units
-    assert select_haystack(filler, 1, 1).units != drawn[0].units
+    assert create_haystack_filler(filler, 1, 0).units == drawn[0].units
+    assert create_haystack_filler(filler, 1, 1).units != drawn[0].units

@@ -304,7 +304,7 @@ def test_noise_is_found(spreads: list[float], machine_noise: float, beside: str,
     limits = MachineLimits(
         None, [HardwareRates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)]
     )
-    assert sweep.build_noise_note(cells, limits, beside) == found
+    assert sweep.build_measurement_noise_note(cells, limits, beside) == found
 
 
 # As above, in a process whose address space ends soon behind what it has when the model is loaded.

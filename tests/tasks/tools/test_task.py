@@ -20,11 +20,11 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
-from runner.tasks.tools.cases import read_installed_cases
+from runner.tasks.tools.cases import read_installed_tool_cases
 from runner.tasks.tools.distractors import create_distractors
 from runner.tasks.tools.judging import Judge
 from runner.tasks.tools.keys import OfferMethod, ToolsConfig
-from runner.tasks.tools.offering import choose_call_format
+from runner.tasks.tools.offering import choose_tool_call_format
 from runner_base.errors import Code, ConfigError
 from runner_base.result import FinishReason, Sample, Verdict
 from runner_base.tool_outcomes import ToolOutcome
@@ -78,7 +78,7 @@ def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name:
         tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format(name)))
     )
     assert result.metrics["tool_accuracy"] == result.metrics["accuracy"] == 1
-    assert result.metrics["n"] == len(read_installed_cases()) >= 300
+    assert result.metrics["n"] == len(read_installed_tool_cases()) >= 300
     shares = ("well_formed_share", "right_tool_share", "right_arguments_share", "nothing_called_share")
     assert [result.metrics[share] for share in shares] == [1, 1, 1, 1]
     assert result.facts["calls"] == f"{name} (task.tool_call_format={name})"
@@ -172,7 +172,9 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
     assert set(outcomes_of(recorder)) == {"wrong_tool", "called_without_need"}
     inputs = tools.prepare(config)
     requests = tools.build_requests(
-        inputs.task, tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
+        inputs.task,
+        tools.assign_cases_to_context_lengths(inputs.task, inputs.cases, FORM, resolve_job(config)),
+        FORM,
     )
     names = [[it["function"]["name"] for it in offered_in(request.prompt)] for request in requests]
     assert all(one[:40] == names[0][:40] for one in names), "a common beginning, which is read once"
@@ -182,7 +184,7 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
 def test_distractors_have_nothing_of_the_questions() -> None:
     own = {
         word
-        for case in read_installed_cases()
+        for case in read_installed_tool_cases()
         for it in case.functions
         for word in it["name"].replace(".", "_").split("_")
     }
@@ -192,7 +194,7 @@ def test_distractors_have_nothing_of_the_questions() -> None:
     assert create_distractors(20, 0) == drawn[:20] != create_distractors(20, 1)
 
 
-FORM = choose_call_format(ToolsConfig(tool_call_format="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
+FORM = choose_tool_call_format(ToolsConfig(tool_call_format="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
 
 
 def offered_in(prompt: Any) -> list[dict[str, Any]]:
@@ -206,7 +208,7 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, rec
     result = work(
         tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json")))
     )
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
+    placed = tools.assign_cases_to_context_lengths(inputs.task, inputs.cases, FORM, resolve_job(config))
     requests = tools.build_requests(inputs.task, placed, FORM)
     words: dict[int, list[int]] = {number: [] for number in (1024, 2048)}
     for request in requests:
@@ -223,7 +225,7 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, rec
     assert result.metrics["tool_accuracy/length_2048"] == 1
     samples = samples_of(recorder)
     assert {sample.tool_length for sample in samples} == {1024, 2048}
-    functions = Counter(case.main_function for case in inputs.cases)
+    functions = Counter(case.main_function_name for case in inputs.cases)
     assert Counter(sample.cluster for sample in samples) == {
         name: 2 * count for name, count in functions.items()
     }
@@ -250,9 +252,9 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
         cases=1, tool_placement=OfferMethod.system, tool_call_format="hermes", system="Be brief."
     )
     config = make_config(model=model, task=task)
-    inputs, form = tools.prepare(config), choose_call_format(task, resolve_job(config))
+    inputs, form = tools.prepare(config), choose_tool_call_format(task, resolve_job(config))
     request = tools.build_requests(
-        task, tools.place_cases(task, inputs.cases, form, resolve_job(config)), form
+        task, tools.assign_cases_to_context_lengths(task, inputs.cases, form, resolve_job(config)), form
     )[0]
     assert isinstance(request.prompt, tuple)
     first = request.prompt[0]
@@ -306,7 +308,7 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, 
         "as JSON these are words"
     )
     assert [Sample.from_json(sample.to_json()) for sample in kept] == kept
-    placed = tools.place_cases(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
+    placed = tools.assign_cases_to_context_lengths(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
     judge = Judge(placed, import_tool_call_format("hermes"))
     assert all(adopted is not None and adopted.solved for adopted in map(judge.adopt_sample, kept))
     assert Judge(placed, import_tool_call_format("harmony")).adopt_sample(kept[0]) is None
@@ -314,7 +316,9 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, 
 
 def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(job: Make) -> None:
     inputs = tools.prepare(job(cases=None))
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
+    placed = tools.assign_cases_to_context_lengths(
+        inputs.task, inputs.cases, FORM, resolve_job(job(cases=None))
+    )
     families = Counter(place.cluster for place in placed.values())
     assert len(families) == 26
     for place in placed.values():
@@ -343,12 +347,12 @@ def test_samples_of_earlier_versions_are_accepted(job: Make, recorder: Recorder)
     config = job()
     inputs = tools.prepare(config)
     work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_tool_call_format("json"))))
-    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
+    placed = tools.assign_cases_to_context_lengths(inputs.task, inputs.cases, FORM, resolve_job(config))
     judge = Judge(placed, import_tool_call_format("json"))
     for sample in samples_of(recorder):
         assert judge.rejection_reason(sample) is None
         older = replace(sample, cluster=None, tool_function=None)
         assert judge.rejection_reason(older) is None
         assert QuestionOutcome.from_sample(older).cluster is None
-        assert QuestionOutcome.from_sample(sample).cluster == placed[sample.index].case.main_function
+        assert QuestionOutcome.from_sample(sample).cluster == placed[sample.index].case.main_function_name
         assert judge.rejection_reason(replace(sample, cluster="other")) is not None

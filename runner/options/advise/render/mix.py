@@ -7,7 +7,7 @@ import shlex
 from runner.options.advise.mix import TEXTS, SizeLimit
 from runner.options.advise.mix_check import MixAdvice, TestedChoice, in_mib
 from runner.options.advise.mix_recipe import format_quantize_command
-from runner_base import count_extra_digits, escape_control_characters, format_against_limit
+from runner_base import count_digits_to_distinguish_limit, escape_control_characters, format_against_limit
 from runner_compare import format_p_value
 from runner_compare.statistics import Finding
 
@@ -21,18 +21,20 @@ def print_mix_advice(advice: MixAdvice) -> None:
     texts = f"layer losses use {TEXTS} documents, the comparison uses {advice.texts} other documents"
     print(
         escape_control_characters(
-            f"{limit}, {', '.join(model.names)}: {advice.describe_layers}; {texts}; KL in nats per token"
+            f"{limit}, {', '.join(model.names)}: {advice.format_layer_and_block_counts}; {texts}; KL in nats per token"
         )
     )
     wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
     head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
     print(escape_control_characters(f"\n{'':{wide}}  {head}"))
     rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
-    more = count_extra_digits([row.measured_metric(limit.metric) for row in rows], limit.mib, in_mib)
+    more = count_digits_to_distinguish_limit(
+        [row.measured_metric(limit.metric) for row in rows], limit.mib, in_mib
+    )
     for tried in rows:
         print(escape_control_characters(_format_choice_line(tried, limit, wide, more)))
     print()
-    for sentence in describe_mix_verdicts(advice):
+    for sentence in describe_mix_size_and_loss(advice):
         print(escape_control_characters(sentence))
     print(escape_control_characters(f"\n{format_recommended_command(advice)}"))
     if (of_file := format_quantize_command(advice.model, advice.recommended.choice)) is not None:
@@ -81,7 +83,7 @@ def _format_percent(fraction: float, extra_digits: int = 0) -> str:
     return f"{fraction:.{1 + extra_digits}%}"
 
 
-def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
+def describe_mix_size_and_loss(advice: MixAdvice) -> list[str]:
     """Describe the mix's size, its loss relative to uniform formats, and the accuracy of the
     predicted loss.
     """
@@ -115,11 +117,11 @@ def describe_mix_verdicts(advice: MixAdvice) -> list[str]:
             f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "
             "measured KL of the mix. Use the measured KL"
         )
-    lines.append(f"check: {_describe_alternatives(advice)}")
+    lines.append(f"check: {_describe_formats_with_less_loss(advice)}")
     return lines
 
 
-def _describe_alternatives(advice: MixAdvice) -> str:
+def _describe_formats_with_less_loss(advice: MixAdvice) -> str:
     if advice.better_choices:
         names = "; ".join(
             f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices
@@ -173,5 +175,5 @@ def mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
         "file_command": format_quantize_command(advice.model, advice.recommended.choice),
         "mix": choice_to_dict(advice.mix),
         "others": [choice_to_dict(other) for other in advice.others],
-        "sentences": describe_mix_verdicts(advice),
+        "sentences": describe_mix_size_and_loss(advice),
     }

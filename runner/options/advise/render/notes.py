@@ -9,7 +9,7 @@ from runner.options.advise.recorded_kl import RecordedKl
 from runner.options.advise.render.recorded_metrics import format_accuracy, format_kl_divergence
 from runner_base import fixed_decimals_formatter, format_against_limit, format_value_and_limit
 from runner_base.render.notes import Template
-from runner_compare import format_points
+from runner_compare import format_percentage_points
 
 ValuePair = tuple[float, float]
 
@@ -23,11 +23,11 @@ def _describe_accuracy_gain(
     value: float, interval: ValuePair, questions: int, is_paired: bool, p: float
 ) -> str:
     on = f"the same {questions:,} questions" if is_paired else "questions that are not paired"
-    low, high = map(format_points, interval)
-    return f"the accuracy is {format_points(value)} points [{low}, {high}] higher on {on} (p = {p:.2g})"
+    low, high = map(format_percentage_points, interval)
+    return f"the accuracy is {format_percentage_points(value)} points [{low}, {high}] higher on {on} (p = {p:.2g})"
 
 
-def _describe_better_measurements(seconds: ValuePair | None, mib: ValuePair | None) -> str:
+def _describe_time_and_memory_gains(seconds: ValuePair | None, mib: ValuePair | None) -> str:
     better_in = []
     if seconds is not None:
         better_in.append(f"time ({seconds[0]:,.2f} s per question instead of {seconds[1]:,.2f})")
@@ -68,7 +68,7 @@ NOTES: Mapping[str, Template] = {
     "is_reference": _describe_reference,
     "closer": _describe_lower_kl,
     "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
-    "no_worse": _describe_better_measurements,
+    "no_worse": _describe_time_and_memory_gains,
     "named": "{rank} is the requested model",
     "time_unknown": (
         "this candidate takes {each_s:,.2f} s per question, but the time of the other candidate is unknown"

@@ -40,7 +40,7 @@ def print_recommendations(
     def show(line: str) -> None:
         print(escape_control_characters(line))
 
-    name = machine.machine_name() if named_machine is None else f"{named_machine.name} (as described)"
+    name = machine.describe_hardware() if named_machine is None else f"{named_machine.name} (as described)"
     show(f"machine: {name}")
     if wanted := _describe_limits(limits):
         show(f"limits: {wanted}")
@@ -96,14 +96,14 @@ def _describe_memory(candidate: Candidate) -> str:
         peak = f"{candidate.memory_mib:,.0f} MiB predicted"
     is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
     tight = f"; close to the limit of {candidate.allowed_mib:,.0f} MiB" if is_tight else ""
-    return f"{peak} ({_describe_peak(candidate.fit.predicted)}){tight}"
+    return f"{peak} ({_format_peak_memory_components(candidate.fit.predicted)}){tight}"
 
 
-def _describe_peak(predicted: Footprint) -> str:
+def _format_peak_memory_components(predicted: Footprint) -> str:
     """Format the components of the predicted peak memory, rounded so that they add up to the rounded
     total.
     """
-    peak = predicted.peak_parts
+    peak = predicted.peak_memory_parts
     total = round(predicted.total_mib + PROCESS_MIB)
     if (doing := ONE_PART.get(peak.phase)) is not None:
         return f"{doing} the model {total - round(PROCESS_MIB):,}, process {PROCESS_MIB:,.0f}"
@@ -198,7 +198,7 @@ def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> di
         }
 
     return {
-        "machine": named_machine.name if named_machine else machine.machine_name(),
+        "machine": named_machine.name if named_machine else machine.describe_hardware(),
         "recommended": [candidate_to_dict(candidate) for candidate in advice.chosen],
         "out": [candidate_to_dict(candidate) for candidate in advice.rejected],
         "most": MAX_RECOMMENDED,

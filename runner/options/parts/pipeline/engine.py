@@ -23,7 +23,12 @@ from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import as_parts_config
 from runner.options.parts.pipeline import CAPABILITIES, processes
 from runner.options.parts.pipeline.microbatches import MicroBatchScheduler
-from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect_ring, start_stage_processes
+from runner.options.parts.pipeline.processes import (
+    POLL_S,
+    PeerProcesses,
+    connect_to_ring_neighbours,
+    start_stage_processes,
+)
 from runner.options.parts.pipeline.ranks import load_manifest, make_first_process_rank
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerDisconnected, Transport
@@ -31,7 +36,7 @@ from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, signals, to_one_line
 from runner_base.notes import Note
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
-from runner_engine.decode.request_encoder import find_stop_token_ids, get_changed_generation_settings
+from runner_engine.decode.request_encoder import find_stop_token_ids, get_non_default_generation_settings
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping
 from runner_engine.models.rope.rope_application import get_max_positions
@@ -162,7 +167,7 @@ class PipelineSession(Session):
         if self.stages.broken is not None:
             return
         if not self.is_idle:
-            self.stages.micro_batches.drop_sequences()
+            self.stages.micro_batches.discard_all_sequences()
         if not self.stages.at_rest:
             with self.stages.guard_step():
                 self.stages.collect_process_stats()
@@ -191,7 +196,7 @@ class PipelineCoordinator:
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.describe_parts()  # one line per part
         model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(load_manifest(config).folder))
-        self.own = get_changed_generation_settings(model)
+        self.own = get_non_default_generation_settings(model)
         room, vocab_size = get_max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         spec, name = build_model_spec(config), model_config.name
@@ -202,7 +207,7 @@ class PipelineCoordinator:
         stopping = Stopping(tokenizer, find_stop_token_ids(model, tokenizer), self.encoder.tags)
         pad = choose_padding_id(tokenizer, vocab_size)
         self.micro_batches = MicroBatchScheduler(
-            self.depth, self.run_and_send, self.receive, stats, stopping, pad
+            self.depth, self.run_step_and_send_packet, self.receive, stats, stopping, pad
         )
         self.micro_batches.fixed_rows = model_config.micro_batch
         for parts, notes in peers.gather_messages("loaded"):
@@ -211,7 +216,7 @@ class PipelineCoordinator:
             self.worker.notes += [note for note in sent if note not in self.worker.notes]
         if self.depth > 1:
             peers.rendezvous.post("go")
-            self._transport = connect_ring(self.worker, peers.rendezvous)
+            self._transport = connect_to_ring_neighbours(self.worker, peers.rendezvous)
             self._listener = threading.Thread(target=self._receive_loop, args=(self._transport,), daemon=True)
             self._listener.start()
             self._alive_returned.set()
@@ -228,7 +233,7 @@ class PipelineCoordinator:
         by = "started here" if self.peers.children else "started by torchrun"
         return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
 
-    def run_and_send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+    def run_step_and_send_packet(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         """Compute this process's part of a step and send the resulting packet to the next process."""
         answer = (
             packet
@@ -297,7 +302,7 @@ class PipelineCoordinator:
         self.micro_batches.drain()  # micro-batches of cancelled requests
         self.stats.processes = [self.worker.collect_process_metrics()]
         if self._transport is not None:
-            self.run_and_send(Packet(PacketType.figures))
+            self.run_step_and_send_packet(Packet(PacketType.figures))
             self.receive()
             self.stats.processes += self.peers.gather_messages("figures")
         self.at_rest = True
@@ -310,7 +315,7 @@ class PipelineCoordinator:
             self._keeper.join(timeout=1.0)
         try:
             if is_sound and self._transport is not None:
-                self.run_and_send(Packet(PacketType.stop))
+                self.run_step_and_send_packet(Packet(PacketType.stop))
                 self.receive()
                 self._transport.flush()
                 self.peers.wait_for_exit()

@@ -53,7 +53,7 @@ def find_network_interface(address: str) -> str | None:
 
 
 @contextmanager
-def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
+def set_gloo_network_interface(rank: ProcessRank) -> Iterator[None]:
     """Make gloo use the network interface that leads to the other processes.
 
     That is the loopback interface if all processes are on this machine, else the interface on

@@ -97,7 +97,7 @@ class MicroBatchScheduler:
             self.drain()  # no further step would come, and the stages must free them, too
         return events
 
-    def drop_sequences(self) -> None:
+    def discard_all_sequences(self) -> None:
         """Discard all sequences without emitting events. Each stage frees its KV cache when the
         micro-batch returns.
         """
@@ -128,7 +128,7 @@ class MicroBatchScheduler:
         answer = self.receive()
         batch = self._under_way[answer.batch]
         self._record_timing(batch)
-        events, kept = self._append_tokens(batch, answer)
+        events, kept = self._append_tokens_and_list_unfinished(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
             forced = [self.stopping.get_forced_token(batch.rows[number]) for number in kept]
             is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
@@ -163,7 +163,9 @@ class MicroBatchScheduler:
             self.stats.prefill_s += seconds
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
-    def _append_tokens(self, batch: MicroBatch, packet: Packet) -> tuple[list[Event], list[int]]:
+    def _append_tokens_and_list_unfinished(
+        self, batch: MicroBatch, packet: Packet
+    ) -> tuple[list[Event], list[int]]:
         assert packet.numbers is not None
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []

@@ -33,7 +33,7 @@ from runner.options.parts.pipeline.machines import (
     exit_if_first_process_unreachable,
     format_unreachable_message,
     print_remote_error,
-    use_ring_interface,
+    set_gloo_network_interface,
 )
 from runner.options.parts.pipeline.ranks import ProcessRank, load_manifest
 from runner.options.parts.pipeline.stage_worker import StageWorker
@@ -94,12 +94,12 @@ def connect_message_store(port: int) -> MessageStore:
     return MessageStore(TCPStore(LOOPBACK, port, None, is_master=False))
 
 
-def connect_ring(worker: StageWorker, message_store: MessageStore) -> Transport:
+def connect_to_ring_neighbours(worker: StageWorker, message_store: MessageStore) -> Transport:
     """Connect this process to its two neighbours in the ring, and wait until all processes are connected."""
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
-    with use_ring_interface(rank):
+    with set_gloo_network_interface(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
             store=PrefixStore("ring", message_store.store),
@@ -143,7 +143,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageS
     message_store.post(f"loaded/{rank.rank}", [worker.describe_parts(), [asdict(it) for it in worker.notes]])
     if not message_store.wait_for_message("go"):
         return
-    transport = connect_ring(worker, message_store)
+    transport = connect_to_ring_neighbours(worker, message_store)
     while (packet := transport.receive()).kind is not PacketType.stop:
         if packet.kind is PacketType.figures:
             message_store.post(f"figures/{rank.rank}", worker.collect_process_metrics())

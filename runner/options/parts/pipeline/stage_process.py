@@ -13,7 +13,7 @@ from runner_base import child_process, signals
 def main() -> int:
     """Run this process's stages until the pipeline or the parent process ends."""
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
-    child_process.request_death_with_parent(parent)
+    child_process.request_kill_when_parent_dies(parent)
     for number in (signal.SIGINT, *signals.WARNING):
         signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

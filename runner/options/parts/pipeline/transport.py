@@ -25,7 +25,7 @@ import torch.distributed as dist
 from runner_base import check_value
 from runner_engine import Sampling
 from runner_engine.decode.sequences import TokenSequence
-from runner_engine.decode.tokens import Sampler, create_generator
+from runner_engine.decode.tokens import Sampler, create_random_generator
 from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -153,7 +153,7 @@ def pack_sequences(
     width = max(len(row.prompt) for row in sequences)
     lines = []
     for row, token in zip(sequences, encode_forced_tokens(forced_tokens), strict=True):
-        generator = create_generator(row.sampling, row.request.effective_random_id, row.choice)
+        generator = create_random_generator(row.sampling, row.request.effective_random_id, row.choice)
         settings = torch.tensor(row.sampling.as_numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
         lines.append([*settings, *[pad_token] * (width - len(row.prompt)), *row.prompt])

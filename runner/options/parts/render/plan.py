@@ -31,7 +31,7 @@ single machine's memory, for stages on CPUs, and to store, ship or verify parts 
 LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
-def format_plan(parts: list[PlannedPart]) -> list[str]:
+def format_part_plan_table(parts: list[PlannedPart]) -> list[str]:
     table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
     for row in make_plan_table(parts):
         numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"

@@ -8,8 +8,8 @@ from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.options.parts.sharding.part_checks import (
     CheckedPart,
-    check_non_part_files,
     check_part,
+    find_damaged_auxiliary_files,
     read_source_headers,
 )
 from runner.options.parts.sharding.split_writer import ByteMeter, OpenProgress
@@ -23,12 +23,14 @@ from runner_engine.checkpoints import Checkpoint, file_io
 MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
-def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
+def require_all_tensors_in_parts(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
     """Check that the parts together contain every tensor. Raises DataError with up to 20 problems."""
     with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         meter = ByteMeter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
-    problems = [problem for found in check_non_part_files(manifest, "files").values() for problem in found]
+    problems = [
+        problem for found in find_damaged_auxiliary_files(manifest, "files").values() for problem in found
+    ]
     problems += [problem for part in checked for problem in part.problems]
     problems += find_tensor_problems(manifest, checked)
     if problems:
@@ -66,7 +68,7 @@ def find_tensor_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -
     problems += [note("tied_absent", file=MANIFEST, tensor=name) for name in absent]
     return (
         problems
-        + _find_header_differences(manifest, parts_of)
+        + _compare_parts_with_source_headers(manifest, parts_of)
         + _find_wrong_totals(manifest, checked_parts, parts_of)
     )
 
@@ -111,7 +113,9 @@ def _find_foreign_tensors(
     ]
 
 
-def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]) -> list[Note]:
+def _compare_parts_with_source_headers(
+    manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]
+) -> list[Note]:
     try:
         files = read_source_headers(manifest)
     except (DataError, OSError) as error:
@@ -148,7 +152,7 @@ def _find_wrong_totals(
 # ------------------------------------------------------------------------------------------- source
 
 
-def find_source_problems(
+def find_differences_from_source(
     manifest: Manifest,
     checked_parts: list[CheckedPart],
     checkpoint: Checkpoint,
@@ -159,7 +163,9 @@ def find_source_problems(
     parts_of, problems = group_parts_by_tensor(checked_parts), list[Note]()
     for tensor in checkpoint.tensors:
         if tensor.name in parts_of:
-            problems += _compare_tensor(tensor, parts_of[tensor.name], check_level, report_progress)
+            problems += _compare_source_tensor_with_parts(
+                tensor, parts_of[tensor.name], check_level, report_progress
+            )
         else:
             problems.append(note("absent_of_source", file=tensor.file.name, tensor=tensor.name))
             report_progress(tensor.nbytes)
@@ -177,7 +183,7 @@ def find_source_problems(
     return problems
 
 
-def _compare_tensor(
+def _compare_source_tensor_with_parts(
     tensor: TensorLocation, parts: list[CheckedPart], check_level: str, report_progress: ProgressCallback
 ) -> list[Note]:
     digests: dict[str, str] = {}

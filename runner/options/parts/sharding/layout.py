@@ -40,7 +40,7 @@ class ModelLayout:
     tied: list[TensorLocation] = field(default_factory=list)  # the embedding that is also the head
 
 
-def find_layout(checkpoint: Checkpoint) -> ModelLayout:
+def group_tensors_into_layout(checkpoint: Checkpoint) -> ModelLayout:
     """Group a checkpoint's tensors into embedding, layers, final norm and head, based on tensor names
     and config.json.
     """

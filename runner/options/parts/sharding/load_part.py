@@ -44,7 +44,7 @@ def load_part(
     started = time.perf_counter()
     mute_library_imports()
     manifest = read_manifest(folder, "folder")
-    manifest.require_runnable("folder")
+    manifest.require_runnable_parts("folder")
     if not 0 <= part_id < manifest.num_parts:
         raise ConfigError(
             f"part number out of range: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}",
@@ -56,14 +56,16 @@ def load_part(
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _load_model_config(manifest)
     span = entry.layers
-    assert span is not None  # require_runnable has rejected the others
+    assert span is not None  # require_runnable_parts has rejected the others
     own = _make_part_config(manifest, config, span)
-    _require_same_layers(manifest, config, own, span)
+    _require_layers_match_full_model(manifest, config, own, span)
     require_intact_part(manifest, entry, "files" if verify else "quick")
     wanted = _resolve_dtype(dtype, config)
     state = _memory_map_tensors(manifest, entry, span, wanted)
     chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
-    model, missing = _use_mapped_tensors(own, state, chosen) or _convert_tensors(own, state, chosen)
+    model, missing = _build_model_from_mapped_tensors(own, state, chosen) or _convert_tensors(
+        own, state, chosen
+    )
     del state
     path = _find_layers_path(model, manifest)
     layers = model.get_submodule(path)
@@ -164,7 +166,7 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
     return str(candidates[0])
 
 
-def _require_same_layers(
+def _require_layers_match_full_model(
     manifest: Manifest, config: Any, part_config: Any, layer_range: tuple[int, int]
 ) -> None:
     """Raise ConfigError if a layer in the part would differ from the same layer in the whole model.
@@ -239,7 +241,7 @@ def _memory_map_tensors(
     return state
 
 
-def _use_mapped_tensors(
+def _build_model_from_mapped_tensors(
     config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]] | None:
     """Create a model whose parameters are the memory-mapped tensors, without copying them.

@@ -111,7 +111,7 @@ class Manifest:
         """
         return file_io.hash_file_sha256(self.folder / MANIFEST)
 
-    def require_runnable(self, key: str = "task.parts") -> None:
+    def require_runnable_parts(self, key: str = "task.parts") -> None:
         """Raise ConfigError if the parts cannot run as pipeline stages: compressed parts, or parts
         without whole layers.
         """
@@ -156,7 +156,7 @@ def read_manifest(split_folder: str | Path, key: str = "task.parts") -> Manifest
             code="unsupported",
         )
     manifest = _ManifestReader(path).parse_manifest(values)
-    _reject_contradictions(path, manifest, values.get("num_parts"))
+    _require_consistent_manifest(path, manifest, values.get("num_parts"))
     return manifest
 
 
@@ -169,7 +169,7 @@ def _explain_missing_manifest(folder: Path) -> str:
     return why
 
 
-def _reject_contradictions(path: Path, manifest: Manifest, num_parts: object) -> None:
+def _require_consistent_manifest(path: Path, manifest: Manifest, num_parts: object) -> None:
     """Raise DataError if entries of the manifest contradict each other."""
     if manifest.num_parts != num_parts:
         raise DataError(
@@ -304,7 +304,7 @@ class _ManifestReader(JsonFieldReader):
         return [(where, self.read_object(where, entry)) for where, entry in entries]
 
     def parse_part(self, key: str, values: dict[str, Any], is_archived: bool) -> PartEntry:
-        stored = raw = self.read_file_entry(key, values)
+        stored = raw = self.read_manifest_file_entry(key, values)
         frames: tuple[int, ...] = ()
         partition = values.get("partition")
         if not is_plain_file_name(partition):

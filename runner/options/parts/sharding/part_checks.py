@@ -219,7 +219,11 @@ def _check_digests(
         whole, digests = _compute_digests(
             read, header, file_io.parse_digest_algorithm(str(entry.raw.digest)), report_progress
         )
-        problems = _find_differing_numbers(checked_part, read, partition) if inline and partition else []
+        problems = (
+            _compare_inline_numbers_with_tensors(checked_part, read, partition)
+            if inline and partition
+            else []
+        )
     except ConfigError as error:
         checked_part.problems.append(note("unreadable", error=str(error)))
         return
@@ -260,7 +264,7 @@ def _compute_digests(
     return whole.format_digest(), digests
 
 
-def _find_differing_numbers(
+def _compare_inline_numbers_with_tensors(
     checked_part: CheckedPart, read_range: RangeReader, partition: Partition
 ) -> list[Note]:
     import numpy as np
@@ -289,7 +293,7 @@ def _find_differing_numbers(
 # around
 
 
-def check_non_part_files(manifest: Manifest, check_level: str) -> dict[str, list[Note]]:
+def find_damaged_auxiliary_files(manifest: Manifest, check_level: str) -> dict[str, list[Note]]:
     """Check the split's files that belong to no part. Returns the problems by folder."""
     problems: dict[str, list[Note]] = {}
     for sub, group in manifest.non_part_files.items():

@@ -103,7 +103,7 @@ class Partition:
 def read_partition(path: Path) -> Partition:
     """Read partition_N.json without loading the weights, which can be very large."""
     text = bytearray()
-    for piece in _read_with_number_ranges(path):
+    for piece in _read_json_without_number_lists(path):
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
@@ -156,7 +156,7 @@ def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorRe
     )
 
 
-def _read_with_number_ranges(path: Path) -> Iterator[bytes]:
+def _read_json_without_number_lists(path: Path) -> Iterator[bytes]:
     """Yield the JSON text of the file, in which byte ranges replace the long lists of numbers."""
     # text not yet searched, where it begins, where the open list begins
     waiting, position, begin = (b"", 0, -1)
@@ -211,7 +211,7 @@ def check_inline_size(total_params: int) -> None:
         )
 
 
-def format_inline_partition(partition: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
+def format_partition_with_inline_weights(partition: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
     """Build the JSON object for partition_N.json. `tensors` must be in the order of the partition's
     layers.
     """

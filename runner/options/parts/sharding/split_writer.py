@@ -28,7 +28,11 @@ from runner.options.parts.sharding.manifest import (
     part_file_name,
     partition_file_name,
 )
-from runner.options.parts.sharding.partition_file import INLINE, REFERENCE, format_inline_partition
+from runner.options.parts.sharding.partition_file import (
+    INLINE,
+    REFERENCE,
+    format_partition_with_inline_weights,
+)
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.sharding.unchanged import KEY, SplitPlan
 from runner.options.parts.sharding.zstd_archive import ProgressCallback
@@ -85,7 +89,7 @@ class FileTarget:
             file_io.parse_digest_algorithm(self.digest) if self.digest else "xxh3_128",
         )
         file_io.create_folder(path.parent)
-        file_io.write_with_digest(
+        file_io.write_file_atomically_with_digest(
             path, self.pieces(report_progress), algorithm, self.digest, durable=sync_to_disk
         )
 
@@ -120,7 +124,7 @@ class ByteMeter:
             self._waiting, self._shown = 0, now
 
 
-def update_split(
+def write_missing_split_parts(
     folder: Path,
     plan: SplitPlan,
     compare_mode: CompareMode,
@@ -150,12 +154,12 @@ def update_split(
             "name": plan.name,
             "revision": plan.revision,
             "format": plan.checkpoint.format,
-            "files": _list_source_files(plan, earlier, state, progress),
+            "files": _build_source_file_entries(plan, earlier, state, progress),
             "state": state,
         },
         "companions": [_make_manifest_entry(small) for small in companions],
         "headers": [_make_manifest_entry(small) for small in headers],
-        **_describe_layout(plan),
+        **_build_manifest_layout(plan),
         "archive": None,
         "parts": [kept[part_id] for part_id in sorted(kept)],
     }
@@ -214,7 +218,9 @@ def _write_part(
     name, partition = part_file_name(part.part_id), partition_file_name(part.part_id)
     header, digests = plan.build_part_header(part), dict[str, str]()
     pieces = file_io.iter_safetensors_file(header, part.tensors, report_progress, digests, plan.checksums)
-    digest = file_io.write_with_digest(folder / name, pieces, plan.checksums, durable=sync_to_disk)
+    digest = file_io.write_file_atomically_with_digest(
+        folder / name, pieces, plan.checksums, durable=sync_to_disk
+    )
     layers, offset = [], len(header)
     for tensor in part.tensors:
         reference = {"file": name, "tensor": tensor.name, "dtype": tensor.dtype, "offset": offset}
@@ -229,7 +235,11 @@ def _write_part(
         "parameters_format": form,
         "total_params": part.num_params,
     }
-    text = format_inline_partition(content, part.tensors) if plan.inline else _format_partition(content)
+    text = (
+        format_partition_with_inline_weights(content, part.tensors)
+        if plan.inline
+        else _format_partition_json(content)
+    )
     partition_sha256 = file_io.write_file_atomically(folder / partition, [text], durable=sync_to_disk)
     return {
         "part_id": part.part_id,
@@ -248,7 +258,7 @@ def _write_part(
     }
 
 
-def _format_partition(partition: dict[str, Any]) -> bytes:
+def _format_partition_json(partition: dict[str, Any]) -> bytes:
     """Format a partition as JSON text with one line per tensor. The json module is slow with indentation."""
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
     rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
@@ -265,7 +275,7 @@ def _make_manifest_entry(target: FileTarget) -> dict[str, Any]:
     return {"file": Path(target.name).name, "bytes": target.nbytes, "sha256": sha256}
 
 
-def _list_source_files(
+def _build_source_file_entries(
     plan: SplitPlan, earlier_manifest: dict[str, Any], source_state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
     """Return the manifest entries that describe the source checkpoint's files.
@@ -299,7 +309,7 @@ def _list_source_files(
     return entries
 
 
-def _describe_layout(plan: SplitPlan) -> dict[str, Any]:
+def _build_manifest_layout(plan: SplitPlan) -> dict[str, Any]:
     parts = plan.parts
 
     def part_ids_holding(*contents: str) -> list[int]:

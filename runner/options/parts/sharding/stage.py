@@ -75,7 +75,7 @@ class Stage:
     def __post_init__(self) -> None:
         target = self.model if self.is_last else self.model.base_model
         self._takes = frozenset(inspect.signature(target.forward).parameters)
-        self.layers[0].register_forward_pre_hook(self._replace_input, with_kwargs=True)
+        self.layers[0].register_forward_pre_hook(self._replace_input_with_received_states, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._store_last_layer_output)
 
     @property
@@ -132,7 +132,7 @@ class Stage:
     def _begin_forward(self, hidden_states: torch.Tensor | None) -> None:
         self.where, self._received, self._sent = ForwardPhase.before, hidden_states, None
 
-    def _replace_input(
+    def _replace_input_with_received_states(
         self, module: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Forward hook that replaces the first layer's input by the previous stage's hidden states."""

@@ -65,7 +65,9 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     if task.strategy is SplitStrategy.by_type:
         return _make_parts_by_tensor_type(layout)
     if task.strategy is SplitStrategy.ranges:
-        return _make_contiguous_parts(layout, _parse_cuts(task.ranges or [], len(layout.layers)))
+        return _make_contiguous_parts(
+            layout, _convert_layer_ranges_to_cuts(task.ranges or [], len(layout.layers))
+        )
     num_parts = len(task.ratios) if task.ratios else task.num_parts or DEFAULT_PARTS
     count = len(layout.layers)
     if num_parts > count:
@@ -136,7 +138,7 @@ def _plan_part(
     )
 
 
-def _parse_cuts(layer_ranges: list[str], num_layers: int) -> list[int]:
+def _convert_layer_ranges_to_cuts(layer_ranges: list[str], num_layers: int) -> list[int]:
     """Convert layer ranges to cut positions. Raises ConfigError unless the ranges cover all layers
     exactly once, in order.
     """

@@ -57,7 +57,7 @@ class SplitPlan:
         """
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {
-            file.path.name: read_file_state(file.path) | {"layout": _hash_file_layout(file)}
+            file.path.name: read_file_size_and_mtime(file.path) | {"layout": _hash_file_layout(file)}
             for file in self.checkpoint.files
         }
         return {"place": self.place, "tensors": hash_json(sorted(shapes)), "files": files}
@@ -82,7 +82,7 @@ class SplitPlan:
         return hash_json([form, ranges, files])
 
 
-def read_file_state(path: Path) -> dict[str, int]:
+def read_file_size_and_mtime(path: Path) -> dict[str, int]:
     """Return a file's size, modification time and inode, which reveal that the file was rewritten."""
     with os_errors_as_data_error(path):
         stat = path.stat()
@@ -105,7 +105,7 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
     other contents.
     """
     # a split that was killed at its very beginning leaves only this file
-    names = [name for name in file_io.list_folder_names(folder, KEY) if name != f"{UNFINISHED}.tmp"]
+    names = [name for name in file_io.list_file_names_in_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
         return {}
     for name in (MANIFEST, UNFINISHED):
@@ -191,7 +191,7 @@ def find_unchanged_parts(
         path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
-        on_disk = read_file_state(path)
+        on_disk = read_file_size_and_mtime(path)
         if on_disk["bytes"] != entry.get("bytes") or file_io.hash_file_sha256(partition) != entry.get(
             "partition_sha256"
         ):
@@ -199,7 +199,7 @@ def find_unchanged_parts(
         if compare_mode is CompareMode.state:
             same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
-            same = entry.get("inline") is plan.inline and _has_same_content(
+            same = entry.get("inline") is plan.inline and _part_file_matches_source(
                 path, entry, part, plan, report_progress
             )
         if same:
@@ -207,7 +207,7 @@ def find_unchanged_parts(
     return kept
 
 
-def _has_same_content(
+def _part_file_matches_source(
     path: Path,
     part_entry: dict[str, Any],
     part: PlannedPart,
@@ -229,7 +229,7 @@ def require_unmodified_source(files: Iterable[WeightFile], source_state: dict[st
     """Raise DataError if a file of the source has changed since the split began."""
     for file in files:
         known = source_state["files"][file.path.name]
-        if any(known[key] != value for key, value in read_file_state(file.path).items()):
+        if any(known[key] != value for key, value in read_file_size_and_mtime(file.path).items()):
             raise DataError(
                 f"{file.path} changed during the split. Run the same command again", code="changed"
             )

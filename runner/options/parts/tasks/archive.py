@@ -15,7 +15,7 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import ArchiveConfig, ArchiveFormat
-from runner.options.parts.sharding.completeness import require_complete
+from runner.options.parts.sharding.completeness import require_all_tensors_in_parts
 from runner.options.parts.sharding.manifest import (
     ARCHIVES,
     MANIFEST,
@@ -80,7 +80,7 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
     values["archive"] = None if manifest.archive else inputs.task.archive.value
     unfinished = values | {MADE_FROM: inputs.hashes["manifest"]}
     done = _find_finished_parts(folder, inputs.hashes["manifest"])
-    require_complete(manifest, recorder.create_progress_bar)
+    require_all_tensors_in_parts(manifest, recorder.create_progress_bar)
     todo = [part for part in manifest.parts if part.part_id not in done]
     # random weights do not get smaller
     file_io.require_disk_space(folder, sum(part.raw.nbytes for part in todo))
@@ -90,7 +90,7 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
     with lock_folder(folder, KEY), recorder.create_progress_bar(total, "archive", "bytes") as bar:
         meter = ByteMeter(bar)
         file_io.write_json_atomically(folder / UNFINISHED, unfinished | _ordered_entries(done))
-        _copy_other_files(manifest, folder)
+        _copy_and_verify_uncompressed_files(manifest, folder)
         for part in todo:
             bar.set_title(f"part {part.part_id}")
             convert = _decompress_part if manifest.archive else _compress_part
@@ -132,7 +132,7 @@ def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[s
     """Return the manifest entries of parts that an interrupted run wrote. Raises ConfigError if the
     folder has other files.
     """
-    names = file_io.list_folder_names(folder, KEY)
+    names = file_io.list_file_names_in_folder(folder, KEY)
     earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != manifest_sha256:
         raise ConfigError(
@@ -157,7 +157,7 @@ def _ordered_entries(entries: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return {"parts": [entries[part_id] for part_id in sorted(entries)]}
 
 
-def _copy_other_files(manifest: Manifest, folder: Path) -> None:
+def _copy_and_verify_uncompressed_files(manifest: Manifest, folder: Path) -> None:
     """Copy the split's other files and verify the digests of the copies."""
     files = [
         (f"{sub}/{file.file}", str(file.digest))
@@ -174,7 +174,7 @@ def _compress_part(
 ) -> dict[str, Any]:
     name, frames = part_file_name(part.part_id) + ARCHIVES["zstd"], list[int]()
     pieces = compress_frames(_iterate_part_bytes(manifest, part, meter), frames)
-    digest = file_io.write_with_digest(folder / name, pieces, manifest.checksums)
+    digest = file_io.write_file_atomically_with_digest(folder / name, pieces, manifest.checksums)
     raw = {"raw_bytes": part.raw.nbytes, "raw_digest": part.raw.digest, "frames": frames}
     return entry | {"file": name, "bytes": sum(frames), "digest": digest} | raw
 
@@ -183,7 +183,7 @@ def _decompress_part(
     manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: ByteMeter
 ) -> dict[str, Any]:
     path, digest = folder / part_file_name(part.part_id), str(part.raw.digest)
-    file_io.write_with_digest(
+    file_io.write_file_atomically_with_digest(
         path, _iterate_part_bytes(manifest, part, meter), file_io.parse_digest_algorithm(digest), digest
     )
     unpacked = {

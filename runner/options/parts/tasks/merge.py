@@ -15,14 +15,14 @@ from pathlib import Path
 from runner.config.root import RunnerConfig
 from runner.options.parts.json_splits import (
     JsonSplitConverter,
+    get_safetensors_dtype_name,
     is_json_split,
     read_json_split,
-    safetensors_dtype,
 )
 from runner.options.parts.keys import MergeConfig
 from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding import restored_files
-from runner.options.parts.sharding.completeness import require_complete
+from runner.options.parts.sharding.completeness import require_all_tensors_in_parts
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.split_writer import ByteMeter, FileTarget
 from runner.records.artifacts import record_file_states
@@ -51,7 +51,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     folder = Path(task.parts).expanduser().absolute()
     if is_json_split(folder):
         partitions = read_json_split(folder)
-        kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
+        kind = None if task.dtype is Dtype.auto else get_safetensors_dtype_name(task.dtype.value)
         hashes = {partition.path.name: file_io.hash_file_sha256(partition.path) for partition in partitions}
         return MergeInputs(hashes, task, JsonSplitConverter(folder, partitions, kind))
     manifest = read_manifest(folder)
@@ -76,11 +76,11 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
     facts, notes = {"output_dir": str(folder), "source": split.source}, list[Note]()
     if isinstance(split, Manifest):
         targets = restored_files.list_files_to_restore(
-            split, require_complete(split, recorder.create_progress_bar)
+            split, require_all_tensors_in_parts(split, recorder.create_progress_bar)
         )
         facts["bit_identical"] = render_note(_make_proof_note(split), NOTES)
     else:
-        targets = split.list_targets()
+        targets = split.list_output_files()
     missing = _find_missing_files(folder, targets)
     to_write = sum(target.nbytes for target in missing)
     file_io.require_disk_space(folder, to_write)
@@ -132,7 +132,7 @@ def _find_missing_files(folder: Path, output_files: list[FileTarget]) -> list[Fi
     """Return the output files that do not exist yet. Raises ConfigError if the folder has other files."""
     known = {target.name: target for target in output_files}
     finished = set()
-    for name in file_io.list_folder_names(folder, "task.output_dir"):
+    for name in file_io.list_file_names_in_folder(folder, "task.output_dir"):
         if name.removesuffix(".tmp") in known and name not in known:
             continue  # left by an interrupted merge; it is written again
         if name not in known or not known[name].is_already_written(folder / name):

@@ -27,11 +27,11 @@ from runner.options.parts.keys import ExplainTarget, SplitConfig, SplitStrategy
 from runner.options.parts.render import plan as plan_text
 from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding import split_writer
-from runner.options.parts.sharding.layout import find_layout
+from runner.options.parts.sharding.layout import group_tensors_into_layout
 from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import check_inline_size
 from runner.options.parts.sharding.strategies import make_plan_table, plan_parts
-from runner.options.parts.sharding.unchanged import SplitPlan, hash_json, read_file_state
+from runner.options.parts.sharding.unchanged import SplitPlan, hash_json, read_file_size_and_mtime
 from runner.records.artifacts import record_file_states
 from runner.records.jobs import Job
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
@@ -76,12 +76,12 @@ def prepare(config: RunnerConfig) -> SplitInputs:
     plan = _plan_split(config, may_write=False)
     if (model := to_local_model_config(config.model)).random_weights:
         return SplitInputs({"source": random_weights.hash_preset(model)}, plan)
-    companions = {path.name: read_file_state(path) for path in plan.checkpoint.companions}
+    companions = {path.name: read_file_size_and_mtime(path) for path in plan.checkpoint.companions}
     return SplitInputs({"source": hash_json([plan.source_state["files"], companions])}, plan)
 
 
 def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    return "\n".join(plan_text.format_plan(inputs.plan.parts))
+    return "\n".join(plan_text.format_part_plan_table(inputs.plan.parts))
 
 
 def run(inputs: SplitInputs, context: TaskContext) -> Result:
@@ -104,7 +104,7 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
         metrics=metrics,
         rows=make_plan_table(plan.parts),
         facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
-        notes=[render_note(each, NOTES) for each in _make_notes(plan)],
+        notes=[render_note(each, NOTES) for each in _make_split_plan_notes(plan)],
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
     write_text_atomically(recorder.folder / PICTURE, plan_text.draw_plan_svg(plan.parts, title))
@@ -114,9 +114,9 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
         result.text = plan_text.format_vllm_command(name, plan.revision, plan.parts, plan.checkpoint.config)
         return result
     if config.print is not PrintMode.none:
-        announce("\n".join([title, *plan_text.format_plan(plan.parts)]))
+        announce("\n".join([title, *plan_text.format_part_plan_table(plan.parts)]))
     folder = _choose_output_dir(config, plan)
-    written = split_writer.update_split(
+    written = split_writer.write_missing_split_parts(
         folder, plan, task.compare, recorder.create_progress_bar, task.durable
     )
     metrics |= {
@@ -146,7 +146,7 @@ def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result
     if task.explain is not None:
         return
     plan = _plan_with_weights(config, inputs.plan)
-    written = split_writer.update_split(
+    written = split_writer.write_missing_split_parts(
         _choose_output_dir(config, plan), plan, task.compare, Progress, task.durable
     )
     if written.parts:
@@ -191,7 +191,7 @@ def _plan_split(config: RunnerConfig, may_write: bool = True) -> SplitPlan:
         if model.random_weights and not may_write
         else _read_checkpoint(model)
     )
-    layout = find_layout(checkpoint)
+    layout = group_tensors_into_layout(checkpoint)
     if task.inline_parameters:
         check_inline_size(sum(tensor.num_elements for tensor in checkpoint.tensors))
     settings = {key: value for key in ("ratios", "ranges") if (value := getattr(task, key))}
@@ -229,8 +229,11 @@ def _gguf_error(name: str) -> ConfigError:
 
 def _describe_random_checkpoint(model: LocalModelConfig) -> Checkpoint:
     """Describe the checkpoint of a model with random weights, before the weights are generated."""
-    folder, shape = random_weights.get_checkpoint_folder(model), random_weights.read_preset_config(model)
-    tensors = random_weights.list_random_tensors(shape, folder)
+    folder, shape = (
+        random_weights.get_random_checkpoint_folder(model),
+        random_weights.read_preset_config(model),
+    )
+    tensors = random_weights.list_random_checkpoint_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 
 
@@ -242,7 +245,7 @@ def _choose_output_dir(config: RunnerConfig, plan: SplitPlan) -> Path:
     return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
 
 
-def _make_notes(plan: SplitPlan) -> list[Note]:
+def _make_split_plan_notes(plan: SplitPlan) -> list[Note]:
     notes, layout = [], plan.layout
     if layout.tied and len(plan.parts) > 1 and plan.parts[0].layers is not None:
         names = ", ".join(tensor.name for tensor in layout.tied)

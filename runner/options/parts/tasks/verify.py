@@ -13,13 +13,13 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import VerifyConfig, VerifyLevel
 from runner.options.parts.render.notes import NOTES
-from runner.options.parts.sharding.completeness import find_source_problems, find_tensor_problems
+from runner.options.parts.sharding.completeness import find_differences_from_source, find_tensor_problems
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.options.parts.sharding.part_checks import CheckedPart, check_non_part_files, check_part
+from runner.options.parts.sharding.part_checks import CheckedPart, check_part, find_damaged_auxiliary_files
 from runner.options.parts.sharding.split_writer import ByteMeter
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, machine
-from runner_base.errors import translate_error_keys
+from runner_base.errors import rename_config_keys_in_error
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve_model, to_local_model_config
@@ -74,7 +74,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
             add_table_row(entry.stored.file, part.problems, what, str(entry.part_id))
             rows[-1] |= _read_speed_metrics(part.nbytes, part.seconds)
             nbytes += part.nbytes
-        for folder, file_problems in check_non_part_files(manifest, task.level).items():
+        for folder, file_problems in find_damaged_auxiliary_files(manifest, task.level).items():
             count = len(manifest.non_part_files[folder])
             add_table_row(
                 f"{folder}/",
@@ -88,7 +88,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
         if checkpoint is not None:
             bar.set_title("compare with the source")
             began = time.perf_counter()
-            differences = find_source_problems(manifest, checked, checkpoint, task.level, meter)
+            differences = find_differences_from_source(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
             add_table_row(f"source {checkpoint.folder.name}", differences, what)
             rows[-1] |= _read_speed_metrics(in_source if deep else 0, time.perf_counter() - began)
@@ -123,7 +123,7 @@ def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint |
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
         folder = resolve_model(ModelSpec(named)).files.path
     except ConfigError as error:
-        raise translate_error_keys(error, {"model.name": "task.source"}) from error
+        raise rename_config_keys_in_error(error, {"model.name": "task.source"}) from error
     if folder.is_file():
         raise ConfigError(
             "task=split cannot read .gguf files", key="task.source", value=name, code="unsupported"

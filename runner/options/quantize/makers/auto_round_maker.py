@@ -20,7 +20,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     source = request["source"]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=request["dtype"])
-    pieces = tools.make_sequences([tokenizer(text)["input_ids"] for text in tools.read_texts()])
+    pieces = tools.make_calibration_sequences([tokenizer(text)["input_ids"] for text in tools.read_texts()])
     layers = {
         name: {"bits": bits}
         for name, module in model.named_modules()

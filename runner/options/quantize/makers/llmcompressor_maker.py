@@ -57,7 +57,9 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     }[recipe]()
     data = {}
     if request["reads_texts"]:
-        pieces = tools.make_sequences([tokenizer(text)["input_ids"] for text in tools.read_texts()])
+        pieces = tools.make_calibration_sequences(
+            [tokenizer(text)["input_ids"] for text in tools.read_texts()]
+        )
         rows = {"input_ids": pieces, "attention_mask": [[1] * len(piece) for piece in pieces]}
         data = {
             "dataset": Dataset.from_dict(rows),

@@ -43,7 +43,7 @@ class QuantizerTools:
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}
 
-    def make_sequences(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    def make_calibration_sequences(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return calibration sequences of `sequence_tokens` tokens.
 
         The sequences are spread evenly over the concatenated texts.

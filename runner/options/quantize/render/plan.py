@@ -15,7 +15,7 @@ from runner_base.notes import Note
 from runner_base.render.notes import render_note
 
 
-def describe_plan(
+def format_quantization_plan(
     task: QuantizeConfig,
     source: SourceModel,
     environment: QuantizerEnvironment,

@@ -90,7 +90,7 @@ def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
             "computing reference results for llama.cpp with the runner's engine "
             "(model.compare=false skips the comparison)"
         )
-        found = _compute_reference(resolved)
+        found = _compute_reference_in_subprocess(resolved)
         if file is not None and "missing" not in found:  # with more memory it may say more
             user_cache.write_cache_file(file, {"reference": found})
     return ReferenceResults(**found)
@@ -115,18 +115,19 @@ def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, s
     """Raise ConfigError if the server tokenizes a text unlike the runner. Returns the number of compared
     texts.
     """
-    all_texts = comparison_texts.make_tokenized_texts()
+    all_texts = comparison_texts.make_tokenizer_test_texts()
     for text, own in zip(all_texts, reference.tokens, strict=True):
         other = _tokenize(server, text)
         if other != own:
+            hint = _make_missing_pretokenizer_hint(resolved)
             raise _make_mismatch_error(
                 resolved,
                 server,
                 (
                     f"the server tokenizes {text[:60]!r} as {_format_differing_tokens(other, own)}, but the "
-                    f"runner's engine as {_format_differing_tokens(own, other)}{_make_tokenizer_hint(resolved)}"
+                    f"runner's engine as {_format_differing_tokens(own, other)}{hint}"
                 ),
-                _list_matching_flags(resolved, "--override-kv"),
+                _list_flag_overrides_with_prefix(resolved, "--override-kv"),
             )
     return len(all_texts)
 
@@ -150,7 +151,7 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
                     f"the server renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
                     f"template renders it as {_excerpt_difference(own['text'], text)}"
                 ),
-                _list_matching_flags(resolved, "--chat-template", "--no-jinja"),
+                _list_flag_overrides_with_prefix(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
     return compared
@@ -161,10 +162,10 @@ def _check_score_differences(
 ) -> Note:
     """Raise ConfigError if the log-probabilities of server and engine differ by more than rounding errors."""
     model = as_llama_cpp_config(resolved.config.model)
-    found = _compare_scores(model, reference, server)
+    found = _pair_server_and_reference_scores(model, reference, server)
     mean = _mean([abs(each.own - each.other) for each in found])
     most = max(abs(each.own - each.other) for each in found)
-    limit = _compute_allowed_difference(model, reference.mean_rounding_gap)
+    limit = _compute_max_logprob_difference(model, reference.mean_rounding_gap)
     same = sum(each.own_first == each.other_first for each in found)
     if mean <= limit and math.isfinite(most):
         return note(
@@ -178,11 +179,11 @@ def _check_score_differences(
             f"{describe_logprob_gap(same, len(found), mean, most)}. Rounding explains at most "
             f"{limit:.2g} on average"
         ),
-        _list_possible_causes(model),
+        _list_settings_that_change_scores(model),
     )
 
 
-def _compare_scores(
+def _pair_server_and_reference_scores(
     model: LlamaCppConfig, reference: ReferenceResults, server: StartedServer
 ) -> list[TokenComparison]:
     """Score positions with the server, and pair each score with the reference score.
@@ -212,16 +213,16 @@ def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int
         raise JobFailed(str(fault), code="damaged") from None
 
 
-def _compute_allowed_difference(model: LlamaCppConfig, rounding_difference: float) -> float:
+def _compute_max_logprob_difference(model: LlamaCppConfig, rounding_difference: float) -> float:
     """Return the largest acceptable mean difference of log-probabilities, in nats per token."""
     limit = max(ROUNDINGS * rounding_difference, LEAST)
     kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_at_least_f16]
     return max(limit, *(limit + ALLOWED.get(kind.bits, COARSE) for kind in kinds), 0.0)
 
 
-def _list_possible_causes(model: LlamaCppConfig) -> list[str]:
+def _list_settings_that_change_scores(model: LlamaCppConfig) -> list[str]:
     turned = [flag for flag in model.flags if flag.startswith(ROTATES)]
-    found = [f"model.flags={_select_flags(model.flags, ROTATES)}"] if turned else []
+    found = [f"model.flags={_format_flags_with_prefix(model.flags, ROTATES)}"] if turned else []
     for key, kind in (("kv_keys", model.kv_keys), ("kv_values", model.kv_values)):
         found += [] if kind is KvType.f16 else [f"model.{key}={kind}"]
     found += [f"model.flags={model.flags}"] if model.flags and not turned else []
@@ -229,14 +230,14 @@ def _list_possible_causes(model: LlamaCppConfig) -> list[str]:
     return found
 
 
-def _make_tokenizer_hint(resolved: ResolvedJob) -> str:
+def _make_missing_pretokenizer_hint(resolved: ResolvedJob) -> str:
     """Return a hint if the .gguf file does not name its pre-tokenizer. llama.cpp then uses a default."""
     metadata = gguf_file.read_gguf_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}. Convert the model again"
 
 
-def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
+def _format_flags_with_prefix(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
     shown, takes = [], False
     for flag in flags:
         takes = flag.startswith(prefixes) or (takes and not flag.startswith("--"))
@@ -244,10 +245,10 @@ def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
     return f"[{','.join(shown)}]"
 
 
-def _list_matching_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
+def _list_flag_overrides_with_prefix(resolved: ResolvedJob, *prefixes: str) -> list[str]:
     flags = as_llama_cpp_config(resolved.config.model).flags
     is_given = any(flag.startswith(prefixes) for flag in flags)
-    return [f"model.flags={_select_flags(flags, prefixes)}"] if is_given else []
+    return [f"model.flags={_format_flags_with_prefix(flags, prefixes)}"] if is_given else []
 
 
 def _make_mismatch_error(
@@ -311,14 +312,14 @@ def _get_cache_file(resolved: ResolvedJob) -> Path | None:
         VERSION,
         content,
         kwargs,
-        comparison_texts.make_tokenized_texts(),
+        comparison_texts.make_tokenizer_test_texts(),
         comparison_texts.CHATS,
         *libraries,
     ]
     return None if content is None else user_cache.get_cache_file("scores", key)
 
 
-def _compute_reference(resolved: ResolvedJob) -> dict[str, Any]:
+def _compute_reference_in_subprocess(resolved: ResolvedJob) -> dict[str, Any]:
     model = as_llama_cpp_config(resolved.config.model)
     order = {"file": str(resolved.model.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:

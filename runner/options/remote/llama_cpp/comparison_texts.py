@@ -62,7 +62,7 @@ def make_scored_texts() -> list[str]:
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, SCORED)]
 
 
-def make_tokenized_texts() -> list[str]:
+def make_tokenizer_test_texts() -> list[str]:
     drawn = random.Random(0)
     texts = [*make_scored_texts(), *CODE]
     while len(texts) < READ:

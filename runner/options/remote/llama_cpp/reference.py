@@ -33,7 +33,7 @@ def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) ->
     return ModelSpec(model, choice(**of_blocks))
 
 
-def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
+def tokenize_test_texts_and_chats(spec: ModelSpec) -> dict[str, Any]:
     encoder = create_tokenizer_only_encoder(resolve_model(spec))
     chats: list[dict[str, Any]] = []
     for chat in comparison_texts.CHATS:
@@ -42,7 +42,9 @@ def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
         except RunnerError as error:
             text, ids = f"refused: {to_one_line(error)}", []
         chats.append({"text": text, "ids": ids})
-    tokens = [encoder.encode_prompt(Request(0, text))[1] for text in comparison_texts.make_tokenized_texts()]
+    tokens = [
+        encoder.encode_prompt(Request(0, text))[1] for text in comparison_texts.make_tokenizer_test_texts()
+    ]
     return {"tokens": tokens, "chats": chats}
 
 
@@ -71,7 +73,7 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
     """Return the reference results as JSON values. `missing` explains why a result is absent."""
     exact = make_model_spec(request, Dtype.float32)
     try:
-        said = tokenize_samples(exact)
+        said = tokenize_test_texts_and_chats(exact)
     except RunnerError as error:
         return {"missing": to_one_line(error)}
     ids = said["tokens"][: comparison_texts.SCORED]
@@ -87,7 +89,7 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read a JSON request from stdin and write the reference results to stdout."""
-    child_process.request_death_with_parent()
+    child_process.request_kill_when_parent_dies()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries write there, too
     json.dump(compute_reference_results(json.load(sys.stdin)), out)

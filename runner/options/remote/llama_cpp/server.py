@@ -71,7 +71,7 @@ class LlamaCppServer(StartedServer):
         super().__init__(label, name, folder, self.model.start_timeout_s, self.model.port)
         try:
             self._check_server_properties(self._fetch_json("props"))
-            self._check_request_parameters(
+            self._require_request_parameters_applied(
                 self._fetch_json("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
             )
         except BaseException:
@@ -144,7 +144,7 @@ class LlamaCppServer(StartedServer):
                 code="too_large",
             )
 
-    def _check_request_parameters(self, response: Mapping[str, Any]) -> None:
+    def _require_request_parameters_applied(self, response: Mapping[str, Any]) -> None:
         """Raise ConfigError if the server ignored a parameter of the request."""
         told = response.get("generation_settings") or {}
         ignored = [

@@ -89,7 +89,7 @@ class StartedEngine(ApiEngine):
         if self._report is not None and self.failure() is None:
             return self._report
         if self._server is None:
-            self._connect_server()
+            self._connect_or_start_server()
         server = self._server
         assert server is not None
         report = super().load()
@@ -153,7 +153,7 @@ class StartedEngine(ApiEngine):
 
     # ---------------------------------------------------------------------------------------- start
 
-    def _connect_server(self) -> None:
+    def _connect_or_start_server(self) -> None:
         assert self._folder is not None
         base = get_model_kind(self.config.model).base_key(self.config)
         if base in wrong:

@@ -164,7 +164,7 @@ def _absolute_logprob_differences(
 
 def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
     """Return transformers' scores of the comparison texts in a given dtype, using the user cache."""
-    file = _cache_file(resolved, dtype)
+    file = _get_score_cache_file(resolved, dtype)
     found: list[dict[str, Any]] | None = (
         user_cache.read_cache_file(file).get("scores") if file is not None else None
     )
@@ -173,19 +173,21 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
             f"computing log-likelihoods of {TEXTS} documents with transformers in {dtype}, to compare them with "
             "those of vLLM (model.compare=false skips this)"
         )
-        found = _run_reference_process(resolved, dtype, needed_bytes)
+        found = _compute_scores_in_subprocess(resolved, dtype, needed_bytes)
         if file is not None:
             user_cache.write_cache_file(file, {"scores": found})
     return found
 
 
-def _cache_file(resolved: ResolvedJob, dtype: str) -> Path | None:
+def _get_score_cache_file(resolved: ResolvedJob, dtype: str) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
     key = [content, dtype, make_scored_texts(), versions["torch"], versions["transformers"]]
     return None if content is None else user_cache.get_cache_file("scores", key)
 
 
-def _run_reference_process(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
+def _compute_scores_in_subprocess(
+    resolved: ResolvedJob, dtype: str, needed_bytes: int
+) -> list[dict[str, Any]]:
     model = as_vllm_config(resolved.config.model)
     order = {
         "folder": str(resolved.model.files.path),

@@ -13,7 +13,7 @@ def main() -> None:
     """Read a request, score all tokens of each text except the first, and write the token ids and
     log-probabilities.
     """
-    child_process.request_death_with_parent()
+    child_process.request_kill_when_parent_dies()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -53,7 +53,7 @@ def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
         others = schemas[schema]["additionalProperties"]
         schemas[schema]["additionalProperties"] = {"description": meaning, **others}
     for body, neutral in BODIES.items():
-        _add_limits(schemas[body.__name__], neutral, limits)
+        _add_limits_to_schema(schemas[body.__name__], neutral, limits)
     described["components"] = {
         "schemas": schemas,
         "securitySchemes": {
@@ -64,7 +64,7 @@ def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
     return described
 
 
-def describe_post_path(
+def build_openapi_post_operation(
     path: str,
     body_type: type[BaseModel],
     limits: ServerLimits,
@@ -84,7 +84,7 @@ def describe_post_path(
     }
 
 
-def _add_limits(
+def _add_limits_to_schema(
     schema: Schema, values_without_effect: dict[str, tuple[Any, ...]], limits: ServerLimits
 ) -> None:
     """Add the server's limits to a JSON schema.

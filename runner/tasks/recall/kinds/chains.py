@@ -15,7 +15,7 @@ from runner.tasks.recall.cases import (
     RenderedCase,
     ValueForm,
     evenly_spaced_depths,
-    hide_needles,
+    insert_needles_into_filler,
 )
 
 BEFORE = "Memorize and track the chains of variable assignment hidden in the following text."
@@ -62,7 +62,7 @@ def _render_case(
     variable_names: list[str],
     num_units: int,
 ) -> RenderedCase:
-    context = hide_needles(settings.filler, num_units, needles)
+    context = insert_needles_into_filler(settings.filler, num_units, needles)
     question, beginning = QUESTION.format(value=assigned_value), BEGINNING.format(value=assigned_value)
     return RenderedCase(
         BEFORE, context, question, beginning, tuple(gold), ValueForm.known, frozenset(variable_names)

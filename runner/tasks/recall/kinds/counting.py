@@ -10,7 +10,7 @@ from runner.tasks.recall.cases import (
     CaseSettings,
     RenderedCase,
     ValueForm,
-    hide_needles,
+    insert_needles_into_filler,
     random_word_pair,
 )
 
@@ -44,7 +44,7 @@ def draw_counting_cases(settings: CaseSettings) -> Iterator[Case]:
 def _render_case(
     settings: CaseSettings, needles: list[tuple[float, str]], name: str, num_rings: int, num_units: int
 ) -> RenderedCase:
-    context = hide_needles(settings.filler, num_units, needles)
+    context = insert_needles_into_filler(settings.filler, num_units, needles)
     return RenderedCase(
         BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(num_rings),), ValueForm.total
     )

@@ -15,7 +15,7 @@ from runner.tasks.recall.cases import (
     RenderedCase,
     ValueForm,
     evenly_spaced_depths,
-    hide_needles,
+    insert_needles_into_filler,
     random_word_pair,
 )
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
@@ -43,7 +43,7 @@ def draw_single_cases(settings: CaseSettings) -> Iterator[Case]:
     for depth in settings.depths:
         for number in settings.case_numbers:
             random = settings.create_random(depth, number)
-            ((key, value),) = _draw_names_and_values(random, settings, 1)
+            ((key, value),) = _draw_needle_names_and_values(random, settings, 1)
             yield Case(
                 settings.kind, number, depth, partial(_render_case, settings, [(depth, key, value)], [key])
             )
@@ -52,7 +52,7 @@ def draw_single_cases(settings: CaseSettings) -> Iterator[Case]:
 def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw one text with a needle at each depth. Each case asks for one of the needles."""
     for number in settings.case_numbers:
-        drawn = _draw_names_and_values(settings.create_random(number), settings, len(settings.depths))
+        drawn = _draw_needle_names_and_values(settings.create_random(number), settings, len(settings.depths))
         needles = [(depth, key, value) for depth, (key, value) in zip(settings.depths, drawn, strict=True)]
         for depth, key, _ in needles:
             yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
@@ -60,7 +60,7 @@ def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
 
 def draw_ask_all_cases(settings: CaseSettings) -> Iterator[Case]:
     for number in settings.case_numbers:
-        drawn = _draw_names_and_values(settings.create_random(number), settings, settings.needles)
+        drawn = _draw_needle_names_and_values(settings.create_random(number), settings, settings.needles)
         needles = [
             (depth, key, value)
             for depth, (key, value) in zip(evenly_spaced_depths(settings.needles), drawn, strict=True)
@@ -78,9 +78,9 @@ def draw_multikey_cases(settings: CaseSettings) -> Iterator[Case]:
     for depth in settings.depths:
         for number in settings.case_numbers:
             random = settings.create_random(depth, number)
-            ((key, value),) = _draw_names_and_values(random, settings, 1)
+            ((key, value),) = _draw_needle_names_and_values(random, settings, 1)
             others = _draw_similar_names(random, key, settings.needles - 1)
-            values = _draw_values(random, settings, len(others), {value})
+            values = _draw_needle_values(random, settings, len(others), {value})
             needles = [(depth, key, value)]
             needles += [(random.random(), other, wrong) for other, wrong in zip(others, values, strict=True)]
             yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
@@ -128,7 +128,7 @@ def _render_case(
     before, question, beginning = format_needle_prompt(settings.values, keys, len(gold) == 1)
     return RenderedCase(
         before,
-        hide_needles(settings.filler, num_units, sentences),
+        insert_needles_into_filler(settings.filler, num_units, sentences),
         question,
         beginning,
         gold,
@@ -136,16 +136,20 @@ def _render_case(
     )
 
 
-def _draw_names_and_values(random: Random, settings: CaseSettings, count: int) -> list[tuple[str, str]]:
+def _draw_needle_names_and_values(
+    random: Random, settings: CaseSettings, count: int
+) -> list[tuple[str, str]]:
     keys: list[str] = []
     while len(keys) < count:
         key = random_word_pair(random)
         if key not in keys and key not in settings.filler:
             keys.append(key)
-    return list(zip(keys, _draw_values(random, settings, count, set(keys)), strict=True))
+    return list(zip(keys, _draw_needle_values(random, settings, count, set(keys)), strict=True))
 
 
-def _draw_values(random: Random, settings: CaseSettings, count: int, excluded_values: set[str]) -> list[str]:
+def _draw_needle_values(
+    random: Random, settings: CaseSettings, count: int, excluded_values: set[str]
+) -> list[str]:
     """Draw distinct values that do not occur elsewhere in the text."""
     values: list[str] = []
     while len(values) < count:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from runner.datasets.word_problems import DISTINCT, Problem, Split, generate_problem
-from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm, hide_needles
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm, insert_needles_into_filler
 
 BEFORE = (
     "A short story is hidden within the following text. Make sure to memorize it. I will ask a question about it "
@@ -34,7 +34,7 @@ def _render_case(
     settings: CaseSettings, depth: float, hidden_problem: Problem, num_units: int
 ) -> RenderedCase:
     story, question = _split_story_and_question(hidden_problem.question)
-    context = hide_needles(settings.filler, num_units, [(depth, story)])
+    context = insert_needles_into_filler(settings.filler, num_units, [(depth, story)])
     return RenderedCase(
         BEFORE, context, f"{question}\n\n{INSTRUCTION}", "Answer:", (hidden_problem.gold,), ValueForm.total
     )

@@ -40,22 +40,24 @@ def draw_tracking_cases(settings: CaseSettings) -> Iterator[Case]:
 def _render_numbered_case(settings: CaseSettings, case_number: int, num_lines: int) -> RenderedCase:
     """Render a case with `num_lines` lines of noise, reproducible by its case number."""
     random = settings.create_random(case_number)
-    example = render_tracking_example(random, random.randrange, EXAMPLE_SIZE)
-    return render_tracking_case(random, random.randrange, num_lines, example)
+    example = render_variable_tracking_example(random, random.randrange, EXAMPLE_SIZE)
+    return render_variable_tracking_case(random, random.randrange, num_lines, example)
 
 
-def render_tracking_example(random: Random, draw_number: IntegerSampler, num_lines: int) -> str:
+def render_variable_tracking_example(random: Random, draw_number: IntegerSampler, num_lines: int) -> str:
     """Render a worked example of variable tracking, with different variable names in each case."""
-    context, value, names = _draw_noise_with_chain(random, draw_number, num_lines, LETTERS_OF_EXAMPLE)
+    context, value, names = _draw_noise_with_assignment_chain(
+        random, draw_number, num_lines, LETTERS_OF_EXAMPLE
+    )
     beginning = BEGINNING.format(count=HOPS + 1, value=value)
     question = QUESTION.format(value=value)
     return f"{BEFORE}\n\n{context}\n{question} {beginning} {' '.join(names)}\n\n"
 
 
-def render_tracking_case(
+def render_variable_tracking_case(
     random: Random, draw_number: IntegerSampler, num_lines: int, example: str
 ) -> RenderedCase:
-    context, value, names = _draw_noise_with_chain(random, draw_number, num_lines, LETTERS)
+    context, value, names = _draw_noise_with_assignment_chain(random, draw_number, num_lines, LETTERS)
     for name in example.partition(BEGINNING[-10:])[2].split():
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
@@ -71,7 +73,7 @@ def render_tracking_case(
     )
 
 
-def _draw_noise_with_chain(
+def _draw_noise_with_assignment_chain(
     random: Random, draw_number: IntegerSampler, num_lines: int, name_length: int
 ) -> tuple[str, str, list[str]]:
     """Return a noise text that contains a chain of assignments, the assigned value, and the variable

@@ -64,7 +64,9 @@ def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "
     return pictures
 
 
-def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False) -> RecallPlotData:
+def convert_findings_to_plot_data(
+    findings: RecallFindings, name: str, is_baseline: bool = False
+) -> RecallPlotData:
     lengths = findings.length_recalls
     cells = [[findings.recall_at(length.length, depth) for length in lengths] for depth in findings.depths]
     found = findings.effective_length
@@ -204,7 +206,7 @@ def create_row_recall_pictures(
     """Return the recall plots of table rows. Empty if only one length was tested."""
     names = shorten_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
-        to_plot_data(findings, name, row.is_baseline)
+        convert_findings_to_plot_data(findings, name, row.is_baseline)
         for (row, findings), name in zip(rows, names, strict=True)
     ]
     return create_recall_pictures(drawn)

@@ -37,7 +37,7 @@ def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
     )
 
 
-def describe_effective_length(effective_length: EffectiveLength) -> str:
+def describe_effective_context_length(effective_length: EffectiveLength) -> str:
     """Describe an effective length, e.g. `at least 4,096 tokens, below 8,192 tokens`."""
     if effective_length.reached == len(effective_length.lengths) - 1:
         return f"at least {effective_length.at_least:,} tokens, the longest tested length"
@@ -62,7 +62,7 @@ def describe_effective_length(effective_length: EffectiveLength) -> str:
     return ", ".join(parts)
 
 
-def format_effective_length_sentence(findings: RecallFindings) -> str:
+def format_effective_context_length_sentence(findings: RecallFindings) -> str:
     """Return a sentence on the effective context length, or on the reason why it is unknown."""
     lengths, margin = findings.length_recalls, format_margin_points(findings.margin)
     shortest = lengths[0]
@@ -83,11 +83,11 @@ def format_effective_length_sentence(findings: RecallFindings) -> str:
     at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
     texts = f"over {findings.num_haystacks} texts" if findings.is_clustered_by_haystack else "in these texts"
     reached = f"effective length {texts}, with a loss of at most {margin} compared with {at_shortest}"
-    sentence = f"{reached}: {describe_effective_length(found)}"
+    sentence = f"{reached}: {describe_effective_context_length(found)}"
     if not found.undecided_lengths:
         return sentence
     first = lengths[found.reached + 1]
-    needed = format_rounded_count(findings.needed_questions)
+    needed = format_rounded_count(findings.needed_questions_per_length)
     asked = first.answers if findings.is_clustered_by_haystack else first.questions
     return (
         f"{sentence}. Some lengths are undecided with {asked} questions per length. "
@@ -95,7 +95,7 @@ def format_effective_length_sentence(findings: RecallFindings) -> str:
     )
 
 
-def format_undecided_length_sentence(findings: RecallFindings) -> str:
+def explain_undecided_effective_length(findings: RecallFindings) -> str:
     """Explain why the effective length is unknown or undecided. Empty if it is decided."""
     found = findings.effective_length
     if findings.is_too_low:
@@ -105,11 +105,11 @@ def format_undecided_length_sentence(findings: RecallFindings) -> str:
     lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
     return (
         f"the effective length is undecided at {lengths} tokens. "
-        f"Use about {format_rounded_count(findings.needed_questions)} questions per length."
+        f"Use about {format_rounded_count(findings.needed_questions_per_length)} questions per length."
     )
 
 
-def format_short_depth_sentences(findings: RecallFindings) -> list[str]:
+def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
     """Return a sentence that lists the text lengths and depths with significantly lower recall; []
     if none.
     """
@@ -123,16 +123,16 @@ def format_short_depth_sentences(findings: RecallFindings) -> list[str]:
     return [f"recall depends on the depth at {', '.join(places)}."] * bool(places)
 
 
-def format_lost_depth_sentences(findings: RecallFindings) -> list[str]:
+def format_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
     """Return sentences on depths with significantly lower recall; [] if none."""
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
     if not shown:
         return []
-    parts = [describe_lost_depths(lost) for lost in shown]
+    parts = [describe_depths_with_recall_loss(lost) for lost in shown]
     return [f"recall depends on the depth: {'; '.join(parts)}. p is adjusted for all depths and lengths."]
 
 
-def describe_lost_depths(lost_depths: LostDepths) -> str:
+def describe_depths_with_recall_loss(lost_depths: LostDepths) -> str:
     """Describe the depths at which recall is lower than at other depths, for texts of one length."""
     at = (
         f"depth {lost_depths.first:g}"
@@ -144,7 +144,7 @@ def describe_lost_depths(lost_depths: LostDepths) -> str:
     return f"in texts of {lost_depths.length:,} tokens, recall is lower at {at} ({shares}, {p})"
 
 
-def build_length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+def build_recall_by_depth_table_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return a table of recall in percent, with one line per text length and one column per depth."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.recall_at(length.length, None) for length in findings.length_recalls):
@@ -236,5 +236,5 @@ def build_effective_length_record(effective_length: EffectiveLength | None) -> d
         "at_least": effective_length.at_least,
         "below": effective_length.first_lost_length,
         "undecided": [*effective_length.undecided_lengths],
-        "words": describe_effective_length(effective_length),
+        "words": describe_effective_context_length(effective_length),
     }

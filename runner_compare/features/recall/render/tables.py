@@ -12,20 +12,20 @@ from runner_compare.features.recall.compute import (
 )
 from runner_compare.features.recall.render.recall_text import (
     IN_SEVERAL_PLACES,
+    explain_undecided_effective_length,
     format_cell,
-    format_effective_length_sentence,
+    format_depth_recall_loss_sentences,
+    format_effective_context_length_sentence,
     format_first_lost_length,
-    format_lost_depth_sentences,
     format_percent,
     format_reached,
-    format_short_depth_sentences,
-    format_undecided_length_sentence,
+    format_short_depth_recall_loss_sentences,
 )
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
     build_subset_columns,
-    format_short_subset_sentences,
+    format_short_subset_finding_sentences,
     format_subset_sentences,
     format_undecided_sentences,
 )
@@ -61,13 +61,21 @@ def format_short_recall_sentences(table: Table) -> list[str]:
         (format_row_name(row, table.keys), kept.findings[row.run.run_id]) for row in list_recall_rows(table)
     ]
     return [
-        *_group_sentences(
-            [(name, text) for name, findings in shown if (text := format_undecided_length_sentence(findings))]
+        *_merge_equal_sentences(
+            [
+                (name, text)
+                for name, findings in shown
+                if (text := explain_undecided_effective_length(findings))
+            ]
         ),
-        *_group_sentences(
-            [(name, text) for name, findings in shown for text in format_short_depth_sentences(findings)]
+        *_merge_equal_sentences(
+            [
+                (name, text)
+                for name, findings in shown
+                for text in format_short_depth_recall_loss_sentences(findings)
+            ]
         ),
-        *format_short_subset_sentences("recall", table, kept.compared, "at {:,} tokens".format),
+        *format_short_subset_finding_sentences("recall", table, kept.compared, "at {:,} tokens".format),
     ]
 
 
@@ -130,11 +138,17 @@ def format_recall_sentences(table: Table) -> list[str]:
         (format_row_name(row, table.keys), kept.findings[row.run.run_id]) for row in list_recall_rows(table)
     ]
     return [
-        *_group_sentences([(name, format_effective_length_sentence(findings)) for name, findings in shown]),
-        *_group_sentences(
-            [(name, text) for name, findings in shown for text in format_lost_depth_sentences(findings)]
+        *_merge_equal_sentences(
+            [(name, format_effective_context_length_sentence(findings)) for name, findings in shown]
         ),
-        *format_longest_length_sentence(table),
+        *_merge_equal_sentences(
+            [
+                (name, text)
+                for name, findings in shown
+                for text in format_depth_recall_loss_sentences(findings)
+            ]
+        ),
+        *format_longest_effective_length_sentences(table),
         *format_subset_sentences("recall", table, kept.compared, "at {:,}".format),
         *format_undecided_sentences("recall at each length", kept.compared),
         *format_error_rate_sentences(list_recall_error_families(table)),
@@ -156,7 +170,7 @@ def format_recall_legend(table: Table) -> str:
     )
 
 
-def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
+def _merge_equal_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
     """Merge identical sentences about several runs into one. Returns at most MAX_NAMES sentences."""
     names: dict[str, list[str]] = {}
     for name, sentence in named_sentences:
@@ -167,7 +181,7 @@ def _group_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def format_longest_length_sentence(table: Table) -> list[str]:
+def format_longest_effective_length_sentences(table: Table) -> list[str]:
     """Name the runs whose effective context length has the highest lower bound.
 
     Returns [] if all rows have the same length.

@@ -57,10 +57,10 @@ def create_divergence_pictures(table: Table) -> list[Picture]:
     if zeros:
         names = ", ".join(format_row_name(row, table.keys) or row.run.job_id for row in zeros)
         title += f"; not drawn, as the axis is logarithmic: {names} (KL 0)"
-    return [Picture("divergence", title, lambda: draw_kl_over_weights(drawn, table.keys))]
+    return [Picture("divergence", title, lambda: draw_kl_over_weight_size(drawn, table.keys))]
 
 
-def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
+def draw_kl_over_weight_size(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     all_panels = list(dict.fromkeys(row.panel for row in rows))

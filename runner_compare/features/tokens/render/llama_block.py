@@ -39,7 +39,7 @@ DELTA_P = (
 )
 
 
-def format_llama_block(
+def format_llama_perplexity_statistics(
     kl_per_token: Sequence[float],
     logprobs: Sequence[float],
     reference_logprobs: Sequence[float],

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any, TextIO
 
 from runner_base import Column, ColumnUse, ConfigError
-from runner_compare.features.tokens.render.llama_block import format_llama_block
+from runner_compare.features.tokens.render.llama_block import format_llama_perplexity_statistics
 from runner_compare.metrics import KL_SHARES, find_metric
 from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.reader import Reader
@@ -46,14 +46,14 @@ LEGEND = (
 )
 
 
-def build_token_tables(table: Table) -> dict[str, list[Column]]:
+def build_token_divergence_tables(table: Table) -> dict[str, list[Column]]:
     if not any(CHIEF in row.run.metrics for row in table.rows):
         return {}
-    titled = {TITLE: build_token_columns(table), BY_CATEGORY: build_category_columns(table)}
+    titled = {TITLE: build_token_divergence_columns(table), BY_CATEGORY: build_category_columns(table)}
     return {title: columns for title, columns in titled.items() if columns}
 
 
-def build_token_columns(table: Table) -> list[Column]:
+def build_token_divergence_columns(table: Table) -> list[Column]:
     """Return columns for the token statistics that llama-perplexity prints.
 
     Rows without token metrics, such as the reference itself, are omitted.
@@ -85,26 +85,26 @@ def _format_cell(run: Run, key: str, suffix: str = "") -> str:
     return format_metric(run.metrics, key, find_metric(key).format_value, "{} – {}", suffix) or ABSENT
 
 
-def write_llama_blocks(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
+def write_llama_perplexity_statistics(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
     blocks = [
         (format_row_name(row, table.keys) or row.run.job_id, found)
         for table in tables
         for row in table.rows
-        if (found := format_llama_block_of_run(row.run, reader)) is not None
+        if (found := format_run_llama_perplexity_statistics(row.run, reader)) is not None
     ]
     if not blocks:
         raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def format_llama_block_of_run(run: Run, reader: Reader) -> str | None:
+def format_run_llama_perplexity_statistics(run: Run, reader: Reader) -> str | None:
     """Format one run's statistics like llama-perplexity; None if the run did not store full distributions."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
     texts = reader.load_text_tokens(run)
     if texts is None or not all(text.reference for text in texts):
         return None
-    return format_llama_block(
+    return format_llama_perplexity_statistics(
         [value for text in texts for value in text.least],
         [value for text in texts for value in text.logprobs],
         [value for text in texts for value in text.reference],

@@ -127,12 +127,12 @@ def test_the_adapters_exchanged_give_other_tokens(case: Case) -> None:
 
 @pytest.mark.thorough
 def test_an_adapter_on_the_wrong_rows_is_seen(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = TokenAdapters.select_adapters
+    reading = TokenAdapters.assign_adapters_to_tokens
 
     def shifted(self: TokenAdapters, names: Sequence[str | None]) -> Any:
         return reading(self, [*names[1:], *names[:1]])
 
-    monkeypatch.setattr(TokenAdapters, "select_adapters", shifted)
+    monkeypatch.setattr(TokenAdapters, "assign_adapters_to_tokens", shifted)
     assert answered(case.spec(), mixed()) != case.expected()
 
 

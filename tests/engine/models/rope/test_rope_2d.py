@@ -104,11 +104,11 @@ def test_a_single_stream_is_branch_0_at_the_time_of_its_position(ratio: float) -
 
 
 def test_which_pairs_are_patched() -> None:
-    assert list(rope_2d.list_rotated_2d_pairs(32, 0.5)) == list(range(17, 33))
-    assert list(rope_2d.list_rotated_2d_pairs(32, 0)) == [32], "one pair at least"
-    assert list(rope_2d.list_rotated_2d_pairs(8, 1)) == list(range(1, 9))
-    assert len(rope_2d.list_rotated_2d_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
-    assert len(rope_2d.list_rotated_2d_pairs(7, 0.5)) == 4, "and 3.5 too"
+    assert list(rope_2d.list_2d_rope_frequency_pairs(32, 0.5)) == list(range(17, 33))
+    assert list(rope_2d.list_2d_rope_frequency_pairs(32, 0)) == [32], "one pair at least"
+    assert list(rope_2d.list_2d_rope_frequency_pairs(8, 1)) == list(range(1, 9))
+    assert len(rope_2d.list_2d_rope_frequency_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
+    assert len(rope_2d.list_2d_rope_frequency_pairs(7, 0.5)) == 4, "and 3.5 too"
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))
     described = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig()).describe()
     assert described == "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128"
@@ -435,7 +435,7 @@ def test_reached_without_coordinates() -> None:
     ):
         patch(torch.zeros(1, 3, 1))
     with (
-        rope_2d.require_coordinates(model),
+        rope_2d.require_token_coordinates(model),
         pytest.raises(RuntimeError, match="2D rope has no token coordinates"),
     ):
         model(IDS)

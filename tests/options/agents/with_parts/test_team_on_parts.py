@@ -16,7 +16,7 @@ from runner.config.model import StubConfig
 from runner.config.root import PrintMode, RunnerConfig
 from runner.options.agents.keys import AgentsConfig, PromptStyle, Topology
 from runner.options.parts.keys import SplitConfig
-from runner.report import GridLine, print_grid
+from runner.report import GridLine, print_grid_results
 from runner.run import run
 from runner_base.result import CALLS, Record
 from runner_engine.embedded import MODEL_DIR
@@ -59,7 +59,7 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     )
     heads = {}
     for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
-        print_grid(jobs, PrintMode.table)
+        print_grid_results(jobs, PrintMode.table)
         # words: some heads are folded
         heads[name] = capsys.readouterr().out.split("───")[0].split()
     assert {"calls", "prompt", "new", "decode", "tok/s"} < set(heads["team"])

@@ -18,4 +18,4 @@ pytestmark = [pytest.mark.slow, pytest.mark.smoke(5)]
 def test_pth_adapters(arena: Arena, case: str) -> None:
     corpus.PICKLES[case](arena.folder / "a.pth", arena.mark)
     options = convert_lora.create_parser().parse_args(["a.pth", "out", "--base", "embedded"])
-    assert "a.pth" in arena.refusal(partial(convert_lora.convert_adapter, options))
+    assert "a.pth" in arena.refusal(partial(convert_lora.convert_between_pth_and_peft, options))

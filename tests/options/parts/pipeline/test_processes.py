@@ -295,7 +295,7 @@ def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
             raise JobFailed("process 1 of 2 ended without a message", code="failed")
 
     monkeypatch.setattr("runner.options.parts.pipeline.processes.terminated_at", time.monotonic())
-    step = signals.defer_until_step_ends(), name_dead_process(cast(PeerProcesses, Peers()), None)
+    step = signals.defer_signals_until_step_ends(), name_dead_process(cast(PeerProcesses, Peers()), None)
     with (
         signals.defer_signals(),
         signals.interruptible_block(),

@@ -17,7 +17,7 @@ def layout_of(names: list[str], config: dict[str, Any]) -> layout.ModelLayout:
     tensors = [TensorLocation(name, "F32", (2,), Path("x"), 0, 8) for name in names]
     checkpoint = Checkpoint(Path("x"), config, [], [])
     object.__setattr__(checkpoint, "files", [type("File", (), {"tensors": tensors})])
-    return layout.find_layout(checkpoint)
+    return layout.group_tensors_into_layout(checkpoint)
 
 
 @pytest.mark.parametrize(
