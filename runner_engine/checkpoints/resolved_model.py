@@ -375,10 +375,14 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
     """
     if path.is_file():
         return gguf_file.list_tensors_as_dequantized(gguf_file.read_gguf_header(path))
-    whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
-    files = [file for file in whole if file.exists()][:1]
-    if (index := path / weight_files.INDEX).exists():  # from_pretrained prefers it, too
+    index, adapter = path / weight_files.INDEX, path / "adapter_model.safetensors"
+    files: list[Path] = []
+    if (whole := path / weight_files.SINGLE).exists():  # from_pretrained prefers it, too
+        files = [whole]
+    elif index.exists():
         files = weight_files.list_shard_files(index, weight_files.read_shard_index(index))
+    elif adapter.exists():
+        files = [adapter]
     return [tensor for file in files for tensor in weight_files.read_weight_file_header(file).tensors]
 
 

@@ -14,7 +14,7 @@ from raising import raises
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
-from runner_engine.checkpoints import weight_sizes
+from runner_engine.checkpoints import weight_files, weight_sizes
 from runner_engine.checkpoints.pass_memory import read_model_sizes
 from runner_engine.checkpoints.resolved_model import read_tensor_headers, resolve_model
 from runner_engine.checkpoints.weight_files import TensorLocation
@@ -223,6 +223,9 @@ def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path:
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert [tensor.name for tensor in read_tensor_headers(tmp_path)] == ["a", "b"]
+    write("model.safetensors", "whole")  # as from_pretrained, which ignores the index then
+    assert [tensor.name for tensor in read_tensor_headers(tmp_path)] == ["whole"]
+    assert weight_files.find_weight_files_to_load(tmp_path)[1] == [tmp_path / "model.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 4) + b"{\xff\xfe}"])
