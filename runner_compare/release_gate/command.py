@@ -127,9 +127,7 @@ def build_gate_report(
     source = read_policy(options)
     policy = source.policy
     is_file = names_files(options.baseline)
-    of_records = [
-        name for name in ("where", "grid", "task", "experiment", "tracking_uri") if getattr(options, name)
-    ]
+    of_records = [name for name in ("grid", "task", "experiment", "tracking_uri") if getattr(options, name)]
     if is_file and of_records:
         raise ConfigError(
             "this option selects recorded jobs, but the baseline is a file. Omit the option",
@@ -143,9 +141,8 @@ def build_gate_report(
             code="conflict",
         )
     if is_file:
-        runs = read_files(
-            options.baseline, options.candidates or ["outputs"], policy, options.cluster or None
-        )
+        paths = options.candidates or ["outputs"]
+        runs = read_files(options.baseline, paths, policy, options.cluster or None, options.where)
     else:
         if options.candidates:
             raise ConfigError(
@@ -252,13 +249,13 @@ def create_gate_parser() -> argparse.ArgumentParser:
         metavar="FIELD",
         help="field whose equal values define a cluster of questions",
     )
+    repeated("--where", metavar="FILTER", help="only runs with these config values, e.g. task.split=test")
     add = arguments.add_argument_group("recorded jobs (without RESULTS)").add_argument
     add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
     add("--tracking-uri", help="another MLflow store")
     add("--experiment", help="the MLflow experiment")
     add("--task", help="only this task")
     add("--grid", metavar="ID|last", help="only the jobs of one grid")
-    partial(add, action="append", default=[])("--where", metavar="FILTER", help="only runs with these values")
     add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
     add("--log", action="store_true", help="log each verdict to the candidate's run in MLflow")

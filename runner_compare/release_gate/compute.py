@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from runner_base import ConfigError
+from runner_base.errors import find_closest_names
 from runner_base.notes import note
 from runner_compare.features.gates.metric_bounds import find_metric_bounds
 from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, RequirementTerm
@@ -84,7 +85,9 @@ def check_candidates(
         if not any(_matches_expected_label(label, name, run) for name, run in known) and not any(
             label in _words(job.name) for job in missing_jobs
         ):
-            checks[label].append(Check(GateVerdict.no_go, note("expected")))
+            names = {word for name, _ in known for word in (name, *_words(name))}
+            similar = find_closest_names(label, sorted(names))
+            checks[label].append(Check(GateVerdict.no_go, note("expected", similar=similar)))
     candidates = [
         CandidateVerdict(name, tuple(dict.fromkeys(job_ids[name])), tuple(found))
         for name, found in checks.items()

@@ -11,9 +11,11 @@ from runner_base import ConfigError, short_hash, unknown_choice_message
 from runner_compare.command import build_comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.missing_jobs import JobState, MissingJob, find_jobs_with_errors
+from runner_compare.model.selection import filter_runs
 from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.options import create_parser
 from runner_compare.reader import Reader
+from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.load import OPTION, ResultsReader, load_results
 from runner_compare.readers.records import Records
@@ -23,6 +25,7 @@ from runner_compare.release_gate.compute import RuleTables
 from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
 
+SWAPPED = ", as the first argument"
 DATA_KEYS = ("task.data", "task.subset", "task.split")
 
 
@@ -47,14 +50,21 @@ def names_files(baseline: str) -> bool:
     return "=" not in baseline or Path(baseline).expanduser().exists()
 
 
-def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None) -> GateRuns:
-    """Load the baseline and the candidates from files or folders, and compare them."""
+def read_files(
+    baseline: str, candidates: Sequence[str], policy: Policy, cluster: str | None, filters: Sequence[str] = ()
+) -> GateRuns:
+    """Load the baseline and the candidates from files or folders, and compare them. The filters select
+    candidates.
+    """
     runs, reader = _load(baseline, candidates, policy, cluster)
     of_baseline = [run for run in runs if _source(run) == baseline]
     others = [run for run in runs if _source(run) != baseline]
+    for filter_text in filters:
+        others = filter_runs(others, filter_text)
+    swapped = SWAPPED * any(path.endswith(PACKED_JOB_SUFFIX) for path in candidates)
     if not of_baseline:
         raise ConfigError(
-            "no baseline result was found. Give a packed job or the folder of one job",
+            "no baseline result was found. Give a packed job or the folder of one job" + swapped,
             key=baseline,
             code="empty",
         )
@@ -72,7 +82,7 @@ def read_files(baseline: str, candidates: Sequence[str], policy: Policy, cluster
         if sum(other.task == base.task for other in of_baseline) > 1:
             names = ", ".join(other.job_id for other in of_baseline)
             raise ConfigError(
-                f"the baseline has several results of task {base.task}: {names}. Select one of them",
+                f"the baseline has several results of task {base.task}: {names}. Select one of them{swapped}",
                 key="baseline",
                 value=baseline,
                 code="ambiguous",

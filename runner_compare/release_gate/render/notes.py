@@ -40,5 +40,7 @@ NOTES: Mapping[str, Template] = {
     "no_interval": _describe_no_interval,
     "limit": _describe_limit,
     "no_result": _describe_missing,
-    "expected": "expected, but no result was found",
+    "expected": lambda similar: (
+        "expected, but no result was found" + (f". Did you mean {' or '.join(similar)}?" if similar else "")
+    ),
 }
