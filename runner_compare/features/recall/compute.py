@@ -156,18 +156,23 @@ class RecallFindings:
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
-    def needed_questions_per_length(self) -> int:
-        """Estimated number of questions per length needed to decide the shortest undecided length.
+    def needed_units_per_length(self) -> int:
+        """Estimated number of independent units per length needed to decide the shortest undecided length.
 
-        The estimate assumes that no recall is lost there.
+        The units are haystacks if questions are clustered by haystack, and otherwise questions. The
+        estimate assumes that no recall is lost there.
         """
         level = self.significance_levels[1]
         at_least = math.floor(math.log(level / 2) / math.log(1 - self.margin)) + 1
         found = self.effective_length
-        undecided = found is not None and self.length_recalls[found.reached + 1].against_shortest
+        if found is None:
+            return at_least
+        length = self.length_recalls[found.reached + 1]
+        undecided = length.against_shortest
         if not undecided or not undecided.test.can_plan:
             return at_least
-        return max(at_least, undecided.test.plan_sample_size_for_margin(self.margin, level) or at_least)
+        answers = undecided.test.plan_sample_size_for_margin(self.margin, level) or 0
+        return max(at_least, math.ceil(answers * length.questions / length.answers))
 
     def recall_at(self, length: int, depth: float | None) -> CellRecall | None:
         """Return the recall at one length and depth, or None without questions.

@@ -87,12 +87,19 @@ def format_effective_context_length_sentence(findings: RecallFindings) -> str:
     if not found.undecided_lengths:
         return sentence
     first = lengths[found.reached + 1]
-    needed = format_rounded_count(findings.needed_questions_per_length)
-    asked = first.answers if findings.is_clustered_by_haystack else first.questions
+    units = "texts" if findings.is_clustered_by_haystack else "questions"
     return (
-        f"{sentence}. Some lengths are undecided with {asked} questions per length. "
-        f"Use about {needed} per length."
+        f"{sentence}. Some lengths are undecided with {first.questions} {units} per length. "
+        f"{_format_needed_units(findings)}"
     )
+
+
+def _format_needed_units(findings: RecallFindings) -> str:
+    needed = format_rounded_count(findings.needed_units_per_length)
+    units = (
+        "texts per length (task.num_texts)" if findings.is_clustered_by_haystack else "questions per length"
+    )
+    return f"Use about {needed} {units}."
 
 
 def explain_undecided_effective_length(findings: RecallFindings) -> str:
@@ -103,10 +110,7 @@ def explain_undecided_effective_length(findings: RecallFindings) -> str:
     if found is None or not found.undecided_lengths:
         return ""
     lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
-    return (
-        f"the effective length is undecided at {lengths} tokens. "
-        f"Use about {format_rounded_count(findings.needed_questions_per_length)} questions per length."
-    )
+    return f"the effective length is undecided at {lengths} tokens. {_format_needed_units(findings)}"
 
 
 def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
