@@ -148,7 +148,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     said = format_effective_context_length_sentence(same)
     assert "undecided with 20 questions per length" in said
     assert same.needed_units_per_length == 36
-    assert "about 36 questions per length" in said
+    assert "at least 36 questions per length" in said
 
 
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:

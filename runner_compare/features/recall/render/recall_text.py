@@ -99,7 +99,7 @@ def _format_needed_units(findings: RecallFindings) -> str:
     units = (
         "texts per length (task.num_texts)" if findings.is_clustered_by_haystack else "questions per length"
     )
-    return f"Use about {needed} {units}."
+    return f"Use at least {needed} {units}."
 
 
 def explain_undecided_effective_length(findings: RecallFindings) -> str:
