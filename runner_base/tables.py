@@ -193,7 +193,7 @@ def _move_constants_to_caption(table: FittedTable) -> None:
     if len(same) < len(table.columns):
         table.columns = [column for column in table.columns if column not in same]
         table.caption = [
-            f"{join_lines(column.head)} {join_lines(column.cells[0])}" for column in same if column.cells[0]
+            f"{join_lines(column.head)} = {join_lines(column.cells[0])}" for column in same if column.cells[0]
         ]
 
 

@@ -114,14 +114,11 @@ class Table:
 
     def names_without(self, shared: str) -> list[str]:
         """Return the names but for one of each that a line says to be the same in all rows: `new
-        tokens 16` has one."""
+        tokens = 16` has one."""
         names = self.names[::-1]
         for part in filter(None, shared.split(" · ")):
-            head = part.rpartition(" ")[0]
-            same = next(
-                (name for name in names if f" {head}".endswith(f" {name}") or part.startswith(f"{name} ")),
-                None,
-            )
+            head = part.partition(" = ")[0]
+            same = next((name for name in names if f" {head}".endswith(f" {name}")), None)
             if same:
                 names.remove(same)
         return names[::-1]

@@ -290,10 +290,8 @@ def needed_and_asked(
         found = findings.effective_length
         if found is None or not found.undecided_lengths or found.undecided_lengths[0] > model.true:
             continue
-        said.append(findings.needed_questions_per_length)
-        (again,) = drawn(
-            generator, model, math.ceil(findings.needed_questions_per_length / len(DEPTHS)), False
-        )
+        said.append(findings.needed_units_per_length)
+        (again,) = drawn(generator, model, math.ceil(findings.needed_units_per_length / len(DEPTHS)), False)
         asked = RecallFindings(tuple(again), MARGIN).effective_length
         decided += asked is not None and asked.at_least >= found.undecided_lengths[0]
     return decided, said

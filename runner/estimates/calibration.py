@@ -93,7 +93,7 @@ def calibrate_models(
     left_out = [calibration for calibration in requests if calibration not in chosen]
     if left_out:
         names = [calibration.name for calibration in left_out]
-        print_line(format_note(note("not_calibrated", names=names, limit_s=limit_s)))
+        print_line(format_note(note("not_calibrated", names=names)))
     if not chosen:
         return {}
     formats = {"count": len(chosen), "total": len(requests)}

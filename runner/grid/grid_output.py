@@ -48,7 +48,7 @@ ESTIMATE_COLUMNS = (
     "weights MiB",
     "KV MiB",
     "activ. MiB",
-    "peak MiB",
+    "model MiB",
     "fits",
     "time",
     "time source",

@@ -43,9 +43,9 @@ ESTIMATES: dict[str, Template] = {
         f"merging the adapter takes about {format_duration(seconds)} of this time (rough estimate)"
     ),
     "busy": "this machine is busy ({beside}). Jobs may take longer than estimated",
-    "not_calibrated": lambda names, limit_s: (
+    "not_calibrated": lambda names: (
         f"times of {', '.join(names)} are rough estimates, because no speed is recorded. "
-        f"Measuring speeds would take more than {format_duration(limit_s)}, {A_TENTH}"
+        f"Measuring speeds would take more than {A_TENTH}"
     ),
     "calibrating": _format_calibration_start,
     "calibration_ended": lambda limit_s: (
@@ -175,8 +175,8 @@ GRIDS: dict[str, Template] = {
     "detectable": _format_min_detectable_difference,
     "questions_for_margin": _format_questions_needed_for_margin,
     "clusters_not_planned": (
-        "the number of questions that a comparison needs is unknown: questions are grouped by "
-        "task.cluster={cluster}, and questions of one group are not independent"
+        "the statistical power is unknown, because questions of one cluster (task.cluster={cluster}) are "
+        "not independent"
     ),
     "overlaps": _overlaps_text,
     "all_asked": "  the search has used all questions: compare its trials on others, e.g. another task.split",

@@ -41,9 +41,11 @@ PERCENT = re.compile(r"(?<=\d)%")
 # headings of the columns in tables of a job's rows, where a key of the rows needs another word
 ROW_HEADINGS = {
     "kv_mib": "KV cache MiB",
-    "spread": "peak range",
+    "spread": "peak range MiB",
     "error": "prediction error",
     "rss_mib": "RSS MiB",
+    "activation_mib": "activations and buffers MiB",
+    "runtime_mib": "libraries and runtime MiB",
     "mib": "MiB",
     "mb": "MB",
     "mb_per_s": "MB/s",
@@ -310,7 +312,7 @@ LINES = (
     TableLine(
         "predicted",
         "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
-        "runtime {predicted_runtime_mib} MiB (peaks of different stages, not a sum)",
+        "runtime {predicted_runtime_mib} MiB",
     ),
     TableLine(
         "KV cache",

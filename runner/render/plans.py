@@ -20,7 +20,7 @@ def format_memory_lines(
     free = [f"{free_ram_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(free_gpu_mib)]
     return [
-        f"Peak memory is predicted for answers of maximum length. Each process needs {process_mib:.0f} MiB more.",
+        f"Memory is predicted for answers of maximum length. Each process needs {process_mib:.0f} MiB more.",
         f"Free memory: {', '.join(free)}",
     ]
 

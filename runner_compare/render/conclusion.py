@@ -252,7 +252,7 @@ def _format_detection_advice(items: Sequence[Item]) -> str:
         shown = f"{hardest.n:,} {counted} are too few to detect any difference"
     else:
         size = f"{find_quantity(hardest).write_detectable(hardest.detectable)} {effect_unit(hardest)}"
-        shown = f"a difference below {size} may be undetected"
+        shown = f"differences below {size} may go undetected"
     if tells_more := render_notes(hardest.tells_more):
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from runner_base.tables import shorten_paths
 from runner_compare.model.data import ABSENT, CLUSTER, REPEAT, TEAM, Run, TableRow, key_label
 
+CLUSTER_NOUNS = {"recall": "text", "tools": "function"}  # of tasks whose questions have given clusters
 MAX_NAMES = 8  # the most rows that a sentence names
 
 
 def get_cluster_noun(run: Run) -> str:
     """Return what a cluster of questions is called in a run, e.g. `template`. The default is `cluster`."""
     by = run.get_value(CLUSTER) or ""
-    return by if by.isalpha() and by not in ("null", "auto") else "cluster"
+    return by if by.isalpha() and by not in ("null", "auto") else CLUSTER_NOUNS.get(run.task, "cluster")
 
 
 def format_number(value: float | None, extra_digits: int = 0) -> str:

@@ -154,7 +154,7 @@ def format_sample_counts(table: Table) -> str:
     answers = max(run.max_answers_per_question for run in runs)
     clusters = {run.metrics.get("families") for run in runs}
     if len(clusters) == 1 and (shared := clusters.pop()) and not any(run.over_seeds for run in runs):
-        text += f" from {shared:,.0f} {get_cluster_noun(runs[0])}s"
+        text += f", from {shared:,.0f} {get_cluster_noun(runs[0])}s"
     return f"{text} · {answers} answers to each" if answers > 1 else text
 
 

@@ -224,8 +224,8 @@ def format_more_data_hint(decision: Decision) -> str:
     if not decision.counts.get("few"):
         return ""
     if decision.counts["clusters"]:
-        return "add questions of new clusters to detect smaller differences: more per cluster hardly help"
-    return "add questions to detect smaller differences: more answers per question hardly help"
+        return "use questions of new clusters, because more questions per cluster hardly help"
+    return "use more questions, because more answers per question hardly help"
 
 
 def format_worst_case_condition(decision: Decision) -> str:

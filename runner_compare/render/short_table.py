@@ -63,9 +63,10 @@ def build_default_output_columns(table: Table) -> list[Column]:
 
 def build_comparison_columns(table: Table) -> list[Column]:
     rows = table.rows
+    unit = "points " if table.likelihood_unit is None and table.compared_metric is None else ""
     columns = [
         Column(
-            f"vs {format_baseline_heading(table)} {LEVEL}",
+            f"{unit}vs {format_baseline_heading(table)} {LEVEL}",
             [format_effect(row.effect) if row.effect else ABSENT if row.note else "" for row in rows],
             use=ColumnUse.difference,
         ),
@@ -176,11 +177,13 @@ def _build_kl_memory_and_speed_columns(table: Table) -> list[Column]:
         )
     if any(MEMORY in row.run.metrics for row in rows):
         cells = [format_number(row.run.metrics.get(MEMORY)) for row in rows]
-        columns.append(Column("MiB", cells, drop_order=MEMORY_ORDER, use=ColumnUse.memory))
+        columns.append(Column("model\nMiB", cells, drop_order=MEMORY_ORDER, use=ColumnUse.memory))
     speed = next((key for key in SPEEDS if any(key in row.run.metrics for row in rows)), None)
     if speed and table.compared_metric is None:
         cells = [_short_speed(row.run.metrics.get(speed)) for row in rows]
-        columns.append(Column("tok/s", cells, drop_order=SPEED, use=ColumnUse.speed))
+        columns.append(
+            Column(f"{speed.partition('_')[0]}\ntok/s", cells, drop_order=SPEED, use=ColumnUse.speed)
+        )
     return columns
 
 

@@ -66,7 +66,7 @@ def test_a_narrow_terminal_shows_whole_words_and_every_verdict(
     ):
         assert cell in words, cell
     assert not {"quantiz", "dominat", "undecid"} & {*words}
-    assert "in all rows: task.split hard5 · n 1,000 · weights MiB 6.07" in text
+    assert "in all rows: task.split = hard5 · n = 1,000 · weights MiB = 6.07" in text
 
 
 def test_a_terminal_names_the_columns_it_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,9 @@ def test_by_default_a_pipe_gets_the_answer_and_one_table_of_100_columns(
     assert lines[1].startswith("nf4 is worse by more than 2 points. int8 is undecided: ")
     head = next(number for number, line in enumerate(lines) if line.startswith("quantization"))
     rows = [line.split() for line in lines[head + 2 : head + 5]]
+    assert lines[head - 1].split() == ["model", "decode"]
     assert lines[head].split() == [
-        *("quantization", "accuracy", "[95", "%]", "vs", "none", "[95", "%]"),
+        *("quantization", "accuracy", "[95", "%]", "points", "vs", "none", "[95", "%]"),
         *("verdict", "more", "needed", "MiB", "tok/s"),
     ]
     assert rows[0][-3:] == ["baseline", "843", "21.2k"]

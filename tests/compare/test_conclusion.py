@@ -45,7 +45,7 @@ def test_each_finding_names_its_candidates() -> None:
     effects = [McNemarTest(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     worse, better, undecided = sentences(*effects)
     assert (worse, better) == ("q1 is worse.", "q0 is better.")
-    assert undecided.startswith("q2 and q3 are undecided: a difference below 4.8 points ")
+    assert undecided.startswith("q2 and q3 are undecided: differences below 4.8 points ")
     assert count_in(undecided, "questions to detect 2 points") == 2_100
     assert conclusion(McNemarTest(2, 60, 500)) == "q0 is worse."
     few = conclusion(McNemarTest(0, 0, 3))

@@ -156,7 +156,7 @@ def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> No
     assert build_ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
     one.effects = [*one.effects, *decide_comparisons([processes(1, 1)])]
     fitted = fit_table_to_width(build_ratio_columns(table), 200)
-    assert "comparison task.streams=2 vs task.streams=1" in fitted.caption
+    assert "comparison = task.streams=2 vs task.streams=1" in fitted.caption
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:

@@ -80,7 +80,7 @@ def test_what_all_rows_share_is_said_once_and_jobs_name_the_columns_of_a_turned_
     jobs = ["likelihood-434d73f7bdeb", "likelihood-b125edb7ad83"]
     columns = [*table_of(2)[1:], Column("job", jobs, False, use=ColumnUse.job), Column("n", ["200", "200"])]
     lines = printed(columns, 90)
-    assert lines[0] == "in all rows: n 200"
+    assert lines[0] == "in all rows: n = 200"
     assert lines[1].split() == ["job", *jobs]
 
 

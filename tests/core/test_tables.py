@@ -35,7 +35,7 @@ def test_columns_are_in_the_order_of_their_use_and_equal_cells_in_the_caption() 
     assert [it.head.split()[0] for it in table.columns] == [
         *("generation.max_new_tokens", "accuracy", "finding", "decode", "new", "job")
     ]
-    assert (table.caption, table.left_out) == (["n 500"], [])
+    assert (table.caption, table.left_out) == (["n = 500"], [])
 
 
 @pytest.mark.parametrize("width", range(75, 130, 5))

@@ -84,7 +84,7 @@ def test_nothing_left_is_an_error(listed: Callable[..., str]) -> None:
 def test_ids_are_read_from_lines_and_from_tables(tmp_path: Path, listed: Callable[..., str]) -> None:
     rows = [{"question": f"{number}?", "answer": str(number), "ID": f"chal-{number}"} for number in range(4)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parquet.write_html_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
     for name in ("lines.jsonl", "table.parquet"):
         assert numbers(Gsm8kConfig(data=str(tmp_path / name), only=listed("chal-2", 0))) == [0, 2]
 

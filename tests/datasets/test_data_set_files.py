@@ -40,7 +40,7 @@ CARD = "---\nconfigs:\n" + "".join(
 
 def table(rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
-    parquet.write_html_table(pa.Table.from_pylist(rows), stream)
+    parquet.write_table(pa.Table.from_pylist(rows), stream)
     return stream.getvalue()
 
 

@@ -95,8 +95,8 @@ def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: RowK
 def test_files_of_these_shapes(tmp_path: Path) -> None:
     listed, table, lists = (tmp_path / "SVAMP.json", tmp_path / "svamp.parquet", tmp_path / "mawps.parquet")
     listed.write_text(json.dumps([SVAMP, SVAMP | {"Answer": 6.0}], indent=1))
-    parquet.write_html_table(pa.Table.from_pylist([SVAMP]), table)
-    parquet.write_html_table(pa.Table.from_pylist([MAWPS]), lists)
+    parquet.write_table(pa.Table.from_pylist([SVAMP]), table)
+    parquet.write_table(pa.Table.from_pylist([MAWPS]), lists)
     assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed)))] == ["5", "6"]
     assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed), offset=1))] == ["6"]
     assert load_questions(Gsm8kConfig(data=str(table)))[0].question == "Ann has 3 pens. How many are 2 more?"
@@ -238,7 +238,7 @@ def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp
     read = parse_row(row, RowKeys())
     assert read.question == "Which colour has grass?\nA. blue\nB. green\nC. red\nD. 1"
     assert (read.gold, read.answer) == ("B", "#### B")
-    parquet.write_html_table(pa.Table.from_pylist([row, row]), tmp_path / "test.parquet")
+    parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "test.parquet")
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     (tmp_path / "rows.json").write_text(json.dumps([row]))
     for name in ("test.parquet", "rows.jsonl", "rows.json"):

@@ -31,7 +31,7 @@ def rows(name: str, count: int = 4) -> list[dict[str, str]]:
 
 def put(path: Path, values: list[dict[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_html_table(pa.Table.from_pylist(values), path)
+    parquet.write_table(pa.Table.from_pylist(values), path)
     return path
 
 

@@ -164,7 +164,7 @@ GGUF: dict[str, bytes] = {
 
 
 def put_parquet(file: Path, table: pa.Table) -> None:
-    parquet.write_html_table(table, file)
+    parquet.write_table(table, file)
 
 
 PARQUETS: dict[str, Callable[[Path], object]] = {

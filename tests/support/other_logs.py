@@ -66,4 +66,4 @@ def rewrite_rows(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> N
 
     rows = parquet.read_table(path).to_pylist()
     change(rows)
-    parquet.write_html_table(pyarrow.Table.from_pylist(rows), path)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)

@@ -76,7 +76,7 @@ def print_flipped_questions(table: Table, out: TextIO, max_per_direction: int | 
         if len(lost) + len(won) < len(flips.questions):
             terminal.print(
                 f"\n{len(lost)} of {flips.lost} lost and {len(won)} of {flips.won} won questions are shown. "
-                "All: --columns all"
+                "--columns all shows all questions"
             )
 
 

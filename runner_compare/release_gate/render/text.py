@@ -22,8 +22,10 @@ from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.quantities import format_more_data_hint
+from runner_compare.statistics import MarginVerdict
 
 WARNING = "WARN"
+UNDECIDED = "ASK: these questions do not suffice for a decision (exit code 3)"
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
@@ -52,6 +54,8 @@ def format_report(report: GateReport) -> str:
         ]
     if report.night is not None:
         lines.append(_describe_night(report.night))
+    if report.verdict is GateVerdict.ask:
+        lines.append(UNDECIDED)
     return "\n".join(lines)
 
 
@@ -126,7 +130,10 @@ def _describe_margin(check: Check) -> Iterator[str]:
     assert decision is not None
     assert decision.verdict is not None
     measure = f"{decision.measure} " if decision.is_ratio else ""
-    yield measure + format_verdict(decision.verdict, format_margin(decision))
+    if decision.verdict is MarginVerdict.undecided:
+        yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"
+    else:
+        yield measure + format_verdict(decision.verdict, format_margin(decision))
     if text := render_note(check.reason, NOTES):
         yield text
     if check.verdict is GateVerdict.no_go and "losses" in decision.counts and not decision.is_ratio:
@@ -155,5 +162,5 @@ def _describe_compared_candidates(report: GateReport) -> str:
     questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
     error = ""
     if report.policy.has_margins and len(report.candidates) > 1:
-        error = f"; wrong verdicts ≤ 5 %{' for each' * report.policy.is_each}"
+        error = f"; at most 5 % wrong verdicts{' for each' * report.policy.is_each}"
     return f"{candidates} against {report.baseline}{questions}{error}"

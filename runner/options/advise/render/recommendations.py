@@ -130,7 +130,7 @@ def _describe_time(candidate: Candidate) -> str:
     basis = "estimated from a measured speed" if is_measured else "a rough estimate"
     if estimate.is_upper_bound:
         seconds = estimate.seconds * (1 + estimate.spread)
-        return f"at most {format_duration(seconds)} {work}: {basis} for answers of maximum length"
+        return f"up to {format_duration(seconds)} {work}: {basis} for answers of maximum length"
     return f"{known}: {basis}"
 
 
