@@ -18,6 +18,7 @@ from runner.render.grid_lines import (
     MLFLOW,
     MORE,
     NEXT,
+    WHAT_COMPARE_SHOWS,
     JobCells,
     build_job_cells,
     format_hint_line,
@@ -328,6 +329,7 @@ def _iterate_next_step_hints(record: Record, store: Store | None, full: bool) ->
     if record.mlflow_uri is not None:
         if store is not None:
             yield format_hint_line(NEXT, build_compare_command(store))
+            yield format_hint_line("", WHAT_COMPARE_SHOWS)
         yield format_hint_line(MLFLOW, format_mlflow_url_or_command(record.mlflow_uri))
     if not full:
         yield format_hint_line(MORE, HOW_TO_SEE_MORE)

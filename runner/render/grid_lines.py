@@ -146,6 +146,7 @@ def format_ended_job_line(job_counter: str, label: str, width: int, cells: JobCe
 # -------------------------------------------------------------------------------------------------- the end
 
 NEXT, MLFLOW, MORE = "Next:", "MLflow:", "More:"
+WHAT_COMPARE_SHOWS = "(compares this job with recorded jobs of other settings)"
 HOW_TO_SEE_MORE = "print=full shows all details, print=json all metrics"
 RECORDED_BEFORE, RECORDED_MEANWHILE = "recorded before", "recorded meanwhile"
 

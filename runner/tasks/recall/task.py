@@ -164,4 +164,4 @@ class RunningRecall(Policy):
         self._shares.append(sample.accuracy())
 
     def progress_fields(self) -> dict[str, str]:
-        return {"recall": f"{fmean(self._shares):.1%}"} if self._shares else {}
+        return {"correct": f"{fmean(self._shares):.1%}"} if self._shares else {}
