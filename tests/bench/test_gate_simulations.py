@@ -127,3 +127,13 @@ def test_asking_until_decided_lets_equal_models_pass_and_finds_losses(generator:
     assert threshold.times > 5
     lost, _, _, _ = rates(generator, 30, 0.08, -0.05)
     assert lost[GateVerdict.no_go].times >= 28
+
+
+def test_the_tests_of_a_policy_share_their_error(generator: np.random.Generator) -> None:
+    """The control gives each of eight tests the whole 5 %."""
+    from gate_tasks_null import simulate
+
+    shared, whole, go = simulate(generator, 150, 8, 500, 0.08, 8)
+    assert shared.low <= 0.05
+    assert whole.low > 0.05
+    assert go.low <= 0.025
