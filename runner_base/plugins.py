@@ -30,6 +30,7 @@ KINDS = {
     "dataset": "runner.datasets",
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
+    "tracker": "runner.trackers",
 }
 OF_OPTIONS = KINDS | {
     "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways

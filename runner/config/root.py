@@ -94,6 +94,10 @@ class RunnerConfig:
     tracking: TrackingConfig = config_field(
         MISSING, NotInIdentity("tracking selects where results are logged, and does not change the results")
     )
+    trackers: list[str] = field(
+        default_factory=list,
+        metadata={"counts": NotInIdentity("trackers receive the results, and do not change them")},
+    )
     profile: str = config_field(NO_PROFILE, NotInIdentity("the job id contains the keys that profile sets"))
     seed: int = 0
     metrics: list[str] = field(
@@ -120,6 +124,10 @@ class RunnerConfig:
 
     def __post_init__(self) -> None:
         check_value(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        if self.trackers:
+            from runner.tracking.trackers import check_trackers  # few jobs have one
+
+            check_trackers(self.trackers)
         if self.metrics:
             from runner.config.added_metrics import check_plugin_metrics  # with the table of all metrics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from runner.records import job_records
 from runner.records.jobs import Job, lock_job
 from runner.tracking import downloaded_jobs, job_runs, pending_runs, tracking_process
 from runner.tracking.connection import connect_to_store
-from runner.tracking.stores import Store, create_store_from_config
+from runner.tracking.stores import EXPERIMENT, Store, create_store_from_config
+from runner.tracking.trackers import log_to_trackers
 from runner_base import Record, RunnerError, Status, TrackingError, errors, heartbeat, report_step, signals
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,11 @@ class MlflowSink:
     later.
     """
 
-    def __init__(self, store: Store | None, job: Job) -> None:
+    def __init__(
+        self, store: Store | None, job: Job, trackers: Sequence[str] = (), project: str = ""
+    ) -> None:
         self._store, self._job = store, job
+        self._trackers, self._project = trackers, project
         self._run: job_runs.JobRun | tracking_process.ForkedJobRun | None = None
         self._problem: TrackingError | None = None  # why the run could not be started
 
@@ -90,6 +94,8 @@ class MlflowSink:
         try:
             self._job.write_record(record)
             job_records.delete_or_report_replaced_results(self._job, record)
+            if self._trackers and record.status is Status.FINISHED:
+                log_to_trackers(self._trackers, record, self._project, self._job.folder)
             if self._problem is not None:
                 raise self._problem
             if self._run is not None:
@@ -154,7 +160,8 @@ class MlflowSink:
 
 def create_sink(config: RunnerConfig, job: Job) -> MlflowSink:
     """Return the sink for a job. No store is opened yet."""
-    return MlflowSink(create_store_from_config(config), job)
+    store = create_store_from_config(config)
+    return MlflowSink(store, job, config.trackers, store.experiment if store else EXPERIMENT)
 
 
 def require_free_space(config: RunnerConfig) -> None:

@@ -310,6 +310,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "workers",
         "job_timeout_s",
         "price_kwh",
+        "trackers",
         "tracking",
     }
     assert set(reasons) == inert

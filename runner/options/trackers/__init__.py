@@ -1,0 +1,1 @@
+"""Experiment trackers besides MLflow: Trackio and Weights & Biases."""
