@@ -125,7 +125,7 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         check_value(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
         if self.trackers:
-            from runner.tracking.trackers import check_trackers  # few jobs have one
+            from runner.config.trackers import check_trackers  # few jobs have one
 
             check_trackers(self.trackers)
         if self.metrics:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from runner.tracking.trackers import Tracker
+from runner.config.trackers import Tracker
 from runner_base import Record
 
 

@@ -20,7 +20,7 @@ JOB = ("model=stub", "task.limit=3", "tracking=none", "print=json")
 TRACKERS = """
 import json
 from dataclasses import dataclass
-from runner.tracking.trackers import Tracker
+from runner.config.trackers import Tracker
 
 @dataclass(frozen=True)
 class Lines(Tracker):
