@@ -36,6 +36,7 @@ from runner_compare.readers import (
 TOOL = "NeMo Evaluator"
 RESULTS, REWARD = "results.jsonl", "reward"
 ENDPOINT_ERRORS = ("infra_error", "system")  # the other error categories are the model's own failures
+UNMERGED = "unmerged shard (see nel eval merge)"
 OF_GENERATION = ("temperature", "max_tokens", "top_p", "seed")
 OF_TASK = ("repeats", "max_problems", "system_prompt", "harness", "adapter", "image")
 
@@ -82,7 +83,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     name = bundle.benchmark.name
     if bundle.config.get("shard") and not bundle.config.get("n_shards"):
         merged = path.parents[2] / path.parent.name / RESULTS
-        note = f"{path} is one shard and is omitted. Merge the shards with nel eval merge"
+        note = f"{path} is omitted: {UNMERGED}"
         return ToolFile([], notes=[] if merged.is_file() else [note])
     if not bundle.n_results:  # the harness of a container has reported means only
         return ToolFile([], [f"{name} {metric}" for metric in bundle.benchmark.scores])
