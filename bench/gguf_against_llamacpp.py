@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from heading import parse_arguments
-from peers import xllamacpp_python
+from other_engines import xllamacpp_python
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]

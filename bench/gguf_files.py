@@ -31,7 +31,7 @@ import numpy as np
 from engines import ROOT, greedy_engine, head_line, markdown
 from gguf_of import CALLED, gguf_of
 from heading import parse_arguments
-from peers import llamacpp_programs, llamacpp_python
+from other_engines import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
 from runner.datasets.word_problems import Split, generate_problems

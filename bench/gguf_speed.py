@@ -28,7 +28,7 @@ import gguf_random
 from engines import ROOT, complete_random, greedy, greedy_engine, head_line, markdown, spread
 from heading import parse_arguments
 from latest import Figure, add_option, save
-from peers import xllamacpp_python
+from other_engines import xllamacpp_python
 
 from runner.config.resolved import resolve_job
 from runner_base import MIB, Dtype, machine, processor

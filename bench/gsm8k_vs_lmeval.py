@@ -20,7 +20,7 @@ from typing import Any
 
 from engines import ROOT, markdown, model_folder
 from heading import parse_arguments
-from peers import harness_python
+from other_engines import harness_python
 from questions import add_data
 
 from runner.config.extractors import Extractor

@@ -44,7 +44,7 @@ from engines import (
 )
 from gguf_of import gguf_of
 from heading import parse_arguments
-from peers import (
+from other_engines import (
     VLLM_DEFAULTS,
     best_openvino,
     best_vllm,

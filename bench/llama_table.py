@@ -23,7 +23,7 @@ from typing import Any
 from engines import ROOT, head_line, markdown
 from gguf_files import CONTEXT, TRIES, base_tokens, run
 from heading import parse_arguments
-from peers import llamacpp_programs
+from other_engines import llamacpp_programs
 
 from tools.commands import printed
 

@@ -27,7 +27,7 @@ from typing import Any
 from engines import ROOT, head_line, markdown
 from heading import parse_arguments
 from latest import Figure, add_option, save
-from peers import api_python, xllamacpp_python
+from other_engines import api_python, xllamacpp_python
 
 from runner_base import machine, processor
 from tools.real_model import gguf_file

@@ -32,7 +32,7 @@ import latest
 from engines import ROOT, markdown
 from gsm8k_vs_lmeval import ask_lm_eval, write_rows
 from heading import parse_arguments
-from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
+from other_engines import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
 from runner.scorers.verdicts import judge_answer
 from runner_base import Answer, FinishReason

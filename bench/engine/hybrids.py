@@ -41,7 +41,7 @@ from engines import head_line, markdown, spread  # noqa: E402
 from gguf_speed import XLLAMACPP, theirs  # noqa: E402
 from heading import parse_arguments  # noqa: E402
 from hybrid_shapes import SHAPES, WITHOUT_ATTENTION, with_sizes  # noqa: E402
-from peers import xllamacpp_python  # noqa: E402
+from other_engines import xllamacpp_python  # noqa: E402
 from read_rate import read_mib_per_s  # noqa: E402
 
 from tools import families  # noqa: E402

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from engines import ROOT, complete_random, greedy_engine, head_line, markdown, speeds_by_turns, spread
 from heading import parse_arguments
-from peers import xllamacpp_python
+from other_engines import xllamacpp_python
 
 from runner_base import MIB, Dtype
 from runner_engine.local.engine import LocalEngine

@@ -33,7 +33,7 @@ import gguf_families  # noqa: E402
 from engines import greedy_engine, head_line, markdown, spread  # noqa: E402
 from gguf_speed import Seconds, theirs  # noqa: E402
 from heading import parse_arguments  # noqa: E402
-from peers import xllamacpp_python  # noqa: E402
+from other_engines import xllamacpp_python  # noqa: E402
 
 from runner_base import Dtype, processor  # noqa: E402
 from runner_engine import LocalModelConfig, Request, complete_requests  # noqa: E402

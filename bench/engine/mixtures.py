@@ -33,7 +33,7 @@ import gguf_families  # noqa: E402
 from engines import Job, greedy_engine, head_line, markdown, run_counts, spread  # noqa: E402
 from gguf_speed import Completer, completer_of, measured, theirs  # noqa: E402
 from heading import parse_arguments  # noqa: E402
-from peers import xllamacpp_python  # noqa: E402
+from other_engines import xllamacpp_python  # noqa: E402
 from read_rate import read_mib_per_s  # noqa: E402
 
 SHAPE: dict[str, Any] = {

@@ -25,13 +25,21 @@ TOOLS = {  # by name: a log that stays as it is, and the files of it that are ch
     "olmo_eval": DATA / "olmo_eval" / "none",
     "evalplus": DATA / "evalplus",
     "llama_eval": DATA / "llama_eval",
+    "nemo_evaluator": DATA / "nemo_evaluator" / "none",
+    "evalution": DATA / "evalution",
+    "perf_eval": DATA / "perf_eval",
     "llama_bench": DATA / "llama_bench",
     "vllm serve": DATA / "vllm" / "at_once",
     "vllm": DATA / "vllm",
     "guidellm": DATA / "guidellm",
     "aiperf": DATA / "aiperf",
 }
-UNCHANGED = {"evalplus": "none_eval_results.json", "llama_eval": "none.json", "guidellm": "guidellm_1.json"}
+UNCHANGED = {
+    "evalplus": "none_eval_results.json",
+    "llama_eval": "none.json",
+    "evalution": "none.json",
+    "guidellm": "guidellm_1.json",
+}
 FEW, MANY, AT_ONCE = 20, 520, 65
 
 

@@ -1,9 +1,10 @@
-"""evalscope, EvalPlus, GuideLLM, AIPerf (real files), llama-eval, olmo-eval and sweeps of vLLM
-(files of their shape)."""
+"""evalscope, EvalPlus, GuideLLM, AIPerf, NeMo Evaluator, Evalution (real files), llama-eval, olmo-eval and
+sweeps of vLLM (files of their shape)."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from other_logs import DATA, VLLM
 EVALSCOPE, EVALPLUS = DATA / "evalscope", DATA / "evalplus"
 OLMO, LLAMA_EVAL = DATA / "olmo_eval", DATA / "llama_eval"
 GUIDELLM, AIPERF = DATA / "guidellm", DATA / "aiperf"
+NEMO, EVALUTION = DATA / "nemo_evaluator", DATA / "evalution"
+NEMO_BUNDLE = "none/problems/eval-20261130T134651Z-problems.json"
+NEMO_RESULTS = "none/problems/results.jsonl"
 REPORT = "none/reports/embedded/gsm8k.json"
 REVIEWS = "none/reviews/embedded/gsm8k_default.jsonl"
 
@@ -44,6 +48,8 @@ def pairs(row: dict[str, Any]) -> tuple[int, int, int]:
          (9 / 12, 8 / 12), (2, 3, 7)),
         ((LLAMA_EVAL / "none.json", LLAMA_EVAL / "nf4.json"), "gsm8k", None, (11 / 12, 10 / 12), (0, 1, 11)),
         ((OLMO / "none", OLMO / "nf4"), "sums:qa", None, (10 / 12, 9 / 12), (1, 2, 9)),
+        ((NEMO / "none", NEMO / "nf4"), "problems", None, (22 / 24, 21 / 24), (1, 2, 21)),
+        ((EVALUTION / "none.json", EVALUTION / "nf4.json"), "gsm8k_cot_zeroshot", None, (22 / 24, 18 / 24), (0, 4, 20)),
     ],
 )  # fmt: skip
 def test_evaluations_are_paired_by_sample(
@@ -137,6 +143,20 @@ def test_a_sweep_of_vllm_counts_each_run_once_and_knows_its_settings(
          "none.json: 11 cases are correct, but the file records 3"),
         (LLAMA_EVAL, "none.json", lambda it: it["task_states"]["cases"]["gsm8k_000_003"].update(status="pending"),
          "none.json: 1 .*no answer yet.* llama-eval.py --resume"),
+        (NEMO, NEMO_BUNDLE, lambda it: it["benchmark"]["scores"]["summary"].update(mean=0.5),
+         "problems.json: reward is 0.916667 over the answers, but this file reports 0.5"),
+        (NEMO, NEMO_BUNDLE, lambda it: it.update(n_results=25), "results.jsonl: .* 24 answers, but .*problems.json records 25"),
+        (NEMO, NEMO_BUNDLE, lambda it: it.pop("config") and it.update(config=[]), "problems.json: config has the type list"),
+        (NEMO, NEMO_RESULTS, None, "problems.json: its answers, .*results.jsonl, are not there"),
+        (NEMO, NEMO_RESULTS, lambda it: it.update(reward=math.nan), r"results.jsonl, line 24: reward is no number \(null or NaN\)"),
+        (NEMO, NEMO_RESULTS, lambda it: it.update(problem_idx=15), "results.jsonl: problem 15, repeat 0, is duplicated"),
+        (EVALUTION, "none.json", lambda it: it["tests"][0]["metrics"].update({"acc,num": 0.5}),
+         "none.json: gsm8k_cot_zeroshot acc,num is 0.916667 over the samples, but this file reports 0.5"),
+        (EVALUTION, "none.json", lambda it: it["tests"][0]["samples"][3]["scores"].update({"acc,num": math.nan}),
+         r"none.json, gsm8k_cot_zeroshot, sample 4: scores.* is no number \(null or NaN\)"),
+        (EVALUTION, "none.json", lambda it: it["tests"][0]["samples"][3].update(index=4), "none.json: sample 4 is duplicated"),
+        (EVALUTION, "none.json", lambda it: it["tests"][0]["samples"].pop(), "none.json: .* over the samples, but this file reports"),
+        (EVALUTION, "none.json", lambda it: it.update(tests=[]), "none.json: there is no test in it"),
         (OLMO, "none/metrics.json", lambda it: it["tasks"][0].update(num_instances=11),
          "predictions.jsonl: .* 12 predictions, but .*metrics.json records 11"),
         (OLMO, "none/metrics.json", lambda it: it["tasks"][0]["metrics"]["accuracy"].update(exact_match=0.75),
@@ -186,3 +206,85 @@ def test_several_answers_to_a_sample_count_as_one(tables: Any, tmp_path: Path) -
     assert not [key for key in table["rows"][0]["metrics"] if key.startswith("maj_at_k")], (
         "programs do not vote"
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "file"), [(NEMO, NEMO_BUNDLE), (NEMO, NEMO_RESULTS), (EVALUTION, "none.json")]
+)
+def test_truncated_files_are_refused_by_name(rejected: Any, tmp_path: Path, source: Path, file: str) -> None:
+    folder = tmp_path / source.name
+    shutil.copytree(source, folder)
+    raw = (folder / file).read_bytes()
+    (folder / file).write_bytes(raw[: len(raw) * 2 // 3])
+    error = rejected(folder)
+    assert Path(file).name in "".join(error.split())
+    assert error.count("runner-compare: ") == 1
+
+
+def test_problems_that_nel_could_not_ask_are_errors_and_not_wrong_answers(tables: Any, run: Any) -> None:
+    """The server of this real run started late: nel scored six problems 0 without an answer."""
+    (table,) = tables(NEMO / "none", NEMO / "unreachable", "--count-errors")
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [22, 16]
+    (table,) = tables(NEMO / "none", NEMO / "unreachable")
+    assert len(table["rows"]) == 1
+    _, _, err = run(NEMO / "none", NEMO / "unreachable")
+    assert "6 of 24 questions ended in an error" in " ".join(err.split())
+
+
+def test_the_repeats_of_nel_are_averaged_per_problem(tables: Any) -> None:
+    (table,) = tables(NEMO / "repeats")
+    (row,) = table["rows"]
+    (bundle,) = (NEMO / "repeats" / "digits").glob("eval-*.json")
+    reported = json.loads(bundle.read_text())["benchmark"]["scores"]["summary"]
+    assert (table["task"], row["metrics"]["n"], reported["n"]) == ("digits:reward", 6, 18)
+    assert row["metrics"]["reward"] == pytest.approx(reported["mean"])
+
+
+def test_an_unmerged_shard_of_nel_is_omitted_with_a_note(tables: Any, run: Any, tmp_path: Path) -> None:
+    shard = tmp_path / "run" / "shard_0" / "problems"
+    shutil.copytree(NEMO / "nf4" / "problems", shard)
+    (bundle,) = shard.glob("eval-*.json")
+    changed(bundle, lambda it: it["config"].update(shard={"idx": 0, "total": 2, "range": [0, 24]}))
+    _, out, err = run(NEMO / "none", tmp_path / "run")
+    assert "1 run" in out
+    assert "nel eval merge" in " ".join(err.split())
+    merged = shutil.copytree(shard, tmp_path / "run" / "problems")
+    changed(merged / bundle.name, lambda it: it["config"].update(n_shards=2))
+    (table,) = tables(NEMO / "none", tmp_path / "run")
+    assert pairs(table["rows"][1]) == (1, 2, 21)
+    _, _, err = run(NEMO / "none", tmp_path / "run")
+    assert "nel eval merge" not in " ".join(err.split())
+
+
+def test_scores_that_a_tool_gives_not_to_every_sample_are_left_out(
+    tables: Any, run: Any, tmp_path: Path
+) -> None:
+    """Without rewards there is a note. An additional scorer of nel is a metric of its own."""
+    for name in ("none", "nf4"):
+        shutil.copytree(NEMO / name, tmp_path / name)
+        file = tmp_path / name / "problems" / "results.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row["scorer_rewards"] = {"scorer:exact": 1.0 if row["problem_idx"] else 0.0}
+        rows[0].pop("reward")
+        file.write_text("\n".join(map(json.dumps, rows)))
+    (table,) = tables(tmp_path / "none", tmp_path / "nf4")
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [23, 23]
+    _, _, err = run(tmp_path / "none", tmp_path / "nf4")
+    assert "problems reward" in " ".join(err.split())
+
+
+def test_evalution_scores_other_than_verdicts_are_numbers(tables: Any, tmp_path: Path) -> None:
+    for number, name in enumerate(("none", "nf4")):
+        content = json.loads((EVALUTION / f"{name}.json").read_text())
+        (test,) = content["tests"]
+        samples = [
+            sample | {"index": 24 * block + sample["index"], "scores": {"f1": 0.5 + 0.1 * number}}
+            for block in range(3)
+            for sample in test["samples"]
+        ]
+        test.update(samples=samples, metrics={"f1": 0.9})  # as an aggregate that is no mean
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (table,) = tables(tmp_path / "none.json", tmp_path / "nf4.json")
+    assert table["task"] == "gsm8k_cot_zeroshot:f1"
+    assert [row["metrics"]["f1"] for row in table["rows"]] == pytest.approx([0.5, 0.6])
