@@ -1,10 +1,10 @@
 """Does the interval of a recovery hold? `python bench/compare/recovery_null.py`.
 
-Two runs answer the same questions with known accuracies and a known disagreement, so their true recovery (candidate
-accuracy / baseline accuracy) is known. Questions are independent, or in clusters of which some lose much. Three tasks of
-unequal size and base rate are pooled, also where they share their clusters. Runs of three seeds answer the same
-questions. The controls are what a calculator does: the interval of a ratio of two independent accuracies, which ignores
-that the questions are the same, and the interval that ignores clusters.
+Two runs answer the same questions with known accuracies and a known disagreement. So their true recovery (accuracy of
+the candidate / accuracy of the baseline) is known. Questions are independent, or in clusters of which some lose much.
+Three tasks of unequal size and base rate are pooled, also where they share their clusters. Each side may have several
+seeds. There are three controls: the interval of a ratio of two independent accuracies, which ignores that the questions
+are the same; the interval that ignores clusters; and the interval that ignores seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ def pooled(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         )
         line(
             table, limits, ("none", weights, f"{top / bottom:.1%}"), top / bottom, draws,
-            compute=lambda tasks, weights=weights: own(tasks, weights),
+            compute=partial(own, weights=weights),
         )  # fmt: skip
     for clusters in CLUSTERS:
         of_clusters = []
@@ -195,7 +196,9 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 )
             means = [side.mean(axis=0).tolist() for side in sides]
             seeds = [side.mean(axis=1).tolist() for side in sides]
-            draws.append([PairedAccuracies(*means, None, SEEDS, False, *seeds)])
+            draws.append(
+                [PairedAccuracies(*means, answers=SEEDS, candidate_seeds=seeds[0], baseline_seeds=seeds[1])]
+            )
         line(table, limits, (n, "90%"), 0.9, draws, without_clusters)
 
 

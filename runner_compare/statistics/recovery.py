@@ -104,17 +104,24 @@ def _create_test(
     is_strict = any(task.is_strict for task in tasks)
 
     def compute_p_values(recoveries: Sequence[float]) -> Any:
-        rates = np.array(recoveries)[:, None]
-        scale = np.maximum(1.0, rates)  # the differences of a question stay within -1 and 1
-        sums = (candidate - rates * baseline) / scale
+        rates = np.array(recoveries)
+        scale = np.maximum(1.0, rates)
+        sums = (candidate - rates[:, None] * baseline) / scale[:, None]
+        gaps = sums.sum(axis=1) / sizes.sum()
+        # A question's value lies between -rate and 1, divided by the scale. The shift puts the end on
+        # the other side of zero at -1 or 1, which the test takes for the worst unseen value.
+        worst = np.where(gaps > 0, rates, 1.0) / scale
+        shift = np.sign(gaps) * (worst - 1)
         p_values = compute_mean_p_values(
-            sums, np.tile(sizes, (len(sums), 1)), 0.0, is_strict, answer / scale[:, 0]
+            sums + np.outer(shift, sizes), np.tile(sizes, (len(sums), 1)), shift, is_strict, answer / scale
         )
         if not any(task.candidate_seeds for task in tasks):
             return p_values
-        gaps = sums.sum(axis=1) / sizes.sum() * scale[:, 0]
         return np.array(
-            [_add_seed_errors(tasks, *of_rate) for of_rate in zip(recoveries, gaps, p_values, strict=True)]
+            [
+                _add_seed_errors(tasks, *of_rate)
+                for of_rate in zip(recoveries, gaps * scale, p_values, strict=True)
+            ]
         )
 
     return compute_p_values

@@ -275,7 +275,8 @@ def _convert_pairs(
 
 def _describe_question_set(name: str, base: Run, answers: Answers) -> QuestionSetFacts:
     clusters = {outcome.cluster for outcome in answers.values()}
-    listed = json.dumps(sorted(answers), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    texts = sorted((question, gold) for _, question, gold in answers)
+    listed = json.dumps(texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return QuestionSetFacts(
         name,
         base.get_value("task.data") or base.task,
@@ -307,7 +308,7 @@ def _read_versions(run: Run, reader: Reader) -> list[tuple[str, str]]:
     """Return the versions of packages that a job recorded; [] for results of other tools."""
     path = next(iter(reader.find_files(run, RESULT)), None)
     if path is None:
-        return [(run.tool, run.task_version)] if run.tool else []
+        return []
     try:
         return [*Record.from_json(path.read_text(encoding="utf-8")).versions.items()]
     except (OSError, ValueError, KeyError, TypeError):

@@ -18,9 +18,10 @@ from runner_compare.features.recovery.render.text import (
     name_baseline,
     name_candidates,
 )
+from runner_compare.model.comparison import css_class
 from runner_compare.model.data import ABSENT
 from runner_compare.render.html import escape_html, write_html_table
-from runner_compare.render.page import STYLE, css_class
+from runner_compare.render.page import STYLE
 
 TITLE = "Recovery: accuracy of the candidate ÷ accuracy of the baseline"
 OPTION, SUFFIXES = "--card", (".html", ".png")
@@ -83,7 +84,9 @@ def _build_question_columns(table: RecoveryTable) -> list[Column]:
         Column("set", [facts.name for facts in table.sets], False),
         Column("data", [facts.data for facts in table.sets], False),
         Column("questions", [f"{facts.questions:,}" for facts in table.sets]),
-        Column("clusters", [ABSENT if facts.clusters is None else f"{facts.clusters}" for facts in table.sets]),
+        Column(
+            "clusters", [ABSENT if facts.clusters is None else f"{facts.clusters}" for facts in table.sets]
+        ),
         Column("baseline accuracy", [f"{100 * facts.baseline_accuracy:.1f} %" for facts in table.sets]),
         Column("SHA-256 of the questions", [facts.sha256 for facts in table.sets], False),
     ]

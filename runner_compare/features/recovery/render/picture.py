@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runner_base.drawing import INK, LINE, MUTED
+from runner_base.drawing import INK, LINE, MUTED, PAPER
 from runner_compare.features.recovery.compute import RecoveryCell, RecoveryTable
 from runner_compare.features.recovery.render.text import (
     format_cell_verdict,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_ROWS, MAX_SETS = 24, 4
 ROW_HEIGHT, PANEL_WIDTH, LINE_HEIGHT, EDGE = 0.5, 2.75, 0.185, 0.25  # in inches
 LETTER_WIDTH = 0.078
+MIN_WIDTH = 7.8  # of the picture, for its title
 SPREAD = 0.04  # of the shown range, to both sides
 MAX_SHOWN = 2.0  # a longer interval is cut
 
@@ -45,18 +46,20 @@ def draw_recovery_card(table: RecoveryTable) -> Figure:
 
 def _list_footer_lines(table: RecoveryTable) -> list[str]:
     lines = [
-        f"{facts.name}: {format_question_set(facts)} · questions {shorten_hash(facts.sha256)}"
+        f"{facts.name}: {format_question_set(facts)} · SHA-256 {shorten_hash(facts.sha256)}"
         for facts in table.sets[:MAX_SETS]
     ]
-    named = [("baseline", table.baseline_facts)] + [
-        (name, candidate.facts)
+    facts_by_name = {"baseline": table.baseline_facts} | {
+        name: candidate.facts
         for name, candidate in zip(name_candidates(table), table.candidates, strict=True)
-    ]
-    for name, facts in named[: MAX_ROWS + 1]:
-        model = "" if facts.model_sha256 is None else f" · model {shorten_hash(facts.model_sha256)}"
-        jobs = " ".join(facts.job_ids[:MAX_SETS])
-        lines.append(f"{name}: {jobs}{model}")
-    if versions := list_versions([facts for _, facts in named]):
+    }
+    hashes = {facts.model_sha256 for facts in facts_by_name.values()}
+    if len(hashes) == 1 and None not in hashes:
+        lines.append(f"files of the model: SHA-256 {shorten_hash(*hashes)}")
+    for name, facts in [*facts_by_name.items()][: MAX_ROWS + 1]:
+        model = f" · SHA-256 {shorten_hash(facts.model_sha256)}" if len(hashes) > 1 else ""
+        lines.append(f"{name}: {' '.join(facts.job_ids[:MAX_SETS])}{model}")
+    if versions := list_versions([*facts_by_name.values()]):
         lines.append(" · ".join(versions))
     return lines
 
@@ -72,8 +75,9 @@ def _draw(table: RecoveryTable, heads: list[str], footer: list[str]) -> Figure:
         escape_mathtext(name) + ("" if size is None else f"\n{size / (1 << 20):,.2f} MiB")
         for name, size in zip(names, sizes, strict=False)
     ]
-    left = EDGE + LETTER_WIDTH * max(9, *(len(line) for label in labels for line in label.split("\n")))
-    width = left + PANEL_WIDTH * len(kept) + EDGE
+    left = EDGE + 0.1 + LETTER_WIDTH * max(9, *(len(line) for label in labels for line in label.split("\n")))
+    panel_width = max(PANEL_WIDTH, (MIN_WIDTH - left - EDGE) / len(kept))
+    width = left + panel_width * len(kept) + EDGE
     legend = _wrap(format_legend(table), width) if heads else []
     below = [line for text in footer for line in _wrap(text, width)]
     top = 0.42 + (0.6 if heads else 0.0)
@@ -85,9 +89,9 @@ def _draw(table: RecoveryTable, heads: list[str], footer: list[str]) -> Figure:
     for position, number in enumerate(kept):
         pane = figure.add_axes(
             (
-                (left + PANEL_WIDTH * position) / width,
+                (left + panel_width * position) / width,
                 bottom / height,
-                (PANEL_WIDTH - 0.3) / width,
+                (panel_width - 0.3) / width,
                 panel_height / height,
             )
         )
@@ -95,14 +99,14 @@ def _draw(table: RecoveryTable, heads: list[str], footer: list[str]) -> Figure:
         _draw_panel(pane, columns[number], cells, low, high, is_pooled=number == len(table.sets))
         pane.set_yticks(range(len(names)), labels if position == 0 else [""] * len(names), color=INK)
     for number, line in enumerate(heads):
-        style = {"fontsize": 13, "fontweight": "bold"} if number == 0 else {"fontsize": 9.5, "color": MUTED}
-        figure.text(EDGE / width, 1 - (0.34 + 0.25 * number) / height, escape_mathtext(line), **style)  # type: ignore[arg-type]
+        style: dict[str, Any] = {"fontsize": 9.5, "color": MUTED}
+        if number == 0:
+            style = {"fontsize": 13, "fontweight": "bold"}
+        figure.text(EDGE / width, 1 - (0.34 + 0.25 * number) / height, escape_mathtext(line), **style)
     for number, line in enumerate(reversed([*legend, *below])):
         is_legend = number >= len(below)
         y = (0.16 + LINE_HEIGHT * number + (0.08 if is_legend else 0)) / height
-        figure.text(
-            EDGE / width, y, escape_mathtext(line), fontsize=7.5, color=INK if is_legend else MUTED
-        )
+        figure.text(EDGE / width, y, escape_mathtext(line), fontsize=7.5, color=INK if is_legend else MUTED)
     return figure
 
 
@@ -138,14 +142,15 @@ def _draw_panel(
         pane.plot(ends, [index + 0.16] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
         if math.isfinite(cell.recovery.value):
             pane.plot([100 * cell.recovery.value], [index + 0.16], marker="o", markersize=6, color=colour)
-        at = {"y": index - 0.2, "va": "center", "fontsize": 8}
-        pane.text(low, s=format_recovery_with_interval(cell), color=INK, **at)  # type: ignore[arg-type]
-        pane.text(high, s=format_cell_verdict(cell), color=colour, ha="right", **at)  # type: ignore[arg-type]
+        behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
+        at: dict[str, Any] = {"y": index - 0.2, "va": "center", "fontsize": 8, "bbox": behind}
+        pane.text(low, s=format_recovery_with_interval(cell), color=INK, **at)
+        pane.text(high, s=format_cell_verdict(cell), color=colour, ha="right", **at)
     pane.set_xlim(low, high)
     pane.set_ylim(len(cells) - 0.45, -0.55)
     pane.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     pane.locator_params(axis="x", nbins=5)
     pane.grid(axis="x", color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
-    pane.tick_params(axis="y", length=0)
+    pane.tick_params(axis="y", length=0, pad=8)
     pane.spines["left"].set_visible(False)

@@ -26,6 +26,7 @@ TITLE = "recovery: accuracy divided by the baseline's accuracy"
 POOLED = "pooled"
 MAX_NAME = 40
 HASH_DIGITS = 12
+COMMIT, CLEAN = "git.commit", ("git.dirty", "false")
 WEIGHTS = {
     PoolingWeights.tasks: "Pooled recovery: mean accuracy over the sets divided by the baseline's mean accuracy.",
     PoolingWeights.questions: "Pooled recovery: accuracy over all questions divided by the baseline's accuracy.",
@@ -81,12 +82,13 @@ def format_size(size_bytes: int | None) -> str:
 
 def format_question_set(facts: QuestionSetFacts) -> str:
     clusters = f" in {facts.clusters} clusters" if facts.clusters is not None else ""
-    return f"{facts.questions:,} questions{clusters}, baseline {100 * facts.baseline_accuracy:.1f} %"
+    return f"{facts.data}, {facts.questions:,} questions{clusters}, baseline {100 * facts.baseline_accuracy:.1f} %"
 
 
 def format_settings(table: RecoveryTable) -> str:
+    settings = [f"{key_label(key)}={value}" for key, value in table.baseline.items() if value is not None]
     margin = "" if table.margin is None else f" · margin {100 * table.margin:g} points"
-    return f"model {shorten_paths([table.model])[0]} · baseline {name_baseline(table)}{margin}"
+    return f"model {shorten_paths([table.model])[0]} · baseline {' '.join(settings)}{margin}"
 
 
 def list_cells(candidate: CandidateRecovery) -> list[RecoveryCell]:
@@ -194,6 +196,10 @@ def shorten_hash(digest: str | None) -> str:
 
 
 def list_versions(facts: Sequence[JobFacts]) -> list[str]:
-    """Return all versions of packages that the jobs used, each once."""
-    found = dict.fromkeys(f"{name} {version}" for of_jobs in facts for name, version in of_jobs.versions)
-    return [*found]
+    """Return all versions of packages that the jobs used, each once. A commit is shortened."""
+    found = dict.fromkeys(version for of_jobs in facts for version in of_jobs.versions)
+    return [
+        f"{name} {shorten_hash(version) if name == COMMIT else version}"
+        for name, version in found
+        if (name, version) != CLEAN
+    ]
