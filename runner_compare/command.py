@@ -120,9 +120,8 @@ def build_comparison(
     aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
     check_option_combinations(options)
     check_card_paths(options.card)
-    command = build_command_with_source_options(
-        options
-    )  # before a reader notes in the options what it has opened
+    # before a reader notes in the options what it has opened
+    command = build_command_with_source_options(options)
     records = None if reads_other_tools(options) else open_recorded_runs(options, scratch_folder)
     every_run, reader = (
         load_runs_of_other_tools(options) if records is None else (records.runs, records.reader)

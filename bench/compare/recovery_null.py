@@ -197,7 +197,11 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
             means = [side.mean(axis=0).tolist() for side in sides]
             seeds = [side.mean(axis=1).tolist() for side in sides]
             draws.append(
-                [PairedAccuracies(*means, answers=SEEDS, candidate_seeds=seeds[0], baseline_seeds=seeds[1])]
+                [
+                    PairedAccuracies(
+                        means[0], means[1], answers=SEEDS, candidate_seeds=seeds[0], baseline_seeds=seeds[1]
+                    )
+                ]
             )
         line(table, limits, (n, "90%"), 0.9, draws, without_clusters)
 

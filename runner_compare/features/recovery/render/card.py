@@ -17,6 +17,7 @@ from runner_compare.features.recovery.render.text import (
     list_versions,
     name_baseline,
     name_candidates,
+    shorten_path,
 )
 from runner_compare.model.comparison import css_class
 from runner_compare.model.data import ABSENT
@@ -56,7 +57,7 @@ def render_card_page(table: RecoveryTable) -> str:
     out = io.StringIO()
     out.write(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape_html(f'Recovery of {table.model}')}</title>\n"
+        f"<title>{escape_html(f'Recovery of {shorten_path(table.model)}')}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         f'<h1>{TITLE}</h1>\n<p class="asked">{escape_html(format_settings(table))}</p>\n'
@@ -82,7 +83,7 @@ def render_card_page(table: RecoveryTable) -> str:
 def _build_question_columns(table: RecoveryTable) -> list[Column]:
     return [
         Column("set", [facts.name for facts in table.sets], False),
-        Column("data", [facts.data for facts in table.sets], False),
+        Column("data", [shorten_path(facts.data) for facts in table.sets], False),
         Column("questions", [f"{facts.questions:,}" for facts in table.sets]),
         Column(
             "clusters", [ABSENT if facts.clusters is None else f"{facts.clusters}" for facts in table.sets]

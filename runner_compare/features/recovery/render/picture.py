@@ -149,7 +149,7 @@ def _draw_panel(
     pane.set_xlim(low, high)
     pane.set_ylim(len(cells) - 0.45, -0.55)
     pane.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    pane.locator_params(axis="x", nbins=5)
+    pane.locator_params(axis="x", nbins=4)
     pane.grid(axis="x", color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.tick_params(axis="y", length=0, pad=8)

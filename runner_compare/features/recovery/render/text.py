@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from runner_base import Column, ColumnUse
-from runner_base.tables import shorten_paths
 from runner_compare.features.recovery.compute import (
     CandidateRecovery,
     JobFacts,
@@ -68,11 +68,16 @@ def name_candidates(table: RecoveryTable) -> list[str]:
 
 def name_baseline(table: RecoveryTable) -> str:
     parts = [
-        f"{value}" if is_self_explanatory(key) else f"{key_label(key)}={value}"
+        shorten_path(value) if is_self_explanatory(key) else f"{key_label(key)}={value}"
         for key, value in table.baseline.items()
         if value is not None
     ]
-    return " ".join(shorten_paths(parts)) or table.model
+    return " ".join(parts) or shorten_path(table.model)
+
+
+def shorten_path(name: str) -> str:
+    """Return the last part of a path on this machine, because a card is published. Other names stay."""
+    return PurePath(name).name if name.startswith(("/", "~", ".")) else name
 
 
 def format_size(size_bytes: int | None) -> str:
@@ -82,13 +87,18 @@ def format_size(size_bytes: int | None) -> str:
 
 def format_question_set(facts: QuestionSetFacts) -> str:
     clusters = f" in {facts.clusters} clusters" if facts.clusters is not None else ""
-    return f"{facts.data}, {facts.questions:,} questions{clusters}, baseline {100 * facts.baseline_accuracy:.1f} %"
+    questions = f"{shorten_path(facts.data)}, {facts.questions:,} questions{clusters}"
+    return f"{questions}, baseline {100 * facts.baseline_accuracy:.1f} %"
 
 
 def format_settings(table: RecoveryTable) -> str:
-    settings = [f"{key_label(key)}={value}" for key, value in table.baseline.items() if value is not None]
+    settings = [
+        f"{key_label(key)}={shorten_path(value)}"
+        for key, value in table.baseline.items()
+        if value is not None
+    ]
     margin = "" if table.margin is None else f" · margin {100 * table.margin:g} points"
-    return f"model {shorten_paths([table.model])[0]} · baseline {' '.join(settings)}{margin}"
+    return f"model {shorten_path(table.model)} · baseline {' '.join(settings)}{margin}"
 
 
 def list_cells(candidate: CandidateRecovery) -> list[RecoveryCell]:
