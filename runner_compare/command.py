@@ -36,6 +36,8 @@ from runner_compare.features.planning.compute import parse_plan_target, plan_que
 from runner_compare.features.pooled.compute import PooledTable, build_pooled_tables
 from runner_compare.features.pooled.section import ComparisonPooledTables
 from runner_compare.features.recall.compute import apply_recall_margin
+from runner_compare.features.recovery.compute import ComparisonRecovery, build_recovery_table
+from runner_compare.features.recovery.render.card import check_card_paths, write_cards
 from runner_compare.features.registry import load_sections
 from runner_compare.features.seeds.compute import require_pooled_seeds
 from runner_compare.features.tokens.render.tables import write_llama_perplexity_statistics
@@ -117,6 +119,7 @@ def build_comparison(
     """
     aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
     check_option_combinations(options)
+    check_card_paths(options.card)
     # before a reader notes in the options what it has opened
     command = build_command_with_source_options(options)
     records = None if reads_other_tools(options) else open_recorded_runs(options, scratch_folder)
@@ -164,6 +167,14 @@ def build_comparison(
         comparison.get_section_data(ComparisonPooledTables).tables = pool_tables_over_tasks(
             options, tables, runs, reader, margins
         )
+    if options.card:
+        comparison.get_section_data(ComparisonRecovery).table = build_recovery_table(
+            tables,
+            reader,
+            margins,
+            _find_pooling_keys(options, runs),
+            PoolingWeights(options.pool or PoolingWeights.tasks),
+        )
     return ComparisonRun(comparison, reader, records, target, [*missing, *unanswered])
 
 
@@ -195,6 +206,10 @@ def run_comparison(options: argparse.Namespace, scratch_folder: Path) -> int:
         if target and records is not None:
             records.log_comparison(target, folder, names, FOLDER)
             print_message(f"logged to MLflow run {target}: {FOLDER}/")
+    recovery = comparison.get_section_data(ComparisonRecovery).table
+    if recovery is not None:
+        write_cards(recovery, options.card)
+        print_message(f"card: {', '.join(options.card)}")
     if options.publish and records is not None:
         paths = records.publish_comparison(tables, Path(options.publish).expanduser(), options.benchmark)
         print_message(f"files to publish (nothing was uploaded): {', '.join(map(str, paths))}")
@@ -408,10 +423,13 @@ def pool_tables_over_tasks(
     reader: Reader,
     margins: dict[str, float],
 ) -> list[PooledTable]:
-    by = parse_config_keys(options.by, runs, "--by") if options.by else []
-    if not options.baseline and not by:
-        by = choose_default_baseline_and_keys(options, runs)[1]
+    by = _find_pooling_keys(options, runs)
     return build_pooled_tables(tables, PoolingWeights(options.pool), by, margins, reader)
+
+
+def _find_pooling_keys(options: argparse.Namespace, runs: list[Run]) -> list[str]:
+    by = parse_config_keys(options.by, runs, "--by") if options.by else []
+    return by or ([] if options.baseline else choose_default_baseline_and_keys(options, runs)[1])
 
 
 def build_flipped_questions_table(

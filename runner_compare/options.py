@@ -20,7 +20,7 @@ LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
 APART = {
     "files": (
         "--files has a line for each model file",
-        ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric"),
+        ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric", "card"),
     ),
     "publish": (
         "--publish writes what jobs of the runner have recorded",
@@ -36,7 +36,7 @@ APART = {
     ),
     "flips": (
         "--flips A B compares two runs, A being the baseline",
-        ("baseline", "by", "unpaired", "pool", "require", "plan_questions"),
+        ("baseline", "by", "unpaired", "pool", "require", "plan_questions", "card"),
     ),
 }
 
@@ -257,6 +257,14 @@ def _add_report_options(add_argument: Callable[..., object]) -> None:
         metavar="TERMS",
         help="exit with 1 if a run fails a term: margin=2, finding!=worse, or a metric by its interval: "
         "'model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
+    )
+    add_argument(
+        "--card",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also compute the recovery (accuracy divided by the baseline's accuracy), per task and pooled, and write "
+        "it to one offline .html or .png file. Repeat the option to write both",
     )
     add_argument(
         "--files",

@@ -36,6 +36,7 @@ NAMES = (
     "missing_jobs",  # jobs of the grid without a result
     "gates",  # --require: what each row has to satisfy
     "files",  # --files: a line for each model file in place of the tables
+    "recovery",  # --card: accuracy divided by the baseline's, per task and pooled
     "pooled",  # --pool: one verdict for each setting over several tasks
     "flips",  # --flips: the questions that only one of two runs solved
     "front",  # of accuracy, memory, speed and energy: which rows no other one dominates

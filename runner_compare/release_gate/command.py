@@ -22,6 +22,8 @@ from runner_base import (
 )
 from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
+from runner_compare.features.recovery.compute import build_recovery_table
+from runner_compare.features.recovery.render.card import check_card_paths, write_cards
 from runner_compare.model.data import NotPaired
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_recorded_runs
@@ -124,6 +126,7 @@ def build_gate_report(
 
     Also returns an id of the baseline.
     """
+    check_card_paths(options.card)
     source = read_policy(options)
     policy = source.policy
     is_file = names_files(options.baseline)
@@ -158,6 +161,9 @@ def build_gate_report(
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
     ]
     report = check_candidates(compared, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    if options.card:
+        rule, tables = compared[0].rule, compared[0].tables
+        write_cards(build_recovery_table(tables, runs.reader, dict(rule.margins)), options.card)
     if options.log and runs.records is not None:
         runs.records.log_verdicts(list_run_verdicts(report))
     return report, runs.baseline_id
@@ -271,6 +277,12 @@ def create_gate_parser() -> argparse.ArgumentParser:
         help="append the report to this file. The error rate of NO-GO is then at most 5 %% over all nights",
     )
     add("--junit", metavar="FILE", help="write JUnit XML: NO-GO is a failure, ASK is a skipped test")
+    repeated = partial(add, action="append", default=[])
+    repeated(
+        "--card",
+        metavar="FILE",
+        help="write the recovery (accuracy divided by the baseline's accuracy) to an .html or .png file",
+    )
     return arguments
 
 

@@ -134,14 +134,14 @@ def _draw_forest_plot(pane: Axes, rows: list[TableRow]) -> None:
     factor = 100 if find_quantity(effects[0][1]) is ACCURACIES else 1
     for index, effect in effects:
         middle, low, high = (factor * value for value in (effect.value, *effect.simultaneous_interval))
-        _draw_dot(pane, index, middle, low, high, _verdict_colour(effect))
+        _draw_dot(pane, index, middle, low, high, choose_verdict_colour(effect))
     pane.axvline(0, color=MUTED, linewidth=1)
     for margin in {effect.margin for _, effect in effects if effect.margin is not None}:
         pane.axvline(-factor * margin, color=FRONT, linewidth=1, linestyle=(0, (4, 3)))
     pane.set_title(f"difference to the baseline, {effect_unit(effects[0][1])}", loc="left")
 
 
-def _verdict_colour(decision: Decision) -> str:
+def choose_verdict_colour(decision: Decision) -> str:
     if decision.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
         return FRONT
     return {Finding.better: GOOD, Finding.worse: BAD}.get(decision.finding, MUTED)

@@ -133,14 +133,17 @@ class Decision(Effect):
             points.append((self.margin_value, self.verdict is not MarginVerdict.undecided))
         return align_interval_with_decision((min(lows), max(highs)), self.value, points)
 
+    @property
+    def interval_error_rate(self) -> float:
+        """Error rate of the simultaneous interval: the part of 5 % that this comparison has."""
+        if self.early_stop_comparisons is not None or self.comparisons == 1:
+            return ALPHA
+        return self.strictest_level if self.finding is Finding.open else self.strictest_level / SPARED
+
     def _compute_interval_at_decision_level(self, test: Test) -> tuple[float, float]:
-        is_alone = self.early_stop_comparisons is not None or self.comparisons == 1
-        if is_alone:
+        if self.interval_error_rate == ALPHA:
             return test.effect.low, test.effect.high
-        is_decided = self.finding is not Finding.open
-        return test.compute_interval_at_level(
-            self.strictest_level / SPARED if is_decided else self.strictest_level
-        )
+        return test.compute_interval_at_level(self.interval_error_rate)
 
     @property
     def simultaneous_low(self) -> float:

@@ -115,16 +115,19 @@ def _compute_p_value(
     return float(compute_mean_p_values(*rows, null_difference, is_strict)[0])
 
 
-def compute_mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
+def compute_mean_p_values(
+    sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False, sum_gaps: Any = None
+) -> Any:
     """Return the two-sided p-value against a null difference for each matrix row of cluster sums.
 
     Sign flips are not included. All rows are tested against one difference, or each against its
-    own.
+    own. `sum_gaps` is what one answer changes in a sum; the default is observed.
     """
     import numpy as np
     from scipy.special import stdtr
 
-    count, total, step = sums.shape[1], sizes.sum(axis=1), find_smallest_gaps_between_sums(sums)
+    step = find_smallest_gaps_between_sums(sums) if sum_gaps is None else sum_gaps
+    count, total = sums.shape[1], sizes.sum(axis=1)
     mean = sums.sum(axis=1) / total
     distance = np.abs(mean - null_difference) - step / 2 / total
     off = sums - mean[:, None] * sizes
