@@ -7,13 +7,16 @@ expectation, the verdict is feedback.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import SAMPLES, read_samples
 from runner.records.jsonl_files import parse_agent_call, read_lines
+from runner.tracking.stores import URI_VARIABLE
 from runner_base import Answer, Call, Progress, Record, Sample, parse_signed_line
 from runner_base.result import CALLS, Response
 from runner_base.signed_jsonl import remove_unset_keys
@@ -35,14 +38,13 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     samples = read_samples(folder / SAMPLES)
     if not samples:
         return 0
-    mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
     client = mlflow.MlflowClient(uri)
     there = _read_trace_names(client, experiment_id, run_id)
     missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
     calls = _read_agent_calls_by_question(folder / CALLS)
     scored = _select_scored_questions(samples, record)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
-    with Progress(len(missing), "traces") as bar:
+    with _export_traces_to(uri), Progress(len(missing), "traces") as bar:
         for index in missing:
             sample = samples[index]
             assessments = _build_assessments(sample, index in scored, run_id, record)
@@ -50,6 +52,23 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
             _log_trace(client, experiment_id, run_id, record, sample, sample_calls, began_ns, assessments)
             bar.advance()
     return len(missing)
+
+
+@contextmanager
+def _export_traces_to(uri: str) -> Iterator[None]:
+    """Set MLflow's store, which is the only way to choose where traces go, and restore it at the end.
+
+    MLflow writes the store to an environment variable, from which the next job of this process
+    would read its own store.
+    """
+    import mlflow
+
+    previous = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(previous)  # type: ignore[arg-type]  # None unsets it
 
 
 def _select_scored_questions(samples: Mapping[int, Sample], record: Record) -> set[int]:
