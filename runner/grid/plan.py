@@ -60,7 +60,8 @@ class PlannedJob:
     notes: list[Note | str] = field(default_factory=list)
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
-    unlogged: bool = False  # done, but MLflow does not have it yet, or task.output wants a copy
+    # done, but MLflow does not have it yet, or may lack its traces, or task.output wants a copy
+    unlogged: bool = False
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
@@ -158,7 +159,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.base = ""  # nothing will be loaded
         if planned.record is not None:
             planned.state = PlanState.done
-            planned.unlogged = config.task.output_file is not None
+            planned.unlogged = config.task.output_file is not None or config.tracking.traces
         else:
             started = planned.job.has_partial_results and not anew
             planned.state = PlanState.resume if started else PlanState.todo

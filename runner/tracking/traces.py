@@ -1,18 +1,22 @@
 """tracking.traces=true: logs each sample of a job as an MLflow trace, with agents' calls as spans.
 
 The traces are written at the job's end from its samples: a resumed job has each trace once, and
-decoding is not slowed down.
+decoding is not slowed down. MLflow's evaluations read a trace's assessments: the gold answer is an
+expectation, the verdict is feedback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import SAMPLES, read_samples
 from runner.records.jsonl_files import parse_agent_call, read_lines
+from runner.tracking.stores import URI_VARIABLE
 from runner_base import Answer, Call, Progress, Record, Sample, parse_signed_line
 from runner_base.result import CALLS, Response
 from runner_base.signed_jsonl import remove_unset_keys
@@ -20,6 +24,8 @@ from runner_base.signed_jsonl import remove_unset_keys
 NS = 1_000_000_000
 PAGE = 500  # traces that one request returns
 NAME = "mlflow.traceName"  # the tag with the name of a trace
+EXPECTATION = "expected_response"  # the name under which MLflow's own scorers look for a gold answer
+FEEDBACK = "correct"
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
@@ -32,18 +38,64 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     samples = read_samples(folder / SAMPLES)
     if not samples:
         return 0
-    mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
     client = mlflow.MlflowClient(uri)
     there = _read_trace_names(client, experiment_id, run_id)
     missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
     calls = _read_agent_calls_by_question(folder / CALLS)
+    scored = _select_scored_questions(samples, record)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
-    with Progress(len(missing), "traces") as bar:
+    with _export_traces_to(uri), Progress(len(missing), "traces") as bar:
         for index in missing:
-            of_sample = samples[index].calls or calls.get(index, [])
-            _log_trace(client, experiment_id, run_id, record, samples[index], of_sample, began_ns)
+            sample = samples[index]
+            assessments = _build_assessments(sample, index in scored, run_id, record)
+            sample_calls = sample.calls or calls.get(index, [])
+            _log_trace(client, experiment_id, run_id, record, sample, sample_calls, began_ns, assessments)
             bar.advance()
     return len(missing)
+
+
+@contextmanager
+def _export_traces_to(uri: str) -> Iterator[None]:
+    """Set MLflow's store, which is the only way to choose where traces go, and restore it at the end.
+
+    MLflow writes the store to an environment variable, from which the next job of this process
+    would read its own store.
+    """
+    import mlflow
+
+    previous = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(previous)  # type: ignore[arg-type]  # None unsets it
+
+
+def _select_scored_questions(samples: Mapping[int, Sample], record: Record) -> set[int]:
+    """Return the questions that count in the job's accuracy."""
+    metrics = record.result.metrics
+    num_asked = int(metrics["questions_asked"]) if metrics.get("questions_left") else None
+    judged = [index for index in sorted(samples) if samples[index].answer.verdict is not None]
+    return {index for index in judged[:num_asked] if not samples[index].left_out}
+
+
+def _build_assessments(sample: Sample, is_scored: bool, run_id: str, record: Record) -> list[Any]:
+    """Return the gold answer as an expectation, and the verdict of a scored question as feedback.
+
+    The feedback of a question with several answers is the fraction of correct answers.
+    """
+    from mlflow.entities import AssessmentSource, Expectation, Feedback
+    from mlflow.tracing.constant import AssessmentMetadataKey
+
+    source = AssessmentSource("CODE", f"runner task={record.task} version {record.task_version}")
+    metadata = {AssessmentMetadataKey.SOURCE_RUN_ID: run_id}
+    assessments: list[Any] = []
+    if sample.gold is not None:
+        assessments.append(Expectation(EXPECTATION, sample.gold, source, metadata=metadata))
+    if is_scored:
+        value = sample.accuracy() if sample.count_correct_answers[1] else sample.solved
+        assessments.append(Feedback(FEEDBACK, value, source=source, metadata=metadata))
+    return assessments
 
 
 def _trace_name(record: Record, index: int) -> str:
@@ -85,9 +137,14 @@ def _log_trace(
     sample: Sample,
     calls: Sequence[Call],
     began_ns: int,
+    assessments: Sequence[Any],
 ) -> None:
+    import mlflow
+    from mlflow.tracing.provider import safe_set_span_in_context
+
     answer = sample.answer
-    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
+    # MLflow pairs the traces of two runs by their inputs: equal questions need equal inputs
+    inputs = {"question": sample.question, "index": sample.index}
     trace = client.start_trace(
         _trace_name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
@@ -97,6 +154,10 @@ def _log_trace(
         start_time_ns=began_ns,
         run_id=run_id,
     )
+    # MLflow stores the assessments of the active trace together with the trace, in one request
+    with safe_set_span_in_context(trace):
+        for assessment in assessments:
+            mlflow.log_assessment(trace.trace_id, assessment)
     _log_call_spans(client, trace.trace_id, trace.span_id, calls, began_ns)
     outputs: dict[str, Any] = _answer_parts(answer)
     if len(sample.answers) > 1:
@@ -113,7 +174,7 @@ def _log_trace(
     client.end_trace(
         trace.trace_id,
         outputs=remove_unset_keys(outputs),
-        attributes=_summarize_response(sample),
+        attributes={"prompt_sha256": sample.prompt_sha256, **_summarize_response(sample)},
         status="ERROR" if sample.failed else "OK",
         end_time_ns=began_ns + int(sample.seconds * NS),
     )
