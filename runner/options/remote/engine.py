@@ -1,13 +1,55 @@
-"""Engine of model=api. It loads no model on this machine."""
+"""Engine of model=api, which sends requests to a server that is already running."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from runner.config.root import RunnerConfig
+from runner.options.remote.keys import ApiConfig
 from runner.options.remote.model import RemoteModel
+from runner.options.remote.server_probe import FACT, ServerProbe, probe_server
 from runner.options.remote.session import ApiSession
+from runner.options.remote.unchanged_server import require_unchanged_server
+from runner.records.engine_measurements import EngineMeasurements
 from runner_base import ConfigError
+from runner_base.notes import Note
+from runner_engine import Capability, EngineReport
 
 
 class ApiEngine(RemoteModel):
+    """Engine of a model on a running server.
+
+    With a job's folder, the engine probes the server, and compares the probe with that of an
+    interrupted run.
+    """
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        model: ApiConfig,
+        capabilities: frozenset[Capability],
+        job_folder: Path | None = None,
+    ) -> None:
+        super().__init__(config, model, capabilities)
+        self._job_folder = job_folder
+        self._probe: ServerProbe | None = None
+
+    def load(self) -> EngineReport:
+        if self._job_folder is None:
+            return super().load()
+        self._probe = probe_server(self.servers, self.config.task.uses_chat_template, is_repeated=True)
+        if self._probe is not None:
+            earlier = EngineMeasurements.read_from_folder(self._job_folder)
+            facts = {} if earlier is None else earlier.report.facts
+            require_unchanged_server(self.model, self._job_folder.name, facts, self._probe)
+        report = super().load()
+        report.facts |= {} if self._probe is None else {FACT: self._probe.to_fact()}
+        return report
+
+    def provenance_notes(self) -> list[Note]:
+        """Return a warning if a change of the server's model cannot be detected."""
+        return [] if self._probe is not None else super().provenance_notes()
+
     def open(self, batch_size: int | None = None) -> ApiSession:
         """Open a session. `batch_size` limits the number of concurrent requests."""
         most = self.model.concurrency

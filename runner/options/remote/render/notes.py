@@ -27,6 +27,10 @@ NOTES: Mapping[str, Template] = {
         "{address} sent an invalid value in its description of the model. The value was ignored: {fault}"
     ),
     "unhashed": _describe_unhashed_model,
+    "texts_changed": (
+        "the model on {address} may have changed since {job} ran: it answers the same prompts differently. "
+        "Use rerun=all to run the job again"
+    ),
     "sent_again": _describe_retries,
     "own_key_sent": "the server's answers contained the API key. It was replaced with *** in {places} places",
     "uncounted_answers": lambda number: (
