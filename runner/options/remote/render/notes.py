@@ -27,6 +27,10 @@ NOTES: Mapping[str, Template] = {
         "{address} sent an invalid value in its description of the model. The value was ignored: {fault}"
     ),
     "unhashed": _describe_unhashed_model,
+    "prompts_truncated": (
+        "the server at {address} may truncate prompts: it counts {tokens:,} tokens for each of {prompts} prompts "
+        "of {min_characters:,} to {max_characters:,} characters. Raise the context length of the server"
+    ),
     "texts_changed": (
         "the model on {address} may have changed since {job} ran: it answers the same prompts differently. "
         "Use rerun=all to run the job again"
