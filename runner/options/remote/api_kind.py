@@ -194,9 +194,9 @@ class Api(ModelKind):
     ) -> Engine:
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_auto_api_extensions(resolved.config.model)
-        has_record = import_task_module(resolved.config).FROM_LEDGER
+        is_recorded = folder is not None and import_task_module(resolved.config).FROM_LEDGER
         return ApiEngine(
-            resolved.config, model, get_server_capabilities(model), folder if has_record else None
+            resolved.config, model, get_server_capabilities(model), folder if is_recorded else None
         )
 
     def check_recorded_job(self, resolved: ResolvedJob, job_id: str, facts: Mapping[str, str]) -> None:

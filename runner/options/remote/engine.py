@@ -57,7 +57,11 @@ class ApiEngine(RemoteModel):
     def request_parameters(self, request: Request) -> dict[str, Any]:
         """Convert a request to HTTP parameters. Raises ConfigError if no prompt fits the server's context."""
         limit = self.get_max_total_tokens(request)
-        if self._server_context is not None and request.continuation is None and limit >= self._server_context:
+        if (
+            self._server_context is not None
+            and request.continuation is None
+            and limit >= self._server_context
+        ):
             raise ConfigError(
                 f"the server's context of {self._server_context:,.0f} tokens must hold the prompt and {limit:,} new "
                 "tokens. Lower the limit of new tokens, or start the server with a longer context",

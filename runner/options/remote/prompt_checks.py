@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from runner.options.remote.keys import ApiConfig
+from runner.options.remote.render.notes import NOTES
 from runner.options.remote.server_probe import PROMPTS, ServerProbe
 from runner_base import ConfigError
 from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, Message, ModelSpec, Request, resolve_model
 
 if TYPE_CHECKING:
@@ -56,10 +58,7 @@ class LocalTokenizer:
         expected = self.count_prompt_tokens(request)
         if prompt_tokens == expected:
             return None
-        what = "truncated" if prompt_tokens < expected else "changed"
-        return (
-            f"the server has {what} the prompt: it counts {prompt_tokens} prompt tokens instead of {expected}"
-        )
+        return render_note(note("prompt_changed", expected=expected, counted=prompt_tokens), NOTES)
 
 
 @dataclass

@@ -24,11 +24,7 @@ from runner.options.remote.server_text import parse_token_count
 
 log = logging.getLogger(__name__)
 FACT = "server_probe"  # of a job's record
-PROMPTS = (
-    "Name three rivers of Europe and the seas into which they flow.",
-    "Continue: Once upon a time, in a village by the sea,",
-    "Calculate 17 × 23 − 4.5. Write “naïve café” and 中文 backwards.",
-)
+PROMPTS = ("Name three rivers of Europe.", "Once upon a time,", "17 × 23 − 4.5 = ? “naïve café”, 中文")
 NEW_TOKENS = 8
 MAX_CHARACTERS = 200  # of an answer's text
 MIN_GAP = 0.05  # nats per token: smaller gaps may come from other requests in the batch

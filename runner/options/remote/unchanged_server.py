@@ -15,7 +15,7 @@ from runner.options.remote.server_probe import (
     probe_server,
 )
 from runner_base import ConfigError, RunnerError, announce
-from runner_base.notes import note
+from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
 
@@ -43,8 +43,9 @@ def require_unchanged_server(
         return
     difference = compare_probes(recorded, current)
     if difference.is_other_model:
+        why = render_note(_note_difference(difference), NOTES)
         raise ConfigError(
-            f"the server's model has changed since {job_id} ran: {_describe_difference(difference)}. "
+            f"the server's model has changed since {job_id} ran: {why}. "
             "To run the job with the present model, use rerun=all",
             key=f"{model.key}.base_url",
             value=model.joined_addresses,
@@ -55,11 +56,8 @@ def require_unchanged_server(
         announce(f"note: {render_note(changed, NOTES)}")
 
 
-def _describe_difference(difference: ProbeDifference) -> str:
+def _note_difference(difference: ProbeDifference) -> Note:
     if difference.prompt_tokens:
         recorded, current = difference.prompt_tokens[0]
-        return f"it counts {current} tokens instead of {recorded} for the same prompt"
-    return (
-        f"log-probabilities of the same prompts differ by {difference.gap:.2g} nats per token, and noise "
-        f"explains at most {difference.max_gap:.2g}"
-    )
+        return note("other_prompt_tokens", recorded=recorded, current=current)
+    return note("other_logprobs", gap=difference.gap, max_gap=difference.max_gap)
