@@ -23,13 +23,11 @@ def format_noise_floor(floor: NoiseFloor, is_only: bool = True) -> str:
 
 def format_broken_claim(floor: NoiseFloor) -> str:
     """Return a warning about an engine that should have given equal answers."""
-    changed, what = (
-        (floor.changed, "answers") if floor.changed_texts is None else (floor.changed_texts, "texts")
-    )
+    texts = floor.changed_texts or 0
+    changed, what = (texts, "texts") if texts > floor.changed else (floor.changed, "answers")
     return (
-        f"warning: the engine of {floor.baseline} decodes greedily and independently of the batch, so two "
-        f"runs on one machine must be equal, but {changed:,} of {floor.questions:,} {what} differ. Check the "
-        "engine and its library versions before you compare models"
+        f"warning: greedy decoding on a batch-invariant engine gives equal answers, but {changed:,} of "
+        f"{floor.questions:,} {what} of {floor.baseline} differ. Check the engine before you compare models"
     )
 
 

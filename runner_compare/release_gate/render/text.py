@@ -51,7 +51,8 @@ def format_report(report: GateReport) -> str:
             f"{begin if number == 0 else ' ' * len(begin)}{part}".rstrip()
             for number, part in enumerate(wrapped)
         ]
-    lines += _format_last_lines(report)
+    for line in _format_last_lines(report):
+        lines += textwrap.wrap(line, LINE_WIDTH)
     return "\n".join(lines)
 
 
