@@ -40,6 +40,7 @@ def run(
         anew, sink = must_ignore_earlier_results(config, task), create_sink(config, job)
         done = None if anew else job.read_finished_record() or sink.download_result()
         if done is not None:
+            check_recorded_model(resolved, done)
             if hasattr(task, "deliver"):
                 task.deliver(inputs, resolved, job, done.result)
             return sink.log_recorded_result_or_raise(job_records.reuse_finished_record(config, job, done))
@@ -68,6 +69,13 @@ def read_inputs_and_identify_job(resolved: ResolvedJob) -> tuple[TaskInputs, job
 def must_ignore_earlier_results(config: RunnerConfig, task: Task) -> bool:
     """Return whether the job must ignore recorded results, as with rerun=all. rerun=failed reuses answers."""
     return not task.FROM_LEDGER or config.rerun in (True, "all")
+
+
+def check_recorded_model(resolved: ResolvedJob, record: Record) -> None:
+    """Raise an error if the model of a finished job is known to have changed."""
+    if Uses.weights in import_task_module(resolved.config).USES and not resolved.config.plan:
+        kind = get_model_kind(resolved.config.model)
+        kind.check_recorded_job(resolved, record.job_id, record.result.facts)
 
 
 @report_step("checking what the job needs")

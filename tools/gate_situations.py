@@ -39,6 +39,7 @@ class Job:
     prompt: str = ""  # is a part of each prompt
     params: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     name: str = ""
 
     @property
@@ -60,7 +61,7 @@ class Job:
             self.job_id,
             self.status,
             str(folder),
-            Result(metrics, facts=self.facts),
+            Result(metrics | self.metrics, facts=self.facts),
             task="gsm8k",
             task_version=3,
             params={"model.name": "m", "quantization.name": self.quantization, "task.name": "gsm8k"}

@@ -26,7 +26,12 @@ from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.records.jobs import Job
-from runner.run import check_job_before_loading, must_ignore_earlier_results, read_inputs_and_identify_job
+from runner.run import (
+    check_job_before_loading,
+    check_recorded_model,
+    must_ignore_earlier_results,
+    read_inputs_and_identify_job,
+)
 from runner.tasks.base import Uses, import_task_module, update_job_with_task_inputs
 from runner.tracking import stores
 from runner.tracking.sink import record_job_death
@@ -133,7 +138,9 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             config = planned.config = resolved.config
             anew = must_ignore_earlier_results(config, task)
             planned.record = None if anew else planned.job.read_finished_record()
-            if planned.record is None:
+            if planned.record is not None:
+                check_recorded_model(resolved, planned.record)
+            else:
                 planned.notes = check_job_before_loading(resolved, inputs)
             planned.notes += _make_question_limit_notes(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):

@@ -63,6 +63,7 @@ class EngineMeasurements:
             self.report.metrics
             | speed
             | own
+            | ({"batch_invariant": 1.0} if self.stats.rows_are_independent else {})
             | {"peak_rss_mib": self.peak_rss_mib}
             | self.stats.process_metrics
         )

@@ -24,7 +24,7 @@ METRICS: tuple[Metric, ...] = (
     *map(
         define_metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")
     ),
-    *map(define_metric, ("vocab_size", "max_positions", "base_loads")),
+    *map(define_metric, ("vocab_size", "max_positions", "base_loads", "batch_invariant")),
     define_metric(
         "made_for_positions",
         "number of positions that the RoPE setting supports",

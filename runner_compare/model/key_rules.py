@@ -55,6 +55,7 @@ INERT = frozenset(
                 "stages",
                 "start_timeout_s",
                 "timeout_s",
+                "tokenizer",
             )
         ),
         *(

@@ -7,7 +7,7 @@ size or on another machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from runner_base.notes import Note, note
@@ -22,6 +22,16 @@ MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be 
 def find_baseline_repeat_run_ids(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
     repeats = {run.run_id for run in candidates if (run.get_value(REPEAT) or "0") != "0"}
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
+
+
+def find_repeats_of_run(runs: Sequence[Run], base: Run, reader: Reader) -> set[str]:
+    """Return the ids of the runs that differ from one run only in their index of the repeat."""
+    return {
+        run.run_id
+        for run in runs
+        if (run.get_value(REPEAT) or "0") != "0"
+        and reader.key_rules.find_differing_keys([run.params, base.params]) == [REPEAT]
+    }
 
 
 def add_baseline_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
@@ -54,16 +64,20 @@ def add_baseline_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
 def compare_baseline_with_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
     """Compare the newest run of the baseline with its earlier runs, as far as their samples are stored."""
     effects = []
-    for run in base.earlier[:MAX_EARLIER_RUNS]:
-        if run.correct_and_total is None or run.errors:
-            continue
-        # The job's folder has the newest run's files: this run's are only in MLflow.
-        older = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
+    for older in iter_earlier_runs(base):
         try:
             effects.append(compare_pair(older, base, reader).effect)
         except NotPaired:
             continue  # an earlier run without its samples says nothing about noise
     return effects
+
+
+def iter_earlier_runs(base: Run) -> Iterator[Run]:
+    """Yield the newest earlier runs of a job that have verdicts and no errors."""
+    for run in base.earlier[:MAX_EARLIER_RUNS]:
+        if run.correct_and_total is not None and not run.errors:
+            # The job's folder has the newest run's files: this run's are only in MLflow.
+            yield replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
 
 
 def _create_changed_verdicts_note(effect: Effect) -> Note | None:

@@ -47,7 +47,11 @@ from runner_compare.model.data import (
     key_label,
 )
 from runner_compare.model.key_rules import KeyRules, select_distinguishing_keys
-from runner_compare.model.noise_floor import add_baseline_noise_notes, find_baseline_repeat_run_ids
+from runner_compare.model.noise_floor import (
+    add_baseline_noise_notes,
+    find_baseline_repeat_run_ids,
+    find_repeats_of_run,
+)
 from runner_compare.model.quantization_coverage import add_coverage_notes
 from runner_compare.model.selection import has_values, join_distinct
 from runner_compare.reader import Reader
@@ -168,6 +172,8 @@ def _compare_rows_with_baselines(
     )
     # the baseline's own repeats show its noise, and are nobody's baseline
     repeats = find_baseline_repeat_run_ids(candidates, options.baseline)
+    if options.base:
+        repeats = find_repeats_of_run(all_runs, options.base, reader)
     candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:
         rows[run.run_id].is_baseline = True

@@ -11,7 +11,8 @@ from runner_base.errors import find_closest_names
 from runner_base.notes import note
 from runner_compare.features.gates.metric_bounds import find_metric_bounds
 from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, RequirementTerm
-from runner_compare.model.data import Run, Table, TableRow, key_label
+from runner_compare.features.noise_floor.compute import BATCH_SIZE, TableNoiseFloors
+from runner_compare.model.data import REPEAT, Run, Table, TableRow, key_label
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
@@ -97,7 +98,14 @@ def check_candidates(
             "only the baseline was found. Add the results of at least one candidate", code="empty"
         )
     candidates.sort(key=lambda candidate: WORST_FIRST.index(candidate.verdict))
-    return GateReport(baseline, _count_questions(tables), policy, tuple(candidates))
+    floors = {floor for table in tables for floor in table.get_section_data(TableNoiseFloors).floors}
+    return GateReport(
+        baseline,
+        _count_questions(tables),
+        policy,
+        tuple(candidates),
+        tuple(sorted(floors, key=lambda floor: (floor.task, floor.baseline))),
+    )
 
 
 def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
@@ -178,7 +186,13 @@ def _get_measure(decision: Decision) -> str:
 
 
 def _name_candidate(row: TableRow, table: Table) -> str:
-    return format_row_name(row, [key for key in table.keys if key not in QUESTION_KEYS])
+    """Return a candidate's name. It omits the repeat index and the batch size if all candidates share them."""
+    shared = {
+        key
+        for key in (REPEAT, BATCH_SIZE)
+        if len({other.run.get_value(key) for other in table.candidate_rows}) == 1
+    }
+    return format_row_name(row, [key for key in table.keys if key not in {*QUESTION_KEYS, *shared}])
 
 
 def _name_panel(row: TableRow, num_tasks: int) -> str:

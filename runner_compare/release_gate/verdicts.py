@@ -9,6 +9,7 @@ from typing import Any
 
 from runner_base.notes import Note
 from runner_compare.features.gates.section import RequirementTerm
+from runner_compare.features.noise_floor.compute import NoiseFloor
 from runner_compare.statistics import Decision
 
 
@@ -95,6 +96,7 @@ class GateReport:
     num_questions: int
     policy: Policy
     candidates: tuple[CandidateVerdict, ...]
+    noise_floors: tuple[NoiseFloor, ...] = ()  # of baselines that were run at least twice
 
     @property
     def verdict(self) -> GateVerdict:
@@ -151,6 +153,7 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "questions": report.num_questions,
         "error": "each" if report.policy.is_each else "shared",
         "night": report.night,
+        "noise_floors": [floor.to_dict() for floor in report.noise_floors],
         "candidates": [
             {
                 "name": candidate.name,

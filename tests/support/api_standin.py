@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from runner.options.remote.api_kind import _reports as reports
+from runner.options.remote.server_probe import _probes as probes
 
 Answer = Callable[[dict[str, Any]], str]
 STALL_S = 600  # longer than any test waits, also on a busy machine
@@ -61,6 +62,10 @@ class Api:
         # the budget that a request asks for
         self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: None
         self.counts_thinking = False
+        # of a request without a stream: the tokens of its answer with their log-probabilities; None: refused
+        self.scores: Callable[[str], list[tuple[str, float]]] | None = None
+        self.has_logprobs = True
+        self.prompt_tokens: Callable[[str], int] = lambda text: len(text.split())
         self.models: list[dict[str, Any]] | None = [
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
         ]
@@ -96,6 +101,7 @@ class Api:
         # the system gives ports again, and what the server before this one reported of its model is
         # kept for seconds
         reports.clear()
+        probes.clear()
         self.server = Server(("127.0.0.1", getattr(self, "port", 0)), Handler)
         self.port: int = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
@@ -143,6 +149,9 @@ class Api:
         if "completions" not in to.path:
             send(to, 404, {"error": {"message": f"no {to.path} here"}})
             return
+        if not body.get("stream"):
+            self.answer_at_once(to, body)
+            return
         with self._lock:
             self.seen.append(body)
             trouble = self.always or (self.troubles.popleft() if self.troubles else None)
@@ -165,6 +174,21 @@ class Api:
         finally:
             with self._lock:
                 self.at_once -= 1
+
+    def answer_at_once(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        """Answer a request without a stream, as a probe of the server is."""
+        if self.scores is None or ("logprobs" in body and not self.has_logprobs):
+            send(to, 400, {"error": {"message": "only streams here"}})
+            return
+        tokens = self.scores(prompt_of(body))[: body["max_tokens"]]
+        text = "".join(token for token, _ in tokens)
+        scored = [{"token": token, "logprob": logprob} for token, logprob in tokens]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+        choice |= {"message": {"role": "assistant", "content": text}, "logprobs": {"content": scored}}
+        if "logprobs" not in body:
+            del choice["logprobs"]
+        usage = {"prompt_tokens": self.prompt_tokens(prompt_of(body)), "completion_tokens": len(tokens)}
+        send(to, 200, {"model": self.reports, "choices": [choice], "usage": usage})
 
     def misbehave(
         self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], trouble: Trouble
@@ -258,7 +282,7 @@ class Api:
             event(to, self.chunk(body, number, reason=reason))
         if usage:
             counts: dict[str, Any] = {
-                "prompt_tokens": len(prompt_of(body).split()),
+                "prompt_tokens": self.prompt_tokens(prompt_of(body)),
                 "completion_tokens": len(pieces) * body.get("n", 1),
             }
             if self.counts_thinking:

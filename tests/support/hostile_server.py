@@ -66,9 +66,10 @@ class Hostile:
             if first.startswith(b"GET"):
                 pieces = self.listing()
             else:
+                sent = json.loads(body)
                 with self._lock:
-                    self.seen += 1
-                pieces = self.attack(json.loads(body))
+                    self.seen += sent.get("stream") is not False  # a probe of the server is no question
+                pieces = self.attack(sent)
             for piece in pieces:
                 client.sendall(piece)
                 if self.over.is_set():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -107,6 +107,14 @@ class ModelKind(ABC):
         Neither torch nor weights are loaded.
         """
         return []
+
+    def check_recorded_job(  # noqa: B027
+        self, resolved: ResolvedJob, job_id: str, facts: Mapping[str, str]
+    ) -> None:
+        """Raise an error if the model of a finished job has changed although the job id has not.
+
+        `facts` are those of the job's record.
+        """
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.server_pool import ServerPool
+from runner.options.remote.unchanged_server import check_recorded_server
+from runner.tasks.base import import_task_module
 from runner_base import JobFailed, replace_text_file_atomically
 from runner_base.texts import read_json_cache
 from runner_engine import BaseModelCache, Capability, Engine, GenerationConfig, Prompt, Request
@@ -192,7 +194,16 @@ class Api(ModelKind):
     ) -> Engine:
         assert isinstance(resolved.config.model, ApiConfig)
         model = resolve_auto_api_extensions(resolved.config.model)
-        return ApiEngine(resolved.config, model, get_server_capabilities(model))
+        is_recorded = folder is not None and import_task_module(resolved.config).FROM_LEDGER
+        return ApiEngine(
+            resolved.config, model, get_server_capabilities(model), folder if is_recorded else None
+        )
+
+    def check_recorded_job(self, resolved: ResolvedJob, job_id: str, facts: Mapping[str, str]) -> None:
+        """Raise ConfigError if the server has another model than when the job ran."""
+        config = resolved.config
+        assert isinstance(config.model, ApiConfig)
+        check_recorded_server(config.model, config.task.uses_chat_template, job_id, facts)
 
 
 KIND = Api()

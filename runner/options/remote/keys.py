@@ -69,6 +69,7 @@ class ApiConfig(ModelConfig):
     thinking_budget_dialect: ThinkingBudget | None = config_field(
         None, UNLESS_DEFAULT, renamed_from="thinking_budget"
     )
+    tokenizer: str | None = config_field(None, NotInIdentity("a check of the server does not affect answers"))
     key_variable: str = config_field(KEY_VARIABLE, NotInIdentity("the API key does not affect answers"))
     concurrency: int = config_field(
         8, NotInIdentity("how many requests run concurrently", measured=True), at_least(1)

@@ -14,6 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.options.remote.extra_sampling import build_extra_sampling_fields
 from runner.options.remote.faults import InvalidTokenCounts
 from runner.options.remote.keys import ApiConfig
+from runner.options.remote.prompt_checks import PromptLengths
 from runner.options.remote.render.notes import NOTES
 from runner.options.remote.server_pool import ServerPool
 from runner.options.remote.server_text import parse_token_count
@@ -39,6 +40,7 @@ class RemoteModel:
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
         self.answers_without_usage = 0  # answers whose tokens the server did not count
         self.budgets = BudgetCounts()
+        self.prompt_lengths = PromptLengths()
         self.tags = find_thinking_tags(config.generation)
         self._servers: ServerPool | None = None
 
@@ -168,8 +170,14 @@ class RemoteModel:
         if number := self.answers_without_usage:
             notes.append(note("uncounted_answers", "warning", number=number))
         notes += self.budgets.make_notes(self.model.key)
+        notes += self.prompt_lengths.make_notes(self.model.joined_addresses)
         self.stats.notes = [text_note(render_note(each, NOTES)) for each in notes]
         self.stats.servers = [] if self._servers is None else self._servers.collect_server_statistics()
+
+    def check_answer(self, request: Request, prompt_tokens: int) -> str | None:
+        """Return an error if the server has not read a request's prompt as it was sent, otherwise None."""
+        self.prompt_lengths.add(request, prompt_tokens)
+        return None
 
     def thinking_budget(self, request: Request) -> int | None:
         if request.continuation is not None:

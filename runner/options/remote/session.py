@@ -348,6 +348,8 @@ class ApiSession(Session):
             self._queue.put(error)
             return
         usage = request.usage or TokenUsage(0, 0)
+        if request.usage is not None and request.is_complete and request.error is None:
+            request.error = self.engine.check_answer(request.request, usage.prompt_tokens)
         self.engine.answers_without_usage += request.usage is None and request.is_complete
         scored = request.scored
         for choice in range(request.request.n):

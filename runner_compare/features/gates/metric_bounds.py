@@ -49,6 +49,7 @@ OF_THE_MODEL = {
     "answers_each",
     "balance",
     "base_loads",
+    "batch_invariant",
     "double_bos",
     "files",
     "lora_delta_norm",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from runner_base import format_count, format_duration
 from runner_base.render.notes import render_note
+from runner_compare.features.noise_floor.render import format_noise_floors
 from runner_compare.release_gate.render.notes import NOTES
 from runner_compare.release_gate.verdicts import (
     WORST_FIRST,
@@ -52,11 +53,16 @@ def format_report(report: GateReport) -> str:
             f"{begin if number == 0 else ' ' * len(begin)}{part}".rstrip()
             for number, part in enumerate(wrapped)
         ]
-    if report.night is not None:
-        lines.append(_describe_night(report.night))
+    for line in _format_last_lines(report):
+        lines += textwrap.wrap(line, LINE_WIDTH)
     if report.verdict is GateVerdict.ask:
         lines.append(UNDECIDED)
     return "\n".join(lines)
+
+
+def _format_last_lines(report: GateReport) -> list[str]:
+    nights = [] if report.night is None else [_describe_night(report.night)]
+    return [*format_noise_floors(report.noise_floors), *nights]
 
 
 def _describe_night(night: int) -> str:
@@ -86,8 +92,8 @@ def format_markdown(report: GateReport) -> str:
         for check in sort_checks(candidate):
             cells = [candidate.name, format_difference(check), describe_check(check)]
             lines.append(f"| **{name_verdict(check)}** | {' | '.join(map(escape_markdown, cells))} |")
-    if report.night is not None:
-        lines += ["", _describe_night(report.night)]
+    if last := _format_last_lines(report):
+        lines += ["", "  \n".join(map(escape_markdown, last))]
     return "\n".join(lines) + "\n"
 
 

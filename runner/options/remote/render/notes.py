@@ -27,6 +27,23 @@ NOTES: Mapping[str, Template] = {
         "{address} sent an invalid value in its description of the model. The value was ignored: {fault}"
     ),
     "unhashed": _describe_unhashed_model,
+    "other_prompt_tokens": "it counts {current} tokens instead of {recorded} for the same prompt",
+    "other_logprobs": (
+        "log-probabilities of the same prompts differ by {gap:.2g} nats per token, and noise explains at most "
+        "{max_gap:.2g}"
+    ),
+    "prompt_changed": lambda expected, counted: (
+        f"the server has {'truncated' if counted < expected else 'changed'} the prompt: it counts {counted} "
+        f"prompt tokens instead of {expected}"
+    ),
+    "prompts_truncated": (
+        "the server at {address} may truncate prompts: it counts {tokens:,} tokens for each of {prompts} prompts "
+        "of {min_characters:,} to {max_characters:,} characters. Raise the context length of the server"
+    ),
+    "texts_changed": (
+        "the model on {address} may have changed since {job} ran: it answers the same prompts differently. "
+        "Use rerun=all to run the job again"
+    ),
     "sent_again": _describe_retries,
     "own_key_sent": "the server's answers contained the API key. It was replaced with *** in {places} places",
     "uncounted_answers": lambda number: (
