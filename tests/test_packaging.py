@@ -191,6 +191,8 @@ OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray
     "math_verify",
     "latex2sympy2_extended",
     "sympy",
+    "trackio",
+    "wandb",
 }
 
 

@@ -28,7 +28,7 @@ INERT = frozenset(
             "plan",
             "rerun",
         ),
-        *("workers", "job_timeout_s", "price_kwh"),
+        *("workers", "job_timeout_s", "price_kwh", "trackers"),
         *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
         *(
             f"model.{name}"
