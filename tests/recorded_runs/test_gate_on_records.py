@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from stores import NF4, NONE, Store, marks
@@ -67,3 +71,27 @@ def test_the_baseline_is_no_candidate_of_itself(words: list[str], capsys: pytest
     capsys.readouterr()
     main([*words, "--expect", "none,nf4,int8"])
     assert {it["name"] for it in json.loads(capsys.readouterr().out)["candidates"]} == {"nf4", "int8"}
+
+
+@pytest.mark.thorough
+def test_a_missing_candidate_of_a_failed_grid_is_no_go(runner: Callable[..., Any], tmp_path: Path) -> None:
+    """The embedded model has no gptq weights. What is on disk is deleted before the second gate."""
+    from mlflow import MlflowClient
+
+    grid = ("-m", "quantization=none,int8,gptq", "task.limit=60", "task.cluster=null")
+    assert runner(*grid).code == 2, "a job cannot work"
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'runner'")
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs if "job_id" not in run.data.tags] == ["FAILED"]
+
+    words = ("gate", "quantization=none", "--grid", "last", "--margin", "20", "--json")
+    for deleted in ((), ("jobs", "grids")):
+        for folder in deleted:
+            shutil.rmtree(tmp_path / "outputs" / folder)
+        gate = runner(*words, module="runner_compare")
+        report = gate.json()
+        assert (gate.code, report["verdict"]) == (1, "NO-GO"), deleted
+        assert {it["name"]: it["verdict"] for it in report["candidates"]} == {
+            "quantization=gptq": "NO-GO", "int8": "GO",
+        }, deleted  # fmt: skip
