@@ -52,8 +52,9 @@ def test_the_gate_counts_answers_that_differ_between_two_runs_of_the_baseline(
 
 def test_the_line_of_the_gate_and_the_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = gate(tmp_path, capsys, repeat(3, task__repeat_index="1"), is_json=False).splitlines()
-    assert lines[-2] == "noise floor: 3 of 400 answers differ between two runs of the baseline (0.8 %)"
-    assert lines[-1].startswith("warning: ")
+    at = lines.index("noise floor: 3 of 400 answers differ between two runs of the baseline (0.8 %)")
+    assert lines[at + 1].startswith("warning: ")
+    assert [line for line in lines if len(line) > 100 and " " in line] == [], "long lines are wrapped"
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ LEFT_OUT = {
         "key",
     ),
     *("model_mib", "activation_mib", "ran_short_mib", "products", "int8_products", "shared_attention"),
-    "batch_invariant",
+    *("batch_invariant", "server_probe"),
     *("machine", "threads", "question", "gold"),
 }
 JOB_ID = re.compile(r"\b([a-z0-9]+-)[0-9a-f]{12}\b")
