@@ -63,5 +63,9 @@ def test_a_missing_row_is_seen() -> None:
 
 def test_a_column_that_all_rows_share_may_stand_above_the_table() -> None:
     table = shown.Table("comparison", ["accuracy", "MiB", "tok/s", "MiB", "tokens"])
-    assert table.names_without("n = 200 · weights MiB = 1.92 · new tokens = 16") == ["accuracy", "MiB", "tok/s"]
+    assert table.names_without("n = 200 · weights MiB = 1.92 · new tokens = 16") == [
+        "accuracy",
+        "MiB",
+        "tok/s",
+    ]
     assert table.names_without("") == table.names
