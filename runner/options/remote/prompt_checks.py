@@ -87,9 +87,17 @@ class PromptLengths:
     def make_notes(self, address: str) -> list[Note]:
         if self.prompts < MIN_PROMPTS or self.max_characters < MIN_RATIO * self.min_characters:
             return []
-        lengths = {"min_characters": self.min_characters, "max_characters": self.max_characters}
-        counts = {"prompts": self.prompts, "tokens": self.max_tokens}
-        return [note("prompts_truncated", "warning", address=address, **counts, **lengths)]
+        return [
+            note(
+                "prompts_truncated",
+                "warning",
+                address=address,
+                prompts=self.prompts,
+                tokens=self.max_tokens,
+                min_characters=self.min_characters,
+                max_characters=self.max_characters,
+            )
+        ]
 
 
 def count_characters(prompt: str | Sequence[Message | int]) -> int:
