@@ -144,7 +144,7 @@ def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
         to_runner_config(*split_job_config_and_choices(composer.compose([f"task.data={name}"]))).task
         for name in ("quiz", "embedded_hard")
     ]
-    assert [(one.data, one.split, one.gold) for one in tasks] == [
+    assert [(one.data, one.split, one.answer_type) for one in tasks] == [
         ("org/quiz", "validation", GoldKind.number),
         ("embedded", "hard", GoldKind.number),
     ]

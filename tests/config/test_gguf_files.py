@@ -82,5 +82,5 @@ def test_a_grid_over_other_quantizations_is_refused_in_one_line(runner: Run, fil
 def test_a_plan_with_an_impossible_job_exits_2(runner: Run) -> None:
     done = runner("-m", "model=stub", "task.split=test,tset", "plan=true")
     assert done.code == 2
-    assert "1 of these 2 jobs cannot work" in done.err
+    assert "1 of these 2 jobs cannot run" in done.err
     assert runner("-m", "model=stub", "task.limit=1,2", "plan=true").code == 0
