@@ -237,20 +237,14 @@ def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) ->
     If one file has numbers for a metric of a task, all files' scores are compared as numbers
     there.
     """
-    newest: dict[object, ToolRun] = {}
+    newest = _select_newest_runs(tool_runs)
     directions: dict[tuple[str, str], set[BetterDirection]] = {}
-    for run_of_tool in sorted(
-        tool_runs, key=lambda candidate: (candidate.time, str(candidate.path)), reverse=True
-    ):
-        settings = run_of_tool.found_at, run_of_tool.task, tuple(sorted(run_of_tool.params.items()))
-        newest.setdefault(settings, run_of_tool)
+    for run_of_tool in tool_runs:
         if run_of_tool.better is not None:
             directions.setdefault((run_of_tool.task, run_of_tool.metric), set()).add(run_of_tool.better)
-    counts = Counter(
-        (run_of_tool.found_at, run_of_tool.task, run_of_tool.metric) for run_of_tool in newest.values()
-    )
+    counts = Counter((run_of_tool.found_at, run_of_tool.task, run_of_tool.metric) for run_of_tool in newest)
     several = {given for (given, _, _), count in counts.items() if count > 1}
-    for run_of_tool in newest.values():
+    for run_of_tool in newest:
         better = directions.get((run_of_tool.task, run_of_tool.metric))
         run = _create_evaluation_run(
             run_of_tool,
@@ -266,14 +260,20 @@ def _iter_newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) ->
             )
 
 
-def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest log-likelihood job of each configuration at each path."""
+def _select_newest_runs(tool_runs: Iterable[ToolRun]) -> list[ToolRun]:
+    """Return the newest run of each configuration at each path, the newest of all first."""
     newest: dict[object, ToolRun] = {}
     for tool_run in sorted(tool_runs, key=lambda each: (each.time, str(each.path)), reverse=True):
         settings = tool_run.found_at, tool_run.task, tuple(sorted(tool_run.params.items()))
         newest.setdefault(settings, tool_run)
-    counts = Counter((tool_run.found_at, tool_run.task) for tool_run in newest.values())
-    for tool_run in newest.values():
+    return [*newest.values()]
+
+
+def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest log-likelihood job of each configuration at each path."""
+    newest = _select_newest_runs(tool_runs)
+    counts = Counter((tool_run.found_at, tool_run.task) for tool_run in newest)
+    for tool_run in newest:
         has_several = counts[tool_run.found_at, tool_run.task] > 1
         name = str(tool_run.path) if has_several else tool_run.found_at
         run_id = f"{tool_run.path}#{tool_run.task}"

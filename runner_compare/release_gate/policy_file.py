@@ -82,20 +82,20 @@ def _read_policy_file(path: Path, options: argparse.Namespace) -> PolicySource:
         raise DataError(
             f"not a YAML file ({' '.join(str(error).split())})", key=path, code="damaged"
         ) from error
-    content = _check_hub_entry_keys(content, POLICY_KEYS, str(path))
+    content = _check_policy_keys(content, POLICY_KEYS, str(path))
     rules: list[Rule] = []
     limits: list[tuple[Limit, ...]] = []
     for tier in Tier:
         entries = content.get(tier, [])
         for number, entry in enumerate([entries] if isinstance(entries, Mapping) else _as_list(entries), 1):
             where = f"{path}, {tier} rule {number}"
-            values = _check_hub_entry_keys(entry, RULE_KEYS, where)
+            values = _check_policy_keys(entry, RULE_KEYS, where)
             texts = tuple(str(margin) for margin in _as_list(values.get("margin")))
             margins = parse_margins(texts, where)
             rule_limits = tuple(
                 Limit(bound, f"{metric}={value}", where)
                 for bound in SIGNS
-                for metric, value in _check_hub_entry_keys(values.get(bound, {}), (), where).items()
+                for metric, value in _check_policy_keys(values.get(bound, {}), (), where).items()
             )
             if not margins and not rule_limits:
                 raise ConfigError("the rule needs margin, min or max", key=where, code="missing")
@@ -108,7 +108,7 @@ def _read_policy_file(path: Path, options: argparse.Namespace) -> PolicySource:
     return PolicySource(Policy(tuple(rules), expected, is_each), tuple(limits))
 
 
-def _check_hub_entry_keys(value: Any, known: Sequence[str], where: str) -> Mapping[str, Any]:
+def _check_policy_keys(value: Any, known: Sequence[str], where: str) -> Mapping[str, Any]:
     """Return the value if it is a mapping whose keys are all known. Without known keys, all are allowed."""
     if not isinstance(value, Mapping):
         raise ConfigError(
