@@ -1,10 +1,11 @@
 """How does asking until decided end? `python bench/compare/gate_asking_null.py [--pairs 100]`.
 
 A candidate answers up to 4,000 questions with `task.early_stop_vs` and `task.early_stop_margin=2`, and
-stops when its verdict is decided: the product's always-valid test, looked at after each question. The
-truth is known. Beside it, a test with a fixed number of questions (1,500), and a fixed threshold on
-these: fail if the accuracy is more than 2 points lower. Stated: identical models end in NO-GO at most
-5 %; a loss of exactly the margin is GO at most 2.5 %. How many end in ASK depends on the disagreement.
+stops when its verdict is decided: the product's always-valid test, looked at after each question, and
+the final test of all questions. The truth is known. Beside it, a test with a fixed number of questions
+(1,500), and a fixed threshold on these: fail if the accuracy is more than 2 points lower. Stated: identical
+models end in NO-GO at most 5 %; a loss of exactly the margin is GO at most 2.5 %. How many end in ASK depends
+on the disagreement. A second table: losses of 1, 2 and 5 points at the planned number of questions.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.model.interim_comparison import InterimComparison
 from runner_compare.release_gate.verdicts import GateVerdict
+from runner_compare.statistics import Finding, McNemarTest, decide_comparisons
+from runner_compare.statistics.planning import plan_questions_to_detect
 from runner_compare.statistics.sequential import Side
 
 LIMIT, FIXED, MARGIN = 4000, 1500, 0.02
@@ -37,7 +40,10 @@ def ask(generator: np.random.Generator, share: float, difference: float) -> tupl
         decided = test.margin_decision
         if decided is not Side.open:
             return (GateVerdict.go if decided is Side.better else GateVerdict.no_go), number
-    return GateVerdict.ask, LIMIT
+    test.run_final_test()
+    return {Side.better: GateVerdict.go, Side.worse: GateVerdict.no_go}.get(
+        test.margin_decision, GateVerdict.ask
+    ), LIMIT
 
 
 def rates(
@@ -53,6 +59,24 @@ def rates(
     asked = {verdict: Rate(sum(got is verdict for got, _ in ended), pairs) for verdict in GateVerdict}
     at_once = {verdict: Rate(fixed.count(verdict), pairs) for verdict in GateVerdict}
     return asked, float(np.mean([number for _, number in ended])), at_once, Rate(threshold, pairs)
+
+
+def find_planted_losses(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often a loss is found with as many questions as its plan names."""
+    title = f"losses at the planned number of questions: {pairs:,} candidates a line"
+    table = Table(title, "disagree", "truth", "questions", "found %", "called better")
+    for share in (0.02, 0.04, 0.08):
+        for loss in (0.01, 0.02, 0.05):
+            questions = plan_questions_to_detect(share, loss)
+            assert questions is not None
+            chances = [share / 2, share / 2 + loss, 1 - share - loss]
+            found = [
+                decide_comparisons([McNemarTest(wins, losses, questions)])[0].finding
+                for wins, losses, _ in generator.multinomial(questions, chances, size=pairs).tolist()
+            ]
+            worse, better = (Rate(found.count(of), pairs) for of in (Finding.worse, Finding.better))
+            limits.powers.append(worse)
+            table.row(f"{share:.0%}", f"{-100 * loss:+g}", f"{questions:,}", worse, better.plain)
 
 
 def main() -> int:
@@ -84,6 +108,7 @@ def main() -> int:
             f"{share:.0%}", f"{100 * difference:+g}", asked[go], asked[no_go], asked[ask_more], f"{questions:,.0f}",
             *(fixed[verdict].plain for verdict in (go, ask_more, no_go)), threshold.plain,
         )  # fmt: skip
+    find_planted_losses(generator, pairs, limits)
     return limits.conclude(started)
 
 

@@ -34,6 +34,7 @@ from runner_compare.statistics.early_stop_plans import (
     find_early_stop_detectable_loss,
     plan_early_stop_questions,
 )
+from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST, EarlyStopPairs
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
     estimate_disagreement_rate,
@@ -41,7 +42,7 @@ from runner_compare.statistics.planning import (
     plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import ratio_standard_error
-from runner_compare.statistics.sequential import compute_log_e_values
+from runner_compare.statistics.sequential import Side
 from runner_compare.statistics.stats import detectable_paired_difference, mcnemar_exact_p_value
 
 # disagreement, difference
@@ -228,10 +229,11 @@ def course(
     good."""
     rate = noise + loss
     steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
-    counts = np.eye(3)[steps].cumsum(axis=0)
-    enough = np.log(2 / level)
-    is_worse = bool((compute_log_e_values(counts[:, [1, 0, 2]], 0.0) >= enough).any())
-    return is_worse, bool((compute_log_e_values(counts, -EARLY_MARGIN) >= enough).any())
+    pairs = EarlyStopPairs(level, EARLY_MARGIN, WITH_FINAL_TEST)
+    for step in steps.tolist():
+        pairs.add_pair(step != 1, step != 0)
+    pairs.run_final_test()
+    return pairs.decision is Side.worse, pairs.margin_decision is Side.better
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:

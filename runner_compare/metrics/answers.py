@@ -111,6 +111,7 @@ METRICS: tuple[Metric, ...] = (
     define_metric("early_stop_p", "always-valid p", ".2g", pooling=PoolingRule.dropped),
     define_metric("early_stop_comparisons", form=".0f", pooling=PoolingRule.dropped),
     define_metric("early_stop_level", form=".2g", pooling=PoolingRule.dropped),
+    define_metric("early_stop_final_test_part", form=".2g", pooling=PoolingRule.dropped),
     define_metric("early_stop_confidence_percent", "confidence", "g", unit="%", pooling=PoolingRule.dropped),
     # of guesses at every step; by the place in a guess: `acceptance_share/token_1`
     define_metric("acceptance_share", "guessed tokens that were right", ".1%", better=BetterDirection.higher),

@@ -31,6 +31,7 @@ IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 CLUSTER = "task.cluster"
 # the fact that names the job that a run was compared with while it ran
 EARLY_STOP = "early_stop_vs"
+FINAL_TEST_PART = "early_stop_final_test_part"
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = (
     "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
@@ -102,9 +103,16 @@ class Run:
         """Number of comparisons that share the error rate of the early-stopping test. None if it was
         not recorded.
         """
-        compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
         recorded = self.metrics.get("early_stop_comparisons")
-        return int(recorded) if recorded and not self.parts and compared_with == other_run.job_id else None
+        return int(recorded) if recorded and self._stops_early_against(other_run) else None
+
+    def final_test_part(self, other_run: Run) -> float | None:
+        """Part of the error rate for the test after the last question. None if it was not recorded."""
+        return self.metrics.get(FINAL_TEST_PART) if self._stops_early_against(other_run) else None
+
+    def _stops_early_against(self, other_run: Run) -> bool:
+        compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
+        return not self.parts and compared_with == other_run.job_id
 
     @property
     def correct_and_total(self) -> tuple[int, int] | None:

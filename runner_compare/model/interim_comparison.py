@@ -7,27 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runner_compare.statistics.early_stop_test import FINAL_TEST_USED, WITH_FINAL_TEST, EarlyStopPairs
 from runner_compare.statistics.margins import MarginVerdict, decide_sequential_verdict
-from runner_compare.statistics.sequential import SequentialPairs, Side, comparison_level, confidence_percent
+from runner_compare.statistics.sequential import Side, comparison_level, confidence_percent
 
 
 @dataclass
 class InterimComparison:
-    """Always-valid test of a difference between two runs, one of which is still running.
+    """Test of a difference between two runs, one of which is still running.
 
     The test uses a part of the 5 % error rate.
     """
 
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
-    pairs: SequentialPairs = field(init=False)  # as counted: what was cut off is not right
+    has_final_test: bool = True  # no other number of these questions was tested before
+    pairs: EarlyStopPairs = field(init=False)  # as counted: what was cut off is not right
     # with what was cut off at worst, at best
-    ends: tuple[SequentialPairs, SequentialPairs] = field(init=False)
+    ends: tuple[EarlyStopPairs, EarlyStopPairs] = field(init=False)
 
     def __post_init__(self) -> None:
         level = comparison_level(self.comparisons)
-        self.pairs = SequentialPairs(level, self.margin)
-        self.ends = SequentialPairs(level, self.margin), SequentialPairs(level, self.margin)
+        parts = WITH_FINAL_TEST if self.has_final_test else FINAL_TEST_USED
+        self.pairs, *ends = (EarlyStopPairs(level, self.margin, parts) for _ in range(3))
+        self.ends = ends[0], ends[1]
 
     def add_pair(
         self, is_solved: bool, is_baseline_solved: bool, is_cut_off: bool, is_baseline_cut_off: bool
@@ -37,6 +40,11 @@ class InterimComparison:
         self.pairs.add_pair(is_solved, is_baseline_solved)
         at_worst.add_pair(is_solved, is_baseline_solved or is_baseline_cut_off)
         at_best.add_pair(is_solved or is_cut_off, is_baseline_solved)
+
+    def run_final_test(self) -> None:
+        """Test all pairs once more, after the last question of the job."""
+        for pairs in (self.pairs, *self.ends):
+            pairs.run_final_test()
 
     @property
     def is_decided(self) -> bool:
@@ -54,7 +62,7 @@ class InterimComparison:
     @property
     def margin_decision(self) -> Side:
         """Decision about the margin. It is open if it depends on the verdicts of cut-off answers."""
-        at_worst, at_best = (pairs.from_margin for pairs in self.ends)
+        at_worst, at_best = (pairs.margin_decision for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 
     @property
@@ -67,15 +75,17 @@ class InterimComparison:
 
         The difference is the run's accuracy minus the baseline's accuracy.
         """
-        pairs = self.pairs
+        pairs, counts = self.pairs, self.pairs.sequential
+        low, high = pairs.interval
         return {
-            "wins": pairs.wins,
-            "losses": pairs.losses,
+            "wins": counts.wins,
+            "losses": counts.losses,
             "p": pairs.p,
             "comparisons": self.comparisons,
             "level": pairs.level,
             "confidence_percent": confidence_percent(self.comparisons),
-            "difference_points": 100 * pairs.difference,
-            "difference_points_low": 100 * pairs.interval_low,
-            "difference_points_high": 100 * pairs.interval_high,
+            "final_test_part": pairs.parts.final,
+            "difference_points": 100 * counts.difference,
+            "difference_points_low": 100 * low,
+            "difference_points_high": 100 * high,
         }

@@ -20,7 +20,7 @@ def format_interim_verdict(comparison: InterimComparison) -> str:
 
 
 def format_interim_summary(comparison: InterimComparison) -> str:
-    values = (comparison.pairs.difference, comparison.pairs.interval_low, comparison.pairs.interval_high)
+    values = (comparison.pairs.sequential.difference, *comparison.pairs.interval)
     more = (
         0
         if comparison.margin is None

@@ -122,8 +122,7 @@ class Decision(Effect):
         The intervals of all comparisons together contain all true values with 95 % probability. If
         answers were cut off, the interval covers both extreme verdicts.
         """
-        decided_itself = self.early_stop_comparisons is not None and self.ends is None
-        if not self.is_tested or decided_itself:
+        if not self.is_tested:
             return self.low, self.high
         tests = [self.test, *(end.test for end in self.ends or ())]
         lows, highs = zip(*map(self._compute_interval_at_decision_level, tests), strict=True)

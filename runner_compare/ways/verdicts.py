@@ -18,6 +18,12 @@ from runner_compare.model.mean_pairs import (
 )
 from runner_compare.reader import Reader
 from runner_compare.statistics import FisherTest, McNemarTest, RunComparison, SequentialTest, Test
+from runner_compare.statistics.early_stop_test import (
+    FINAL_TEST_USED,
+    ONLY_SEQUENTIAL,
+    WITH_FINAL_TEST,
+    ErrorParts,
+)
 from runner_compare.ways import PairingOptions, with_notes
 
 Score = tuple[int, int]  # right answers, of all
@@ -130,8 +136,15 @@ def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunCompa
 
     Choosing between two tests would find too many differences.
     """
-    comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-    compared = compare_with_truncation_bounds(partial(create_sequential_test, comparisons), pairs)
+    watched_run, other = (run, base) if run.early_stop_comparisons(base) else (base, run)
+    final_part = watched_run.final_test_part(other)
+    create_test = partial(
+        create_sequential_test,
+        watched_run.early_stop_comparisons(other),
+        ONLY_SEQUENTIAL if final_part is None else WITH_FINAL_TEST if final_part else FINAL_TEST_USED,
+        not watched_run.stopped_early and not watched_run.errors,
+    )
+    compared = compare_with_truncation_bounds(create_test, pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     remarks = [
@@ -151,8 +164,11 @@ def create_mcnemar_test(pairs: Pairs) -> McNemarTest:
     return McNemarTest(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
 
 
-def create_sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialTest:
-    return SequentialTest([(our.solved, their.solved) for our, their in pairs], comparisons)
+def create_sequential_test(
+    comparisons: int | None, parts: ErrorParts, is_at_limit: bool, pairs: Pairs
+) -> SequentialTest:
+    verdicts = [(our.solved, their.solved) for our, their in pairs]
+    return SequentialTest(verdicts, comparisons, parts, is_at_limit)
 
 
 def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:

@@ -20,13 +20,16 @@ from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.statistics import McNemarTest
+from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST, EarlyStopPairs
+from runner_compare.statistics.effects import compute_margin_p_value
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
     compute_detection_power,
     estimate_disagreement_rate,
     find_smallest_detectable_difference,
 )
-from runner_compare.statistics.sequential import SequentialPairs, Side, compute_log_e_value
+from runner_compare.statistics.sequential import Side
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -120,14 +123,16 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
     generator, courses = np.random.default_rng(1), 400
     worse = as_good = 0
     for _ in range(courses):
-        it = SequentialPairs()
+        pairs = EarlyStopPairs(parts=WITH_FINAL_TEST)
         for draw in generator.random(500).tolist():
-            it.add_pair(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
-        worse += it.decision is Side.worse
-        wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
-        as_good += compute_log_e_value(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
+            pairs.add_pair(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
+        pairs.run_final_test()
+        worse += pairs.decision is Side.worse
+        wins, losses, _ = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
+        final = McNemarTest(wins, losses, questions)
+        as_good += compute_margin_p_value(final, -0.02) <= 0.05 * WITH_FINAL_TEST.final
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
-    assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
+    assert 0.7 < as_good / courses < 0.86  # by the final test alone
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ hardly below the level, and Holm's steps need all p at once. runner-compare uses
 for such jobs, stopped or not: a test for a single look does not hold its level where a job
 stopped because p was small (bench/compare/early_stop_tables.py).
 
+A job that answers all questions without a decision tests all pairs once more, with 15 % of its
+error rate. It has no such final test if it may reuse the answers of a job that had one after
+another number of questions.
+
 Pairs are tested in the order of the questions, whichever answers came first: short answers come
 early, and are right more often than long ones. So neither speed nor a kill changes where a job
 stops.
@@ -18,11 +22,12 @@ stops.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.datasets.question_subsets import list_question_numbers
 from runner.records.flat_config import flatten_config
+from runner.records.sibling_jobs import find_jobs_with_reusable_answers
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, read_samples, typed_task_config
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
@@ -106,16 +111,17 @@ class EarlyStop(Policy):
     min_ahead: int = MIN_AHEAD
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
+    final_test_job: str = ""  # the id of the job that has used the final test
     bets: InterimComparison = field(default_factory=InterimComparison)  # on the pairs so far
     asked: int = 0  # so many questions, from the first on, were looked at
     _waiting: dict[int, Sample] = field(default_factory=dict)  # answers to later questions
 
     @classmethod
     def from_finished_baseline(
-        cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]
+        cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item], stopping_job: Job
     ) -> EarlyStop:
-        """Create the policy from a finished baseline. Raises ConfigError if the two jobs cannot be
-        compared.
+        """Create the policy of a stopping job from a finished baseline. Raises ConfigError if the two jobs
+        cannot be compared.
         """
         task = typed_task_config(config, Gsm8kConfig)
         named_as = task.early_stop_vs or ""
@@ -156,11 +162,19 @@ class EarlyStop(Policy):
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
         return cls(
-            named_as, job, solved, cut_off, numbers, ahead, count_comparisons(task), margin_fraction(task)
+            named_as,
+            job,
+            solved,
+            cut_off,
+            numbers,
+            ahead,
+            count_comparisons(task),
+            margin_fraction(task),
+            _find_job_with_final_test(stopping_job, job, len(numbers)),
         )
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
-        self.bets = InterimComparison(self.comparisons, self.margin)
+        self.bets = InterimComparison(self.comparisons, self.margin, has_final_test=not self.final_test_job)
         self.asked, self._waiting = 0, dict(samples)
         return self._test_answered_questions_in_order()
 
@@ -189,6 +203,11 @@ class EarlyStop(Policy):
             self.asked += 1
         return self.asked if self.bets.is_decided else None
 
+    def finish(self, samples: Iterable[Sample]) -> None:
+        """Run the final test if all questions were answered without a decision and without an error."""
+        if self.asked == len(self.numbers) and not any(sample.failed for sample in samples):
+            self.bets.run_final_test()
+
     # -------------------------------------------------------------------------------------- reports
 
     def progress_fields(self) -> dict[str, str]:
@@ -212,4 +231,19 @@ class EarlyStop(Policy):
             ).to_fact(),
             "early_stop_level": format_significance_level(self.comparisons),
             "early_stop_verdict": verdict,
-        }
+        } | ({"early_stop_final_test": f"used by {self.final_test_job}"} if self.final_test_job else {})
+
+
+def _find_job_with_final_test(stopping_job: Job, baseline: Job, num_questions: int) -> str:
+    """Return the id of a job with reusable answers whose final test had another number of questions."""
+    for other in find_jobs_with_reusable_answers(stopping_job):
+        record = other.read_last_record()
+        if (
+            record is not None
+            and JobReference.from_fact(record.result.facts.get(FACT, "")).job_id == baseline.job_id
+            and record.result.metrics.get("early_stop_final_test_part")
+            and record.result.metrics["questions_left"] == 0
+            and record.result.metrics["questions_asked"] != num_questions
+        ):
+            return other.job_id
+    return ""

@@ -168,7 +168,9 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         log.info("%s", render_prompts(context.resolved, first_prompt_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
-        early_stop = EarlyStop.from_finished_baseline(inputs.baseline, context.config, VERSION, inputs.items)
+        early_stop = EarlyStop.from_finished_baseline(
+            inputs.baseline, context.config, VERSION, inputs.items, context.recorder.job
+        )
     requests = build_question_requests(inputs, items)
     context_length.print_notes_early(context_length.build_rope_notes_for_requests(context.resolved, requests))
     again, judge = create_repeated_questions_policy(inputs, requests, context), Judge(task, items)

@@ -126,6 +126,31 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
         assert differs in refused.value.reason
 
 
+def test_a_final_test_is_run_once_for_the_same_questions(job: Callable[..., RunnerConfig]) -> None:
+    base = run(job())
+    first = run(job(is_bad=True, limit=6, early_stop_vs=base.job_id))
+    larger = run(job(is_bad=True, limit=7, early_stop_vs=base.job_id))
+    same_limit = run(job(is_bad=True, limit=6, early_stop_vs=base.job_id, early_stop_margin=50))
+    parts = [record.result.metrics["early_stop_final_test_part"] for record in (first, larger, same_limit)]
+    assert parts == [0.15, 0, 0.15]
+    assert larger.result.facts["early_stop_final_test"] == f"used by {first.job_id}"
+    assert "early_stop_final_test" not in first.result.facts
+    # after a kill, too
+    (Path(larger.output_dir) / "result.json").unlink()
+    again = run(job(is_bad=True, limit=7, early_stop_vs=base.job_id))
+    assert again.result.metrics["early_stop_final_test_part"] == 0
+
+
+def test_the_final_test_waits_for_all_answers(until: EarlyStop) -> None:
+    samples = {index: sample(index, Verdict.correct) for index in range(30)}
+    failed = sample(5, Verdict.cut_off, FinishReason.error)
+    for changed, is_tested in (({}, True), ({5: failed}, False)):
+        answers = samples | changed
+        assert until.start(answers) is None
+        until.finish(answers.values())
+        assert (until.bets.pairs.final is not None) is is_tested
+
+
 def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
     config = job(is_bad=True, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
@@ -216,7 +241,7 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
     for one in reversed(wrong[1:20]):  # the first question takes longest
         assert until.on_answer(one) is None
     assert until.asked == 0
-    assert until.on_answer(wrong[0]) == until.asked == until.bets.pairs.losses == 8
+    assert until.on_answer(wrong[0]) == until.asked == until.bets.pairs.sequential.losses == 8
     assert until.progress_fields()["after"].startswith("8 questions: −100.0 points [−100.0, −")
     assert until.start(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
@@ -281,7 +306,7 @@ def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) 
     assert until.start({index: it for index, it in wrong.items() if index != 2}) is None
     assert until.asked == 2
     assert until.on_answer(failed) == 9
-    assert (until.bets.pairs.num_pairs, until.bets.pairs.decision) == (8, Side.worse)
+    assert (until.bets.pairs.sequential.num_pairs, until.bets.decision) == (8, Side.worse)
     assert until.metrics["questions_asked"] == 9
 
 
