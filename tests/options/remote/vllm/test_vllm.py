@@ -187,9 +187,7 @@ def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(runner: 
         keys = (f"lora={lora}", "task.split=hard5", "task.limit=20")
         there, here = tmp_path / f"there_{lora}", tmp_path / f"here_{lora}"
         facts = with_vllm(runner, there, *keys)["facts"]
-        is_compared = (
-            "with transformers" if lora == "none" else "not compared: vLLM's CPU build cannot score"
-        )
+        is_compared = "with transformers" if lora == "none" else "not compared: vLLM's CPU build cannot score"
         assert facts["compared"].startswith(is_compared)
         here.mkdir()
         done = runner(
