@@ -65,8 +65,8 @@ def main() -> None:
     options = parse_arguments(parser)
     clock = time.thread_time if options.busy else time.perf_counter
     steps, masks = (
-        Timed(Scheduler, "_decode_active_sequences", clock),
-        Timed(Stopping, "constrain_logits", clock),
+        Timed(Scheduler, Scheduler._decode_active_sequences, clock),
+        Timed(Stopping, Stopping.constrain_logits, clock),
     )
     threads = 1 if options.busy else None
     print(head_line(sys.argv, threads or torch.get_num_threads()))

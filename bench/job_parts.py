@@ -42,17 +42,17 @@ from runner_engine.settings.model import LocalModelConfig
 # as in pass_clock.h
 IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head", "routing", "experts")
 CALL = "call of C: checks, sizes, the start of its threads"
-PARTS: list[tuple[str, type, str]] = [
-    (CALL, FusedForward, "__call__"),
+PARTS: list[tuple[str, type, Callable[..., Any]]] = [
+    (CALL, FusedForward, FusedForward.__call__),
     (
         "passes in Python: places, prefixes, layers one by one where a pass is no single call",
         Forward,
-        "_forward",
+        Forward._run_model,
     ),
-    ("sampling", Sampler, "pick"),
-    ("answers: text of tokens, stops", Stopping, "accept"),
-    ("rows enter: shared prefixes, memory, order", Scheduler, "_enter"),
-    ("the rest of the scheduler", Scheduler, "step"),
+    ("sampling", Sampler, Sampler.sample),
+    ("answers: text of tokens, stops", Stopping, Stopping.accept_token),
+    ("rows enter: shared prefixes, memory, order", Scheduler, Scheduler._admit_and_prefill_sequences),
+    ("the rest of the scheduler", Scheduler, Scheduler.step),
 ]
 REST = "the rest: tokenizing, requests, completions"
 
@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
     watch, passes = Stopwatch(), PassParts(ctypes.CDLL(str(kernels.file)))
     FusedForward.__call__ = passes.counted(FusedForward.__call__)  # type: ignore[method-assign]
     for name, owner, method in PARTS:
-        setattr(owner, method, watch.timed(name, getattr(owner, method)))
+        setattr(owner, method.__name__, watch.timed(name, getattr(owner, method.__name__)))
     run = watch.timed(REST, lambda: sum(1 for _ in complete_requests(engine, requests, options.rows)))
     started = time.perf_counter()
     run()

@@ -40,9 +40,8 @@ PROMPT_TOKENS = 4
 class Timed:
     """Times each call of a method by a clock until the process ends."""
 
-    def __init__(self, owner: type, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, owner: type, method: Callable[..., Any], clock: Callable[[], float]) -> None:
         self.took_ms: list[float] = []
-        method = getattr(owner, name)
 
         @wraps(method)
         def timed(*given: Any) -> Any:
@@ -51,7 +50,7 @@ class Timed:
             self.took_ms.append((clock() - started) * 1000)
             return outcome
 
-        setattr(owner, name, timed)
+        setattr(owner, method.__name__, timed)
 
     def median_ms(self) -> float:
         """Return the median over the calls so far, and forget them."""
@@ -90,7 +89,7 @@ def main() -> None:
     options = parse_arguments(parser)
     presets = ["greedy", *(name for name in options.presets if name != "greedy")]
     clock = time.thread_time if options.busy else time.perf_counter
-    passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "sample", clock)
+    passes, picks = Timed(Forward, Forward.step, clock), Timed(Sampler, Sampler.sample, clock)
     print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     for shape in options.shapes:
         folder = random_weights.ensure_random_checkpoint(

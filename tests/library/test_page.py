@@ -26,7 +26,9 @@ def test_the_session_on_the_page_runs(
     session = text.split("```pycon\n")[1].split("```")[0]
     parsed = doctest.DocTestParser().get_doctest(session, {}, "docs/python.md", None, 0)
     failures: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(parsed, out=failures.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE).run(
+        parsed, out=failures.append
+    )
     assert failures == [], "".join(failures)
 
 

@@ -90,8 +90,8 @@ PLAIN_PROCESSOR = {"RUNNER_WITHOUT": "amx,avx512"}
 OF_MACHINE = re.compile(r"\b((?:sweep|memory)-)[0-9a-f]{12}\b")
 # Sentences that depend on speed, and on other work of the machine
 OF_SPEED = re.compile(
-    r"(• )?(There is no Pareto front|The Pareto front (does not count|counts)|Dominated beyond noise"
-    r"|\d+ of \d+ speeds were|decoding read faster)"
+    r"(• )?(There is no Pareto front|The Pareto front ignores|Dominated beyond noise"
+    r"|decoding is faster than memory)"
 )
 TIME = re.compile(r", [\d.e+-]+ s (?=at this job's speed)")
 RELATIVE = 2e-4  # float32 sums in another order
