@@ -58,8 +58,10 @@ def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = F
         reason = order.explain_candidate_order(number, after, rank_from_1)
         why = reason.values.get("why")
         is_level = isinstance(why, Note) and why.code == "alike"
-        candidates[number].before_next = note(
-            "level" if is_level else "before", rank=rank_from_1, reason=reason
+        candidates[number].before_next = (
+            note("level", rank=rank_from_1, reason=reason)
+            if is_level
+            else note("before", rank=rank_from_1, reason=reason)
         )
     return [candidates[number] for number in ranked]
 
