@@ -11,7 +11,7 @@ from runner_compare.statistics.sequential import Side
 
 
 def format_interim_verdict(comparison: InterimComparison) -> str:
-    """Return the current verdict, e.g. `better`, `as good within 2 points` or `undecided`."""
+    """Return the current verdict, e.g. `better`, `no loss above 2 points` or `undecided`."""
     if comparison.margin is None:
         return comparison.decision
     text = format_verdict(comparison.verdict, format_margin_points(comparison.margin))
