@@ -27,4 +27,4 @@ def format_interim_summary(comparison: InterimComparison) -> str:
         else count_digits_to_distinguish_limit(values, -comparison.margin, format_percentage_points)
     )
     difference, low, high = (format_percentage_points(value, more) for value in values)
-    return f"{difference} points [{low}, {high}], {format_interim_verdict(comparison)}"
+    return f"difference {difference} points [{low}, {high}], {format_interim_verdict(comparison)}"

@@ -242,7 +242,7 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
         assert until.on_answer(one) is None
     assert until.asked == 0
     assert until.on_answer(wrong[0]) == until.asked == until.bets.pairs.sequential.losses == 8
-    assert until.progress_fields()["after"].startswith("8 questions: −100.0 points [−100.0, −")
+    assert until.progress_fields()["after"].startswith("8 questions: difference −100.0 points [−100.0, −")
     assert until.start(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
 
