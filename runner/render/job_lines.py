@@ -170,7 +170,7 @@ LINES = (
             "{early_stop_difference_points} points"
             + biased
             + _interval_template("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   of {questions_asked:question} only this job has {early_stop_wins} right, only the baseline "
+            + "   of {questions_asked:question}, this job alone solved {early_stop_wins}, the baseline alone "
             "{early_stop_losses}" + whose,
             unless_zero=unless_zero,
         )
