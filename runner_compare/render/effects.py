@@ -270,7 +270,7 @@ def format_simultaneous_intervals_note(decisions: Iterable[Decision]) -> str:
         (decision.comparisons for decision in decisions if has_simultaneous_interval(decision)), default=0
     )
     return (
-        f"The {comparisons} intervals of differences hold together. With fewer comparisons, each is narrower."
+        f"The intervals of differences hold together for {comparisons} comparisons. With fewer, each is narrower."
         if comparisons
         else ""
     )
