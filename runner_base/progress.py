@@ -21,6 +21,8 @@ from runner_base.texts import format_duration
 REPORT_EVERY_S = 0.2
 WATCHED_AFTER_S = 2.0
 
+BYTES = "bytes"  # a unit that is shown as a percentage
+
 Item = TypeVar("Item")
 
 
@@ -32,14 +34,11 @@ class ProgressState:
     news: dict[str, str] = field(default_factory=dict)
     rss_mib: float = 0.0  # of the process that is doing it
     left_s: float | None = None  # None: unknown
-    per_s: float | None = None  # steps per second; None: unknown
+    unit: str = ""  # what a step is, such as questions
 
-    def format_cells(self) -> list[str]:
-        total = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else ""
-        speed = format_speed(self.per_s) if self.per_s else ""
-        left = f"{format_duration(self.left_s)} left" if self.left_s else ""
-        news = (f"{key} {value}" for key, value in self.news.items())
-        return [cell for cell in (total, speed, left, *news) if cell]
+    def format_count(self) -> str:
+        """Format the steps, e.g. `275/500 questions`; "" without a total."""
+        return f"{self.done:,.0f}/{self.total:,.0f} {self.unit}".strip() if self.total else ""
 
 
 _sink: Callable[[ProgressState], None] | None = None
@@ -60,11 +59,11 @@ def announce(message: str) -> None:
 class Progress:
     """Progress bar as context manager, with speed, time left and optional values.
 
-    Example: `with Progress(total, "gsm8k") as bar: bar.advance(1, accuracy="91.0 %")`.
+    Example: `with Progress(total, "gsm8k", "questions") as bar: bar.advance(1, accuracy="91.0 %")`.
     """
 
     def __init__(self, total: float | None, title: str, unit: str = "") -> None:
-        self.total, self.what, self.unit = total, title, unit
+        self.total, self.what, self.unit = total, title, unit  # the unit names a step
         self._bar: Any = None
         self._id: Any = None
         self._done = self._under_way = 0.0
@@ -87,7 +86,7 @@ class Progress:
                 rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(bar_width=28),
                 rich_progress.TextColumn("{task.fields[count]}", markup=False)
-                if not self.unit
+                if self.unit != BYTES
                 else rich_progress.TaskProgressColumn(),
                 rich_progress.TimeElapsedColumn(),
                 rich_progress.TextColumn("{task.fields[left]}", markup=False),
@@ -147,21 +146,22 @@ class Progress:
 
     def _format_count(self) -> str:
         total = "?" if self.total is None else f"{self.total:.0f}"
-        return f"{int(self._done):>{len(total)}}/{total}"
+        return f"{int(self._done):>{len(total)}}/{total} {self.unit}".rstrip()
 
     def _format_progress_line(self) -> str:
         passed_s = format_duration(time.monotonic() - (self._described_at or self._entered_at))
         moved, left_s = self._measure_steps_and_seconds(), self.estimate_seconds_left()
+        gap = ", " if ":" in self.what else ": "
         if not self.total or moved is None:
-            at = f" {self._format_count().strip()}" if self.total and not self.unit else ""
+            at = f"{gap}{self._format_count().strip()}" if self.total and self.unit != BYTES else ""
             return f"{self.what}{at} … {passed_s}"
         steps, seconds = moved
-        cells = [self._format_count().strip() if not self.unit else self._format_fraction()]
-        if not self.unit:
+        cells = [self._format_count().strip() if self.unit != BYTES else self._format_fraction()]
+        if self.unit != BYTES:
             cells.append(format_speed(steps / max(seconds, 1e-9)))
         cells += [f"{format_duration(left_s)} left"] if left_s is not None else []
         cells += [f"{key} {value}" for key, value in self._news.items()]
-        return f"{self.what} {', '.join(cells)}"
+        return f"{self.what}{gap}{', '.join(cells)}"
 
     def _format_fraction(self) -> str:
         return f"{self._done / self.total:.0%}" if self.total else ""
@@ -205,15 +205,8 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (force or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            per_s = None
-            if (moved := self._measure_steps_and_seconds()) is not None and not self.unit:
-                per_s = moved[0] / max(moved[1], 1e-9)
-            rss_mib = machine.rss_mib()
-            _sink(
-                ProgressState(
-                    self.what, self._done, self.total, news, rss_mib, self.estimate_seconds_left(), per_s
-                )
-            )
+            rss_mib, left_s = machine.rss_mib(), self.estimate_seconds_left()
+            _sink(ProgressState(self.what, self._done, self.total, news, rss_mib, left_s, self.unit))
 
 
 def format_speed(per_s: float) -> str:
@@ -221,7 +214,7 @@ def format_speed(per_s: float) -> str:
     return f"{per_s:,.3g} per s" if per_s >= 1 else f"{60 * per_s:.2g} per min"
 
 
-def iterate_with_progress(items: Sequence[Item], title: str) -> Iterator[Item]:
+def iterate_with_progress(items: Sequence[Item], title: str, unit: str) -> Iterator[Item]:
     """Yield the items, with a progress bar if the iteration takes longer than two seconds."""
     began, at = time.monotonic(), 0
     while at < len(items) and time.monotonic() - began < WATCHED_AFTER_S:
@@ -229,7 +222,7 @@ def iterate_with_progress(items: Sequence[Item], title: str) -> Iterator[Item]:
         at += 1
     if at == len(items):
         return
-    with Progress(len(items), title) as bar:
+    with Progress(len(items), title, unit) as bar:
         bar.set_position(at)
         for item in items[at:]:
             yield item

@@ -203,7 +203,7 @@ def _shorten_path_columns(table: FittedTable) -> None:
         if short != column.cells:
             table.columns[index] = replace(column, cells=short)
             examples = (pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1])
-            table.caption.append("{} {} is {}".format(join_lines(column.head), *next(examples)))
+            table.caption.append("{} means {}".format(*next(examples)))
 
 
 def _drop_column(table: FittedTable, column: Column) -> None:

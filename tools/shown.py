@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -14,7 +15,8 @@ from runner_base.printed_tables import NO_ROOM_FOR, SAME_IN_ALL_ROWS
 
 TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
-VERSUS = re.compile(r"^vs \S+")  # names the baseline
+VERSUS = re.compile(r"\bvs \S+")  # names the baseline
+ROW = re.compile(r"  \S")  # of a report; a line that continues it has more spaces
 IF_KNOWN = ("more needed",)  # a column that only some comparisons have
 LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
 
@@ -128,11 +130,12 @@ def tables(lines: list[str]) -> Iterator[Table]:
     """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others
     by their columns."""
     job = caption = ""
+    seen: Counter[str] = Counter()  # a table of many columns is printed in several
     for place, line in enumerate(lines):
         if title := TITLE.fullmatch(line):
             job, caption = title[2] + " by the stub" * (title[1] == "stub"), ""
             report = _until_empty(lines[place + 2 :])
-            rows = [row for row in report if row.startswith("  ")]
+            rows = [row for row in report if ROW.match(row)]
             yield Table(job, [re.split(" {2,}", row.strip())[0] for row in rows], "…" in report)
         elif line.startswith('{"job_id"'):
             yield Table("json", [*json.loads(line), *json.loads(line)["metrics"]])
@@ -146,12 +149,13 @@ def tables(lines: list[str]) -> Iterator[Table]:
             )
             shared = next(above, "")
             left_out = _left_out_columns(lines[place + 1 :])
-            if {"status", "job"} <= {*names}:  # before the status are the keys in which jobs differ
-                yield Table("grid", names[names.index("status") :], shared=shared)
+            if "status" in names and "job" in (*names, *left_out):  # before the status are the keys in which jobs differ
+                yield Table("grid", names[names.index("status") :], shared=shared, left_out=left_out)
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :], shared=shared, left_out=left_out)
-            elif lines[place - 1].startswith("file ") and "accuracy" in names:
-                yield Table("model files", names)
+            elif lines[place - 1].startswith("file "):  # transposed, in blocks of the same rows
+                if "accuracy" in (rows := _first_cells(lines[place + 1 :])):
+                    yield Table("model files", rows)
             elif {"accuracy", "/answer"} <= {*names}:
                 # the lines above may be of another table
                 last = len(names) - names[::-1].index("accuracy")
@@ -160,23 +164,35 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 # the table of the default output
                 kind = "comparison" if "verdict" in names else "runs"
                 columns = [VERSUS.sub("vs baseline", name) for name in names[names.index(answers[0]) :]]
-                yield Table(kind, [name for name in columns if name not in IF_KNOWN], shared=shared)
+                columns = [name for name in columns if name not in IF_KNOWN]
+                yield Table(kind, columns, shared=shared, left_out=left_out)
             elif "accuracy" in names:
                 kind = "all columns" if "Holm" in names else "all columns of runs"
                 columns = [name for name in names[names.index("accuracy") :] if name != "Pareto"]
                 yield Table(kind, columns, shared=shared)
             elif job:
-                yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
+                kind = f"rows of {job}" + f", {caption}" * bool(caption)
+                seen[kind] += 1
+                yield Table(kind + f", part {seen[kind]}" * (seen[kind] > 1), names)
         elif job and line not in ("", "…") and not line.startswith(" "):
             caption = line  # of a further table
 
 
 def _left_out_columns(below: list[str]) -> tuple[str, ...]:
-    """Return the columns for which the table above these lines had no room."""
-    text = " ".join(_until_empty(below[len(_until_empty(below)) + 1 :]))
+    """Return the columns for which the table above these lines had no room, and the last words of their heads."""
+    rows = len(_until_empty(below))
+    at_once = next((place for place in range(rows) if below[place].startswith(NO_ROOM_FOR)), rows + 1)
+    text = " ".join(_until_empty(below[at_once:]))
     if not text.startswith(NO_ROOM_FOR):
         return ()
-    return tuple(text.removeprefix(NO_ROOM_FOR).partition(" (")[0].split(", "))
+    names = text.removeprefix(NO_ROOM_FOR).partition(" (")[0].split(", ")
+    return tuple(dict.fromkeys([*names, *(name.split()[-1] for name in names)]))
+
+
+def _first_cells(below: list[str]) -> list[str]:
+    """Return the names of the rows of a transposed table's block, which ends before the next block's head."""
+    rows = takewhile(lambda row: not row.startswith(("file ", "• ")), _until_empty(below))
+    return [re.split(" {2,}", row.strip())[0] for row in rows if not row.startswith(" ")]
 
 
 def _until_empty(lines: list[str]) -> list[str]:

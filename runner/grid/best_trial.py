@@ -48,7 +48,7 @@ class ScoredTrial:
             text += f" [{low}, {high}]"
         text = f"{text} {metric.unit}".rstrip()
         if self.interval is not None and "n" in self.metrics:
-            text += f" of n = {self.metrics['n']:.0f}"
+            text += f" of {self.metrics['n']:,.0f} questions"
         return text
 
 

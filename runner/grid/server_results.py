@@ -47,7 +47,7 @@ def download_server_results(plan: list[PlannedJob]) -> None:
     """Download the results of jobs that other hosts ran, from an MLflow server to this output folder."""
     if not (known := find_jobs_done_on_server(plan)):
         return
-    with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:
+    with Progress(len(known), FETCHING_KNOWN_JOBS, "jobs") as bar:
         for planned, store, run_id in known:
             assert planned.job is not None
             with suppress(JobAlreadyRunning), lock_job(planned.job, should_wait=False):

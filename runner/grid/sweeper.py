@@ -164,7 +164,7 @@ class GridSweeper(LaunchingSweeper):
             str, list[str]
         ] = {}  # override -> the choices, in the order of the grid, that have no such key
         seen: set[tuple[str, ...]] = set()
-        with share_model_files_between_jobs(), Progress(len(lists), "planning") as bar:
+        with share_model_files_between_jobs(), Progress(len(lists), "planning", "jobs") as bar:
             for overrides in lists:
                 composed, lacking = composer.compose_without_missing_keys(overrides)
                 composed, choices = split_job_config_and_choices(composed)

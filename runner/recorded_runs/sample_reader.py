@@ -208,7 +208,10 @@ class SampleReader(Reader):
             and not any(self._iterate_local_files(run, SAMPLES))
         ]
         if missing:
-            with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+            with (
+                Progress(len(missing), "fetching", "runs") as bar,
+                ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
+            ):
                 for _ in pool.map(lambda run: self._download_artifact_once(run, SAMPLES), missing):
                     bar.advance(1)
 

@@ -207,4 +207,4 @@ class MeasurementRecorder:
         self.energy.add_energy_since_last_step(stats)
         sequences = f"{stats.rows_alive}" if stats.rows_alive else ""
         speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
-        return {key: value for key, value in (("decode", speed), ("batch", sequences)) if value}
+        return {key: value for key, value in (("decode", speed), ("batch size", sequences)) if value}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from runner_base import ProgressState, format_count, format_duration
 from runner_compare import LOG_LIKELIHOOD, find_metric
 
-DETAILS = ("decode", "batch")  # news of a job that a grid does not show
+DETAILS = ("decode", "batch size")  # news of a job that a grid does not show
 MINUS, SIGN = "−", re.compile(r"(?<!e)-")
 SCORE_WIDTH = len("94.6 % [78.4, 97.5]")
 SPEED_WIDTH, TIME_WIDTH = len("7,229 tok/s"), len("10.0 s")
@@ -117,8 +117,7 @@ def format_job_progress(step: ProgressState | None) -> str:
         return "starting"
     news = {key: value for key, value in step.news.items() if key not in DETAILS}
     accuracy = news.pop("accuracy", "")
-    count = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-    cells = [f"{count} questions" if accuracy else f"{step.what} {count}".strip()]
+    cells = [step.format_count() if accuracy else f"{step.what} {step.format_count()}".strip()]
     cells += [f"{accuracy.removesuffix('%').strip()} % correct"] if accuracy else []
     cells += [f"{key} {value}" for key, value in news.items()]
     return ", ".join([*cells, *([f"{format_duration(step.left_s)} left"] if step.left_s else [])])

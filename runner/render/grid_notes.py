@@ -120,7 +120,7 @@ def _format_questions_needed_for_margin(
     elif seconds is not None:
         these = "this job takes" if jobs == 1 else f"these {jobs} jobs take"
         takes = f"; {these} {format_duration(seconds)} then"
-    good = f"as good within {format_margin_points(margin)}"
+    good = f"no loss above {format_margin_points(margin)}"
     return f"    a job needs {about} questions to show '{good}' between equal models{takes}"
 
 

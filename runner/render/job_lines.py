@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 
 from runner_compare import (
@@ -170,7 +170,7 @@ LINES = (
             "{early_stop_difference_points} points"
             + biased
             + _interval_template("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   of {questions_asked:question} only this job has {early_stop_wins} right, only the baseline "
+            + "   of {questions_asked:question}, this job alone solved {early_stop_wins}, the baseline alone "
             "{early_stop_losses}" + whose,
             unless_zero=unless_zero,
         )
@@ -344,4 +344,17 @@ def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
         shown += own[:MAX_OF_ONE]
     shown += [key for key in plug_in_metric_keys(jobs) if key not in shown]
     shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
-    return [find_metric(key) for key in shown]
+    return [
+        replace(find_metric(key), label=_name_counted_samples(jobs)) if key == "n" else find_metric(key)
+        for key in shown
+    ]
+
+
+def _name_counted_samples(jobs: Sequence[Mapping[str, float]]) -> str:
+    """Return the heading of the column with the number of samples, such as `questions`."""
+    nouns = (
+        "documents" if LOG_LIKELIHOOD in job else "questions" if "correct" in job else "answers"
+        for job in jobs
+        if "n" in job
+    )
+    return "/\n".join(dict.fromkeys(nouns))

@@ -35,12 +35,13 @@ def collect_answers(
     judge: Judge = UNJUDGED,
     policies: Sequence[Policy] = (),
     num_questions: int | None = None,
+    unit: str = "questions",
 ) -> CollectedAnswers:
     """Send all requests and return the answers in order. A policy may end the job early.
 
     Unanswered requests are sent, judged and recorded. A job without any answer has failed.
-    `num_questions` is the number of questions, where a question is several requests; progress is
-    shown in questions.
+    `num_questions` is the number of questions, where a question is several requests. The progress
+    bar counts questions, and names them by `unit`.
     """
     recorder = context.recorder
     recorded = sum(int(request.id) in recorder.done for request in requests)
@@ -60,7 +61,7 @@ def collect_answers(
         ):
             announce(text)
         enough, measured = send_unanswered_requests(
-            kept, context, judge, policy, partial, measured, num_questions
+            kept, context, judge, policy, partial, measured, num_questions, unit
         )
     else:
         kept.record_reused()

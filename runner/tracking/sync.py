@@ -89,7 +89,7 @@ def log_missing_jobs_to_store(options: argparse.Namespace) -> str:
     parents = grids.start_runs(stored)
     known = {run for runs in stored.grids.values() for run, _ in runs}
     logged = 0
-    with Progress(len(missing), "logging") as bar:
+    with Progress(len(missing), "logging", "jobs") as bar:
         for job in missing:
             with lock_job(job):  # waits for a process that is doing this job, or logging it
                 if record := read_finished_record(job):
@@ -113,7 +113,7 @@ def download_missing_jobs(store: stores.Store, stored_runs: StoredRuns) -> str:
     jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored_runs.jobs]
     missing = [job for job in jobs if not is_job_finished(job)]
     fetched = 0
-    with Progress(len(missing), "fetching") as bar:
+    with Progress(len(missing), "fetching", "jobs") as bar:
         for job in missing:
             run_id = stored_runs.find_run(job.job_id, None)
             with lock_job(job):

@@ -44,7 +44,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     calls = _read_agent_calls_by_question(folder / CALLS)
     scored = _select_scored_questions(samples, record)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
-    with _export_traces_to(uri), Progress(len(missing), "traces") as bar:
+    with _export_traces_to(uri), Progress(len(missing), "logging", "traces") as bar:
         for index in missing:
             sample = samples[index]
             assessments = _build_assessments(sample, index in scored, run_id, record)

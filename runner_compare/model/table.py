@@ -181,7 +181,7 @@ def _compare_rows_with_baselines(
         rows[run_id].is_repeat = True
     varying = [key for key in varying if key != REPEAT and not is_ignored_key(key, options.ignore)]
     compared: dict[str, list[RunComparison]] = {}
-    with Progress(len(rows), "comparing") as bar:
+    with Progress(len(rows), "comparing", "runs") as bar:
         for row in table.rows:
             bar.advance(1)
             if row.is_baseline:

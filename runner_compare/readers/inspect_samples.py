@@ -99,7 +99,9 @@ class LogSamples:
         self._names: dict[str, str] = {}  # of each sample's first file in the archive
 
     def iter_archive_epochs(self, archive: Archive) -> Iterator[Epoch]:
-        for name in iterate_with_progress(archive.json_names_in_folder(FOLDER), f"reading {self.path.name}"):
+        for name in iterate_with_progress(
+            archive.json_names_in_folder(FOLDER), f"reading {self.path.name}", "files"
+        ):
             where = f"{self.path}, {name}"
             epoch = self._convert_sample_to_epoch(ONE.parse(archive.read_member(name), where), where)
             self._names.setdefault(epoch.sample_id, name)

@@ -35,7 +35,7 @@ def build_accuracy_vs_likelihood_columns(tables: list[Table]) -> list[Column]:
     ]
     if len(pairs) < 2:
         return []
-    keys = [key for table in tables if table.has_accuracies for key in table.keys]
+    keys = [*dict.fromkeys(key for table in tables if table.has_accuracies for key in table.keys)]
     names = [[_config_text(accurate, key) for accurate, _ in pairs] for key in keys]
     return [
         *(

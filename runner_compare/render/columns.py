@@ -109,7 +109,7 @@ def _build_setting_column(name: str, values: Sequence[str | None]) -> Column:
 def _build_accuracy_columns(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
-        Column("n", [_format_question_count(row.run) for row in rows]),
+        Column("questions", [_format_question_count(row.run) for row in rows]),
         Column("accuracy", list(map(format_accuracy, rows)), use=ColumnUse.result),
     ]
     columns += _section_columns(table, ColumnSlot.accuracy)
@@ -136,7 +136,7 @@ def _section_columns(table: Table, slot: ColumnSlot) -> list[Column]:
 def _build_likelihood_columns(table: Table, unit: str) -> list[Column]:
     rows, key = table.rows, LOG_LIKELIHOODS[unit]
     columns = [
-        _number_column(rows, "n", "n"),
+        _number_column(rows, "n", "documents"),
         Column(
             f"log-likelihood\nnats/{unit}",
             [format_metric_with_interval(row.run, key, ".4f") for row in rows],
@@ -153,7 +153,7 @@ def _build_likelihood_columns(table: Table, unit: str) -> list[Column]:
 
 def _metric_columns(table: Table, name: str) -> list[Column]:
     columns = [
-        _number_column(table.rows, "n", "n"),
+        _number_column(table.rows, "n", "questions"),
         replace(_number_column(table.rows, name, name), use=ColumnUse.result),
     ]
     return columns + (effect_columns(table.rows, name) if table.baseline else [])

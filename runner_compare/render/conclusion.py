@@ -24,6 +24,8 @@ from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
 # differences of accuracies for which a number of questions is given
 TARGETS = (0.05, 0.02, 0.01, 0.005)
 MAX_NAMES = 3  # candidates that a sentence names; of more, it gives the number
+NO_LOSS = "no loss above"
+VERBS = {False: ("is", "are"), True: ("has", "have")}  # by whether a verdict is that there is no loss
 MAX_CANDIDATES = 4  # candidates that get a sentence each, where each was compared several times
 
 
@@ -94,7 +96,7 @@ def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -
             f"{phrase} on {join_words([item.condition for item in alike])}"
             for phrase, alike in groups.items()
         ]
-        sentences.append(f"{candidate} is {join_words(found)}.")
+        sentences.append(f"{candidate} {join_words(_add_verbs(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
     return [*sentences, f"To decide: {advice}."] if advice else sentences
 
@@ -150,7 +152,7 @@ def _format_config_value(row: TableRow, base: TableRow, key: str) -> str:
 
 
 def format_verdict_phrase(decision: Decision) -> str:
-    """Format a comparison's verdict for a sentence, e.g. `as good within 2 points`."""
+    """Format a comparison's verdict for a sentence, e.g. `no loss above 2 points`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
         return "undecided" if finding is Finding.open else str(finding)
@@ -158,7 +160,7 @@ def format_verdict_phrase(decision: Decision) -> str:
     if verdict is MarginVerdict.undecided:
         return "undecided" if finding is Finding.open else f"{finding} (perhaps by more than {margin})"
     return {
-        MarginVerdict.as_good: f"as good within {margin}",
+        MarginVerdict.as_good: f"{NO_LOSS} {margin}",
         MarginVerdict.worse_but_within: f"worse by less than {margin}",
         MarginVerdict.worse_by_more: f"worse by more than {margin}",
     }[verdict]
@@ -172,9 +174,18 @@ def _is_loss(item: Item) -> bool:
 def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
     parts = []
     for phrase, items in groups.items():
-        several = len(items) > 1
-        parts.append(f"{_format_candidate_names(items, total)} {'are' if several else 'is'} {phrase}")
+        verb = VERBS[phrase.startswith(NO_LOSS)][len(items) > 1]
+        parts.append(f"{_format_candidate_names(items, total)} {verb} {phrase}")
     return f"{'; '.join(parts)}."
+
+
+def _add_verbs(phrases: Sequence[str]) -> list[str]:
+    """Put a verb before each phrase of a list, unless the phrase before has the same verb."""
+    verbs = [VERBS[phrase.startswith(NO_LOSS)][0] for phrase in phrases]
+    return [
+        phrase if verb == previous else f"{verb} {phrase}"
+        for phrase, verb, previous in zip(phrases, verbs, ["", *verbs], strict=False)
+    ]
 
 
 def _format_candidate_names(items: Sequence[Item], num_candidates: int) -> str:

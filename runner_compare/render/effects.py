@@ -128,9 +128,9 @@ def describe_margin_decision(decision: Decision) -> str:
 
 
 def describe_margin_verdict(decision: Decision, margin: str = "") -> str:
-    """Describe the verdict on the margin, e.g. `as good within 2 points`.
+    """Describe the verdict on the margin, e.g. `no loss above 2 points`.
 
-    Without a margin, it is `as good`.
+    Without a margin, it is `no larger loss`.
     """
     assert decision.verdict is not None
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
@@ -181,17 +181,16 @@ SHARED_ERROR = (
     f"at a family-wise error rate of {ALPHA:g}."
 )
 MARGIN_LEGEND = (
-    "Margin: a run is as good if a test shows its true difference to be above minus the margin. It is worse by more if "
-    f"a test shows the difference to be below (two-sided). {SHARED_ERROR}"
+    "No loss above the margin: a test shows that the true difference is above minus the margin; a gain is possible. "
+    f"Worse by more: a test shows that the true difference is below minus the margin (two-sided). {SHARED_ERROR}"
 )
 BETS_MARGIN_LEGEND = (
-    "Margin: a run is as good if its e-process excludes all differences "
-    "below minus the margin. The e-process uses "
-    "the part of the 5 % that was fixed before the run."
+    "No loss above the margin: the run's e-process excludes all differences below minus the margin. "
+    "The e-process uses the part of the 5 % that was fixed before the run."
 )
 RATIO_MARGIN_LEGEND = (
-    "Margin: a run is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
-    f"time or memory below 1.05 of it. {SHARED_ERROR}"
+    "No loss above 5 %: the same test shows that the speed is above 1/1.05 of the baseline's, or that the time or "
+    f"memory is below 1.05 of the baseline's. {SHARED_ERROR}"
 )
 
 
@@ -263,6 +262,18 @@ def has_simultaneous_interval(decision: Decision) -> bool:
 def interval_level(decisions: Iterable[Decision]) -> str:
     """Return `simultaneous 95 %` if the intervals of a table are simultaneous; otherwise ""."""
     return "simultaneous 95 %" if any(map(has_simultaneous_interval, decisions)) else ""
+
+
+def format_simultaneous_intervals_note(decisions: Iterable[Decision]) -> str:
+    """Explain why the intervals differ from those of other tables. "" if they are not simultaneous."""
+    comparisons = max(
+        (decision.comparisons for decision in decisions if has_simultaneous_interval(decision)), default=0
+    )
+    return (
+        f"The intervals of differences hold together for {comparisons} comparisons. With fewer, each is narrower."
+        if comparisons
+        else ""
+    )
 
 
 def format_effect_and_interval(decision: Decision) -> tuple[str, str]:

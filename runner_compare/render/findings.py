@@ -233,7 +233,7 @@ def _format_group_margin(decisions: Sequence[Decision]) -> str:
 
 
 def format_finding_label(decision: Decision) -> str:
-    """Format a row's finding for a sentence, e.g. `as good within 2 points`."""
+    """Format a row's finding for a sentence, e.g. `no loss above 2 points`."""
     if decision.verdict is None or decision.verdict is MarginVerdict.better:
         return "undecided" if decision.finding is Finding.open else str(decision.finding)
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:

@@ -11,7 +11,7 @@ from runner_compare.statistics.sequential import Side
 
 
 def format_interim_verdict(comparison: InterimComparison) -> str:
-    """Return the current verdict, e.g. `better`, `as good within 2 points` or `undecided`."""
+    """Return the current verdict, e.g. `better`, `no loss above 2 points` or `undecided`."""
     if comparison.margin is None:
         return comparison.decision
     text = format_verdict(comparison.verdict, format_margin_points(comparison.margin))
@@ -27,4 +27,4 @@ def format_interim_summary(comparison: InterimComparison) -> str:
         else count_digits_to_distinguish_limit(values, -comparison.margin, format_percentage_points)
     )
     difference, low, high = (format_percentage_points(value, more) for value in values)
-    return f"{difference} points [{low}, {high}], {format_interim_verdict(comparison)}"
+    return f"difference {difference} points [{low}, {high}], {format_interim_verdict(comparison)}"

@@ -8,23 +8,20 @@ from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.sequential import comparison_level
 from runner_compare.statistics.stats import ALPHA
 
-# a verdict, and what follows with the margin; a column whose head has the margin shows the verdict alone
+# a verdict without the margin, for a column whose head has it, and with the margin
 VERDICTS = {
-    MarginVerdict.better: ("better", ""),
-    MarginVerdict.as_good: ("as good", " within {margin}"),
-    MarginVerdict.worse_but_within: ("worse, but by less", " than {margin}"),
-    MarginVerdict.worse_by_more: ("worse by more", " than {margin}"),
-    MarginVerdict.undecided: ("undecided", " within {margin}"),
+    MarginVerdict.better: ("better", "better"),
+    MarginVerdict.as_good: ("no larger loss", "no loss above {margin}"),
+    MarginVerdict.worse_but_within: ("worse, but by less", "worse, but by less than {margin}"),
+    MarginVerdict.worse_by_more: ("worse by more", "worse by more than {margin}"),
+    MarginVerdict.undecided: ("undecided", "undecided within {margin}"),
 }
 
 
 def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
-    """Format a margin verdict, e.g. `as good within 2 points`.
-
-    Without a margin, the result is the verdict alone.
-    """
-    words, of_margin = VERDICTS[verdict]
-    return words + of_margin.format(margin=margin) * bool(margin)
+    """Format a margin verdict, e.g. `no loss above 2 points`, or `no larger loss` without a margin."""
+    alone, with_margin = VERDICTS[verdict]
+    return with_margin.format(margin=margin) if margin else alone
 
 
 def format_margin_points(margin: float) -> str:

@@ -85,7 +85,7 @@ def _suggest_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | N
     margin = "2" if table.has_accuracies else "0.01nats" if table.likelihood_unit in ("token", "byte") else ""
     baseline = ",".join(f"{key_label(key)}={value}" for key, value in table.baseline.items())
     words = [*command, "--baseline", baseline, "--margin", margin]
-    return (shlex.join(words), "shows which candidates are as good within that margin") if margin else None
+    return (shlex.join(words), "shows which losses are below that margin") if margin else None
 
 
 def _suggest_more_questions(table: Table) -> tuple[str, str] | None:

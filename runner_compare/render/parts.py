@@ -9,7 +9,7 @@ from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
 from runner_compare.render.across_tasks import build_cross_task_tables
 from runner_compare.render.columns import build_ratio_columns, build_table_columns, format_table_legend
 from runner_compare.render.conclusion import conclusion_text, format_candidate_name
-from runner_compare.render.effects import format_high_error_rate_warning
+from runner_compare.render.effects import format_high_error_rate_warning, format_simultaneous_intervals_note
 from runner_compare.render.findings import format_finding_sentences
 from runner_compare.render.labels import MAX_NAMES, format_row_name, get_cluster_noun
 from runner_compare.render.margins import format_margin
@@ -84,11 +84,13 @@ def build_default_output_sentences(table: Table) -> list[str]:
     The sentences report findings that no table shows and limitations that the user can remove.
     """
     of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
+    intervals = format_simultaneous_intervals_note(row.effect for row in table.candidate_rows if row.effect)
     return [
         *format_not_compared_lines(table),
         *format_removable_limitations(table),
         *map(render_notes, table.remarks),
         *of_sections,
+        *filter(None, [intervals]),
     ]
 
 

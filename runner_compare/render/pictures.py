@@ -116,7 +116,7 @@ def _compared_rows(table: Table) -> list[TableRow]:
 def _format_forest_title(table: Table) -> str:
     has_margin = any(row.effect and row.effect.margin is not None for row in table.rows)
     within = (
-        "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it"
+        "; dashed: the margin, to the right of it a loss is acceptable; blue: no loss above it"
         if has_margin
         else ""
     )

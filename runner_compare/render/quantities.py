@@ -51,7 +51,7 @@ class Quantity:
     unit: str = ""
     write_detectable: Callable[[float], str] = "{:.2g}".format
     pairs: str = ""  # the outcomes of pairs
-    counted: str = "n"  # what `sample` counts, for the head of a column
+    counted: str = "questions"  # what `sample` counts, for the head of a column
     power: str = "about 80 %"  # the probability of showing the minimum detectable difference
     legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
 
@@ -134,11 +134,12 @@ FIELDS = {
 
 FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
-RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
+# of fewer, often none or one is in the sample (bench/compare/likelihood_null.py)
+RARE = "of which fewer than about 4 are expected in it"
 OF_FLIPS = (
     f"There are up to {FLIPS:,} flips. p is {CAUTIOUS} the share of flips that reaches the sum. If that is larger, "
-    "p is as many times the larger p of t-tests with and without the differences' skewness. Of a kind of {} rarer than "
-    f"{RARE} too few may be in the sample, and no test allows for it."
+    "p is as many times the larger p of t-tests with and without the differences' skewness. The sample may contain too "
+    f"few {{}}s of a kind {RARE}, and no test allows for this."
 )
 
 
@@ -175,8 +176,9 @@ METHODS: dict[str, MethodTexts] = {
         sample="{n:,}{grouping}",
         legend="For means of samples and for clusters of questions, p and intervals count whole questions or clusters. "
         "p is the largest of three tests: sign flips, Student's t and Hall's, which allow for skewness. "
-        f"It counts {CAUTION_OF_FAMILIES:g} times where a kind of question may be all lost and absent from the sample. "
-        f"Of a kind rarer than {RARE} too few may be in the sample.",
+        "If a kind of question may be all lost and absent from the sample, p is multiplied by "
+        f"{CAUTION_OF_FAMILIES:g}. "
+        f"The sample may contain too few questions of a kind {RARE}.",
     ),
     Method.over_seeds: MethodTexts(
         ACCURACIES,

@@ -98,7 +98,7 @@ def format_verdict_cell(row: TableRow) -> str:
 
 
 def format_short_verdict(decision: Decision) -> str:
-    """Format a verdict as a cell: `as good`, `worse by > 2`, `undecided`."""
+    """Format a verdict as a cell: `no loss > 2`, `worse by > 2`, `undecided`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.undecided:
         return "undecided" if finding is Finding.open else str(finding)
@@ -111,7 +111,7 @@ def format_short_verdict(decision: Decision) -> str:
         size = f"{100 * (decision.margin or 0):g} %"
     return {
         MarginVerdict.better: str(finding),
-        MarginVerdict.as_good: "as good",
+        MarginVerdict.as_good: f"no loss > {size}",
         MarginVerdict.worse_but_within: f"worse by < {size}",
         MarginVerdict.worse_by_more: f"worse by > {size}",
     }[verdict]

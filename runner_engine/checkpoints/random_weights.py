@@ -146,7 +146,7 @@ def _write_checkpoint_files(
         shutil.copyfile(MODEL_DIR / name, partial_folder / name)
     shards = _split_into_shards(tensors)
     weight_map: dict[str, str] = {}
-    with Progress(total_bytes, "random weights", "B") as bar:
+    with Progress(total_bytes, "random weights", "bytes") as bar:
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
             write_file_atomically(partial_folder / name, _iter_shard_bytes(shard, bar))

@@ -66,7 +66,7 @@ def test_a_narrow_terminal_shows_whole_words_and_every_verdict(
     ):
         assert cell in words, cell
     assert not {"quantiz", "dominat", "undecid"} & {*words}
-    assert "in all rows: task.split = hard5 · n = 1,000 · weights MiB = 6.07" in text
+    assert "in all rows: task.split = hard5 · questions = 1,000 · weights MiB = 6.07" in text
 
 
 def test_a_terminal_names_the_columns_it_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

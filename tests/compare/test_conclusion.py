@@ -57,7 +57,7 @@ def test_with_a_margin_the_answer_tells_all_verdicts_apart() -> None:
     tables = ((200, 100), (20, 20), (5, 25), (20, 220), (100, 120))
     worse, others, undecided = sentences(*(McNemarTest(*it, 2000) for it in tables), accuracy=0.02)
     assert worse == "q2 is worse by less than 2 points; q3 is worse by more than 2 points."
-    assert others == "q0 is better; q1 is as good within 2 points."
+    assert others == "q0 is better; q1 has no loss above 2 points."
     assert undecided.startswith("q4 is undecided: ")
     assert undecided.endswith(" more questions or a larger margin.")
     both = conclusion(McNemarTest(10, 60, 1000), McNemarTest(9, 61, 1000), accuracy=0.05)
@@ -103,7 +103,7 @@ def test_a_candidate_that_was_compared_several_times_gets_one_sentence() -> None
     rows[2].baseline = replace(rows[0], config={"quantization.name": "none", "task.split": "hard5"})
     fp4, int8, advice = format_conclusion_sentences(rows[1:])
     assert fp4 == "fp4 is worse by more than 2 points on test and undecided on hard5."
-    assert int8 == "int8 is as good within 2 points on test."
+    assert int8 == "int8 has no loss above 2 points on test."
     assert advice.startswith("To decide: ")
     several = [
         replace(row, config=row.config | {"quantization.name": f"q{at}"}) for at, row in enumerate(rows)
@@ -140,7 +140,7 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
     decided = [McNemarTest(5, 5, 1000), McNemarTest(4, 4, 1000)]
     rows = rows_of(*decided, McNemarTest(90, 90, 1000), margins={"accuracy": 0.02})
     sentences = sentences_of(rows)
-    assert sentences[1].endswith(" As good within 2 points.")
+    assert sentences[1].endswith(" No loss above 2 points.")
     assert "q0 and q1 vs none" in sentences[1]
     assert " Undecided within 2 points: about " in sentences[3]
 

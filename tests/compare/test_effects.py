@@ -167,9 +167,10 @@ def test_a_margin_of_a_ratio_has_words() -> None:
         [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
     )
     assert describe_margin_decision(noisy).startswith("undecided within 5 %: about 103 runs of each ")
-    assert describe_margin_decision(steady) == "as good within 5 %"
-    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in format_effects_legend(
-        [steady]
+    assert describe_margin_decision(steady) == "no loss above 5 %"
+    assert (
+        "above 1/1.05 of the baseline's, or that the time or memory is below 1.05 of the baseline's"
+        in format_effects_legend([steady])
     )
 
 
@@ -208,7 +209,7 @@ def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
         [SequentialTest([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2}
     )
     text = format_finding_sentence(row(decided), [])
-    assert text.endswith(" As good within 20 points after 35 questions.")
+    assert text.endswith(" No loss above 20 points after 35 questions.")
     assert "undecided" not in text
     (few,) = decide_comparisons([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
     assert format_finding_sentence(row(few), []).endswith(" Undecided within 20 points after 5 questions.")
@@ -223,7 +224,7 @@ def test_the_legend_of_bets_does_not_say_holm() -> None:
     assert adjusted not in format_effects_legend([bets])
     assert adjusted in format_effects_legend([exact])
     assert both not in format_effects_legend([bets])
-    assert "e-process excludes all differences below minus the margin" in format_effects_legend([bets])
+    assert "run's e-process excludes all differences below minus the margin" in format_effects_legend([bets])
     assert both in format_effects_legend([exact])
     assert "e-process" not in format_effects_legend([exact])
     assert both in format_effects_legend([bets, exact])
@@ -250,13 +251,19 @@ def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
 def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Decision) -> None:
     text = format_effects_legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
-    assert "rarer than about 4 in n too few may be in the sample, and no test allows for it." in text
+    assert "s of a kind of which fewer than about 4 are expected in it, and no test allows for this." in text
 
 
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
     text = format_effects_legend([it for it in EFFECTS if it.method is Method.mean_flips])
-    assert f"It counts {CAUTION:g} times where a kind of question may be all lost" in text
-    assert "Of a kind rarer than about 4 in n too few may be in the sample." in text
+    assert (
+        f"If a kind of question may be all lost and absent from the sample, p is multiplied by {CAUTION:g}."
+        in text
+    )
+    assert (
+        "The sample may contain too few questions of a kind of which fewer than about 4 are expected in it."
+        in text
+    )
 
 
 @pytest.mark.thorough

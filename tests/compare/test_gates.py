@@ -49,7 +49,7 @@ def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None =
     ("effect", "met", "reason"),
     [
         (McNemarTest(100, 60, 2000), True, "better"),
-        (McNemarTest(20, 20, 2000), True, "as good within 2 points"),
+        (McNemarTest(20, 20, 2000), True, "no loss above 2 points"),
         (McNemarTest(5, 25, 2000), True, "worse, but by less than 2 points"),
         (McNemarTest(20, 220, 2000), False, "worse by more than 2 points"),
         (
@@ -281,7 +281,7 @@ def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
     table = Table("memory", KEYS, rows)
     check_requirements([table], parse_requirements(["margin=5%"], []))
     assert unmet_requirement_lines([table])[0].startswith(
-        "requirement failed: q0: load_s undecided within 5 % (needs about "
+        "requirement failed: q0: load_s: undecided within 5 % (needs about "
     )
 
 

@@ -18,7 +18,7 @@ MARGINS = 2, 10  # points: less and more than what so few questions can show
 ROUNDING = 0.0501  # points, of a number with one digit
 SAID = {  # the verdict about a margin → what is said of the row, in the answer and in the sentence; --require
     (Finding.better, MarginVerdict.better): ("better", True),
-    (Finding.open, MarginVerdict.as_good): ("as good within {} points", True),
+    (Finding.open, MarginVerdict.as_good): ("no loss above {} points", True),
     (Finding.open, MarginVerdict.undecided): ("undecided", False),
     (Finding.worse, MarginVerdict.worse_but_within): ("by less than {} points", True),
     (Finding.worse, MarginVerdict.undecided): ("perhaps by more than {} points", False),

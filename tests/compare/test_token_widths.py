@@ -124,8 +124,8 @@ def test_a_narrow_table_of_categories_leaves_out_what_few_need(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for width, left_out in (
-        (80, "median, 99.9 %, texts, tokens, largest"),
-        (100, "median, 99.9 %, texts, tokens"),
+        (80, "median, 99.9 %, documents, tokens, largest"),
+        (100, "median, 99.9 %, documents, tokens"),
     ):
         by_kind = shown_at(width, table, monkeypatch)[1]
         assert f"hidden columns: {left_out} (" in by_kind

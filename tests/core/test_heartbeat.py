@@ -11,7 +11,7 @@ import pytest
 from tools.silences import Watched, watch
 
 LIMIT_S = 10.0
-LINE = re.compile(r"\d+/\d+, [\d.]+ per (s|min), \S+( s)? left|… [\d:.]+( s)?")
+LINE = re.compile(r"\d+/\d+ questions, [\d.]+ per (s|min), \S+( s)? left|… [\d:.]+( s)?")
 DELAY_S = 4.0
 
 
@@ -38,7 +38,7 @@ def test_a_slow_job_is_never_silent(tmp_path: Path, in_terminal: bool) -> None:
     assert ran.longest.seconds <= LIMIT_S, ran.longest
     if not in_terminal:
         (line,) = [line for line in lines(ran) if "4/5" in line] or lines(ran)[-1:]
-        assert re.search(r"[1-4]/5, 1?[1-9] per min, \S+ s left", line)
+        assert re.search(r"[1-4]/5 questions, 1?[1-9] per min, \S+ s left", line)
 
 
 @pytest.mark.thorough

@@ -68,10 +68,8 @@ def test_words_are_broken_only_where_nothing_else_is_left() -> None:
 
 
 def test_a_column_has_another_form_where_there_is_little_room() -> None:
-    narrow = Column("margin\n2 points", ["as good", "worse by more"], False)
-    column = Column(
-        "margin", ["as good within 2 points", "worse by more than 2 points"], False, narrow=narrow
-    )
+    narrow = Column("margin\n2 points", ["no larger loss", "worse by more"], False)
+    column = Column("margin", ["no loss above 2 points", "worse by more than 2 points"], False, narrow=narrow)
     assert fit_table_to_width([column], 40).columns[0].cells == column.cells
     assert fit_table_to_width([column], 20).columns[0].cells == narrow.cells
 

@@ -118,7 +118,7 @@ def test_the_table_shows_what_the_jobs_have_decided(
             for penalty in ("3.0", "1.0")
         }
         if margin:
-            assert said == {"3.0": "worse by more than 25 points", "1.0": "as good within 25 points"}
+            assert said == {"3.0": "worse by more than 25 points", "1.0": "no loss above 25 points"}
             assert (bad["verdict"], alike["verdict"]) == ("worse by more", "as good")
             assert by_penalty["1.0"]["metrics"]["questions_left"] > 0, (
                 "it need not ask all to be called as good"

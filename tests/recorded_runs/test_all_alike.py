@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     store: Store, show: Any, n: int, solved: bool, tells: str
 ) -> None:
-    """60 of 60 said that more questions would not decide, and 100 of 100 are as good within 5
+    """60 of 60 said that more questions would not decide, and 100 of 100 have no loss above 5
     points."""
     for name, config in (("base", NONE), ("nf4", NF4)):
         store.job("alike", name, config, [solved] * n)
@@ -29,7 +29,7 @@ def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     assert f"use {tells} questions" in out
     planned = re.search(r"about 72 \([\d,]+ to [\d,]+\) questions in all would decide", out)
     assert bool(planned) == (n == 60 and solved)
-    assert ("as good within 5 points" in out) == (n == 100)
+    assert ("no loss above 5 points" in out) == (n == 100)
 
 
 @pytest.mark.thorough

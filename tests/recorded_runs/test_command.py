@@ -65,8 +65,8 @@ def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> 
     _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "5")
     assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
     assert "Worse by more than 5 points" in out
-    assert "as good within 5 points" in out
-    assert "Margin: a run is as good if a test shows" in out
+    assert "no loss above 5 points" in out
+    assert "No loss above the margin: a test shows" in out
     assert "equal" not in out
     verdicts = {
         row["comparison"]["verdict"]: row["comparison"]

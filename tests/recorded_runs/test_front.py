@@ -368,7 +368,7 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
     assert row_by_job["int8"]["dominated_by"] == "none"
     _, out, _ = show("front", *given)
     line = next(line for line in out.splitlines() if line.startswith("int8"))
-    assert line.index("as good within 15 points") < line.index(" dominated ") < line.index(" 950 ")
+    assert line.index("no loss above 15 points") < line.index(" dominated ") < line.index(" 950 ")
     _, out, _ = show("front", *given, "--format", "csv")
     assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[-5:-2] == [
         "False",

@@ -29,7 +29,7 @@ def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> 
     code, out, err = show("planned", *arguments)
     assert (code, err) == (0, "")
     assert (
-        "questions required to show non-inferiority within 2 points with 90 % power, if neither run is better"
+        "questions needed in total to show no loss above 2 points with 90 % power, if neither run is better"
         in out
     )
     _, out, _ = show("planned", *arguments, "--format", "json")

@@ -78,7 +78,12 @@ def test_what_only_some_jobs_have_comes_last() -> None:
 
 def test_progress_is_one_line_for_one_job() -> None:
     step = ProgressState(
-        "gsm8k", 275, 500, {"accuracy": "91.3%", "decode": "7 tok/s", "batch": "124"}, left_s=2.0
+        "gsm8k",
+        275,
+        500,
+        {"accuracy": "91.3%", "decode": "7 tok/s", "batch size": "124"},
+        left_s=2.0,
+        unit="questions",
     )
     cells = grid_lines.format_job_progress(step)
     assert cells == "275/500 questions, 91.3 % correct, 2.0 s left"

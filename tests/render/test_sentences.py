@@ -221,12 +221,12 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("questions_for_margin", **MARGIN),
-            "    a job needs about 2,340 questions to show 'as good within 2 points' between equal "
+            "    a job needs about 2,340 questions to show 'no loss above 2 points' between equal "
             "models; these 3 jobs take 2:20 then",
         ),
         (
             note("questions_for_margin", **MARGIN | {"there": 1319}),
-            "    a job needs about 2,340 questions to show 'as good within 2 points' between equal "
+            "    a job needs about 2,340 questions to show 'no loss above 2 points' between equal "
             "models, but there are only 1,319",
         ),
         (

@@ -232,7 +232,7 @@ def load_or_measure_quantization_losses(model: MixableModel, compose: Compose) -
     if not known:
         from runner.options.advise.layer_losses import measure_quantization_loss_per_layer  # imports torch
 
-        with Progress(len(model.layers), "losses of single layers") as bar:
+        with Progress(len(model.layers), "losses of single layers", "layers") as bar:
             known = measure_quantization_loss_per_layer(
                 resolved, make_scoring_requests(resolved, inputs), model.layers, quantizing, bar.advance
             )

@@ -56,7 +56,13 @@ def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = F
         left.remove(ranked[-1])
     for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
         reason = order.explain_candidate_order(number, after, rank_from_1)
-        candidates[number].before_next = note("before", rank=rank_from_1, reason=reason)
+        why = reason.values.get("why")
+        is_level = isinstance(why, Note) and why.code == "alike"
+        candidates[number].before_next = (
+            note("level", rank=rank_from_1, reason=reason)
+            if is_level
+            else note("before", rank=rank_from_1, reason=reason)
+        )
     return [candidates[number] for number in ranked]
 
 
@@ -168,12 +174,12 @@ class _PairwiseOrder:
         if self.is_more_accurate(better_index, worse_index):
             return self._describe_accuracy_difference(better_index, worse_index)
         why, known = (
-            self._describe_deciding_criterion(better_index, worse_index, rank),
+            self._describe_deciding_criterion(better_index, worse_index),
             self._describe_accuracies(better_index, worse_index, rank),
         )
         return note("reason", why=why, known=known)
 
-    def _describe_deciding_criterion(self, first: int, second: int, rank: int) -> Note:
+    def _describe_deciding_criterion(self, first: int, second: int) -> Note:
         candidate, next_candidate = self.candidates[first], self.candidates[second]
         closenesses = self.find_comparable_kl_divergences(first, second)
         if closenesses is not None and self.has_lower_quality_loss(first, second):
@@ -187,7 +193,7 @@ class _PairwiseOrder:
         if self.is_dominating(first, second):
             return _make_time_and_memory_note(candidate, next_candidate)
         if candidate.is_asked != next_candidate.is_asked:
-            return note("named", rank=rank)
+            return note("named")
         if (
             self.time_ranks[first] != self.time_ranks[second]
             or candidate.has_recorded_time != next_candidate.has_recorded_time

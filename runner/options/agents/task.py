@@ -66,7 +66,7 @@ def run(inputs: AgentsInputs, context: TaskContext) -> Result:
     """Train the team's graph if requested, let the team answer all questions, and score the answers."""
     recorder, questions = context.recorder, inputs.task.num_training_questions + len(inputs.items)
     calls = CallLogFile(recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed")
-    with closing(calls), recorder.create_progress_bar(questions, "agents") as bar:
+    with closing(calls), recorder.create_progress_bar(questions, "agents", "questions") as bar:
         with report_saved_on_interrupt(recorder.done, " questions and all answered calls"):
             result = _AgentsJob(inputs, context, calls, bar).run()
         calls.partial.delete()

@@ -38,7 +38,7 @@ def collect_extra_answers(
                 progress_label,
                 frozenset().union(*(request.required_capabilities for request in kept.todo)),
             )
-            with recorder.create_progress_bar(len(requests), progress_label) as bar:
+            with recorder.create_progress_bar(len(requests), progress_label, "questions") as bar:
                 engine.load()
                 kept.reject_answers_to_changed_prompts(engine)
                 ended = count(len(requests) - len(kept.todo) + 1)

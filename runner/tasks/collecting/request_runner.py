@@ -23,6 +23,7 @@ def send_unanswered_requests(
     partial_file: PartialAnswersFile,
     earlier_measurements: EngineMeasurements | None,
     num_questions: int | None = None,
+    unit: str = "questions",
 ) -> tuple[int | None, EngineMeasurements]:
     """Send all unanswered requests and record the answers.
 
@@ -34,7 +35,8 @@ def send_unanswered_requests(
         f"task={task}",
         frozenset().union(*(request.required_capabilities for request in stored_answers.todo)),
     )
-    with recorder.create_progress_bar(num_questions or len(stored_answers.requests), "loading") as bar:
+    count = num_questions or len(stored_answers.requests)
+    with recorder.create_progress_bar(count, "loading", unit) as bar:
         measuring = MeasurementRecorder(
             engine, recorder.folder, earlier_measurements, context.config.model.is_on_server
         )
@@ -44,9 +46,7 @@ def send_unanswered_requests(
         policy.start(stored_answers.answered_samples)
         bar.set_title(task)
         asking = RequestRunner(stored_answers, context, judge, policy, partial_file, measuring, bar)
-        asking.questions_per_request = (num_questions or len(stored_answers.requests)) / len(
-            stored_answers.requests
-        )
+        asking.questions_per_request = count / len(stored_answers.requests)
         asking.send_all_rounds()
     return asking.enough, measuring.write_measurements()
 

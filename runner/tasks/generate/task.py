@@ -122,7 +122,7 @@ def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     requests = [build_prompt_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
-    done = collect_answers(requests, context)
+    done = collect_answers(requests, context, unit="prompts")
     if task.debug:
         log_completions(recorder.samples[0])
     write_text_atomically(recorder.folder / COMPLETIONS, completions_to_jsonl(prompts, recorder.samples))

@@ -168,7 +168,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         watching = LikelihoodProgress(inputs, scoring, pair)
         requests = [piece.request for piece in pieces]
         policies = [watching, RepeatOrder(task.repeat_index)]
-        done = collect_answers(requests, context, scoring, policies, num_questions=inputs.count)
+        done = collect_answers(requests, context, scoring, policies, inputs.count, "documents")
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
             by_index = {piece.sample_index: piece.request for piece in pieces}

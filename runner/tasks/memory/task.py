@@ -115,7 +115,7 @@ def _measure_missing_workloads(
 ) -> None:
     repeats = RepeatLog(recorder.folder)
     stages = len(AT_START) + len(IN_POINTS) * len(task.measured_points)
-    with recorder.create_progress_bar(task.repeats * stages, "memory") as bar:
+    with recorder.create_progress_bar(task.repeats * stages, "memory", "stages") as bar:
         for number in range(1, task.repeats + 1):
             which = f"repeat {number} of {task.repeats}"
             repeat = RepeatRunner(
@@ -238,7 +238,7 @@ class RepeatRunner:
         """Handle an event of the memory probe process. Returns whether the process has finished."""
         if "begin" in event:
             self._set_current_stage(event["begin"], event["point"])
-            self.bar.set_title(f"memory: {self.stage}, {self.which}, stage")
+            self.bar.set_title(f"memory: {self.stage}, {self.which}")
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(**event["details"])
         elif "done" not in event:

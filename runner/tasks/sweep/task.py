@@ -209,14 +209,14 @@ def measure_sweep_cells(
     """
     cells, repeats = create_sweep_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
-    with recorder.create_progress_bar(rounds * len(cells), "sweep") as bar:
+    with recorder.create_progress_bar(rounds * len(cells), "sweep", "measurements") as bar:
         recorded_cells.warm_up_incomplete_cells(
             cell_runner, cells, rounds, task.warmup, bool(task.arrival_rates)
         )
         for number in range(rounds):
             for cell in cells:
-                prompt = cell.prompt_tokens or "of its own length"
-                bar.set_title(f"sweep: batch {cell.batch_size}, prompt {prompt}")
+                prompt = f"{cell.prompt_tokens} prompt tokens" if cell.prompt_tokens else "real prompts"
+                bar.set_title(f"sweep: batch size {cell.batch_size}, {prompt}")
                 figures = (
                     None
                     if cell.note
@@ -239,7 +239,7 @@ def measure_latency_at_request_rates(
 ) -> list[RequestLoad]:
     """Send requests at each rate, lowest first. If a rate fails, higher rates are skipped."""
     loads = arrivals.create_request_loads(task, cell_runner.vocab_size, cell_runner.seed, cell_runner.real)
-    with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep") as bar:
+    with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep", "requests") as bar:
         for at, load in enumerate(loads):
             bar.set_title(f"sweep: {load.rate:g} requests/s")
             if recorded_cells.restore_request_timings(load):

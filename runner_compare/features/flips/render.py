@@ -13,6 +13,7 @@ from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.html import escape_html
 from runner_compare.render.labels import format_row_versus_baseline, get_row_and_baseline_names
 
+ONE_COMPARISON = "This interval holds for one comparison. In a table with more comparisons, it is wider."
 MAX_PRINTED = 5  # lost questions, and won questions, that a terminal shows by default
 
 

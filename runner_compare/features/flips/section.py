@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from runner_compare.features.flips.compute import TableFlips, find_flipped_questions_for_page
 from runner_compare.features.flips.render import (
     MAX_PRINTED,
+    ONE_COMPARISON,
     print_flipped_questions,
     write_flipped_questions_html,
     write_flips_markdown,
@@ -27,6 +28,9 @@ class FlipsSection(Section):
     def table_record(self, table: Table) -> dict[str, Any]:
         records = [asdict(flips) for flips in table.get_section_data(TableFlips).pairs]
         return {"flips": records} if records else {}
+
+    def short_sentences(self, table: Table) -> list[str]:
+        return [ONE_COMPARISON] if table.get_section_data(TableFlips).pairs else []
 
     def print_terminal(self, table: Table, out: TextIO, show_all: bool) -> None:
         print_flipped_questions(table, out, None if show_all else MAX_PRINTED)

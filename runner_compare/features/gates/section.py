@@ -286,7 +286,7 @@ def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[boo
     if not of:
         return False, f"{term.text}: {_not_compared_message(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
-    named = f"{worst.measure} " if worst.is_ratio else ""
+    named = f"{worst.measure}: " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and (why := explain_impossible_verdict(worst)):
         return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:

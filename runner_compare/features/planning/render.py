@@ -24,10 +24,10 @@ def format_plan_title(table: Table) -> str:
             )
     if not parts:
         return ""
-    what = "to show non-inferiority within" if aim.margins else "to detect a difference of"
+    what = "to show no loss above" if aim.margins else "to detect a difference of"
     condition = "if neither run is better, " if aim.margins else ""
     return (
-        f"total number of questions required {what} {' or '.join(parts)} with {100 * aim.power:g} % power, "
+        f"questions needed in total {what} {' or '.join(parts)} with {100 * aim.power:g} % power, "
         f"{condition}at the observed rate of disagreement"
     )
 

@@ -25,7 +25,7 @@ from runner_compare.statistics.pooling import PoolingWeights
 
 def build_pooled_part(table: PooledTable) -> ReportPart:
     what = "accuracy" if table.unit == "points" else "log-likelihood"
-    title = f"{what} over {len(table.sets)} sets of questions"
+    title = f"{what} over {len(table.sets)} sets of questions (differences in {table.unit})"
     said = [
         said
         for row in table.rows

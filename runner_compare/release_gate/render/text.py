@@ -135,7 +135,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
     decision = check.decision
     assert decision is not None
     assert decision.verdict is not None
-    measure = f"{decision.measure} " if decision.is_ratio else ""
+    measure = f"{decision.measure}: " if decision.is_ratio else ""
     if decision.verdict is MarginVerdict.undecided:
         yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"
     else:

@@ -122,11 +122,11 @@ def test_a_bar_appears_only_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) 
     seen: list[progress.ProgressState] = []
     progress.set_progress_sink(seen.append)
     try:
-        assert list(progress.iterate_with_progress([1, 2, 3], "reading")) == [1, 2, 3]
+        assert list(progress.iterate_with_progress([1, 2, 3], "reading", "files")) == [1, 2, 3]
         assert seen == []
         monkeypatch.setattr(progress, "WATCHED_AFTER_S", 0.0)
         monkeypatch.setattr(progress, "REPORT_EVERY_S", 0.0)
-        assert list(progress.iterate_with_progress([1, 2, 3], "reading")) == [1, 2, 3]
+        assert list(progress.iterate_with_progress([1, 2, 3], "reading", "files")) == [1, 2, 3]
         assert (seen[0].what, seen[0].total, seen[-1].done) == ("reading", 3, 3.0)
     finally:
         progress.set_progress_sink(None)

@@ -131,7 +131,7 @@ def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
         format_verdict(it, format_margin_points(0.01))
         for it in (MarginVerdict.as_good, MarginVerdict.worse_by_more)
     ]
-    assert words == ["as good within 1 point", "worse by more than 1 point"]
+    assert words == ["no loss above 1 point", "worse by more than 1 point"]
 
 
 def verdict(test: Test, margin: float = 0.02) -> MarginVerdict | None:

@@ -26,8 +26,8 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
     ("fact", "sentence"),
     [
         (
-            note("before", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
-            "above 2: no difference between the two is known; both accuracies are unmeasured",
+            note("level", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
+            "level with 2: no criterion prefers one of the two; both accuracies are unmeasured",
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
@@ -59,7 +59,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
             "this candidate is better in time (1.00 s per question instead of 4.00), memory (994 MiB instead of 1,064), and no other recorded value is worse",
         ),
-        (note("named", rank=1), "1 is the requested model"),
+        (note("named"), "this is the requested model"),
         (
             note("time_unknown", each_s=1.2),
             "this candidate takes 1.20 s per question, but the time of the other candidate is unknown",
@@ -68,7 +68,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "it is unknown which candidate is faster: this one takes 1.20 s per question (recorded), the other one 1.00 s (guessed, ± 85%)",
+            "the time of this candidate is recorded (1.20 s per question), the time of the other one is not (1.00 s, guessed, ± 85%)",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
         (

@@ -29,7 +29,7 @@ def test_a_search_offers_a_check_that_runs(runner: Callable[..., Any], tmp_path:
     done = runner(*SEARCH, f"hydra.sweeper.params={params}", cwd=tmp_path)
     assert done.code == 0, done.err
     assert re.search(
-        r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of n = 10, gsm8k-", done.out, re.M
+        r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of 10 questions, gsm8k-", done.out, re.M
     )
     assert (
         "  not decided: its interval overlaps with those of 2 other trials, so these scores do not show which one is best"

@@ -73,7 +73,7 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert re.search(r"^ *generation.temperature +status +accuracy", done.out, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished ", done.out, re.MULTILINE)) == 4
     best_line = re.search(
-        r"^best of 4 trials: accuracy 0\.0% \[0\.0, \d+\.\d\] of n = 4, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$",
+        r"^best of 4 trials: accuracy 0\.0% \[0\.0, \d+\.\d\] of 4 questions, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$",
         done.out,
         re.M,
     )
@@ -260,7 +260,7 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
     )  # fmt: skip
     assert done.code == 0, done.err
     assert len(results(tmp_path)) == 4
-    assert "best of 4 trials: accuracy 0.0% [0.0, 65.8] of n = 2" in done.out
+    assert "best of 4 trials: accuracy 0.0% [0.0, 65.8] of 2 questions" in done.out
     assert "{seed: 1, generation: sampling}" in done.out, "a group is a value as any other"
     assert not opened(tmp_path), "Optuna itself closes no connection: Python 3.13 warns of that"
 

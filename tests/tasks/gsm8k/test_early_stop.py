@@ -242,7 +242,7 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
         assert until.on_answer(one) is None
     assert until.asked == 0
     assert until.on_answer(wrong[0]) == until.asked == until.bets.pairs.sequential.losses == 8
-    assert until.progress_fields()["after"].startswith("8 questions: −100.0 points [−100.0, −")
+    assert until.progress_fields()["after"].startswith("8 questions: difference −100.0 points [−100.0, −")
     assert until.start(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
 
@@ -277,13 +277,13 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
     alike = [(True, True)] * 400
     assert (ended(alike).asked, format_interim_verdict(ended(alike).bets)) == (400, "undecided")
     as_good = ended(alike, margin=0.02)
-    assert format_interim_verdict(as_good.bets) == "as good within 2 points"
+    assert format_interim_verdict(as_good.bets) == "no loss above 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert (
         as_good.facts["early_stop_verdict"]
-        == f"as good within 2 points after {as_good.asked} of 400 questions"
+        == f"no loss above 2 points after {as_good.asked} of 400 questions"
     )
-    assert as_good.progress_fields()["after"].endswith(", as good within 2 points")
+    assert as_good.progress_fields()["after"].endswith(", no loss above 2 points")
     worse = [(False, True)] * 8 + alike
     assert (ended(worse).asked, format_interim_verdict(ended(worse).bets)) == (8, "worse")
     within = ended(worse, margin=0.2)

@@ -63,24 +63,25 @@ NOTES: Mapping[str, Template] = {
     ),
     # why one is before the next one
     "before": lambda rank, reason: f"above {rank + 1}: {reason}",
+    "level": lambda rank, reason: f"level with {rank + 1}: {reason}",
     "reason": "{why}; {known}",
     "more_accurate": _describe_accuracy_gain,
     "is_reference": _describe_reference,
     "closer": _describe_lower_kl,
     "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
     "no_worse": _describe_time_and_memory_gains,
-    "named": "{rank} is the requested model",
+    "named": "this is the requested model",
     "time_unknown": (
         "this candidate takes {each_s:,.2f} s per question, but the time of the other candidate is unknown"
     ),
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "it is unknown which candidate is faster: this one takes {each_s:,.2f} s per question (recorded), "
-        "the other one {other_s:,.2f} s ({source}, ± {spread:.0%})"
+        "the time of this candidate is recorded ({each_s:,.2f} s per question), the time of the other one is not "
+        "({other_s:,.2f} s, {source}, ± {spread:.0%})"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
-    "alike": "no difference between the two is known",
+    "alike": "no criterion prefers one of the two",
     # what is known of their accuracies
     "accuracy_unknown": "both accuracies are unmeasured",
     "accuracy_of_one_unknown": "the accuracy of {rank} is not measured",

@@ -163,7 +163,7 @@ def format_recall_legend(table: Table) -> str:
     )
     return (
         "Effective length: the longest text length at which recall is lower than at the shortest by at most "
-        f"{format_margin_points(table_margin(table))} ({OPTION}). Reaches: "
+        f"{format_margin_points(table_margin(table))} ({OPTION}). At least: "
         "a test shows so at this and all shorter lengths. "
         "Less than: a test shows the opposite. Lengths between are undecided. All of them hold together in 95 % of "
         f"cases; {about_texts}."

@@ -30,7 +30,7 @@ OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_
 DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}
 HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
-         "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
+         "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "documents",
          "scored_tokens": "tokens"}  # fmt: skip
 HEADS |= {key: f"{100 * share:g} %" for key, share in KL_SHARES.items() if share != 0.5}
 NO_BLOCK = (
@@ -42,7 +42,7 @@ LEGEND = (
     "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
     "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
     f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
-    "if they are not rarer than about 10 in n."
+    "if the sample contains about 10 of them or more."
 )
 
 
