@@ -151,8 +151,8 @@ def test_a_kill_and_the_same_command_give_the_same_verdicts(
 
 @pytest.mark.thorough
 def test_tasks_without_early_stopping_are_tested_at_their_limit(runner: Run) -> None:
-    words = ("task=likelihood", "task.limit=60", "gate.baseline=quantization=none", "gate.margin=0.02nats")
-    words = (*words, "tracking=none", "workers=1", "print=json")
+    gate = ("gate.baseline=quantization=none", "gate.margin=0.02nats")
+    words = ("task=likelihood", "task.limit=60", *gate, "tracking=none", "workers=1", "print=json")
     missing = runner("-m", *words, "quantization=int8")
     assert missing.code == 2, "the grid lacks the baseline"
     done = runner("-m", *words, "quantization=none,int8")
