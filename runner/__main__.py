@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ from runner.config.root import RunnerConfig
 from runner.config.variables import read_variable_overrides
 from runner.core.typed_command import remember_command_line
 from runner.render.progress_messages import HOW_TO_RESUME, STOPPING
-from runner_base import ConfigError, print_message, run_command, run_with_exit_code
+from runner_base import ConfigError, Record, print_message, run_command, run_with_exit_code
 from runner_base.console import StderrFilter
 from runner_base.errors import exits_as_job_failed
 
@@ -131,6 +132,7 @@ def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
         code := run_as_torchrun_worker(config)
     ) is not None:  # another process has the job, and this one works for it
         return code
+    get_exit_code = _prepare_exit_code(config, hydra_config)
     has_table = config.print.is_table
     # the table of an endless task comes too late
     StderrFilter.table_follows = has_table and not config.task.is_endless
@@ -142,8 +144,16 @@ def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
     if record.error:  # the task ran to its end and found a problem
         summary, _, details = record.error.partition(":\n")  # the table has the details
         print_message(f"error: {summary if has_table and details else record.error}")
-        return 1
-    return 0
+    return get_exit_code(record)
+
+
+def _prepare_exit_code(config: RunnerConfig, hydra_config: HydraConf) -> Callable[[Record], int]:
+    """Return a function that computes a job's exit code from its record. With gate.baseline, it runs the gate."""
+    if config.gate.baseline is None:
+        return lambda record: 1 if record.error else 0
+    from runner.grid.grid_gate import prepare_job_gate
+
+    return prepare_job_gate(list(hydra_config.overrides.task), config)
 
 
 def run_search_trial(composed: DictConfig, hydra_config: HydraConf) -> Any:

@@ -90,7 +90,7 @@ class Draws:
         model, quantization = MODELS[place]
         return RunnerConfig(
             LocalModelConfig(model), CHOICES[quantization](), LoraConfig(), RopeConfig(), GenerationConfig(),
-            Gsm8kConfig(limit=ASKED), NoTrackingConfig(), output_dir=str(output_dir),
+            task=Gsm8kConfig(limit=ASKED), tracking=NoTrackingConfig(), output_dir=str(output_dir),
         )  # fmt: skip
 
     def write(

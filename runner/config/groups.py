@@ -102,7 +102,8 @@ def _collect_group_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
     for prefix, schema in schemas:
         hints = get_type_hints(schema, include_extras=True)
         for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):
-            if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
+            # gate, or a model within a model
+            if isinstance(hint, type) and is_dataclass(hint) and f"{prefix}{name}" not in GROUPS:
                 schemas.append((f"{prefix}{name}.", hint))
             members = (
                 [member for member in get_args(hint) if member is not NoneType]

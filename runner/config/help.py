@@ -105,7 +105,7 @@ def describe_job_keys(
     lines += ["", "Keys without a group:"]
     menu = read_yaml_key_comments(CONF / "config.yaml").beside
     for key, value, schema in _iterate_group_keys(composed):
-        if key not in (*GROUPS, "profile") and "." not in key:
+        if key.partition(".")[0] not in (*GROUPS, "profile"):
             lines += _format_key(key, value, schema, menu.get(key, ""))
     if found := group_plug_ins_by_package():
         lines += ["", "From plug-ins (docs/plugins.md):"]

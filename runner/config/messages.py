@@ -54,6 +54,8 @@ def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
     before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
+    if not value and (interpolated := re.search(r"Value '(.*?)' of type", reason)):
+        value = interpolated[1]
     if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
         reason = unknown_choice_message("", value, names)

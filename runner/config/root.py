@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from runner.config.gate import GateConfig
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
@@ -90,6 +91,11 @@ class RunnerConfig:
     lora: LoraConfig = MISSING
     rope: RopeConfig = MISSING
     generation: GenerationConfig = MISSING
+    # before task: its errors name the keys that the user has set
+    gate: GateConfig = field(
+        default_factory=GateConfig,
+        metadata={"counts": NotInIdentity("keys of early stopping count, and the gate runs after the jobs")},
+    )
     task: TaskConfig = MISSING
     tracking: TrackingConfig = config_field(
         MISSING, NotInIdentity("tracking selects where results are logged, and does not change the results")

@@ -217,7 +217,7 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
 
 
 def divide_error_rate(plan: list[PlannedJob]) -> None:
-    """Divide the error rate of 5 % equally among the comparisons of a grid.
+    """Divide the error rate of 5 % equally among the comparisons of a grid, unless gate.each is true.
 
     Jobs that cannot run now count too: a lack of memory today must not change the share of the
     others.
@@ -232,10 +232,11 @@ def divide_error_rate(plan: list[PlannedJob]) -> None:
         key = task.comparisons_key
         if getattr(task, key) is not None:
             continue  # the user has said how many there are, in this grid and others
-        OmegaConf.update(planned.composed, f"task.{key}", comparisons)
-        keys: dict[str, Any] = {key: comparisons}
+        share = 1 if config.gate.each else comparisons
+        OmegaConf.update(planned.composed, f"task.{key}", share)
+        keys: dict[str, Any] = {key: share}
         again = plan_job(planned.overrides, replace(config, task=replace(task, **keys)))
-        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
+        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={share}"])
 
 
 def _make_question_limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:

@@ -26,3 +26,6 @@ def format_resuming_message(num_recorded: float, total: int, num_unfinished: int
     parts = [f"{int(num_recorded):,} of {total:,} recorded"] if num_recorded else []
     parts += [f"{format_count(num_unfinished, 'answer')} begun"] if num_unfinished else []
     return f"resuming: {', '.join(parts)}" if parts else ""
+
+
+DECIDING_GATE = "deciding which candidates may be released"

@@ -20,6 +20,7 @@ INERT = frozenset(
         *(
             "tracking",
             "profile",
+            "gate",
             "metrics",
             "metrics.package",
             "notes",

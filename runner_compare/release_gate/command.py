@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.recovery.compute import build_recovery_table
 from runner_compare.features.recovery.render.card import check_card_paths, write_cards
 from runner_compare.model.data import NotPaired
+from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_recorded_runs
 from runner_compare.readers.runner_job import RESULT
@@ -104,13 +105,16 @@ def run_history(arguments: list[str]) -> int:
     return 0
 
 
-def decide(options: argparse.Namespace) -> GateReport:
-    """Compute the verdicts of a gate, and append them to the history file if there is one."""
+def decide(options: argparse.Namespace, jobs_without_result: Sequence[MissingJob] = ()) -> GateReport:
+    """Compute the verdicts of a gate, and append them to the history file if there is one.
+
+    `jobs_without_result`: jobs that the caller knows to have no result.
+    """
     try:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
             if not options.history:
-                return build_gate_report(options, scratch)[0]
+                return build_gate_report(options, scratch, None, jobs_without_result)[0]
             with open_history(Path(options.history).expanduser()) as history:
                 report, baseline_id = build_gate_report(options, scratch, history)
                 history.append(report, baseline_id)
@@ -120,7 +124,10 @@ def decide(options: argparse.Namespace) -> GateReport:
 
 
 def build_gate_report(
-    options: argparse.Namespace, scratch: Path, history: History | None = None
+    options: argparse.Namespace,
+    scratch: Path,
+    history: History | None = None,
+    jobs_without_result: Sequence[MissingJob] = (),
 ) -> tuple[GateReport, str]:
     """Load the baseline and the candidates, and check the candidates against the requirements in the options.
 
@@ -130,7 +137,9 @@ def build_gate_report(
     source = read_policy(options)
     policy = source.policy
     is_file = names_files(options.baseline)
-    of_records = [name for name in ("grid", "task", "experiment", "tracking_uri") if getattr(options, name)]
+    of_records = [
+        name for name in ("grid", "runs", "task", "experiment", "tracking_uri") if getattr(options, name)
+    ]
     if is_file and of_records:
         raise ConfigError(
             "this option selects recorded jobs, but the baseline is a file. Omit the option",
@@ -153,7 +162,7 @@ def build_gate_report(
                 key=options.baseline,
                 code="conflict",
             )
-        runs = compare_recorded_jobs_with_baseline(options, policy, scratch)
+        runs = compare_recorded_jobs_with_baseline(options, policy, scratch, jobs_without_result)
     policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
     night = None if history is None else history.count_nights(runs.baseline_id) + 1
     policy = replace(policy, night=night)
@@ -262,6 +271,7 @@ def create_gate_parser() -> argparse.ArgumentParser:
     add("--experiment", help="the MLflow experiment")
     add("--task", help="only this task")
     add("--grid", metavar="ID|last", help="only the jobs of one grid")
+    add("--runs", nargs="+", default=[], metavar="ID", help="only these job ids or MLflow run ids")
     add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
     add("--log", action="store_true", help="log each verdict to the candidate's run in MLflow")

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner_base import JobFailed, environment
+from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.release_gate.command import create_gate_parser, decide
 from runner_compare.release_gate.render.text import describe_check, format_markdown, format_report
 from runner_compare.release_gate.verdicts import CandidateVerdict, GateReport, GateVerdict, to_dict
 from runner_compare.render.html import escape_html
 
 Margin = float | str
+
+
+@dataclass(frozen=True)
+class GridResults:
+    """The finished and the missing jobs of one grid, and where they are recorded."""
+
+    job_ids: Sequence[str]  # of finished jobs, with the baseline
+    missing: Sequence[MissingJob]
+    output_dir: str
+    tracking_uri: str | None = None  # None: only in output_dir
+    experiment: str | None = None
 
 
 @dataclass(repr=False)
@@ -112,3 +124,12 @@ def gate(
     ):
         words += [f"{name}={value}"] if value else []
     return GateResult(decide(create_gate_parser().parse_args(words)))
+
+
+def gate_recorded_jobs(baseline: str, grid: GridResults, *, margin: str, each: bool) -> GateResult:
+    """Decide whether the jobs of one grid may ship. Logs the verdicts to MLflow if the jobs are there."""
+    words = [baseline, f"--margin={margin}", "--output-dir", grid.output_dir, "--runs", *grid.job_ids]
+    words += ["--each"] * each
+    if grid.tracking_uri is not None:
+        words += ["--log", f"--tracking-uri={grid.tracking_uri}", f"--experiment={grid.experiment}"]
+    return GateResult(decide(create_gate_parser().parse_args(words), grid.missing))

@@ -159,7 +159,7 @@ def _find_killed_jobs(folder: Path, task: str) -> list[MissingJob]:
 
 
 def compare_recorded_jobs_with_baseline(
-    options: argparse.Namespace, policy: Policy, scratch: Path
+    options: argparse.Namespace, policy: Policy, scratch: Path, jobs_without_result: Sequence[MissingJob] = ()
 ) -> GateRuns:
     """Compare recorded jobs with the baseline that the given config values select."""
     words = ["--baseline", options.baseline, "--output-dir", options.output_dir]
@@ -167,6 +167,7 @@ def compare_recorded_jobs_with_baseline(
     for name in ("tracking_uri", "experiment", "grid", "cluster"):
         if value := getattr(options, name):
             words += [f"--{name.replace('_', '-')}", value]
+    words += ["--runs", *options.runs] if options.runs else []
     compared: list[RuleTables] = []
     missing: dict[str, MissingJob] = {}
     for rule in policy.rules:
@@ -174,7 +175,7 @@ def compare_recorded_jobs_with_baseline(
         of_rule = [f"--margin={text}" for text in rule.margin_texts] + ([f"--task={task}"] if task else [])
         parsed = create_parser().parse_args([*words, *of_rule])
         parsed.each = policy.is_each
-        found = build_comparison(parsed, scratch)
+        found = build_comparison(parsed, scratch, jobs_without_result)
         compared.append(RuleTables(rule, found.comparison.tables))
         missing |= {job.job_id or job.name: job for job in found.missing_jobs}
     # each night runs the baseline again: its settings are what stays

@@ -312,6 +312,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "price_kwh",
         "trackers",
         "tracking",
+        "gate",
     }
     assert set(reasons) == inert
 

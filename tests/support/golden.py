@@ -27,6 +27,7 @@ import warm_process
 from serving import Serving, serving
 from stored import read_together
 
+from runner.config.gate import GateConfig
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.records.flat_config import format_config_value
@@ -378,7 +379,7 @@ def is_new_key(difference: str) -> bool:
 def _defaults() -> dict[str, set[str]]:
     """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have
     these, or never."""
-    defaults: dict[str, set[str]] = {}
+    defaults = {f"gate.{item.name}": {format_config_value(item.default)} for item in fields(GateConfig)}
     schemas = [(f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):

@@ -86,6 +86,13 @@ class OptunaSearch(LaunchingSweeper):
 
         if self.master.plan:
             raise ConfigError(NO_PLAN, code="unsupported")
+        if self.master.gate.baseline is not None:
+            raise ConfigError(
+                "a search has no verdicts. Run its jobs as a grid",
+                key="gate.baseline",
+                value=self.master.gate.baseline,
+                code="unsupported",
+            )
         optuna.logging.set_verbosity(logging.WARNING)  # it would log each trial
         self.space = SearchSpace.parse(arguments, self.params)
         self.distributions = self.space.make_distributions()

@@ -1,0 +1,41 @@
+"""Keys of the release gate that runs after a grid, see runner/grid/grid_gate.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner_base import check_config_values, check_value, config_field, not_blank
+
+
+@dataclass
+class GateConfig:
+    """Config of the gate: a null baseline means no gate.
+
+    `conf/task/` copies the baseline and the margin to the keys of early stopping.
+    """
+
+    baseline: str | None = config_field(
+        None, constraint=not_blank("name the baseline, e.g. quantization=none")
+    )
+    margin: str | None = None  # as --margin of runner-compare gate
+    each: bool = False
+
+    def __post_init__(self) -> None:
+        check_config_values("gate", self)
+        if self.margin is not None:
+            from runner_compare import parse_margins  # few jobs have one
+
+            parse_margins([self.margin], "gate.margin")
+        need = "no baseline is set. Set gate.baseline, e.g. quantization=none, or omit this key"
+        for key, value in (("margin", self.margin), ("each", self.each or None)):
+            check_value(
+                value is None or self.baseline is not None, f"gate.{key}", value, need, code="no_effect"
+            )
+        need = "no margin is set. Add the accepted loss, e.g. gate.margin=2 for 2 points of accuracy"
+        check_value(
+            self.baseline is None or self.margin is not None,
+            "gate.baseline",
+            self.baseline,
+            need,
+            code="missing",
+        )

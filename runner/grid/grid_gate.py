@@ -1,0 +1,162 @@
+"""Decides at the end of a grid which candidates may be released (`gate.baseline`).
+
+Early stopping uses the same baseline and margin: a candidate stops when its verdict is decided. The
+verdicts are those of `runner-compare gate`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+
+from runner.config.root import PrintMode, RunnerConfig
+from runner.grid.grid_output import build_job_labels
+from runner.grid.outcomes import JobOutcome
+from runner.grid.plan import PlannedJob, PlanState, plan_job
+from runner.records.flat_config import flatten_config
+from runner.render import progress_messages
+from runner.tasks import named_job
+from runner.tracking.stores import create_store_from_config
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    Record,
+    Status,
+    escape_control_characters,
+    print_message,
+    report_step,
+)
+from runner_compare import JOB_ID, GateResult, GridResults, JobState, MissingJob, gate_recorded_jobs
+
+KEY = "gate.baseline"
+BASELINE_GROUPS = (*named_job.MODEL_GROUPS, "generation")  # the baseline may differ in these
+STATES = {Status.FAILED: JobState.failed, Status.KILLED: JobState.interrupted}
+
+
+def check_gate(plan: Sequence[PlannedJob]) -> None:
+    """Raise ConfigError if the gate cannot decide, before any job runs."""
+    configs = [planned.config for planned in plan if planned.config is not None]
+    if len({astuple(config.gate) for config in configs}) > 1:
+        raise ConfigError("must be the same for all jobs of the grid", key="gate", code="conflict")
+    if not configs or configs[0].gate.baseline is None:
+        return
+    baseline = configs[0].gate.baseline
+    baseline_ids = _find_baseline_ids(plan)
+    planned_ids = {planned.job_id or " ".join(planned.overrides) for planned in plan}
+    if planned_ids <= baseline_ids:
+        raise ConfigError("every job is the baseline. Add a candidate", key=KEY, value=baseline, code="empty")
+    for job_id in sorted(baseline_ids - planned_ids - {planned.after for planned in plan}):
+        if named_job.find_job_by_id(configs[0], job_id).read_finished_record() is None:
+            raise ConfigError(
+                f"job {job_id} is not complete. Add it to the grid, or run it first",
+                key=KEY,
+                value=baseline,
+                code="not_found",
+            )
+
+
+@contextmanager
+def exit_with_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> Iterator[None]:
+    """After this block reports the grid's results, run the gate and exit with its code.
+
+    A failed job is no error then, but a candidate with the verdict NO-GO. Without gate.baseline, do nothing.
+    """
+    if _first_config(plan).gate.baseline is None:
+        yield
+        return
+    try:
+        yield
+    except JobFailed as failure:
+        print_message(f"error: {failure}")
+    raise SystemExit(run_gate(plan, outcomes))
+
+
+def prepare_job_gate(overrides: list[str], config: RunnerConfig) -> Callable[[Record], int]:
+    """Check the gate of a single job. The returned function runs the gate and returns the exit code."""
+    plan = [plan_job(overrides, config)]
+    check_gate(plan)
+    return lambda record: run_gate(plan, {0: JobOutcome(record.status, record, record.error or "")})
+
+
+def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> int:
+    """Compare the finished jobs with the baseline, log and print the verdicts, and return the exit code."""
+    config = _first_config(plan)
+    result = _decide(config, plan, outcomes)
+    if config.print is PrintMode.json:
+        print(json.dumps(result.to_dict(), ensure_ascii=False))
+    elif config.print.is_table:
+        print(escape_control_characters(str(result)))
+    return result.exit_code
+
+
+@report_step(progress_messages.DECIDING_GATE)
+def _decide(
+    config: RunnerConfig, plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
+) -> GateResult:
+    gate, store = config.gate, create_store_from_config(config)
+    assert gate.baseline is not None
+    assert gate.margin is not None
+    missing: dict[str, MissingJob] = {}
+    finished: set[str] = set()
+    for number, (planned, label) in enumerate(zip(plan, build_job_labels([*plan]), strict=True)):
+        outcome = outcomes.get(number)
+        record = outcome.record if outcome is not None else planned.record
+        if planned.same_as is not None:
+            continue
+        if record is not None and record.status is Status.FINISHED:
+            finished.add(record.job_id)
+        else:
+            missing[planned.job_id or label] = _describe_missing_job(planned, label, outcome)
+    baseline_ids = _find_baseline_ids(plan) - missing.keys()
+    if not baseline_ids:
+        raise ConfigError(
+            "the baseline did not finish. See errors above", key=KEY, value=gate.baseline, code="not_found"
+        )
+    # one job, or values that select a baseline for each candidate
+    named = [f"{JOB_ID}={job_id}" for job_id in baseline_ids]
+    result = gate_recorded_jobs(
+        named[0] if len(named) == 1 else ",".join(shlex.split(gate.baseline)),
+        GridResults(
+            sorted(finished | baseline_ids),
+            [*missing.values()],
+            config.output_dir,
+            store.uri if store is not None else None,
+            store.experiment if store is not None else None,
+        ),
+        margin=gate.margin,
+        each=gate.each,
+    )
+    return GateResult(replace(result.report, baseline=gate.baseline))
+
+
+def _describe_missing_job(planned: PlannedJob, label: str, outcome: JobOutcome | None) -> MissingJob:
+    state = JobState.impossible if planned.state is PlanState.impossible else JobState.not_started
+    if outcome is not None:
+        state = STATES.get(outcome.status, JobState.failed)
+    params = None if planned.config is None else dict(flatten_config(planned.config))
+    reason = outcome.message if outcome is not None else planned.problem
+    return MissingJob(label, planned.job_id, state, reason, params)
+
+
+def _find_baseline_ids(plan: Sequence[PlannedJob]) -> set[str]:
+    """Return the id of each job's baseline. Jobs that differ in a seed, for example, have several baselines."""
+    return {_find_baseline_id(planned, planned.config) for planned in plan if planned.config is not None} - {
+        ""
+    }
+
+
+def _find_baseline_id(planned: PlannedJob, config: RunnerConfig) -> str:
+    """Return the id of the job's baseline, or an empty text if that job cannot run."""
+    reference = config.gate.baseline
+    assert reference is not None
+    if named_job.is_job_id(reference, config.task):
+        return reference
+    baseline = named_job.apply_overrides_from_text(config, KEY, reference, BASELINE_GROUPS)
+    return planned.job_id if baseline == config else plan_job([], baseline).job_id
+
+
+def _first_config(plan: Sequence[PlannedJob]) -> RunnerConfig:
+    return next(planned.config for planned in plan if planned.config is not None)
