@@ -61,11 +61,11 @@ class Degeneration:
 
 
 def measure_degeneration(text: str) -> Degeneration:
-    words = _split_words(text)
+    text_words = _split_words(text)
     return Degeneration(
         loop=find_loop(text),
-        repeated_ngram_share=_compute_repeated_share(words),
-        distinct_word_share=len(set(words)) / len(words) if words else 1.0,
+        repeated_ngram_share=_compute_repeated_share(text_words),
+        distinct_word_share=len(set(text_words)) / len(text_words) if text_words else 1.0,
         has_script_change=has_script_change(text),
         has_broken_characters=REPLACEMENT_CHARACTER in text,
         is_empty=not text.strip(),
@@ -140,20 +140,22 @@ def _find_longest_periodic_part(text: str, period: int) -> tuple[int, int]:
 
 def _split_words(text: str) -> list[str]:
     """Split a text into words, and scripts without spaces into characters."""
-    words = []
+    text_words = []
     for word in text.split():
         for is_spaceless, letters in groupby(word, key=_is_written_without_spaces):
             characters = [*letters]
-            words += characters if is_spaceless else ["".join(characters)]
-    return words
+            text_words += characters if is_spaceless else ["".join(characters)]
+    return text_words
 
 
 def _is_written_without_spaces(character: str) -> bool:
     return character >= "\u0e00" and _find_script(character) in ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-def _compute_repeated_share(words: list[str]) -> float:
-    ngrams = [tuple(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1)]
+def _compute_repeated_share(text_words: list[str]) -> float:
+    ngrams = [
+        tuple(text_words[start : start + NGRAM_WORDS]) for start in range(len(text_words) - NGRAM_WORDS + 1)
+    ]
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 

@@ -56,7 +56,7 @@ def test_several_answers_to_a_question_are_one_question_of_the_interval() -> Non
 
 def test_errors_and_scored_texts_are_no_answers() -> None:
     error = Sample(Answer("", [], FinishReason.error), "sha", 3, 0.1, 0)
-    scored = replace(samples([LOOP])[0], likelihood=Likelihood([-1.0], [1], 3, 3, 1))
+    scored = replace(samples([LOOP])[0], likelihood=Likelihood(0, -1.0, 3, 60, 60, 1))
     assert measure_answers([error, scored]) == []
     assert compute_degeneration_metrics([]) == {}
 

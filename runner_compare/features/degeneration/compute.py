@@ -24,10 +24,8 @@ class TableDegeneration:
 def compare_degeneration(table: Table, reader: Reader) -> None:
     """Compare each run with its baseline, if an answer of either degenerated. Loads the texts of both."""
     compared = [
-        (row, comparison)
-        for row in table.rows
-        if (comparison := _compare_row(row, reader)) is not None
-    ]  # fmt: skip
+        (row, comparison) for row in table.rows if (comparison := _compare_row(row, reader)) is not None
+    ]
     decisions = iter(decide_comparisons([comparison for row, comparison in compared if not row.is_repeat]))
     effects = table.get_section_data(TableDegeneration).effects
     for row, comparison in compared:
