@@ -140,6 +140,8 @@ def _find_longest_periodic_part(text: str, period: int) -> tuple[int, int]:
 
 def _split_words(text: str) -> list[str]:
     """Split a text into words, and scripts without spaces into characters."""
+    if text.isascii():
+        return text.split()
     text_words = []
     for word in text.split():
         for is_spaceless, letters in groupby(word, key=_is_written_without_spaces):
@@ -164,6 +166,8 @@ def has_script_change(text: str) -> bool:
 
     Latin letters are in texts of every script (names, code), so a change to them is none.
     """
+    if text.isascii():
+        return False
     first = ""
     in_script = 0  # letters in a row of one other script
     previous = ""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from runner_base.degeneration import measure_degeneration
 from runner_compare.model.data import Answers, NotPaired, Run, Table, TableRow
+from runner_compare.model.question_metrics import DEGENERATE
 from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, RunComparison, create_undecided_decision, decide_comparisons
 from runner_compare.ways.verdicts import compare_answers
 
-DEGENERATE = "degenerate"  # metric: number of degenerate answers
 WHOLE = 10**9  # characters of a text
 
 
