@@ -9,11 +9,13 @@ from pathlib import Path
 from runner.config.extractors import Extractor
 from runner.records.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
+from runner_base.degeneration import measure_degeneration
 from runner_base.thought_tokens import compute_mean_tokens, count_answer_tokens, count_thinking_tokens
 from runner_compare import (
     Answers,
     AnswerVotes,
     BetterDirection,
+    Question,
     QuestionOutcome,
     RepeatedAnswerMetric,
     question_identity,
@@ -25,11 +27,22 @@ OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answer
     "thinking_tokens": lambda sample: compute_mean_tokens(count_thinking_tokens, sample.answers),
     "answer_tokens": lambda sample: compute_mean_tokens(count_answer_tokens, sample.answers),
     "cost_usd": lambda sample: sample.cost_usd,
+    "degenerate": lambda sample: _compute_mean_of_answers(
+        sample, lambda text: measure_degeneration(text).is_degenerate
+    ),
+    "repeated_ngram_share": lambda sample: _compute_mean_of_answers(
+        sample, lambda text: measure_degeneration(text).repeated_ngram_share
+    ),
 }
+LOWER_IS_BETTER = {"cost_usd", "degenerate", "repeated_ngram_share"}
 # of tokens and characters, neither more nor fewer is better
 NUMBERS = {
-    name: BetterDirection.lower if name == "cost_usd" else BetterDirection.neither for name in OF_SAMPLES
+    name: BetterDirection.lower if name in LOWER_IS_BETTER else BetterDirection.neither for name in OF_SAMPLES
 }
+
+
+def _compute_mean_of_answers(sample: Sample, measure: Callable[[str], float]) -> float:
+    return sum(measure(answer.text) for answer in sample.answers) / len(sample.answers)
 
 
 def read_sample_metric(samples_path: Path, metric_name: str, extractor_names: Sequence[str] = ()) -> Answers:
@@ -45,10 +58,20 @@ def read_sample_metric(samples_path: Path, metric_name: str, extractor_names: Se
         else partial(estimate_right_answer_probability, chance, extractor_names)
     )
     return {
-        question_identity(sample): QuestionOutcome.from_metric(sample, number_of(sample))
+        _identify_question(sample): QuestionOutcome.from_metric(sample, number_of(sample))
         for sample in read_samples(samples_path).values()
-        if sample.answer.verdict is not None and not sample.failed and not (chance and sample.left_out)
+        if sample.likelihood is None
+        and (sample.answer.verdict is not None or chance is None)
+        and not sample.failed
+        and not (chance and sample.left_out)
     }
+
+
+def _identify_question(sample: Sample) -> Question:
+    """Return the key of a sample's question. A prompt of task=generate is identified by its hash."""
+    if sample.question is None:
+        return sample.index, sample.prompt_sha256 or "", ""
+    return question_identity(sample)
 
 
 def estimate_right_answer_probability(

@@ -237,6 +237,19 @@ LINES = (
         "answer time",
         "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · up to {peak_rows:sequence} in a batch",
     ),
+    TableLine(
+        "degenerate",
+        "{degenerate:answer}, {degenerate_share}"
+        + _interval_template("degenerate_share")
+        + "   {loops:loop} · {script_changes:script change} · {broken_characters} with broken characters · "
+        "{empty_answers} empty",
+        unless_zero="degenerate",
+    ),
+    TableLine(
+        "repetition",
+        "{repeated_ngram_share} of 4-word sequences occurred before · {distinct_word_share} of words are distinct",
+        detail=True,
+    ),
     TableLine("tokens", "{prompt_tokens} prompt · {new_tokens} new", detail=True),
     TableLine(
         "tokens",

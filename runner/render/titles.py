@@ -6,6 +6,7 @@ BESIDE_LIMITS = "time between tokens, and fraction of the hardware limits"
 WITHOUT_GUESSES = "decoding speed with and without draft tokens"
 BY_CLOCK = "load test: requests at a given rate"
 GUESSES_BY_KIND = "acceptance rate of draft tokens by text category"
+DEGENERATION_BY_LENGTH = "degenerate answers by length"
 RULER_SCORES = "RULER score (fraction of requested values found in the answer) and exact match, in %"
 
 

@@ -17,6 +17,7 @@ GROUP = "runner_compare.sections"
 NAMES = (
     "cut_offs",  # what answers that were cut off leave open
     "changed_answers",  # of rows that only differ in who guesses tokens: how many answers differ
+    "degeneration",  # answers that loop, change their script, have broken characters or are empty
     "noise_floor",  # of a baseline that was run twice: how many answers differ
     "several_answers",  # several answers to a question: the mean, pass@k, the vote
     "unread_answers",  # of which rows the rule that judged has read few answers

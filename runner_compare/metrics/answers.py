@@ -75,6 +75,13 @@ METRICS: tuple[Metric, ...] = (
     *define_counts(BetterDirection.lower, "stopped_by_context"),
     *define_counts(BetterDirection.lower, "answers_changed"),
     define_metric("double_bos", form=".0f", better=BetterDirection.lower, pooling=PoolingRule.max),
+    # answers that degenerated, and by which signs
+    *define_counts(
+        BetterDirection.lower, "degenerate", "loops", "script_changes", "broken_characters", "empty_answers"
+    ),
+    *define_metric_with_interval("degenerate_share", "degenerate", ".1%", BetterDirection.lower),
+    define_metric("repeated_ngram_share", "repeated 4-word sequences", ".1%", better=BetterDirection.lower),
+    define_metric("distinct_word_share", "distinct words", ".1%"),
     # the latter by extractor: `answers_found/strict`
     *define_counts(BetterDirection.neither, "answers_ended", "answers_found"),
     # answers of which only what follows the thinking was judged

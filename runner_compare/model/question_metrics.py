@@ -13,9 +13,11 @@ from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
 from runner_compare.readers.tool_run import to_finite_number
 
+DEGENERATE = "degenerate"  # a metric of all runs that generated answers, also without verdicts
+
 
 def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> list[Run]:
-    """Return copies of the runs that have verdicts, with `metric` in place of accuracy."""
+    """Return copies of the runs that generated answers, with `metric` in place of accuracy."""
     chance = RepeatedAnswerMetric.from_name(metric)
     if chance is None and metric not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
@@ -25,7 +27,7 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
             value=metric,
             code="unknown_choice",
         )
-    scored = [run for run in runs if run.correct_and_total]
+    scored = [run for run in runs if run.correct_and_total or DEGENERATE in run.metrics]
     if not scored:
         raise ConfigError(
             "none of the selected runs has answered questions", key="--metric", value=metric, code="empty"

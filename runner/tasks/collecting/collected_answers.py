@@ -12,8 +12,9 @@ from runner.records.engine_measurements import EngineMeasurements
 from runner.records.jobs import Recorder
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
-from runner.render.titles import GUESSES_BY_KIND
+from runner.render.titles import DEGENERATION_BY_LENGTH, GUESSES_BY_KIND
 from runner.scorers import cost_and_model_metrics
+from runner.scorers.degeneration import build_degeneration_rows, compute_degeneration_metrics, measure_answers
 from runner.tasks.collecting.draft_token_counts import build_draft_acceptance_rows
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import FinishReason, JobFailed, Sample
@@ -37,6 +38,7 @@ class CollectedAnswers:
     metrics: dict[str, float] = field(default_factory=dict)
     # facts about an engine that only other jobs have opened
     known: dict[str, str] = field(default_factory=dict)
+    degeneration_rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
@@ -50,12 +52,13 @@ class CollectedAnswers:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Tables with the time spent in each part of the model, and with the acceptance rates of draft
-        tokens.
+        """Tables with the time spent in each part of the model, the acceptance rates of draft tokens, and
+        the degenerate answers by length.
         """
         by_kind = build_draft_acceptance_rows(self.samples)
         of_parts = self.measured.tables if self.measured else {}
-        return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
+        further = {GUESSES_BY_KIND: by_kind, DEGENERATION_BY_LENGTH: self.degeneration_rows}
+        return of_parts | {title: rows for title, rows in further.items() if rows}
 
 
 def build_collected_answers(
@@ -83,7 +86,9 @@ def build_collected_answers(
     elif report := _find_source_job_engine_report(stored_answers.recorder, samples):
         done.known = report.facts
         done.note_values += map(render_engine_note, report.notes)
-    done.metrics |= cost_and_model_metrics(samples)
+    answers = measure_answers(samples)
+    done.metrics |= cost_and_model_metrics(samples) | compute_degeneration_metrics(answers)
+    done.degeneration_rows = build_degeneration_rows(answers)
     if full := sum(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
     ):

@@ -1,0 +1,61 @@
+"""Tests whether a run has more degenerate answers than its baseline, on the same questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner_base.degeneration import measure_degeneration
+from runner_compare.model.data import Answers, NotPaired, Run, Table, TableRow
+from runner_compare.model.question_metrics import DEGENERATE
+from runner_compare.reader import Reader
+from runner_compare.statistics import Decision, RunComparison, create_undecided_decision, decide_comparisons
+from runner_compare.ways.verdicts import compare_answers
+
+WHOLE = 10**9  # characters of a text
+
+
+@dataclass
+class TableDegeneration:
+    """Comparisons of the share of answers that did not degenerate, by run id."""
+
+    effects: dict[str, Decision] = field(default_factory=dict)
+
+
+def compare_degeneration(table: Table, reader: Reader) -> None:
+    """Compare each run with its baseline, if an answer of either degenerated. Loads the texts of both."""
+    compared = [
+        (row, comparison) for row in table.rows if (comparison := _compare_row(row, reader)) is not None
+    ]
+    decisions = iter(decide_comparisons([comparison for row, comparison in compared if not row.is_repeat]))
+    effects = table.get_section_data(TableDegeneration).effects
+    for row, comparison in compared:
+        effects[row.run.run_id] = (
+            create_undecided_decision(comparison.test) if row.is_repeat else next(decisions)
+        )
+
+
+def _compare_row(row: TableRow, reader: Reader) -> RunComparison | None:
+    if row.baseline is None or row.effect is None:
+        return None
+    run, base = row.run, row.baseline.run
+    is_composed = any(side.over_seeds or side.parts for side in (run, base))
+    if is_composed or not any(side.metrics.get(DEGENERATE) for side in (run, base)):
+        return None
+    try:
+        answers = tuple(_load_signs(side, reader) for side in (run, base))
+        return compare_answers(run, base, (answers[0], answers[1]), reader)
+    except NotPaired:
+        return None  # the row says why its verdicts have no pairs
+
+
+def _load_signs(run: Run, reader: Reader) -> Answers:
+    """Return the outcome of each question, which is solved if its answer did not degenerate."""
+    outcomes = reader.load_answers(run)
+    texts = reader.load_answer_texts(run, {*outcomes}, WHOLE)
+    return {
+        question: outcome._replace(
+            solved=not measure_degeneration(texts[question]["text"]).is_degenerate, right=(0, 0), cut_off=0
+        )
+        for question, outcome in outcomes.items()
+        if question in texts
+    }

@@ -1,0 +1,31 @@
+"""Report section about answers that degenerated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner_compare.features.degeneration.compute import TableDegeneration, compare_degeneration
+from runner_compare.features.degeneration.render import degeneration_record, format_degeneration_sentences
+from runner_compare.model.data import Table, TableRow
+from runner_compare.reader import Reader
+from runner_compare.section import Section
+
+
+class DegenerationSection(Section):
+    """Report section that compares the shares of degenerate answers."""
+
+    def compute(self, table: Table, reader: Reader) -> None:
+        compare_degeneration(table, reader)
+
+    def sentences(self, table: Table) -> list[str]:
+        return format_degeneration_sentences(table)
+
+    def short_sentences(self, table: Table) -> list[str]:
+        return format_degeneration_sentences(table, is_short=True)
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        decision = table.get_section_data(TableDegeneration).effects.get(row.run.run_id)
+        return {} if decision is None else {"degeneration": degeneration_record(decision)}
+
+
+SECTION = DegenerationSection()
