@@ -24,7 +24,7 @@ from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.recovery.compute import build_recovery_table
 from runner_compare.features.recovery.render.card import check_card_paths, write_cards
-from runner_compare.model.data import NotPaired
+from runner_compare.model.data import NotPaired, Run
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_recorded_runs
 from runner_compare.readers.runner_job import RESULT
@@ -79,10 +79,13 @@ def run_pack(arguments: list[str]) -> int:
     options = create_pack_parser().parse_args(arguments)
     target = Path(options.output).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _find_job_folder(options, Path(scratch))
-        questions = pack_job(folder, target, options.texts)
+        folder, recorded_run = _find_job(options, Path(scratch))
+        packed = pack_job(folder, target, options.texts, recorded_run)
     size = f"{target.stat().st_size / 1024:,.0f} KiB"
-    print(escape_control_characters(f"{target}: {format_count(questions, 'question')}, {size}"))
+    contents = [format_count(packed.questions, "question")]
+    if packed.repeats:
+        contents = [format_count(packed.runs, "run"), format_count(packed.repeats, "repeat")]
+    print(escape_control_characters(f"{target}: {', '.join([*contents, size])}"))
     return 0
 
 
@@ -169,20 +172,24 @@ def build_gate_report(
     return report, runs.baseline_id
 
 
-def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
-    """Return the folder of the job to pack, which is given as a folder, a job id or config values."""
+def _find_job(options: argparse.Namespace, scratch: Path) -> tuple[Path, Run | None]:
+    """Return the folder of the job to pack, which is given as a folder, a job id or config values.
+
+    Also returns the recorded run, unless the job is given as a folder.
+    """
     folder = Path(options.job).expanduser()
     if folder.is_dir():
-        return folder
+        return folder, None
     words = ["--output-dir", options.output_dir, *(["--task", options.task] if options.task else [])]
     parsed = create_parser().parse_args(words)
     records = open_recorded_runs(parsed, scratch)
     runs = select_runs(parsed, records.runs)
-    packable = [run for run in runs if run.correct_and_total or run.likelihood_unit]
-    run = find_single_run(options.job, packable or runs, records.runs, records.reader, "JOB")
+    answered = [run for run in runs if run.correct_and_total or run.likelihood_unit]
+    packable = answered or [run for run in runs if "task.repeats" in run.params] or runs
+    run = find_single_run(options.job, packable, records.runs, records.reader, "JOB")
     for place in (Path(run.folder), Path(options.output_dir, "jobs", run.job_id)):
         if (place / RESULT).is_file():
-            return place
+            return place, run
     raise ConfigError(
         f"the folder of job {run.job_id} is not on this machine",
         key="pack",

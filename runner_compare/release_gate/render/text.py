@@ -23,10 +23,11 @@ from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.quantities import format_more_data_hint
-from runner_compare.statistics import MarginVerdict
+from runner_compare.statistics import ALPHA, Decision, MarginVerdict
+from runner_compare.statistics.run_ratios import compute_min_runs_per_job
 
 WARNING = "WARN"
-UNDECIDED = "ASK: these questions do not suffice for a decision (exit code 3)"
+UNDECIDED = "ASK: the data do not suffice for a decision (exit code 3)"
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
@@ -135,7 +136,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
     decision = check.decision
     assert decision is not None
     assert decision.verdict is not None
-    measure = f"{decision.measure} " if decision.is_ratio else ""
+    measure = f"{decision.measure}: " if decision.is_ratio else ""
     if decision.verdict is MarginVerdict.undecided:
         yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"
     else:
@@ -150,6 +151,8 @@ def _describe_margin(check: Check) -> Iterator[str]:
         return
     if decision.is_changed_by_cut_off:
         yield f"{decision.cut_off[0]} answers cut off: raise generation.max_new_tokens"
+    elif decision.is_ratio and (missing_runs := _describe_missing_runs(decision)):
+        yield missing_runs
     elif why := explain_impossible_verdict(decision):
         yield why
     elif check.further_questions:
@@ -159,8 +162,17 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield hint
 
 
+def _describe_missing_runs(decision: Decision) -> str:
+    """Describe how many runs a test of speed or memory needs; "" if there are enough."""
+    runs = min(decision.n, decision.baseline_n)
+    needed = compute_min_runs_per_job(ALPHA / decision.comparisons)
+    return "" if runs >= needed else f"{format_count(runs, 'run')}, a test needs {needed} of each job"
+
+
 def format_difference(check: Check) -> str:
-    return "" if check.decision is None else format_effect(check.decision)
+    if check.decision is None:
+        return ""
+    return "×" * check.decision.is_ratio + format_effect(check.decision)
 
 
 def _describe_compared_candidates(report: GateReport) -> str:
