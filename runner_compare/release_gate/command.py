@@ -39,6 +39,7 @@ from runner_compare.release_gate.render.nights import (
     print_nightly_gate_reports,
 )
 from runner_compare.release_gate.render.text import (
+    build_verdict_section,
     format_error_markdown,
     format_markdown,
     format_one_line_report,
@@ -165,8 +166,9 @@ def build_gate_report(
     ]
     report = check_candidates(compared, policy, runs.reader, runs.missing_jobs, runs.baseline)
     if options.card:
-        rule, tables = compared[0].rule, compared[0].tables
-        write_cards(build_recovery_table(tables, runs.reader, dict(rule.margins)), options.card)
+        shown = next((each for each in compared if each.has_accuracies), compared[0])
+        recovery = build_recovery_table(shown.tables, runs.reader, dict(shown.rule.margins))
+        write_cards(recovery, options.card, build_verdict_section(report))
     if options.log and runs.records is not None:
         runs.records.log_verdicts(list_run_verdicts(report))
     return report, runs.baseline_id
@@ -288,7 +290,8 @@ def create_gate_parser() -> argparse.ArgumentParser:
     repeated(
         "--card",
         metavar="FILE",
-        help="write the recovery (accuracy divided by the baseline's accuracy) to an .html or .png file",
+        help="write the recovery (accuracy divided by the baseline's accuracy) and all verdicts to an .html or "
+        ".png file",
     )
     return arguments
 

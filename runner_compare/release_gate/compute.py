@@ -41,6 +41,10 @@ class RuleTables:
     rule: Rule
     tables: list[Table]
 
+    @property
+    def has_accuracies(self) -> bool:
+        return any(table.has_accuracies for table in self.tables)
+
 
 def check_candidates(
     compared: Sequence[RuleTables],

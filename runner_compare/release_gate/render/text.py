@@ -6,9 +6,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 
-from runner_base import format_count, format_duration
+from runner_base import Column, format_count, format_duration
 from runner_base.render.notes import render_note
 from runner_compare.features.noise_floor.render import format_noise_floors
+from runner_compare.features.recovery.render.text import CardSection
 from runner_compare.release_gate.render.notes import NOTES
 from runner_compare.release_gate.verdicts import (
     WORST_FIRST,
@@ -89,13 +90,28 @@ def format_markdown(report: GateReport) -> str:
         "| verdict | candidate | difference | reason |",
         "|---|---|---|---|",
     ]
-    for candidate in report.candidates:
-        for check in sort_checks(candidate):
-            cells = [candidate.name, format_difference(check), describe_check(check)]
-            lines.append(f"| **{name_verdict(check)}** | {' | '.join(map(escape_markdown, cells))} |")
+    for verdict, *cells in _list_check_cells(report):
+        lines.append(f"| **{verdict}** | {' | '.join(map(escape_markdown, cells))} |")
     if last := _format_last_lines(report):
         lines += ["", "  \n".join(map(escape_markdown, last))]
     return "\n".join(lines) + "\n"
+
+
+def _list_check_cells(report: GateReport) -> list[tuple[str, str, str, str]]:
+    """Return verdict, candidate, difference and reason of every check."""
+    return [
+        (name_verdict(check), candidate.name, format_difference(check), describe_check(check))
+        for candidate in report.candidates
+        for check in sort_checks(candidate)
+    ]
+
+
+def build_verdict_section(report: GateReport) -> CardSection:
+    """Return the verdicts of all rules as a table of a card."""
+    names = ("verdict", "candidate", "difference", "reason")
+    cells = zip(*_list_check_cells(report), strict=True)
+    columns = [Column(name, [*values], False) for name, values in zip(names, cells, strict=True)]
+    return CardSection(f"{report.verdict}: {_describe_compared_candidates(report)}", columns)
 
 
 def format_error_markdown(message: str) -> str:
