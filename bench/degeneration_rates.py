@@ -112,9 +112,8 @@ def main() -> int:
         for answer, each in zip(answers, signs, strict=True):
             if each.is_degenerate:
                 print(f"    {each.loop}   {answer[-80:]!r}")
-    print(
-        f"\nfound {format_rate(found, planted)}\nhealthy {format_rate(wrong, of)}   in {time.perf_counter() - started:.0f} s"
-    )
+    print(f"\nfound   {format_rate(found, planted)}\nhealthy {format_rate(wrong, of)}")
+    print(f"in {time.perf_counter() - started:.0f} s")
     return int(found < 0.99 * planted or wrong > 0.01 * of)
 
 

@@ -10,7 +10,7 @@ are not included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runner_base.errors import convert_write_error
@@ -18,6 +18,7 @@ from runner_base.signed_jsonl import CHECKSUM, dump_signed_line, parse_signed_li
 from runner_base.texts import parse_json
 
 REPEATS = "repeats.jsonl"
+REPEATS_FACT, FRESH_PROCESSES = "repeats", "each in a fresh process"  # fact of a job, and its value
 
 
 class RepeatLog:
@@ -29,8 +30,7 @@ class RepeatLog:
 
     def add_repeat(self, repeat: int, measurements: Mapping[str, float]) -> None:
         """Append one line per metric with its value in this repeat."""
-        lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in measurements.items())
-        self._write_text("".join(dump_signed_line(line) + "\n" for line in lines))
+        self._write_text("".join(_format_lines(repeat, measurements)))
 
     def _write_text(self, text: str, mode: str = "a") -> None:
         try:
@@ -40,14 +40,34 @@ class RepeatLog:
             raise convert_write_error(self.path, error) from error
 
 
+def _format_lines(repeat: int, measurements: Mapping[str, float]) -> Iterator[str]:
+    for name, value in measurements.items():
+        yield dump_signed_line({"measure": name, "repeat": repeat, "value": value}) + "\n"
+
+
+def format_repeats(measures: Mapping[str, Sequence[float]]) -> str:
+    """Return the content of repeats.jsonl for metrics that were measured in all repeats."""
+    repeats = zip(*measures.values(), strict=True)
+    return "".join(
+        line
+        for number, values in enumerate(repeats, 1)
+        for line in _format_lines(number, dict(zip(measures, values, strict=True)))
+    )
+
+
 def read_repeats(path: Path) -> dict[str, list[float]]:
+    """Return the values of each metric that was measured in all repeats. See parse_repeats."""
+    return parse_repeats(path.read_text(encoding="utf-8"))
+
+
+def parse_repeats(text: str) -> dict[str, list[float]]:
     """Return the values of each metric that was measured in all repeats.
 
     A metric with fewer repeats, e.g. one that ran out of memory, is omitted. Raises
     ValueError, KeyError or TypeError if a line is not a repeat.
     """
     by_measure: dict[str, list[float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         # earlier versions wrote none
         repeat = parse_signed_line(line) if CHECKSUM in line else parse_json(line)
         by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))

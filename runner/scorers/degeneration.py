@@ -52,7 +52,7 @@ def build_degeneration_rows(answers: Sequence[MeasuredAnswer]) -> list[dict[str,
     """Return the share of degenerate answers by length. Empty if no answer degenerated."""
     if not any(answer.signs.is_degenerate for answer in answers):
         return []
-    by_length: dict[int, list[MeasuredAnswer]] = {}
+    by_length: dict[float, list[MeasuredAnswer]] = {}
     for answer in answers:
         limit = next((limit for limit in LENGTHS if answer.num_tokens <= limit), math.inf)
         by_length.setdefault(limit, []).append(answer)

@@ -107,7 +107,8 @@ def load_results(
     if without_verdicts and not may_be_damaged:
         jobs = join_first_names(sorted(set(without_verdicts)), 6)
         notes[
-            f"these jobs are omitted, because they have no verdicts: {jobs}. Compare them with --output-dir"
+            f"these jobs are omitted, because they have neither verdicts nor repeats: {jobs}. "
+            "Compare them with --output-dir"
         ] = None
     for note in notes:
         print_message(f"note: {note}")
@@ -142,6 +143,8 @@ def load_results(
 def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
     """Raise ConfigError if a sample lacks the field that defines clusters."""
     for run in runs:
+        if run.repeats and run.job_id:
+            continue  # a folder may also have such jobs
         if run.repeats:
             raise ConfigError(
                 f"{run.path}: speed measurements have no clusters of questions. Omit this file or --cluster",
@@ -339,12 +342,13 @@ def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> 
 def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     """Yield the newest measurement of each configuration. Older measurements become its `earlier` runs.
 
-    Individually named files are grouped by their settings. Folders stay separate.
+    Individually named files of other tools are grouped by their settings. Folders and jobs stay separate.
     """
     groups: dict[object, list[ToolRun]] = {}
     for run in tool_runs:
-        folder = run.found_at if Path(run.found_at).expanduser().is_dir() else ""
-        groups.setdefault((folder, run.task, tuple(sorted(run.params.items()))), []).append(run)
+        folder = run.found_at if run.job_id or Path(run.found_at).expanduser().is_dir() else ""
+        settings = run.job_id or tuple(sorted(run.params.items()))
+        groups.setdefault((folder, run.task, settings), []).append(run)
     counts = Counter((members[0].found_at, members[0].task) for members in groups.values())
     for members in groups.values():
         first = members[0]
@@ -353,6 +357,8 @@ def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -
             f"{first.found_at.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
         )
         newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
+        if first.job_id:  # an output folder also has the copies that MLflow stores
+            newest_first = [*{member.time or str(member.path): member for member in newest_first}.values()]
         runs = [_create_measurement_run(run, first.found_at, job_id, reader) for run in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
@@ -371,7 +377,11 @@ def _create_measurement_run(run: ToolRun, path_argument: str, job_id: str, reade
         {FOLDER_KEY: path_argument, "task.repeats": repeats},
         {key: escape_control_characters(fact) for key, fact in run.facts.items()},
     )
-    return replace(_create_run(run, run_id, job_id, params, figures | metrics), facts=facts)
+    return replace(
+        _create_run(run, run_id, job_id, params, run.figures | figures | metrics),
+        facts=facts,
+        has_fresh_processes=run.has_fresh_processes,
+    )
 
 
 def choose_baseline_and_row_keys(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:

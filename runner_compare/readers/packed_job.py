@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 from runner_base import DataError
+from runner_base.repeats import REPEATS
 from runner_compare.readers import JsonOutline, ToolFile, runner_job
 from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX, read_archive
 
 MANIFEST, FORMAT, VERSION = "pack.json", "runner-baseline", 1
-SAMPLES = "samples.jsonl"
+SAMPLES, EARLIER = "samples.jsonl", "earlier/"  # the folder has the results of earlier runs
 
 
 def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
@@ -22,7 +23,7 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noqa: ARG001
     """Return the job in a packed file. Raises DataError for a damaged file or an unknown version."""
     try:
-        files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES})
+        files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES, REPEATS})
     except DataError as error:
         raise DataError(f"{error.reason}. Pack the job again", key=path, code=error.code) from error
     try:
@@ -38,17 +39,18 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
             key=path,
             code="unsupported",
         )
-    for name in (runner_job.RESULT, SAMPLES):
+    del files[MANIFEST]
+    for name in sorted({runner_job.RESULT, *files, *hashes}):
         if name not in files or hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
             raise DataError(
                 f"{name} in the packed job is missing or changed. Pack the job again",
                 key=path,
                 code="damaged",
             )
-    return runner_job.read_job_content(
-        path,
-        f"{path}: {runner_job.RESULT}",
-        files[runner_job.RESULT],
-        (f"{path}: {SAMPLES}", files[SAMPLES]),
-        cluster,
+    contents = {name: (f"{path}: {name}", content) for name, content in files.items()}
+    job_files = runner_job.JobFiles(
+        contents.get(SAMPLES),
+        contents.get(REPEATS),
+        [contents[name] for name in sorted(contents) if name.startswith(EARLIER)],
     )
+    return runner_job.read_job_content(path, *contents[runner_job.RESULT], job_files, cluster)

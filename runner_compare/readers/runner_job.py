@@ -1,17 +1,20 @@
 """Reader of runner jobs: job folders, sample files and archives.
 
-Only jobs with verdicts or log-likelihoods are read here. All other jobs are compared from their output folder.
+Only jobs with verdicts, log-likelihoods or repeated measurements are read here. All other jobs are compared
+from their output folder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from statistics import median
 
 from runner_base import DataError, Record, Sample, Status
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
+from runner_base.repeats import FRESH_PROCESSES, REPEATS, REPEATS_FACT, parse_repeats
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import Answers
 from runner_compare.model.missing_jobs import JobState, MissingJob
@@ -36,6 +39,26 @@ SET_ASIDE = ".old-"  # in the name of a folder that a later run of the job has r
 NOT_SETTINGS = ("tracking.", "output_dir")  # they differ between hosts
 EXTRACTOR = "task.extractor"
 TOLERANCE = 1e-9  # nats per token
+
+Content = tuple[str, bytes]  # names the file in errors, and its bytes
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """Files of a job next to its result."""
+
+    samples: Content | None = None
+    repeats: Content | None = None
+    earlier_results: Sequence[Content] = ()  # of runs of the same job, only in a packed job
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """Record of a finished job, with its samples or its repeated measurements."""
+
+    record: Record
+    samples: Sequence[Sample] = ()
+    repeats: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -68,7 +91,7 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     if path.name == RESULT:
         tool_file = ToolFile([])
-        _add_job_run(tool_file, path, str(path), raw, _read_job_samples(path.parent), cluster)
+        _add_job_run(tool_file, path, str(path), raw, _read_job_files(path.parent), cluster)
         return tool_file
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
@@ -78,51 +101,59 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
                 key=path,
                 code="not_found",
             )
-        samples = str(path), _read_unpacked(path)
+        files_of_job = JobFiles((str(path), _read_unpacked(path)))
         tool_file = ToolFile([])
-        _add_job_run(tool_file, result, str(result), read_bytes(result), samples, cluster)
+        _add_job_run(tool_file, result, str(result), read_bytes(result), files_of_job, cluster)
         return tool_file
-    files = read_archive(path, {RESULT, *SAMPLES})
+    files = read_archive(path, {RESULT, REPEATS, *SAMPLES})
     results = [name for name in files if PurePosixPath(name).name == RESULT]
     if not results:
         raise DataError(f"the archive has no runner job ({RESULT} with {SAMPLES[0]})", key=path, code="empty")
     tool_file = ToolFile([])
     for name in results:
-        job = f"{path}: {name}", files[name], _find_packed_samples(path, name, files)
-        _add_job_run(tool_file, path / name, *job, cluster)
+        job_files = JobFiles(
+            _find_archived_file(path, name, files, SAMPLES),
+            _find_archived_file(path, name, files, (REPEATS,)),
+        )
+        _add_job_run(tool_file, path / name, f"{path}: {name}", files[name], job_files, cluster)
     return tool_file
 
 
 def read_job_content(
-    path: Path, source: str, result_json: bytes, samples: tuple[str, bytes], cluster: str | None
+    path: Path, source: str, result_json: bytes, files: JobFiles, cluster: str | None
 ) -> ToolFile:
-    """Return the job with this result and these samples."""
+    """Return the job with this result and these files."""
     tool_file = ToolFile([])
-    _add_job_run(tool_file, path, source, result_json, samples, cluster)
+    _add_job_run(tool_file, path, source, result_json, files, cluster)
     return tool_file
 
 
-def read_finished_job(folder: Path) -> tuple[Record, list[Sample]]:
-    """Return a finished job's record and samples. Raises DataError for a job without verdicts."""
+def read_finished_job(folder: Path) -> FinishedJob:
+    """Read a job's folder. Raises DataError unless the job has finished with verdicts, log-likelihoods or
+    repeated measurements.
+    """
     path = folder / RESULT
     if not path.is_file():
         raise DataError(f"the folder has no {RESULT}", key=folder, code="not_found")
-    samples = _read_job_samples(folder)
+    files = _read_job_files(folder)
     tool_file = ToolFile([])
     content = read_bytes(path)
-    _add_job_run(tool_file, path, str(path), content, samples, None)
-    if not tool_file.runs or samples is None:
-        raise DataError(
-            f"the job cannot be packed: {'; '.join(tool_file.notes)}", key=folder, code="unsupported"
-        )
-    return Record.from_json(content.decode()), [*_parse_samples(*samples)]
+    _add_job_run(tool_file, path, str(path), content, files, None)
+    if not tool_file.runs or (files.samples is None and not tool_file.runs[0].repeats):
+        why = "; ".join(tool_file.notes) or "it has neither verdicts nor repeated measurements"
+        raise DataError(f"the job cannot be packed: {why}", key=folder, code="unsupported")
+    record = Record.from_json(content.decode())
+    if files.samples is None:
+        return FinishedJob(record, repeats=tool_file.runs[0].repeats)
+    return FinishedJob(record, [*_parse_samples(*files.samples)])
 
 
-Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
+def _read_job_files(folder: Path) -> JobFiles:
+    return JobFiles(_read_first_file(folder, SAMPLES), _read_first_file(folder, (REPEATS,)))
 
 
-def _read_job_samples(folder: Path) -> Samples:
-    path = next((folder / name for name in SAMPLES if (folder / name).is_file()), None)
+def _read_first_file(folder: Path, names: Sequence[str]) -> Content | None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
     return None if path is None else (str(path), _read_unpacked(path))
 
 
@@ -130,9 +161,12 @@ def _read_unpacked(path: Path) -> bytes:
     return read_gzip(path) if path.suffix == GZIP_SUFFIX else read_bytes(path)
 
 
-def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Samples:
-    for samples in SAMPLES:
-        name = str(PurePosixPath(result).with_name(samples))
+def _find_archived_file(
+    path: Path, result: str, files: dict[str, bytes], names: Sequence[str]
+) -> Content | None:
+    """Return the first of these files that the archive has next to a job's result."""
+    for each in names:
+        name = str(PurePosixPath(result).with_name(each))
         found = next((key for key in files if str(PurePosixPath(key)) == name), None)
         if found is not None:
             where = f"{path}: {found}"
@@ -142,28 +176,35 @@ def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Sa
 
 
 def _add_job_run(
-    tool_file: ToolFile, path: Path, source: str, result_json: bytes, samples: Samples, cluster: str | None
+    tool_file: ToolFile, path: Path, source: str, result_json: bytes, files: JobFiles, cluster: str | None
 ) -> None:
-    """Append a job to the file's runs. If the job has no verdicts, append a note instead."""
+    """Append a job to the file's runs. If the job has nothing to compare, append a note instead."""
     if SET_ASIDE in path.parent.name:
         return
-    try:
-        record = Record.from_json(result_json.decode())
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
+    record = _parse_record(source, result_json)
+    metrics = record.result.metrics
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
         tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
         state = JobState.failed if record.status is Status.FAILED else JobState.interrupted
         name = record.name or record.job_id
         tool_file.unfinished.append(MissingJob(name, record.job_id, state, record.error or "", record.params))
-    elif "correct" not in record.result.metrics and LOG_LIKELIHOOD not in record.result.metrics:
+    elif "correct" not in metrics and LOG_LIKELIHOOD not in metrics and files.repeats is not None:
+        tool_file.runs += _read_measurement_runs(path, record, files.repeats, files.earlier_results)
+    elif "correct" not in metrics and LOG_LIKELIHOOD not in metrics:
         tool_file.without_verdicts.append(f"{record.job_id} ({record.task})")
-    elif samples is None:
+    elif files.samples is None:
         raise DataError(f"{SAMPLES[0]} is not beside it", key=source, code="not_found")
-    elif "correct" not in record.result.metrics:
-        tool_file.runs.append(_read_likelihood_job(path, record, *samples))
+    elif "correct" not in metrics:
+        tool_file.runs.append(_read_likelihood_job(path, record, *files.samples))
     else:
-        tool_file.runs.append(_read_verdict_job(path, record, *samples, cluster))
+        tool_file.runs.append(_read_verdict_job(path, record, *files.samples, cluster))
+
+
+def _parse_record(source: str, result_json: bytes) -> Record:
+    try:
+        return Record.from_json(result_json.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
 
 
 def _read_verdict_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
@@ -217,14 +258,52 @@ def _read_likelihood_job(path: Path, record: Record, source: str, lines: bytes) 
     return run
 
 
-def _create_job_run(path: Path, record: Record, metric: str) -> JobRun:
+def _read_measurement_runs(
+    path: Path, record: Record, repeats: Content, earlier_results: Sequence[Content]
+) -> Iterator[JobRun]:
+    """Yield the newest run of a measuring job, then the earlier runs with one value per measure.
+
+    Raises DataError if the repeats contradict the recorded medians.
+    """
+    source, lines = repeats
+    try:
+        measures = parse_repeats(lines.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not readable repeats ({error})", key=source, code="damaged") from error
+    for measure, values in measures.items():
+        recorded = record.result.metrics.get(measure)
+        if recorded is not None and not math.isclose(median(values), recorded):
+            raise DataError(
+                f"the repeats of {measure} have a median of {median(values):.6g}, but {RESULT} records "
+                f"{recorded:.6g}. Restore the original files",
+                key=source,
+                code="mismatch",
+            )
+    yield _create_measurement_run(path, record, measures)
+    for number, (name, result_json) in enumerate(earlier_results):
+        earlier = _parse_record(name, result_json)
+        metrics = earlier.result.metrics
+        medians = {measure: [metrics[measure]] for measure in measures if measure in metrics}
+        yield _create_measurement_run(path / f"{number:02}", earlier, medians)
+
+
+def _create_measurement_run(path: Path, record: Record, measures: dict[str, list[float]]) -> JobRun:
+    return replace(
+        _create_job_run(path, record),
+        repeats=measures,
+        has_fresh_processes=record.result.facts.get(REPEATS_FACT) == FRESH_PROCESSES,
+        job_id=record.job_id,
+    )
+
+
+def _create_job_run(path: Path, record: Record, metric: str = "") -> JobRun:
     params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return JobRun(
         TOOL,
         path,
         record.task,
         record.started_at,
-        params | {METRIC: metric},
+        params | ({METRIC: metric} if metric else {}),
         str(record.task_version),
         facts=record.result.facts,
         figures={key: float(value) for key, value in record.result.metrics.items()},

@@ -69,6 +69,8 @@ class ToolRun:
     samples: list[ToolSample] = field(default_factory=list)
     # by measure; empty for an evaluation
     repeats: dict[str, list[float]] = field(default_factory=dict)
+    has_fresh_processes: bool = False  # whether each repeat was a process of its own
+    job_id: str = ""  # runs with this id are repeats of one measurement; empty: runs with equal settings are
     facts: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)  # further metrics of the tool's own
     # the direction of its numbers; None: it says right or wrong for each sample

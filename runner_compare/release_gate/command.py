@@ -24,7 +24,7 @@ from runner_base.command_line import CommandParser
 from runner_compare.command import find_single_run, select_runs
 from runner_compare.features.recovery.compute import build_recovery_table
 from runner_compare.features.recovery.render.card import check_card_paths, write_cards
-from runner_compare.model.data import NotPaired
+from runner_compare.model.data import NotPaired, Run
 from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_recorded_runs
@@ -40,6 +40,7 @@ from runner_compare.release_gate.render.nights import (
     print_nightly_gate_reports,
 )
 from runner_compare.release_gate.render.text import (
+    build_verdict_section,
     format_error_markdown,
     format_markdown,
     format_one_line_report,
@@ -80,10 +81,13 @@ def run_pack(arguments: list[str]) -> int:
     options = create_pack_parser().parse_args(arguments)
     target = Path(options.output).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _find_job_folder(options, Path(scratch))
-        questions = pack_job(folder, target, options.texts)
+        folder, recorded_run = _find_job(options, Path(scratch))
+        packed = pack_job(folder, target, options.texts, recorded_run)
     size = f"{target.stat().st_size / 1024:,.0f} KiB"
-    print(escape_control_characters(f"{target}: {format_count(questions, 'question')}, {size}"))
+    contents = [format_count(packed.questions, "question")]
+    if packed.repeats:
+        contents = [format_count(packed.runs, "run"), format_count(packed.repeats, "repeat")]
+    print(escape_control_characters(f"{target}: {', '.join([*contents, size])}"))
     return 0
 
 
@@ -171,27 +175,32 @@ def build_gate_report(
     ]
     report = check_candidates(compared, policy, runs.reader, runs.missing_jobs, runs.baseline)
     if options.card:
-        rule, tables = compared[0].rule, compared[0].tables
-        write_cards(build_recovery_table(tables, runs.reader, dict(rule.margins)), options.card)
+        shown = next((each for each in compared if each.has_accuracies), compared[0])
+        recovery = build_recovery_table(shown.tables, runs.reader, dict(shown.rule.margins))
+        write_cards(recovery, options.card, build_verdict_section(report))
     if options.log and runs.records is not None:
         runs.records.log_verdicts(list_run_verdicts(report))
     return report, runs.baseline_id
 
 
-def _find_job_folder(options: argparse.Namespace, scratch: Path) -> Path:
-    """Return the folder of the job to pack, which is given as a folder, a job id or config values."""
+def _find_job(options: argparse.Namespace, scratch: Path) -> tuple[Path, Run | None]:
+    """Return the folder of the job to pack, which is given as a folder, a job id or config values.
+
+    Also returns the recorded run, unless the job is given as a folder.
+    """
     folder = Path(options.job).expanduser()
     if folder.is_dir():
-        return folder
+        return folder, None
     words = ["--output-dir", options.output_dir, *(["--task", options.task] if options.task else [])]
     parsed = create_parser().parse_args(words)
     records = open_recorded_runs(parsed, scratch)
     runs = select_runs(parsed, records.runs)
-    packable = [run for run in runs if run.correct_and_total or run.likelihood_unit]
-    run = find_single_run(options.job, packable or runs, records.runs, records.reader, "JOB")
+    answered = [run for run in runs if run.correct_and_total or run.likelihood_unit]
+    packable = answered or [run for run in runs if "task.repeats" in run.params] or runs
+    run = find_single_run(options.job, packable, records.runs, records.reader, "JOB")
     for place in (Path(run.folder), Path(options.output_dir, "jobs", run.job_id)):
         if (place / RESULT).is_file():
-            return place
+            return place, run
     raise ConfigError(
         f"the folder of job {run.job_id} is not on this machine",
         key="pack",
@@ -291,7 +300,8 @@ def create_gate_parser() -> argparse.ArgumentParser:
     repeated(
         "--card",
         metavar="FILE",
-        help="write the recovery (accuracy divided by the baseline's accuracy) to an .html or .png file",
+        help="write the recovery (accuracy divided by the baseline's accuracy) and all verdicts to an .html or "
+        ".png file",
     )
     return arguments
 

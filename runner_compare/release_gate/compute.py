@@ -14,6 +14,7 @@ from runner_compare.features.gates.section import COMPARISONS, SHOWN_GOOD, Requi
 from runner_compare.features.noise_floor.compute import BATCH_SIZE, TableNoiseFloors
 from runner_compare.model.data import REPEAT, Run, Table, TableRow, key_label
 from runner_compare.model.missing_jobs import MissingJob
+from runner_compare.model.repeated_runs import join_machine_names
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.release_gate.history import share_of_night
@@ -30,6 +31,7 @@ from runner_compare.release_gate.verdicts import (
 from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
 from runner_compare.statistics.effects import compute_margin_p_value
+from runner_compare.ways.repeats import is_speed, load_compared_repeats
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class RuleTables:
 
     rule: Rule
     tables: list[Table]
+
+    @property
+    def has_accuracies(self) -> bool:
+        return any(table.has_accuracies for table in self.tables)
 
 
 def check_candidates(
@@ -127,18 +133,39 @@ def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
 def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
-    checks = [
-        check_loss_within_margin(effect, row.run, panel, share)
-        for effect in row.effects
-        if effect.verdict is not None
-    ]
-    measures = {_get_measure(effect) for effect in row.effects if effect.verdict is not None}
+    decisions = [effect for effect in row.effects if effect.verdict is not None]
+    measures = {_get_measure(effect) for effect in decisions}
+    checks: list[Check] = []
+    if row.baseline is not None and RATIOS in measures:
+        decisions, checks = _check_measurements(row.run, row.baseline.run, decisions, reader, panel)
+    checks += [check_loss_within_margin(decision, row.run, panel, share) for decision in decisions]
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
         for measure in rule.margins
         if measure not in measures
     ]
     return checks + [_check_metric_limit(term, row.run, reader, panel) for term in rule.limits]
+
+
+def _check_measurements(
+    run: Run, base: Run, decisions: list[Decision], reader: Reader, panel: str
+) -> tuple[list[Decision], list[Check]]:
+    """Return the decisions that two machines allow, and a check for each measurement without a decision.
+
+    Speeds of different machines are not compared. A measure that only the baseline has is NO-GO: a
+    workload that runs out of memory has no repeats.
+    """
+    machine, baseline_machine = join_machine_names(run), join_machine_names(base)
+    if machine == baseline_machine:
+        measured = load_compared_repeats(run, reader)
+        lost = [measure for measure in load_compared_repeats(base, reader) if measure not in measured]
+        reasons = [note("missing_measure", measure=measure) for measure in lost]
+        return decisions, [Check(GateVerdict.no_go, reason, panel) for reason in reasons]
+    comparable = [each for each in decisions if not (each.is_ratio and is_speed(each.measure))]
+    if len(comparable) == len(decisions):
+        return decisions, []
+    reason = note("other_machine", machine=machine, baseline_machine=baseline_machine)
+    return comparable, [Check(GateVerdict.unpaired, reason, panel)]
 
 
 def check_loss_within_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
@@ -218,6 +245,7 @@ def _words(name: str) -> set[str]:
 
 
 def _count_questions(tables: Iterable[Table]) -> int:
-    """Return the number of questions in the largest comparison."""
-    counts = [effect.n for table in tables for row in table.candidate_rows for effect in row.effects]
+    """Return the number of questions in the largest comparison; 0 if only speed and memory are compared."""
+    effects = (effect for table in tables for row in table.candidate_rows for effect in row.effects)
+    counts = [effect.n for effect in effects if not effect.is_ratio]
     return max((count for count in counts if isinstance(count, int)), default=0)

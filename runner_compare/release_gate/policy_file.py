@@ -154,6 +154,7 @@ def _parse_limits(limits: Sequence[Limit], runs: list[Run]) -> tuple[Requirement
         except ConfigError as error:
             key, reason = limit.text.partition("=")[0], error.reason
             if error.code == "unknown_choice":
-                reason = unknown_choice_message("metric", key, metrics)
+                similar = [metric for metric in metrics if metric.startswith(key)]
+                reason = unknown_choice_message("metric", key, similar or metrics)
             raise ConfigError(reason, key=limit.key, value=limit.text, code=error.code) from error
     return tuple(terms)

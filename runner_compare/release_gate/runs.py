@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner_base import ConfigError, short_hash, unknown_choice_message
 from runner_compare.command import build_comparison
+from runner_compare.model.baselines import format_key_differences
 from runner_compare.model.data import Run, Table
 from runner_compare.model.missing_jobs import JobState, MissingJob, find_jobs_with_errors
 from runner_compare.model.selection import filter_runs
@@ -24,8 +25,10 @@ from runner_compare.readers.tool_run import ToolRun
 from runner_compare.release_gate.compute import RuleTables
 from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
+from runner_compare.ways.repeats import select_compared_measures
 
 SWAPPED = ", as the first argument"
+REPEATS_KEY = "task.repeats"  # a setting of tasks that measure
 DATA_KEYS = ("task.data", "task.subset", "task.split")
 
 
@@ -90,6 +93,8 @@ def read_files(
         of_task = [run for run in others if run.task == base.task and not _is_same(reader, run, base)]
         # another split or data set is not meant, unless there is nothing else
         of_task = [run for run in of_task if _asks_the_same(run, base)] or of_task
+        if base.params.get(REPEATS_KEY):
+            of_task = _select_same_workload(of_task, base, reader)
         if stopped := next((run for run in of_task if run.compared_while_running), None):
             raise ConfigError(
                 f"{stopped.job_id} used early stopping (task.early_stop_vs), which requires recorded jobs. "
@@ -193,6 +198,40 @@ def _source(run: Run) -> str:
 
 def _asks_the_same(run: Run, base: Run) -> bool:
     return all(run.params.get(key) == base.params.get(key) for key in DATA_KEYS)
+
+
+def _select_same_workload(runs: list[Run], base: Run, reader: ResultsReader) -> list[Run]:
+    """Return the measuring runs whose task has the settings of the baseline's task, e.g. its batch sizes.
+
+    Earlier runs that the baseline also contains do not count as repeats. Raises ConfigError if no run
+    remains.
+    """
+    baseline_runs = [base, *base.earlier]
+    differing = [
+        [
+            key
+            for key in reader.key_rules.find_differing_keys([run.params, base.params])
+            if key.startswith("task.") and key != REPEATS_KEY
+        ]
+        for run in runs
+    ]
+    if runs and all(differing):
+        raise ConfigError(
+            f"{runs[0].job_id} measures another workload than the baseline: "
+            f"{format_key_differences(runs[0], base, differing[0])}",
+            code="mismatch",
+        )
+    return [
+        replace(run, earlier=[each for each in run.earlier if not _is_any_measurement(each, baseline_runs)])
+        for run, keys in zip(runs, differing, strict=True)
+        if not keys
+    ]
+
+
+def _is_any_measurement(run: Run, others: Sequence[Run]) -> bool:
+    """Return whether a run has the measured values of another run, so that both are the same run."""
+    measured = select_compared_measures(run.metrics)
+    return any(measured.items() <= other.metrics.items() for other in others)
 
 
 def _settings(run: Run) -> dict[str, str]:

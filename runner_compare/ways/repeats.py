@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.model.repeated_runs import collect_repeated_measurements
 from runner_compare.reader import Reader, missing_repeats_error
 from runner_compare.statistics import RunComparison, StudentTTest
 from runner_compare.ways import PairingOptions
 
+Measured = TypeVar("Measured")
+
 # Runs are compared by the repeats of these metrics.
-BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
-              "decode_tok_per_s", "output_tok_per_s", "ttft_s", "prompt_tok_per_s", "total_tok_per_s",
-              "batch_latency_s")  # fmt: skip
+MEMORY = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib")
+BY_REPEATS = (*MEMORY, "load_s", "decode_tok_per_s", "output_tok_per_s", "ttft_s", "prompt_tok_per_s",
+              "total_tok_per_s", "batch_latency_s")  # fmt: skip
 
 
 def can_compare_run(run: Run) -> bool:
@@ -47,9 +52,15 @@ def load_compared_repeats(run: Run, reader: Reader) -> dict[str, list[float]]:
     if "task.repeats" not in run.params:
         raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeated measurements to compare")
     for measures in reader.iter_repeats(run):
-        compared_measures = {
-            name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key
-        }
-        if compared_measures:
+        if compared_measures := select_compared_measures(measures):
             return compared_measures
     raise missing_repeats_error(run)
+
+
+def select_compared_measures(measures: Mapping[str, Measured]) -> dict[str, Measured]:
+    return {name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key}
+
+
+def is_speed(measure: str) -> bool:
+    """Return whether a compared measure is a speed or a time, which depends on the machine."""
+    return measure.partition("/")[0] not in MEMORY

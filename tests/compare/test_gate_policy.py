@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from runner_compare import main
 from runner_compare.release_gate.command import create_gate_parser, decide
 from runner_compare.release_gate.policy_file import read_policy
 from runner_compare.release_gate.verdicts import Tier
-from tools.gate_situations import SAME, Job
+from tools.gate_situations import SAME, WORSE, Job
 
 Gate = Callable[..., tuple[int, Any]]
 DOCUMENTS = 60
@@ -100,6 +101,27 @@ def test_each_task_has_its_margin(gate: Gate, tmp_path: Path) -> None:
     assert (code, report["verdict"]) == (0, "GO")
     assert checks_by_tier(report, "int8")["must"] == [("GO", "within"), ("GO", "within")]
     assert [check["panel"] for check in report["candidates"][0]["checks"]] == ["gsm8k", "likelihood"]
+
+
+def test_the_card_has_the_verdicts_of_all_rules(gate: Gate, tmp_path: Path) -> None:
+    """The first rule has no accuracy, so the recovery is that of the second rule."""
+    WORSE.write(tmp_path / "jobs" / "gsm8k-fp4")
+    write_likelihood_job(tmp_path / "jobs" / "likelihood-fp4", "fp4", -0.001)
+    rules = (
+        "must: [{task: likelihood, margin: 0.01nats}, {task: gsm8k, margin: 3}]\n"
+        "should: [{task: gsm8k, max: {model_mib: 10}}]"
+    )
+    page, picture = tmp_path / "card.html", tmp_path / "card.png"
+    code, report = gate(rules, "--card", str(page), "--card", str(picture))
+    html = page.read_text()
+    verdicts = re.findall(r'<th scope="row">(GO|NO-GO|WARN|ASK|ERROR)</th>', html)
+    assert code == 1
+    assert verdicts == ["NO-GO", "GO", "WARN"]
+    (candidate,) = report["candidates"]
+    assert len(candidate["checks"]) == len(verdicts)
+    assert f"{100 * (300 - 58) / 300:.1f} %" in html, "the recovery"
+    assert str(tmp_path) not in html, "a card is published"
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_loss_in_one_of_the_tasks_is_no_go(gate: Gate, tmp_path: Path) -> None:

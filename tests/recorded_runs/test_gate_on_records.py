@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
+from runner_base import Record, Result, Status
 from runner_compare import main
+from runner_compare.readers.load import load_results
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 N = 400
@@ -95,3 +97,37 @@ def test_a_missing_candidate_of_a_failed_grid_is_no_go(runner: Callable[..., Any
         assert {it["name"]: it["verdict"] for it in report["candidates"]} == {
             "quantization=gptq": "NO-GO", "int8": "GO",
         }, deleted  # fmt: skip
+
+
+def test_a_pack_of_a_sweep_has_the_recorded_runs(store: Store, tmp_path: Path) -> None:
+    """Results that rerun=all has replaced are only in MLflow. A run beside other work does not count."""
+    measure, speeds = "decode_tok_per_s/batch_8_prompt_64", (100.0, 104.0, 50.0, 101.0, 103.0)
+    for speed in speeds:
+        facts = {"machine": "m", "measured": "beside other work" if speed == 50 else "alone"}
+        repeats = [{"measure": measure, "repeat": at, "value": speed + at} for at in (-1, 0, 1)]
+        folder = store.job(
+            "runner",
+            "sweep-base",
+            {**NONE, "task.name": "sweep", "task.repeats": "3"},
+            repeats=repeats,
+            metrics={measure: speed},
+            tags={"task": "sweep"} | {f"fact.{key}": value for key, value in facts.items()},
+        )
+        result = Result({measure: speed}, facts=facts)
+        params = {**NONE, "task.name": "sweep", "task.repeats": "3"}
+        record = Record(
+            "sweep-base",
+            Status.FINISHED,
+            str(folder),
+            result,
+            "sweep",
+            1,
+            params=params,
+            started_at="2026-11-30T10:00:00+00:00",
+        )
+        (folder / "result.json").write_text(record.to_json())
+    target = tmp_path / "base.runner.gz"
+    words = ["pack", "quantization=none", "--task", "sweep", "--output-dir", str(store.output_dir)]
+    assert main([*words, "-o", str(target)]) == 0
+    (run,), _ = load_results([str(target)])
+    assert [each.metrics[measure] for each in (run, *run.earlier)] == [103.0, 101.0, 104.0, 100.0]

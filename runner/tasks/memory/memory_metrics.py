@@ -10,7 +10,9 @@ from typing import Any
 
 from runner.render.notes import render_notes
 from runner_base import Result
+from runner_base.machine import describe_hardware
 from runner_base.notes import Note, note
+from runner_base.repeats import FRESH_PROCESSES, REPEATS_FACT
 from runner_engine import Footprint, Workload
 
 AT_START = ("import", "load", "first pass")
@@ -182,7 +184,8 @@ def summarize_repeats(
         drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
             measured_points[at][0] * (measured_points[at][1] + measured_points[at][2])
         )
-    return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
+    facts = report["facts"] | {"machine": describe_hardware(), REPEATS_FACT: FRESH_PROCESSES}
+    return Result(metrics, rows, facts, render_notes(notes)), drawn
 
 
 def _compute_memory_prediction_metrics(

@@ -101,7 +101,10 @@ def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> Boun
     of = f"/{category}" if category else ""
     ends = _get_recorded_interval(run.metrics, name.removesuffix(AT_MOST), of)
     if ends is not None:
-        return BoundedMetric(value, *ends)
+        low, high = ends
+        if name == KL:  # a reference without sampled tokens gives a lower bound
+            high += run.metrics.get(f"kl_truncation_nats_per_token{of}", 0.0)
+        return BoundedMetric(value, low, high)
     if has_no_sampling_error(name) or _is_interval_end(run.metrics, name, of):
         return BoundedMetric(value, value, value)
     if name in SHARES or name in OVER_TEXTS:

@@ -14,6 +14,7 @@ PACK_USAGE = "runner-compare pack JOB -o FILE.runner.gz"
 PACK = "Pack a finished job into one small file, which other machines can use as the baseline of a gate."
 PACK_EXAMPLES = """examples:
   runner-compare pack quantization=none -o baseline.runner.gz
+  runner-compare pack quantization=none --task memory -o memory.runner.gz
   runner-compare pack outputs/jobs/gsm8k-c4c685bd0c97 -o baseline.runner.gz"""
 HISTORY_USAGE = "runner-compare gate history FILE [--save PICTURE]"
 HISTORY = "Show each candidate's verdict and difference from the baseline, for all nights in a history file."

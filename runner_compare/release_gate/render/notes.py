@@ -34,7 +34,12 @@ NOTES: Mapping[str, Template] = {
         f"not significant at this test's error rate of {100 * error_rate:.2g} %"
     ),
     "not_compared": "not compared with the baseline: {why}",
+    "other_machine": (
+        "speeds are not compared: measured on {machine}, the baseline on {baseline_machine}. Measure the "
+        "baseline on the candidate's machine"
+    ),
     "no_measure": "not compared: no result for the margin of {measure}",
+    "missing_measure": "no result for {measure}, which the baseline has",
     "no_task": "no result for task {task}",
     "no_metric": "{key} is not recorded",
     "no_interval": _describe_no_interval,

@@ -6,9 +6,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 
-from runner_base import format_count, format_duration
+from runner_base import Column, format_count, format_duration
 from runner_base.render.notes import render_note
 from runner_compare.features.noise_floor.render import format_noise_floors
+from runner_compare.features.recovery.render.text import CardSection
 from runner_compare.release_gate.render.notes import NOTES
 from runner_compare.release_gate.verdicts import (
     WORST_FIRST,
@@ -23,10 +24,11 @@ from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.quantities import format_more_data_hint
-from runner_compare.statistics import MarginVerdict
+from runner_compare.statistics import ALPHA, Decision, MarginVerdict
+from runner_compare.statistics.run_ratios import compute_min_runs_per_job
 
 WARNING = "WARN"
-UNDECIDED = "ASK: these questions do not suffice for a decision (exit code 3)"
+UNDECIDED = "ASK: the data do not suffice for a decision (exit code 3)"
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
@@ -88,13 +90,28 @@ def format_markdown(report: GateReport) -> str:
         "| verdict | candidate | difference | reason |",
         "|---|---|---|---|",
     ]
-    for candidate in report.candidates:
-        for check in sort_checks(candidate):
-            cells = [candidate.name, format_difference(check), describe_check(check)]
-            lines.append(f"| **{name_verdict(check)}** | {' | '.join(map(escape_markdown, cells))} |")
+    for verdict, *cells in _list_check_cells(report):
+        lines.append(f"| **{verdict}** | {' | '.join(map(escape_markdown, cells))} |")
     if last := _format_last_lines(report):
         lines += ["", "  \n".join(map(escape_markdown, last))]
     return "\n".join(lines) + "\n"
+
+
+def _list_check_cells(report: GateReport) -> list[tuple[str, str, str, str]]:
+    """Return verdict, candidate, difference and reason of every check."""
+    return [
+        (name_verdict(check), candidate.name, format_difference(check), describe_check(check))
+        for candidate in report.candidates
+        for check in sort_checks(candidate)
+    ]
+
+
+def build_verdict_section(report: GateReport) -> CardSection:
+    """Return the verdicts of all rules as a table of a card."""
+    names = ("verdict", "candidate", "difference", "reason")
+    cells = zip(*_list_check_cells(report), strict=True)
+    columns = [Column(name, [*values], False) for name, values in zip(names, cells, strict=True)]
+    return CardSection(f"{report.verdict}: {_describe_compared_candidates(report)}", columns)
 
 
 def format_error_markdown(message: str) -> str:
@@ -150,6 +167,8 @@ def _describe_margin(check: Check) -> Iterator[str]:
         return
     if decision.is_changed_by_cut_off:
         yield f"{decision.cut_off[0]} answers cut off: raise generation.max_new_tokens"
+    elif decision.is_ratio and (missing_runs := _describe_missing_runs(decision)):
+        yield missing_runs
     elif why := explain_impossible_verdict(decision):
         yield why
     elif check.further_questions:
@@ -159,8 +178,17 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield hint
 
 
+def _describe_missing_runs(decision: Decision) -> str:
+    """Describe how many runs a test of speed or memory needs; "" if there are enough."""
+    runs = min(decision.n, decision.baseline_n)
+    needed = compute_min_runs_per_job(ALPHA / decision.comparisons)
+    return "" if runs >= needed else f"{format_count(runs, 'run')}, a test needs {needed} of each job"
+
+
 def format_difference(check: Check) -> str:
-    return "" if check.decision is None else format_effect(check.decision)
+    if check.decision is None:
+        return ""
+    return "×" * check.decision.is_ratio + format_effect(check.decision)
 
 
 def _describe_compared_candidates(report: GateReport) -> str:

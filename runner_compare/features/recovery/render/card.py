@@ -9,6 +9,7 @@ from runner_base import Column, ConfigError, Picture, convert_write_error
 from runner_compare.features.recovery.compute import RecoveryTable
 from runner_compare.features.recovery.render.picture import draw_recovery_card, draw_recovery_panels
 from runner_compare.features.recovery.render.text import (
+    CardSection,
     build_recovery_columns,
     format_legend,
     format_settings,
@@ -40,20 +41,20 @@ def check_card_paths(paths: list[str]) -> None:
             )
 
 
-def write_cards(table: RecoveryTable, paths: list[str]) -> None:
+def write_cards(table: RecoveryTable, paths: list[str], section: CardSection | None = None) -> None:
     for path in paths:
         target = Path(path).expanduser()
         if target.suffix.lower() == ".png":
-            content = Picture("recovery", TITLE, lambda: draw_recovery_card(table)).to_png()
+            content = Picture("recovery", TITLE, lambda: draw_recovery_card(table, section)).to_png()
         else:
-            content = render_card_page(table).encode()
+            content = render_card_page(table, section).encode()
         try:
             target.write_bytes(content)
         except OSError as error:
             raise convert_write_error(target, error, OPTION) from error
 
 
-def render_card_page(table: RecoveryTable) -> str:
+def render_card_page(table: RecoveryTable, section: CardSection | None = None) -> str:
     out = io.StringIO()
     out.write(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -62,6 +63,9 @@ def render_card_page(table: RecoveryTable) -> str:
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         f'<h1>{TITLE}</h1>\n<p class="asked">{escape_html(format_settings(table))}</p>\n'
     )
+    if section is not None:
+        out.write(f"<h2>{escape_html(section.title)}</h2>\n")
+        write_html_table(section.columns, [""] * len(section.list_lines()), out)
     picture = Picture("recovery", TITLE, lambda: draw_recovery_panels(table))
     out.write(f"<figure>\n{picture.to_inline_svg()}\n</figure>\n")
     classes = [
@@ -99,6 +103,6 @@ def _build_job_columns(table: RecoveryTable) -> list[Column]:
         Column("model", [name_baseline(table), *name_candidates(table)], False),
         Column("weights, bytes", [format_size(of_jobs.size_bytes.get("weights")) for of_jobs in facts]),
         Column("files, bytes", [format_size(of_jobs.size_bytes.get("files")) for of_jobs in facts]),
-        Column("jobs", [" ".join(of_jobs.job_ids) for of_jobs in facts], False),
+        Column("jobs", [" ".join(map(shorten_path, of_jobs.job_ids)) for of_jobs in facts], False),
         Column("SHA-256 of the model", [of_jobs.model_sha256 or ABSENT for of_jobs in facts], False),
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base.drawing import INK, LINE, MUTED, PAPER
 from runner_compare.features.recovery.compute import RecoveryCell, RecoveryTable
 from runner_compare.features.recovery.render.text import (
+    CardSection,
     format_cell_verdict,
     format_legend,
     format_question_set,
@@ -18,6 +19,7 @@ from runner_compare.features.recovery.render.text import (
     list_versions,
     name_candidates,
     shorten_hash,
+    shorten_path,
 )
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import choose_verdict_colour
@@ -35,13 +37,17 @@ MAX_SHOWN = 2.0  # a longer interval is cut
 
 
 def draw_recovery_panels(table: RecoveryTable) -> Figure:
-    return _draw(table, [], [])
+    return _draw(table, [], [], [])
 
 
-def draw_recovery_card(table: RecoveryTable) -> Figure:
+def draw_recovery_card(table: RecoveryTable, section: CardSection | None = None) -> Figure:
     """Draw the panels with a title above, and with questions, hashes and versions below."""
     heads = ["Recovery: accuracy of the candidate ÷ accuracy of the baseline", format_settings(table)]
-    return _draw(table, heads, _list_footer_lines(table))
+    lines = []
+    if section is not None:
+        heads.append(section.title)
+        lines = section.list_lines()
+    return _draw(table, heads, lines, _list_footer_lines(table))
 
 
 def _list_footer_lines(table: RecoveryTable) -> list[str]:
@@ -58,13 +64,13 @@ def _list_footer_lines(table: RecoveryTable) -> list[str]:
         lines.append(f"files of the model: SHA-256 {shorten_hash(*hashes)}")
     for name, facts in [*facts_by_name.items()][: MAX_ROWS + 1]:
         model = f" · SHA-256 {shorten_hash(facts.model_sha256)}" if len(hashes) > 1 else ""
-        lines.append(f"{name}: {' '.join(facts.job_ids[:MAX_SETS])}{model}")
+        lines.append(f"{name}: {' '.join(map(shorten_path, facts.job_ids[:MAX_SETS]))}{model}")
     if versions := list_versions([*facts_by_name.values()]):
         lines.append(" · ".join(versions))
     return lines
 
 
-def _draw(table: RecoveryTable, heads: list[str], footer: list[str]) -> Figure:
+def _draw(table: RecoveryTable, heads: list[str], section_lines: list[str], footer: list[str]) -> Figure:
     from matplotlib.figure import Figure
 
     names = name_candidates(table)[:MAX_ROWS]
@@ -78,9 +84,10 @@ def _draw(table: RecoveryTable, heads: list[str], footer: list[str]) -> Figure:
     left = EDGE + 0.1 + LETTER_WIDTH * max(9, *(len(line) for label in labels for line in label.split("\n")))
     panel_width = max(PANEL_WIDTH, (MIN_WIDTH - left - EDGE) / len(kept))
     width = left + panel_width * len(kept) + EDGE
-    legend = _wrap(format_legend(table), width) if heads else []
+    legend = [line for text in section_lines for line in _wrap(text, width)]
+    legend += _wrap(format_legend(table), width) if heads else []
     below = [line for text in footer for line in _wrap(text, width)]
-    top = 0.42 + (0.6 if heads else 0.0)
+    top = 0.42 + (0.25 * len(heads) + 0.1 if heads else 0.0)
     panel_height = ROW_HEIGHT * len(names) + 0.1
     bottom = 0.4 + LINE_HEIGHT * (len(below) + len(legend)) + (0.3 if heads else 0.0)
     height = top + panel_height + bottom

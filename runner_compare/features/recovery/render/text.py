@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -35,6 +35,19 @@ METHOD = (
     "Intervals hold 95 % for all candidates of a set together. They pair the questions and respect clusters. "
     "An interval includes 100 % unless the verdict shows a difference."
 )
+
+
+@dataclass(frozen=True)
+class CardSection:
+    """Further table of a card, e.g. the verdicts of a gate."""
+
+    title: str
+    columns: Sequence[Column]
+
+    def list_lines(self) -> list[str]:
+        """Return each table row as one line."""
+        rows = zip(*(column.cells for column in self.columns), strict=True)
+        return [" · ".join(filter(None, row)) for row in rows]
 
 
 def format_recovery(cell: RecoveryCell) -> str:
