@@ -112,7 +112,7 @@ def execute_job(
         engine = create_lazy_engine(
             resolved, base_models, job.folder, on_libraries_imported=sink.wait_until_started
         )
-        context = TaskContext(recorder, resolved, engine)
+        context = TaskContext(recorder, resolved, engine, sink.log_progress)
         started = time.perf_counter()
         try:
             with (

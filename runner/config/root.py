@@ -65,6 +65,7 @@ class TrackingConfig:
     experiment: str = config_field("runner", constraint=not_blank("give it a name"))
     parent_run_id: str | None = None  # set by a grid, so that MLflow shows its jobs below it
     traces: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         check_config_values("tracking", self)

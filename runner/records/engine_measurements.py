@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 MEASURED = "measured.json"
 WRITE_EVERY_S = 1.0
 SAVED = (*OF_PREFILL, *OF_GUESSES)
+PROGRESS_SPEEDS = ("decode_tok_per_s", "prefill_tok_per_s")
 
 
 @dataclass
@@ -201,6 +202,15 @@ class MeasurementRecorder:
     def write_if_due(self) -> None:
         if time.monotonic() - self._kept_at > WRITE_EVERY_S:
             self.write_measurements()
+
+    @property
+    def progress_metrics(self) -> dict[str, float]:
+        """Decoding speed since the job's last start, or prefill speed if no token is decoded.
+
+        Empty if the engine cannot measure the speed of its model.
+        """
+        speeds = self.engine.stats.speed_metrics
+        return {key: speeds[key] for key in [*filter(speeds.get, PROGRESS_SPEEDS)][:1]}
 
     def format_progress_fields(self) -> dict[str, str]:
         stats = self.engine.stats

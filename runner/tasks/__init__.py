@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import NoJudge as NoJudge
     from runner.tasks.collecting import Policy as Policy
     from runner.tasks.collecting import RepeatOrder as RepeatOrder
+    from runner.tasks.collecting import RunningAccuracy as RunningAccuracy
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
     from runner.tasks.collecting import build_sample as build_sample
     from runner.tasks.collecting import collect_extra_answers as collect_extra_answers
@@ -70,6 +71,7 @@ PLACES = {
     "NoJudge": "runner.tasks.collecting",  # judges nothing; derive from it
     "Policy": "runner.tasks.collecting",  # base class for reuse, early stopping, repeats and the like
     "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat_index
+    "RunningAccuracy": "runner.tasks.collecting",  # the policy that reports the accuracy so far
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample

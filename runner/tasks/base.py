@@ -7,6 +7,7 @@ workers depend on it alone, so no code outside this folder asks for a task's nam
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
@@ -56,13 +57,18 @@ class TaskInputs:
     data: dict[str, str] = field(default_factory=dict, kw_only=True)
 
 
+def _log_nothing(*_: object) -> None: ...
+
+
 @dataclass
 class TaskContext:
-    """Objects that a running task uses: recorder, resolved job and engine."""
+    """Objects that a running task uses: recorder, resolved job, engine and the log of its progress."""
 
     recorder: Recorder
     resolved: ResolvedJob
     engine: Engine  # built at its first use: a job that never uses it never imports torch
+    # takes the number of answered questions, of all questions, and the metrics so far
+    log_progress: Callable[[int, int, Mapping[str, float]], None] = _log_nothing
 
     @property
     def config(self) -> RunnerConfig:

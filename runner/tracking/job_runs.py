@@ -7,11 +7,12 @@ tracking=none must not spend.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -21,12 +22,21 @@ from typing import Any
 from runner.records.jobs import Job
 from runner.records.partial_answers import PARTIAL
 from runner.tracking import logged_metrics, logged_models, pending_runs, published_index, resumed_runs, traces
-from runner.tracking.connection import connect_to_store, convert_store_errors, require_reachable_store
+from runner.tracking.connection import (
+    connect_to_store,
+    convert_store_errors,
+    convert_store_errors_to_tracking_error,
+    require_reachable_store,
+)
+from runner.tracking.job_progress import PREFIX as PROGRESS_PREFIX
+from runner.tracking.job_progress import BackgroundSender, ProgressPoint
 from runner.tracking.run_table import VERDICT_TAG
 from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
-from runner_base import Record, Status
+from runner_base import Record, Status, TrackingError
 from runner_compare import BetterDirection, find_metric
+
+log = logging.getLogger(__name__)
 
 MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
@@ -45,11 +55,33 @@ class JobRun:
     experiment_id: str
     model_id: str | None  # of the job's model in MLflow
     pending: pending_runs.PendingRun  # the run's entry until it has ended
+    has_warned: bool = False  # that progress could not be logged
+
+    def __post_init__(self) -> None:
+        self._sender = BackgroundSender(self.log_progress)
 
     def wait_until_started(self) -> None:
         """Do nothing, because this run was started synchronously."""
 
-    def log_result(self, record: Record) -> None:
+    def send_progress(self, points: Sequence[ProgressPoint]) -> bool:
+        """Log points in the background. Returns False if the earlier points are still being logged."""
+        return self._sender.send(points)
+
+    def log_progress(self, points: Sequence[ProgressPoint]) -> None:
+        """Log points of the job's progress. If the store fails, the points are dropped with one warning."""
+        file = self.store.sqlite_file
+        if file is not None and not file.exists():  # a write would create an empty database
+            return
+        try:
+            with convert_store_errors_to_tracking_error(self.store):
+                self.client.log_batch(self.run_id, metrics=_build_progress_metrics(points))
+        except TrackingError as error:
+            if not self.has_warned:
+                log.warning("progress not logged: %s", error)
+            self.has_warned = True
+
+    def log_result(self, record: Record, progress: Sequence[ProgressPoint] = ()) -> None:
+        """Log metrics, artifacts and status, with the last points of the job's progress."""
         from mlflow.entities import Metric, RunTag
 
         client, run_id, job, result = self.client, self.run_id, self.job, record.result
@@ -69,10 +101,12 @@ class JobRun:
                 for step, value in points
                 if math.isfinite(value)
             ]
+        metrics += _build_progress_metrics(progress)
         tags = [RunTag(key, value) for key, value in build_run_tags(job, record).items()]
         tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
         if left_out := len(finite) - len(shown):
             tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
+        self._sender.wait()
         with require_reachable_store(self.store, result_folder=job.folder):
             for begin in range(0, len(metrics), METRICS_A_CALL):
                 client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
@@ -243,6 +277,18 @@ def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> N
     """Log the samples of a recorded job as traces, unless the run already has traces."""
     with connect_to_store(store) as experiment:
         traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
+
+
+def _build_progress_metrics(points: Sequence[ProgressPoint]) -> list[Any]:
+    """Return MLflow metrics of which each step is a number of answered questions."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(sanitize_mlflow_name(PROGRESS_PREFIX + key), value, point.time_ms, point.num_answered)
+        for point in points
+        for key, value in point.metrics.items()
+        if math.isfinite(value)
+    ]
 
 
 def _get_end_time_ms(record: Record) -> int:

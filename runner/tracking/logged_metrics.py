@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.records.jobs import RESULT
 from runner.render.notes import format_note
+from runner.tracking.job_progress import PREFIX as PROGRESS_PREFIX
 from runner.tracking.stored_runs import download_artifact
 from runner_base import Record, print_message, to_one_line
 from runner_base.notes import note
@@ -61,7 +62,11 @@ def _get_metric_priority(key: str) -> tuple[int, int]:
 def read_all_metrics(
     client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Return all metrics of an MLflow run, including the metrics that are stored only in an artifact."""
+    """Return all metrics of an MLflow run, including the metrics that are stored only in an artifact.
+
+    The job's progress is left out, because it is no result.
+    """
+    metrics = {key: value for key, value in metrics.items() if not key.startswith(PROGRESS_PREFIX)}
     if LEFT_OUT not in tags:
         return metrics
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from runner.records import job_records
 from runner.records.jobs import Job, lock_job
 from runner.tracking import downloaded_jobs, job_runs, pending_runs, tracking_process
 from runner.tracking.connection import connect_to_store
+from runner.tracking.job_progress import JobProgress
 from runner.tracking.stores import EXPERIMENT, Store, create_store_from_config
 from runner.tracking.trackers import log_to_trackers
 from runner_base import Record, RunnerError, Status, TrackingError, errors, heartbeat, report_step, signals
@@ -44,6 +45,7 @@ class MlflowSink:
         self._trackers, self._project = trackers, project
         self._run: job_runs.JobRun | tracking_process.ForkedJobRun | None = None
         self._problem: TrackingError | None = None  # why the run could not be started
+        self._progress: JobProgress | None = None
 
     def download_result(self) -> Record | None:
         """Download the job's result if an MLflow server has it. The caller must hold the lock of the job."""
@@ -87,6 +89,14 @@ class MlflowSink:
         if self._run is not None:
             self._run.wait_until_started()
 
+    def log_progress(self, num_answered: int, num_questions: int, metrics: Mapping[str, float]) -> None:
+        """Log a running job's metrics so far. Never waits for the store, and logs few of many calls."""
+        if self._run is None or self._store is None or not self._store.progress:
+            return
+        if self._progress is None:
+            self._progress = JobProgress(self._run.send_progress)
+        self._progress.add(num_answered, num_questions, metrics)
+
     def finish(self, record: Record) -> None:
         """Write the record to disk, then metrics, artifacts and status to MLflow."""
         # on disk before MLflow has it, so that a kill in between can be repaired
@@ -99,7 +109,8 @@ class MlflowSink:
             if self._problem is not None:
                 raise self._problem
             if self._run is not None:
-                self._run.log_result(record)
+                points = [] if self._progress is None else self._progress.take_unsent_points()
+                self._run.log_result(record, points)
         except RunnerError as error:
             record.mlflow_run_id = None
             if not self._job.folder.is_dir():

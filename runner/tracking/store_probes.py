@@ -32,8 +32,10 @@ def run_probe_with_limit(
 
     Raises the probe's error, or TimeoutError.
 
-    A signal ends the wait after `signal_delay_s`.
+    A signal ends the wait after `signal_delay_s`. Signals, and the message about a long wait, belong
+    to the main thread: the user does not wait for another one.
     """
+    user_waits = threading.current_thread() is threading.main_thread()
     errors: list[BaseException] = []
     answered = threading.Event()
 
@@ -48,11 +50,11 @@ def run_probe_with_limit(
     started, has_said = time.monotonic(), False
     while not answered.wait(LOOK_EVERY_S):
         waited_s = time.monotonic() - started
-        if waited_s > signal_delay_s:
+        if user_waits and waited_s > signal_delay_s:
             signals.raise_if_signal_waits()
         if waited_s > limit_s:
             raise TimeoutError(no_answer_message(limit_s))
-        if waited_s > SAY_AFTER_S and not has_said:
+        if user_waits and waited_s > SAY_AFTER_S and not has_said:
             has_said = True
             announce(f"waiting for MLflow at {store_name} (tracking.uri) for at most {limit_s:.0f} s")
     if errors:

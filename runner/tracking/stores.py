@@ -28,6 +28,7 @@ class Store:
     output_dir: Path
     parent_run_id: str | None = None
     traces: bool = False  # whether each sample is logged as a trace
+    progress: bool = True  # whether metrics are logged while a job runs
 
     def __post_init__(self) -> None:
         reject_password_in_uri("tracking.uri", self.uri)
@@ -55,7 +56,9 @@ def create_store_from_config(config: RunnerConfig) -> Store | None:
         return None
     output_dir = Path(config.output_dir).expanduser().absolute()
     uri = _make_sqlite_path_absolute(tracking.uri or default_sqlite_uri(output_dir))
-    return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id, tracking.traces)
+    return Store(
+        uri, tracking.experiment, output_dir, tracking.parent_run_id, tracking.traces, tracking.progress
+    )
 
 
 def create_store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:

@@ -8,10 +8,12 @@ with this process. Its errors are raised here: those of the start before the mod
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -22,6 +24,7 @@ from runner.core.deferred_imports import defer_imports
 from runner.records.jobs import Job
 from runner.tracking import job_runs
 from runner.tracking.connection import import_mlflow, require_reachable_store
+from runner.tracking.job_progress import ProgressPoint
 from runner.tracking.stores import Store
 from runner_base import Record, RunnerError, Status, TrackingError, child_process, report_step, signals
 
@@ -88,17 +91,27 @@ class ForkedJobRun:
             with report_step("opening MLflow"):
                 self._run_id = self._receive_reply()
 
-    def log_result(self, record: Record) -> None:
+    def send_progress(self, points: Sequence[ProgressPoint]) -> bool:
+        """Send points to the forked process. Returns False if this would block."""
+        with suppress(OSError):  # the forked process has died: the job's end reports it
+            writable = select.poll()
+            writable.register(self._pipe, select.POLLOUT)
+            if not writable.poll(0):
+                return False
+            self._pipe.send([*points])
+        return True
+
+    def log_result(self, record: Record, progress: Sequence[ProgressPoint] = ()) -> None:
         """Log metrics, artifacts and status, like `JobRun.log_result`."""
-        self._send_outcome_and_wait(record)
+        self._send_outcome_and_wait((record, progress))
 
     def end_without_record(self, status: Status) -> None:
         self._send_outcome_and_wait(status)
 
-    def _send_outcome_and_wait(self, record_or_status: Record | Status) -> None:
+    def _send_outcome_and_wait(self, outcome: tuple[Record, Sequence[ProgressPoint]] | Status) -> None:
         self.wait_until_started()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
-            self._pipe.send(record_or_status)
+            self._pipe.send(outcome)
         self._receive_reply()
         self._wait_for_exit()
 
@@ -155,11 +168,12 @@ def _run_tracking_process(
             import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)
         connection.send(run.run_id)
-        outcome = connection.recv()
+        while isinstance(outcome := connection.recv(), list):
+            run.log_progress(outcome)
         if isinstance(outcome, Status):
             run.end_without_record(outcome)
         else:
-            run.log_result(outcome)
+            run.log_result(*outcome)
         connection.send("finished")
         code = 0
     except EOFError:

@@ -33,6 +33,9 @@ from runner.tasks.collecting.repeat import RepeatOrder as RepeatOrder
 # loads the engine, asks, and records each answer at once
 from runner.tasks.collecting.request_runner import send_unanswered_requests as send_unanswered_requests
 
+# the accuracy so far, of a job that is running
+from runner.tasks.collecting.running_accuracy import RunningAccuracy as RunningAccuracy
+
 # the judge of a task that judges nothing
 from runner.tasks.collecting.samples import UNJUDGED as UNJUDGED
 

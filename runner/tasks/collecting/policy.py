@@ -64,6 +64,10 @@ class Policy:
         """Return values for the progress bar, by label."""
         return {}
 
+    def progress_metrics(self) -> dict[str, float]:
+        """Return metrics of the answers so far, by the names that the finished job's metrics have."""
+        return {}
+
     def next_extra_requests(self) -> list[Request]:
         """Return extra requests to send now. Extra requests must not use the ids of questions."""
         return []
@@ -132,6 +136,9 @@ class CombinedPolicy(Policy):
 
     def progress_fields(self) -> dict[str, str]:
         return {name: shown for policy in self.policies for name, shown in policy.progress_fields().items()}
+
+    def progress_metrics(self) -> dict[str, float]:
+        return {name: value for policy in self.policies for name, value in policy.progress_metrics().items()}
 
     def next_extra_requests(self) -> list[Request]:
         further = []

@@ -65,6 +65,7 @@ class RequestRunner:
         bar: Progress,
     ) -> None:
         self.kept, self.recorder, self.engine = stored_answers, context.recorder, context.engine
+        self.log_progress = context.log_progress
         self.judge, self.policy, self.partial = judge, policy, partial
         self.measuring, self.bar = measuring, bar
         self.enough: int | None = None
@@ -116,6 +117,11 @@ class RequestRunner:
         self.enough = self.policy.on_answer(sample)
         self._news = self.policy.progress_fields()
         self.show_progress()
+        if not sample.failed:
+            share = self.questions_per_request
+            num_answered, num_questions = len(self.recorder.done), len(self.kept.requests)
+            metrics = self.policy.progress_metrics() | self.measuring.progress_metrics
+            self.log_progress(int(share * num_answered), int(share * num_questions), metrics)
         return self.enough is None
 
     def save_unfinished_answers(self, unfinished: list[Completion]) -> str:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from statistics import fmean
 
 from runner.config.extractors import Extractor
 from runner.core.finishing import FinishingCurve, measure_answer_lengths
@@ -36,6 +35,7 @@ from runner.tasks import (
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    RunningAccuracy,
     TaskContext,
     TaskInputs,
     Uses,
@@ -257,20 +257,6 @@ class PromptFacts(Policy):
         plural = "" if examples == 1 else "s"
         description = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
         add_prompt_facts(description, form, self.first, engine, report)
-
-
-class RunningAccuracy(Policy):
-    """Policy that shows the current accuracy in the progress bar."""
-
-    def __init__(self, context: TaskContext) -> None:
-        self._shares = [sample.accuracy() for sample in context.recorder.done.values() if not sample.left_out]
-
-    def on_answer(self, sample: Sample) -> None:
-        if not sample.left_out:
-            self._shares.append(sample.accuracy())
-
-    def progress_fields(self) -> dict[str, str]:
-        return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}
 
 
 def create_repeated_questions_policy(

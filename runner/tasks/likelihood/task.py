@@ -322,4 +322,7 @@ class LikelihoodProgress(Policy):
 
     def progress_fields(self) -> dict[str, str]:
         """Return the mean log-likelihood per token of the samples scored until now."""
-        return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}
+        return {key: f"{value:.4f}" for key, value in self.progress_metrics().items()}
+
+    def progress_metrics(self) -> dict[str, float]:
+        return {LOG_LIKELIHOOD: self._nats / self._tokens} if self._tokens else {}

@@ -16,6 +16,7 @@ from runner.tasks import (
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    RunningAccuracy,
     TaskContext,
     TaskInputs,
     Uses,
@@ -86,7 +87,7 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
     policies: list[Policy] = [
         PromptFacts(task, requests[0]),
         RepeatOrder(task.repeat_index),
-        RunningRecall(context),
+        RunningAccuracy(context, "recall_accuracy", "correct"),
     ]
     done = collect_answers(requests, context, Judge(placed), policies)
     metrics = score_included_samples(done.samples) | compute_recall_metrics(done.samples) | done.metrics
@@ -152,16 +153,3 @@ class PromptFacts(Policy):
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)
-
-
-class RunningRecall(Policy):
-    """Policy that shows the current accuracy next to the progress bar."""
-
-    def __init__(self, context: TaskContext) -> None:
-        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
-
-    def on_answer(self, sample: Sample) -> None:
-        self._shares.append(sample.accuracy())
-
-    def progress_fields(self) -> dict[str, str]:
-        return {"correct": f"{fmean(self._shares):.1%}"} if self._shares else {}

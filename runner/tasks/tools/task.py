@@ -18,6 +18,7 @@ from runner.tasks import (
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    RunningAccuracy,
     TaskContext,
     TaskInputs,
     Uses,
@@ -47,7 +48,7 @@ from runner.tasks.tools.offering import (
     choose_tool_call_format,
     require_tool_support_in_template,
 )
-from runner_base import ConfigError, Result, Sample
+from runner_base import ConfigError, Result
 from runner_compare import add_tool_results
 from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
 
@@ -131,7 +132,7 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     policies: list[Policy] = [
         PromptFacts(requests[0]),
         RepeatOrder(task.repeat_index),
-        RunningAccuracy(context),
+        RunningAccuracy(context, label="right calls"),
     ]
     done = collect_answers(requests, context, Judge(placed, form.form), policies)
     metrics = score_included_samples(done.samples) | done.metrics | compute_distractor_count_metrics(placed)
@@ -221,16 +222,3 @@ class PromptFacts(Policy):
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
         add_prompt_facts(["chat"], self.first, self.first, engine, report)
-
-
-class RunningAccuracy(Policy):
-    """Policy that shows the current accuracy next to the progress bar."""
-
-    def __init__(self, context: TaskContext) -> None:
-        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
-
-    def on_answer(self, sample: Sample) -> None:
-        self._shares.append(sample.accuracy())
-
-    def progress_fields(self) -> dict[str, str]:
-        return {"right calls": f"{fmean(self._shares):.1%}"} if self._shares else {}
