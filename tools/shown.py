@@ -149,7 +149,10 @@ def tables(lines: list[str]) -> Iterator[Table]:
             )
             shared = next(above, "")
             left_out = _left_out_columns(lines[place + 1 :])
-            if "status" in names and "job" in (*names, *left_out):  # before the status are the keys in which jobs differ
+            if "status" in names and "job" in (
+                *names,
+                *left_out,
+            ):  # before the status are the keys in which jobs differ
                 yield Table("grid", names[names.index("status") :], shared=shared, left_out=left_out)
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :], shared=shared, left_out=left_out)
