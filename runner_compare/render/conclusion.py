@@ -92,13 +92,19 @@ def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -
     sentences = []
     for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss, pair[1]))):
         groups = _group_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
-        found = [
-            f"{phrase} on {join_words([item.condition for item in alike])}"
-            for phrase, alike in groups.items()
-        ]
+        found = [f"{phrase} {_format_conditions(alike, len(of))}" for phrase, alike in groups.items()]
         sentences.append(f"{candidate} {join_words(_add_verbs(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
     return [*sentences, f"To decide: {advice}."] if advice else sentences
+
+
+def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
+    """Name the conditions of comparisons, e.g. `on hard and test`, or count them if they are many."""
+    if len(items) <= MAX_NAMES:
+        return f"on {join_words([item.condition for item in items])}"
+    if len(items) == num_comparisons:
+        return f"in all {num_comparisons} comparisons"
+    return f"in {len(items)} of {num_comparisons} comparisons"
 
 
 def _group_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:

@@ -71,7 +71,7 @@ runner task.limit=3 quantization=nf4 print=none
 runner-compare --where "quantization.name='nf4'"
 runner task.limit=4 generation.max_new_tokens=40
 runner -m generation.thinking_tokens=0,16 lora=embedded_thinking task.limit=2 print=none
-runner-compare --grid last --baseline generation.thinking_tokens=16 --save page
+runner-compare --grid last --baseline generation.thinking_tokens=16 --save page --columns all
 runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=3 task.arrival_rates=[1,4,16] task.arrival_requests=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2

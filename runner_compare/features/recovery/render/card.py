@@ -65,7 +65,7 @@ def render_card_page(table: RecoveryTable, section: CardSection | None = None) -
     )
     if section is not None:
         out.write(f"<h2>{escape_html(section.title)}</h2>\n")
-        write_html_table(section.columns, [""] * len(section.list_lines()), out)
+        write_html_table([*section.columns], [""] * len(section.list_lines()), out)
     picture = Picture("recovery", TITLE, lambda: draw_recovery_panels(table))
     out.write(f"<figure>\n{picture.to_inline_svg()}\n</figure>\n")
     classes = [
