@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from runner_compare.model.data import question_identity as question_identity
     from runner_compare.model.interim_comparison import InterimComparison as InterimComparison
     from runner_compare.model.key_rules import KeyRules as KeyRules
-    from runner_compare.model.missing_jobs import JobState as JobState
-    from runner_compare.model.missing_jobs import MissingJob as MissingJob
     from runner_compare.model.outcomes import Answers as Answers
     from runner_compare.model.outcomes import Costs as Costs
     from runner_compare.model.outcomes import Question as Question
@@ -63,7 +61,6 @@ if TYPE_CHECKING:
     from runner_compare.model.outcomes import TextScore as TextScore
     from runner_compare.model.repeated_answers import AnswerVotes as AnswerVotes
     from runner_compare.model.repeated_answers import RepeatedAnswerMetric as RepeatedAnswerMetric
-    from runner_compare.model.selection import parse_margins as parse_margins
     from runner_compare.model.table import ComparisonOptions as ComparisonOptions
     from runner_compare.model.table import build_comparison_table as build_comparison_table
     from runner_compare.python_api import Compare as Compare
@@ -74,9 +71,7 @@ if TYPE_CHECKING:
     from runner_compare.readers.records import Records as Records
     from runner_compare.readers.records import RecordsOpener as RecordsOpener
     from runner_compare.release_gate.python_api import GateResult as GateResult
-    from runner_compare.release_gate.python_api import GridResults as GridResults
     from runner_compare.release_gate.python_api import gate as gate
-    from runner_compare.release_gate.python_api import gate_recorded_jobs as gate_recorded_jobs
     from runner_compare.render.answers import format_cut_off_message as format_cut_off_message
     from runner_compare.render.answers import (
         format_unextracted_answers_message as format_unextracted_answers_message,
@@ -103,15 +98,10 @@ PLACES = {
     "entry": "console_script",  # the console script
     "main": "console_script",  # the command with its arguments; returns the exit code
     "gate": "release_gate.python_api",  # the same as `runner-compare gate`
-    "gate_recorded_jobs": "release_gate.python_api",  # the same for the jobs of one grid
-    "GridResults": "release_gate.python_api",  # the jobs of that grid, and where they are recorded
     "GateResult": "release_gate.python_api",  # what it returns: the verdicts, as text and as a data frame
     "compare": "python_api",  # the same as calling this package
     "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
     "build_comparison_table": "model.table",  # compares the runs of one task
-    "MissingJob": "model.missing_jobs",  # a job that has no result, with the reason
-    "JobState": "model.missing_jobs",  # these reasons
-    "parse_margins": "model.selection",  # the margin of each measure
     "ComparisonOptions": "model.table",  # which runs are compared with which baseline, and how
     "InterimComparison": "model.interim_comparison",  # what a run that is compared while it runs has decided so far
     # what a reader of records hands over

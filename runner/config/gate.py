@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from runner_base import check_config_values, check_value, config_field, not_blank
+from runner_base import ValueConstraint, check_config_values, check_value, config_field, not_blank
+
+MARGIN = ValueConstraint(
+    lambda text: re.fullmatch(r"(?=.*[1-9])\d*\.?\d+(nats|%)?", text) is not None,
+    "give points of accuracy (2), nats per token (0.01nats) or percent of speed and memory (5%)",
+)
 
 
 @dataclass
@@ -17,15 +23,11 @@ class GateConfig:
     baseline: str | None = config_field(
         None, constraint=not_blank("name the baseline, e.g. quantization=none")
     )
-    margin: str | None = None  # as --margin of runner-compare gate
+    margin: str | None = config_field(None, constraint=MARGIN)  # as --margin of runner-compare gate
     each: bool = False
 
     def __post_init__(self) -> None:
         check_config_values("gate", self)
-        if self.margin is not None:
-            from runner_compare import parse_margins  # few jobs have one
-
-            parse_margins([self.margin], "gate.margin")
         need = "no baseline is set. Set gate.baseline, e.g. quantization=none, or omit this key"
         for key, value in (("margin", self.margin), ("each", self.each or None)):
             check_value(

@@ -15,8 +15,7 @@ from dataclasses import astuple, replace
 from runner.config.root import PrintMode, RunnerConfig
 from runner.grid.grid_output import build_job_labels
 from runner.grid.outcomes import JobOutcome
-from runner.grid.plan import PlannedJob, PlanState, plan_job
-from runner.records.flat_config import flatten_config
+from runner.grid.plan import PlannedJob, plan_job
 from runner.render import progress_messages
 from runner.tasks import named_job
 from runner.tracking.stores import create_store_from_config
@@ -29,11 +28,10 @@ from runner_base import (
     print_message,
     report_step,
 )
-from runner_compare import JOB_ID, GateResult, GridResults, JobState, MissingJob, gate_recorded_jobs
+from runner_compare import JOB_ID
 
 KEY = "gate.baseline"
 BASELINE_GROUPS = (*named_job.MODEL_GROUPS, "generation")  # the baseline may differ in these
-STATES = {Status.FAILED: JobState.failed, Status.KILLED: JobState.interrupted}
 
 
 def check_gate(plan: Sequence[PlannedJob]) -> None:
@@ -83,8 +81,33 @@ def prepare_job_gate(overrides: list[str], config: RunnerConfig) -> Callable[[Re
 
 def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> int:
     """Compare the finished jobs with the baseline, log and print the verdicts, and return the exit code."""
+    from runner_compare import gate  # a plan needs none of it
+
     config = _first_config(plan)
-    result = _decide(config, plan, outcomes)
+    reference, store = config.gate.baseline, create_store_from_config(config)
+    assert reference is not None
+    finished, failed = _list_results(plan, outcomes)
+    unfinished_ids = {planned.job_id for planned in plan} - finished
+    baseline_ids = _find_baseline_ids(plan) - unfinished_ids
+    if not baseline_ids:
+        raise ConfigError(
+            "the baseline did not finish. See errors above", key=KEY, value=reference, code="not_found"
+        )
+    # one job, or values that select a baseline for each candidate
+    named = [f"{JOB_ID}={job_id}" for job_id in baseline_ids]
+    with report_step(progress_messages.DECIDING_GATE):
+        result = gate(
+            named[0] if len(named) == 1 else ",".join(shlex.split(reference)),
+            runs=sorted(finished | baseline_ids),
+            failed=failed,
+            margin=config.gate.margin or (),
+            each=config.gate.each,
+            output_dir=config.output_dir,
+            tracking_uri=store.uri if store is not None else None,
+            experiment=store.experiment if store is not None else None,
+            log=store is not None,
+        )
+    result = replace(result, report=replace(result.report, baseline=reference))
     if config.print is PrintMode.json:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
     elif config.print.is_table:
@@ -92,15 +115,12 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
     return result.exit_code
 
 
-@report_step(progress_messages.DECIDING_GATE)
-def _decide(
-    config: RunnerConfig, plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
-) -> GateResult:
-    gate, store = config.gate, create_store_from_config(config)
-    assert gate.baseline is not None
-    assert gate.margin is not None
-    missing: dict[str, MissingJob] = {}
+def _list_results(
+    plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
+) -> tuple[set[str], dict[str, str]]:
+    """Return the ids of finished jobs, and the other jobs' labels with the reasons."""
     finished: set[str] = set()
+    failed: dict[str, str] = {}
     for number, (planned, label) in enumerate(zip(plan, build_job_labels([*plan]), strict=True)):
         outcome = outcomes.get(number)
         record = outcome.record if outcome is not None else planned.record
@@ -109,43 +129,14 @@ def _decide(
         if record is not None and record.status is Status.FINISHED:
             finished.add(record.job_id)
         else:
-            missing[planned.job_id or label] = _describe_missing_job(planned, label, outcome)
-    baseline_ids = _find_baseline_ids(plan) - missing.keys()
-    if not baseline_ids:
-        raise ConfigError(
-            "the baseline did not finish. See errors above", key=KEY, value=gate.baseline, code="not_found"
-        )
-    # one job, or values that select a baseline for each candidate
-    named = [f"{JOB_ID}={job_id}" for job_id in baseline_ids]
-    result = gate_recorded_jobs(
-        named[0] if len(named) == 1 else ",".join(shlex.split(gate.baseline)),
-        GridResults(
-            sorted(finished | baseline_ids),
-            [*missing.values()],
-            config.output_dir,
-            store.uri if store is not None else None,
-            store.experiment if store is not None else None,
-        ),
-        margin=gate.margin,
-        each=gate.each,
-    )
-    return GateResult(replace(result.report, baseline=gate.baseline))
-
-
-def _describe_missing_job(planned: PlannedJob, label: str, outcome: JobOutcome | None) -> MissingJob:
-    state = JobState.impossible if planned.state is PlanState.impossible else JobState.not_started
-    if outcome is not None:
-        state = STATES.get(outcome.status, JobState.failed)
-    params = None if planned.config is None else dict(flatten_config(planned.config))
-    reason = outcome.message if outcome is not None else planned.problem
-    return MissingJob(label, planned.job_id, state, reason, params)
+            failed[label] = outcome.message if outcome is not None else planned.problem
+    return finished, failed
 
 
 def _find_baseline_ids(plan: Sequence[PlannedJob]) -> set[str]:
     """Return the id of each job's baseline. Jobs that differ in a seed, for example, have several baselines."""
-    return {_find_baseline_id(planned, planned.config) for planned in plan if planned.config is not None} - {
-        ""
-    }
+    ids = {_find_baseline_id(planned, planned.config) for planned in plan if planned.config is not None}
+    return ids - {""}
 
 
 def _find_baseline_id(planned: PlannedJob, config: RunnerConfig) -> str:

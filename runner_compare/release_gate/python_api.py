@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner_base import JobFailed, environment
-from runner_compare.model.missing_jobs import MissingJob
+from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.release_gate.command import create_gate_parser, decide
 from runner_compare.release_gate.render.text import describe_check, format_markdown, format_report
 from runner_compare.release_gate.verdicts import CandidateVerdict, GateReport, GateVerdict, to_dict
 from runner_compare.render.html import escape_html
 
 Margin = float | str
-
-
-@dataclass(frozen=True)
-class GridResults:
-    """The finished and the missing jobs of one grid, and where they are recorded."""
-
-    job_ids: Sequence[str]  # of finished jobs, with the baseline
-    missing: Sequence[MissingJob]
-    output_dir: str
-    tracking_uri: str | None = None  # None: only in output_dir
-    experiment: str | None = None
 
 
 @dataclass(repr=False)
@@ -101,10 +90,16 @@ def gate(
     where: Iterable[str] = (),
     task: str | None = None,
     grid: str | None = None,
+    runs: Iterable[str] = (),
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+    log: bool = False,
+    failed: Mapping[str, str] | None = None,
 ) -> GateResult:
     """Decide whether candidates may ship. The arguments are those of `runner-compare gate`.
 
     Example: gate("baseline.runner.gz", "outputs", margin=2, expect=["int8", "nf4"]).
+    `failed`: candidates that the caller knows to have no result, with the reasons.
     """
     environment.load_dotenv()
     margins = [margin] if isinstance(margin, str | int | float) else [*margin]
@@ -113,7 +108,7 @@ def gate(
     words += [f"--min={key}={value}" for key, value in (min or {}).items()]
     words += [f"--max={key}={value}" for key, value in (max or {}).items()]
     words += [f"--where={text}" for text in where]
-    words += ["--each"] * each
+    words += ["--each"] * each + ["--log"] * log
     for name, value in (
         ("--expect", ",".join(expect)),
         ("--history", history),
@@ -121,15 +116,11 @@ def gate(
         ("--policy", policy),
         ("--task", task),
         ("--grid", grid),
+        ("--tracking-uri", tracking_uri),
+        ("--experiment", experiment),
     ):
         words += [f"{name}={value}"] if value else []
-    return GateResult(decide(create_gate_parser().parse_args(words)))
-
-
-def gate_recorded_jobs(baseline: str, grid: GridResults, *, margin: str, each: bool) -> GateResult:
-    """Decide whether the jobs of one grid may ship. Logs the verdicts to MLflow if the jobs are there."""
-    words = [baseline, f"--margin={margin}", "--output-dir", grid.output_dir, "--runs", *grid.job_ids]
-    words += ["--each"] * each
-    if grid.tracking_uri is not None:
-        words += ["--log", f"--tracking-uri={grid.tracking_uri}", f"--experiment={grid.experiment}"]
-    return GateResult(decide(create_gate_parser().parse_args(words), grid.missing))
+    ids = [*runs]
+    words += ["--runs", *ids] if ids else []
+    missing = [MissingJob(name, "", JobState.failed, reason) for name, reason in (failed or {}).items()]
+    return GateResult(decide(create_gate_parser().parse_args(words), missing))
