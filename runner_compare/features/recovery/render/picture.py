@@ -131,7 +131,8 @@ def _find_range(table: RecoveryTable) -> tuple[float, float]:
         if cell.recovery is not None
     ]
     low = min([0.98, *(recovery.low for recovery in found)])
-    high = max([1.02, *(min(MAX_SHOWN, recovery.high) for recovery in found)])
+    values = [recovery.value for recovery in found if math.isfinite(recovery.value)]
+    high = max([1.02, *values, *(min(MAX_SHOWN, recovery.high) for recovery in found)])
     return 100 * (low - SPREAD * (high - low)), 100 * (high + SPREAD * (high - low))
 
 
@@ -145,7 +146,7 @@ def _draw_panel(
             pane.text(low, index, "not compared", fontsize=8, color=MUTED, va="center")
             continue
         colour = choose_verdict_colour(cell.decision)
-        ends = [100 * cell.recovery.low, 100 * min(MAX_SHOWN, cell.recovery.high)]
+        ends = [100 * cell.recovery.low, min(high, 100 * cell.recovery.high)]
         pane.plot(ends, [index + 0.16] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
         if math.isfinite(cell.recovery.value):
             pane.plot([100 * cell.recovery.value], [index + 0.16], marker="o", markersize=6, color=colour)

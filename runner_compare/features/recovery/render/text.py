@@ -26,6 +26,7 @@ TITLE = "recovery: accuracy divided by the baseline's accuracy"
 POOLED = "pooled"
 MAX_NAME = 40
 HASH_DIGITS = 12
+CUT_OFFS = "Some answers were cut off. Their intervals cover both outcomes, right and wrong."
 COMMIT, CLEAN = "git.commit", ("git.dirty", "false")
 WEIGHTS = {
     PoolingWeights.tasks: "Pooled recovery: mean accuracy over the sets divided by the baseline's mean accuracy.",
@@ -42,7 +43,7 @@ class CardSection:
     """Further table of a card, e.g. the verdicts of a gate."""
 
     title: str
-    columns: Sequence[Column]
+    columns: list[Column]
 
     def list_lines(self) -> list[str]:
         """Return each table row as one line."""
@@ -141,7 +142,10 @@ def build_recovery_part(table: RecoveryTable) -> ReportPart:
 
 
 def format_legend(table: RecoveryTable) -> str:
-    return f"{WEIGHTS[table.weights]} {METHOD}" if len(table.sets) > 1 else METHOD
+    decisions = [cell.decision for candidate in table.candidates for cell in list_cells(candidate)]
+    has_cut_offs = any(decision is not None and any(decision.cut_off) for decision in decisions)
+    sentences = [WEIGHTS[table.weights]] * (len(table.sets) > 1) + [METHOD] + [CUT_OFFS] * has_cut_offs
+    return " ".join(sentences)
 
 
 def build_recovery_columns(table: RecoveryTable, is_long: bool) -> list[Column]:
