@@ -28,7 +28,7 @@ SETUP = (
     'make() { command make --no-print-directory -o .venv/.installed "$@"; }\n'  # it is installed: do not look
 )
 # on stderr, where stdout has nothing
-SAID = re.compile(r"^(?:error: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE)
+SAID = re.compile(r"^(?:error: |requirement failed: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE)
 SERVES = re.compile(r"^serving .*", re.MULTILINE)
 ASKS = "you> "  # a command that asks for lines gets those that the page shows after it
 LIMIT_S, SERVER_S = 1800, 120
@@ -60,8 +60,8 @@ class Machine:
     def run(
         self, command: str, before: str = "", typed: list[str] | None = None, fails: bool = False
     ) -> list[str]:
-        """Run a command after others in a shell; return the lines of its stdout, or of its stderr
-        if stdout is empty.
+        """Run a command after others in a shell; return the lines of its stdout, and of its stderr
+        if stdout is empty or the command fails.
 
         typed: a line for each prompt of the command. fails: whether it must end with an error.
         """
@@ -77,7 +77,8 @@ class Machine:
         is_verdict = command.startswith("runner-compare gate ") and code in (1, 3)  # NO-GO and ASK
         if bool(code) != fails and not is_verdict:
             raise Failed(f"exit code {code}\n{errors[-2000:]}")
-        return tidy(printed if printed.strip() else "\n".join(SAID.findall(errors)), self.folder)
+        said = "\n".join(SAID.findall(errors)) if fails or not printed.strip() else ""
+        return tidy("\n".join(filter(str.strip, (printed, said))), self.folder)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         try:

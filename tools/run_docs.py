@@ -3,8 +3,8 @@ alone.
 
 Every block that shows commands after `$ `, and what they print, is run from top to bottom. Pages
 that tell one story (STORIES) share a folder, so that a later one finds what an earlier one has
-recorded; every other page has an empty folder of its own. The pages show stdout, or stderr if
-stdout is empty. If only measured figures differ (tools/measured.py), a story stays unchanged, so
+recorded; every other page has an empty folder of its own. The pages show stdout, and stderr if
+stdout is empty or the command fails. If only measured figures differ (tools/measured.py), a story stays unchanged, so
 that a second run changes nothing; `--times` renews these figures, too.
 
 Before a block or a picture, a comment that readers do not see may say what it needs:
@@ -125,7 +125,7 @@ def _output(renewal: Renewal, item: Shown, variables: str, machine: Machine) -> 
         elif SERVES.search("\n".join(item.output)):
             now = machine.serve(item.command)
         else:
-            fails = any(line.startswith("error: ") for line in item.output)
+            fails = any(line.startswith(("error: ", "requirement failed: ")) for line in item.output)
             now = machine.run(item.command, variables, typed or None, fails)
     if not item.excerpt:
         return now

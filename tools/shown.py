@@ -155,7 +155,8 @@ def tables(lines: list[str]) -> Iterator[Table]:
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :], shared=shared, left_out=left_out)
             elif lines[place - 1].startswith("file "):  # transposed, in blocks of the same rows
-                if "accuracy" in (rows := _first_cells(lines[place + 1 :])):
+                rows = names if "accuracy" in names else _first_cells(lines[place + 1 :])
+                if "accuracy" in rows:
                     yield Table("model files", rows)
             elif {"accuracy", "/answer"} <= {*names}:
                 # the lines above may be of another table
@@ -192,7 +193,7 @@ def _left_out_columns(below: list[str]) -> tuple[str, ...]:
 
 def _first_cells(below: list[str]) -> list[str]:
     """Return the names of the rows of a transposed table's block, which ends before the next block's head."""
-    rows = takewhile(lambda row: not row.startswith(("file ", "• ")), _until_empty(below))
+    rows = takewhile(lambda row: not re.match(r"file {2,}|• |…", row), _until_empty(below))
     return [re.split(" {2,}", row.strip())[0] for row in rows if not row.startswith(" ")]
 
 

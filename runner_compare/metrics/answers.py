@@ -79,7 +79,7 @@ METRICS: tuple[Metric, ...] = (
     *define_counts(
         BetterDirection.lower, "degenerate", "loops", "script_changes", "broken_characters", "empty_answers"
     ),
-    *define_metric_with_interval("degenerate_share", "degenerate", ".1%", BetterDirection.lower),
+    *define_metric_with_interval("degenerate_share", "degenerate share", ".1%", BetterDirection.lower),
     define_metric("repeated_ngram_share", "repeated 4-word sequences", ".1%", better=BetterDirection.lower),
     define_metric("distinct_word_share", "distinct words", ".1%"),
     # the latter by extractor: `answers_found/strict`

@@ -86,7 +86,7 @@ def test_paths_lose_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     table.keys = ["model.name", "task.split"]
     text = table_at(100, monkeypatch, table)
     assert re.search(r"^…/13b/nf4 ", text, re.MULTILINE)
-    assert f"model …/7b/none is {folder}/7b/none" in " ".join(text.split())
+    assert f"…/7b/none means {folder}/7b/none" in " ".join(text.split())
     assert re.search(r"^…/13b/nf4 .*●", text, re.MULTILINE), "the plot names them, too"
 
 

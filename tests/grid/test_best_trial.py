@@ -38,7 +38,7 @@ def doubts_of_best(trials: list[ScoredTrial], keys: tuple[str, ...] = KEYS) -> l
 
 def test_trials_whose_intervals_overlap_with_the_best_are_counted() -> None:
     trials = [trial(1, 18, 20), trial(2, 17, 20), trial(3, 16, 20)]
-    assert trials[0].format_objective() == "accuracy 90.0% [69.9, 97.2] of n = 20"
+    assert trials[0].format_objective() == "accuracy 90.0% [69.9, 97.2] of 20 questions"
     assert doubts_of_best(trials) == [note("overlaps", rivals=2)]
     assert doubts_of_best([*trials[:2], trial(3, 2, 20)]) == [note("overlaps", rivals=1)]
 
