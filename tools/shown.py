@@ -154,8 +154,9 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("grid", names[names.index("status") :], shared=shared, left_out=left_out)
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :], shared=shared, left_out=left_out)
-            elif lines[place - 1].startswith("file "):  # transposed, in blocks of the same rows
-                rows = names if "accuracy" in names else _first_cells(lines[place + 1 :])
+            elif lines[place - 1].startswith("file "):  # if transposed, in blocks of the same rows
+                is_transposed = "accuracy" not in lines[place - 1]
+                rows = _first_cells(lines[place + 1 :]) if is_transposed else names
                 if "accuracy" in rows:
                     yield Table("model files", rows)
             elif {"accuracy", "/answer"} <= {*names}:
