@@ -35,7 +35,11 @@ URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
 OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
 # the one fragment that is shown: of MLflow's pages
 ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")
-NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
+DATABASE_SERVERS = ("postgres", "mysql", "mssql")
+NETWORK = ("http", *DATABASE_SERVERS)  # the @ of such a URI ends its user's part
+# of a database without a password: it is shown, so that commands can be copied. The user's part of
+# another URI may be a token
+USER_NAME = re.compile(r"[\w.-]+")
 
 
 def format_sqlite_uri(path: Path) -> str:
@@ -69,14 +73,16 @@ def _redact_uri(uri: str) -> str:
     if kind.startswith("sqlite"):
         return uri + after  # a file: nothing to hide, and its folders may have any name
     # a password may have / ? # or @ in it, so that only the last @ surely ends it
-    _, at, rest = rest.rpartition("@") if kind.startswith(NETWORK) else _split_user_info(rest)
+    user, at, rest = rest.rpartition("@") if kind.startswith(NETWORK) else _split_user_info(rest)
+    if at and not (kind.startswith(DATABASE_SERVERS) and USER_NAME.fullmatch(user)):
+        user = HIDDEN
     rest, hash_sign, fragment = rest.partition("#")
     path, question_mark, query = rest.partition("?")
     path, semicolon, _ = path.partition(";")  # parameters of a path, such as a session
     query = "&".join(_redact_query_part(part) for part in query.split("&")) if question_mark else ""
     fragment = fragment if not fragment or ROUTE.fullmatch(fragment) else HIDDEN
     path += f";{HIDDEN}" if semicolon else ""
-    return f"{scheme}://{HIDDEN * bool(at)}{at}{path}{question_mark}{query}{hash_sign}{fragment}{after}"
+    return f"{scheme}://{user}{at}{path}{question_mark}{query}{hash_sign}{fragment}{after}"
 
 
 def _split_user_info(uri_without_scheme: str) -> tuple[str, str, str]:

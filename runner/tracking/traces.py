@@ -26,6 +26,7 @@ PAGE = 500  # traces that one request returns
 NAME = "mlflow.traceName"  # the tag with the name of a trace
 EXPECTATION = "expected_response"  # the name under which MLflow's own scorers look for a gold answer
 FEEDBACK = "correct"
+MAX_PREVIEW_CHARACTERS = 1000  # of a column of MLflow's database
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
@@ -156,6 +157,11 @@ def _log_trace(
     )
     # MLflow stores the assessments of the active trace together with the trace, in one request
     with safe_set_span_in_context(trace):
+        # MLflow's tables would else show the inputs and outputs as JSON
+        mlflow.update_current_trace(
+            request_preview=(sample.question or "")[:MAX_PREVIEW_CHARACTERS],
+            response_preview=(answer.parts.answer or "")[:MAX_PREVIEW_CHARACTERS],
+        )
         for assessment in assessments:
             mlflow.log_assessment(trace.trace_id, assessment)
     _log_call_spans(client, trace.trace_id, trace.span_id, calls, began_ns)
@@ -174,7 +180,11 @@ def _log_trace(
     client.end_trace(
         trace.trace_id,
         outputs=remove_unset_keys(outputs),
-        attributes={"prompt_sha256": sample.prompt_sha256, **_summarize_response(sample)},
+        attributes={
+            "prompt_sha256": sample.prompt_sha256,
+            **_summarize_response(sample),
+            **_count_tokens(sample),
+        },
         status="ERROR" if sample.failed else "OK",
         end_time_ns=began_ns + int(sample.seconds * NS),
     )
@@ -201,6 +211,15 @@ def _log_call_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[
 def _answer_parts(answer: Answer) -> dict[str, str | None]:
     parts = answer.parts
     return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
+
+
+def _count_tokens(sample: Sample) -> dict[str, dict[str, int]]:
+    """Return the attribute from which MLflow's tables and charts read the tokens of a trace."""
+    from mlflow.tracing.constant import SpanAttributeKey
+
+    read, written = sample.prompt_tokens, sum(answer.num_tokens for answer in sample.answers)
+    usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
+    return {SpanAttributeKey.CHAT_USAGE: usage}
 
 
 def _summarize_response(response: Response) -> Mapping[str, Any]:

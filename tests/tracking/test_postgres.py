@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
+from grids import wait_for
 from raising import raises
 from servers import free_port, mlflow_server, postgres_server
 
@@ -20,6 +23,7 @@ from runner.config.root import RunnerConfig, TrackingConfig
 from runner.recorded_runs.sample_reader import read_verdicts
 from runner.run import run
 from runner.tracking import connection, job_runs, stores
+from runner.tracking.job_progress import PREFIX
 from runner.tracking.stored_runs import open_client_for_reading
 from runner_base.errors import Code, ConfigError, reject_password_in_uri
 
@@ -180,6 +184,89 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
     assert compared.code == 0, compared.err
     rows = json.loads(compared.out)["tables"][0]["rows"]
     assert [row["comparison"]["ties"] for row in rows if not row["is_baseline"]] == [5]
+
+
+def select_runs(uri: str, name: str) -> list[tuple[str, str]]:
+    """Return the ids and the status of all runs whose name contains `name`."""
+    query = f"select run_uuid, status from runs where name like '%{name}%' order by start_time"
+    return [(run_id, status) for run_id, status in query_postgres(uri, query)]
+
+
+def select_steps(uri: str, run_id: str) -> list[int]:
+    query = f"select step from metrics where run_uuid = '{run_id}' and key = '{PREFIX}accuracy'"
+    return [step for (step,) in query_postgres(uri, f"{query} order by timestamp")]
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_killed_job_in_postgres_goes_on_with_its_run_and_its_curve(
+    runner: Run, tmp_path: Path, postgres: str
+) -> None:
+    query_postgres(postgres, "create database killed")
+    uri = postgres.replace("/postgres?", "/killed?")
+    job = ("model=stub", "model.delay_s=0.25", "task.limit=70", "task.cluster=null", "print=none")
+    words = [*job, f"tracking.uri='{uri}'", f"output_dir={tmp_path}/outputs"]
+    process: subprocess.Popen[str] = warm_process.popen(
+        [sys.executable, "-m", "runner", *words], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+
+    def has_points() -> bool:
+        assert process.poll() is None
+        tables = "select 1 from information_schema.tables where table_name = 'metrics'"
+        return bool(query_postgres(uri, tables)) and bool(
+            query_postgres(uri, "select 1 from metrics limit 1")
+        )
+
+    wait_for(has_points, 120)
+    process.kill()
+    process.wait()
+    ((run_id, status),) = select_runs(uri, "stub")
+    before = select_steps(uri, run_id)
+    assert (status, bool(before)) == ("RUNNING", True)
+    done = runner(*words)
+    assert done.code == 0, done.err
+    assert select_runs(uri, "stub") == [(run_id, "FINISHED")]
+    steps = select_steps(uri, run_id)
+    assert steps == sorted(set(steps)), "no step comes twice"
+    assert steps[: len(before)] == before
+    assert steps[-1] == 70
+    assert len(steps) > len(before)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_gate_logs_to_postgres_and_sync_copies_a_sqlite_store_there(
+    runner: Run, tmp_path: Path, postgres: str
+) -> None:
+    for name in ("gated", "synced"):
+        query_postgres(postgres, f"create database {name}")
+    gated, synced = (postgres.replace("/postgres?", f"/{name}?") for name in ("gated", "synced"))
+    grid = ("-m", "quantization=none,int8,nf4,fp4", "task.limit=40", "task.cluster=null", "workers=2")
+    done = runner(*grid, f"tracking.uri='{gated}'")
+    assert done.code == 0, done.err
+    assert f"--tracking-uri '{gated}'" in done.out, "the next command can be copied"
+    gate = runner(
+        *("gate", "quantization=none", "--margin", "2", "--log", "--json", "--tracking-uri", gated),
+        module="runner_compare",
+    )
+    verdicts = {it["name"]: it["verdict"] for it in json.loads(gate.out)["candidates"]}
+    assert verdicts.keys() == {"int8", "nf4", "fp4"}, gate.err
+    of_jobs = "select run_uuid from tags where key = 'job_id'"
+    logged = query_postgres(
+        gated, f"select value from tags where key = 'verdict' and run_uuid in ({of_jobs})"
+    )
+    assert sorted(value for (value,) in logged) == sorted(verdicts.values())
+    points = query_postgres(gated, "select value from latest_metrics where key = 'delta_points'")
+    assert len(points) == 3
+
+    (tmp_path / "outputs").rename(tmp_path / "gated")
+    assert runner(*grid, "print=none").code == 0  # to sqlite
+    for _ in range(2):
+        copied = runner("--tracking-uri", synced, module="runner.tracking.sync")
+        assert copied.code == 0, copied.err
+    assert [status for _, status in select_runs(synced, "")] == ["FINISHED"] * 5, "once each, with the grid"
+    of_runs = "select count(*) from latest_metrics where key = 'accuracy'"
+    assert query_postgres(synced, of_runs) == [(4,)]
 
 
 @pytest.mark.thorough

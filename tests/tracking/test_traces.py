@@ -134,6 +134,15 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
     for trace, sample in zip(found, samples, strict=True):
         root = trace.data.spans[0]
         assert root.inputs["question"] == sample.question
+        usage = trace.info.token_usage
+        assert (usage["input_tokens"], usage["output_tokens"]) == (
+            sample.prompt_tokens,
+            len(sample.answer.token_ids),
+        )
+        assert (trace.info.request_preview, trace.info.response_preview) == (
+            sample.question,
+            sample.answer.text,
+        ), "MLflow's tables show texts, not JSON"
         assert (root.outputs["answer"], root.outputs["gold"]) == (sample.answer.text, sample.gold)
         assert sample.answer.verdict is not None
         assert root.outputs["verdict"] == trace.info.tags["verdict"] == sample.answer.verdict.value
