@@ -28,7 +28,7 @@ COMMON_KEYS = {
     "task.prompt": "chat (chat template), text or lm_eval_5shot",
     "task.shots": "worked examples before each question",
     "task.early_stop_vs": "baseline job; stop as soon as the comparison has a verdict",
-    "gate.baseline": "baseline of the release gate after the jobs (docs/gate.md)",
+    "gate.baseline": "baseline of the release gate that ends a grid",
     "seed": "of all random choices",
     "output_dir": "where jobs and MLflow's database are stored",
     "plan": "true: show jobs, memory and time, and run nothing",
