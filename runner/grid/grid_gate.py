@@ -88,8 +88,8 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
     assert reference is not None
     finished, failed = _list_results(plan, outcomes)
     unfinished_ids = {planned.job_id for planned in plan} - finished
-    baseline_ids = _find_baseline_ids(plan) - unfinished_ids
-    if not baseline_ids:
+    baseline_ids = _find_baseline_ids(plan)
+    if baseline_ids <= unfinished_ids:
         raise ConfigError(
             "the baseline did not finish. See errors above", key=KEY, value=reference, code="not_found"
         )
@@ -98,7 +98,7 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
     with report_step(progress_messages.DECIDING_GATE):
         result = gate(
             named[0] if len(named) == 1 else ",".join(shlex.split(reference)),
-            runs=sorted(finished | baseline_ids),
+            runs=sorted(finished | (baseline_ids - unfinished_ids)),
             failed=failed,
             margin=config.gate.margin or (),
             each=config.gate.each,

@@ -276,6 +276,7 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate=2: from 0 to 1"),
         (("hydra.sweeper.sampler.name=grid",), "hydra.sweeper.sampler.name=grid: a grid search cannot vary the continuous interval of generation.temperature"),
         (("hydra.sweeper.storage=nosql://x",), "hydra.sweeper.storage=nosql://x: Can't load plugin: sqlalchemy.dialects:nosql"),
+        (("gate.baseline=quantization=none", "gate.margin=2"), "gate.baseline=quantization=none: "),
         (("plan=true",), "plan=true needs hydra/sweeper=grid"),
         (("generation.temperatur=interval(0,1)",), "Did you mean generation.temperature?"),
     ],
