@@ -18,12 +18,11 @@ _ABBREVIATIONS = (
     "vs ft u.s u.k u.n u.s.a a.m p.m d.c n.y n.j l.a s.c n.c ph.d m.b.a ok ct yr"
 )
 INITIALS = frozenset("cdefghklmnprstvw")  # never end a sentence; after another letter, the next word decides
-# words that often begin a sentence: with a capital letter, they end one that stops in "..." or an abbreviation
+# with a capital letter, these end a sentence that stops in "..." or an abbreviation
 _COMMON_BEGINNINGS = (
-    "a after all although an and as at because but by despite even every for from he her here his how however if in "
-    "instead is it its let many maybe meanwhile my nevertheless no not nor now of on once one or our perhaps she "
-    "since so some still such that the their then there these they this those though through thus to under until "
-    "well what when where which while who why with without yet you your i we"
+    "according although among both but despite even he her here however i if in indeed instead it many meanwhile "
+    "moreover nevertheless nonetheless nor similarly since so some still such the there these they this though through "
+    "thus under when which while without yet your"
 )
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 COMMON_BEGINNINGS = frozenset(_COMMON_BEGINNINGS.split())
