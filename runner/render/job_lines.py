@@ -125,6 +125,17 @@ LINES = (
         )
         for whose in ("", BY_VOTE)
     ),
+    TableLine("loose", "{prompt_loose_accuracy}" + _interval_template("prompt_loose_accuracy")),
+    *(
+        TableLine(
+            "instructions",
+            f"{{instruction_{rule}_accuracy}} {rule}"
+            + _interval_template(f"instruction_{rule}_accuracy")
+            + "   {instructions:instruction}",
+            detail=rule == "loose",
+        )
+        for rule in ("strict", "loose")
+    ),
     TableLine(
         "choice orders",
         "{same_in_all_orders_share} of {questions_in_all_orders:question} get equal answers in all orders · "

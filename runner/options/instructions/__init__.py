@@ -1,0 +1,1 @@
+"""The option instructions: task=instructions checks whether answers follow verifiable instructions."""

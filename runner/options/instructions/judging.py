@@ -1,0 +1,110 @@
+"""Judges answers of task=instructions: which instructions an answer follows, strictly and loosely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from runner.options.instructions.keys import ClusterKey
+from runner.options.instructions.kinds import InstructionPrompt
+from runner_base import FinishReason, Sample, Verdict
+from runner_base.notes import Note, note
+
+FAILED, FAILED_LOOSE = (
+    "failed",
+    "failed_loose",
+)  # what a sample records: the instructions that were not followed
+
+
+@dataclass(frozen=True)
+class FollowedInstructions:
+    """Whether each instruction of a prompt is followed. Loose: by any variant of the response."""
+
+    strict: tuple[bool, ...]
+    loose: tuple[bool, ...]
+
+
+def check_response(response: str, prompt: InstructionPrompt) -> FollowedInstructions:
+    strict = tuple(instruction.is_followed(response) for instruction in prompt.instructions)
+    variants = [*dict.fromkeys(_iter_variants(response))]
+    loose = tuple(
+        is_strict or any(instruction.is_followed(variant) for variant in variants)
+        for instruction, is_strict in zip(prompt.instructions, strict, strict=True)
+    )
+    return FollowedInstructions(strict, loose)
+
+
+def _iter_variants(response: str) -> Iterator[str]:
+    """Yield IFEval's other variants: without the first line, the last line and asterisks."""
+    lines = response.split("\n")
+    parts = (lines, lines[1:], lines[:-1], lines[1:-1])
+    texts = [response, *("\n".join(part).strip() for part in parts[1:])]
+    yield from texts[1:]
+    yield from (text.replace("*", "") for text in texts)
+
+
+class InstructionJudge:
+    """Adds the verdict to samples of task=instructions. Caches checks for the metrics."""
+
+    def __init__(self, prompts: Mapping[int, InstructionPrompt], cluster: ClusterKey) -> None:
+        self.prompts, self.cluster = prompts, cluster
+        self._checked: dict[
+            int, tuple[str, FollowedInstructions]
+        ] = {}  # by prompt: the response and its check
+
+    def __call__(self, sample: Sample, *_completions: object) -> Sample:
+        prompt, followed = self.prompts[sample.index], self.check_sample(sample)
+        kinds = [instruction.kind for instruction in prompt.instructions]
+        extracted = {
+            FAILED: _join_failed(kinds, followed.strict),
+            FAILED_LOOSE: _join_failed(kinds, followed.loose),
+        }
+        return replace(
+            sample,
+            answer=replace(sample.answer, extracted=extracted, verdict=_choose_verdict(sample, followed)),
+            question=prompt.prompt,
+            gold=prompt.gold,
+            cluster=kinds[0] if self.cluster is ClusterKey.kind else None,
+        )
+
+    def check_sample(self, sample: Sample) -> FollowedInstructions:
+        prompt, response = self.prompts[sample.index], _get_response(sample)
+        known = self._checked.get(sample.index)
+        if known is None or known[0] != response:
+            known = response, check_response(response, prompt)
+            self._checked[sample.index] = known
+        return known[1]
+
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
+        if not self._has_same_prompt(sample):
+            return note("other_question", index=sample.index)
+        return None if self(sample) == sample else note("judged_differently")
+
+    def adopt_sample(self, sample: Sample) -> Sample | None:
+        """Convert another job's sample to a sample of this job. Returns None if it answers another prompt."""
+        return self(sample) if self._has_same_prompt(sample) else None
+
+    def _has_same_prompt(self, sample: Sample) -> bool:
+        prompt = self.prompts.get(sample.index)
+        return prompt is not None and (sample.question, sample.gold) == (prompt.prompt, prompt.gold)
+
+
+def _get_response(sample: Sample) -> str:
+    """Return the text after the thinking. Errors and answers cut off while thinking have none."""
+    parts = sample.answer.parts
+    return "" if parts.is_open or sample.answer.finish_reason is FinishReason.error else parts.answer
+
+
+def _choose_verdict(sample: Sample, followed: FollowedInstructions) -> Verdict:
+    if all(followed.strict):
+        return Verdict.correct
+    if sample.answer.finish_reason.is_cut_off:
+        return Verdict.cut_off
+    return Verdict.wrong if _get_response(sample).strip() else Verdict.no_answer
+
+
+def _join_failed(kinds: list[str], followed: tuple[bool, ...]) -> str | None:
+    return (
+        ", ".join(kind for kind, is_followed in zip(kinds, followed, strict=True) if not is_followed) or None
+    )

@@ -1,0 +1,218 @@
+"""task=instructions: sends prompts with verifiable instructions, and checks which instructions the answers
+follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from runner.datasets.question_subsets import hash_cluster_names
+from runner.options.instructions.data_files import iter_ifeval_prompts
+from runner.options.instructions.generated_prompts import generate_prompts
+from runner.options.instructions.judging import InstructionJudge
+from runner.options.instructions.keys import ClusterKey, InstructionsConfig
+from runner.options.instructions.kinds import KINDS, InstructionPrompt
+from runner.options.instructions.languages import PACKAGE, require_langdetect
+from runner.options.instructions.render.titles import BY_KIND, BY_LEVEL, format_prompt_summary
+from runner.options.instructions.scores import (
+    CheckedPrompt,
+    build_kind_rows,
+    build_level_rows,
+    compute_instruction_metrics,
+)
+from runner.render.notes import render_notes
+from runner.tasks import (
+    Job,
+    Policy,
+    RepeatOrder,
+    ResolvedJob,
+    RunnerConfig,
+    TaskContext,
+    TaskInputs,
+    Uses,
+    add_prompt_facts,
+    collect_answers,
+    context_length,
+    describe_dataset,
+    get_model_kind,
+    render_prompts,
+    score_included_samples,
+    typed_task_config,
+)
+from runner_base import ConfigError, Result, Sample, unknown_choice_message
+from runner_compare import format_cut_off_message
+from runner_compare.statistics import LIMIT
+from runner_engine import Capability, Engine, EngineReport, Message, Request, require_capabilities
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+log = logging.getLogger(__name__)
+
+# Jobs that send more or fewer prompts, or judge by another version of langdetect, reuse the answers.
+IGNORED_FOR_REUSE = frozenset({"data", "clusters", PACKAGE, "task.limit"})
+
+
+@dataclass
+class InstructionsInputs(TaskInputs):
+    """Inputs of task=instructions: the task's config, and the prompts that it selects."""
+
+    task: InstructionsConfig
+    prompts: list[InstructionPrompt]
+    num_excluded: int  # prompts with kinds of task.exclude_kinds
+
+
+def prepare(config: RunnerConfig) -> InstructionsInputs:
+    """Read or generate the prompts, and hash them."""
+    task = typed_task_config(config, InstructionsConfig)
+    require_capabilities(
+        get_model_kind(config.model).capabilities(config), "task=instructions", {Capability.chat}
+    )
+    for kind in task.exclude_kinds:
+        if kind not in KINDS:
+            raise ConfigError(
+                unknown_choice_message("instruction", kind, KINDS),
+                key="task.exclude_kinds",
+                value=",".join(task.exclude_kinds),
+                code="unknown_choice",
+            )
+    prompts, num_excluded = _load_prompts(task)
+    if not prompts:
+        raise ConfigError(
+            "no prompt is left. Use a file with records, or exclude fewer kinds",
+            key="task.data",
+            value=task.data,
+            code="empty",
+        )
+    hashes = {"data": _hash_prompts(prompts)}
+    kinds = {instruction.kind for prompt in prompts for instruction in prompt.instructions}
+    if needing := sorted(kind for kind in kinds if KINDS[kind].needs_langdetect):
+        hashes[PACKAGE] = require_langdetect(",".join(needing))
+    if task.cluster is ClusterKey.kind:
+        hashes |= hash_cluster_names([prompt.instructions[0].kind for prompt in prompts])
+    return InstructionsInputs(
+        hashes,
+        task,
+        prompts,
+        num_excluded,
+        ignored_for_reuse=IGNORED_FOR_REUSE,
+        count=len(prompts),
+        data=describe_dataset(task.data, task.split, hashes["data"]),
+    )
+
+
+def _load_prompts(task: InstructionsConfig) -> tuple[list[InstructionPrompt], int]:
+    """Return the prompts, and the number of prompts before the last one that were left out."""
+    if task.is_generated:
+        assert task.limit is not None
+        return generate_prompts(task.limit, task.num_instructions, task.data_seed, task.exclude_kinds), 0
+    excluded, num_excluded = {*task.exclude_kinds}, 0
+    prompts: list[InstructionPrompt] = []
+    for prompt in iter_ifeval_prompts(task.data, task.split):
+        if task.limit is not None and len(prompts) == task.limit:
+            break
+        if excluded.isdisjoint(instruction.kind for instruction in prompt.instructions):
+            prompts.append(prompt)
+        else:
+            num_excluded += 1
+    return prompts, num_excluded
+
+
+def _hash_prompts(prompts: Sequence[InstructionPrompt]) -> str:
+    plain = [
+        [prompt.prompt, [[each.kind, dict(each.arguments)] for each in prompt.instructions]]
+        for prompt in prompts
+    ]
+    return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
+    """Generate the missing answers, check them and compute metrics."""
+    task, resolved = inputs.task, context.resolved
+    requests = build_requests(task, inputs.prompts)
+    if task.show_prompt:
+        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
+    judge = InstructionJudge(dict(enumerate(inputs.prompts)), task.cluster)
+    policies: list[Policy] = [
+        PromptFacts(requests[0]),
+        RepeatOrder(task.repeat_index),
+        RunningAccuracy(context),
+    ]
+    done = collect_answers(requests, context, judge, policies)
+    checked = [
+        CheckedPrompt(
+            tuple(instruction.kind for instruction in inputs.prompts[sample.index].instructions),
+            judge.check_sample(sample),
+            sample.cluster,
+        )
+        for sample in done.samples
+    ]
+    metrics = score_included_samples(done.samples) | compute_instruction_metrics(checked) | done.metrics
+    result = Result(metrics, facts=done.facts, problems=done.problems, tables=done.tables)
+    result.tables |= {BY_KIND: build_kind_rows(checked)}
+    if levels := build_level_rows(checked):
+        result.tables[BY_LEVEL] = levels
+    limit = {LIMIT: str(context.config.generation.max_new_tokens)}
+    notes = [*done.note_values, *filter(None, [format_cut_off_message(metrics, limit)])]
+    notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
+    result.notes = render_notes(notes)
+    return result
+
+
+def build_requests(task: InstructionsConfig, prompts: Sequence[InstructionPrompt]) -> list[Request]:
+    system = (Message("system", task.system),) if task.system else ()
+    return [
+        Request(
+            number,
+            (*system, Message("user", prompt.prompt)),
+            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def deliver(inputs: InstructionsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Print the prompts of a finished job if task.show_prompt is set."""
+    if inputs.task.show_prompt:
+        log.info("%s", _render_first_prompts(inputs, resolved))
+
+
+def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
+    """Return the text for plan=true: a summary of the prompts, and the first prompts if requested."""
+    kinds = [instruction.kind for prompt in inputs.prompts for instruction in prompt.instructions]
+    summary = format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
+    shown = _render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
+    return "\n".join(filter(None, (summary, shown)))
+
+
+def _render_first_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+    return render_prompts(resolved, build_requests(inputs.task, inputs.prompts[: inputs.task.show_prompt]))
+
+
+class PromptFacts(Policy):
+    """Policy that records the chat template and special tokens of the prompts in the engine report."""
+
+    def __init__(self, first_request: Request) -> None:
+        self.first = first_request
+
+    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
+        add_prompt_facts(["chat"], self.first, self.first, engine, report)
+
+
+class RunningAccuracy(Policy):
+    """Policy that shows the current accuracy in the progress bar."""
+
+    def __init__(self, context: TaskContext) -> None:
+        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
+
+    def on_answer(self, sample: Sample) -> None:
+        self._shares.append(sample.accuracy())
+
+    def progress_fields(self) -> dict[str, str]:
+        return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}

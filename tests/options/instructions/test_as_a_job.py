@@ -1,0 +1,118 @@
+"""task=instructions as a job: it resumes, is judged again without decoding, is compared and gated."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm_process
+from grids import wait_for
+from interrupts import answers
+
+from runner.options.instructions.generated_prompts import generate_prompts
+from runner.options.instructions.judging import check_response
+from runner_base.result import Sample
+
+pytestmark = pytest.mark.slow
+Run = Callable[..., Any]
+MANY = "My answer is no. It is late (8 p.m.). We rest."
+FEW = "No, no, no"
+SINGLE = ("model=stub", "task=instructions", "task.num_instructions=[1]", "task.limit=220")
+
+
+def samples_of(done: Any) -> list[Sample]:
+    lines = Path(done.json()["output_dir"], "samples.jsonl").read_text().splitlines()
+    return sorted(map(Sample.from_json, lines), key=lambda sample: sample.index)
+
+
+def solved_by(answer: str) -> set[int]:
+    prompts = generate_prompts(220, [1], 0, [])
+    return {number for number, prompt in enumerate(prompts) if all(check_response(answer, prompt).strict)}
+
+
+def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
+    many, few = solved_by(MANY), solved_by(FEW)
+    lost, won = len(many - few), len(few - many)
+    assert lost > 20 > won >= 0
+    chosen = f"model.answer='{MANY}','{FEW}'"
+    # without MLflow: the comparison reads the records
+    assert runner("-m", *SINGLE, chosen, "print=none", "tracking=none").code == 0
+    named = f"model.answer='{MANY}'"
+    done = runner("--baseline", named, "--format", "json", module="runner_compare")
+    compared = next(
+        row["comparison"] for row in json.loads(done.out)["tables"][0]["rows"] if row["comparison"]
+    )
+    assert (compared["wins"], compared["losses"], compared["finding"]) == (won, lost, "worse")
+    assert compared["difference"] == pytest.approx((won - lost) / 220)
+    assert runner("pack", named, "-o", "base.runner.gz", module="runner_compare").code == 0
+    gate = ("gate", "base.runner.gz", "outputs", "--json", "--margin")
+    strict, generous = (runner(*gate, margin, module="runner_compare") for margin in ("2", "25"))
+    assert (strict.code, json.loads(strict.out)["verdict"]) == (1, "NO-GO")
+    assert (generous.code, json.loads(generous.out)["verdict"]) == (0, "GO")
+
+
+def test_another_limit_and_other_clusters_are_judged_without_decoding(runner: Run) -> None:
+    words = (*SINGLE, f"model.answer='{MANY}'", "print=json", "tracking=none")
+    first = samples_of(runner(*words))
+    again = samples_of(runner(*words, "task.limit=250", "task.cluster=kind"))
+    assert {sample.reused_from is not None for sample in again[:220]} == {True}
+    assert {sample.reused_from for sample in again[220:]} == {None}
+    assert [sample.answer for sample in again[:220]] == [sample.answer for sample in first]
+    assert len({sample.cluster for sample in again}) == 22
+
+
+def test_a_job_without_its_result_is_judged_again_from_its_samples(runner: Run) -> None:
+    words = (*SINGLE, f"model.answer='{MANY}'", "print=json", "tracking=none")
+    first = runner(*words).json()
+    Path(first["output_dir"], "result.json").unlink()
+    before = Path(first["output_dir"], "samples.jsonl").read_bytes()
+    again = runner(*words).json()
+    assert Path(first["output_dir"], "samples.jsonl").read_bytes() == before
+    names = [name for name in first["metrics"] if "accuracy" in name]
+    assert len(names) >= 12
+    assert {name: again["metrics"][name] for name in names} == {
+        name: first["metrics"][name] for name in names
+    }
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("count", [1, 8, 19])
+def test_a_killed_job_resumes_with_the_same_samples(runner: Run, tmp_path: Path, count: int) -> None:
+    words = ["task=instructions", "task.limit=24", "generation.max_new_tokens=24", "generation.batch_size=2",
+             "model.dtype=float32", "tracking=none"]  # fmt: skip
+    whole = samples_of(runner(*words, "print=json", f"output_dir={tmp_path}/whole"))
+    process = warm_process.popen(
+        [sys.executable, "-m", "runner", *words, f"output_dir={tmp_path}/killed"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(answers(tmp_path / "killed")) >= count)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=200)
+    assert count <= len(answers(tmp_path / "killed")) < 24
+    resumed = samples_of(runner(*words, "print=json", f"output_dir={tmp_path}/killed"))
+    assert [(sample.answer, sample.gold) for sample in resumed] == [
+        (sample.answer, sample.gold) for sample in whole
+    ]
+
+
+def test_a_plan_names_prompts_instructions_and_kinds(runner: Run) -> None:
+    done = runner("task=instructions", "task.limit=300", "plan=true")
+    assert done.code == 0
+    assert "300 prompts with 600 instructions of 22 kinds" in done.out + done.err
+
+
+def test_a_damaged_file_ends_with_exit_code_2(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"key": 1, "prompt": "x", "instruction_id_list": ["no:kind"], "kwargs": [{}]}\n'
+    )
+    done = runner("model=stub", "task=instructions", "task.data=a.jsonl")
+    assert done.code == 2
+    assert "a.jsonl, line 1" in done.err
+    assert "no:kind" in done.err
+    assert "Traceback" not in done.err
