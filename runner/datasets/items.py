@@ -81,24 +81,39 @@ def read_questions(source: QuestionSource, selection: QuestionSelection) -> list
             need = f"embedded questions have no such key. Use task.cluster={TEMPLATE} or task.cluster=null"
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
         return _generate_selected_questions(source.split, selection, keys.cluster is not None)
+    if path.exists() or not _is_hub_id(data):
+        return _parse_selected_rows(iter_rows(source, keys.list_columns_to_read), selection, keys)
+    return list(_read_hub_questions(source, selection))
+
+
+def iter_rows(source: QuestionSource, select_columns: tables.Columns) -> Iterator[Row]:
+    """Yield the records of a split with their locations, from a file, a folder or the Hub.
+
+    Records of JSON Lines files are unparsed lines.
+    """
+    data, path = source.data, Path(source.data).expanduser()
     if path.is_dir():
-        return _read_folder(path, source, selection)
+        return _iter_folder_rows(path, source, select_columns)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
-        return _read_tables([path], selection, keys) if is_table else _read_json_file(path, selection, keys)
+        return tables.read_table_rows([path], select_columns) if is_table else _iter_json_rows(path)
     long_texts.reject_synthetic_texts_as_questions(source.key, data)
-    if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
+    if not _is_hub_id(data):
         raise DataError(
             f"data path does not exist: {path.absolute()}", key=source.key, value=data, code="not_found"
         )
-    return list(_read_hub_data_set(source, selection))
+    return _iter_hub_rows(source, select_columns)
 
 
-def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelection) -> list[Item]:
-    """Read a split from a folder of .jsonl files, of tables from the Hub, or of tables written by
-    save_to_disk.
+def _is_hub_id(data: str) -> bool:
+    return "/" in data and not data.startswith((".", "/", "~")) and Path(data).suffix not in FILES
+
+
+def _iter_folder_rows(folder: Path, source: QuestionSource, select_columns: tables.Columns) -> Iterator[Row]:
+    """Yield the rows of a split from a folder of .jsonl files, of tables from the Hub, or of tables written
+    by save_to_disk.
     """
-    split, keys = source.split, source.keys
+    split = source.split
     if source.subset is not None:
         folders = sorted(path.name for path in folder.glob("*/"))
         if source.subset not in folders:
@@ -109,9 +124,9 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
         folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
-        return _read_json_file(file, selection, keys)
+        return _iter_json_rows(file)
     if files := tables.find_split_files(folder, split):
-        return _read_tables(files, selection, keys)
+        return tables.read_table_rows(files, select_columns)
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_splits(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.list_splits(path))
     other = (
@@ -177,19 +192,16 @@ def _generate_word_problem_items(split: str, selection: QuestionSelection) -> tu
     )
 
 
-def _read_tables(files: Iterable[Path], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    return _parse_selected_rows(tables.read_table_rows(files, keys.list_columns_to_read), selection, keys)
-
-
-def _read_json_file(file: Path, selection: QuestionSelection, keys: RowKeys) -> list[Item]:
-    """Read the questions of a JSON Lines file, or of a file with one JSON list."""
+def _iter_json_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a JSON Lines file, or of a file with one JSON list."""
     try:
         with file.open("rb") as stream:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
-                return _parse_selected_rows(_read_json_list(file), selection, keys)
+                yield from _read_json_list(file)
+                return
             stream.seek(0)
-            lines = ((f"{file}, line {number}", line) for number, line in iter_text_lines(stream, str(file)))
-            return _parse_selected_rows(lines, selection, keys)
+            for number, line in iter_text_lines(stream, str(file)):
+                yield f"{file}, line {number}", line
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})", code="unreadable") from error
 
@@ -213,7 +225,7 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
     items: list[Item] = []
     for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = parse_row(_parse_json_row(row), keys)
+            read = parse_row(parse_json_row(row), keys)
             items.append(
                 Item(
                     read.question,
@@ -241,9 +253,14 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
 
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
-    """Read questions from a Hub data set, or from the local caches if the Hub is unreachable."""
-    name, split, key, keys = source.data, source.split, source.key, source.keys
+def _read_hub_questions(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
+    rows = iter_rows(source, source.keys.list_columns_to_read)
+    return tuple(_parse_selected_rows(rows, selection, source.keys))
+
+
+def _iter_hub_rows(source: QuestionSource, select_columns: tables.Columns) -> Iterator[Row]:
+    """Yield the rows of a Hub data set, or of the local caches if the Hub is unreachable."""
+    name, split, key = source.data, source.split, source.key
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
     if reason := _explain_hub_failure(name, key):
         files = tables.find_cached_hub_files(name, config, split)
@@ -259,13 +276,13 @@ def _read_hub_data_set(source: QuestionSource, selection: QuestionSelection) -> 
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
             log.warning("%s=%s: %s: the cached copy is used", key, name, reason)
-        return tuple(_read_tables(files, selection, keys))
+        yield from tables.read_table_rows(files, select_columns)
+        return
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, config, split=split)
-        numbered = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
-        return tuple(_parse_selected_rows(numbered, selection, keys))
+        for number, row in enumerate(datasets.load_dataset(name, config, split=split), start=1):
+            yield f"{name}, row {number}", dict(row)
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         value = f"{name}, task.split={split}"
@@ -295,7 +312,7 @@ def _explain_hub_failure(name: str, key: str) -> str:
     return ""
 
 
-def _parse_json_row(row: Any) -> dict[str, Any]:
+def parse_json_row(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
         raise ValueError("not an object with keys")
