@@ -79,7 +79,7 @@ def _classify_output(output: ProcessOutput, sandbox: Sandbox, token: str) -> Tes
         if output.exceeded_cpu_limit(sandbox.limits):
             return TestedProgram(TestOutcome.timeout, f"more than {sandbox.limits.cpu_s} s of CPU time")
         if output.data:
-            return TestedProgram(TestOutcome.refused, "wrote to the pipe of the result")
+            return TestedProgram(TestOutcome.refused, "wrote to the result pipe")
         return TestedProgram(
             TestOutcome.error, f"{describe_exit_code(output.exit_code)} before the tests ended"
         )

@@ -150,7 +150,8 @@ def run_program_and_tests(
             if name not in space:
                 space[name] = imported
         execute(tests, test_names)
-    except any_error as error:
+    except any_error as caught:
+        error: Any = caught
         if is_instance(error, memory):
             return "out_of_memory", describe_error(error)
         if is_instance(error, refused) or (is_instance(error, os_error) and error.errno in (1, 13)):

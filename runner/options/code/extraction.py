@@ -24,7 +24,9 @@ def extract_program(answer: str, problem: CodeProblem) -> str | None:
     blocks = [found[1] for found in _FENCE.finditer(answer)]
     sources = [*blocks, answer]
     for source in sources:
-        if _defines(source, problem.entry_point) and (program := _trim_prose(source, problem.entry_point)):
+        if _defines(source, problem.entry_point):
+            is_whole = source is not answer and _is_valid(source)
+            program = source if is_whole else _trim_prose(source, problem.entry_point)
             return _add_preamble(program, problem)
     if problem.is_described:
         return None
@@ -39,7 +41,7 @@ def _defines(text: str, name: str) -> bool:
     return re.search(pattern, text, re.M) is not None
 
 
-def _trim_prose(text: str, name: str) -> str | None:
+def _trim_prose(text: str, name: str) -> str:
     """Return the longest valid program around a definition. An invalid program is returned as it is."""
     lines = text.split("\n")
     defined = next(number for number, line in enumerate(lines) if _defines(line, name))
@@ -54,8 +56,9 @@ def _trim_prose(text: str, name: str) -> str | None:
 def _find_body(text: str, problem: CodeProblem) -> str | None:
     """Return the prompt with the text as the function's body. None if the text is no such body."""
     lines = text.strip("\n").split("\n")
+    is_indented = lines[0][:1].isspace()
     variants = [lines]
-    if not lines[0][:1].isspace():  # the spaces before the first line, or before all lines, are missing
+    if not is_indented:  # the spaces before the first line, or before all lines, are missing
         variants = [
             [f"    {lines[0]}", *lines[1:]],
             [f"    {line}" if line.strip() else line for line in lines],
@@ -64,10 +67,15 @@ def _find_body(text: str, problem: CodeProblem) -> str | None:
         body
         for variant in variants
         for body in _iter_shorter(variant, 1)
-        if body.strip() and _is_valid(problem.prompt + body)
+        if body.strip() and _is_valid(problem.prompt + body) and (is_indented or _is_inside(body))
     ]
     program = problem.prompt + max(bodies, key=lambda body: body.count("\n"), default="")
     return program if bodies and _has_statement(program, problem.entry_point) else None
+
+
+def _is_inside(body: str) -> bool:
+    """Return whether all lines of a body are indented."""
+    return all(line[:1].isspace() for line in body.split("\n") if line.strip())
 
 
 def _has_statement(program: str, name: str) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from runner.options.code.judging import OUTCOME, OUTCOMES, REASON
 from runner_base import Sample
-from runner_compare.statistics import accuracy_interval
-from runner_compare.statistics.votes import estimate_pass_at_k, reported_answer_counts
+from runner_compare.statistics import VoteCounts, accuracy_interval
+from runner_compare.statistics.votes import reported_answer_counts
 
 
 def count_outcomes(samples: Sequence[Sample]) -> dict[str, float]:
@@ -28,7 +28,12 @@ def build_outcome_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
         reason, count = next(iter(known.most_common(1)), ("", 0))
         if reasons:
             rows.append(
-                {"outcome": outcome, "programs": len(reasons), "reason": reason[:60], "with_it": count}
+                {
+                    "outcome": outcome,
+                    "programs": len(reasons),
+                    "most_frequent_reason": reason[:60],
+                    "how_often": count,
+                }
             )
     return sorted(rows, key=lambda row: -row["programs"])
 
@@ -41,8 +46,10 @@ def compute_pass_at_k(
         return {}, []
     metrics: dict[str, float] = {"answers_each": num_samples}
     rows = []
+    # programs do not vote
+    counts = [VoteCounts((), (), num_samples, sample.count_correct_answers[0]) for sample in samples]
     for k in reported_answer_counts(num_samples):
-        values = [estimate_pass_at_k(k, num_samples, sample.count_correct_answers[0]) for sample in samples]
+        values = [each.estimate_pass_at_k(k) for each in counts]
         low, high = accuracy_interval(values, [None] * len(values))
         metrics[f"pass_at_k/{k}"] = fmean(values)
         rows.append({"k": k, "pass@k": fmean(values), "low": low, "high": high})
