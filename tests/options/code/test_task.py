@@ -41,10 +41,10 @@ def write_answer(problem: CodeProblem, is_right: bool) -> str:
     return f"Here is the function:\n```python\n{program}```"
 
 
-def answer_all(is_right: Callable[[int], bool]) -> str:
-    """Return one answer with the functions of all problems, each of them right or wrong."""
+def answer_all(num_right: int) -> str:
+    """Return one answer with the functions of all problems. Those of the first ones are right."""
     programs = [
-        problem.solution if is_right(number) else problem.prompt + WRONG[problem.entry_point]
+        problem.solution if number < num_right else problem.prompt + WRONG[problem.entry_point]
         for number, problem in enumerate(PROBLEMS)
     ]
     return "```python\n{}\n```".format("\n\n".join(programs))
@@ -157,11 +157,11 @@ def quote(text: str) -> str:
 
 
 @pytest.fixture
-def answers(tmp_path: Path) -> dict[str, str]:
+def answers() -> dict[str, str]:
     """Overrides for a stub that solves all problems, and for one that solves the first 5 of 20."""
     return {
-        name: f"model.answer={quote(answer_all(lambda number, most=most: number < most))}"
-        for name, most in (("right", 20), ("worse", 5))
+        name: f"model.answer={quote(answer_all(num_right))}"
+        for name, num_right in (("right", 20), ("worse", 5))
     }
 
 
