@@ -137,6 +137,17 @@ LINES = (
         for rule in ("strict", "loose")
     ),
     TableLine(
+        "programs",
+        "{programs/passed} passed · {programs/failed} failed a test · {programs/error} raised an error · "
+        "{programs/timeout} timed out · {programs/no_program:answer} without a program",
+    ),
+    TableLine(
+        "stopped",
+        "{programs/out_of_memory} out of memory · {programs/too_much_output} printed too much · "
+        "{programs/refused} refused by the sandbox",
+        detail=True,
+    ),
+    TableLine(
         "choice orders",
         "{same_in_all_orders_share} of {questions_in_all_orders:question} get equal answers in all orders · "
         "{right_in_all_orders_share} are right in all orders",

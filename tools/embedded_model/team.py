@@ -23,7 +23,7 @@ from runner.datasets.word_problems import Problem, Split, generate_problems
 from runner.options.agents import agent_prompts
 from runner.options.agents.agent_prompts import AgentMessage
 from runner.options.agents.keys import PromptStyle
-from runner.options.agents.sandbox import Sandbox
+from runner.sandbox.sandbox import Sandbox
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Message
 from tools.embedded_model.evaluate import Score, complete

@@ -12,8 +12,8 @@ from runner.datasets.word_problems import Problem, Split, generate_practice_prob
 from runner.options.agents import agent_prompts
 from runner.options.agents.agent_prompts import AgentMessage
 from runner.options.agents.keys import PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.options.agents.sandbox_child import format_answer
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
+from runner.sandbox.sandbox_child import format_answer
 from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece
 from tools.embedded_model.steps import Step, steps_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from runner.config.extractors import Extractor
 from runner.options.agents.keys import PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.wording import PromptTexts, load_prompt_texts
+from runner.sandbox.sandbox import CodeOutcome
 from runner.scorers import extract_by_all_extractors, extract_by_extractor, numbers
 from runner.scorers import letters as letter_notation
 from runner_engine import Message

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.options.agents.discussion import Discussion, PromptEdge
 from runner.options.agents.keys import DECISION, Role
-from runner.options.agents.sandbox import CodeStatus
+from runner.sandbox.sandbox import CodeStatus
 from runner_base.notes import Note, note
 
 

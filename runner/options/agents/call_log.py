@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.options.agents.discussion import AgentCall, AnsweredCall
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
 from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, parse_agent_call, read_lines
 from runner.records.partial_answers import PartialAnswersFile
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
 from runner_base import Call, dump_signed_line, parse_signed_line
 from runner_base.result import CALLS
 from runner_base.signed_jsonl import remove_unset_keys

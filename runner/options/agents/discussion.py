@@ -26,7 +26,7 @@ from runner.options.agents.agent_prompts import (
 )
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DECISION, DecisionMethod, PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome
+from runner.sandbox.sandbox import CodeOutcome
 from runner_base import Call, FinishReason
 from runner_engine import Message
 

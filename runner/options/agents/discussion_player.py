@@ -17,7 +17,7 @@ from typing import Protocol, Self
 
 from runner.options.agents.discussion import AgentCall, AnsweredCall, Discussion
 from runner.options.agents.keys import Role
-from runner.options.agents.sandbox import CodeOutcome
+from runner.sandbox.sandbox import CodeOutcome
 from runner_base import Call, FinishReason, signals
 from runner_engine import Completion, Event, PartialAnswers, Request, RequestId, Session, run_requests
 

@@ -25,13 +25,13 @@ from runner.options.agents.graph import Edges, Kind
 from runner.options.agents.keys import PromptStyle
 from runner.options.agents.render import graph_picture
 from runner.options.agents.render.notes import NOTES
-from runner.options.agents.render.sandbox import describe_sandbox_protections
-from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.task_inputs import AgentsInputs, make_team
 from runner.options.agents.training_methods import collect_training_settings, make_graph_trainer
 from runner.records.engine_measurements import EngineMeasurements, MeasurementRecorder
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
+from runner.sandbox.render import describe_sandbox_protections
+from runner.sandbox.sandbox import Sandbox, SandboxLimits
 from runner.scorers import score_included_samples
 from runner.tasks.base import TaskContext, Uses
 from runner.tasks.collecting import describe_failed_requests_or_raise, report_saved_on_interrupt

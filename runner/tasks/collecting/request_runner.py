@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 
 from runner.records.engine_measurements import EngineMeasurements, MeasurementRecorder
 from runner.records.partial_answers import PartialAnswersFile
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting.policy import Policy
-from runner.tasks.collecting.samples import Judge, build_sample
+from runner.tasks.collecting.samples import BackgroundJudge, Judge, build_sample
 from runner.tasks.collecting.sending import report_saved_on_interrupt, send_requests
 from runner.tasks.collecting.stored_answers import StoredAnswers
-from runner_base import Progress
+from runner_base import Progress, Sample
 from runner_engine import Completion, Request, require_capabilities
 
 
@@ -72,6 +73,7 @@ class RequestRunner:
         self.questions_per_request = 1.0
         self._ended = len(stored_answers.requests) - len(stored_answers.todo)
         self._news: dict[str, str] = {}
+        self._being_judged: list[Future[Sample]] = []
 
     def send_all_rounds(self) -> None:
         self.show_progress()
@@ -87,12 +89,29 @@ class RequestRunner:
             self.engine,
             requests,
             self.record_answer,
-            on_step=self.show_progress,
+            on_step=self._handle_step,
             max_in_flight=self.policy.max_in_flight,
             extra_source=self.policy,
             on_interrupt=self.save_unfinished_answers,
             answered_requests=[request for request in self.kept.requests if request.id not in to_come],
         )
+        self._record_judged(should_wait=True)
+
+    def _handle_step(self) -> None:
+        self._record_judged(should_wait=False)
+        self.show_progress()
+
+    def _record_judged(self, should_wait: bool) -> None:
+        """Record the samples that a background judge has judged since the last call, or all."""
+        while self._being_judged:
+            ended, _ = wait(self._being_judged, None if should_wait else 0, FIRST_COMPLETED)
+            if not ended:
+                break
+            # in the order of their answers
+            judged = [each for each in self._being_judged if each in ended]
+            self._being_judged = [each for each in self._being_judged if each not in ended]
+            for each in judged:
+                self._record_sample(each.result())
 
     def _add_known_tokens(self, request: Request) -> Request:
         return replace(
@@ -110,7 +129,13 @@ class RequestRunner:
 
     def record_answer(self, *completions: Completion) -> bool:
         """Record the answer to a question. Returns whether the job needs more answers."""
-        sample = self.judge(build_sample(*completions), *completions)
+        sample = build_sample(*completions)
+        if isinstance(self.judge, BackgroundJudge) and not sample.failed:
+            self._being_judged.append(self.judge.start_judging(sample))
+            return self.enough is None
+        return self._record_sample(self.judge(sample, *completions))
+
+    def _record_sample(self, sample: Sample) -> bool:
         self.recorder.append_sample(sample)
         self.measuring.write_if_due()
         self._ended += 1
@@ -126,6 +151,7 @@ class RequestRunner:
 
     def save_unfinished_answers(self, unfinished: list[Completion]) -> str:
         """Save the unfinished answers after an interrupt. Returns a message about the saved answers."""
+        self._record_judged(should_wait=True)
         self.measuring.write_measurements()
         return self.partial.store_unfinished_answers(
             unfinished, self.engine, lambda name: name in self.recorder.done

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Protocol, runtime_checkable
 
 from runner.tasks.collecting.draft_token_counts import sum_draft_token_counts
 from runner_base import Sample
@@ -23,6 +24,15 @@ class Judge(Protocol):
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
         """Convert another job's sample to a sample of this job. Returns None if that is impossible."""
+        ...
+
+
+@runtime_checkable
+class BackgroundJudge(Protocol):
+    """Interface of judges that take long, such as one that runs programs. Decoding continues meanwhile."""
+
+    def start_judging(self, sample: Sample) -> Future[Sample]:
+        """Start to judge a sample in another thread."""
         ...
 
 

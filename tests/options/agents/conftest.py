@@ -9,7 +9,7 @@ import pytest
 from compared_stores import rows, show, store
 from teams import Starts
 
-from runner.options.agents.sandbox import Sandbox
+from runner.sandbox.sandbox import Sandbox
 
 __all__ = ["rows", "show", "store"]
 

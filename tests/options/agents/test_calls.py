@@ -13,7 +13,7 @@ from runner.engines.kinds.stub import StubEngine
 from runner.options.agents.call_log import CallLogFile
 from runner.options.agents.discussion import AgentCall, AnsweredCall
 from runner.options.agents.keys import PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
 from runner_base.errors import RunRecordError
 from runner_base.result import CALLS, Answer, Call, FinishReason
 

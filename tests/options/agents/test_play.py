@@ -14,7 +14,7 @@ from runner.options.agents.discussion import AgentCall, AnsweredCall, Discussion
 from runner.options.agents.discussion_player import BATCHES, DiscussionPlayer
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId

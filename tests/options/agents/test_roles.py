@@ -18,8 +18,8 @@ from runner.options.agents.agent_prompts import (
     quote_reply,
 )
 from runner.options.agents.keys import PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.options.agents.wording import load_prompt_texts
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Message
 

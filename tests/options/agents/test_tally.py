@@ -6,7 +6,7 @@ from runner.options.agents.call_costs import CostTally
 from runner.options.agents.discussion import AnsweredCall, Discussion, Team
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, PromptStyle, Topology
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
 from runner_base.result import Answer, Call, FinishReason
 
 

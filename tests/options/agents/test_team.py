@@ -7,7 +7,7 @@ import pytest
 from runner.options.agents.discussion import AgentCall, AnsweredCall, Discussion, Team, majority_vote
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus
 from runner_base.result import Answer, Call, FinishReason
 
 

@@ -15,8 +15,8 @@ from runner.options.agents.agent_prompts import (
     make_agent_reply,
 )
 from runner.options.agents.keys import PromptStyle, Role
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.options.agents.wording import load_prompt_texts
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus, Sandbox
 
 QUESTION = "Which colour has the sky?\nA. green\nB. blue"
 

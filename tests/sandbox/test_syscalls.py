@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.options.agents import syscalls
+from runner.sandbox import syscalls
 
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 HEADERS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from runner.options.agents.sandbox import SandboxLimits
+from runner.sandbox.sandbox import SandboxLimits
 
 
 def describe_sandbox_protections(active_protections: Set[str], limits: SandboxLimits) -> tuple[str, str]:

@@ -74,6 +74,7 @@ def main() -> None:
     result = os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    sys.path += job.get("packages", ())  # folders from which a program with tests may import
     held, libc = activate_protections(job)
     texts: tuple[str, ...] = marshal.load(source)
     os.dup2(1, 0)
@@ -83,10 +84,20 @@ def main() -> None:
     sys.stdout = printed
     tree, code, why = compile_first_valid_program(texts)
     answer = ""
+    tested: dict[str, Any] = {}
+    if code is not None and "tests" in job:
+        exec(job["test_runner"], tested)
+        test_modules = [*find_imports(compile(job["tests"], "<tests>", "exec", _ONLY_AST))]
+        tests = tested["compile_tests"](job["tests"], tree)
+        if job["packages"]:
+            tested["import_packages"]([*find_imports(tree)])
     if code is not None:
         if "seccomp" in held and import_modules_and_block_files(tree, libc, job["filters"][1]):
             held.append("paths")
-        answer, why = execute_program(code, job["wanted"])
+        if tested:
+            answer, why = tested["run_program_and_tests"](code, tests, job, test_modules, describe_error)
+        else:
+            answer, why = execute_program(code, job["wanted"])
     if printed.is_flooded:
         answer, why = "", f"printed more than {job['printed']} characters"
     shown = printed.getvalue()[: job["shown"]]

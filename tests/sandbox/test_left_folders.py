@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.options.agents import code_folders
+from runner.sandbox import code_folders
 
-RUNS = "from runner.options.agents.sandbox import Sandbox, SandboxLimits\nSandbox(SandboxLimits(seconds=60)).run_program(%r)"
+RUNS = "from runner.sandbox.sandbox import Sandbox, SandboxLimits\nSandbox(SandboxLimits(seconds=60)).run_program(%r)"
 ENDLESS = "while True:\n    pass"
 
 

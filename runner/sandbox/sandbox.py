@@ -23,15 +23,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runner.config.extractors import Extractor
-from runner.options.agents import sandbox_child, syscalls
-from runner.options.agents.code_folders import create_temporary_code_folder
-from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
+from runner.sandbox import sandbox_child, syscalls
+from runner.sandbox.code_folders import create_temporary_code_folder
+from runner.sandbox.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.scorers import extract_by_extractor, numbers, parse_choice_letter
 from runner_base import MIB, JobFailed
 from runner_base.child_process import describe_exit_code
@@ -84,6 +84,39 @@ class CodeOutcome:
     printed: str = ""  # the beginning of what it printed
 
 
+class StopKind(StrEnum):
+    """Why the parent stopped a process."""
+
+    timeout = "timeout"
+    disk_full = "disk_full"
+    wrote_to_pipe = "wrote_to_pipe"
+
+
+@dataclass(frozen=True)
+class ProcessOutput:
+    """What a sandboxed process wrote, and how it ended. Nothing of it is trusted."""
+
+    data: bytes
+    stop: StopKind | None
+    stop_reason: str  # empty if the process ended by itself
+    exit_code: int
+    cpu_s: float
+
+    @property
+    def fields(self) -> list[str]:
+        """The parts of the result. A complete result has four: protections, answer, reason, printed text."""
+        return self.data.decode(errors="replace").split("\0")
+
+    @property
+    def is_complete(self) -> bool:
+        return self.stop is None and len(self.fields) == len(_FIELDS)
+
+    def exceeded_cpu_limit(self, limits: SandboxLimits) -> bool:
+        # a program that ignores SIGXCPU gets SIGKILL a second later
+        ignored_limit = self.exit_code == -signal.SIGKILL and self.cpu_s >= limits.cpu_s
+        return ignored_limit or self.exit_code == -signal.SIGXCPU
+
+
 class Sandbox:
     """Runs model-written programs, each in its own isolated process. Several threads may use one
     sandbox.
@@ -111,7 +144,7 @@ class Sandbox:
         if len(reply) > LONGEST_CODE:
             return _failed_outcome(f"the code is longer than {LONGEST_CODE} characters")
         self.detect_protections()
-        return self._run_process(extract_programs(reply), self.limits, self.letters)[0]
+        return self._run_for_answer(extract_programs(reply), self.limits, self.letters)[0]
 
     def detect_protections(self) -> frozenset[str]:
         """Run a test program, and return the names of the sandbox protections that work on this machine.
@@ -121,10 +154,10 @@ class Sandbox:
         with self._lock:
             if self._held is None:
                 limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
-                outcome, held = self._run_process((_PROBE,), limits)
+                outcome, held = self._run_for_answer((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER and self._filters:
                     self._filters = ()
-                    outcome, held = self._run_process((_PROBE,), limits)
+                    outcome, held = self._run_for_answer((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(
                         f"the sandbox for generated Python does not work on this machine: {outcome.why}",
@@ -133,9 +166,10 @@ class Sandbox:
                 self._held = held
             return self._held
 
-    def _run_process(
-        self, texts: Sequence[str], limits: SandboxLimits, expects_letter: bool = False
-    ) -> tuple[CodeOutcome, frozenset[str]]:
+    def run_process(
+        self, texts: Sequence[str], limits: SandboxLimits, **child_settings: object
+    ) -> ProcessOutput:
+        """Start the child process, send it the programs, and return what it writes until it ends."""
         with create_temporary_code_folder() as folder:
             # no preexec_fn: this process has threads, and torch
             with subprocess.Popen(
@@ -148,20 +182,26 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send_programs(process, texts, limits, expects_letter)
-                    data, why = self._read_output_and_stop_reason(process, folder, limits)
+                    self._send_programs(process, texts, limits, child_settings)
+                    data, stop, why = self._read_output_and_stop_reason(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
                     cpu_s = _wait_and_get_cpu_s(process)
-            return self._parse_outcome(data, why, process.returncode, cpu_s, expects_letter)
+            return ProcessOutput(data, stop, why, process.returncode, cpu_s)
+
+    def _run_for_answer(
+        self, texts: Sequence[str], limits: SandboxLimits, expects_letter: bool = False
+    ) -> tuple[CodeOutcome, frozenset[str]]:
+        wanted = LETTER if expects_letter else NUMBER
+        return self._parse_outcome(self.run_process(texts, limits, wanted=wanted), expects_letter)
 
     def _send_programs(
         self,
         process: subprocess.Popen[bytes],
         texts: Sequence[str],
         limits: SandboxLimits,
-        expects_letter: bool,
+        child_settings: Mapping[str, object],
     ) -> None:
         job = {
             "parent": os.getpid(),
@@ -172,7 +212,7 @@ class Sandbox:
             "shown": SHOWN,
             "filters": self._filters,
             "without": tuple(self.without),
-            "wanted": LETTER if expects_letter else NUMBER,
+            **child_settings,
         }
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
@@ -180,9 +220,9 @@ class Sandbox:
 
     def _read_output_and_stop_reason(
         self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
-    ) -> tuple[bytes, str]:
-        """Read a process's output until the process ends. Also returns the reason if the process was
-        stopped.
+    ) -> tuple[bytes, StopKind | None, str]:
+        """Read a process's output until the process ends. Also returns why the process was stopped, if it
+        was.
         """
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
@@ -194,38 +234,37 @@ class Sandbox:
             if not is_open:
                 time.sleep(min(wait_s, 0.01))
                 if _has_ended(process):
-                    return data, ""
+                    return data, None, ""
             elif poll.poll(1000 * wait_s):
                 chunk = os.read(descriptor, _MAX_ANSWERED)
                 data += chunk
                 if len(data) > _MAX_ANSWERED:
                     why = "the program wrote directly to the pipe that transfers its answer"
-                    return b"", why
+                    return b"", StopKind.wrote_to_pipe, why
                 if is_open := bool(chunk):
                     continue
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
-                    return data, ""
+                    return data, None, ""
                 # the process is ending, or the code has closed the pipe
                 poll.unregister(descriptor)
             if _exceeds_disk_limit(folder, 4 * limits.file_kib * KIB):
                 why = "the program exceeded the limit of files or bytes on disk"
-                return b"", why
+                return b"", StopKind.disk_full, why
         why = "the program " if is_open else "the program closed the answer pipe early, and "
-        return b"", f"{why}was stopped after {limits.seconds:g} s"
+        return b"", StopKind.timeout, f"{why}was stopped after {limits.seconds:g} s"
 
     def _parse_outcome(
-        self, data: bytes, reason: str, exit_code: int, cpu_s: float, expects_letter: bool
+        self, output: ProcessOutput, expects_letter: bool
     ) -> tuple[CodeOutcome, frozenset[str]]:
-        fields = data.decode(errors="replace").split("\0")
+        data, reason = output.data, output.stop_reason
+        fields = output.fields
         if reason or len(fields) != len(_FIELDS):
-            # a program that ignores SIGXCPU gets SIGKILL a second later
-            ignored_limit = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
-            if not reason and (ignored_limit or exit_code == -signal.SIGXCPU):
+            if not reason and output.exceeded_cpu_limit(self.limits):
                 reason = f"the program used more than {self.limits.cpu_s} s of CPU time"
-            elif data and exit_code == 0:
+            elif data and output.exit_code == 0:
                 reason = reason or "the program wrote directly to the pipe that transfers its answer"
             return _failed_outcome(
-                reason or f"the program {describe_exit_code(exit_code)} without returning an answer"
+                reason or f"the program {describe_exit_code(output.exit_code)} without returning an answer"
             ), frozenset()
         held, answer, reason, printed = (
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)

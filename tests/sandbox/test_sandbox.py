@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.options.agents import sandbox as sandboxes
-from runner.options.agents import sandbox_child, syscalls
-from runner.options.agents.render.sandbox import describe_sandbox_protections
-from runner.options.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, extract_programs
+from runner.sandbox import sandbox as sandboxes
+from runner.sandbox import sandbox_child, syscalls
+from runner.sandbox.render import describe_sandbox_protections
+from runner.sandbox.sandbox import CodeStatus, Sandbox, SandboxLimits, extract_programs
 from runner_base.errors import JobFailed
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -204,7 +204,7 @@ def test_the_program_dies_with_the_run(tmp_path: Path) -> None:
     if not LINUX:
         pytest.skip("only Linux ends a process with its parent")
     program = (
-        "import sys, tempfile\ntempfile.tempdir = sys.argv[1]\nfrom runner.options.agents.sandbox import SandboxLimits, Sandbox\n"
+        "import sys, tempfile\ntempfile.tempdir = sys.argv[1]\nfrom runner.sandbox.sandbox import SandboxLimits, Sandbox\n"
         "sandbox = Sandbox(SandboxLimits(seconds=600))\nsandbox.detect_protections()\nprint('ready', flush=True)\n"
         "sandbox.run_program('import time\\ntime.sleep(600)')"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
+from runner.sandbox.sandbox import CodeOutcome, CodeStatus, Sandbox
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The option code: task=code asks for programs and runs them with tests."""

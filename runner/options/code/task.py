@@ -1,0 +1,162 @@
+"""task=code: asks for Python functions, and runs them with tests in a sandbox."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.options.code.extraction import build_chat_message, build_completion_prompt, list_stop_strings
+from runner.options.code.judging import CodeJudge, count_parallel_programs, create_program_limits
+from runner.options.code.keys import CodeConfig
+from runner.options.code.problems import CodeProblem, hash_problems, read_code_problems
+from runner.options.code.render.titles import BY_OUTCOME, NOTES, format_problem_summary
+from runner.options.code.scores import build_outcome_rows, compute_pass_at_k, count_outcomes
+from runner.render.notes import render_notes
+from runner.sandbox.render import describe_sandbox_protections
+from runner.sandbox.sandbox import Sandbox
+from runner.tasks import (
+    Job,
+    Policy,
+    RepeatOrder,
+    ResolvedJob,
+    RunnerConfig,
+    RunningAccuracy,
+    TaskContext,
+    TaskInputs,
+    Uses,
+    add_prompt_facts,
+    collect_answers,
+    context_length,
+    describe_dataset,
+    get_model_kind,
+    render_prompts,
+    score_included_samples,
+    typed_task_config,
+)
+from runner_base import ConfigError, Result
+from runner_base.notes import note
+from runner_base.render.notes import render_note
+from runner_compare import format_cut_off_message
+from runner_compare.statistics import LIMIT
+from runner_engine import Capability, Engine, EngineReport, Message, Request, require_capabilities
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+# Jobs that run the programs in another way, or ask more or fewer problems, reuse the answers.
+IGNORED_FOR_REUSE = frozenset({"data", "task.limit", "task.timeout_s", "task.memory_mib"})
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class CodeInputs(TaskInputs):
+    """Inputs of task=code: the task's config and the problems."""
+
+    task: CodeConfig
+    problems: list[CodeProblem]
+
+
+def prepare(config: RunnerConfig) -> CodeInputs:
+    """Read and hash the problems with their tests."""
+    task = typed_task_config(config, CodeConfig)
+    if task.uses_chat_template:
+        capabilities = get_model_kind(config.model).capabilities(config)
+        require_capabilities(capabilities, "task=code", {Capability.chat})
+    problems = read_code_problems(task.data, task.subset, task.split, task.limit)
+    if not problems:
+        raise ConfigError(
+            "the data has no record. Use a file with at least one problem",
+            key="task.data",
+            value=task.data,
+            code="empty",
+        )
+    sha256 = hash_problems(problems)
+    return CodeInputs(
+        {"data": sha256},
+        task,
+        problems,
+        ignored_for_reuse=IGNORED_FOR_REUSE,
+        count=len(problems),
+        data=describe_dataset(task.data, task.split, sha256),
+    )
+
+
+def run(inputs: CodeInputs, context: TaskContext) -> Result:
+    """Generate the missing answers, run their programs and compute metrics."""
+    task, resolved = inputs.task, context.resolved
+    requests = build_requests(task, inputs.problems)
+    if task.show_prompt:
+        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
+    sandbox = Sandbox(create_program_limits(task.timeout_s, task.memory_mib))
+    # checked before the model is loaded: without a sandbox, no program is run
+    protections, missing = describe_sandbox_protections(sandbox.detect_protections(), sandbox.limits)
+    policies: list[Policy] = [
+        PromptFacts(task, requests[0]),
+        RepeatOrder(task.repeat_index),
+        RunningAccuracy(context),
+    ]
+    with CodeJudge(dict(enumerate(inputs.problems)), task.samples, sandbox) as judge:
+        done = collect_answers(requests, context, judge, policies, unit="problems")
+    pass_at_k, rows = compute_pass_at_k(done.samples, task.samples)
+    scores = score_included_samples(done.samples)
+    result = Result(
+        scores | count_outcomes(done.samples) | pass_at_k | done.metrics,
+        rows,
+        done.facts | {"sandbox": protections},
+        problems=done.problems,
+        tables=done.tables | {BY_OUTCOME: build_outcome_rows(done.samples)},
+    )
+    limit = {LIMIT: str(context.config.generation.max_new_tokens)}
+    notes = [*done.note_values, *filter(None, [format_cut_off_message(scores, limit)])]
+    notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
+    if missing:
+        notes.append(render_note(note("programs_not_sandboxed", "warning", missing=missing), NOTES))
+    result.notes = render_notes(notes)
+    return result
+
+
+def build_requests(task: CodeConfig, problems: Sequence[CodeProblem]) -> list[Request]:
+    return [build_request(task, number, problem) for number, problem in enumerate(problems)]
+
+
+def build_request(task: CodeConfig, number: int, problem: CodeProblem) -> Request:
+    # a repeat of the job has other random numbers
+    random_id = f"{number}, repeat {task.repeat_index}" if task.repeat_index else None
+    if not task.uses_chat_template:
+        prompt, stops = build_completion_prompt(problem), list_stop_strings(problem)
+        return Request(number, prompt, stops, n=task.samples, random_id=random_id)
+    system = (Message("system", task.system),) if task.system else ()
+    message = Message("user", build_chat_message(problem, task.instruction))
+    return Request(number, (*system, message), n=task.samples, random_id=random_id)
+
+
+def deliver(inputs: CodeInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Print the prompts of a finished job if task.show_prompt is set."""
+    if inputs.task.show_prompt:
+        log.info("%s", _render_first_prompts(inputs, resolved))
+
+
+def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:
+    """Return the text for plan=true: a summary of the problems, and the first prompts if requested."""
+    task = inputs.task
+    summary = format_problem_summary(
+        len(inputs.problems), task.timeout_s, task.memory_mib, count_parallel_programs()
+    )
+    shown = _render_first_prompts(inputs, resolved) if task.show_prompt else ""
+    return "\n".join(filter(None, (summary, shown)))
+
+
+def _render_first_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+    return render_prompts(resolved, build_requests(inputs.task, inputs.problems[: inputs.task.show_prompt]))
+
+
+class PromptFacts(Policy):
+    """Policy that records the chat template and special tokens of the prompts in the engine report."""
+
+    def __init__(self, task: CodeConfig, first_request: Request) -> None:
+        self.task, self.first = task, first_request
+
+    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
+        add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)

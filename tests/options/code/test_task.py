@@ -1,0 +1,223 @@
+"""task=code from the prompt to the verdict, with answers of which the truth is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm_process
+from raising import raises
+from scripted import Reply, Scripted
+from tasking import work
+
+from runner.config.root import RunnerConfig
+from runner.options.code import task as code
+from runner.options.code.judging import OUTCOME, PROGRAM, CodeJudge
+from runner.options.code.keys import CodeConfig
+from runner.options.code.problems import CodeProblem, read_code_problems
+from runner.records.jobs import Job, Recorder
+from runner.sandbox.sandbox import Sandbox
+from runner_base.errors import ConfigError, RunRecordError
+from runner_base.result import FinishReason, Verdict
+from runner_engine.settings.generation import GenerationConfig
+
+Make = Callable[..., RunnerConfig]
+PROBLEMS = read_code_problems("embedded", None, "test", None)
+WRONG = json.loads(Path(__file__).with_name("wrong_solutions.json").read_text())
+STOP, LENGTH = FinishReason.stop, FinishReason.length
+
+
+def write_answer(problem: CodeProblem, is_right: bool) -> str:
+    program = problem.solution if is_right else problem.prompt + WRONG[problem.entry_point]
+    return f"Here is the function:\n```python\n{program}```"
+
+
+def answer_all(num_right: int) -> str:
+    """Return one answer with the functions of all problems. Those of the first ones are right."""
+    programs = [
+        problem.solution if number < num_right else problem.prompt + WRONG[problem.entry_point]
+        for number, problem in enumerate(PROBLEMS)
+    ]
+    return "```python\n{}\n```".format("\n\n".join(programs))
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    opened = Recorder(Job("code-test", folder))
+    yield opened
+    opened.close()
+
+
+def make_job(make_config: Make, temperature: float = 0.0, **keys: Any) -> RunnerConfig:
+    generation = GenerationConfig(max_new_tokens=64, temperature=temperature)
+    return make_config(generation=generation, task=CodeConfig(**keys))
+
+
+def test_each_outcome_is_counted_and_recorded(make_config: Make, recorder: Recorder) -> None:
+    bodies: list[Reply] = [
+        (write_answer(PROBLEMS[0], True), STOP),
+        (write_answer(PROBLEMS[1], False), STOP),
+        ("```python\ndef is_leap_year(year):\n    return 1 / 0\n```", STOP),
+        ("```python\ndef second_largest(numbers):\n    while True:\n        pass\n```", STOP),
+        ("I do not know.", STOP),
+        ("```python\ndef digit_sum(number):\n    return sum(", LENGTH),
+        ("```python\ndef is_balanced(text):\n    return bytearray(10 ** 12)\n```", STOP),
+        (
+            "```python\nopen('/etc/passwd')\n```\n```python\nopen('/etc/passwd')\ndef merge_intervals(x):\n    pass\n```",
+            STOP,
+        ),
+        ("```python\nprint('x' * 10 ** 6)\ndef to_roman(number):\n    pass\n```", STOP),
+    ]
+    config = make_job(make_config, limit=9, timeout_s=1)
+    result = work(code, config, recorder, Scripted(dict(enumerate(bodies))))
+    outcomes = {
+        "passed": 1,
+        "failed": 1,
+        "error": 2,
+        "timeout": 1,
+        "no_program": 1,
+        "out_of_memory": 1,
+        "refused": 1,
+        "too_much_output": 1,
+    }
+    assert {name: result.metrics[f"programs/{name}"] for name in outcomes} == outcomes
+    assert result.metrics["accuracy"] == pytest.approx(1 / 9)
+    assert [result.metrics[name] for name in ("correct", "wrong", "no_answer", "cut_off")] == [1, 6, 1, 1]
+    assert {row["outcome"]: row["programs"] for row in result.tables["programs by outcome"]} == outcomes
+    first = recorder.samples[0].answer.extracted
+    assert first is not None
+    assert str(first[PROGRAM]).strip() == PROBLEMS[0].solution.strip()
+    assert recorder.samples[4].answer.extracted == {PROGRAM: None, OUTCOME: "no_program", "reason": None}
+    assert "empty folder" in result.facts["sandbox"]
+
+
+def test_pass_at_k_of_several_answers(make_config: Make, recorder: Recorder) -> None:
+    """Of four answers, as many are right as the number of the problem: pass@2 is 0, 1/2, 5/6, 1, 1."""
+    answers: dict[int, list[Reply]] = {
+        number: [(write_answer(PROBLEMS[number], choice < number), STOP) for choice in range(4)]
+        for number in range(5)
+    }
+    config = make_job(make_config, temperature=1.0, limit=5, samples=4)
+    result = work(code, config, recorder, Scripted(answers))
+    expected = {1: 0.5, 2: (1 / 2 + 5 / 6 + 2) / 5, 4: 0.8}
+    assert {k: result.metrics[f"pass_at_k/{k}"] for k in expected} == pytest.approx(expected)
+    assert result.metrics["accuracy"] == pytest.approx(0.5)
+    assert result.metrics["programs/passed"] == 10
+    assert all(row["low"] < row["pass@k"] < row["high"] for row in result.rows)
+
+
+def test_a_next_start_keeps_answers_and_runs_no_program_again(make_config: Make, recorder: Recorder) -> None:
+    answers: dict[int, Reply] = {n: (write_answer(PROBLEMS[n], n != 1), STOP) for n in range(3)}
+    config = make_job(make_config, limit=3)
+    first = work(code, config, recorder, Scripted(answers))
+    engine = Scripted({})
+    judge = CodeJudge(dict(enumerate(PROBLEMS[:3])), 1, Sandbox())
+    assert [judge.rejection_reason(sample) for sample in recorder.samples.values()] == [None] * 3
+    assert judge._started == {}
+    again = work(code, config, Recorder(recorder.job), engine)
+    assert engine.asked == []
+    assert again.metrics["accuracy"] == first.metrics["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_sample_with_another_program_is_refused(make_config: Make, recorder: Recorder) -> None:
+    config = make_job(make_config, limit=1)
+    work(code, config, recorder, Scripted({0: (write_answer(PROBLEMS[0], False), STOP)}))
+    sample = recorder.samples[0]
+    changed = replace(sample.answer, text=write_answer(PROBLEMS[0], True), verdict=Verdict.correct)
+    recorder.path.write_text(replace(sample, answer=changed).to_json() + "\n")
+    with pytest.raises(RunRecordError):
+        work(code, config, Recorder(recorder.job), Scripted({}))
+
+
+def test_bad_keys_are_named() -> None:
+    with raises(ConfigError, "bad_value", "task.timeout_s"):
+        CodeConfig(timeout_s=0)
+    with raises(ConfigError, "bad_value", "task.memory_mib"):
+        CodeConfig(memory_mib=1)
+
+
+STUB = ["task=code", "model=stub", "tracking=none", "print=json", "generation.max_new_tokens=4000"]
+
+
+def quote(text: str) -> str:
+    """Return a text as a quoted value of the command line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+@pytest.fixture
+def answers() -> dict[str, str]:
+    """Overrides for a stub that solves all problems, and for one that solves the first 5 of 20."""
+    return {
+        name: f"model.answer={quote(answer_all(num_right))}"
+        for name, num_right in (("right", 20), ("worse", 5))
+    }
+
+
+@pytest.mark.slow
+def test_jobs_are_judged_again_and_compared_and_gated(
+    runner: Callable[..., Any], answers: dict[str, str]
+) -> None:
+    right = runner(*STUB, answers["right"]).json()
+    assert right["metrics"]["accuracy"] == 1
+    worse = runner(*STUB, answers["worse"]).json()
+    assert worse["metrics"]["correct"] == 5
+    judged = runner(*STUB, answers["worse"], "task.timeout_s=5").json()
+    assert judged["job_id"] != worse["job_id"]
+    assert judged["metrics"]["correct"] == 5
+    notes = json.loads((Path(judged["output_dir"]) / "result.json").read_text())["result"]["notes"]
+    assert any(worse["job_id"] in note for note in notes)  # no answer was generated
+    baseline = f"job_id={right['job_id']}"
+    compared = runner("--baseline", baseline, "--format", "json", module="runner_compare")
+    assert compared.code == 0, compared.err
+    assert '"worse"' in compared.out
+    folders = [f"outputs/jobs/{job['job_id']}" for job in (right, worse)]
+    assert runner("gate", *folders, "--margin", "5", module="runner_compare").code == 1
+    assert runner("gate", *reversed(folders), "--margin", "5", module="runner_compare").code == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_job_that_was_killed_goes_on(
+    tmp_path: Path, runner: Callable[..., Any], answers: dict[str, str]
+) -> None:
+    """A real process and a real SIGKILL between two answers."""
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        *STUB,
+        answers["worse"],
+        "model.delay_s=2",
+        "generation.batch_size=4",
+    ]
+    process = warm_process.popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    give_up_at = time.monotonic() + 120
+
+    def count_lines() -> int:
+        return sum(
+            len(path.read_text().splitlines()) for path in tmp_path.glob("outputs/jobs/*/samples.jsonl")
+        )
+
+    while count_lines() < 4:
+        assert time.monotonic() < give_up_at
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = count_lines()
+    assert before < 20
+    result = runner(*STUB, answers["worse"], "generation.batch_size=4").json()
+    assert result["metrics"]["correct"] == 5
+    assert count_lines() == 20
