@@ -43,6 +43,8 @@ def run_script(script: str, folder: Path, variables: dict[str, str]) -> int:
         (SLIGHT, {"undecided": "pass"}, 0, "ASK"),
         (SAME, {"expect": "int8,nf4"}, 1, "NO-GO"),
         (SAME, {"margin": "no number"}, 2, "ERROR"),
+        (SAME, {"margin": "", "policy": "policy.yaml"}, 0, "GO"),
+        (WORSE, {"margin": "", "policy": "policy.yaml"}, 1, "NO-GO"),
     ],
     ids=lambda value: getattr(value, "quantization", None),
 )
@@ -50,6 +52,7 @@ def test_the_github_action(
     folder: Path, candidate: Job, inputs: dict[str, str], code: int, verdict: str
 ) -> None:
     candidate.write(folder / "outputs" / "0")
+    (folder / "policy.yaml").write_text("must: [{margin: 3}]\n")
     action: dict[str, Any] = yaml.safe_load((CI / "action.yml").read_text())
     given = {key: value.get("default", "") for key, value in action["inputs"].items()}
     given |= {"baseline": "baseline.runner.gz", "margin": "3"} | inputs
@@ -67,11 +70,13 @@ def test_the_github_action(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("requirements", ["--margin 3", "--policy policy.yaml"])
 @pytest.mark.parametrize(("candidate", "code"), [(SAME, 0), (WORSE, 1), (SLIGHT, 3)])
-def test_the_gitlab_job(folder: Path, candidate: Job, code: int) -> None:
+def test_the_gitlab_job(folder: Path, candidate: Job, code: int, requirements: str) -> None:
     candidate.write(folder / "outputs" / "0")
+    (folder / "policy.yaml").write_text("must: [{margin: 3}]\n")
     job = yaml.safe_load((CI / "gitlab.yml").read_text())["gate"]
-    variables = {**job["variables"], "MARGIN": "3"}
+    variables = {**job["variables"], "REQUIREMENTS": requirements}
     assert run_script("\n".join(job["script"]), folder, variables) == code
     assert code in (0, 1, job["allow_failure"]["exit_codes"])
     for name in ("gate.xml", *job["artifacts"]["paths"]):

@@ -120,8 +120,8 @@ def decide(options: argparse.Namespace, jobs_without_result: Sequence[MissingJob
             if not options.history:
                 return build_gate_report(options, scratch, None, jobs_without_result)[0]
             with open_history(Path(options.history).expanduser()) as history:
-                report, baseline_id = build_gate_report(options, scratch, history)
-                history.append(report, baseline_id)
+                report, ids = build_gate_report(options, scratch, history)
+                history.append(report, *ids)
                 return report
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
@@ -132,10 +132,10 @@ def build_gate_report(
     scratch: Path,
     history: History | None = None,
     jobs_without_result: Sequence[MissingJob] = (),
-) -> tuple[GateReport, str]:
+) -> tuple[GateReport, tuple[str, str]]:
     """Load the baseline and the candidates, and check the candidates against the requirements in the options.
 
-    Also returns an id of the baseline.
+    Also returns an id of the baseline and an id of the candidates' results.
     """
     check_card_paths(options.card)
     source = read_policy(options)
@@ -168,7 +168,8 @@ def build_gate_report(
             )
         runs = compare_recorded_jobs_with_baseline(options, policy, scratch, jobs_without_result)
     policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
-    night = None if history is None else history.count_nights(runs.baseline_id) + 1
+    ids = runs.baseline_id, runs.results_id
+    night = None if history is None else history.number_night(*ids)
     policy = replace(policy, night=night)
     compared = [
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
@@ -180,7 +181,7 @@ def build_gate_report(
         write_cards(recovery, options.card, build_verdict_section(report))
     if options.log and runs.records is not None:
         runs.records.log_verdicts(list_run_verdicts(report))
-    return report, runs.baseline_id
+    return report, ids
 
 
 def _find_job(options: argparse.Namespace, scratch: Path) -> tuple[Path, Run | None]:

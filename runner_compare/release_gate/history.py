@@ -1,5 +1,6 @@
 """History of a nightly gate: a file with one line per night, and the error rate that each night may use.
 
+A gate that is repeated with the same results, such as a CI job that is started again, belongs to the same night.
 All nights against one baseline share an error of 5 % for NO-GO. Night k may use 1/(k (k + 1)) of it:
 these shares add up to at most 1, however many nights there are and however they depend on each other.
 A GO has its own 5 % each night, because each night decides about another build.
@@ -32,6 +33,7 @@ class Night:
     time: str
     baseline_id: str
     report: dict[str, Any]
+    results_id: str = ""  # empty in lines of an earlier version
 
 
 @dataclass
@@ -42,17 +44,22 @@ class History:
     nights: list[Night]
     file: TextIO
 
-    def count_nights(self, baseline_id: str) -> int:
-        """Return the number of nights on which candidates were compared with this baseline."""
-        return sum(night.baseline_id == baseline_id for night in self.nights)
+    def number_night(self, baseline_id: str, results_id: str) -> int:
+        """Return the number of this night. It is the last night again if the results are the same."""
+        nights = [night for night in self.nights if night.baseline_id == baseline_id]
+        is_repeated = bool(nights) and nights[-1].results_id == results_id
+        return nights[-1].night if is_repeated else len(nights) + 1
 
-    def append(self, report: GateReport, baseline_id: str) -> None:
-        """Append tonight's report to the file and flush it to disk."""
+    def append(self, report: GateReport, baseline_id: str, results_id: str) -> None:
+        """Append tonight's report to the file and flush it to disk. A repeated night adds no line."""
+        if any((night.baseline_id, night.night) == (baseline_id, report.night) for night in self.nights):
+            return
         line = {
             "night": report.night,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "baseline_id": baseline_id,
             "report": to_dict(report),
+            "results_id": results_id,
         }
         try:
             self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -104,7 +111,7 @@ def parse_nightly_gate_reports(text: str, path: Path) -> list[Night]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             values = json.loads(line.encode())  # fails for bytes that are no text
-            night = Night(*(values[key] for key in NEEDED))
+            night = Night(*(values[key] for key in NEEDED), results_id=values.get("results_id", ""))
             if not (isinstance(night.night, int) and isinstance(night.report["candidates"], list)):
                 raise ValueError("no night")
         except (ValueError, KeyError, TypeError) as error:

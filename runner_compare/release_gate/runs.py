@@ -47,6 +47,21 @@ class GateRuns:
     def tables(self) -> list[Table]:
         return [table for of_rule in self.compared for table in of_rule.tables]
 
+    @property
+    def results_id(self) -> str:
+        """Id of the candidates' results. A job that ran again has another id, even if its answers are equal."""
+        rows = [row for table in self.tables for row in table.candidate_rows]
+        results = {
+            (row.run.job_id, row.run.run_id, getattr(self._find_run_in_files(row.run), "time", ""))
+            for row in rows
+        }
+        missing = {(job.job_id or job.name, str(job.state)) for job in self.missing_jobs}
+        return short_hash([sorted(results), sorted(missing)], 16)
+
+    def _find_run_in_files(self, run: Run) -> object:
+        """Return a run as its file contains it; None for recorded jobs."""
+        return self.reader.read.get(run.run_id) if isinstance(self.reader, ResultsReader) else None
+
 
 def names_files(baseline: str) -> bool:
     """Return whether the BASELINE argument is a path instead of config values."""

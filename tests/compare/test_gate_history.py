@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,7 @@ def words(folder: Path, *more: str, baseline: str = "base.runner.gz") -> list[st
 
 def test_nights_are_counted_for_each_baseline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for night in (1, 2, 3):
+        write_new_result(folder, night)
         assert main(words(folder)) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["night"] == night
     Job("none", name="gsm8k-newer", params={"seed": "1"}).write(folder / "newer")
@@ -47,6 +50,23 @@ def test_nights_are_counted_for_each_baseline(folder: Path, capsys: pytest.Captu
     main(words(folder, baseline="newer.runner.gz"))
     assert json.loads(capsys.readouterr().out)["night"] == 1, "another baseline"
     assert [night.night for night in read_nightly_gate_reports(folder / "nights.jsonl")] == [1, 2, 3, 1]
+
+
+def write_new_result(folder: Path, night: int) -> None:
+    """Write the result of another run with the same answers."""
+    shutil.rmtree(folder / "jobs" / "0")
+    replace(SAME, name=f"gsm8k-{night}").write(folder / "jobs" / "0")
+
+
+def test_the_same_results_belong_to_the_same_night(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        assert main(words(folder)) == 0
+        assert json.loads(capsys.readouterr().out)["night"] == 1
+    WORSE.write(folder / "jobs" / "1")
+    for _ in range(2):
+        assert main(words(folder)) == 1
+        assert json.loads(capsys.readouterr().out)["night"] == 2
+    assert [night.night for night in read_nightly_gate_reports(folder / "nights.jsonl")] == [1, 2]
 
 
 def test_all_nights_share_the_error() -> None:
@@ -68,6 +88,7 @@ def test_a_loss_must_be_shown_at_the_error_of_the_night(
     }  # fmt: skip
     night = (folder / "nights.jsonl").read_text()
     (folder / "nights.jsonl").write_text(night * 99)
+    write_new_result(folder, 100)
     assert main(words(folder)) == 1
     report = json.loads(capsys.readouterr().out)
     found = {it["name"]: it["checks"][0] for it in report["candidates"]}
@@ -84,6 +105,7 @@ def test_a_line_that_was_cut_off_does_not_count_and_a_damaged_one_is_named(
     assert main(words(folder)) == 0
     whole = file.read_text()
     file.write_text(whole + whole[:40])
+    write_new_result(folder, 2)
     assert main(words(folder)) == 0
     assert [night.night for night in read_nightly_gate_reports(file)] == [1, 2]
     file.write_bytes(b"\xff\n" + whole.encode())
@@ -97,9 +119,16 @@ def test_a_line_that_was_cut_off_does_not_count_and_a_damaged_one_is_named(
 
 
 @pytest.mark.slow
-def test_two_gates_at_once_are_two_nights(folder: Path) -> None:
-    program = [sys.executable, "-m", "runner_compare", *words(folder)]
-    running = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+def test_several_gates_at_once_are_a_night_for_each_result(folder: Path) -> None:
+    others = [folder / f"jobs-{number}" for number in range(3)]
+    for number, jobs in enumerate(others):
+        replace(SAME, name=f"gsm8k-{number}").write(jobs / "0")
+    command = [sys.executable, "-m", "runner_compare"]
+    programs = [
+        [str(jobs) if word == str(folder / "jobs") else word for word in [*command, *words(folder)]]
+        for jobs in others
+    ]
+    running = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for program in programs]
     nights = [json.loads(process.communicate(timeout=120)[0])["night"] for process in running]
     assert sorted(nights) == [1, 2, 3]
     assert [night.night for night in read_nightly_gate_reports(folder / "nights.jsonl")] == [1, 2, 3]
@@ -107,7 +136,8 @@ def test_two_gates_at_once_are_two_nights(folder: Path) -> None:
 
 def test_the_history_is_a_table_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     WORSE.write(folder / "jobs" / "1")
-    for _ in range(2):
+    for night in (1, 2):
+        write_new_result(folder, night)
         main(words(folder))
     capsys.readouterr()
     picture = folder / "nights.png"

@@ -76,7 +76,7 @@ def draw_nightly_gate_differences(nights: Sequence[Night]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     names = _list_candidates(nights)
-    figure = Figure(figsize=(max(4.0, 0.35 * len(nights) + 2), 1.7 * len(names) + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 0.35 * len(nights) + 2), 1.7 * len(names) + 0.6), layout="constrained")
     panes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for pane, name in zip(panes, names, strict=True):
         pane.set_title(escape_control_characters(name).replace("$", r"\$"), loc="left", color=INK)
@@ -88,6 +88,9 @@ def draw_nightly_gate_differences(nights: Sequence[Night]) -> Figure:
         for place, night in enumerate(nights, 1):
             candidate = _find_candidate(night, name)
             check = None if candidate is None else _find_difference(candidate)
+            if candidate is not None and check is None:
+                colour = COLOURS.get(GateVerdict(candidate["verdict"]), MUTED)
+                pane.plot([place], [0], "x", color=colour, markersize=6)
             if candidate is None or check is None:
                 continue
             value, low, high = (100 * check[key] for key in ("value", "low", "high"))
@@ -102,6 +105,6 @@ def draw_nightly_gate_differences(nights: Sequence[Night]) -> Figure:
             pane.spines[side].set_visible(False)
     panes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panes[-1].set_xlabel("night")
-    key = "green: GO · red: NO-GO · grey: ASK · dotted: margin · vertical: another baseline"
+    key = "green: GO · red: NO-GO · grey: ASK · ×: no result\ndotted: margin · vertical: another baseline"
     figure.suptitle(key, fontsize=7, color=MUTED)
     return figure
