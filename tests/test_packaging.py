@@ -188,6 +188,7 @@ OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray
     "llmcompressor",
     "compressed_tensors",
     "auto_round",
+    "langdetect",
     "math_verify",
     "latex2sympy2_extended",
     "sympy",

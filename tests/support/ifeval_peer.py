@@ -156,7 +156,8 @@ NUM_MIXED = 460
 
 def make_responses() -> list[str]:
     """Return 500 and more responses: none, one word, single parts, and mixtures that are nearly right."""
-    rng, mixed = Random(7), []
+    rng = Random(7)
+    mixed: list[str] = []
     while len(mixed) < NUM_MIXED:
         parts = rng.sample(PARTS, rng.randint(2, 5))
         text = rng.choice((" ", "\n", "\n\n", "\n\n\n", "\n***\n", "\n******\n")).join(parts)

@@ -7,8 +7,10 @@ has a trained list of rare abbreviations, and knows of each word whether it usua
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import chain, pairwise
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Punkt knows these as well. It ends a sentence after e.g., i.e. and etc.
 _ABBREVIATIONS = (
@@ -48,7 +50,7 @@ def count_sentences(text: str, max_count: int) -> int:
     """Count the sentences of a text. The count stops at `max_count`, because a text may have a million."""
     text = MANY_MARKS.sub("!!", text)
     count = shift = 0
-    for (start, end), following in pairwise(chain(_split_at_sentence_ends(text), [None])):
+    for (start, end), following in _with_next(_split_at_sentence_ends(text)):
         start, shift = start + shift, 0
         closing = None if following is None else CLOSING_MARKS.match(text, *following)
         if closing is not None:  # they belong to the sentence before
@@ -62,7 +64,7 @@ def count_sentences(text: str, max_count: int) -> int:
 def _split_at_sentence_ends(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of each piece. Of several marks in one word, the last one ends the piece."""
     start = 0
-    for word, following in pairwise(chain(WORDS.finditer(text), [None])):
+    for word, following in _with_next(WORDS.finditer(text)):
         if MARKS.isdisjoint(word[0]):
             continue
         end, ends_here = 0, False
@@ -74,6 +76,16 @@ def _split_at_sentence_ends(text: str) -> Iterator[tuple[int, int]]:
             yield start, word.start() + end
             start = following.start() if following and end == len(word[0]) else word.start() + end
     yield start, len(text.rstrip())
+
+
+def _with_next(values: Iterable[T]) -> Iterator[tuple[T, T | None]]:
+    """Yield each value with the value after it, or with None at the end."""
+    iterator = iter(values)
+    for value in iterator:
+        for following in iterator:
+            yield value, following
+            value = following
+        yield value, None
 
 
 def _ends_sentence(text: str, word: re.Match[str], position: int, following: re.Match[str] | None) -> bool:

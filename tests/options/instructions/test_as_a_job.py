@@ -22,6 +22,7 @@ from runner_base.result import Sample
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 MANY = "My answer is no. It is late (8 p.m.). We rest."
+ALIKE = "My answer is no. It is late (9 p.m.). We rest."  # follows the same instructions
 FEW = "No, no, no"
 SINGLE = ("model=stub", "task=instructions", "task.num_instructions=[1]", "task.limit=220")
 
@@ -40,21 +41,23 @@ def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
     many, few = solved_by(MANY), solved_by(FEW)
     lost, won = len(many - few), len(few - many)
     assert lost > 20 > won >= 0
-    chosen = f"model.answer='{MANY}','{FEW}'"
+    assert solved_by(ALIKE) == many
+    chosen = f"model.answer='{MANY}','{FEW}','{ALIKE}'"
     # without MLflow: the comparison reads the records
     assert runner("-m", *SINGLE, chosen, "print=none", "tracking=none").code == 0
     named = f"model.answer='{MANY}'"
     done = runner("--baseline", named, "--format", "json", module="runner_compare")
-    compared = next(
-        row["comparison"] for row in json.loads(done.out)["tables"][0]["rows"] if row["comparison"]
-    )
-    assert (compared["wins"], compared["losses"], compared["finding"]) == (won, lost, "worse")
-    assert compared["difference"] == pytest.approx((won - lost) / 220)
+    rows = [row for row in json.loads(done.out)["tables"][0]["rows"] if row["comparison"]]
+    found = {row["config"]["model.answer"]: row["comparison"] for row in rows}
+    assert (found[FEW]["wins"], found[FEW]["losses"], found[FEW]["finding"]) == (won, lost, "worse")
+    assert found[FEW]["difference"] == pytest.approx((won - lost) / 220)
+    assert (found[ALIKE]["wins"], found[ALIKE]["losses"]) == (0, 0)
+    assert found[ALIKE]["finding"] == "no difference shown"
     assert runner("pack", named, "-o", "base.runner.gz", module="runner_compare").code == 0
-    gate = ("gate", "base.runner.gz", "outputs", "--json", "--margin")
-    strict, generous = (runner(*gate, margin, module="runner_compare") for margin in ("2", "25"))
-    assert (strict.code, json.loads(strict.out)["verdict"]) == (1, "NO-GO")
-    assert (generous.code, json.loads(generous.out)["verdict"]) == (0, "GO")
+    gate = runner("gate", "base.runner.gz", "outputs", "--json", "--margin", "5", module="runner_compare")
+    verdicts = {candidate["name"]: candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]}
+    assert verdicts == {f"model.answer={FEW}": "NO-GO", f"model.answer={ALIKE}": "GO"}
+    assert gate.code == 1
 
 
 def test_another_limit_and_other_clusters_are_judged_without_decoding(runner: Run) -> None:

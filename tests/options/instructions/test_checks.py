@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ HOSTILE = [
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_megabyte_is_checked_in_less_than_a_second(unit: str) -> None:
     text = "x" + unit * (SIZE // len(unit)) + "y"
-    has_package = languages.find_spec("langdetect") is not None
+    has_package = find_spec("langdetect") is not None
     for kind, arguments in INSTRUCTIONS:
         if KINDS[kind].needs_langdetect and not has_package:
             continue
