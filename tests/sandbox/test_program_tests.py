@@ -188,3 +188,17 @@ def test_hostile_programs_do_not_pass_and_change_nothing(name: str, sandbox: San
 
 def test_a_program_that_is_too_long_is_refused(sandbox: Sandbox) -> None:
     assert run(sandbox, RIGHT + "#" * 20_001) is REFUSED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "missing",
+    [{"seccomp"}, {"landlock"}, {"seccomp", "landlock"}],
+    ids=["no seccomp", "no Landlock", "neither"],
+)
+def test_without_a_protection_of_the_kernel_programs_still_have_their_outcomes(missing: set[str]) -> None:
+    sandbox = Sandbox(SandboxLimits(seconds=30, cpu_s=2, memory_mib=1024), frozenset(missing))
+    assert run(sandbox, RIGHT) is PASSED
+    assert run(sandbox, OUTCOMES["wrong"][0]) is FAILED
+    assert run(sandbox, OUTCOMES["file"][0]) is REFUSED
+    assert run(sandbox, HOSTILE["equal to everything"]) is ERROR
