@@ -111,7 +111,7 @@ def parse_nightly_gate_reports(text: str, path: Path) -> list[Night]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             values = json.loads(line.encode())  # fails for bytes that are no text
-            night = Night(*(values[key] for key in NEEDED), values.get("results_id", ""))
+            night = Night(**{key: values[key] for key in NEEDED}, results_id=values.get("results_id", ""))
             if not (isinstance(night.night, int) and isinstance(night.report["candidates"], list)):
                 raise ValueError("no night")
         except (ValueError, KeyError, TypeError) as error:
