@@ -10,10 +10,8 @@ from runner.options.instructions.kinds import InstructionPrompt
 from runner_base import FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
 
-FAILED, FAILED_LOOSE = (
-    "failed",
-    "failed_loose",
-)  # what a sample records: the instructions that were not followed
+# what a sample records: the instructions that were not followed
+FAILED, FAILED_LOOSE = ("failed", "failed_loose")
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,9 @@ class InstructionJudge:
 
     def __init__(self, prompts: Mapping[int, InstructionPrompt], cluster: ClusterKey) -> None:
         self.prompts, self.cluster = prompts, cluster
-        self._checked: dict[
-            int, tuple[str, FollowedInstructions]
-        ] = {}  # by prompt: the response and its check
+        # by prompt: the response and its check
+        # by prompt: the response and its check
+        self._checked: dict[int, tuple[str, FollowedInstructions]] = {}
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
         prompt, followed = self.prompts[sample.index], self.check_sample(sample)
