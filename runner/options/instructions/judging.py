@@ -10,8 +10,8 @@ from runner.options.instructions.kinds import InstructionPrompt
 from runner_base import FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
 
-# keys of a sample: the instructions that were not followed
-FAILED, FAILED_LOOSE = "failed", "failed_loose"
+# what a sample records: the instructions that were not followed
+FAILED, FAILED_LOOSE = ("failed", "failed_loose")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class InstructionJudge:
 
     def __init__(self, prompts: Mapping[int, InstructionPrompt], cluster: ClusterKey) -> None:
         self.prompts, self.cluster = prompts, cluster
+        # by prompt: the response and its check
         # by prompt: the response and its check
         self._checked: dict[int, tuple[str, FollowedInstructions]] = {}
 

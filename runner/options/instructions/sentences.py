@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import tee, zip_longest
 from typing import TypeVar
 
 T = TypeVar("T")
 
+
 # Punkt knows these as well. It ends a sentence after e.g., i.e. and etc.
 _ABBREVIATIONS = (
-    "mr,mrs,ms,dr,prof,sen,rep,gen,col,adm,st,jr,sr,messrs,inc,corp,co,cos,ltd,bros,cie,pa,ave,"
-    "jan,feb,aug,sept,sep,oct,nov,dec,tues,wed,fri,"
-    "ala,ariz,calif,colo,conn,fla,ill,kan,ky,mich,minn,nev,okla,ore,tenn,va,vt,wash,wis,"
-    "vs,ft,u.s,u.k,u.n,u.s.a,a.m,p.m,d.c,n.y,n.j,l.a,s.c,n.c,ph.d,m.b.a,ok,ct,yr"
+    "mr|mrs|ms|dr|prof|sen|rep|gen|col|adm|st|jr|sr|messrs|inc|corp|co|cos|ltd|bros|cie|pa|ave|jan|feb|"
+    "aug|sept|sep|oct|nov|dec|tues|wed|fri|ala|ariz|calif|colo|conn|fla|ill|kan|ky|mich|minn|nev|okla|ore|"
+    "tenn|va|vt|wash|wis|vs|ft|u.s|u.k|u.n|u.s.a|a.m|p.m|d.c|n.y|n.j|l.a|s.c|n.c|ph.d|m.b.a|ok|ct|yr"
 )
 INITIALS = frozenset("cdefghklmnprstvw")  # never end a sentence; after another letter, the next word decides
 # with a capital letter, these end a sentence that stops in "..." or an abbreviation
 _COMMON_BEGINNINGS = (
-    "according,although,among,both,but,despite,even,he,her,here,however,i,if,in,indeed,instead,it,many,meanwhile,"
-    "moreover,nevertheless,nonetheless,nor,similarly,since,so,some,still,such,the,there,these,they,this,though,through,"
-    "thus,under,when,which,while,without,yet,your"
+    "according|although|among|both|but|despite|even|he|her|here|however|i|if|in|indeed|instead|it|many|"
+    "meanwhile|moreover|nevertheless|nonetheless|nor|similarly|since|so|some|still|such|the|there|these|"
+    "they|this|though|through|thus|under|when|which|while|without|yet|your"
 )
-ABBREVIATIONS = frozenset(_ABBREVIATIONS.split(","))
-COMMON_BEGINNINGS = frozenset(_COMMON_BEGINNINGS.split(","))
+ABBREVIATIONS = frozenset(_ABBREVIATIONS.split("|"))
+COMMON_BEGINNINGS = frozenset(_COMMON_BEGINNINGS.split("|"))
 # directly after a sentence mark, these let the sentence end as a space does
 BORDER = "?!\"')]}*;:@‘’“”«»({["
 MARKS = frozenset(".?!")
@@ -80,12 +81,9 @@ def _split_at_sentence_ends(text: str) -> Iterator[tuple[int, int]]:
 
 def _with_next(values: Iterable[T]) -> Iterator[tuple[T, T | None]]:
     """Yield each value with the value after it, or with None at the end."""
-    iterator = iter(values)
-    for value in iterator:
-        for following in iterator:
-            yield value, following
-            value = following
-        yield value, None
+    first, following = tee(values)
+    next(following, None)
+    return zip_longest(first, following)
 
 
 def _ends_sentence(text: str, word: re.Match[str], position: int, following: re.Match[str] | None) -> bool:
