@@ -44,9 +44,9 @@ class InstructionsConfig(TaskConfig):
     )
     split: str = config_field("train", SELECTS, not_blank("name a split of the data"))
     limit: int | None = config_field(300, constraint=at_least(1, ", or null for all"))
-    num_instructions: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"counts": SELECTS})
-    data_seed: int = config_field(0, SELECTS, at_least(0))
-    exclude_kinds: list[str] = field(default_factory=list, metadata={"counts": SELECTS})
+    num_instructions: list[int] = field(default_factory=lambda: [1, 2, 3])
+    data_seed: int = config_field(0, constraint=at_least(0))
+    exclude_kinds: list[str] = field(default_factory=list)
     cluster: ClusterKey = config_field(
         ClusterKey.prompt, NotInIdentity("the job id contains the SHA-256 of the clusters, not this key")
     )

@@ -55,7 +55,7 @@ FROM_LEDGER = True
 log = logging.getLogger(__name__)
 
 # Jobs that send more or fewer prompts, or judge by another version of langdetect, reuse the answers.
-IGNORED_FOR_REUSE = frozenset({"data", "clusters", PACKAGE, "task.limit"})
+IGNORED_FOR_REUSE = frozenset({"data", "clusters", PACKAGE, "task.limit", "task.exclude_kinds"})
 
 
 @dataclass
