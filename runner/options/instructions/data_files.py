@@ -20,8 +20,9 @@ def iter_ifeval_prompts(data: str, split: str) -> Iterator[InstructionPrompt]:
         try:
             yield _parse_prompt(parse_json_row(row))
         except ValueError as error:
+            end = "" if str(error).endswith("?") else "."
             raise DataError(
-                f"{error}. A record of IFEval has the keys {', '.join(KEYS)}. Correct or remove this record",
+                f"{error}{end} Correct or remove this record. Its keys must be {', '.join(KEYS)}",
                 key=location,
                 code="damaged",
             ) from error

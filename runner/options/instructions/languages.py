@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -27,10 +28,15 @@ def detect_language(text: str) -> str | None:
 
     The result is always the same for a text, because the seed of langdetect's random numbers is fixed.
     """
+    return _detect_cached(text[:MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=64)  # an answer and its variants, which several instructions check
+def _detect_cached(text: str) -> str | None:
     import langdetect
 
     langdetect.DetectorFactory.seed = 0
     try:
-        return str(langdetect.detect(text[:MAX_CHARACTERS]))
+        return str(langdetect.detect(text))
     except langdetect.LangDetectException:
         return None

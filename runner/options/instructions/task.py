@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from runner.datasets.question_subsets import hash_cluster_names
+from runner.datasets.questions import reject_large_embedded_count
 from runner.options.instructions.data_files import iter_ifeval_prompts
 from runner.options.instructions.generated_prompts import generate_prompts
 from runner.options.instructions.judging import InstructionJudge
@@ -110,6 +111,7 @@ def _load_prompts(task: InstructionsConfig) -> tuple[list[InstructionPrompt], in
     """Return the prompts, and the number of prompts before the last one that were left out."""
     if task.is_generated:
         assert task.limit is not None
+        reject_large_embedded_count(task.data, "task.limit", task.limit, task.limit)
         return generate_prompts(task.limit, task.num_instructions, task.data_seed, task.exclude_kinds), 0
     excluded, num_excluded = {*task.exclude_kinds}, 0
     prompts: list[InstructionPrompt] = []

@@ -137,7 +137,7 @@ HOSTILE = [
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_megabyte_is_checked_in_less_than_a_second(unit: str) -> None:
     text = "x" + unit * (SIZE // len(unit)) + "y"

@@ -40,8 +40,8 @@ def test_the_file_has_many_responses_to_each_kind_of_instruction() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("part", range(8))
 def test_verdicts_are_equal_but_for_some_counts_of_sentences(part: int) -> None:
     has_package = find_spec("langdetect") is not None
     places = [
@@ -51,7 +51,7 @@ def test_verdicts_are_equal_but_for_some_counts_of_sentences(part: int) -> None:
     ]
     instructions = tuple(Instruction.from_arguments(*INSTRUCTIONS[place]) for place in places)
     different: Counter[str] = Counter()
-    for line in read_recorded()[1][part::4]:
+    for line in read_recorded()[1][part::8]:
         ours = check_response(line["response"], InstructionPrompt("", "", instructions))
         for name, verdicts in (("strict", ours.strict), ("loose", ours.loose)):
             for place, verdict in zip(places, verdicts, strict=True):
@@ -59,4 +59,4 @@ def test_verdicts_are_equal_but_for_some_counts_of_sentences(part: int) -> None:
                     different[INSTRUCTIONS[place][0]] += 1
                     assert any(text in line["response"].upper() for text in COUNTED_OTHERWISE), line
     assert set(different) <= {SENTENCES}
-    assert sum(different.values()) <= 15, "of 11,459 verdicts"
+    assert sum(different.values()) <= 14, "of 5,700 verdicts"

@@ -1,14 +1,10 @@
-"""Titles of tables, messages of notes, and the line about the problems of a plan."""
+"""Titles of tables, and the line about the problems of a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner_base import format_count
-from runner_base.render.notes import Template
 
 BY_OUTCOME = "programs by outcome"
-NOTES: Mapping[str, Template] = {"programs_not_sandboxed": "the programs are not fully sandboxed: {missing}"}
 
 
 def format_problem_summary(problems: int, limit_s: int, memory_mib: int, processes: int) -> str:
