@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import Judge as Judge
     from runner.tasks.collecting import NoJudge as NoJudge
     from runner.tasks.collecting import Policy as Policy
+    from runner.tasks.collecting import PromptFacts as PromptFacts
     from runner.tasks.collecting import RepeatOrder as RepeatOrder
     from runner.tasks.collecting import RunningAccuracy as RunningAccuracy
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
@@ -71,6 +72,7 @@ PLACES = {
     "NoJudge": "runner.tasks.collecting",  # judges nothing; derive from it
     "Policy": "runner.tasks.collecting",  # base class for reuse, early stopping, repeats and the like
     "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat_index
+    "PromptFacts": "runner.tasks.collecting",  # the policy that records the form of the prompts
     "RunningAccuracy": "runner.tasks.collecting",  # the policy that reports the accuracy so far
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own

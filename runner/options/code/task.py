@@ -18,6 +18,7 @@ from runner.sandbox.sandbox import Sandbox
 from runner.tasks import (
     Job,
     Policy,
+    PromptFacts,
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
@@ -25,7 +26,6 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    add_prompt_facts,
     collect_answers,
     context_length,
     describe_dataset,
@@ -38,7 +38,7 @@ from runner_base import ConfigError, Result
 from runner_base.notes import note
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Engine, EngineReport, Message, Request, require_capabilities
+from runner_engine import Capability, Message, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -91,7 +91,7 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     # checked before the model is loaded: without a sandbox, no program is run
     protections, missing = describe_sandbox_protections(sandbox.detect_protections(), sandbox.limits)
     policies: list[Policy] = [
-        PromptFacts(task, requests[0]),
+        PromptFacts(task.prompt.value, requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context),
     ]
@@ -149,13 +149,3 @@ def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:
 def _render_first_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     return render_prompts(resolved, build_requests(inputs.task, inputs.problems[: inputs.task.show_prompt]))
-
-
-class PromptFacts(Policy):
-    """Policy that records the chat template and special tokens of the prompts in the engine report."""
-
-    def __init__(self, task: CodeConfig, first_request: Request) -> None:
-        self.task, self.first = task, first_request
-
-    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from runner.datasets.question_subsets import hash_cluster_names
 from runner.datasets.questions import reject_large_embedded_count
@@ -30,13 +29,14 @@ from runner.render.notes import render_notes
 from runner.tasks import (
     Job,
     Policy,
+    PromptFacts,
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    RunningAccuracy,
     TaskContext,
     TaskInputs,
     Uses,
-    add_prompt_facts,
     collect_answers,
     context_length,
     describe_dataset,
@@ -45,10 +45,10 @@ from runner.tasks import (
     score_included_samples,
     typed_task_config,
 )
-from runner_base import ConfigError, Result, Sample, unknown_choice_message
+from runner_base import ConfigError, Result, unknown_choice_message
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Engine, EngineReport, Message, Request, require_capabilities
+from runner_engine import Capability, Message, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -141,7 +141,7 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     judge = InstructionJudge(dict(enumerate(inputs.prompts)), task.cluster)
     policies: list[Policy] = [
-        PromptFacts(requests[0]),
+        PromptFacts("chat", requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context),
     ]
@@ -195,26 +195,3 @@ def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
 def _render_first_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
     """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     return render_prompts(resolved, build_requests(inputs.task, inputs.prompts[: inputs.task.show_prompt]))
-
-
-class PromptFacts(Policy):
-    """Policy that records the chat template and special tokens of the prompts in the engine report."""
-
-    def __init__(self, first_request: Request) -> None:
-        self.first = first_request
-
-    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        add_prompt_facts(["chat"], self.first, self.first, engine, report)
-
-
-class RunningAccuracy(Policy):
-    """Policy that shows the current accuracy in the progress bar."""
-
-    def __init__(self, context: TaskContext) -> None:
-        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
-
-    def on_answer(self, sample: Sample) -> None:
-        self._shares.append(sample.accuracy())
-
-    def progress_fields(self) -> dict[str, str]:
-        return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}

@@ -27,13 +27,14 @@ from runner.tasks.collecting.policy import CombinedPolicy as CombinedPolicy  # a
 # what a job does beside asking each question once
 from runner.tasks.collecting.policy import Policy as Policy
 
+# the accuracy so far, of a job that is running
+from runner.tasks.collecting.prompt_facts import PromptFacts as PromptFacts
+
 # another order for each repeat
 from runner.tasks.collecting.repeat import RepeatOrder as RepeatOrder
 
 # loads the engine, asks, and records each answer at once
 from runner.tasks.collecting.request_runner import send_unanswered_requests as send_unanswered_requests
-
-# the accuracy so far, of a job that is running
 from runner.tasks.collecting.running_accuracy import RunningAccuracy as RunningAccuracy
 
 # the judge of a task that judges nothing

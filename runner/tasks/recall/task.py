@@ -13,6 +13,7 @@ from runner.render.notes import render_notes
 from runner.tasks import (
     Job,
     Policy,
+    PromptFacts,
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
@@ -20,7 +21,6 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    add_prompt_facts,
     collect_answers,
     context_length,
     get_model_kind,
@@ -35,7 +35,7 @@ from runner.tasks.recall.placement import build_case_prompt, render_cases_with_f
 from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner_base import Result, Sample, short_model_name
 from runner_compare import RecallCard
-from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
+from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -85,7 +85,7 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
     if task.show_prompt:
         log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
-        PromptFacts(task, requests[0]),
+        PromptFacts(task.prompt.value, requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context, "recall_accuracy", "correct"),
     ]
@@ -143,13 +143,3 @@ def build_requests(task: RecallConfig, placed_cases: Mapping[int, PlacedCase]) -
         )
         for number, case in placed_cases.items()
     ]
-
-
-class PromptFacts(Policy):
-    """Policy that records the chat template and special tokens of the prompts in the engine report."""
-
-    def __init__(self, task: RecallConfig, first_request: Request) -> None:
-        self.task, self.first = task, first_request
-
-    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)

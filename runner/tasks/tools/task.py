@@ -15,6 +15,7 @@ from runner.render.notes import format_note, render_notes
 from runner.tasks import (
     Job,
     Policy,
+    PromptFacts,
     RepeatOrder,
     ResolvedJob,
     RunnerConfig,
@@ -22,7 +23,6 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
-    add_prompt_facts,
     collect_answers,
     context_length,
     get_model_kind,
@@ -50,7 +50,7 @@ from runner.tasks.tools.offering import (
 )
 from runner_base import ConfigError, Result
 from runner_compare import add_tool_results
-from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
+from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -130,7 +130,7 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     if task.show_prompt:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
-        PromptFacts(requests[0]),
+        PromptFacts("chat", requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context, label="right calls"),
     ]
@@ -212,13 +212,3 @@ def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
     task, form = inputs.task, choose_tool_call_format(inputs.task, resolved)
     requests = build_requests(task, assign_cases_to_context_lengths(task, inputs.cases, form, resolved), form)
     return render_prompts(resolved, requests[: task.show_prompt])
-
-
-class PromptFacts(Policy):
-    """Policy that records the chat template and special tokens of the prompts in the engine report."""
-
-    def __init__(self, first_request: Request) -> None:
-        self.first = first_request
-
-    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        add_prompt_facts(["chat"], self.first, self.first, engine, report)
