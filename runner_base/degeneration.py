@@ -164,7 +164,7 @@ def _compute_repeated_share(text_words: list[str]) -> float:
 def has_script_change(text: str) -> bool:
     """Return whether a text goes on in a script that it did not begin with.
 
-    Latin letters are in texts of every script (names, code), so a change to them is none.
+    A change to Latin letters does not count, because texts in every script contain Latin names and code.
     """
     if text.isascii():
         return False

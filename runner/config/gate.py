@@ -1,4 +1,4 @@
-"""Keys of the release gate that runs after a grid, see runner/grid/grid_gate.py."""
+"""Config keys of the release gate that decides after a grid (runner/grid/grid_gate.py)."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class GateRuns:
         return short_hash([sorted(results), sorted(missing)], 16)
 
     def _find_run_in_files(self, run: Run) -> object:
-        """Return a run as its file contains it; None for recorded jobs."""
+        """Return the run that was loaded from a results file. None for a recorded job."""
         return self.reader.read.get(run.run_id) if isinstance(self.reader, ResultsReader) else None
 
 

@@ -33,7 +33,7 @@ def check_response(response: str, prompt: InstructionPrompt) -> FollowedInstruct
 
 
 def _iter_variants(response: str) -> Iterator[str]:
-    """Yield IFEval's other variants: without the first line, the last line and asterisks."""
+    """Yield the response without its first line, its last line or its asterisks, as IFEval's loose check does."""
     lines = response.split("\n")
     parts = (lines, lines[1:], lines[:-1], lines[1:-1])
     texts = [response, *("\n".join(part).strip() for part in parts[1:])]
