@@ -77,7 +77,7 @@ def test_each_outcome_is_counted_and_recorded(make_config: Make, recorder: Recor
             "```python\nopen('/etc/passwd')\n```\n```python\nopen('/etc/passwd')\ndef merge_intervals(x):\n    pass\n```",
             STOP,
         ),
-        ("```python\nprint('x' * 10 ** 6)\ndef to_roman(number):\n    pass\n```", STOP),
+        ("```python\nprint('x' * 10 ** 7)\ndef to_roman(number):\n    pass\n```", STOP),
     ]
     config = make_job(make_config, limit=9, timeout_s=1)
     result = work(code, config, recorder, Scripted(dict(enumerate(bodies))))
