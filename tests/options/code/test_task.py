@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
+from interrupts import answers as recorded_answers
+from interrupts import kill_when
 from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
@@ -187,37 +183,37 @@ def test_jobs_are_judged_again_and_compared_and_gated(
     assert runner("gate", *reversed(folders), "--margin", "5", module="runner_compare").code == 0
 
 
+SLOW_TESTS = "import time\n\ndef check(candidate):\n    time.sleep(0.4)\n    assert candidate(2) == 4\n"
+
+
 @pytest.mark.thorough
 @pytest.mark.slow
-def test_a_job_that_was_killed_goes_on(
-    tmp_path: Path, runner: Callable[..., Any], answers: dict[str, str]
+@pytest.mark.parametrize("moment", ["load", "middle", "programs", "result"])
+def test_a_killed_job_resumes_with_the_same_result(
+    tmp_path: Path, runner: Callable[..., Any], moment: str
 ) -> None:
-    """A real process and a real SIGKILL between two answers."""
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        *STUB,
-        answers["worse"],
-        "model.delay_s=2",
-        "generation.batch_size=4",
-    ]
-    process = warm_process.popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    give_up_at = time.monotonic() + 120
+    """It is killed before the first answer, between two answers, while programs run, or before the result."""
+    row = {"entry_point": "f", "prompt": 'def f(x):\n    """Square {}."""\n', "test": SLOW_TESTS}
+    row["canonical_solution"] = "    return x * x\n"
+    right = quote("```python\ndef f(x):\n    return x * x\n```")
+    data = tmp_path / "data.jsonl"
+    rows = [row | {"task_id": str(n), "prompt": row["prompt"].format(n)} for n in range(12)]
+    data.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    words = [*STUB, f"model.answer={right}", f"task.data={data}", "generation.batch_size=2"]
+    whole = runner(*words, f"output_dir={tmp_path}/whole").json()
+    killed = tmp_path / "killed"
+    delay = {"load": "5", "middle": "1"}.get(moment, "0")
+    counts = {"load": 0, "middle": 4, "programs": 2, "result": 12}
 
-    def count_lines() -> int:
-        return sum(
-            len(path.read_text().splitlines()) for path in tmp_path.glob("outputs/jobs/*/samples.jsonl")
-        )
+    def is_reached() -> bool:
+        return bool([*killed.glob("jobs/*/config.yaml")]) and len(recorded_answers(killed)) >= counts[moment]
 
-    while count_lines() < 4:
-        assert time.monotonic() < give_up_at
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = count_lines()
-    assert before < 20
-    result = runner(*STUB, answers["worse"], "generation.batch_size=4").json()
-    assert result["metrics"]["correct"] == 5
-    assert count_lines() == 20
+    kill_when(is_reached, killed, [*words, f"model.delay_s={delay}"])
+    assert counts[moment] <= len(recorded_answers(killed)) <= (12 if moment == "result" else 11)
+    resumed = runner(*words, f"output_dir={killed}").json()
+    assert recorded_answers(killed) == recorded_answers(tmp_path / "whole")
+    assert resumed["metrics"]["programs/passed"] == 12
+    names = [name for name in whole["metrics"] if "programs" in name or "accuracy" in name]
+    assert {name: resumed["metrics"][name] for name in names} == {
+        name: whole["metrics"][name] for name in names
+    }
