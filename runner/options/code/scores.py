@@ -51,6 +51,6 @@ def compute_pass_at_k(
     for k in reported_answer_counts(num_samples):
         values = [each.estimate_pass_at_k(k) for each in counts]
         low, high = accuracy_interval(values, [None] * len(values))
-        metrics[f"pass_at_k/{k}"] = fmean(values)
+        metrics |= {f"pass_at_k/{k}": fmean(values), f"pass_at_k_low/{k}": low, f"pass_at_k_high/{k}": high}
         rows.append({"k": k, "pass@k": fmean(values), "low": low, "high": high})
     return metrics, rows

@@ -14,6 +14,7 @@ from interrupts import kill_when
 from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
+from traced import traces_of
 
 from runner.config.root import RunnerConfig
 from runner.options.code import task as code
@@ -183,6 +184,55 @@ def test_jobs_are_judged_again_and_compared_and_gated(
     assert runner("gate", *reversed(folders), "--margin", "5", module="runner_compare").code == 0
 
 
+def write_problems(path: Path, tests: list[str]) -> str:
+    """Write a problem for each test, and return the override that names the file."""
+    row = {"entry_point": "f", "canonical_solution": "    return x * x\n"}
+    rows = [
+        row | {"task_id": str(number), "prompt": f'def f(x):\n    """Problem {number}."""\n', "test": test}
+        for number, test in enumerate(tests)
+    ]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return f"task.data={path}"
+
+
+def answer_with(body: str) -> str:
+    text = quote(f"```python\ndef f(x):\n    return {body}\n```")
+    return f"model.answer={text}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+def test_pass_at_k_is_compared_bounded_by_the_gate_and_logged(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    tests = [f"def check(candidate):\n    assert candidate(3) == {found}\n" for found in [9] * 45 + [6] * 15]
+    data = write_problems(tmp_path / "data.jsonl", tests)
+    words = ["task=code", "model=stub", "print=json", "generation=sampling", "task.samples=2", data]
+    right = runner(*words, answer_with("x * x"), "tracking=none")
+    worse = runner(*words, answer_with("x + x"), "tracking.traces=true")
+    metrics = worse.json()["metrics"]
+    assert (
+        0.1 < metrics["pass_at_k_low/2"] < metrics["pass_at_k/2"] == 0.25 < metrics["pass_at_k_high/2"] < 0.4
+    )
+    baseline = f"job_id={right.json()['job_id']}"
+    compared = runner(
+        "--baseline", baseline, "--metric", "pass@2", "--format", "json", module="runner_compare"
+    )
+    (found,) = (row["number"] for row in json.loads(compared.out)["tables"][0]["rows"] if "number" in row)
+    assert (found["measure"], found["difference"], found["finding"]) == ("number:pass@2", -0.5, "worse")
+    folders = [f"outputs/jobs/{done.json()['job_id']}" for done in (right, worse)]
+    for limit, exit_code in (("--max=pass_at_k/2=0.5", 0), ("--min=pass_at_k/2=0.5", 1)):
+        gate = runner("gate", *folders, limit, module="runner_compare")
+        assert gate.code == exit_code, (limit, gate.out, gate.err)
+    correct = [
+        it.value
+        for trace in traces_of(tmp_path, worse)
+        for it in trace.info.assessments
+        if it.name == "correct"
+    ]
+    assert correct == [0] * 45 + [1] * 15
+
+
 SLOW_TESTS = "import time\n\ndef check(candidate):\n    time.sleep(0.4)\n    assert candidate(2) == 4\n"
 
 
@@ -193,13 +243,8 @@ def test_a_killed_job_resumes_with_the_same_result(
     tmp_path: Path, runner: Callable[..., Any], moment: str
 ) -> None:
     """It is killed before the first answer, between two answers, while programs run, or before the result."""
-    row = {"entry_point": "f", "prompt": 'def f(x):\n    """Square {}."""\n', "test": SLOW_TESTS}
-    row["canonical_solution"] = "    return x * x\n"
-    right = quote("```python\ndef f(x):\n    return x * x\n```")
-    data = tmp_path / "data.jsonl"
-    rows = [row | {"task_id": str(n), "prompt": row["prompt"].format(n)} for n in range(12)]
-    data.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    words = [*STUB, f"model.answer={right}", f"task.data={data}", "generation.batch_size=2"]
+    data = write_problems(tmp_path / "data.jsonl", [SLOW_TESTS] * 12)
+    words = [*STUB, answer_with("x * x"), data, "generation.batch_size=2"]
     whole = runner(*words, f"output_dir={tmp_path}/whole").json()
     killed = tmp_path / "killed"
     delay = {"load": "5", "middle": "1"}.get(moment, "0")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from interrupts import answers, kill_when
+from traced import traces_of
 
 from runner.options.instructions.generated_prompts import generate_prompts
 from runner.options.instructions.judging import check_response
@@ -53,6 +54,23 @@ def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
     verdicts = {candidate["name"]: candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]}
     assert verdicts == {f"model.answer={FEW}": "NO-GO", f"model.answer={ALIKE}": "GO"}
     assert gate.code == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+def test_a_grid_of_two_quantizations_is_gated_and_logged(runner: Run, tmp_path: Path) -> None:
+    """Real models with a low accuracy, so that the gate asks for more or easier questions."""
+    words = ("task=instructions", "task.limit=44", "generation.max_new_tokens=16", "print=json")
+    gate = ("gate.baseline=quantization=none", "gate.margin=50")
+    done = runner("-m", "quantization=none,fp4", *words, *gate)
+    assert (done.code, done.json()["candidates"][0]["verdict"]) == (3, "ASK"), done.err
+    for limit, code in (("--max=prompt_loose_accuracy=0.9", 0), ("--min=accuracy=0.99", 1)):
+        found = runner("gate", "quantization=none", "--grid", "last", limit, module="runner_compare")
+        assert found.code == code, (limit, found.out, found.err)
+    single = runner("quantization=fp4", *words, "tracking.traces=true")
+    traces = traces_of(tmp_path, single)
+    correct = [it.value for trace in traces for it in trace.info.assessments if it.name == "correct"]
+    assert len(correct) == 44
+    assert sum(correct) / 44 == single.json()["metrics"]["accuracy"]
 
 
 def test_another_limit_and_other_clusters_are_judged_without_decoding(runner: Run) -> None:
