@@ -269,7 +269,7 @@ BODIES = {
     "opens a file": "open('data.txt')\nreturn inner(*args)",
     "starts a program": "import subprocess\nsubprocess.run(['true'])\nreturn inner(*args)",
     "asserts": "assert inner(*args) is None\nreturn inner(*args)",
-    "holds 200 MiB": "held = bytearray(200 * 2 ** 20)\nreturn inner(*args)",
+    "holds 20 MiB": "held = bytearray(20 * 2 ** 20)\nreturn inner(*args)",
     "warns": "import warnings\nwarnings.warn('slow')\nreturn inner(*args)",
     "remembers the base inputs": "return inner(*args) if repr(list(args)) in known else object()",
     "wrong on the base inputs": "return object() if repr(list(args)) in known else inner(*args)",
@@ -278,7 +278,7 @@ BODIES = {
 PROGRAMS = {
     "right": "{program}",
     "another name": "{program}\n{name}_solution = {name}\ndel {name}\n",
-    "no Python": "{program}\ndef (:\n",
+    "no Python": "def {name}(*args):\n    return (\n",
     "prints when it is read": "print('loading')\n{program}\nprint({name})\n",
     "raises when it is read": "{program}\nraise ValueError\n",
     "exits when it is read": "{program}\nraise SystemExit(0)\n",

@@ -180,10 +180,12 @@ def main() -> None:
     parser.add_argument("--timeout-s", type=int, default=10, help="task.timeout_s")
     parser.add_argument("--problems", type=int, help="so many problems instead of all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="KIND", help="only these kinds of answers")
     parser.add_argument("--show", help="print the programs of this kind whose verdicts differ")
     options = parse_arguments(parser)
     problems = list_problems()[: options.problems]
     answers = list_answers(problems, options.kinds, options.seed)
+    answers = [answer for answer in answers if not options.only or answer.kind in options.only]
     started = time.monotonic()
     theirs = judge_by_evalplus(
         options.python or evalplus_python(ROOT / "outputs" / ".evalplus"), problems, answers, options.plus
