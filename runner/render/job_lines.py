@@ -119,7 +119,7 @@ LINES = (
     ),
     TableLine(
         "calls",
-        "{calls_per_scenario} in {turns_per_scenario} answers per scenario   {failed_calls_per_scenario} of the calls fail",
+        "{calls_per_scenario} per scenario, {failed_calls_per_scenario} failed   {turns_per_scenario} answers",
     ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
     *(

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.questions import EMBEDDED
-from runner.config.task import RequestedCompletions, TaskConfig
+from runner.config.task import TaskConfig
 from runner.tasks.tools.keys import AUTO, FORMS, OfferMethod
 from runner_base import (
     HASHED,
@@ -20,10 +20,8 @@ from runner_base import (
     not_blank,
     unknown_choice_message,
 )
-from runner_engine import GenerationConfig, Workload
 
 LEVELS = ("single", "chain", "lookup", "error", "two_messages")
-TYPICAL_PROMPT = 800  # tokens of the tools and a chat, in most chat templates
 TYPICAL_TURNS = 4
 TYPICAL_SCENARIOS = 120
 
@@ -42,6 +40,7 @@ class ToolTurnsConfig(TaskConfig):
     module: ClassVar[str] = "runner.options.tool_turns.task"
     name: ClassVar[str] = "tool_turns"
     gives_verdicts: ClassVar[bool] = True
+    typical_prompt_tokens: ClassVar[int] = 600  # of the tools and a chat, in most chat templates
     data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, or a file of scenarios"))
     limit: int | None = config_field(TYPICAL_SCENARIOS, constraint=at_least(1, ", or null for all"))
     levels: list[str] = field(default_factory=lambda: [*LEVELS])
@@ -94,17 +93,10 @@ class ToolTurnsConfig(TaskConfig):
         return self.data if self.is_generated else self.data.rpartition("/")[2]
 
     @property
+    def num_answers_per_question(self) -> int:
+        """Typical number of answers to a scenario, because a model decides how many it takes."""
+        return min(self.max_turns, TYPICAL_TURNS)
+
+    @property
     def expected_completions(self) -> int:
-        """Number of answers, approximate because a model decides how many a scenario takes."""
-        return (self.limit or TYPICAL_SCENARIOS) * min(self.max_turns, TYPICAL_TURNS)
-
-    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        return generation.batch_size or batch_size, TYPICAL_PROMPT, generation.max_total_new_tokens
-
-    def list_requested_completions(
-        self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[RequestedCompletions]:
-        turns = min(self.max_turns, TYPICAL_TURNS)
-        completions = self.expected_completions if num_questions is None else num_questions * turns
-        new = generation.max_total_new_tokens
-        return [RequestedCompletions(generation.batch_size, TYPICAL_PROMPT, new, completions)]
+        return (self.limit or TYPICAL_SCENARIOS) * self.num_answers_per_question

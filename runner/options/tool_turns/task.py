@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,6 @@ from runner.options.tool_turns.scores import build_level_rows, compute_turn_metr
 from runner.options.tool_turns.session import ScenarioEngine
 from runner.render.notes import format_note, render_notes
 from runner.tasks import (
-    Job,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -29,6 +27,7 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_random_id,
     collect_answers,
     context_length,
     describe_dataset,
@@ -46,7 +45,6 @@ from runner_engine import Capability, Request, require_capabilities, tool_calls
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 # Jobs that play more or fewer scenarios reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", "task.limit", "task.levels"})
@@ -114,8 +112,6 @@ def run(inputs: ToolTurnsInputs, context: TaskContext) -> Result:
     call_format = choose_tool_call_format(task, resolved)
     chat_form = _make_chat_form(task, call_format.form)
     requests = build_requests(task, inputs.scenarios, chat_form)
-    if task.show_prompt:
-        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     scenarios = dict(enumerate(inputs.scenarios))
     judge = ScenarioJudge(scenarios, chat_form, task.cluster)
     policies: list[Policy] = [
@@ -148,30 +144,21 @@ def build_requests(
             number,
             Episode(scenario, chat_form).build_prompt(),
             is_raw=chat_form.call_format.IS_RAW,
-            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
+            random_id=build_random_id(number, task.repeat_index),
         )
         for number, scenario in enumerate(scenarios)
     ]
 
 
-def deliver(inputs: ToolTurnsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", _render_first_prompts(inputs, resolved))
-
-
-def preview(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: a summary of the scenarios, and the first prompts if requested."""
-    task, scenarios = inputs.task, inputs.scenarios
+def preview(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Return a summary of the scenarios for plan=true."""
+    scenarios = inputs.scenarios
     levels = {scenario.level for scenario in scenarios}
     environments = {scenario.environment_name for scenario in scenarios}
-    summary = format_scenario_summary(len(scenarios), len(levels), len(environments), task.max_turns)
-    shown = _render_first_prompts(inputs, resolved) if task.show_prompt else ""
-    return "\n".join(filter(None, (summary, shown)))
+    return format_scenario_summary(len(scenarios), len(levels), len(environments), inputs.task.max_turns)
 
 
-def _render_first_prompts(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:
     task = inputs.task
     chat_form = _make_chat_form(task, choose_tool_call_format(task, resolved).form)
     return render_prompts(resolved, build_requests(task, inputs.scenarios[: task.show_prompt], chat_form))

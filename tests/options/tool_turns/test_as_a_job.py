@@ -63,7 +63,7 @@ def test_a_server_that_calls_rightly_reaches_all_goals_and_a_damaged_one_none(
         (base, row) = sorted(
             json.loads(done.out)["tables"][0]["rows"], key=lambda each: bool(each["comparison"])
         )
-        assert (base["accuracy"], row["accuracy"]) == (1, 0)
+        assert (base["metrics"]["accuracy"], row["metrics"]["accuracy"]) == (1, 0)
         assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (len(SCENARIOS), "worse")
         compared = {each["category"]: each["finding"] for each in row["tool_calls"]["compared"]}
         assert compared == dict.fromkeys(LEVELS, "worse")
