@@ -62,8 +62,8 @@ def serving(
     }
 
     def answer(body: Mapping[str, Any]) -> str:
-        _, first, *others = body["messages"]
+        first, *others = body["messages"][1:]
         turn = sum(message["role"] == "assistant" for message in others)
-        return answers[first["content"]][turn]
+        return answers[str(first["content"])][turn]
 
     return answer

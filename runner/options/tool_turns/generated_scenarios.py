@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from runner.options.tool_turns.environments import ENVIRONMENTS
 from runner.options.tool_turns.environments.base import Slots, State
 from runner.options.tool_turns.scenarios import Scenario
-from runner_engine.tool_calls import ToolCall
+from runner_engine import tool_calls
 
 TEMPLATES_PER_LEVEL = 2  # of each environment
 SLOT = re.compile(r"\{(\w+)\}")
@@ -55,7 +55,7 @@ def _generate_scenario(
         tuple(str(_fill(message, slots)) for message in template["messages"]),
         tuple(
             tuple(
-                ToolCall(name, {key: _fill(value, slots) for key, value in arguments.items()})
+                tool_calls.ToolCall(name, {key: _fill(value, slots) for key, value in arguments.items()})
                 for call in calls
                 for name, arguments in call.items()
             )

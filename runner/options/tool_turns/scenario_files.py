@@ -11,7 +11,7 @@ from runner.datasets.row_layouts import RowKeys
 from runner.options.tool_turns.environments import ENVIRONMENTS
 from runner.options.tool_turns.scenarios import Calls, Scenario
 from runner_base import ConfigError, DataError, unknown_choice_message
-from runner_engine.tool_calls import ToolCall
+from runner_engine import tool_calls
 
 KEYS = ("environment", "state", "messages", "calls")
 GIVEN = "given"  # the level of a scenario that names none
@@ -80,10 +80,10 @@ def _parse_calls(number: int, calls: Any) -> Calls:
     return tuple(_iter_calls(f"calls[{number}]", calls))
 
 
-def _iter_calls(place: str, calls: list[Any]) -> Iterator[ToolCall]:
+def _iter_calls(place: str, calls: list[Any]) -> Iterator[tool_calls.ToolCall]:
     for number, call in enumerate(calls):
         match call:
             case {"name": str(name), "arguments": dict(arguments), **others} if not others:
-                yield ToolCall(name, arguments)
+                yield tool_calls.ToolCall(name, arguments)
             case _:
                 raise ValueError(f"{place}[{number}] must have a name and an object of arguments")

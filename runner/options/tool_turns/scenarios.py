@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from runner.options.tool_turns.environments import ENVIRONMENTS, Environment
-from runner.options.tool_turns.environments.base import CallFault, State
-from runner_engine.tool_calls import ToolCall
+from runner.options.tool_turns.environments import ENVIRONMENTS
+from runner.options.tool_turns.environments.base import CallFault, Environment, State
+from runner_engine import tool_calls
 
-Calls = tuple[ToolCall, ...]
+Calls = tuple[tool_calls.ToolCall, ...]
 Path = tuple[str, ...]
 MISSING = "<missing>"  # the value of a path that a state does not have
 

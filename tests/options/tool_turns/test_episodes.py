@@ -121,7 +121,9 @@ def test_an_agent_that_does_nothing_reaches_no_goal() -> None:
 def test_results_reach_the_model_in_the_role_tool() -> None:
     episode = Episode(HOUSE, FORM)
     episode.add_answer(Answer.from_text(f"<think>First.</think>{write(HEAT)}", [], STOP))
-    offered, user, assistant, result = episode.build_prompt()
+    prompt = episode.build_prompt()
+    assert isinstance(prompt, tuple)
+    offered, user, assistant, result = prompt
     assert isinstance(offered, OfferedTools)
     assert [tool["function"]["name"] for tool in offered.tools] == [*HOUSE.environment.functions]
     assert user == Message("user", HOUSE.messages[0])

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner_engine.tool_calls import ToolCall
+from runner_engine import tool_calls
 
 State = dict[str, Any]
 Slots = dict[str, Any]  # values that fill the placeholders of a scenario template
@@ -69,7 +69,7 @@ class Environment:
             for name, tool in _read_tools()[self.name].items()
         ]
 
-    def call_tool(self, state: State, call: ToolCall) -> ToolResult:
+    def call_tool(self, state: State, call: tool_calls.ToolCall) -> ToolResult:
         """Run a call on a state. A call with a fault leaves the state unchanged."""
         schema = next((schema for schema in self.schemas if schema["name"] == call.name), None)
         if schema is None:
@@ -88,7 +88,7 @@ class Environment:
 
     def are_equal(self, state: State, other: State) -> bool:
         """Whether two states are equal. Capitals, outer blanks, ids and the order of lists do not matter."""
-        return self._normalize_state(state) == self._normalize_state(other)
+        return bool(self._normalize_state(state) == self._normalize_state(other))
 
     def _normalize_state(self, state: State) -> Any:
         return {
