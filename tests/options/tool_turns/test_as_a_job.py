@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 JSON = import_tool_call_format("json")
 # with different messages, by which the server knows them
-SCENARIOS = [*{scenario.messages[0]: scenario for scenario in generate_scenarios(120, LEVELS, 0)}.values()]
+SCENARIOS = [*{scenario.messages[0]: scenario for scenario in generate_scenarios(64, LEVELS, 0)}.values()]
 TASK = ("task=tool_turns", "task.limit=null", "task.tool_placement=system")
 
 
@@ -49,31 +49,43 @@ def write_file(path: Path, scenarios: Sequence[Scenario]) -> str:
     return f"task.data={path}"
 
 
-def test_a_server_that_calls_rightly_reaches_all_goals_and_a_damaged_one_none(
-    runner: Run, tmp_path: Path
-) -> None:
-    assert len(SCENARIOS) > 100
+@pytest.fixture
+def both(runner: Run, tmp_path: Path) -> str:
+    """Run a job with a server that calls rightly and one that damages the last call. Returns the first one's key."""
+    assert len(SCENARIOS) > 55
     data = write_file(tmp_path / "scenarios.jsonl", SCENARIOS)
     with serve(False) as right, serve(True) as wrong:
         urls = f"model.base_url={right.url},{wrong.url}"
         keys = ("model=api", "model.name=tiny", urls, *TASK, data, "tracking=none", "print=none")
         assert runner("-m", *keys).code == 0
-        named = f"model.base_url={right.url}"
-        done = runner("--baseline", named, "--format", "json", module="runner_compare")
-        (base, row) = sorted(
-            json.loads(done.out)["tables"][0]["rows"], key=lambda each: bool(each["comparison"])
-        )
-        assert (base["metrics"]["accuracy"], row["metrics"]["accuracy"]) == (1, 0)
-        assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (len(SCENARIOS), "worse")
-        compared = {each["category"]: each["finding"] for each in row["tool_calls"]["compared"]}
-        assert compared == dict.fromkeys(LEVELS, "worse")
-        assert runner("pack", named, "-o", "base.runner.gz", module="runner_compare").code == 0
-        gate = runner("gate", "base.runner.gz", "outputs", "--json", "--margin", "5", module="runner_compare")
-        assert [candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]] == ["NO-GO"]
-        assert gate.code == 1
-        # results are messages of the user where tools are in the system message
-        roles = {message["role"] for body in right.seen for message in body["messages"]}
-        assert roles == {"system", "user", "assistant"}
+    # results are messages of the user where tools are in the system message
+    roles = {message["role"] for body in right.seen for message in body["messages"]}
+    assert roles == {"system", "user", "assistant"}
+    return f"model.base_url={right.url}"
+
+
+def test_a_server_that_calls_rightly_reaches_all_goals_and_a_damaged_one_none(
+    both: str, tmp_path: Path
+) -> None:
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/result.json")]
+    found = {record["params"]["model.base_url"]: record["result"]["metrics"] for record in records}
+    right = found.pop(both.partition("=")[2])
+    (wrong,) = found.values()
+    assert (right["correct"], right["accuracy"]) == (len(SCENARIOS), 1)
+    assert (wrong["correct"], wrong["n"]) == (0, len(SCENARIOS))
+
+
+@pytest.mark.thorough
+def test_a_loss_is_shown_at_each_level_and_stops_the_gate(runner: Run, both: str) -> None:
+    done = runner("--baseline", both, "--format", "json", module="runner_compare")
+    (row,) = [each for each in json.loads(done.out)["tables"][0]["rows"] if each["comparison"]]
+    assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (len(SCENARIOS), "worse")
+    compared = {each["category"]: each["finding"] for each in row["tool_calls"]["compared"]}
+    assert compared == dict.fromkeys(LEVELS, "worse")
+    assert runner("pack", both, "-o", "base.runner.gz", module="runner_compare").code == 0
+    gate = runner("gate", "base.runner.gz", "outputs", "--json", "--margin", "5", module="runner_compare")
+    assert [candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]] == ["NO-GO"]
+    assert gate.code == 1
 
 
 @pytest.fixture
@@ -113,11 +125,7 @@ def test_the_embedded_model_plays_and_is_judged_again_from_its_samples(
 def test_a_prompt_beyond_the_context_stops_only_its_scenario(runner: Run) -> None:
     done = runner("task=tool_turns", "task.limit=10", "task.tool_placement=system", "generation.max_new_tokens=8", "print=json", "tracking=none")  # fmt: skip
     assert done.code == 1
-    samples = [
-        Sample.from_json(line)
-        for path in Path("outputs").glob("jobs/*/samples.jsonl")
-        for line in path.read_text().splitlines()
-    ] or samples_of(done)
+    samples = samples_of(done)
     failed = {
         sample.tool_function.partition("/")[0] for sample in samples if sample.tool_function and sample.failed
     }

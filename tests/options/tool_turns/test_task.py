@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,25 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playing import playing
+from playing import playing, write_answers
 from raising import raises
 from scripted import Scripted
 from tasking import work
 
 from runner.config.model import StubConfig
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
+from runner.engines.kinds import get_model_kind
 from runner.options.tool_turns import task as tool_turns
-from runner.options.tool_turns.episode import ChatForm
+from runner.options.tool_turns.episode import ChatForm, Episode
 from runner.options.tool_turns.judging import ScenarioJudge
 from runner.options.tool_turns.keys import LEVELS, ClusterKey, ToolTurnsConfig
 from runner.options.tool_turns.render.titles import TURNS_BY_LEVEL
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools.keys import OfferMethod
+from runner.tasks.tools.offering import choose_tool_call_format
 from runner_base.errors import ConfigError, JobFailed
-from runner_base.result import FinishReason, Sample, Verdict
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.model.outcomes import QuestionOutcome
+from runner_engine import embedded
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner_engine.tool_calls import import_tool_call_format
 
 Make = Callable[..., RunnerConfig]
@@ -185,3 +192,39 @@ def test_bad_keys_are_refused(job: Make, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     inputs = tool_turns.prepare(job(data=str(tmp_path / "a.jsonl"), limit=None))
     assert [scenario.gold for scenario in inputs.scenarios] == ["delete_file(path='a')"]
+
+
+# as Hermes, Qwen2.5 and others show tools, calls and results
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "<tool_call>…</tool_call><|im_end|>\n{% endif %}{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}{% for call in message.tool_calls or [] %}"
+    "<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}"
+    "{% if message.tool_call_id %} ({{ message.name }}){% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_chat_template_shows_calls_and_results_and_each_prompt_begins_as_the_one_before(
+    make_config: Make, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(embedded.MODEL_DIR, model)
+    (model / "chat_template.jinja").write_text(HERMES)
+    config = make_config(model=LocalModelConfig(name=str(model)), task=ToolTurnsConfig(limit=5))
+    scenario = tool_turns.prepare(config).scenarios[3]
+    resolved = resolve_job(config)
+    call_format = choose_tool_call_format(ToolTurnsConfig(), resolved)
+    assert call_format.name == "hermes"
+    episode = Episode(scenario, ChatForm(OfferMethod.template, call_format.form, 10))
+    prompts, answers = [], write_answers(scenario.calls, call_format.form)
+    for answer in answers:
+        prompts.append(get_model_kind(config.model).render_prompt(resolved, episode.build_prompt()))
+        episode.add_answer(Answer(answer, [], FinishReason.stop))
+    assert episode.outcome is ToolOutcome.right
+    assert '"name": "add_event"' in prompts[0]
+    assert [prompt.count("<|im_start|>tool") for prompt in prompts] == [0, 1, 2]
+    assert prompts[2].count("(add_event)<|im_end|>") == 2
+    for before, answer, after in zip(prompts, answers, prompts[1:], strict=False):
+        assert after.startswith(before)
+        assert after[len(before) :].startswith(answer)
