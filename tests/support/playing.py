@@ -63,7 +63,7 @@ def serving(
 
     def answer(body: Mapping[str, Any]) -> str:
         first, *others = body["messages"][1:]
-        turn = sum(message["role"] == "assistant" for message in others)
+        turn = len([message for message in others if message["role"] == "assistant"])
         return answers[str(first["content"])][turn]
 
     return answer

@@ -1,12 +1,14 @@
 """An engine that answers a request by playing a whole scenario with the job's engine.
 
-The scenarios run at the same time. Follow-up prompts are submitted in batches, because prompts that arrive
+Many scenarios run at the same time. A new one starts when no prompt waits, so that scenarios end one after the
+other and an interrupted job keeps them. Follow-up prompts are submitted in batches, because prompts that arrive
 together share their prefixes. A scenario's completion has the last answer, and all answers as `calls`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +30,7 @@ from runner_engine import (
 )
 
 BATCHES = 8  # follow-up prompts wait until they are an eighth of the prompts that are decoded
+STARTS = 16  # scenarios that start together
 MODEL = "model"
 
 
@@ -87,6 +90,7 @@ class ScenarioSession(Session):
         self.session = engine.engine.open(batch_size)
         self._played: dict[RequestId, PlayedScenario] = {}  # by the id of the prompt that is answered now
         self._ready: list[Request] = []
+        self._waiting: deque[PlayedScenario] = deque()
 
     def announce_prompts(self, requests: Sequence[Request]) -> None:
         self.session.announce_prompts(requests)
@@ -96,16 +100,26 @@ class ScenarioSession(Session):
         return PlayedScenario(request, request_sha256(self.engine.encode(request)[0], request), episode)
 
     def _run_step(self, submitted: list[PlayedScenario], cancelled: set[RequestId]) -> list[Event]:
-        for played in submitted:
-            played.started = time.perf_counter()
-            self._queue_prompt(played)
-        events: list[Event] = []
+        if submitted:  # they share prefixes, whenever they start
+            self.session.announce_prompts([played.request for played in submitted])
+            self._waiting.extend(submitted)
+        events: list[Event] = [
+            _make_completion(played, Answer("", [], FinishReason.cancelled))
+            for played in self._waiting
+            if played.request.id in cancelled
+        ]
+        self._waiting = deque(played for played in self._waiting if played.request.id not in cancelled)
         for request_id, played in [*self._played.items()]:
             if played.request.id in cancelled:
                 self.session.cancel(request_id)
                 self._ready = [request for request in self._ready if request.id != request_id]
                 del self._played[request_id]
                 events.append(_make_completion(played, Answer("", [], FinishReason.cancelled)))
+        if not self.engine.stats.rows_waiting:
+            for _ in range(min(STARTS, len(self._waiting))):
+                played = self._waiting.popleft()
+                played.started = time.perf_counter()
+                self._queue_prompt(played)
         if len(self._ready) * BATCHES >= self.session.num_active:
             ready, self._ready = self._ready, []
             self.session.submit_all(ready)
@@ -118,6 +132,7 @@ class ScenarioSession(Session):
         self.session.close()
         self._played.clear()
         self._ready.clear()
+        self._waiting.clear()
 
     def _queue_prompt(self, played: PlayedScenario) -> None:
         turn, request = len(played.calls), played.request
@@ -137,8 +152,7 @@ class ScenarioSession(Session):
         """
         if not played.calls:
             played.first_token_s = completion.first_token_s
-        # the completion of the scenario says them
-        unsaid = {"permanent": False, "by": None, "cost_usd": None}
+        unsaid = {"permanent": False, "cost_usd": None}  # the completion of the scenario says them
         played.calls.append(
             Call.from_response(
                 completion,

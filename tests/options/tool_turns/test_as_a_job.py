@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,13 @@ from grids import wait_for
 from interrupts import answers
 from playing import serving
 
+from runner.datasets.questions import load_questions
 from runner.options.tool_turns.generated_scenarios import generate_scenarios
 from runner.options.tool_turns.keys import LEVELS
 from runner.options.tool_turns.scenarios import Scenario, scenario_to_record
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Sample
+from runner_engine import embedded
 from runner_engine.tool_calls import import_tool_call_format
 
 pytestmark = pytest.mark.slow
@@ -89,37 +93,52 @@ def test_a_loss_is_shown_at_each_level_and_stops_the_gate(runner: Run, both: str
 
 
 @pytest.fixture
-def short_scenarios(tmp_path: Path) -> str:
-    """The key of a file of scenarios whose tools fit into the embedded model's context."""
-    scenarios = [it for it in generate_scenarios(160, LEVELS, 0) if it.environment_name == "files"]
-    return write_file(tmp_path / "short.jsonl", scenarios[:24])
+def several_messages(tmp_path: Path) -> list[str]:
+    """The words of a job in which the embedded model answers three word problems per scenario.
+
+    Its chat template takes tools without showing them, since it was not trained for tools.
+    """
+    model = tmp_path / "model"
+    shutil.copytree(embedded.MODEL_DIR, model)
+    template = model / "chat_template.jinja"
+    template.write_text("{% if tools %}{% endif %}" + template.read_text())
+    questions = [item.question for item in load_questions(Gsm8kConfig(limit=72))]
+    record = {"environment": "files", "state": {"files": {"a": "b"}}}
+    calls = [[], [], [{"name": "delete_file", "arguments": {"path": "a"}}]]
+    lines = [
+        json.dumps(record | {"messages": questions[at : at + 3], "calls": calls}) + "\n"
+        for at in range(0, 72, 3)
+    ]
+    (tmp_path / "messages.jsonl").write_text("".join(lines))
+    return [
+        "model=auto", f"model.name={model}", "model.dtype=float32", "task=tool_turns", "task.limit=null",
+        f"task.data={tmp_path}/messages.jsonl", "generation.max_new_tokens=96", "tracking=none",
+    ]  # fmt: skip
 
 
-def test_the_embedded_model_plays_and_is_judged_again_from_its_samples(
-    runner: Run, short_scenarios: str
+def test_a_real_model_plays_several_turns_and_is_judged_again_from_its_samples(
+    runner: Run, several_messages: list[str]
 ) -> None:
     """It was not trained for calls, so it reaches no goal."""
-    words = (
-        *TASK,
-        short_scenarios,
-        "task.limit=5",
-        "generation.max_new_tokens=16",
-        "print=json",
-        "tracking=none",
-    )
-    first = runner(*words).json()
-    assert first["metrics"]["accuracy"] == 0
-    assert first["metrics"]["n"] == 5
+    words = (*several_messages, "print=json")
+    done = runner(*words)
+    first, samples = done.json(), samples_of(done)
+    metrics = first["metrics"]
+    assert (metrics["accuracy"], metrics["n"], metrics["calls_per_scenario"]) == (0, 24, 0)
+    turns = [len(sample.calls or ()) for sample in samples]
+    assert metrics["turns_per_scenario"] == sum(turns) / 24 > 2
+    for sample in samples:
+        prompts = [call.prompt_tokens for call in sample.calls or ()]
+        assert prompts == sorted(prompts)
+        assert sum(prompts) == sample.prompt_tokens
     folder = Path(first["output_dir"])
     before = (folder / "samples.jsonl").read_bytes()
     (folder / "result.json").unlink()
     again = runner(*words).json()
     assert (folder / "samples.jsonl").read_bytes() == before
-    names = [name for name in first["metrics"] if "accuracy" in name or "scenario" in name]
+    names = [name for name in metrics if "accuracy" in name or "scenario" in name]
     assert len(names) >= 8
-    assert {name: again["metrics"][name] for name in names} == {
-        name: first["metrics"][name] for name in names
-    }
+    assert {name: again["metrics"][name] for name in names} == {name: metrics[name] for name in names}
 
 
 def test_a_prompt_beyond_the_context_stops_only_its_scenario(runner: Run) -> None:
@@ -137,10 +156,9 @@ def test_a_prompt_beyond_the_context_stops_only_its_scenario(runner: Run) -> Non
 @pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 8, 19])
 def test_a_killed_job_resumes_with_the_same_samples(
-    runner: Run, tmp_path: Path, short_scenarios: str, count: int
+    runner: Run, tmp_path: Path, several_messages: list[str], count: int
 ) -> None:
-    words = ["task=tool_turns", "task.tool_placement=system", short_scenarios, "task.limit=24",
-             "generation.max_new_tokens=24", "generation.batch_size=2", "model.dtype=float32", "tracking=none"]  # fmt: skip
+    words = [*several_messages, "generation.batch_size=2"]
     whole = samples_of(runner(*words, "print=json", f"output_dir={tmp_path}/whole"))
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *words, f"output_dir={tmp_path}/killed"],
