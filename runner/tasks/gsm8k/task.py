@@ -344,6 +344,10 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
     ]
 
 
+def build_job_requests(inputs: Gsm8kInputs) -> list[Request]:
+    return build_question_requests(inputs, index_questions_by_number(inputs.items))
+
+
 def build_sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
     """Return the id from which the sampling seed is derived. It differs between repeats of a job."""
     return f"{question_number}, repeat {task.repeat_index}" if task.repeat_index else None
