@@ -83,7 +83,8 @@ class Task(Protocol):
     on disk, for a plan. check_lengths(inputs, resolved): reject prompts that exceed the context
     length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
     loading weights. has_configured_baseline(config): `Inputs.is_compared` before the inputs are available, from
-    the keys alone.
+    the keys alone. build_job_requests(inputs): the job's requests, whose ids are the indices of its samples, so
+    that other jobs can score its answers.
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently

@@ -17,10 +17,11 @@ from runner.datasets.scored_texts import RecordedAnswer, ScoredItem, TextContext
 from runner.records.jobs import SAMPLES, Job, read_samples
 from runner.tasks.base import TaskInputs, import_task_module
 from runner.tasks.named_job import find_job_by_id
-from runner_base import Answer, ConfigError, Sample, join_first_names
+from runner_base import Answer, ConfigError, RunRecordError, Sample, join_first_names
 from runner_engine import Request
 
 CONFIG = "config.yaml"  # of a job's folder
+GROUPS_OF_PROMPTS = ("task", "generation")
 
 
 @runtime_checkable
@@ -87,14 +88,21 @@ def _build_requests_again(config: RunnerConfig, job: Job, key: str, job_name: st
 def _compose_recorded_config(config: RunnerConfig, job: Job) -> RunnerConfig:
     """Return this job's config with the task and the generation settings of a recorded job."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    recorded: Any = OmegaConf.to_container(OmegaConf.load(job.folder / CONFIG), resolve=True)
+    path = job.folder / CONFIG
+    try:
+        recorded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        names = {group: recorded[group].pop("name") for group in GROUPS_OF_PROMPTS}
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise RunRecordError("the file does not contain the job's config", key=path, code="damaged") from error
     with convert_config_errors():
         groups = {
             group: OmegaConf.to_object(
-                OmegaConf.merge(OmegaConf.structured(GROUPS[group][recorded[group].pop("name")]), recorded[group])
+                OmegaConf.merge(OmegaConf.structured(GROUPS[group][name]), recorded[group])
             )
-            for group in ("task", "generation")
+            for group, name in names.items()
         }
     return replace(config, **groups)
 

@@ -95,7 +95,9 @@ def create_growth_tests(
     """Return a test for each bin after the start: is the divergence there that of the start?
 
     The effect is the KL at the start of the answers minus the KL in the bin, in nats per token: it is
-    negative if the divergence grows. Bins that fewer than 50 samples reach have no test.
+    negative if the divergence grows. An answer counts by its tokens in the bin, but at most by those of
+    the start: more tokens make its difference no more exact. Bins that fewer than 50 samples reach have
+    no test.
     """
     differences: dict[int, dict[object, list[float]]] = {}
     has_clusters = all(cluster_by_unit.get(part.unit) is not None for part in likelihoods)
@@ -108,8 +110,9 @@ def create_growth_tests(
         for first, tokens, _, kl, *_ in sums[len(start) :]:
             start_kl = ratio_of_sums([of_bin[3] for of_bin in start], [of_bin[1] for of_bin in start])
             pair = differences.setdefault(int(first), {}).setdefault(sample, [0.0, 0.0])
-            pair[0] += start_kl * tokens - kl
-            pair[1] += tokens
+            weight = min(tokens, START_TOKENS)
+            pair[0] += weight * (start_kl - kl / tokens)
+            pair[1] += weight
     return {
         first: SignFlipTest(*(list(column) for column in zip(*pairs.values(), strict=True)), "token")
         for first, pairs in sorted(differences.items())

@@ -84,7 +84,7 @@ def prepare(config: RunnerConfig) -> CodeInputs:
 def run(inputs: CodeInputs, context: TaskContext) -> Result:
     """Generate the missing answers, run their programs and compute metrics."""
     task, resolved = inputs.task, context.resolved
-    requests = build_requests(task, inputs.problems)
+    requests = build_job_requests(inputs)
     if task.show_prompt:
         log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     sandbox = Sandbox(create_program_limits(task.timeout_s, task.memory_mib))
@@ -113,6 +113,10 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
         notes.append(note("programs_not_sandboxed", "warning", missing=missing))
     result.notes = render_notes(notes)
     return result
+
+
+def build_job_requests(inputs: CodeInputs) -> list[Request]:
+    return build_requests(inputs.task, inputs.problems)
 
 
 def build_requests(task: CodeConfig, problems: Sequence[CodeProblem]) -> list[Request]:

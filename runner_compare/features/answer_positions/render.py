@@ -23,6 +23,7 @@ from runner_compare.statistics.ratios import MIN_TEXTS
 
 AXIS = "generated position (in bins)"
 TITLE = "answers by generated position, with 95 % intervals over answers"
+SHORT_TITLE = "KL by generated token, nats/token"
 LEGEND = (
     f"KL growth: the KL of a bin minus the KL of the first {START_TOKENS} tokens of the same answers, in nats/token. "
     f"The intervals are simultaneous over all bins and rows. A test needs {MIN_TEXTS} answers."
@@ -76,6 +77,23 @@ def build_answer_position_tables(table: Table) -> dict[str, list[Column]]:
     return {TITLE: columns}
 
 
+def build_short_tables(table: Table) -> dict[str, list[Column]]:
+    """Return a table with one line per run that has a divergence, and one column per bin."""
+    rows = [row for row in table.rows if has_divergence_by_position(row.run)]
+    if not rows:
+        return {}
+    columns = build_row_name_columns_for(table, rows)
+    for first in sorted({first for row in rows for first in list_generated_positions(row.run.metrics)}):
+        key = f"{KL}/{CELL}{first}"
+        cells = [f"{row.run.metrics[key]:.3g}" if key in row.run.metrics else ABSENT for row in rows]
+        columns.append(Column(format_generated_range(first), cells, use=ColumnUse.result))
+    by_run = table.get_section_data(TableGrowth).by_run
+    starts = [by_run.get(row.run.run_id, Growth({})).first_position for row in rows]
+    cells = [ABSENT if start is None else f"{start:,}" for start in starts]
+    columns.append(Column("larger\nfrom", cells, use=ColumnUse.result))
+    return {SHORT_TITLE: columns}
+
+
 def _format_growth(decision: Decision | None) -> str:
     if decision is None:
         return ABSENT
@@ -84,7 +102,7 @@ def _format_growth(decision: Decision | None) -> str:
 
 
 def _format_nats(nats: float) -> str:
-    return f"{nats:+.3g}".replace("-", "−")
+    return f"{nats + 0.0:+.3g}".replace("-", "−")
 
 
 def format_growth_sentences(table: Table, is_short: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ from runner_compare.features.answer_positions.render import (
     AXIS,
     LEGEND,
     build_answer_position_tables,
+    build_short_tables,
     format_growth_sentences,
     growth_record,
 )
@@ -28,6 +29,9 @@ class AnswerPositions(Section):
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_answer_position_tables(table)
+
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return build_short_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
         return format_growth_sentences(table)
