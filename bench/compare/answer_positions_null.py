@@ -139,15 +139,20 @@ def main() -> int:
         for kind in KINDS:
             for candidates in CANDIDATES if kind == "dependent tokens" else CANDIDATES[:1]:
                 drawn = [
-                    [draw_candidate(generator, answers, kind) for _ in range(candidates)] for _ in range(draws)
+                    [draw_candidate(generator, answers, kind) for _ in range(candidates)]
+                    for _ in range(draws)
                 ]
-                found = Rate(sum(any(start is not None for start in find_starts(one)) for one in drawn), draws)
+                found = Rate(
+                    sum(any(start is not None for start in find_starts(one)) for one in drawn), draws
+                )
                 by_token = Rate(sum(any(map(claims_by_tokens, one)) for one in drawn), draws)
                 unpaired = Rate(sum(any(map(claims_unpaired, one)) for one in drawn), draws)
                 limits.false.append(found)
                 table.row(answers, kind, candidates, found, by_token, unpaired)
     heads = "answers", "from token", "KL times", "just there %", "earlier %", "others grow %"
-    table = Table(f"one of {CANDIDATES[-1]} candidates has more KL from a token on: {draws // 2} tables", *heads)
+    table = Table(
+        f"one of {CANDIDATES[-1]} candidates has more KL from a token on: {draws // 2} tables", *heads
+    )
     for answers in (60, 200):
         for planted in PLANTED:
             just = earlier = others = 0

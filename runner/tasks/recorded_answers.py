@@ -96,7 +96,9 @@ def _compose_recorded_config(config: RunnerConfig, job: Job) -> RunnerConfig:
         recorded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         names = {group: recorded[group].pop("name") for group in GROUPS_OF_PROMPTS}
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise RunRecordError("the file does not contain the job's config", key=path, code="damaged") from error
+        raise RunRecordError(
+            "the file does not contain the job's config", key=path, code="damaged"
+        ) from error
     with convert_config_errors():
         groups = {
             group: OmegaConf.to_object(

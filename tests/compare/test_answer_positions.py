@@ -34,7 +34,12 @@ def write_job(folder: Path, quantization: str, factor_by_bin: dict[int, float], 
         )
     samples = [
         Sample(
-            Answer("", [unit, 1], FinishReason.stop), f"{unit:064x}", 5, 0.1, index=unit, likelihood=likelihood
+            Answer("", [unit, 1], FinishReason.stop),
+            f"{unit:064x}",
+            5,
+            0.1,
+            index=unit,
+            likelihood=likelihood,
         )
         for unit, likelihood in enumerate(likelihoods)
     ]

@@ -34,7 +34,9 @@ def list_token_counts(items: Sequence[ScoredItem]) -> list[int] | None:
     return counts or None
 
 
-def check_prompts_and_tokens(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> None:
+def check_prompts_and_tokens(
+    task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob
+) -> None:
     """Raise ConfigError if the model reads other prompts, or other tokens of the answers, than the model that
     gave them. Only the tokenizer is loaded.
     """
@@ -48,7 +50,9 @@ def check_prompts_and_tokens(task: LikelihoodConfig, items: Sequence[ScoredItem]
         for (answer, _), (seen, _) in zip(answers, encoded, strict=True)
     )
     decode = kind.create_decoder(resolved)
-    other_tokens = sum(bool(answer.token_ids) and text not in decode(answer.token_ids) for answer, text in answers)
+    other_tokens = sum(
+        bool(answer.token_ids) and text not in decode(answer.token_ids) for answer, text in answers
+    )
     for count, what in ((other_prompts, "the prompts"), (other_tokens, "the tokens")):
         if count:
             raise ConfigError(

@@ -8,7 +8,6 @@ question, are one sample of the statistics.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +63,6 @@ from runner_engine import Capability, Engine, EngineReport, Request, require_cap
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -139,8 +137,6 @@ def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]
 def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     """Score all texts that have no stored sample, and compute the metrics."""
     task, named = inputs.task, inputs.task.reference or ""
-    if task.show_prompt:
-        log.info("%s", prompts.render_first_prompts(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
     answers.check_prompts_and_tokens(task, inputs.given, context.resolved)
     pieces = [
@@ -222,16 +218,12 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     return result
 
 
-def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", prompts.render_first_prompts(inputs.task, inputs.given, resolved))
+def render_shown_prompts(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
+    return prompts.render_first_prompts(inputs.task, inputs.given, resolved)
 
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: notes on reference and RoPE scaling, and the first prompts if
-    requested.
-    """
+    """Return the notes on reference and RoPE scaling for plan=true."""
     lines = context_length.build_rope_notes_for_documents(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
@@ -242,8 +234,7 @@ def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
             note("reference", named_as=inputs.task.reference, job=job.job_id, state=describe_job_state(job))
         )
         lines += [] if inputs.why_kept is None else [inputs.why_kept]
-    shown = prompts.render_first_prompts(inputs.task, inputs.given, resolved)
-    return "\n".join(filter(None, (*render_notes(lines), shown)))
+    return "\n".join(render_notes(lines))
 
 
 def build_result_notes(inputs: LikelihoodInputs) -> list[Note]:

@@ -58,4 +58,6 @@ def _create_row_tests(row: TableRow, reader: Reader) -> dict[int, SignFlipTest]:
 
 
 def has_divergence_by_position(run: Run) -> bool:
-    return any(f"kl_nats_per_token/{CELL}{first}" in run.metrics for first in list_generated_positions(run.metrics))
+    return any(
+        f"kl_nats_per_token/{CELL}{first}" in run.metrics for first in list_generated_positions(run.metrics)
+    )

@@ -28,7 +28,11 @@ LEGEND = (
     f"KL growth: the KL of a bin minus the KL of the first {START_TOKENS} tokens of the same answers, in nats/token. "
     f"The intervals are simultaneous over all bins and rows. A test needs {MIN_TEXTS} answers."
 )
-HEADS = {LOSS: ("loss\nnats/token", "{:.4f}"), KL: ("KL\nnats/token", "{:.3g}"), AGREEMENT: ("top-1\nagrees", "{:.1%}")}
+HEADS = {
+    LOSS: ("loss\nnats/token", "{:.4f}"),
+    KL: ("KL\nnats/token", "{:.3g}"),
+    AGREEMENT: ("top-1\nagrees", "{:.1%}"),
+}
 
 
 def format_generated_range(first: int) -> str:

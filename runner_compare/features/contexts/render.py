@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column, ColumnUse, Likelihood
-from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.answer_positions.render import TITLE as GENERATED_TITLE
 from runner_compare.features.answer_positions.render import build_generated_position_rows
+from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
 from runner_compare.features.positions.render import build_position_table_rows
 from runner_compare.metrics.likelihoods import GAIN, KL, LOSS

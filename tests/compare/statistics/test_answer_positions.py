@@ -22,7 +22,13 @@ def draw_answers(lengths: list[int], kl_by_bin: dict[int, float], seed: int = 0)
     for unit, length in enumerate(lengths):
         level = float(np.exp(random.normal(0, 0.3)))
         sums = [
-            [first, end - first, -2.0 * (end - first), kl_by_bin[first] * level * (end - first), 0.9 * (end - first)]
+            [
+                first,
+                end - first,
+                -2.0 * (end - first),
+                kl_by_bin[first] * level * (end - first),
+                0.9 * (end - first),
+            ]
             for first, end in split_by_generated_position(length)
         ]
         answers.append(Likelihood(unit, -2.0 * length, length, 1, 1, 0, by_answer_position=sums))
@@ -83,7 +89,9 @@ def test_clusters_are_the_samples() -> None:
 
 def test_answers_without_a_reference_have_a_loss_and_no_test() -> None:
     answers = [
-        Likelihood(unit, -9.0, 90, 1, 1, 0, by_answer_position=[[0, 16, -4.0], [16, 48, -2.0], [64, 26, -3.0]])
+        Likelihood(
+            unit, -9.0, 90, 1, 1, 0, by_answer_position=[[0, 16, -4.0], [16, 48, -2.0], [64, 26, -3.0]]
+        )
         for unit in range(60)
     ]
     assert create_growth_tests(answers, {}) == {}
@@ -96,7 +104,11 @@ def test_the_correction_covers_all_bins_and_candidates() -> None:
     """The same answers among many candidates of constant divergence have a wider interval."""
     answers = draw_answers([2000] * 60, FLAT | {256: 0.13, 1024: 0.13})
     (alone,) = decide_comparisons([create_growth_tests(answers, {})[256]])
-    others = [test for seed in range(1, 6) for test in create_growth_tests(draw_answers([2000] * 60, FLAT, seed), {}).values()]
+    others = [
+        test
+        for seed in range(1, 6)
+        for test in create_growth_tests(draw_answers([2000] * 60, FLAT, seed), {}).values()
+    ]
     among = decide_comparisons([create_growth_tests(answers, {})[256], *others])[0]
     assert (alone.finding, alone.comparisons, among.comparisons) == (Finding.worse, 1, 16)
     assert among.simultaneous_low < alone.simultaneous_low

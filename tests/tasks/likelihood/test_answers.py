@@ -61,7 +61,11 @@ def test_each_answer_is_scored_in_its_own_tokens_after_its_prompt(
     for one, given, text in zip(samples(record), samples(answered), PROMPTS.splitlines(), strict=True):
         assert one.answer.token_ids == given.answer.token_ids
         turn = [{"role": "user", "content": text}]
-        seen = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) if is_chat else text
+        seen = (
+            tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            if is_chat
+            else text
+        )
         prompt, ids = tokenizer(seen)["input_ids"], given.answer.token_ids
         assert one.prompt_tokens == len(prompt)
         losses = -scores(tiny_llama, [*prompt, *ids]).gather(1, torch.tensor([*prompt, *ids])[1:, None])[:, 0]
@@ -100,7 +104,9 @@ def test_the_divergence_by_generated_position_adds_up_to_the_jobs(
     assert all(len(of_bin) == 5 for one in samples(record) for of_bin in one.likelihood.by_answer_position)
 
 
-def test_several_answers_to_a_question_are_one_cluster(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_several_answers_to_a_question_are_one_cluster(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     answered = answer(make_config, tiny_model, Gsm8kConfig(limit=2, samples=3), temperature=1.0)
     record = score(make_config, tiny_model, answered)
     texts = [[choice.token_ids for choice in one.choices] for one in samples(answered)]
@@ -109,7 +115,9 @@ def test_several_answers_to_a_question_are_one_cluster(make_config: Make, tiny_m
     assert record.result.metrics["n/generated_0"] == 2
 
 
-def test_an_equal_selection_of_answers_is_the_same_job(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_an_equal_selection_of_answers_is_the_same_job(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     answered = answer(make_config, tiny_model)
     folder = Path(answered.output_dir)
     of_id, of_folder, of_one, of_last = (
@@ -182,7 +190,9 @@ def test_an_answer_beyond_the_context_length_is_rejected_before_the_load(
         score(make_config, replace(tiny_model, name=str(short)), answered)
 
 
-@pytest.mark.parametrize("keys", [{"window": 64}, {"stride": 8}, {"context_lengths": ["8", "16"]}, {"only": "f"}])
+@pytest.mark.parametrize(
+    "keys", [{"window": 64}, {"stride": 8}, {"context_lengths": ["8", "16"]}, {"only": "f"}]
+)
 def test_keys_of_documents_conflict_with_answers(keys: dict[str, Any]) -> None:
     (name,) = keys
     with raises(ConfigError, code="conflict", key=f"task.{name}"):
