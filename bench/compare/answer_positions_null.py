@@ -19,13 +19,9 @@ import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
+from runner_base.generated_positions import split_by_generated_position
 from runner_compare.statistics import ALPHA, decide_comparisons
-from runner_compare.statistics.answer_positions import (
-    START_TOKENS,
-    create_growth_tests,
-    find_growth_start,
-    split_by_generated_position,
-)
+from runner_compare.statistics.answer_positions import START_TOKENS, create_growth_tests, find_growth_start
 from runner_compare.statistics.stats import student_p_value
 
 MAX_TOKENS = 4096

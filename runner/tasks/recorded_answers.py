@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from runner.config.error_messages import convert_config_errors
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.datasets.scored_texts import RecordedAnswer, ScoredItem, TextContext
 from runner.records.jobs import SAMPLES, Job, read_samples
-from runner.tasks.base import TaskInputs, import_task_module
+from runner.tasks.base import import_task_module
 from runner.tasks.named_job import find_job_by_id
 from runner_base import Answer, ConfigError, RunRecordError, Sample, join_first_names
 from runner_engine import Request
@@ -73,7 +73,7 @@ def _build_requests_again(config: RunnerConfig, job: Job, key: str, job_name: st
             value=job_name,
             code="unsupported",
         )
-    inputs = cast(TaskInputs, module.prepare(source))
+    inputs = module.prepare(source)
     requests = {int(request.id): request for request in module.build_job_requests(inputs)}
     if any(request.branches for request in requests.values()):
         raise ConfigError(
@@ -100,7 +100,7 @@ def _compose_recorded_config(config: RunnerConfig, job: Job) -> RunnerConfig:
             "the file does not contain the job's config", key=path, code="damaged"
         ) from error
     with convert_config_errors():
-        groups = {
+        groups: Any = {
             group: OmegaConf.to_object(
                 OmegaConf.merge(OmegaConf.structured(GROUPS[group][name]), recorded[group])
             )

@@ -1,17 +1,14 @@
 """Computes loss, KL divergence and agreement by generated position, and tests whether the divergence grows.
 
-Bins hold the generated tokens 0 to 15, 16 to 63, 64 to 255 and so on. Tokens of one answer
-depend on each other, so the sample is the answer, or the cluster of answers. Each later bin
-is compared with the start of the same answers: answers of different length then change no
-difference.
+runner_base/generated_positions.py defines the bins. Tokens of one answer depend on each
+other, so the sample is the answer, or the cluster of answers. Each later bin is compared with
+the start of the same answers: answers of different length then change no difference.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import AGREEMENT
@@ -26,7 +23,6 @@ from runner_compare.statistics.methods.sign_flips import SignFlipTest
 from runner_compare.statistics.ratios import MIN_TEXTS, ratio_of_sums
 
 CELL = "generated_"
-FIRST_TOKENS = (0, 16, 64, 256, 1024, 4096)  # of the bins
 START_TOKENS = 64  # later bins are compared with these
 
 
@@ -48,12 +44,6 @@ class PositionSums:
         self.has_kl &= kl is not None
 
 
-def split_by_generated_position(num_tokens: int) -> list[tuple[int, int]]:
-    """Return the first and the last token (exclusive) of each bin that an answer reaches."""
-    reached = FIRST_TOKENS[: bisect_right(FIRST_TOKENS, num_tokens - 1)]
-    return list(pairwise([*reached, num_tokens]))
-
-
 def compute_metrics_by_generated_position(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[str, float]:
@@ -61,16 +51,22 @@ def compute_metrics_by_generated_position(
     found: dict[str, float] = {}
     for first, answers in _sum_by_bin(likelihoods, cluster_by_unit).items():
         suffix, sums = f"/{CELL}{first}", [*answers.values()]
-        tokens = [one.tokens for one in sums]
+        tokens = [answer.tokens for answer in sums]
         found |= compute_loss_and_kl_metrics(
-            suffix, tokens, [one.nats for one in sums], [one.kl if one.has_kl else None for one in sums]
+            suffix,
+            tokens,
+            [answer.nats for answer in sums],
+            [answer.kl if answer.has_kl else None for answer in sums],
         )
         found[f"scored_tokens{suffix}"] = sum(tokens)
-        if all(one.has_kl for one in sums):
-            agreed = [one.agreed for one in sums]
+        if all(answer.has_kl for answer in sums):
+            agreed = [answer.agreed for answer in sums]
             found[f"{AGREEMENT}{suffix}"] = ratio_of_sums(agreed, tokens)
             if len(sums) >= MIN_TEXTS and (ends := compute_interval_over_clusters(agreed, tokens)):
-                found |= {f"{AGREEMENT}_{end}{suffix}": value for end, value in zip(("low", "high"), ends)}
+                found |= {
+                    f"{AGREEMENT}_{end}{suffix}": value
+                    for end, value in zip(("low", "high"), ends, strict=True)
+                }
     return found
 
 
@@ -113,11 +109,12 @@ def create_growth_tests(
             weight = min(tokens, START_TOKENS)
             pair[0] += weight * (start_kl - kl / tokens)
             pair[1] += weight
-    return {
-        first: SignFlipTest(*(list(column) for column in zip(*pairs.values(), strict=True)), "token")
-        for first, pairs in sorted(differences.items())
-        if len(pairs) >= MIN_TEXTS
-    }
+    tests: dict[int, SignFlipTest] = {}
+    for first, pairs in sorted(differences.items()):
+        if len(pairs) >= MIN_TEXTS:
+            weighted, weights = zip(*pairs.values(), strict=True)
+            tests[first] = SignFlipTest(weighted, weights, "token")
+    return tests
 
 
 def find_growth_start(decisions: Mapping[int, Decision]) -> int | None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from runner_base import Answer, FinishReason, Likelihood, Record, Result, Sample, Status
+from runner_base.generated_positions import split_by_generated_position
 from runner_compare import build_text_likelihood_records, main
-from runner_compare.statistics.answer_positions import split_by_generated_position
 
 LENGTHS = [*range(300, 500, 4), *range(1300, 1500, 4)]  # fifty short answers, and fifty long ones
 KL = 0.02

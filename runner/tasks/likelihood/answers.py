@@ -21,7 +21,7 @@ def load_items(config: RunnerConfig, task: LikelihoodConfig) -> list[ScoredItem]
     assert task.answers is not None
     items = load_recorded_answers(config, KEY, task.answers)
     selection = QuestionSelection(task.limit, task.offset, task.shuffle_seed)
-    chosen = [item for _, item in selection.select_rows(items)]
+    chosen = [items[position] for position in selection.select_question_positions(len(items))]
     if not chosen:
         need = f"{KEY}={task.answers} has only {len(items)} answers"
         raise ConfigError(need, key="task.offset", value=task.offset, code="too_large")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from runner_compare.statistics.answer_positions import split_by_generated_position
+from runner_base.generated_positions import split_by_generated_position
 
 LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by position
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import Column, ColumnUse
+from runner_base.generated_positions import FIRST_TOKENS
 from runner_compare.features.answer_positions.compute import Growth, TableGrowth, has_divergence_by_position
 from runner_compare.metrics.likelihoods import AGREEMENT, KL, LOSS
 from runner_compare.model.data import ABSENT, Table, TableRow
@@ -13,12 +14,7 @@ from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.labels import format_row_name
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import Decision, Finding
-from runner_compare.statistics.answer_positions import (
-    CELL,
-    FIRST_TOKENS,
-    START_TOKENS,
-    list_generated_positions,
-)
+from runner_compare.statistics.answer_positions import CELL, START_TOKENS, list_generated_positions
 from runner_compare.statistics.ratios import MIN_TEXTS
 
 AXIS = "generated position (in bins)"
@@ -77,7 +73,9 @@ def build_answer_position_tables(table: Table) -> dict[str, list[Column]]:
     by_run = table.get_section_data(TableGrowth).by_run
     if by_run:
         decisions = [by_run.get(row.run.run_id, Growth({})).decisions.get(first) for row, first in lines]
-        columns.append(Column("KL growth", [_format_growth(one) for one in decisions], use=ColumnUse.result))
+        columns.append(
+            Column("KL growth", [_format_growth(decision) for decision in decisions], use=ColumnUse.result)
+        )
     return {TITLE: columns}
 
 
@@ -126,7 +124,7 @@ def format_growth_sentences(table: Table, is_short: bool = False) -> list[str]:
 def _format_growth_finding(row: TableRow, growth: Growth) -> str:
     decisions = growth.decisions
     if not decisions:
-        return f"fewer than {MIN_TEXTS} answers reach generated token {START_TOKENS}, too few for a test of KL by position"
+        return f"no test of KL by position: it needs {MIN_TEXTS} answers with more than {START_TOKENS} tokens"
     last = format_generated_range(max(decisions))
     first = growth.first_position
     if first is None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from runner_base import Likelihood
+from runner_base.generated_positions import split_by_generated_position
 from runner_compare.statistics import Finding, decide_comparisons
 from runner_compare.statistics.answer_positions import (
     compute_metrics_by_generated_position,
     create_growth_tests,
     find_growth_start,
-    split_by_generated_position,
 )
 
 
