@@ -10,7 +10,7 @@ from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, RequestedCompletions
 from runner.config.token_counts import parse_checked_token_count, parse_token_counts, require_min_token_count
 from runner.config.wording import PromptStyle, WordingConfig
-from runner_base import UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field, not_blank
+from runner_base import HASHED, UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field, not_blank
 from runner_engine import GenerationConfig, Workload
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
@@ -31,9 +31,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     name: ClassVar[str] = "likelihood"
     sized_by: ClassVar[tuple[str, ...]] = ("context_lengths", "last_tokens")
     answers: str | None = config_field(
-        None,
-        NotInIdentity("the job id contains the SHA-256 of the answers, not this key"),
-        not_blank("give the id or the folder of a finished job, or null"),
+        None, HASHED, not_blank("give the id or the folder of a finished job, or null")
     )
     window: int | str = config_field(
         WINDOW, constraint=require_min_token_count(2, ": each token is scored after another one")

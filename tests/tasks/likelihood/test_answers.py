@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import warm_process
+from grids import wait_for
 from likely import model_overrides, samples, scores
 from omegaconf import OmegaConf
 from raising import raises
@@ -213,3 +220,40 @@ def test_bins_of_generated_positions(tokens: int, bins: list[tuple[int, int]]) -
     rows = sum_by_generated_position([-1.0] * tokens, [0.5] * tokens, [True] * tokens)
     assert rows == [[first, size, -size, size / 2, size] for first, size in bins]
     assert sum_by_generated_position([-1.0] * tokens) == [[first, size, -size] for first, size in bins]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("count", [1, 8, 16])
+def test_a_killed_job_resumes_with_the_same_samples(
+    runner: Callable[..., Any], tmp_path: Path, count: int
+) -> None:
+    usual = ["tracking=none", "print=json", f"output_dir={tmp_path}/out", "generation.batch_size=1"]
+    answered = runner("task=gsm8k", "task.limit=24", *usual).json()["job_id"]
+    words = ["task=likelihood", f"task.answers={answered}", *usual]
+    reference = runner(*words, "task.keep_top_k=64").json()["job_id"]
+    words += ["quantization=nf4", f"task.reference={reference}", "task.exact=false"]
+    whole = runner(*words).json()
+    folder = Path(whole["output_dir"])
+    before = stored_lines(folder)
+    shutil.rmtree(folder)
+    process = warm_process.popen(
+        [sys.executable, "-m", "runner", *words],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(stored_lines(folder)) >= count)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert count <= len(stored_lines(folder)) < 24
+    again = runner(*words).json()
+    assert stored_lines(folder) == before
+    names = [name for name in whole["metrics"] if "/generated_" in name]
+    assert "kl_nats_per_token/generated_16" in names
+    assert [again["metrics"][name] for name in names] == [whole["metrics"][name] for name in names]
+
+
+def stored_lines(folder: Path) -> dict[int, Any]:
+    """Return what a job has scored by now, by index."""
+    path = folder / "samples.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {record["index"]: (record["token_ids"], record["likelihood"]) for record in records}
