@@ -141,14 +141,27 @@ def _compute_multiple_choice_accuracies(
     for part in likelihoods:
         questions.setdefault(part.unit, []).append(part)
     accuracies: dict[str, float] = {}
-    for name, length in NORMS.items():
+    for name in NORMS:
         solved = [
-            not max(questions[unit], key=lambda ending: ending.nats / length(ending)).is_other
-            for unit in sorted(questions)
+            not choices[select_choice(choices, name)].is_other for _, choices in sorted(questions.items())
         ]
         low, high = accuracy_interval(solved, clusters)
         accuracies |= {name: sum(solved) / len(solved), f"{name}_low": low, f"{name}_high": high}
     return accuracies
+
+
+def select_choice(choices: Sequence[Likelihood], metric: str) -> int:
+    """Return the index of the most probable choice by a metric of NORMS. Of equal ones, the first."""
+    length = NORMS[metric]
+    return max(range(len(choices)), key=lambda index: choices[index].nats / length(choices[index]))
+
+
+def compute_gold_probability(choices: Sequence[Likelihood]) -> float:
+    """Return the probability of the right choices, if one of all choices must be chosen."""
+    largest = max(choice.nats for choice in choices)
+    weights = [math.exp(choice.nats - largest) for choice in choices]
+    right = (weight for weight, choice in zip(weights, choices, strict=True) if not choice.is_other)
+    return math.fsum(right) / math.fsum(weights)
 
 
 def _create_ratio_metric(
