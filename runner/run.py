@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from runner.tasks.base import (
     TaskInputs,
     Uses,
     import_task_module,
+    render_requested_prompts,
     update_job_with_task_inputs,
 )
 from runner.tracking.sink import MlflowSink, create_sink, require_free_space
@@ -26,6 +28,8 @@ from runner_base import Record, Status, announce, report_step, signals, write_te
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_base.notes import Note
 from runner_engine import BaseModelCache
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -41,6 +45,7 @@ def run(
         done = None if anew else job.read_finished_record() or sink.download_result()
         if done is not None:
             check_recorded_model(resolved, done)
+            log_requested_prompts(task, inputs, resolved)
             if hasattr(task, "deliver"):
                 task.deliver(inputs, resolved, job, done.result)
             return sink.log_recorded_result_or_raise(job_records.reuse_finished_record(config, job, done))
@@ -51,6 +56,11 @@ def run(
             sink.check_store()  # the last check: only then earlier evidence is touched
             job.move_results_to_backup() if config.rerun else job.delete_earlier_files()
         return execute_job(task, resolved, inputs, job, sink, config_yaml, base_models)
+
+
+def log_requested_prompts(task: Task, inputs: TaskInputs, resolved: ResolvedJob) -> None:
+    if shown := render_requested_prompts(task, inputs, resolved):
+        log.info("%s", shown)
 
 
 @report_step("reading the job's inputs")
@@ -124,6 +134,7 @@ def execute_job(
                 write_text_atomically(
                     job.folder / "config.yaml", job_records.redact_store_uri_in_text(config, config_yaml)
                 )
+                log_requested_prompts(task, inputs, resolved)
                 with report_step(f"task={config.task.name}"):
                     record.result = task.run(inputs, context)
                 add_plugin_metrics(config.metrics, recorder.done, record.result)

@@ -14,7 +14,7 @@ from runner_engine import GenerationConfig
 if TYPE_CHECKING:
     from runner_engine import Workload
 
-TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
+TYPICAL_PROMPT_TOKENS = 512
 QUESTION_TOKENS = 128  # of a word problem in a chat template
 
 
@@ -74,6 +74,9 @@ class TaskConfig:
     sized_by: ClassVar[tuple[str, ...]] = ()  # keys by which `amounts` knows how many tokens its prompts have
     data_sets_key: ClassVar[str] = ""  # the key that lists data sets by their names
     is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
+    typical_prompt_tokens: ClassVar[int] = (
+        TYPICAL_PROMPT_TOKENS  # assumed while the prompts are not known yet
+    )
     answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
 
     def __post_init__(self) -> None:
@@ -111,6 +114,10 @@ class TaskConfig:
         return 100
 
     @property
+    def num_answers_per_question(self) -> int:
+        return 1
+
+    @property
     def output_file(self) -> str | None:
         """File that the task writes outside the job's folder, or None.
 
@@ -130,7 +137,11 @@ class TaskConfig:
 
         `batch_size` is used if the generation config does not set one.
         """
-        return generation.batch_size or batch_size, TYPICAL_PROMPT_TOKENS, generation.max_total_new_tokens
+        return (
+            generation.batch_size or batch_size,
+            self.typical_prompt_tokens,
+            generation.max_total_new_tokens,
+        )
 
     @property
     def num_loads(self) -> int:
@@ -150,16 +161,15 @@ class TaskConfig:
         unknown length get a typical length. The list is empty if the number of completions is
         unknown.
         """
+        if self.is_endless:
+            return []
         _, prompt_tokens, new_tokens = self.workload(generation)
-        return (
-            []
-            if self.is_endless
-            else [
-                RequestedCompletions(
-                    generation.batch_size, prompt_tokens, new_tokens, self.expected_completions
-                )
-            ]
+        completions = (
+            self.expected_completions
+            if num_questions is None
+            else num_questions * self.num_answers_per_question
         )
+        return [RequestedCompletions(generation.batch_size, prompt_tokens, new_tokens, completions)]
 
 
 def limit_batch_size(

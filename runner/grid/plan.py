@@ -32,7 +32,7 @@ from runner.run import (
     must_ignore_earlier_results,
     read_inputs_and_identify_job,
 )
-from runner.tasks.base import Uses, import_task_module, update_job_with_task_inputs
+from runner.tasks.base import Uses, import_task_module, render_requested_prompts, update_job_with_task_inputs
 from runner.tracking import stores
 from runner.tracking.sink import record_job_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
@@ -146,8 +146,10 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [note("nothing_to_ask")] * (planned.questions_left == 0)
-            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
-                planned.notes.append(lines.replace("\n", "\n    "))
+            if config.plan:
+                preview = task.preview(inputs, resolved) if hasattr(task, "preview") else ""
+                shown = filter(None, (preview, render_requested_prompts(task, inputs, resolved)))
+                planned.notes += [lines.replace("\n", "\n    ") for lines in shown]
     except DownloadRequired as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = PlanState.todo, [str(absent)]
         planned.is_compared = hasattr(task, "has_configured_baseline") and task.has_configured_baseline(

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from runner.tasks.base import TaskInputs as TaskInputs
     from runner.tasks.base import Uses as Uses
     from runner.tasks.base import typed_task_config as typed_task_config
+    from runner.tasks.chat_prompts import build_chat_prompt as build_chat_prompt
+    from runner.tasks.chat_prompts import build_random_id as build_random_id
     from runner.tasks.collecting import CollectedAnswers as CollectedAnswers
     from runner.tasks.collecting import Judge as Judge
     from runner.tasks.collecting import NoJudge as NoJudge
@@ -82,6 +84,8 @@ PLACES = {
     # the engine and the model, before and besides asking
     "get_model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
     "create_lazy_engine": "runner.engines",  # opens another engine than the job's
+    "build_chat_prompt": "runner.tasks.chat_prompts",  # a user message, after a system message if there is one
+    "build_random_id": "runner.tasks.chat_prompts",  # the id that determines a request's random numbers
     "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
     "build_rope_notes_for_samples": "runner.tasks.context_length",  # texts that need no RoPE scaling, or exceed it

@@ -82,8 +82,9 @@ class Task(Protocol):
     are not part of the job id. questions_left(inputs, job): number of questions without an answer
     on disk, for a plan. check_lengths(inputs, resolved): reject prompts that exceed the context
     length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
-    loading weights. has_configured_baseline(config): `Inputs.is_compared` before the inputs are available, from
-    the keys alone.
+    loading weights. render_shown_prompts(inputs, resolved): return the first task.show_prompt
+    prompts as the model sees them; called only if that key is set. has_configured_baseline(config):
+    `Inputs.is_compared` before the inputs are available, from the keys alone.
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
@@ -111,6 +112,13 @@ def update_job_with_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> Re
         vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
         resolved = resolved.replace_config_groups(task=task)
     return resolved.add_second_model(inputs.second)
+
+
+def render_requested_prompts(task: Task, inputs: TaskInputs, resolved: ResolvedJob) -> str:
+    """Return the prompts that task.show_prompt asks for, or an empty string if it asks for none."""
+    if getattr(resolved.config.task, "show_prompt", 0) and hasattr(task, "render_shown_prompts"):
+        return str(task.render_shown_prompts(inputs, resolved))
+    return ""
 
 
 def typed_task_config(config: RunnerConfig, task_config_class: type[Own]) -> Own:

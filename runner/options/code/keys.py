@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.questions import EMBEDDED, MAX_SAMPLES, SELECTS
-from runner.config.task import RequestedCompletions, TaskConfig
+from runner.config.task import TaskConfig
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -20,9 +20,8 @@ from runner_base import (
     in_range,
     not_blank,
 )
-from runner_engine import GenerationConfig, Workload
+from runner_engine import GenerationConfig
 
-TYPICAL_PROMPT = 180  # tokens of a problem in most chat templates
 EMBEDDED_PROBLEMS, TYPICAL_PROBLEMS = 20, 164
 MAX_TIMEOUT_S = 600
 
@@ -41,6 +40,7 @@ class CodeConfig(TaskConfig):
     module: ClassVar[str] = "runner.options.code.task"
     name: ClassVar[str] = "code"
     gives_verdicts: ClassVar[bool] = True
+    typical_prompt_tokens: ClassVar[int] = 180  # of a problem in most chat templates
     data: str = config_field(
         EMBEDDED, HASHED, not_blank("give embedded, a file in HumanEval's or MBPP's format, or a data set id")
     )
@@ -78,15 +78,9 @@ class CodeConfig(TaskConfig):
         problems = EMBEDDED_PROBLEMS if self.data == EMBEDDED else TYPICAL_PROBLEMS
         return min(self.limit or problems, problems) * self.samples
 
-    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        return generation.batch_size or batch_size, TYPICAL_PROMPT, generation.max_total_new_tokens
-
-    def list_requested_completions(
-        self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[RequestedCompletions]:
-        completions = self.expected_completions if num_questions is None else num_questions * self.samples
-        new = generation.max_total_new_tokens
-        return [RequestedCompletions(generation.batch_size, TYPICAL_PROMPT, new, completions)]
+    @property
+    def num_answers_per_question(self) -> int:
+        return self.samples
 
     def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
         """Return the config with one answer per problem if decoding is greedy, and a message about

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from runner.render.notes import render_notes
 from runner.sandbox.render import describe_sandbox_protections
 from runner.sandbox.sandbox import Sandbox
 from runner.tasks import (
-    Job,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -26,6 +24,8 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_chat_prompt,
+    build_random_id,
     collect_answers,
     context_length,
     describe_dataset,
@@ -38,14 +38,13 @@ from runner_base import ConfigError, Result
 from runner_base.notes import note
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Message, Request, require_capabilities
+from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 # Jobs that run the programs in another way, or ask more or fewer problems, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "task.limit", "task.timeout_s", "task.memory_mib"})
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -85,8 +84,6 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     """Generate the missing answers, run their programs and compute metrics."""
     task, resolved = inputs.task, context.resolved
     requests = build_requests(task, inputs.problems)
-    if task.show_prompt:
-        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     sandbox = Sandbox(create_program_limits(task.timeout_s, task.memory_mib))
     # checked before the model is loaded: without a sandbox, no program is run
     protections, missing = describe_sandbox_protections(sandbox.detect_protections(), sandbox.limits)
@@ -120,32 +117,21 @@ def build_requests(task: CodeConfig, problems: Sequence[CodeProblem]) -> list[Re
 
 
 def build_request(task: CodeConfig, number: int, problem: CodeProblem) -> Request:
-    # a repeat of the job has other random numbers
-    random_id = f"{number}, repeat {task.repeat_index}" if task.repeat_index else None
+    random_id = build_random_id(number, task.repeat_index)
     if not task.uses_chat_template:
         prompt, stops = build_completion_prompt(problem), list_stop_strings(problem)
         return Request(number, prompt, stops, n=task.samples, random_id=random_id)
-    system = (Message("system", task.system),) if task.system else ()
-    message = Message("user", build_chat_message(problem, task.instruction))
-    return Request(number, (*system, message), n=task.samples, random_id=random_id)
+    messages = build_chat_prompt(build_chat_message(problem, task.instruction), task.system)
+    return Request(number, messages, n=task.samples, random_id=random_id)
 
 
-def deliver(inputs: CodeInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", _render_first_prompts(inputs, resolved))
-
-
-def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: a summary of the problems, and the first prompts if requested."""
+def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Return a summary of the problems for plan=true."""
     task = inputs.task
-    summary = format_problem_summary(
+    return format_problem_summary(
         len(inputs.problems), task.timeout_s, task.memory_mib, count_parallel_programs()
     )
-    shown = _render_first_prompts(inputs, resolved) if task.show_prompt else ""
-    return "\n".join(filter(None, (summary, shown)))
 
 
-def _render_first_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:
     return render_prompts(resolved, build_requests(inputs.task, inputs.problems[: inputs.task.show_prompt]))

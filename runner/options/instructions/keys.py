@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.questions import EMBEDDED, SELECTS
-from runner.config.task import RequestedCompletions, TaskConfig
+from runner.config.task import TaskConfig
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -18,9 +18,7 @@ from runner_base import (
     config_field,
     not_blank,
 )
-from runner_engine import GenerationConfig, Workload
 
-TYPICAL_PROMPT = 90  # tokens in most chat templates
 IFEVAL_PROMPTS = 541
 MAX_GENERATED = 3  # instructions of an embedded prompt
 
@@ -39,6 +37,7 @@ class InstructionsConfig(TaskConfig):
     module: ClassVar[str] = "runner.options.instructions.task"
     name: ClassVar[str] = "instructions"
     gives_verdicts: ClassVar[bool] = True
+    typical_prompt_tokens: ClassVar[int] = 90  # in most chat templates
     data: str = config_field(
         EMBEDDED, HASHED, not_blank("give embedded, a file in IFEval's format, or a data set id")
     )
@@ -83,13 +82,3 @@ class InstructionsConfig(TaskConfig):
     @property
     def expected_completions(self) -> int:
         return self.limit or IFEVAL_PROMPTS
-
-    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
-        return generation.batch_size or batch_size, TYPICAL_PROMPT, generation.max_total_new_tokens
-
-    def list_requested_completions(
-        self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[RequestedCompletions]:
-        completions = self.expected_completions if num_questions is None else num_questions
-        new = generation.max_total_new_tokens
-        return [RequestedCompletions(generation.batch_size, TYPICAL_PROMPT, new, completions)]

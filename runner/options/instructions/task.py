@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,6 @@ from runner.options.instructions.scores import (
 )
 from runner.render.notes import render_notes
 from runner.tasks import (
-    Job,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -37,6 +35,8 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_chat_prompt,
+    build_random_id,
     collect_answers,
     context_length,
     describe_dataset,
@@ -48,12 +48,11 @@ from runner.tasks import (
 from runner_base import ConfigError, Result, unknown_choice_message
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Message, Request, require_capabilities
+from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 # Jobs that send more or fewer prompts, or judge by another version of langdetect, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", PACKAGE, "task.limit", "task.exclude_kinds"})
@@ -137,8 +136,6 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     """Generate the missing answers, check them and compute metrics."""
     task, resolved = inputs.task, context.resolved
     requests = build_requests(task, inputs.prompts)
-    if task.show_prompt:
-        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     judge = InstructionJudge(dict(enumerate(inputs.prompts)), task.cluster)
     policies: list[Policy] = [
         PromptFacts("chat", requests[0]),
@@ -167,31 +164,21 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
 
 
 def build_requests(task: InstructionsConfig, prompts: Sequence[InstructionPrompt]) -> list[Request]:
-    system = (Message("system", task.system),) if task.system else ()
     return [
         Request(
             number,
-            (*system, Message("user", prompt.prompt)),
-            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
+            build_chat_prompt(prompt.prompt, task.system),
+            random_id=build_random_id(number, task.repeat_index),
         )
         for number, prompt in enumerate(prompts)
     ]
 
 
-def deliver(inputs: InstructionsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", _render_first_prompts(inputs, resolved))
-
-
-def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: a summary of the prompts, and the first prompts if requested."""
+def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Return a summary of the prompts for plan=true."""
     kinds = [instruction.kind for prompt in inputs.prompts for instruction in prompt.instructions]
-    summary = format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
-    shown = _render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
-    return "\n".join(filter(None, (summary, shown)))
+    return format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
 
 
-def _render_first_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
     return render_prompts(resolved, build_requests(inputs.task, inputs.prompts[: inputs.task.show_prompt]))

@@ -4,7 +4,6 @@ answer.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from runner.tasks import (
     TaskInputs,
     Uses,
     add_prompt_facts,
+    build_random_id,
     collect_answers,
     context_length,
     describe_dataset,
@@ -78,15 +78,13 @@ from runner_base import Result, Sample, check_value
 from runner_base.notes import note
 from runner_compare import format_cut_off_message, format_unextracted_answers_message
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
-from runner_engine import Engine, EngineReport, Request, RequestId
+from runner_engine import Engine, EngineReport, Request
 
 VERSION = (
     4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 )
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-
-log = logging.getLogger(__name__)
 
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each
@@ -164,8 +162,6 @@ def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
 def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     """Generate the missing answers, judge them, compute metrics and check the score's reliability."""
     task, items = inputs.task, index_questions_by_number(inputs.items)
-    if task.show_prompt:
-        log.info("%s", render_prompts(context.resolved, first_prompt_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.from_finished_baseline(
@@ -272,22 +268,15 @@ def create_repeated_questions_policy(
     )
 
 
-def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", render_prompts(resolved, first_prompt_requests(inputs)))
-
-
 def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: notes on questions and baseline, and the first prompts if requested."""
+    """Return the notes on questions and baseline for plan=true."""
     notes = make_question_subset_notes(inputs.task, inputs.items)
     notes += context_length.build_rope_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
     if inputs.baseline is not None:
         notes.append(build_baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
-    shown = render_prompts(resolved, first_prompt_requests(inputs))
-    return "\n".join(filter(None, (*render_notes(notes), shown)))
+    return "\n".join(render_notes(notes))
 
 
 def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
@@ -300,8 +289,9 @@ def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
     return max(left, int(has_checks))
 
 
-def first_prompt_requests(inputs: Gsm8kInputs) -> list[Request]:
-    return build_question_requests(inputs, index_questions_by_number(inputs.items[: inputs.task.show_prompt]))
+def render_shown_prompts(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
+    shown = index_questions_by_number(inputs.items[: inputs.task.show_prompt])
+    return render_prompts(resolved, build_question_requests(inputs, shown))
 
 
 def run_reliability_checks(
@@ -338,12 +328,7 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
             prompt,
             get_few_shot_stop_strings(task),
             n=task.samples,
-            random_id=build_sampling_seed_id(task, number),
+            random_id=build_random_id(number, task.repeat_index),
         )
         for number, prompt in prompts.items()
     ]
-
-
-def build_sampling_seed_id(task: Gsm8kConfig, question_number: int) -> RequestId | None:
-    """Return the id from which the sampling seed is derived. It differs between repeats of a job."""
-    return f"{question_number}, repeat {task.repeat_index}" if task.repeat_index else None

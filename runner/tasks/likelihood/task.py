@@ -8,7 +8,6 @@ question, are one sample of the statistics.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +59,6 @@ from runner_engine import Capability, Engine, EngineReport, Request, require_cap
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -130,8 +128,6 @@ def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]
 def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     """Score all texts that have no stored sample, and compute the metrics."""
     task, named = inputs.task, inputs.task.reference or ""
-    if task.show_prompt:
-        log.info("%s", prompts.render_first_prompts(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
     pieces = [
         replace(piece, request=_request_top_k_and_samples(piece.request, task.keep_top_k))
@@ -211,16 +207,12 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     return result
 
 
-def deliver(inputs: LikelihoodInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", prompts.render_first_prompts(inputs.task, inputs.given, resolved))
+def render_shown_prompts(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
+    return prompts.render_first_prompts(inputs.task, inputs.given, resolved)
 
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: notes on reference and RoPE scaling, and the first prompts if
-    requested.
-    """
+    """Return the notes on reference and RoPE scaling for plan=true."""
     lines = context_length.build_rope_notes_for_documents(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
@@ -231,8 +223,7 @@ def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
             note("reference", named_as=inputs.task.reference, job=job.job_id, state=describe_job_state(job))
         )
         lines += [] if inputs.why_kept is None else [inputs.why_kept]
-    shown = prompts.render_first_prompts(inputs.task, inputs.given, resolved)
-    return "\n".join(filter(None, (*render_notes(lines), shown)))
+    return "\n".join(render_notes(lines))
 
 
 def build_result_notes(inputs: LikelihoodInputs) -> list[Note]:

@@ -4,7 +4,6 @@ exactly.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -21,6 +20,7 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_random_id,
     collect_answers,
     context_length,
     get_model_kind,
@@ -40,7 +40,6 @@ from runner_engine import Capability, Request, require_capabilities
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 # Jobs that ask further, longer questions reuse the answers to the shorter ones.
 IGNORED_FOR_REUSE = frozenset({"task.lengths", "task.margin"})
@@ -82,8 +81,6 @@ def run(inputs: RecallInputs, context: TaskContext) -> Result:
     check_lengths(inputs, context.resolved)
     placed = render_cases_with_fitting_filler(task, inputs.units, context.resolved)
     requests = build_requests(task, placed)
-    if task.show_prompt:
-        log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
         PromptFacts(task.prompt.value, requests[0]),
         RepeatOrder(task.repeat_index),
@@ -114,19 +111,12 @@ def compute_recall_metrics(samples: list[Sample]) -> dict[str, float]:
 
 
 def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set, and draw missing plots."""
-    if inputs.task.show_prompt:
-        log.info("%s", render_first_prompts(inputs, resolved))
+    """Draw the missing plots of a finished job."""
     if inputs.task.pictures:
         RecallCard.draw_missing(job.folder)
 
 
-def preview(inputs: RecallInputs, resolved: ResolvedJob) -> str:
-    return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
-
-
-def render_first_prompts(inputs: RecallInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: RecallInputs, resolved: ResolvedJob) -> str:
     task = inputs.task
     requests = build_requests(task, render_cases_with_fitting_filler(task, inputs.units, resolved))
     return render_prompts(resolved, requests[: task.show_prompt])
@@ -139,7 +129,7 @@ def build_requests(task: RecallConfig, placed_cases: Mapping[int, PlacedCase]) -
             number,
             build_case_prompt(task, case.asked),
             () if task.uses_chat_template or case.asked.has_multiline_answer else ("\n",),
-            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
+            random_id=build_random_id(number, task.repeat_index),
         )
         for number, case in placed_cases.items()
     ]

@@ -4,7 +4,6 @@ expected ones.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from statistics import fmean
 from runner.datasets.question_subsets import hash_cluster_names
 from runner.render.notes import format_note, render_notes
 from runner.tasks import (
-    Job,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -23,6 +21,7 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_random_id,
     collect_answers,
     context_length,
     get_model_kind,
@@ -55,7 +54,6 @@ from runner_engine import Capability, Request, require_capabilities
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 # Jobs that ask further questions, at further lengths, or read calls in another form reuse the
 # answers that there are.
@@ -127,8 +125,6 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     form = choose_tool_call_format(task, resolved)
     placed = assign_cases_to_context_lengths(task, inputs.cases, form, resolved)
     requests = build_requests(task, placed, form)
-    if task.show_prompt:
-        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
         PromptFacts("chat", requests[0]),
         RepeatOrder(task.repeat_index),
@@ -183,7 +179,7 @@ def build_requests(
             number,
             build_case_prompt(task, place.case, common[place.further], call_format.form),
             is_raw=call_format.form.IS_RAW,
-            random_id=f"{number}, repeat {task.repeat_index}" if task.repeat_index else None,
+            random_id=build_random_id(number, task.repeat_index),
         )
         for number, place in placed_cases.items()
     ]
@@ -197,18 +193,7 @@ def compute_distractor_count_metrics(placed_cases: Mapping[int, PlacedCase]) -> 
     return {"further_functions": fmean(by_length.values()), **of_lengths}
 
 
-def deliver(inputs: ToolsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", render_first_prompts(inputs, resolved))
-
-
-def preview(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
-    return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
-
-
-def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
     task, form = inputs.task, choose_tool_call_format(inputs.task, resolved)
     requests = build_requests(task, assign_cases_to_context_lengths(task, inputs.cases, form, resolved), form)
     return render_prompts(resolved, requests[: task.show_prompt])

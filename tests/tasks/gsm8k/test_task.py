@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from raising import raises
@@ -18,6 +18,7 @@ from runner.config.wording import PromptStyle
 from runner.datasets.questions import load_questions
 from runner.records.jobs import Job, Recorder
 from runner.tasks import named_job
+from runner.tasks.base import Task, render_requested_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -158,7 +159,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
     def shown(**keys: Any) -> str:
         task = Gsm8kConfig(limit=3, **keys)
         config = make_config(model=LocalModelConfig(name="embedded"), task=task)
-        return gsm8k.preview(gsm8k.prepare(config), resolve_job(config))
+        return render_requested_prompts(cast(Task, gsm8k), gsm8k.prepare(config), resolve_job(config))
 
     asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
     assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
@@ -170,18 +171,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
     assert text == f"prompt 0 after the chat template:\nQuestion: {asked[0]}\nAnswer:"
     assert shown() == ""
     stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
-    assert gsm8k.preview(gsm8k.prepare(stub), resolve_job(stub)).endswith(f"\n{asked[0]}\n\nGo.")
-
-
-def test_a_run_shows_its_prompts_each_time(
-    make_config: Make, recorder: Callable[[], Recorder], caplog: pytest.LogCaptureFixture
-) -> None:
-    config = make_config(task=Gsm8kConfig(limit=1, show_prompt=1))
-    written, inputs = recorder(), gsm8k.prepare(config)
-    with caplog.at_level("INFO", "runner"):
-        result = work(gsm8k, config, written, Scripted({0: ("#### 1", FinishReason.stop)}))
-        gsm8k.deliver(inputs, resolve_job(config), written.job, result)
-    assert caplog.messages.count(gsm8k.preview(inputs, resolve_job(config))) == 2
+    assert gsm8k.render_shown_prompts(gsm8k.prepare(stub), resolve_job(stub)).endswith(f"\n{asked[0]}\n\nGo.")
 
 
 def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.likelihood.task import prepare, preview
+from runner.tasks.likelihood.task import prepare, render_shown_prompts
 from runner_base.errors import Code, ConfigError
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_engine.settings.model import LocalModelConfig
@@ -134,7 +134,7 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
 
 def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
-    words = preview(prepare(config), resolve_job(config))
+    words = render_shown_prompts(prepare(config), resolve_job(config))
     assert (
         "document 0 has no prompt: the last 20 tokens are scored with 16, 64, 128 tokens of context" in words
     )
