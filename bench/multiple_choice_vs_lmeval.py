@@ -99,8 +99,8 @@ def our_requests(data: Path, name: str, shots: int) -> list[list[list[str]]]:
     ]
 
 
-def score(sample: Sample, metric: str, name: str) -> float:
-    """Return what lm-eval would call this metric of a question."""
+def read_score(sample: Sample, metric: str, name: str) -> float:
+    """Return what lm-eval calls this metric of a question."""
     choices = sample.choice_likelihoods or []
     if name == MC2:
         return compute_gold_probability(choices)
@@ -108,10 +108,23 @@ def score(sample: Sample, metric: str, name: str) -> float:
     return float(not choices[ord(letter) - ord("A")].is_other)
 
 
+def count_equal_scores(samples: list[Sample], theirs: list[dict[str, Any]], name: str) -> dict[str, int]:
+    """Return how many questions have equal scores, by metric."""
+    counts = {}
+    for metric in theirs[0]["scores"]:
+        if metric != "acc" and name == "winogrande":
+            continue  # lm-eval divides by the lengths of the contexts, and does not report these metrics
+        pairs = zip(samples, theirs, strict=True)
+        counts[metric] = sum(
+            abs(read_score(sample, metric, name) - other["scores"][metric]) < LARGEST_DIFFERENCE
+            for sample, other in pairs
+        )
+    return counts
+
+
 def compare(
-    title: str, files: dict[str, dict[str, str]], folder: Path, model: Path, dtype: str,
-    others: dict[str, dict[str, list[dict[str, Any]]]],
-) -> bool:  # fmt: skip
+    title: str, folder: Path, model: Path, dtype: str, others: dict[str, dict[str, list[dict[str, Any]]]]
+) -> bool:
     """Print a table with the differences from each other side. Returns whether all is equal."""
     rows: list[list[str]] = []
     is_equal = True
@@ -127,29 +140,26 @@ def compare(
                 for sample, other in zip(samples, theirs, strict=True)
                 for choice, nats in zip(sample.choice_likelihoods or [], other["nats"], strict=True)
             ]
-            scores = [
-                f"{metric} {sum(abs(score(sample, metric, name) - other['scores'][metric]) < LARGEST_DIFFERENCE for sample, other in zip(samples, theirs, strict=True))}"
-                for metric in theirs[0]["scores"]
-                if metric == "acc" or name != "winogrande"  # the others divide by lengths of its contexts
-            ]
-            all_equal = [int(cell.split()[1]) == len(theirs) for cell in scores]
-            is_equal &= same == len(theirs) and max(differences) < LARGEST_DIFFERENCE and all(all_equal)
-            rows.append(
-                [name, str(shots), engine, f"{same} of {len(theirs)}", f"{max(differences):.1e}", str(len(differences)), " · ".join(scores)]
-            )
+            scores = count_equal_scores(samples, theirs, name)
+            is_equal &= same == len(theirs) and {*scores.values()} == {len(theirs)}
+            is_equal &= max(differences) < LARGEST_DIFFERENCE
+            cells = [name, str(shots), engine, f"{same} of {len(theirs)}", f"{max(differences):.1e}"]
+            counts = " · ".join(f"{metric} {count}" for metric, count in scores.items())
+            rows.append([*cells, str(len(differences)), counts])
     print(f"\n{title}, {dtype}\n")
-    heads = ["task", "examples", "lm-eval with", "equal requests", "largest difference, nats", "texts", "equal scores"]
-    print(markdown(heads, rows), flush=True)
+    heads = ["task", "examples", "lm-eval with", "equal requests", "largest difference, nats", "texts"]
+    print(markdown([*heads, "equal scores"], rows), flush=True)
     return is_equal
 
 
 def write_pins(found: dict[str, list[dict[str, Any]]], path: Path, count: int) -> None:
     """Write the first requests of each task, as tests compare them."""
-    lines = [
-        json.dumps({"task": key.partition("/")[0], "shots": int(key.partition("/")[2]), "requests": [one["requests"] for one in results[:count]]}, ensure_ascii=False)
-        for key, results in found.items()
-    ]  # fmt: skip
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for key, results in found.items():
+            name, _, shots = key.partition("/")
+            requests = [result["requests"] for result in results[:count]]
+            line = {"task": name, "shots": int(shots), "requests": requests}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
@@ -178,7 +188,7 @@ def main() -> None:
                 label: ask_lm_eval(python, files, str(model), engine, options.dtype)
                 for label, engine in (("transformers", "hf"), ("our engine", "runner"))
             }
-            equal.append(compare(str(model_name), files, folder, model, options.dtype, others))
+            equal.append(compare(str(model_name), folder, model, options.dtype, others))
     if not all(equal):
         raise SystemExit("not all is equal")
 

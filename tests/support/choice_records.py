@@ -6,9 +6,33 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-NOUNS = "bird river lamp stone café train cloud naïve_plan garden Straße engine 雨 window market letter".split()
-VERBS = "moves melts grows breaks shines stops floats turns hides burns".split()
-PLACES = "in the sea.|on a hill|under ice|near the old mill.|at 20 °C|far from home|“inside” a box.".split("|")
+NOUNS = [
+    "bird",
+    "river",
+    "lamp",
+    "stone",
+    "café",
+    "train",
+    "cloud",
+    "naïve_plan",
+    "garden",
+    "Straße",
+    "engine",
+    "雨",
+    "window",
+    "market",
+    "letter",
+]
+VERBS = ["moves", "melts", "grows", "breaks", "shines", "stops", "floats", "turns", "hides", "burns"]
+PLACES = [
+    "in the sea.",
+    "on a hill",
+    "under ice",
+    "near the old mill.",
+    "at 20 °C",
+    "far from home",
+    "“inside” a box.",
+]
 Record = dict[str, Any]
 
 
@@ -46,7 +70,9 @@ def openbookqa_record(random: Random) -> Record:
 
 def hellaswag_record(random: Random) -> Record:
     marks = ("", "[header] ", "[title] ", " [substeps]  ")
-    endings = [random.choice(marks) + text + random.choice(("", " [title] More.")) for text in make_texts(random, 4)]
+    endings = [
+        random.choice(marks) + text + random.choice(("", " [title] More.")) for text in make_texts(random, 4)
+    ]
     first = f"{random.choice(marks)}{make_sentence(random)} [title] {make_sentence(random)}"
     return {
         "activity_label": random.choice(("Playing chess", "Cooking  soup")), "ctx_a": first,
@@ -63,7 +89,9 @@ def mmlu_record(random: Random) -> Record:
 
 
 def winogrande_record(random: Random) -> Record:
-    sentence = f"{make_sentence(random)} because the _{random.choice((' ', ' was '))}{random.choice(VERBS)} often."
+    sentence = (
+        f"{make_sentence(random)} because the _{random.choice((' ', ' was '))}{random.choice(VERBS)} often."
+    )
     options = random.sample([noun for noun in NOUNS if "_" not in noun], 2)
     return {"sentence": sentence, "option1": options[0], "option2": options[1], "answer": random.choice("12")}
 

@@ -160,9 +160,14 @@ def _load_examples(
     if last >= MAX_DRAWN:
         need = f"examples are drawn for at most {MAX_DRAWN:,} questions"
         raise ConfigError(need, key="task.shots", value=task.shots, code="too_large")
+    # as lm-eval does for tasks without a test split: one more is drawn, in case the question is among them
+    num_drawn = min(task.shots + (form.split != "test"), len(pool))
     generator = Random(LM_EVAL_SEED)
-    drawn = [generator.sample(pool, task.shots) for _ in range(last + 1)]
-    return [drawn[position] for position, _ in records]
+    drawn = [generator.sample(pool, num_drawn) for _ in range(last + 1)]
+    return [
+        [each for each in drawn[position] if each.values != record.values][: task.shots]
+        for position, record in records
+    ]
 
 
 def _take_first(pool: Sequence[ChoiceRecord], subject: str | None, count: int) -> Sequence[ChoiceRecord]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -29,7 +28,6 @@ from runner.options.multiple_choice.scores import (
 )
 from runner.render.notes import render_notes
 from runner.tasks import (
-    Job,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -39,6 +37,8 @@ from runner.tasks import (
     TaskContext,
     TaskInputs,
     Uses,
+    build_chat_prompt,
+    build_random_id,
     collect_answers,
     context_length,
     describe_dataset,
@@ -50,12 +50,11 @@ from runner.tasks import (
 from runner_base import Result
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Message, Request, require_capabilities
+from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-log = logging.getLogger(__name__)
 
 # Jobs that ask more or fewer questions, or decide by another metric, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", "task.limit", "task.metric"})
@@ -102,8 +101,6 @@ def run(inputs: MultipleChoiceInputs, context: TaskContext) -> Result:
     """Score the choices or generate the answers, judge them and compute metrics."""
     task, resolved, questions = inputs.task, context.resolved, inputs.questions
     requests = build_requests(task, questions)
-    if task.show_prompt:
-        log.info("%s", _render_first_prompts(inputs, resolved))
     judge: ChoiceJudge = LetterJudge(questions, task.cluster)
     if task.scoring is Scoring.likelihood:
         judge = LikelihoodChoiceJudge(questions, task.cluster, inputs.metric)
@@ -139,31 +136,23 @@ def _build_request(task: MultipleChoiceConfig, number: int, question: ChoiceQues
         # the completions are those of the choices: ChoiceScoringEngine sends a request for each
         prompt = build_choice_requests(question, number)[0].prompt
         return Request(number, prompt, n=len(question.choices))
-    system = (Message("system", task.system),) if task.system else ()
     text = f"{question.text}\n\n{task.instruction}" if task.instruction else question.text
-    random_id = f"{number}, repeat {task.repeat_index}" if task.repeat_index else None
-    return Request(number, (*system, Message("user", text)), random_id=random_id)
+    return Request(
+        number, build_chat_prompt(text, task.system), random_id=build_random_id(number, task.repeat_index)
+    )
 
 
-def deliver(inputs: MultipleChoiceInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Print the prompts of a finished job if task.show_prompt is set."""
-    if inputs.task.show_prompt:
-        log.info("%s", _render_first_prompts(inputs, resolved))
-
-
-def preview(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
-    """Return the text for plan=true: a summary of the questions, and the first prompts if requested."""
-    questions: Sequence[ChoiceQuestion] = [*inputs.questions.values()]
+def preview(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Return a summary of the questions for plan=true."""
+    questions = [*inputs.questions.values()]
     subjects = {question.subject for question in questions}
     chance = fmean(question.chance for question in questions)
-    by = "the letter" if inputs.task.uses_chat_template else inputs.metric.value
-    summary = format_question_summary(len(questions), len(subjects), chance, by)
-    shown = _render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
-    return "\n".join(filter(None, (summary, shown)))
+    by = "letter" if inputs.task.uses_chat_template else inputs.metric.value
+    return format_question_summary(len(questions), len(subjects), chance, by)
 
 
-def _render_first_prompts(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
-    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+def render_shown_prompts(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts in the form that the model sees, with the texts that are scored after them."""
     first = dict([*inputs.questions.items()][: inputs.task.show_prompt])
     prompts = render_prompts(resolved, build_requests(inputs.task, first))
     if inputs.task.uses_chat_template:
