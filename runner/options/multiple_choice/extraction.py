@@ -12,7 +12,10 @@ from runner.scorers.letters import parse_choice_letter
 
 _GLUE = r"(?:\\f?boxed\{|\\text\{|[\s*_`$\\(\[{:=\"'])*"  # before the letter: **B**, (B), \text{B}
 _STATED = re.compile(rf"\b(?i:answer|choice|option)(?:\s+(?i:is))?{_GLUE}(?P<letter>[A-Z])(?![A-Za-z0-9_'])")
-_ALONE = re.compile(r"(?<![A-Za-z0-9_'])(?P<letter>[A-Z])(?![A-Za-z0-9_'])(?!(?<=[AI])\s+[a-z])")
+# in "A pen" and "I have", A and I are words
+_ALONE = re.compile(
+    r"(?<![A-Za-z0-9_'])(?P<letter>[A-Z])(?![A-Za-z0-9_'])(?!(?<=[AI])\s+(?!(?:or|and|is)\b)[a-z])"
+)
 
 
 class LetterRule(StrEnum):

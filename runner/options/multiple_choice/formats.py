@@ -106,21 +106,25 @@ def _regex_replace(text: str, pattern: str, replacement: str = "", count: int = 
 
 @dataclass(frozen=True)
 class ChoiceRecord:
-    """The parts of a record that a format selects, before a prompt is built."""
+    """A record as its format reads it. Prompts and continuations have one text for each choice."""
 
     values: Mapping[str, Any]
+    question: str  # with the lettered choices
     choices: tuple[str, ...]
     gold: tuple[int, ...]
     subject: str | None
+    description: str
+    prompts: tuple[str, ...]
+    continuations: tuple[str, ...]
 
-    def with_choice(self, index: int) -> dict[str, Any]:
-        lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, self.choices, strict=False))
-        own = {"choice": self.choices[index], "letter": LETTERS[index], "lettered": lettered}
-        return {**self.values, **own}
+    @property
+    def example(self) -> str:
+        """The record as a worked example."""
+        return f"{self.prompts[self.gold[0]]}{self.continuations[self.gold[0]]}\n\n"
 
 
 def parse_record(values: Mapping[str, Any], form: ChoiceFormat) -> ChoiceRecord:
-    """Return the choices and the gold answers of a record. Raises ValueError for a malformed record."""
+    """Read a record. Raises ValueError if it is malformed."""
     choices = form.evaluate("choices", values)
     is_list = isinstance(choices, Sequence) and not isinstance(choices, str)
     if not is_list or not all(isinstance(choice, str) and choice.strip() for choice in choices):
@@ -132,8 +136,23 @@ def parse_record(values: Mapping[str, Any], form: ChoiceFormat) -> ChoiceRecord:
         gold = _parse_labels(form.evaluate("labels", values), len(texts))
     else:
         gold = _parse_gold(form.evaluate("gold", values), texts)
-    subject = None if form.subject is None else str(form.evaluate("subject", values))
-    return ChoiceRecord(values, texts, gold, subject)
+    lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+    by_choice = [
+        {**values, "choice": text, "letter": letter, "lettered": lettered}
+        for letter, text in zip(LETTERS, texts, strict=False)
+    ]
+    prompts = tuple(form.render("prompt", each) for each in by_choice)
+    question = form.render("question", by_choice[0] | {"prompt": prompts[0]})
+    return ChoiceRecord(
+        values,
+        f"{question}\n{lettered}",
+        texts,
+        gold,
+        None if form.subject is None else str(form.evaluate("subject", values)),
+        form.render("description", values),
+        prompts,
+        tuple(form.render("continuation", each) for each in by_choice),
+    )
 
 
 def _parse_labels(labels: Any, num_choices: int) -> tuple[int, ...]:

@@ -21,7 +21,6 @@ from runner.options.multiple_choice.formats import (
     YAML_SUFFIXES,
     ChoiceFormat,
     ChoiceRecord,
-    list_format_names,
     load_format,
     parse_record,
 )
@@ -75,9 +74,7 @@ def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
     source = QuestionSource(data, split, "task.data", RowKeys(), subset)
     records = [*_iter_records(source, selection, form)]
     examples = _load_examples(task, form, source, records)
-    questions = [
-        _build_question(record, form, shots) for (_, record), shots in zip(records, examples, strict=True)
-    ]
+    questions = [_build_question(record, shots) for (_, record), shots in zip(records, examples, strict=True)]
     if not questions:
         raise ConfigError(
             f"split {split} holds no questions. Give a file with records",
@@ -183,30 +180,16 @@ def _too_few_examples_error(wanted: int, found: int, subject: str | None = None)
     return ConfigError(need, key="task.shots", value=wanted, code="too_large")
 
 
-def _build_question(
-    record: ChoiceRecord, form: ChoiceFormat, examples: Sequence[ChoiceRecord]
-) -> ChoiceQuestion:
-    first = record.with_choice(0)
-    prefix = form.render("description", first) + "".join(_format_example(each, form) for each in examples)
-    prompts, continuations = [], []
-    for index in range(len(record.choices)):
-        values = record.with_choice(index)
-        prompts.append(form.render("prompt", values))
-        continuations.append(form.render("continuation", values))
-    question = form.render("question", first | {"prompt": prompts[0]})
+def _build_question(record: ChoiceRecord, examples: Sequence[ChoiceRecord]) -> ChoiceQuestion:
+    prefix = record.description + "".join(example.example for example in examples)
     return ChoiceQuestion(
-        f"{question}\n{first['lettered']}",
+        record.question,
         record.choices,
         record.gold,
-        tuple(prefix + prompt for prompt in prompts),
-        tuple(continuations),
+        tuple(prefix + prompt for prompt in record.prompts),
+        record.continuations,
         record.subject,
     )
-
-
-def _format_example(record: ChoiceRecord, form: ChoiceFormat) -> str:
-    values = record.with_choice(record.gold[0])
-    return f"{form.render('prompt', values)}{form.render('continuation', values)}\n\n"
 
 
 def hash_choice_questions(questions: Sequence[ChoiceQuestion]) -> str:
@@ -219,13 +202,3 @@ def hash_format(form: ChoiceFormat, keys: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what decides about the prompts besides the records."""
     plain = [[form.question, form.prompt, form.continuation, form.description, form.shots_order], dict(keys)]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-__all__ = [
-    "ChoiceQuestion",
-    "LoadedQuestions",
-    "hash_choice_questions",
-    "hash_format",
-    "list_format_names",
-    "load_choice_questions",
-]
