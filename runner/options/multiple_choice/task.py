@@ -57,7 +57,7 @@ USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
 # Jobs that ask more or fewer questions, or decide by another metric, reuse the answers.
-IGNORED_FOR_REUSE = frozenset({"data", "clusters", "task.limit", "task.metric"})
+IGNORED_FOR_REUSE = frozenset({"data", "clusters", "metric", "task.limit", "task.metric"})
 
 
 @dataclass
@@ -84,7 +84,8 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
     if task.cluster is ClusterKey.subject:
         hashes |= hash_cluster_names([question.subject for question in questions])
     metric = task.metric or loaded.form.metric
-    is_decided = task.scoring is Scoring.likelihood and task.metric is None
+    if task.scoring is Scoring.likelihood:
+        hashes["metric"] = metric.value
     return MultipleChoiceInputs(
         hashes,
         task,
@@ -93,7 +94,6 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
         ignored_for_reuse=IGNORED_FOR_REUSE,
         count=len(questions),
         data=describe_dataset(loaded.data, loaded.split, hashes["data"]),
-        decided={"metric": metric} if is_decided else {},
     )
 
 
