@@ -33,7 +33,7 @@ class NoModel(LM):  # type: ignore[misc]
 
 def task_config(task: dict[str, Any]) -> dict[str, Any]:
     """Return lm-eval's task with other data files, and with all metrics of its choices."""
-    shipped = load_yaml(Path(lm_eval.__file__).parent / "tasks" / task["yaml"])
+    shipped: dict[str, Any] = load_yaml(Path(lm_eval.__file__).parent / "tasks" / task["yaml"])
     shipped.pop("tag", None)
     config = shipped | {"dataset_path": "json", "dataset_name": None, "num_fewshot": task["shots"]}
     config["dataset_kwargs"] = {"data_files": task["files"]}

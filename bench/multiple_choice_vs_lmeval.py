@@ -23,7 +23,7 @@ from other_engines import harness_python
 
 from runner.records.jobs import read_samples
 from runner_base import Sample
-from runner_compare.statistics import compute_gold_probability
+from runner_base.scored_choices import compute_gold_probability
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from choice_records import TASKS, make_records

@@ -10,6 +10,7 @@ from runner.config.extractors import Extractor
 from runner.records.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.degeneration import measure_degeneration
+from runner_base.scored_choices import compute_gold_probability
 from runner_base.thought_tokens import compute_mean_tokens, count_answer_tokens, count_thinking_tokens
 from runner_compare import (
     Answers,
@@ -20,7 +21,6 @@ from runner_compare import (
     RepeatedAnswerMetric,
     question_identity,
 )
-from runner_compare.statistics import compute_gold_probability
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
     "new_tokens": lambda sample: sum(answer.num_tokens for answer in sample.answers) / len(sample.answers),

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from runner_compare.statistics.effects import Test as Test
     from runner_compare.statistics.floor_effects import LIMIT as LIMIT
     from runner_compare.statistics.legacy_accuracy import replace_vote_accuracy as replace_vote_accuracy
-    from runner_compare.statistics.likelihoods import compute_gold_probability as compute_gold_probability
-    from runner_compare.statistics.likelihoods import select_choice as select_choice
     from runner_compare.statistics.likelihoods import (
         sum_likelihoods_by_document as sum_likelihoods_by_document,
     )
@@ -125,8 +123,6 @@ PLACES = {
     "exact_interval": "stats",  # the same, exact
     "replace_vote_accuracy": "legacy_accuracy",  # the figures of jobs of earlier versions as this one has them
     "VoteCounts": "votes",  # how several answers vote: the chances that k have, all have or elect a right one
-    "select_choice": "likelihoods",  # which choice of a question a model takes
-    "compute_gold_probability": "likelihoods",  # of the right choices of a question, among all of them
     "sum_likelihoods_by_document": "likelihoods",  # texts as they are compared: the choices of a question are one
     "ratio_of_sums": "ratios",  # a ratio of sums
     "TextTokens": "token_divergence",  # the tokens of a text under a model and its reference

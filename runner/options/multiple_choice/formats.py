@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.options.multiple_choice.keys import ChoiceMetric
 from runner.scorers import LETTERS
-from runner_base import ConfigError, DataError, truncated_repr, unknown_choice_message
-from runner_base.texts import read_text
+from runner_base import ConfigError, DataError, read_text, truncated_repr, unknown_choice_message
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment

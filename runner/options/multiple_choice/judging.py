@@ -13,7 +13,7 @@ from runner.options.multiple_choice.questions import ChoiceQuestion
 from runner.scorers import LETTERS
 from runner_base import Answer, FinishReason, Likelihood, Sample, Verdict
 from runner_base.notes import Note, note
-from runner_compare.statistics import select_choice
+from runner_base.scored_choices import select_choice
 from runner_engine import Completion
 
 LETTER, RULE = "letter", "rule"  # what a sample records of a generated answer

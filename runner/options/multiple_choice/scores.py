@@ -11,7 +11,8 @@ from runner.options.multiple_choice.judging import RULE
 from runner.options.multiple_choice.keys import ChoiceMetric
 from runner.options.multiple_choice.questions import ChoiceQuestion
 from runner_base import Sample
-from runner_compare.statistics import accuracy_interval, compute_gold_probability, select_choice
+from runner_base.scored_choices import compute_gold_probability, select_choice
+from runner_compare.statistics import accuracy_interval
 
 
 def compute_choice_metrics(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from list_session import ListSession
@@ -18,13 +18,14 @@ from tasking import work
 from runner.config.root import RunnerConfig
 from runner.options.multiple_choice import task as multiple_choice
 from runner.options.multiple_choice.extraction import LetterRule, extract_letter
+from runner.options.multiple_choice.judging import LikelihoodChoiceJudge
 from runner.options.multiple_choice.keys import ChoiceMetric, ClusterKey, MultipleChoiceConfig, Scoring
 from runner.options.multiple_choice.questions import load_choice_questions
 from runner.options.multiple_choice.render.titles import BY_SUBJECT
 from runner.records.jobs import Job, Recorder
 from runner_base import ConfigError, DataError
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_engine.sessions.base import Completion, Event, Request, request_sha256
+from runner_engine.sessions.base import Completion, Event, Message, Request, request_sha256
 from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
@@ -142,7 +143,7 @@ def test_samples_are_read_again_and_other_answers_are_refused(job: Make, recorde
     config = job(ROWS)
     work(multiple_choice, config, recorder, ScoringEngine(lambda text: NATS[text]))
     questions = multiple_choice.prepare(config).questions
-    judge = multiple_choice.LikelihoodChoiceJudge(questions, ClusterKey.question, ChoiceMetric.acc)
+    judge = LikelihoodChoiceJudge(questions, ClusterKey.question, ChoiceMetric.acc)
     kept = samples_of(recorder)
     for sample in kept:
         read = Sample.from_json(sample.to_json())
@@ -154,9 +155,7 @@ def test_samples_are_read_again_and_other_answers_are_refused(job: Make, recorde
     other = replace(kept[0], choice_likelihoods=[replace(scores[0], characters=9), *scores[1:]])
     assert getattr(judge.rejection_reason(other), "code", "") == "other_question"
     assert judge.adopt_sample(replace(kept[0], gold="C")) is None
-    by_characters = multiple_choice.LikelihoodChoiceJudge(
-        questions, ClusterKey.question, ChoiceMetric.acc_norm
-    )
+    by_characters = LikelihoodChoiceJudge(questions, ClusterKey.question, ChoiceMetric.acc_norm)
     adopted = by_characters.adopt_sample(kept[0])
     assert adopted is not None
     assert (kept[0].answer.verdict, adopted.answer.verdict) == (Verdict.correct, Verdict.wrong)
@@ -220,9 +219,9 @@ def test_generated_answers_name_a_letter(job: Make, recorder: Recorder) -> None:
     assert [result.metrics[f"letters/{rule}"] for rule in LetterRule] == [0, 1, 0, 0]
     assert "acc" not in result.metrics
     inputs = multiple_choice.prepare(config)
-    system, user = multiple_choice.build_requests(inputs.task, inputs.questions)[0].prompt
-    assert not isinstance(system, str | int)
-    assert not isinstance(user, str | int)
+    system, user = cast(
+        "tuple[Message, ...]", multiple_choice.build_requests(inputs.task, inputs.questions)[0].prompt
+    )
     assert (system.content, user.content.splitlines()[:4]) == (
         "Be brief.",
         ["1?", "A. aa", "B. bbbbbb", "C. ccc"],
