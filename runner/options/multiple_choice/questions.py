@@ -66,10 +66,10 @@ class LoadedQuestions:
 def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
     """Return the selected questions. Raises DataError with file and line of a malformed record."""
     form = _choose_format(task)
-    data = task.data if form.data is None or task.format is not None else form.data
-    is_own_data = data == form.data
-    split = task.split or (form.split if is_own_data else "test")
-    subset = task.subset or (form.subset if is_own_data and not Path(data).exists() else None)
+    data = form.data or task.data
+    split = task.split or form.split
+    # a folder has the subset's files alone, unless task.subset names one of its folders
+    subset = task.subset or (None if Path(data).exists() else form.subset)
     selection = QuestionSelection(task.limit, shuffle_seed=task.shuffle_seed)
     source = QuestionSource(data, split, "task.data", RowKeys(), subset)
     records = [*_iter_records(source, selection, form)]
@@ -87,7 +87,7 @@ def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
 
 def _choose_format(task: MultipleChoiceConfig) -> ChoiceFormat:
     if task.format is not None:
-        return replace(load_format(task.format, "task.format"), data=None)
+        return replace(load_format(task.format, "task.format"), data=None, subset=None)
     path = Path(task.data).expanduser()
     if path.suffix in YAML_SUFFIXES:
         form = load_format(task.data, "task.data")
