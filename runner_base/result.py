@@ -124,6 +124,8 @@ class Likelihood:
     context: int | None = None
     # of a text in windows: sums by position (statistics/positions.py)
     by_position: list[list[float]] | None = None
+    # of a recorded answer: sums by generated position (statistics/answer_positions.py)
+    by_answer_position: list[list[float]] | None = None
 
 
 class ClusterUnit(StrEnum):
@@ -146,7 +148,8 @@ class Sample(Response):
 
     ORDER = (
         "index prompt_sha256 prompt_tokens text token_ids finish_reason seconds error permanent question gold cluster "
-        "category extracted verdict likelihood branches choices calls new_tokens by cost_usd reused_from left_out"
+        "category extracted verdict likelihood choice_likelihoods branches choices calls new_tokens by cost_usd "
+        "reused_from left_out"
     )
 
     index: int
@@ -156,6 +159,7 @@ class Sample(Response):
     category: str | None = None  # the kind of text that was scored
     # of a given text that was scored: its tokens are the answer's
     likelihood: Likelihood | None = None
+    choice_likelihoods: list[Likelihood] | None = None  # of a question whose given choices were scored
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.unscored)
@@ -175,6 +179,11 @@ class Sample(Response):
     recall_text: int | None = None  # the haystack, where there are several
     # what its cluster is; None in records of earlier versions
     recall_cluster_unit: ClusterUnit | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether given texts were scored, so that nothing was generated."""
+        return self.likelihood is not None or self.choice_likelihoods is not None
 
     @property
     def answers(self) -> Sequence[Answer]:
@@ -224,6 +233,8 @@ class Sample(Response):
             raise ValueError("the line must be a JSON object with an integer index")
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
+        if values.get("choice_likelihoods") is not None:
+            values["choice_likelihoods"] = [Likelihood(**each) for each in values["choice_likelihoods"]]
         if values.get("recall_cluster_unit") is not None:
             values["recall_cluster_unit"] = ClusterUnit(values["recall_cluster_unit"])
         return cls.from_dict(values)

@@ -13,13 +13,14 @@ PAGE = ROOT / "docs" / "compare_json.md"
 SCHEMA = ROOT / "runner_compare" / "comparison.schema.json"
 HEAD = """# JSON of a comparison
 
-`runner-compare --format json` prints one JSON object. `--save FOLDER` writes the same object into the file
-`comparison.json`. The JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12)
-defines the type of each key. The command `python -m tools.compare_json` generates this page from the schema.
+`runner-compare --format json` prints one JSON object. `--save FOLDER` writes it into the file `comparison.json`. The
+JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12) defines the type of each
+key. The command `python -m tools.compare_json` generates this page from the schema.
 
-Accuracies and differences between accuracies are fractions of the questions, so 0.5 means 50 %. Keys that end in
-`_low` and `_high` are the ends of an interval. Unknown values are null. A minor version can add keys, but never renames
-a key. If an object occurs at several places of the JSON, this page explains the object only once.
+Accuracies, recalls and their differences are fractions of the questions, so 0.5 means 50 %. Differences in
+log-likelihood are in nats per token. Keys that end in `_low` and `_high` are the ends of an interval. Unknown values
+are null. A minor version can add keys, but never renames a key. If a key has the same meaning in several objects, this
+page explains the key only once.
 """
 
 
@@ -37,21 +38,21 @@ def sections(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str,
 
 
 def page() -> str:
-    """Return the page with one table per object. A table omits keys that an earlier table explains
-    with the same description."""
+    """Return the page with one table per object. Keys of an object with the same description share a
+    row. A table omits keys that an earlier table explains with the same description."""
     text, described = HEAD, set[tuple[str, str]]()
     for path, properties in sections(json.loads(SCHEMA.read_text(encoding="utf-8")), "comparison"):
         keys = {key: part.get("description", "") for key, part in properties.items()}
-        lines = []
+        names = dict[str, list[str]]()
         for key, meaning in keys.items():
             base = key.removesuffix("_low").removesuffix("_high")
             if (key, meaning) in described or (base != key and base in keys):
                 continue
             described.add((key, meaning))
             ends = [end for end in (f"{key}_low", f"{key}_high") if end in keys]
-            names = ", ".join(f"`{name}`" for name in (key, *ends))
-            lines.append(f"| {names} | {meaning} |")
-        if lines:
+            names.setdefault(meaning, []).extend(f"`{name}`" for name in (key, *ends))
+        if names:
+            lines = [f"| {', '.join(same)} | {meaning} |" for meaning, same in names.items()]
             text += "\n".join([f"\n## `{path}`\n", "| key | meaning |", "|---|---|", *lines, ""])
     return text
 

@@ -41,10 +41,11 @@ class Job:
     facts: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     name: str = ""
+    task: str = "gsm8k"
 
     @property
     def job_id(self) -> str:
-        return self.name or f"gsm8k-{self.quantization}"
+        return self.name or f"{self.task}-{self.quantization}"
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -62,9 +63,9 @@ class Job:
             self.status,
             str(folder),
             Result(metrics | self.metrics, facts=self.facts),
-            task="gsm8k",
+            task=self.task,
             task_version=3,
-            params={"model.name": "m", "quantization.name": self.quantization, "task.name": "gsm8k"}
+            params={"model.name": "m", "quantization.name": self.quantization, "task.name": self.task}
             | self.params,
             started_at=f"2026-11-30T10:00:00+00:00 {self.job_id}",
             error="out of memory" if self.status is Status.FAILED else None,

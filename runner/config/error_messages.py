@@ -115,6 +115,9 @@ def _find_override_error(error: BaseException) -> ConfigError | None:
         return reason and ConfigError(str(reason), key=f"{match[1]}.yaml", code=reason.code)
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    # of a function that an interpolation calls, whose error OmegaConf keeps as text only
+    if match := re.match(r"ConfigError raised while resolving interpolation: (\S+?)=(\S+): ([^\n]+)", text):
+        return ConfigError(match[3], key=match[1], value=match[2], code="bad_value")
     if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
         return unknown_key_error(match[1])
     if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):

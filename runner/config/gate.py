@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from runner_base import ValueConstraint, check_config_values, check_value, config_field, not_blank
 
@@ -11,6 +12,13 @@ MARGIN = ValueConstraint(
     lambda text: re.fullmatch(r"(?=.*[1-9])\d*\.?\d+(nats|%)?", text) is not None,
     "give points of accuracy (2), nats per token (0.01nats) or percent of speed and memory (5%)",
 )
+
+
+def drop_with_policy(value: str | None, policy: Any) -> str | None:
+    """Return a key of the gate for early stopping. With a policy, jobs answer all questions, because its
+    tests need fixed numbers of questions.
+    """
+    return value if policy is None else None
 
 
 @dataclass
@@ -24,18 +32,25 @@ class GateConfig:
         None, constraint=not_blank("name the baseline, e.g. quantization=none")
     )
     margin: str | None = config_field(None, constraint=MARGIN)  # as --margin of runner-compare gate
+    policy: Any = None  # a file or its content, as --policy
     each: bool = False
 
     def __post_init__(self) -> None:
         check_config_values("gate", self)
         need = "no baseline is set. Set gate.baseline, e.g. quantization=none, or omit this key"
-        for key, value in (("margin", self.margin), ("each", self.each or None)):
+        for key, value in (("margin", self.margin), ("policy", self.policy), ("each", self.each or None)):
             check_value(
                 value is None or self.baseline is not None, f"gate.{key}", value, need, code="no_effect"
             )
+        need = "give a file, or rules with the keys must and should"
+        is_valid = self.policy is None or isinstance(self.policy, str | dict)
+        check_value(is_valid, "gate.policy", self.policy, need, code="bad_value")
+        need = "the policy file sets the margins. Omit this key"
+        is_valid = not isinstance(self.policy, str) or self.margin is None
+        check_value(is_valid, "gate.margin", self.margin, need, code="conflict")
         need = "no margin is set. Add the accepted loss, e.g. gate.margin=2 for 2 points of accuracy"
         check_value(
-            self.baseline is None or self.margin is not None,
+            self.baseline is None or self.margin is not None or self.policy is not None,
             "gate.baseline",
             self.baseline,
             need,

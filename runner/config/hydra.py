@@ -11,7 +11,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from runner.config import data_sets, profiles
+from runner.config.battery_sizes import plan_battery_questions
 from runner.config.choices import find_choice_file, installed_choice_files
+from runner.config.gate import drop_with_policy
 from runner.config.groups import GROUPS, schema_keys
 from runner.config.hydra_versions import register_resolver
 from runner.config.root import RunnerConfig
@@ -19,10 +21,12 @@ from runner_base import ConfigError, find_plug_ins, print_message
 from runner_base.environment import get_variable
 from runner_base.fields import get_choice_name
 
-# OmegaConf has one table of resolvers for a whole program: these two names are all that the runner
+# OmegaConf has one table of resolvers for a whole program: these names are all that the runner
 # adds to it. conf/tracking uses the first. The processes of other launchers compose, too, and
 # import this module.
 register_resolver("variable", get_variable, replace=True)
+register_resolver("battery_questions", plan_battery_questions, replace=True)  # conf/task/battery uses it
+register_resolver("without_policy", drop_with_policy, replace=True)  # conf/task uses it
 register_resolver("data_set", data_sets.resolve_data_set_key, replace=True)  # conf/task uses it
 
 

@@ -164,7 +164,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         return sorted(
             found
             if results_filter is ObjectType.GROUP
-            else found | {*_list_lazy_config_names(config_path.strip("/"))}
+            else found | {*_list_config_names_in_lazy_modules(config_path.strip("/"))}
         )
 
 
@@ -232,7 +232,7 @@ def find_config_factory(path: str) -> Callable[[], DictConfig] | None:
     return None
 
 
-def _list_lazy_config_names(group: str) -> list[str]:
+def _list_config_names_in_lazy_modules(group: str) -> list[str]:
     """Import the modules that define a group's configs, and return the names of these configs."""
     if group == PROFILES:
         return profiles.list_profile_model_configs(_list_profile_model_choices())

@@ -24,7 +24,7 @@ from runner_base import ConfigError, DataError, iter_text_lines, parse_json, unk
 from runner_base.texts import read_json
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
-FILES = (".jsonl", ".json", ".parquet", ".arrow")
+FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 log = logging.getLogger(__name__)
 TEMPLATE = "template"  # the only field of the embedded questions that names families
 
@@ -95,6 +95,8 @@ def iter_rows(source: QuestionSource, select_columns: tables.Columns) -> Iterato
     if path.is_dir():
         return _iter_folder_rows(path, source, select_columns)
     if path.is_file():
+        if path.suffix == ".csv":
+            return tables.read_csv_rows(path)
         is_table = path.suffix in (".parquet", ".arrow")
         return tables.read_table_rows([path], select_columns) if is_table else _iter_json_rows(path)
     long_texts.reject_synthetic_texts_as_questions(source.key, data)

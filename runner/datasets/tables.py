@@ -6,6 +6,7 @@ without a connection.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -74,6 +75,23 @@ def read_table_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[
         for path in files
         for number, row in enumerate(_read_table(path, select_columns), 1)
     )
+
+
+def read_csv_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV file whose first line names the columns. All values are texts."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            for row in reader:
+                location = f"{file}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    need = f"the header names {len(reader.fieldnames or ())} columns, and this row has another number"
+                    raise DataError(f"{need}. Correct or remove the row", key=location, code="damaged")
+                yield location, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"no valid CSV in UTF-8 ({error})", key=file, code="damaged") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})", code="unreadable") from error
 
 
 def find_cached_hub_files(name: str, config: str | None, split: str) -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 from runner.config.root import PrintMode, RunnerConfig
 from runner.grid.grid_output import build_job_labels
@@ -37,7 +37,7 @@ BASELINE_GROUPS = (*named_job.MODEL_GROUPS, "generation")  # the baseline may di
 def check_gate(plan: Sequence[PlannedJob]) -> None:
     """Raise ConfigError if the gate cannot decide, before any job runs."""
     configs = [planned.config for planned in plan if planned.config is not None]
-    if len({astuple(config.gate) for config in configs}) > 1:
+    if len({repr(config.gate) for config in configs}) > 1:
         raise ConfigError("must be the same for all jobs of the grid", key="gate", code="conflict")
     if not configs or configs[0].gate.baseline is None:
         return
@@ -100,7 +100,8 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
             named[0] if len(named) == 1 else ",".join(shlex.split(reference)),
             runs=sorted(finished | (baseline_ids - unfinished_ids)),
             failed=failed,
-            margin=config.gate.margin or (),
+            margin=() if config.gate.policy is not None else config.gate.margin or (),
+            policy=config.gate.policy,
             each=config.gate.each,
             output_dir=config.output_dir,
             tracking_uri=store.uri if store is not None else None,

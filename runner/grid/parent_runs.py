@@ -44,7 +44,7 @@ class ParentRuns:
         names = sorted(planned.job_id or " ".join(planned.overrides) for planned in self.plan)
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
-    def mark_unlogged_jobs(self) -> None:
+    def mark_jobs_missing_in_mlflow(self) -> None:
         """Query each MLflow store once, and mark the finished jobs that are missing in the store."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
@@ -92,7 +92,7 @@ class ParentRuns:
             return all_below and not to_do and status == self._grid_status(interrupted=False)
         return False
 
-    def start_runs(self) -> None:
+    def start_parent_runs(self) -> None:
         """Start the parent runs, set their ids as the parents of the jobs, and write the grid's record."""
         for store, jobs in self._stores.items():
             done = [

@@ -141,7 +141,7 @@ class GridSweeper(LaunchingSweeper):
         grid_runs.end_runs_of_dead_grids(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
         with report_step(progress_messages.READING_GRID_RUNS):
-            parents.mark_unlogged_jobs()
+            parents.mark_jobs_missing_in_mlflow()
         try:
             return self.launch_jobs(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
@@ -230,7 +230,7 @@ class GridSweeper(LaunchingSweeper):
         numbers, interrupted = grid.jobs_to_run(), False
         with signals.defer_signals():  # a signal takes effect when the grid's runs in MLflow have ended, too
             with report_step(progress_messages.STARTING_GRID_RUN):
-                parent_runs.start_runs()
+                parent_runs.start_parent_runs()
             try:
                 with signals.interruptible_block():
                     if numbers and isinstance(self.launcher, PlanLauncher):

@@ -10,6 +10,7 @@ from runner.config.extractors import Extractor
 from runner.records.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.degeneration import measure_degeneration
+from runner_base.scored_choices import compute_gold_probability
 from runner_base.thought_tokens import compute_mean_tokens, count_answer_tokens, count_thinking_tokens
 from runner_compare import (
     Answers,
@@ -27,6 +28,9 @@ OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answer
     "thinking_tokens": lambda sample: compute_mean_tokens(count_thinking_tokens, sample.answers),
     "answer_tokens": lambda sample: compute_mean_tokens(count_answer_tokens, sample.answers),
     "cost_usd": lambda sample: sample.cost_usd,
+    "gold_probability": lambda sample: (
+        None if sample.choice_likelihoods is None else compute_gold_probability(sample.choice_likelihoods)
+    ),
     "degenerate": lambda sample: _compute_mean_of_answers(
         sample, lambda text: measure_degeneration(text).is_degenerate
     ),
@@ -37,7 +41,11 @@ OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answer
 LOWER_IS_BETTER = {"cost_usd", "degenerate", "repeated_ngram_share"}
 # of tokens and characters, neither more nor fewer is better
 NUMBERS = {
-    name: BetterDirection.lower if name in LOWER_IS_BETTER else BetterDirection.neither for name in OF_SAMPLES
+    **{
+        name: BetterDirection.lower if name in LOWER_IS_BETTER else BetterDirection.neither
+        for name in OF_SAMPLES
+    },
+    "gold_probability": BetterDirection.higher,
 }
 
 

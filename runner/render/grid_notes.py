@@ -75,7 +75,7 @@ def _format_ignored_keys(keys: Sequence[str], choices: str) -> str:
     return f"{', '.join(keys)}: jobs with {choices} ignore the override, because they lack {such}"
 
 
-def _format_min_detectable_difference(
+def _format_smallest_detectable_difference(
     where: str | None,
     questions: int,
     names: Sequence[str],
@@ -172,7 +172,7 @@ GRIDS: dict[str, Template] = {
     "not_logged": _format_not_logged,
     "keys_left_out": _format_ignored_keys,
     "gpu_lost": "the worker cannot use {gpus} any more: {reason}",
-    "detectable": _format_min_detectable_difference,
+    "detectable": _format_smallest_detectable_difference,
     "questions_for_margin": _format_questions_needed_for_margin,
     "clusters_not_planned": (
         "the statistical power is unknown, because questions of one cluster (task.cluster={cluster}) are "

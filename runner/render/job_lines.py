@@ -117,6 +117,10 @@ LINES = (
         "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all cut-off answers are wrong, or right)"
         + _interval_template("accuracy_uncut"),
     ),
+    TableLine(
+        "calls",
+        "{calls_per_scenario} per scenario, {failed_calls_per_scenario} failed   {turns_per_scenario} answers",
+    ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
     *(
         TableLine(
@@ -200,7 +204,21 @@ LINES = (
         for confidence in ("95", "{early_stop_confidence_percent}")
         for biased, unless_zero in (("", ""), (" (biased by the early stop: use the interval)", STOPPED))
     ),
-    TableLine("accuracy", "{acc}" + _interval_template("acc") + "   {n:question}"),
+    TableLine("chance", "{chance} (a random choice)"),
+    TableLine(
+        "choices by",
+        "log-likelihood (acc) {acc} · per character (acc_norm) {acc_norm} · per byte (acc_bytes) {acc_bytes}",
+        unless_zero="chance",
+    ),
+    TableLine("right choices", "{gold_probability} probable" + _interval_template("gold_probability")),
+    TableLine(
+        "letters",
+        "{letters/whole} at the beginning · {letters/stated} stated · {letters/only_letter} by the only letter · "
+        "{letters/choice_text} by the choice's text",
+    ),
+    TableLine(
+        "accuracy", "{acc}" + _interval_template("acc") + "   {n:question}", unless_zero="scored_tokens"
+    ),
     TableLine(
         "normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"
     ),

@@ -27,7 +27,7 @@ def measure_answers(samples: Sequence[Sample]) -> list[MeasuredAnswer]:
     return [
         MeasuredAnswer(sample.index, sample.cluster, answer.num_tokens, measure_degeneration(answer.text))
         for sample in samples
-        if not sample.failed and sample.likelihood is None
+        if not sample.failed and not sample.is_scored
         for answer in sample.answers
     ]
 

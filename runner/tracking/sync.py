@@ -86,7 +86,7 @@ def log_missing_jobs_to_store(options: argparse.Namespace) -> str:
     missing = [job for job in jobs if job.job_id in finished and not stored.find_run(job.job_id, None)]
     grids = synced_grids.collect_grids_to_sync(store)
     grids.assign_jobs(finished)
-    parents = grids.start_runs(stored)
+    parents = grids.start_parent_runs(stored)
     known = {run for runs in stored.grids.values() for run, _ in runs}
     logged = 0
     with Progress(len(missing), "logging", "jobs") as bar:

@@ -49,7 +49,7 @@ class GridsToSync:
             if listing:
                 self.jobs.setdefault((own or listing)[0].grid, []).append(job_id)
 
-    def start_runs(self, stored_runs: StoredRuns) -> dict[str, str]:
+    def start_parent_runs(self, stored_runs: StoredRuns) -> dict[str, str]:
         """Start the parent runs of missing or incomplete grids. Returns each job's parent run id."""
         parents: dict[str, str] = {}
         for record in self.records:

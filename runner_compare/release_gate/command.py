@@ -253,6 +253,12 @@ def create_gate_parser() -> argparse.ArgumentParser:
         help="the metric's whole interval must be at most VALUE, e.g. model_mib=4000",
     )
     add(
+        "--pool",
+        action="store_true",
+        help="the margin applies to all questions of all tasks together. A single task fails only if its own loss is "
+        "shown",
+    )
+    add(
         "--policy",
         metavar="FILE",
         help="YAML file with the requirements: rules of the tiers must and should, by task",

@@ -18,7 +18,9 @@ from runner_compare.model.repeated_runs import join_machine_names
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.release_gate.history import share_of_night
+from runner_compare.release_gate.pooled_rules import has_pooled_measure, list_pooled_rows
 from runner_compare.release_gate.verdicts import (
+    POOLED,
     WORST_FIRST,
     CandidateVerdict,
     Check,
@@ -57,11 +59,23 @@ def check_candidates(
     checks: dict[str, list[Check]] = defaultdict(list)
     job_ids: dict[str, list[str]] = defaultdict(list)
     panels: dict[tuple[str, str, str], str] = {}
-    rules_and_tables = [(of_rule.rule, table) for of_rule in compared for table in of_rule.tables]
+    rules_and_tables = [
+        (of_rule.rule, table)
+        for of_rule in compared
+        for table in of_rule.tables
+        if not of_rule.rule.is_pooled or has_pooled_measure(of_rule.rule, table.has_accuracies)
+    ]
     tables = [table for _, table in rules_and_tables]
     num_tasks = len({table.task for table in tables})
     shares = {tier: share_of_night(policy.night or 0) / _count_test_families(compared, tier) for tier in Tier}
+    for of_rule in compared:
+        if of_rule.rule.is_pooled:
+            rule, name_by_run = replace(of_rule.rule, limits=()), _name_candidates_by_run(of_rule.tables)
+            for name, row in list_pooled_rows(rule, of_rule.tables, name_by_run, reader):
+                found = _check_candidate_row(row, rule, reader, POOLED, shares[rule.tier])
+                checks[name] += [replace(check, tier=rule.tier) for check in found]
     for rule, table in rules_and_tables:
+        num_details = sum(each is rule for each, _ in rules_and_tables) if rule.is_pooled else 1
         for row in table.candidate_rows:
             name = _name_candidate(row, table)
             panel = _name_panel(row, num_tasks)
@@ -72,8 +86,8 @@ def check_candidates(
                     code="ambiguous",
                 )
             checks[name] += [
-                replace(check, run_id=row.run.run_id, tier=rule.tier)
-                for check in _check_candidate_row(row, rule, reader, panel, shares[rule.tier])
+                replace(check, run_id=row.run.run_id, tier=rule.tier, is_detail=rule.is_pooled)
+                for check in _check_candidate_row(row, rule, reader, panel, shares[rule.tier] / num_details)
             ]
             job_ids[name].append(row.run.job_id)
     for name, of_rule in [(name, of_rule) for name in checks for of_rule in compared if of_rule.rule.task]:
@@ -105,9 +119,15 @@ def check_candidates(
         )
     candidates.sort(key=lambda candidate: WORST_FIRST.index(candidate.verdict))
     floors = {floor for table in tables for floor in table.get_section_data(TableNoiseFloors).floors}
+    pooled = [
+        check.decision.n
+        for found in checks.values()
+        for check in found
+        if check.decision and not check.run_id
+    ]
     return GateReport(
         baseline,
-        _count_questions(tables),
+        max([_count_questions(tables), *pooled]),
         policy,
         tuple(candidates),
         tuple(sorted(floors, key=lambda floor: (floor.task, floor.baseline))),
@@ -116,18 +136,20 @@ def check_candidates(
 
 def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
     """Return how many families of tests of a tier share the error rate of NO-GO. Holm's procedure covers
-    the comparisons within a family: one measure in one table.
+    the comparisons within a family: one measure in one table. A pooled rule has two families: the test
+    of all questions, and the tests of the tasks.
     """
+    of_tier = [each for each in compared if each.rule.tier is tier]
     families = {
         (number, table.task, effect.measure.partition("/")[0])
-        for number, rule_tables in enumerate(compared)
-        if rule_tables.rule.tier is tier
+        for number, rule_tables in enumerate(of_tier)
+        if not rule_tables.rule.is_pooled
         for table in rule_tables.tables
         for row in table.candidate_rows
         for effect in row.effects
         if effect.verdict is not None
     }
-    return max(len(families), 1)
+    return max(len(families) + 2 * sum(each.rule.is_pooled for each in of_tier), 1)
 
 
 def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
@@ -142,7 +164,7 @@ def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, 
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
         for measure in rule.margins
-        if measure not in measures
+        if measure not in measures and not rule.is_pooled
     ]
     return checks + [_check_metric_limit(term, row.run, reader, panel) for term in rule.limits]
 
@@ -220,6 +242,10 @@ def _name_candidate(row: TableRow, table: Table) -> str:
         if len({other.run.get_value(key) for other in table.candidate_rows}) == 1
     }
     return format_row_name(row, [key for key in table.keys if key not in {*QUESTION_KEYS, *shared}])
+
+
+def _name_candidates_by_run(tables: Iterable[Table]) -> dict[str, str]:
+    return {row.run.run_id: _name_candidate(row, table) for table in tables for row in table.candidate_rows}
 
 
 def _name_panel(row: TableRow, num_tasks: int) -> str:

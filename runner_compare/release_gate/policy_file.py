@@ -15,10 +15,11 @@ from runner_compare.features.gates.section import RequirementTerm, parse_require
 from runner_compare.model.data import Run
 from runner_compare.model.selection import parse_margins
 from runner_compare.release_gate.verdicts import Policy, Rule, Tier
+from runner_compare.statistics import RATIOS
 
 SIGNS = {"min": ">=", "max": "<="}
 POLICY_KEYS = (*Tier, "expect", "each")
-RULE_KEYS = ("task", "margin", *SIGNS)
+RULE_KEYS = ("task", "margin", "pool", *SIGNS)
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,17 @@ class PolicySource:
 def read_policy(options: argparse.Namespace) -> PolicySource:
     """Return the policy of --policy, or that of the other options."""
     if options.policy:
-        for name in ("margin", "min", "max"):
+        for name in ("margin", "min", "max", "pool"):
             if getattr(options, name):
                 raise ConfigError(
                     "--policy sets the requirements. Omit this option, or add it to the file",
                     key=f"--{name}",
                     code="conflict",
                 )
-        return _read_policy_file(Path(options.policy).expanduser(), options)
+        if isinstance(options.policy, Mapping):
+            return _parse_policy(options.policy, "policy", options)
+        path = Path(options.policy).expanduser()
+        return _parse_policy(_read_policy_file(path), str(path), options)
     if not (options.margin or options.min or options.max):
         raise ConfigError(
             "no requirement is set. Set --margin LOSS (e.g. --margin 2 for 2 points of accuracy), --min, --max "
@@ -68,27 +72,32 @@ def read_policy(options: argparse.Namespace) -> PolicySource:
         key, equals, value = limit.text.partition("=")
         if not (key and equals and value):
             raise ConfigError("must be METRIC=VALUE", key=limit.key, value=limit.text, code="bad_value")
-    rule = Rule(parse_margins(options.margin), margin_texts=tuple(options.margin))
+    rule = Rule(parse_margins(options.margin), margin_texts=tuple(options.margin), is_pooled=options.pool)
+    _check_pooled_rule(rule, "--pool")
     policy = Policy((rule,), _read_labels(options.expect), options.each)
     return PolicySource(policy, (tuple(limits),))
 
 
-def _read_policy_file(path: Path, options: argparse.Namespace) -> PolicySource:
+def _read_policy_file(path: Path) -> Any:
     with os_errors_as_data_error(path):
         text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise DataError(
             f"not a YAML file ({' '.join(str(error).split())})", key=path, code="damaged"
         ) from error
-    content = _check_policy_keys(content, POLICY_KEYS, str(path))
+
+
+def _parse_policy(policy: Any, source: str, options: argparse.Namespace) -> PolicySource:
+    """Parse the content of a policy file. `source` names the file or the argument in errors."""
+    content = _check_policy_keys(policy, POLICY_KEYS, source)
     rules: list[Rule] = []
     limits: list[tuple[Limit, ...]] = []
     for tier in Tier:
         entries = content.get(tier, [])
         for number, entry in enumerate([entries] if isinstance(entries, Mapping) else _as_list(entries), 1):
-            where = f"{path}, {tier} rule {number}"
+            where = f"{source}, {tier} rule {number}"
             values = _check_policy_keys(entry, RULE_KEYS, where)
             texts = tuple(str(margin) for margin in _as_list(values.get("margin")))
             margins = parse_margins(texts, where)
@@ -99,13 +108,26 @@ def _read_policy_file(path: Path, options: argparse.Namespace) -> PolicySource:
             )
             if not margins and not rule_limits:
                 raise ConfigError("the rule needs margin, min or max", key=where, code="missing")
-            rules.append(Rule(margins, (), tier, str(values.get("task", "")), texts))
+            is_pooled = values.get("pool", False) is True
+            rules.append(Rule(margins, (), tier, str(values.get("task", "")), texts, is_pooled))
+            _check_pooled_rule(rules[-1], where)
             limits.append(rule_limits)
     if not any(rule.tier is Tier.must for rule in rules):
-        raise ConfigError("no rule of the tier must is set", key=path, code="missing")
+        raise ConfigError("no rule of the tier must is set", key=source, code="missing")
     expected = _read_labels(options.expect) or tuple(map(str, _as_list(content.get("expect"))))
     is_each = options.each or content.get("each", False) is True
     return PolicySource(Policy(tuple(rules), expected, is_each), tuple(limits))
+
+
+def _check_pooled_rule(rule: Rule, key: str) -> None:
+    """Raise ConfigError if a pooled rule has no margin that tasks can share, or is for one task."""
+    if rule.is_pooled and (rule.task or not rule.margins or RATIOS in rule.margins):
+        raise ConfigError(
+            "a pooled rule is for all tasks together, and needs a margin in points or nats. "
+            "Omit task, and set margin",
+            key=key,
+            code="conflict",
+        )
 
 
 def _check_policy_keys(value: Any, known: Sequence[str], where: str) -> Mapping[str, Any]:

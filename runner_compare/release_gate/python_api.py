@@ -85,7 +85,8 @@ def gate(
     each: bool = False,
     history: str | Path | None = None,
     cluster: str = "",
-    policy: str | Path | None = None,
+    policy: str | Path | Mapping[str, Any] | None = None,
+    pool: bool = False,
     output_dir: str | Path = "outputs",
     where: Iterable[str] = (),
     task: str | None = None,
@@ -108,12 +109,11 @@ def gate(
     words += [f"--min={key}={value}" for key, value in (min or {}).items()]
     words += [f"--max={key}={value}" for key, value in (max or {}).items()]
     words += [f"--where={text}" for text in where]
-    words += ["--each"] * each + ["--log"] * log
+    words += ["--each"] * each + ["--log"] * log + ["--pool"] * pool
     for name, value in (
         ("--expect", ",".join(expect)),
         ("--history", history),
         ("--cluster", cluster),
-        ("--policy", policy),
         ("--task", task),
         ("--grid", grid),
         ("--tracking-uri", tracking_uri),
@@ -123,4 +123,6 @@ def gate(
     ids = [*runs]
     words += ["--runs", *ids] if ids else []
     missing = [MissingJob(name, "", JobState.failed, reason) for name, reason in (failed or {}).items()]
-    return GateResult(decide(create_gate_parser().parse_args(words), missing))
+    options = create_gate_parser().parse_args(words)
+    options.policy = policy
+    return GateResult(decide(options, missing))

@@ -29,6 +29,9 @@ class GateVerdict(StrEnum):
 WORST_FIRST = [*GateVerdict][::-1]
 
 
+POOLED = "all tasks"  # the panel of a pooled rule's check
+
+
 class Tier(StrEnum):
     """Weight of a rule. Only rules of the tier `must` decide the verdict."""
 
@@ -45,6 +48,7 @@ class Rule:
     tier: Tier = Tier.must
     task: str = ""  # empty: all tasks
     margin_texts: tuple[str, ...] = ()  # the margins as the user wrote them
+    is_pooled: bool = False  # the margin applies to all questions of all tasks together
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ class Check:
     further_s: float | None = None  # the time that they take at the candidate's speed
     run_id: str = ""  # of the candidate's run; empty: it has none
     tier: Tier = Tier.must
+    is_detail: bool = False  # of one task of a pooled rule: counts only if it shows a loss
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether the check counts for the candidate's verdict."""
+        return self.tier is Tier.must and not (self.is_detail and self.verdict is GateVerdict.ask)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class CandidateVerdict:
 
     @property
     def verdict(self) -> GateVerdict:
-        return find_worst_verdict([check.verdict for check in self.checks if check.tier is Tier.must])
+        return find_worst_verdict([check.verdict for check in self.checks if check.is_decisive])
 
 
 @dataclass(frozen=True)
@@ -114,12 +124,14 @@ class GateReport:
 def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[str, float]]]:
     """Return the verdict on each run and its difference in accuracy, for logging to MLflow."""
     checks: dict[str, list[Check]] = {}
-    every_check = (check for candidate in report.candidates for check in candidate.checks)
-    for check in (check for check in every_check if check.run_id and check.tier is Tier.must):
-        checks.setdefault(check.run_id, []).append(check)
+    for candidate in report.candidates:
+        pooled = [check for check in candidate.checks if not check.run_id and check.decision is not None]
+        for check in candidate.checks:
+            if check.run_id and check.tier is Tier.must:
+                checks.setdefault(check.run_id, [*pooled]).append(check)
     return {
         run_id: (
-            find_worst_verdict([check.verdict for check in found]),
+            find_worst_verdict([check.verdict for check in found if check.is_decisive]),
             _get_accuracy_difference_metrics(found),
         )
         for run_id, found in checks.items()
@@ -127,7 +139,8 @@ def list_run_verdicts(report: GateReport) -> dict[str, tuple[GateVerdict, dict[s
 
 
 def _get_accuracy_difference_metrics(checks: list[Check]) -> dict[str, float]:
-    check = next((check for check in checks if check.decision and check.decision.measure == "accuracy"), None)
+    of_run = (check for check in checks if check.run_id and check.decision)
+    check = next((check for check in of_run if check.decision and check.decision.measure == "accuracy"), None)
     if check is None or check.decision is None:
         return {}
     decision = check.decision
@@ -171,6 +184,7 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
     return {
         "verdict": check.verdict.value,
         "tier": check.tier.value,
+        "decisive": check.is_decisive,
         "reason": check.reason.code,
         "panel": check.panel,
         "measure": None if decision is None else decision.measure,

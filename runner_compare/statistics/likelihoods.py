@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from statistics import NormalDist
 from typing import Any
 
 from runner_base import Likelihood
+from runner_base.scored_choices import NORMS, select_choice
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_interval_over_clusters
 from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of_sums
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
-NOT_SUMMED = ("unit", "is_other", "context", "by_position")
+NOT_SUMMED = ("unit", "is_other", "context", "by_position", "by_answer_position")
 # Tokens of which the reference has drawn others: the draws of fewer show too little of a heavy tail,
 # and those of more understate it (bench/compare/drawn_null.py).
 MIN_DRAWN_TOKENS = 2_000
 DRAWING_CAUTION = 2.0
 DRAWING_QUANTILE = NormalDist().inv_cdf(1 - ALPHA / 2 / DRAWING_CAUTION)
 SUMS = [field.name for field in fields(Likelihood) if field.name not in NOT_SUMMED]
-# the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts
-# characters
-NORMS: dict[str, Callable[[Likelihood], float]] = {
-    "acc": lambda _: 1.0,
-    "acc_norm": lambda text: float(text.characters),
-    "acc_bytes": lambda text: float(text.bytes),
-    "acc_tokens": lambda text: float(text.tokens),
-}
 
 
 def sum_likelihoods_by_document(likelihoods: Sequence[Likelihood]) -> list[Likelihood]:
@@ -141,10 +134,9 @@ def _compute_multiple_choice_accuracies(
     for part in likelihoods:
         questions.setdefault(part.unit, []).append(part)
     accuracies: dict[str, float] = {}
-    for name, length in NORMS.items():
+    for name in NORMS:
         solved = [
-            not max(questions[unit], key=lambda ending: ending.nats / length(ending)).is_other
-            for unit in sorted(questions)
+            not choices[select_choice(choices, name)].is_other for _, choices in sorted(questions.items())
         ]
         low, high = accuracy_interval(solved, clusters)
         accuracies |= {name: sum(solved) / len(solved), f"{name}_low": low, f"{name}_high": high}

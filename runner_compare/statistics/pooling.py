@@ -171,7 +171,7 @@ def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: floa
     return None if compute_detection_surplus(1.0) < 0 else float(brentq(compute_detection_surplus, 0.0, 1.0))
 
 
-def plan_questions_for_mean_margin(
+def plan_pooled_questions_for_margin(
     tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
     """Return the total number of questions needed to show non-inferiority if neither run is better.

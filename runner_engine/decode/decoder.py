@@ -119,7 +119,7 @@ class Decoder:
         logits = prefill_and_score(
             self.forward, kv_store, [*steps, *chunks] if shares_decode_pass else chunks
         )
-        of_decoding = self.ahead.pop_early_step_logits(decoding_sequences)
+        of_decoding = self.ahead.finish_early_step(decoding_sequences)
         if of_decoding is None:
             of_decoding, logits = logits[: len(decoding_sequences)], logits[len(decoding_sequences) :]
         for piece in chunks:

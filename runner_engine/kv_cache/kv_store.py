@@ -132,7 +132,7 @@ class KvCacheSpec:
         return turned
 
     @property
-    def stored_windows(self) -> tuple[Window | None, ...]:
+    def widest_windows(self) -> tuple[Window | None, ...]:
         """Widest sliding window for each layer of the KV store. Empty if windows are unknown."""
         if not self.stores or not self.windows:
             return self.windows

@@ -32,18 +32,18 @@ class KvShape(Protocol):
         """Return the bytes of one key vector and of one value vector in a layer."""
 
     @property
-    def stored_windows(self) -> Sequence[Window | None]:
+    def widest_windows(self) -> Sequence[Window | None]:
         """Sliding window of each layer in the KV store. Empty if windows are unknown."""
 
 
 def can_free_positions(kv_shape: KvShape) -> bool:
     """Whether some layers have sliding windows and the system can free individual memory pages."""
-    return any(window is not None for window in kv_shape.stored_windows) and sys.platform == "linux"
+    return any(window is not None for window in kv_shape.widest_windows) and sys.platform == "linux"
 
 
 def group_layers_by_window_size(kv_shape: KvShape) -> dict[int, list[int]]:
     layers: dict[int, list[int]] = {}
-    for layer, window in enumerate(kv_shape.stored_windows):
+    for layer, window in enumerate(kv_shape.widest_windows):
         if window is not None:
             layers.setdefault(window.size, []).append(layer)
     return layers

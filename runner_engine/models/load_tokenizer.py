@@ -11,7 +11,7 @@ from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.resolved_model import ModelFiles, build_from_pretrained_arguments
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.compiler_import import import_torch_compiler
-from runner_engine.models.tokenization import catch_tokenizer_panics, check_tokenizer_text_expansion
+from runner_engine.models.tokenization import catch_tokenizer_panics, reject_expanding_tokenizer_rules
 from runner_engine.models.vocabulary import check_tokenizer_vocabulary
 
 
@@ -20,7 +20,7 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
     import_torch_compiler()
     from transformers import AutoTokenizer
 
-    check_tokenizer_text_expansion(path / "tokenizer.json")
+    reject_expanding_tokenizer_rules(path / "tokenizer.json")
     location, arguments = build_from_pretrained_arguments(path, trust_remote_code)
     try:
         with catch_tokenizer_panics(f"no usable tokenizer in {path}"):

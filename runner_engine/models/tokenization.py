@@ -58,7 +58,7 @@ def catch_tokenizer_panics(message: str, shown_input: str | list[int] = "") -> I
         ) from error
 
 
-def check_tokenizer_text_expansion(file: Path) -> None:
+def reject_expanding_tokenizer_rules(file: Path) -> None:
     """Raise ConfigError if the replacement rules in a tokenizer.json can lengthen a short string too much."""
     try:
         text = file.read_text(encoding="utf-8")

@@ -159,6 +159,18 @@ def test_tasks_without_early_stopping_are_tested_at_their_limit(runner: Run) -> 
     assert (done.code, verdicts(done.json())) == (0, {"int8": "GO"})
 
 
+@pytest.mark.thorough
+def test_a_policy_in_the_config_decides_by_task_and_for_all_tasks(runner: Run, tmp_path: Path) -> None:
+    rules = "gate.policy={must:[{margin:60,pool:true},{task:likelihood,margin:1nats}]}"
+    sizes = ("task=gsm8k,instructions,likelihood", "task.limit=60", "generation.max_new_tokens=96")
+    words = ("-m", *sizes, "gate.baseline=quantization=none", rules, "print=json")
+    done = runner(*words, "quantization=none,int8", cwd=tmp_path)
+    (candidate,) = done.json()["candidates"]
+    panels = {check["panel"]: check["verdict"] for check in candidate["checks"]}
+    assert (done.code, candidate["verdict"]) == (0, "GO"), done.err
+    assert panels == {"all tasks": "GO", "gsm8k": "GO", "instructions": "ASK", "likelihood": "GO"}
+
+
 @pytest.mark.parametrize(
     ("keys", "code", "key"),
     [
@@ -166,6 +178,9 @@ def test_tasks_without_early_stopping_are_tested_at_their_limit(runner: Run) -> 
         ({"baseline": " ", "margin": "2"}, "bad_value", "gate.baseline"),
         ({"margin": "2"}, "no_effect", "gate.margin"),
         ({"each": True}, "no_effect", "gate.each"),
+        ({"policy": "policy.yaml"}, "no_effect", "gate.policy"),
+        ({"baseline": "quantization=none", "policy": 3}, "bad_value", "gate.policy"),
+        ({"baseline": "quantization=none", "policy": "a.yaml", "margin": "2"}, "conflict", "gate.margin"),
         ({"baseline": "quantization=none", "margin": "-2"}, "bad_value", "gate.margin"),
         ({"baseline": "quantization=none", "margin": "two"}, "bad_value", "gate.margin"),
     ],

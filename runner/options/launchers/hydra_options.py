@@ -26,7 +26,7 @@ class RayLauncherConfig:
     max_restarts: int = 3  # of a job whose node dies
 
 
-def make_optuna_config() -> tuple[Any, tuple[str, ...]]:
+def create_optuna_sweeper_config() -> tuple[Any, tuple[str, ...]]:
     """Return the default config of hydra/sweeper=optuna."""
     keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
@@ -47,4 +47,4 @@ def make_slurm_config() -> tuple[Any, tuple[str, ...]]:
 
 RAY = HydraOption(("ray",), lambda: (RayLauncherConfig, ()))
 SLURM = HydraOption(("submitit", "hydra_plugins.hydra_submitit_launcher"), make_slurm_config)
-OPTUNA = HydraOption(("optuna",), make_optuna_config)
+OPTUNA = HydraOption(("optuna",), create_optuna_sweeper_config)

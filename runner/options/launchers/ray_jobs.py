@@ -46,7 +46,7 @@ class SharedFile:
     text: str
 
     @property
-    def is_readable_on_node(self) -> bool:
+    def is_readable_here(self) -> bool:
         """Whether this process can read the file, that is, whether it shares a disk with the grid."""
         with suppress(OSError):
             return Path(self.path).read_text(encoding="utf-8") == self.text
@@ -166,7 +166,7 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(request.working_directory)
     with signals.install_handlers_temporarily(), use_info_logging():
-        if request.shared.is_readable_on_node:
+        if request.shared.is_readable_here:
             return RayJobResult(
                 run_and_report_job(request, request.config, mailbox, None), host, request.job_id
             )

@@ -78,7 +78,7 @@ def find_largest_fitting_text_sizes(
     longest: dict[
         int, Case
     ] = {}  # the case of each group with the longest prompt, by which the size is found
-    for number, tokens in enumerate(_count_case_tokens_by_group(groups, count_case_tokens)):
+    for number, tokens in enumerate(_count_prompt_tokens_by_group(groups, count_case_tokens)):
         group, most = groups[number], max(tokens)
         if most > group.room:
             raise build_prompt_too_long_error(group, most, answer_room_source)
@@ -105,13 +105,13 @@ def _set_final_text_sizes(groups: Sequence[SizeGroup], count_case_tokens: Prompt
         group.size = group.low
     left = [*groups]
     while left:
-        tokens = _count_case_tokens_by_group(left, count_case_tokens)
+        tokens = _count_prompt_tokens_by_group(left, count_case_tokens)
         left = [group for group, of_cases in zip(left, tokens, strict=True) if max(of_cases) > group.room]
         for group in left:
             group.size -= 1
 
 
-def _count_case_tokens_by_group(
+def _count_prompt_tokens_by_group(
     groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter
 ) -> list[list[int]]:
     """Count the prompt tokens of every case of all groups in one batch."""

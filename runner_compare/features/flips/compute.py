@@ -42,7 +42,7 @@ class TableFlips:
     pairs: list[Flips] = field(default_factory=list)
 
 
-def find_flipped_questions_for_page(table: Table, reader: Reader) -> list[Flips]:
+def select_flips_for_html_page(table: Table, reader: Reader) -> list[Flips]:
     """Find the flips that the HTML page shows for a table.
 
     The page shows only the first paired comparisons.

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any, TextIO
 
-from runner_compare.features.flips.compute import TableFlips, find_flipped_questions_for_page
+from runner_compare.features.flips.compute import TableFlips, select_flips_for_html_page
 from runner_compare.features.flips.render import (
     MAX_PRINTED,
     ONE_COMPARISON,
@@ -44,7 +44,7 @@ class FlipsSection(Section):
         """Return the flips as HTML. They are collapsed unless --flips is set."""
         asked = table.get_section_data(TableFlips).pairs
         out = StringIO()
-        for flips in asked or find_flipped_questions_for_page(table, reader):
+        for flips in asked or select_flips_for_html_page(table, reader):
             write_flipped_questions_html(flips, table, bool(asked), out)
         return out.getvalue()
 

@@ -280,18 +280,13 @@ def collect_poolable_decisions(
 
 def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
     """Raise NotPaired if tests of mean accuracies cannot be combined into one test."""
-    means = [test for test in tests if isinstance(test, MeanFlipTest)]
-    if not means:
+    if not any(isinstance(test, MeanFlipTest) for test in tests):
         return
-    if len(means) < len(tests):
-        raise NotPaired("only some sets of questions have clusters or several answers per question")
-    if len({test.by for test in means}) > 1:
-        fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
-        raise NotPaired(f"the sets of questions are clustered by different fields: {fields}")
-    if len({test.samples for test in means}) > 1:
-        counts = ", ".join(str(test.samples) for test in means)
-        raise NotPaired(f"the number of answers per question differs between the sets: {counts}")
-    if weights is PoolingWeights.tasks and len({len(test.differences) for test in means}) > 1:
+    counts = [test.samples if isinstance(test, MeanFlipTest) else 1 for test in tests]
+    if len({*counts}) > 1:
+        shown = ", ".join(map(str, counts))
+        raise NotPaired(f"the number of answers per question differs between the sets: {shown}")
+    if weights is PoolingWeights.tasks and len({test.effect.n for test in tests}) > 1:
         raise NotPaired(
             "the sets differ in size, so clusters would have unequal weights. Use --pool questions"
         )
@@ -350,9 +345,9 @@ def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
         return PooledLikelihoodTest(
             [PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights
         )
-    if means := [test for test in tests if isinstance(test, MeanFlipTest)]:
-        return pool_mean_tests(means)
     verdicts = [test for test in tests if isinstance(test, McNemarTest)]
+    if len(verdicts) < len(tests):
+        return pool_mean_tests([test for test in tests if isinstance(test, MeanFlipTest | McNemarTest)])
     return create_pooled_test(
         [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
     )

@@ -365,7 +365,7 @@ def compare_recall_with_baselines(table: Table, reader: Reader) -> None:
     kept.compared = decide_subset_comparisons(compared)
 
 
-def list_recall_error_families(table: Table) -> list[ErrorFamily]:
+def group_recall_tests_by_error_rate(table: Table) -> list[ErrorFamily]:
     """Return the groups of recall comparisons that share a family-wise error rate.
 
     The results of a family share one family-wise error rate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.features.token_costs.compute import TableTokenCosts, compute_agent_team_token_costs
+from runner_compare.features.token_costs.compute import TableTokenCosts, load_team_token_costs
 from runner_compare.features.token_costs.render import (
     build_token_cost_record,
     create_token_pictures,
@@ -20,7 +20,7 @@ class TokenCosts(Section):
     """Report section with the token costs of agent teams."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_agent_team_token_costs(table, reader)
+        load_team_token_costs(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
         costs = table.get_section_data(TableTokenCosts).of_rows

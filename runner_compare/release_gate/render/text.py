@@ -120,9 +120,16 @@ def format_error_markdown(message: str) -> str:
 
 
 def sort_checks(candidate: CandidateVerdict) -> list[Check]:
-    """Return a candidate's checks, sorted from the worst verdict to the best."""
+    """Return a candidate's checks, sorted from the worst verdict to the best. Details come after the
+    checks that decide.
+    """
     return sorted(
-        candidate.checks, key=lambda check: (check.tier is not Tier.must, WORST_FIRST.index(check.verdict))
+        candidate.checks,
+        key=lambda check: (
+            check.tier is not Tier.must,
+            check.is_detail and check.verdict is not GateVerdict.no_go,
+            WORST_FIRST.index(check.verdict),
+        ),
     )
 
 
@@ -133,7 +140,11 @@ def select_shown_checks(candidate: CandidateVerdict) -> list[Check]:
 
 
 def name_verdict(check: Check) -> str:
-    """Return the verdict's name. A failed check of the tier `should` is a warning."""
+    """Return the verdict's name. A failed check of the tier `should` is a warning. A detail that does not
+    count has none.
+    """
+    if check.tier is Tier.must and not check.is_decisive:
+        return ""
     is_warning = check.tier is Tier.should and check.verdict is not GateVerdict.go
     return WARNING if is_warning else check.verdict.value
 
@@ -153,6 +164,9 @@ def _describe_margin(check: Check) -> Iterator[str]:
     assert decision is not None
     assert decision.verdict is not None
     measure = f"{decision.measure}: " if decision.is_ratio else ""
+    if decision.verdict is MarginVerdict.undecided and not check.is_decisive:
+        yield f"{measure}no loss of more than {format_margin(decision)} shown"
+        return
     if decision.verdict is MarginVerdict.undecided:
         yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"
     else:

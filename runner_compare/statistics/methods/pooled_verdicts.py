@@ -16,7 +16,7 @@ from runner_compare.statistics.pooling import (
     compute_p_value_by_interval_inversion,
     find_detectable_mean_difference,
     mean_task_difference,
-    plan_questions_for_mean_margin,
+    plan_pooled_questions_for_margin,
 )
 from runner_compare.statistics.stats import POWER
 
@@ -70,4 +70,4 @@ class WeightedFlipTest(Test):
         return find_detectable_mean_difference(self.tasks, level)
 
     def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
-        return plan_questions_for_mean_margin(self.tasks, margin, level, power)
+        return plan_pooled_questions_for_margin(self.tasks, margin, level, power)

@@ -58,14 +58,14 @@ class AsyncStep:
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
-        begun = self.pop_early_step_logits(sequences)
+        begun = self.finish_early_step(sequences)
         if begun is not None:
             return begun
         if self._uses is None:
             self._uses = self.forward.list_shared_prefixes(sequences)
         return self.forward.step(kv_store, sequences, self._uses, prefilling_sequences)
 
-    def pop_early_step_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
+    def finish_early_step(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
         """Return the logits [n, V] of the step that was started early.
 
         Returns None if no step was started.

@@ -117,8 +117,8 @@ class StepAttention:
         key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped_query.permute(2, 0, 1, 3)
         if not self.places:
             keys, values = self.own.get_flat_kv(layer, rows)
-            keys.index_copy_(0, self._new_kv_indices, key)
-            values.index_copy_(0, self._new_kv_indices, value)
+            keys.index_copy_(0, self._newest_kv_indices, key)
+            values.index_copy_(0, self._newest_kv_indices, value)
             size = None if window is None else window.size
             blocks = None if self.blocks is None else self.blocks[:, self.common :]
             own = OwnKeys(
@@ -202,7 +202,7 @@ class StepAttention:
         return (self.table[:, POSITION] + 1 - self.common * self.heads.page).clamp_(min=1).int()
 
     @cached_property
-    def _new_kv_indices(self) -> torch.Tensor:
+    def _newest_kv_indices(self) -> torch.Tensor:
         """Index of each sequence's newest key and value in the flat KV tensor: int64 [B]."""
         if self.blocks is None:
             return self._slots * self.own.capacity + self.table[:, PLACE]

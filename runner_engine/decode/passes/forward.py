@@ -145,7 +145,7 @@ class Forward:
             self._create_int_tensor([0] * count),
             self._create_int_tensor(range(before, before + count)),
         )
-        uses = self._map_shared_prefixes_to_tokens([prefix.path[:-1]], [0] * count)
+        uses = self._list_shared_prefixes_with_tokens([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
         with (
@@ -192,7 +192,7 @@ class Forward:
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - piece.num_logits, len(ids))
-        uses = self._map_shared_prefixes_to_tokens([piece.row.kv.path for piece in token_spans], of_row)
+        uses = self._list_shared_prefixes_with_tokens([piece.row.kv.path for piece in token_spans], of_row)
         kinds = (
             self._create_int_tensor(slots),
             self._create_int_tensor(places),
@@ -220,7 +220,9 @@ class Forward:
         """
         if self.device_step is not None and self.device_step.can_run(sequences):
             return []  # it finds them itself
-        return self._map_shared_prefixes_to_tokens([row.kv.path for row in sequences], range(len(sequences)))
+        return self._list_shared_prefixes_with_tokens(
+            [row.kv.path for row in sequences], range(len(sequences))
+        )
 
     def step(
         self,
@@ -299,7 +301,7 @@ class Forward:
         for (row, place, _), hidden in zip(spans, parts, strict=True):
             self.hidden_reader.receive_sequence(row, place, hidden)
 
-    def _map_shared_prefixes_to_tokens(
+    def _list_shared_prefixes_with_tokens(
         self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
         """Return each shared prefix once, together with the tokens that attend to the prefix.

@@ -31,7 +31,7 @@ from runner_engine.matmul.grouped.expert_layer import (
     UnsupportedExperts,
 )
 from runner_engine.matmul.grouped.expert_packing import PackedParameter, can_pack_in_place
-from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_gate_formula
+from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_c_formula_for_gate
 from runner_engine.matmul.layer_weights import LayerWeights
 from runner_engine.models.lora.adapted_parameters import has_adapted_parameters
 
@@ -216,7 +216,7 @@ def _check_expert_format(expert_format: ExpertFormat) -> None:
 def _require_gate_formula(
     apply_gate: Callable[..., torch.Tensor], original_experts: nn.Module, expert_format: ExpertFormat
 ) -> GateFormula:
-    formula = find_gate_formula(apply_gate, original_experts, expert_format.has_gate)
+    formula = find_c_formula_for_gate(apply_gate, original_experts, expert_format.has_gate)
     if formula is None:
         raise UnsupportedExperts(note("other_gate_formula"))
     return formula

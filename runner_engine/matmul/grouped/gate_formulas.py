@@ -42,7 +42,9 @@ class GateFormula:
         return activated * (up + self.shift)
 
 
-def find_gate_formula(apply_gate: Any, original_experts: nn.Module, has_gate: bool) -> GateFormula | None:
+def find_c_formula_for_gate(
+    apply_gate: Any, original_experts: nn.Module, has_gate: bool
+) -> GateFormula | None:
     """Return the C formula that gives the same results as the model's function `apply_gate`, or None.
 
     original_experts: the module whose attributes may be limits and factors.

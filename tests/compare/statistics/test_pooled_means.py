@@ -33,14 +33,25 @@ def test_questions_with_several_answers_stay_single() -> None:
     assert (pooled.by, pooled.samples) == ("", 4)
 
 
+def test_clusters_of_another_field_and_single_questions_are_other_clusters() -> None:
+    topics = MeanFlipTest(DIFFERENCES, TEMPLATES, "topic", 1, 6)
+    pooled = pool_mean_tests([CLUSTERED, topics, McNemarTest(3, 1, 10, 5)])
+    assert (pooled.mean.n, len(pooled.mean.sums)) == (26, 4 + 4 + 10)
+    assert sorted(pooled.mean.sizes) == [1] * 10 + [2] * 8
+    assert pooled.baseline_correct == 5 + 6 + 5
+    assert pooled.mean.difference == pytest.approx((-1 - 1 + 2) / 26)
+    assert {"template", "topic"} <= {*pooled.by.split()}
+
+
 @pytest.mark.parametrize(
     ("tests", "weights", "can_be_pooled"),
     [
         ([CLUSTERED, CLUSTERED], PoolingWeights.questions, True),
         ([CLUSTERED, CLUSTERED], PoolingWeights.tasks, True),
         ([McNemarTest(3, 1, 100, 50), McNemarTest(3, 1, 100, 50)], PoolingWeights.tasks, True),
-        ([CLUSTERED, McNemarTest(3, 1, 100, 50)], PoolingWeights.questions, False),
-        ([CLUSTERED, MeanFlipTest(DIFFERENCES, TEMPLATES, "topic")], PoolingWeights.questions, False),
+        ([CLUSTERED, McNemarTest(3, 1, 100, 50)], PoolingWeights.questions, True),
+        ([CLUSTERED, McNemarTest(3, 1, 100, 50)], PoolingWeights.tasks, False),
+        ([CLUSTERED, MeanFlipTest(DIFFERENCES, TEMPLATES, "topic")], PoolingWeights.questions, True),
         ([CLUSTERED, MeanFlipTest(DIFFERENCES, TEMPLATES, "template", 4)], PoolingWeights.questions, False),
         ([CLUSTERED, MeanFlipTest([0.0] * 6, TEMPLATES[:6], "template")], PoolingWeights.questions, True),
         ([CLUSTERED, MeanFlipTest([0.0] * 6, TEMPLATES[:6], "template")], PoolingWeights.tasks, False),

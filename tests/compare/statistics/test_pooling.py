@@ -30,7 +30,7 @@ from runner_compare.statistics.pooling import (
     compute_mean_difference_interval,
     compute_p_value_by_interval_inversion,
     compute_weighted_sign_flip_p_value,
-    plan_questions_for_mean_margin,
+    plan_pooled_questions_for_margin,
 )
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
@@ -193,9 +193,9 @@ def test_equal_likelihoods_have_no_difference() -> None:
 def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     task = PairedVerdicts(10, 10, 200)
     one = McNemarTest(10, 10, 200).plan_sample_size_for_margin
-    assert plan_questions_for_mean_margin([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
-    assert plan_questions_for_mean_margin([task] * 4, 0.02) == pytest.approx(
-        plan_questions_for_mean_margin([task], 0.02) or 0, rel=0.05
+    assert plan_pooled_questions_for_margin([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
+    assert plan_pooled_questions_for_margin([task] * 4, 0.02) == pytest.approx(
+        plan_pooled_questions_for_margin([task], 0.02) or 0, rel=0.05
     )
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
     needed = create_pooled_test([small, large], PoolingWeights.tasks).plan_sample_size_for_margin
@@ -204,7 +204,7 @@ def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     assert by_questions is not None
     assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"
     assert (needed(0.05, ALPHA, 0.9) or 0) > count
-    assert plan_questions_for_mean_margin([small, large], 1e-4) is None
+    assert plan_pooled_questions_for_margin([small, large], 1e-4) is None
 
 
 def test_sets_of_different_tasks_are_named_by_their_tasks() -> None:

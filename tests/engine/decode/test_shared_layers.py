@@ -56,7 +56,7 @@ def test_layers_that_share_keys_store_them_once(
     assert heads is not None, engine.stats.notes
     assert (heads.layers, heads.stores) == (2, (0, 1, 0, 1))
     assert len(heads.windows) == 4
-    assert len(heads.stored_windows) == 2
+    assert len(heads.widest_windows) == 2
     settings = engine.loaded.model.config.to_dict()
     assert compute_kv_size(settings, 4, head_dim_multiple=16).token_bytes == heads.bytes_per_token
     model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()

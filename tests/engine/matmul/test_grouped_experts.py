@@ -21,7 +21,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import Activation
 from runner_engine.matmul import GroupedExperts, QuantizedLayers
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, PlainExpertWeights
-from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_gate_formula
+from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_c_formula_for_gate
 
 FAMILIES = [family for family in MIXTURES if family != "llama4"]  # whose experts all get all rows
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 0.1}  # of the logits' spread
@@ -174,7 +174,7 @@ def test_gates_are_those_of_torch(formula: GateFormula, has_gate: bool) -> None:
     )
     family: Any = nn.Module()
     family.limit, family.alpha = formula.limit or 7.0, formula.alpha
-    assert find_gate_formula(formula, family, has_gate) == formula
+    assert find_c_formula_for_gate(formula, family, has_gate) == formula
 
 
 def test_a_gate_that_c_does_not_know_is_left_to_the_family() -> None:

@@ -14,8 +14,8 @@ from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenization import (
-    check_tokenizer_text_expansion,
     compute_max_text_expansion_factor,
+    reject_expanding_tokenizer_rules,
 )
 
 MAKE_TEN = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
@@ -40,8 +40,8 @@ def test_replacements_that_make_ever_more_are_refused_before_the_load(
 
 
 def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
-    check_tokenizer_text_expansion(MODEL_DIR / "tokenizer.json")
-    check_tokenizer_text_expansion(tmp_path / "none.json")
+    reject_expanding_tokenizer_rules(MODEL_DIR / "tokenizer.json")
+    reject_expanding_tokenizer_rules(tmp_path / "none.json")
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     blanks = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     dots = {"type": "Replace", "pattern": {"String": "…"}, "content": "..."}

@@ -6,7 +6,7 @@ from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.features.recall.compute import (
     OPTION,
     TableRecall,
-    list_recall_error_families,
+    group_recall_tests_by_error_rate,
     list_recall_rows,
     table_margin,
 )
@@ -151,7 +151,7 @@ def format_recall_sentences(table: Table) -> list[str]:
         *format_longest_effective_length_sentences(table),
         *format_subset_sentences("recall", table, kept.compared, "at {:,}".format),
         *format_undecided_sentences("recall at each length", kept.compared),
-        *format_error_rate_sentences(list_recall_error_families(table)),
+        *format_error_rate_sentences(group_recall_tests_by_error_rate(table)),
     ]
 
 

@@ -90,14 +90,14 @@ def write_llama_perplexity_statistics(tables: Iterable[Table], reader: Reader, o
         (format_row_name(row, table.keys) or row.run.job_id, found)
         for table in tables
         for row in table.rows
-        if (found := format_run_llama_perplexity_statistics(row.run, reader)) is not None
+        if (found := format_statistics_like_llama_perplexity(row.run, reader)) is not None
     ]
     if not blocks:
         raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def format_run_llama_perplexity_statistics(run: Run, reader: Reader) -> str | None:
+def format_statistics_like_llama_perplexity(run: Run, reader: Reader) -> str | None:
     """Format one run's statistics like llama-perplexity; None if the run did not store full distributions."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None

@@ -1,0 +1,1 @@
+"""Texts that task=multiple_choice prints."""
