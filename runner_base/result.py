@@ -124,6 +124,8 @@ class Likelihood:
     context: int | None = None
     # of a text in windows: sums by position (statistics/positions.py)
     by_position: list[list[float]] | None = None
+    # of a recorded answer: sums by generated position (statistics/answer_positions.py)
+    by_answer_position: list[list[float]] | None = None
 
 
 class ClusterUnit(StrEnum):

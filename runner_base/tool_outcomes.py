@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ToolOutcome(StrEnum):
-    """Result of comparing an answer's tool calls with the expected calls.
+    """Result of comparing an answer's tool calls with the expected calls, or a final state with the goal.
 
     Only `right` and `nothing_called` are correct.
     """
@@ -21,11 +21,22 @@ class ToolOutcome(StrEnum):
     not_called = "not_called"  # where something should be: prose
     no_answer = "no_answer"  # it is empty, or ended in an error
     called_without_need = "called_without_need"
+    # of scenarios with several turns
+    changed_other_state = "changed_other_state"  # that the goal leaves as it was
+    gave_up = "gave_up"  # before the goal was reached
+    too_many_turns = "too_many_turns"
+    context_exceeded = "context_exceeded"
 
 
 RIGHT = frozenset({ToolOutcome.right, ToolOutcome.nothing_called})
 _RIGHT_TOOLS = frozenset({ToolOutcome.right, ToolOutcome.wrong_arguments})
-_WHOLE_CALLS = _RIGHT_TOOLS | {ToolOutcome.wrong_tool, ToolOutcome.wrong_count}
+_UNFINISHED = {
+    ToolOutcome.changed_other_state,
+    ToolOutcome.gave_up,
+    ToolOutcome.too_many_turns,
+    ToolOutcome.context_exceeded,
+}
+_WHOLE_CALLS = _RIGHT_TOOLS | _UNFINISHED | {ToolOutcome.wrong_tool, ToolOutcome.wrong_count}
 # The steps of a question that needs a call, each of which the next one needs: outcomes that have
 # taken it
 STEPS: dict[str, frozenset[ToolOutcome]] = {

@@ -340,7 +340,7 @@ def test_long_files_have_a_reason() -> None:
 
 # the contract, and helpers that are no tasks
 SHARED_BY_TASKS = {"answer_collection", "base", "chat_prompts", "collecting", "context_length"}
-SHARED_BY_TASKS |= {"named_adapters", "named_job", "rendered_prompts"}
+SHARED_BY_TASKS |= {"named_adapters", "named_job", "recorded_answers", "rendered_prompts"}
 
 
 def test_tasks_never_import_each_other() -> None:

@@ -9,10 +9,13 @@ from runner_base.result import Response
 
 
 def count_answers_by_model(answers: Iterable[Response]) -> dict[str, float]:
-    """Count the answers, calls and tokens of each model in a job with several models."""
+    """Count the answers, calls and tokens of each model in a job with several models.
+
+    `by` names the model that gave an answer. Answers that only one model can give do not count.
+    """
     counts: Counter[str] = Counter()
     for response in answers:
-        for call in response.calls or []:
+        for call in response.calls or [] if response.by is not None else []:
             counts.setdefault(f"{call.who}_answers", 0)
             counts[f"{call.who}_calls"] += 1
             counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens

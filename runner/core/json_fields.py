@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner_base import DataError, truncated_repr
-from runner_engine.checkpoints import is_plain_file_name
-from runner_engine.checkpoints.file_io import parse_digest_algorithm
+from runner_engine.checkpoints import file_io, is_plain_file_name
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class JsonFieldReader:
         if not isinstance(value, str):
             self.raise_error(key, "a digest", value)
         try:
-            parse_digest_algorithm(value)
+            file_io.parse_digest_algorithm(value)
         except DataError as error:
             raise DataError(f"{key}: {error}", key=self.path, code=error.code) from None
         return value

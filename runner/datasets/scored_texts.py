@@ -28,6 +28,7 @@ from runner.datasets.row_layouts import CHOICES, RowKeys, parse_cluster_name
 from runner.scorers import LETTERS
 from runner_base import ConfigError, DataError, join_first_names, read_text
 from runner_base.texts import iter_json_lines
+from runner_engine import Prompt
 
 
 class TextContext(StrEnum):
@@ -36,6 +37,18 @@ class TextContext(StrEnum):
     text = "text"  # without context, in windows
     raw = "raw"  # after a prompt, both unchanged
     asked = "asked"  # after a question, in the prompt style of the task
+    answer = "answer"  # a recorded answer after its prompt, in exact tokens
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """An answer that a model has generated, with the prompt that it answers."""
+
+    prompt: Prompt
+    prompt_sha256: str  # after the chat template, as the job recorded it
+    prompt_tokens: int
+    token_ids: tuple[int, ...]  # empty: only the text is recorded
+    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class ScoredItem:
     gold: int = 0  # the index of the right one
     cluster: str | None = None  # the family of texts that it belongs to
     category: str | None = None  # the kind of text: chat, code, language
+    answer: RecordedAnswer | None = None  # whose text is the only one of `texts`
 
 
 SHAPES = {
@@ -113,7 +127,10 @@ def _question_to_scored_item(question: Item) -> ScoredItem:
 
 
 def hash_scored_items(items: list[ScoredItem]) -> str:
-    texts = [{key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS} for text in items]
+    texts = [
+        {key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS and value is not None}
+        for text in items
+    ]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -218,6 +218,8 @@ def _both_too_large_text(needed_mib: float, share: float, free_mib: float) -> st
 
 LIKELIHOODS: dict[str, Template] = {
     "windows": _windows_text,
+    "answers_without_tokens": "{answers} answers have no recorded tokens, so their texts are tokenized again. "
+    "{different} of them then give another text",
     "one_text": "there is only one document: its windows count as samples, although they depend on each other",
     "contexts": "task.context_lengths: each document's last {tokens} tokens are scored with each context length. "
     "The log-likelihood above is for the longest context, {longest:,} tokens",

@@ -117,6 +117,10 @@ LINES = (
         "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all cut-off answers are wrong, or right)"
         + _interval_template("accuracy_uncut"),
     ),
+    TableLine(
+        "calls",
+        "{calls_per_scenario} per scenario, {failed_calls_per_scenario} failed   {turns_per_scenario} answers",
+    ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
     *(
         TableLine(

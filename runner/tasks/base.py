@@ -84,7 +84,8 @@ class Task(Protocol):
     length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
     loading weights. render_shown_prompts(inputs, resolved): return the first task.show_prompt
     prompts as the model sees them; called only if that key is set. has_configured_baseline(config):
-    `Inputs.is_compared` before the inputs are available, from the keys alone.
+    `Inputs.is_compared` before the inputs are available, from the keys alone. build_job_requests(inputs): the
+    job's requests, whose ids are the indices of its samples, so that other jobs can score its answers.
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently

@@ -32,6 +32,7 @@ NAMES = (
     "recall",  # how far back models can look: recall by length and depth, the effective length
     "tool_calls",  # calls of functions: at which step they fail, and who is better in which category
     "contexts",  # the same tokens after several contexts: up to how much context helps
+    "answer_positions",  # loss and divergence by generated position: from where on the divergence grows
     "positions",  # loss and divergence by position
     "tokens",  # divergence from a reference token by token
     "seeds",  # --seeds: how far seeds are apart

@@ -20,6 +20,7 @@ LOG_LIKELIHOODS = {
     "text": "log_likelihood_nats_per_text",
 }
 KL = "kl_nats_per_token"
+AGREEMENT = "top_1_agreement"
 # by position and by context (LOSS/position_512, LOSS/context_1024): the loss is what the
 # log-likelihood lacks to 0
 LOSS = "loss_nats_per_token"
@@ -93,7 +94,7 @@ METRICS: tuple[Metric, ...] = (
         unit="nats/token",
     ),
     *define_metric_with_interval(
-        "top_1_agreement", "top-1 agreement", ".2%", BetterDirection.higher, head_words="top-1\nagrees"
+        AGREEMENT, "top-1 agreement", ".2%", BetterDirection.higher, head_words="top-1\nagrees"
     ),
     *(
         share

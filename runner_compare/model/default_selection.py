@@ -16,7 +16,7 @@ from runner_compare.ways import PROMPT_KEYS
 SERVER = "model.base_url"
 # Runs that differ in one of these have other questions or prompts; a table may have several splits.
 COMPARABLE_BY = (
-    *("task.data", "task.subset", "task.limit", "task.offset", "task.shuffle_seed"),
+    *("task.data", "task.answers", "task.subset", "task.limit", "task.offset", "task.shuffle_seed"),
     *(key for key in PROMPT_KEYS if key != "model."),
     SERVER,
 )

@@ -71,6 +71,7 @@ from runner_compare.ways import PairingOptions, compare_runs, with_notes
 # they say which questions were asked
 QUESTION_KEYS = (
     "task.data",
+    "task.answers",
     "task.split",
     "task.limit",
     "task.only",

@@ -16,7 +16,7 @@ from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
-NOT_SUMMED = ("unit", "is_other", "context", "by_position")
+NOT_SUMMED = ("unit", "is_other", "context", "by_position", "by_answer_position")
 # Tokens of which the reference has drawn others: the draws of fewer show too little of a heavy tail,
 # and those of more understate it (bench/compare/drawn_null.py).
 MIN_DRAWN_TOKENS = 2_000

@@ -83,7 +83,7 @@ def prepare(config: RunnerConfig) -> CodeInputs:
 def run(inputs: CodeInputs, context: TaskContext) -> Result:
     """Generate the missing answers, run their programs and compute metrics."""
     task, resolved = inputs.task, context.resolved
-    requests = build_requests(task, inputs.problems)
+    requests = build_job_requests(inputs)
     sandbox = Sandbox(create_program_limits(task.timeout_s, task.memory_mib))
     # checked before the model is loaded: without a sandbox, no program is run
     protections, missing = describe_sandbox_protections(sandbox.detect_protections(), sandbox.limits)
@@ -110,6 +110,10 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
         notes.append(note("programs_not_sandboxed", "warning", missing=missing))
     result.notes = render_notes(notes)
     return result
+
+
+def build_job_requests(inputs: CodeInputs) -> list[Request]:
+    return build_requests(inputs.task, inputs.problems)
 
 
 def build_requests(task: CodeConfig, problems: Sequence[CodeProblem]) -> list[Request]:

@@ -135,7 +135,7 @@ def _hash_prompts(prompts: Sequence[InstructionPrompt]) -> str:
 def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     """Generate the missing answers, check them and compute metrics."""
     task, resolved = inputs.task, context.resolved
-    requests = build_requests(task, inputs.prompts)
+    requests = build_job_requests(inputs)
     judge = InstructionJudge(dict(enumerate(inputs.prompts)), task.cluster)
     policies: list[Policy] = [
         PromptFacts("chat", requests[0]),
@@ -161,6 +161,10 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
     result.notes = render_notes(notes)
     return result
+
+
+def build_job_requests(inputs: InstructionsInputs) -> list[Request]:
+    return build_requests(inputs.task, inputs.prompts)
 
 
 def build_requests(task: InstructionsConfig, prompts: Sequence[InstructionPrompt]) -> list[Request]:

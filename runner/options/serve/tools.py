@@ -20,11 +20,11 @@ from runner.options.serve.refusals import Refusal
 from runner_base import Answer, unknown_choice_message
 from runner_engine import Message, tool_calls
 from runner_engine.checkpoints import chat_templates
+from runner_engine.sessions.tool_messages import write_tools_as_text
 
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 CHOICES = ("auto", "none", "required")
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
-RETURNED = "{name} returned:\n{content}"  # the turn of a result, where the template knows none
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ class ToolSupport:
     ) -> tuple[Message, ...]:
         """Return the messages for the model's prompt, including descriptions of the offered functions."""
         if self.offer is ToolOffer.system:
-            return self._convert_tools_to_text(messages, offered_tools)
+            functions = [] if offered_tools is None else offered_tools.functions
+            return write_tools_as_text(messages, functions, self.form)
         if offered_tools is None:
             return tuple(messages)
         if self.template is not None and not chat_templates.template_supports_tools(self.template):
@@ -168,40 +169,6 @@ class ToolSupport:
                 "tools",
             )
         return (Message.from_tool_schemas(offered_tools.functions), *messages)
-
-    def _convert_tools_to_text(
-        self, messages: Sequence[Message], offered_tools: OfferedTools | None
-    ) -> tuple[Message, ...]:
-        """Convert tools, tool calls and tool results to plain text, for chat templates without tool
-        support.
-        """
-        plain: list[Message] = []
-        for turn in messages:
-            written = self._convert_message_to_text(turn)
-            if turn.role == "tool" and plain and plain[-1].role == "user":
-                plain[-1] = Message("user", f"{plain[-1].content}\n\n{written.content}")
-            else:
-                plain.append(written)
-        if offered_tools is None:
-            return tuple(plain)
-        has_system = bool(plain) and plain[0].role == "system"
-        system = plain[0].content if has_system else None
-        words = tool_calls.append_tools_to_system_message(offered_tools.functions, self.form, system)
-        return (Message("system", words), *plain[has_system:])
-
-    def _convert_message_to_text(self, message: Message) -> Message:
-        values = message.to_dict()
-        if message.role == "tool":
-            name = values.get("name") or "the function"
-            return Message("user", RETURNED.format(name=name, content=message.content))
-        calls = [call["function"] for call in values.get("tool_calls", ())]
-        if not calls:
-            return message
-        written = self.form.format_calls(
-            [tool_calls.ToolCall(call["name"], call["arguments"]) for call in calls]
-        )
-        text = f"{message.content}\n{written}" if message.content else written
-        return Message(message.role, text, message.thinking)
 
     def new_call_id(self) -> str:
         """Return a new unique id for a tool call: nine letters and digits, as Mistral's template requires."""

@@ -119,7 +119,7 @@ def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     """Complete all unfinished prompts, then write all completions in the order of the prompts."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
     written = check_output_file_before_overwrite(task, prompts, recorder.samples)
-    requests = [build_prompt_request(task, index, given) for index, given in enumerate(prompts)]
+    requests = build_job_requests(inputs)
     if task.debug:
         log_prompt(context.resolved, requests[0])
     done = collect_answers(requests, context, unit="prompts")
@@ -155,6 +155,10 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
             ),
             code="damaged",
         )
+
+
+def build_job_requests(inputs: GenerateInputs) -> list[Request]:
+    return [build_prompt_request(inputs.task, index, given) for index, given in enumerate(inputs.prompts)]
 
 
 def build_prompt_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:

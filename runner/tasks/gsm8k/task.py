@@ -332,3 +332,7 @@ def build_question_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> l
         )
         for number, prompt in prompts.items()
     ]
+
+
+def build_job_requests(inputs: Gsm8kInputs) -> list[Request]:
+    return build_question_requests(inputs, index_questions_by_number(inputs.items))

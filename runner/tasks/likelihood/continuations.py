@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runner.datasets.scored_texts import ScoredItem
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import DataError
 from runner_engine import Request
@@ -17,12 +18,14 @@ class Continuation:
     unit: int
     bytes: int
     characters: int
-    question: str | None = None  # None: a window of a text, which its tokens identify
+    question: str | None = None  # None: a window of a text or a recorded answer, which its tokens identify
     gold: str | None = None
     is_other: bool = False
     cluster: str | None = None
     category: str | None = None
     context: int | None = None  # the tokens before it, where task.context_lengths asks for several
+
+    is_answer: bool = False  # whether a model has generated the text
 
     @property
     def sample_index(self) -> int:
@@ -82,3 +85,19 @@ def split_document_into_windows(
 def compute_proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
     """Return `total` times `part_tokens` / `all_tokens`, rounded to a whole number."""
     return round(total * part_tokens / all_tokens)
+
+
+def build_answer_continuation(item: ScoredItem, document_index: int, index: int) -> Continuation:
+    """Return the continuation that scores a recorded answer in its own tokens, after its prompt."""
+    assert item.answer is not None
+    (text,) = item.texts
+    request = Request(index, item.answer.prompt, continuation=item.answer.token_ids or text)
+    return Continuation(
+        request,
+        document_index,
+        len(text.encode()),
+        len(text),
+        cluster=item.cluster,
+        category=item.category,
+        is_answer=True,
+    )

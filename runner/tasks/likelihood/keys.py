@@ -10,7 +10,7 @@ from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, RequestedCompletions
 from runner.config.token_counts import parse_checked_token_count, parse_token_counts, require_min_token_count
 from runner.config.wording import PromptStyle, WordingConfig
-from runner_base import UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field
+from runner_base import HASHED, UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field, not_blank
 from runner_engine import GenerationConfig, Workload
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
@@ -30,6 +30,9 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
     sized_by: ClassVar[tuple[str, ...]] = ("context_lengths", "last_tokens")
+    answers: str | None = config_field(
+        None, HASHED, not_blank("give the id or the folder of a finished job, or null")
+    )
     window: int | str = config_field(
         WINDOW, constraint=require_min_token_count(2, ": each token is scored after another one")
     )
@@ -55,6 +58,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.text_bytes: list[int] | None = None  # no key: of each text that is cut, once the texts are read
+        # no key: of each answer of task.answers with its prompt, once the answers are read
+        self.answer_tokens: list[int] | None = None
         # 4k and 4096 are one job
         self.window = self.window_tokens = parse_checked_token_count(self.window)
         self.stride = None if self.stride is None else parse_checked_token_count(self.stride)
@@ -86,6 +91,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         self.context_tokens = parse_token_counts("task.context_lengths", self.context_lengths)
         self.context_lengths = [str(length) for length in self.context_tokens]  # 1k and 1024 are one job
         self._check_context_length_keys()
+        self._check_answer_keys()
         need = (
             "this key needs a reference. Give task.reference=OVERRIDES, such as "
             "task.reference=quantization=none"
@@ -107,15 +113,30 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check_value(self.window == WINDOW, "task.window", self.window, need, code="conflict")
         check_value(self.stride is None, "task.stride", self.stride, need, code="conflict")
 
+    def _check_answer_keys(self) -> None:
+        """Raise ConfigError for keys that have no effect together with task.answers."""
+        if self.answers is None:
+            return
+        need = "task.answers scores each answer as a whole, after its prompt. Omit this key"
+        check_value(self.window == WINDOW, "task.window", self.window, need, code="conflict")
+        check_value(self.stride is None, "task.stride", self.stride, need, code="conflict")
+        lengths = f"[{','.join(self.context_lengths)}]"
+        check_value(not self.context_lengths, "task.context_lengths", lengths, need, code="conflict")
+        need = "task.answers has no list of documents. Use task.limit and task.offset"
+        check_value(self.only is None, "task.only", self.only, need, code="conflict")
+
     @property
     def max_piece_tokens(self) -> int:
         """The largest number of tokens that the model reads in one pass."""
+        if self.answer_tokens:
+            return max(self.answer_tokens)
         return max(self.context_tokens) + self.scored_tokens if self.context_tokens else self.window_tokens
 
     @property
     def uses_chat_template(self) -> bool:
         """Whether scored answers follow a question in the chat template."""
-        return self.prompt is PromptStyle.chat and not self.data.endswith((".txt", ".jsonl"))
+        is_text = self.answers is not None or self.data.endswith((".txt", ".jsonl"))
+        return self.prompt is PromptStyle.chat and not is_text
 
     @property
     def num_loads(self) -> int:
@@ -126,6 +147,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         """Return batch size, prompt tokens and new tokens of the largest batch."""
         _, prompt_tokens, _ = super().workload(generation, batch_size)
         longest = None if self.text_bytes is None else max(self.text_bytes, default=0)
+        if self.answer_tokens:
+            longest = self.max_piece_tokens
         window = self.max_piece_tokens if longest is None else min(self.max_piece_tokens, longest)
         return generation.batch_size or batch_size, max(prompt_tokens, window), 1
 
@@ -141,6 +164,9 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             return [
                 RequestedCompletions(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces
             ] * self.num_loads
+        if self.answer_tokens:
+            tokens = round(fmean(self.answer_tokens))
+            return [RequestedCompletions(rows, tokens, 1, count, counts_tokens=True)] * self.num_loads
         if self.text_bytes:
             return [
                 self._estimate_document_completions(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)

@@ -94,3 +94,18 @@ def _load_tokenizer_file(tokenizer_class: Any, path: Path) -> Any:
         return tokenizer_class.from_file(str(path))
     except Exception:  # noqa: BLE001  # the library raises a plain Exception; the load names the file and the damage
         return None
+
+
+def check_answers_before_load(task: LikelihoodConfig, longest: int, resolved: ResolvedJob) -> None:
+    """Raise ConfigError if an answer with its prompt exceeds the model's context length."""
+    room = get_model_kind(resolved.config.model).positions(resolved).room
+    if longest - 1 > room:
+        raise ConfigError(
+            (
+                f"the longest answer with its prompt has {longest:,} tokens, but the model's limit is "
+                f"{room:.0f}. Use a model with a longer context{exceed_context_hint(resolved)}"
+            ),
+            key="task.answers",
+            value=task.answers,
+            code="too_large",
+        )

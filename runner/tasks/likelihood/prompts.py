@@ -57,6 +57,8 @@ def add_question_prompt_facts(
 
 
 def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
+    if item.answer is not None:
+        return item.answer.prompt
     return (
         build_question_prompt(task, Item(item.question, "", ""), [])
         if item.form is TextContext.asked

@@ -14,7 +14,11 @@ from runner.tasks import NoJudge
 from runner.tasks.likelihood.continuations import Continuation
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_window_fits
-from runner.tasks.likelihood.position_sums import LEAST, sum_logprobs_by_position_range
+from runner.tasks.likelihood.position_sums import (
+    LEAST,
+    sum_by_generated_position,
+    sum_logprobs_by_position_range,
+)
 from runner_base import Likelihood, Sample
 from runner_base.notes import Note, note
 from runner_engine import Completion, EngineReport
@@ -51,15 +55,16 @@ class LikelihoodJudge(NoJudge):
             divergence_file,
         )
         windows_of_texts = [
-            piece for piece in continuations.values() if piece.question is None and piece.context is None
+            piece
+            for piece in continuations.values()
+            if piece.question is None and piece.context is None and not piece.is_answer
         ]
         self.sums_by_position = max((piece.num_tokens for piece in windows_of_texts), default=0) > LEAST
 
     def check_windows_fit_context(self, report: EngineReport) -> None:
         """Raise ConfigError for windows longer than the context length that the loaded model reports."""
-        longest = max(
-            (piece.num_tokens for piece in self.pieces.values() if piece.question is None), default=0
-        )
+        windows = [piece for piece in self.pieces.values() if piece.question is None and not piece.is_answer]
+        longest = max((piece.num_tokens for piece in windows), default=0)
         check_window_fits(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
@@ -82,6 +87,7 @@ class LikelihoodJudge(NoJudge):
             context=piece.context,
         )
         divergences: Sequence[float] = ()
+        agreed: list[bool] = []
         if self.reference is not None and self.apart is not None:
             far, reference_logprobs = (
                 self.reference.divergence(completion),
@@ -92,6 +98,7 @@ class LikelihoodJudge(NoJudge):
                 TokenDivergences.from_divergence(far, completion.logprobs or [], reference_logprobs),
             )
             divergences = far.estimated or far.least
+            agreed = [reference_first == first for reference_first, first in far.firsts]
             scored = replace(
                 scored,
                 kl_nats=far.kl_nats,
@@ -104,6 +111,9 @@ class LikelihoodJudge(NoJudge):
             scored = replace(
                 scored, by_position=sum_logprobs_by_position_range(before, logprobs, divergences)
             )
+        if piece.is_answer:
+            by_position = sum_by_generated_position(completion.logprobs or [], divergences, agreed)
+            scored = replace(scored, by_answer_position=by_position)
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []
             self.kept.append_sample(
@@ -120,8 +130,8 @@ class LikelihoodJudge(NoJudge):
             return None
         if scored is None:
             return note("no_likelihood")
-        is_window = piece.question is None
-        if is_window and tuple(sample.answer.token_ids) != piece.request.continuation:
+        has_tokens = piece.question is None and not isinstance(piece.request.continuation, str)
+        if has_tokens and tuple(sample.answer.token_ids) != piece.request.continuation:
             return note("other_tokens", index=sample.index)
         known = (
             piece.unit,

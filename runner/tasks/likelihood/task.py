@@ -37,10 +37,14 @@ from runner.tasks import (
     get_model_kind,
     typed_task_config,
 )
-from runner.tasks.likelihood import comparison_methods, contexts, prompts
-from runner.tasks.likelihood.continuations import Continuation, split_document_into_windows
+from runner.tasks.likelihood import answers, comparison_methods, contexts, prompts
+from runner.tasks.likelihood.continuations import (
+    Continuation,
+    build_answer_continuation,
+    split_document_into_windows,
+)
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_windows_before_load
+from runner.tasks.likelihood.lengths import check_answers_before_load, check_windows_before_load
 from runner.tasks.likelihood.paired_engine import PairedEngine, estimate_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
@@ -75,13 +79,16 @@ class LikelihoodInputs(TaskInputs):
 def prepare(config: RunnerConfig) -> LikelihoodInputs:
     """Read and hash the texts, and find the reference job."""
     task = typed_task_config(config, LikelihoodConfig)
-    given = load_scored_items(task)
+    given = load_scored_items(task) if task.answers is None else answers.load_items(config, task)
     contexts.require_documents_for_context_lengths(task, given)
     task.text_bytes = [
         len(given_text.texts[0].encode()) for given_text in given if given_text.form is TextContext.text
     ]
+    task.answer_tokens = answers.list_token_counts(given)
     needed = {Capability.logprobs} | (
-        {Capability.token_ids} if any(given_text.form is TextContext.text for given_text in given) else set()
+        {Capability.token_ids}
+        if any(given_text.form in (TextContext.text, TextContext.answer) for given_text in given)
+        else set()
     )
     capabilities = get_model_kind(config.model).capabilities(config)
     require_capabilities(capabilities, "task=likelihood", needed)
@@ -111,7 +118,7 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
         given,
         way.reference,
         way.why,
-        data=describe_dataset(task.data, task.split, hashes["data"]),
+        data=describe_dataset(task.answers or task.data, task.split, hashes["data"]),
         count=len(given),
         after=after,
         after_overrides=parse_named_overrides(task.reference, task) if after else [],
@@ -122,6 +129,8 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
 
 def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]:
     """Raise ConfigError for windows longer than the checkpoint's context length."""
+    longest_answer = max(answers.list_token_counts(inputs.given) or [0])
+    check_answers_before_load(inputs.task, longest_answer, resolved)
     return check_windows_before_load(inputs.task, list_windowed_documents(inputs), resolved)
 
 
@@ -129,6 +138,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     """Score all texts that have no stored sample, and compute the metrics."""
     task, named = inputs.task, inputs.task.reference or ""
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
+    answers.check_prompts_and_tokens(task, inputs.given, context.resolved)
     pieces = [
         replace(piece, request=_request_top_k_and_samples(piece.request, task.keep_top_k))
         for piece in build_scored_continuations(inputs, context)
@@ -201,6 +211,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         *([] if inputs.why_kept is None else [inputs.why_kept]),
         *build_result_notes(inputs),
         *contexts.build_short_document_notes(task, inputs.given, pieces),
+        *answers.make_retokenization_notes(inputs.given, done.samples, context.resolved),
     ]
     done.note_values += context_length.build_rope_notes_for_samples(context.resolved, done.samples)
     result.notes = done.notes
@@ -259,6 +270,9 @@ def build_scored_continuations(inputs: LikelihoodInputs, context: TaskContext) -
                     inputs.task, *of_text, is_single_windowed_document(inputs)
                 )
             pieces += [replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text]
+            continue
+        if given.answer is not None:
+            pieces.append(build_answer_continuation(given, unit, len(pieces)))
             continue
         prompt = prompts.build_item_prompt(inputs.task, given)
         for number, text in enumerate(given.texts):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from runner.tasks import ResolvedJob, get_model_kind
 from runner.tasks.tools.cases import Case
@@ -32,7 +32,14 @@ class CallFormat:
         return note("calls_written_in", form=self.name, reason=self.reason)
 
 
-def choose_tool_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFormat:
+class ToolSettings(Protocol):
+    """Keys of a task that offers tools."""
+
+    tool_call_format: str
+    tool_placement: OfferMethod
+
+
+def choose_tool_call_format(task: ToolSettings, resolved: ResolvedJob) -> CallFormat:
     """Return the expected tool call format of a model, chosen from the text of its chat template."""
     if task.tool_call_format != AUTO:
         return CallFormat(task.tool_call_format, note("form_by_key", form=task.tool_call_format))
@@ -44,7 +51,7 @@ def choose_tool_call_format(task: ToolsConfig, resolved: ResolvedJob) -> CallFor
     return CallFormat(shown, note("form_by_template"))
 
 
-def require_tool_support_in_template(task: ToolsConfig, resolved: ResolvedJob) -> None:
+def require_tool_support_in_template(task: ToolSettings, resolved: ResolvedJob) -> None:
     """Raise ConfigError if the chat template does not support tools. If the template is unknown,
     no error is raised.
     """

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column, ColumnUse, Likelihood
+from runner_compare.features.answer_positions.render import TITLE as GENERATED_TITLE
+from runner_compare.features.answer_positions.render import build_generated_position_rows
 from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
 from runner_compare.features.positions.render import build_position_table_rows
@@ -15,6 +17,10 @@ from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import Effect
+from runner_compare.statistics.answer_positions import (
+    compute_metrics_by_generated_position,
+    generated_position_curves,
+)
 from runner_compare.statistics.context_gains import (
     CELL,
     ContextStep,
@@ -88,15 +94,17 @@ def build_text_likelihood_records(
         compute_loss_metrics_by_context_length(likelihoods, cluster_by_unit),
         compute_loss_metrics_by_position(likelihoods, cluster_by_unit),
     )
+    by_generated = compute_metrics_by_generated_position(likelihoods, cluster_by_unit)
     tables = {
+        GENERATED_TITLE: build_generated_position_rows(by_generated),
         TITLE: build_context_table_rows(by_context),
         POSITIONS_TITLE: build_position_table_rows(by_position),
     }
     sentence = format_longer_context_gain_sentence(by_context)
     return TextRecords(
-        compute_likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position,
+        compute_likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position | by_generated,
         {title: rows for title, rows in tables.items() if rows},
-        context_curves(by_context) | position_curves(by_position),
+        context_curves(by_context) | position_curves(by_position) | generated_position_curves(by_generated),
         {FACT: sentence} if sentence else {},
     )
 

@@ -80,7 +80,8 @@ def draw_loss_curves(
         pane.set_ylabel(WORDS[key])
         draw_front_and_grid(pane)
     places = sorted({position for row in members for position in list_x_values(row.run.metrics)})
-    panes[-1].set_xscale("log", base=2)
+    scale: dict[str, float] = {"linthresh": places[1]} if places[0] == 0 else {}
+    panes[-1].set_xscale("symlog" if scale else "log", base=2, **scale)
     panes[-1].set_xticks(places, [f"{position:,}" for position in places])
     panes[-1].minorticks_off()
     panes[-1].set_xlabel(axis_label)

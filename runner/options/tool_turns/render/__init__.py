@@ -1,0 +1,1 @@
+"""Texts that task=tool_turns prints or sends."""
