@@ -55,6 +55,7 @@ SIDES = {
     "generate": "engine_side.py",
     "generate_batch": "engine_side.py",
     "lmeval": "lmeval_side.py",
+    "evalplus_hf": "evalplus_hf_side.py",
     "vllm": "vllm_side.py",
     "zentorch": "vllm_side.py",
     "openvino": "openvino_side.py",

@@ -24,6 +24,17 @@ HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablew
 HARNESS_NEEDS += ["more_itertools", "jsonlines", "zstandard"]
 LIGHTEVAL = "lighteval==0.13.0"
 INSPECT = "inspect_ai==0.3.285"
+EVALPLUS = "evalplus==0.3.1"
+EVALPLUS_NEEDS = [
+    "appdirs",
+    "fire",
+    "multipledispatch",
+    "tempdir",
+    "termcolor",
+    "tree-sitter",
+    "tree-sitter-python",
+    "wget",
+]
 LIGHTEVAL_NEEDS = [INSPECT, "aenum==3.1.15", "langcodes", "termcolor==2.3.0"]
 # Hydra needs antlr4 4.9.3
 LIGHTEVAL_ALONE = ["latex2sympy2_extended==1.0.6", "antlr4-python3-runtime==4.13.2"]
@@ -67,6 +78,13 @@ def lighteval_python(folder: Path) -> str:
 def inspect_python(folder: Path) -> str:
     """Return the interpreter of inspect_ai's environment, which is installed if necessary."""
     return _python_with(folder, [INSPECT, "openai"])
+
+
+def evalplus_python(folder: Path) -> str:
+    """Return the interpreter of EvalPlus's environment, made if necessary; it must use this
+    environment's torch."""
+    module = "evalplus.provider.hf, evalplus.evaluate, evalplus.sanitize"
+    return _python_beside(folder, [EVALPLUS, "stop-sequencer==1.2.3"], EVALPLUS_NEEDS, module)
 
 
 def _python_beside(folder: Path, alone: Sequence[str], needs: Sequence[str], module: str) -> str:

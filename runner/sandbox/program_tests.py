@@ -49,10 +49,11 @@ STOPS = {
 
 
 def run_program_with_tests(
-    sandbox: Sandbox, program: str, tests: str, names: Sequence[str] = ()
+    sandbox: Sandbox, program: str, tests: str, names: Sequence[str] = (), functions: Sequence[str] = ()
 ) -> TestedProgram:
     """Run a program, then its tests. The tests see the given names of the program, or all names.
 
+    `functions` are the names that the tests only call. What they return is checked, even if they are classes.
     Several threads may call this function with the same sandbox.
     """
     if len(program) > LONGEST_CODE:
@@ -65,6 +66,7 @@ def run_program_with_tests(
         sandbox.limits,
         tests=tests,
         names=tuple(names),
+        functions=(*names, *functions),
         token=token,
         packages=packages,
         test_runner=_compile_test_runner(),

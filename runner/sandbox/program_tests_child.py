@@ -5,10 +5,11 @@ The parent sends this file's code to sandbox_child.py. The program must not be a
 it has passed:
 
 - The tests run in a namespace of their own, with copies of the builtins. They get only the
-  program's functions.
-- After each call of a function, the modules that the tests use are restored.
-- An audit hook refuses access to frames, where the token is.
-- A returned object whose class in the program defines comparisons ends the tests.
+  program's names.
+- After each call of a function, all modules and builtins are restored.
+- An audit hook refuses access to frames, where the token is, and to the code of other functions.
+- Only objects whose comparison the program cannot define may be returned.
+- Objects that run code of the program when they are deleted live until the tests have ended.
 
 After the program has run, nothing here uses a builtin function or a global name, because the
 program may have replaced it.
@@ -34,6 +35,7 @@ _HIDDEN_MODULES = (
     "_interpreters",
 )
 _HIDDEN_ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
+_FUNCTION_PARTS = ("__code__", "__defaults__", "__kwdefaults__")
 _HIDDEN_EVENTS = (
     "sys._getframe",
     "sys._current_frames",
@@ -45,15 +47,31 @@ _HIDDEN_EVENTS = (
     "gc.get_objects",
     "gc.get_referrers",
     "gc.get_referents",
+    "code.__new__",
 )
-# what a class may not define if its objects are returned to the tests
-_COMPARISONS = frozenset(
+_IMPORT_EVENTS = ("marshal.load", "marshal.loads")  # make code objects, too, and only imports need them
+_EQUALITIES = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+# what a class of the program may define if its objects are returned to the tests
+_HARMLESS_METHODS = frozenset(
     f"__{name}__"
     for name in (
-        *("eq", "ne", "lt", "le", "gt", "ge", "bool", "len", "contains", "iter", "getitem"),
-        *("sub", "rsub", "abs", "round", "float"),
+        *("module", "doc", "dict", "weakref", "slots", "annotations", "qualname", "match_args"),
+        *("init", "new", "init_subclass", "repr", "str", "getnewargs", "orig_bases", "parameters"),
+        *("firstlineno", "static_attributes", "abstractmethods", "class_getitem"),
     )
 )
+# Classes that compare by their content. Deleting a plain object runs no code of the program.
+_SCALARS = (int, float, complex, bool, str, bytes, type(None), range)
+_PLAIN_CLASSES = (*_SCALARS, list, tuple, dict)
+_COMPARABLE_CLASSES = (object, set, frozenset, bytearray, type, type({}.keys()))
+_COMPARABLE_NAMES = {
+    "collections": ("deque", "OrderedDict", "defaultdict", "Counter"),
+    "fractions": ("Fraction",),
+    "decimal": ("Decimal",),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "array": ("array",),
+}
+_IS_IMMUTABLE = 1 << 8  # of a class: Py_TPFLAGS_IMMUTABLETYPE
 
 
 def compile_tests(tests: str, syntax_tree: Any) -> CodeType:
@@ -81,69 +99,42 @@ def run_program_and_tests(
 ) -> tuple[str, str]:
     """Return the token and no reason if all tests pass. Otherwise return the kind of failure and the reason."""
     token, wanted_names, test_lines = settings["token"], settings["names"], settings["tests"].splitlines()
-    execute, type_of, is_instance, mro_of = exec, type, isinstance, type.__dict__["__mro__"].__get__
-    function_type, containers, mappings = type_of(describe_error), (list, tuple, set, frozenset), (dict,)
-    assertion, memory, refused, os_error, value_error = (
-        AssertionError,
+    functions = frozenset(settings["functions"])
+    execute, is_instance, is_callable, class_type = exec, isinstance, callable, type
+    memory, refused, os_error, assertion, any_error = (
         MemoryError,
         PermissionError,
         OSError,
-        ValueError,
+        AssertionError,
+        BaseException,
     )
-    any_error, new_dict = BaseException, dict
-    comparisons, builtin_names = _COMPARISONS, new_dict(vars(sys.modules["builtins"]))
+    loaded, builtin_names = sys.modules, dict(vars(sys.modules["builtins"]))
     test_names = {"__name__": "tests", "__builtins__": builtin_names}
-    loaded, known_classes, identify = sys.modules, _list_classes(), id
-    # by identity: a metaclass may define its own hash and equality
-    known_ids = frozenset([identify(known) for known in known_classes])
     kept_modules = {name: loaded[name] for name in test_modules if name in loaded}
-    kept_names = [(vars(module), new_dict(vars(module))) for module in kept_modules.values()]
-
-    def restore_modules() -> None:
-        loaded.update(kept_modules)
-        for names, kept in kept_names:
-            names.update(kept)
-
-    def check_value(value: Any, depth: int = 0) -> None:
-        kind = type_of(value)
-        for base in mro_of(kind):
-            if identify(base) not in known_ids:
-                attributes = type_of.__getattribute__(base, "__dict__")
-                for name in comparisons:
-                    if name in attributes:
-                        raise value_error("a returned object defines how it is compared")
-        if depth < 4:
-            if is_instance(value, containers):
-                for element in value:
-                    check_value(element, depth + 1)
-            elif is_instance(value, mappings):
-                for pair in value.items():
-                    check_value(pair, depth + 1)
+    restore_modules = _make_restore()
+    call_checked = _make_checked_call(restore_modules, _make_value_check())
 
     def wrap_function(function: Any) -> Any:
-        def call_and_check(*arguments: Any, **named: Any) -> Any:
-            try:
-                value = function(*arguments, **named)
-            finally:
-                restore_modules()
-            check_value(value)
-            return value
+        def call_function(*arguments: Any, **named: Any) -> Any:
+            return call_checked(function, arguments, named)
 
-        return call_and_check
+        return call_function
 
-    module = type_of(sys)("program")
+    module = type(sys)("program")
     space = module.__dict__
     for name in ("ctypes", "_ctypes"):
-        loaded.pop(name, None)
+        if name in loaded:
+            vars(loaded.pop(name)).clear()
     loaded["program"] = loaded["__main__"] = module
-    sys.addaudithook(_make_hook(value_error))
+    sys.addaudithook(_make_hook(settings["imports_are_done"]))
     try:
         execute(program, space)
         restore_modules()
         for name in wanted_names or [*space]:
             if name in space and (wanted_names or name not in builtin_names):
                 value = space[name]
-                test_names[name] = wrap_function(value) if type_of(value) is function_type else value
+                is_function = is_callable(value) and (name in functions or not is_instance(value, class_type))
+                test_names[name] = wrap_function(value) if is_function else value
         test_names["__name__"], test_names["__builtins__"] = "tests", builtin_names
         # the program may rely on a module that only the tests import
         for name, imported in kept_modules.items():
@@ -166,23 +157,170 @@ def run_program_and_tests(
     return token, ""
 
 
-def _list_classes() -> Any:
-    """Return all classes. Later classes are the program's."""
-    found, todo = {object}, [object]
-    while todo:
-        for cls in type.__subclasses__(todo.pop()):
-            if cls not in found:
-                found.add(cls)
-                todo.append(cls)
-    return frozenset(found)
+def _make_restore() -> Any:
+    """Return a function that gives all modules, and the builtins, the names that they have now."""
+    import gc
+
+    loaded, kept_modules, count, disable_gc = sys.modules, dict(sys.modules), len, gc.disable
+    modules = [module for module in kept_modules.values() if isinstance(module, type(sys))]
+    kept_names = [(vars(module), dict(vars(module))) for module in modules]
+
+    def restore_modules() -> None:
+        disable_gc()  # it would call functions of the program
+        loaded.update(kept_modules)
+        for names, kept in kept_names:
+            names.update(kept)
+            while count(names) != count(kept):  # a new name in a module can hide a builtin
+                names.clear()
+                names.update(kept)
+
+    return restore_modules
 
 
-def _make_hook(error_type: Any) -> Any:
-    """Return an audit hook that refuses access to frames, other hooks and raw memory.
+def _make_checked_call(restore_modules: Any, check_value: Any) -> Any:
+    """Return a function that calls a function of the program, and rejects values that compare as it likes."""
+    import gc
+
+    enable_gc, type_of, advance, end, error = gc.enable, type, next, StopIteration, ValueError
+    get_mro, get_names = (type.__dict__[f"__{name}__"].__get__ for name in ("mro", "dict"))
+    held: list[Any] = []  # deleting these could run code of the program
+    keep, any_error = held.append, BaseException
+
+    def is_checkable(value: Any) -> bool:
+        try:
+            check_value(value)
+        except error:
+            return False  # the tests have classes
+        return True
+
+    def iterate_checked(values: Any) -> Any:
+        while True:
+            try:
+                value = call_checked(advance, (values,), {})
+            except end:
+                return
+            yield value
+
+    def call_checked(function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        given = (arguments, named)
+        should_check = is_checkable(given)
+        enable_gc()
+        try:
+            value = function(*arguments, **named)
+        except any_error as raised:
+            keep((raised, given))
+            raise
+        finally:
+            restore_modules()
+        is_plain = check_value(value)
+        if should_check:
+            is_plain = check_value(given) and is_plain
+        if not is_plain or not should_check:
+            keep((value, given))
+            for cls in get_mro(type_of(value)):
+                if "__next__" in get_names(cls):
+                    return iterate_checked(value)
+        return value
+
+    return call_checked
+
+
+def _make_value_check() -> Any:
+    """Return a function that rejects values whose comparison the program can define.
+
+    It returns whether a value is plain: deleting a plain value runs no code of the program.
+    """
+    error, identify, is_instance, type_of, is_any = ValueError, id, isinstance, type, any
+    get_mro, get_names, get_flags = (
+        type.__dict__[f"__{name}__"].__get__ for name in ("mro", "dict", "flags")
+    )
+    harmless, equalities, immutable = _HARMLESS_METHODS, _EQUALITIES, _IS_IMMUTABLE
+    comparable: list[Any] = [*_PLAIN_CLASSES, *_COMPARABLE_CLASSES]
+    for module, names in _COMPARABLE_NAMES.items():
+        comparable += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
+    # each with a function that lists what it contains, which a subclass cannot replace
+    containers: list[Any] = [(cls, cls.__iter__) for cls in (list, tuple, set, frozenset, type({}.keys()))]
+    for cls in comparable:
+        if cls.__name__ == "deque":
+            containers.append((cls, cls.__iter__))
+        elif cls.__name__ == "Fraction":
+            above, below = cls._numerator.__get__, cls._denominator.__get__
+            containers.append((cls, lambda value, above=above, below=below: (above(value), below(value))))
+    arrays = []
+    if numpy := sys.modules.get("numpy"):
+        comparable += [numpy.ndarray, *_list_subclasses(numpy.generic)]
+        arrays = [(cls, cls.dtype.__get__) for cls in (numpy.ndarray, numpy.generic)]
+    scalar_ids, plain_ids, comparable_ids = (
+        frozenset(map(id, classes)) for classes in (_SCALARS, _PLAIN_CLASSES, comparable)
+    )
+    kept_names = {id(cls): dict(vars(cls)) for cls in comparable if not cls.__flags__ & immutable}
+    mapping, get_pairs = dict, dict.items
+
+    def check_class(cls: Any) -> None:
+        names, kept = get_names(cls), kept_names.get(identify(cls))
+        if kept is not None:
+            is_changed = is_any(name not in kept or names[name] is not kept[name] for name in names)
+        elif identify(cls) in comparable_ids:
+            return
+        elif get_flags(cls) & immutable:
+            is_changed = is_any(name in names for name in equalities)
+        else:
+            is_changed = is_any(name[:2] == "__" and name not in harmless for name in names)
+        if is_changed:
+            raise error("a returned object defines how it is compared")
+
+    def check_value(value: Any) -> bool:
+        is_plain, waiting, seen = True, [value], {0}
+        while waiting:
+            value = waiting.pop()
+            kind = type_of(value)
+            if identify(kind) in scalar_ids:
+                continue
+            if identify(kind) not in plain_ids:
+                is_plain = False
+                for cls in get_mro(kind):
+                    check_class(cls)
+                for array, get_dtype in arrays:
+                    if is_instance(value, array) and get_dtype(value).hasobject:
+                        raise error("a returned array contains objects")
+            if identify(value) in seen:
+                continue
+            for container, list_contents in containers:
+                if is_instance(value, container):
+                    seen.add(identify(value))
+                    waiting += list_contents(value)
+            if is_instance(value, mapping):
+                seen.add(identify(value))
+                for pair in get_pairs(value):
+                    waiting += pair
+        return is_plain
+
+    return check_value
+
+
+def _list_subclasses(base: Any) -> list[Any]:
+    found = [base]
+    for cls in found:
+        found += [each for each in type.__subclasses__(cls) if each not in found]
+    return found
+
+
+def _make_hook(are_imports_done: bool) -> Any:
+    """Return an audit hook that refuses access to frames, other hooks, raw memory and code of other modules.
 
     The error is a ValueError, which the standard library expects if there is no frame.
     """
-    events, attributes, modules = _HIDDEN_EVENTS, _HIDDEN_ATTRIBUTES, _HIDDEN_MODULES
+    error, attributes, modules, parts, identify = (
+        ValueError,
+        _HIDDEN_ATTRIBUTES,
+        _HIDDEN_MODULES,
+        _FUNCTION_PARTS,
+        id,
+    )
+    events = _HIDDEN_EVENTS + (_IMPORT_EVENTS if are_imports_done else ())
+    module_ids = frozenset(
+        id(vars(module)) for module in sys.modules.values() if isinstance(module, type(sys))
+    )
 
     def audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
         if (
@@ -190,7 +328,14 @@ def _make_hook(error_type: Any) -> Any:
             or event[:7] == "ctypes."
             or (event == "object.__getattr__" and arguments[1] in attributes)
             or (event == "import" and arguments[0] in modules)
+            or (
+                event == "object.__setattr__"
+                and arguments[1] in parts
+                and identify(arguments[0].__globals__) in module_ids
+            )
         ):
-            raise error_type("the sandbox hides frames and raw memory from programs with tests")
+            raise error(
+                "the sandbox hides frames, raw memory and the code of modules from programs with tests"
+            )
 
     return audit_hook

@@ -6,7 +6,8 @@ raises PermissionError in Python.
 
 There are two filters. Under the first, Python reads the modules that the code imports. The
 second is added before the code runs and refuses every call with a path: if Landlock or a
-filter refused only some paths, the errors would show which of the others exist.
+filter refused only some paths, the errors would show which of the others exist. It also
+refuses handlers of signals.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ ALLOWED: dict[str, tuple[int, int | None]] = {
     "futex": (202, 98),
     "set_robust_list": (273, 99),
     "rseq": (334, 293),
-    "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
     "sigaltstack": (131, 132),
@@ -90,6 +90,8 @@ BY_PATH: dict[str, tuple[int, int | None]] = {
     "faccessat": (269, 48),
     "faccessat2": (439, 439),
 }
+# Also allowed until the code runs: a handler of signals would see the frames of other code.
+SIGNAL_HANDLERS: dict[str, tuple[int, int | None]] = {"rt_sigaction": (13, 134)}
 # Refused with another errno, after which libraries continue without the call: no terminal, and an
 # older kernel.
 ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
@@ -125,7 +127,7 @@ def build_seccomp_filters(cpu_architecture: str | None = None) -> tuple[bytes, .
 
 def _build_seccomp_filter(cpu_architecture: str, allow_imports: bool) -> bytes:
     column, architecture = ARCHITECTURES[cpu_architecture]
-    allowed = ALLOWED | (BY_PATH if allow_imports else {})
+    allowed = ALLOWED | (BY_PATH | SIGNAL_HANDLERS if allow_imports else {})
     numbers = [number for pair in allowed.values() if (number := pair[column]) is not None]
     # from the top: (code, operand, how many lines to skip if true, if false)
     lines = [

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import hostile_programs as hostile
 import pytest
+from hostile_programs import RIGHT, TESTS
 
 from runner.sandbox.program_tests import TestOutcome, run_program_with_tests
 from runner.sandbox.sandbox import Sandbox, SandboxLimits
 
-TESTS = "import math\ndef check(candidate):\n    assert candidate(2) == 4\n    assert math.isclose(candidate(3), 9)\n"
-TESTS += "    assert all(candidate(n) == n * n for n in range(4))\ncheck(square)\n"
-RIGHT = "def square(x):\n    return x * x\n"
 PASSED, FAILED, ERROR = TestOutcome.passed, TestOutcome.failed, TestOutcome.error
 TIMEOUT, MEMORY = TestOutcome.timeout, TestOutcome.out_of_memory
 OUTPUT, REFUSED = TestOutcome.too_much_output, TestOutcome.refused
@@ -75,115 +79,109 @@ def test_numpy_is_there_for_the_tests(sandbox: Sandbox) -> None:
     )
 
 
-EQUAL = "class Equal:\n    def __eq__(self, other):\n        return True\n    def __float__(self):\n        return 9.0\n"
-NOTHING = "def square(x):\n    return None\n"
-HOSTILE = {
-    # against the machine
-    "fork bomb": "import os\nwhile True:\n    os.fork()",
-    "fork in the function": "import os\ndef square(x):\n    os.fork()\n    return x * x",
-    "reads the users": "open('/etc/passwd').read()\n" + RIGHT,
-    "reads by descriptor": "import os\nos.read(os.open('/etc/passwd', os.O_RDONLY), 9)\n" + RIGHT,
-    "lists a folder": "import os\nos.listdir('/')\n" + RIGHT,
-    "reads its parent": "import os\nopen(f'/proc/{os.getppid()}/environ').read()\n" + RIGHT,
-    "overwrites a file": "open('{canary}', 'w').write('x')\n" + RIGHT,
-    "removes a file": "import os\nos.remove('{canary}')\n" + RIGHT,
-    "renames a file": "import os\nos.rename('{canary}', 'here')\n" + RIGHT,
-    "new file elsewhere": "open('{outside}/new', 'w')\n" + RIGHT,
-    "link to a file": "import os\nos.symlink('{canary}', 'link')\n" + RIGHT,
-    "connects": "import socket\nsocket.create_connection(('127.0.0.1', 9))\n" + RIGHT,
-    "listens": "import socket\nsocket.create_server(('127.0.0.1', 0))\n" + RIGHT,
-    "starts a program": "import subprocess\nsubprocess.run(['/bin/echo'])\n" + RIGHT,
-    "shell": "import os\nif os.system('true') != 0:\n    raise OSError\n" + RIGHT,
-    "kills its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n" + RIGHT,
-    "kills the group of its parent": "import os\nos.killpg(os.getpgid(os.getppid()), 9)\n" + RIGHT,
-    "traces": "import ctypes\nassert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0\n" + RIGHT,
-    "raises its limits": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n" + RIGHT,
-    "thread": "import threading\nthreading.Thread(target=print).start()\n" + RIGHT,
-    "endless": "while True:\n    pass",
-    "endless, ignores the signal": "import signal\nsignal.signal(24, signal.SIG_IGN)\nwhile True:\n    pass",
-    "catches all": "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
-    "gigabytes of output": "while True:\n    print('x' * 10 ** 6)",
-    "output, error caught": "try:\n    print('x' * 10 ** 7)\nexcept OSError:\n    pass\n" + RIGHT,
-    "output below Python": "import os\nfor n in range(32):\n    try:\n        os.write(n, b'x' * 10 ** 5)\n"
-    "    except OSError:\n        pass\n" + RIGHT,
-    "memory": "held = [bytearray(10 ** 8) for _ in range(1000)]\n" + RIGHT,
-    "memory in one piece": "held = 'x' * 10 ** 11\n" + RIGHT,
-    "fills the disk": "for n in range(10 ** 4):\n    open(str(n), 'w').write('x' * 60000)\n" + RIGHT,
-    "a large integer": "held = 10 ** 10 ** 9\n" + RIGHT,
-    "recursion in C": "held = []\nfor _ in range(10 ** 6):\n    held = [held]\nrepr(held)\n" + RIGHT,
-    # exit codes
-    "os._exit(0)": "import os\nos._exit(0)",
-    "os._exit(0) in the function": "import os\ndef square(x):\n    os._exit(0)",
-    "sys.exit(0)": "import sys\nsys.exit(0)",
-    "sys.exit(0) in the function": "import sys\ndef square(x):\n    sys.exit(0)",
-    "raise SystemExit": "raise SystemExit(0)",
-    "abort": "import os\nos.abort()",
-    "KeyboardInterrupt": "def square(x):\n    raise KeyboardInterrupt",
-    "at exit": "import atexit, os\natexit.register(os._exit, 0)\n" + NOTHING,
-    # pretending to pass
-    "prints passed": "print('passed')\n" + NOTHING,
-    "writes passed to each pipe": "import os\nfor n in range(32):\n    try:\n        os.write(n, b'a\\0passed\\0\\0')\n"
-    "    except OSError:\n        pass\nos._exit(0)",
-    "writes to each pipe in the function": "import os\ndef square(x):\n    for n in range(32):\n        try:\n"
-    "            os.write(n, b'seccomp\\0passed\\0\\0')\n        except OSError:\n            pass\n    os._exit(0)",
-    "reads the token from each pipe": "import os\ngot = b''\nfor n in range(32):\n    try:\n        got += os.read(n, 99)\n"
-    "    except OSError:\n        pass\nfor n in range(32):\n    try:\n        os.write(n, b'a\\0' + got + b'\\0\\0')\n"
-    "    except OSError:\n        pass\n" + NOTHING,
-    "own check": "def check(candidate):\n    pass\n" + NOTHING,
-    "replaces check in the function": "def square(x):\n    globals()['check'] = print\n    return 0",
-    "own AssertionError": "import builtins\nclass AssertionError(BaseException):\n    pass\n"
-    "builtins.AssertionError = AssertionError\n" + NOTHING,
-    "own all": "import builtins\nbuiltins.all = lambda _: True\ndef square(x):\n    return (x == 2) * 4 + (x == 3) * 9",
-    "own range": "range = lambda _: []\n__builtins__['range'] = range\n"
-    "def square(x):\n    return (x == 2) * 4 + (x == 3) * 9",
-    "own exec": "import builtins\nbuiltins.exec = lambda *_: None\n" + NOTHING,
-    "own isclose": "import math\nmath.isclose = lambda *_: True\ndef square(x):\n    return x + x if x < 3 else 0",
-    "own isclose in the function": "import math\ndef square(x):\n    math.isclose = lambda *_: True\n    return x + x if x < 3 else 0",
-    "own module math": "import sys\nclass Fake:\n    isclose = staticmethod(lambda *_: True)\nsys.modules['math'] = Fake\n"
-    "def square(x):\n    return x + x if x < 3 else 0",
-    "own import": "import builtins\nbuiltins.__import__ = lambda *_: None\n" + NOTHING,
-    "equal to everything": EQUAL + "def square(x):\n    return Equal()",
-    "equal number": "class Equal(int):\n    def __eq__(self, other):\n        return True\n    def __float__(self):\n"
-    "        return 9.0\ndef square(x):\n    return Equal(x) if x != 3 else 9",
-    "equal class behind a metaclass": "class Kind(type):\n    def __hash__(cls):\n        return hash(int)\n"
-    "    def __eq__(cls, other):\n        return True\n    def __getattribute__(cls, name):\n        return {}\n"
-    "class Equal(metaclass=Kind):\n    def __eq__(self, other):\n        return True\n    def __float__(self):\n"
-    "        return 9.0\ndef square(x):\n    return Equal()",
-    "frames": "import sys\ndef square(x):\n    frame = sys._getframe()\n    while frame:\n"
-    "        if 'n' in frame.f_locals:\n            return frame.f_locals['n'] ** 2\n        frame = frame.f_back",
-    "frames of a traceback": "def square(x):\n    try:\n        1 / 0\n    except ZeroDivisionError as error:\n"
-    "        frame = error.__traceback__.tb_frame\n    while frame:\n        if 'token' in frame.f_locals:\n"
-    "            return 4\n        frame = frame.f_back\n    return 0",
-    "frames of a generator": "def square(x):\n    made = (n for n in [1])\n    return made.gi_frame.f_back",
-    "frames by the collector": "import gc\ndef square(x):\n    return [held for held in gc.get_objects()] and 0",
-    "trace function": "import sys\nsys.settrace(lambda *_: None)\n" + RIGHT,
-    "profile function": "import sys\nsys.setprofile(lambda *_: None)\n" + RIGHT,
-    "audit hook": "import sys\nseen = []\nsys.addaudithook(lambda *event: seen.append(event))\n"
-    "def square(x):\n    return seen[0] and x * x",
-    "raw memory": "import ctypes\nctypes.string_at(id(0), 9)\n" + RIGHT,
-    "globals of the stream": "import sys\nnames = type(sys.stdout).write.__globals__\nfor name in list(names):\n"
-    "    names[name] = lambda *_: 'passed'\n" + NOTHING,
-    "stream that returns fields": "import sys\ntype(sys.stdout).getvalue = lambda *_: 'a\\0passed\\0\\0'\n"
-    + NOTHING,
-    "own os.write": "import os\nos.write = lambda *_: 0\nos._exit = lambda *_: None\n" + NOTHING,
-    "module of the tests": "import sys\nsys.modules['__main__'].check = print\n" + NOTHING,
-    "says that it has passed": "raise AssertionError('passed')",
-    "returns a generator": "def square(x):\n    yield x * x",
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that programs must not change. They leave no files and no processes."""
+    scratch, folder = tmp_path / "scratch", tmp_path / "outside"
+    scratch.mkdir()
+    folder.mkdir()
+    canary = folder / "canary"
+    canary.write_text("untouched")
+    os.chmod(folder, 0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    yield folder
+    assert (canary.read_text(), canary.stat().st_mode & 0o777) == ("untouched", 0o644)
+    assert [path.name for path in folder.iterdir()] == ["canary"]
+    assert list(scratch.iterdir()) == []
+    assert not Path("/dev/shm/runner_attack").exists()
+    deadline = time.monotonic() + 30
+    while list_processes_in(scratch):  # a killed process ends a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def list_processes_in(folder: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd").startswith(str(folder)):
+                found.append(process.name)
+        except OSError:
+            continue  # it has ended, or belongs to another user
+    return found
+
+
+ATTACKS = {
+    "machine": hostile.MACHINE,
+    "exit": hostile.EXITS,
+    "forged": hostile.FORGED,
+    "waiting": hostile.WAITING,
 }
+HOSTILE = [(group, name) for group, programs in ATTACKS.items() for name in programs]
+
+
+def attack(name: str, program: str, sandbox: Sandbox, outside: Path, tests: str = TESTS) -> TestOutcome:
+    program = program.replace("{canary}", str(outside / "canary")).replace("{outside}", str(outside))
+    if name in hostile.WAITING:
+        sandbox = Sandbox(replace(sandbox.limits, seconds=4))
+    return run(sandbox, program, tests)
+
+
+def test_there_are_enough_hostile_programs() -> None:
+    programs = [*(ATTACKS[group][name] for group, name in HOSTILE), *hostile.NUMPY.values()]
+    assert len({*programs}) + len(hostile.RAW_CALLS) >= 250
+    assert len({*programs}) >= 200
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(12)
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_programs_do_not_pass_and_change_nothing(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    canary.write_text("untouched")
-    os.chmod(tmp_path, 0o777)
-    program = HOSTILE[name].replace("{canary}", str(canary)).replace("{outside}", str(tmp_path))
-    tested = run_program_with_tests(sandbox, program, TESTS, ("square",))
-    assert tested.outcome is not PASSED
-    assert canary.read_text() == "untouched"
-    assert [path.name for path in tmp_path.iterdir()] == ["canary"]
+@pytest.mark.sampled(32)
+@pytest.mark.parametrize(("group", "name"), HOSTILE, ids=lambda text: text)
+def test_hostile_programs_do_not_pass_and_change_nothing(
+    group: str, name: str, sandbox: Sandbox, outside: Path
+) -> None:
+    assert attack(name, ATTACKS[group][name], sandbox, outside) is not PASSED
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", hostile.NUMPY)
+def test_hostile_programs_do_not_pass_tests_with_numpy(name: str, sandbox: Sandbox, outside: Path) -> None:
+    assert attack(name, hostile.NUMPY[name], sandbox, outside, hostile.NUMPY_TESTS) in (FAILED, ERROR)
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", hostile.RAW_CALLS)
+def test_the_kernel_refuses_other_system_calls(name: str, sandbox: Sandbox) -> None:
+    if platform.machine() != "x86_64" or "seccomp" not in sandbox.detect_protections():
+        pytest.skip("needs seccomp, and the call numbers of x86_64")
+    outcome = sandbox.run_program(hostile.RAW_PROGRAM.format(call=hostile.RAW_CALLS[name]))
+    assert (outcome.answer, outcome.why) == (None, "it assigns nothing to `answer`")
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_other_programs_of_a_batch_are_judged_right_beside_hostile_ones(
+    sandbox: Sandbox, outside: Path
+) -> None:
+    """A right and a wrong program after each attack, four at once."""
+    wrong = "def square(x):\n    return x + x\n"
+    short = [(group, name) for group, name in HOSTILE if group != "waiting"]
+    with ThreadPoolExecutor(4) as threads:
+        judged = [
+            (
+                name,
+                threads.submit(attack, name, ATTACKS[group][name], sandbox, outside),
+                threads.submit(run, sandbox, RIGHT),
+                threads.submit(run, sandbox, wrong),
+            )
+            for group, name in short
+        ]
+    outcomes = [(name, *(each.result() for each in running)) for name, *running in judged]
+    assert [name for name, hostile_outcome, *_ in outcomes if hostile_outcome is PASSED] == []
+    assert {others for _, _, *others in map(tuple, outcomes) for others in [tuple(others)]} == {
+        (PASSED, FAILED)
+    }
 
 
 def test_a_program_that_is_too_long_is_refused(sandbox: Sandbox) -> None:
@@ -201,4 +199,4 @@ def test_without_a_protection_of_the_kernel_programs_still_have_their_outcomes(m
     assert run(sandbox, RIGHT) is PASSED
     assert run(sandbox, OUTCOMES["wrong"][0]) is FAILED
     assert run(sandbox, OUTCOMES["file"][0]) is REFUSED
-    assert run(sandbox, HOSTILE["equal to everything"]) is ERROR
+    assert run(sandbox, hostile.FORGED["equal to everything"]) is ERROR

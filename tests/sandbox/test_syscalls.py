@@ -43,7 +43,10 @@ def test_only_what_is_listed_passes(machine: str, imports: bool) -> None:
     column, architecture = syscalls.ARCHITECTURES[machine]
     program = syscalls.build_seccomp_filters(machine)[0 if imports else 1]
     listed = {
-        pair[column] for pair in (syscalls.ALLOWED | (syscalls.BY_PATH if imports else {})).values()
+        pair[column]
+        for pair in (
+            syscalls.ALLOWED | (syscalls.BY_PATH | syscalls.SIGNAL_HANDLERS if imports else {})
+        ).values()
     } - {None}
     special = {syscalls.FCNTL[column], *(pair[column] for pair, _ in syscalls.ANSWERED.values())}
     special |= {syscalls.PRCTL[column]} if imports else set()
@@ -76,7 +79,10 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
     found = re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", HEADERS[machine].read_text())
     kernel = {name: int(number) for name, number in found}
     kernel.setdefault("newfstatat", kernel.get("fstatat", -1))
-    ours = {name: pair[column] for name, pair in (syscalls.ALLOWED | syscalls.BY_PATH).items()}
+    ours = {
+        name: pair[column]
+        for name, pair in (syscalls.ALLOWED | syscalls.BY_PATH | syscalls.SIGNAL_HANDLERS).items()
+    }
     ours |= {name: numbers[column] for name, (numbers, _) in syscalls.ANSWERED.items()}
     ours |= {"fcntl": syscalls.FCNTL[column], "prctl": syscalls.PRCTL[column]}
     assert {name: number for name, number in ours.items() if number is not None} == {

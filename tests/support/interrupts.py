@@ -34,6 +34,19 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda it: int(it["index"]))
 
 
+def kill_when(condition: Callable[[], bool], folder: Path, words: Sequence[str]) -> None:
+    """Start a job in a folder, and end it by SIGKILL as soon as the condition holds. It has no result then."""
+    process = warm_process.popen(
+        [sys.executable, "-m", "runner", *words, f"output_dir={folder}"],
+        cwd=folder.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(condition)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=200)
+    for result in folder.glob("jobs/*/result.json"):
+        result.unlink()  # the job was quicker than the signal
+
+
 def has_grown(folder: Path, log: str, before: list[dict[str, Any]]) -> Callable[[], bool]:
     """Return what says whether a file of a job has got new lines."""
     return lambda: len(of_job(folder, log)) > len(before)

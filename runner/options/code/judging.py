@@ -20,6 +20,8 @@ NO_PROGRAM = "no_program"
 OUTCOMES = (*(outcome.value for outcome in TestOutcome), NO_PROGRAM)
 CLOCK_FACTOR = 4  # a program that waits, or shares its core, gets so many times its CPU time
 
+PRINTED_KIB = 1024  # many tests call a function that prints
+
 
 def count_parallel_programs() -> int:
     """Return how many programs may run at once. One core stays free for decoding."""
@@ -27,7 +29,7 @@ def count_parallel_programs() -> int:
 
 
 def create_program_limits(timeout_s: int, memory_mib: int) -> SandboxLimits:
-    return SandboxLimits(CLOCK_FACTOR * timeout_s, timeout_s, memory_mib)
+    return SandboxLimits(CLOCK_FACTOR * timeout_s, timeout_s, memory_mib, printed_kib=PRINTED_KIB)
 
 
 class CodeJudge(AbstractContextManager["CodeJudge"]):
@@ -80,7 +82,12 @@ class CodeJudge(AbstractContextManager["CodeJudge"]):
         with self._lock:
             if (index, program) not in self._started:
                 self._started[index, program] = self._threads.submit(
-                    run_program_with_tests, self.sandbox, program, problem.tests, problem.names
+                    run_program_with_tests,
+                    self.sandbox,
+                    program,
+                    problem.tests,
+                    problem.names,
+                    problem.functions,
                 )
             return self._started[index, program]
 

@@ -36,6 +36,12 @@ class CodeProblem:
     shown_tests: str = ""  # that the prompt contains
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        """The names that are functions in the solution."""
+        body = ast.parse(self.solution).body
+        return tuple(node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    @property
     def preamble(self) -> str:
         """What stands before the function in the prompt: imports and helper functions."""
         return "" if self.is_described else split_prompt(self.prompt, self.entry_point)[0]

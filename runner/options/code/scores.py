@@ -39,18 +39,21 @@ def build_outcome_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def compute_pass_at_k(
-    samples: Sequence[Sample], num_samples: int
+    num_solved: Sequence[int], num_samples: int
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return pass@k for k = 1, 2, 4 …, as metrics and as table rows with 95 % intervals."""
+    """Return pass@k for k = 1, 2, 4 …, as metrics and as table rows with 95 % intervals.
+
+    `num_solved` has the number of right answers to each problem.
+    """
     if num_samples == 1:
         return {}, []
     metrics: dict[str, float] = {"answers_each": num_samples}
     rows = []
     # programs do not vote
-    counts = [VoteCounts((), (), num_samples, sample.count_correct_answers[0]) for sample in samples]
+    counts = [VoteCounts((), (), num_samples, solved) for solved in num_solved]
     for k in reported_answer_counts(num_samples):
         values = [each.estimate_pass_at_k(k) for each in counts]
         low, high = accuracy_interval(values, [None] * len(values))
-        metrics[f"pass_at_k/{k}"] = fmean(values)
+        metrics |= {f"pass_at_k/{k}": fmean(values), f"pass_at_k_low/{k}": low, f"pass_at_k_high/{k}": high}
         rows.append({"k": k, "pass@k": fmean(values), "low": low, "high": high})
     return metrics, rows

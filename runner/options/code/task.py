@@ -94,7 +94,8 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     ]
     with CodeJudge(dict(enumerate(inputs.problems)), task.samples, sandbox) as judge:
         done = collect_answers(requests, context, judge, policies, unit="problems")
-    pass_at_k, rows = compute_pass_at_k(done.samples, task.samples)
+    num_solved = [sample.count_correct_answers[0] for sample in done.samples]
+    pass_at_k, rows = compute_pass_at_k(num_solved, task.samples)
     scores = score_included_samples(done.samples)
     result = Result(
         scores | count_outcomes(done.samples) | pass_at_k | done.metrics,

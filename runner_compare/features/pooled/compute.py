@@ -114,9 +114,17 @@ def choose_question_set_names(question_sets: Sequence[QuestionSet]) -> list[str]
     ):
         # lm-eval's own name of a task says more than its group
         places = [position for position in places if position != 0]
+    for count in range(1, len(places)):
+        if len({tuple(each[position] for position in places[:count]) for each in question_sets}) == len(
+            {*question_sets}
+        ):
+            places = places[:count]
+            break
     return [
         " ".join(
-            str(question_set[position]) for position in places or [0] if question_set[position] is not None
+            str(question_set[position])
+            for position in places or [0]
+            if question_set[position] not in (None, "null")
         )
         for question_set in question_sets
     ]

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from runner_compare.features.pooled.compute import SET_KEYS, choose_question_set_names
 from runner_compare.statistics import (
     ALPHA,
     Finding,
@@ -204,3 +205,20 @@ def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"
     assert (needed(0.05, ALPHA, 0.9) or 0) > count
     assert plan_pooled_questions_for_margin([small, large], 1e-4) is None
+
+
+def test_sets_of_different_tasks_are_named_by_their_tasks() -> None:
+    """Settings that differ too, such as the split or the limit, are not needed."""
+    rest = (None,) * (len(SET_KEYS) - 3)
+    code, instructions = (
+        ("code", "code", "test", "null", *rest),
+        ("instructions", "instructions", "train", "66", *rest),
+    )
+    other_split = ("code", "code", "train", "null", *rest)
+    assert choose_question_set_names([code, instructions]) == ["code", "instructions"]
+    assert choose_question_set_names([code, other_split]) == ["test", "train"]
+    assert choose_question_set_names([code, other_split, instructions]) == [
+        "code test",
+        "code train",
+        "instructions train",
+    ]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
+from interrupts import answers as recorded_answers
+from interrupts import kill_when
 from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
+from traced import traces_of
 
 from runner.config.root import RunnerConfig
 from runner.options.code import task as code
@@ -77,7 +74,7 @@ def test_each_outcome_is_counted_and_recorded(make_config: Make, recorder: Recor
             "```python\nopen('/etc/passwd')\n```\n```python\nopen('/etc/passwd')\ndef merge_intervals(x):\n    pass\n```",
             STOP,
         ),
-        ("```python\nprint('x' * 10 ** 6)\ndef to_roman(number):\n    pass\n```", STOP),
+        ("```python\nprint('x' * 10 ** 7)\ndef to_roman(number):\n    pass\n```", STOP),
     ]
     config = make_job(make_config, limit=9, timeout_s=1)
     result = work(code, config, recorder, Scripted(dict(enumerate(bodies))))
@@ -187,37 +184,81 @@ def test_jobs_are_judged_again_and_compared_and_gated(
     assert runner("gate", *reversed(folders), "--margin", "5", module="runner_compare").code == 0
 
 
+def write_problems(path: Path, tests: list[str]) -> str:
+    """Write a problem for each test, and return the override that names the file."""
+    row = {"entry_point": "f", "canonical_solution": "    return x * x\n"}
+    rows = [
+        row | {"task_id": str(number), "prompt": f'def f(x):\n    """Problem {number}."""\n', "test": test}
+        for number, test in enumerate(tests)
+    ]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return f"task.data={path}"
+
+
+def answer_with(body: str) -> str:
+    text = quote(f"```python\ndef f(x):\n    return {body}\n```")
+    return f"model.answer={text}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+def test_pass_at_k_is_compared_bounded_by_the_gate_and_logged(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    tests = [f"def check(candidate):\n    assert candidate(3) == {found}\n" for found in [9] * 45 + [6] * 15]
+    data = write_problems(tmp_path / "data.jsonl", tests)
+    words = ["task=code", "model=stub", "print=json", "generation=sampling", "task.samples=2", data]
+    right = runner(*words, answer_with("x * x"), "tracking=none")
+    worse = runner(*words, answer_with("x + x"), "tracking.traces=true")
+    metrics = worse.json()["metrics"]
+    assert (
+        0.1 < metrics["pass_at_k_low/2"] < metrics["pass_at_k/2"] == 0.25 < metrics["pass_at_k_high/2"] < 0.4
+    )
+    baseline = f"job_id={right.json()['job_id']}"
+    compared = runner(
+        "--baseline", baseline, "--metric", "pass@2", "--format", "json", module="runner_compare"
+    )
+    (found,) = (row["number"] for row in json.loads(compared.out)["tables"][0]["rows"] if "number" in row)
+    assert (found["measure"], found["difference"], found["finding"]) == ("number:pass@2", -0.5, "worse")
+    folders = [f"outputs/jobs/{done.json()['job_id']}" for done in (right, worse)]
+    for limit, exit_code in (("--max=pass_at_k/2=0.5", 0), ("--min=pass_at_k/2=0.5", 1)):
+        gate = runner("gate", *folders, limit, module="runner_compare")
+        assert gate.code == exit_code, (limit, gate.out, gate.err)
+    correct = [
+        it.value
+        for trace in traces_of(tmp_path, worse)
+        for it in trace.info.assessments
+        if it.name == "correct"
+    ]
+    assert correct == [0] * 45 + [1] * 15
+
+
+SLOW_TESTS = "import time\n\ndef check(candidate):\n    time.sleep(0.4)\n    assert candidate(2) == 4\n"
+
+
 @pytest.mark.thorough
 @pytest.mark.slow
-def test_a_job_that_was_killed_goes_on(
-    tmp_path: Path, runner: Callable[..., Any], answers: dict[str, str]
+@pytest.mark.parametrize("moment", ["load", "middle", "programs", "result"])
+def test_a_killed_job_resumes_with_the_same_result(
+    tmp_path: Path, runner: Callable[..., Any], moment: str
 ) -> None:
-    """A real process and a real SIGKILL between two answers."""
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        *STUB,
-        answers["worse"],
-        "model.delay_s=2",
-        "generation.batch_size=4",
-    ]
-    process = warm_process.popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    give_up_at = time.monotonic() + 120
+    """It is killed before the first answer, between two answers, while programs run, or before the result."""
+    data = write_problems(tmp_path / "data.jsonl", [SLOW_TESTS] * 12)
+    words = [*STUB, answer_with("x * x"), data, "generation.batch_size=2"]
+    whole = runner(*words, f"output_dir={tmp_path}/whole").json()
+    killed = tmp_path / "killed"
+    delay = {"load": "5", "middle": "1"}.get(moment, "0")
+    counts = {"load": 0, "middle": 4, "programs": 2, "result": 12}
 
-    def count_lines() -> int:
-        return sum(
-            len(path.read_text().splitlines()) for path in tmp_path.glob("outputs/jobs/*/samples.jsonl")
-        )
+    def is_reached() -> bool:
+        return bool([*killed.glob("jobs/*/config.yaml")]) and len(recorded_answers(killed)) >= counts[moment]
 
-    while count_lines() < 4:
-        assert time.monotonic() < give_up_at
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = count_lines()
-    assert before < 20
-    result = runner(*STUB, answers["worse"], "generation.batch_size=4").json()
-    assert result["metrics"]["correct"] == 5
-    assert count_lines() == 20
+    kill_when(is_reached, killed, [*words, f"model.delay_s={delay}"])
+    assert counts[moment] <= len(recorded_answers(killed)) <= (12 if moment == "result" else 11)
+    resumed = runner(*words, f"output_dir={killed}").json()
+    assert recorded_answers(killed) == recorded_answers(tmp_path / "whole")
+    assert resumed["metrics"]["programs/passed"] == 12
+    names = [name for name in whole["metrics"] if "programs" in name or "accuracy" in name]
+    assert {name: resumed["metrics"][name] for name in names} == {
+        name: whole["metrics"][name] for name in names
+    }

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
-from grids import wait_for
-from interrupts import answers
+from interrupts import answers, kill_when
+from traced import traces_of
 
 from runner.options.instructions.generated_prompts import generate_prompts
 from runner.options.instructions.judging import check_response
@@ -60,6 +56,23 @@ def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
     assert gate.code == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+def test_a_grid_of_two_quantizations_is_gated_and_logged(runner: Run, tmp_path: Path) -> None:
+    """Real models with a low accuracy, so that the gate asks for more or easier questions."""
+    words = ("task=instructions", "task.limit=44", "generation.max_new_tokens=16", "print=json")
+    gate = ("gate.baseline=quantization=none", "gate.margin=50")
+    done = runner("-m", "quantization=none,fp4", *words, *gate)
+    assert (done.code, done.json()["candidates"][0]["verdict"]) == (3, "ASK"), done.err
+    for limit, code in (("--max=prompt_loose_accuracy=0.9", 0), ("--min=accuracy=0.99", 1)):
+        found = runner("gate", "quantization=none", "--grid", "last", limit, module="runner_compare")
+        assert found.code == code, (limit, found.out, found.err)
+    single = runner("quantization=fp4", *words, "tracking.traces=true")
+    traces = traces_of(tmp_path, single)
+    correct = [it.value for trace in traces for it in trace.info.assessments if it.name == "correct"]
+    assert len(correct) == 44
+    assert sum(correct) / 44 == single.json()["metrics"]["accuracy"]
+
+
 def test_another_limit_and_other_clusters_are_judged_without_decoding(runner: Run) -> None:
     words = (*SINGLE, f"model.answer='{MANY}'", "print=json", "tracking=none")
     first = samples_of(runner(*words))
@@ -85,23 +98,41 @@ def test_a_job_without_its_result_is_judged_again_from_its_samples(runner: Run) 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("count", [1, 8, 19])
-def test_a_killed_job_resumes_with_the_same_samples(runner: Run, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [None, 1, 8, 19, 24], ids=["load", "first", "middle", "late", "result"])
+def test_a_killed_job_resumes_with_the_same_result(runner: Run, tmp_path: Path, count: int | None) -> None:
+    """It is killed while the model loads, between two answers, or after the last one and before the result."""
     words = ["task=instructions", "task.limit=24", "generation.max_new_tokens=24", "generation.batch_size=2",
              "model.dtype=float32", "tracking=none"]  # fmt: skip
-    whole = samples_of(runner(*words, "print=json", f"output_dir={tmp_path}/whole"))
-    process = warm_process.popen(
-        [sys.executable, "-m", "runner", *words, f"output_dir={tmp_path}/killed"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(lambda: len(answers(tmp_path / "killed")) >= count)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=200)
-    assert count <= len(answers(tmp_path / "killed")) < 24
-    resumed = samples_of(runner(*words, "print=json", f"output_dir={tmp_path}/killed"))
-    assert [(sample.answer, sample.gold) for sample in resumed] == [
-        (sample.answer, sample.gold) for sample in whole
+    whole = runner(*words, "print=json", f"output_dir={tmp_path}/whole")
+    killed = tmp_path / "killed"
+
+    def is_reached() -> bool:
+        if count is None:
+            return bool([*killed.glob("jobs/*/config.yaml")])
+        return len(answers(killed)) >= count
+
+    kill_when(is_reached, killed, words)
+    assert (count or 0) <= len(answers(killed)) <= (24 if count == 24 else 23)
+    resumed = runner(*words, "print=json", f"output_dir={killed}")
+    assert [(sample.answer, sample.gold) for sample in samples_of(resumed)] == [
+        (sample.answer, sample.gold) for sample in samples_of(whole)
     ]
+    names = [name for name in whole.json()["metrics"] if "accuracy" in name or "degenerate" in name]
+    assert len(names) >= 12
+    assert {name: resumed.json()["metrics"][name] for name in names} == {
+        name: whole.json()["metrics"][name] for name in names
+    }
+
+
+def test_other_kinds_are_judged_without_decoding(runner: Run) -> None:
+    words = (*SINGLE, f"model.answer='{MANY}'", "print=json", "tracking=none")
+    runner(*words)
+    fewer = runner(*words, "task.exclude_kinds=[punctuation:no_comma]").json()
+    samples = [
+        json.loads(line) for line in Path(fewer["output_dir"], "samples.jsonl").read_text().splitlines()
+    ]
+    assert fewer["metrics"]["instructions"] == 220
+    assert not any("no_comma" in sample["gold"] for sample in samples)
 
 
 def test_a_plan_names_prompts_instructions_and_kinds(runner: Run) -> None:
