@@ -143,11 +143,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for task in options.tasks:
         work = build_work(task, options.prompts, options.data)
+        chats = [[{"role": "user", "content": message}] for message in work.messages]
         texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-            )
-            for message in work.messages
+            str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            for chat in chats
         ]
         ids = [tokenizer(text)["input_ids"] for text in texts]
         job = Job("stream", str(folder), options.dtype, ids, [options.new_tokens] * len(ids), None)

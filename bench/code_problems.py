@@ -103,7 +103,7 @@ def factorial(number: int) -> int:
 
 def distance(first: list[float], second: list[float]) -> float:
     """Return the distance of two points."""
-    return sum((a - b) ** 2 for a, b in zip(first, second)) ** 0.5  # noqa: B905
+    return float(sum((a - b) ** 2 for a, b in zip(first, second)) ** 0.5)  # noqa: B905
 
 
 def count_vowels(text: str) -> int:

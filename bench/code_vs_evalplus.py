@@ -63,8 +63,9 @@ def judge_by_evalplus(
 ) -> Any:
     """Return EvalPlus's inputs, outputs and verdicts."""
     with tempfile.TemporaryDirectory() as folder:
+        answer_path = Path(folder, "answer.json")
         request = {
-            "answer": str(Path(folder, "answer.json")),
+            "answer": str(answer_path),
             "num_plus": num_plus,
             "threads": len(os.sched_getaffinity(0)),
             "problems": [
@@ -88,7 +89,7 @@ def judge_by_evalplus(
         subprocess.run(
             [python, str(side)], input=json.dumps(request), text=True, check=True, stdout=subprocess.DEVNULL
         )
-        return json.loads(Path(request["answer"]).read_text())
+        return json.loads(answer_path.read_text())
 
 
 def write_record(

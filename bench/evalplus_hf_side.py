@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import torch
-from evalplus.provider.hf import HuggingFaceDecoder
+from evalplus.provider.hf import HuggingFaceDecoder  # type: ignore[import-not-found]
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # `typing` would double the imports
 
 _ONLY_AST = 0x400
 _PACKAGES = ("numpy",)  # the packages besides the standard library that tests may import
+_LATE_PARTS = ("random", "fft", "polynomial", "ma")  # that numpy imports at their first use
 _HIDDEN_MODULES = (
     "ctypes",
     "_ctypes",
@@ -63,10 +64,11 @@ _HARMLESS_METHODS = frozenset(
 # Classes that compare by their content. Deleting a plain object runs no code of the program.
 _SCALARS = (int, float, complex, bool, str, bytes, type(None), range)
 _PLAIN_CLASSES = (*_SCALARS, list, tuple, dict)
-_COMPARABLE_CLASSES = (object, set, frozenset, bytearray, type, type({}.keys()))
+_COMPARABLE_CLASSES: tuple[type, ...] = (object, set, frozenset, bytearray, type, type({}.keys()))
 _COMPARABLE_NAMES = {
     "collections": ("deque", "OrderedDict", "defaultdict", "Counter"),
     "fractions": ("Fraction",),
+    "numbers": ("Number", "Complex", "Real", "Rational"),
     "decimal": ("Decimal",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "array": ("array",),
@@ -81,12 +83,13 @@ def compile_tests(tests: str, syntax_tree: Any) -> CodeType:
     return compile(tests, "<tests>", "exec", dont_inherit=True)
 
 
-def import_packages(module_names: Any) -> None:
-    """Import numpy if the program or the tests name it. Its path cannot be read later."""
+def import_packages(module_names: Any, text: str) -> None:
+    """Import numpy, with the parts that the text names. Its path cannot be read later."""
     import os
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads are refused
-    for name in module_names:
+    parts = [f"numpy.{part}" for part in _LATE_PARTS if f".{part}" in text]
+    for name in [*module_names, *parts]:
         if name.partition(".")[0] in _PACKAGES:
             try:
                 __import__(name)
@@ -239,7 +242,8 @@ def _make_value_check() -> Any:
     for module, names in _COMPARABLE_NAMES.items():
         comparable += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
     # each with a function that lists what it contains, which a subclass cannot replace
-    containers: list[Any] = [(cls, cls.__iter__) for cls in (list, tuple, set, frozenset, type({}.keys()))]
+    containers: list[Any] = [(list, list.__iter__), (tuple, tuple.__iter__), (set, set.__iter__)]
+    containers += [(frozenset, frozenset.__iter__), (type({}.keys()), type({}.keys()).__iter__)]
     for cls in comparable:
         if cls.__name__ == "deque":
             containers.append((cls, cls.__iter__))

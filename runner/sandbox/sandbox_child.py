@@ -94,7 +94,7 @@ def main() -> None:
         test_modules = [*find_imports(compile(job["tests"], "<tests>", "exec", _ONLY_AST))]
         tests = tested["compile_tests"](job["tests"], tree)
         if job["packages"]:
-            tested["import_packages"]([*find_imports(tree)])
+            tested["import_packages"]([*find_imports(tree)], f"{texts[0]}\n{job['tests']}")
     if code is not None:
         if "seccomp" in held and import_modules_and_block_files(tree, libc, job["filters"][1]):
             held.append("paths")

@@ -58,6 +58,26 @@ OUTCOMES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("from fractions import Fraction\ndef square(x):\n    return Fraction(x * x)", "assert square(2) == 4"),
+        ("from collections import Counter\ndef square(x):\n    return Counter(x)", "assert square('aa') == {'a': 2}"),
+        ("def square(x):\n    return {x: 1}.keys()", "assert square(2) == {2}"),
+        ("def square(x):\n    yield from range(x)", "assert [*square(2)] == [0, 1]"),
+        ("def square(x):\n    x.append(3)", "a = [1]\nsquare(a)\nassert a == [1, 3]"),
+        ("from typing import NamedTuple\nclass P(NamedTuple):\n    a: int\ndef square(x):\n    return P(x)",
+         "assert square(2) == (2,)"),
+        ("import numpy as np\ndef square(x):\n    return np.random.default_rng(0).random() * 0 + x * x",
+         "assert square(2) == 4"),
+        ("class P:\n    def __eq__(self, o):\n        return True\n    def __hash__(self):\n        return 1\n"
+         "def square(x):\n    return len({*x})", "assert square([P(), P()]) == 1"),
+    ],
+)  # fmt: skip
+def test_values_of_all_usual_kinds_may_be_returned(program: str, tests: str, sandbox: Sandbox) -> None:
+    assert run_program_with_tests(sandbox, program + "\n", tests + "\n").outcome is PASSED
+
+
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_each_program_has_its_outcome(name: str, sandbox: Sandbox) -> None:
     program, outcome = OUTCOMES[name]
@@ -177,11 +197,11 @@ def test_other_programs_of_a_batch_are_judged_right_beside_hostile_ones(
             )
             for group, name in short
         ]
-    outcomes = [(name, *(each.result() for each in running)) for name, *running in judged]
+    outcomes = [
+        (name, attacked.result(), right.result(), other.result()) for name, attacked, right, other in judged
+    ]
     assert [name for name, hostile_outcome, *_ in outcomes if hostile_outcome is PASSED] == []
-    assert {others for _, _, *others in map(tuple, outcomes) for others in [tuple(others)]} == {
-        (PASSED, FAILED)
-    }
+    assert {(right, other) for *_, right, other in outcomes} == {(PASSED, FAILED)}
 
 
 def test_a_program_that_is_too_long_is_refused(sandbox: Sandbox) -> None:
