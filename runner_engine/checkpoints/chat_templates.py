@@ -73,6 +73,6 @@ def check_template_supports_tools(template: str, model_name: str) -> None:
     if not template_supports_tools(template):
         raise ConfigError(
             f"the chat template of model.name={model_name} does not support tools. "
-            "Use task.tool_placement=system (task=tools) to put the tools into the system message, as JSON",
+            "Use task.tool_placement=system to put the tools into the system message, as JSON",
             code="unsupported",
         )

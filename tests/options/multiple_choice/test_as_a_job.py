@@ -73,24 +73,30 @@ def test_another_limit_and_metric_are_judged_without_scoring_again(runner: Run) 
     ]
 
 
-def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
-    questions = load_choice_questions(MultipleChoiceConfig(limit=240)).questions
+def run_three_answers(runner: Run, limit: int) -> None:
+    chosen = f"model.answer='{SAID_A}','{SAID_B}','{ALIKE}'"
+    words = ("model=stub", "task=multiple_choice", "task.scoring=generation", f"task.limit={limit}")
+    assert runner("-m", *words, chosen, "print=none", "tracking=none").code == 0
+
+
+def test_answers_are_paired_by_question(runner: Run) -> None:
+    questions = load_choice_questions(MultipleChoiceConfig(limit=80)).questions
     right = [question.gold_letters for question in questions]
     won, lost = right.count("B"), right.count("A")
-    chosen = f"model.answer='{SAID_A}','{SAID_B}','{ALIKE}'"
-    words = ("model=stub", "task=multiple_choice", "task.scoring=generation", "task.limit=240")
-    assert runner("-m", *words, chosen, "print=none", "tracking=none").code == 0
-    named = f"model.answer='{SAID_A}'"
-    done = runner("--baseline", named, "--format", "json", module="runner_compare")
+    run_three_answers(runner, 80)
+    done = runner("--baseline", f"model.answer='{SAID_A}'", "--format", "json", module="runner_compare")
     rows = [row for row in json.loads(done.out)["tables"][0]["rows"] if row["comparison"]]
     found = {row["config"]["model.answer"]: row["comparison"] for row in rows}
     assert (found[SAID_B]["wins"], found[SAID_B]["losses"]) == (won, lost)
-    assert found[SAID_B]["difference"] == pytest.approx((won - lost) / 240)
-    assert (found[ALIKE]["wins"], found[ALIKE]["losses"], found[ALIKE]["finding"]) == (
-        0,
-        0,
-        "no difference shown",
-    )
+    assert found[SAID_B]["difference"] == pytest.approx((won - lost) / 80)
+    alike = found[ALIKE]
+    assert (alike["wins"], alike["losses"], alike["finding"]) == (0, 0, "no difference shown")
+
+
+@pytest.mark.thorough
+def test_the_gate_passes_equal_verdicts_alone(runner: Run) -> None:
+    named = f"model.answer='{SAID_A}'"
+    run_three_answers(runner, 240)
     assert runner("pack", named, "-o", "base.runner.gz", module="runner_compare").code == 0
     gate = runner("gate", "base.runner.gz", "outputs", "--json", "--margin", "5", module="runner_compare")
     verdicts = {candidate["name"]: candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]}
