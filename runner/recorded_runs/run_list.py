@@ -41,7 +41,8 @@ def load_store_runs(
 ) -> list[Run]:
     """Return the runs of an MLflow store, newest first, with failed runs at the end.
 
-    A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
+    A job that ran twice occurs twice, and each run has its earlier runs. A result that a later grid logged
+    again is no earlier run. With `job_ids`, only runs
     of these jobs and of the grid.
     """
     with convert_store_errors(read_error_message):
@@ -53,9 +54,16 @@ def load_store_runs(
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
         older = by_job.setdefault(run.job_id, [])
-        run.earlier = older[::-1]
-        older.append(run)
+        run.earlier = [other for other in older[::-1] if not _is_logged_again(run, other)]
+        if len(run.earlier) == len(older):
+            older.append(run)
     return runs
+
+
+def _is_logged_again(run: Run, other: Run) -> bool:
+    """Return whether two MLflow runs hold the same result. Two executions never take equally long."""
+    seconds = run.metrics.get("seconds")
+    return seconds is not None and seconds == other.metrics.get("seconds")
 
 
 def load_folder_and_mlflow_runs(

@@ -118,8 +118,8 @@ LINES = (
         + _interval_template("accuracy_uncut"),
     ),
     TableLine(
-        "calls",
-        "{calls_per_scenario} per scenario, {failed_calls_per_scenario} failed   {turns_per_scenario} answers",
+        "tool calls",
+        "{calls_per_scenario} per scenario ({failed_calls_per_scenario} failed), in {turns_per_scenario} answers",
     ),
     TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
     *(
@@ -206,11 +206,11 @@ LINES = (
     ),
     TableLine("chance", "{chance} (a random choice)"),
     TableLine(
-        "choices by",
+        "accuracy by",
         "log-likelihood (acc) {acc} · per character (acc_norm) {acc_norm} · per byte (acc_bytes) {acc_bytes}",
         unless_zero="chance",
     ),
-    TableLine("right choices", "{gold_probability} probable" + _interval_template("gold_probability")),
+    TableLine("gold choice", "mean probability {gold_probability}" + _interval_template("gold_probability")),
     TableLine(
         "letters",
         "{letters/whole} at the beginning · {letters/stated} stated · {letters/only_letter} by the only letter · "

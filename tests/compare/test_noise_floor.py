@@ -116,3 +116,15 @@ def test_a_real_model_gives_equal_answers_in_batches_of_any_size_and_again(
     assert (floor["changed"], floor["questions"], floor["changed_texts"]) == (0, 24, 0)
     assert len(floor["repeats"]) == 2, "another batch size, and the same job again"
     assert base["metrics"]["batch_invariant"] == 1
+
+
+@pytest.mark.slow  # grids are processes
+def test_a_result_that_a_second_grid_logs_again_is_no_second_run(runner: Callable[..., Any]) -> None:
+    words = ("model=stub", "task.limit=4", "task.cluster=null", "print=none")
+    for limits in ("256,2", "256,3"):
+        assert runner("-m", *words, f"generation.max_new_tokens={limits}").code == 0
+    gate = ("gate", "generation.max_new_tokens=256", "--margin", "2", "--json")
+    assert runner(*gate, module="runner_compare").json()["noise_floors"] == []
+    runner(*words, "generation.max_new_tokens=256", "rerun=all")
+    (floor,) = runner(*gate, module="runner_compare").json()["noise_floors"]
+    assert len(floor["repeats"]) == 1, "the control ran again"

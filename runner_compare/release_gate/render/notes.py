@@ -14,7 +14,8 @@ SIGNS = {">=": "≥", "<=": "≤"}
 def _describe_limit(key: str, value: float, sign: str, limit: float, low: float, high: float) -> str:
     numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
     interval = "" if low == high else f" [{numbers[1]}, {numbers[2]}]"
-    return f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}"
+    undecided = " (undecided)" if low < limit < high else ""
+    return f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}{undecided}"
 
 
 def _describe_no_interval(key: str, value: float, sign: str, limit: float, why: str) -> str:

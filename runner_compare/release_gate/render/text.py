@@ -12,6 +12,7 @@ from runner_compare.features.noise_floor.render import format_noise_floors
 from runner_compare.features.recovery.render.text import CardSection
 from runner_compare.release_gate.render.notes import NOTES
 from runner_compare.release_gate.verdicts import (
+    POOLED,
     WORST_FIRST,
     CandidateVerdict,
     Check,
@@ -151,12 +152,18 @@ def name_verdict(check: Check) -> str:
 
 def describe_check(check: Check) -> str:
     """Describe the result of a check, without the measured difference."""
-    where = f"{check.panel}: " if check.panel else ""
+    where = f"{_describe_panel(check)}: " if check.panel else ""
     if check.tier is Tier.should:
         where = f"should, {where}" if where else "should: "
     if check.decision is None:
         return where + render_note(check.reason, NOTES)
     return where + "; ".join(_describe_margin(check))
+
+
+def _describe_panel(check: Check) -> str:
+    if check.panel != POOLED or check.decision is None:
+        return check.panel
+    return f"{check.panel}, {check.decision.n:,} {name_sample_unit(check.decision)}"
 
 
 def _describe_margin(check: Check) -> Iterator[str]:
@@ -165,7 +172,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
     assert decision.verdict is not None
     measure = f"{decision.measure}: " if decision.is_ratio else ""
     if decision.verdict is MarginVerdict.undecided and not check.is_decisive:
-        yield f"{measure}no loss of more than {format_margin(decision)} shown"
+        yield f"{measure}a loss of more than {format_margin(decision)} is possible, but not shown"
         return
     if decision.verdict is MarginVerdict.undecided:
         yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"

@@ -130,7 +130,9 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
 
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
-    message = "^task.repeat_index: only task=.*task=likelihood, .*task=recall, .* and task=tools .* another seed"
+    message = (
+        "^task.repeat_index: only task=.*task=likelihood, .*task=recall, .* and task=tools .* another seed"
+    )
     with pytest.raises(ConfigError, match=message), convert_config_errors():
         compose_job(["task=agents", "task.repeat_index=1"])
 
