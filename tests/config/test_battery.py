@@ -11,6 +11,7 @@ import pytest
 from raising import raises
 
 from runner.config.battery_sizes import DISAGREEMENT, NUM_TASKS, plan_battery_questions
+from runner.config.choices import CONF, list_choices
 from runner_base import ConfigError
 from runner_compare.statistics import McNemarTest, decide_comparisons
 from runner_compare.statistics.margins import MarginVerdict
@@ -42,17 +43,26 @@ def test_a_margin_without_points_gives_no_number(margin: Any) -> None:
 
 
 def test_a_plan_of_the_battery_lists_all_tasks(runner: Run, tmp_path: Path) -> None:
-    done = runner("-cn", "battery", "plan=quick", "tracking=none", "gate.margin=5", cwd=tmp_path)
+    each = plan_battery_questions(5)
+    groups = {"tools": 4, "recall": 10}
+    questions = {"likelihood": 200, "code": 20, "instructions": each, "gsm8k": each}
+    questions |= {task: number * plan_battery_questions(5, number) for task, number in groups.items()}
+    present = [task for task in questions if task in list_choices("task")]  # options may be taken away
+    chosen = f"task={','.join(f'battery/{task}' for task in present)}"
+    done = runner("-cn", "battery", "plan=quick", "tracking=none", "gate.margin=5", chosen, cwd=tmp_path)
     assert done.code == 0, done.err
     lines = [line for line in done.out.splitlines() if line.startswith(("  none", "  nf4"))]
-    tasks = ["likelihood", "code", "tools", "recall", "instructions", "gsm8k"]
-    assert [line.split()[1].rpartition("/")[2] for line in lines] == 2 * tasks
-    each = plan_battery_questions(5)
-    counts = [200, 20, 4 * plan_battery_questions(5, 4), 10 * plan_battery_questions(5, 10), each, each]
-    assert [int(re.findall(r"\d+", line.partition("yes")[2])[-1]) for line in lines] == 2 * counts
+    shown = [
+        (line.split()[1].rpartition("/")[2], int(re.findall(r"\d+", line.partition("yes")[2])[-1]))
+        for line in lines
+    ]
+    assert shown == 2 * [(task, questions[task]) for task in present]
+    battery = (CONF / "battery.yaml").read_text()
+    assert {*re.findall(r"battery/(\w+)", battery)} == {*questions}
 
 
 def test_a_margin_without_points_is_named(runner: Run, tmp_path: Path) -> None:
-    done = runner("-cn", "battery", "plan=quick", "tracking=none", "gate.margin=0.01nats", cwd=tmp_path)
+    words = ("plan=quick", "tracking=none", "task=battery/tools", "gate.margin=0.01nats")
+    done = runner("-cn", "battery", *words, cwd=tmp_path)
     assert done.code == 2
     assert done.err.splitlines()[-1].startswith("error: gate.margin=0.01nats: "), done.err

@@ -36,7 +36,11 @@ def studies() -> list[Path]:
 def is_possible(command: str) -> bool:
     """Whether all tasks and models of a command are here, and those of its study."""
     chosen = re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)", command)
-    studied = [ROOT / "experiments" / f"{name}.yaml" for name in re.findall(r" -cn (\w+)", command)]
+    names = re.findall(r" -cn (\w+)", command)
+    studied = [file for name in names if (file := ROOT / "experiments" / f"{name}.yaml").is_file()]
+    if "battery" in names:
+        tasks = re.findall(r"\bbattery/(\w+)", (ROOT / "conf" / "battery.yaml").read_text())
+        chosen += [("task", task) for task in tasks]
     return all(choice in list_choices(group) for group, choice in chosen) and all(map(_is_possible, studied))
 
 
