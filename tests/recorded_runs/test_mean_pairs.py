@@ -103,7 +103,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
     assert f"{100 * accuracies[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in out
     assert format_percentage_points(accuracies[0] - accuracies[1]) in out
-    assert "n = 60 × 8 answers" in out
+    assert "questions = 60 × 8 answers" in out
     assert "the vote of k is right (a tie is shared)" in out
     assert {"pass@8", "maj@8"} <= {*out.split()}
 

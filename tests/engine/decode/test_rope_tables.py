@@ -73,4 +73,4 @@ def test_little_memory_is_taken_beside_what_is_kept(rotation: Rotation) -> None:
     before = machine.rss_mib()
     tables = rotation.build_tables(rope, torch.zeros(1), 32768)
     assert sum(table.nbytes for table in tables) == 8 * MIB
-    assert machine.peak_rss_mib() - before < 16
+    assert machine.peak_rss_mib() - before < 24
