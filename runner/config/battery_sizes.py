@@ -16,8 +16,8 @@ Z_SUM = 1.959964 + 0.841621  # standard errors between no loss and the margin, f
 def plan_battery_questions(margin_points: Any, num_groups: int = 1) -> int:
     """Return the number of questions of each of a task's groups, e.g. of its four categories.
 
-    All tasks together have enough questions to show that an equally good model loses less than the
-    margin, with 80 % probability.
+    If the questions were independent, all tasks together would show that an equally good model loses
+    less than the margin with 80 % probability. Clusters lower it (bench/compare/gate_pooled_null.py).
     """
     try:
         margin = float(margin_points) / 100
