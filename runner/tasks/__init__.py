@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runner.datasets.questions import load_questions as load_questions
     from runner.datasets.stdin import STDIN as STDIN
     from runner.engines import create_lazy_engine as create_lazy_engine
+    from runner.engines.engine_wrapper import EngineWrapper as EngineWrapper
     from runner.engines.kinds import get_model_kind as get_model_kind
     from runner.records.jobs import Job as Job
     from runner.records.jobs import Recorder as Recorder
@@ -86,6 +87,7 @@ PLACES = {
     "create_lazy_engine": "runner.engines",  # opens another engine than the job's
     "build_chat_prompt": "runner.tasks.chat_prompts",  # a user message, after a system message if there is one
     "build_random_id": "runner.tasks.chat_prompts",  # the id that determines a request's random numbers
+    "EngineWrapper": "runner.engines.engine_wrapper",  # base class of engines on top of the job's engine
     "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
     "build_rope_notes_for_samples": "runner.tasks.context_length",  # texts that need no RoPE scaling, or exceed it

@@ -10,18 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from runner.options.multiple_choice.questions import ChoiceQuestion
-from runner_engine import (
-    Capability,
-    Completion,
-    Engine,
-    EngineReport,
-    EngineStats,
-    Event,
-    ModelArithmetic,
-    Request,
-    RequestId,
-    Session,
-)
+from runner.tasks import EngineWrapper
+from runner_engine import Capability, Completion, Engine, Event, Request, RequestId, Session
 
 
 def build_choice_requests(question: ChoiceQuestion, request_id: RequestId) -> list[Request]:
@@ -36,38 +26,20 @@ def build_choice_requests(question: ChoiceQuestion, request_id: RequestId) -> li
     return requests
 
 
-class ChoiceScoringEngine:
+class ChoiceScoringEngine(EngineWrapper):
     """Engine whose completions of a request are the scored choices of the question with its id."""
 
     def __init__(self, engine: Engine, questions: Mapping[int, ChoiceQuestion]) -> None:
-        self._engine, self.questions = engine, questions
+        super().__init__(engine)
+        self.questions = questions
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Features of the job's engine. Several choices need none of them but log-probabilities."""
-        return self._engine.capabilities | {Capability.several}
-
-    @property
-    def stats(self) -> EngineStats:
-        return self._engine.stats
-
-    def load(self) -> EngineReport:
-        return self._engine.load()
-
-    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        return self._engine.encode(request)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._engine.decode(ids)
+        return self.engine.capabilities | {Capability.several}
 
     def open(self, batch_size: int | None = None) -> ChoiceScoringSession:
-        return ChoiceScoringSession(self, self._engine.open(batch_size))
-
-    def arithmetic(self) -> ModelArithmetic | None:
-        return self._engine.arithmetic()
-
-    def close(self) -> None:
-        self._engine.close()
+        return ChoiceScoringSession(self, self.engine.open(batch_size))
 
 
 class ChoiceScoringSession(Session):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.questions import EMBEDDED, SELECTS
-from runner.config.task import RequestedCompletions, TaskConfig
+from runner.config.task import TaskConfig
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -112,10 +112,3 @@ class MultipleChoiceConfig(TaskConfig):
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
         new = generation.max_total_new_tokens if self.uses_chat_template else 1
         return generation.batch_size or batch_size, TYPICAL_PROMPT * (1 + self.shots), new
-
-    def list_requested_completions(
-        self, generation: GenerationConfig, num_questions: int | None = None
-    ) -> list[RequestedCompletions]:
-        _, prompt, new = self.workload(generation)
-        completions = self.expected_completions if num_questions is None else num_questions
-        return [RequestedCompletions(generation.batch_size, prompt, new, completions)]

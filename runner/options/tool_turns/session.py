@@ -14,58 +14,29 @@ from dataclasses import dataclass, field, replace
 
 from runner.options.tool_turns.episode import ChatForm, Episode
 from runner.options.tool_turns.scenarios import Scenario
+from runner.tasks import EngineWrapper
 from runner_base import Answer, Call, FinishReason
-from runner_engine import (
-    Capability,
-    Completion,
-    Engine,
-    EngineReport,
-    EngineStats,
-    Event,
-    ModelArithmetic,
-    Request,
-    RequestId,
-    Session,
-    request_sha256,
-)
+from runner_engine import Capability, Completion, Engine, Event, Request, RequestId, Session, request_sha256
 
 BATCHES = 8  # follow-up prompts wait until they are an eighth of the prompts that are decoded
 STARTS = 16  # scenarios that start together
 MODEL = "model"
 
 
-class ScenarioEngine:
+class ScenarioEngine(EngineWrapper):
     """Engine whose requests are scenarios by number. Each request has the first prompt of its scenario."""
 
     def __init__(self, engine: Engine, scenarios: Mapping[int, Scenario], chat_form: ChatForm) -> None:
-        self.engine, self.scenarios, self.chat_form = engine, scenarios, chat_form
+        super().__init__(engine)
+        self.scenarios, self.chat_form = scenarios, chat_form
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The capabilities of the job's engine that a scenario can use."""
         return self.engine.capabilities & {Capability.chat, Capability.tools, Capability.tokenizer}
 
-    @property
-    def stats(self) -> EngineStats:
-        return self.engine.stats
-
-    def load(self) -> EngineReport:
-        return self.engine.load()
-
-    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        return self.engine.encode(request)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.engine.decode(ids)
-
     def open(self, batch_size: int | None = None) -> ScenarioSession:
         return ScenarioSession(self, batch_size)
-
-    def arithmetic(self) -> ModelArithmetic | None:
-        return self.engine.arithmetic()
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 @dataclass(eq=False)
