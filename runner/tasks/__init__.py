@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import NoJudge as NoJudge
     from runner.tasks.collecting import Policy as Policy
     from runner.tasks.collecting import PromptFacts as PromptFacts
+    from runner.tasks.collecting import QuestionJudge as QuestionJudge
     from runner.tasks.collecting import RepeatOrder as RepeatOrder
     from runner.tasks.collecting import RunningAccuracy as RunningAccuracy
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
@@ -73,6 +74,7 @@ PLACES = {
     "CollectedAnswers": "runner.tasks.collecting",  # samples, metrics, facts, notes and problems
     "Judge": "runner.tasks.collecting",  # gives a sample its verdict, and knows which samples are the job's own
     "NoJudge": "runner.tasks.collecting",  # judges nothing; derive from it
+    "QuestionJudge": "runner.tasks.collecting",  # judges a stored sample again; derive from it
     "Policy": "runner.tasks.collecting",  # base class for reuse, early stopping, repeats and the like
     "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat_index
     "PromptFacts": "runner.tasks.collecting",  # the policy that records the form of the prompts

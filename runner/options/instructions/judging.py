@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from runner.options.instructions.keys import ClusterKey
 from runner.options.instructions.kinds import InstructionPrompt
+from runner.tasks import QuestionJudge
 from runner_base import FinishReason, Sample, Verdict
-from runner_base.notes import Note, note
 
 # what a sample records: the instructions that were not followed
 FAILED, FAILED_LOOSE = ("failed", "failed_loose")
@@ -41,7 +41,7 @@ def _iter_variants(response: str) -> Iterator[str]:
     yield from (text.replace("*", "") for text in texts)
 
 
-class InstructionJudge:
+class InstructionJudge(QuestionJudge):
     """Adds the verdict to samples of task=instructions. Caches checks for the metrics."""
 
     def __init__(self, prompts: Mapping[int, InstructionPrompt], cluster: ClusterKey) -> None:
@@ -73,17 +73,7 @@ class InstructionJudge:
             self._checked[sample.index] = known
         return known[1]
 
-    def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a stored sample does not belong to this job. None if the sample is valid."""
-        if not self._has_same_prompt(sample):
-            return note("other_question", index=sample.index)
-        return None if self(sample) == sample else note("judged_differently")
-
-    def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Convert another job's sample to a sample of this job. Returns None if it answers another prompt."""
-        return self(sample) if self._has_same_prompt(sample) else None
-
-    def _has_same_prompt(self, sample: Sample) -> bool:
+    def has_same_question(self, sample: Sample) -> bool:
         prompt = self.prompts.get(sample.index)
         return prompt is not None and (sample.question, sample.gold) == (prompt.prompt, prompt.gold)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,15 +11,15 @@ from runner.options.multiple_choice.extraction import extract_letter
 from runner.options.multiple_choice.keys import ChoiceMetric, ClusterKey
 from runner.options.multiple_choice.questions import ChoiceQuestion
 from runner.scorers import LETTERS
+from runner.tasks import QuestionJudge
 from runner_base import Answer, FinishReason, Likelihood, Sample, Verdict
-from runner_base.notes import Note, note
 from runner_base.scored_choices import select_choice
 from runner_engine import Completion
 
 LETTER, RULE = "letter", "rule"  # what a sample records of a generated answer
 
 
-class ChoiceJudge(ABC):
+class ChoiceJudge(QuestionJudge):
     """Adds question, gold letters and verdict to samples, and recognizes samples of other jobs."""
 
     def __init__(self, questions: Mapping[int, ChoiceQuestion], cluster: ClusterKey) -> None:
@@ -46,15 +46,9 @@ class ChoiceJudge(ABC):
     def add_scores(self, sample: Sample, *_completions: Completion) -> Sample:
         return sample
 
-    def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a stored sample does not belong to this job. None if the sample is valid."""
-        if not self.has_same_question(sample):
-            return note("other_question", index=sample.index)
-        return None if self(sample) == sample else note("judged_differently")
-
     def adopt_sample(self, sample: Sample) -> Sample | None:
         """Convert another job's sample to a sample of this job. Returns None for another question."""
-        return self(sample) if self.has_same_question(sample) and not sample.failed else None
+        return None if sample.failed else super().adopt_sample(sample)
 
     def has_same_question(self, sample: Sample) -> bool:
         question = self.questions.get(sample.index)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from runner.options.tool_turns.episode import ChatForm, Episode
 from runner.options.tool_turns.keys import ClusterKey
 from runner.options.tool_turns.scenarios import Scenario
+from runner.tasks import QuestionJudge
 from runner_base import Sample, Verdict
-from runner_base.notes import Note, note
 from runner_base.tool_outcomes import ToolOutcome
 
 EXECUTED = "executed_calls"  # what a sample records: the calls, each with its fault
@@ -21,7 +21,7 @@ VERDICTS = {
 }
 
 
-class ScenarioJudge:
+class ScenarioJudge(QuestionJudge):
     """Adds the verdict to samples of task=tool_turns. Caches the episodes for the metrics."""
 
     def __init__(self, scenarios: Mapping[int, Scenario], chat_form: ChatForm, cluster: ClusterKey) -> None:
@@ -55,16 +55,6 @@ class ScenarioJudge:
             episode.add_answer(call.answer, call.error)
         return episode
 
-    def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a stored sample does not belong to this job. None if the sample is valid."""
-        if not self._has_same_scenario(sample):
-            return note("other_question", index=sample.index)
-        return None if self(sample) == sample else note("judged_differently")
-
-    def adopt_sample(self, sample: Sample) -> Sample | None:
-        """Convert another job's sample to a sample of this job. Returns None if it answers another scenario."""
-        return self(sample) if self._has_same_scenario(sample) else None
-
-    def _has_same_scenario(self, sample: Sample) -> bool:
+    def has_same_question(self, sample: Sample) -> bool:
         scenario = self.scenarios.get(sample.index)
         return scenario is not None and (sample.question, sample.gold) == (scenario.question, scenario.gold)

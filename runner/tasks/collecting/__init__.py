@@ -44,6 +44,9 @@ from runner.tasks.collecting.samples import UNJUDGED as UNJUDGED
 from runner.tasks.collecting.samples import Judge as Judge
 from runner.tasks.collecting.samples import NoJudge as NoJudge  # what judges derive from
 
+# judges a stored sample again to find out whether it belongs to the job
+from runner.tasks.collecting.samples import QuestionJudge as QuestionJudge
+
 # completions of a request as a sample
 from runner.tasks.collecting.samples import build_sample as build_sample
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import Protocol, runtime_checkable
 
 from runner.tasks.collecting.draft_token_counts import sum_draft_token_counts
 from runner_base import Sample
-from runner_base.notes import Note
+from runner_base.notes import Note, note
 from runner_engine import Completion
 
 
@@ -34,6 +35,27 @@ class BackgroundJudge(Protocol):
     def start_judging(self, sample: Sample) -> Future[Sample]:
         """Start to judge a sample in another thread."""
         ...
+
+
+class QuestionJudge(ABC):
+    """Base class of judges that judge a stored sample again to find out whether it belongs to the job."""
+
+    @abstractmethod
+    def __call__(self, sample: Sample, *completions: Completion) -> Sample: ...
+
+    @abstractmethod
+    def has_same_question(self, sample: Sample) -> bool:
+        """Return whether a sample answers the job's question of its index."""
+
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a stored sample does not belong to this job. None if the sample is valid."""
+        if not self.has_same_question(sample):
+            return note("other_question", index=sample.index)
+        return None if self(sample) == sample else note("judged_differently")
+
+    def adopt_sample(self, sample: Sample) -> Sample | None:
+        """Convert another job's sample to a sample of this job. Returns None for another question."""
+        return self(sample) if self.has_same_question(sample) else None
 
 
 class NoJudge:
