@@ -8,7 +8,11 @@ from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Recorder
 from runner.tasks.base import TaskContext
-from runner_base.result import Result
+from runner_base.result import Result, Sample
+
+
+def samples_of(recorder: Recorder) -> list[Sample]:
+    return [recorder.samples[number] for number in sorted(recorder.samples)]
 
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:

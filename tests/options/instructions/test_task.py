@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from following import follow, following
 from scripted import Scripted
-from tasking import work
+from tasking import samples_of, work
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -46,10 +46,6 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     opened = Recorder(Job("instructions-test", folder))
     yield opened
     opened.close()
-
-
-def samples_of(recorder: Recorder) -> list[Sample]:
-    return [recorder.samples[number] for number in sorted(recorder.samples)]
 
 
 def test_answers_that_follow_all_instructions_are_right(job: Make, recorder: Recorder) -> None:

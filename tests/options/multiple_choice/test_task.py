@@ -13,7 +13,7 @@ import pytest
 from list_session import ListSession
 from raising import raises
 from scripted import Scripted
-from tasking import work
+from tasking import samples_of, work
 
 from runner.config.root import RunnerConfig
 from runner.options.multiple_choice import task as multiple_choice
@@ -78,10 +78,6 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     opened = Recorder(Job("multiple_choice-test", folder))
     yield opened
     opened.close()
-
-
-def samples_of(recorder: Recorder) -> list[Sample]:
-    return [recorder.samples[number] for number in sorted(recorder.samples)]
 
 
 ROWS = [

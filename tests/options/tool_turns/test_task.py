@@ -14,7 +14,7 @@ import pytest
 from playing import playing, write_answers
 from raising import raises
 from scripted import Scripted
-from tasking import work
+from tasking import samples_of, work
 
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
@@ -58,10 +58,6 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     opened = Recorder(Job("tool-turns-test", folder))
     yield opened
     opened.close()
-
-
-def samples_of(recorder: Recorder) -> list[Sample]:
-    return [recorder.samples[number] for number in sorted(recorder.samples)]
 
 
 def test_an_agent_that_makes_the_reference_calls_reaches_all_goals(job: Make, recorder: Recorder) -> None:
