@@ -40,7 +40,7 @@ class EngineStats:
     kv_tokens: int = 0  # now: tokens in the KV cache, if the engine knows
     kept_tokens: int = 0  # now: tokens in the prompt cache
     packed_mib: float = 0.0  # now: weights in the kernels' layout; they replace the checkpoint's pages
-    under_way: float = 0.0  # now: progress of the rows alive, as a number of completions
+    under_way: float = 0.0  # now: passed work beyond the finished requests, in mean requests
     peak_rows: int = 0  # most rows at once so far
     peak_kv_bytes: int = 0  # most bytes of the KV cache so far
     peak_pass_tokens: int = 0  # most tokens that one pass has read, and most for which it computed logits

@@ -27,6 +27,24 @@ def test_one_short_answer_does_not_make_the_others_almost_done() -> None:
     )
 
 
+def test_the_time_left_is_right_although_short_answers_end_first() -> None:
+    """Sixty rows decode one token each per second; 17 end early, the others reach the limit of 2,048."""
+    lengths, progress = [20 + 40 * number for number in range(17)] + [2048] * 43, SequenceProgress()
+    ended = 0
+    for tokens in (700, 1000, 1500):
+        now_ended = [length for length in lengths if length <= tokens]
+        for length in now_ended[ended:]:
+            progress.count_finished(
+                [rows(1, tokens=length, limit=2048)[0].to_completion(FinishReason.stop, 1.0)]
+            )
+        ended = len(now_ended)
+        made = sum(min(length, tokens) for length in lengths)
+        stats = EngineStats(decode_s=float(made), decode_tokens=made)
+        position = ended + progress.estimate_completed_requests(rows(60 - ended, tokens, limit=2048), stats)
+        left_s = (60 - position) * made / position
+        assert abs(left_s / (sum(lengths) - made) - 1) < 0.05, tokens
+
+
 def test_the_time_that_prompts_took_is_progress() -> None:
     stats = EngineStats(prefill_s=10.0, prefill_tokens=6400, decode_s=1.0, decode_tokens=1000)
     share = SequenceProgress().estimate_completed_requests(rows(64, tokens=1), stats) / 64
