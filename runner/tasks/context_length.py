@@ -13,6 +13,7 @@ from runner.config.resolved import ResolvedJob
 from runner.datasets.scored_texts import ScoredItem, TextContext
 from runner.engines.kinds import get_model_kind
 from runner.render.notes import render_notes
+from runner.tasks.collecting.collected_answers import count_tokens_of_longest_text
 from runner_base import ConfigError, Sample, announce
 from runner_base.notes import Note, note
 from runner_engine import Request
@@ -67,10 +68,7 @@ def build_needless_rope_scaling_notes(resolved: ResolvedJob, longest_tokens: int
 
 
 def build_rope_notes_for_samples(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
-    lengths = (
-        sample.prompt_tokens + max(answer.num_tokens for answer in sample.answers) for sample in samples
-    )
-    longest = max(lengths, default=0)
+    longest = max(map(count_tokens_of_longest_text, samples), default=0)
     return build_needless_rope_scaling_notes(resolved, longest) + build_long_context_notes(resolved, longest)
 
 

@@ -31,6 +31,12 @@ METRICS: tuple[Metric, ...] = (
         ",.0f",
         better=BetterDirection.neither,
     ),
+    define_metric(
+        "longest_text_tokens",
+        "tokens of the longest prompt with its answer",
+        ",.0f",
+        better=BetterDirection.neither,
+    ),
     define_metric("stored_mib", "on disk"),
     # memory
     define_metric("peak_rss_mib", "peak RSS", ",.0f"),

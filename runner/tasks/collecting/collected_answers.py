@@ -83,6 +83,8 @@ def build_collected_answers(
     if measurements is not None:
         done.note_values += render_engine_notes(measurements.stats, measurements.report)
         done.metrics = dict(measurements.metrics)
+        if "made_for_positions" in done.metrics:
+            done.metrics["longest_text_tokens"] = max(map(count_tokens_of_longest_text, samples), default=0)
     elif report := _find_source_job_engine_report(stored_answers.recorder, samples):
         done.known = report.facts
         done.note_values += map(render_engine_note, report.notes)
@@ -100,6 +102,11 @@ def build_collected_answers(
             done.note_values.append(note("server_changed_model", "warning", models=models))
     done.problems = describe_failed_requests_or_raise(error_key, samples)
     return done
+
+
+def count_tokens_of_longest_text(sample: Sample) -> int:
+    """Return the number of tokens of the sample's prompt with its longest answer."""
+    return sample.prompt_tokens + max((answer.num_tokens for answer in sample.answers), default=0)
 
 
 def describe_failed_requests_or_raise(error_key: str, samples: list[Sample]) -> list[str]:
