@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from json_schema import SCHEMA, faults
 
-from runner_compare.features.degeneration.compute import TableDegeneration
+from runner_compare.features.degeneration.compute import LoopStart, TableDegeneration, compute_loop_free_curve
+from runner_compare.features.degeneration.section import SECTION
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import TEXT_END, Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
@@ -112,3 +113,24 @@ def test_loops_of_one_family_of_questions_are_less_evidence() -> None:
     assert alone.finding is Finding.worse
     assert in_families.finding is Finding.open
     assert in_families.p > alone.p
+
+
+def test_the_picture_has_a_curve_of_each_run() -> None:
+    table = compare({"none": 0, "nf4": 15})
+    assert (
+        table.get_section_data(TableDegeneration).loop_starts["nf4"].count(LoopStart(0, has_loop=True)) == 15
+    )
+    (picture,) = SECTION.pictures(table)
+    (pane,) = picture.make().axes
+    curves = {line.get_label(): [*line.get_ydata()] for line in pane.lines}
+    assert curves == {"none": [100, 100], "nf4": [100, 75, 75]}
+    assert SECTION.pictures(compare({"none": 0, "nf4": 0})) == []
+
+
+def test_an_answer_that_ends_counts_as_long_as_it_lasts() -> None:
+    """Half of the answers end healthy before any loop; of those that go on, each loops later."""
+    starts = [LoopStart(10, has_loop=False)] * 10 + [LoopStart(20 + at, has_loop=True) for at in range(10)]
+    curve = compute_loop_free_curve(starts)
+    assert curve[0] == (0, 1.0)
+    assert curve[1] == (20, pytest.approx(0.9))
+    assert curve[10] == (29, pytest.approx(0))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner_base import Picture
 from runner_compare.features.degeneration.compute import TableDegeneration, compare_degeneration
-from runner_compare.features.degeneration.render import degeneration_record, format_degeneration_sentences
+from runner_compare.features.degeneration.render.pictures import create_loop_pictures
+from runner_compare.features.degeneration.render.sentences import (
+    degeneration_record,
+    format_degeneration_sentences,
+)
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -26,6 +31,9 @@ class DegenerationSection(Section):
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         decision = table.get_section_data(TableDegeneration).effects.get(row.run.run_id)
         return {} if decision is None else {"degeneration": degeneration_record(decision)}
+
+    def pictures(self, table: Table) -> list[Picture]:
+        return create_loop_pictures(table)
 
 
 SECTION = DegenerationSection()

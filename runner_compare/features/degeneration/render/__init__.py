@@ -1,0 +1,1 @@
+"""Renders comparisons of degenerate answers as sentences and pictures."""
