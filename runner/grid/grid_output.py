@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 
+from runner.config.groups import GROUPS
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate
@@ -41,6 +42,7 @@ from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH
 
 MODEL_NAME = "model.name"
+JOB_GROUPS = GROUPS.keys() - {"tracking"}
 # of each group, the choice that others are compared with
 PLAIN_CHOICES = {"quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
 ESTIMATE_COLUMNS = (
@@ -90,10 +92,20 @@ def select_displayed_overrides(
 def build_job_labels(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[str]:
     return [
         " ".join(f"{key}={value}" for key, value in names.items())
-        or " ".join(planned.overrides)
+        or " ".join(select_job_overrides(planned.overrides))
         or "(no overrides)"
         for names, planned in zip(select_displayed_overrides(plan, always_shown), plan, strict=True)
     ]
+
+
+def select_job_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the groups that make a job, without folders, stores and printing.
+
+    Of a model's path, the last part remains.
+    """
+    of_job = [text for text in overrides if text.partition("=")[0].partition(".")[0] in JOB_GROUPS]
+    prefix = f"{MODEL_NAME}="
+    return [f"{prefix}{Path(text).name}" if text.startswith(f"{prefix}/") else text for text in of_job]
 
 
 def summarize_plan(plan: list[PlannedJob]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.grid.grid_output import build_job_labels
 from runner.grid.parent_notes import MAX_TITLE, build_grid_params, format_grid_title
 from runner.grid.plan import PlannedJob
 
@@ -86,3 +87,11 @@ def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote
     assert runner(*grid, "rerun=all").code == 0
     assert parent().data.tags["mlflow.note.content"] == "Ask Ann about this one."
     assert parent().data.tags["best"] == "lora=embedded"
+
+
+def test_the_label_of_a_single_job_has_neither_folders_nor_stores() -> None:
+    overrides = (
+        "quantization=nf4 print=none output_dir=/a/b tracking.uri=x model.name=/models/small task.limit=4"
+    )
+    assert build_job_labels(plan_of(overrides)) == ["quantization=nf4 model.name=small task.limit=4"]
+    assert build_job_labels(plan_of("print=none")) == ["(no overrides)"]
