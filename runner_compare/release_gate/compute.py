@@ -166,7 +166,7 @@ def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, 
         for measure in rule.margins
         if measure not in measures and not rule.is_pooled
     ]
-    return checks + [_check_metric_limit(term, row.run, reader, panel) for term in rule.limits]
+    return checks + [_check_metric_limit(term, row, reader, panel) for term in rule.limits]
 
 
 def _check_measurements(
@@ -215,9 +215,9 @@ def _compute_loss_p_value(decision: Decision) -> float:
     return p * decision.comparisons
 
 
-def _check_metric_limit(term: RequirementTerm, run: Run, reader: Reader, panel: str) -> Check:
+def _check_metric_limit(term: RequirementTerm, row: TableRow, reader: Reader, panel: str) -> Check:
     """Check a metric against a limit. GO and NO-GO require its whole interval on one side of the limit."""
-    known = find_metric_bounds(run, term.key, reader)
+    known = find_metric_bounds(row.run, term.key, reader)
     if known is None:
         return Check(GateVerdict.no_go, note("no_metric", key=term.key), panel)
     compare, limit = COMPARISONS[term.sign], float(term.value)
@@ -227,7 +227,8 @@ def _check_metric_limit(term: RequirementTerm, run: Run, reader: Reader, panel: 
     low, high = sorted((known.low, known.high))
     sides = [compare(low, limit), compare(high, limit)]
     verdict = GateVerdict.go if all(sides) else GateVerdict.ask if any(sides) else GateVerdict.no_go
-    return Check(verdict, note("limit", low=low, high=high, **values), panel)
+    baseline = None if row.baseline is None else row.baseline.run.metrics.get(term.key)
+    return Check(verdict, note("limit", low=low, high=high, baseline=baseline, **values), panel)
 
 
 def _get_measure(decision: Decision) -> str:

@@ -11,11 +11,16 @@ from runner_compare.render.labels import format_number
 SIGNS = {">=": "≥", "<=": "≤"}
 
 
-def _describe_limit(key: str, value: float, sign: str, limit: float, low: float, high: float) -> str:
+def _describe_limit(
+    key: str, value: float, sign: str, limit: float, low: float, high: float, baseline: float | None
+) -> str:
     numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
     interval = "" if low == high else f" [{numbers[1]}, {numbers[2]}]"
     undecided = " (undecided)" if low < limit < high else ""
-    return f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}{undecided}"
+    of_baseline = "" if baseline is None else f"; baseline {format_number(baseline)}"
+    return (
+        f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}{undecided}{of_baseline}"
+    )
 
 
 def _describe_no_interval(key: str, value: float, sign: str, limit: float, why: str) -> str:
