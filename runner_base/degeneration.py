@@ -81,6 +81,16 @@ def find_loop(text: str) -> Loop | None:
     return _find_exact_loop(text) or _find_counting_loop(text)
 
 
+@lru_cache(maxsize=256)
+def find_loop_at_end(text: str) -> Loop | None:
+    """Return the loop in which a text ends, as long as its units are exactly equal. None if there is none.
+
+    A loop that counts may be a list, which ends.
+    """
+    loop = _find_exact_loop(" ".join(text.split()))
+    return loop if loop is not None and loop.is_at_end else None
+
+
 def _find_counting_loop(text: str) -> Loop | None:
     loop = _find_exact_loop(NUMBER.sub("0", text))
     if loop is None or loop.repeats < MIN_COUNTING_REPEATS:

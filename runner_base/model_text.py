@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from runner_base.degeneration import find_loop_at_end
 from runner_base.thinking import TAGS, SplitText, TagPositions, Tags, split_thinking
 
 # keys of samples, as earlier versions wrote them
@@ -131,6 +132,19 @@ class Answer:
     def num_tokens(self) -> int:
         """Number of generated tokens, including the thinking."""
         return len(self.token_ids) if self.new_tokens is None else self.new_tokens
+
+    @property
+    def is_stuck_in_loop(self) -> bool:
+        """Whether a limit ended the completion while it repeated one unit."""
+        if not self.finish_reason.is_cut_off:
+            return False
+        parts = self.parts
+        return find_loop_at_end(parts.thinking if parts.is_open else parts.answer) is not None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a higher limit could change the verdict. It cannot if the answer is stuck in a loop."""
+        return self.finish_reason.is_cut_off and not self.is_stuck_in_loop
 
     @property
     def parts(self) -> SplitText:

@@ -38,6 +38,9 @@ ANSWERS: dict[str, Template] = {
     "their thinking was the same",
     "thoughts_differ": "the thinking of job {job} was not reused. A check of {asked} questions found "
     "different thinking for {count} questions (first: question {first})",
+    "cut_off_in_loops": lambda answers, total: (
+        f"{answers:,} of {total:,} were cut off in a loop, which a higher token limit would only continue"
+    ),
     "context_full": lambda answers: (
         f"{format_count(answers, 'answer')} ended because the model's context was full. Shorten the prompts, or "
         "extend the context (rope=yarn). A larger generation.max_new_tokens does not help"

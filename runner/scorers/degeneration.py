@@ -20,12 +20,19 @@ class MeasuredAnswer(NamedTuple):
     cluster: str | None
     num_tokens: int
     signs: Degeneration
+    is_stuck: bool  # a limit cut the answer off in a loop
 
 
 def measure_answers(samples: Sequence[Sample]) -> list[MeasuredAnswer]:
     """Measure the degeneration of all generated answers. Errors and scored texts are no answers."""
     return [
-        MeasuredAnswer(sample.index, sample.cluster, answer.num_tokens, measure_degeneration(answer.text))
+        MeasuredAnswer(
+            sample.index,
+            sample.cluster,
+            answer.num_tokens,
+            measure_degeneration(answer.text),
+            answer.is_stuck_in_loop,
+        )
         for sample in samples
         if not sample.failed and not sample.is_scored
         for answer in sample.answers

@@ -30,14 +30,18 @@ class Judgement:
 
 def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
     """Judge an answer with all extractors, or with a scorer. An answer truncated before its result is
-    not judged as wrong.
+    not judged as wrong, unless it is stuck in a loop.
 
     Only the text after the thinking is read; a text that ended during the thinking is truncated.
     """
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop
     reading = extract_answers(parts, gold, is_whole, scorer)
-    cut_off = {way: parts.is_open or not (is_whole or is_marked) for way, is_marked in reading.marked.items()}
+    is_ended = is_whole or answer.is_stuck_in_loop
+    cut_off = {
+        way: (not is_ended and not is_marked) or (parts.is_open and not answer.is_stuck_in_loop)
+        for way, is_marked in reading.marked.items()
+    }
 
     def decide_verdict(source: str, found: str | None) -> Verdict:
         if answer.finish_reason is FinishReason.error:

@@ -77,7 +77,13 @@ METRICS: tuple[Metric, ...] = (
     define_metric("double_bos", form=".0f", better=BetterDirection.lower, pooling=PoolingRule.max),
     # answers that degenerated, and by which signs
     *define_counts(
-        BetterDirection.lower, "degenerate", "loops", "script_changes", "broken_characters", "empty_answers"
+        BetterDirection.lower,
+        "degenerate",
+        "loops",
+        "cut_off_loops",
+        "script_changes",
+        "broken_characters",
+        "empty_answers",
     ),
     *define_metric_with_interval("degenerate_share", "degenerate share", ".1%", BetterDirection.lower),
     define_metric("repeated_ngram_share", "repeated 4-word sequences", ".1%", better=BetterDirection.lower),

@@ -64,7 +64,7 @@ def test_errors_and_scored_texts_are_no_answers() -> None:
 def test_the_table_by_length_has_a_row_for_each_range_with_answers() -> None:
     lengths = {5: "It is 7.", 64: LOOP, 65: "It is 7.", 300: LOOP, 9000: LOOP}
     measured = [
-        MeasuredAnswer(index, None, num_tokens, measure_degeneration(text))
+        MeasuredAnswer(index, None, num_tokens, measure_degeneration(text), is_stuck=False)
         for index, (num_tokens, text) in enumerate(lengths.items())
     ]
     rows = build_degeneration_rows(measured)

@@ -110,3 +110,23 @@ def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
         [judge_answer(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible"
     )
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)
+
+
+LOOP = "so we add the apples and the pears again, and then " * 8
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"It is 17. {LOOP}", Verdict.wrong),  # 17 is the last number
+        (LOOP, Verdict.no_answer),
+        (f"It is 18. {LOOP}", Verdict.correct),
+        ("it is 17, and then we add", Verdict.cut_off),
+        (f"<think>{LOOP}", Verdict.no_answer),
+        ("<think>we add the apples", Verdict.cut_off),
+        ("".join(f"On day {day} she eats three eggs for breakfast. " for day in range(30)), Verdict.cut_off),
+    ],
+)
+def test_an_answer_that_was_cut_off_in_a_loop_is_judged_as_complete(text: str, expected: Verdict) -> None:
+    answer = Answer.from_text(text, [1], FinishReason.length)
+    assert judge_answer(answer, "18").verdicts["flexible"] is expected

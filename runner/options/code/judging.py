@@ -160,6 +160,6 @@ def _judge_answer(answer: Answer, program: str | None, tested: TestedProgram | N
 def _choose_verdict(answer: Answer, outcome: str) -> Verdict:
     if outcome == TestOutcome.passed:
         return Verdict.correct
-    if answer.finish_reason.is_cut_off:
+    if answer.is_unfinished:
         return Verdict.cut_off
     return Verdict.no_answer if outcome == NO_PROGRAM else Verdict.wrong

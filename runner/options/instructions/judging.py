@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -9,9 +10,12 @@ from runner.options.instructions.keys import ClusterKey
 from runner.options.instructions.kinds import InstructionPrompt
 from runner.tasks import QuestionJudge
 from runner_base import FinishReason, Sample, Verdict
+from runner_base.degeneration import find_loop_at_end
 
 # what a sample records: the instructions that were not followed
 FAILED, FAILED_LOOSE = ("failed", "failed_loose")
+WORD = re.compile(r"\s*\S+")
+MAX_CONTINUED_CHARS = 20_000  # the embedded prompts want at most a few hundred words
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,6 @@ class InstructionJudge(QuestionJudge):
     def __init__(self, prompts: Mapping[int, InstructionPrompt], cluster: ClusterKey) -> None:
         self.prompts, self.cluster = prompts, cluster
         # by prompt: the response and its check
-        # by prompt: the response and its check
         self._checked: dict[int, tuple[str, FollowedInstructions]] = {}
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
@@ -59,7 +62,9 @@ class InstructionJudge(QuestionJudge):
         }
         return replace(
             sample,
-            answer=replace(sample.answer, extracted=extracted, verdict=_choose_verdict(sample, followed)),
+            answer=replace(
+                sample.answer, extracted=extracted, verdict=_choose_verdict(sample, followed, prompt)
+            ),
             question=prompt.prompt,
             gold=prompt.gold,
             cluster=kinds[0] if self.cluster is ClusterKey.kind else None,
@@ -84,12 +89,24 @@ def _get_response(sample: Sample) -> str:
     return "" if parts.is_open or sample.answer.finish_reason is FinishReason.error else parts.answer
 
 
-def _choose_verdict(sample: Sample, followed: FollowedInstructions) -> Verdict:
+def _choose_verdict(sample: Sample, followed: FollowedInstructions, prompt: InstructionPrompt) -> Verdict:
     if all(followed.strict):
         return Verdict.correct
-    if sample.answer.finish_reason.is_cut_off:
+    response = _get_response(sample)
+    if sample.answer.is_unfinished or (
+        sample.answer.is_stuck_in_loop and all(check_response(_continue_loop(response), prompt).strict)
+    ):
         return Verdict.cut_off
-    return Verdict.wrong if _get_response(sample).strip() else Verdict.no_answer
+    return Verdict.wrong if response.strip() else Verdict.no_answer
+
+
+def _continue_loop(response: str) -> str:
+    """Return a response with its last loop continued, so that it is long enough for every number of words."""
+    loop = find_loop_at_end(response)
+    if loop is None:  # the thinking is a loop
+        return response
+    unit = "".join(WORD.findall(response)[-len(loop.unit.split()) :])
+    return response + unit * (MAX_CONTINUED_CHARS // len(unit))
 
 
 def _join_failed(kinds: list[str], followed: tuple[bool, ...]) -> str | None:

@@ -132,7 +132,7 @@ class LetterJudge(ChoiceJudge):
             is_right = LETTERS.index(found.letter) in question.gold
             verdict = Verdict.correct if is_right else Verdict.wrong
         else:
-            verdict = Verdict.cut_off if answer.finish_reason.is_cut_off else Verdict.no_answer
+            verdict = Verdict.cut_off if answer.is_unfinished else Verdict.no_answer
         extracted: dict[str, str | None] = {
             LETTER: None if found is None else found.letter,
             RULE: None if found is None else found.rule.value,

@@ -91,6 +91,9 @@ def build_collected_answers(
     answers = measure_answers(samples)
     done.metrics |= cost_and_model_metrics(samples) | compute_degeneration_metrics(answers)
     done.degeneration_rows = build_degeneration_rows(answers)
+    if num_stuck := sum(answer.is_stuck for answer in answers):
+        done.metrics["cut_off_loops"] = num_stuck
+        done.note_values.append(note("cut_off_in_loops", answers=num_stuck, total=len(answers)))
     if full := sum(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
     ):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from runner.datasets.question_subsets import ClusterConfig, restore_recorded_cluster
 from runner.scorers import WHY_NOT, Judgement, VoteResult, count_majority_votes, judge_answer, load_scorer
-from runner_base import FinishReason, Sample
+from runner_base import FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
 
 
@@ -80,7 +80,11 @@ class Judge:
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
         )
-        return None if today == sample or is_uncertain else note("judged_differently")
+        # earlier versions left the verdict on an answer in a loop open
+        is_open_loop = any(
+            answer.verdict is Verdict.cut_off and answer.is_stuck_in_loop for answer in sample.answers
+        )
+        return None if today == sample or is_uncertain or is_open_loop else note("judged_differently")
 
     def adopt_sample(self, sample: Sample) -> Sample | None:
         """Judge another job's sample for this job. Returns None if the sample belongs to another question.

@@ -80,9 +80,8 @@ from runner_compare import format_cut_off_message, format_unextracted_answers_me
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request
 
-VERSION = (
-    4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
-)
+# 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+VERSION = 4
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 

@@ -104,9 +104,10 @@ class Judge:
 def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
     if rendered_case.form is ValueForm.total:
         return _judge_number(answer, rendered_case.gold[0])
-    parts, is_whole = answer.parts, answer.finish_reason is FinishReason.stop
+    parts = answer.parts
+    is_whole = answer.finish_reason is FinishReason.stop or answer.is_stuck_in_loop
     if answer.finish_reason is FinishReason.error or parts.is_open:
-        return None, Verdict.cut_off
+        return None, Verdict.no_answer if answer.is_stuck_in_loop else Verdict.cut_off
     wanted = len(rendered_case.gold)
     first = find_distinct_answer_values(parts.answer, rendered_case)[:wanted]
     found = ", ".join(first) or None

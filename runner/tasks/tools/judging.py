@@ -90,7 +90,7 @@ class Judge:
 def judge_tool_calls(answer: Answer, case: Case, call_format: tool_calls.ToolCallFormat) -> CallJudgement:
     if answer.finish_reason is FinishReason.error:
         return CallJudgement(ToolOutcome.no_answer, reason="it ended in an error")
-    is_whole = answer.finish_reason is FinishReason.stop
+    is_whole = answer.finish_reason is FinishReason.stop or answer.is_stuck_in_loop
     if answer.parts.is_open:
         return CallJudgement(
             ToolOutcome.no_answer if is_whole else ToolOutcome.cut_off, reason="it ended while thinking"

@@ -22,7 +22,7 @@ from runner.options.instructions.keys import ClusterKey, InstructionsConfig
 from runner.options.instructions.kinds import Instruction, InstructionPrompt
 from runner.options.instructions.render.titles import BY_KIND, BY_LEVEL
 from runner.records.jobs import Job, Recorder
-from runner_base.result import FinishReason, Sample, Verdict
+from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics import accuracy_interval
 from runner_engine.sessions.base import Message
 from runner_engine.settings.generation import GenerationConfig
@@ -120,6 +120,8 @@ VERDICTS = [
     (" \n", FinishReason.stop, Verdict.no_answer, "punctuation:no_comma"),
     ("<think>Well, hm.</think>Yes.", FinishReason.stop, Verdict.correct, None),
     ("<think>Well", FinishReason.length, Verdict.cut_off, "punctuation:no_comma"),
+    ("Yes, no. " * 30, FinishReason.length, Verdict.wrong, "punctuation:no_comma"),
+    ("<think>" + "Well, hm. " * 30, FinishReason.length, Verdict.no_answer, "punctuation:no_comma"),
 ]
 
 
@@ -132,6 +134,15 @@ def test_verdicts(job: Make, recorder: Recorder, tmp_path: Path, text: str, reas
     assert sample.answer.verdict is verdict
     assert sample.answer.extracted == {"failed": failed, "failed_loose": failed}
     assert (sample.question, sample.gold, sample.cluster) == ("Go.", "punctuation:no_comma", None)
+
+
+@pytest.mark.parametrize(("num_words", "verdict"), [(50, Verdict.correct), (900, Verdict.cut_off)])
+def test_a_loop_that_would_get_long_enough_is_undecided(num_words: int, verdict: Verdict) -> None:
+    arguments = {"relation": "at least", "num_words": num_words}
+    long = Instruction.from_arguments("length_constraints:number_words", arguments)
+    judge = InstructionJudge({0: InstructionPrompt("1", "Go.", (long,))}, ClusterKey.prompt)
+    answer = Answer.from_text("We go on and on.\n" * 30, [1], FinishReason.length)
+    assert judge(Sample(answer, "", 0, 0.0, 0)).answer.verdict is verdict
 
 
 def test_the_loose_verdict_forgives_a_first_line_a_last_line_and_asterisks() -> None:

@@ -250,3 +250,16 @@ def test_a_job_that_began_with_another_default_goes_on(early_stop_vs: str | None
 def answered(text: str) -> Sample:
     """Return a sample without a verdict."""
     return Sample(Answer(text, [1], FinishReason.stop), "prompt", 9, 0.1, 0)
+
+
+@pytest.mark.parametrize(("text", "is_loop"), [("we add the pears again, and " * 9, True), ("so", False)])
+def test_a_job_of_an_earlier_version_goes_on_although_the_verdict_on_a_loop_was_open(
+    text: str, is_loop: bool
+) -> None:
+    judge = Judge(Gsm8kConfig(limit=1), dict(enumerate(load_questions(Gsm8kConfig(limit=1)))))
+    sample = judge.judge_sample(Sample(Answer(text, [1], FinishReason.length), "prompt", 9, 0.1, 0)).sample
+    earlier = replace(sample, answer=replace(sample.answer, verdict=Verdict.cut_off))
+    assert judge.rejection_reason(earlier) is None
+    wrong = replace(sample, answer=replace(sample.answer, verdict=Verdict.wrong))
+    assert (judge.rejection_reason(wrong) is None) == (wrong == sample)
+    assert (sample.answer.verdict is Verdict.cut_off) != is_loop

@@ -117,6 +117,7 @@ OTHERS = [
     ('{"name": "f", "argu', FinishReason.length, ToolOutcome.cut_off, ToolOutcome.cut_off, Verdict.cut_off),
     ('{"name": "f"}', FinishReason.stop, ToolOutcome.wrong_tool, ToolOutcome.called_without_need, Verdict.wrong),
     ("I will", FinishReason.length, ToolOutcome.cut_off, ToolOutcome.cut_off, Verdict.cut_off),
+    ("I will call it, and then ask again. " * 9, FinishReason.length, ToolOutcome.not_called, ToolOutcome.nothing_called, Verdict.wrong),
     ("<think>Hm", FinishReason.length, ToolOutcome.cut_off, ToolOutcome.cut_off, Verdict.cut_off),
     ('<think>{"name": "f"}</think>No.', FinishReason.stop, ToolOutcome.not_called, ToolOutcome.nothing_called, Verdict.wrong),
 ]  # fmt: skip
