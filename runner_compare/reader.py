@@ -64,6 +64,10 @@ class Reader:
         """
         return {}
 
+    def iter_generated_texts(self, run: Run) -> Iterator[str]:
+        """Yield all generated answers of a run, with or without a verdict."""
+        return iter(())
+
     def load_costs(self, run: Run) -> Costs:
         """Return the token cost of each scored question of a single run."""
         raise missing_samples_error(run)

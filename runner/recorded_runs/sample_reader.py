@@ -120,6 +120,12 @@ class SampleReader(Reader):
                     )
         return answers
 
+    def iter_generated_texts(self, run: Run) -> Iterator[str]:
+        for part in run.parts or [run]:
+            for sample in read_samples(self.sources[part.run_id]).values():
+                if not sample.failed and not sample.is_scored:
+                    yield from (answer.text for answer in sample.answers)
+
     def find_excluded_questions(self, run: Run) -> set[Question]:
         parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
         samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,10 @@ class Planted(Reader):
             for question in questions
         }
 
+    def iter_generated_texts(self, run: Run) -> Iterator[str]:
+        """Yield the texts."""
+        return iter([LOOP] * self.loops[run.run_id] + ["It is 42."] * (N - self.loops[run.run_id]))
+
 
 def compare(loops: dict[str, int], family: int = 0) -> Table:
     runs = [
@@ -61,7 +66,7 @@ def compare(loops: dict[str, int], family: int = 0) -> Table:
             "1",
             "",
             {"quantization.name": name},
-            {"n": float(N), "correct": float(N), "degenerate": float(count)},
+            {"n": float(N), "correct": float(N), "degenerate": float(count), "loops": float(count)},
         )
         for name, count in loops.items()
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runner_base.degeneration import measure_degeneration
+from runner_base.degeneration import find_loop, measure_degeneration
 from runner_compare.model.data import Answers, NotPaired, Run, Table, TableRow
 from runner_compare.model.question_metrics import DEGENERATE
 from runner_compare.reader import Reader
@@ -14,6 +14,7 @@ from runner_compare.statistics import Decision, RunComparison, create_undecided_
 from runner_compare.ways.verdicts import compare_answers
 
 WHOLE = 10**9  # characters of a text
+LOOPS = "loops"  # the metric with their number
 
 
 class LoopStart(NamedTuple):
@@ -33,18 +34,30 @@ class TableDegeneration:
 
 def compare_degeneration(table: Table, reader: Reader) -> None:
     """Compare each run with its baseline, if an answer of either degenerated. Loads the texts of both."""
-    found, outcomes = table.get_section_data(TableDegeneration), LoadedOutcomes(reader)
     compared = [
-        (row, comparison)
-        for row in table.rows
-        if (comparison := _compare_row(row, reader, outcomes)) is not None
+        (row, comparison) for row in table.rows if (comparison := _compare_row(row, reader)) is not None
     ]
     decisions = iter(decide_comparisons([comparison for row, comparison in compared if not row.is_repeat]))
+    effects = table.get_section_data(TableDegeneration).effects
     for row, comparison in compared:
-        found.effects[row.run.run_id] = (
+        effects[row.run.run_id] = (
             create_undecided_decision(comparison.test) if row.is_repeat else next(decisions)
         )
-    found.loop_starts = outcomes.loop_starts
+
+
+def find_loop_starts(table: Table, reader: Reader) -> None:
+    """Find where the loops of all answers start. Does nothing if no run has loops."""
+    runs = [row.run for row in table.rows if not row.run.over_seeds]
+    if any(run.metrics.get(LOOPS) or run.number == DEGENERATE for run in runs):
+        table.get_section_data(TableDegeneration).loop_starts = {
+            run.run_id: [*map(find_loop_start, reader.iter_generated_texts(run))] for run in runs
+        }
+
+
+def find_loop_start(text: str) -> LoopStart:
+    text = " ".join(text.split())
+    loop = find_loop(text)
+    return LoopStart(len((text if loop is None else text[: loop.start]).split()), loop is not None)
 
 
 def compute_loop_free_curve(starts: Sequence[LoopStart]) -> list[tuple[int, float]]:
@@ -58,32 +71,7 @@ def compute_loop_free_curve(starts: Sequence[LoopStart]) -> list[tuple[int, floa
     return [*curve, (max((start.num_words for start in starts), default=0), share)]
 
 
-class LoadedOutcomes:
-    """Outcomes of the questions of runs, each of which is loaded once."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.loop_starts: dict[str, list[LoopStart]] = {}
-        self._loaded: dict[str, Answers] = {}
-
-    def load(self, run: Run) -> Answers:
-        """Return the outcome of each question, which is solved if its answer did not degenerate."""
-        if run.run_id not in self._loaded:
-            outcomes = self.reader.load_answers(run)
-            texts = self.reader.load_answer_texts(run, {*outcomes}, WHOLE)
-            starts, self._loaded[run.run_id] = self.loop_starts.setdefault(run.run_id, []), {}
-            for question in outcomes.keys() & texts.keys():
-                text = " ".join(texts[question]["text"].split())
-                signs = measure_degeneration(text)
-                healthy_text = text if signs.loop is None else text[: signs.loop.start]
-                starts.append(LoopStart(len(healthy_text.split()), signs.loop is not None))
-                self._loaded[run.run_id][question] = outcomes[question]._replace(
-                    solved=not signs.is_degenerate, right=(0, 0), cut_off=0
-                )
-        return self._loaded[run.run_id]
-
-
-def _compare_row(row: TableRow, reader: Reader, outcomes: LoadedOutcomes) -> RunComparison | None:
+def _compare_row(row: TableRow, reader: Reader) -> RunComparison | None:
     if row.baseline is None or row.effect is None:
         return None
     run, base = row.run, row.baseline.run
@@ -91,6 +79,20 @@ def _compare_row(row: TableRow, reader: Reader, outcomes: LoadedOutcomes) -> Run
     if is_composed or not any(side.metrics.get(DEGENERATE) for side in (run, base)):
         return None
     try:
-        return compare_answers(run, base, (outcomes.load(run), outcomes.load(base)), reader)
+        answers = tuple(_load_signs(side, reader) for side in (run, base))
+        return compare_answers(run, base, (answers[0], answers[1]), reader)
     except NotPaired:
         return None  # the row says why its verdicts have no pairs
+
+
+def _load_signs(run: Run, reader: Reader) -> Answers:
+    """Return the outcome of each question, which is solved if its answer did not degenerate."""
+    outcomes = reader.load_answers(run)
+    texts = reader.load_answer_texts(run, {*outcomes}, WHOLE)
+    return {
+        question: outcome._replace(
+            solved=not measure_degeneration(texts[question]["text"]).is_degenerate, right=(0, 0), cut_off=0
+        )
+        for question, outcome in outcomes.items()
+        if question in texts
+    }

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Picture
-from runner_compare.features.degeneration.compute import TableDegeneration, compare_degeneration
+from runner_compare.features.degeneration.compute import (
+    TableDegeneration,
+    compare_degeneration,
+    find_loop_starts,
+)
 from runner_compare.features.degeneration.render.pictures import create_loop_pictures
 from runner_compare.features.degeneration.render.sentences import (
     degeneration_record,
@@ -21,6 +25,7 @@ class DegenerationSection(Section):
 
     def compute(self, table: Table, reader: Reader) -> None:
         compare_degeneration(table, reader)
+        find_loop_starts(table, reader)
 
     def sentences(self, table: Table) -> list[str]:
         return format_degeneration_sentences(table)
