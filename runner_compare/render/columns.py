@@ -56,7 +56,11 @@ def build_table_columns(table: Table) -> list[Column]:
     if table.likelihood_unit is not None:
         return [*build_row_name_columns(table), *_build_likelihood_columns(table, table.likelihood_unit)]
     if table.compared_metric is not None:
-        return [*build_row_name_columns(table), *_metric_columns(table, table.compared_metric)]
+        return [
+            *build_row_name_columns(table),
+            *_metric_columns(table, table.compared_metric),
+            *_section_columns(table, ColumnSlot.comparison),
+        ]
     if table.has_accuracies:
         return [*build_row_name_columns(table), *_build_accuracy_columns(table)]
     rows = table.rows

@@ -57,7 +57,7 @@ def build_default_output_columns(table: Table) -> list[Column]:
     return (
         columns
         + _build_kl_memory_and_speed_columns(table)
-        + (_build_section_and_plug_in_columns(table) if table.has_accuracies else [])
+        + (_build_section_and_plug_in_columns(table) if table.has_accuracies or table.compared_metric else [])
     )
 
 

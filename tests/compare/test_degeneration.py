@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from json_schema import SCHEMA, faults
 
-from runner_compare.features.degeneration.compute import LoopStart, TableDegeneration, compute_loop_free_curve
+from runner_compare.features.degeneration.compute import (
+    LoopStart,
+    TableDegeneration,
+    compute_half_loop_words,
+    compute_loop_free_curve,
+)
 from runner_compare.features.degeneration.section import SECTION
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import TEXT_END, Run, Table
@@ -140,3 +145,5 @@ def test_an_answer_that_ends_counts_as_long_as_it_lasts() -> None:
     assert [num_words for num_words, _ in curve] == [0, *range(20, 30), 29]
     assert [share for _, share in curve[:3]] == pytest.approx([1.0, 0.9, 0.8])
     assert curve[10][1] == pytest.approx(0)
+    assert compute_half_loop_words(starts) == 24
+    assert compute_half_loop_words(starts[:10]) is None

@@ -60,6 +60,11 @@ def find_loop_start(text: str) -> LoopStart:
     return LoopStart(len((text if loop is None else text[: loop.start]).split()), loop is not None)
 
 
+def compute_half_loop_words(starts: Sequence[LoopStart]) -> int | None:
+    """Return the number of words by which half of the answers loop, or None if fewer do."""
+    return next((words for words, share in compute_loop_free_curve(starts) if share <= 0.5), None)
+
+
 def compute_loop_free_curve(starts: Sequence[LoopStart]) -> list[tuple[int, float]]:
     """Return the Kaplan-Meier estimate of the share of answers without a loop, by number of words."""
     curve, share = [(0, 1.0)], 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner_base import Picture
+from runner_base import Column, Picture
 from runner_compare.features.degeneration.compute import (
     TableDegeneration,
     compare_degeneration,
@@ -12,12 +12,13 @@ from runner_compare.features.degeneration.compute import (
 )
 from runner_compare.features.degeneration.render.pictures import create_loop_pictures
 from runner_compare.features.degeneration.render.sentences import (
+    build_half_loop_column,
     degeneration_record,
     format_degeneration_sentences,
 )
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.section import Section
+from runner_compare.section import ColumnSlot, Section
 
 
 class DegenerationSection(Section):
@@ -26,6 +27,10 @@ class DegenerationSection(Section):
     def compute(self, table: Table, reader: Reader) -> None:
         compare_degeneration(table, reader)
         find_loop_starts(table, reader)
+
+    def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
+        column = build_half_loop_column(table)
+        return {} if column is None else {ColumnSlot.comparison: [column]}
 
     def sentences(self, table: Table) -> list[str]:
         return format_degeneration_sentences(table)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from runner_compare.features.degeneration.compute import TableDegeneration
-from runner_compare.model.data import Table
+from runner_base import Column, ColumnUse
+from runner_compare.features.degeneration.compute import TableDegeneration, compute_half_loop_words
+from runner_compare.model.data import ABSENT, Table
+from runner_compare.model.question_metrics import DEGENERATE
 from runner_compare.render.effects import format_interval_name, format_p_value
 from runner_compare.render.labels import format_row_versus_baseline
 from runner_compare.render.quantities import format_percentage_points
@@ -19,6 +21,16 @@ def format_degeneration_sentences(table: Table, is_short: bool = False) -> list[
         if (decision := effects.get(row.run.run_id)) is not None
         and not (is_short and decision.finding is Finding.open)
     ]
+
+
+def build_half_loop_column(table: Table) -> Column | None:
+    """Return the column with the words by which half of the answers loop. None unless the table compares loops."""
+    starts = table.get_section_data(TableDegeneration).loop_starts
+    if not all(row.run.number == DEGENERATE for row in table.rows):
+        return None
+    words = [compute_half_loop_words(starts.get(row.run.run_id, ())) for row in table.rows]
+    cells = [ABSENT if number is None else f"{number:,}" for number in words]
+    return Column("half loop\nby word", cells, use=ColumnUse.result) if any(words) else None
 
 
 def _format_degeneration(decision: Decision, is_short: bool) -> str:
