@@ -155,7 +155,8 @@ class LocalKind(KindWithTokenizer):
                 importlib.import_module(library)
                 signals.raise_if_signal_waits()
             importlib.import_module("runner_engine.local.engine")
-        release_library_pages()
+        if is_read_by_runner:
+            release_library_pages()
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (
