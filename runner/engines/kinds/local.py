@@ -28,7 +28,7 @@ from runner_engine import (
     list_supported_capabilities,
     predict_footprint,
 )
-from runner_engine.checkpoints import chat_templates, is_supported_architecture, read_gguf_header
+from runner_engine.checkpoints import chat_templates
 from runner_engine.devices.mapped_files import release_library_pages
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
@@ -122,11 +122,7 @@ class LocalKind(KindWithTokenizer):
             *resolved.model.quantization_mix.quantizing_configs,
             *([CHOICES[of_draft]()] if of_draft else []),
         ]
-        is_read_by_runner = (
-            not files.model.random_weights
-            and files.path.is_file()
-            and is_supported_architecture(read_gguf_header(files.path))
-        )
+        is_read_by_runner = files.has_supported_gguf
         with pause_garbage_collection():
             importlib.import_module("torch")
             signals.raise_if_signal_waits()  # between two imports nothing is half done
