@@ -92,7 +92,7 @@ def watch(child: subprocess.Popen[Any], model: Path) -> tuple[Counter[str], Coun
         most |= rollup | read_kib(Path(f"/proc/{child.pid}/status"))
         time.sleep(EVERY_S)
     if child.returncode:
-        raise SystemExit(f"{child.args} ended with {child.returncode}")
+        raise SystemExit(f"a side ended with {child.returncode}")
     return most, parts
 
 
