@@ -10,8 +10,6 @@ from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_file import is_gguf_file as is_gguf_file
-    from runner_engine.checkpoints.gguf_file import is_supported_architecture as is_supported_architecture
-    from runner_engine.checkpoints.gguf_file import read_gguf_header as read_gguf_header
     from runner_engine.checkpoints.linear_layers import (
         find_block_number_path_index as find_block_number_path_index,
     )
@@ -64,8 +62,6 @@ PLACES = {
     "DTYPE_NAMES": "weight_files",  # types of headers, by the names that torch has for them
     "MAX_HEADER_BYTES": "weight_files",  # the largest header that is read
     "is_gguf_file": "gguf_file",  # whether a file is a .gguf file, or has the name of one
-    "read_gguf_header": "gguf_file",  # reads the header of a .gguf file, and checks it against the file's size
-    "is_supported_architecture": "gguf_file",  # whether our own reader knows a file's settings and names
     # where a model is, and what its settings say
     "read_model_config": "resolved_model",  # config.json, or the same settings from the header of a .gguf file
     "read_tensor_headers": "resolved_model",  # the tensors of a checkpoint or adapter, as its headers describe them

@@ -107,6 +107,13 @@ class ModelFiles:
         return not self.model.random_weights and self.path.is_file()
 
     @property
+    def has_supported_gguf(self) -> bool:
+        """Whether the weights are in a .gguf file that the project's own reader loads."""
+        return self.is_gguf_file and gguf_file.is_supported_architecture(
+            gguf_file.read_gguf_header(self.path)
+        )
+
+    @property
     def device(self) -> str:
         """The device type that model.device selects on this machine, cpu or cuda. Determined
         without torch.

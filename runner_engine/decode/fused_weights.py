@@ -140,6 +140,7 @@ class FusedWeights:
             attention_tile_rows=kv_spec.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
             points=0 if self.rotation is None else self.rotation.points,
+            rotates_in_float32=self._rotates_in_float32(kv_spec.dtype),
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
@@ -154,6 +155,15 @@ class FusedWeights:
             position_embedding=self._get_position_embedding_address(layout),
             norm=self._build_norm_struct(layout.norm, self.hidden),
             head=of_head,
+        )
+
+    def _rotates_in_float32(self, dtype: torch.dtype) -> bool:
+        """Whether RoPE's tables keep float32 in a model of another dtype, as OLMo's do.
+
+        torch then multiplies in float32, and rounds once.
+        """
+        return self.rotation is not None and any(
+            table.compute_angles(torch.zeros(1, dtype=dtype), [0]).cos.dtype != dtype for table in self.tables
         )
 
     def _build_layer_struct(self, layer_index: int, layer: LayerLayout) -> FusedLayer:

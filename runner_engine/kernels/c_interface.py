@@ -170,7 +170,13 @@ class FusedModel(ctypes.Structure):
         ),
         *build_same_type_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         *build_same_type_fields(
-            ctypes.c_int64, "rotated", "points", "gates", "has_halves", "has_query_gates"
+            ctypes.c_int64,
+            "rotated",
+            "points",
+            "rotates_in_float32",
+            "gates",
+            "has_halves",
+            "has_query_gates",
         ),
         *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers"),
         *build_same_type_fields(

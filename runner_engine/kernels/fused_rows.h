@@ -29,17 +29,19 @@ static __attribute__((noinline)) void NAME(norm_by)(const fused_norm *norm, cons
     for (int64_t i = 0; i < width; i++) out[i] = NAME(from_float)((NAME(to_float)(x[i]) - mean) * factor * weight[i]);
 }
 
+INLINE float NAME(point_product)(float x, int in_float32) { return in_float32 ? x : NAME(rounded)(x); }
+
 /* Rotates the first 2 * half numbers of a head to its position (RoPE): halves have the two numbers of a point. cos, sin:
-   of each point */
-INLINE void NAME(rotate_halves)(T *head, int64_t half, const float *cos, const float *sin) {
+   of each point; in_float32: the products are not rounded to the model's format before they are added */
+INLINE void NAME(rotate_halves)(T *head, int64_t half, const float *cos, const float *sin, int in_float32) {
   int64_t first = 0;
 #ifdef HAS_AVX512
   for (; first + LANES <= half; first += LANES) {
     T *low = head + first, *high = low + half;
     const __m512 a = NAME(load_16)(low), b = NAME(load_16)(high);
     const __m512 c = _mm512_loadu_ps(cos + first), s = _mm512_loadu_ps(sin + first);
-    const __m512 ac = NAME(round_16)(_mm512_mul_ps(a, c)), bs = NAME(round_16)(_mm512_mul_ps(b, s));
-    const __m512 bc = NAME(round_16)(_mm512_mul_ps(b, c)), as = NAME(round_16)(_mm512_mul_ps(a, s));
+    __m512 ac = _mm512_mul_ps(a, c), bs = _mm512_mul_ps(b, s), bc = _mm512_mul_ps(b, c), as = _mm512_mul_ps(a, s);
+    if (!in_float32) ac = NAME(round_16)(ac), bs = NAME(round_16)(bs), bc = NAME(round_16)(bc), as = NAME(round_16)(as);
     NAME(store_16)(low, _mm512_sub_ps(ac, bs));
     NAME(store_16)(high, _mm512_add_ps(bc, as));
   }
@@ -47,29 +49,29 @@ INLINE void NAME(rotate_halves)(T *head, int64_t half, const float *cos, const f
 #pragma omp simd
   for (int64_t d = first; d < half; d++) {
     const float a = NAME(to_float)(head[d]), b = NAME(to_float)(head[d + half]);
-    head[d] = NAME(from_float)(NAME(rounded)(a * cos[d]) - NAME(rounded)(b * sin[d]));
-    head[d + half] = NAME(from_float)(NAME(rounded)(b * cos[d]) + NAME(rounded)(a * sin[d]));
+    head[d] = NAME(from_float)(NAME(point_product)(a * cos[d], in_float32) - NAME(point_product)(b * sin[d], in_float32));
+    head[d + half] = NAME(from_float)(NAME(point_product)(b * cos[d], in_float32) + NAME(point_product)(a * sin[d], in_float32));
   }
 }
 
 /* The same where neighbours are the two numbers of a point */
-INLINE void NAME(rotate_neighbours)(T *head, int64_t half, const float *cos, const float *sin) {
+INLINE void NAME(rotate_neighbours)(T *head, int64_t half, const float *cos, const float *sin, int in_float32) {
 #pragma omp simd
   for (int64_t d = 0; d < half; d++) {
     const float a = NAME(to_float)(head[2 * d]), b = NAME(to_float)(head[2 * d + 1]);
-    head[2 * d] = NAME(from_float)(NAME(rounded)(a * cos[d]) - NAME(rounded)(b * sin[d]));
-    head[2 * d + 1] = NAME(from_float)(NAME(rounded)(b * cos[d]) + NAME(rounded)(a * sin[d]));
+    head[2 * d] = NAME(from_float)(NAME(point_product)(a * cos[d], in_float32) - NAME(point_product)(b * sin[d], in_float32));
+    head[2 * d + 1] = NAME(from_float)(NAME(point_product)(b * cos[d], in_float32) + NAME(point_product)(a * sin[d], in_float32));
   }
 }
 
 /* The same where neighbours are the two numbers of a point, and go where halves have theirs */
-INLINE void NAME(rotate_into_halves)(T *head, int64_t half, const float *cos, const float *sin) {
+INLINE void NAME(rotate_into_halves)(T *head, int64_t half, const float *cos, const float *sin, int in_float32) {
   T turned[2 * half + 1];
 #pragma omp simd
   for (int64_t d = 0; d < half; d++) {
     const float a = NAME(to_float)(head[2 * d]), b = NAME(to_float)(head[2 * d + 1]);
-    turned[d] = NAME(from_float)(NAME(rounded)(a * cos[d]) - NAME(rounded)(b * sin[d]));
-    turned[d + half] = NAME(from_float)(NAME(rounded)(b * cos[d]) + NAME(rounded)(a * sin[d]));
+    turned[d] = NAME(from_float)(NAME(point_product)(a * cos[d], in_float32) - NAME(point_product)(b * sin[d], in_float32));
+    turned[d + half] = NAME(from_float)(NAME(point_product)(b * cos[d], in_float32) + NAME(point_product)(a * sin[d], in_float32));
   }
   memcpy(head, turned, 2 * half * sizeof(T));
 }
@@ -79,9 +81,10 @@ INLINE void NAME(turn_head)(const fused_model *m, int64_t rope, T *head, int64_t
   if (rope < 0) return;
   const int64_t half = m->rotated / 2;
   const float *cos = m->cos[rope] + position * half, *sin = m->sin[rope] + position * half;
-  if (m->points == POINTS_IN_HALVES) NAME(rotate_halves)(head, half, cos, sin);
-  else if (m->points == POINTS_OF_NEIGHBOURS) NAME(rotate_neighbours)(head, half, cos, sin);
-  else NAME(rotate_into_halves)(head, half, cos, sin);
+  const int in_float32 = m->rotates_in_float32 != 0;
+  if (m->points == POINTS_IN_HALVES) NAME(rotate_halves)(head, half, cos, sin, in_float32);
+  else if (m->points == POINTS_OF_NEIGHBOURS) NAME(rotate_neighbours)(head, half, cos, sin, in_float32);
+  else NAME(rotate_into_halves)(head, half, cos, sin, in_float32);
 }
 
 /* The heads [count, dim] of one token: their norm, if there is one, and RoPE. position: of the token */

@@ -26,6 +26,7 @@ typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_kv_bytes, embedding_rows, positions;
   int64_t attention_tile_rows;   /* as tile_rows of attend_shared */
   int64_t rotated, points;       /* numbers of a head that are rotated, and which of them are a point */
+  int64_t rotates_in_float32;    /* whether cos and sin have more bits than the model's format */
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
   int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */

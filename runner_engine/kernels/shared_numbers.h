@@ -74,7 +74,7 @@ const shared_number shared_numbers[] = {
     AT(fused_model, embedding_rows), AT(fused_model, positions),
     AT(fused_model, attention_tile_rows), AT(fused_model, rotated), AT(fused_model, points),
     AT(fused_model, gates), AT(fused_model, has_halves),
-    AT(fused_model, has_query_gates), AT(fused_model, has_heads_together), AT(fused_model, query_scales), AT(fused_model, mixers), AT(fused_model, embedding_scale),
+    AT(fused_model, rotates_in_float32), AT(fused_model, has_query_gates), AT(fused_model, has_heads_together), AT(fused_model, query_scales), AT(fused_model, mixers), AT(fused_model, embedding_scale),
     AT(fused_model, residual_scale), AT(fused_model, logit_scale), AT(fused_model, logit_cap),
     AT(fused_model, embedding_in_panels), AT(fused_model, embedding), AT(fused_model, position_embedding),
     AT(fused_model, cos), AT(fused_model, sin), AT(fused_model, norm), AT(fused_model, head),

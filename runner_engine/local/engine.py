@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from runner_base import ConfigError, FinishReason, report_step
+from runner_base import ConfigError, FinishReason, machine, report_step
 from runner_base.notes import Note, note, text_note
 from runner_base.processor import parse_disabled_cpu_features
 from runner_engine.attention import device_attention, shared_attention
@@ -281,6 +281,7 @@ class LocalEngine:
             self.stats.packed_mib = fast.packed_mib
             if quantized.replaced_layers and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
+            machine.release_free_memory()  # what trials and packing have freed
             self.fused = build_and_verify_fused_forward(
                 loaded, kv_spec, fast.packed_weights, fast.expert_layers, self._trials.is_fused_verified()
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from runner_engine.models.vocabulary import check_tokenizer_vocabulary
 
 def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = False) -> Any:
     """Load the tokenizer from a model's files. Error messages start with `config_entry`, a KEY=VALUE text."""
-    import_torch_compiler()
+    if "transformers" not in sys.modules:  # else whoever imported it has decided about the compiler
+        import_torch_compiler()
     from transformers import AutoTokenizer
 
     reject_expanding_tokenizer_rules(path / "tokenizer.json")

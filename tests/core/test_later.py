@@ -108,10 +108,11 @@ def noted(module, name):
     names.append((module.__name__, name))
     return own(module, name)
 deferred_imports.DeferredModule.__getattr__ = noted
-with deferred_imports.defer_imports(*local.UNUSED):
+unused = (*local.UNUSED, *local.UNUSED_BY_GGUF)
+with deferred_imports.defer_imports(*unused):
     import transformers.models.llama.modeling_llama
 deferred_imports.DeferredModule.__getattr__ = own
-assert not [name for name in local.UNUSED if name in sys.modules], "nothing was used while it was imported"
+assert not [name for name in unused if name in sys.modules], "nothing was used while it was imported"
 from importlib import import_module
 for module, name in names:
     if not name.startswith("__"):

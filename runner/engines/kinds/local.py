@@ -28,7 +28,8 @@ from runner_engine import (
     list_supported_capabilities,
     predict_footprint,
 )
-from runner_engine.checkpoints import chat_templates, is_supported_architecture, read_gguf_header
+from runner_engine.checkpoints import chat_templates
+from runner_engine.devices.mapped_files import release_library_pages
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
@@ -37,6 +38,14 @@ from runner_engine.render.notes import render_engine_note
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
+# what only loads of other files use: 75 MiB of the process of a .gguf file
+UNUSED_BY_GGUF = (
+    "sympy",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.fx.experimental.symbolic_shapes",
+)
 SMALL_WEIGHT_MIB = (
     100.0  # below this a model gains nothing from a second thread (see runner_engine/models/base_loading.py)
 )
@@ -113,14 +122,17 @@ class LocalKind(KindWithTokenizer):
             *resolved.model.quantization_mix.quantizing_configs,
             *([CHOICES[of_draft]()] if of_draft else []),
         ]
+        is_read_by_runner = files.has_supported_gguf
         with pause_garbage_collection():
             importlib.import_module("torch")
             signals.raise_if_signal_waits()  # between two imports nothing is half done
-            # torch does so where a model is first built without numbers, as each load does: 70 MiB
-            # that are no model's
-            import_torch_compiler()
-            signals.raise_if_signal_waits()
-            with defer_imports(*UNUSED), use_cached_transformers_import_structure():
+            if not is_read_by_runner:
+                # torch does so where a model is first built without numbers, as each other load does:
+                # 70 MiB that are no model's
+                import_torch_compiler()
+                signals.raise_if_signal_waits()
+            unused = (*UNUSED, *UNUSED_BY_GGUF) if is_read_by_runner else UNUSED
+            with defer_imports(*unused), use_cached_transformers_import_structure():
                 transformers = importlib.import_module("transformers")
                 signals.raise_if_signal_waits()
                 own = files.settings.get("architectures") or ()
@@ -128,11 +140,7 @@ class LocalKind(KindWithTokenizer):
                     # transformers imports a class at its first access
                     getattr(transformers, name, None)
                     signals.raise_if_signal_waits()
-                if (
-                    not files.model.random_weights
-                    and files.path.is_file()
-                    and is_supported_architecture(read_gguf_header(files.path))
-                ):
+                if is_read_by_runner:
                     importlib.import_module("runner_engine.models.load_checks").find_model_class(
                         files.path, trust_remote_code=False
                     )
@@ -143,6 +151,8 @@ class LocalKind(KindWithTokenizer):
                 importlib.import_module(library)
                 signals.raise_if_signal_waits()
             importlib.import_module("runner_engine.local.engine")
+        if is_read_by_runner:
+            release_library_pages()
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (

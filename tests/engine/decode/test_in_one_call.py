@@ -48,3 +48,13 @@ def test_its_passes_are_a_single_call(family: str, tmp_path: Path, caplog: pytes
         _, _, fused = with_fast_kernels(open_engine(make_spec(model=model)))
     assert fused is not None, caplog.messages
     assert not fused.has_separate_mlps
+
+
+@pytest.mark.parametrize(("family", "in_float32"), [("olmo2", 1), ("llama", 0)])
+def test_rope_is_rounded_as_torch_rounds_it(family: str, in_float32: int, tmp_path: Path) -> None:
+    """OLMo's tables keep float32 in a bfloat16 model, so torch rounds once; Llama's do not."""
+    families.build(family, tmp_path / "model")
+    model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
+    _, _, fused = with_fast_kernels(open_engine(make_spec(model=model)))
+    assert fused is not None
+    assert fused.weights.model.rotates_in_float32 == in_float32
