@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MADV_DONTNEED, MADV_PAGEOUT = 4, 21  # of Linux
-MIN_LIBRARY_RANGE_BYTES = 256 << 10
 ENTRY_BYTES = 8  # of /proc/self/pagemap, for each page
 # flags of a page: unchanged from the file; in memory or in swap
 OF_FILE, IS_PRESENT = (1 << 61, 3 << 62)
@@ -24,18 +23,15 @@ class MappedFiles:
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int, str]] = []  # first address, end, file; in order
-        self.read_only_ranges: list[tuple[int, int]] = []
         try:
             lines = Path("/proc/self/maps").read_text().splitlines()
         except OSError:
             return  # not Linux
         for line in lines:
-            addresses, permissions, _, _, inode, *path = line.split(maxsplit=5)
+            addresses, _, _, _, inode, *path = line.split(maxsplit=5)
             if inode != "0":
                 first, last = (int(address, 16) for address in addresses.split("-"))
                 self.ranges.append((first, last, path[0] if path else ""))
-                if "w" not in permissions:
-                    self.read_only_ranges.append((first, last))
 
     def is_mapped_address(self, address: int) -> bool:
         return any(begin <= address < end for begin, end, _ in self.ranges)
@@ -72,16 +68,6 @@ def measure_resident_file_mib(files: Iterable[Path]) -> float:
     return kib / 1024
 
 
-def release_library_pages() -> None:
-    """Drop the unmodified pages of large libraries, most of which only their import reads.
-
-    Code that runs again comes back from the system's cache of the file.
-    """
-    for first, last in MappedFiles().read_only_ranges:
-        if last - first >= MIN_LIBRARY_RANGE_BYTES and _has_modified_pages(first, last - first) is False:
-            _drop_pages(first, last - first, MADV_DONTNEED)
-
-
 def _release_unmodified_pages(address: int, nbytes: int) -> None:
     """Drop unmodified pages.
 
@@ -90,11 +76,8 @@ def _release_unmodified_pages(address: int, nbytes: int) -> None:
     """
     changed = _has_modified_pages(address, nbytes)
     if not changed:
-        _drop_pages(address, nbytes, MADV_PAGEOUT if changed is None else MADV_DONTNEED)
-
-
-def _drop_pages(address: int, nbytes: int, advice: int) -> None:
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
+        advice = MADV_PAGEOUT if changed is None else MADV_DONTNEED
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
 
 
 def _has_modified_pages(address: int, nbytes: int) -> bool | None:

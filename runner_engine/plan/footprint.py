@@ -41,7 +41,6 @@ from runner_engine.spec import Workload
 # Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing
 # like this.
 LIBRARY_MIB = 34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
-REREAD_MIB = 10.0  # more of them in the process of a .gguf file, which drops these pages after its imports
 LOAD_MIB = 18.0  # the part of it that the load takes and that is not a page of a file
 KERNEL_MIB = (
     12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
@@ -353,7 +352,7 @@ def _predict_single_model(
         packed = (tensor for tensor in tensors if is_tied or classify_tensor(tensor) != "embedding")
         copied += sum(compute_packing_overhead_nbytes(tensor) for tensor in packed)
     slots = 0 if spec.is_mtp_head else _compute_vocabulary_capacity(files, shape["vocab"])
-    library = int((LIBRARY_MIB + REREAD_MIB * in_blocks) * MIB) + TOKENIZER_BYTES * slots
+    library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:
         first = (

@@ -29,7 +29,6 @@ from runner_engine import (
     predict_footprint,
 )
 from runner_engine.checkpoints import chat_templates
-from runner_engine.devices.mapped_files import release_library_pages
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
@@ -151,8 +150,6 @@ class LocalKind(KindWithTokenizer):
                 importlib.import_module(library)
                 signals.raise_if_signal_waits()
             importlib.import_module("runner_engine.local.engine")
-        if is_read_by_runner:
-            release_library_pages()
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (

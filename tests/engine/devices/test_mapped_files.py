@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner_engine.devices import mapped_files
-from runner_engine.devices.mapped_files import MappedFiles, release_library_pages
+from runner_engine.devices.mapped_files import MappedFiles
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SIZE = 64 * mmap.PAGESIZE
@@ -79,34 +79,3 @@ def test_where_pages_cannot_be_seen_they_are_written_out(
     pages[0] = 7
     MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)
-
-
-def map_read_only(file: Path, written: int | None) -> tuple[mmap.mmap, int]:
-    """Map a file, read all of it, perhaps write one page, and forbid writing, as a linker does."""
-    import ctypes
-
-    with file.open("rb") as opened:
-        pages = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    sum(pages[:: mmap.PAGESIZE])
-    if written is not None:
-        pages[written] = 7
-    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(len(pages)), 1) == 0
-    return pages, address
-
-
-def test_pages_of_libraries_are_given_back_if_nothing_was_written(tmp_path: Path) -> None:
-    file = tmp_path / "library.so"
-    file.write_bytes(b"\1" * 2 * mapped_files.MIN_LIBRARY_RANGE_BYTES)
-    clean, clean_address = map_read_only(file, None)
-    relocated, relocated_address = map_read_only(file, 5 * mmap.PAGESIZE)
-    release_library_pages()
-    assert resident_kib(clean_address) == 0
-    assert resident_kib(relocated_address) == len(relocated) // 1024
-    assert (clean[5 * mmap.PAGESIZE], relocated[5 * mmap.PAGESIZE]) == (1, 7)
-
-
-def test_writable_files_are_no_libraries(mapped: tuple[Path, mmap.mmap, int]) -> None:
-    _, _, address = mapped
-    release_library_pages()
-    assert resident_kib(address) == SIZE // 1024
