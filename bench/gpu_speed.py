@@ -1,41 +1,55 @@
-"""The steps of first_gpu.py that measure time."""
+"""The steps of gpu_all.py that measure time or memory."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import random
 import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from engines import random_prompts
-from first_gpu_engines import (
-    ALWAYS,
+from engines import greedy, random_prompts
+from gpu_engines import (
     DEVICE,
-    EXPECTED_KERNELS,
-    EXPECTED_TOK_PER_S,
-    NEVER,
     NEW,
     ON_GPU,
+    OUTPUT_FILE,
+    PROMPT,
     ROWS,
-    asked,
-    decode_rate,
-    engine_of,
-    generated,
+    VLLM_PYTHON,
+    NotRunError,
+    count_equal,
+    flash_attention_lacks,
+    generate,
+    load_engine,
+    make_requests,
+    model_config,
     note,
+    note_figure,
+    read_tokens,
+    require,
+    steps_on_device,
 )
+from gpu_results import RESULTS_NAME, read_results
 
+from runner.config.resolved import resolve_job
+from runner_base import machine
+from runner_base.child_process import request_kill_when_parent_dies
 from runner_engine.attention.device_attention import attend
 from runner_engine.attention.page_trial import PAGE, find_kv_page_size
 from runner_engine.attention.partial_attention import Scaling
-from runner_engine.decode.passes import step_graphs
-from runner_engine.decode.passes.async_step import SWITCH
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, StepAttention
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
@@ -43,30 +57,155 @@ from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
 from runner_engine.kv_cache.sliding_windows import Window
 from runner_engine.kv_cache.slots import SlotStore
-from runner_engine.local.engine import LocalSession
+from runner_engine.local.engine import LocalEngine, LocalSession
+from runner_engine.plan.footprint import predict_footprint
 from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete_requests
+
+PREFILL = 512 if ON_GPU else 48  # tokens of the prompts whose prefill is measured
+MEMORY_TOLERANCE = 0.05  # of a prediction
+
+
+def _measure_seconds(work: Callable[[], Any]) -> float:
+    if ON_GPU:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if ON_GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _measure_rates(
+    complete: Callable[[list[Request]], Any], engine: LocalEngine, rows: int, new: int, seed: int
+) -> tuple[float, float]:
+    """Return tokens a second of prefill and decode. Prompts are new, so no cache has them.
+
+    Decode is the time of all new tokens less that of the first, which contains the prefill.
+    """
+    prefill_s = _measure_seconds(partial(complete, make_requests(engine, rows, 1, PREFILL, seed)))
+    first_s = _measure_seconds(partial(complete, make_requests(engine, rows, 1, seed=seed + 1)))
+    all_s = _measure_seconds(partial(complete, make_requests(engine, rows, new + 1, seed=seed + 2)))
+    return rows * PREFILL / prefill_s, rows * new / max(all_s - first_s, 1e-9)
 
 
 def speed() -> None:
-    """Decoding, with recorded steps, with such that wait for the last one's tokens, without any,
-    and by generate."""
-    engine = engine_of()
+    """Prefill and decode, with recorded steps, without steps ahead, without recorded steps, and by generate."""
+    engine = load_engine(model_config())
+
+    def ours(requests: list[Request]) -> None:
+        read_tokens(complete_requests(engine, requests, len(requests)))
+
     for rows in ROWS:
-        requests = asked(engine, rows)
-        rates = {}
-        for name, at, ahead, tries in (
-            ("with graphs", ALWAYS, "1", 2), ("not ahead", ALWAYS, "0", 2), ("without", NEVER, "1", 1)
+        sides: dict[str, list[tuple[float, float]]] = {}
+        for name, records, is_ahead, tries in (
+            ("runner", True, True, 3), ("not ahead", True, False, 2), ("not recorded", False, True, 1)
         ):  # fmt: skip
-            step_graphs.RECORD_AT, os.environ[SWITCH] = at, ahead
-            rates[name] = max(decode_rate(engine, requests) for _ in range(tries))
-        few = asked(engine, rows, NEW // 4)
-        started = time.perf_counter()
-        generated(engine, few)
-        rates["generate"] = rows * NEW // 4 / (time.perf_counter() - started)
-        words = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        expected = f"{EXPECTED_TOK_PER_S[rows]:,} tokens/s" if rows in EXPECTED_TOK_PER_S else "figures"
-        fast = not ON_GPU or rates["with graphs"] > 2 * rates["generate"]
-        note(f"{rows} rows: {expected}", f"{words} tokens/s", fast)
+            with steps_on_device(records, is_ahead):
+                rates = [_measure_rates(ours, engine, rows, NEW, 10 * at) for at in range(tries)]
+            sides[name] = rates[1:] or rates  # the first one records the steps
+        generate(engine, make_requests(engine, rows, 2))
+        sides["generate"] = [_measure_rates(lambda some: generate(engine, some), engine, rows, NEW // 4, 90)]
+        for at, what in enumerate(("prefill", "decode")):
+            for name, rates in sides.items():
+                note_figure(f"{what}, {rows} sequences", "tokens/s", [rate[at] for rate in rates], name)
+        ratio = max(rate for _, rate in sides["runner"]) / sides["generate"][0][1]
+        is_fast = ratio > 2 if ON_GPU else None
+        note(f"{rows} sequences: at least twice generate", f"decode is {ratio:.1f} times as fast", is_fast)
+
+
+def vllm() -> None:
+    """The same measurement in vLLM, on the same card and the same weights."""
+    if not VLLM_PYTHON and importlib.util.find_spec("vllm") is None:
+        raise NotRunError(
+            "vLLM is not installed here. --vllm names the Python of an environment that has it."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        sizes = {"rows": ROWS, "prefill": PREFILL, "prompt": PROMPT, "new": NEW}
+        job.write_text(json.dumps({"folder": model_config().name, "dtype": "bfloat16"} | sizes))
+        command = [VLLM_PYTHON or sys.executable, str(Path(__file__).with_name("gpu_vllm_side.py"))]
+        # another environment must not find this one's packages
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONPATH" or not VLLM_PYTHON
+        }
+        subprocess.run(
+            [*command, str(job), str(answer)],
+            check=True,
+            env=environment,
+            preexec_fn=request_kill_when_parent_dies,
+        )
+        measured = json.loads(answer.read_text())
+    ours = {
+        figure.what: figure.median
+        for result in read_results(Path(OUTPUT_FILE).with_name(RESULTS_NAME))
+        for figure in result.output.figures
+        if figure.side == "runner"
+    }
+    for line in measured["rates"]:
+        for what in ("prefill", "decode"):
+            name, rate = f"{what}, {line['rows']} sequences", line[what]
+            note_figure(name, "tokens/s", rate, "vLLM")
+            if name in ours:
+                note_figure(name, "times vLLM", [ours[name] / statistics.median(rate)], "runner", 2)
+    note("vLLM", f"{measured['version']}, loaded in {measured['load_s']:.0f} s")
+
+
+def memory() -> None:
+    """Predicted memory beside the largest that torch's allocator has used."""
+    rows, prompt, new = (128, 512, 64) if ON_GPU else (4, 32, 8)
+    model = model_config()
+    predicted = predict_footprint(resolve_job(greedy(model, None, new)).model, (rows, prompt, new))
+    engine = load_engine(model)
+    parts = {}
+    if ON_GPU:
+        parts["weights"] = torch.cuda.memory_allocated() / machine.MIB
+        torch.cuda.reset_peak_memory_stats()
+    read_tokens(complete_requests(engine, make_requests(engine, rows, new, prompt), rows))
+    parts["keys and values"] = engine.stats.peak_kv_bytes / machine.MIB
+    if ON_GPU:
+        parts["peak"] = torch.cuda.max_memory_allocated() / machine.MIB
+    if predicted is None:
+        note("memory is predicted", "there is no prediction", False)
+        return
+    predicted_mib = {
+        "weights": predicted.resident_weight_mib,
+        "keys and values": predicted.kv_cache_mib,
+        "peak": predicted.total_mib,
+    }
+    for name, measured_mib in parts.items():
+        off = predicted_mib[name] / measured_mib - 1
+        note(f"{name}: at most {MEMORY_TOLERANCE:.0%} off", f"{off:+.1%}", abs(off) <= MEMORY_TOLERANCE)
+        what = f"{name} of {rows} sequences of {prompt + new} tokens"
+        note_figure(what, "MiB", [predicted_mib[name]], "predicted", 2)
+        note_figure(what, "MiB", [measured_mib], "measured", 2)
+
+
+def quantized() -> None:
+    """Quantized layers decode in recorded steps, or are refused with a reason."""
+    require("bitsandbytes")
+    for name in ("nf4", "int8") if ON_GPU else ("nf4",):
+        engine = load_engine(model_config(), name)
+        requests = make_requests(engine, ROWS[1], 48 if ON_GPU else 8)
+        answers, rates, summary = [], [], ""
+        for records in (True, False):
+            with steps_on_device(records):
+                answers.append(read_tokens(complete_requests(engine, requests)))
+                rates.append(decode_rate(engine, requests))
+            summary = summary or engine.stats.decoding_graphs
+        equals = count_equal(answers[0], answers[1])
+        said = f"{equals} of {len(requests)} answers; {summary or 'no recorded steps'}"
+        note(f"{name}: recorded steps give the same tokens", said, equals == len(requests))
+        for side, rate in zip(("recorded", "not recorded"), rates, strict=True):
+            note_figure(f"decode of {name}, {ROWS[1]} sequences", "tokens/s", [rate], side)
+        engine.close()
+
+
+def decode_rate(engine: LocalEngine, requests: list[Request]) -> float:
+    """Return the decoded tokens a second."""
+    before = replace(engine.stats)
+    read_tokens(complete_requests(engine, requests, len(requests)))
+    return (engine.stats - before).decode_tok_per_s
 
 
 def profile() -> None:
@@ -74,13 +213,12 @@ def profile() -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
-    engine = engine_of()
+    engine = load_engine(model_config())
     for rows in ROWS[:3]:
         for records in (True, False) if ON_GPU else (True,):
-            step_graphs.RECORD_AT = ALWAYS if records else NEVER
-            with engine.open(rows) as session:
+            with steps_on_device(records), engine.open(rows) as session:
                 assert isinstance(session, LocalSession)
-                for request in asked(engine, rows, NEW if ON_GPU else 60):
+                for request in make_requests(engine, rows, NEW if ON_GPU else 60):
                     session.submit(request)
                 for _ in range(30):
                     session.step()
@@ -90,7 +228,7 @@ def profile() -> None:
                     for _ in range(20):
                         session.step()
                     host_ms = (time.perf_counter() - started) * 50
-                note_profile(f"{rows} rows, {'graphs' if records else 'no graphs'}", seen, host_ms)
+                note_profile(f"{rows} sequences, {'' if records else 'not '}recorded", seen, host_ms)
                 if ON_GPU and rows == ROWS[1] and not records:
                     print(
                         seen.key_averages().table(
@@ -108,10 +246,10 @@ def note_profile(what: str, seen: Any, host_ms: float) -> None:
     waits = Counter(one.name for one in events if re.search("Synchronize|cudaMemcpy$", one.name))
     launches = sum(one.name.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch")) for one in events) / 20
     note(
-        f"{what}: {EXPECTED_KERNELS:,} kernels a step, one wait",
+        f"{what}: at most five waits a step",
         f"{len(on_device) / 20:,.0f} kernels, {launches:,.0f} launches, {busy_ms:.2f} of {host_ms:.2f} ms busy, "
         f"waits a step: { {name: round(count / 20, 1) for name, count in waits.items()} }",
-        not ON_GPU or sum(waits.values()) <= 5 * 20,
+        sum(waits.values()) <= 5 * 20 if ON_GPU else None,
     )
     for name, count in Counter(one.name[:90] for one in on_device).most_common(25):
         took = sum(one.time_range.elapsed_us() for one in on_device if one.name[:90] == name)
@@ -120,7 +258,7 @@ def note_profile(what: str, seen: Any, host_ms: float) -> None:
 
 def prefixes() -> None:
     """Many prefixes, each shared by some rows, beside one prefix that all share."""
-    engine = engine_of()
+    engine = load_engine(model_config())
     rows, count = (512, 64) if ON_GPU else (24, 12)
     length = 200 if ON_GPU else 40
     ends = random_prompts(engine, rows, 8, random.Random(1))
@@ -137,7 +275,7 @@ def prefixes() -> None:
     note(
         f"{rows} rows: many prefixes cost less than half",
         f"{words} tokens/s",
-        slowest > fastest / 2 or not ON_GPU,
+        slowest > fastest / 2 if ON_GPU else None,
     )
 
 
@@ -155,7 +293,7 @@ def best_us(work: Callable[[], Any], tries: int = 30) -> float:
     return statistics.median(took[5:])
 
 
-def own_attention(rows: int, places: int, has: dict[str, bool]) -> tuple[str, bool]:
+def own_attention(rows: int, places: int, has_splits: bool) -> tuple[str, bool]:
     """Time attention to the rows' own keys as it is, and by flash attention; return words, and
     whether it is right."""
     kv_heads, group, dim = 2, 7, 64
@@ -183,7 +321,7 @@ def own_attention(rows: int, places: int, has: dict[str, bool]) -> tuple[str, bo
     ways: dict[str, Callable[[], torch.Tensor]] = {"present": present}
     if ON_GPU:
         ways["flash"] = by_flash
-    if ON_GPU and has["num_splits"]:
+    if ON_GPU and has_splits:
         ways["flash, no splits"] = lambda: by_flash(num_splits=1)
     return compared(ways)
 
@@ -257,18 +395,26 @@ def compared(ways: dict[str, Callable[[], torch.Tensor]]) -> tuple[str, bool]:
 
 
 def attention() -> None:
-    """`varlen_attn` is right, can be recorded, and how long it takes beside the present attention
-    to own keys."""
-    schema = str(torch.ops.aten._flash_attention_forward.default._schema)
-    has = {name: name in schema for name in ("seqused_k", "block_table", "num_splits")}
-    note("flash attention takes a block table", f"torch {torch.__version__}: {has}", True)
+    """Attention to own keys by flash attention with each sequence's length, beside the mask."""
+    if ON_GPU and "seqused_k" not in str(torch.ops.aten._flash_attention_forward.default._schema):
+        raise NotRunError("Flash attention of this torch takes no lengths.")
+    has_splits = "num_splits" not in flash_attention_lacks()
     for rows in ROWS:
         for places in (256, 1024) if ON_GPU else (64,):
-            note(f"{rows} rows of up to {places} places: right, recorded", *own_attention(rows, places, has))
+            said, passed = own_attention(rows, places, has_splits)
+            note(f"{rows} sequences of up to {places} positions: right, recorded", said, passed)
+
+
+def pages() -> None:
+    """Attention to pages is right, can be recorded, and its time beside that of prefixes apart."""
+    if ON_GPU and (lacks := flash_attention_lacks()):
+        raise NotRunError(
+            f"Pages need torch 2.13: this torch lacks {' and '.join(lacks)} of flash attention."
+        )
+    for rows in ROWS:
         for trunk, window in (
             ((1000, None), (4000, None), (1000, 600)) if ON_GPU else ((600, None), (600, 300))
         ):
-            what = f"{rows} rows on a prefix of {trunk} tokens" + (
-                f", a window of {window}" if window else ""
-            )
-            note(f"{what}: pages are right, recorded, timed", *paged_attention(rows, trunk, window))
+            end = f", window {window}" if window else ""
+            said, passed = paged_attention(rows, trunk, window)
+            note(f"{rows} sequences on a prefix of {trunk} tokens{end}: pages are right", said, passed)
