@@ -91,7 +91,7 @@ class FusedWeights:
         # of the model, of which each layer consists
         self.blocks = [layer.blocks for layer in layout.layers]
         # that it has rows for
-        self.positions = None if layout.positions is None else len(layout.positions.weight)
+        self.positions = None if layout.positions is None else len(layout.positions)
         self.mixtures = FusedMixtures(layout.layers, expert_layers, kv_spec.dtype, self._build_matrix_struct)
         # MLPs that their own modules compute, by layer
         self.apart = {
@@ -336,9 +336,7 @@ class FusedWeights:
 
     def _get_position_embedding_address(self, layout: ModelLayout) -> int | None:
         table = layout.positions
-        return (
-            None if table is None else self._keep_tensor_alive(table.weight, self.positions or 0, self.hidden)
-        )
+        return None if table is None else self._keep_tensor_alive(table, self.positions or 0, self.hidden)
 
     def _compute_embedding_scale(self, layout: ModelLayout) -> float:
         """Return the factor by which the C kernels scale embeddings.

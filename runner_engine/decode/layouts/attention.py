@@ -70,6 +70,9 @@ def infer_attention_layout(
     given = handed.query, handed.key
     if scale is not None:
         given = given[0] / scale.compute_scales(torch.tensor(positions))[:, None, None], given[1]
+    softmax_scale = handed.scale
+    if softmax_scale == 1 and (factor := float(getattr(attention, "scaling", 1.0))) != 1:
+        softmax_scale, given = factor, (given[0] / factor, given[1])  # queries are scaled before attention
     if not norm_names:
         rotation, least = find_rope_rotation((queries.float(), keys.float()), given, angles)
         check_rotation_error(least, angles)
@@ -95,7 +98,7 @@ def infer_attention_layout(
     return AttentionLayout(
         into,
         getattr(attention, names.out),
-        handed.scale,
+        softmax_scale,
         handed.softmax.cap,
         handed.softmax.sinks,
         rotation,
