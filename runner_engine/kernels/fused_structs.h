@@ -2,17 +2,6 @@
 
 #define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, what is handed out, the head's product, the rest */
 
-/* Kinds of norms (fused_rows.h): by the root mean square, rounded before the weight as in Llama, or only at the end; or
-   with the mean subtracted, too. */
-enum { RMS_IN_STEPS, RMS_AT_ONCE, LAYER_NORM };
-
-typedef struct {
-  const void *weight; /* of RMS_IN_STEPS in the model's format, else float32; 0: there is no such norm */
-  const float *bias;  /* float32, or 0 */
-  int64_t kind;
-  float epsilon, unused;
-} fused_norm;
-
 /* What an MLP goes through between its products. SILU_IN_PRODUCT: two matrices gate each other in the registers. */
 enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
 
@@ -102,7 +91,8 @@ static int is_beside_readable(const fused_model *m, const fused_layer *layer, in
   const mixer_beside *beside = layer->beside;
   if (!beside) return 1;
   if (!beside->mixer || layer->mixer || layer->is_parallel || layer->after_attention.weight || !m->has_halves) return 0;
-  if (!is_mixer(beside->mixer, m->mixers, &beside->into, 1)) return 0;
+  if (beside->mixer->kind == CHANNELS_MIXER) return 0; /* forward_beside has no products within a mixer */
+  if (!is_mixer(beside->mixer, m->mixers, &beside->into, 1, pack)) return 0;
   return is_readable(&beside->into, m->hidden, pack) && is_readable(&beside->out, beside->mixer->inner, pack);
 }
 
@@ -115,7 +105,7 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
   const int64_t width = mixer ? mixer->inner : found_width(m, layer);
   const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
   if (layer->qkv_count < 1 || layer->qkv_count > MIXER_MATRICES || gated != layer->gated_count || gated > 2) return 0;
-  if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count)) return 0;
+  if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count, pack)) return 0;
   if (!is_beside_readable(m, layer, pack)) return 0;
   if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
   for (int i = 0; i < layer->qkv_count; i++)
@@ -134,6 +124,8 @@ static int are_matrices_missing(const fused_model *m, const fused_layer *layers,
     for (int i = 0; i < l->qkv_count; i++) some |= is_missing(l->qkv + i, pack);
     for (int i = 0; i < l->gated_count; i++) some |= is_missing(l->gated + i, pack);
     if (l->beside) some |= is_missing(&l->beside->into, pack) || is_missing(&l->beside->out, pack);
+    if (l->mixer && l->mixer->kind == CHANNELS_MIXER && l->mixer->channels)
+      some |= is_missing(&l->mixer->channels->to_parts, pack) || is_missing(&l->mixer->channels->to_steps, pack);
     some |= is_missing(&l->out, pack) || (!l->mlp_apart && is_missing(&l->down, pack));
   }
   return some;

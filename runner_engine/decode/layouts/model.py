@@ -62,6 +62,7 @@ class LayerLayout:
 
     attention: AttentionLayout | None
     mixer: MixerParts | None  # exactly one of these two
+    mixer_norms: tuple[NormLayout | None, ...]  # within the mixer
     beside: ParallelMixer | None  # what carries a state beside attention
     mlp: MlpLayout | None
     mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
@@ -234,8 +235,17 @@ def _infer_layer_layout(
         )
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
         raise NotFusable("a layer has a mixer parallel to attention, but no supported MLP")
+    products = None if mixer is None else mixer.products
+    mixer_norms = (
+        ()
+        if products is None
+        else tuple(
+            None if norm is None else infer_norm_layout(norm, width, like)
+            for norm, width in zip(products.norms, (products.rank, *[products.scan.size] * 2), strict=True)
+        )
+    )
     return LayerLayout(
-        found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
+        found, mixer, mixer_norms, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
     )
 
 
