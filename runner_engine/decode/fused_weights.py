@@ -267,6 +267,7 @@ class FusedWeights:
             "window": self.windows.index(window),
             "norms_all_heads": attention.norms_all_heads,
             "norms_rotated": attention.norms_rotated,
+            "scales_queries": attention.query_scale is not None,
             "latent": latent,
             "qkv_count": len(qkv),
             "qkv": self._build_input_matrices(qkv),

@@ -195,7 +195,13 @@ class FusedLayer(ctypes.Structure):
         ("sinks", ctypes.c_void_p),
         *build_same_type_fields(ctypes.c_float, "scale", "cap"),
         *build_same_type_fields(
-            ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"
+            ctypes.c_int64,
+            "rope",
+            "window",
+            "norms_all_heads",
+            "is_parallel",
+            "norms_rotated",
+            "scales_queries",
         ),
         *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         *build_same_type_fields(ctypes.c_int64, "mlp_apart", "has_no_mlp"),

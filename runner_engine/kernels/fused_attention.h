@@ -71,7 +71,7 @@ INLINE void NAME(finish_heads)(const fused_pass *s, const fused_layer *layer, in
   if (layer->beside) NAME(scale_heads)(s, layer->beside, q, k);
   NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, position);
   NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, position);
-  const float scale = m->query_scales ? m->query_scales[position] : 1;
+  const float scale = m->query_scales && layer->scales_queries ? m->query_scales[position] : 1;
   if (scale != 1)
 #pragma omp simd
     for (int64_t d = 0; d < s->q_width; d++) q[d] = NAME(from_float)(NAME(to_float)(q[d]) * scale);

@@ -43,6 +43,7 @@ typedef struct {
   int64_t window;                        /* which of a pass's windows; the first one hides nothing */
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
   int64_t norms_rotated;                 /* heads are normed when they have been rotated, and not before */
+  int64_t scales_queries;                /* whether its queries are multiplied by the model's query_scales */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart, has_no_mlp;         /* mlp_apart: the caller computes its MLP, between two calls */

@@ -84,6 +84,7 @@ const shared_number shared_numbers[] = {
     AT(fused_layer, after_mlp), AT(fused_layer, norm_q), AT(fused_layer, norm_k), AT(fused_layer, sinks),
     AT(fused_layer, scale), AT(fused_layer, cap), AT(fused_layer, rope), AT(fused_layer, window),
     AT(fused_layer, norms_all_heads), AT(fused_layer, is_parallel), AT(fused_layer, norms_rotated),
+    AT(fused_layer, scales_queries),
     AT(fused_layer, qkv_count),
     AT(fused_layer, gated_count), AT(fused_layer, activation), AT(fused_layer, has_gate),
     AT(fused_layer, mlp_apart), AT(fused_layer, has_no_mlp), AT(fused_layer, mixture), AT(fused_layer, latent), AT(fused_layer, kv),

@@ -165,7 +165,6 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "expert_rows_quantized_differently": "the experts' matrices quantize activations differently",
     "expert_sizes_differ": "the experts' matrices have incompatible sizes",
     "expert_weights_unknown": "the kernels do not support some expert weights",
-    "experts_get_all_rows": "each expert processes all tokens",
     "gate_matrices_quantized_differently": "the gate and up matrices of the experts are quantized differently",
     "no_plain_parameter": "{name} is not an unquantized parameter on the CPU",
     "norm_after_expert": "a norm follows each expert",

@@ -59,9 +59,7 @@ def infer_attention_layout(
     scale = find_query_scale(attention)
     positions = POSITIONS if scale is None else scale.trial_positions
     angles = None if rope_table is None else rope_table.compute_angles(hidden_states, positions)
-    if angles is not None and angles.are_complex:
-        raise NotFusable("RoPE uses complex numbers")
-    others = {} if scale is None else {"position_ids": torch.tensor([positions])}
+    others = {} if scale is None else scale.trial_arguments
     handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))
     queries, keys, has_gates, has_heads_together = _project_queries_and_keys(

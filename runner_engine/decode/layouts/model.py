@@ -91,7 +91,7 @@ class ModelLayout:
     logit_cap: float  # 0: none
     tables: list[RopeTable]
     rotation: Rotation | None  # that of all layers which rotate
-    query_scale: QueryScale | None  # that of all layers
+    query_scale: QueryScale | None  # that of all layers which scale queries
 
 
 def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
@@ -143,7 +143,7 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
         raise NotFusable("the layers use different RoPE rotations")
-    query_scales = {attention.query_scale for attention in attending}
+    query_scales = {attention.query_scale for attention in attending} - {None}
     if len(query_scales) > 1:
         raise NotFusable("the layers use different query scales")
     return ModelLayout(
