@@ -52,13 +52,17 @@ INLINE void NAME(open_gates)(const T *gates, int64_t count, T *found) {
   }
 }
 
-/* Puts the queries of a token side by side, and its keys and its values, where each head's three were together. */
+/* Puts the queries of a token side by side, and its keys and its values, where those of each head of keys were together. */
 INLINE void NAME(part_heads)(const fused_model *m, T *q) {
-  const int64_t dim = m->dim, heads = m->kv_heads;
-  T together[3 * heads * dim];
+  const int64_t dim = m->dim, heads = m->kv_heads, group = m->group, queries = heads * group;
+  T together[(queries + 2 * heads) * dim];
   memcpy(together, q, sizeof together);
-  for (int64_t i = 0; i < 3 * heads; i++)
-    memcpy(q + (i % 3 * heads + i / 3) * dim, together + i * dim, dim * sizeof(T));
+  const T *from = together;
+  for (int64_t h = 0; h < heads; h++, from += (group + 2) * dim) {
+    memcpy(q + h * group * dim, from, group * dim * sizeof(T));
+    memcpy(q + (queries + h) * dim, from + group * dim, dim * sizeof(T));
+    memcpy(q + (queries + heads + h) * dim, from + (group + 1) * dim, dim * sizeof(T));
+  }
 }
 
 /* The queries, keys and values of a token, normed and rotated */

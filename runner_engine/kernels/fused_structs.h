@@ -18,7 +18,7 @@ typedef struct {
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
   int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */
-  int64_t has_heads_together;    /* whether each head's query, key and value stand side by side */
+  int64_t has_heads_together;    /* whether the queries, the key and the value of each head of keys stand side by side */
   int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   int64_t embedding_in_panels;   /* whether it is a matrix in panels, which the head reads, too */
@@ -180,7 +180,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
   if ((wrong = check_mixers(m, in, pack)) || (wrong = check_adapted(in->adapted, in->tokens))) return wrong;
   if (m->points < POINTS_IN_HALVES || m->points > NEIGHBOURS_INTO_HALVES) REFUSE(WRONG_HEADS, 0);
-  if (m->has_heads_together && (m->group != 1 || m->has_query_gates)) REFUSE(WRONG_HEADS, 0);
+  if (m->has_heads_together && m->has_query_gates) REFUSE(WRONG_HEADS, 0);
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);

@@ -139,8 +139,10 @@ def _project_queries_and_keys(
     keys = keys * key_scale
     if max_relative_error(values.float(), captured.value) <= NEAR:
         return queries, keys, has_gates, False
-    if len(projections) == 1 and kv_spec.group == 1:
-        queries, keys, values = made.view(len(made), -1, 3, kv_spec.dim).unbind(2)
+    if len(projections) == 1:
+        together = made.view(len(made), kv_spec.kv_heads, kv_spec.group + 2, kv_spec.dim)
+        parts = torch.split(together, (kv_spec.group, 1, 1), dim=2)
+        queries, keys, values = (part.flatten(1, 2) for part in parts)
     if max_relative_error(values.float(), captured.value) > NEAR:
         raise NotFusable("its values are made otherwise")
     return queries, keys, has_gates, True

@@ -57,11 +57,12 @@ LAYERS = (
     ),
     LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
     LayerNames("input_layernorm", is_parallel=True),
+    LayerNames("ln_attn", "", "ln_mlp", is_parallel=True),
     LayerNames("ln_1", "", "ln_2"),
     LayerNames("self_attn_layer_norm", "", "final_layer_norm"),
 )
 PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
-ATTENTIONS = ("self_attn", "attention", "attn")
+ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
 MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 
@@ -143,7 +144,7 @@ BODIES, INNER_BODIES = (
     ("language_model", "decoder"),
 )
 # of tokens; what their positions add
-EMBEDDINGS = ("embed_tokens", "wte", "embeddings", "embed_in")
+EMBEDDINGS = ("embed_tokens", "wte", "embeddings", "embed_in", "word_embeddings")
 POSITION_EMBEDDINGS = ("wpe", "embed_positions")
 # attributes of a layer: of what it adds
 RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
