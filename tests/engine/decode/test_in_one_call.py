@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 DENSE = [
-    "arcee", "biogpt", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "fuyu", "gemma", "gemma2",
+    "arcee", "biogpt", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "falcon", "fuyu", "gemma", "gemma2",
     "gemma3", "gemma3_text", "glm", "glm4", "got_ocr2", "gpt-sw3", "gpt2", "gpt_bigcode",
     "gpt_neox", "granite", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "jais2",
     "llama", "ministral", "ministral3", "mistral", "moss_transcribe_diarize", "nemotron",
