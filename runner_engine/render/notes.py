@@ -173,8 +173,17 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "unstable_rows": _format_unstable_activations,
 }
 
-# why a model is not decoded in a stream
+# why a model is not decoded in a stream, or slowly
 OF_DECODING: dict[str, Template] = {
+    "slow_family": (
+        "small {family} models decode slowly on a CPU, at less than a quarter of the speed of other "
+        "models: {reason}"
+    ),
+    "state_as_argument": "transformers decodes their prompts one at a time",
+    "experts_of_attention": "each token selects experts for its queries, which run operation by operation",
+    "two_attentions_per_layer": "each layer has two attention blocks, which run operation by operation",
+    "residual_streams": "each layer mixes several residual streams, operation by operation",
+    "inputs_of_layers": "each layer has its own token embeddings, which are added operation by operation",
     "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} does not support continuous batching",
     "attention_counts_tokens": "the model's attention depends on the number of tokens in a forward pass",

@@ -52,9 +52,9 @@ class Mamba(Mixer):
         module, convolution, recurrence = self.module, self.convolution, self.recurrence
         if convolution is None or recurrence is None:
             return None
-        norms = (getattr(module, f"{name}_layernorm", None) for name in ("dt", "b", "c"))
+        dt, keys, queries = (getattr(module, f"{name}_layernorm", None) for name in ("dt", "b", "c"))
         products = ChannelProducts(
-            module.x_proj, module.dt_proj, (*norms,), module.time_step_rank, recurrence.structure
+            module.x_proj, module.dt_proj, (dt, keys, queries), module.time_step_rank, recurrence.structure
         )
         return MixerParts(
             MixerKind.channels_mixer,
