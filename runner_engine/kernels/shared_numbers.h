@@ -95,7 +95,7 @@ const shared_number shared_numbers[] = {
     AT(expert_set, limit), AT(expert_set, shift), AT(expert_set, matrices), SIZE(expert_product), SIZE(expert_pass),
     CONSTANT(MIXTURE_PHASES), CONSTANT(SOFTMAX_SCORES), CONSTANT(SIGMOID_SCORES), SIZE(mixture), AT(mixture, set),
     AT(mixture, router), AT(mixture, bias), AT(mixture, correction), AT(mixture, counts), AT(mixture, scores),
-    AT(mixture, rounds_logits), AT(mixture, rounds_weights), AT(mixture, groups), AT(mixture, chosen_groups),
+    AT(mixture, rounds_logits), AT(mixture, rounds_weights), AT(mixture, scales_inputs), AT(mixture, groups), AT(mixture, chosen_groups),
     AT(mixture, best_of_group), AT(mixture, normalizes), AT(mixture, epsilon), AT(mixture, scale),
     AT(mixture, shared_inner), AT(mixture, shared_count), AT(mixture, shared_activation), AT(mixture, shared_has_gate),
     AT(mixture, shared_scale), AT(mixture, shared_into), AT(mixture, shared_down),

@@ -32,7 +32,6 @@ from runner_engine.checkpoints import chat_templates, is_supported_architecture,
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
-from runner_engine.plan.slow_families import build_slow_family_notes
 from runner_engine.quantization import mute_library_imports
 from runner_engine.render.notes import render_engine_note
 
@@ -66,7 +65,6 @@ class LocalKind(KindWithTokenizer):
         notes = [
             *_make_context_limit_notes(resolved),
             *map(render_engine_note, format_check.build_planned_quantization_notes(resolved.model)),
-            *map(render_engine_note, build_slow_family_notes(resolved.model)),
         ]
         device = resolved.model.files.device
         if device != "cuda":  # of a GPU only torch knows what is free

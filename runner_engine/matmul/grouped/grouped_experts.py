@@ -18,7 +18,7 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts import SeparateExperts, detect_expert_format
+from runner_engine.experts import takes_sorted_rows
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.backend_choice import read_forced_backend
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
@@ -68,7 +68,7 @@ class GroupedExperts:
                 found.notes += [] if slow in found.notes else [slow]
                 continue
             if layer is not None:
-                is_sorted = _takes_sorted_rows(module)
+                is_sorted = takes_sorted_rows(module)
                 module.forward = (
                     layer.multiply_sorted_rows if is_sorted else _build_expert_forward(module, layer)
                 )
@@ -107,11 +107,6 @@ class GroupedExperts:
             raise UnsupportedExperts(wrong)
         self.packed += packed
         return layer
-
-
-def _takes_sorted_rows(module: nn.Module) -> bool:
-    form = module.form if isinstance(module, SeparateExperts) else detect_expert_format(module)
-    return form is not None and form.takes_sorted_rows
 
 
 def _build_expert_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
