@@ -66,7 +66,7 @@ def _attend_as_falcon(
     # each key head has its queries, its key and its value side by side
     heads = projected.unflatten(-1, (kv_heads, per_pair + 2, module.head_dim))
     query, key, value = (
-        part.flatten(2, 3).transpose(1, 2) for part in torch.split(heads, (per_pair, 1, 1), dim=-2)
+        part.flatten(2, 3).transpose(1, 2) for part in torch.split(heads, [per_pair, 1, 1], dim=-2)
     )
     query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
     if layer_past is not None:

@@ -141,7 +141,7 @@ def _project_queries_and_keys(
         return queries, keys, has_gates, False
     if len(projections) == 1:
         together = made.view(len(made), kv_spec.kv_heads, kv_spec.group + 2, kv_spec.dim)
-        parts = torch.split(together, (kv_spec.group, 1, 1), dim=2)
+        parts = torch.split(together, [kv_spec.group, 1, 1], dim=2)
         queries, keys, values = (part.flatten(1, 2) for part in parts)
     if max_relative_error(values.float(), captured.value) > NEAR:
         raise NotFusable("its values are made otherwise")
